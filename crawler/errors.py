@@ -1,0 +1,78 @@
+"""The three errors, drawn as a tree. What the caller must do decides the class, not where it happened.
+
+CrawlerError
+├── ConfigError    the operator must edit something; all faults in one message      → exit 2
+├── FetchError     one URL; ``.reason`` is a closed set and the metric label        → becomes an outcome
+└── StorageError   a promise cannot be kept here and now (disk, descriptors, store) → pause, or exit 3
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import Final
+
+REASONS: Final[dict[str, tuple[str, ...]]] = {
+    "timeout": ("connect_timeout", "first_byte_timeout", "read_timeout", "total_timeout", "min_rate"),
+    "connect_error": ("refused", "unreachable", "reset", "disconnected", "proxy"),
+    "dns_error": ("nxdomain", "no_address", "servfail", "dns_timeout", "resolver_unreachable"),
+    "tls_error": ("certificate", "handshake"),
+    "bad_response": (
+        "malformed",
+        "header_too_large",
+        "too_many_headers",
+        "too_many_interim",
+        "upgrade",
+        "unsolicited",
+        "content_coding",
+        "decode_ratio",
+        "trailing_data",
+    ),
+    "truncated": ("content_length", "chunked", "cut", "coding_cut"),
+    "too_large": ("max_body", "max_decoded"),
+    "redirect_error": ("loop", "too_many_redirects", "no_location", "bad_location"),
+    "robots_denied": ("rule", "robots_unavailable"),
+    "blocked": ("address",),
+    "invalid_url": ("syntax", "scheme", "too_long", "encoding", "json"),
+    "skipped": ("duplicate", "crashed", "mime"),
+}
+"""Every reason, by the outcome it explains. A reason belongs to exactly one outcome; ``host_down`` is the exception:
+it marks URLs settled unfetched with the outcome their host earned."""
+
+OUTCOME_OF: Final[dict[str, str]] = {reason: outcome for outcome, reasons in REASONS.items() for reason in reasons}
+
+OUR_ERRNOS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+)
+"""Errors of this machine: they are never a page's fate (DESIGN, promise 6)."""
+
+
+class CrawlerError(Exception):
+    """Whatever this package raises on purpose."""
+
+
+class ConfigError(CrawlerError):
+    """The operator must edit something. ``faults`` holds every fault found, one sentence each."""
+
+    def __init__(self, faults: str | Iterable[str]) -> None:
+        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class FetchError(CrawlerError):
+    """One URL could not be fetched. ``reason`` is one of REASONS, ``outcome`` follows from it."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.outcome = OUTCOME_OF[reason]
+        self.detail = detail
+        super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
+
+
+class StorageError(CrawlerError):
+    """A promise cannot be kept here and now. ``errno`` says which resource, 0 if none; ``final`` forbids to try again."""
+
+    def __init__(self, message: str, *, errno: int = 0, final: bool = False) -> None:
+        self.errno = errno
+        self.final = final
+        super().__init__(message)

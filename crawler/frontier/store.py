@@ -1,0 +1,148 @@
+"""The durable half of the frontier: which links are known, which wait, which are settled.
+
+The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
+lock. The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from crawler.model import Input, Known, Lease, Link, Mark, Outcome
+
+
+class HostRest(Struct, frozen=True, gc=False):
+    """What a commit remembers of a host. ``due`` is crawl-clock time, ``failures`` counts those in a row,
+    ``down`` is (outcome, reason) once the host was given up, None otherwise."""
+
+    due: float
+    failures: int = 0
+    down: tuple[str, str] | None = None
+
+
+class Settled(Struct, frozen=True):
+    """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again."""
+
+    lease: Lease
+    outcome: Outcome
+    retry_at: float = 0.0
+
+
+class Admitted(Struct, frozen=True):
+    """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
+
+    links: tuple[Link, ...]
+    faults: tuple[tuple[Input, str, str, str | None], ...] = ()
+    position: tuple[str, bytes] | None = None
+    """(source, opaque position after these lines), committed together with them."""
+
+
+class Batch(Struct):
+    """What one commit makes true. Unvisited outcomes do not come here: see ``Store.give_back``."""
+
+    settled: list[Settled]
+    admitted: list[Admitted]
+    hosts: dict[str, HostRest]
+    """Host key → its rest, for every host of ``settled``."""
+    refused: dict[str, int]
+    """Links left out so far, by rule: added to the counters."""
+    now: float
+    """Crawl clock, seconds."""
+    wall: float
+    """Wall time, seconds since the epoch."""
+    robots: dict[str, bytes] = {}
+    """Origin → its robots record (opaque here), to be kept."""
+
+
+KNOWN: Final = 0
+NEW: Final = 1
+EXPAND: Final = 2
+HOST_BUDGET: Final = 3
+QUERY_EXPLOSION: Final = 4
+
+
+class Prepared(Struct):
+    """The store's answer to a batch, before anything is written.
+
+    ``fresh`` is aligned with the batch's links in this order: for each of ``settled``, its outlinks; then for each of
+    ``admitted``, its links. KNOWN: the URL is known already (or stands earlier in this very batch) · NEW: it is admitted ·
+    EXPAND: it is known, but this path to it is shorter: it is queued again as kind ``expand`` · HOST_BUDGET,
+    QUERY_EXPLOSION: refused, and counted under that rule (never a seed, redirect or robots link).
+    """
+
+    batch: Batch
+    fresh: list[int]
+
+
+class Limits(Struct, frozen=True):
+    """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit."""
+
+    depth_limited: bool = False
+    pages_per_host: int = 0
+    queries_per_path: int = 0
+
+
+class Counts(Struct, frozen=True, gc=False):
+    """Totals as of the last commit; never the result of a scan."""
+
+    known: int = 0
+    waiting: int = 0
+    """Admitted or due again, not settled, without ``retrying``."""
+    retrying: int = 0
+    recrawl: int = 0
+    done: int = 0
+    hosts: int = 0
+    outcomes: Mapping[str, int] = {}
+    """Settled URLs by outcome."""
+    reasons: Mapping[str, int] = {}
+    refused: Mapping[str, int] = {}
+    """Links left out, by rule."""
+
+
+class Store(Protocol):
+    """See the module. Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called."""
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Decide what is new. Writes nothing."""
+
+    def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
+        """Make the batch true in one synced transaction; durable on return.
+
+        ``known`` is aligned with ``batch.settled`` (None for Retry). ``marks`` are the files touched: the rest keep theirs.
+        """
+
+    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
+        """Up to ``per_host`` waiting links each from up to ``hosts`` hosts due at ``now`` that have none claimed, and
+        up to the given number for each of ``hungry``, which have. By priority, then first in, first out. A claimed
+        link is not claimed again until given back or settled. Expired retries are promoted first."""
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """These were not visited: they may be claimed again. Writes nothing."""
+
+    def next_due(self) -> float | None:
+        """The crawl-clock time at which ``claim`` may find more than now; None if nothing waits."""
+
+    def stats(self) -> Counts: ...
+
+    def lookup(self, url: str) -> Known | str | None:
+        """What is known of a canonical URL: its record, ``"waiting"``, ``"retrying"``, or None if it was never admitted."""
+
+    def revive(self, outcomes: frozenset[str]) -> int:
+        """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps."""
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        """The robots records kept for these origins."""
+
+    def marks(self) -> dict[str, Mark]:
+        """Every file of the crawl and its length as of the last commit."""
+
+    def positions(self) -> dict[str, bytes]:
+        """Seed sources and the positions committed for them."""
+
+    def rewind(self) -> None:
+        """Forget all that is not committed, claims included, and open anew after a failure."""
+
+    def close(self) -> None: ...

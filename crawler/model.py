@@ -1,0 +1,163 @@
+"""The values that travel: Link → Lease → Outcome → rows and records. Frozen; nothing here touches a socket or a disk.
+
+They are msgspec structs, so that a queue entry is one msgpack array. Fields are only ever added at the end: that is
+what keeps an older store readable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from crawler.page import Page
+
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "recrawl", "expand"]
+
+OutcomeName: TypeAlias = Literal[
+    "ok",
+    "redirect",
+    "http_error",
+    "truncated",
+    "too_large",
+    "timeout",
+    "connect_error",
+    "dns_error",
+    "tls_error",
+    "bad_response",
+    "redirect_error",
+    "robots_denied",
+    "blocked",
+    "invalid_url",
+    "skipped",
+]
+
+PRIORITY_ROBOTS: Final = 0
+PRIORITY_REDIRECT: Final = 16
+PRIORITY_DEFAULT: Final = 128
+
+
+class Input(Struct, frozen=True, array_like=True, gc=False):
+    """Where a person named a URL: the list as the person named it (``-`` is standard input) and the line, from 1."""
+
+    list: str
+    line: int
+
+
+class Link(Struct, frozen=True, array_like=True, gc=False):
+    """A URL to visit, with how it was found. ``url`` is canonical, ``host`` its politeness key (``urls.host_key``)."""
+
+    url: str
+    host: str
+    kind: Kind = "seed"
+    depth: int = 0
+    priority: int = PRIORITY_DEFAULT
+    hops: int = 0
+    """Redirects already followed on the way to this link."""
+    given: str | None = None
+    """Exactly as given or found, where that differs from ``url``."""
+    via: str | None = None
+    input: Input | None = None
+    tag: str | None = None
+    anchor: str | None = None
+    """The seed (canonical) whose scope this link lives in; None for a seed itself. A seed's redirect moves its anchor."""
+    chain: bytes = b""
+    """8-byte unsalted fingerprints of the URLs of this redirect chain, oldest first."""
+    attempt: int = 1
+
+
+class Ref(Struct, frozen=True, array_like=True, gc=False):
+    """A place in a file of the crawl's directory; ``file`` is relative to it and final (never ends in ``.open``)."""
+
+    file: str
+    offset: int
+    length: int
+
+
+class Known(Struct, frozen=True, array_like=True, gc=False):
+    """What the store keeps of a settled URL: for ``why``, ``cat``, ``retry``, duplicates and conditional requests."""
+
+    link: Link
+    outcome: str
+    reason: str | None
+    status: int | None
+    fetched_at: float
+    """Wall time, seconds since the epoch."""
+    archive: Ref | None = None
+    row: Ref | None = None
+    """Where its result row stands."""
+    location: str | None = None
+    """Canonical target of a redirect."""
+    etag: str | None = None
+    last_modified: str | None = None
+    digest: bytes | None = None
+    """sha1 of the payload as archived."""
+
+
+class Mark(Struct, frozen=True, array_like=True, gc=False):
+    """A file's length as of the last commit. While not ``closed`` more may follow; ``retired`` may be missing."""
+
+    length: int
+    closed: bool = False
+    retired: bool = False
+
+
+class Lease(Struct, frozen=True, gc=False):
+    """The right to visit a link once. ``key`` is the store's own handle; pass it back unchanged."""
+
+    link: Link
+    key: bytes
+    due: float = 0.0
+    """No visit of its host before this time (monotonic crawl clock, seconds)."""
+    suspect: bool = False
+    """It was out when the process died: such links run one at a time."""
+    down: tuple[str, str] | None = None
+    """(outcome, reason) if its host was given up: settle it unfetched."""
+    known: Known | None = None
+    """What is known from an earlier visit (recrawl, retry)."""
+
+
+HostSign: TypeAlias = Literal["alive", "busy", "failed", "gone", "silent"]
+"""What a visit tells of its host. alive: it answered · busy: it asked us to slow down (429, 503) ·
+failed: no answer (connection, DNS, TLS, first byte) · gone: it does not exist (NXDOMAIN) · silent: the visit says nothing."""
+
+
+class Done(Struct, frozen=True):
+    """Settled with an answer: row, record, outlinks. ``outcome`` is judged from the page."""
+
+    page: Page
+    outcome: OutcomeName
+    reason: str | None = None
+    outlinks: tuple[Link, ...] = ()
+    refused: dict[str, int] | None = None
+    """Links left out, by the rule that refused them."""
+    rest: float = 0.0
+    sign: HostSign = "alive"
+
+
+class Dropped(Struct, frozen=True):
+    """Settled without an answer: a row, no record."""
+
+    outcome: OutcomeName
+    reason: str | None = None
+    detail: str = ""
+    rest: float = 0.0
+    sign: HostSign = "silent"
+
+
+class Retry(Struct, frozen=True):
+    """Not settled: due again at ``after`` seconds from now, as the next attempt. Neither row nor record."""
+
+    outcome: OutcomeName
+    reason: str | None
+    after: float
+    rest: float = 0.0
+    sign: HostSign = "failed"
+
+
+class Unvisited(Struct, frozen=True):
+    """The lease given back: not an attempt (drain, our own trouble)."""
+
+
+Outcome: TypeAlias = Done | Dropped | Retry | Unvisited

@@ -1,0 +1,1 @@
+"""One exchange and its bounded body."""
