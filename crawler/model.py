@@ -116,6 +116,9 @@ class Lease(Struct, frozen=True, gc=False):
     """(outcome, reason) if its host was given up: settle it unfetched."""
     known: Known | None = None
     """What is known from an earlier visit (recrawl, retry)."""
+    failures: int = 0
+    """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench."""
+    busy: int = 0
 
 
 HostSign: TypeAlias = Literal["alive", "busy", "failed", "gone", "silent"]

@@ -21,10 +21,15 @@ class HostRest(Struct, frozen=True, gc=False):
     due: float
     failures: int = 0
     down: tuple[str, str] | None = None
+    busy: int = 0
+    """Times in a row it asked us to slow down (429, 503)."""
 
 
 class Settled(Struct, frozen=True):
-    """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again."""
+    """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
+
+    ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete, but the URL becomes known and done
+    if it was neither. A URL settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
 
     lease: Lease
     outcome: Outcome
@@ -142,7 +147,7 @@ class Store(Protocol):
     def positions(self) -> dict[str, bytes]:
         """Seed sources and the positions committed for them."""
 
-    def rewind(self) -> None:
-        """Forget all that is not committed, claims included, and open anew after a failure."""
+    def rewind(self, claimed: Sequence[Lease] = ()) -> None:
+        """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed."""
 
     def close(self) -> None: ...
