@@ -1,1 +1,236 @@
-"""One exchange and its bounded body."""
+"""One exchange and its bounded body: spooled, digested while it is written, safely decoded.
+
+The law: a body never holds more than ``memory_bytes_max`` bytes in memory, its digests are those of exactly the bytes
+it gives back, and a page that carries no ``fault`` is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+from crawler.decode import decoded
+from crawler.errors import FetchError, StorageError
+
+MEMORY_BYTES_MAX: Final = 64 << 10
+CHUNK_BYTES: Final = 64 << 10
+
+_MIME: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
+_CHARSET: Final = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]{1,40})\"|([^\s;,\"]{1,40})(?=[\s;,]|$))", re.I)
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Whatever fails here fails on our disk, and is never the page's fate."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"spool: {error}", errno=error.errno or 0) from error
+
+
+class Body:
+    """A sequence of bytes, written once. Every method may raise StorageError.
+
+    Up to ``memory_bytes_max`` bytes stay in memory; beyond, all of it is in one file in ``tmp``. The descriptor is open
+    only while writing.
+    """
+
+    __slots__ = ("_fd", "_hashes", "_head", "_memory_bytes_max", "_owned", "_tmp", "path", "sha1", "sha256", "size")
+
+    path: Path | None
+    """The file that holds the body; None while it is in memory."""
+    sha1: bytes
+    """Digest, 20 bytes; set by ``seal``."""
+    sha256: bytes
+    """Digest, 32 bytes; set by ``seal``."""
+    size: int
+    """Bytes written."""
+
+    def __init__(self, tmp: Path, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
+        self._tmp = tmp
+        self._memory_bytes_max = memory_bytes_max
+        self._head = bytearray()
+        self._hashes: tuple[hashlib._Hash, ...] = (hashlib.sha1(usedforsecurity=False), hashlib.sha256())
+        self._fd = -1
+        self._owned = False
+        self.path = None
+        self.sha1 = self.sha256 = b""
+        self.size = 0
+
+    def __repr__(self) -> str:
+        return f"<Body {self.size} bytes, {self.path or 'in memory'}>"
+
+    def write(self, chunk: bytes) -> None:
+        for running in self._hashes:
+            running.update(chunk)
+        self.size += len(chunk)
+        if self._fd >= 0:
+            self._write_out(chunk)
+            return
+        if self.size <= self._memory_bytes_max:
+            self._head += chunk
+            return
+        self._spill()
+        self._write_out(chunk)
+
+    def seal(self) -> None:
+        """No more is written: the digests are final and the descriptor is closed."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with _ours():
+                os.close(fd)
+        if self._hashes:
+            self.sha1, self.sha256 = (running.digest() for running in self._hashes)
+            self._hashes = ()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held in memory."""
+        return len(self._head)
+
+    def open(self) -> BinaryIO:
+        """The sealed body from its beginning."""
+        if self.path is None:
+            return io.BytesIO(self._head)
+        with _ours():
+            return self.path.open("rb")
+
+    def chunks(self, n: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """The sealed body in pieces of at most ``n`` bytes."""
+        if self.path is None:
+            for start in range(0, len(self._head), n):
+                yield bytes(self._head[start : start + n])
+            return
+        with self.open() as file:
+            while True:
+                with _ours():
+                    chunk = file.read(n)
+                if not chunk:
+                    return
+                yield chunk
+
+    def move(self, target: Path) -> None:
+        """Put the sealed body at ``target`` (same file system as ``tmp``) by one rename; it is read there from now on."""
+        if self.path is None:
+            self._spill()
+            fd, self._fd = self._fd, -1
+            with _ours():
+                os.close(fd)
+        assert self.path is not None
+        with _ours():
+            self.path.replace(target)
+        self.path = target
+        self._owned = False
+
+    def discard(self) -> None:
+        """Give back memory, descriptor and spool file. May be called at any time, and again."""
+        fd, self._fd = self._fd, -1
+        self._head.clear()
+        with _ours():
+            try:
+                if fd >= 0:
+                    os.close(fd)
+            finally:
+                if self._owned and self.path is not None:
+                    self._owned = False
+                    self.path.unlink(missing_ok=True)
+
+    def _spill(self) -> None:
+        path = self._tmp / f"body-{secrets.token_hex(8)}"
+        with _ours():
+            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        self.path = path
+        self._owned = True
+        self._write_out(self._head)
+        self._head = bytearray()
+
+    def _write_out(self, chunk: bytes | bytearray) -> None:
+        view = memoryview(chunk)
+        with _ours():
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds: waiting for a limiter or connection · from the request sent to the answer's head · the whole fetch."""
+
+    queue: float = 0.0
+    first_byte: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(slots=True)
+class Page:
+    """One HTTP exchange. ``fault`` says why it is not whole; its outcome then follows from it."""
+
+    url: str
+    """Canonical."""
+    status: int
+    phrase: str
+    version: str
+    """``"1.1"``"""
+    headers: tuple[tuple[bytes, bytes], ...]
+    """As received: order, case and repeats kept."""
+    request: bytes
+    """The request's head as sent, secrets masked."""
+    body: Body
+    """After transfer decoding; content codings undone only if the fetcher was asked to."""
+    bytes_wire: int = 0
+    bytes_decoded: int = 0
+    coding: str | None = None
+    """Content codings the body still bears, in the order applied (``"gzip"``, ``"gzip, br"``)."""
+    ip: str | None = None
+    fetched_at: float = 0.0
+    """Wall time, seconds since the epoch."""
+    timings: Timings = Timings()
+    truncated: Literal["length", "time", "disconnect"] | None = None
+    """How the body was cut, as WARC-Truncated names it."""
+    fault: FetchError | None = None
+    mime: str | None = None
+    charset: str | None = None
+    sniffed: str | None = None
+    """The type by content: a key of sniff.EXTENSIONS."""
+
+    def header(self, name: str) -> str | None:
+        """The first field of that name, latin-1; None if there is none."""
+        wanted = name.lower().encode()
+        for key, value in self.headers:
+            if len(key) == len(wanted) and key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def decoded(self, limit: int) -> bytes:
+        """The first ``limit`` bytes of the body with its codings undone, as far as they can be."""
+        codings = tuple(self.coding.split(", ")) if self.coding else ()
+        parts = []
+        left = limit
+        try:
+            for piece in decoded(self.body.chunks(), codings):
+                parts.append(piece[:left])
+                left -= len(parts[-1])
+                if left <= 0:
+                    break
+        except FetchError:
+            pass  # what could be decoded before the fault
+        return b"".join(parts)
+
+
+def content_type(values: Iterable[str]) -> tuple[str | None, str | None]:
+    """(bare lower-case type, charset) of Content-Type field values: the last valid one counts, as in browsers."""
+    for value in reversed(list(values)):
+        mime, _, _ = value.partition(";")
+        mime = mime.strip().lower()
+        if _MIME.fullmatch(mime):
+            found = _CHARSET.search(value)
+            charset = (found[1] or found[2]).strip().lower() if found else None
+            return mime, charset or None
+    return None, None
