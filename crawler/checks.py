@@ -1,0 +1,198 @@
+"""What one setting may look like: the types of the configuration's fields. Pure.
+
+The law: a check either returns the value in its one canonical form or raises ValueError with a sentence that tells the
+operator what to write instead; ``settings`` prints that sentence as it is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)?", re.I)
+_UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
+    "ki": 1 << 10,
+    "mi": 1 << 20,
+    "gi": 1 << 30,
+    "ti": 1 << 40,
+}
+_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?", re.I)
+_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_HOST: Final = re.compile(r"(?:\*|(?:\*\.)?[0-9a-z_-]+(?:\.[0-9a-z_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?")
+_HOST_PORT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]\s/]+))(?::(?P<port>\d{1,5}))?")
+_MIME: Final = re.compile(r"(?:[0-9a-z!#$&^_.+-]+/(?:\*|[0-9a-z!#$&^_.+-]+)|\*/\*)")
+_MAIL: Final = re.compile(r"[^\s@()<>,;]+@[^\s@()<>,;]+\.[^\s@()<>,;]+")
+
+_WIRE: Final = ("accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "upgrade")
+FRAMING: Final = frozenset((*_WIRE, "proxy-connection", "transfer-encoding"))
+"""Headers that say how the exchange itself works: the crawler writes them."""
+PERSONAL: Final = frozenset(("authorization", "cookie", "proxy-authorization"))
+"""Headers that must never go to every host of a crawl."""
+
+
+def parse_size(value: Any) -> Any:
+    """``64MiB``, ``10kB`` or a number of bytes, as an int."""
+    if not isinstance(value, str):
+        return value
+    if not (match := _SIZE.fullmatch(value.strip())):
+        raise ValueError("must be a size such as 64MiB, 10kB or a number of bytes")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower().removesuffix("b")])
+
+
+def parse_time(value: Any) -> Any:
+    """``10min``, ``500ms``, ``1h`` or a number of seconds, as a float."""
+    if not isinstance(value, str):
+        return value
+    if not (match := _TIME.fullmatch(value.strip())):
+        raise ValueError("must be a time such as 30s, 500ms, 10min, 1h or a number of seconds")
+    return float(match[1]) * _SECONDS[(match[2] or "s").lower()]
+
+
+def network(value: str) -> str:
+    """An address range, canonical."""
+    try:
+        return str(ipaddress.ip_network(value.strip()))
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(value.strip(), strict=False)
+    except ValueError:
+        raise ValueError("must be an address range such as 10.0.0.0/8 or fd00::/8") from None
+    raise ValueError(f"has bits beyond the length of its prefix: write {wider}")
+
+
+def regex(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    except (RecursionError, OverflowError):
+        raise ValueError("is too deeply nested or too large to be compiled as a regular expression") from None
+    return value
+
+
+def split_host_port(value: str) -> tuple[str, int | None]:
+    """``example.org:80``, ``[::1]:80``, ``::1`` or ``10.0.0.1`` as (host without brackets, port or None)."""
+    if value.count(":") > 1 and not value.startswith("["):
+        return value, None
+    match = _HOST_PORT.fullmatch(value)
+    port = int(match["port"]) if match and match["port"] else None
+    if not match or (port or 0) > 65535:
+        raise ValueError("must be HOST or HOST:PORT with a port of at most 65535")
+    return match["six"] or match["host"], port
+
+
+def listen_address(value: str) -> str:
+    host, port = split_host_port(value)
+    if not host or port is None:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9700 or [::1]:9700")
+    return value
+
+
+def name_server(value: str) -> str:
+    try:
+        host, port = split_host_port(value)
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError("must name the server by address, such as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353") from None
+    if port == 0:
+        raise ValueError("has port 0, where no name server can listen")
+    return value
+
+
+def http_proxy(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be the URL of an HTTP proxy, such as http://proxy.example:3128 (SOCKS is not supported)")
+    return value
+
+
+def header_field(name: str, value: str) -> None:
+    """Refuse what would not be a header of its own, or not ours to set."""
+    if not _TOKEN.fullmatch(name) or not _FIELD.fullmatch(value):
+        raise ValueError("must be 'Name: value' in one line of Latin-1 text")
+    if name.lower() in FRAMING:
+        raise ValueError(f"sets {name}, which the crawler itself must write: leave it out")
+    if name.lower() == "user-agent":
+        raise ValueError("sets User-Agent: use user_agent, or name and contact")
+
+
+def header_line(value: str) -> str:
+    name, colon, rest = value.partition(":")
+    if not colon:
+        raise ValueError("must be 'Name: value'")
+    header_field(name, rest.strip())
+    if name.lower() in PERSONAL:
+        raise ValueError(f"would send {name} to every host: put it into a [[host]] table, for the hosts it is meant for")
+    return f"{name}: {rest.strip()}"
+
+
+def host_headers(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        header_field(name, text)
+    return {name: text.strip() for name, text in value.items()}
+
+
+def host_match(value: str) -> str:
+    if not _HOST.fullmatch(value.lower()):
+        raise ValueError("must be a host such as example.org, *.example.org or example.org:8080, not a URL")
+    return value.lower()
+
+
+def mime_range(value: str) -> str:
+    if not _MIME.fullmatch(value.lower()):
+        raise ValueError("must be a media type such as text/html or image/*")
+    return value.lower()
+
+
+def contact(value: str) -> str:
+    if _MAIL.fullmatch(value) or (re.fullmatch(r"https?://[^\s/()<>]+[^\s()<>]*", value) and value.isascii()):
+        return value
+    raise ValueError("must be a URL or mail address where webmasters reach you, such as https://example.org/crawler")
+
+
+def product_token(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_-]{1,64}", value):
+        raise ValueError("must consist of letters, _ and - only: robots.txt names crawlers so (RFC 9309)")
+    if value.lower() == "crawler":
+        raise ValueError("must be a name of your own: rules for 'crawler' in robots.txt are meant for others")
+    return value
+
+
+def header_text(value: str) -> str:
+    if not value.strip() or not re.fullmatch(r"[\x20-\x7e]*", value):
+        raise ValueError("must be one line of printable ASCII text")
+    return value
+
+
+AsSize: Final = BeforeValidator(parse_size, json_schema_input_type=int | str)
+AsTime: Final = BeforeValidator(parse_time, json_schema_input_type=float | str)
+Bytes = Annotated[int, Field(ge=0), AsSize]
+Seconds = Annotated[float, Field(ge=0), AsTime]
+Deadline = Annotated[float, Field(gt=0), AsTime]
+"""A time limit that cannot be switched off: without it one server could hold a worker for ever."""
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Network = Annotated[str, AfterValidator(network)]
+Regex = Annotated[str, AfterValidator(regex)]
+Listen = Annotated[str, AfterValidator(listen_address)]
+NameServer = Annotated[str, AfterValidator(name_server)]
+Proxy = Annotated[str, AfterValidator(http_proxy)]
+HeaderLine = Annotated[str, AfterValidator(header_line)]
+HostHeaders = Annotated[dict[str, str], AfterValidator(host_headers)]
+HostMatch = Annotated[str, AfterValidator(host_match)]
+MimeRange = Annotated[str, AfterValidator(mime_range)]
+Contact = Annotated[str, AfterValidator(contact)]
+ProductToken = Annotated[str, AfterValidator(product_token)]
+HeaderText = Annotated[str, AfterValidator(header_text)]
+Text = Annotated[str, Field(min_length=1)]
