@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from crawler.page import Page
@@ -65,6 +66,10 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     chain: bytes = b""
     """8-byte unsalted fingerprints of the URLs of this redirect chain, oldest first."""
     attempt: int = 1
+
+    def again(self) -> Link:
+        """The same link, one attempt later."""
+        return replace(self, attempt=self.attempt + 1)
 
 
 class Ref(Struct, frozen=True, array_like=True, gc=False):
@@ -130,7 +135,7 @@ class Done(Struct, frozen=True):
     """Settled with an answer: row, record, outlinks. ``outcome`` is judged from the page."""
 
     page: Page
-    outcome: OutcomeName
+    outcome: str
     reason: str | None = None
     outlinks: tuple[Link, ...] = ()
     refused: dict[str, int] | None = None
@@ -142,7 +147,7 @@ class Done(Struct, frozen=True):
 class Dropped(Struct, frozen=True):
     """Settled without an answer: a row, no record."""
 
-    outcome: OutcomeName
+    outcome: str
     reason: str | None = None
     detail: str = ""
     rest: float = 0.0
@@ -152,7 +157,7 @@ class Dropped(Struct, frozen=True):
 class Retry(Struct, frozen=True):
     """Not settled: due again at ``after`` seconds from now, as the next attempt. Neither row nor record."""
 
-    outcome: OutcomeName
+    outcome: str
     reason: str | None
     after: float
     rest: float = 0.0

@@ -1,0 +1,428 @@
+"""The pump: what decides the next visit, and the only place from which anything is written.
+
+    settle ─▶ open batch ─▶ commit ─▶ refill: claim ─▶ bench ─▶ deal ─▶ take
+
+The laws. A lease is on the bench, out, or in the batch being settled, never in two of them. Dealing decides; it never
+waits for the disk. After a failed write everything is cut back to the last commit and the batch's visits count as not
+made. Bounds: the bench in links, the batch in outcomes, links and bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.errors import StorageError
+from crawler.frontier.batch import OpenBatch
+from crawler.frontier.commits import Committer, Journal
+from crawler.frontier.rests import Rests
+from crawler.frontier.store import NEW, Admitted, HostRest, Prepared, Settled, Store
+from crawler.frontier.trace import Trace
+from crawler.frontier.workbench import Workbench
+from crawler.model import Dropped, Lease, Link, Outcome, Retry, Unvisited
+
+COMMIT_EVERY_S: Final = 0.1
+REFILL_EVERY_S: Final = 1.0
+CLAIM_HOSTS_MAX: Final = 256
+CLAIM_LINKS_PER_HOST: Final = 4
+CLAIM_LINKS_DOWN: Final = 1000
+SHARE_LINKS_MAX: Final = 256
+"""Most links one host may have on the bench."""
+
+
+class Desk(Struct, frozen=True):
+    """What the pump asks about robots.txt; bound to crawler.robots by ``daemon.open_crawl``."""
+
+    ready: Callable[[Link, float], bool]
+    """Whether the rules of a link's origin are at hand and fresh (crawl clock)."""
+    link: Callable[[Link], Link]
+    """The robots link of a link's origin."""
+    load: Callable[[str, bytes, float], bool]
+    """Take in the record the store kept for an origin; whether that made it ready."""
+    origin: Callable[[str], str]
+
+
+class Frontier:
+    """See the module. ``recover(error)`` waits until a failed write may be tried again, or raises. ``seeding``: seeds are
+    still to come. ``endless``: the crawl does not end when nothing waits."""
+
+    def __init__(
+        self,
+        store: Store,
+        bench: Workbench,
+        rests: Rests,
+        journal: Journal,
+        *,
+        recover: Callable[[StorageError], Awaitable[None]],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        links_max: int,
+        trace: Trace | None = None,
+        desk: Desk | None = None,
+        endless: bool = False,
+    ) -> None:
+        self._store, self._bench, self._rests = store, bench, rests
+        self._committer = Committer(store, journal)
+        self._recover, self._clock, self._wall = recover, clock, wall
+        self._links_max, self._trace, self._desk, self._endless = links_max, trace, desk, endless
+        self._open = OpenBatch()
+        self._closing: OpenBatch | None = None
+        self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot in the trace
+        self._waiters: deque[asyncio.Future[Lease | None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._dirty, self._full, self._low, self._room = (asyncio.Event() for _ in range(4))
+        self._hungry: dict[str, int] = {}  # host on the bench → links it should be given
+        self._dry: set[str] = set()  # hosts on the bench with nothing more in the store
+        self._unruly: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
+        self._returned: list[Lease] = []
+        self._next_claim: float | None = None
+        self._plenty = False
+        self._epoch = 0
+        self._ended = False
+        self._sick: StorageError | None = None
+        self.pauses: set[str] = set()
+        self.out_max: int | None = None
+        """At most so many visits out, if that is less than the workers (memory, descriptors)."""
+        self.seeding = True
+        self.draining = False
+        self.finished = False
+        self.counts = store.stats()
+        self.committed_at = clock()
+        self.commit_seconds: Callable[[float], None] = lambda seconds: None
+
+    def __repr__(self) -> str:
+        state = "draining" if self.draining else "finished" if self.finished else "open"
+        return f"<Frontier {self._bench.waiting} benched, {len(self._out)} out, {len(self._open.settled)} settling, {state}>"
+
+    # -- dealing --------------------------------------------------------------------------------------------------
+
+    async def take(self) -> Lease | None:
+        """The right to visit one link, as soon as one may be visited; None when there will be no more."""
+        if not self._waiters and not self.draining and (lease := self._next(self._clock())) is not None:
+            return lease
+        waiter: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self.deal()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and (unused := waiter.result()) is not None:
+                self._leave(unused)
+                self._bench.give_back(unused)
+            raise
+
+    def deal(self) -> None:
+        """Give out whatever may be given now, and wake again when more may be."""
+        now = self._clock()
+        while self._waiters:
+            if self._waiters[0].done():
+                self._waiters.popleft()
+            elif self.draining or self.finished:
+                self._waiters.popleft().set_result(None)
+            elif (lease := self._next(now)) is not None:
+                self._waiters.popleft().set_result(lease)
+            else:
+                break
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiters and not self.pauses and (due := self._bench.next_due()) is not None and due > now:
+            self._timer = asyncio.get_running_loop().call_later(due - now + 0.0005, self.deal)
+
+    def _next(self, now: float) -> Lease | None:
+        if self.pauses or self._sick or (self._closing is not None and self._open.is_full()):
+            return None
+        if self.out_max is not None and len(self._out) >= self.out_max:
+            return None
+        while (lease := self._bench.take(now)) is not None:
+            host = lease.link.host
+            if self._desk is None or lease.link.kind == "robots" or self._desk.ready(lease.link, now):
+                break
+            self._bench.give_back(lease)
+            self._bench.gate(host, True)
+            self._unruly[host] = lease.link
+            self._low.set()
+        if self._plenty and self._bench.waiting * 2 < self._links_max:
+            self._low.set()
+        if lease is None:
+            return None
+        self._out[id(lease)] = (lease, self._trace.enter(lease.key) if self._trace and lease.key else -1)
+        if host not in self._dry and (more := self._bench.hungry(host, SHARE_LINKS_MAX)):
+            self._hungry[host] = more
+            self._low.set()
+        return lease
+
+    def _leave(self, lease: Lease) -> None:
+        slot = self._out.pop(id(lease))[1]
+        if slot >= 0 and self._trace is not None:
+            self._trace.leave(slot)
+
+    def pause(self, why: str) -> None:
+        """Deal nothing until ``resume`` with the same word: user, disk, memory, offline."""
+        self.pauses.add(why)
+
+    def resume(self, why: str) -> None:
+        self.pauses.discard(why)
+        self.deal()
+
+    def drain(self) -> None:
+        """Deal nothing more, for good."""
+        self.draining = True
+        self.deal()
+        self._full.set()
+
+    # -- settling -------------------------------------------------------------------------------------------------
+
+    def settle(self, lease: Lease, outcome: Outcome) -> None:
+        """A visit ended. Never waits; it becomes true with the next commit."""
+        self._leave(lease)
+        host, now = lease.link.host, self._clock()
+        due, failures, busy = self._bench.state(host)
+        if isinstance(outcome, Unvisited):
+            self._bench.release(lease, max(due, now + self._rests.delay(host)))
+            self._give_back([lease])
+            self.deal()
+            return
+        rest = self._rests.after(outcome, now, due, failures, busy)
+        self._bench.remember(host, rest.failures, rest.busy)
+        self._bench.release(lease, rest.due)
+        if isinstance(outcome, Retry) and not lease.key:
+            self._open.hosts[host] = rest
+            link = lease.link
+            self._bench.put_first(Lease(link.again(), b""))
+        else:
+            retry_at = max(rest.due, now + outcome.after) if isinstance(outcome, Retry) else 0.0
+            self._open.settle(Settled(lease, outcome, retry_at), rest)
+        if rest.down:
+            self._give_up(host, rest)
+        self._mark_dirty(urgent=rest.busy + rest.failures > 0)
+        self.deal()
+
+    def _give_up(self, host: str, rest: HostRest) -> None:
+        assert rest.down is not None
+        for lease in self._bench.clear(host):
+            if lease.key:
+                self._open.settle(Settled(lease, Dropped(*rest.down)), rest)
+        self._hungry[host] = CLAIM_LINKS_DOWN
+        self._low.set()
+
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        """These were not visited. Robots links stand in no queue: their host asks for them again by itself."""
+        for lease in leases:
+            if lease.key:
+                self._returned.append(lease)
+            else:
+                self._bench.gate(lease.link.host, False)
+        self._low.set()
+
+    def ruled(self, host: str) -> None:
+        """The robots rules a host waited for are at hand: it may deal again."""
+        self._bench.gate(host, False)
+
+    async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
+        """Links into the next batch, as soon as it has room. The future is done when they are committed."""
+        while self._open.is_full():
+            self._room.clear()
+            self._full.set()
+            await self._room.wait()
+        self._open.admit(admitted)
+        self._mark_dirty()
+        return self._open.committed()
+
+    def refuse(self, refused: Mapping[str, int]) -> None:
+        """Count links that a rule left out."""
+        self._open.refuse(refused)
+
+    def keep_robots(self, origin: str, record: bytes) -> None:
+        """Keep an origin's robots record with the next batch."""
+        self._open.robots[origin] = record
+        self._mark_dirty()
+
+    def seeds_ended(self) -> None:
+        """No more seeds: the crawl may finish."""
+        self.seeding = False
+        self._mark_dirty(urgent=True)
+
+    def _mark_dirty(self, urgent: bool = False) -> None:
+        self._dirty.set()
+        if urgent or self._open.is_full():
+            self._full.set()
+
+    # -- the two loops --------------------------------------------------------------------------------------------
+
+    async def pump(self) -> None:
+        """Commit and refill until ``end``. Raises StorageError when a promise can no longer be kept. Cancelled, it leaves
+        what is not committed unmade."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._commit_loop(), name="commit")
+            tasks.create_task(self._refill_loop(), name="refill")
+
+    async def _commit_loop(self) -> None:
+        while self._open or not self._ended:
+            await self._dirty.wait()
+            await _wait(self._full, COMMIT_EVERY_S)
+            await self._commit()
+            self._check_finished()
+            self.deal()
+
+    def end(self) -> None:
+        """All visits have ended and no more is admitted: ``pump`` commits what is settled and returns."""
+        self._ended = True
+        self._dirty.set()
+        self._full.set()
+        self._low.set()
+
+    async def _commit(self) -> None:
+        batch, self._open = self._open, OpenBatch()
+        self._closing = batch
+        self._dirty.clear()
+        self._full.clear()
+        self._room.set()
+        began = self._clock()
+        try:
+            if self._sick:
+                raise self._sick
+            prepared = await self._committer.commit(batch.closed(began, self._wall()))
+        except StorageError as error:
+            await self._cut_back(batch, error)
+        else:
+            self._after_commit(batch, prepared)
+            self.commit_seconds(self.committed_at - began)
+        finally:
+            self._closing = None
+
+    def _after_commit(self, batch: OpenBatch, prepared: Prepared) -> None:
+        self.counts = self._store.stats()
+        self.committed_at = now = self._clock()
+        batch.discard_bodies()
+        for host in batch.hosts:
+            self._bench.forget(host, now)
+            if host not in self._bench:
+                self._dry.discard(host)
+        if self._dry:
+            for link, fresh in zip(batch.links(), prepared.fresh, strict=True):
+                if fresh == NEW:
+                    self._dry.discard(link.host)
+        batch.resolve()
+        self._low.set()
+
+    async def _cut_back(self, batch: OpenBatch, error: StorageError) -> None:
+        """Back to the last commit; the batch's visits were not made, its admissions come again."""
+        self.pause("disk")
+        self._sick = error
+        batch.discard_bodies()
+        for settled in batch.settled:
+            if not settled.lease.key:
+                self._bench.gate(settled.lease.link.host, False)
+        self._open.prepend(batch)
+        self._dirty.set()
+        while self._sick is not None:
+            await self._recover(self._sick)
+            self._epoch += 1
+            held = [lease for lease, _ in self._out.values()] + list(self._bench.leases())
+            held += [settled.lease for settled in self._open.settled]
+            try:
+                await self._committer.rewind([lease for lease in held if lease.key])
+                self._sick = None
+            except StorageError as again:
+                self._sick = again
+        self._returned.clear()
+        self._dry.clear()
+        self._low.set()
+        self.resume("disk")
+
+    async def _refill_loop(self) -> None:
+        while not self._ended:
+            due = self._next_claim
+            await _wait(self._low, REFILL_EVERY_S if due is None else min(REFILL_EVERY_S, max(0.005, due - self._clock())))
+            self._low.clear()
+            if self._sick is None and not self.draining and not self._ended:
+                await self._refill()
+                self.deal()
+
+    async def _refill(self) -> None:
+        epoch = self._epoch
+        hungry, self._hungry = self._hungry, {}
+        returned, self._returned = self._returned, []
+        unruly, self._unruly = self._unruly, {}
+        room = self._links_max - self._bench.waiting
+        hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
+        try:
+            leases, records = await self._committer.on_engine(self._claim, hosts, hungry, returned, unruly)
+        except StorageError as error:
+            self._sick = self._sick or error
+            self._mark_dirty(urgent=True)
+            return
+        if epoch != self._epoch:  # the store was rewound in between: it has forgotten these claims
+            self._low.set()
+            return
+        self._bench.put(lease for lease in leases if not lease.down)
+        got: dict[str, int] = {}
+        for lease in leases:
+            got[lease.link.host] = got.get(lease.link.host, 0) + 1
+        self._dry.update(host for host, n in got.items() if n < hungry.get(host, CLAIM_LINKS_PER_HOST))
+        self._dry.update(host for host in hungry if host not in got and host in self._bench)
+        self._settle_down([lease for lease in leases if lease.down])
+        self._load_rules(unruly, records)
+        self._plenty = len(got.keys() - hungry.keys()) >= hosts
+        if self._plenty and self._bench.waiting * 2 < self._links_max:
+            self._low.set()
+        self._check_finished()
+
+    def _claim(
+        self, hosts: int, hungry: dict[str, int], returned: list[Lease], unruly: dict[str, Link]
+    ) -> tuple[list[Lease], list[bytes | None]]:
+        """One trip to the engine thread for all that a refill needs."""
+        self._store.give_back(returned)
+        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), hungry)
+        self._next_claim = self._store.next_due()
+        if self._desk is None or not unruly:
+            return leases, []
+        return leases, self._store.robots([self._desk.origin(link.url) for link in unruly.values()])
+
+    def _settle_down(self, leases: Sequence[Lease]) -> None:
+        """Links of hosts given up, and links that killed the process too often: settled unfetched."""
+        for lease in leases:
+            assert lease.down is not None
+            self._open.settle(Settled(lease, Dropped(*lease.down)), None)
+            if lease.down[1] == "host_down":
+                self._hungry[lease.link.host] = CLAIM_LINKS_DOWN
+                self._low.set()
+        if leases:
+            self._mark_dirty()
+
+    def _load_rules(self, unruly: Mapping[str, Link], records: Sequence[bytes | None]) -> None:
+        for (host, link), record in zip(unruly.items(), records, strict=True):
+            if self._desk is None or host not in self._bench:
+                continue
+            if record is not None and self._desk.load(self._desk.origin(link.url), record, self._clock()):
+                self._bench.gate(host, False)
+            else:
+                self._bench.put_first(Lease(self._desk.link(link), b""))
+
+    def _check_finished(self) -> None:
+        """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""
+        busy = self._endless or self.seeding or self._out or self._open or self._closing or self._sick
+        if not busy and self.counts.waiting + self.counts.retrying == 0:
+            self.finished = True
+            self.deal()
+
+    def close(self) -> None:
+        """Close the threads and the trace. Everything is committed or given back by now."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._committer.close()
+        if self._trace is not None:
+            self._trace.close()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,251 @@
+"""The in-memory half of the frontier: politeness as a data structure.
+
+Pure: no clock, no I/O; time is an argument. The laws, held by structure and proved in tests/frontier/test_workbench.py:
+a host has at most ``per_host`` visits out; none of its visits starts before its rest is over; what was put is taken once,
+put back, or still there. A host stands in the heap at most once, and only while it could deal.
+
+A group is a further limit that hosts share (``--politeness-by domain``, links that killed a process): a host whose next
+link belongs to a full group is parked there and comes back when the group has room.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from itertools import count
+
+from crawler.model import Lease
+
+SUSPECTS = "\0suspects"
+"""The group of links that were out when the process died: one at a time."""
+
+
+class _Host:
+    __slots__ = ("busy", "due", "failures", "gated", "head", "heaped", "out", "queue", "share")
+
+    def __init__(self, due: float, failures: int, busy: int) -> None:
+        self.queue: deque[Lease] = deque()
+        self.head: Lease | None = None  # dealt before all others, even while gated: its robots link
+        self.gated = False
+        self.heaped = False
+        self.out = 0
+        self.due = due
+        self.failures = failures
+        self.busy = busy
+        self.share = 0  # links it asked for last time it ran low
+
+    def next(self) -> Lease | None:
+        if self.head is not None:
+            return self.head
+        return self.queue[0] if self.queue and not self.gated else None
+
+
+class _Group:
+    __slots__ = ("due", "limit", "out", "parked")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.out = 0
+        self.due = 0.0
+        self.parked: deque[str] = deque()
+
+
+class Workbench:
+    """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
+    ``group_of(host)`` names a group it shares with others, limited like a host, or None."""
+
+    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] = lambda host: None) -> None:
+        self._per_host = per_host
+        self._group_of = group_of
+        self._hosts: dict[str, _Host] = {}
+        self._groups: dict[str, _Group] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        self._ticket = count()
+        self.waiting = 0
+        self.out = 0
+
+    def __repr__(self) -> str:
+        return f"<Workbench {self.waiting} waiting at {len(self._hosts)} hosts, {self.out} out>"
+
+    def __contains__(self, host: str) -> bool:
+        return host in self._hosts
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    def put(self, leases: Iterable[Lease]) -> None:
+        """Add claimed leases behind their hosts' queues; no visit of a host before its leases' ``due``."""
+        for lease in leases:
+            name = lease.link.host
+            host = self._hosts.get(name)
+            if host is None:
+                host = self._hosts[name] = _Host(lease.due, lease.failures, lease.busy)
+            elif lease.due > host.due:
+                host.due = lease.due
+            host.queue.append(lease)
+            self.waiting += 1
+            if not host.heaped:
+                self._heap_if_it_could_deal(name, host)
+
+    def put_first(self, lease: Lease) -> None:
+        """The host's next link, before its queue and even while it is gated (its robots link)."""
+        host = self._hosts[lease.link.host]
+        assert host.head is None
+        host.head = lease
+        self.waiting += 1
+        self._heap_if_it_could_deal(lease.link.host, host)
+
+    def gate(self, name: str, shut: bool) -> None:
+        """Shut: the host deals nothing but what is put first."""
+        if host := self._hosts.get(name):
+            host.gated = shut
+            self._heap_if_it_could_deal(name, host)
+
+    def take(self, now: float) -> Lease | None:
+        """The next lease that may be visited at ``now``, or None. Its host counts as visited until ``release``."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            name = heappop(heap)[2]
+            host = self._hosts.get(name)
+            if host is None or not host.heaped:
+                continue
+            host.heaped = False
+            lease = host.next()
+            if lease is None:
+                self.forget(name, now)
+                continue
+            if host.out >= self._per_host(name):
+                continue
+            if host.due > now:
+                self._push(name, host, host.due)
+            elif not self._parked(name, host, lease, now):
+                if lease is host.head:
+                    host.head = None
+                else:
+                    host.queue.popleft()
+                self.waiting -= 1
+                host.out += 1
+                self.out += 1
+                for group in self._groups_of(name, lease):
+                    self._group(group, name).out += 1
+                self._heap_if_it_could_deal(name, host)
+                return lease
+        return None
+
+    def give_back(self, lease: Lease) -> None:
+        """Undo a ``take`` that led to no visit: the lease is its host's next again, and no rest runs."""
+        host = self._leave(lease)
+        host.queue.appendleft(lease)
+        self.waiting += 1
+        self._heap_if_it_could_deal(lease.link.host, host)
+
+    def release(self, lease: Lease, due: float) -> None:
+        """A visit ended: none of its host (and group) starts before ``due``, crawl-clock seconds."""
+        host = self._leave(lease)
+        host.due = max(host.due, due)
+        for name in self._groups_of(lease.link.host, lease):
+            if name != SUSPECTS:
+                group = self._group(name, lease.link.host)
+                group.due = max(group.due, due)
+        self._heap_if_it_could_deal(lease.link.host, host)
+
+    def state(self, name: str) -> tuple[float, int, int]:
+        """(due, failures, busy) of a host on the bench."""
+        host = self._hosts[name]
+        return host.due, host.failures, host.busy
+
+    def remember(self, name: str, failures: int, busy: int) -> None:
+        host = self._hosts[name]
+        host.failures, host.busy = failures, busy
+
+    def clear(self, name: str) -> list[Lease]:
+        """Take all waiting leases of a host away (it was given up)."""
+        host = self._hosts[name]
+        leases = [*([host.head] if host.head else []), *host.queue]
+        host.head, host.gated = None, False
+        host.queue.clear()
+        self.waiting -= len(leases)
+        return leases
+
+    def forget(self, name: str, now: float) -> None:
+        """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
+        host = self._hosts.get(name)
+        if host is not None and not host.out and not host.heaped and not host.queue and host.head is None:
+            del self._hosts[name]
+        if len(self._groups) > 2 * len(self._hosts) + 64:
+            idle = [key for key, group in self._groups.items() if not group.out and not group.parked and group.due <= now]
+            for key in idle:
+                del self._groups[key]
+
+    def hungry(self, name: str, share_links_max: int) -> int:
+        """How many more links this host should be given: 0 while its queue is more than half of its last share.
+        The share doubles each time it runs low, up to ``share_links_max``."""
+        host = self._hosts.get(name)
+        if host is None or len(host.queue) * 2 > host.share:
+            return 0
+        host.share = min(share_links_max, max(4, host.share * 2))
+        return max(0, host.share - len(host.queue))
+
+    def next_due(self) -> float | None:
+        """When ``take`` may next have something; None if only a release or a put can change that."""
+        return self._heap[0][0] if self._heap else None
+
+    def leases(self) -> Iterable[Lease]:
+        """All waiting leases."""
+        for host in self._hosts.values():
+            if host.head is not None:
+                yield host.head
+            yield from host.queue
+
+    def longest(self) -> tuple[str, int] | None:
+        """The host with most links on the bench."""
+        return max(((name, len(host.queue)) for name, host in self._hosts.items()), key=lambda pair: pair[1], default=None)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _heap_if_it_could_deal(self, name: str, host: _Host) -> None:
+        if not host.heaped and host.out < self._per_host(name) and host.next() is not None:
+            self._push(name, host, host.due)
+
+    def _push(self, name: str, host: _Host, due: float) -> None:
+        host.heaped = True
+        heappush(self._heap, (due, next(self._ticket), name))
+
+    def _groups_of(self, name: str, lease: Lease) -> tuple[str, ...]:
+        group = self._group_of(name)
+        if lease.suspect:
+            return (SUSPECTS,) if group is None else (SUSPECTS, group)
+        return () if group is None else (group,)
+
+    def _group(self, group: str, name: str) -> _Group:
+        found = self._groups.get(group)
+        if found is None:
+            found = self._groups[group] = _Group(1 if group == SUSPECTS else self._per_host(name))
+        return found
+
+    def _parked(self, name: str, host: _Host, lease: Lease, now: float) -> bool:
+        for key in self._groups_of(name, lease):
+            group = self._group(key, name)
+            if group.out >= group.limit:
+                group.parked.append(name)
+                host.heaped = True  # it stands in the parking place instead
+                return True
+            if group.due > now:
+                self._push(name, host, group.due)
+                return True
+        return False
+
+    def _leave(self, lease: Lease) -> _Host:
+        name = lease.link.host
+        host = self._hosts[name]
+        host.out -= 1
+        self.out -= 1
+        for key in self._groups_of(name, lease):
+            group = self._group(key, name)
+            group.out -= 1
+            while group.parked:
+                parked = group.parked.popleft()
+                if back := self._hosts.get(parked):
+                    self._push(parked, back, max(back.due, group.due))
+        return host

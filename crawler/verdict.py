@@ -1,0 +1,141 @@
+"""How a visit ended: from one page or one error to one outcome. Pure but for the random numbers handed in.
+
+The law: every answer and every error has exactly one outcome and at most one reason, both from closed sets; an attempt
+that may pass later is a Retry while attempts are left, and only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from crawler import urls
+from crawler.errors import FetchError
+from crawler.model import PRIORITY_REDIRECT, Done, Dropped, HostSign, Lease, Link, Retry
+from crawler.page import Page
+
+RETRY_OUTCOMES: Final = frozenset({"timeout", "connect_error", "dns_error", "truncated"})
+RETRY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
+BUSY_STATUS: Final = frozenset({429, 503})
+REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
+NO_ANSWER: Final = frozenset({"connect_error", "dns_error", "tls_error"})
+NO_ANSWER_REASONS: Final = frozenset({"connect_timeout", "first_byte_timeout"})
+PERMANENT_REASONS: Final = frozenset({"nxdomain"})
+RETRY_BASE_S: Final = 1.0
+
+
+class Judge:
+    """``rest(link, first_byte_s)`` is the pause a host wishes after a visit; ``jitter()`` gives numbers in [0, 1)."""
+
+    def __init__(
+        self,
+        *,
+        retries: int,
+        max_redirects: int,
+        max_url: int,
+        backoff_max_s: float,
+        rest: Callable[[Link, float], float],
+        jitter: Callable[[], float],
+        move_anchor: bool = True,
+    ) -> None:
+        self._retries = retries
+        self._max_redirects = max_redirects
+        self._max_url = max_url
+        self._backoff_max_s = backoff_max_s
+        self._rest = rest
+        self._jitter = jitter
+        self._move_anchor = move_anchor
+
+    def error(self, lease: Lease, error: FetchError) -> Dropped | Retry:
+        """No answer, or one that could not be read at all."""
+        rest = self._rest(lease.link, 0.0)
+        sign = sign_of(error)
+        if error.outcome in RETRY_OUTCOMES and error.reason not in PERMANENT_REASONS and self._may_retry(lease):
+            return Retry(error.outcome, error.reason, self._after(lease), rest, sign)
+        return Dropped(error.outcome, error.reason, error.detail, rest if sign != "silent" else 0.0, sign)
+
+    def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:
+        """An answer, whole or not; its outlinks are still to be found, but for the redirect's target."""
+        rest = self._rest(lease.link, page.timings.first_byte)
+        if page.fault is not None:
+            outcome, reason = page.fault.outcome, page.fault.reason
+            if outcome in RETRY_OUTCOMES and self._may_retry(lease):
+                return Retry(outcome, reason, self._after(lease), rest, "alive")
+            return Done(page, outcome, reason, rest=rest)
+        busy = page.status in BUSY_STATUS
+        if busy:
+            rest = max(rest, retry_after(page.header("retry-after"), wall))
+        if page.status in RETRY_STATUS and self._may_retry(lease):
+            return Retry("http_error", None, self._after(lease), rest, "busy" if busy else "alive")
+        if page.status in REDIRECT_STATUS:
+            return self._redirect(lease, page, rest)
+        outcome = "ok" if 200 <= page.status < 300 or page.status == 304 else "http_error"
+        return Done(page, outcome, rest=rest, sign="busy" if busy else "alive")
+
+    def _redirect(self, lease: Lease, page: Page, rest: float) -> Done:
+        link = lease.link
+        location = page.header("location")
+        if not location:
+            return Done(page, "redirect_error", "no_location", rest=rest)
+        try:
+            target = urls.parse(location, link.url, max_bytes=self._max_url)
+        except FetchError:
+            return Done(page, "redirect_error", "bad_location", rest=rest)
+        chain = link.chain + urls.fingerprint(link.url)
+        if _stands_in(urls.fingerprint(target.href), chain):
+            return Done(page, "redirect_error", "loop", rest=rest)
+        if link.hops >= self._max_redirects:
+            return Done(page, "redirect_error", "too_many_redirects", rest=rest)
+        onward = Link(
+            target.href,
+            target.host,
+            "redirect" if link.kind != "robots" else "robots",
+            link.depth,
+            PRIORITY_REDIRECT,
+            link.hops + 1,
+            location if location != target.href else None,
+            link.url,
+            link.input,
+            link.tag,
+            link.anchor if self._move_anchor else link.anchor or link.url,
+            chain,
+        )
+        return Done(page, "redirect", outlinks=(onward,), rest=rest)
+
+    def _may_retry(self, lease: Lease) -> bool:
+        return lease.link.attempt <= self._retries
+
+    def _after(self, lease: Lease) -> float:
+        ceiling = min(self._backoff_max_s, RETRY_BASE_S * 2.0 ** min(lease.link.attempt, 32))
+        return self._jitter() * ceiling
+
+
+def sign_of(error: FetchError) -> HostSign:
+    """What an error tells of its host."""
+    if error.reason == "nxdomain":
+        return "gone"
+    if error.outcome in NO_ANSWER or error.reason in NO_ANSWER_REASONS:
+        return "failed"
+    return "silent" if error.outcome in ("blocked", "invalid_url") else "alive"
+
+
+def retry_after(value: str | None, wall: float) -> float:
+    """Seconds to wait by a Retry-After field (RFC 9110, 10.2.3: seconds or an HTTP-date); 0.0 if absent or unreadable."""
+    if not value:
+        return 0.0
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.fromtimestamp(wall, UTC)).total_seconds())
+
+
+def _stands_in(fingerprint: bytes, chain: bytes) -> bool:
+    return any(chain[at : at + 8] == fingerprint for at in range(0, len(chain), 8))
