@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from enum import IntEnum
 from typing import Final
 
 REASONS: Final[dict[str, tuple[str, ...]]] = {
@@ -45,6 +46,24 @@ OUR_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 )
 """Errors of this machine: they are never a page's fate (DESIGN, promise 6)."""
+
+
+class Exit(IntEnum):
+    """How a command ended, for scripts and service managers."""
+
+    OK = 0
+    INTERNAL = 1
+    """A fault of the program: it says so with a traceback."""
+    USAGE = 2
+    STORAGE = 3
+    """Disk or memory."""
+    NOTHING_FETCHED = 4
+    STOPPED = 5
+    """Ended early by a signal or a --max-* limit: the same command continues."""
+    FAILURES = 8
+    """Every line is settled, but more than --max-failed of what was fetched failed."""
+    LOCKED = 75
+    """Another process uses the directory."""
 
 
 class CrawlerError(Exception):

@@ -6,6 +6,7 @@ what keeps an older store readable.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -33,6 +34,9 @@ OutcomeName: TypeAlias = Literal[
     "invalid_url",
     "skipped",
 ]
+
+NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
+"""Outcomes that do not count for ``--max-failed``."""
 
 PRIORITY_ROBOTS: Final = 0
 PRIORITY_REDIRECT: Final = 16
@@ -90,6 +94,7 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     fetched_at: float
     """Wall time, seconds since the epoch."""
     archive: Ref | None = None
+    """Where its body stands."""
     row: Ref | None = None
     """Where its result row stands."""
     location: str | None = None
@@ -98,6 +103,8 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     last_modified: str | None = None
     digest: bytes | None = None
     """sha1 of the payload as archived."""
+    archived_at: float | None = None
+    """When ``archive`` was fetched, where that was an earlier visit: this one found it unchanged, or found nothing."""
 
 
 class Mark(Struct, frozen=True, array_like=True, gc=False):
@@ -169,3 +176,44 @@ class Unvisited(Struct, frozen=True):
 
 
 Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
+
+
+State: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
+
+WaitsFor: TypeAlias = Literal["politeness", "frontier", "memory", "disk", "network", "parser", "nothing"]
+"""What most of the idle workers wait for. frontier: there is no URL to visit · network: ours is down, or the crawl-wide
+rate rules · nothing: they are all busy."""
+
+
+class LongestHost(Struct, frozen=True):
+    """The host that politeness keeps busy longest. ``rest`` in seconds between its visits."""
+
+    host: str
+    waiting: int
+    rest: float
+    per_host: int = 1
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A running crawl at one moment: totals since its directory was begun, as people and programs are told them."""
+
+    at: float
+    """Monotonic clock, seconds: only differences mean something."""
+    state: State
+    waits_for: WaitsFor = "nothing"
+    reading: bool = False
+    """The URL lists are not yet read to their end: ``known`` still grows with them."""
+    known: int = 0
+    waiting: int = 0
+    retrying: int = 0
+    done: int = 0
+    in_flight: int = 0
+    bytes: int = 0
+    """Body bytes received."""
+    outcomes: Mapping[str, int] = {}
+    """Settled URLs by outcome."""
+    refused: Mapping[str, int] = {}
+    """Links left out, by rule."""
+    longest_host: LongestHost | None = None
+    failing_hosts: tuple[tuple[str, int], ...] = ()
+    """(host key, failures) of at most ten hosts, most failures first."""
