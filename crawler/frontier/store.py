@@ -70,7 +70,7 @@ QUERY_EXPLOSION: Final = 4
 
 
 class Prepared(Struct):
-    """The store's answer to a batch, before anything is written.
+    """The store's answer to a batch, before anything is written. Only the latest one may be committed, once.
 
     ``fresh`` is aligned with the batch's links in this order: for each of ``settled``, its outlinks; then for each of
     ``admitted``, its links. KNOWN: the URL is known already (or stands earlier in this very batch) · NEW: it is admitted ·
@@ -80,6 +80,16 @@ class Prepared(Struct):
 
     batch: Batch
     fresh: list[int]
+
+
+CRASHES_MAX: Final = 3
+"""A link that was out at this many ends of the process is settled as skipped, ``crashed``."""
+
+REVIVE_AFTER_S: Final = 3600.0
+"""A new seed tries a given-up host again after this many seconds of the crawl clock."""
+
+PROMOTED_MAX: Final = 1000
+"""Most links whose time has come that one claim moves back among the waiting."""
 
 
 class Limits(Struct, frozen=True):
@@ -95,8 +105,9 @@ class Counts(Struct, frozen=True, gc=False):
 
     known: int = 0
     waiting: int = 0
-    """Admitted or due again, not settled, without ``retrying``."""
+    """Admitted or made due again, not settled, without ``retrying``; links to expand once more included."""
     retrying: int = 0
+    """Not settled; the last attempt failed."""
     recrawl: int = 0
     done: int = 0
     hosts: int = 0
@@ -111,18 +122,21 @@ class Store(Protocol):
     """See the module. Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called."""
 
     def prepare(self, batch: Batch) -> Prepared:
-        """Decide what is new. Writes nothing."""
+        """Decide what is new. Writes nothing. ValueError: a lease is not claimed."""
 
     def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
         """Make the batch true in one synced transaction; durable on return.
 
-        ``known`` is aligned with ``batch.settled`` (None for Retry). ``marks`` are the files touched: the rest keep theirs.
+        ``known`` is aligned with ``batch.settled`` (None for Retry and for kind ``expand``). ``marks`` are the files
+        touched: the rest keep theirs. After a StorageError the batch may be there nevertheless (the disk took it, but
+        did not say so): once ``rewind`` has returned, it is exactly if ``clock() == prepared.batch.now``.
         """
 
     def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
         """Up to ``per_host`` waiting links each from up to ``hosts`` hosts due at ``now`` that have none claimed, and
-        up to the given number for each of ``hungry``, which have. By priority, then first in, first out. A claimed
-        link is not claimed again until given back or settled. Expired retries are promoted first."""
+        up to the given number for each of ``hungry``, which have. By priority, then first in, first out; a retry that
+        is due again stands one step of priority before its peers. A claimed link is not claimed again until given back
+        or settled. Links of a host that is down come at once, whatever it rests."""
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """These were not visited: they may be claimed again. Writes nothing."""
@@ -147,7 +161,36 @@ class Store(Protocol):
     def positions(self) -> dict[str, bytes]:
         """Seed sources and the positions committed for them."""
 
+    def clock(self) -> float:
+        """Crawl clock of the last commit, 0.0 if there was none."""
+
+    def last_commit_wall(self) -> float:
+        """Wall time of the last commit, 0.0 if there was none."""
+
+    def secret(self) -> int:
+        """The seed of this crawl's fingerprints: 64 random bits, drawn once."""
+
+    def identity(self) -> bytes | None:
+        """What ``set_identity`` kept: which crawl this is (opaque here)."""
+
+    def set_identity(self, identity: bytes) -> None:
+        """Keep it, durable on return."""
+
+    def suspects(self) -> dict[bytes, int]:
+        """Leases by key that were out when the process died, and how often. Settling or retrying one clears it."""
+
+    def set_suspects(self, counts: Mapping[bytes, int]) -> None:
+        """Keep these counts, durable on return; keys of links that do not wait (any more) are left out. Such a link
+        is claimed with ``suspect`` set and its attempt raised by the count; from ``CRASHES_MAX`` on it is given up."""
+
+    def longest(self, limit: int) -> list[tuple[str, int]]:
+        """Hosts with the most waiting links and how many, of those touched since the store was opened; longest first."""
+
+    def memory_used(self) -> int:
+        """Bytes held by caches and write buffers."""
+
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
-        """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed."""
+        """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed. May be
+        tried again when it fails."""
 
     def close(self) -> None: ...
