@@ -30,6 +30,8 @@ _MIME: Final = re.compile(r"(?:[0-9a-z!#$&^_.+-]+/(?:\*|[0-9a-z!#$&^_.+-]+)|\*/\
 _MAIL: Final = re.compile(r"[^\s@()<>,;]+@[^\s@()<>,;]+\.[^\s@()<>,;]+")
 
 _WIRE: Final = ("accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "upgrade")
+MASKED: Final = "***"
+"""What is shown instead of a secret."""
 FRAMING: Final = frozenset((*_WIRE, "proxy-connection", "transfer-encoding"))
 """Headers that say how the exchange itself works: the crawler writes them."""
 PERSONAL: Final = frozenset(("authorization", "cookie", "proxy-authorization"))

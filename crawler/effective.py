@@ -16,10 +16,9 @@ from typing import Any, Final, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from crawler.checks import AsSize, AsTime
+from crawler.checks import MASKED, AsSize, AsTime
 from crawler.config import SECTIONS, Config, HostConfig
 from crawler.errors import ConfigError
-from crawler.settings import MASKED
 
 IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_params", "sort_query")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
@@ -135,6 +134,14 @@ def _explained(key: str, field: FieldInfo) -> list[str]:
     return [comment, f"{key} = {_toml(field.default, unit(field))}"]
 
 
+def describe(field: FieldInfo) -> str:
+    """The help of a setting with its default, where it has one that its description does not tell."""
+    said = str(field.description)
+    if field.default in (None, ()) or field.default is False or "default" in said or (not field.default and "0 =" in said):
+        return said
+    return f"{said} (default {_toml(field.default, unit(field)).strip(chr(34))})"
+
+
 def _sample(field: FieldInfo) -> str:
     return _toml(field.examples[0] if field.examples else "", unit(field))
 
@@ -150,7 +157,8 @@ def write_effective(directory: Path, config: Config) -> Path:
     temporary = directory / f"{FILE_NAME}.tmp"
     head = "# What this crawl runs with, written at each start and each change; secrets are shown as ***.\n\n"
     with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(head + to_toml(config))
+        # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
+        stream.write(head + to_toml(config.model_copy(update={"fresh": False})))
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -182,8 +190,7 @@ def read_identity(directory: Path) -> dict[str, Any] | None:
 def identity_conflicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One sentence for each difference; empty if the directory may be continued."""
     return [
-        f"{key}: this directory was begun with {_toml(old[key])}, now it is {_toml(new[key])}: "
-        f"give {key} = {_toml(old[key])} again, another directory, or --fresh"
+        f"{key}: this directory was begun with {_toml(old[key])}, now it is {_toml(new[key])}"
         for key in IDENTITY
         if old[key] != new[key]
     ]

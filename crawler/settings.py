@@ -19,12 +19,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from crawler.checks import split_host_port
+from crawler.checks import MASKED, split_host_port
 from crawler.config import SECRET_FILES, Config, HostConfig
 from crawler.errors import ConfigError
 
 PREFIX: Final = "CRAWLER_"
-MASKED: Final = "***"
 _SECRET_BYTES_MAX: Final = 64 << 10
 _FILE_BYTES_MAX: Final = 16 << 20
 

@@ -323,6 +323,10 @@ def test_the_identity_is_read_back_from_the_directory(tmp_path):
         effective.read_identity(tmp_path)
 
 
+def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path):
+    assert load(environ={}, file=str(effective.write_effective(tmp_path, Config(fresh=True)))).config.fresh is False
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     effective.write_effective(tmp_path, Config(depth=1))
     (tmp_path / "crawl.toml.tmp").mkdir()
