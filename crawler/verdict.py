@@ -34,7 +34,7 @@ class Judge:
         *,
         retries: int,
         max_redirects: int,
-        max_url: int,
+        rules: urls.Rules,
         backoff_max_s: float,
         rest: Callable[[Link, float], float],
         jitter: Callable[[], float],
@@ -42,7 +42,7 @@ class Judge:
     ) -> None:
         self._retries = retries
         self._max_redirects = max_redirects
-        self._max_url = max_url
+        self._rules = rules
         self._backoff_max_s = backoff_max_s
         self._rest = rest
         self._jitter = jitter
@@ -80,12 +80,14 @@ class Judge:
         if not location:
             return Done(page, "redirect_error", "no_location", rest=rest)
         try:
-            target = urls.parse(location, link.url, max_bytes=self._max_url)
+            target = urls.parse(location, link.url, self._rules)
         except FetchError:
             return Done(page, "redirect_error", "bad_location", rest=rest)
         chain = link.chain + urls.fingerprint(link.url)
         if _stands_in(urls.fingerprint(target.href), chain):
             return Done(page, "redirect_error", "loop", rest=rest)
+        if not self._max_redirects:
+            return Done(page, "redirect", rest=rest)
         if link.hops >= self._max_redirects:
             return Done(page, "redirect_error", "too_many_redirects", rest=rest)
         onward = Link(

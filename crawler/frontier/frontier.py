@@ -44,6 +44,8 @@ class Desk(Struct, frozen=True):
     load: Callable[[str, bytes, float], bool]
     """Take in the record the store kept for an origin; whether that made it ready."""
     origin: Callable[[str], str]
+    lost: Callable[[Link, Dropped], None]
+    """A robots link ended without a visit."""
 
 
 class Frontier:
@@ -87,6 +89,8 @@ class Frontier:
         self.pauses: set[str] = set()
         self.out_max: int | None = None
         """At most so many visits out, if that is less than the workers (memory, descriptors)."""
+        self.visits_left: int | None = None
+        """At most so many more visits (--max-pages)."""
         self.seeding = True
         self.draining = False
         self.finished = False
@@ -97,6 +101,20 @@ class Frontier:
     def __repr__(self) -> str:
         state = "draining" if self.draining else "finished" if self.finished else "open"
         return f"<Frontier {self._bench.waiting} benched, {len(self._out)} out, {len(self._open.settled)} settling, {state}>"
+
+    @property
+    def out_count(self) -> int:
+        """Visits out."""
+        return len(self._out)
+
+    @property
+    def idle_count(self) -> int:
+        """Workers that wait for a lease."""
+        return len(self._waiters)
+
+    @property
+    def bench(self) -> Workbench:
+        return self._bench
 
     # -- dealing --------------------------------------------------------------------------------------------------
 
@@ -137,6 +155,8 @@ class Frontier:
         if self.pauses or self._sick or (self._closing is not None and self._open.is_full()):
             return None
         if self.out_max is not None and len(self._out) >= self.out_max:
+            return None
+        if self.visits_left is not None and len(self._out) >= self.visits_left:
             return None
         while (lease := self._bench.take(now)) is not None:
             host = lease.link.host
@@ -219,9 +239,16 @@ class Frontier:
                 self._bench.gate(lease.link.host, False)
         self._low.set()
 
+    def put_robots(self, link: Link) -> None:
+        """The next visit of a host that waits for its rules: where its robots.txt was redirected to."""
+        if link.host in self._bench:
+            self._bench.put_first(Lease(link, b""))
+            self.deal()
+
     def ruled(self, host: str) -> None:
         """The robots rules a host waited for are at hand: it may deal again."""
         self._bench.gate(host, False)
+        self.deal()
 
     async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
         """Links into the next batch, as soon as it has room. The future is done when they are committed."""
@@ -288,14 +315,18 @@ class Frontier:
                 raise self._sick
             prepared = await self._committer.commit(batch.closed(began, self._wall()))
         except StorageError as error:
-            await self._cut_back(batch, error)
+            await self._cut_back(error)
+            if self._store.clock() == began:  # the disk had taken it before it failed
+                self._after_commit(batch, None)
+            else:
+                self._undo(batch)
         else:
             self._after_commit(batch, prepared)
             self.commit_seconds(self.committed_at - began)
         finally:
             self._closing = None
 
-    def _after_commit(self, batch: OpenBatch, prepared: Prepared) -> None:
+    def _after_commit(self, batch: OpenBatch, prepared: Prepared | None) -> None:
         self.counts = self._store.stats()
         self.committed_at = now = self._clock()
         batch.discard_bodies()
@@ -303,23 +334,17 @@ class Frontier:
             self._bench.forget(host, now)
             if host not in self._bench:
                 self._dry.discard(host)
-        if self._dry:
+        if self._dry and prepared is not None:
             for link, fresh in zip(batch.links(), prepared.fresh, strict=True):
                 if fresh == NEW:
                     self._dry.discard(link.host)
         batch.resolve()
         self._low.set()
 
-    async def _cut_back(self, batch: OpenBatch, error: StorageError) -> None:
-        """Back to the last commit; the batch's visits were not made, its admissions come again."""
+    async def _cut_back(self, error: StorageError) -> None:
+        """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
         self.pause("disk")
         self._sick = error
-        batch.discard_bodies()
-        for settled in batch.settled:
-            if not settled.lease.key:
-                self._bench.gate(settled.lease.link.host, False)
-        self._open.prepend(batch)
-        self._dirty.set()
         while self._sick is not None:
             await self._recover(self._sick)
             self._epoch += 1
@@ -334,6 +359,15 @@ class Frontier:
         self._dry.clear()
         self._low.set()
         self.resume("disk")
+
+    def _undo(self, batch: OpenBatch) -> None:
+        """The batch's visits were not made, and will be; its admissions come again with the next batch."""
+        batch.discard_bodies()
+        for settled in batch.settled:
+            if not settled.lease.key:
+                self._bench.gate(settled.lease.link.host, False)
+        self._open.prepend(batch)
+        self._dirty.set()
 
     async def _refill_loop(self) -> None:
         while not self._ended:
@@ -388,6 +422,8 @@ class Frontier:
         """Links of hosts given up, and links that killed the process too often: settled unfetched."""
         for lease in leases:
             assert lease.down is not None
+            if lease.link.kind == "robots" and self._desk is not None:
+                self._desk.lost(lease.link, Dropped(*lease.down))
             self._open.settle(Settled(lease, Dropped(*lease.down)), None)
             if lease.down[1] == "host_down":
                 self._hungry[lease.link.host] = CLAIM_LINKS_DOWN

@@ -1,0 +1,28 @@
+"""The crawl's one clock: monotonic within a process, never running back over restarts.
+
+Rests, retries and due times live in it. Wall time is for records and rows only: a wall clock that jumps shortens no rest.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """``last``: the crawl clock of the last commit, 0.0 in a new crawl."""
+
+    def __init__(self, last: float = 0.0) -> None:
+        self._base = max(time.time(), last) - time.monotonic()
+        self.opened_at = self.now()
+
+    def now(self) -> float:
+        """Crawl-clock seconds."""
+        return self._base + time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def jumped(self) -> float:
+        """How far the wall clock has moved against this clock since it was made, in seconds."""
+        return time.time() - self.now()

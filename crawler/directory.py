@@ -1,0 +1,77 @@
+"""The crawl's directory: who may use it, whose crawl it holds, and setting an earlier one aside.
+
+The law: one process at a time; a directory begun with one identity is not continued with another; nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from crawler.config import Config
+from crawler.effective import identity, identity_conflicts, read_identity, write_effective
+from crawler.errors import ConfigError, StorageError
+
+PARTS: Final = ("crawl.toml", "frontier", "warc", "files", "index", "results", "lost+found", "tmp")
+LOCK: Final = "lock"
+
+
+@contextlib.contextmanager
+def open_directory(root: Path, config: Config) -> Iterator[Path]:
+    """Make or take over ``root`` for this process. ConfigError: it cannot be used so; StorageError with EWOULDBLOCK:
+    another process holds it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise StorageError(f"{root}: {error.strerror}", errno=error.errno) from error
+        raise ConfigError(f"{root}: {error.strerror}; name a directory that can be written with --output") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK) from None
+        if config.fresh:
+            _set_aside(root)
+        _check_identity(root, config)
+        _make_tmp(root)
+        write_effective(root, config)
+        yield root
+    finally:
+        os.close(lock)
+
+
+def _set_aside(root: Path) -> None:
+    found = [root / name for name in PARTS if (root / name).exists()]
+    if found:
+        aside = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
+        aside.mkdir()
+        for path in found:
+            path.rename(aside / path.name)
+
+
+def _check_identity(root: Path, config: Config) -> None:
+    begun = read_identity(root)
+    if begun is None:
+        return
+    if conflicts := identity_conflicts(begun, identity(config)):
+        advice = f"{root} was begun with other settings; use them, another --output, or --fresh to set it aside"
+        raise ConfigError([*conflicts, advice])
+
+
+def _make_tmp(root: Path) -> None:
+    """An empty tmp/: spools of a process that is gone are worth nothing."""
+    tmp = root / "tmp"
+    try:
+        tmp.mkdir(exist_ok=True)
+        for path in tmp.iterdir():
+            path.unlink()
+    except OSError as error:
+        raise StorageError(f"{tmp}: {error.strerror}", errno=error.errno or 0) from error

@@ -1,0 +1,93 @@
+"""Which links robots.txt allows, and which robots.txt must be fetched first. No I/O: the pump and the crawl ask and tell.
+
+The law: no link is visited whose origin's rules are not known, and rules that cannot be had deny (RFC 9309, 2.3.1.4).
+A robots link carries the origin that waits for it in ``anchor``, through at most five redirects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from crawler import robots, urls
+from crawler.model import PRIORITY_ROBOTS, Done, Link, Outcome, Retry, Unvisited
+from crawler.rulescache import RulesCache
+
+REDIRECTS_MAX: Final = 5
+"""RFC 9309, 2.3.1.2."""
+UNAVAILABLE: Final = ("robots_denied", "robots_unavailable")
+
+
+class RobotsDesk:
+    """``obeys(host)`` is False for hosts whose robots.txt the operator ignores. ``wall()`` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        cache: RulesCache,
+        *,
+        name: str,
+        crawl_delay_cap_s: float,
+        obeys: Callable[[str], bool],
+        wall: Callable[[], float],
+    ) -> None:
+        self._cache = cache
+        self._name = name
+        self._crawl_delay_cap_s = crawl_delay_cap_s
+        self._obeys = obeys
+        self._wall = wall
+
+    def ready(self, link: Link) -> bool:
+        """Whether a link may be dealt: its origin's rules are at hand and fresh, or do not matter."""
+        rules = self._cache.get(urls.origin(link.url))
+        if rules is not None:
+            return rules.fresh(self._wall(), self._name)
+        return not self._obeys(link.host)
+
+    def link(self, link: Link) -> Link:
+        """The robots link of a link's origin."""
+        origin = urls.origin(link.url)
+        return Link(f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, anchor=origin)
+
+    def load(self, origin: str, record: bytes) -> bool:
+        """Take in what the store kept; whether it is fresh."""
+        rules = self._cache.put(origin, record)
+        return rules is not None and rules.fresh(self._wall(), self._name)
+
+    def refuses(self, link: Link) -> tuple[str, str] | None:
+        """(outcome, reason) if the link must not be visited. KeyError if its rules have just left the cache."""
+        if link.kind == "robots" or not self._obeys(link.host):
+            return None
+        rules = self._cache.get(urls.origin(link.url))
+        if rules is None:
+            raise KeyError(link.url)
+        if rules.unavailable:
+            return rules.record.failure or UNAVAILABLE
+        return None if rules.allows(link.url) else ("robots_denied", "rule")
+
+    def delay(self, link: Link) -> float:
+        """The Crawl-delay of a link's origin, capped; 0.0 if none is known."""
+        rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
+        return rules.delay(self._crawl_delay_cap_s) if rules is not None else 0.0
+
+    def onward(self, link: Link, outcome: Outcome) -> Link | None:
+        """The next robots link, if a robots visit was redirected and may follow."""
+        if isinstance(outcome, Done) and outcome.outcome == "redirect" and outcome.outlinks and link.hops < REDIRECTS_MAX:
+            return outcome.outlinks[0]
+        return None
+
+    def learn(self, link: Link, outcome: Outcome) -> tuple[str, bytes] | None:
+        """What a robots visit taught: (origin, record to keep); None if it is not over yet."""
+        if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
+            return None
+        if isinstance(outcome, Done) and (outcome.page.fault is None or outcome.outcome == "too_large"):
+            page = outcome.page
+            body = page.decoded(robots.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
+            rules = robots.read(
+                page.status, body, name=self._name, wall=self._wall(), cache_control=page.header("cache-control")
+            )
+        else:
+            failure = (outcome.outcome, outcome.reason or "robots_unavailable")
+            rules = robots.read(0, b"", name=self._name, wall=self._wall(), failure=failure)
+        record = rules.to_bytes()
+        self._cache.put(link.anchor, record)
+        return link.anchor, record
