@@ -394,13 +394,14 @@ class Frontier:
         if epoch != self._epoch:  # the store was rewound in between: it has forgotten these claims
             self._low.set()
             return
-        self._bench.put(lease for lease in leases if not lease.down)
+        down = [(lease, why) for lease in leases if (why := lease.down or self._given_up(lease.link.host))]
+        self._bench.put(lease for lease in leases if not lease.down and not self._given_up(lease.link.host))
         got: dict[str, int] = {}
         for lease in leases:
             got[lease.link.host] = got.get(lease.link.host, 0) + 1
         self._dry.update(host for host, n in got.items() if n < hungry.get(host, CLAIM_LINKS_PER_HOST))
         self._dry.update(host for host in hungry if host not in got and host in self._bench)
-        self._settle_down([lease for lease in leases if lease.down])
+        self._settle_down(down)
         self._load_rules(unruly, records)
         self._plenty = len(got.keys() - hungry.keys()) >= hosts
         if self._plenty and self._bench.waiting * 2 < self._links_max:
@@ -418,17 +419,24 @@ class Frontier:
             return leases, []
         return leases, self._store.robots([self._desk.origin(link.url) for link in unruly.values()])
 
-    def _settle_down(self, leases: Sequence[Lease]) -> None:
+    def _given_up(self, host: str) -> tuple[str, str] | None:
+        """(outcome, reason) if a host was given up in a batch that is not committed yet: the store does not know."""
+        for batch in (self._open, self._closing):
+            if batch is not None and (rest := batch.hosts.get(host)) is not None:
+                return rest.down
+        return None
+
+    def _settle_down(self, down: Sequence[tuple[Lease, tuple[str, str]]]) -> None:
         """Links of hosts given up, and links that killed the process too often: settled unfetched."""
-        for lease in leases:
-            assert lease.down is not None
+        for lease, (outcome, reason) in down:
+            dropped = Dropped(outcome, reason)
             if lease.link.kind == "robots" and self._desk is not None:
-                self._desk.lost(lease.link, Dropped(*lease.down))
-            self._open.settle(Settled(lease, Dropped(*lease.down)), None)
-            if lease.down[1] == "host_down":
+                self._desk.lost(lease.link, dropped)
+            self._open.settle(Settled(lease, dropped), None)
+            if reason == "host_down":
                 self._hungry[lease.link.host] = CLAIM_LINKS_DOWN
                 self._low.set()
-        if leases:
+        if down:
             self._mark_dirty()
 
     def _load_rules(self, unruly: Mapping[str, Link], records: Sequence[bytes | None]) -> None:
