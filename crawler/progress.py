@@ -118,11 +118,11 @@ def _safe(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def closing_table(end: Snapshot, seconds: float, *, directory: str, resumable: bool) -> str:
+def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: str | None) -> str:
     """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {duration(seconds)} this time"]
-    if resumable:
-        lines.append("stopped before the end: the same command continues")
+    if stopped_by:
+        lines.append(f"stopped before the end ({stopped_by}): the same command continues")
     lines += _columns(end.outcomes)
     if end.outcomes.get("blocked"):
         lines.append("blocked: addresses of private networks are refused; to open a range: --allow-net CIDR")
@@ -177,6 +177,13 @@ class Progress:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
         elif self._mode == "plain":
             print(line, file=self._stream, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own; a live line stays below it."""
+        if self._live:
+            self._live.console.print(f"crawler: {text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"crawler: {text}", file=self._stream, flush=True)
 
     def _is_due(self, now: Snapshot) -> bool:
         last = self._written

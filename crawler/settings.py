@@ -84,8 +84,15 @@ class _Given:
             self.origins[key] = origin
 
 
-def load(flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None, file: str | None = None) -> Loaded:
-    """The effective configuration. ``flags`` are those given, by key. Raises ConfigError with every fault there is."""
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: str | None = None,
+    needs: Mapping[str, str] | None = None,
+) -> Loaded:
+    """The effective configuration. ``flags`` are those given, by key; ``needs`` says what is missing if a key is not set.
+    Raises ConfigError with every fault there is."""
     environ = os.environ if environ is None else environ
     given = _Given({}, {}, [])
     file = file or environ.get("CRAWLER_CONFIG")
@@ -95,6 +102,7 @@ def load(flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] |
     given.lay({key: (value, _flag(key, value)) for key, value in (flags or {}).items()})
     _read_secrets(given)
     config = _validate(given)
+    given.faults.extend(said for key, said in (needs or {}).items() if key not in given.values)
     if given.faults:
         raise ConfigError(given.faults)
     return Loaded(config, given.origins)

@@ -88,7 +88,7 @@ def test_the_line_says_when_more_may_come_and_when_it_does_not_run():
 def test_nothing_a_server_says_reaches_the_terminal_raw():
     evil = "a\x1b]0;owned\x07.example"
     now = snap(0, waiting=9000, known=9000, longest_host=LongestHost(evil, 9000, 1.0, 1), failing_hosts=((evil, 3),))
-    assert "\x1b" not in status_line(now, Rates()) and "\x07" not in closing_table(now, 1, directory="out", resumable=False)
+    assert "\x1b" not in status_line(now, Rates()) and "\x07" not in closing_table(now, 1, directory="out", stopped_by=None)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         refused={"scope": 1_000},
         failing_hosts=tuple((f"h{n}.example", 100 - n) for n in range(12)),
     )
-    table = closing_table(end, 61, directory="my out", resumable=True)
+    table = closing_table(end, 61, directory="my out", stopped_by="SIGINT")
     assert table.splitlines() == [
         "12,345 of 12,345 URLs settled, 5 MB, 1 min 1 s this time",
-        "stopped before the end: the same command continues",
+        "stopped before the end (SIGINT): the same command continues",
         "  ok       12,000",
         "  timeout     300",
         "  blocked      45",
@@ -133,7 +133,7 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
 
 
 def test_a_crawl_without_failures_lists_none():
-    table = closing_table(snap(0, done=2, known=2, outcomes={"ok": 1, "redirect": 1}), 1, directory="o", resumable=False)
+    table = closing_table(snap(0, done=2, known=2, outcomes={"ok": 1, "redirect": 1}), 1, directory="o", stopped_by=None)
     assert "to list them" not in table and "stopped" not in table
 
 
@@ -168,6 +168,15 @@ def test_the_live_line_is_drawn_at_most_four_times_a_second_and_erased_at_the_en
         drawn = sum(1 for before, after in itertools.pairwise(sizes) if after > before) + 1
     assert drawn == 4
     assert "750/0 URLs" in stream.getvalue()
+
+
+@pytest.mark.parametrize("shown", ["bar", "plain", "none"])
+def test_what_must_be_said_is_said_in_every_mode(shown):
+    stream = Terminal()
+    with Progress(shown, stream) as progress:
+        progress.show(snap(0))
+        progress.say("disk is [bold]full[/bold]")
+    assert "crawler: disk is [bold]full[/bold]" in stream.getvalue()
 
 
 @pytest.mark.parametrize(
