@@ -146,6 +146,16 @@ def missing(path: Path, mark: int) -> StorageError:
     return StorageError(f"{path}: {mark} bytes were committed, but it is {found}", final=True)
 
 
+def sync_file(path: Path) -> None:
+    """The bytes of a file are durable on return."""
+    with storing(path, syncing=True):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
 def sync_dir(path: Path) -> None:
     """The names in a directory are durable on return."""
     with storing(path, syncing=True):

@@ -6,17 +6,32 @@ promises nothing; what lies before a mark that was committed is there once and f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct
+
+from crawler.config import ArchiveConfig
 from crawler.model import Done, Lease, Mark, Ref
+
+
+class Kept(Struct, frozen=True, gc=False):
+    """Where a page was put. ``body`` is where its bytes stand: an earlier record, if ``record`` is a revisit of it."""
+
+    record: Ref
+    body: Ref
+    body_at: float
+    """When ``body`` was fetched: wall time, seconds since the epoch."""
+    unmodified: bool = False
+    """The server said 304: the page's own body is empty, the digest of what it stands for is the earlier one's."""
 
 
 class Archive(Protocol):
     """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called."""
 
-    def append(self, lease: Lease, done: Done) -> Ref | None:
-        """Write one page and its index line; None if this kind keeps nothing."""
+    def append(self, lease: Lease, done: Done) -> Kept | None:
+        """Write one page and its index line; None if this kind keeps nothing. It may move the body's spool file."""
 
     def sync(self) -> dict[str, Mark]:
         """Make all appended bytes durable; the marks of the files that changed. A full file is marked ``closed``."""
@@ -24,8 +39,9 @@ class Archive(Protocol):
     def committed(self) -> None:
         """The marks of the last ``sync`` are committed: closed files get their final name and sorted index."""
 
-    def rewind(self, marks: Mapping[str, Mark]) -> None:
-        """Cut every file back to its mark and continue from there. Used at start, and after a failed batch."""
+    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        """Cut every file back to its mark and continue from there; the files moved to lost+found. Used at start, and
+        after a failed batch. Marks of files that are not the archive's are left alone."""
 
     def roll(self) -> None:
         """Ask for the open files to be closed by the next ``sync`` (end of a crawl)."""
@@ -33,4 +49,21 @@ class Archive(Protocol):
     def close(self) -> None: ...
 
 
-__all__ = ["Archive", "Sequence"]
+def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None) -> Archive:
+    """The archive of the crawl in ``root``; ``rewind`` must come before the first ``append``.
+
+    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...)."""
+    if config.archive == "warc":
+        from crawler.archive.warc import WarcArchive
+
+        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info or {})
+    if config.archive == "files":
+        from crawler.archive.files import FilesArchive
+
+        return FilesArchive(root)
+    from crawler.archive.discard import DiscardArchive
+
+    return DiscardArchive()
+
+
+__all__ = ["Archive", "Kept", "open_archive"]
