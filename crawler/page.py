@@ -133,7 +133,7 @@ class Body:
     def discard(self) -> None:
         """Give back memory, descriptor and spool file. May be called at any time, and again."""
         fd, self._fd = self._fd, -1
-        self._head.clear()
+        self._head = bytearray()  # not cleared: the traceback of a failed write may still hold a view of it
         with _ours():
             try:
                 if fd >= 0:
