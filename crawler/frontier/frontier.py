@@ -24,6 +24,7 @@ from crawler.frontier.store import NEW, Admitted, HostRest, Prepared, Settled, S
 from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
 from crawler.model import Dropped, Lease, Link, Outcome, Retry, Unvisited
+from crawler.urls import host_key, origin
 
 COMMIT_EVERY_S: Final = 0.1
 REFILL_EVERY_S: Final = 1.0
@@ -37,15 +38,14 @@ SHARE_LINKS_MAX: Final = 256
 class Desk(Struct, frozen=True):
     """What the pump asks about robots.txt; bound to crawler.robots by ``daemon.open_crawl``."""
 
-    ready: Callable[[Link, float], bool]
-    """Whether the rules of a link's origin are at hand and fresh (crawl clock)."""
+    ready: Callable[[Link], bool]
+    """Whether the rules of a link's origin are at hand and fresh."""
     link: Callable[[Link], Link]
     """The robots link of a link's origin."""
-    load: Callable[[str, bytes, float], bool]
+    load: Callable[[str, bytes], bool]
     """Take in the record the store kept for an origin; whether that made it ready."""
-    origin: Callable[[str], str]
-    lost: Callable[[Link, Dropped], None]
-    """A robots link ended without a visit."""
+    learn: Callable[[Link, Outcome], tuple[str, bytes] | None]
+    """What the end of a robots link taught: (origin, record to keep)."""
 
 
 class Frontier:
@@ -113,6 +113,11 @@ class Frontier:
         return len(self._waiters)
 
     @property
+    def is_backed_up(self) -> bool:
+        """Nothing is dealt because one batch is being committed and the next is full."""
+        return self._closing is not None and self._open.is_full()
+
+    @property
     def bench(self) -> Workbench:
         return self._bench
 
@@ -152,7 +157,7 @@ class Frontier:
             self._timer = asyncio.get_running_loop().call_later(due - now + 0.0005, self.deal)
 
     def _next(self, now: float) -> Lease | None:
-        if self.pauses or self._sick or (self._closing is not None and self._open.is_full()):
+        if self.pauses or self._sick or self.is_backed_up:
             return None
         if self.out_max is not None and len(self._out) >= self.out_max:
             return None
@@ -160,7 +165,7 @@ class Frontier:
             return None
         while (lease := self._bench.take(now)) is not None:
             host = lease.link.host
-            if self._desk is None or lease.link.kind == "robots" or self._desk.ready(lease.link, now):
+            if self._desk is None or lease.link.kind == "robots" or self._desk.ready(lease.link):
                 break
             self._bench.give_back(lease)
             self._bench.gate(host, True)
@@ -245,10 +250,13 @@ class Frontier:
             self._bench.put_first(Lease(link, b""))
             self.deal()
 
-    def ruled(self, host: str) -> None:
-        """The robots rules a host waited for are at hand: it may deal again."""
-        self._bench.gate(host, False)
-        self.deal()
+    def rules_learned(self, learned: tuple[str, bytes] | None) -> None:
+        """(origin, record): kept with the next batch; the host that waited for it may deal again."""
+        if learned is not None:
+            self._open.robots[learned[0]] = learned[1]
+            self._mark_dirty()
+            self._bench.gate(host_key(learned[0] + "/"), False)
+            self.deal()
 
     async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
         """Links into the next batch, as soon as it has room. The future is done when they are committed."""
@@ -263,11 +271,6 @@ class Frontier:
     def refuse(self, refused: Mapping[str, int]) -> None:
         """Count links that a rule left out."""
         self._open.refuse(refused)
-
-    def keep_robots(self, origin: str, record: bytes) -> None:
-        """Keep an origin's robots record with the next batch."""
-        self._open.robots[origin] = record
-        self._mark_dirty()
 
     def seeds_ended(self) -> None:
         """No more seeds: the crawl may finish."""
@@ -384,6 +387,9 @@ class Frontier:
         returned, self._returned = self._returned, []
         unruly, self._unruly = self._unruly, {}
         room = self._links_max - self._bench.waiting
+        for host, more in hungry.items():
+            hungry[host] = more if host not in self._bench else max(1, min(more, room))
+            room -= hungry[host]
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
         try:
             leases, records = await self._committer.on_engine(self._claim, hosts, hungry, returned, unruly)
@@ -417,7 +423,7 @@ class Frontier:
         self._next_claim = self._store.next_due()
         if self._desk is None or not unruly:
             return leases, []
-        return leases, self._store.robots([self._desk.origin(link.url) for link in unruly.values()])
+        return leases, self._store.robots([origin(link.url) for link in unruly.values()])
 
     def _given_up(self, host: str) -> tuple[str, str] | None:
         """(outcome, reason) if a host was given up in a batch that is not committed yet: the store does not know."""
@@ -431,7 +437,7 @@ class Frontier:
         for lease, (outcome, reason) in down:
             dropped = Dropped(outcome, reason)
             if lease.link.kind == "robots" and self._desk is not None:
-                self._desk.lost(lease.link, dropped)
+                self.rules_learned(self._desk.learn(lease.link, dropped))
             self._open.settle(Settled(lease, dropped), None)
             if reason == "host_down":
                 self._hungry[lease.link.host] = CLAIM_LINKS_DOWN
@@ -443,7 +449,7 @@ class Frontier:
         for (host, link), record in zip(unruly.items(), records, strict=True):
             if self._desk is None or host not in self._bench:
                 continue
-            if record is not None and self._desk.load(self._desk.origin(link.url), record, self._clock()):
+            if record is not None and self._desk.load(origin(link.url), record):
                 self._bench.gate(host, False)
             else:
                 self._bench.put_first(Lease(self._desk.link(link), b""))

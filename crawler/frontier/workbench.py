@@ -33,7 +33,7 @@ class _Host:
         self.due = due
         self.failures = failures
         self.busy = busy
-        self.share = 0  # links it asked for last time it ran low
+        self.share = 0  # the most links it has had here
 
     def next(self) -> Lease | None:
         if self.head is not None:
@@ -84,6 +84,7 @@ class Workbench:
             elif lease.due > host.due:
                 host.due = lease.due
             host.queue.append(lease)
+            host.share = max(host.share, len(host.queue))
             self.waiting += 1
             if not host.heaped:
                 self._heap_if_it_could_deal(name, host)
@@ -179,13 +180,12 @@ class Workbench:
                 del self._groups[key]
 
     def hungry(self, name: str, share_links_max: int) -> int:
-        """How many more links this host should be given: 0 while its queue is more than half of its last share.
-        The share doubles each time it runs low, up to ``share_links_max``."""
+        """How many more links this host should be given: 0 while its queue is more than half of the most it has had,
+        else twice that, up to ``share_links_max``."""
         host = self._hosts.get(name)
         if host is None or len(host.queue) * 2 > host.share:
             return 0
-        host.share = min(share_links_max, max(4, host.share * 2))
-        return max(0, host.share - len(host.queue))
+        return max(0, min(share_links_max, host.share * 2) - len(host.queue))
 
     def next_due(self) -> float | None:
         """When ``take`` may next have something; None if only a release or a put can change that."""

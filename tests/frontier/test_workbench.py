@@ -155,12 +155,12 @@ def test_hosts_take_turns():
 
 def test_a_hungry_hosts_share_doubles_up_to_the_bound():
     bench = Workbench(lambda host: 1)
-    bench.put([lease("a.test", 0)])
-    shares = []
-    for n in range(8):
-        bench.release(taken, 0.0) if (taken := bench.take(0.0)) else None
-        shares.append(bench.hungry("a.test", 64))
-        bench.put([lease("a.test", 100 * n + i) for i in range(1)])
+    bench.put([lease("a.test", 0), lease("a.test", 1)])
+    wanted = []
+    for n in range(6):
         while (taken := bench.take(0.0)) is not None:
             bench.release(taken, 0.0)
-    assert shares == [4, 8, 16, 32, 64, 64, 64, 64]
+        wanted.append(bench.hungry("a.test", 32))
+        bench.put([lease("a.test", 100 * n + i) for i in range(wanted[-1])])
+        assert bench.hungry("a.test", 32) == 0, "it has just been fed"
+    assert wanted == [4, 8, 16, 32, 32, 32]
