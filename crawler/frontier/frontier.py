@@ -19,6 +19,7 @@ from msgspec import Struct
 from crawler.errors import StorageError
 from crawler.frontier.batch import OpenBatch
 from crawler.frontier.commits import Committer, Journal
+from crawler.frontier.refill import Refill
 from crawler.frontier.rests import Rests
 from crawler.frontier.store import NEW, Admitted, HostRest, Prepared, Settled, Store
 from crawler.frontier.trace import Trace
@@ -27,12 +28,6 @@ from crawler.model import Dropped, Lease, Link, Outcome, Retry, Unvisited
 from crawler.urls import host_key, origin
 
 COMMIT_EVERY_S: Final = 0.1
-REFILL_EVERY_S: Final = 1.0
-CLAIM_HOSTS_MAX: Final = 256
-CLAIM_LINKS_PER_HOST: Final = 4
-CLAIM_LINKS_DOWN: Final = 1000
-SHARE_LINKS_MAX: Final = 256
-"""Most links one host may have on the bench."""
 
 
 class Desk(Struct, frozen=True):
@@ -70,20 +65,14 @@ class Frontier:
         self._store, self._bench, self._rests = store, bench, rests
         self._committer = Committer(store, journal)
         self._recover, self._clock, self._wall = recover, clock, wall
-        self._links_max, self._trace, self._desk, self._endless = links_max, trace, desk, endless
+        self._refill = Refill(store, self._committer, bench, clock, links_max)
+        self._trace, self._desk, self._endless = trace, desk, endless
         self._open = OpenBatch()
         self._closing: OpenBatch | None = None
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot in the trace
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._dirty, self._full, self._low, self._room = (asyncio.Event() for _ in range(4))
-        self._hungry: dict[str, int] = {}  # host on the bench → links it should be given
-        self._dry: set[str] = set()  # hosts on the bench with nothing more in the store
-        self._unruly: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
-        self._returned: list[Lease] = []
-        self._next_claim: float | None = None
-        self._plenty = False
-        self._epoch = 0
+        self._dirty, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._ended = False
         self._sick: StorageError | None = None
         self.pauses: set[str] = set()
@@ -169,16 +158,11 @@ class Frontier:
                 break
             self._bench.give_back(lease)
             self._bench.gate(host, True)
-            self._unruly[host] = lease.link
-            self._low.set()
-        if self._plenty and self._bench.waiting * 2 < self._links_max:
-            self._low.set()
+            self._refill.unruly(lease.link)
         if lease is None:
             return None
         self._out[id(lease)] = (lease, self._trace.enter(lease.key) if self._trace and lease.key else -1)
-        if host not in self._dry and (more := self._bench.hungry(host, SHARE_LINKS_MAX)):
-            self._hungry[host] = more
-            self._low.set()
+        self._refill.dealt(host)
         return lease
 
     def _leave(self, lease: Lease) -> None:
@@ -209,7 +193,7 @@ class Frontier:
         due, failures, busy = self._bench.state(host)
         if isinstance(outcome, Unvisited):
             self._bench.release(lease, max(due, now + self._rests.delay(host)))
-            self._give_back([lease])
+            self._give_back(lease)
             self.deal()
             return
         rest = self._rests.after(outcome, now, due, failures, busy)
@@ -232,17 +216,14 @@ class Frontier:
         for lease in self._bench.clear(host):
             if lease.key:
                 self._open.settle(Settled(lease, Dropped(*rest.down)), rest)
-        self._hungry[host] = CLAIM_LINKS_DOWN
-        self._low.set()
+        self._refill.given_up(host)
 
-    def _give_back(self, leases: Sequence[Lease]) -> None:
-        """These were not visited. Robots links stand in no queue: their host asks for them again by itself."""
-        for lease in leases:
-            if lease.key:
-                self._returned.append(lease)
-            else:
-                self._bench.gate(lease.link.host, False)
-        self._low.set()
+    def _give_back(self, lease: Lease) -> None:
+        """It was not visited. A robots link stands in no queue: its host asks for it again by itself."""
+        if lease.key:
+            self._refill.give_back(lease)
+        else:
+            self._bench.gate(lease.link.host, False)
 
     def put_robots(self, link: Link) -> None:
         """The next visit of a host that waits for its rules: where its robots.txt was redirected to."""
@@ -304,7 +285,7 @@ class Frontier:
         self._ended = True
         self._dirty.set()
         self._full.set()
-        self._low.set()
+        self._refill.wanted.set()
 
     async def _commit(self) -> None:
         batch, self._open = self._open, OpenBatch()
@@ -335,14 +316,9 @@ class Frontier:
         batch.discard_bodies()
         for host in batch.hosts:
             self._bench.forget(host, now)
-            if host not in self._bench:
-                self._dry.discard(host)
-        if self._dry and prepared is not None:
-            for link, fresh in zip(batch.links(), prepared.fresh, strict=True):
-                if fresh == NEW:
-                    self._dry.discard(link.host)
+        fresh = [] if prepared is None else prepared.fresh
+        self._refill.committed(batch.hosts, (link.host for link, new in zip(batch.links(), fresh, strict=False) if new == NEW))
         batch.resolve()
-        self._low.set()
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
@@ -350,7 +326,7 @@ class Frontier:
         self._sick = error
         while self._sick is not None:
             await self._recover(self._sick)
-            self._epoch += 1
+            self._refill.rewound()  # before looking who holds what: a claim under way is void from here on
             held = [lease for lease, _ in self._out.values()] + list(self._bench.leases())
             held += [settled.lease for settled in self._open.settled]
             try:
@@ -358,9 +334,6 @@ class Frontier:
                 self._sick = None
             except StorageError as again:
                 self._sick = again
-        self._returned.clear()
-        self._dry.clear()
-        self._low.set()
         self.resume("disk")
 
     def _undo(self, batch: OpenBatch) -> None:
@@ -374,56 +347,31 @@ class Frontier:
 
     async def _refill_loop(self) -> None:
         while not self._ended:
-            due = self._next_claim
-            await _wait(self._low, REFILL_EVERY_S if due is None else min(REFILL_EVERY_S, max(0.005, due - self._clock())))
-            self._low.clear()
+            await self._refill.wait()
             if self._sick is None and not self.draining and not self._ended:
-                await self._refill()
+                await self._refill_once()
                 self.deal()
 
-    async def _refill(self) -> None:
-        epoch = self._epoch
-        hungry, self._hungry = self._hungry, {}
-        returned, self._returned = self._returned, []
-        unruly, self._unruly = self._unruly, {}
-        room = self._links_max - self._bench.waiting
-        for host, more in hungry.items():
-            hungry[host] = more if host not in self._bench else max(1, min(more, room))
-            room -= hungry[host]
-        hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
+    async def _refill_once(self) -> None:
         try:
-            leases, records = await self._committer.on_engine(self._claim, hosts, hungry, returned, unruly)
+            got = await self._refill.get()
         except StorageError as error:
             self._sick = self._sick or error
             self._mark_dirty(urgent=True)
             return
-        if epoch != self._epoch:  # the store was rewound in between: it has forgotten these claims
-            self._low.set()
+        if got is None:
             return
-        down = [(lease, why) for lease in leases if (why := lease.down or self._given_up(lease.link.host))]
-        self._bench.put(lease for lease in leases if not lease.down and not self._given_up(lease.link.host))
-        got: dict[str, int] = {}
-        for lease in leases:
-            got[lease.link.host] = got.get(lease.link.host, 0) + 1
-        self._dry.update(host for host, n in got.items() if n < hungry.get(host, CLAIM_LINKS_PER_HOST))
-        self._dry.update(host for host in hungry if host not in got and host in self._bench)
+        down = [(lease, why) for lease in got.leases if (why := lease.down or self._given_up(lease.link.host))]
+        self._bench.put(lease for lease in got.leases if not lease.down and not self._given_up(lease.link.host))
         self._settle_down(down)
-        self._load_rules(unruly, records)
-        self._plenty = len(got.keys() - hungry.keys()) >= hosts
-        if self._plenty and self._bench.waiting * 2 < self._links_max:
-            self._low.set()
+        for link, record in got.records:
+            if self._desk is None or link.host not in self._bench:
+                continue
+            if record is not None and self._desk.load(origin(link.url), record):
+                self._bench.gate(link.host, False)
+            else:
+                self._bench.put_first(Lease(self._desk.link(link), b""))
         self._check_finished()
-
-    def _claim(
-        self, hosts: int, hungry: dict[str, int], returned: list[Lease], unruly: dict[str, Link]
-    ) -> tuple[list[Lease], list[bytes | None]]:
-        """One trip to the engine thread for all that a refill needs."""
-        self._store.give_back(returned)
-        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), hungry)
-        self._next_claim = self._store.next_due()
-        if self._desk is None or not unruly:
-            return leases, []
-        return leases, self._store.robots([origin(link.url) for link in unruly.values()])
 
     def _given_up(self, host: str) -> tuple[str, str] | None:
         """(outcome, reason) if a host was given up in a batch that is not committed yet: the store does not know."""
@@ -440,19 +388,9 @@ class Frontier:
                 self.rules_learned(self._desk.learn(lease.link, dropped))
             self._open.settle(Settled(lease, dropped), None)
             if reason == "host_down":
-                self._hungry[lease.link.host] = CLAIM_LINKS_DOWN
-                self._low.set()
+                self._refill.given_up(lease.link.host)
         if down:
             self._mark_dirty()
-
-    def _load_rules(self, unruly: Mapping[str, Link], records: Sequence[bytes | None]) -> None:
-        for (host, link), record in zip(unruly.items(), records, strict=True):
-            if self._desk is None or host not in self._bench:
-                continue
-            if record is not None and self._desk.load(origin(link.url), record):
-                self._bench.gate(host, False)
-            else:
-                self._bench.put_first(Lease(self._desk.link(link), b""))
 
     def _check_finished(self) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""

@@ -1,0 +1,135 @@
+"""What the bench is short of, and one trip to the engine thread that gets it all.
+
+New hosts, more links for hosts that run low, leases given back, robots records. The law: the bench never holds more than
+``links_max`` links, and a host that has nothing more in the store is not asked for again until something is admitted for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.frontier.commits import Committer
+from crawler.frontier.store import Store
+from crawler.frontier.workbench import Workbench
+from crawler.model import Lease, Link
+from crawler.urls import origin
+
+CLAIM_HOSTS_MAX: Final = 256
+CLAIM_LINKS_PER_HOST: Final = 4
+CLAIM_LINKS_DOWN: Final = 1000
+SHARE_LINKS_MAX: Final = 256
+"""Most links one host may have on the bench."""
+REFILL_EVERY_S: Final = 1.0
+REFILL_S_MIN: Final = 0.005
+
+
+class Got(Struct, frozen=True):
+    """What a trip brought: leases, and for each host that waits for robots rules a link of it and the record kept."""
+
+    leases: list[Lease]
+    records: list[tuple[Link, bytes | None]]
+
+
+class Refill:
+    def __init__(self, store: Store, committer: Committer, bench: Workbench, clock: Callable[[], float], links_max: int) -> None:
+        self._store, self._committer, self._bench = store, committer, bench
+        self._clock = clock
+        self._links_max = links_max
+        self._hungry: dict[str, int] = {}  # host → links it should be given
+        self._dry: set[str] = set()  # hosts on the bench with nothing more in the store
+        self._unruly: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
+        self._returned: list[Lease] = []
+        self._due: float | None = None
+        self._plenty = False
+        self._epoch = 0
+        self.wanted = asyncio.Event()
+
+    def dealt(self, host: str) -> None:
+        """A lease of this host was dealt: it may run low, and so may the bench."""
+        if host not in self._dry and (more := self._bench.hungry(host, SHARE_LINKS_MAX)):
+            self._hungry[host] = more
+            self.wanted.set()
+        if self._plenty and self._bench.waiting * 2 < self._links_max:
+            self.wanted.set()
+
+    def given_up(self, host: str) -> None:
+        """All that still waits for this host is wanted, to be settled unfetched."""
+        self._hungry[host] = CLAIM_LINKS_DOWN
+        self.wanted.set()
+
+    def unruly(self, link: Link) -> None:
+        """The robots rules of this link's origin are wanted."""
+        self._unruly[link.host] = link
+        self.wanted.set()
+
+    def give_back(self, lease: Lease) -> None:
+        self._returned.append(lease)
+        self.wanted.set()
+
+    def committed(self, hosts: Iterable[str], fed: Iterable[str]) -> None:
+        """After a commit: hosts that may have left the bench, and hosts that links were admitted for."""
+        for host in hosts:
+            if host not in self._bench:
+                self._dry.discard(host)
+        if self._dry:
+            self._dry.difference_update(fed)
+        self.wanted.set()
+
+    def rewound(self) -> None:
+        """The store has forgotten its claims: whatever is under way is void."""
+        self._epoch += 1
+        self._returned.clear()
+        self._dry.clear()
+        self.wanted.set()
+
+    async def wait(self) -> None:
+        """Until something is wanted, or the store may have more than last time."""
+        seconds = REFILL_EVERY_S if self._due is None else min(REFILL_EVERY_S, max(REFILL_S_MIN, self._due - self._clock()))
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wanted.wait()
+        except TimeoutError:
+            pass
+        self.wanted.clear()
+
+    async def get(self) -> Got | None:
+        """One trip; None if the store was rewound meanwhile. Raises StorageError."""
+        epoch = self._epoch
+        hungry, self._hungry = self._hungry, {}
+        returned, self._returned = self._returned, []
+        unruly, self._unruly = self._unruly, {}
+        room = self._links_max - self._bench.waiting
+        for host, more in hungry.items():
+            hungry[host] = more if host not in self._bench else max(1, min(more, room))
+            room -= hungry[host]
+        hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
+        origins = [origin(link.url) for link in unruly.values()]
+        leases, records = await self._committer.on_engine(self._trip, hosts, hungry, returned, origins)
+        if epoch != self._epoch:
+            self._unruly = unruly | self._unruly
+            self.wanted.set()
+            return None
+        self._learn(leases, hungry, hosts)
+        return Got(leases, list(zip(unruly.values(), records, strict=True)))
+
+    def _trip(
+        self, hosts: int, hungry: dict[str, int], returned: list[Lease], origins: list[str]
+    ) -> tuple[list[Lease], list[bytes | None]]:
+        self._store.give_back(returned)
+        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), hungry)
+        self._due = self._store.next_due()
+        return leases, self._store.robots(origins) if origins else []
+
+    def _learn(self, leases: list[Lease], hungry: dict[str, int], hosts: int) -> None:
+        got: dict[str, int] = {}
+        for lease in leases:
+            got[lease.link.host] = got.get(lease.link.host, 0) + 1
+        self._dry.update(host for host, n in got.items() if n < hungry.get(host, CLAIM_LINKS_PER_HOST))
+        self._dry.update(host for host in hungry if host not in got and host in self._bench)
+        self._plenty = len(got.keys() - hungry.keys()) >= hosts
+        if self._plenty and (self._bench.waiting + len(leases)) * 2 < self._links_max:
+            self.wanted.set()
