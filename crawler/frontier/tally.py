@@ -1,0 +1,96 @@
+"""The counters of a store while a commit changes them, and the hosts with the longest queues.
+
+The law: known = waiting + retrying + done, links to expand once more aside (they wait, but are known already).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from heapq import nlargest
+from typing import Final
+
+from crawler.frontier.store import HOST_BUDGET, QUERY_EXPLOSION, Counts
+
+RETRYING: Final = 1
+"""Flag of a waiting link: its last attempt failed."""
+RECORDED: Final = 2
+"""Flag of a waiting link: its URL was settled before (to be retried on request, or to be expanded once more)."""
+
+RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
+
+
+class Tally:
+    """Counts that can change; ``freeze`` gives them as a value."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.known, self.waiting, self.retrying = counts.known, counts.waiting, counts.retrying
+        self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
+        self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
+
+    def freeze(self) -> Counts:
+        return Counts(
+            self.known,
+            self.waiting,
+            self.retrying,
+            self.recrawl,
+            self.done,
+            self.hosts,
+            dict(self.outcomes),
+            dict(self.reasons),
+            dict(self.refused),
+        )
+
+    def admit(self, known_already: bool) -> None:
+        self.waiting += 1
+        self.known += not known_already
+
+    def leave(self, flags: int) -> None:
+        """A waiting link was settled."""
+        if flags & RETRYING:
+            self.retrying -= 1
+        else:
+            self.waiting -= 1
+
+    def retry(self, flags: int) -> None:
+        """A waiting link failed and waits on."""
+        if not flags & RETRYING:
+            self.waiting -= 1
+            self.retrying += 1
+
+    def settle(self, outcome: str, reason: str | None, by: int = 1) -> None:
+        """A URL is settled; with ``by=-1`` it is so no more."""
+        self.done += by
+        _add(self.outcomes, outcome, by)
+        if reason is not None:
+            _add(self.reasons, reason, by)
+
+    def refuse(self, refused: Mapping[str, int]) -> None:
+        for rule, count in refused.items():
+            _add(self.refused, rule, count)
+
+
+def _add(counts: dict[str, int], name: str, by: int) -> None:
+    if total := counts.get(name, 0) + by:
+        counts[name] = total
+    else:
+        counts.pop(name, None)
+
+
+class Longest:
+    """The longest queues among the hosts touched lately; bounded, so a host long untouched may be missed."""
+
+    HOSTS_MAX: Final = 512
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, int] = {}
+
+    def note(self, host: str, waiting: int) -> None:
+        if waiting:
+            self._waiting[host] = waiting
+        else:
+            self._waiting.pop(host, None)
+        if len(self._waiting) > 2 * self.HOSTS_MAX:
+            self._waiting = dict(self.top(self.HOSTS_MAX))
+
+    def top(self, limit: int) -> list[tuple[str, int]]:
+        return nlargest(limit, self._waiting.items(), key=lambda item: item[1])
