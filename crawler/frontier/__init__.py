@@ -1,0 +1,43 @@
+"""What decides the next visit: the pump and its workbench in memory, the store below. ``open_store`` is the table of stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from crawler.frontier.memory import MemoryStore
+from crawler.frontier.rocks import RocksStore
+from crawler.frontier.rocks_read import RocksReader
+from crawler.frontier.store import Limits, Store
+
+MEMORY_BYTES: Final = 64 << 20
+
+
+def open_store(
+    kind: Literal["embedded", "memory"],
+    path: Path,
+    limits: Limits,
+    *,
+    now: float,
+    rest: Callable[[str], float],
+    memory_bytes: int = MEMORY_BYTES,
+    files_max: int | None = None,
+) -> Store:
+    """Open the store in ``path``, made if it is not there. Raises StorageError, ``final`` where the directory is damaged or
+    newer than this program.
+
+    ``now`` is the wall time: the crawl clock goes on from there, but never before the last commit's. ``rest(host)`` is a
+    host's configured rest in seconds: at open every host counts as just visited. ``memory_bytes`` bounds all caches and
+    write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit)."""
+    if kind == "memory":
+        return MemoryStore(limits)
+    return RocksStore(path, limits, now, rest, memory_bytes, files_max)
+
+
+def open_reader(path: Path) -> RocksReader:
+    """Read a store while another process may be writing to it. Raises StorageError."""
+    return RocksReader(path)
+
+
+__all__ = ["Limits", "RocksReader", "Store", "open_reader", "open_store"]

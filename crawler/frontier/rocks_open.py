@@ -1,0 +1,75 @@
+"""Opening a store's directory: made, recognised, or refused with its name.
+
+The law: a directory that is damaged, or newer than this program, is never written to.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from pathlib import Path
+from typing import Final
+
+from rocksdict import WriteBatch
+
+from crawler.errors import StorageError
+from crawler.frontier.rocks_db import Database, files_max_default, storage_error, translated
+from crawler.frontier.rocks_keys import (
+    SCHEMA,
+    SCHEMA_KEY,
+    STATE_KEY,
+    URL_RULES,
+    Schema,
+    decode_schema,
+    encode,
+)
+
+_DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_only: bool = False) -> Database:
+    """StorageError, with the path, where it cannot be opened; ``final`` where it is damaged."""
+    try:
+        if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
+            raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
+        return Database(path, memory_bytes, files_max or files_max_default(), read_only)
+    except StorageError:
+        raise
+    except Exception as error:  # rocksdict raises bare Exception
+        told = storage_error(error)
+        damaged = told.final or told.errno in _DAMAGED
+        what = "the frontier store is damaged" if damaged else "the frontier store cannot be opened"
+        raise StorageError(f"{path}: {what}: {error}", errno=told.errno, final=damaged) from error
+
+
+def _has_data(path: Path) -> bool:
+    """Files that a store leaves only once it has held something. (A first open that was killed leaves others.)"""
+    return path.is_dir() and any(file.suffix == ".sst" for file in path.iterdir())
+
+
+@translated
+def read_schema(database: Database) -> Schema | None:
+    """None: the store was made just now. Refuses what this program does not know."""
+    value = database.get("meta", SCHEMA_KEY)
+    if value is None:
+        if database.get("meta", STATE_KEY) is not None or any(database.scan("seen")):
+            raise StorageError(f"{database.path}: the frontier store is damaged: it does not say its schema", final=True)
+        return None
+    schema = decode_schema(value)
+    if schema.schema > SCHEMA:
+        what = f"was written by a newer version (schema {schema.schema}, this one knows {SCHEMA})"
+        raise StorageError(f"{database.path}: the frontier store {what}", final=True)
+    if schema.url_rules != URL_RULES:
+        what = f"was written with URL rules {schema.url_rules}, this version has {URL_RULES}"
+        raise StorageError(f"{database.path}: the frontier store {what}: begin a new crawl", final=True)
+    return schema
+
+
+@translated
+def make_schema(database: Database) -> Schema:
+    """Name a new store."""
+    schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64))
+    batch = WriteBatch(raw_mode=True)
+    batch.put(SCHEMA_KEY, encode(schema), database.handle("meta"))
+    database.write(batch, sync=True)
+    return schema

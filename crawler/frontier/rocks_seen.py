@@ -1,0 +1,74 @@
+"""What the store knows of URLs: asked for a whole batch at a time, sorted, behind a bounded exact cache.
+
+Nine links of ten are known, half of them the navigation links of their host: those never reach the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from crawler.frontier.admission import FRUITFUL
+from crawler.frontier.recent import Recent
+from crawler.frontier.rocks_db import Database
+from crawler.frontier.rocks_keys import decode_page, decode_seen
+from crawler.urls import fingerprint, host_key
+
+
+class Seen:
+    """Keys are p8 u8 throughout. The cache holds committed URLs only."""
+
+    ENTRY_BYTES: Final = 160
+    """Roughly what one takes in memory."""
+
+    def __init__(self, database: Database, secret: int, entries_max: int) -> None:
+        self._database, self._secret = database, secret
+        self._recent: Recent[bytes, int] = Recent(entries_max // 2)
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def key(self, url: str, host: str) -> bytes:
+        return fingerprint(host, self._secret) + fingerprint(url, self._secret)
+
+    def depths(self, keys: Collection[bytes]) -> dict[bytes, int]:
+        """The least depths of those that are known."""
+        recent = self._recent.get
+        known: dict[bytes, int] = {}
+        missing: set[bytes] = set()
+        for key in keys:
+            if (depth := recent(key)) is not None:
+                known[key] = depth
+            else:
+                missing.add(key)
+        for key, value in self._found("seen", missing):
+            known[key] = self._recent[key] = decode_seen(value)[0]
+        return known
+
+    def note(self, depths: Mapping[bytes, int]) -> None:
+        """These were committed."""
+        for key, depth in depths.items():
+            self._recent[key] = depth
+
+    def retrying(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
+        """(least depth, whether an attempt failed) of known URLs."""
+        return {key: decode_seen(value) for key, value in self._found("seen", keys)}
+
+    def fruitful(self, keys: Collection[bytes]) -> set[bytes]:
+        """Those that were settled and may have had outlinks."""
+        return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
+
+    def queries(self, paths: Collection[str]) -> dict[str, int]:
+        """Different query strings so far, by the URL before its question mark."""
+        keys = {self.path_key(path): path for path in paths}
+        return {keys[key]: int.from_bytes(value, "big") for key, value in self._found("host", keys)}
+
+    def path_key(self, path: str) -> bytes:
+        return self.key(path, host_key(path))
+
+    def _found(self, family: str, keys: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+        if not keys:
+            return []
+        asked = sorted(keys)
+        values = self._database.many(family, asked)
+        return [(key, value) for key, value in zip(asked, values, strict=True) if value is not None]
