@@ -1,0 +1,243 @@
+"""The crawl: a fixed pool of workers, each one straight coroutine per URL.
+
+    lease → robots? → fetch → judge → outlinks → scope → outcome → settle
+
+The law: a visit writes nothing. One that is cancelled leaves no trace; one that meets our own trouble is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.clock import Clock
+from crawler.config import Config
+from crawler.errors import FetchError, StorageError
+from crawler.fetch import Fetcher
+from crawler.frontier.frontier import Frontier
+from crawler.frontier.store import Admitted, Store
+from crawler.hostrules import HostRules
+from crawler.model import (
+    NO_FAILURE,
+    Done,
+    Dropped,
+    Lease,
+    Link,
+    LongestHost,
+    Outcome,
+    Retry,
+    Snapshot,
+    State,
+    Unvisited,
+    WaitsFor,
+)
+from crawler.robotsdesk import RobotsDesk
+from crawler.seeds import Chunk
+from crawler.tally import Tally
+from crawler.trouble import Trouble
+from crawler.verdict import Judge
+
+GRACE_FOR_COMMIT_S: Final = 1.0
+"""The part of the grace kept for the last commit."""
+FAILING_HOSTS: Final = 10
+PAUSED_BY: Final[dict[str, WaitsFor]] = {"disk": "disk", "disk_low": "disk", "memory": "memory", "offline": "network"}
+
+
+class Parts(Struct, frozen=True):
+    """What a crawl is made of; put together by ``daemon.open_crawl``."""
+
+    config: Config
+    clock: Clock
+    frontier: Frontier
+    fetcher: Fetcher
+    judge: Judge
+    trouble: Trouble
+    seeds: Iterator[Chunk]
+    store: Store
+    hosts: HostRules
+    desk: RobotsDesk | None = None
+
+
+class Crawl:
+    """A running crawl over its parts. ``run`` returns when nothing is left to do, or after ``drain``."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.config = parts.config
+        self.frontier = parts.frontier
+        self.frontier.visits_left = parts.config.max_pages or None
+        self.failing = Tally()
+        self.stopped_by: str | None = None
+        """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
+        self._drain = asyncio.Event()
+        self._pages = 0
+        self._body_bytes = 0
+
+    def drain(self, why: str) -> None:
+        """Finish what is in flight within the grace, commit, end."""
+        if self.stopped_by is None:
+            self.stopped_by = why
+        self._drain.set()
+        self.frontier.drain()
+
+    async def run(self) -> None:
+        """Until nothing is left or a drain is over. Raises StorageError, ConfigError (a list that cannot be read)."""
+        async with asyncio.TaskGroup() as tasks:
+            pump = tasks.create_task(self.frontier.pump(), name="pump")
+            helpers = [
+                tasks.create_task(self.parts.trouble.watch(), name="disk"),
+                tasks.create_task(self._seed(), name="seeds"),
+            ]
+            if self.config.max_time:
+                helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
+            workers = [tasks.create_task(self._work(), name=f"worker {n}") for n in range(self.config.workers)]
+            helpers.append(tasks.create_task(self._end_in_grace(workers), name="grace"))
+            await asyncio.wait(workers)
+            for helper in helpers:
+                helper.cancel()
+            self.frontier.end()
+            await pump
+
+    async def _stop_in(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.drain("max_time")
+
+    async def _end_in_grace(self, workers: list[asyncio.Task[None]]) -> None:
+        await self._drain.wait()
+        await asyncio.wait(workers, timeout=max(0.0, self.config.grace - GRACE_FOR_COMMIT_S))
+        for worker in workers:
+            worker.cancel()
+
+    async def _seed(self) -> None:
+        """Admit the seeds, chunk by chunk, as fast as the batches take them."""
+        while (chunk := await asyncio.to_thread(next, self.parts.seeds, None)) is not None:
+            await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position))
+        self.frontier.seeds_ended()
+
+    # -- one worker -----------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while (lease := await self.frontier.take()) is not None:
+            try:
+                outcome = await self.visit(lease)
+            except StorageError as error:
+                self._settle(lease, Unvisited())
+                await self.parts.trouble.visit_failed(error, self.frontier.out_count)
+            except BaseException:
+                self._settle(lease, Unvisited())
+                raise
+            else:
+                self.parts.trouble.visit_worked(self.config.workers)
+                self._settle(lease, outcome)
+
+    async def visit(self, lease: Lease) -> Outcome:
+        """The whole life of one link, between lease and outcome."""
+        refusal = self._refusal(lease.link)
+        if refusal is not None:
+            return refusal
+        try:
+            page = await self.parts.fetcher.fetch(lease)
+        except FetchError as error:
+            return self.parts.judge.error(lease, error)
+        try:
+            outcome = self.parts.judge.page(lease, page, self.parts.clock.wall())
+            if isinstance(outcome, Retry):
+                page.body.discard()
+                return outcome
+            return outcome
+        except BaseException:
+            page.body.discard()
+            raise
+
+    def _refusal(self, link: Link) -> Outcome | None:
+        desk = self.parts.desk
+        if desk is None:
+            return None
+        try:
+            refused = desk.refuses(link)
+        except KeyError:
+            return Unvisited()
+        return Dropped(*refused) if refused else None
+
+    def _settle(self, lease: Lease, outcome: Outcome) -> None:
+        if lease.link.kind == "robots":
+            self._settle_robots(lease, outcome)
+        else:
+            self.frontier.settle(lease, outcome)
+        self._count(lease, outcome)
+
+    def _settle_robots(self, lease: Lease, outcome: Outcome) -> None:
+        """Robots rules are learned with the visit; a redirect goes on at the same host at once, elsewhere by its queue."""
+        desk = self.parts.desk
+        assert desk is not None
+        onward = desk.onward(lease.link, outcome)
+        learned = None if onward else desk.learn(lease.link, outcome)
+        if isinstance(outcome, Done) and (onward is None or onward.host == lease.link.host):
+            outcome = Done(outcome.page, outcome.outcome, outcome.reason, (), None, outcome.rest, outcome.sign)
+        self.frontier.settle(lease, outcome)
+        if onward is not None and onward.host == lease.link.host:
+            self.frontier.put_robots(onward)
+        self.frontier.rules_learned(learned)
+
+    def _count(self, lease: Lease, outcome: Outcome) -> None:
+        if isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
+            self.failing.add(lease.link.host)
+        if not isinstance(outcome, Done):
+            return
+        self._body_bytes += outcome.page.body.size
+        if lease.link.kind != "robots" and self.frontier.visits_left is not None:
+            self.frontier.visits_left -= 1
+            if not self.frontier.visits_left:
+                self.drain("max_pages")
+        if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
+            self.drain("max_bytes")
+
+    # -- what a person is told ------------------------------------------------------------------------------------
+
+    def stats(self, state: State | None = None) -> Snapshot:
+        """The crawl at this moment."""
+        counts = self.frontier.counts
+        return Snapshot(
+            at=time.monotonic(),
+            state=state or self._state(),
+            waits_for=self._waits_for(),
+            reading=self.frontier.seeding,
+            known=counts.known,
+            waiting=counts.waiting,
+            retrying=counts.retrying,
+            done=counts.done,
+            in_flight=self.frontier.out_count,
+            bytes=self._body_bytes,
+            outcomes=counts.outcomes,
+            refused=counts.refused,
+            longest_host=self._longest_host(),
+            failing_hosts=self.failing.top(FAILING_HOSTS),
+        )
+
+    def _state(self) -> State:
+        if self.frontier.draining:
+            return "draining"
+        return "offline" if "offline" in self.frontier.pauses else "paused" if self.frontier.pauses else "running"
+
+    def _waits_for(self) -> WaitsFor:
+        frontier = self.frontier
+        for pause, what in PAUSED_BY.items():
+            if pause in frontier.pauses:
+                return what
+        if not frontier.idle_count:
+            return "nothing"
+        if frontier.is_backed_up:
+            return "disk"
+        return "politeness" if frontier.bench.waiting or frontier.counts.waiting + frontier.counts.retrying else "frontier"
+
+    def _longest_host(self) -> LongestHost | None:
+        longest = self.parts.store.longest(1)
+        if not longest:
+            return None
+        host, waiting = longest[0]
+        hosts = self.parts.hosts
+        return LongestHost(host, waiting, hosts.delay(host), hosts.per_host(host))

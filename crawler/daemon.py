@@ -1,0 +1,268 @@
+"""open, run, drain, close, report: the only wiring, and the only code that knows the concrete parts.
+
+The law: parts are opened in the order in which they may be trusted and closed in the reverse one: traffic stops first,
+pages are flushed, outcomes are recorded last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from crawler import seeds, urls
+from crawler.archive import open_archive
+from crawler.clock import Clock
+from crawler.config import Config
+from crawler.crawl import Crawl, Parts
+from crawler.directory import open_directory
+from crawler.errors import ConfigError, Exit, StorageError
+from crawler.fetch import open_fetcher
+from crawler.frontier import open_store
+from crawler.frontier.commits import Journal
+from crawler.frontier.frontier import Desk, Frontier
+from crawler.frontier.rests import Rests
+from crawler.frontier.store import Limits, Prepared, Store
+from crawler.frontier.trace import Trace
+from crawler.frontier.workbench import Workbench
+from crawler.hostrules import HostRules
+from crawler.journal import Journal as Files
+from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Known, Link, Mark, Snapshot
+from crawler.results import Results
+from crawler.robotsdesk import RobotsDesk
+from crawler.rulescache import RulesCache
+from crawler.trouble import Trouble
+from crawler.verdict import Judge
+
+LINKS_ON_BENCH_MAX: Final = 10_000
+ROBOTS_BYTES_MAX: Final = 16 << 20
+STORE_BYTES_MAX: Final = 64 << 20
+RUN_BACKOFF_MAX_S: Final = 300.0
+SERVE_BACKOFF_MAX_S: Final = 3600.0
+
+
+class Report(Struct, frozen=True):
+    """How a crawl ended."""
+
+    exit_code: Exit
+    snapshot: Snapshot
+    stopped_by: str | None = None
+    error: str | None = None
+
+
+@contextlib.asynccontextmanager
+async def open_crawl(
+    config: Config, *, endless: bool = False, log: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Crawl]:
+    """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits.
+
+    ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
+    if config.output is None:
+        raise ConfigError("no directory: name one with --output")
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(open_directory(Path(config.output), config))
+        hosts = HostRules(config)
+        store = _open_store(config, root, hosts)
+        stack.callback(store.close)
+        clock = Clock(store.clock())
+        files = Files(root, open_archive(config, root), Results(root, config.roll_size))
+        stack.callback(files.close)
+        for name in files.rewind(store.marks()):
+            log(f"{name}: not part of the last commit; moved to lost+found/")
+        trace = _open_trace(root, config.workers, store) if config.store == "embedded" else None
+        if trace is not None:
+            stack.callback(trace.close)
+        desk = _open_desk(config, hosts, clock)
+        backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
+        trouble = Trouble(
+            root,
+            min_free_bytes=config.min_free_disk,
+            patience_s=math.inf if endless else config.disk_wait,
+            clock=clock.now,
+            log=log,
+        )
+        frontier = Frontier(
+            store,
+            Workbench(hosts.per_host, _group_of(config)),
+            Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures),
+            Journal(_write(files), files.committed, files.rewind),
+            recover=trouble.recover,
+            clock=clock.now,
+            wall=clock.wall,
+            links_max=LINKS_ON_BENCH_MAX,
+            trace=trace,
+            desk=_asked_by_the_pump(desk),
+            endless=endless,
+        )
+        stack.callback(frontier.close)
+        trouble.frontier = frontier
+        rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        judge = Judge(
+            retries=config.retries,
+            max_redirects=config.max_redirects,
+            rules=rules,
+            backoff_max_s=backoff_max_s,
+            rest=_rest(config, hosts, desk),
+            jitter=random.random,
+            move_anchor=config.redirects == "any",
+        )
+        fetching = open_fetcher(
+            config, tmp=root / "tmp", decode_body=config.archive == "files", hosts=config.host, per_host=config.per_host
+        )
+        async with fetching as fetcher:
+            frontier.out_max = min(config.workers, fetcher.concurrency_max)
+            chunks = seeds.read(config.input, config.urls, store.positions(), rules)
+            yield Crawl(Parts(config, clock, frontier, fetcher, judge, trouble, chunks, store, hosts, desk))
+
+
+def _open_store(config: Config, root: Path, hosts: HostRules) -> Store:
+    return open_store(
+        config.store,
+        root / "frontier",
+        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path),
+        now=Clock().now(),
+        rest=hosts.delay,
+        memory_bytes=STORE_BYTES_MAX,
+    )
+
+
+def _open_trace(root: Path, workers: int, store: Store) -> Trace:
+    """The slots of the visits that are out; what an unclean end left there is suspected once more."""
+    try:
+        trace = Trace(root / "frontier" / "out", workers)
+    except OSError as error:
+        raise StorageError(f"{root}: {error.strerror}", errno=error.errno or 0) from error
+    if trace.found:
+        counts = store.suspects()
+        store.set_suspects({key: counts.get(key, 0) + 1 for key in trace.found})
+    return trace
+
+
+def _open_desk(config: Config, hosts: HostRules, clock: Clock) -> RobotsDesk | None:
+    if not config.robots and not any(table.robots for table in config.host):
+        return None
+    return RobotsDesk(
+        RulesCache(ROBOTS_BYTES_MAX),
+        name=config.name,
+        crawl_delay_cap_s=config.crawl_delay_cap,
+        obeys=hosts.obeys_robots,
+        wall=clock.wall,
+    )
+
+
+def _asked_by_the_pump(desk: RobotsDesk | None) -> Desk | None:
+    if desk is None:
+        return None
+    return Desk(desk.ready, desk.link, desk.load, desk.learn)
+
+
+def _rest(config: Config, hosts: HostRules, desk: RobotsDesk | None) -> Callable[[Link, float], float]:
+    """The pause a host wishes after a visit: its delay, its Crawl-delay, or as long as it needed to begin its answer."""
+
+    def rest(link: Link, first_byte_s: float) -> float:
+        asked = desk.delay(link) if desk is not None else 0.0
+        return max(hosts.delay(link.host), asked, config.factor * first_byte_s)
+
+    return rest
+
+
+def domain_of(host: str) -> str:
+    return host
+
+
+def _group_of(config: Config) -> Callable[[str], str | None]:
+    if config.politeness_by == "host":
+        return lambda host: None
+    return domain_of
+
+
+def _write(files: Files) -> Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]:
+    def write(prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
+        known = files.append(prepared)
+        return known, files.sync()
+
+    return write
+
+
+# -- run ----------------------------------------------------------------------------------------------------------
+
+
+async def run_crawl(
+    config: Config,
+    *,
+    on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
+    interval: float = 1.0,
+    log: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """One crawl from open to report. SIGTERM and SIGINT drain; a second one ends the process at once, without loss.
+
+    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    async with open_crawl(config, log=log) as crawl:
+        error = None
+        with _signals(crawl):
+            showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
+            try:
+                await crawl.run()
+            except* StorageError as group:
+                error = _first(group)
+            finally:
+                showing.cancel()
+        snapshot = crawl.stats("ended")
+        on_snapshot(snapshot)
+        code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
+        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
+
+
+async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
+    while True:
+        on_snapshot(crawl.stats())
+        await asyncio.sleep(interval)
+
+
+def _first(group: BaseExceptionGroup[StorageError]) -> StorageError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, StorageError)
+    return error
+
+
+@contextlib.contextmanager
+def _signals(crawl: Crawl) -> Iterator[None]:
+    """The first SIGTERM or SIGINT drains; the second ends at once: what is committed is safe, the rest is fetched again."""
+    loop = asyncio.get_running_loop()
+
+    def told(name: str) -> None:
+        if crawl.stopped_by is not None:
+            os._exit(Exit.STOPPED)
+        crawl.drain(name)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, told, number.name)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
+    """What the outcomes of all the directory's URLs mean for a script."""
+    if stopped:
+        return Exit.STOPPED
+    fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
+    failed = sum(count for name, count in fetched.items() if name not in NO_FAILURE)
+    if sum(end.outcomes.values()) and not any(name in ANSWERED for name in fetched):
+        return Exit.OK if end.outcomes.get("robots_denied") else Exit.NOTHING_FETCHED
+    if failed * 100 > max_failed * sum(fetched.values()):
+        return Exit.FAILURES
+    return Exit.OK
