@@ -79,14 +79,15 @@ class ScopeConfig(Section):
     max_redirects: Count = Field(10, description="redirects followed from one URL")
     max_url: Annotated[int, Field(ge=16)] = Field(2083, description="longest URL, in bytes")
     max_outlinks: Count = Field(100_000, description="links taken from one page")
-    max_path_depth: Count = Field(32, description="path segments in a followed link")
-    max_repeated_segments: Count = Field(3, description="times one path segment may appear in a followed link")
+    max_path_depth: Count = Field(32, description="path segments in a followed link; 0 = no limit")
+    max_repeated_segments: Count = Field(3, description="times one path segment may appear in a followed link; 0 = no limit")
     max_queries_per_path: Count = Field(
         10_000, description="different query strings followed for one path of a host; 0 = no limit"
     )
     max_pages_per_host: Count = Field(0, description="links admitted for one host; 0 = no limit")
     drop_params: tuple[Text, ...] = Field((), description="query parameters dropped from links, such as utm_source or utm_*")
     sort_query: bool = Field(False, description="sort the query parameters of links")
+    resources: bool = Field(False, description="also follow what pages are made of: stylesheets, icons, images")
     sitemaps: bool = Field(False, description="read sitemaps named in robots.txt, and /sitemap.xml")
 
 
