@@ -125,6 +125,10 @@ class FetchConfig(Section):
     max_decode_ratio: Annotated[float, Field(ge=1)] = Field(1000.0, description="decoded to sent bytes of a body over 1 MiB")
     max_header_line: Annotated[int, Field(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
     max_headers: Positive = Field(256, description="header lines of an answer")
+    max_head: Annotated[int, Field(ge=1024), AsSize] = Field(
+        256 << 10, description="all heads of an answer, interim (1xx) ones too"
+    )
+    max_interim: Count = Field(8, description="interim (1xx) answers before the answer")
     accept_mime: tuple[MimeRange, ...] = Field((), description="keep only bodies of these types, such as text/html or image/*")
     user_agent: HeaderText | None = Field(
         None,
@@ -148,6 +152,7 @@ class FetchConfig(Section):
     deny_net: tuple[Network, ...] = Field((), description="address ranges (CIDR) never connected to")
     dns: tuple[NameServer, ...] = Field((), description="name servers, ADDRESS or ADDRESS:PORT (default: the system's)")
     dns_timeout: Deadline = Field(5.0, description="one name lookup in all")
+    max_addresses: Positive = Field(8, description="addresses of a name that are tried")
 
 
 class ArchiveConfig(Section):

@@ -103,6 +103,13 @@ class Body:
         with _ours():
             return self.path.open("rb")
 
+    def prefix(self, n: int) -> bytes:
+        """The first ``n`` bytes of the sealed body."""
+        if self.path is None:
+            return bytes(self._head[:n])
+        with self.open() as file, _ours():
+            return file.read(n)
+
     def chunks(self, n: int = CHUNK_BYTES) -> Iterator[bytes]:
         """The sealed body in pieces of at most ``n`` bytes."""
         if self.path is None:
@@ -201,11 +208,14 @@ class Page:
     """The type by content: a key of sniff.EXTENSIONS."""
 
     def header(self, name: str) -> str | None:
-        """The first field of that name, latin-1; None if there is none."""
+        """The first field of that name, as UTF-8 if it is that, else latin-1; None if there is none."""
         wanted = name.lower().encode()
         for key, value in self.headers:
             if len(key) == len(wanted) and key.lower() == wanted:
-                return value.decode("latin-1")
+                try:
+                    return value.decode()
+                except UnicodeDecodeError:
+                    return value.decode("latin-1")
         return None
 
     def decoded(self, limit: int) -> bytes:

@@ -1,0 +1,130 @@
+"""aiohttp's pool, bounded where it is not and careful where it trusts: see ``protocol`` for what a connection may answer.
+
+The law: no socket is made for an address the guard refuses; a pooled connection is used again only if nothing lies unread
+on it; never more than ``idle_max`` connections wait for a next use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from collections import OrderedDict
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+from crawler.errors import OUR_ERRNOS
+from crawler.fetch.exchange import current
+from crawler.fetch.protocol import Watched
+from crawler.fetch.resolver import Resolver
+from crawler.guard import Guard, Refused
+
+KEEPALIVE_S: Final = 5.0
+HAPPY_EYEBALLS_S: Final = 0.25
+
+
+class Connector(aiohttp.TCPConnector):
+    """The one pool of a crawl. ``limit`` is off: the crawl's workers are the limit."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        resolver: Resolver,
+        *,
+        tls: ssl.SSLContext,
+        idle_max: int,
+        idle_per_host_max: int,
+        head_bytes_max: int,
+        interim_max: int,
+    ) -> None:
+        super().__init__(
+            limit=0,
+            resolver=resolver,
+            use_dns_cache=False,
+            ssl=tls,
+            happy_eyeballs_delay=HAPPY_EYEBALLS_S,
+            socket_factory=self._socket,
+            keepalive_timeout=KEEPALIVE_S,
+        )
+        self._guard = guard
+        self._idle_max = idle_max
+        self._idle_per_host_max = idle_per_host_max
+        self._idle: OrderedDict[ResponseHandler, None] = OrderedDict()
+        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max)  # type: ignore[assignment]
+
+    @property
+    def acquired(self) -> int:
+        """Connections in use or being made."""
+        return len(self._acquired)
+
+    @property
+    def idle(self) -> int:
+        """Connections kept for a next use."""
+        self._forget_closed()
+        return len(self._idle)
+
+    def _socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
+        exchange = current()
+        try:
+            if exchange.proxied:
+                return socket.socket(*addr_info[:3])
+            return self._guard.socket(addr_info)
+        except Refused as refused:
+            exchange.refused = refused.rule
+            raise
+        except OSError as error:
+            if error.errno in OUR_ERRNOS:
+                exchange.our_errno = error.errno or 0
+            raise
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        """A pooled connection that is certainly at rest."""
+        exchange = current()
+        if exchange.fresh:
+            return None
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            assert protocol is not None
+            self._idle.pop(protocol, None)
+            if isinstance(protocol, Watched) and protocol.idle and _is_quiet(protocol.transport):
+                exchange.reused = True
+                return connection
+            connection.close()
+        return None
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        """Back to the pool, or closed at once: a TLS connection that says goodbye first may linger for long."""
+        if should_close or not (isinstance(protocol, Watched) and protocol.idle):
+            protocol.abort()
+            should_close = True
+        super()._release(key, protocol, should_close=should_close)
+        if should_close or self._closed:
+            return
+        self._idle[protocol] = None
+        if len(self._idle) > self._idle_max:
+            self._forget_closed()
+        while len(self._idle) > self._idle_max:
+            self._idle.popitem(last=False)[0].abort()
+        if len(same := self._conns[key]) > self._idle_per_host_max:
+            same.popleft()[0].abort()
+
+    def _forget_closed(self) -> None:
+        for protocol in [protocol for protocol in self._idle if not protocol.is_connected()]:
+            del self._idle[protocol]
+
+
+def _is_quiet(transport: asyncio.BaseTransport | None) -> bool:
+    """Nothing lies unread in the kernel: neither bytes, which would answer what was not asked yet, nor the peer's FIN."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return not poll.poll(0)

@@ -1,0 +1,86 @@
+"""What one attempt at one URL learns on its way: the notebook that socket factory, protocol and fetcher share.
+
+The law: it belongs to the attempt, not to the connection. A connection that goes back to the pool forgets its exchange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final
+
+from aiohttp.http import RawResponseMessage
+
+
+class Exchange:
+    """Filled in as the attempt proceeds. ``sent_at`` is loop time, ``sent_wall`` wall time, both in seconds."""
+
+    __slots__ = (
+        "ending",
+        "fresh",
+        "interim",
+        "ip",
+        "lost",
+        "message",
+        "on_sent",
+        "our_errno",
+        "proxied",
+        "received",
+        "refused",
+        "reused",
+        "sent_at",
+        "sent_wall",
+        "tls",
+        "unasked",
+    )
+
+    def __init__(self, *, proxied: bool = False, fresh: bool = False) -> None:
+        self.proxied = proxied
+        """The socket leads to a proxy that the operator named, not to the URL's host."""
+        self.fresh = fresh
+        """Pooled connections must not be used."""
+        self.reused = False
+        self.refused: str | None = None
+        """The guard's rule, if it refused the address."""
+        self.our_errno = 0
+        """An error of this machine met on the way, 0 if none."""
+        self.on_sent: Callable[[], None] | None = None
+        """Called when the request is about to be written."""
+        self.begin(None, unasked=False)
+
+    def begin(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
+        """A request is about to be written on a connection; ``unasked``: something has come on it already."""
+        self.unasked = unasked
+        self.tls = transport is not None and transport.get_extra_info("sslcontext") is not None
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        self.ip: str | None = str(peer[0]) if isinstance(peer, tuple) and peer else None
+        self.received = 0
+        """Bytes since then, framing and all."""
+        self.interim = 0
+        """1xx answers received."""
+        self.message: RawResponseMessage | None = None
+        """The head of the final answer."""
+        self.ending: tuple[str, str] | None = None
+        """(reason, detail) of an answer that did not end as its framing promised."""
+        self.lost = False
+        """The connection is gone."""
+        self.sent_at = time.monotonic()
+        self.sent_wall = time.time()
+        if self.on_sent is not None:
+            self.on_sent()
+
+    def forget(self) -> None:
+        """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""
+        self.message = self.on_sent = None
+
+
+CURRENT: Final[ContextVar[Exchange | None]] = ContextVar("exchange", default=None)
+
+
+def current() -> Exchange:
+    """The exchange of the running task."""
+    found = CURRENT.get()
+    assert found is not None, "no exchange is open in this context"
+    return found

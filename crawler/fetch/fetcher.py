@@ -1,0 +1,251 @@
+"""One straight coroutine per exchange: ask, read chunk by chunk into a bounded body, say what came.
+
+The law: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError; whatever
+ends a fetch, cancellation included, gives back its connection, timer and spool file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
+from aiolimiter import AsyncLimiter
+from msgspec import Struct
+from yarl import URL
+
+from crawler.config import FetchConfig
+from crawler.errors import FetchError
+from crawler.fetch.border import Border
+from crawler.fetch.connector import Connector
+from crawler.fetch.deadline import Deadline
+from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.finish import Finisher
+from crawler.fetch.request import Profile, conditions, head_of
+from crawler.guard import Guard
+from crawler.model import Lease, Link
+from crawler.page import Body, Page, Timings, content_type
+
+QUANTUM_BYTES: Final = 64 << 10
+"""The byte rate is paid in pieces of this size."""
+LIMITER_PERIOD_S: Final = 0.01
+"""No limiter counts in shorter periods than the loop can keep."""
+ROBOTS_BYTES_MAX: Final = 500 << 10
+"""As much of a robots.txt as is read (RFC 9309 section 2.5)."""
+TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
+
+
+class FetchStats(Struct, frozen=True):
+    """Gauges, then totals since the start."""
+
+    in_flight: int
+    connections_acquired: int
+    connections_idle: int
+    requests: int
+    bytes_wire: int
+    bytes_decoded: int
+
+
+class Fetcher:
+    """Made by ``open_fetcher``."""
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        session: aiohttp.ClientSession,
+        connector: Connector,
+        guard: Guard,
+        profile_of: Callable[[str], Profile],
+        tmp: Path,
+        decode_body: bool,
+        concurrency_max: int,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._connector = connector
+        self._guard = guard
+        self._profile_of = profile_of
+        self._tmp = tmp
+        self.concurrency_max = concurrency_max
+        """Fetches at a time that the descriptor limit allows."""
+        self._loop = asyncio.get_running_loop()
+        self._finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio)
+        self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
+        self.pace(config.rate, config.bandwidth)
+
+    def __repr__(self) -> str:
+        return f"<Fetcher {self._in_flight} in flight, {self._connector.acquired} connected, {self._connector.idle} idle>"
+
+    def pace(self, rate: float, bandwidth: float) -> None:
+        """From now on: requests per second and bytes per second over the whole crawl; 0 means no limit."""
+        self._request_limit = _limiter(rate)
+        self._byte_limit = _limiter(bandwidth / QUANTUM_BYTES)
+
+    def stats(self) -> FetchStats:
+        connected = self._connector
+        return FetchStats(
+            self._in_flight, connected.acquired, connected.idle, self._requests, self._bytes_wire, self._bytes_decoded
+        )
+
+    async def fetch(self, lease: Lease) -> Page:
+        """One attempt at a link. FetchError: there was no answer that could be read. StorageError: the fault is ours."""
+        started = time.monotonic()
+        self._in_flight += 1
+        try:
+            if self._request_limit is not None:
+                await self._request_limit.acquire()
+            try:
+                url = URL(lease.link.url, encoded=True)
+            except ValueError:
+                raise FetchError("syntax", "the URL cannot be requested") from None
+            profile = self._profile_of(lease.link.host)
+            proxied = profile.proxy is not None
+            if proxied:
+                self._check_literal(url)
+            exchange = Exchange(proxied=proxied)
+            try:
+                return await self._exchange(lease, url, profile, exchange, started)
+            except FetchError as error:
+                if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
+                    raise
+            # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
+            return await self._exchange(lease, url, profile, Exchange(proxied=proxied, fresh=True), started)
+        finally:
+            self._in_flight -= 1
+
+    async def _exchange(self, lease: Lease, url: URL, profile: Profile, exchange: Exchange, started: float) -> Page:
+        config = self._config
+        method = "GET" if lease.link.kind in ("robots", "sitemap") else config.method
+        extra = conditions(lease)
+        body = Body(self._tmp)
+        head_at = 0.0
+        fault: FetchError | None = None
+        CURRENT.set(exchange)
+        self._requests += 1
+        try:
+            try:
+                with Deadline(self._loop, config.timeout) as deadline, Border(exchange, tls=url.scheme == "https"):
+                    exchange.on_sent = lambda: deadline.arm(config.first_byte_timeout, "first_byte_timeout")
+                    deadline.arm(config.connect_timeout, "connect_timeout")
+                    async with self._session.request(
+                        method, url, headers=profile.fields + extra, proxy=profile.proxy, allow_redirects=False
+                    ) as response:
+                        self._check_head(lease.link, exchange)
+                        head_at = time.monotonic()
+                        limit = ROBOTS_BYTES_MAX if lease.link.kind == "robots" else config.max_body
+                        fault = await self._read(response.content, body, limit, deadline)
+            except FetchError as error:
+                if not head_at:
+                    raise
+                fault = error
+            if fault is None and exchange.ending is not None:
+                fault = FetchError(*exchange.ending)
+            body.seal()
+            message = exchange.message
+            assert message is not None
+            page = _page(lease.link.url, message, body, fault)
+            page.request = head_of(method, url, profile, extra)
+            page.ip = None if exchange.proxied else exchange.ip
+            page.fetched_at = exchange.sent_wall
+            page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
+            await self._finisher.finish(page, limit)
+            self._bytes_wire += page.bytes_wire
+            self._bytes_decoded += page.bytes_decoded
+            return page
+        except BaseException:
+            body.discard()
+            raise
+        finally:
+            exchange.forget()
+
+    async def _read(self, content: StreamReader, body: Body, limit: int, deadline: Deadline) -> FetchError | None:
+        """The body, chunk by chunk, at most ``limit`` bytes; the fault if there is more."""
+        config = self._config
+        begun = self._loop.time()
+        deadline.arm_at(begun + config.read_timeout, "read_timeout")
+        while chunk := await content.readany():
+            if len(chunk) > limit - body.size:
+                body.write(chunk[: limit - body.size])
+                return FetchError("max_body", f"over {limit} bytes")
+            body.write(chunk)
+            if self._byte_limit is not None:
+                begun += await self._pay(len(chunk), deadline)
+            if content.at_eof():
+                break
+            silent_at = self._loop.time() + config.read_timeout
+            slow_at = begun + max(config.min_rate_grace, body.size / config.min_rate) if config.min_rate else silent_at
+            deadline.arm_at(*((slow_at, "min_rate") if slow_at < silent_at else (silent_at, "read_timeout")))
+        return None
+
+    async def _pay(self, size: int, deadline: Deadline) -> float:
+        """Wait for the crawl's byte rate; the seconds waited."""
+        self._owed_bytes += size
+        waited = 0.0
+        while self._owed_bytes >= QUANTUM_BYTES and (limit := self._byte_limit) is not None:
+            self._owed_bytes -= QUANTUM_BYTES
+            deadline.hold()
+            try:
+                await limit.acquire()
+            finally:
+                waited += deadline.go_on()
+        return waited
+
+    def _check_literal(self, url: URL) -> None:
+        """Behind a proxy no socket is made for the URL's own address, but one written in the URL is known here already."""
+        host = url.raw_host or ""
+        if (":" in host or host.replace(".", "").isdigit()) and (rule := self._guard.refuses(host)):
+            raise FetchError("address", rule)
+
+    def _check_head(self, link: Link, exchange: Exchange) -> None:
+        """Refuse an answer by its head alone."""
+        message = exchange.message
+        assert message is not None
+        if message.code == 101:
+            raise FetchError("upgrade")
+        if message.code == 407 and exchange.proxied:
+            raise FetchError("proxy", "status 407")
+        if message.version.major != 1 or message.code < 200:
+            raise FetchError("malformed", "status line")
+        transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip().lower()
+        if transfer not in ("", "chunked", "identity"):
+            raise FetchError("malformed", "transfer coding")
+        accepted = self._config.accept_mime
+        if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
+            mime, _ = content_type(message.headers.getall("Content-Type", ()))
+            if mime is not None and not any(_matches(mime, pattern) for pattern in accepted):
+                raise FetchError("mime", mime)
+
+
+def _page(url: str, message: RawResponseMessage, body: Body, fault: FetchError | None) -> Page:
+    page = Page(
+        url,
+        message.code,
+        message.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
+        f"{message.version.major}.{message.version.minor}",
+        message.raw_headers,
+        b"",
+        body,
+        bytes_wire=body.size,
+        fault=fault,
+    )
+    page.mime, page.charset = content_type(message.headers.getall("Content-Type", ()))
+    if fault is not None:
+        page.truncated = "length" if fault.reason == "max_body" else "time" if fault.reason in TIME_REASONS else "disconnect"
+    return page
+
+
+def _matches(mime: str, pattern: str) -> bool:
+    return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))
+
+
+def _limiter(per_second: float) -> AsyncLimiter | None:
+    """Evenly spaced, but for rates so high that the loop could not keep the spacing."""
+    if per_second <= 0:
+        return None
+    at_once = max(1.0, per_second * LIMITER_PERIOD_S)
+    return AsyncLimiter(at_once, at_once / per_second)

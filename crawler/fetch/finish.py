@@ -1,0 +1,84 @@
+"""The last step of a fetch: prove that the body's content codings are whole, undo them if asked to, tell what it is.
+
+The law: a body whose coding is cut, corrupt or explosive never leaves here without a fault; while it decodes, the loop
+goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from crawler.decode import bounded, codings_of, decoded
+from crawler.errors import FetchError
+from crawler.page import Body, Page
+from crawler.sniff import PREFIX_BYTES, sniff
+
+DECODERS_MAX: Final = 4
+"""Bodies decoded at a time: a brotli window alone may be 16 MiB."""
+SLICE_BYTES: Final = 1 << 20
+"""Decoded bytes after which others have a turn."""
+
+
+class Finisher:
+    """``decode_body``: the page's body is replaced by its decoded form, spooled in ``tmp``."""
+
+    def __init__(self, tmp: Path, *, decode_body: bool, ratio_max: float) -> None:
+        self._tmp = tmp
+        self._decode_body = decode_body
+        self._ratio_max = ratio_max
+        self._turns = asyncio.Semaphore(DECODERS_MAX)
+
+    async def finish(self, page: Page, limit: int) -> None:
+        """Complete a page whose body is sealed. ``limit``: most bytes it may decode to. Raises StorageError."""
+        codings = codings_of(_values(page, b"content-encoding")) if page.body.size else ()
+        if not codings:
+            page.bytes_decoded = page.body.size
+            page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
+            return
+        page.coding = ", ".join(codings)
+        target = Body(self._tmp) if self._decode_body else None
+        try:
+            async with self._turns:
+                await self._decode(page, codings, limit, target)
+        except BaseException:
+            if target is not None:
+                target.discard()
+            raise
+        if target is not None:
+            target.seal()
+            page.body.discard()
+            page.body = target
+            page.coding = None
+
+    async def _decode(self, page: Page, codings: tuple[str, ...], limit: int, target: Body | None) -> None:
+        prefix = bytearray()
+        size = turn = 0
+        pieces = bounded(
+            decoded(page.body.chunks(), codings),
+            wire_bytes=page.body.size,
+            decoded_bytes_max=limit,
+            ratio_max=self._ratio_max,
+        )
+        try:
+            for piece in pieces:
+                if len(prefix) < PREFIX_BYTES:
+                    prefix += piece[: PREFIX_BYTES - len(prefix)]
+                size += len(piece)
+                if target is not None:
+                    target.write(piece)
+                if size - turn >= SLICE_BYTES:
+                    turn = size
+                    await asyncio.sleep(0)
+        except FetchError as error:
+            if page.fault is None:  # else the body is known to be cut, and its coding with it
+                page.fault = error
+                if target is not None:
+                    page.truncated = "length" if error.reason in ("max_decoded", "decode_ratio") else "disconnect"
+        page.bytes_decoded = size
+        page.sniffed = sniff(bytes(prefix), page.mime)
+
+
+def _values(page: Page, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in page.headers if key.lower() == name]

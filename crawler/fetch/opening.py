@@ -1,0 +1,93 @@
+"""How the crawl's one session is opened: limits, trust and bounds put together, and closed again without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.sslproto
+import resource
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from crawler.config import FetchConfig, HostConfig
+from crawler.errors import ConfigError
+from crawler.fetch.connector import Connector
+from crawler.fetch.fetcher import Fetcher
+from crawler.fetch.request import profiles
+from crawler.fetch.resolver import Resolver
+from crawler.guard import Guard
+
+READ_BYTES: Final = 64 << 10
+"""Low water of a connection's read buffer; reading pauses above twice this."""
+TLS_BUFFER_BYTES: Final = 32 << 10
+DESCRIPTORS_KEPT_MAX: Final = 256
+"""Left to the store, the archive, the control API and the libraries."""
+DESCRIPTORS_PER_FETCH: Final = 3
+"""A socket, a second one while happy eyeballs race, a spool file."""
+
+
+@asynccontextmanager
+async def open_fetcher(
+    config: FetchConfig, *, tmp: Path, decode_body: bool, hosts: Sequence[HostConfig] = (), per_host: int = 1
+) -> AsyncIterator[Fetcher]:
+    """The crawl's one session. ``tmp`` is where bodies are spooled; with ``decode_body`` they are kept with their content
+    codings undone; ``hosts`` are the ``[[host]]`` tables. Raises ConfigError."""
+    guard = Guard(config.allow_net, config.deny_net)
+    tls = tls_context(config.ca_file, insecure=config.insecure)
+    profile_of = profiles(config, hosts)
+    concurrency_max, idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    # asyncio allots a buffer of this size to every TLS connection: 256 KiB unless told otherwise.
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+    resolver = Resolver(guard.refuses, nameservers=config.dns, timeout_s=config.dns_timeout, addresses_max=config.max_addresses)
+    try:
+        connector = Connector(
+            guard,
+            resolver,
+            tls=tls,
+            idle_max=idle_max,
+            idle_per_host_max=per_host,
+            head_bytes_max=config.max_head,
+            interim_max=config.max_interim,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=READ_BYTES,
+            max_line_size=config.max_header_line,
+            max_field_size=config.max_header_line,
+            max_headers=config.max_headers,
+        )
+        session._retry_connection = False  # retries are the frontier's
+        async with session:
+            yield Fetcher(config, session, connector, guard, profile_of, tmp, decode_body, concurrency_max)
+    finally:
+        await resolver.close()
+
+
+def shares(descriptors: int) -> tuple[int, int]:
+    """(fetches at a time, idle connections) that a limit of so many descriptors allows."""
+    usable = descriptors - min(DESCRIPTORS_KEPT_MAX, descriptors // 2)
+    idle_max = usable // 4
+    return max(1, (usable - idle_max) // DESCRIPTORS_PER_FETCH), idle_max
+
+
+def tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
+    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"ca_file: {ca_file}: no certificates can be read: {error.strerror or error}") from None
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
