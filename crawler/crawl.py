@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -59,6 +59,8 @@ class Parts(Struct, frozen=True):
     seeds: Iterator[Chunk]
     store: Store
     hosts: HostRules
+    roll: Callable[[], None]
+    """Close the archive's and the results' open files with the next commit."""
     desk: RobotsDesk | None = None
 
 
@@ -99,6 +101,7 @@ class Crawl:
             await asyncio.wait(workers)
             for helper in helpers:
                 helper.cancel()
+            self.parts.roll()
             self.frontier.end()
             await pump
 

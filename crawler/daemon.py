@@ -73,7 +73,7 @@ async def open_crawl(
         store = _open_store(config, root, hosts)
         stack.callback(store.close)
         clock = Clock(store.clock())
-        files = Files(root, open_archive(config, root), Results(root, config.roll_size))
+        files = Files(open_archive(config, root), Results(root, config.roll_size))
         stack.callback(files.close)
         for name in files.rewind(store.marks()):
             log(f"{name}: not part of the last commit; moved to lost+found/")
@@ -120,7 +120,7 @@ async def open_crawl(
         async with fetching as fetcher:
             frontier.out_max = min(config.workers, fetcher.concurrency_max)
             chunks = seeds.read(config.input, config.urls, store.positions(), rules)
-            yield Crawl(Parts(config, clock, frontier, fetcher, judge, trouble, chunks, store, hosts, desk))
+            yield Crawl(Parts(config, clock, frontier, fetcher, judge, trouble, chunks, store, hosts, files.roll, desk))
 
 
 def _open_store(config: Config, root: Path, hosts: HostRules) -> Store:

@@ -26,12 +26,14 @@ class OpenBatch:
         self.hosts: dict[str, HostRest] = {}
         self.refused: dict[str, int] = {}
         self.robots: dict[str, bytes] = {}
+        self.is_last = False
+        """It is committed even if it is empty: the files are closed with it."""
         self.links_count = 0
         self.body_bytes = 0
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.settled or self.admitted or self.robots or self.hosts or self.refused)
+        return bool(self.is_last or self.settled or self.admitted or self.robots or self.hosts or self.refused)
 
     def is_full(self) -> bool:
         return len(self.settled) >= OUTCOMES_MAX or self.links_count >= LINKS_MAX or self.body_bytes >= BODY_BYTES_MAX
@@ -69,6 +71,7 @@ class OpenBatch:
         self.admitted[:0] = failed.admitted
         self.links_count += sum(len(admitted.links) + len(admitted.faults) for admitted in failed.admitted)
         self.hosts = failed.hosts | self.hosts
+        self.is_last |= failed.is_last
         self.refuse(failed.refused)
         self.robots = failed.robots | self.robots
         self._committed += failed._committed

@@ -204,7 +204,7 @@ class Frontier:
             link = lease.link
             self._bench.put_first(Lease(link.again(), b""))
         else:
-            retry_at = max(rest.due, now + outcome.after) if isinstance(outcome, Retry) else 0.0
+            retry_at = now + outcome.after if isinstance(outcome, Retry) else 0.0  # its host rests as long as it rests
             self._open.settle(Settled(lease, outcome, retry_at), rest)
         if rest.down:
             self._give_up(host, rest)
@@ -281,8 +281,9 @@ class Frontier:
             self.deal()
 
     def end(self) -> None:
-        """All visits have ended and no more is admitted: ``pump`` commits what is settled and returns."""
+        """All visits have ended and no more is admitted: ``pump`` commits what is settled, once more, and returns."""
         self._ended = True
+        self._open.is_last = True
         self._dirty.set()
         self._full.set()
         self._refill.wanted.set()

@@ -27,8 +27,9 @@ class Rests:
         self._host_failures = host_failures
 
     def backoff(self, times: int) -> float:
-        """Full jitter: anywhere up to the exponential ceiling, so that hosts do not come back in step."""
-        return self._jitter() * min(self._backoff_max_s, BACKOFF_BASE_S * 2.0 ** min(times, 32))
+        """After so many failures in a row. Full jitter: anywhere up to the exponential ceiling, so that hosts do not come
+        back in step."""
+        return self._jitter() * min(self._backoff_max_s, BACKOFF_BASE_S * 2.0 ** min(times - 1, 32))
 
     def after(self, outcome: Done | Dropped | Retry, now: float, due: float, failures: int, busy: int) -> HostRest:
         """The rest of a host after this visit, given its state before."""
