@@ -31,6 +31,12 @@ commands:
 """
 
 
+def _run(arguments: Sequence[str]) -> int:
+    from crawler.cli_run import run
+
+    return run(arguments)
+
+
 def _config(arguments: Sequence[str]) -> int:
     from crawler.effective import example, schema, to_toml
     from crawler.options import Parser, add_settings, flags
@@ -108,6 +114,7 @@ def _ask_health(listen: str, path: str) -> int:
 
 
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
+    "run": (_run, "crawl until nothing is left, or go on with a crawl"),
     "config": (_config, "check, show or describe the settings"),
     "healthcheck": (_healthcheck, "ask a running crawler whether it is well"),
 }
@@ -156,20 +163,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
-    except ConfigError as error:
-        for fault in error.faults:
-            say(fault)
-        return Exit.USAGE
-    except StorageError as error:
-        say(str(error))
-        return Exit.LOCKED if error.errno == EWOULDBLOCK else Exit.STORAGE
     except BrokenPipeError:
         # the reader has seen enough: no error; what is still buffered must not be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return Exit.OK
     except KeyboardInterrupt:
         return 130
-    except Exception:
-        traceback.print_exc()
-        say("internal error: this should not happen; please report it with the lines above")
-        return Exit.INTERNAL
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Say why, and the exit code."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]  # a group of tasks wraps what ended it
+    if isinstance(cause, ConfigError):
+        for fault in cause.faults:
+            say(fault)
+        return Exit.USAGE
+    if isinstance(cause, StorageError):
+        say(str(cause))
+        return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE
+    traceback.print_exception(error)
+    say("internal error: this should not happen; please report it with the lines above")
+    return Exit.INTERNAL

@@ -77,6 +77,10 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def _took(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
 def amount(size: float) -> str:
     """``3.4 MB``, in powers of 1000."""
     for prefix in ("", "k", "M", "G", "T"):
@@ -120,7 +124,7 @@ def _safe(text: str) -> str:
 
 def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: str | None) -> str:
     """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took."""
-    lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {duration(seconds)} this time"]
+    lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
     lines += _columns(end.outcomes)

@@ -3,26 +3,17 @@
 import http.server
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 
 import pytest
+from programs import CLEAN, crawler, on_a_terminal
 
 from crawler import __version__, effective
 from crawler.cli import COMMANDS
 from crawler.config import Config
-
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("CRAWLER_")}
-
-
-def crawler(*arguments: str, environ: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "crawler", *arguments]
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 60} | options
-    return subprocess.run(command, env=CLEAN | (environ or {}), text=True, check=False, **options)
 
 
 def test_the_version_is_one_line_of_data():
@@ -163,25 +154,6 @@ def test_healthcheck_fails_where_nothing_answers():
     assert ended.returncode == 1 and "no answer" in ended.stderr
 
 
-def on_a_terminal(arguments: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Run with all three streams on a terminal; the exit code and what was drawn."""
-    leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "crawler", *arguments]
-    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=CLEAN | environ)
-    os.close(follower)
-    drawn = b""
-    while True:
-        try:
-            chunk = os.read(leader, 65536)
-        except OSError:  # EIO: the other side is closed
-            break
-        if not chunk:
-            break
-        drawn += chunk
-    os.close(leader)
-    return process.wait(60), drawn.decode()
-
-
 def test_no_colour_is_honoured_on_a_terminal():
-    code, drawn = on_a_terminal(["config", "--help"], {"NO_COLOR": "1", "TERM": "xterm-256color"})
+    code, drawn = on_a_terminal("config", "--help", environ={"NO_COLOR": "1"})
     assert code == 0 and "\x1b[" not in drawn

@@ -1,0 +1,196 @@
+"""``crawler run`` as a person or a script meets it: real processes against a real server, streams and exit codes."""
+
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import orjson
+import pytest
+from programs import LOCAL, crawler, crawling, on_a_terminal, rows_of
+from sinful import Site, head, running, stay
+
+
+@pytest.fixture(scope="module")
+def site():
+    scripts = {
+        "slow": [2.0, head(2) + b"ok", stay],
+        "lame": [0.2, head(2) + b"ok", stay],
+        "gone": [head(0, status="404 Not Found"), stay],
+    }
+    with running(Site(scripts=scripts)) as site:
+        yield site
+
+
+def good(site: Site, count: int, first: int = 0) -> list[str]:
+    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
+
+
+def sin(site: Site, name: str) -> str:
+    return f"http://127.0.0.1:{site.ports['http']}/sin/{name}"
+
+
+def wait_for_request(site: Site, path: str) -> None:
+    while not any(f" {path} ".encode() in request for request in site.requests):
+        time.sleep(0.01)
+    site.requests.clear()
+
+
+def wait_for_talk(process, text: str) -> str:
+    """Read standard error until the text has been said."""
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} was never said: {said}")
+
+
+def test_a_list_is_crawled_and_told_about(site, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "list").write_text("\n".join([*good(site, 30), "# comment", "", sin(site, "gone")]))
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert Counter(row["outcome"] for row in rows_of(out)) == {"ok": 30, "http_error": 1}
+    lines = ended.stderr.splitlines()
+    assert any(line.startswith("31 of 31 URLs settled") for line in lines)
+    assert f"to list them: crawler results {out} --outcome http_error" in lines
+    assert f"  127.0.0.1:{site.ports['http']}  1" in lines
+    assert "robots.txt is not obeyed" in ended.stderr
+    assert "\x1b" not in ended.stderr
+
+
+def test_the_list_may_come_from_standard_input(site, tmp_path):
+    ended = crawler("run", "-i", "-", "-o", str(tmp_path), *LOCAL, input="\n".join(good(site, 5)))
+    assert ended.returncode == 0 and len(rows_of(tmp_path)) == 5
+
+
+def test_the_summary_is_one_json_object_and_quiet_is_quiet(site, tmp_path):
+    ended = crawler("run", *good(site, 3), "-o", str(tmp_path), *LOCAL, "--json", "-q")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    summary = orjson.loads(ended.stdout)
+    assert summary["exit_code"] == 0 and summary["outcomes"] == {"ok": 3}
+    assert summary["done"] == summary["known"] == 3 and summary["stopped_by"] is None
+
+
+def test_the_same_command_again_fetches_nothing_twice(site, tmp_path):
+    command = ("run", *good(site, 3, first=1000), "-o", str(tmp_path), *LOCAL)
+    assert crawler(*command).returncode == 0
+    seen = len(site.requests)
+    ended = crawler(*command)
+    assert ended.returncode == 0 and "3 of 3 URLs settled" in ended.stderr
+    assert len(site.requests) == seen and len(rows_of(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_the_same_command_continues(site, tmp_path, number):
+    urls = good(site, 40)
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--delay", "100ms", "--progress", "plain")
+    with crawling(*command) as process:
+        wait_for_talk(process, "URLs")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert f"stopped before the end ({number.name}): the same command continues" in said
+    assert crawler(*command, "--delay", "0").returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
+
+
+def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
+    urls = [sin(site, "slow"), *good(site, 5)]
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
+    with crawling(*command) as process:
+        wait_for_request(site, "/sin/slow")
+        process.send_signal(signal.SIGINT)
+        wait_for_talk(process, "draining")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 5
+    assert crawler(*command).returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
+
+
+def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
+    with crawling("run", sin(site, "slow"), "-o", str(tmp_path), *LOCAL, "--progress", "plain"):
+        wait_for_request(site, "/sin/slow")
+        ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
+        assert ended.returncode == 75 and "in use" in ended.stderr
+
+
+def test_all_faults_of_a_command_line_are_told_at_once():
+    ended = crawler("run", "-w", "many", "--delay", "soon")
+    assert ended.returncode == 2 and ended.stdout == ""
+    said = [line.removeprefix("crawler: ").partition(":")[0] for line in ended.stderr.splitlines()]
+    assert sorted(said) == ["--delay 'soon'", "--workers 'many'", "-o/--output is missing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "{tmp}/new"], "nothing to crawl"),
+        (["http://a.example/", "-o", "{tmp}/file"], "{tmp}/file"),
+        (["-i", "{tmp}/none.txt", "-o", "{tmp}/new"], "none.txt"),
+        (["http://a.example/", "-o", "{tmp}/new", "-c", "{tmp}/none.toml"], "none.toml"),
+    ],
+)
+def test_what_cannot_be_done_is_said_plainly(tmp_path, arguments, said):
+    (tmp_path / "file").write_text("")
+    ended = crawler("run", *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert ended.returncode == 2, ended.stderr
+    assert said.format(tmp=tmp_path) in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_crawl_is_not_continued_as_another_one(site, tmp_path):
+    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL).returncode == 0
+    ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--depth", "2", "--archive", "files")
+    assert ended.returncode == 2
+    assert "archive: this directory was begun with" in ended.stderr and "depth: this directory was begun with 0" in ended.stderr
+    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
+    assert len(list(tmp_path.glob("previous-*/warc/*"))) == 1
+
+
+def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
+    assert crawler("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0").returncode == 4
+    command = ("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
+    assert crawler(*command, "--max-failed", "20").returncode == 8
+    assert crawler(*command, "--max-failed", "30").returncode == 0
+
+
+def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, tmp_path):
+    ended = crawler("run", *good(site, 1), "-o", str(tmp_path), "--no-robots")
+    assert ended.returncode == 4 and "--allow-net CIDR" in ended.stderr
+    assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked"]
+
+
+@pytest.mark.parametrize("limit", [("--max-pages", "5"), ("--max-bytes", "10kB"), ("--max-time", "1s")])
+def test_a_limit_stops_early(site, tmp_path, limit):
+    command = ("run", *good(site, 60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
+    ended = crawler(*command)
+    assert ended.returncode == 5 and "stopped before the end (max_" in ended.stderr
+    assert 3 <= len(rows_of(tmp_path)) <= 40
+
+
+def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tmp_path):
+    code, drawn = on_a_terminal("run", *good(site, 5), sin(site, "lame"), "-o", str(tmp_path), *LOCAL)
+    assert code == 0
+    assert "in flight" in drawn and "\x1b[2K" in drawn  # the line, and its erasure
+    assert drawn.rstrip().endswith("ok  6")
+
+
+def test_progress_can_be_plain_on_a_terminal_and_colour_is_not_used(site, tmp_path):
+    _, drawn = on_a_terminal("run", *good(site, 5), "-o", str(tmp_path), *LOCAL, "--progress", "plain", environ={"NO_COLOR": "1"})
+    assert "in flight" in drawn and "\x1b" not in drawn
+
+
+def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
+    codes: list[int] = []
+
+    def one(name: str) -> None:
+        codes.append(crawler("run", *good(site, 20), "-o", str(tmp_path / name), *LOCAL).returncode)
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [0, 0] and all(len(rows_of(Path(tmp_path / name))) == 20 for name in "ab")
