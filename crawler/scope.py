@@ -32,8 +32,8 @@ RULES: Final = (
     "path_depth",
     "repeated_segments",
     "nofollow",
+    # a page's references that name nothing to fetch, only what it is made of, or are too many: see crawler.links
     "resource",
-    # a page's references that name nothing to fetch, or are too many: see crawler.links
     "syntax",
     "scheme",
     "encoding",
@@ -58,8 +58,6 @@ class Found(Protocol):
     def host(self) -> str: ...
     @property
     def nofollow(self) -> bool: ...
-    @property
-    def resource(self) -> bool: ...
 
 
 class Scope:
@@ -101,7 +99,6 @@ class Scope:
             url, host = one.url, one.host
             rule = (
                 ("nofollow" if one.nofollow and self._obey else None)
-                or ("resource" if one.resource and not config.resources else None)
                 or ("url_length" if len(url) > config.max_url else None)
                 or ("depth" if too_deep else None)
                 or self._refuses(url, host, anchor)

@@ -120,11 +120,13 @@ class Url(Struct, frozen=True, gc=False):
 class Base:
     """What relative references on one page are joined to; made once per page."""
 
-    __slots__ = ("_dir", "_href", "_origin", "_path", "_root", "_rules", "_scheme")
+    __slots__ = ("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rules", "_scheme")
 
     def __init__(self, href: str, rules: Rules = _STANDARD) -> None:
         """``href`` is canonical (``about:blank`` and the like join absolute references only)."""
         self._href, self._rules = href, rules
+        self._bytes_max = rules.max_bytes
+        self._keeps_query = not rules.drop_params and not rules.sort_query
         self._origin = origin(href) if href.startswith(("http://", "https://")) else ""
         self._scheme = href[: href.find(":") + 1]
         self._path = href.partition("?")[0]
@@ -134,7 +136,11 @@ class Base:
     def join(self, reference: str) -> str:
         """The canonical URL that ``reference`` names on this page. FetchError: syntax, scheme, too_long, encoding."""
         href = self._join_plain(reference)
-        return self._rules.apply(_parse(reference, self._href)[0] if href is None else href)
+        if href is None:
+            href = _parse(reference, self._href)[0]
+        elif len(href) <= self._bytes_max and ("?" not in href or self._keeps_query):
+            return href  # the rules would say the same
+        return self._rules.apply(href)
 
     def _join_plain(self, reference: str) -> str | None:
         match = _plain(reference)

@@ -20,7 +20,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
         "rules",
         [
             {"scope"},
-            {"links"},
+            {"links", "linkforms"},
             {"robots", "rulescache", "robotsdesk"},
             {"sitemaps", "sitemapforms"},
             {"guard"},

@@ -144,7 +144,6 @@ class Seen(NamedTuple):
     url: str
     host: str
     nofollow: bool = False
-    resource: bool = False
 
 
 def found(url: str, **flags: bool) -> Seen:
@@ -157,18 +156,17 @@ def test_outlinks_of_a_page_become_links_of_the_crawl() -> None:
         found("http://h/b"),
         found("http://other/"),
         found("http://h/n", nofollow=True),
-        found("http://h/r", resource=True),
         found("http://h/" + "x" * 3000),
         found("http://h/private"),
     ]
     links, refused = Scope(ScopeConfig(depth=2, exclude=("private",))).outlinks(page, everything)
     assert links == (Link("http://h/b", "h", "link", 2, via="http://h/a", tag="t", anchor="http://h/"),)
-    assert refused == {"host": 1, "nofollow": 1, "resource": 1, "url_length": 1, "exclude": 1}
+    assert refused == {"host": 1, "nofollow": 1, "url_length": 1, "exclude": 1}
     assert sum(refused.values()) + len(links) == len(everything), "nothing is dropped silently"
     links, refused = Scope(ScopeConfig(depth=1)).outlinks(page, everything[:1])
     assert (links, refused) == ((), {"depth": 1})
-    links, refused = Scope(ScopeConfig(depth=2, resources=True), obey=False).outlinks(page, everything[2:4])
-    assert ([one.url for one in links], refused) == (["http://h/n", "http://h/r"], {})
+    links, refused = Scope(ScopeConfig(depth=2), obey=False).outlinks(page, everything[2:3])
+    assert ([one.url for one in links], refused) == (["http://h/n"], {})
 
 
 URLS = st.builds(

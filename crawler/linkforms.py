@@ -1,0 +1,125 @@
+"""The small grammars around links: Refresh, srcset, Link and X-Robots-Tag values, and queries in a page's encoding. Pure.
+
+The law: linear in the text, and no text raises.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+_DIRECTIVES: Final = frozenset(
+    {"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"}
+)
+
+# quantifiers are possessive: where one has taken all it can, giving back would only cost time
+_refresh = re.compile(
+    r"\s*+(?:\d[\d.]*+|\.[\d.]*+)(?:\s++[;,]?|[;,])\s*+(?:url\s*+=\s*+)?([\"']?)(.*)", re.IGNORECASE | re.DOTALL
+).match
+_candidate = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)").match
+_descriptors = re.compile(r"(?:[^,(]++|\([^)]*+\)?)*+").match
+_target = re.compile(r"[\s,]*+<([^>]*+)>([^,\"]*+(?:\"(?:[^\"\\]++|\\.)*+\"[^,\"]*+)*+)").match
+_rel = re.compile(r";\s*+rel\s*+=\s*+(?:\"([^\"]*+)\"|([^\s;,]++))", re.IGNORECASE).search
+_token = re.compile(r"[A-Za-z0-9_.\-]+").fullmatch
+
+
+def refresh(value: str) -> str | None:
+    """The URL in a Refresh header or <meta http-equiv=refresh>, None if it only reloads (HTML, declarative refresh)."""
+    match = _refresh(value)
+    if match is None:
+        return None
+    target = match[2].partition(match[1])[0] if match[1] else match[2]
+    return target.strip() or None
+
+
+def srcset(value: str) -> Iterator[str]:
+    """The URLs of a srcset attribute (HTML, parsing a srcset attribute)."""
+    at = 0
+    while match := _candidate(value, at):
+        url, at = match[1], match.end()
+        yield url.rstrip(",")
+        if url[-1] != "," and (descriptors := _descriptors(value, at)):
+            at = descriptors.end()
+
+
+def link_header(value: str) -> Iterator[tuple[str, str]]:
+    """(target, rel) of each link (RFC 8288)."""
+    at = 0
+    while match := _target(value, at):
+        at = match.end()
+        rel = _rel(match[2])
+        yield match[1], (rel[1] or rel[2] or "") if rel else ""
+
+
+def directives(content: str) -> set[str]:
+    """What a meta robots says; ``none`` is noindex and nofollow."""
+    words = set(content.lower().replace(",", " ").split())
+    return words & _DIRECTIVES | ({"noindex", "nofollow"} if "none" in words else set())
+
+
+def robots_tag(value: str, agent: str) -> set[str]:
+    """Directives for ``agent`` in one X-Robots-Tag; the name of an agent holds for all that follows it."""
+    found: set[str] = set()
+    ours = True
+    for part in value.split(","):
+        before, colon, rest = part.partition(":")
+        name = before.strip().lower()
+        if colon and _token(name) and name != "unavailable_after" and not name.startswith("max-"):
+            ours, part = name == agent.lower(), rest
+        if ours:
+            found |= directives(part)
+    return found
+
+
+def text(value: bytes) -> str:
+    """A header's bytes, which mean UTF-8 where they can."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+# ---- a query is sent in the encoding of its page (URL, query state)
+
+_CODECS: Final = {
+    "big5": "big5hkscs",
+    "euc-kr": "cp949",
+    "iso-8859-8-i": "iso-8859-8",
+    "macintosh": "mac-roman",
+    "shift_jis": "cp932",
+    "windows-874": "cp874",
+    "x-mac-cyrillic": "mac-cyrillic",
+}
+_IN_QUERY: Final = "".join(chr(code) for code in (9, 10, 13, *range(32, 127)) if chr(code) != "#")
+
+
+def query_codec(encoding: str) -> str | None:
+    """Python's name for a page's encoding (WHATWG name), None where queries are UTF-8."""
+    name = encoding.lower()
+    if name.startswith("utf-") or name == "replacement":
+        return None
+    try:
+        return codecs.lookup(_CODECS.get(name, name)).name
+    except LookupError:
+        return None
+
+
+def reencoded(reference: str, codec: str) -> str:
+    """``reference`` with its query as the bytes of that encoding, percent-encoded; what it cannot say as ``&#...;``."""
+    before, mark, rest = reference.partition("?")
+    query, fragment, _ = rest.partition("#")
+    if not mark or "#" in before or query.isascii():
+        return reference
+    return f"{before}?{quote_from_bytes(query.encode(codec, 'crawler.query'), safe=_IN_QUERY)}{fragment}"
+
+
+def _unencodable(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(f"%26%23{ord(char)}%3B" for char in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("crawler.query", _unencodable)
