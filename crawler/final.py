@@ -49,53 +49,62 @@ def _is_latest(ref: Ref, row: Row, lookup: Lookup) -> bool:
 
 def _leads_here(row: Row, lookup: Lookup) -> bool:
     """Whether the line that a row carries still redirects to its page; on a later visit it may have led elsewhere."""
-    return row["input"] is None or _leads(row["canonical"], row["via"], row["kind"], lookup)
+    return row["input"] is None or _path(row["canonical"], row["via"], row["kind"], lookup) is not None
 
 
-def _leads(target: str, via: str | None, kind: str, lookup: Lookup) -> bool:
-    """Whether each page of the redirects that led to ``target`` still redirects to the next."""
-    for _ in range(HOPS_MAX):
-        if kind != "redirect" or via is None:
-            return True
+def _path(target: str, via: str | None, kind: str, lookup: Lookup) -> list[str] | None:
+    """The pages whose redirects led to ``target``, last first; None if one of them redirects elsewhere by now."""
+    pages: list[str] = []
+    while kind == "redirect" and via is not None and len(pages) < HOPS_MAX:
         known = lookup(via)
         if not isinstance(known, Known) or known.outcome != "redirect" or known.location != target:
-            return False
+            return None
+        pages.append(via)
         target, via, kind = via, known.link.via, known.link.kind
-    return False
+    return pages
 
 
 def _resolved(ref: Ref, row: Row, lookup: Lookup, row_at: Callable[[Ref], Row | None]) -> Row | None:
-    """The page's record under the line's name; the row itself while the page is not settled; None if the line has another
-    row, or if there is no line."""
+    """The page's record under the line's name; the row itself where there is none (not settled yet, or a loop of redirects
+    between listed pages); None if the line has another row, or if there is no line."""
     if row["input"] is None:
         return None
-    if row["kind"] == "redirect":
-        source = lookup(row["via"])
-        if not isinstance(source, Known) or not _adjacent(source.row, ref):
-            return None  # of an earlier visit to the page that redirects here
-        if not _leads(source.link.url, source.link.via, source.link.kind, lookup):
-            return None
-    line = Input(row["input"]["list"], row["input"]["line"])
-    url = row["canonical"]
-    for _ in range(HOPS_MAX):
-        known = lookup(url)
-        if not isinstance(known, Known) or known.row is None:
-            return row
-        if known.link.input == line:
-            return None
-        if known.outcome != "redirect" or known.location is None or known.location == url:
-            break
-        url = known.location
-    else:
+    path = _path(row["canonical"], row["via"], row["kind"], lookup)
+    if path is None or (path and not _stands_behind(lookup(path[0]), ref)):
+        return None  # of an earlier visit to a page that redirected here
+    known = _page(row, path, lookup)
+    if known is None or known.row is None:
         return row
+    if _is_named_by(row, known, lookup):
+        return None
     found = row_at(known.row)
     if found is None:
         return row
     return {**found, **{name: row[name] for name in _NAMED}, "final": True}
 
 
-def _adjacent(before: Ref | None, ref: Ref) -> bool:
+def _page(row: Row, path: list[str], lookup: Lookup) -> Known | None:
+    """Where a known URL leads: to a page that has its own row for the line, or to the end of its redirects."""
+    url = row["canonical"]
+    for _ in range(HOPS_MAX):
+        known = lookup(url)
+        if url in path or not isinstance(known, Known):
+            return None
+        if known.outcome != "redirect" or known.location is None or _is_named_by(row, known, lookup):
+            return known
+        url = known.location
+    return None
+
+
+def _is_named_by(row: Row, known: Known, lookup: Lookup) -> bool:
+    """Whether the row's line leads to this page's own row as well."""
+    link, line = known.link, Input(row["input"]["list"], row["input"]["line"])
+    return link.input == line and _path(link.url, link.via, link.kind, lookup) is not None
+
+
+def _stands_behind(source: Known | str | None, ref: Ref) -> bool:
     """A redirect's duplicate row stands directly behind its own: they are of one commit, and files roll between commits."""
+    before = source.row if isinstance(source, Known) else None
     return before is not None and before.file == ref.file and before.offset + before.length == ref.offset
 
 

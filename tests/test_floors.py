@@ -35,7 +35,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
         [
             {"frontier"},
             {"archive"},
-            {"results"},
+            {"results", "final"},
             {"fetch"},
             {"parse"},
             {"metrics", "readings"},
@@ -44,7 +44,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
             {"directory"},
         ],
     ),
-    ("parts", [{"journal"}]),
+    ("parts", [{"journal", "rows"}, {"reading"}]),
     ("crawl", [{"crawl", "trouble"}]),
     ("doors", [{"control"}]),
     ("doors", [{"daemon"}]),
