@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -26,6 +26,8 @@ from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
 from crawler.model import Dropped, Lease, Link, Outcome, Retry, Unvisited
 from crawler.urls import host_key, origin
+
+T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
 
@@ -69,6 +71,7 @@ class Frontier:
         self._trace, self._desk, self._endless = trace, desk, endless
         self._open = OpenBatch()
         self._closing: OpenBatch | None = None
+        self._begun: list[float] = []  # when the oldest of the batch that closes, and of the open one, came
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot in the trace
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -107,8 +110,17 @@ class Frontier:
         return self._closing is not None and self._open.is_full()
 
     @property
+    def uncommitted_s(self) -> float:
+        """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""
+        return self._clock() - self._begun[0] if self._begun else 0.0
+
+    @property
     def bench(self) -> Workbench:
         return self._bench
+
+    async def ask(self, question: Callable[..., T], *args: object) -> T:
+        """What the store answers, between two of the pump's own calls. Raises StorageError."""
+        return await self._committer.on_engine(question, *args)
 
     # -- dealing --------------------------------------------------------------------------------------------------
 
@@ -259,7 +271,9 @@ class Frontier:
         self._mark_dirty(urgent=True)
 
     def _mark_dirty(self, urgent: bool = False) -> None:
-        self._dirty.set()
+        if not self._dirty.is_set():
+            self._begun.append(self._clock())
+            self._dirty.set()
         if urgent or self._open.is_full():
             self._full.set()
 
@@ -320,6 +334,7 @@ class Frontier:
         fresh = [] if prepared is None else prepared.fresh
         self._refill.committed(batch.hosts, (link.host for link, new in zip(batch.links(), fresh, strict=False) if new == NEW))
         batch.resolve()
+        del self._begun[:1]
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
@@ -344,6 +359,7 @@ class Frontier:
             if not settled.lease.key:
                 self._bench.gate(settled.lease.link.host, False)
         self._open.prepend(batch)
+        del self._begun[1:]
         self._dirty.set()
 
     async def _refill_loop(self) -> None:

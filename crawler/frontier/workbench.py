@@ -14,11 +14,23 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
+from typing import NamedTuple
 
 from crawler.model import Lease
 
 SUSPECTS = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
+
+
+class HostView(NamedTuple):
+    """A host on the bench, to be shown. ``waiting`` counts its links on the bench; ``failures`` and ``busy`` those in a row."""
+
+    host: str
+    due: float
+    waiting: int
+    out: int
+    failures: int
+    busy: int
 
 
 class _Host:
@@ -197,6 +209,12 @@ class Workbench:
             if host.head is not None:
                 yield host.head
             yield from host.queue
+
+    def hosts(self) -> Iterable[HostView]:
+        """Every host on the bench as it stands now."""
+        for name, host in self._hosts.items():
+            waiting = len(host.queue) + (host.head is not None)
+            yield HostView(name, host.due, waiting, host.out, host.failures, host.busy)
 
     def longest(self) -> tuple[str, int] | None:
         """The host with most links on the bench."""
