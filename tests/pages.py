@@ -1,4 +1,4 @@
-"""Pages as a fetch would leave them, and a ledger that plays the store's part of a commit."""
+"""Pages as a fetch would leave them, a ledger that plays the store's part of a commit, and a crawl without a fetcher."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from crawler import urls
 from crawler.archive import Archive, Kept, open_archive
 from crawler.config import ArchiveConfig
-from crawler.model import Done, Known, Lease, Link, Mark
+from crawler.final import final_rows
+from crawler.frontier import Limits
+from crawler.frontier.memory import MemoryStore
+from crawler.frontier.store import Admitted, Batch, HostRest, Settled
+from crawler.journal import Journal
+from crawler.model import Done, Input, Known, Lease, Link, Mark
 from crawler.page import Body, Page
+from crawler.results import Results, row_at, rows
 
 WALL = 1_795_000_000.25
 
@@ -84,3 +91,55 @@ def known_of(page: Page, kept: Kept) -> Known:
     link = Link(page.url, "www.example.org")
     at = None if kept.body_at == page.fetched_at else kept.body_at
     return Known(link, "ok", None, page.status, page.fetched_at, kept.body, digest=page.body.sha1, archived_at=at)
+
+
+class Crawl:
+    """The pump in one thread: a store that never fails, and the journal under test."""
+
+    def __init__(self, root, kind="warc", roll_size=1 << 30, store=None):
+        self.root, self.store, self.now = root, store or MemoryStore(Limits(depth_limited=True)), 1000.0
+        config = ArchiveConfig(archive=kind, roll_size=roll_size)
+        self.journal = Journal(open_archive(config, root), Results(root, roll_size))
+        self.journal.rewind(self.store.marks())
+        self.known = []
+
+    def prepare(self, settled=(), links=(), faults=()):
+        self.now += 1
+        hosts = {one.lease.link.host: HostRest(self.now) for one in settled}
+        batch = Batch(list(settled), [Admitted(tuple(links), tuple(faults))], hosts, {}, self.now, WALL + self.now)
+        return self.store.prepare(batch)
+
+    def commit(self, *args, **named):
+        prepared = self.prepare(*args, **named)
+        self.known = self.journal.append(prepared)
+        self.store.commit(prepared, self.known, self.journal.sync())
+        self.journal.committed()
+
+    def claim(self, most=100):
+        self.now += 1
+        return self.store.claim(most, 100, self.now, {})
+
+    def rows(self):
+        return [row for _, row in rows(self.root, self.store.marks())]
+
+    def final(self):
+        placed = rows(self.root, self.store.marks())
+        return list(final_rows(placed, self.store.lookup, lambda ref: row_at(self.root, ref)))
+
+    def page(self, url, content=b"<p>hello", **fields):
+        return page_of(self.root, content, url, **fields)
+
+
+def seed(url, line, **fields):
+    return Link(url, urls.host_key(url), input=Input("list.txt", line), **fields)
+
+
+def visit(crawl, link, outcome, *, known=None):
+    """Admit, claim and settle one link; its Known and the rows of its commit."""
+    crawl.commit(links=[link])
+    before = len(crawl.rows())
+    lease = next(lease for lease in crawl.claim() if lease.link.url == link.url)
+    if known is not None:
+        lease = Lease(lease.link, lease.key, known=known)
+    crawl.commit([Settled(lease, outcome)])
+    return crawl.known[0], crawl.rows()[before:]

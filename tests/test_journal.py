@@ -11,58 +11,15 @@ import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pages import WALL, page_of
+from pages import WALL, Crawl, seed, visit
 
 from crawler import urls
-from crawler.archive import open_archive
 from crawler.archive.reader import open_body
-from crawler.config import ArchiveConfig
 from crawler.errors import FetchError
-from crawler.final import final_rows
-from crawler.frontier import Limits
-from crawler.frontier.memory import MemoryStore
-from crawler.frontier.store import Admitted, Batch, HostRest, Settled
-from crawler.journal import Journal
-from crawler.model import Done, Dropped, Input, Known, Lease, Link, Retry
-from crawler.results import FIELDS, Results, body_ref, row_at, rows
+from crawler.frontier.store import Settled
+from crawler.model import Done, Dropped, Input, Known, Link, Retry
+from crawler.results import FIELDS, body_ref, row_at
 from crawler.verdict import Judge
-
-
-class Crawl:
-    """The pump in one thread: a store that never fails, and the journal under test."""
-
-    def __init__(self, root, kind="warc", roll_size=1 << 30, store=None):
-        self.root, self.store, self.now = root, store or MemoryStore(Limits(depth_limited=True)), 1000.0
-        config = ArchiveConfig(archive=kind, roll_size=roll_size)
-        self.journal = Journal(open_archive(config, root), Results(root, roll_size))
-        self.journal.rewind(self.store.marks())
-        self.known = []
-
-    def prepare(self, settled=(), links=(), faults=()):
-        self.now += 1
-        hosts = {one.lease.link.host: HostRest(self.now) for one in settled}
-        batch = Batch(list(settled), [Admitted(tuple(links), tuple(faults))], hosts, {}, self.now, WALL + self.now)
-        return self.store.prepare(batch)
-
-    def commit(self, *args, **named):
-        prepared = self.prepare(*args, **named)
-        self.known = self.journal.append(prepared)
-        self.store.commit(prepared, self.known, self.journal.sync())
-        self.journal.committed()
-
-    def claim(self, most=100):
-        self.now += 1
-        return self.store.claim(most, 100, self.now, {})
-
-    def rows(self):
-        return [row for _, row in rows(self.root, self.store.marks())]
-
-    def final(self):
-        placed = rows(self.root, self.store.marks())
-        return list(final_rows(placed, self.store.lookup, lambda ref: row_at(self.root, ref)))
-
-    def page(self, url, content=b"<p>hello", **fields):
-        return page_of(self.root, content, url, **fields)
 
 
 @pytest.fixture
@@ -72,27 +29,8 @@ def crawl(tmp_path):
     crawl.journal.close()
 
 
-def seed(url, line, **fields):
-    return Link(url, urls.host_key(url), input=Input("list.txt", line), **fields)
-
-
-def lease_of(link, **fields):
-    return Lease(link, b"", **fields)
-
-
 A = "http://a.example.org/"
 B = "http://b.example.org/"
-
-
-def visit(crawl, link, outcome, *, known=None):
-    """Admit, claim and settle one link; its Known and the rows of its commit."""
-    crawl.commit(links=[link])
-    before = len(crawl.rows())
-    lease = next(lease for lease in crawl.claim() if lease.link.url == link.url)
-    if known is not None:
-        lease = Lease(lease.link, lease.key, known=known)
-    crawl.commit([Settled(lease, outcome)])
-    return crawl.known[0], crawl.rows()[before:]
 
 
 def test_a_row_has_every_field(crawl):

@@ -1,0 +1,70 @@
+"""A crawl's directory read back: rows, bodies, what became of each line, and whether all of it is sound.
+
+The law: what is shown is one commit's state, whole, also while the crawl runs; nothing in the directory is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from crawler import urls
+from crawler.archive.reader import open_body
+from crawler.archive.verify import Verified, verify
+from crawler.final import final_rows
+from crawler.frontier import open_reader
+from crawler.model import Known, Ref
+from crawler.results import Result, Row, row_at, rows
+from crawler.results import read as read_results
+
+
+class Reading:
+    """The directory as of its last commit when this was opened. Every method may raise StorageError."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.root = Path(directory)
+        self._store = open_reader(self.root / "frontier")
+        self.marks = self._store.marks()
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def results(self) -> Iterator[Result]:
+        """Every row, in the order in which they were written, each with a way to its body."""
+        return read_results(self.root, self.marks, self.body)
+
+    def rows(self, start: tuple[str, int] | None = None) -> Iterator[tuple[Ref, Row]]:
+        """Rows with their places, from a place (file, offset) on."""
+        return rows(self.root, self.marks, start)
+
+    def final(self) -> Iterator[Row]:
+        """One row per listed line, duplicates resolved, and one per page found besides."""
+        return final_rows(self.rows(), self._store.lookup, lambda ref: row_at(self.root, ref))
+
+    def lookup(self, url: str) -> Known | str | None:
+        """What is known of a URL, as a person writes it: its record, ``"waiting"``, ``"retrying"``, None. FetchError: it is
+        no URL."""
+        return self._store.lookup(urls.canonical(url))
+
+    def body(self, ref: Ref, *, raw: bool = False) -> BinaryIO:
+        """The body at ``Known.archive``: decoded, or as it is kept."""
+        return open_body(self.root, ref, raw=raw)
+
+    def verify(self, report: Callable[[str], None]) -> Verified:
+        """Check every mark, record, digest and row; each fault is reported in one sentence."""
+        return verify(self.root, self.marks, (row for _, row in self.rows()), report)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def read(directory: Path | str) -> Iterator[Result]:
+    """Every result of a crawl: ``.row`` and ``.open()``, in bounded memory, also while it runs. Rows that are written later
+    are not seen. StorageError: there is no crawl, or it is damaged."""
+    with Reading(directory) as reading:
+        yield from reading.results()
