@@ -99,6 +99,10 @@ class Frontier:
         """Visits out."""
         return len(self._out)
 
+    def is_out(self, url: str) -> bool:
+        """Whether a canonical URL is being visited."""
+        return any(lease.link.url == url for lease, _ in self._out.values())
+
     @property
     def idle_count(self) -> int:
         """Workers that wait for a lease."""
