@@ -7,13 +7,13 @@ lead to; where that page was known already, a row ``skipped``, ``duplicate`` sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from msgspec.structs import replace
 
 from crawler import urls
 from crawler.archive import Kept
+from crawler.archive.records import date
 from crawler.errors import FetchError
 from crawler.frontier.store import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled
 from crawler.model import Done, Dropped, Input, Known, Link, Ref
@@ -93,8 +93,9 @@ def _visit_rows(
     row = _link_row(link, outcome.outcome, outcome.reason)
     row["final"] = not carries_on and link.kind != "robots"
     row["attempt"] = link.attempt
-    row["fetched_at"] = iso(wall)
-    if isinstance(outcome, Done):
+    if isinstance(outcome, Dropped):
+        row["fetched_at"] = iso(wall)
+    else:
         _fill_answer(row, outcome.page, kept, onward[0].url if onward else None)
         if not has_record(settled):
             row["sha256"] = None
@@ -190,4 +191,4 @@ def _input(named: Input | None) -> Row | None:
 
 def iso(wall: float) -> str:
     """``2026-11-23T10:00:00.123Z``"""
-    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(wall * 1000) % 1000:03d}Z"
+    return f"{date(wall)[:-1]}.{int(wall * 1000) % 1000:03d}Z"

@@ -13,6 +13,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _PRINTABLE: Final = "".join(chr(code) for code in range(33, 127) if chr(code) not in "#%")
 _PORT: Final = re.compile(r".*:\d+").fullmatch
+_PLAIN: Final = re.compile(r"/[A-Za-z0-9._~/-]*").fullmatch
+"""Paths with nothing to unescape and no session id, of which only the letter case goes: most of them."""
 _WWW: Final = re.compile(r"www\d*\.").match
 _PATH_SESSIONS: Final = (
     re.compile(rb"(.*/)\((?:[a-z]\([0-9a-z]{24}\))+\)/([^?]+\.aspx.*)"),
@@ -38,7 +40,13 @@ def surt(href: str) -> str:
     host = name.strip("[]").replace("..", ".").strip(".")
     if www := _WWW(host):
         host = host[www.end() :]
-    key = f"{','.join(reversed(host.split('.')))}{colon}{port}){_path(_unescape(path.encode())).decode()}"
+    key = f"{','.join(reversed(host.split('.')))}{colon}{port})"
+    if _PLAIN(path) and "//" not in path and "/." not in path:
+        key += path.lower() if len(path) < 2 or path[-1] != "/" else path[:-1].lower()
+    else:
+        key += _path(_unescape(path.encode())).decode()
+    if not query:
+        return key
     ordered = _query(_escape(_unescape(query.encode()))).decode()
     return f"{key}?{ordered}" if ordered else key
 

@@ -23,6 +23,7 @@ from pages import WALL, Ledger, known_of, page_of
 from warcio.archiveiterator import ArchiveIterator
 
 from crawler.archive.reader import open_body
+from crawler.archive.records import sha1_text
 from crawler.errors import StorageError
 from crawler.model import Mark
 
@@ -109,6 +110,11 @@ def test_a_page_is_a_response_and_its_request_behind_a_warcinfo(ledger):
     assert asked["WARC-Record-ID"] != answer["WARC-Record-ID"]
     assert (request.protocol, none) == ("GET", b"")
     assert len(fast_records_of(ledger)) == 3
+
+
+@given(digest=st.binary(min_size=20, max_size=20))
+def test_digests_are_written_in_base32(digest):
+    assert sha1_text(digest) == "sha1:" + base64.b32encode(digest).decode()
 
 
 def test_file_names_and_one_gzip_member_per_record(ledger):
