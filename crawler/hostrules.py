@@ -18,6 +18,16 @@ class HostRules:
         self._config = config
         self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
 
+    def change(self, config: PolitenessConfig) -> None:
+        """From now on these rules."""
+        self._config = config
+        self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
+
+    @property
+    def factor(self) -> float:
+        """A rest is at least so many times as long as the answer took to begin."""
+        return self._config.factor
+
     def table(self, host: str) -> HostConfig | None:
         """The ``[[host]]`` table for a host key, None if there is none."""
         return self._table(host) if self._table is not None else None

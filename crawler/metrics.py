@@ -40,8 +40,8 @@ SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PHASES: Final = ("queue", "first_byte", "body", "parse")
-"""queue: for a limiter or a connection · first_byte: from the request sent to the answer's head · body: connecting and
-all else of the fetch · parse: finding the links, queueing for a parser included."""
+"""queue: until the request is sent (rate, name lookup, connecting) · first_byte: from then to the answer's head · body: to
+its end · parse: finding the links, queueing for a parser included."""
 CODES: Final = tuple(str(code.value) for code in HTTPStatus if code >= HTTPStatus.OK)
 ERRORS: Final = (*(reason for outcome, reasons in REASONS.items() if outcome != "skipped" for reason in reasons), "host_down")
 EVENTS: Final = ("found", "admitted", "settled", "retried", "returned")

@@ -108,6 +108,23 @@ def load(
     return Loaded(config, given.origins)
 
 
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy with some settings replaced, by key; None means the default. ConfigError with every fault there is."""
+    given = _Given(
+        {**config.model_dump(exclude_defaults=True), **changes}, dict.fromkeys(Config.model_fields, "the settings"), []
+    )
+    for key in changes:
+        given.origins[key] = str(key)
+        if key not in Config.model_fields:
+            given.faults.append(f"there is no setting {key}{_meant(str(key), Config.model_fields)}")
+        if key not in Config.model_fields or changes[key] is None:
+            del given.values[key]
+    new = _validate(given)
+    if given.faults:
+        raise ConfigError(given.faults)
+    return new
+
+
 def _flag(key: str, value: Any) -> str:
     if key == "urls":
         return "URL"

@@ -52,6 +52,9 @@ class Trouble:
         self.errors: dict[str, int] = {}
         """Storage errors by errno name."""
 
+    def change(self, *, min_free_bytes: int) -> None:
+        self._min_free_bytes = max(min_free_bytes, FREE_BYTES_MIN)
+
     async def watch(self) -> None:
         """Pause the frontier while the disk is low; raises StorageError when that lasts too long."""
         while True:

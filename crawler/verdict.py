@@ -48,6 +48,9 @@ class Judge:
         self._jitter = jitter
         self._move_anchor = move_anchor
 
+    def change(self, *, retries: int, backoff_max_s: float) -> None:
+        self._retries, self._backoff_max_s = retries, backoff_max_s
+
     def error(self, lease: Lease, error: FetchError) -> Dropped | Retry:
         """No answer, or one that could not be read at all."""
         rest = self._rest(lease.link, 0.0)
@@ -97,7 +100,7 @@ class Judge:
             link.depth,
             PRIORITY_REDIRECT,
             link.hops + 1,
-            location if location != target.href else None,
+            urls.masked(location) if location != target.href else None,
             link.url,
             link.input,
             link.tag,

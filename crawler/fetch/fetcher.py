@@ -49,6 +49,8 @@ class FetchStats(Struct, frozen=True):
     requests: int
     bytes_wire: int
     bytes_decoded: int
+    bytes_in_flight: int = 0
+    """Gauge: received of bodies that are not whole yet."""
 
 
 class Fetcher:
@@ -74,6 +76,7 @@ class Fetcher:
         self.concurrency_max = concurrency_max
         """Fetches at a time that the descriptor limit allows."""
         self._loop = asyncio.get_running_loop()
+        self._bodies: set[Body] = set()  # of fetches in flight
         self._finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio)
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
         self.pace(config.rate, config.bandwidth)
@@ -86,10 +89,21 @@ class Fetcher:
         self._request_limit = _limiter(rate)
         self._byte_limit = _limiter(bandwidth / QUANTUM_BYTES)
 
+    def change(self, config: FetchConfig) -> None:
+        """From the next request on: deadlines, limits of bodies, accept_mime and rates; the session keeps all else."""
+        self._config = config
+        self.pace(config.rate, config.bandwidth)
+
     def stats(self) -> FetchStats:
         connected = self._connector
         return FetchStats(
-            self._in_flight, connected.acquired, connected.idle, self._requests, self._bytes_wire, self._bytes_decoded
+            self._in_flight,
+            connected.acquired,
+            connected.idle,
+            self._requests,
+            self._bytes_wire,
+            self._bytes_decoded,
+            sum(body.size for body in self._bodies),
         )
 
     async def fetch(self, lease: Lease) -> Page:
@@ -107,14 +121,15 @@ class Fetcher:
             proxied = profile.proxy is not None
             if proxied:
                 self._check_literal(url)
-            exchange = Exchange(proxied=proxied)
+            tunnel = proxied and url.scheme == "https"
+            exchange = Exchange(proxied=proxied, tunnel=tunnel)
             try:
                 return await self._exchange(lease, url, profile, exchange, started)
             except FetchError as error:
                 if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
-            return await self._exchange(lease, url, profile, Exchange(proxied=proxied, fresh=True), started)
+            return await self._exchange(lease, url, profile, Exchange(proxied=proxied, tunnel=tunnel, fresh=True), started)
         finally:
             self._in_flight -= 1
 
@@ -123,6 +138,7 @@ class Fetcher:
         method = "GET" if lease.link.kind in ("robots", "sitemap") else config.method
         extra = conditions(lease)
         body = Body(self._tmp)
+        self._bodies.add(body)
         head_at = 0.0
         fault: FetchError | None = None
         CURRENT.set(exchange)
@@ -161,6 +177,7 @@ class Fetcher:
             body.discard()
             raise
         finally:
+            self._bodies.discard(body)
             exchange.forget()
 
     async def _read(self, content: StreamReader, body: Body, limit: int, deadline: Deadline) -> FetchError | None:

@@ -26,6 +26,9 @@ class Rests:
         self._backoff_max_s = backoff_max_s
         self._host_failures = host_failures
 
+    def change(self, *, backoff_max_s: float, host_failures: int) -> None:
+        self._backoff_max_s, self._host_failures = backoff_max_s, host_failures
+
     def backoff(self, times: int) -> float:
         """After so many failures in a row. Full jitter: anywhere up to the exponential ceiling, so that hosts do not come
         back in step."""

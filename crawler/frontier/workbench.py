@@ -216,6 +216,16 @@ class Workbench:
             waiting = len(host.queue) + (host.head is not None)
             yield HostView(name, host.due, waiting, host.out, host.failures, host.busy)
 
+    def census(self, now: float) -> tuple[int, int, int]:
+        """(resting, ready, out): how many hosts rest, are due, and are being visited."""
+        resting = out = 0
+        for host in self._hosts.values():
+            if host.out:
+                out += 1
+            elif host.due > now:
+                resting += 1
+        return resting, len(self._hosts) - resting - out, out
+
     def longest(self) -> tuple[str, int] | None:
         """The host with most links on the bench."""
         return max(((name, len(host.queue)) for name, host in self._hosts.items()), key=lambda pair: pair[1], default=None)
