@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crawler.clock import Clock
 from crawler.config import Config
 from crawler.errors import FetchError, StorageError
+from crawler.expand import Expander
 from crawler.fetch import Fetcher
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.store import Admitted, Store
@@ -61,6 +63,7 @@ class Parts(Struct, frozen=True):
     hosts: HostRules
     roll: Callable[[], None]
     """Close the archive's and the results' open files with the next commit."""
+    expander: Expander
     desk: RobotsDesk | None = None
 
 
@@ -151,7 +154,7 @@ class Crawl:
             if isinstance(outcome, Retry):
                 page.body.discard()
                 return outcome
-            return outcome
+            return outcome if lease.link.kind == "robots" else await self.parts.expander.expand(lease.link, outcome)
         except BaseException:
             page.body.discard()
             raise
@@ -179,8 +182,14 @@ class Crawl:
         assert desk is not None
         onward = desk.onward(lease.link, outcome)
         learned = None if onward else desk.learn(lease.link, outcome)
-        if isinstance(outcome, Done) and (onward is None or onward.host == lease.link.host):
-            outcome = Done(outcome.page, outcome.outcome, outcome.reason, (), None, outcome.rest, outcome.sign)
+        if isinstance(outcome, Done):
+            if onward is not None and onward.host != lease.link.host:
+                outlinks: tuple[Link, ...] = (onward,)
+            elif learned is not None:
+                outlinks = self.parts.expander.sitemaps(learned[0], desk.sitemaps(learned[0]))
+            else:
+                outlinks = ()
+            outcome = replace(outcome, outlinks=outlinks)
         self.frontier.settle(lease, outcome)
         if onward is not None and onward.host == lease.link.host:
             self.frontier.put_robots(onward)

@@ -25,6 +25,7 @@ from crawler.config import Config
 from crawler.crawl import Crawl, Parts
 from crawler.directory import open_directory
 from crawler.errors import ConfigError, Exit, StorageError
+from crawler.expand import OUTLINKS, Expander
 from crawler.fetch import open_fetcher
 from crawler.frontier import open_store
 from crawler.frontier.commits import Journal
@@ -36,9 +37,11 @@ from crawler.frontier.workbench import Workbench
 from crawler.hostrules import HostRules
 from crawler.journal import Journal as Files
 from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Known, Link, Mark, Snapshot
+from crawler.parse import Parser, open_parser, pool_size
 from crawler.results import Results
 from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
+from crawler.scope import Scope, domain_of
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
 
@@ -117,10 +120,22 @@ async def open_crawl(
         fetching = open_fetcher(
             config, tmp=root / "tmp", decode_body=config.archive == "files", hosts=config.host, per_host=config.per_host
         )
-        async with fetching as fetcher:
+        async with fetching as fetcher, _open_parser(config) as parser:
             frontier.out_max = min(config.workers, fetcher.concurrency_max)
             chunks = seeds.read(config.input, config.urls, store.positions(), rules)
-            yield Crawl(Parts(config, clock, frontier, fetcher, judge, trouble, chunks, store, hosts, files.roll, desk))
+            expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
+            yield Crawl(Parts(config, clock, frontier, fetcher, judge, trouble, chunks, store, hosts, files.roll, expander, desk))
+
+
+@contextlib.asynccontextmanager
+async def _open_parser(config: Config) -> AsyncIterator[Parser | None]:
+    """None where no page's outlinks are wanted."""
+    if not config.depth:
+        yield None
+        return
+    size = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=config.memory_limit or 512 << 20)
+    async with open_parser(config, parsers=size, preload=OUTLINKS) as parser:
+        yield parser
 
 
 def _open_store(config: Config, root: Path, hosts: HostRules) -> Store:
@@ -172,10 +187,6 @@ def _rest(config: Config, hosts: HostRules, desk: RobotsDesk | None) -> Callable
         return max(hosts.delay(link.host), asked, config.factor * first_byte_s)
 
     return rest
-
-
-def domain_of(host: str) -> str:
-    return host
 
 
 def _group_of(config: Config) -> Callable[[str], str | None]:

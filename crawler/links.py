@@ -32,10 +32,6 @@ OUTLINKS_BYTES_MAX: Final = 3 << 20
 _HEAD_TAGS: Final = ("base", "meta")
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
 _HINTS: Final = frozenset({"dns-prefetch", "preconnect"})
-_RESOURCES: Final = frozenset(
-    {"stylesheet", "icon", "apple-touch-icon", "apple-touch-icon-precomposed", "mask-icon", "manifest"}
-    | {"preload", "modulepreload", "prefetch"}
-)
 _TOLD: Final = frozenset({"canonical", "alternate", "next", "prev"})
 _RULE_OF: Final = {"too_long": "url_length"}
 _DIRECTIVES: Final = frozenset(
@@ -74,7 +70,7 @@ class Outlinks(Struct, frozen=True, array_like=True):
 
 
 class Options(Struct, frozen=True, array_like=True):
-    """``agent``: our product token, which robots directives may name. ``resources``: what pages are made of, too."""
+    """``agent``: our product token, which robots directives may name. ``resources``: the images of pages, too."""
 
     agent: str = ""
     max_outlinks: int = 100_000
@@ -161,11 +157,9 @@ class _Found:
             self.refuse("resource")
 
     def link(self, reference: str, rel: str, kind: str = "link") -> None:
-        """A <link> or Link header, by its relations."""
+        """A <link> or Link header, by its relations; hints name a host, not a page."""
         rels = rel.lower().split()
-        if not _RESOURCES.isdisjoint(rels):
-            self.resource(reference, kind)
-        elif _HINTS.isdisjoint(rels):
+        if _HINTS.isdisjoint(rels):
             told = next((word for word in rels if word in _TOLD), kind)
             self.add(reference, told if kind == "link" else kind, "nofollow" in rels)
 
@@ -209,7 +203,7 @@ def _element(found: _Found, tag: str, attr: Callable[[str], str | None]) -> None
         if href := attr("href"):
             found.link(href, attr("rel") or "")
         for url in srcset(attr("imagesrcset") or ""):
-            found.resource(url, "srcset")
+            found.add(url, "srcset")
     elif tag == "iframe" or tag == "frame":
         if source := attr("src"):
             found.add(source, tag)
@@ -217,7 +211,7 @@ def _element(found: _Found, tag: str, attr: Callable[[str], str | None]) -> None
         if tag == "img" and (source := attr("src")):
             found.resource(source, tag)
         for url in srcset(attr("srcset") or ""):
-            found.resource(url, "srcset")
+            found.add(url, "srcset")
 
 
 def _base(found: _Found, href: str | None) -> str:

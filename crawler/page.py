@@ -218,19 +218,22 @@ class Page:
                     return value.decode("latin-1")
         return None
 
-    def decoded(self, limit: int) -> bytes:
-        """The first ``limit`` bytes of the body with its codings undone, as far as they can be."""
+    def pieces(self) -> Iterator[bytes]:
+        """The body with its codings undone, as far as they can be, in pieces of at most 64 KiB."""
         codings = tuple(self.coding.split(", ")) if self.coding else ()
-        parts = []
-        left = limit
         try:
-            for piece in decoded(self.body.chunks(), codings):
-                parts.append(piece[:left])
-                left -= len(parts[-1])
-                if left <= 0:
-                    break
+            yield from decoded(self.body.chunks(), codings)
         except FetchError:
             pass  # what could be decoded before the fault
+
+    def decoded(self, limit: int) -> bytes:
+        """The first ``limit`` bytes of ``pieces``."""
+        parts = []
+        for piece in self.pieces():
+            parts.append(piece[:limit])
+            limit -= len(piece)
+            if limit <= 0:
+                break
         return b"".join(parts)
 
 

@@ -36,6 +36,9 @@ class RobotsDesk:
         self._obeys = obeys
         self._wall = wall
 
+    def change(self, *, crawl_delay_cap_s: float) -> None:
+        self._crawl_delay_cap_s = crawl_delay_cap_s
+
     def ready(self, link: Link) -> bool:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, or do not matter."""
         rules = self._cache.get(urls.origin(link.url))
@@ -69,6 +72,11 @@ class RobotsDesk:
         rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
         return rules.delay(self._crawl_delay_cap_s) if rules is not None else 0.0
 
+    def sitemaps(self, origin: str) -> tuple[str, ...]:
+        """What an origin's robots.txt names as its sitemaps."""
+        rules = self._cache.get(origin)
+        return rules.sitemaps if rules is not None else ()
+
     def onward(self, link: Link, outcome: Outcome) -> Link | None:
         """The next robots link, if a robots visit was redirected and may follow."""
         if isinstance(outcome, Done) and outcome.outcome == "redirect" and outcome.outlinks and link.hops < REDIRECTS_MAX:
@@ -82,9 +90,7 @@ class RobotsDesk:
         if isinstance(outcome, Done) and (outcome.page.fault is None or outcome.outcome == "too_large"):
             page = outcome.page
             body = page.decoded(robots.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
-            rules = robots.read(
-                page.status, body, name=self._name, wall=self._wall(), cache_control=page.header("cache-control")
-            )
+            rules = robots.read(page.status, body, name=self._name, wall=self._wall(), cache_control=page.header("cache-control"))
         else:
             failure = (outcome.outcome, outcome.reason or "robots_unavailable")
             rules = robots.read(0, b"", name=self._name, wall=self._wall(), failure=failure)

@@ -38,6 +38,10 @@ RULES: Final = (
     "scheme",
     "encoding",
     "outlinks",
+    # pages and sitemaps that could not be read to their end
+    "parse_crashed",
+    "parse_timeout",
+    "sitemap_fault",
     # these need the store's memory
     "host_budget",
     "query_explosion",

@@ -25,7 +25,7 @@ class Journal(Struct, frozen=True):
 
     write: Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]
     written: Callable[[], None]
-    unwrite: Callable[[Mapping[str, Mark]], None]
+    unwrite: Callable[[Mapping[str, Mark]], object]
 
 
 class Committer:

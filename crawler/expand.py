@@ -1,0 +1,120 @@
+"""The links of an answer that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
+
+The law: reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More
+links than one batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from msgspec.structs import replace
+
+from crawler import urls
+from crawler.config import Config
+from crawler.errors import FetchError
+from crawler.frontier.store import Admitted
+from crawler.links import HEADERS, MIMES, Options, Outlinks
+from crawler.model import Done, Link
+from crawler.parse import Fault, Parser
+from crawler.scope import Scope
+from crawler.sitemaps import Reader, read
+
+LINKS_PER_OUTCOME_MAX: Final = 2000
+READABLE: Final = frozenset({"ok", "truncated", "too_large"})
+OUTLINKS: Final = "crawler.links:outlinks"
+
+
+class Expander:
+    """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl."""
+
+    def __init__(
+        self, config: Config, scope: Scope, parser: Parser | None, admit: Callable[[Admitted], Awaitable[object]]
+    ) -> None:
+        self._config = config
+        self._scope = scope
+        self._parser = parser
+        self._admit = admit
+        self._rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        self._options = Options(config.name, config.max_outlinks, config.resources, self._rules)
+
+    async def expand(self, link: Link, done: Done) -> Done:
+        """The same outcome with the links of the page that are admitted, and the counts of those that are not."""
+        if done.outcome == "redirect":
+            return self._redirect(done)
+        if done.outcome not in READABLE:
+            return done
+        if link.kind == "sitemap":
+            return await self._sitemap(link, done)
+        if self._parser is None or not self._scope.follows(link):
+            return done
+        return await self._page(link, done)
+
+    def _redirect(self, done: Done) -> Done:
+        for onward in done.outlinks:
+            if rule := self._scope.refuses(onward):
+                return replace(done, outlinks=(), refused={rule: 1})
+        return done
+
+    async def _page(self, link: Link, done: Done) -> Done:
+        page = done.page
+        mime = page.mime if page.mime in MIMES else page.sniffed
+        headers = [(name, value) for name, value in page.headers if name.lower() in HEADERS]
+        if mime not in MIMES and not headers:
+            return done
+        assert self._parser is not None
+        body = page.decoded(self._config.max_parse) if mime in MIMES else b""
+        found = await self._parser.call(OUTLINKS, body, link.url, mime, page.charset, headers, self._options, result=Outlinks)
+        if isinstance(found, Fault):
+            return replace(done, refused={found.reason: 1})
+        links, refused = self._scope.outlinks(link, found.links)
+        for rule, count in found.refused.items():
+            refused[rule] = refused.get(rule, 0) + count
+        return replace(done, outlinks=await self._in_parts(links), refused=refused)
+
+    async def _in_parts(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
+        """Admit all but the last part now; the last travels with the outcome."""
+        while len(links) > LINKS_PER_OUTCOME_MAX:
+            await self._admit(Admitted(links[:LINKS_PER_OUTCOME_MAX]))
+            links = links[LINKS_PER_OUTCOME_MAX:]
+        return links
+
+    # -- sitemaps -------------------------------------------------------------------------------------------------
+
+    def sitemaps(self, origin: str, named: tuple[str, ...]) -> tuple[Link, ...]:
+        """The sitemaps of an origin whose robots.txt was read: those it names, and the usual place."""
+        if not self._config.sitemaps:
+            return ()
+        found = dict.fromkeys(self._sitemap_links(origin, [*named, "/sitemap.xml"], "sitemap", f"{origin}/robots.txt", 0))
+        return tuple(found)
+
+    async def _sitemap(self, link: Link, done: Done) -> Done:
+        """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
+        reader = Reader(depth=link.hops)
+        refused: dict[str, int] = {}
+        links: tuple[Link, ...] = ()
+        for part in read(done.page.pieces(), reader):
+            kind = "sitemap" if reader.kind == "index" else "link"
+            for entry in self._sitemap_links(link.url, part, kind, link.url, link.hops + (kind == "sitemap"), link.anchor):
+                if rule := self._scope.refuses(entry):
+                    refused[rule] = refused.get(rule, 0) + 1
+                else:
+                    links += (entry,)
+            links = await self._in_parts(links)
+            await asyncio.sleep(0)
+        if reader.fault:
+            refused["sitemap_fault"] = 1
+        return replace(done, outlinks=links, refused=refused)
+
+    def _sitemap_links(
+        self, base: str, entries: list[str], kind: str, via: str, hops: int, anchor: str | None = None
+    ) -> Iterator[Link]:
+        for entry in entries:
+            try:
+                url = urls.parse(entry, base, self._rules)
+            except FetchError:
+                continue
+            home = anchor or urls.origin(base) + "/"
+            yield Link(url.href, url.host, kind, 0, hops=hops, via=via, anchor=home)  # type: ignore[arg-type]
