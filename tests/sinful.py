@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import socket
 import struct
 import threading
@@ -29,7 +30,6 @@ class Conn:
         self.reader, self.writer, self.site = reader, writer, site
         self.keep = False
         """The script left the connection usable: read the next request."""
-        self.request = b""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -52,7 +52,8 @@ class Conn:
 
     async def cut_tls(self) -> None:
         """FIN below TLS, without its close_notify."""
-        self.writer.get_extra_info("socket")._sock.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
         await self.hang()
 
     async def hang(self) -> None:
@@ -116,7 +117,8 @@ class Site:
     requests: list[bytes] = field(default_factory=list)
     """Heads of the last requests seen, at most REQUESTS_MAX."""
     ca_pem: bytes = b""
-    extras: list[Callable[[Site], Any]] = field(default_factory=list)
+    name_server: Any = None
+    extras: Sequence[Callable[[Site], Any]] = ()
     """Context managers for further servers; each may set ``ports``."""
 
     REQUESTS_MAX = 100
@@ -165,22 +167,29 @@ class Site:
         conn.keep = True
         while conn.keep:
             conn.keep = False
-            conn.request = await conn.reader.readuntil(b"\r\n\r\n")
-            self.requests = [*self.requests[1 - self.REQUESTS_MAX :], conn.request]
-            target = conn.request.split(b" ", 2)[1].decode("latin-1")
-            parts = urlsplit(target)
-            options = {key: values[0] for key, values in parse_qs(parts.query).items()}
-            if parts.path.startswith("/sin/"):
-                script = self.scripts.get(parts.path.removeprefix("/sin/"))
-                await conn.play([head(0, status="404 Not Found"), stay] if script is None else script)
-            elif parts.path.startswith("/good/"):
-                body = page(int(parts.path.removeprefix("/good/")), int(options.get("bytes", 2000)))
-                await conn.play([head(len(body)) + body, stay])
-            else:
-                await conn.play(self.index())
+            request = await conn.reader.readuntil(b"\r\n\r\n")
+            self.see(request)
+            await self.answer(conn, request.split(b" ", 2)[1].decode("latin-1"))
+
+    async def answer(self, conn: Conn, target: str) -> None:
+        """One request: target is the URL or its path and query."""
+        parts = urlsplit(target)
+        options = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if parts.path.startswith("/sin/"):
+            script = self.scripts.get(parts.path.removeprefix("/sin/"))
+            await conn.play([head(0, status="404 Not Found"), stay] if script is None else script)
+        elif parts.path.startswith("/good/"):
+            body = page(int(parts.path.removeprefix("/good/")), int(options.get("bytes", 2000)))
+            await conn.play([head(len(body)) + body, stay])
+        else:
+            await conn.play(self.index())
+
+    def see(self, request: bytes) -> None:
+        self.requests = [*self.requests[1 - self.REQUESTS_MAX :], request]
 
     def index(self) -> Script:
-        links = "".join(f'<li><a href="/sin/{name}">{name}</a>' for name in self.scripts)
+        links = "".join(f'<li><a href="/sin/{name}">{name}</a>' for name, script in self.scripts.items() if script)
+        links += "".join(f'<li><a href="/good/{n}">{n}</a>' for n in range(len(self.scripts)))
         body = f"<!doctype html><title>sins</title><ul>{links}</ul>".encode()
         return [head(len(body)) + body, stay]
 

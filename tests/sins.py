@@ -23,10 +23,12 @@ class Sin:
 
     script: Script
     outcome: str
-    reason: str | None = None
+    reason: str | tuple[str, ...] | None = None
+    """Several where the network's timing decides between them."""
     config: dict[str, Any] = field(default_factory=dict)
     given: str | None = None
-    """The URL, where it is not ``/sin/NAME``; {port}, {tls-...} are filled in from the site's ports."""
+    """The URL, where it is not ``/sin/NAME``. {http}, {dns}, {tls-good} ... here and in ``config`` are the site's ports,
+    {ca} is the file of its authority."""
 
 
 def bad(script: Script, reason: str = "malformed", **config: Any) -> Sin:
@@ -76,6 +78,9 @@ STATUS_LINE: Final = {
     "version-long": bad([b"HTTP/1.11111111 200 OK\r\nContent-Length: 0\r\n\r\n"]),
     "http2-preface": bad([b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18)]),
     "icy": bad([b"ICY 200 OK\r\n\r\n"]),
+    "rtsp": bad([b"RTSP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"]),
+    "ice": bad([b"ICE/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"]),
+    "rtsp-after-interim": bad([b"HTTP/1.1 100 Continue\r\n\r\nRTSP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"]),
     "lower-case-http": bad([b"http/1.1 200 ok\r\nContent-Length: 0\r\n\r\n"]),
     "no-phrase": fine([b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok"]),
     "empty-phrase": fine([b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok"]),

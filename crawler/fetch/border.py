@@ -53,17 +53,20 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
         return StorageError(f"network: {_words(exchange.our_errno or number)}", errno=exchange.our_errno or number or 0)
     if exchange.refused is not None:
         return FetchError("address", exchange.refused)
+    if exchange.connecting and not isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError, ssl.CertificateError)):
+        return FetchError("proxy", f"status {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else "no tunnel")
     if exchange.unasked:
         return FetchError("unsolicited", "data came before the request")
     if exchange.ending is not None:
         return FetchError(*exchange.ending)
-    if isinstance(error, (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError)):
-        status = f"status {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else _words(number)
-        return FetchError("proxy", status)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return FetchError("proxy", _words(number))
     if isinstance(error, (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError)):
         return FetchError("certificate", _certificate_words(error))
     if isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError)):
         return FetchError("handshake", str(getattr(error, "reason", None) or ""))
+    if isinstance(error.__cause__, ssl.SSLError) and not exchange.received:
+        return FetchError("handshake", str(error.__cause__.reason or ""))  # TLS 1.3 refuses a client after its handshake
     if isinstance(error, aiohttp.InvalidURL):
         return FetchError("syntax", "the URL cannot be requested")
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -95,6 +95,7 @@ class Connector(aiohttp.TCPConnector):
             self._idle.pop(protocol, None)
             if isinstance(protocol, Watched) and protocol.idle and _is_quiet(protocol.transport):
                 exchange.reused = True
+                exchange.tunnel = False
                 return connection
             connection.close()
         return None

@@ -18,6 +18,7 @@ class Exchange:
     """Filled in as the attempt proceeds. ``sent_at`` is loop time, ``sent_wall`` wall time, both in seconds."""
 
     __slots__ = (
+        "connecting",
         "ending",
         "fresh",
         "interim",
@@ -33,12 +34,15 @@ class Exchange:
         "sent_at",
         "sent_wall",
         "tls",
+        "tunnel",
         "unasked",
     )
 
-    def __init__(self, *, proxied: bool = False, fresh: bool = False) -> None:
+    def __init__(self, *, proxied: bool = False, tunnel: bool = False, fresh: bool = False) -> None:
         self.proxied = proxied
         """The socket leads to a proxy that the operator named, not to the URL's host."""
+        self.tunnel = tunnel
+        """The proxy must still be asked for a way through (CONNECT)."""
         self.fresh = fresh
         """Pooled connections must not be used."""
         self.reused = False
@@ -46,12 +50,20 @@ class Exchange:
         """The guard's rule, if it refused the address."""
         self.our_errno = 0
         """An error of this machine met on the way, 0 if none."""
+        self.connecting = False
+        """The request under way is the CONNECT."""
         self.on_sent: Callable[[], None] | None = None
         """Called when the request is about to be written."""
-        self.begin(None, unasked=False)
+        self._clear(None, unasked=False)
 
     def begin(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
         """A request is about to be written on a connection; ``unasked``: something has come on it already."""
+        self._clear(transport, unasked=unasked)
+        self.connecting = self.tunnel and not self.connecting
+        if self.on_sent is not None and not self.connecting:
+            self.on_sent()
+
+    def _clear(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
         self.unasked = unasked
         self.tls = transport is not None and transport.get_extra_info("sslcontext") is not None
         peer = transport.get_extra_info("peername") if transport is not None else None
@@ -68,8 +80,6 @@ class Exchange:
         """The connection is gone."""
         self.sent_at = time.monotonic()
         self.sent_wall = time.time()
-        if self.on_sent is not None:
-            self.on_sent()
 
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""

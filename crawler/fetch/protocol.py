@@ -8,6 +8,7 @@ aiohttp alone keeps a connection on which more arrived, and reads that as the an
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any, Final
 
 from aiohttp.client_exceptions import ServerDisconnectedError
@@ -19,6 +20,7 @@ from crawler.fetch.exchange import CURRENT, Exchange
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
+START_BYTES: Final = 16
 OVERHEAD_FACTOR: Final = 8
 """Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``."""
 _HEAD_END: Final = b"\r\n\r\n"
@@ -37,12 +39,13 @@ class Watched(ResponseHandler):
         self._head_bytes_max = head_bytes_max
         self._interim_max = interim_max
         self._exchange: Exchange | None = None
+        self._start = b""
         self._carry = b""
         self._last = b""
         self._left = _UNKNOWN
         self._exact = False
         self._dirty = False
-        self._closed_by_peer = False
+        self._closed_in_order = False
 
     @property
     def idle(self) -> bool:
@@ -55,7 +58,7 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.transport, unasked=self._dirty)
         self._exchange = exchange
-        self._carry = self._last = b""
+        self._start = self._carry = self._last = b""
         self._left = _UNKNOWN
         self._exact = False
         super().set_response_params(**params)
@@ -77,6 +80,8 @@ class Watched(ResponseHandler):
     def _feed_head(self, data: bytes, exchange: Exchange) -> bytes:
         """Feed heads, one at a time, until the final one is there; the bytes after it."""
         while data and not self._is_over():
+            if len(self._start) < START_BYTES:
+                self._start += data[: START_BYTES - len(self._start)]
             end = (self._carry + data).find(_HEAD_END)
             if end < 0:
                 self._carry = (self._carry + data)[-3:]
@@ -93,6 +98,8 @@ class Watched(ResponseHandler):
             if exchange.message is not None:
                 self._begin_body(exchange, exact=end >= 0)
                 return data
+            if end >= 0:
+                self._start = b""
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
@@ -101,7 +108,9 @@ class Watched(ResponseHandler):
         """A head was parsed: interim answers are counted and dropped, a second final answer is never handed on."""
         exchange = self._exchange
         message, _ = data
-        if exchange is None or exchange.message is not None:
+        if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
+            self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
+        elif exchange is None or exchange.message is not None:
             self._dirty = True
         elif 100 <= message.code < 200 and message.code != 101:
             exchange.interim += 1
@@ -159,7 +168,7 @@ class Watched(ResponseHandler):
         self._end_payload()
 
     def eof_received(self) -> None:
-        self._closed_by_peer = True
+        self._closed_in_order = _said_goodbye(self.transport)
         super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -182,7 +191,7 @@ class Watched(ResponseHandler):
             return "chunked", detail
         if self._left != _UNKNOWN:
             return "content_length", detail
-        if exc is not None or (exchange.tls and not self._closed_by_peer):
+        if exc is not None or (exchange.tls and not self._closed_in_order):
             return "cut", detail
         return None
 
@@ -206,6 +215,17 @@ class Watched(ResponseHandler):
         self.force_close()
         if self.transport is not None:
             self.transport.abort()
+
+
+def _said_goodbye(transport: asyncio.Transport | None) -> bool:
+    """Whether a TLS peer sent its close_notify: asyncio reports the bare end of the connection just alike."""
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLError as error:
+        return isinstance(error, ssl.SSLZeroReturnError)
 
 
 def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
