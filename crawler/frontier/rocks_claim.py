@@ -38,7 +38,7 @@ _NONE: Final[dict[bytes, int]] = {}
 
 
 class Claims:
-    """``rest(host)`` is a host's configured rest: hosts not visited since ``opened_at`` count as just visited then."""
+    """``rest(host)`` is a host's configured rest: hosts not visited after ``opened_at`` count as just visited then."""
 
     def __init__(self, database: Database, hosts: Hosts, secret: int, opened_at: float, rest: Callable[[str], float]) -> None:
         self._database, self._hosts, self._secret = database, hosts, secret
@@ -157,7 +157,7 @@ class Claims:
         due, down = record.due, record.down
         if down:
             due = 0.0
-        elif record.since < self._opened_at:
+        elif record.since <= self._opened_at:
             due = max(due, self._opened_at + self._rest(link.host))
         crashes = self.suspects.get(key, 0) if self.suspects else 0
         if crashes:

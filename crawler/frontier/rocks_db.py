@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import resource
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -64,22 +66,29 @@ _ERRNOS: Final = {
     )
 }
 
+_rust_errno = re.compile(r"\(os error (\d+)\)").search
+
 
 def storage_error(error: Exception) -> StorageError:
     """What RocksDB said, with the errno it hides in its text; ``final`` if the files themselves are wrong."""
     text = str(error)
-    number = next((number for words, number in _ERRNOS.items() if words in text), 0)
+    told = _rust_errno(text)
+    number = int(told[1]) if told else next((number for words, number in _ERRNOS.items() if words in text), 0)
     return StorageError(f"frontier store: {text}", errno=number, final=text.startswith("Corruption"))
 
 
 def translated(method: Callable[P, R]) -> Callable[P, R]:
-    """The border: RocksDB's errors (bare ``Exception``) become StorageError, our own bugs stay what they are."""
+    """The border: RocksDB's errors (bare ``Exception``) become StorageError, our own bugs stay what they are.
+
+    Whoever keeps such an error must not keep the database open by it: the frames it came through are cleared of cursors
+    and handles."""
 
     @functools.wraps(method)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
         except Exception as error:
+            traceback.clear_frames(error.__traceback__)
             if type(error) is Exception or isinstance(error, DbClosedError | OSError):
                 raise storage_error(error) from error
             if isinstance(error, DecodeError):

@@ -132,15 +132,15 @@ def _open(path: Path) -> tuple[Database, Facts]:
     """A flush by the writer between reading the manifest and reading the log would leave a hole: then read anew."""
     for attempt in range(_TRIES):
         time.sleep(0.01 * attempt)
-        before = _manifest(path)
+        before = manifest(path)
         try:
             database = open_database(path, MEMORY_BYTES, None, read_only=True)
         except StorageError as error:
-            if before == _manifest(path):
+            if before == manifest(path):
                 raise
             failure = error
             continue
-        if before == _manifest(path):
+        if before == manifest(path):
             schema = read_schema(database)
             return database, Facts(database, schema.secret if schema else 0)
         database.close()
@@ -148,7 +148,7 @@ def _open(path: Path) -> tuple[Database, Facts]:
     raise failure
 
 
-def _manifest(path: Path) -> tuple[str, int]:
+def manifest(path: Path) -> tuple[str, int]:
     """Which manifest is in force and how long it is: every flush and compaction makes it longer."""
     try:
         name = (path / "CURRENT").read_text().strip()
