@@ -23,6 +23,7 @@ from crawler.fetch import Fetcher
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.store import Admitted, Store
 from crawler.hostrules import HostRules
+from crawler.metrics import Metrics
 from crawler.model import (
     NO_FAILURE,
     Done,
@@ -37,6 +38,7 @@ from crawler.model import (
     Unvisited,
     WaitsFor,
 )
+from crawler.network import Network
 from crawler.robotsdesk import RobotsDesk
 from crawler.seeds import Chunk
 from crawler.tally import Tally
@@ -64,6 +66,12 @@ class Parts(Struct, frozen=True):
     roll: Callable[[], None]
     """Close the archive's and the results' open files with the next commit."""
     expander: Expander
+    metrics: Metrics
+    written_bytes: Callable[[], int]
+    """Added to files since the crawl was opened."""
+    patience_s: float
+    """How long a disk or a network may be missing before the crawl gives up."""
+    log: Callable[[str], None]
     desk: RobotsDesk | None = None
 
 
@@ -76,6 +84,14 @@ class Crawl:
         self.frontier = parts.frontier
         self.frontier.visits_left = parts.config.max_pages or None
         self.failing = Tally()
+        self.network = Network(
+            parts.frontier,
+            self._settle,
+            parts.fetcher.reaches,
+            clock=parts.clock.now,
+            patience_s=parts.patience_s,
+            log=parts.log,
+        )
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
         self._drain = asyncio.Event()
@@ -95,6 +111,7 @@ class Crawl:
             pump = tasks.create_task(self.frontier.pump(), name="pump")
             helpers = [
                 tasks.create_task(self.parts.trouble.watch(), name="disk"),
+                tasks.create_task(self.network.watch(), name="network"),
                 tasks.create_task(self._seed(), name="seeds"),
             ]
             if self.config.max_time:
@@ -104,6 +121,7 @@ class Crawl:
             await asyncio.wait(workers)
             for helper in helpers:
                 helper.cancel()
+            self.network.flush()
             self.parts.roll()
             self.frontier.end()
             await pump
@@ -128,6 +146,9 @@ class Crawl:
 
     async def _work(self) -> None:
         while (lease := await self.frontier.take()) is not None:
+            if (refusal := self._refusal(lease.link)) is not None:
+                self._settle(lease, refusal)
+                continue
             try:
                 outcome = await self.visit(lease)
             except StorageError as error:
@@ -138,17 +159,15 @@ class Crawl:
                 raise
             else:
                 self.parts.trouble.visit_worked(self.config.workers)
-                self._settle(lease, outcome)
+                self.network.ended(lease, outcome)
 
     async def visit(self, lease: Lease) -> Outcome:
-        """The whole life of one link, between lease and outcome."""
-        refusal = self._refusal(lease.link)
-        if refusal is not None:
-            return refusal
+        """The whole life of one link that robots.txt allows, between lease and outcome."""
         try:
             page = await self.parts.fetcher.fetch(lease)
         except FetchError as error:
             return self.parts.judge.error(lease, error)
+        self.parts.metrics.answered(page)
         try:
             outcome = self.parts.judge.page(lease, page, self.parts.clock.wall())
             if isinstance(outcome, Retry):
@@ -174,6 +193,7 @@ class Crawl:
             self._settle_robots(lease, outcome)
         else:
             self.frontier.settle(lease, outcome)
+        self.parts.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
 
     def _settle_robots(self, lease: Lease, outcome: Outcome) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from crawler import seeds, urls
+from crawler import __version__, seeds, urls
 from crawler.archive import open_archive
 from crawler.clock import Clock
 from crawler.config import Config
@@ -36,14 +36,17 @@ from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
 from crawler.hostrules import HostRules
 from crawler.journal import Journal as Files
+from crawler.metrics import Metrics
 from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Known, Link, Mark, Snapshot
+from crawler.network import HELD_MAX
 from crawler.parse import Parser, open_parser, pool_size
 from crawler.results import Results
 from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
-from crawler.scope import Scope, domain_of
+from crawler.scope import RULES, Scope, domain_of
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
+from crawler.watch import Written, open_watch
 
 LINKS_ON_BENCH_MAX: Final = 10_000
 ROBOTS_BYTES_MAX: Final = 16 << 20
@@ -80,15 +83,17 @@ async def open_crawl(
         stack.callback(files.close)
         for name in files.rewind(store.marks()):
             log(f"{name}: not part of the last commit; moved to lost+found/")
-        trace = _open_trace(root, config.workers, store) if config.store == "embedded" else None
+        written = Written(store.marks())
+        trace = _open_trace(root, config.workers + HELD_MAX, store, log) if config.store == "embedded" else None
         if trace is not None:
             stack.callback(trace.close)
         desk = _open_desk(config, hosts, clock)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
+        patience_s = math.inf if endless else config.disk_wait
         trouble = Trouble(
             root,
             min_free_bytes=config.min_free_disk,
-            patience_s=math.inf if endless else config.disk_wait,
+            patience_s=patience_s,
             clock=clock.now,
             log=log,
         )
@@ -96,7 +101,7 @@ async def open_crawl(
             store,
             Workbench(hosts.per_host, _group_of(config)),
             Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures),
-            Journal(_write(files), files.committed, files.rewind),
+            Journal(_write(files, written), files.committed, files.rewind),
             recover=trouble.recover,
             clock=clock.now,
             wall=clock.wall,
@@ -113,7 +118,7 @@ async def open_crawl(
             max_redirects=config.max_redirects,
             rules=rules,
             backoff_max_s=backoff_max_s,
-            rest=_rest(config, hosts, desk),
+            rest=_rest(hosts, desk),
             jitter=random.random,
             move_anchor=config.redirects == "any",
         )
@@ -124,7 +129,35 @@ async def open_crawl(
             frontier.out_max = min(config.workers, fetcher.concurrency_max)
             chunks = seeds.read(config.input, config.urls, store.positions(), rules)
             expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
-            yield Crawl(Parts(config, clock, frontier, fetcher, judge, trouble, chunks, store, hosts, files.roll, expander, desk))
+            metrics = _open_metrics(frontier, expander)
+            yield Crawl(
+                Parts(
+                    config=config,
+                    clock=clock,
+                    frontier=frontier,
+                    fetcher=fetcher,
+                    judge=judge,
+                    trouble=trouble,
+                    seeds=chunks,
+                    store=store,
+                    hosts=hosts,
+                    roll=files.roll,
+                    expander=expander,
+                    metrics=metrics,
+                    written_bytes=lambda: written.bytes,
+                    patience_s=patience_s,
+                    log=log,
+                    desk=desk,
+                )
+            )
+
+
+def _open_metrics(frontier: Frontier, expander: Expander) -> Metrics:
+    metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
+    metrics.opened(frontier.counts.known, frontier.counts.done)
+    frontier.commit_seconds = lambda seconds: metrics.committed(seconds, frontier.counts.known, frontier.counts.done)
+    expander.parsed = metrics.parsed
+    return metrics
 
 
 @contextlib.asynccontextmanager
@@ -149,12 +182,14 @@ def _open_store(config: Config, root: Path, hosts: HostRules) -> Store:
     )
 
 
-def _open_trace(root: Path, workers: int, store: Store) -> Trace:
+def _open_trace(root: Path, slots: int, store: Store, log: Callable[[str], None]) -> Trace:
     """The slots of the visits that are out; what an unclean end left there is suspected once more."""
     try:
-        trace = Trace(root / "frontier" / "out", workers)
+        trace = Trace(root / "frontier" / "out", slots)
     except OSError as error:
         raise StorageError(f"{root}: {error.strerror}", errno=error.errno or 0) from error
+    if trace.crashed:
+        log(f"the last process crashed:\n{trace.crashed}")
     if trace.found:
         counts = store.suspects()
         store.set_suspects({key: counts.get(key, 0) + 1 for key in trace.found})
@@ -179,12 +214,12 @@ def _asked_by_the_pump(desk: RobotsDesk | None) -> Desk | None:
     return Desk(desk.ready, desk.link, desk.load, desk.learn)
 
 
-def _rest(config: Config, hosts: HostRules, desk: RobotsDesk | None) -> Callable[[Link, float], float]:
+def _rest(hosts: HostRules, desk: RobotsDesk | None) -> Callable[[Link, float], float]:
     """The pause a host wishes after a visit: its delay, its Crawl-delay, or as long as it needed to begin its answer."""
 
     def rest(link: Link, first_byte_s: float) -> float:
         asked = desk.delay(link) if desk is not None else 0.0
-        return max(hosts.delay(link.host), asked, config.factor * first_byte_s)
+        return max(hosts.delay(link.host), asked, hosts.factor * first_byte_s)
 
     return rest
 
@@ -195,10 +230,12 @@ def _group_of(config: Config) -> Callable[[str], str | None]:
     return domain_of
 
 
-def _write(files: Files) -> Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]:
+def _write(files: Files, written: Written) -> Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]:
     def write(prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
         known = files.append(prepared)
-        return known, files.sync()
+        marks = files.sync()
+        written.add(marks)
+        return known, marks
 
     return write
 
@@ -219,13 +256,14 @@ async def run_crawl(
     async with open_crawl(config, log=log) as crawl:
         error = None
         with _signals(crawl):
-            showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
-            try:
-                await crawl.run()
-            except* StorageError as group:
-                error = _first(group)
-            finally:
-                showing.cancel()
+            async with open_watch(crawl):
+                showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
+                try:
+                    await crawl.run()
+                except* StorageError as group:
+                    error = _first(group)
+                finally:
+                    showing.cancel()
         snapshot = crawl.stats("ended")
         on_snapshot(snapshot)
         code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)

@@ -38,6 +38,11 @@ OutcomeName: TypeAlias = Literal[
 NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
 """Outcomes that do not count for ``--max-failed``."""
 
+NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
+"""Outcomes of links that nobody was asked for."""
+ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
+"""Outcomes of links whose host answered."""
+
 PRIORITY_ROBOTS: Final = 0
 PRIORITY_REDIRECT: Final = 16
 PRIORITY_DEFAULT: Final = 128
@@ -169,6 +174,7 @@ class Retry(Struct, frozen=True):
     after: float
     rest: float = 0.0
     sign: HostSign = "failed"
+    detail: str = ""
 
 
 class Unvisited(Struct, frozen=True):

@@ -56,7 +56,7 @@ class Judge:
         rest = self._rest(lease.link, 0.0)
         sign = sign_of(error)
         if error.outcome in RETRY_OUTCOMES and error.reason not in PERMANENT_REASONS and self._may_retry(lease):
-            return Retry(error.outcome, error.reason, self._after(lease), rest, sign)
+            return Retry(error.outcome, error.reason, self._after(lease), rest, sign, error.detail)
         return Dropped(error.outcome, error.reason, error.detail, rest if sign != "silent" else 0.0, sign)
 
     def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:

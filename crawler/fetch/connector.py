@@ -12,9 +12,11 @@ import socket
 import ssl
 from collections import OrderedDict
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
@@ -69,6 +71,15 @@ class Connector(aiohttp.TCPConnector):
         """Connections kept for a next use."""
         self._forget_closed()
         return len(self._idle)
+
+    async def addresses(self, name: str, port: int) -> list[ResolveResult]:
+        """Where a name or an address literal may be reached. FetchError as the resolver's."""
+        try:
+            version = ip_address(name).version
+        except ValueError:
+            return await self._resolver.resolve(name, port, socket.AF_UNSPEC)
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        return [ResolveResult(hostname=name, host=name, port=port, family=family, proto=socket.IPPROTO_TCP, flags=0)]
 
     def _socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
         exchange = current()

@@ -7,6 +7,7 @@ ends a fetch, cancellation included, gives back its connection, timer and spool 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,21 @@ class Fetcher:
             self._bytes_decoded,
             sum(body.size for body in self._bodies),
         )
+
+    async def reaches(self, host: str, timeout_s: float = 3.0) -> bool:
+        """Whether a host key's port takes a connection now: a sign that our own network works. Nothing is sent."""
+        name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")
+        try:
+            async with asyncio.timeout(timeout_s):
+                for found in await self._connector.addresses(name.strip("[]"), int(port)):
+                    kind = (found["family"], socket.SOCK_STREAM, found["proto"], "", (found["host"], found["port"]))
+                    with self._guard.socket(kind) as probe:
+                        probe.setblocking(False)
+                        await self._loop.sock_connect(probe, (found["host"], found["port"]))
+                        return True
+        except (OSError, FetchError, TimeoutError):
+            pass
+        return False
 
     async def fetch(self, lease: Lease) -> Page:
         """One attempt at a link. FetchError: there was no answer that could be read. StorageError: the fault is ours."""

@@ -81,6 +81,9 @@ class Frontier:
         self.pauses: set[str] = set()
         self.out_max: int | None = None
         """At most so many visits out, if that is less than the workers (memory, descriptors)."""
+        self.held = 0
+        """Of the visits out, those that have ended and are held until it is known whose fault it was."""
+        self._one = False
         self.visits_left: int | None = None
         """At most so many more visits (--max-pages)."""
         self.seeding = True
@@ -162,9 +165,9 @@ class Frontier:
             self._timer = asyncio.get_running_loop().call_later(due - now + 0.0005, self.deal)
 
     def _next(self, now: float) -> Lease | None:
-        if self.pauses or self._sick or self.is_backed_up:
+        if self._sick or self.is_backed_up or (self.pauses and not self._deals_one()):
             return None
-        if self.out_max is not None and len(self._out) >= self.out_max:
+        if self.out_max is not None and len(self._out) - self.held >= self.out_max:
             return None
         if self.visits_left is not None and len(self._out) >= self.visits_left:
             return None
@@ -177,6 +180,7 @@ class Frontier:
             self._refill.unruly(lease.link)
         if lease is None:
             return None
+        self._one = False
         self._out[id(lease)] = (lease, self._trace.enter(lease.key) if self._trace and lease.key else -1)
         self._refill.dealt(host)
         return lease
@@ -193,6 +197,14 @@ class Frontier:
     def resume(self, why: str) -> None:
         self.pauses.discard(why)
         self.deal()
+
+    def deal_one(self) -> None:
+        """Offline: deal one lease all the same, to see whether anybody answers."""
+        self._one = True
+        self.deal()
+
+    def _deals_one(self) -> bool:
+        return self._one and self.pauses == {"offline"}
 
     def drain(self) -> None:
         """Deal nothing more, for good."""
@@ -309,6 +321,8 @@ class Frontier:
     async def _commit(self) -> None:
         batch, self._open = self._open, OpenBatch()
         self._closing = batch
+        if self._trace is not None:
+            self._trace.beat()
         self._dirty.clear()
         self._full.clear()
         self._room.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from random import random
 from typing import Final
 
 from msgspec import Struct
@@ -113,6 +114,8 @@ class Refill:
             self._unruly = unruly | self._unruly
             self.wanted.set()
             return None
+        if any(lease.suspect for lease in leases):
+            _shuffle_hosts(leases)
         self._learn(leases, hungry, hosts)
         return Got(leases, list(zip(unruly.values(), records, strict=True)))
 
@@ -133,3 +136,9 @@ class Refill:
         self._plenty = len(got.keys() - hungry.keys()) >= hosts
         if self._plenty and (self._bench.waiting + len(leases)) * 2 < self._links_max:
             self.wanted.set()
+
+
+def _shuffle_hosts(leases: list[Lease]) -> None:
+    """Suspects come in another order after each start, so that it is not always the same one that is out at a kill."""
+    order = {lease.link.host: random() for lease in leases}  # noqa: S311 - nothing secret
+    leases.sort(key=lambda lease: order[lease.link.host])

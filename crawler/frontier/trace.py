@@ -1,51 +1,81 @@
 """Which links are out right now, in a file that outlives the process: one slot per visit.
 
 The file is mapped into memory, so that a note costs no system call and survives SIGKILL (not a power cut, after which
-nobody is suspected). After an unclean end the slots name the links that may have killed the process.
+nobody is suspected). After an unclean end the slots name the links that may have killed the process: all of them if it
+crashed, those that had been out for long if it was killed, since anybody may kill a process at any time.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
+import struct
+import time
 from pathlib import Path
 from typing import Final
 
-SLOT_BYTES: Final = 32
-"""A queue key of up to 31 bytes behind its length."""
+KEY_BYTES_MAX: Final = 31
+SLOT: Final = struct.Struct(f"<{KEY_BYTES_MAX + 1}pd")
+"""A queue key behind its length, and when its visit began (monotonic clock of this machine, seconds)."""
+BEAT: Final = struct.Struct("<d")
+OUT_LONG_S: Final = 1.0
+SLOTS_MAX: Final = 200_000
 
 
 class Trace:
-    """``enter(key) -> slot`` when a visit begins, ``leave(slot)`` when it ends. ``found`` holds the keys left by an
-    unclean end. Raises OSError where the file cannot be made."""
+    """``enter(key) -> slot`` when a visit begins, ``leave(slot)`` when it ends. ``found`` holds the keys of the links that
+    are suspected of an unclean end, ``crashed`` what the fault handler wrote then. Raises OSError."""
 
     def __init__(self, path: Path, slots: int) -> None:
-        size = slots * SLOT_BYTES
+        self.crashed = _crash_of(path.with_name("crash"))
+        size = BEAT.size + slots * SLOT.size
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self.found = _keys(os.pread(fd, 1 << 24, 0))
+            self.found = _suspects(os.pread(fd, BEAT.size + SLOTS_MAX * SLOT.size, 0), bool(self.crashed))
             os.ftruncate(fd, 0)
             os.posix_fallocate(fd, 0, size)  # a hole in a mapped file would be SIGBUS on a full disk
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)
         self._free = list(range(slots - 1, -1, -1))
+        self._crash_file = path.with_name("crash").open("w")
+        faulthandler.enable(self._crash_file)
 
     def enter(self, key: bytes) -> int:
         slot = self._free.pop()
-        at = slot * SLOT_BYTES
-        self._map[at + 1 : at + 1 + len(key)] = key
-        self._map[at] = len(key)
+        now = time.monotonic()
+        SLOT.pack_into(self._map, BEAT.size + slot * SLOT.size, key, now)
+        BEAT.pack_into(self._map, 0, now)
         return slot
 
     def leave(self, slot: int) -> None:
-        self._map[slot * SLOT_BYTES] = 0
+        SLOT.pack_into(self._map, BEAT.size + slot * SLOT.size, b"", 0.0)
         self._free.append(slot)
 
+    def beat(self) -> None:
+        """We are alive."""
+        BEAT.pack_into(self._map, 0, time.monotonic())
+
     def close(self) -> None:
+        faulthandler.disable()
+        self._crash_file.close()
         self._map.close()
 
 
-def _keys(content: bytes) -> list[bytes]:
-    slots = (content[at : at + SLOT_BYTES] for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES))
-    return [slot[1 : 1 + slot[0]] for slot in slots if 0 < slot[0] < SLOT_BYTES]
+def _crash_of(path: Path) -> str:
+    """What the fault handler of the last process wrote, at most 4 KiB of it."""
+    try:
+        with path.open(errors="replace") as file:
+            return file.read(4096)
+    except FileNotFoundError:
+        return ""
+
+
+def _suspects(content: bytes, crashed: bool) -> list[bytes]:
+    if len(content) < BEAT.size:
+        return []
+    (last,) = BEAT.unpack_from(content)
+    slots = content[BEAT.size :]
+    found = SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size])
+    return [key for key, began in found if key and (crashed or last - began >= OUT_LONG_S)]
