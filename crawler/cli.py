@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from errno import EWOULDBLOCK
+from importlib import import_module
 from typing import Final
 
 from crawler import __version__
@@ -31,15 +32,10 @@ commands:
 """
 
 
-def _run(arguments: Sequence[str]) -> int:
-    from crawler.cli_run import run
-
-    return run(arguments)
-
-
 def _config(arguments: Sequence[str]) -> int:
+    from crawler.arguments import Parser
     from crawler.effective import example, schema, to_toml
-    from crawler.options import Parser, add_settings, flags
+    from crawler.options import add_settings, flags
 
     parser = Parser(
         "config",
@@ -74,7 +70,8 @@ def _config(arguments: Sequence[str]) -> int:
 
 
 def _healthcheck(arguments: Sequence[str]) -> int:
-    from crawler.options import Parser, add_settings, flags
+    from crawler.arguments import Parser
+    from crawler.options import add_settings, flags
 
     parser = Parser(
         "healthcheck",
@@ -113,8 +110,24 @@ def _ask_health(listen: str, path: str) -> int:
     return 0 if answer.status == 200 else 1
 
 
+def _from(module: str, name: str) -> Command:
+    """A command imported only when it is called."""
+
+    def command(arguments: Sequence[str]) -> int:
+        called: Command = getattr(import_module(f"crawler.{module}"), name)
+        return called(arguments)
+
+    return command
+
+
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
-    "run": (_run, "crawl until nothing is left, or go on with a crawl"),
+    "run": (_from("cli_run", "run"), "crawl until nothing is left, or go on with a crawl"),
+    "results": (_from("cli_read", "results"), "print result rows"),
+    "cat": (_from("cli_read", "cat"), "print the body kept of a URL"),
+    "export": (_from("cli_read", "export"), "print or write the bodies kept"),
+    "why": (_from("cli_read", "why"), "tell what became of a URL"),
+    "retry": (_from("cli_run", "retry"), "make failed URLs due again"),
+    "verify": (_from("cli_read", "verify"), "check everything a crawl has written"),
     "config": (_config, "check, show or describe the settings"),
     "healthcheck": (_healthcheck, "ask a running crawler whether it is well"),
 }

@@ -1,4 +1,4 @@
-"""The commands that crawl: ``run``. They load the settings, show progress, and end with the report's exit code."""
+"""The commands that crawl: ``run``, and ``retry``, which gives a crawl more to do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crawler.errors import ConfigError
-from crawler.options import Parser, add_loudness, add_settings, flags
+from crawler.arguments import Parser, outcomes_of
+from crawler.errors import ConfigError, Exit
+from crawler.options import add_loudness, add_settings, flags
 
 if TYPE_CHECKING:
     from crawler.config import Config
@@ -45,6 +46,47 @@ def run(arguments: Sequence[str]) -> int:
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
     return _crawl(config, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+
+
+RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated"
+"""What may be otherwise the next time, and is not a judgement of the page."""
+
+
+def retry(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "retry",
+        "retry DIR [--outcome NAME,...]",
+        "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
+        "examples:\n"
+        "  crawler retry out/                                what the network or a server's fault ended\n"
+        "  crawler retry out/ --outcome http_error,timeout\n"
+        "  crawler run -i urls.txt -o out/                   now fetch them",
+    )
+    parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
+    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED}")
+    given = parser.parse(arguments)
+    outcomes = outcomes_of(given.outcome or [RETRIED])
+    root = Path(given.directory)
+    if not (root / "frontier").is_dir():
+        raise ConfigError(f"{root}: there is no crawl here")
+    count = _revive(root, outcomes)
+    print(f"crawler: {count:,} URLs are due again: go on with the command of this crawl", file=sys.stderr)
+    return Exit.OK
+
+
+def _revive(root: Path, outcomes: frozenset[str]) -> int:
+    from crawler.directory import locked
+    from crawler.effective import read_identity
+    from crawler.frontier import Limits, open_store
+
+    with locked(root):
+        begun = read_identity(root) or {"depth": 0}
+        limits = Limits(depth_limited=begun["depth"] > 0)
+        store = open_store("embedded", root / "frontier", limits, now=time.time(), rest=lambda host: 0.0)
+        try:
+            return store.revive(outcomes)
+        finally:
+            store.close()
 
 
 def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:

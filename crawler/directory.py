@@ -26,6 +26,18 @@ LOCK: Final = "lock"
 def open_directory(root: Path, config: Config) -> Iterator[Path]:
     """Make or take over ``root`` for this process. ConfigError: it cannot be used so; StorageError with EWOULDBLOCK:
     another process holds it."""
+    with locked(root):
+        if config.fresh:
+            _set_aside(root)
+        _check_identity(root, config)
+        _make_tmp(root)
+        write_effective(root, config)
+        yield root
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """No other process changes anything in ``root``, which is made if it is not there. Raises as ``open_directory``."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -38,12 +50,7 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK) from None
-        if config.fresh:
-            _set_aside(root)
-        _check_identity(root, config)
-        _make_tmp(root)
-        write_effective(root, config)
-        yield root
+        yield
     finally:
         os.close(lock)
 

@@ -9,16 +9,17 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from crawler.checks import MASKED, AsSize, AsTime
-from crawler.config import SECTIONS, Config, HostConfig
+from crawler.config import SECTIONS, Config, HostConfig, Section
 from crawler.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
 
 IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_params", "sort_query")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
@@ -177,13 +178,19 @@ def identity(config: Config) -> dict[str, Any]:
 
 def read_identity(directory: Path) -> dict[str, Any] | None:
     """The identity that DIR/crawl.toml was written with, None if there is no such file. Raises ConfigError."""
+    config = read_section(directory, Config, IDENTITY)
+    return None if config is None else identity(config)
+
+
+def read_section(directory: Path, section: type[S], keys: Iterable[str] | None = None) -> S | None:
+    """A section as DIR/crawl.toml says, or only these keys of it; None if there is no such file. Raises ConfigError."""
     path = directory / FILE_NAME
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return identity(Config.model_validate({key: table[key] for key in IDENTITY if key in table}))
+        return section.model_validate({key: table[key] for key in keys or section.model_fields if key in table})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as this crawl's configuration ({error}): restore it, or begin anew") from error
 
 

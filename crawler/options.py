@@ -6,17 +6,14 @@ argparse only collects text here; what it means, and whether it is right, is for
 from __future__ import annotations
 
 import argparse
-import difflib
-import shutil
-import sys
-from collections.abc import Collection, Sequence
-from typing import Any, Final, NoReturn, get_args
+from collections.abc import Collection
+from typing import Any, Final, get_args
 
 from pydantic.fields import FieldInfo
 
+from crawler.arguments import Parser
 from crawler.config import SECTIONS
 from crawler.effective import describe, unit
-from crawler.errors import Exit
 
 SHORT: Final = {"input": "-i", "output": "-o", "workers": "-w"}
 _WORD: Final = {
@@ -41,36 +38,6 @@ _WORD: Final = {
 
 NOT_FLAGS: Final = frozenset(("urls", "host"))
 """URLs stand alone on the command line; [[host]] tables need a file."""
-
-
-def _width() -> int:
-    return max(60, min(110, shutil.get_terminal_size().columns - 2))
-
-
-class Parser(argparse.ArgumentParser):
-    """Examples first, one short usage line, and a suggestion for a flag that does not exist."""
-
-    def __init__(self, name: str, usage: str, examples: str) -> None:
-        super().__init__(
-            prog=f"crawler {name}".strip(),
-            usage=f"crawler {usage}",
-            description=examples,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=_width()),
-            allow_abbrev=False,
-        )
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Options and names in any order."""
-        namespace, unknown = self.parse_known_intermixed_args(arguments)
-        if unknown:
-            flag = unknown[0].partition("=")[0]
-            close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(f"there is no {flag} here" + (f"; did you mean {close[0]}?" if close else f" (see {self.prog} --help)"))
-        return namespace
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)
-        raise SystemExit(Exit.USAGE)
 
 
 def add_settings(parser: Parser, only: Collection[str] | None = None) -> None:

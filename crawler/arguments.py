@@ -1,0 +1,60 @@
+"""A command's arguments: examples first, one usage line, and a suggestion where something was mistyped."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, get_args
+
+from crawler.errors import ConfigError, Exit
+
+
+def _width() -> int:
+    return max(60, min(110, shutil.get_terminal_size().columns - 2))
+
+
+class Parser(argparse.ArgumentParser):
+    """Examples first, one short usage line, and a suggestion for a flag that does not exist."""
+
+    def __init__(self, name: str, usage: str, examples: str) -> None:
+        super().__init__(
+            prog=f"crawler {name}".strip(),
+            usage=f"crawler {usage}",
+            description=examples,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=_width()),
+            allow_abbrev=False,
+        )
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Options and names in any order."""
+        namespace, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            self.error(f"there is no {flag} here" + (f"; did you mean {close[0]}?" if close else f" (see {self.prog} --help)"))
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)
+        raise SystemExit(Exit.USAGE)
+
+
+def outcomes_of(texts: Sequence[str]) -> frozenset[str]:
+    """``--outcome a,b --outcome c`` as a set. Raises ConfigError."""
+    from crawler.model import OutcomeName
+
+    known = get_args(OutcomeName)
+    names = [name for text in texts for name in text.split(",") if name]
+    faults = []
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            faults.append(
+                f"--outcome {name}: there is no such outcome; " + (f"did you mean {close[0]}?" if close else ", ".join(known))
+            )
+    if faults:
+        raise ConfigError(faults)
+    return frozenset(names)

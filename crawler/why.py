@@ -1,0 +1,117 @@
+"""Why a URL is where it is: its state and record, or the rule that leaves it out. Asked of the directory, not of the web."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from msgspec.structs import asdict
+
+from crawler import urls
+from crawler.config import ScopeConfig
+from crawler.effective import read_section
+from crawler.errors import FetchError
+from crawler.model import Known, Link
+from crawler.reading import Reading
+from crawler.scope import Scope
+
+PLACES: Final = {
+    "host": "links to other hosts than the seed's are left out",
+    "domain": "links to other domains than the seed's are left out",
+    "prefix": "links that do not begin as the seed does are left out",
+    "any": "",
+}
+
+
+def explain(reading: Reading, url: str, via: str | None = None) -> dict[str, Any]:
+    """``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
+    the page ``via``, if that is known). FetchError: ``via`` is no URL."""
+    config = read_section(reading.root, ScopeConfig) or ScopeConfig.model_validate({})
+    try:
+        canonical = urls.parse(url, rules=urls.Rules(config.max_url, config.drop_params, config.sort_query)).href
+    except FetchError as error:
+        return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
+    answer: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
+    known = reading.lookup(canonical)
+    if isinstance(known, Known):
+        return answer | {"state": "done", "record": record_of(known)}
+    if known is not None:
+        return answer | {"state": known}
+    return answer | _refusal(reading, config, canonical, via)
+
+
+def record_of(known: Known) -> dict[str, Any]:
+    """What the store keeps of a settled URL, in the words of a result row."""
+    link = known.link
+    return {
+        "outcome": known.outcome,
+        "reason": known.reason,
+        "status": known.status,
+        "fetched_at": known.fetched_at,
+        "location": known.location,
+        "kind": link.kind,
+        "depth": link.depth,
+        "hops": link.hops,
+        "attempt": link.attempt,
+        "via": link.via,
+        "input": link.input and {"list": link.input.list, "line": link.input.line},
+        "tag": link.tag,
+        "archive": known.archive and asdict(known.archive),
+        "row": known.row and asdict(known.row),
+    }
+
+
+def _refusal(reading: Reading, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
+    page = reading.lookup(via) if via else None
+    if isinstance(page, Known):
+        depth, anchor = page.link.depth + 1, page.link.anchor or page.link.url
+    else:
+        depth, anchor = 0, None  # nothing is known of where the link stands: place and depth cannot refuse it
+    rule = Scope(config).refuses(Link(url, urls.host_key(url), "link", depth, anchor=anchor))
+    told = {"rule": rule, "depth": config.depth, "scope": config.scope}
+    if via:
+        told["via"] = page.link.url if isinstance(page, Known) else None
+    return told
+
+
+def told(answer: dict[str, Any]) -> str:
+    """For a person."""
+    lines = [str(answer["canonical"] or answer["url"])]
+    if answer["state"] == "invalid":
+        lines.append(f"is no URL: {answer['rule']}")
+    elif answer["state"] == "unknown":
+        lines += _unknown(answer)
+    elif answer["state"] == "done":
+        lines += _done(answer["record"])
+    else:
+        lines.append({"waiting": "waits for its visit", "retrying": "failed, and waits to be tried again"}[answer["state"]])
+    return "\n  ".join(lines)
+
+
+def _unknown(answer: dict[str, Any]) -> list[str]:
+    if answer["rule"]:
+        return [f"left out by the rule {answer['rule']}"]
+    if "via" in answer and answer["via"] is None:
+        return ["never admitted, and the page it is said to stand on was not fetched"]
+    if "via" in answer:
+        return ["never admitted, though no rule refuses it: the link was not found on that page"]
+    said = f"followed to depth {answer['depth']}" if answer["depth"] >= 0 else "followed without limit"
+    place = PLACES[answer["scope"]]
+    return ["never admitted: it was not listed, and not found on a page", f"links are {said}" + (f"; {place}" if place else "")]
+
+
+def _done(record: dict[str, Any]) -> list[str]:
+    ended = record["outcome"] + (f" ({record['reason']})" if record["reason"] else "")
+    at = datetime.fromtimestamp(record["fetched_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    status = f", status {record['status']}" if record["status"] else ""
+    lines = [f"settled as {ended}{status}, attempt {record['attempt']}, {at}"]
+    source = record["input"]
+    found = f", found on {record['via']}" if record["via"] else ""
+    listed = f", line {source['line']} of {source['list']}" if source else ""
+    lines.append(f"{record['kind']}, depth {record['depth']}{found}{listed}")
+    if record["location"]:
+        lines.append(f"redirects to {record['location']}")
+    for name, place in (("body", record["archive"]), ("row", record["row"])):
+        if place:
+            lines.append(f"{name}: {place['file']}, {place['length']} bytes at {place['offset']}")
+    return lines
