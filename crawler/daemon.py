@@ -46,7 +46,7 @@ from crawler.rulescache import RulesCache
 from crawler.scope import RULES, Scope, domain_of
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
-from crawler.watch import Written, open_watch
+from crawler.vitals import Written, open_vitals
 
 LINKS_ON_BENCH_MAX: Final = 10_000
 ROBOTS_BYTES_MAX: Final = 16 << 20
@@ -256,7 +256,7 @@ async def run_crawl(
     async with open_crawl(config, log=log) as crawl:
         error = None
         with _signals(crawl):
-            async with open_watch(crawl):
+            async with open_vitals(crawl):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()

@@ -7,6 +7,7 @@ links than one batch should carry are admitted in parts before their page's outc
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -38,6 +39,8 @@ class Expander:
         self._parser = parser
         self._admit = admit
         self._rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        self.parsed: Callable[[float], None] = lambda seconds: None
+        """Told how long finding the links of a page took."""
         self._options = Options(config.name, config.max_outlinks, config.resources, self._rules)
 
     async def expand(self, link: Link, done: Done) -> Done:
@@ -66,7 +69,9 @@ class Expander:
             return done
         assert self._parser is not None
         body = page.decoded(self._config.max_parse) if mime in MIMES else b""
+        began = time.perf_counter()
         found = await self._parser.call(OUTLINKS, body, link.url, mime, page.charset, headers, self._options, result=Outlinks)
+        self.parsed(time.perf_counter() - began)
         if isinstance(found, Fault):
             return replace(done, refused={found.reason: 1})
         links, refused = self._scope.outlinks(link, found.links)

@@ -48,7 +48,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
     ),
     ("parts", [{"journal", "rows"}, {"reading"}, {"export"}]),
     ("crawl", [{"crawl", "trouble", "expand"}]),
-    ("doors", [{"control", "follow", "problems", "uploads", "diagnosis", "watch", "changes"}]),
+    ("doors", [{"control", "follow", "problems", "uploads", "diagnosis", "vitals", "changes"}]),
     ("doors", [{"daemon"}]),
     ("doors", [{"progress"}, {"arguments", "options"}]),
     ("doors", [{"cli_run"}, {"cli_read", "why"}]),
