@@ -16,6 +16,7 @@ import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -113,7 +114,7 @@ class Site:
     host: str = "127.0.0.1"
     port: int = 0
     scripts: dict[str, Script] = field(default_factory=dict)
-    ports: dict[str, int] = field(default_factory=dict)
+    ports: dict[str, Any] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
     """Heads of the last requests seen, at most REQUESTS_MAX."""
     ca_pem: bytes = b""
@@ -183,6 +184,11 @@ class Site:
             await conn.play([head(len(body)) + body, stay])
         else:
             await conn.play(self.index())
+
+    def trust(self, ca_file: Path) -> None:
+        """Write the authority's certificate; {ca} in a sin stands for this file."""
+        ca_file.write_bytes(self.ca_pem)
+        self.ports["ca"] = ca_file
 
     def see(self, request: bytes) -> None:
         self.requests = [*self.requests[1 - self.REQUESTS_MAX :], request]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
@@ -43,10 +44,8 @@ def main() -> None:
         for name, sin in ALL.items():
             print(f"{name:32} {sin.outcome:16} {sin.reason or ''}")
         return
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(options.port, options.ca_file))
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

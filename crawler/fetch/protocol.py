@@ -21,8 +21,9 @@ from crawler.fetch.exchange import CURRENT, Exchange
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
 START_BYTES: Final = 16
-OVERHEAD_FACTOR: Final = 8
-"""Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``."""
+OVERHEAD_FACTOR: Final = 1
+"""Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``: chunks of a byte each would cost a
+second of our time for a megabyte of theirs."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
@@ -152,7 +153,7 @@ class Watched(ResponseHandler):
                 self._drop()
         elif exchange.message.chunked and not self._reading_paused:
             body = payload.total_bytes
-            if exchange.received > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
+            if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
                 self._fail("malformed", "more chunk framing than body")
 
     # -- endings --------------------------------------------------------------------------------------------------
