@@ -5,6 +5,8 @@ Cheaper than an LRU list: a hit in the young generation is one dict lookup.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -29,6 +31,32 @@ class Recent(Generic[K, V]):
         if value is None and (value := self._old.pop(key, None)) is not None:
             self[key] = value
         return value
+
+    def pick(self, keys: Iterable[K]) -> tuple[dict[K, V], set[K]]:
+        """Those that are here with their values, and those that are not."""
+        young, old = self._young, self._old
+        found: dict[K, V] = {}
+        missing: set[K] = set()
+        for key in keys:
+            if (value := young.get(key)) is not None:
+                found[key] = value
+            elif key in old:
+                found[key] = old[key]
+            else:
+                missing.add(key)
+        for key in found.keys() & old.keys():
+            self[key] = found[key]
+        return found, missing
+
+    def update(self, values: Mapping[K, V]) -> None:
+        """All are put; of more than a generation only the last."""
+        if len(self._young) + len(values) > self._max:
+            self._old, self._young = self._young, {}
+        self._young.update(values)
+        if len(self._young) > self._max:
+            self._young = dict(islice(self._young.items(), len(self._young) - self._max, None))
+        for key in values.keys() & self._old.keys():
+            del self._old[key]
 
     def __setitem__(self, key: K, value: V) -> None:
         self._old.pop(key, None)

@@ -84,8 +84,7 @@ class RocksStore(Facts):
     @translated
     def prepare(self, batch: Batch) -> Prepared:
         links = links_of(batch)
-        hosts = {host: fingerprint(host, self._secret) for host in {link.host for link in links}}
-        keys = [hosts[link.host] + fingerprint(link.url, self._secret) for link in links]
+        keys = self._seen.keys(links)
         known = self._seen.depths(keys)
         settled_keys = []
         ended: dict[bytes, bool] = {}

@@ -102,6 +102,7 @@ class Transaction:
         if record is None:
             record = self._records[host] = HostRecord(self._now, self._now)
             self._ready[host] = None
+            self._hosts.keep(host, record)
             self._tally.hosts += 1
         return record
 
@@ -191,7 +192,6 @@ class Transaction:
                     self.batch.put(after, b"", self._ready_family)
                     self.moved.append((host, after))
             self.batch.put(host, encode(record), self._host)
-            self._hosts.keep(host, record)
             if name := self._names.get(host):
                 self._longest.note(name, record.waiting)
         state = State(self.sequence, now, wall, self._tally.freeze())

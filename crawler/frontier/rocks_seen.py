@@ -5,13 +5,14 @@ Nine links of ten are known, half of them the navigation links of their host: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from crawler.frontier.admission import FRUITFUL
 from crawler.frontier.recent import Recent
 from crawler.frontier.rocks_db import Database
 from crawler.frontier.rocks_keys import decode_page, decode_seen
+from crawler.model import Link
 from crawler.urls import fingerprint, host_key
 
 
@@ -28,27 +29,26 @@ class Seen:
     def __len__(self) -> int:
         return len(self._recent)
 
+    def keys(self, links: Sequence[Link]) -> list[bytes]:
+        """As ``key`` of each; a batch names most URLs more than once."""
+        secret = self._secret
+        hosts = {host: fingerprint(host, secret) for host in {link.host for link in links}}
+        hashed = {url: hosts[host] + fingerprint(url, secret) for url, host in {link.url: link.host for link in links}.items()}
+        return [hashed[link.url] for link in links]
+
     def key(self, url: str, host: str) -> bytes:
         return fingerprint(host, self._secret) + fingerprint(url, self._secret)
 
     def depths(self, keys: Collection[bytes]) -> dict[bytes, int]:
         """The least depths of those that are known."""
-        recent = self._recent.get
-        known: dict[bytes, int] = {}
-        missing: set[bytes] = set()
-        for key in keys:
-            if (depth := recent(key)) is not None:
-                known[key] = depth
-            else:
-                missing.add(key)
-        for key, value in self._found("seen", missing):
-            known[key] = self._recent[key] = decode_seen(value)[0]
-        return known
+        known, missing = self._recent.pick(keys)
+        read = {key: decode_seen(value)[0] for key, value in self._found("seen", missing)}
+        self._recent.update(read)
+        return known | read
 
     def note(self, depths: Mapping[bytes, int]) -> None:
         """These were committed."""
-        for key, depth in depths.items():
-            self._recent[key] = depth
+        self._recent.update(depths)
 
     def retrying(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
         """(least depth, whether an attempt failed) of known URLs."""

@@ -1,7 +1,9 @@
 """The durable half of the frontier: which links are known, which wait, which are settled.
 
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
-lock. The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
+lock. (``stats``, ``clock``, ``longest``, ``memory_used`` and ``lookup`` may be called from any thread.)
+
+The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
 
 from __future__ import annotations

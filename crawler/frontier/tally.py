@@ -83,14 +83,19 @@ class Longest:
 
     def __init__(self) -> None:
         self._waiting: dict[str, int] = {}
+        self._least = 0
 
     def note(self, host: str, waiting: int) -> None:
-        if waiting:
+        if waiting > self._least:
             self._waiting[host] = waiting
         else:
             self._waiting.pop(host, None)
         if len(self._waiting) > 2 * self.HOSTS_MAX:
             self._waiting = dict(self.top(self.HOSTS_MAX))
+            self._least = min(self._waiting.values())
+        elif len(self._waiting) < self.HOSTS_MAX // 2:
+            self._least = 0
 
     def top(self, limit: int) -> list[tuple[str, int]]:
-        return nlargest(limit, self._waiting.items(), key=lambda item: item[1])
+        """Longest first. May be asked from any thread."""
+        return nlargest(limit, list(self._waiting.items()), key=lambda item: item[1])
