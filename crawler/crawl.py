@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from crawler.budget import Budget, Reservation
 from crawler.clock import Clock
 from crawler.config import Config
 from crawler.errors import FetchError, StorageError
@@ -23,6 +24,8 @@ from crawler.fetch import Fetcher
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.store import Admitted, Store
 from crawler.hostrules import HostRules
+from crawler.lazily import Lazily
+from crawler.memory import Memory
 from crawler.metrics import Metrics
 from crawler.model import (
     NO_FAILURE,
@@ -51,6 +54,17 @@ FAILING_HOSTS: Final = 10
 PAUSED_BY: Final[dict[str, WaitsFor]] = {"disk": "disk", "disk_low": "disk", "memory": "memory", "offline": "network"}
 
 
+LINK_BYTES: Final = 700
+OUTCOME_BYTES: Final = 2048
+
+
+def weight(done: Done) -> int:
+    """About what an outcome holds in memory until it is committed, bytes."""
+    page = done.page
+    headers = sum(len(name) + len(value) for name, value in page.headers)
+    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + LINK_BYTES * len(done.outlinks)
+
+
 class Parts(Struct, frozen=True):
     """What a crawl is made of; put together by ``daemon.open_crawl``."""
 
@@ -72,6 +86,12 @@ class Parts(Struct, frozen=True):
     patience_s: float
     """How long a disk or a network may be missing before the crawl gives up."""
     log: Callable[[str], None]
+    budget: Budget
+    children: Callable[[], Iterable[int]]
+    """Process ids of the parsers."""
+    caches: tuple[Callable[[], None], ...]
+    """Each empties one."""
+    restart_parsers: Callable[[], None]
     desk: RobotsDesk | None = None
 
 
@@ -94,6 +114,16 @@ class Crawl:
         )
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
+        self.memory = Memory(
+            parts.budget,
+            parts.frontier,
+            children=parts.children,
+            empty=parts.caches,
+            restart_parsers=parts.restart_parsers,
+            clock=parts.clock.now,
+            log=parts.log,
+        )
+        self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
         self._drain = asyncio.Event()
         self._pages = 0
         self._body_bytes = 0
@@ -105,6 +135,10 @@ class Crawl:
         self._drain.set()
         self.frontier.drain()
 
+    async def drains(self) -> None:
+        """Returns when a drain has begun."""
+        await self._drain.wait()
+
     async def run(self) -> None:
         """Until nothing is left or a drain is over. Raises StorageError, ConfigError (a list that cannot be read)."""
         async with asyncio.TaskGroup() as tasks:
@@ -112,6 +146,7 @@ class Crawl:
             helpers = [
                 tasks.create_task(self.parts.trouble.watch(), name="disk"),
                 tasks.create_task(self.network.watch(), name="network"),
+                tasks.create_task(self.memory.run(), name="memory"),
                 tasks.create_task(self._seed(), name="seeds"),
             ]
             if self.config.max_time:
@@ -138,7 +173,7 @@ class Crawl:
 
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them."""
-        while (chunk := await asyncio.to_thread(next, self.parts.seeds, None)) is not None:
+        async for chunk in Lazily(self.parts.seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position))
         self.frontier.seeds_ended()
 
@@ -149,6 +184,7 @@ class Crawl:
             if (refusal := self._refusal(lease.link)) is not None:
                 self._settle(lease, refusal)
                 continue
+            worker = self.memory.begins()
             try:
                 outcome = await self.visit(lease)
             except StorageError as error:
@@ -156,27 +192,35 @@ class Crawl:
                 await self.parts.trouble.visit_failed(error, self.frontier.out_count)
             except BaseException:
                 self._settle(lease, Unvisited())
-                raise
+                if not self.memory.gave_up(worker):
+                    raise
             else:
                 self.parts.trouble.visit_worked(self.config.workers)
                 self.network.ended(lease, outcome)
+            finally:
+                self.memory.ended(worker)
 
     async def visit(self, lease: Lease) -> Outcome:
         """The whole life of one link that robots.txt allows, between lease and outcome."""
-        try:
-            page = await self.parts.fetcher.fetch(lease)
-        except FetchError as error:
-            return self.parts.judge.error(lease, error)
-        self.parts.metrics.answered(page)
-        try:
-            outcome = self.parts.judge.page(lease, page, self.parts.clock.wall())
-            if isinstance(outcome, Retry):
-                page.body.discard()
+        async with self.memory.budget.visit() as room:
+            try:
+                page = await self.parts.fetcher.fetch(lease)
+            except FetchError as error:
+                return self.parts.judge.error(lease, error)
+            try:
+                self.parts.metrics.answered(page)
+                room.received(page.body.memory_bytes)
+                outcome = self.parts.judge.page(lease, page, self.parts.clock.wall())
+                if isinstance(outcome, Retry):
+                    page.body.discard()
+                    return outcome
+                if lease.link.kind != "robots":
+                    outcome = await self.parts.expander.expand(lease.link, outcome, room)
+                self._reserved[id(lease)] = await room.outcome(weight(outcome))
                 return outcome
-            return outcome if lease.link.kind == "robots" else await self.parts.expander.expand(lease.link, outcome)
-        except BaseException:
-            page.body.discard()
-            raise
+            except BaseException:
+                page.body.discard()
+                raise
 
     def _refusal(self, link: Link) -> Outcome | None:
         desk = self.parts.desk
@@ -192,9 +236,13 @@ class Crawl:
         if lease.link.kind == "robots":
             self._settle_robots(lease, outcome)
         else:
-            self.frontier.settle(lease, outcome)
+            self.frontier.settle(lease, outcome, self._release_of(lease))
         self.parts.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
+
+    def _release_of(self, lease: Lease) -> Callable[[], None] | None:
+        reserved = self._reserved.pop(id(lease), None)
+        return reserved.release if reserved is not None else None
 
     def _settle_robots(self, lease: Lease, outcome: Outcome) -> None:
         """Robots rules are learned with the visit; a redirect goes on at the same host at once, elsewhere by its queue."""
@@ -210,7 +258,7 @@ class Crawl:
             else:
                 outlinks = ()
             outcome = replace(outcome, outlinks=outlinks)
-        self.frontier.settle(lease, outcome)
+        self.frontier.settle(lease, outcome, self._release_of(lease))
         if onward is not None and onward.host == lease.link.host:
             self.frontier.put_robots(onward)
         self.frontier.rules_learned(learned)

@@ -18,8 +18,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from crawler import __version__, seeds, urls
+from crawler import __version__, cgroup, seeds, urls
 from crawler.archive import open_archive
+from crawler.budget import Budget
 from crawler.clock import Clock
 from crawler.config import Config
 from crawler.crawl import Crawl, Parts
@@ -40,6 +41,7 @@ from crawler.metrics import Metrics
 from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Known, Link, Mark, Snapshot
 from crawler.network import HELD_MAX
 from crawler.parse import Parser, open_parser, pool_size
+from crawler.plan import Plan, default_limit, divide
 from crawler.results import Results
 from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
@@ -48,9 +50,6 @@ from crawler.trouble import Trouble
 from crawler.verdict import Judge
 from crawler.vitals import Written, open_vitals
 
-LINKS_ON_BENCH_MAX: Final = 10_000
-ROBOTS_BYTES_MAX: Final = 16 << 20
-STORE_BYTES_MAX: Final = 64 << 20
 RUN_BACKOFF_MAX_S: Final = 300.0
 SERVE_BACKOFF_MAX_S: Final = 3600.0
 
@@ -76,7 +75,9 @@ async def open_crawl(
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
         hosts = HostRules(config)
-        store = _open_store(config, root, hosts)
+        plan = plan_of(config, endless=endless)
+        budget = Budget(plan)
+        store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)
         clock = Clock(store.clock())
         files = Files(open_archive(config, root), Results(root, config.roll_size))
@@ -87,7 +88,7 @@ async def open_crawl(
         trace = _open_trace(root, config.workers + HELD_MAX, store, log) if config.store == "embedded" else None
         if trace is not None:
             stack.callback(trace.close)
-        desk = _open_desk(config, hosts, clock)
+        desk = _open_desk(config, hosts, clock, plan.accounts["robots"])
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
         trouble = Trouble(
@@ -105,7 +106,7 @@ async def open_crawl(
             recover=trouble.recover,
             clock=clock.now,
             wall=clock.wall,
-            links_max=LINKS_ON_BENCH_MAX,
+            links_max=plan.bench_links_max,
             trace=trace,
             desk=_asked_by_the_pump(desk),
             endless=endless,
@@ -125,8 +126,8 @@ async def open_crawl(
         fetching = open_fetcher(
             config, tmp=root / "tmp", decode_body=config.archive == "files", hosts=config.host, per_host=config.per_host
         )
-        async with fetching as fetcher, _open_parser(config) as parser:
-            frontier.out_max = min(config.workers, fetcher.concurrency_max)
+        async with fetching as fetcher, _open_parser(config, plan) as parser:
+            frontier.ceilings["descriptors"] = fetcher.concurrency_max
             chunks = seeds.read(config.input, config.urls, store.positions(), rules)
             expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
             metrics = _open_metrics(frontier, expander)
@@ -147,6 +148,10 @@ async def open_crawl(
                     written_bytes=lambda: written.bytes,
                     patience_s=patience_s,
                     log=log,
+                    budget=budget,
+                    children=parser.pids if parser is not None else tuple,
+                    caches=(desk.forget,) if desk is not None else (),
+                    restart_parsers=parser.restart if parser is not None else lambda: None,
                     desk=desk,
                 )
             )
@@ -161,24 +166,34 @@ def _open_metrics(frontier: Frontier, expander: Expander) -> Metrics:
 
 
 @contextlib.asynccontextmanager
-async def _open_parser(config: Config) -> AsyncIterator[Parser | None]:
+async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
     """None where no page's outlinks are wanted."""
     if not config.depth:
         yield None
         return
-    size = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=config.memory_limit or 512 << 20)
-    async with open_parser(config, parsers=size, preload=OUTLINKS) as parser:
+    async with open_parser(
+        config, parsers=plan.parsers, preload=OUTLINKS, memory_bytes=plan.parser_memory_bytes
+    ) as parser:
         yield parser
 
 
-def _open_store(config: Config, root: Path, hosts: HostRules) -> Store:
+def plan_of(config: Config, *, endless: bool = False) -> Plan:
+    """The memory limit, divided. ConfigError if it is too small."""
+    group = cgroup.find()
+    limit = config.memory_limit or default_limit(group.limit if group else None)
+    parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit) if config.depth else 0
+    control = endless or config.metrics_listen is not None
+    return divide(limit, workers=config.workers, parsers=parsers, max_parse=config.max_parse, control=control)
+
+
+def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Store:
     return open_store(
         config.store,
         root / "frontier",
         Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path),
         now=Clock().now(),
         rest=hosts.delay,
-        memory_bytes=STORE_BYTES_MAX,
+        memory_bytes=plan.accounts["store"],
     )
 
 
@@ -196,11 +211,11 @@ def _open_trace(root: Path, slots: int, store: Store, log: Callable[[str], None]
     return trace
 
 
-def _open_desk(config: Config, hosts: HostRules, clock: Clock) -> RobotsDesk | None:
+def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
     if not config.robots and not any(table.robots for table in config.host):
         return None
     return RobotsDesk(
-        RulesCache(ROBOTS_BYTES_MAX),
+        RulesCache(bytes_max),
         name=config.name,
         crawl_delay_cap_s=config.crawl_delay_cap,
         obeys=hosts.obeys_robots,
@@ -255,13 +270,13 @@ async def run_crawl(
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     async with open_crawl(config, log=log) as crawl:
         error = None
-        with _signals(crawl):
+        with signals(crawl):
             async with open_vitals(crawl):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
                 except* StorageError as group:
-                    error = _first(group)
+                    error = first_of(group)
                 finally:
                     showing.cancel()
         snapshot = crawl.stats("ended")
@@ -276,7 +291,7 @@ async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval:
         await asyncio.sleep(interval)
 
 
-def _first(group: BaseExceptionGroup[StorageError]) -> StorageError:
+def first_of(group: BaseExceptionGroup[StorageError]) -> StorageError:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -285,7 +300,7 @@ def _first(group: BaseExceptionGroup[StorageError]) -> StorageError:
 
 
 @contextlib.contextmanager
-def _signals(crawl: Crawl) -> Iterator[None]:
+def signals(crawl: Crawl) -> Iterator[None]:
     """The first SIGTERM or SIGINT drains; the second ends at once: what is committed is safe, the rest is fetched again."""
     loop = asyncio.get_running_loop()
 
