@@ -64,7 +64,7 @@ class Frontier:
         desk: Desk | None = None,
         endless: bool = False,
     ) -> None:
-        self._store, self._bench, self._rests = store, bench, rests
+        self._store, self._bench, self.rests = store, bench, rests
         self._committer = Committer(store, journal)
         self._recover, self._clock, self._wall = recover, clock, wall
         self._refill = Refill(store, self._committer, bench, clock, links_max)
@@ -220,11 +220,11 @@ class Frontier:
         host, now = lease.link.host, self._clock()
         due, failures, busy = self._bench.state(host)
         if isinstance(outcome, Unvisited):
-            self._bench.release(lease, max(due, now + self._rests.delay(host)))
+            self._bench.release(lease, max(due, now + self.rests.delay(host)))
             self._give_back(lease)
             self.deal()
             return
-        rest = self._rests.after(outcome, now, due, failures, busy)
+        rest = self.rests.after(outcome, now, due, failures, busy)
         self._bench.remember(host, rest.failures, rest.busy)
         self._bench.release(lease, rest.due)
         if isinstance(outcome, Retry) and not lease.key:
