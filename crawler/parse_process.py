@@ -29,6 +29,8 @@ IN_HAND_BYTES_MAX: Final = 256 << 10
 """Beyond it a process gets only one document more."""
 _KEPT_ENVIRONMENT: Final = ("LANG", "LC_ALL", "LD_", "PYTHON", "PATH")
 """Nothing else of the environment reaches a process that reads hostile input: there may be secrets in it."""
+_ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(8 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+"""glibc keeps 8 MiB between documents rather than asking for them anew each time: a tenth of the time."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -205,7 +207,7 @@ async def start(
     """Start a process and connect to it; it says itself when it is ready. OSError if there is no room for one."""
     ours, theirs = socket.socketpair()
     environment = {key: value for key, value in os.environ.items() if key.startswith(_KEPT_ENVIRONMENT)}
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "MALLOC_ARENA_MAX": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | _ALLOCATOR
     limits = (str(os.getpid()), str(memory_bytes), str(deadline_s * 3), str(ANSWER_BYTES_MAX))
     try:
         with theirs:
