@@ -42,7 +42,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
             {"metrics", "readings"},
             {"listener"},
             {"notify"},
-            {"budget", "plan", "cgroup"},
+            {"budget", "plan", "cgroup", "watch"},
             {"directory"},
         ],
     ),
