@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -234,7 +233,7 @@ class RocksStore(Facts):
     @translated
     def revive(self, outcomes: frozenset[str]) -> int:
         total, start = 0, b""
-        while chosen := self._settled_with(outcomes, start):
+        while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
             names = {key[:8]: known.link.host for key, known in chosen}
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
             for key, known in chosen:
@@ -243,16 +242,6 @@ class RocksStore(Facts):
             total += len(chosen)
             start = chosen[-1][0] + b"\0"
         return total
-
-    def _settled_with(self, outcomes: frozenset[str], start: bytes) -> list[tuple[bytes, Known]]:
-        """The next URLs to be revived."""
-        pages = ((key, *decode_page(value)) for key, value in self._database.scan("page", start=start))
-        wanted = (
-            (key, known)
-            for key, flags, known in pages
-            if known.outcome in outcomes and not flags & REVIVED and known.link.kind != "robots"
-        )
-        return list(islice(wanted, REVIVED_MAX))
 
     # -- what is known --------------------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ Nine links of ten are known, half of them the navigation links of their host: th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from crawler.frontier.admission import FRUITFUL
 from crawler.frontier.recent import Recent
 from crawler.frontier.rocks_db import Database
-from crawler.frontier.rocks_keys import decode_page, decode_seen
-from crawler.model import Link
+from crawler.frontier.rocks_keys import REVIVED, decode_page, decode_seen
+from crawler.model import Known, Link
 from crawler.urls import fingerprint, host_key
 
 
@@ -57,6 +58,16 @@ class Seen:
     def fruitful(self, keys: Collection[bytes]) -> set[bytes]:
         """Those that were settled and may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
+
+    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, Known]]:
+        """URLs from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for when it is due.)"""
+        pages = ((key, *decode_page(value)) for key, value in self._database.scan("page", start=start))
+        wanted = (
+            (key, known)
+            for key, flags, known in pages
+            if known.outcome in outcomes and not flags & REVIVED and known.link.kind != "robots"
+        )
+        return list(islice(wanted, limit))
 
     def queries(self, paths: Collection[str]) -> dict[str, int]:
         """Different query strings so far, by the URL before its question mark."""
