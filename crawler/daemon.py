@@ -14,7 +14,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, TypeVar
 
 from msgspec import Struct
 
@@ -49,6 +49,8 @@ from crawler.scope import RULES, Scope, domain_of
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
 from crawler.vitals import Written, open_vitals
+
+E = TypeVar("E", bound=BaseException)
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 SERVE_BACKOFF_MAX_S: Final = 3600.0
@@ -128,7 +130,7 @@ async def open_crawl(
         )
         async with fetching as fetcher, _open_parser(config, plan) as parser:
             frontier.ceilings["descriptors"] = fetcher.concurrency_max
-            chunks = seeds.read(config.input, config.urls, store.positions(), rules)
+            chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
             expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
             metrics = _open_metrics(frontier, expander)
             yield Crawl(
@@ -171,9 +173,7 @@ async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | Non
     if not config.depth:
         yield None
         return
-    async with open_parser(
-        config, parsers=plan.parsers, preload=OUTLINKS, memory_bytes=plan.parser_memory_bytes
-    ) as parser:
+    async with open_parser(config, parsers=plan.parsers, preload=OUTLINKS, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
 
 
@@ -209,6 +209,11 @@ def _open_trace(root: Path, slots: int, store: Store, log: Callable[[str], None]
         counts = store.suspects()
         store.set_suspects({key: counts.get(key, 0) + 1 for key in trace.found})
     return trace
+
+
+def _own_stdin(config: Config) -> BinaryIO | None:
+    """Standard input behind a buffer of our own: the interpreter's cannot be closed while a thread waits in it."""
+    return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
 
 
 def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
@@ -269,7 +274,7 @@ async def run_crawl(
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     async with open_crawl(config, log=log) as crawl:
-        error = None
+        error = fault = None
         with signals(crawl):
             async with open_vitals(crawl):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
@@ -277,8 +282,12 @@ async def run_crawl(
                     await crawl.run()
                 except* StorageError as group:
                     error = first_of(group)
+                except* ConfigError as group:
+                    fault = first_of(group)
                 finally:
                     showing.cancel()
+        if fault is not None:
+            raise fault
         snapshot = crawl.stats("ended")
         on_snapshot(snapshot)
         code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
@@ -291,11 +300,11 @@ async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval:
         await asyncio.sleep(interval)
 
 
-def first_of(group: BaseExceptionGroup[StorageError]) -> StorageError:
-    error: BaseException = group
+def first_of(group: BaseExceptionGroup[E]) -> E:
+    """One of the errors that ended the tasks; the others followed from it or tell the same."""
+    error: BaseExceptionGroup[E] | E = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, StorageError)
     return error
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from crawler import urls
+from crawler.budget import Visit
 from crawler.config import Config
 from crawler.errors import FetchError
 from crawler.frontier.store import Admitted
@@ -43,7 +44,7 @@ class Expander:
         """Told how long finding the links of a page took."""
         self._options = Options(config.name, config.max_outlinks, config.resources, self._rules)
 
-    async def expand(self, link: Link, done: Done) -> Done:
+    async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, and the counts of those that are not."""
         if done.outcome == "redirect":
             return self._redirect(done)
@@ -53,7 +54,7 @@ class Expander:
             return await self._sitemap(link, done)
         if self._parser is None or not self._scope.follows(link):
             return done
-        return await self._page(link, done)
+        return await self._page(link, done, room)
 
     def _redirect(self, done: Done) -> Done:
         for onward in done.outlinks:
@@ -61,17 +62,18 @@ class Expander:
                 return replace(done, outlinks=(), refused={rule: 1})
         return done
 
-    async def _page(self, link: Link, done: Done) -> Done:
+    async def _page(self, link: Link, done: Done, room: Visit) -> Done:
         page = done.page
         mime = page.mime if page.mime in MIMES else page.sniffed
         headers = [(name, value) for name, value in page.headers if name.lower() in HEADERS]
         if mime not in MIMES and not headers:
             return done
         assert self._parser is not None
-        body = page.decoded(self._config.max_parse) if mime in MIMES else b""
-        began = time.perf_counter()
-        found = await self._parser.call(OUTLINKS, body, link.url, mime, page.charset, headers, self._options, result=Outlinks)
-        self.parsed(time.perf_counter() - began)
+        with await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire))):
+            body = page.decoded(self._config.max_parse) if mime in MIMES else b""
+            began = time.perf_counter()
+            found = await self._parser.call(OUTLINKS, body, link.url, mime, page.charset, headers, self._options, result=Outlinks)
+            self.parsed(time.perf_counter() - began)
         if isinstance(found, Fault):
             return replace(done, refused={found.reason: 1})
         links, refused = self._scope.outlinks(link, found.links)

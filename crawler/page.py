@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -221,10 +221,8 @@ class Page:
     def pieces(self) -> Iterator[bytes]:
         """The body with its codings undone, as far as they can be, in pieces of at most 64 KiB."""
         codings = tuple(self.coding.split(", ")) if self.coding else ()
-        try:
+        with suppress(FetchError):  # then it is what could be decoded before the fault
             yield from decoded(self.body.chunks(), codings)
-        except FetchError:
-            pass  # what could be decoded before the fault
 
     def decoded(self, limit: int) -> bytes:
         """The first ``limit`` bytes of ``pieces``."""

@@ -72,6 +72,10 @@ class RobotsDesk:
         rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
         return rules.delay(self._crawl_delay_cap_s) if rules is not None else 0.0
 
+    def forget(self) -> None:
+        """Empty the cache; the store keeps the records."""
+        self._cache.clear()
+
     def sitemaps(self, origin: str) -> tuple[str, ...]:
         """What an origin's robots.txt names as its sitemaps."""
         rules = self._cache.get(origin)

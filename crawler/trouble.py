@@ -115,7 +115,7 @@ class Trouble:
         if now - self._scarce_since > SCARCE_PATIENCE_S and self._out_max == 1:
             raise error
         self._out_max = max(1, min(out, self._out_max or out) // 2)
-        self.frontier.out_max = self._out_max
+        self.frontier.ceilings["scarce"] = self._out_max
         self._log(f"{errno.errorcode[error.errno]}: at most {self._out_max} fetches at a time now")
         await asyncio.sleep(WATCH_EVERY_S)
 
@@ -125,10 +125,12 @@ class Trouble:
             return
         self._scarce_since = None
         self._out_max += 1
+        assert self.frontier is not None
         if self._out_max >= workers:
             self._out_max = None
-        assert self.frontier is not None
-        self.frontier.out_max = self._out_max
+            self.frontier.ceilings.pop("scarce", None)
+        else:
+            self.frontier.ceilings["scarce"] = self._out_max
 
     def _count(self, error: StorageError) -> None:
         name = errno.errorcode.get(error.errno, "other")

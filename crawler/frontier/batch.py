@@ -6,7 +6,7 @@ The law: a batch is committed whole or, after a failed write, its admissions are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from crawler.frontier.store import Admitted, Batch, HostRest, Settled
@@ -30,6 +30,7 @@ class OpenBatch:
         """It is committed even if it is empty: the files are closed with it."""
         self.links_count = 0
         self.body_bytes = 0
+        self.releases: list[Callable[[], None]] = []
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
@@ -83,7 +84,10 @@ class OpenBatch:
         return future
 
     def discard_bodies(self) -> None:
-        """Free the spools: they are in the archive now, or to be fetched again."""
+        """Free what the outcomes hold: they are in the archive now, or to be fetched again."""
+        for release in self.releases:
+            release()
+        self.releases.clear()
         for settled in self.settled:
             if isinstance(settled.outcome, Done):
                 settled.outcome.page.body.discard()

@@ -79,8 +79,8 @@ class Frontier:
         self._ended = False
         self._sick: StorageError | None = None
         self.pauses: set[str] = set()
-        self.out_max: int | None = None
-        """At most so many visits out, if that is less than the workers (memory, descriptors)."""
+        self.ceilings: dict[str, int] = {}
+        """At most so many visits out, by what sets the limit: memory, descriptors."""
         self.held = 0
         """Of the visits out, those that have ended and are held until it is known whose fault it was."""
         self._one = False
@@ -167,7 +167,7 @@ class Frontier:
     def _next(self, now: float) -> Lease | None:
         if self._sick or self.is_backed_up or (self.pauses and not self._deals_one()):
             return None
-        if self.out_max is not None and len(self._out) - self.held >= self.out_max:
+        if self.ceilings and len(self._out) - self.held >= min(self.ceilings.values()):
             return None
         if self.visits_left is not None and len(self._out) >= self.visits_left:
             return None
@@ -214,8 +214,11 @@ class Frontier:
 
     # -- settling -------------------------------------------------------------------------------------------------
 
-    def settle(self, lease: Lease, outcome: Outcome) -> None:
-        """A visit ended. Never waits; it becomes true with the next commit."""
+    def settle(self, lease: Lease, outcome: Outcome, committed: Callable[[], None] | None = None) -> None:
+        """A visit ended. Never waits; it becomes true with the next commit. ``committed`` is called when it is true, or
+        was given back: what it holds in memory is free then."""
+        if committed is not None:
+            self._open.releases.append(committed)
         self._leave(lease)
         host, now = lease.link.host, self._clock()
         due, failures, busy = self._bench.state(host)
