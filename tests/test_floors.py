@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "crawler"
 
 FLOORS: list[tuple[str, list[set[str]]]] = [
-    ("words", [{"errors"}, {"surt"}, {"sniff"}, {"clock"}, {"checks"}]),
+    ("words", [{"errors"}, {"surt"}, {"sniff"}, {"clock"}, {"checks"}, {"lazily"}]),
     ("words", [{"urls"}, {"marked"}, {"decode"}, {"config"}]),
     ("words", [{"page"}, {"settings"}, {"effective"}]),
     ("words", [{"model"}]),
@@ -47,7 +47,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
         ],
     ),
     ("parts", [{"journal", "rows"}, {"reading"}, {"export"}]),
-    ("crawl", [{"crawl", "trouble", "expand"}]),
+    ("crawl", [{"crawl", "trouble", "expand", "network", "memory"}]),
     ("doors", [{"control", "follow", "problems", "uploads", "diagnosis", "vitals", "changes"}]),
     ("doors", [{"daemon"}]),
     ("doors", [{"progress"}, {"arguments", "options"}]),
