@@ -122,6 +122,12 @@ def _from(module: str, name: str) -> Command:
 
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "run": (_from("cli_run", "run"), "crawl until nothing is left, or go on with a crawl"),
+    "serve": (_from("cli_control", "serve"), "crawl until told to end, fed over HTTP"),
+    "add": (_from("cli_control", "add"), "give a running crawler more URLs"),
+    "status": (_from("cli_control", "status"), "show how a running crawler is doing"),
+    "pause": (_from("cli_control", "pause"), "let a running crawler start no more visits"),
+    "resume": (_from("cli_control", "resume"), "let it go on"),
+    "drain": (_from("cli_control", "drain"), "let it finish what is in flight and end"),
     "results": (_from("cli_read", "results"), "print result rows"),
     "cat": (_from("cli_read", "cat"), "print the body kept of a URL"),
     "export": (_from("cli_read", "export"), "print or write the bodies kept"),

@@ -99,7 +99,7 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
         for line in spoken:
             progress.say(f"warning: {line}")
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
-        report = _in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=progress.say))
+        report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=progress.say))
     seconds = time.monotonic() - began
     if not quiet:
         table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
@@ -111,7 +111,7 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
     return report.exit_code
 
 
-def _in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
+def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
     """uvloop where it is installed: a fifth of the memory for every TLS connection, and less work on each."""
     try:
         import uvloop

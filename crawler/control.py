@@ -31,6 +31,7 @@ from crawler.readings import Readings
 from crawler.results import row_at
 from crawler.uploads import Uploads
 from crawler.urls import Rules, parse
+from crawler.why import record_of
 
 REQUEST_S: Final = 30.0
 """For an answer that is not a stream."""
@@ -185,9 +186,7 @@ class Control:
         told: dict[str, Any] = {"url": request.query["url"], "canonical": url, "state": "unknown"}
         if isinstance(known, Known):
             row = await asyncio.to_thread(row_at, self.root, known.row) if known.row else None
-            told |= {"state": "done", "record": msgspec.to_builtins(known), "row": row}
-            told["record"]["digest"] = known.digest.hex() if known.digest else None
-            told["record"]["link"].pop("chain", None)
+            told |= {"state": "done", "record": record_of(known), "row": row}
         elif known is not None:
             told["state"] = known
         return _json(told | self._prospects(url))

@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from traceback import format_exception
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -63,7 +64,7 @@ def guard(listen: str, token: str | None, log: Callable[[str], None]) -> Any:
         except ConnectionError:
             raise
         except Exception as error:
-            log(f"control API: {request.method} {request.path}: {error!r}")
+            log(f"control API: {request.method} {request.path}: {''.join(format_exception(error))}")
             return Problem(500, "this should not happen; the crawler's log says more").response()
 
     return guarded

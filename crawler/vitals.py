@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from crawler.crawl import Crawl
 from crawler.listener import open_listener, watched
 from crawler.metrics import ERRNOS
 from crawler.model import Mark
-from crawler.readings import Readings
+from crawler.readings import Account, Readings
 
 STUCK_S: Final = 60.0
 """No commit takes so long but where the crawl waits for the disk, and says so."""
@@ -57,7 +55,7 @@ class Vitals:
         self.last_reload_successful = True
 
     def readings(self) -> Readings:
-        crawl = self._crawl
+        crawl, memory = self._crawl, self._crawl.memory
         frontier, counts, fetch = crawl.frontier, crawl.frontier.counts, crawl.parts.fetcher.stats()
         snapshot = crawl.stats()
         resting, ready, out = frontier.bench.census(crawl.parts.clock.now())
@@ -80,8 +78,10 @@ class Vitals:
             },
             hosts={"resting": resting, "ready": ready, "out": out, "stored": max(0, counts.hosts - resting - ready - out)},
             refused=counts.refused,
-            memory_limit=crawl.config.memory_limit or 0,
-            memory_rss=_rss_bytes(),
+            memory_limit=memory.budget.plan.limit,
+            memory_rss=memory.reading.pss,
+            accounts={name: Account(*use) for name, use in memory.budget.uses().items()},
+            memory_state=memory.watch.stats().state,
             commit_age=frontier.uncommitted_s,
             disk_free=crawl.parts.trouble.free_bytes,
             storage_errors=_closed(crawl.parts.trouble.errors),
@@ -122,14 +122,6 @@ class Vitals:
         if state == "running" or (state == "paused" and pauses == {"user"}):
             return self.alive()
         return f"{state}: {', '.join(sorted(pauses))}" if pauses else state
-
-
-def _rss_bytes() -> int:
-    """Of this process."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def _closed(errors: Mapping[str, int]) -> dict[str, int]:

@@ -1,0 +1,145 @@
+"""The long-lived daemon: open, serve, drain, close, report. The same crawl as ``run``, fed and steered over HTTP.
+
+The law: it ends only when told, or when a promise can no longer be kept; what was acknowledged before survives either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from crawler.changes import Changes
+from crawler.config import Config
+from crawler.control import CONNECTIONS_MAX, Control
+from crawler.crawl import Crawl
+from crawler.daemon import SERVE_BACKOFF_MAX_S, Report, first_of, open_crawl, signals
+from crawler.diagnosis import memory_report
+from crawler.errors import Exit, StorageError
+from crawler.listener import open_listener
+from crawler.notify import Notifier
+from crawler.progress import Rates, status_line
+from crawler.vitals import Vitals, open_vitals
+
+
+async def serve(
+    config: Config,
+    *,
+    load: Callable[[], Config],
+    log: Callable[[str], None] = lambda line: None,
+    on_ready: Callable[[int], None] = lambda port: None,
+) -> Report:
+    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_ready`` is told the
+    port of the control API.
+
+    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    notifier = Notifier()
+    notifier.status("opening")
+    async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
+        changes = Changes(crawl, Path(config.output or ""), lambda new: apply(crawl, new), log)
+        control = _control(crawl, vitals, changes, log)
+        error = None
+        async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
+            log(f"control API on port {port}; crawling")
+            notifier.ready()
+            on_ready(port)
+            try:
+                with signals(crawl):
+                    await _run(crawl, vitals, changes, notifier, load, log)
+            except* StorageError as group:
+                error = first_of(group)
+        snapshot = crawl.stats("ended")
+        log(f"ended by {crawl.stopped_by or 'itself'}: {snapshot.done:,} of {snapshot.known:,} URLs settled")
+        return Report(_exit_code(crawl, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
+
+
+def _control(crawl: Crawl, vitals: Vitals, changes: Changes, log: Callable[[str], None]) -> Control:
+    return Control(
+        crawl,
+        Path(crawl.config.output or ""),
+        registry=crawl.parts.metrics.registry,
+        readings=vitals.readings,
+        rates=vitals.rates,
+        change=changes.patch,
+        settings=changes.settings,
+        alive=vitals.alive,
+        ready=vitals.ready,
+        log=log,
+    )
+
+
+async def _run(
+    crawl: Crawl, vitals: Vitals, changes: Changes, notifier: Notifier, load: Callable[[], Config], log: Callable[[str], None]
+) -> None:
+    """The crawl, and beside it what systemd and an operator's signals want to know."""
+    rates = Rates()
+
+    def line() -> str:
+        snapshot = crawl.stats()
+        rates.add(snapshot)
+        return status_line(snapshot, rates)
+
+    async def reload() -> None:
+        notifier.reloading()
+        await changes.reload(load)
+        vitals.last_reload_successful = changes.last_reload_successful
+        notifier.ready()
+
+    async def report() -> None:
+        log((await memory_report(vitals.readings())).rstrip())
+
+    async def tell_the_end() -> None:
+        await crawl.drains()
+        notifier.stopping()
+
+    async with asyncio.TaskGroup() as tasks:
+        beside = [
+            tasks.create_task(notifier.keep(vitals.alive, line, log), name="notify"),
+            tasks.create_task(tell_the_end(), name="stopping"),
+        ]
+        on_signal = {
+            signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
+            signal.SIGUSR1: lambda: log(line()),
+            signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
+        }
+        with _handled(on_signal):
+            try:
+                await crawl.run()
+            finally:
+                for task in beside:
+                    task.cancel()
+
+
+@contextlib.contextmanager
+def _handled(on_signal: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number, call in on_signal.items():
+        loop.add_signal_handler(number, call)
+    try:
+        yield
+    finally:
+        for number in on_signal:
+            loop.remove_signal_handler(number)
+
+
+def apply(crawl: Crawl, config: Config) -> None:
+    """From now on the crawl uses these settings, as far as ``changes.CHANGEABLE`` goes."""
+    parts = crawl.parts
+    backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
+    crawl.config = config
+    parts.hosts.change(config)
+    parts.fetcher.change(config)
+    parts.judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
+    crawl.frontier.rests.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
+    parts.trouble.change(min_free_bytes=config.min_free_disk)
+    if parts.desk is not None:
+        parts.desk.change(crawl_delay_cap_s=config.crawl_delay_cap)
+
+
+def _exit_code(crawl: Crawl, error: StorageError | None) -> Exit:
+    """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
+    if error is not None:
+        return Exit.STORAGE
+    return Exit.STOPPED if (crawl.stopped_by or "").startswith("max_") else Exit.OK
