@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler import cgroup
-from crawler.watch import CRITICAL, END_AFTER_S, HIGH, RESTART_AFTER_S, SINGLE_AFTER_S, Meter, Reading, Watch, give_back
+from crawler.watch import CRITICAL, END_AFTER_S, HIGH, RESTART_AFTER_S, SINGLE_AFTER_S, Meter, Reading, Watch
 
 MIB = 1 << 20
 
@@ -143,7 +143,7 @@ print(full - before, pss(os.getpid()) - before)
 
 
 def test_giving_back():
-    """60 MiB of small blocks below one that stays: glibc alone would keep them. In a process of its own, for a heap of its own."""
+    """60 MiB of small blocks below one that stays: glibc alone would keep them. In a process with its own heap."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     told = subprocess.run([sys.executable, "-c", GIVING], capture_output=True, text=True, check=True, env=environment)
     full, after = map(int, told.stdout.split())
