@@ -1,6 +1,7 @@
 """Opening a store's directory: made, recognised, or refused with its name.
 
-The law: a directory that is damaged, or newer than this program, is never written to.
+The law: a directory that is damaged, or newer than this program, is never written to. What a power cut tore before it
+was ever synced is no damage.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from crawler.frontier.rocks_keys import (
     decode_schema,
     encode,
 )
+from crawler.frontier.rocks_manifest import trim
 
 _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -32,6 +34,11 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
     try:
         if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
             raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
+        try:
+            return Database(path, memory_bytes, files_max or files_max_default(), read_only)
+        except Exception as error:
+            if read_only or not storage_error(error).final or trim(path) is None:
+                raise
         return Database(path, memory_bytes, files_max or files_max_default(), read_only)
     except StorageError:
         raise

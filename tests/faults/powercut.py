@@ -1,9 +1,11 @@
 """The directory as a power cut would leave it, rebuilt from the log of ``faults.c`` up to a point.
 
 The law: what was synced before the cut is there; of everything else any part may be missing. Bytes: none, a prefix with
-its last write torn, or any sectors of any writes, with zeros where a length grew and its bytes did not come. Names:
+its last write torn, or each sector as of any moment, with zeros where a length grew and its bytes did not come. Names:
 a prefix of their changes, or any of them that do not build on one that is missing; a name is safe only once its
 directory was synced. After a failed sync what it should have made safe may be gone, whatever a later sync says.
+
+A sector is written as a whole, as the page cache held it at some moment: of two writes into one the later never comes alone.
 """
 
 from __future__ import annotations
@@ -38,18 +40,6 @@ class Change:
         else:
             to.extend(bytes(max(0, self.offset - len(to))))
             to[self.offset : self.offset + len(self.data)] = self.data
-
-    def tear(self, to: bytearray, rng: random.Random) -> None:
-        """Apply some of it: its first bytes, or any of its sectors, the length as if all had come."""
-        if self.data is None:
-            return
-        if rng.random() < 0.5:
-            Change(self.index, self.offset, self.data[: rng.randrange(len(self.data) + 1)]).apply(to)
-            return
-        to.extend(bytes(max(0, self.offset + len(self.data) - len(to))))
-        for start in range(0, len(self.data), SECTOR_BYTES):
-            if rng.random() < 0.5:
-                Change(self.index, self.offset + start, self.data[start : start + SECTOR_BYTES]).apply(to)
 
 
 @dataclass(slots=True, eq=False)
@@ -206,9 +196,9 @@ class Disk:
 
     # -- the cut ------------------------------------------------------------------------------------------------------
 
-    def rebuild(self, target: Path, rng: random.Random | None = None) -> str:
-        """Write what is left into ``target``, which must not exist; None: nothing is missing. Says what it dropped."""
-        bytes_mode = rng.choice(MODES) if rng else "all"
+    def rebuild(self, target: Path, rng: random.Random | None = None, bytes_mode: str | None = None) -> str:
+        """Write what is left into ``target``, which must not exist; without ``rng`` nothing is missing. Says what it did."""
+        bytes_mode = bytes_mode or (rng.choice(MODES) if rng else "all")
         names_mode = rng.choice(MODES) if rng else "all"
         until = rng.randint(0, self._index) if rng else self._index
         entries: dict[Folder, dict[str, File | Folder]] = {}
@@ -249,23 +239,48 @@ def _surviving(names: list[Renaming], mode: str, until: int, rng: random.Random 
 
 
 def _contents(file: File, mode: str, until: int, rng: random.Random | None) -> bytes:
+    if rng is not None and mode == "any":
+        return _sectors(file, rng)
     data = bytearray(file.safe)
-    last = max((change.index for change in file.changes if not change.safe and change.index < until), default=-1)
+    unsafe = [change for change in file.changes if not change.safe and mode != "none" and (mode == "all" or change.index < until)]
     for change in file.changes:
-        fate = "keep"
-        if rng is not None and not change.safe:
-            if mode == "none" or (mode == "prefix" and change.index >= until):
-                fate = "drop"
-            elif mode == "any":
-                fate = rng.choice(("keep", "drop", "tear"))
-            elif mode == "prefix" and change.index == last:
-                fate = rng.choice(("keep", "tear"))
-        if fate == "keep":
+        if rng is not None and mode == "prefix" and unsafe and change is unsafe[-1] and change.data is not None:
+            Change(change.index, change.offset, change.data[: rng.randrange(len(change.data) + 1)]).apply(data)
+        elif change.safe or change in unsafe:
             change.apply(data)
-        elif fate == "tear":
-            assert rng is not None
-            change.tear(data, rng)
     return bytes(data)
+
+
+def _sectors(file: File, rng: random.Random) -> bytes:
+    """Each sector, and the length, as of any moment since it was last synced."""
+    data = bytearray(file.safe)
+    lengths = [len(data)]
+    sectors: dict[int, list[bytes]] = {}
+    for change in file.changes:
+        if change.data is None:
+            touched = range(change.offset // SECTOR_BYTES, -(-max(len(data), change.offset) // SECTOR_BYTES))
+        else:
+            touched = range(change.offset // SECTOR_BYTES, -(-(change.offset + len(change.data)) // SECTOR_BYTES))
+        for number in touched:
+            sectors.setdefault(number, [_sector(data, number)])
+        change.apply(data)
+        if change.safe:
+            lengths.clear()
+        lengths.append(len(data))
+        for number in touched:
+            if change.safe:
+                sectors[number].clear()
+            sectors[number].append(_sector(data, number))
+    for number, versions in sectors.items():
+        start = number * SECTOR_BYTES
+        data.extend(bytes(max(0, start + SECTOR_BYTES - len(data))))
+        data[start : start + SECTOR_BYTES] = rng.choice((versions[0], versions[-1], rng.choice(versions)))
+    length = rng.choice(lengths)
+    return bytes(data[:length]) + bytes(max(0, length - len(data)))
+
+
+def _sector(data: bytearray, number: int) -> bytes:
+    return bytes(data[number * SECTOR_BYTES : (number + 1) * SECTOR_BYTES]).ljust(SECTOR_BYTES, b"\0")
 
 
 def _write(folder: Folder, target: Path, names: Names, contents: Callable[[File], bytes], written: dict[File, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
-from faults.log import notes, read_log
-from faults.powercut import Disk
+from crawler.frontier.rocks_manifest import trim
+from faults.log import Kind, notes, read_log
+from faults.powercut import SECTOR_BYTES, Disk
 from faults.shim import Faults
 
 PROGRAM = """
@@ -63,7 +65,12 @@ def found(path: Path) -> dict[int, set[bytes]]:
         return batches
     options = Options(raw_mode=True)
     options.create_missing_column_families(True)
-    store = Rdict(str(path), options, {"one": options, "two": options})
+    families = {"one": options, "two": options}
+    try:
+        store = Rdict(str(path), options, families)
+    except Exception as error:
+        assert str(error).startswith("Corruption") and trim(path), error
+        store = Rdict(str(path), options, families)
     for family in ("one", "two"):
         for key, value in store.get_column_family(family).items():
             assert value == b"v%d" % int(key[:6]) * 100
@@ -96,6 +103,41 @@ def test_what_was_acknowledged_is_there_after_any_power_cut(tmp_path: Path) -> N
         except Exception as error:
             error.add_note(f"cut at {cut} of {len(records)}: {said}")
             raise
+
+
+def test_a_manifest_torn_while_it_was_being_synced_is_cut_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    """RocksDB alone refuses such a directory as corrupt."""
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    assert run(faults, 400).returncode == 0
+    records = read_log(faults.log)
+    manifests = {record.inode for record in records if record.kind is Kind.CREATE and "/MANIFEST-" in record.path}
+    cuts = [cut for cut, record in enumerate(records, 1) if record.kind is Kind.WRITE and record.inode in manifests]
+    boundary = [
+        cut for cut in cuts if records[cut - 1].offset // 512 < (records[cut - 1].offset + records[cut - 1].length) // 512
+    ]
+    mended = 0
+    for seed in range(12):
+        for cut in boundary[:7]:
+            target = tmp_path / "after"
+            Disk(faults.folder).play(records[:cut]).rebuild(target, random.Random(seed), "any")
+            check(target, notes(records, cut))
+            mended += any(target.glob("torn-MANIFEST-*"))
+            shutil.rmtree(target)
+    assert mended, "no cut tore a MANIFEST: nothing was tested"
+
+
+def test_a_manifest_damaged_otherwise_is_left_as_it_is(tmp_path: Path) -> None:
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    assert run(faults, 20).returncode == 0
+    manifest = faults.folder / (faults.folder / "CURRENT").read_text().strip()
+    for offset in (10, 200, manifest.stat().st_size - 3):
+        data = bytearray(manifest.read_bytes())
+        data[offset] ^= 0xFF
+        manifest.write_bytes(data)
+        assert trim(faults.folder) is None and manifest.read_bytes() == data
+        data[offset] ^= 0xFF
+        manifest.write_bytes(data)
+    assert trim(faults.folder) is None
 
 
 @pytest.mark.parametrize(
