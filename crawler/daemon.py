@@ -41,7 +41,7 @@ from crawler.metrics import Metrics
 from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Known, Link, Mark, Snapshot
 from crawler.network import HELD_MAX
 from crawler.parse import Parser, open_parser, pool_size
-from crawler.plan import Plan, default_limit, divide
+from crawler.plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, IDLE_CONNECTION_BYTES, Plan, default_limit, divide
 from crawler.results import Results
 from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
@@ -133,6 +133,13 @@ async def open_crawl(
             chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
             expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
             metrics = _open_metrics(frontier, expander)
+            budget.measure("store", store.memory_used)
+            budget.measure("bench", lambda: frontier.bench.waiting * BENCH_LINK_BYTES)
+            budget.measure("robots", desk.memory_used if desk is not None else int)
+            budget.measure("idle", lambda: fetcher.stats().connections_idle * IDLE_CONNECTION_BYTES)
+            budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
+            budget.measure("write", lambda: frontier.uncommitted_body_bytes)
+            budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
             yield Crawl(
                 Parts(
                     config=config,

@@ -43,12 +43,16 @@ class Memory:
         self._log = log
         self._visits: dict[asyncio.Task[None], float] = {}  # worker → when its visit began
         self._given_up: set[asyncio.Task[None]] = set()
+        self._base = 0
+        budget.measure("base", lambda: self._base)
         frontier.ceilings["memory"] = budget.plan.visits_max
 
     async def run(self) -> None:
         """Watch until cancelled. Raises StorageError when the limit cannot be held."""
         while True:
             self.reading = await asyncio.to_thread(self._meter.read)
+            named = sum(use.used for name, use in self.budget.uses().items() if name != "base")
+            self._base = max(0, self.reading.pss - named)
             visits_out = self._frontier.out_count - self._frontier.held
             before = self.watch.stats().state
             decision = self.watch.see(self.reading.pressure, visits_out, self._clock())

@@ -72,6 +72,11 @@ class RobotsDesk:
         rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
         return rules.delay(self._crawl_delay_cap_s) if rules is not None else 0.0
 
+    def memory_used(self) -> int:
+        """Bytes held by the cache."""
+        stats = self._cache.stats()
+        return stats.kept_bytes + stats.parsed_bytes
+
     def forget(self) -> None:
         """Empty the cache; the store keeps the records."""
         self._cache.clear()

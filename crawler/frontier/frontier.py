@@ -122,6 +122,11 @@ class Frontier:
         return self._clock() - self._begun[0] if self._begun else 0.0
 
     @property
+    def uncommitted_body_bytes(self) -> int:
+        """Of bodies on their way into the archive."""
+        return self._open.body_bytes + (self._closing.body_bytes if self._closing is not None else 0)
+
+    @property
     def bench(self) -> Workbench:
         return self._bench
 
