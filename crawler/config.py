@@ -152,7 +152,7 @@ class FetchConfig(Section):
     deny_net: tuple[Network, ...] = Field((), description="address ranges (CIDR) never connected to")
     dns: tuple[NameServer, ...] = Field((), description="name servers, ADDRESS or ADDRESS:PORT (default: the system's)")
     dns_timeout: Deadline = Field(5.0, description="one name lookup in all")
-    max_addresses: Positive = Field(8, description="addresses of a name that are tried")
+    max_addresses: Positive = Field(4, description="addresses of a name that are tried")
 
 
 class ArchiveConfig(Section):

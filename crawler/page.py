@@ -11,7 +11,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,13 @@ MEMORY_BYTES_MAX: Final = 64 << 10
 CHUNK_BYTES: Final = 64 << 10
 
 _MIME: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
+_USUAL: Final = {
+    "text/html": ("text/html", None),
+    "text/html; charset=utf-8": ("text/html", "utf-8"),
+    "text/html; charset=UTF-8": ("text/html", "utf-8"),
+    "text/html;charset=UTF-8": ("text/html", "utf-8"),
+}
+"""What most pages say, read already."""
 _CHARSET: Final = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]{1,40})\"|([^\s;,\"]{1,40})(?=[\s;,]|$))", re.I)
 
 
@@ -235,9 +242,11 @@ class Page:
         return b"".join(parts)
 
 
-def content_type(values: Iterable[str]) -> tuple[str | None, str | None]:
+def content_type(values: Sequence[str]) -> tuple[str | None, str | None]:
     """(bare lower-case type, charset) of Content-Type field values: the last valid one counts, as in browsers."""
-    for value in reversed(list(values)):
+    if len(values) == 1 and (usual := _USUAL.get(values[0])) is not None:
+        return usual
+    for value in reversed(values):
         mime, _, _ = value.partition(";")
         mime = mime.strip().lower()
         if _MIME.fullmatch(mime):

@@ -101,6 +101,11 @@ _MAGIC: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/vnd.ms-office"),
     (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
 )
+_AT_START: Final = {
+    first: tuple((magic, kind) for start, magic, kind in _MAGIC if start == 0 and magic[0] == first)
+    for first in {magic[0] for start, magic, _ in _MAGIC if start == 0}
+}
+_WITHIN: Final = tuple(entry for entry in _MAGIC if entry[0])
 _RIFF: Final = frozenset({"image/webp", "audio/wav", "video/x-msvideo"})
 
 _TAGS: Final = (
@@ -142,11 +147,8 @@ def sniff(prefix: bytes, mime: str | None) -> str | None:
     data = prefix[:PREFIX_BYTES]
     if not data:
         return None
-    for start, magic, kind in _MAGIC:
-        if data.startswith(magic, start) and (kind not in _RIFF or data.startswith(b"RIFF")):
-            if kind == "image/bmp" and not _BINARY.search(data):
-                continue  # two letters are not much of a mark
-            return kind
+    if (kind := _magic(data)) is not None:
+        return kind
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             data = data[len(bom) :].decode(encoding, "replace").encode() or b" "
@@ -161,6 +163,19 @@ def sniff(prefix: bytes, mime: str | None) -> str | None:
     if _BINARY.search(data):
         return None
     return _text(data, mime)
+
+
+def _magic(data: bytes) -> str | None:
+    for magic, kind in _AT_START.get(data[0], ()):
+        # two letters are not much of a mark
+        if data.startswith(magic) and (kind != "image/bmp" or _BINARY.search(data)):
+            return kind
+    if data[0] == 0x3C:  # "<": nothing that is marked further on begins so
+        return None
+    for start, magic, kind in _WITHIN:
+        if data.startswith(magic, start) and (kind not in _RIFF or data.startswith(b"RIFF")):
+            return kind
+    return None
 
 
 def _text(data: bytes, mime: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from sins_net import NET
 from crawler import urls
 from crawler.config import FetchConfig, HostConfig
 from crawler.errors import FetchError
-from crawler.fetch import Fetcher, open_fetcher
+from crawler.fetch import Fetcher, open_fetcher, opening
 from crawler.model import Done, Lease, Link
 from crawler.verdict import Judge
+
+# Authorities take 40 ms to load: the hundreds of fetchers of these tests share them.
+opening.tls_context = cache(opening.tls_context)  # type: ignore[assignment]
 
 ALL = SINS | CODINGS | NET
 LIMITS: dict[str, Any] = {"allow_net": ("127.0.0.0/8",), "max_body": 1 << 20}
@@ -53,11 +57,18 @@ def lease_of(url: str, known: Any = None, **link: Any) -> Lease:
 
 @asynccontextmanager
 async def fetching(
-    tmp: Path, site: Site, *, decode_body: bool = False, hosts: tuple[dict[str, Any], ...] = (), **config: Any
+    tmp: Path,
+    site: Site,
+    *,
+    decode_body: bool = False,
+    hosts: tuple[dict[str, Any], ...] = (),
+    lean: bool = True,
+    **config: Any,
 ) -> AsyncIterator[Fetcher]:
     settings = LIMITS | {key: filled_in(value, site) for key, value in config.items()}
     tables = [HostConfig.model_validate({key: filled_in(value, site) for key, value in host.items()}) for host in hosts]
-    async with open_fetcher(FetchConfig.model_validate(settings), tmp=tmp, decode_body=decode_body, hosts=tables) as fetcher:
+    opening = open_fetcher(FetchConfig.model_validate(settings), tmp=tmp, decode_body=decode_body, hosts=tables, lean=lean)
+    async with opening as fetcher:
         yield fetcher
 
 

@@ -22,10 +22,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-async def commit(name: str, site: Site, tmp: Path) -> None:
+async def commit(name: str, site: Site, tmp: Path, *, lean: bool) -> None:
     sin = ALL[name]
     url = url_of(name, site)
-    async with fetching(tmp, site, **sin.config) as fetcher:
+    async with fetching(tmp, site, lean=lean, **sin.config) as fetcher:
         outcome, reason, body = await end_of(fetcher, url)
         assert outcome == sin.outcome, name
         assert reason in (sin.reason if isinstance(sin.reason, tuple) else (sin.reason,)), name
@@ -41,24 +41,25 @@ async def commit(name: str, site: Site, tmp: Path) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 async def test_each_sin_ends_as_it_must_and_spoils_no_other_page(site: Site, tmp_path: Path, name: str) -> None:
-    await commit(name, site, tmp_path)
+    await commit(name, site, tmp_path, lean=True)
     assert list(tmp_path.iterdir()) == []
     while site.connections:
         await asyncio.sleep(0.01)
 
 
-def test_all_of_them_end_the_same_on_uvloop(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("factory", "lean"), [(uvloop.new_event_loop, True), (uvloop.new_event_loop, False), (None, False)])
+def test_all_of_them_end_the_same_on_either_loop_and_by_either_way(site: Site, tmp_path: Path, factory, lean: bool) -> None:
     async def commit_all() -> None:
         at_once = asyncio.Semaphore(16)
 
         async def one(name: str) -> None:
             async with at_once:
-                await commit(name, site, tmp_path)
+                await commit(name, site, tmp_path, lean=lean)
 
         async with asyncio.TaskGroup() as tasks:
             for name in ALL:
                 tasks.create_task(one(name))
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(commit_all())
     assert list(tmp_path.iterdir()) == []

@@ -24,6 +24,7 @@ _BY_ERRNO: Final = {
     errno.ECONNABORTED: "reset",
     errno.ETIMEDOUT: "connect_timeout",
 }
+_FOREIGN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, MemoryError)
 _TLS_ENDINGS: Final = frozenset({None, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
 
@@ -40,7 +41,7 @@ class Border:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, (aiohttp.ClientError, OSError, ssl.CertificateError, MemoryError)):
+        if isinstance(error, _FOREIGN):
             raise translated(error, self._exchange, tls=self._tls) from None
 
 
@@ -73,7 +74,7 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
         if tls and number in _TLS_ENDINGS:
             return FetchError("handshake", "closed during the TLS handshake")
         return FetchError(_BY_ERRNO.get(number or 0, "unreachable"), _words(number))
-    if isinstance(error, aiohttp.ClientResponseError) or isinstance(error.__cause__, HttpProcessingError):
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
         return FetchError("malformed")
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
         return FetchError("disconnected")

@@ -72,6 +72,12 @@ class Connector(aiohttp.TCPConnector):
         self._forget_closed()
         return len(self._idle)
 
+    @property
+    def names_known(self) -> int:
+        """Names whose addresses are kept."""
+        assert isinstance(self._resolver, Resolver)
+        return self._resolver.names_known
+
     async def addresses(self, name: str, port: int) -> list[ResolveResult]:
         """Where a name or an address literal may be reached. FetchError as the resolver's."""
         try:

@@ -18,6 +18,7 @@ LATE_S: Final = 0.5
 
 class Deadline:
     """``with Deadline(loop, total_s) as deadline: deadline.arm(10.0, "connect_timeout") ...``; raises FetchError there.
+    It begins to run when it is first armed.
 
     Like ``asyncio.timeout``, with a reason, and moved on without touching the timer: a fast fetch costs one timer.
     """
@@ -76,8 +77,6 @@ class Deadline:
         assert task is not None
         self._task = task
         self._begun_cancels = task.cancelling()
-        if self._timer is None:
-            self._start(self._when)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

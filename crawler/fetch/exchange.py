@@ -54,32 +54,32 @@ class Exchange:
         """The request under way is the CONNECT."""
         self.on_sent: Callable[[], None] | None = None
         """Called when the request is about to be written."""
-        self._clear(None, unasked=False)
-
-    def begin(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
-        """A request is about to be written on a connection; ``unasked``: something has come on it already."""
-        self._clear(transport, unasked=unasked)
-        self.connecting = self.tunnel and not self.connecting
-        if self.on_sent is not None and not self.connecting:
-            self.on_sent()
-
-    def _clear(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
-        self.unasked = unasked
-        self.tls = transport is not None and transport.get_extra_info("sslcontext") is not None
-        peer = transport.get_extra_info("peername") if transport is not None else None
-        self.ip: str | None = str(peer[0]) if isinstance(peer, tuple) and peer else None
+        self.unasked = self.tls = self.lost = False
+        self.ip: str | None = None
         self.received = 0
-        """Bytes since then, framing and all."""
+        """Bytes since the request, framing and all."""
         self.interim = 0
         """1xx answers received."""
         self.message: RawResponseMessage | None = None
         """The head of the final answer."""
         self.ending: tuple[str, str] | None = None
         """(reason, detail) of an answer that did not end as its framing promised."""
-        self.lost = False
-        """The connection is gone."""
+        self.sent_at = self.sent_wall = 0.0
+
+    def begin(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
+        """A request is about to be written on a connection; ``unasked``: something has come on it already."""
+        self.unasked = unasked
+        if transport is not None:
+            self.tls = transport.get_extra_info("sslcontext") is not None
+            peer = transport.get_extra_info("peername")
+            self.ip = str(peer[0]) if isinstance(peer, tuple) and peer else None
+        self.message = None  # a CONNECT's, if any
+        self.received = 0
+        self.connecting = self.tunnel and not self.connecting
         self.sent_at = time.monotonic()
         self.sent_wall = time.time()
+        if self.on_sent is not None and not self.connecting:
+            self.on_sent()
 
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""

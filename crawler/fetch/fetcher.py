@@ -10,24 +10,25 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 from aiolimiter import AsyncLimiter
 from msgspec import Struct
-from yarl import URL
 
 from crawler.config import FetchConfig
+from crawler.decode import codings_of
 from crawler.errors import FetchError
 from crawler.fetch.border import Border
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.finish import Finisher
-from crawler.fetch.request import Profile, conditions, head_of
+from crawler.fetch.request import Profile, Request, conditions, request_of
+from crawler.fetch.ways import Way
 from crawler.guard import Guard
 from crawler.model import Lease, Link
 from crawler.page import Body, Page, Timings, content_type
@@ -60,7 +61,7 @@ class Fetcher:
     def __init__(
         self,
         config: FetchConfig,
-        session: aiohttp.ClientSession,
+        way: Way,
         connector: Connector,
         guard: Guard,
         profile_of: Callable[[str], Profile],
@@ -69,7 +70,7 @@ class Fetcher:
         concurrency_max: int,
     ) -> None:
         self._config = config
-        self._session = session
+        self._way = way
         self._connector = connector
         self._guard = guard
         self._profile_of = profile_of
@@ -107,6 +108,11 @@ class Fetcher:
             sum(body.size for body in self._bodies),
         )
 
+    @property
+    def names_known(self) -> int:
+        """Host names whose addresses are kept."""
+        return self._connector.names_known
+
     async def reaches(self, host: str, timeout_s: float = 3.0) -> bool:
         """Whether a host key's port takes a connection now: a sign that our own network works. Nothing is sent."""
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")
@@ -129,48 +135,41 @@ class Fetcher:
         try:
             if self._request_limit is not None:
                 await self._request_limit.acquire()
-            try:
-                url = URL(lease.link.url, encoded=True)
-            except ValueError:
-                raise FetchError("syntax", "the URL cannot be requested") from None
-            profile = self._profile_of(lease.link.host)
-            proxied = profile.proxy is not None
+            link = lease.link
+            method = "GET" if link.kind in ("robots", "sitemap") else self._config.method
+            request = request_of(method, link.url, self._profile_of(link.host), conditions(lease))
+            proxied = request.proxy is not None
             if proxied:
-                self._check_literal(url)
-            tunnel = proxied and url.scheme == "https"
+                self._check_literal(request.host)
+            tunnel = proxied and request.tls
             exchange = Exchange(proxied=proxied, tunnel=tunnel)
             try:
-                return await self._exchange(lease, url, profile, exchange, started)
+                return await self._exchange(link, request, exchange, started)
             except FetchError as error:
                 if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
-            return await self._exchange(lease, url, profile, Exchange(proxied=proxied, tunnel=tunnel, fresh=True), started)
+            return await self._exchange(link, request, Exchange(proxied=proxied, tunnel=tunnel, fresh=True), started)
         finally:
             self._in_flight -= 1
 
-    async def _exchange(self, lease: Lease, url: URL, profile: Profile, exchange: Exchange, started: float) -> Page:
+    async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float) -> Page:
         config = self._config
-        method = "GET" if lease.link.kind in ("robots", "sitemap") else config.method
-        extra = conditions(lease)
+        limit = ROBOTS_BYTES_MAX if link.kind == "robots" else config.max_body
         body = Body(self._tmp)
-        self._bodies.add(body)
         head_at = 0.0
         fault: FetchError | None = None
         CURRENT.set(exchange)
         self._requests += 1
         try:
             try:
-                with Deadline(self._loop, config.timeout) as deadline, Border(exchange, tls=url.scheme == "https"):
-                    exchange.on_sent = lambda: deadline.arm(config.first_byte_timeout, "first_byte_timeout")
+                with Deadline(self._loop, config.timeout) as deadline, Border(exchange, tls=request.tls):
+                    exchange.on_sent = partial(deadline.arm, config.first_byte_timeout, "first_byte_timeout")
                     deadline.arm(config.connect_timeout, "connect_timeout")
-                    async with self._session.request(
-                        method, url, headers=profile.fields + extra, proxy=profile.proxy, allow_redirects=False
-                    ) as response:
-                        self._check_head(lease.link, exchange)
+                    async with self._way.ask(request) as content:
+                        self._check_head(link, exchange)
                         head_at = time.monotonic()
-                        limit = ROBOTS_BYTES_MAX if lease.link.kind == "robots" else config.max_body
-                        fault = await self._read(response.content, body, limit, deadline)
+                        fault = await self._read(content, body, limit, deadline)
             except FetchError as error:
                 if not head_at:
                     raise
@@ -180,12 +179,12 @@ class Fetcher:
             body.seal()
             message = exchange.message
             assert message is not None
-            page = _page(lease.link.url, message, body, fault)
-            page.request = head_of(method, url, profile, extra)
+            page = _page(request, message, body, fault)
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall
+            codings = codings_of(message.headers.getall("Content-Encoding", ())) if body.size else ()
+            await self._finisher.finish(page, codings, limit)
             page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
-            await self._finisher.finish(page, limit)
             self._bytes_wire += page.bytes_wire
             self._bytes_decoded += page.bytes_decoded
             return page
@@ -193,14 +192,14 @@ class Fetcher:
             body.discard()
             raise
         finally:
-            self._bodies.discard(body)
             exchange.forget()
 
     async def _read(self, content: StreamReader, body: Body, limit: int, deadline: Deadline) -> FetchError | None:
         """The body, chunk by chunk, at most ``limit`` bytes; the fault if there is more."""
         config = self._config
         begun = self._loop.time()
-        deadline.arm_at(begun + config.read_timeout, "read_timeout")
+        if not content.is_eof():
+            deadline.arm_at(begun + config.read_timeout, "read_timeout")
         while chunk := await content.readany():
             if len(chunk) > limit - body.size:
                 body.write(chunk[: limit - body.size])
@@ -228,9 +227,8 @@ class Fetcher:
                 waited += deadline.go_on()
         return waited
 
-    def _check_literal(self, url: URL) -> None:
+    def _check_literal(self, host: str) -> None:
         """Behind a proxy no socket is made for the URL's own address, but one written in the URL is known here already."""
-        host = url.raw_host or ""
         if (":" in host or host.replace(".", "").isdigit()) and (rule := self._guard.refuses(host)):
             raise FetchError("address", rule)
 
@@ -249,27 +247,31 @@ class Fetcher:
             raise FetchError("malformed", "transfer coding")
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
-            mime, _ = content_type(message.headers.getall("Content-Type", ()))
+            mime, _ = _content_type(message)
             if mime is not None and not any(_matches(mime, pattern) for pattern in accepted):
                 raise FetchError("mime", mime)
 
 
-def _page(url: str, message: RawResponseMessage, body: Body, fault: FetchError | None) -> Page:
+def _page(request: Request, message: RawResponseMessage, body: Body, fault: FetchError | None) -> Page:
     page = Page(
-        url,
+        request.href,
         message.code,
         message.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
         f"{message.version.major}.{message.version.minor}",
         message.raw_headers,
-        b"",
+        request.masked,
         body,
         bytes_wire=body.size,
         fault=fault,
     )
-    page.mime, page.charset = content_type(message.headers.getall("Content-Type", ()))
+    page.mime, page.charset = _content_type(message)
     if fault is not None:
         page.truncated = "length" if fault.reason == "max_body" else "time" if fault.reason in TIME_REASONS else "disconnect"
     return page
+
+
+def _content_type(message: RawResponseMessage) -> tuple[str | None, str | None]:
+    return content_type(tuple(message.headers.getall("Content-Type", ())))
 
 
 def _matches(mime: str, pattern: str) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from crawler.decode import bounded, codings_of, decoded
+from crawler.decode import bounded, decoded
 from crawler.errors import FetchError
 from crawler.page import Body, Page
 from crawler.sniff import PREFIX_BYTES, sniff
@@ -30,9 +30,8 @@ class Finisher:
         self._ratio_max = ratio_max
         self._turns = asyncio.Semaphore(DECODERS_MAX)
 
-    async def finish(self, page: Page, limit: int) -> None:
+    async def finish(self, page: Page, codings: tuple[str, ...], limit: int) -> None:
         """Complete a page whose body is sealed. ``limit``: most bytes it may decode to. Raises StorageError."""
-        codings = codings_of(_values(page, b"content-encoding")) if page.body.size else ()
         if not codings:
             page.bytes_decoded = page.body.size
             page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
@@ -78,7 +77,3 @@ class Finisher:
                     page.truncated = "length" if error.reason in ("max_decoded", "decode_ratio") else "disconnect"
         page.bytes_decoded = size
         page.sniffed = sniff(bytes(prefix), page.mime)
-
-
-def _values(page: Page, name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in page.headers if key.lower() == name]

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -19,10 +19,9 @@ from crawler.fetch.connector import Connector
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.request import profiles
 from crawler.fetch.resolver import Resolver
+from crawler.fetch.ways import LEAN_VERSIONS, READ_BYTES, BySession, Lean, Way
 from crawler.guard import Guard
 
-READ_BYTES: Final = 64 << 10
-"""Low water of a connection's read buffer; reading pauses above twice this."""
 TLS_BUFFER_BYTES: Final = 32 << 10
 DESCRIPTORS_KEPT_MAX: Final = 256
 """Left to the store, the archive, the control API and the libraries."""
@@ -32,10 +31,16 @@ DESCRIPTORS_PER_FETCH: Final = 3
 
 @asynccontextmanager
 async def open_fetcher(
-    config: FetchConfig, *, tmp: Path, decode_body: bool, hosts: Sequence[HostConfig] = (), per_host: int = 1
+    config: FetchConfig,
+    *,
+    tmp: Path,
+    decode_body: bool,
+    hosts: Sequence[HostConfig] = (),
+    per_host: int = 1,
+    lean: bool = aiohttp.__version__ in LEAN_VERSIONS,
 ) -> AsyncIterator[Fetcher]:
     """The crawl's one session. ``tmp`` is where bodies are spooled; with ``decode_body`` they are kept with their content
-    codings undone; ``hosts`` are the ``[[host]]`` tables. Raises ConfigError."""
+    codings undone; ``hosts`` are the ``[[host]]`` tables; ``lean`` chooses the way (see ``ways``). Raises ConfigError."""
     guard = Guard(config.allow_net, config.deny_net)
     tls = tls_context(config.ca_file, insecure=config.insecure)
     profile_of = profiles(config, hosts)
@@ -53,20 +58,25 @@ async def open_fetcher(
             head_bytes_max=config.max_head,
             interim_max=config.max_interim,
         )
+        heads: dict[str, Any] = {
+            "auto_decompress": False,
+            "read_bufsize": READ_BYTES,
+            "max_line_size": config.max_header_line,
+            "max_field_size": config.max_header_line,
+            "max_headers": config.max_headers,
+        }
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(),
-            auto_decompress=False,
             trust_env=False,
-            read_bufsize=READ_BYTES,
-            max_line_size=config.max_header_line,
-            max_field_size=config.max_header_line,
-            max_headers=config.max_headers,
+            **heads,
         )
         session._retry_connection = False  # retries are the frontier's
         async with session:
-            yield Fetcher(config, session, connector, guard, profile_of, tmp, decode_body, concurrency_max)
+            by_session = BySession(session)
+            way: Way = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
+            yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max)
     finally:
         await resolver.close()
 

@@ -1,4 +1,4 @@
-"""What we say of ourselves: the request's headers for each host, and the same head for the archive with secrets masked.
+"""What we say of ourselves: each request's head, and the same for the archive with its secrets masked.
 
 The law: a secret goes only to the hosts whose ``[[host]]`` table holds it, and to no record at all.
 """
@@ -15,6 +15,7 @@ from yarl import URL
 from crawler import __version__
 from crawler.config import FetchConfig, HostConfig, PolitenessConfig
 from crawler.decode import ACCEPTED
+from crawler.errors import FetchError
 from crawler.hostrules import HostRules
 from crawler.model import Lease
 
@@ -23,11 +24,53 @@ PROFILES_MAX: Final = 256
 
 
 class Profile(Struct, frozen=True):
-    """How to ask one host: header fields in order, the same as bytes with secrets masked, and the proxy to go through."""
+    """How to ask one host: header fields in order, as bytes, as bytes with secrets masked; the proxy to go through."""
 
     fields: tuple[tuple[str, str], ...]
+    block: bytes
     masked: bytes
     proxy: URL | None
+
+
+class Request(Struct, frozen=True, gc=False):
+    """One request, as every way of sending it wants it. ``host`` is without brackets."""
+
+    method: str
+    href: str
+    tls: bool
+    host: str
+    port: int
+    fields: tuple[tuple[str, str], ...]
+    head: bytes
+    """As it goes over the wire, but through a proxy."""
+    masked: bytes
+    """As it is archived."""
+    proxy: URL | None
+
+
+def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str, str], ...]) -> Request:
+    """``href`` is canonical; ``extra`` are further fields. FetchError ``syntax``: it has no place to connect to."""
+    scheme, separator, rest = href.partition("://")
+    authority, slash, path = rest.partition("/")
+    name, colon, port = authority.rpartition(":")
+    if not colon or port.endswith("]"):
+        name, port = authority, "443" if scheme == "https" else "80"
+    if not separator or not slash or not name or not port.isdigit() or "@" in authority or not href.isascii():
+        raise FetchError("syntax", "the URL cannot be requested")
+    start = f"{method} /{path} HTTP/1.1\r\nHost: {authority}\r\n".encode()
+    end = "".join(f"{key}: {value}\r\n" for key, value in extra).encode() + b"\r\n" if extra else b"\r\n"
+    masked = start + profile.masked + end
+    return Request(
+        method,
+        href,
+        scheme == "https",
+        name[1:-1] if name.startswith("[") else name,
+        int(port),
+        profile.fields + extra,
+        masked if profile.block is profile.masked else start + profile.block + end,
+        masked,
+        profile.proxy,
+    )
 
 
 def user_agent(config: FetchConfig) -> str:
@@ -62,8 +105,13 @@ def _profile(common: dict[str, str], secret: dict[str, str], proxy: str | None) 
     for name, value in secret.items():
         _set(fields, name, value)
     hidden = {name.lower() for name in secret}
-    masked = "".join(f"{name}: {MASK if name.lower() in hidden else value}\r\n" for name, value in fields.items())
-    return Profile(tuple(fields.items()), masked.encode("utf-8", "surrogateescape"), URL(proxy) if proxy else None)
+    block = _block(fields)
+    masked = _block({name: MASK if name.lower() in hidden else value for name, value in fields.items()}) if secret else block
+    return Profile(tuple(fields.items()), block, masked, URL(proxy) if proxy else None)
+
+
+def _block(fields: dict[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("utf-8", "surrogateescape")
 
 
 def _set(fields: dict[str, str], name: str, value: str) -> None:
@@ -81,10 +129,3 @@ def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
         return ()
     fields = (("If-None-Match", known.etag), ("If-Modified-Since", known.last_modified))
     return tuple((name, value) for name, value in fields if value and value.isprintable() and value.isascii())
-
-
-def head_of(method: str, url: URL, profile: Profile, extra: tuple[tuple[str, str], ...]) -> bytes:
-    """The head as it goes to the origin, secrets masked."""
-    line = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
-    more = "".join(f"{name}: {value}\r\n" for name, value in extra)
-    return line.encode() + profile.masked + more.encode() + b"\r\n"

@@ -59,7 +59,7 @@ class Resolver(AbstractResolver):
         *,
         nameservers: Sequence[str] = (),
         timeout_s: float = 5.0,
-        addresses_max: int = 8,
+        addresses_max: int = 4,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._refuses = refuses
@@ -109,6 +109,10 @@ class Resolver(AbstractResolver):
             waiting.cancel()
         self._asked.clear()
         await self._dns.close()
+
+    @property
+    def names_known(self) -> int:
+        return len(self._cache)
 
     def forget(self) -> None:
         """Empty the cache."""

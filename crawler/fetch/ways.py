@@ -1,0 +1,137 @@
+"""Two ways to put one request through the one pool: aiohttp's ``session.request``, and a lean one through the same
+connector, connection and parser that leaves out what a crawl has elsewhere (redirects, cookies, timers, decoding).
+
+The law: both say the same bytes and end alike; the whole hostile catalogue runs on both. The lean way rests on names that
+aiohttp does not promise to keep: it is taken only on the versions it was tested with.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+import aiohttp
+from aiohttp.client_exceptions import ServerDisconnectedError
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.streams import StreamReader
+from yarl import URL
+
+from crawler.fetch.connector import Connector
+from crawler.fetch.request import Request
+
+LEAN_VERSIONS: Final = frozenset({"3.14.5"})
+READ_BYTES: Final = 64 << 10
+"""Low water of a connection's read buffer; reading pauses above twice this."""
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+
+
+class Asking(Protocol):
+    """``async with way.ask(request) as content``: the final head has come, the body is still to be read."""
+
+    async def __aenter__(self) -> StreamReader: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+
+class Way(Protocol):
+    def ask(self, request: Request, /) -> Asking: ...
+
+
+class BySession:
+    """As any user of aiohttp would."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    def ask(self, request: Request) -> Asking:
+        return _SessionAsking(
+            self._session.request(
+                request.method, _url(request.href), headers=request.fields, proxy=request.proxy, allow_redirects=False
+            )
+        )
+
+
+class _SessionAsking:
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> StreamReader:
+        response = await self._context.__aenter__()
+        content: StreamReader = response.content
+        return content
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._context.__aexit__(*error)
+
+
+class Lean:
+    """Through the session's connector. ``params`` are those of ResponseHandler.set_response_params.
+
+    Requests through a proxy go ``by_session``: they are few, and their rules many.
+    """
+
+    def __init__(self, connector: Connector, by_session: BySession, params: dict[str, Any]) -> None:
+        self.connector = connector
+        self._by_session = by_session
+        self.params = params
+
+    def ask(self, request: Request) -> Asking:
+        return self._by_session.ask(request) if request.proxy is not None else _LeanAsking(self, request)
+
+
+class _LeanAsking:
+    """What the connector wants to know of a request, and the exchange itself."""
+
+    __slots__ = ("_connection", "_request", "_way", "connection_key", "is_tls", "port")
+
+    proxy = None
+    server_hostname = None
+    ssl = True  # the connector's own context
+
+    def __init__(self, way: Lean, request: Request) -> None:
+        self._way = way
+        self._request = request
+        self._connection: Connection | None = None
+        self.port = request.port
+        self.is_tls = request.tls
+        self.connection_key = ConnectionKey(request.host, request.port, request.tls, True, None, None, None, None)
+
+    def is_ssl(self) -> bool:
+        return self.is_tls
+
+    @property
+    def url(self) -> URL:
+        return _url(self._request.href)
+
+    async def __aenter__(self) -> StreamReader:
+        connection = await self._way.connector.connect(self, [], _NO_TIMEOUT)  # type: ignore[arg-type]
+        self._connection = connection
+        try:
+            protocol = connection.protocol
+            assert protocol is not None
+            protocol.set_response_params(skip_payload=self._request.method == "HEAD", **self._way.params)
+            transport = protocol.transport
+            if transport is None or transport.is_closing():
+                raise ServerDisconnectedError
+            transport.write(self._request.head)
+            _, payload = await protocol.read()
+        except BaseException:
+            connection.close()
+            raise
+        return payload
+
+    async def __aexit__(self, *_: Any) -> None:
+        assert self._connection is not None
+        self._connection.release()  # closed there unless the answer ended exactly and nothing followed
+
+
+def _url(href: str) -> URL:
+    try:
+        return URL(href, encoded=True)
+    except ValueError as error:
+        raise aiohttp.InvalidURL(href) from error
