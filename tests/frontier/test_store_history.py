@@ -392,4 +392,4 @@ quick = settings(deadline=None, suppress_health_check=list(HealthCheck))
 TestMemory = StoreHistory.TestCase
 TestMemory.settings = settings(quick, max_examples=40, stateful_step_count=80)
 TestEmbedded = DurableHistory.TestCase
-TestEmbedded.settings = settings(quick, max_examples=12, stateful_step_count=80)
+TestEmbedded.settings = settings(quick, max_examples=8, stateful_step_count=60)
