@@ -55,7 +55,7 @@ def _torn(data: bytes) -> int | None:
             continue
         checksum, length, kind = _HEADER.unpack_from(data, at)
         end = at + _HEADER.size + length
-        if end > len(data) or _masked(_crc32c(data[at + 6 : end])) != checksum:
+        if end > len(data) or masked(crc32c(data[at + 6 : end])) != checksum:
             unsynced = len(data) - at <= UNSYNCED_BYTES_MAX
             return begun if unsynced and _has_empty_sector(data, at, min(end, len(data))) else None
         at = end
@@ -85,7 +85,7 @@ def _table() -> list[int]:
 _TABLE: Final = _table()
 
 
-def _crc32c(data: bytes) -> int:
+def crc32c(data: bytes) -> int:
     """CRC-32C (RFC 3720, appendix B.4)."""
     crc = 0xFFFFFFFF
     for byte in data:
@@ -93,6 +93,6 @@ def _crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def _masked(crc: int) -> int:
+def masked(crc: int) -> int:
     """As RocksDB and LevelDB store a checksum."""
     return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF

@@ -196,9 +196,9 @@ class Disk:
 
     # -- the cut ------------------------------------------------------------------------------------------------------
 
-    def rebuild(self, target: Path, rng: random.Random | None = None, bytes_mode: str | None = None) -> str:
+    def rebuild(self, target: Path, rng: random.Random | None = None) -> str:
         """Write what is left into ``target``, which must not exist; without ``rng`` nothing is missing. Says what it did."""
-        bytes_mode = bytes_mode or (rng.choice(MODES) if rng else "all")
+        bytes_mode = rng.choice(MODES) if rng else "all"
         names_mode = rng.choice(MODES) if rng else "all"
         until = rng.randint(0, self._index) if rng else self._index
         entries: dict[Folder, dict[str, File | Folder]] = {}
