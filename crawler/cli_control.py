@@ -185,7 +185,8 @@ def drain(arguments: Sequence[str]) -> int:
 
 
 def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
-    client, _ = _client(Parser(name, f"{name} [options]", what), arguments)
+    examples = f"{what}\n\nexamples:\n  crawler {name}\n  crawler {name} --listen 127.0.0.1:9702"
+    client, _ = _client(Parser(name, f"{name} [options]", examples), arguments)
     told = client.ask("POST", f"/v1/{name}")
     _say(f"{told['state']}, {told['in_flight']:,} in flight")
     return Exit.OK

@@ -214,9 +214,10 @@ def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
 
 def test_a_running_crawl_can_be_read_but_not_retried(site, tmp_path):
     out = str(tmp_path / "out")
-    with crawling("run", url(site, "good/9"), url(site, "sin/slow"), "-o", out, *LOCAL, "--per-host", "2", "--progress", "plain"):
-        while b"good/9" not in (raw("results", out) if (tmp_path / "out" / "frontier" / "CURRENT").exists() else b""):
-            pass
+    command = ("run", url(site, "good/9"), url(site, "sin/slow"), "-o", out, *LOCAL, "--per-host", "2", "--progress", "plain")
+    with crawling(*command) as process:
+        while "good/9" not in crawler("results", out).stdout:
+            assert process.poll() is None, process.stderr.read()
         assert raw("cat", out, url(site, "good/9")) == page(9, 2000)
         assert crawler("retry", out).returncode == 75
 

@@ -1,6 +1,8 @@
 """``crawler run`` as a person or a script meets it: real processes against a real server, streams and exit codes."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -8,8 +10,9 @@ from pathlib import Path
 
 import orjson
 import pytest
-from programs import LOCAL, crawler, crawling, on_a_terminal, rows_of
-from sinful import Site, head, running, stay
+from programs import CLEAN, LOCAL, crawler, crawling, on_a_terminal, rows_of
+from sinful import Site, hang, head, running, stay
+from warcio.archiveiterator import ArchiveIterator
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +20,7 @@ def site():
     scripts = {
         "slow": [2.0, head(2) + b"ok", stay],
         "lame": [0.2, head(2) + b"ok", stay],
+        "hang": [hang],
         "gone": [head(0, status="404 Not Found"), stay],
     }
     with running(Site(scripts=scripts)) as site:
@@ -31,10 +35,20 @@ def sin(site: Site, name: str) -> str:
     return f"http://127.0.0.1:{site.ports['http']}/sin/{name}"
 
 
-def wait_for_request(site: Site, path: str) -> None:
+def wait_for_request(process, site: Site, path: str) -> None:
     while not any(f" {path} ".encode() in request for request in site.requests):
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     site.requests.clear()
+
+
+def records_of(directory: Path) -> list[tuple[str, str]]:
+    """(type, URI) of every WARC record, as warcio reads them."""
+    found = []
+    for file in (directory / "warc").iterdir():
+        with file.open("rb") as stream:
+            found += [(record.rec_type, record.rec_headers["WARC-Target-URI"]) for record in ArchiveIterator(stream)]
+    return found
 
 
 def wait_for_talk(process, text: str) -> str:
@@ -101,7 +115,7 @@ def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
     urls = [sin(site, "slow"), *good(site, 5)]
     command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
     with crawling(*command) as process:
-        wait_for_request(site, "/sin/slow")
+        wait_for_request(process, site, "/sin/slow")
         process.send_signal(signal.SIGINT)
         wait_for_talk(process, "draining")
         process.send_signal(signal.SIGINT)
@@ -110,9 +124,45 @@ def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
     assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
 
 
+def test_a_drain_does_not_wait_for_a_page_that_never_comes(site, tmp_path):
+    command = ("run", sin(site, "hang"), *good(site, 3), "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--grace", "2s")
+    with crawling(*command, "--timeout", "10min", "--first-byte-timeout", "10min") as process:
+        wait_for_request(process, site, "/sin/hang")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 5
+    assert "waits for its visit" in crawler("why", sin(site, "hang"), "--data", str(tmp_path)).stdout
+
+
+def test_killed_again_and_again_it_loses_nothing_and_stores_nothing_twice(site, tmp_path):
+    urls = good(site, 160, first=5000)
+    (tmp_path / "list").write_text("\n".join(urls))
+    out = tmp_path / "out"
+    command = ("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--per-host", "4", "--delay", "10ms")
+    for kill in range(3):
+        with crawling(*command) as process:
+            wait_for_request(process, site, f"/good/{5000 + 50 * kill}")
+            process.kill()
+    assert crawler(*command).returncode == 0
+    assert sorted(row["url"] for row in rows_of(out) if row["final"]) == sorted(urls)
+    assert Counter(uri for kind, uri in records_of(out) if kind == "response") == Counter(urls)
+    assert crawler("verify", str(out)).returncode == 0
+
+
+def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path):
+    program = (
+        "import sys\nfrom crawler import cli, verdict\n"
+        "def boom(*_): raise ZeroDivisionError('not expected')\n"
+        "verdict.Judge.page = boom\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "run", *good(site, 3), "-o", str(tmp_path), *LOCAL]
+    ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1 and "ZeroDivisionError: not expected" in ended.stderr and "internal error" in ended.stderr
+    assert rows_of(tmp_path) == []
+
+
 def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
-    with crawling("run", sin(site, "slow"), "-o", str(tmp_path), *LOCAL, "--progress", "plain"):
-        wait_for_request(site, "/sin/slow")
+    with crawling("run", sin(site, "slow"), "-o", str(tmp_path), *LOCAL, "--progress", "plain") as process:
+        wait_for_request(process, site, "/sin/slow")
         ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
         assert ended.returncode == 75 and "in use" in ended.stderr
 
