@@ -44,11 +44,13 @@ def _config(arguments: Sequence[str]) -> int:
         "  crawler config check crawler.toml           every fault of a file, at once\n"
         "  crawler config show -c crawler.toml -w 50   what would be in effect, and where each value came from\n"
         "  crawler config show --example               a complete file, every setting explained\n"
+        "  crawler config show --memory --memory-limit 256MiB   how the limit is divided, or why it does not do\n"
         "  crawler config schema                       JSON schema of the file, for editors",
     )
     parser.add_argument("action", choices=("check", "show", "schema"), metavar="check|show|schema")
     parser.add_argument("file", nargs="?", metavar="FILE", help="the same as --config FILE")
     parser.add_argument("--example", action="store_true", help="show the defaults, every setting explained")
+    parser.add_argument("--memory", action="store_true", help="show how the memory limit is divided")
     add_settings(parser)
     given = parser.parse(arguments)
     if given.action == "schema":
@@ -62,7 +64,11 @@ def _config(arguments: Sequence[str]) -> int:
         from crawler.settings import load
 
         loaded = load(flags(given), file=file)
-        if given.action == "show":
+        if given.action == "show" and given.memory:
+            from crawler.daemon import plan_of
+
+            print(plan_of(loaded.config).table())
+        elif given.action == "show":
             print(to_toml(loaded.config, loaded.origins), end="")
         else:
             say(f"{file or 'the settings'}: no faults")

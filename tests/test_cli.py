@@ -94,6 +94,13 @@ def test_config_show_example_is_the_shipped_file():
     assert crawler("config", "show", "--example").stdout == effective.example()
 
 
+def test_config_show_memory_divides_the_limit_or_says_what_would_do():
+    ended = crawler("config", "show", "--memory", "--memory-limit", "512MiB")
+    assert ended.returncode == 0 and "store" in ended.stdout and "512" in ended.stdout
+    ended = crawler("config", "show", "--memory", "--memory-limit", "32MiB")
+    assert ended.returncode == 2 and ended.stdout == "" and "memory_limit" in ended.stderr.replace("-", "_")
+
+
 def test_config_check_tells_every_fault_on_standard_error(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text("per_host = 0\nworker = 3\nscope = 'all'\n")
