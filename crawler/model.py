@@ -80,6 +80,10 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
         """The same link, one attempt later."""
         return replace(self, attempt=self.attempt + 1)
 
+    def anew(self) -> Link:
+        """The same link, settled long ago and wanted once more: where redirects led then says nothing of today."""
+        return replace(self, attempt=self.attempt + 1, chain=b"")
+
 
 class Ref(Struct, frozen=True, array_like=True, gc=False):
     """A place in a file of the crawl's directory; ``file`` is relative to it and final (never ends in ``.open``)."""

@@ -180,7 +180,7 @@ class MemoryStore:
         pages = [page for url, page in self._pages.items() if page.outcome in outcomes and url not in self._revived]
         pages = [page for page in pages if page.link.kind != "robots"]
         for page in pages:
-            link = page.link.again()
+            link = page.link.anew()
             self._revived.add(link.url)
             self._tally.settle(page.outcome, page.reason, -1)
             self._tally.waiting += 1

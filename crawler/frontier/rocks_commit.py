@@ -177,7 +177,7 @@ class Transaction:
         record.down, record.failures = None, 0
         self.unsettle(known)
         self._tally.waiting += 1
-        link = known.link.again()
+        link = known.link.anew()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
         self.batch.put(self._next(page_key[:8], link.priority), encode_link(link, RECORDED), self._queue)
 
