@@ -146,8 +146,10 @@ class Body:
 
     def discard(self) -> None:
         """Give back memory, descriptor and spool file. May be called at any time, and again."""
-        fd, self._fd = self._fd, -1
         self._head = bytearray()  # not cleared: the traceback of a failed write may still hold a view of it
+        if self._fd < 0 and not self._owned:
+            return
+        fd, self._fd = self._fd, -1
         with _ours():
             try:
                 if fd >= 0:

@@ -130,7 +130,7 @@ def apply(crawl: Crawl, config: Config) -> None:
     backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
     crawl.config = config
     parts.hosts.change(config)
-    parts.fetcher.change(config)
+    parts.fetcher.change(config, config.host)
     parts.judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
     crawl.frontier.rests.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
     parts.trouble.change(min_free_bytes=config.min_free_disk)

@@ -68,6 +68,8 @@ async def tls_ports(site: Site) -> AsyncIterator[None]:
         identities = ["elsewhere.test"] if name == "wrong-host" else ["localhost", "127.0.0.1"]
         dates = {"expired": {"not_after": now - day}, "not-yet": {"not_before": now + day}}.get(name, {})
         issuer.issue_cert(*identities, **dates).configure_cert(context)
+        if name == "good":
+            site.ports["proxy-tls"] = await site.listen(_proxy, ssl=context)
         if name == "only-1.2":
             context.maximum_version = ssl.TLSVersion.TLSv1_2
         if name == "wants-certificate":

@@ -143,6 +143,9 @@ SECURE: Final = "https://localhost:{tls-good}/good/1"
 PROXIED: Final = {
     "proxy-http": through("proxy-good", PLAIN, "ok"),
     "proxy-https": through("proxy-good", SECURE, "ok"),
+    "proxy-over-tls": at(PLAIN, "ok", proxy="https://localhost:{proxy-tls}", **TRUST),
+    "proxy-over-tls-https": at(SECURE, "ok", proxy="https://localhost:{proxy-tls}", **TRUST),
+    "proxy-over-tls-wrong-host": at(SECURE, "tls_error", "certificate", proxy="https://localhost:{tls-wrong-host}", **TRUST),
     "proxy-https-wrong-host": through("proxy-good", "https://localhost:{tls-wrong-host}/", "tls_error", "certificate"),
     "proxy-http-403": through("proxy-403", PLAIN, "http_error"),
     "proxy-http-407": through("proxy-407", PLAIN, "connect_error", "proxy"),

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 from corpora import corpus
-from hostile import end_of, fetching, lease_of, sinful_site, url_of
+from hostile import LIMITS, end_of, fetching, lease_of, sinful_site, url_of
 from sinful import Site, forever, hang, head, page, running, stay
 
+from crawler.config import FetchConfig, HostConfig
 from crawler.errors import ConfigError, FetchError, StorageError
 from crawler.fetch.deadline import Deadline
 from crawler.fetch.exchange import CURRENT, Exchange
@@ -252,6 +253,21 @@ async def test_only_wanted_kinds_are_fetched(site: Site, tmp_path: Path) -> None
         assert robots.body.size == 4
     async with fetching(tmp_path, site, accept_mime=("image/*",)) as fetcher:
         assert (await end_of(fetcher, at(site, "/sin/image")))[:2] == ("ok", None)
+
+
+async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_request(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, max_body=1 << 30) as fetcher:
+        task = asyncio.create_task(fetcher.fetch(lease_of(at(site, "/sin/hold-big"))))
+        while fetcher.stats().bytes_in_flight < 200_000:
+            await asyncio.sleep(0.01)
+        assert (fetcher.stats().in_flight, fetcher.stats().connections_acquired) == (1, 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert fetcher.stats().bytes_in_flight == 0
+        table = HostConfig(match="127.0.0.1", headers={"X-Key": "k3y"})
+        fetcher.change(FetchConfig.model_validate(LIMITS | {"max_body": 10}), [table])
+        assert (await end_of(fetcher, at(site, "/good/1")))[:2] == ("too_large", "max_body")
+        assert fields_of(site.requests[-1])["x-key"] == "k3y"
 
 
 async def test_a_robots_file_is_read_up_to_its_own_limit_and_always_with_get(site: Site, tmp_path: Path) -> None:

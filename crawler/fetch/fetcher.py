@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from aiohttp.streams import StreamReader
 from aiolimiter import AsyncLimiter
 from msgspec import Struct
 
-from crawler.config import FetchConfig
+from crawler.config import FetchConfig, HostConfig
 from crawler.decode import codings_of
 from crawler.errors import FetchError
 from crawler.fetch.border import Border
@@ -27,7 +27,7 @@ from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.finish import Finisher
-from crawler.fetch.request import Profile, Request, conditions, request_of
+from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
 from crawler.fetch.ways import Way
 from crawler.guard import Guard
 from crawler.model import Lease, Link
@@ -91,9 +91,11 @@ class Fetcher:
         self._request_limit = _limiter(rate)
         self._byte_limit = _limiter(bandwidth / QUANTUM_BYTES)
 
-    def change(self, config: FetchConfig) -> None:
-        """From the next request on: deadlines, limits of bodies, accept_mime and rates; the session keeps all else."""
+    def change(self, config: FetchConfig, hosts: Sequence[HostConfig] = ()) -> None:
+        """From the next request on: deadlines, limits of bodies, accept_mime, rates, headers and proxies; the session keeps
+        all else."""
         self._config = config
+        self._profile_of = profiles(config, hosts)
         self.pace(config.rate, config.bandwidth)
 
     def stats(self) -> FetchStats:
@@ -157,6 +159,7 @@ class Fetcher:
         config = self._config
         limit = ROBOTS_BYTES_MAX if link.kind == "robots" else config.max_body
         body = Body(self._tmp)
+        self._bodies.add(body)
         head_at = 0.0
         fault: FetchError | None = None
         CURRENT.set(exchange)
@@ -192,6 +195,7 @@ class Fetcher:
             body.discard()
             raise
         finally:
+            self._bodies.discard(body)
             exchange.forget()
 
     async def _read(self, content: StreamReader, body: Body, limit: int, deadline: Deadline) -> FetchError | None:
