@@ -1,20 +1,50 @@
-"""A web crawler that cannot run out of memory."""
+"""A web crawler that cannot run out of memory.
+
+From Python: ``async with open_crawl(Config(urls=(...,), output="out")) as crawl: await crawl.run()`` runs a crawl, and
+``for page in read("out")`` gives ``.row`` and ``.open()`` of every result, in bounded memory, also while it runs.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from crawler.results import Result
+    from crawler.config import Config
+    from crawler.crawl import Crawl
+    from crawler.daemon import open_crawl, run_crawl
+    from crawler.errors import ConfigError, CrawlerError, FetchError, StorageError
+    from crawler.reading import read
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Config": "config",
+    "ConfigError": "errors",
+    "Crawl": "crawl",
+    "CrawlerError": "errors",
+    "FetchError": "errors",
+    "StorageError": "errors",
+    "open_crawl": "daemon",
+    "read": "reading",
+    "run_crawl": "daemon",
+}
+"""Public names and where they live. Imported when first asked for: ``crawler --version`` should not load them."""
 
-def read(directory: Path | str) -> Iterator[Result]:
-    """Every result of a crawl: ``.row`` and ``.open()``, in bounded memory, also while it runs. See ``crawler.reading``."""
-    from crawler.reading import read
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Crawl",
+    "CrawlerError",
+    "FetchError",
+    "StorageError",
+    "open_crawl",
+    "read",
+    "run_crawl",
+]
 
-    return read(directory)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
