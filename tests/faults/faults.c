@@ -148,6 +148,15 @@ static uint64_t inode_of(int fd) {
 static void forget(int fd) { if (fd >= 0 && fd < FDS_MAX && getpid() == owner) tracked[fd].inode = 0; }
 static void same(int from, int to) { if (to >= 0 && to < FDS_MAX && from >= 0 && from < FDS_MAX && getpid() == owner) tracked[to] = tracked[from]; }
 
+/* Its path now, in out[PATH_MAX]. */
+static const char *path_of(int fd, char *out) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, out, PATH_MAX - 1);
+    out[n > 0 ? n : 0] = 0;
+    return out;
+}
+
 /* -- the rules ----------------------------------------------------------------------------------------------------- */
 
 static void read_rules(void) {
@@ -189,7 +198,7 @@ static int errno_of(const char *name) {
 
 /* What to do to this call: 0 nothing, > 0 fail with this errno, -1 write half of it. */
 static int fault(const char *call, const char *path, int fd) {
-    char link[64], of_fd[PATH_MAX], action[32] = "";
+    char of_fd[PATH_MAX], action[32] = "";
     if (!control) return 0;
     int kept = errno;
     pthread_mutex_lock(&ruling);
@@ -197,12 +206,7 @@ static int fault(const char *call, const char *path, int fd) {
     for (int i = 0; i < rule_count && !*action; i++) {
         struct rule *rule = &rules[i];
         if (!names_call(rule->calls, call)) continue;
-        if (*rule->glob && !path) {
-            snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-            ssize_t n = readlink(link, of_fd, sizeof of_fd - 1);
-            of_fd[n > 0 ? n : 0] = 0;
-            path = of_fd;
-        }
+        if (*rule->glob && !path) path = path_of(fd, of_fd);
         if (*rule->glob && fnmatch(rule->glob, path, 0)) continue;
         rule->count++;
         if (rule->count < rule->from || rule->count > rule->to) continue;
@@ -393,7 +397,10 @@ ssize_t ALIAS(pread64) pread(int fd, void *data, size_t bytes, off_t at);
 EXPORT void *mmap64(void *where, size_t bytes, int protection, int flags, int fd, off_t at) {
     REAL(void *, "mmap64", void *, size_t, int, int, int, off_t);
     uint64_t inode = flags & MAP_ANONYMOUS ? 0 : inode_of(fd);
-    if (inode && flags & MAP_SHARED && protection & PROT_WRITE) put((struct record){.kind = MMAP, .inode = inode}, NULL, NULL, NULL, 0);
+    if (inode && flags & MAP_SHARED && protection & PROT_WRITE) {
+        char path[PATH_MAX];
+        put((struct record){.kind = MMAP, .inode = inode}, path_of(fd, path), NULL, NULL, 0);
+    }
     return real(where, bytes, protection, flags, fd, at);
 }
 void *ALIAS(mmap64) mmap(void *where, size_t bytes, int protection, int flags, int fd, off_t at);

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,9 +90,10 @@ class Renaming:
 
 
 class Disk:
-    """What the records up to a cut did to the directory ``root``. ``base``: what it held, safely, before the first."""
+    """What the records up to a cut did to the directory ``root``. ``base``: what it held, safely, before the first.
+    ``mapped``: names of files whose stores through a mapping may be left out, because nothing relies on them."""
 
-    def __init__(self, root: Path, base: Path | None = None) -> None:
+    def __init__(self, root: Path, base: Path | None = None, mapped: Collection[str] = ()) -> None:
         self._root = str(root.resolve())
         self._top = Folder()
         self._inodes: dict[int, File | Folder] = {}
@@ -100,6 +101,7 @@ class Disk:
         self._files: dict[File, None] = {}
         self._syncs: dict[tuple[int, int], int] = {}
         self._index = 0
+        self._mapped = mapped
         if base is not None:
             _load(base, self._top)
 
@@ -131,9 +133,9 @@ class Disk:
                 self._syncs[record.pid, record.sync] = self._index
             case Kind.SYNC_END | Kind.SYNCFS_END:
                 self._sync(record, self._syncs.pop((record.pid, record.sync)))
-            case Kind.MMAP:
-                raise ValueError(f"inode {record.inode} is written through a shared mapping: its log is not whole")
-            case Kind.NOTE | Kind.FAULT:
+            case Kind.MMAP if Path(record.path).name not in self._mapped:
+                raise ValueError(f"{record.path} is written through a shared mapping: its log is not whole")
+            case Kind.MMAP | Kind.NOTE | Kind.FAULT:
                 pass
 
     def _place(self, path: str) -> tuple[Folder, str]:
