@@ -30,7 +30,8 @@ from crawler.expand import OUTLINKS, Expander
 from crawler.fetch import open_fetcher
 from crawler.frontier import open_store
 from crawler.frontier.commits import Journal
-from crawler.frontier.frontier import Desk, Frontier
+from crawler.frontier.dealer import Desk
+from crawler.frontier.frontier import Frontier
 from crawler.frontier.rests import Rests
 from crawler.frontier.store import Limits, Prepared, Store
 from crawler.frontier.trace import Trace

@@ -10,18 +10,16 @@ made. Bounds: the bench in links, the batch in outcomes, links and bytes.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
-
-from msgspec import Struct
 
 from crawler.errors import StorageError
 from crawler.frontier.batch import OpenBatch
 from crawler.frontier.commits import Committer, Journal
+from crawler.frontier.dealer import Dealer, Desk
 from crawler.frontier.refill import Refill
 from crawler.frontier.rests import Rests
-from crawler.frontier.store import NEW, Admitted, HostRest, Prepared, Settled, Store
+from crawler.frontier.store import EXPAND, NEW, Admitted, HostRest, Prepared, Settled, Store
 from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
 from crawler.model import Dropped, Lease, Link, Outcome, Retry, Unvisited
@@ -32,20 +30,7 @@ T = TypeVar("T")
 COMMIT_EVERY_S: Final = 0.1
 
 
-class Desk(Struct, frozen=True):
-    """What the pump asks about robots.txt; bound to crawler.robots by ``daemon.open_crawl``."""
-
-    ready: Callable[[Link], bool]
-    """Whether the rules of a link's origin are at hand and fresh."""
-    link: Callable[[Link], Link]
-    """The robots link of a link's origin."""
-    load: Callable[[str, bytes], bool]
-    """Take in the record the store kept for an origin; whether that made it ready."""
-    learn: Callable[[Link, Outcome], tuple[str, bytes] | None]
-    """What the end of a robots link taught: (origin, record to keep)."""
-
-
-class Frontier:
+class Frontier(Dealer):
     """See the module. ``recover(error)`` waits until a failed write may be tried again, or raises. ``seeding``: seeds are
     still to come. ``endless``: the crawl does not end when nothing waits."""
 
@@ -64,31 +49,17 @@ class Frontier:
         desk: Desk | None = None,
         endless: bool = False,
     ) -> None:
-        self._store, self._bench, self.rests = store, bench, rests
         self._committer = Committer(store, journal)
-        self._recover, self._clock, self._wall = recover, clock, wall
-        self._refill = Refill(store, self._committer, bench, clock, links_max)
-        self._trace, self._desk, self._endless = trace, desk, endless
+        super().__init__(bench, Refill(store, self._committer, bench, clock, links_max), clock, trace, desk)
+        self._store, self.rests = store, rests
+        self._recover, self._wall, self._endless = recover, wall, endless
         self._open = OpenBatch()
         self._closing: OpenBatch | None = None
         self._begun: list[float] = []  # when the oldest of the batch that closes, and of the open one, came
-        self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot in the trace
-        self._waiters: deque[asyncio.Future[Lease | None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
         self._dirty, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._ended = False
         self._sick: StorageError | None = None
-        self.pauses: set[str] = set()
-        self.ceilings: dict[str, int] = {}
-        """At most so many visits out, by what sets the limit: memory, descriptors."""
-        self.held = 0
-        """Of the visits out, those that have ended and are held until it is known whose fault it was."""
-        self._one = False
-        self.visits_left: int | None = None
-        """At most so many more visits (--max-pages)."""
         self.seeding = True
-        self.draining = False
-        self.finished = False
         self.counts = store.stats()
         self.committed_at = clock()
         self.commit_seconds: Callable[[float], None] = lambda seconds: None
@@ -96,20 +67,6 @@ class Frontier:
     def __repr__(self) -> str:
         state = "draining" if self.draining else "finished" if self.finished else "open"
         return f"<Frontier {self._bench.waiting} benched, {len(self._out)} out, {len(self._open.settled)} settling, {state}>"
-
-    @property
-    def out_count(self) -> int:
-        """Visits out."""
-        return len(self._out)
-
-    def is_out(self, url: str) -> bool:
-        """Whether a canonical URL is being visited."""
-        return any(lease.link.url == url for lease, _ in self._out.values())
-
-    @property
-    def idle_count(self) -> int:
-        """Workers that wait for a lease."""
-        return len(self._waiters)
 
     @property
     def is_backed_up(self) -> bool:
@@ -126,96 +83,17 @@ class Frontier:
         """Of bodies on their way into the archive."""
         return self._open.body_bytes + (self._closing.body_bytes if self._closing is not None else 0)
 
-    @property
-    def bench(self) -> Workbench:
-        return self._bench
+    def _is_stuck(self) -> bool:
+        return self._sick is not None or self.is_backed_up
+
+    def drain(self) -> None:
+        """Deal nothing more, for good."""
+        super().drain()
+        self._full.set()
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store answers, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
-
-    # -- dealing --------------------------------------------------------------------------------------------------
-
-    async def take(self) -> Lease | None:
-        """The right to visit one link, as soon as one may be visited; None when there will be no more."""
-        if not self._waiters and not self.draining and (lease := self._next(self._clock())) is not None:
-            return lease
-        waiter: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        self.deal()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and (unused := waiter.result()) is not None:
-                self._leave(unused)
-                self._bench.give_back(unused)
-            raise
-
-    def deal(self) -> None:
-        """Give out whatever may be given now, and wake again when more may be."""
-        now = self._clock()
-        while self._waiters:
-            if self._waiters[0].done():
-                self._waiters.popleft()
-            elif self.draining or self.finished:
-                self._waiters.popleft().set_result(None)
-            elif (lease := self._next(now)) is not None:
-                self._waiters.popleft().set_result(lease)
-            else:
-                break
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._waiters and not self.pauses and (due := self._bench.next_due()) is not None and due > now:
-            self._timer = asyncio.get_running_loop().call_later(due - now + 0.0005, self.deal)
-
-    def _next(self, now: float) -> Lease | None:
-        if self._sick or self.is_backed_up or (self.pauses and not self._deals_one()):
-            return None
-        if self.ceilings and len(self._out) - self.held >= min(self.ceilings.values()):
-            return None
-        if self.visits_left is not None and len(self._out) >= self.visits_left:
-            return None
-        while (lease := self._bench.take(now)) is not None:
-            host = lease.link.host
-            if self._desk is None or lease.link.kind == "robots" or self._desk.ready(lease.link):
-                break
-            self._bench.give_back(lease)
-            self._bench.gate(host, True)
-            self._refill.unruly(lease.link)
-        if lease is None:
-            return None
-        self._one = False
-        self._out[id(lease)] = (lease, self._trace.enter(lease.key) if self._trace and lease.key else -1)
-        self._refill.dealt(host)
-        return lease
-
-    def _leave(self, lease: Lease) -> None:
-        slot = self._out.pop(id(lease))[1]
-        if slot >= 0 and self._trace is not None:
-            self._trace.leave(slot)
-
-    def pause(self, why: str) -> None:
-        """Deal nothing until ``resume`` with the same word: user, disk, memory, offline."""
-        self.pauses.add(why)
-
-    def resume(self, why: str) -> None:
-        self.pauses.discard(why)
-        self.deal()
-
-    def deal_one(self) -> None:
-        """Offline: deal one lease all the same, to see whether anybody answers."""
-        self._one = True
-        self.deal()
-
-    def _deals_one(self) -> bool:
-        return self._one and self.pauses == {"offline"}
-
-    def drain(self) -> None:
-        """Deal nothing more, for good."""
-        self.draining = True
-        self.deal()
-        self._full.set()
 
     # -- settling -------------------------------------------------------------------------------------------------
 
@@ -358,7 +236,9 @@ class Frontier:
         for host in batch.hosts:
             self._bench.forget(host, now)
         fresh = [] if prepared is None else prepared.fresh
-        self._refill.committed(batch.hosts, (link.host for link, new in zip(batch.links(), fresh, strict=False) if new == NEW))
+        self._refill.committed(
+            batch.hosts, (link.host for link, new in zip(batch.links(), fresh, strict=False) if new in (NEW, EXPAND))
+        )
         batch.resolve()
         del self._begun[:1]
 
