@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crawler.config import Config
     from crawler.crawl import Crawl
-    from crawler.daemon import open_crawl, run_crawl
+    from crawler.daemon import open_crawl
     from crawler.errors import ConfigError, CrawlerError, FetchError, StorageError
     from crawler.reading import read
+    from crawler.run import run_crawl
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ _HOMES = {
     "StorageError": "errors",
     "open_crawl": "daemon",
     "read": "reading",
-    "run_crawl": "daemon",
+    "run_crawl": "run",
 }
 """Public names and where they live. Imported when first asked for: ``crawler --version`` should not load them."""
 

@@ -17,7 +17,7 @@ from crawler.options import add_loudness, add_settings, flags
 
 if TYPE_CHECKING:
     from crawler.config import Config
-    from crawler.daemon import Report
+    from crawler.run import Report
 
 NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
 
@@ -90,8 +90,8 @@ def _revive(root: Path, outcomes: frozenset[str]) -> int:
 
 
 def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
-    from crawler.daemon import run_crawl
     from crawler.progress import LIVE_EVERY_S, Progress, closing_table, mode
+    from crawler.run import run_crawl
 
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()

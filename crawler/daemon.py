@@ -6,17 +6,13 @@ pages are flushed, outcomes are recorded last.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import os
 import random
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
-
-from msgspec import Struct
 
 from crawler import __version__, cgroup, seeds, urls
 from crawler.archive import open_archive
@@ -25,7 +21,7 @@ from crawler.clock import Clock
 from crawler.config import Config
 from crawler.crawl import Crawl, Parts
 from crawler.directory import open_directory
-from crawler.errors import ConfigError, Exit, StorageError
+from crawler.errors import ConfigError, StorageError
 from crawler.expand import OUTLINKS, Expander
 from crawler.fetch import open_fetcher
 from crawler.frontier import open_store
@@ -39,7 +35,7 @@ from crawler.frontier.workbench import Workbench
 from crawler.hostrules import HostRules
 from crawler.journal import Journal as Files
 from crawler.metrics import Metrics
-from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Known, Link, Mark, Snapshot
+from crawler.model import Known, Link, Mark
 from crawler.network import HELD_MAX
 from crawler.parse import Parser, open_parser, pool_size
 from crawler.plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, IDLE_CONNECTION_BYTES, Plan, default_limit, divide
@@ -49,21 +45,12 @@ from crawler.rulescache import RulesCache
 from crawler.scope import RULES, Scope, domain_of
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
-from crawler.vitals import Written, open_vitals
+from crawler.vitals import Written
 
 E = TypeVar("E", bound=BaseException)
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 SERVE_BACKOFF_MAX_S: Final = 3600.0
-
-
-class Report(Struct, frozen=True):
-    """How a crawl ended."""
-
-    exit_code: Exit
-    snapshot: Snapshot
-    stopped_by: str | None = None
-    error: str | None = None
 
 
 @contextlib.asynccontextmanager
@@ -266,84 +253,3 @@ def _write(files: Files, written: Written) -> Callable[[Prepared], tuple[Sequenc
         return known, marks
 
     return write
-
-
-# -- run ----------------------------------------------------------------------------------------------------------
-
-
-async def run_crawl(
-    config: Config,
-    *,
-    on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
-    interval: float = 1.0,
-    log: Callable[[str], None] = lambda line: None,
-) -> Report:
-    """One crawl from open to report. SIGTERM and SIGINT drain; a second one ends the process at once, without loss.
-
-    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
-    async with open_crawl(config, log=log) as crawl:
-        error = fault = None
-        with signals(crawl):
-            async with open_vitals(crawl):
-                showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
-                try:
-                    await crawl.run()
-                except* StorageError as group:
-                    error = first_of(group)
-                except* ConfigError as group:
-                    fault = first_of(group)
-                finally:
-                    showing.cancel()
-        if fault is not None:
-            raise fault
-        snapshot = crawl.stats("ended")
-        on_snapshot(snapshot)
-        code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
-        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
-
-
-async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
-    while True:
-        on_snapshot(crawl.stats())
-        await asyncio.sleep(interval)
-
-
-def first_of(group: BaseExceptionGroup[E]) -> E:
-    """One of the errors that ended the tasks; the others followed from it or tell the same."""
-    error: BaseExceptionGroup[E] | E = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-@contextlib.contextmanager
-def signals(crawl: Crawl) -> Iterator[None]:
-    """The first SIGTERM or SIGINT drains; the second ends at once: what is committed is safe, the rest is fetched again."""
-    loop = asyncio.get_running_loop()
-
-    def told(name: str) -> None:
-        if crawl.stopped_by is not None:
-            os._exit(Exit.STOPPED)
-        crawl.drain(name)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, told, number.name)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
-    """What the outcomes of all the directory's URLs mean for a script."""
-    if stopped:
-        return Exit.STOPPED
-    fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
-    failed = sum(count for name, count in fetched.items() if name not in NO_FAILURE)
-    if sum(end.outcomes.values()) and not any(name in ANSWERED for name in fetched):
-        return Exit.OK if end.outcomes.get("robots_denied") else Exit.NOTHING_FETCHED
-    if failed * 100 > max_failed * sum(fetched.values()):
-        return Exit.FAILURES
-    return Exit.OK

@@ -15,12 +15,13 @@ from crawler.changes import Changes
 from crawler.config import Config
 from crawler.control import CONNECTIONS_MAX, Control
 from crawler.crawl import Crawl
-from crawler.daemon import SERVE_BACKOFF_MAX_S, Report, first_of, open_crawl, signals
+from crawler.daemon import SERVE_BACKOFF_MAX_S, open_crawl
 from crawler.diagnosis import memory_report
 from crawler.errors import Exit, StorageError
 from crawler.listener import open_listener
 from crawler.notify import Notifier
 from crawler.progress import Rates, status_line
+from crawler.run import Report, first_of, signals
 from crawler.vitals import Vitals, open_vitals
 
 
