@@ -249,15 +249,14 @@ class Crawl:
         desk = self.parts.desk
         assert desk is not None
         onward = desk.onward(lease.link, outcome)
-        learned = None if onward else desk.learn(lease.link, outcome)
+        learned = [] if onward else desk.learn(lease.link, outcome)
         if isinstance(outcome, Done):
             if onward is not None and onward.host != lease.link.host:
                 outlinks: tuple[Link, ...] = (onward,)
-            elif learned is not None:
-                outlinks = self.parts.expander.sitemaps(learned[0], desk.sitemaps(learned[0]))
             else:
-                outlinks = ()
-            outcome = replace(outcome, outlinks=outlinks)
+                found = [self.parts.expander.sitemaps(origin, desk.sitemaps(origin)) for origin, _ in learned]
+                outlinks = tuple(link for links in found for link in links)
+            outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, desk.delay(lease.link)))
         self.frontier.settle(lease, outcome, self._release_of(lease))
         if onward is not None and onward.host == lease.link.host:
             self.frontier.put_robots(onward)

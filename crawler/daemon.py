@@ -226,7 +226,7 @@ def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -
 def _asked_by_the_pump(desk: RobotsDesk | None) -> Desk | None:
     if desk is None:
         return None
-    return Desk(desk.ready, desk.link, desk.load, desk.learn)
+    return Desk(desk.ready, desk.link, desk.load, desk.learn, desk.delay)
 
 
 def _rest(hosts: HostRules, desk: RobotsDesk | None) -> Callable[[Link, float], float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from crawler import robots, urls
-from crawler.model import PRIORITY_ROBOTS, Done, Link, Outcome, Retry, Unvisited
+from crawler.model import PRIORITY_ROBOTS, Done, Dropped, Link, Outcome, Retry, Unvisited
 from crawler.rulescache import RulesCache
 
 REDIRECTS_MAX: Final = 5
@@ -43,7 +43,7 @@ class RobotsDesk:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, or do not matter."""
         rules = self._cache.get(urls.origin(link.url))
         if rules is not None:
-            return rules.fresh(self._wall(), self._name)
+            return rules.fresh(self._wall(), self._name) or not self._obeys(link.host)
         return not self._obeys(link.host)
 
     def link(self, link: Link) -> Link:
@@ -89,20 +89,37 @@ class RobotsDesk:
     def onward(self, link: Link, outcome: Outcome) -> Link | None:
         """The next robots link, if a robots visit was redirected and may follow."""
         if isinstance(outcome, Done) and outcome.outcome == "redirect" and outcome.outlinks and link.hops < REDIRECTS_MAX:
-            return outcome.outlinks[0]
+            return None if self._at_hand(outcome.outlinks[0]) else outcome.outlinks[0]
         return None
 
-    def learn(self, link: Link, outcome: Outcome) -> tuple[str, bytes] | None:
-        """What a robots visit taught: (origin, record to keep); None if it is not over yet."""
+    def learn(self, link: Link, outcome: Outcome) -> list[tuple[str, bytes]]:
+        """What the last visit for some origin's rules taught: (origin, record to keep). Where that origin was redirected to
+        the robots.txt of another, the other's rules are known, too."""
         if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
-            return None
-        if isinstance(outcome, Done) and (outcome.page.fault is None or outcome.outcome == "too_large"):
+            return []
+        origins = {link.anchor}
+        if isinstance(outcome, Done) and outcome.outcome == "redirect" and outcome.outlinks:
+            rules = self._at_hand(outcome.outlinks[0]) or self._read(outcome)
+        else:
+            rules = self._read(outcome)
+            origins |= {own for own in (urls.origin(link.url),) if link.url == f"{own}/robots.txt"}
+        record = rules.to_bytes()
+        for origin in origins:
+            self._cache.put(origin, record)
+        return [(origin, record) for origin in origins]
+
+    def _read(self, outcome: Done | Dropped) -> robots.Rules:
+        if isinstance(outcome, Done):
             page = outcome.page
             body = page.decoded(robots.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
-            rules = robots.read(page.status, body, name=self._name, wall=self._wall(), cache_control=page.header("cache-control"))
-        else:
-            failure = (outcome.outcome, outcome.reason or "robots_unavailable")
-            rules = robots.read(0, b"", name=self._name, wall=self._wall(), failure=failure)
-        record = rules.to_bytes()
-        self._cache.put(link.anchor, record)
-        return link.anchor, record
+            if page.fault is None or outcome.outcome == "too_large" or 400 <= page.status < 500:
+                control = page.header("cache-control")
+                return robots.read(page.status, body, name=self._name, wall=self._wall(), cache_control=control)
+        failure = (outcome.outcome, outcome.reason or "robots_unavailable")
+        return robots.read(0, b"", name=self._name, wall=self._wall(), failure=failure)
+
+    def _at_hand(self, link: Link) -> robots.Rules | None:
+        """The rules in a robots.txt, if that is what the link names and it was read lately."""
+        origin = urls.origin(link.url)
+        rules = self._cache.get(origin) if link.url == f"{origin}/robots.txt" else None
+        return rules if rules is not None and rules.fresh(self._wall(), self._name) else None

@@ -69,12 +69,15 @@ class Judge:
             return Done(page, outcome, reason, rest=rest)
         busy = page.status in BUSY_STATUS
         if busy:
-            rest = max(rest, retry_after(page.header("retry-after"), wall))
+            rest = max(rest, min(retry_after(page.header("retry-after"), wall), self._backoff_max_s))
         if page.status in RETRY_STATUS and self._may_retry(lease):
             return Retry("http_error", None, self._after(lease), rest, "busy" if busy else "alive")
         if page.status in REDIRECT_STATUS:
             return self._redirect(lease, page, rest)
-        outcome = "ok" if 200 <= page.status < 300 or page.status == 304 else "http_error"
+        fine = 200 <= page.status < 300 or page.status == 304
+        if lease.link.kind == "robots" and 400 <= page.status < 500:
+            fine = not busy  # that there is none is an answer: everything is allowed (RFC 9309, 2.3.1.3)
+        outcome = "ok" if fine else "http_error"
         return Done(page, outcome, rest=rest, sign="busy" if busy else "alive")
 
     def _redirect(self, lease: Lease, page: Page, rest: float) -> Done:
@@ -89,14 +92,15 @@ class Judge:
         chain = link.chain + urls.fingerprint(link.url)
         if _stands_in(urls.fingerprint(target.href), chain):
             return Done(page, "redirect_error", "loop", rest=rest)
-        if not self._max_redirects:
+        is_robots = link.kind == "robots"  # the desk knows how many of these are followed
+        if not self._max_redirects and not is_robots:
             return Done(page, "redirect", rest=rest)
-        if link.hops >= self._max_redirects:
+        if link.hops >= self._max_redirects and not is_robots:
             return Done(page, "redirect_error", "too_many_redirects", rest=rest)
         onward = Link(
             target.href,
             target.host,
-            "redirect" if link.kind != "robots" else "robots",
+            link.kind if is_robots or link.kind == "sitemap" else "redirect",
             link.depth,
             PRIORITY_REDIRECT,
             link.hops + 1,

@@ -41,6 +41,17 @@ class Judged(Struct, Generic[K]):
     """Different query strings by the URL before its question mark, where this batch adds to them."""
 
 
+def is_aside(link: Link) -> bool:
+    """A visit for robots rules is none of the page's at that URL: it is made as often as it is asked for."""
+    return link.kind == "robots"
+
+
+def is_robots_txt(link: Link) -> bool:
+    """Whether a visit for robots rules is also the visit of its URL: of the file itself, not of what it was redirected to,
+    which may be any page."""
+    return link.url.endswith("/robots.txt") and link.url.count("/") == 3
+
+
 def fruitful(outcome: Outcome) -> bool:
     """Whether a visit that ended so may have had outlinks."""
     return isinstance(outcome, Done) and outcome.outcome in FRUITFUL
@@ -70,14 +81,17 @@ def judge(links: Sequence[Link], keys: Sequence[K], known: dict[K, int], limits:
     depth_limited = limits.depth_limited
     worth: set[K] = set()
     if depth_limited:
-        nearer = {key for link, key in zip(links, keys, strict=True) if link.depth < known.get(key, 0)}
+        nearer = {key for link, key in zip(links, keys, strict=True) if link.depth < known.get(key, 0) and not is_aside(link)}
         worth = ask.fruitful(nearer) if nearer else set()
-    rules = _Rules([link for link, key in zip(links, keys, strict=True) if key not in known], limits, ask)
+    unknown = [link for link, key in zip(links, keys, strict=True) if key not in known and not is_aside(link)]
+    rules = _Rules(unknown, limits, ask)
     fresh: list[int] = []
     depths: dict[K, int] = {}
     for link, key in zip(links, keys, strict=True):
         depth = known.get(key)
-        if depth is None:
+        if is_aside(link):
+            verdict = EXPAND
+        elif depth is None:
             verdict = rules.verdict(link)
             if verdict == NEW:
                 known[key] = depths[key] = link.depth

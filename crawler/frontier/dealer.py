@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -27,8 +27,10 @@ class Desk(Struct, frozen=True):
     """The robots link of a link's origin."""
     load: Callable[[str, bytes], bool]
     """Take in the record the store kept for an origin; whether that made it ready."""
-    learn: Callable[[Link, Outcome], tuple[str, bytes] | None]
-    """What the end of a robots link taught: (origin, record to keep)."""
+    learn: Callable[[Link, Outcome], Sequence[tuple[str, bytes]]]
+    """What the end of a robots link taught: (origin, record to keep) of each."""
+    delay: Callable[[Link], float]
+    """The Crawl-delay of a link's origin, seconds."""
 
 
 class Dealer:

@@ -61,7 +61,7 @@ class Frontier(Dealer):
         self._sick: StorageError | None = None
         self.seeding = True
         self.counts = store.stats()
-        self.committed_at = clock()
+        self.committed_at = self._opened_at = clock()
         self.commit_seconds: Callable[[float], None] = lambda seconds: None
 
     def __repr__(self) -> str:
@@ -127,9 +127,7 @@ class Frontier(Dealer):
 
     def _give_up(self, host: str, rest: HostRest) -> None:
         assert rest.down is not None
-        for lease in self._bench.clear(host):
-            if lease.key:
-                self._open.settle(Settled(lease, Dropped(*rest.down)), rest)
+        self._settle_down([(lease, rest.down) for lease in self._bench.clear(host) if lease.key])
         self._refill.given_up(host)
 
     def _give_back(self, lease: Lease) -> None:
@@ -145,12 +143,12 @@ class Frontier(Dealer):
             self._bench.put_first(Lease(link, b""))
             self.deal()
 
-    def rules_learned(self, learned: tuple[str, bytes] | None) -> None:
-        """(origin, record): kept with the next batch; the host that waited for it may deal again."""
-        if learned is not None:
-            self._open.robots[learned[0]] = learned[1]
+    def rules_learned(self, learned: Sequence[tuple[str, bytes]]) -> None:
+        """(origin, record) of each: kept with the next batch; the hosts that waited for them may deal again."""
+        for of, record in learned:
+            self._open.robots[of] = record
             self._mark_dirty()
-            self._bench.gate(host_key(learned[0] + "/"), False)
+            self._bench.gate(host_key(of + "/"), False)
             self.deal()
 
     async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
@@ -236,9 +234,8 @@ class Frontier(Dealer):
         for host in batch.hosts:
             self._bench.forget(host, now)
         fresh = [] if prepared is None else prepared.fresh
-        self._refill.committed(
-            batch.hosts, (link.host for link, new in zip(batch.links(), fresh, strict=False) if new in (NEW, EXPAND))
-        )
+        queued = (link.host for link, new in zip(batch.links(), fresh, strict=False) if new in (NEW, EXPAND))
+        self._refill.committed(batch.hosts, queued)
         batch.resolve()
         del self._begun[:1]
 
@@ -291,6 +288,7 @@ class Frontier(Dealer):
             if self._desk is None or link.host not in self._bench:
                 continue
             if record is not None and self._desk.load(origin(link.url), record):
+                self._bench.rest(link.host, self._opened_at + self._desk.delay(link))  # it may just have been visited
                 self._bench.gate(link.host, False)
             else:
                 self._bench.put_first(Lease(self._desk.link(link), b""))

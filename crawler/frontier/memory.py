@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, judge, links_of
+from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
 from crawler.frontier.memory_queues import Queues
 from crawler.frontier.store import CRASHES_MAX, EXPAND, NEW, Batch, Counts, Limits, Prepared, Settled
 from crawler.frontier.tally import RECORDED, RULE_OF, Longest, Tally
@@ -54,10 +54,11 @@ class MemoryStore:
         ended: dict[str, bool] = {}
         for settled in batch.settled:
             url = settled.lease.link.url
-            ended[url] = fruitful(settled.outcome)
-            if not settled.lease.key:
+            if not is_aside(settled.lease.link):
+                ended[url] = fruitful(settled.outcome)
+            elif is_robots_txt(settled.lease.link):
                 known.setdefault(url, 0)
-            elif settled.lease.key not in self._queues.out:
+            if settled.lease.key and settled.lease.key not in self._queues.out:
                 raise ValueError(f"not claimed: {settled.lease}")
 
         def worth(urls: Collection[str]) -> set[str]:
@@ -87,8 +88,9 @@ class MemoryStore:
             if settled.lease.key:
                 self._settle(settled, record)
         for settled, record in zip(batch.settled, known, strict=True):
-            if not settled.lease.key and record is not None:
-                self._settle_unqueued(settled.lease.link.url, record)
+            link = settled.lease.link
+            if record is not None and is_aside(link) and is_robots_txt(link):
+                self._settle_aside(link.url, record)
         for name, rest in batch.hosts.items():
             self._queues.host(name, batch.now).rest(rest, batch.now)
         for link, verdict in zip(links_of(batch), prepared.fresh, strict=True):
@@ -108,21 +110,23 @@ class MemoryStore:
     def _settle(self, settled: Settled, record: Known | None) -> None:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
-        self._flying.discard(link.url)
+        if not is_aside(link):
+            self._flying.discard(link.url)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
-            self._retrying.add(link.url)
+            if not is_aside(link):
+                self._retrying.add(link.url)
             self._queues.enter_later(settled.retry_at, link.again(), flags)
             return
         self._tally.leave(flags)
-        if record is not None and link.kind != "expand":
+        if record is not None and link.kind != "expand" and not is_aside(link):
             self._retrying.discard(link.url)
             self._revived.discard(link.url)
             self._record(link.url, record)
 
-    def _settle_unqueued(self, url: str, record: Known) -> None:
-        """A URL visited without having waited (robots.txt): settled, unless it waits for a visit of its own."""
+    def _settle_aside(self, url: str, record: Known) -> None:
+        """A robots.txt: settled, unless it waits for a visit of its own."""
         if url not in self._depths:
             self._depths[url] = 0
             self._tally.known += 1
@@ -139,10 +143,10 @@ class MemoryStore:
     def _admit(self, link: Link, expand: bool, now: float) -> None:
         self._tally.admit(expand)
         host = self._queues.host(link.host, now)
-        if expand:
-            link = replace(link, kind="expand")
-        else:
+        if not expand:
             host.admit(link, now)
+        elif not is_aside(link):
+            link = replace(link, kind="expand")
         self._queues.enter(link, link.priority, RECORDED if expand else 0)
 
     def _offer(self, names: Collection[str]) -> None:
@@ -157,8 +161,9 @@ class MemoryStore:
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
         host = self._queues.hosts[link.host]
-        self._flying.add(link.url)
-        depth = self._lowered.get(link.url, self._depths[link.url])
+        if not is_aside(link):
+            self._flying.add(link.url)
+        depth = self._lowered.get(link.url, self._depths.get(link.url, link.depth))
         if self._limits.depth_limited and depth < link.depth:
             link = replace(link, depth=depth)
         down = host.down
@@ -166,12 +171,12 @@ class MemoryStore:
         if crashes:
             link = replace(link, attempt=link.attempt + crashes)
             down = down or (("skipped", "crashed") if crashes >= CRASHES_MAX else None)
-        known = self._pages.get(link.url) if flags & RECORDED else None
+        known = self._pages.get(link.url) if flags & RECORDED and not is_aside(link) else None
         return Lease(link, key, 0.0 if host.down else host.due, crashes > 0, down, known, host.failures, host.busy)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         self._queues.give_back([lease.key for lease in leases])
-        self._flying.difference_update(lease.link.url for lease in leases)
+        self._flying.difference_update(lease.link.url for lease in leases if not is_aside(lease.link))
 
     def next_due(self) -> float | None:
         return self._queues.next_due()
@@ -243,7 +248,7 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = {item[2].url for item in self._queues.out.values()}
+        self._flying = {item[2].url for item in self._queues.out.values() if not is_aside(item[2])}
         self._lowered = {}
 
     def close(self) -> None:

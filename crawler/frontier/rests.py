@@ -36,7 +36,7 @@ class Rests:
 
     def after(self, outcome: Done | Dropped | Retry, now: float, due: float, failures: int, busy: int) -> HostRest:
         """The rest of a host after this visit, given its state before."""
-        rest = min(outcome.rest, self._backoff_max_s) if outcome.sign == "busy" else outcome.rest
+        rest = outcome.rest
         if outcome.sign == "alive":
             failures = busy = 0
         elif outcome.sign == "busy":

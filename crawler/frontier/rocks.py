@@ -13,7 +13,7 @@ from typing import Final
 
 from rocksdict import WriteBatch
 
-from crawler.frontier.admission import Ask, Judged, check_settled, fruitful, judge, links_of
+from crawler.frontier.admission import Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
 from crawler.frontier.rocks_claim import Claims
 from crawler.frontier.rocks_commit import Hosts, Ledger, Transaction
 from crawler.frontier.rocks_db import translated
@@ -91,10 +91,11 @@ class RocksStore(Facts):
             lease = settled.lease
             key = self._seen.key(lease.link.url, lease.link.host)
             settled_keys.append(key)
-            ended[key] = fruitful(settled.outcome)
-            if not lease.key:
+            if not is_aside(lease.link):
+                ended[key] = fruitful(settled.outcome)
+            elif is_robots_txt(lease.link):
                 known.setdefault(key, 0)
-            elif self._claims.flags(lease) is None:
+            if lease.key and self._claims.flags(lease) is None:
                 raise ValueError(f"not claimed: {lease}")
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
         judged = judge(links, keys, known, self._limits, ask)
@@ -143,20 +144,22 @@ class RocksStore(Facts):
 
     def _settle(self, tx: Transaction, prepared: _Prepared, known: Sequence[Known | None]) -> None:
         recorded: dict[bytes, Known] = {}
-        unqueued: list[tuple[bytes, Known]] = []
+        aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
-            if settled.lease.key:
-                flags = self._claims.flags(settled.lease) or 0
-                tx.settle(settled, flags, record, key, settled.lease.key in self._claims.suspects)
-                if record is not None:
-                    recorded[key] = record
-            elif record is not None:
-                unqueued.append((key, record))
-        for key, record in unqueued:
-            self._settle_unqueued(tx, key, record, recorded)
+            lease = settled.lease
+            if is_aside(lease.link):
+                if record is not None and is_robots_txt(lease.link):
+                    aside.append((key, record))
+                record = None
+            if lease.key:
+                tx.settle(settled, self._claims.flags(lease) or 0, record, key, lease.key in self._claims.suspects)
+            if record is not None:
+                recorded[key] = record
+        for key, record in aside:
+            self._settle_aside(tx, key, record, recorded)
 
-    def _settle_unqueued(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
-        """A URL visited without having waited (robots.txt): settled, unless it waits for a visit of its own."""
+    def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
+        """A robots.txt: settled, unless it waits for a visit of its own."""
         before = recorded.get(key)
         if before is None and (value := self._database.get("page", key)) is not None:
             flags, page = decode_page(value)
@@ -177,7 +180,7 @@ class RocksStore(Facts):
         for key in new:
             tx.know(key, depths[key])
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
-        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry)}
+        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_aside(settled.lease.link)}
         nearer = depths.keys() - new
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)

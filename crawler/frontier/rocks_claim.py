@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from rocksdict import RdictIter
 
 from crawler.errors import StorageError
+from crawler.frontier.admission import is_aside
 from crawler.frontier.rocks_commit import Hosts
 from crawler.frontier.rocks_db import Database
 from crawler.frontier.rocks_keys import (
@@ -134,7 +135,9 @@ class Claims:
     def _page_keys(self, links: Sequence[tuple[int, Link]], taken: Sequence[Taken]) -> list[bytes]:
         """Only made where they are needed: under a depth limit, and for links settled before."""
         return [
-            key[:8] + fingerprint(link.url, self._secret) if self.lowered is not None or flags & RECORDED else b""
+            key[:8] + fingerprint(link.url, self._secret)
+            if (self.lowered is not None or flags & RECORDED) and not is_aside(link)
+            else b""
             for (flags, link), (key, _, _) in zip(links, taken, strict=True)
         ]
 
@@ -172,7 +175,7 @@ class Claims:
         free = []
         for lease in leases:
             host = lease.key[:8]
-            if self.lowered is not None:
+            if self.lowered is not None and not is_aside(lease.link):
                 self.flying.discard(host + fingerprint(lease.link.url, self._secret))
             out = self._out.get(host)
             if out is not None:
@@ -192,7 +195,7 @@ class Claims:
         for key, value in zip(keys, values, strict=True):
             if value is not None:
                 self._out.setdefault(key[:8], {})[key] = value[0]
-                if self.lowered is not None:
+                if self.lowered is not None and not is_aside(links[key]):
                     self.flying.add(key[:8] + fingerprint(links[key].url, self._secret))
 
     def ready(self, host: bytes, key: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 from rocksdict import WriteBatch
 
+from crawler.frontier.admission import is_aside
 from crawler.frontier.recent import Recent
 from crawler.frontier.rocks_db import Database
 from crawler.frontier.rocks_keys import (
@@ -152,9 +153,9 @@ class Transaction:
         """A link joins its host's queue."""
         record = self._record(page_key[:8])
         self._tally.admit(expand)
-        if expand:
+        if expand and not is_aside(link):
             link = replace(link, kind="expand")
-        else:
+        elif not expand:
             record.admitted += 1
             if link.kind == "seed" and record.down and self._now - record.since >= REVIVE_AFTER_S:
                 record.down, record.failures, record.due = None, 0, self._now

@@ -30,8 +30,9 @@ class HostRest(Struct, frozen=True, gc=False):
 class Settled(Struct, frozen=True):
     """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
 
-    ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete, but the URL becomes known and done
-    if it was neither. A URL settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
+    ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
+    known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
+    settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
 
     lease: Lease
     outcome: Outcome
@@ -76,8 +77,9 @@ class Prepared(Struct):
 
     ``fresh`` is aligned with the batch's links in this order: for each of ``settled``, its outlinks; then for each of
     ``admitted``, its links. KNOWN: the URL is known already (or stands earlier in this very batch) · NEW: it is admitted ·
-    EXPAND: it is known, but this path to it is shorter: it is queued again as kind ``expand`` · HOST_BUDGET,
-    QUERY_EXPLOSION: refused, and counted under that rule (never a seed, redirect or robots link).
+    EXPAND: it is known, but this path to it is shorter: it is queued again as kind ``expand``; or it is a robots link, which
+    is queued whatever is known, and makes nothing known · HOST_BUDGET, QUERY_EXPLOSION: refused, and counted under that
+    rule (never a seed, redirect or robots link).
     """
 
     batch: Batch

@@ -102,12 +102,18 @@ class Workbench:
                 self._heap_if_it_could_deal(name, host)
 
     def put_first(self, lease: Lease) -> None:
-        """The host's next link, before its queue and even while it is gated (its robots link)."""
+        """The host's next link, before its queue and even while it is gated: its robots link. One at a time: while there is
+        one already the other is dropped, and asked for again by itself."""
         host = self._hosts[lease.link.host]
-        assert host.head is None
-        host.head = lease
-        self.waiting += 1
-        self._heap_if_it_could_deal(lease.link.host, host)
+        if host.head is None:
+            host.head = lease
+            self.waiting += 1
+            self._heap_if_it_could_deal(lease.link.host, host)
+
+    def rest(self, name: str, due: float) -> None:
+        """No visit of this host before ``due``, crawl-clock seconds."""
+        if host := self._hosts.get(name):
+            host.due = max(host.due, due)
 
     def gate(self, name: str, shut: bool) -> None:
         """Shut: the host deals nothing but what is put first."""
