@@ -17,6 +17,7 @@ from typing import Final
 from crawler.config import Config
 from crawler.effective import identity, identity_conflicts, read_identity, write_effective
 from crawler.errors import ConfigError, StorageError
+from crawler.marked import make_dir, storing
 
 PARTS: Final = ("crawl.toml", "frontier", "warc", "files", "index", "results", "lost+found", "tmp")
 LOCK: Final = "lock"
@@ -39,12 +40,13 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
 def locked(root: Path) -> Iterator[None]:
     """No other process changes anything in ``root``, which is made if it is not there. Raises as ``open_directory``."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
+        with storing(root):
+            make_dir(root)
+            lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except StorageError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise StorageError(f"{root}: {error.strerror}", errno=error.errno) from error
-        raise ConfigError(f"{root}: {error.strerror}; name a directory that can be written with --output") from error
+            raise
+        raise ConfigError(f"{error}; name a directory that can be written with --output") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -167,11 +167,17 @@ def sync_dir(path: Path) -> None:
 
 
 def make_dir(path: Path) -> None:
-    """A directory, made if need be; its name is durable on return."""
-    if not path.is_dir():
-        with storing(path):
-            path.mkdir(parents=True, exist_ok=True)
-        sync_dir(path.parent)
+    """A directory, made with its parents if need be; its name is durable on return, whoever made it."""
+    made = [path, *(parent for parent in path.parents if not parent.exists())]
+    with storing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in made:
+        try:
+            sync_dir(name.parent)
+        except StorageError as error:
+            if error.errno != errno.EACCES:
+                raise
+            sync_file_system(path)  # its parent may not be opened
 
 
 def rename(source: Path, target: Path) -> None:
