@@ -305,6 +305,12 @@ async def test_a_deadline_ends_with_its_reason_and_leaves_other_cancellations_al
             deadline.arm(0.05, "read_timeout")
             await asyncio.sleep(0.02)
 
+    with pytest.raises(FetchError), Deadline(loop, 0.05) as deadline:  # a loop that is late again and again
+        deadline.arm(0.05, "read_timeout")
+        for _ in range(20):
+            time.sleep(0.6)
+            await asyncio.sleep(0.001)
+
     async def cancelled() -> None:
         with Deadline(loop, 10):
             await asyncio.sleep(5)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
 from hostile import end_of, fetching
-from sinful import Script, Site, head, page, running, stay
+from sinful import Conn, Script, Site, head, page, running, stay
 
 from crawler.errors import OUTCOME_OF
 
@@ -76,15 +77,18 @@ def site() -> Iterator[Site]:
 
 
 async def all_of(scripts: list[Script], site: Site, tmp: Path, lean: bool) -> list[tuple[str, str | None, bytes]]:
-    """The ends of each script's page, by one fetcher; between them good pages of the same server, which must be right."""
-    origin = f"http://127.0.0.1:{site.ports['http']}"
-    site.scripts.update({f"{n}": script for n, script in enumerate(scripts)})
+    """The ends of each script's page, by one fetcher; after each a good page of the same host, which must be right."""
+    done = [threading.Event() for _ in scripts]
+    site.scripts.update({f"{n}": [_telling(script, done[n])] for n, script in enumerate(scripts)})
     at_once = asyncio.Semaphore(AT_ONCE)
     limits = {"first_byte_timeout": 5.0, "read_timeout": 1.0, "max_body": 1 << 20}
 
     async def one(n: int) -> tuple[str, str | None, bytes]:
+        origin = f"http://n{n}.localhost:{site.ports['http']}"
         async with at_once:
             end = await end_of(fetcher, f"{origin}/sin/{n}")
+            while not done[n].is_set():  # what comes after the next request was written cannot be told from its answer
+                await asyncio.sleep(0.01)
             assert await end_of(fetcher, f"{origin}/good/{n}?bytes=300") == ("ok", None, page(n, 300))
             return end
 
@@ -93,6 +97,16 @@ async def all_of(scripts: list[Script], site: Site, tmp: Path, lean: bool) -> li
         assert fetcher.stats().connections_acquired == 0
     assert list(tmp.iterdir()) == []
     return ends
+
+
+def _telling(script: Script, done: threading.Event) -> Callable[[Conn], Awaitable[None]]:
+    async def play(conn: Conn) -> None:
+        try:
+            await conn.play(script)
+        finally:
+            done.set()
+
+    return play
 
 
 def run(scripts: list[Script], site: Site, tmp: Path, lean: bool) -> list[tuple[str, str | None, bytes]]:

@@ -14,6 +14,8 @@ from crawler.errors import FetchError
 
 LATE_S: Final = 0.5
 """A timer that fires this much late tells of our own standstill: what came meanwhile may still lie unread."""
+STANDSTILLS_MAX: Final = 5
+"""So many are forgiven: a loop that is always late must not keep a fetch for ever."""
 
 
 class Deadline:
@@ -28,6 +30,7 @@ class Deadline:
         "_held_at",
         "_loop",
         "_reason",
+        "_standstills",
         "_task",
         "_timer",
         "_timer_at",
@@ -44,6 +47,7 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._held_at = 0.0
+        self._standstills = 0
         self.expired: str | None = None
         """The reason, once the deadline has passed."""
 
@@ -100,7 +104,8 @@ class Deadline:
         late = now - self._timer_at
         if self._held_at:
             self._start(now + LATE_S)
-        elif late > LATE_S:
+        elif late > LATE_S and self._standstills < STANDSTILLS_MAX:
+            self._standstills += 1
             self._when += late
             self._total_at += late
             self._start(max(now + LATE_S, self._when))
