@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,6 +16,7 @@ from crawler.options import add_loudness, add_settings, flags
 if TYPE_CHECKING:
     from crawler.client import Client
     from crawler.config import Config
+    from crawler.log import Log
 
 WHERE = ("listen", "api_token_file")
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
@@ -44,21 +45,25 @@ def serve(arguments: Sequence[str]) -> int:
         return load(chosen, file=given.config, needs=NEEDS_DATA).config
 
     config = read()
-    for line in warnings(config):
-        _log(f"warning: {line}")
     from crawler.cli_run import in_a_loop
     from crawler.serve import serve as served
 
-    report = in_a_loop(lambda: served(config, load=read, log=_log))
+    with _log(config) as log:
+        for line in warnings(config):
+            log(f"warning: {line}", "warning")
+        report = in_a_loop(lambda: served(config, load=read, log=log, on_visit=log.visit))
     if report.error:
         _say(report.error)
     return report.exit_code
 
 
-def _log(line: str) -> None:
-    """One line of the daemon's log; journald and container engines add the time themselves only in their own view."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    print(f"{stamp} {line}", file=sys.stderr, flush=True)
+def _log(config: Config) -> Log:
+    """As JSON where no person reads along; text with the time, which journald and container engines know only themselves."""
+    from crawler.log import Log
+
+    as_json = config.log_format == "json" or (config.log_format == "auto" and not sys.stderr.isatty())
+    write = partial(print, file=sys.stderr, flush=True)
+    return Log(write, level=config.log_level, form="json" if as_json else "text")
 
 
 def _refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:

@@ -17,6 +17,7 @@ from crawler.options import add_loudness, add_settings, flags
 
 if TYPE_CHECKING:
     from crawler.config import Config
+    from crawler.log import Log
     from crawler.run import Report
 
 NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
@@ -95,11 +96,11 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
 
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
-    with Progress(shown, sys.stderr) as progress:
+    with Progress(shown, sys.stderr) as progress, _log(config, progress.say) as log:
         for line in spoken:
-            progress.say(f"warning: {line}")
+            log(f"warning: {line}", "warning")
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
-        report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=progress.say))
+        report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit))
     seconds = time.monotonic() - began
     if not quiet:
         table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
@@ -109,6 +110,15 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
     if summary:
         print(json.dumps(_summary(report, seconds)))
     return report.exit_code
+
+
+def _log(config: Config, say: Callable[[str], None]) -> Log:
+    """As text for a person, beside the progress lines; as JSON only where that was asked for."""
+    from crawler.log import Log
+
+    if config.log_format == "json":
+        return Log(say, level=config.log_level, form="json")
+    return Log(lambda line: say(f"crawler: {line}"), level=config.log_level, form="text", stamped=False)
 
 
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:

@@ -123,6 +123,8 @@ class Crawl:
             clock=parts.clock.now,
             log=parts.log,
         )
+        self.on_visit: Callable[[Lease, Outcome], None] | None = None
+        """Told of every visit while log_level is debug."""
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
         self._drain = asyncio.Event()
         self._pages = 0
@@ -239,6 +241,8 @@ class Crawl:
             self.frontier.settle(lease, outcome, self._release_of(lease))
         self.parts.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
+        if self.on_visit is not None and self.config.log_level == "debug":
+            self.on_visit(lease, outcome)
 
     def _release_of(self, lease: Lease) -> Callable[[], None] | None:
         reserved = self._reserved.pop(id(lease), None)

@@ -182,12 +182,12 @@ class Progress:
         elif self._mode == "plain":
             print(line, file=self._stream, flush=True)
 
-    def say(self, text: str) -> None:
-        """A line of its own; a live line stays below it."""
+    def say(self, line: str) -> None:
+        """A line of its own; a live line stays below it. May be called from another thread."""
         if self._live:
-            self._live.console.print(f"crawler: {text}", markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(f"crawler: {text}", file=self._stream, flush=True)
+            print(line, file=self._stream, flush=True)
 
     def _is_due(self, now: Snapshot) -> bool:
         last = self._written

@@ -18,7 +18,7 @@ from crawler.config import Config
 from crawler.crawl import Crawl
 from crawler.daemon import open_crawl
 from crawler.errors import ConfigError, Exit, StorageError
-from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
+from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Lease, Outcome, Snapshot
 from crawler.vitals import open_vitals
 
 E = TypeVar("E", bound=BaseException)
@@ -39,11 +39,13 @@ async def run_crawl(
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     interval: float = 1.0,
     log: Callable[[str], None] = lambda line: None,
+    on_visit: Callable[[Lease, Outcome], None] | None = None,
 ) -> Report:
     """One crawl from open to report. SIGTERM and SIGINT drain; a second one ends the process at once, without loss.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     async with open_crawl(config, log=log) as crawl:
+        crawl.on_visit = on_visit
         error = fault = None
         with signals(crawl):
             async with open_vitals(crawl):

@@ -19,6 +19,7 @@ from crawler.daemon import SERVE_BACKOFF_MAX_S, open_crawl
 from crawler.diagnosis import memory_report
 from crawler.errors import Exit, StorageError
 from crawler.listener import open_listener
+from crawler.model import Lease, Outcome
 from crawler.notify import Notifier
 from crawler.progress import Rates, status_line
 from crawler.run import Report, first_of, signals
@@ -31,6 +32,7 @@ async def serve(
     load: Callable[[], Config],
     log: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[int], None] = lambda port: None,
+    on_visit: Callable[[Lease, Outcome], None] | None = None,
 ) -> Report:
     """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_ready`` is told the
     port of the control API.
@@ -39,6 +41,7 @@ async def serve(
     notifier = Notifier()
     notifier.status("opening")
     async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
+        crawl.on_visit = on_visit
         changes = Changes(crawl, Path(config.output or ""), lambda new: apply(crawl, new), log)
         control = _control(crawl, vitals, changes, log)
         error = None

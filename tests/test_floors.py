@@ -42,6 +42,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
             {"metrics", "readings"},
             {"listener"},
             {"notify"},
+            {"log"},
             {"budget", "plan", "cgroup", "watch"},
             {"directory"},
             {"lazily"},

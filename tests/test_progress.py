@@ -176,7 +176,7 @@ def test_what_must_be_said_is_said_in_every_mode(shown):
     with Progress(shown, stream) as progress:
         progress.show(snap(0))
         progress.say("disk is [bold]full[/bold]")
-    assert "crawler: disk is [bold]full[/bold]" in stream.getvalue()
+    assert "disk is [bold]full[/bold]" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,17 @@ def test_progress_can_be_plain_on_a_terminal_and_colour_is_not_used(site, tmp_pa
     assert "in flight" in drawn and "\x1b" not in drawn
 
 
+def test_verbose_tells_of_every_visit_and_json_lines_are_json(site, tmp_path):
+    ended = crawler("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "a"), *LOCAL, "-v")
+    visits = [line for line in ended.stderr.splitlines() if line.startswith("crawler: visit ")]
+    assert len(visits) == 4 and any("outcome=http_error" in line and "status=404" in line for line in visits)
+    options = ("-v", "--log-format", "json", "--progress", "none")
+    ended = crawler("run", *good(site, 3), "-o", str(tmp_path / "b"), *LOCAL, *options)
+    told = [orjson.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in told if line["level"] == "debug"] == ["visit"] * 3
+    assert {line["outcome"] for line in told if line["level"] == "debug"} == {"ok"}
+
+
 def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
     codes: list[int] = []
 
