@@ -258,7 +258,8 @@ class Crawl:
             if onward is not None and onward.host != lease.link.host:
                 outlinks: tuple[Link, ...] = (onward,)
             else:
-                found = [self.parts.expander.sitemaps(origin, desk.sitemaps(origin)) for origin, _ in learned]
+                home = lease.link.via
+                found = [self.parts.expander.sitemaps(origin, desk.sitemaps(origin), home) for origin, _ in learned]
                 outlinks = tuple(link for links in found for link in links)
             outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, desk.delay(lease.link)))
         self.frontier.settle(lease, outcome, self._release_of(lease))

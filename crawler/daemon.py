@@ -212,7 +212,7 @@ def _own_stdin(config: Config) -> BinaryIO | None:
 
 
 def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
-    if not config.robots and not any(table.robots for table in config.host):
+    if not config.robots and not config.sitemaps and not any(table.robots for table in config.host):
         return None
     return RobotsDesk(
         RulesCache(bytes_max),
@@ -220,6 +220,7 @@ def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -
         crawl_delay_cap_s=config.crawl_delay_cap,
         obeys=hosts.obeys_robots,
         wall=clock.wall,
+        reads_all=config.sitemaps,
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ from crawler.budget import Visit
 from crawler.config import Config
 from crawler.errors import FetchError
 from crawler.frontier.store import Admitted
-from crawler.links import HEADERS, MIMES, Options, Outlinks
+from crawler.links import HEADERS, MIMES, RULE_OF, Options, Outlinks
 from crawler.model import Done, Link
 from crawler.parse import Fault, Parser
 from crawler.scope import Scope
@@ -90,12 +90,15 @@ class Expander:
 
     # -- sitemaps -------------------------------------------------------------------------------------------------
 
-    def sitemaps(self, origin: str, named: tuple[str, ...]) -> tuple[Link, ...]:
-        """The sitemaps of an origin whose robots.txt was read: those it names, and the usual place."""
+    def sitemaps(self, origin: str, named: tuple[str, ...], home: str | None) -> Iterator[Link]:
+        """The sitemaps of an origin whose robots.txt was read: those it names, and the usual place. ``home`` is the seed
+        for whose sake it was read: the entries live in its scope, and so must the origin."""
         if not self._config.sitemaps:
-            return ()
-        found = dict.fromkeys(self._sitemap_links(origin, [*named, "/sitemap.xml"], "sitemap", f"{origin}/robots.txt", 0))
-        return tuple(found)
+            return
+        host, home = urls.host_key(origin + "/"), home or origin + "/"
+        if self._scope.refuses(Link(f"{origin}/sitemap.xml", host, "sitemap", hops=1, anchor=home)) is None:
+            page = Link(f"{origin}/robots.txt", host, "robots", hops=-1, anchor=home)
+            yield from self._entries(page, [*named, "/sitemap.xml"], "sitemap", {})
 
     async def _sitemap(self, link: Link, done: Done) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
@@ -103,25 +106,28 @@ class Expander:
         refused: dict[str, int] = {}
         links: tuple[Link, ...] = ()
         for part in read(done.page.pieces(), reader):
-            kind = "sitemap" if reader.kind == "index" else "link"
-            for entry in self._sitemap_links(link.url, part, kind, link.url, link.hops + (kind == "sitemap"), link.anchor):
-                if rule := self._scope.refuses(entry):
-                    refused[rule] = refused.get(rule, 0) + 1
-                else:
-                    links += (entry,)
+            links += tuple(self._entries(link, part, "sitemap" if reader.kind == "index" else "link", refused))
             links = await self._in_parts(links)
             await asyncio.sleep(0)
         if reader.fault:
             refused["sitemap_fault"] = 1
         return replace(done, outlinks=links, refused=refused)
 
-    def _sitemap_links(
-        self, base: str, entries: list[str], kind: str, via: str, hops: int, anchor: str | None = None
+    def _entries(
+        self, page: Link, entries: Iterable[str], kind: Literal["sitemap", "link"], refused: dict[str, int]
     ) -> Iterator[Link]:
-        for entry in entries:
+        """What a sitemap names, but for what a rule refuses, counted in ``refused``."""
+        hops = page.hops + 1 if kind == "sitemap" else 0
+        for entry in dict.fromkeys(entries):
             try:
-                url = urls.parse(entry, base, self._rules)
-            except FetchError:
-                continue
-            home = anchor or urls.origin(base) + "/"
-            yield Link(url.href, url.host, kind, 0, hops=hops, via=via, anchor=home)  # type: ignore[arg-type]
+                url = urls.parse(entry, page.url, self._rules)
+            except FetchError as error:
+                rule: str | None = RULE_OF.get(error.reason, error.reason)
+                link = None
+            else:
+                link = Link(url.href, url.host, kind, hops=hops, via=page.url, tag=page.tag, anchor=page.anchor)
+                rule = self._scope.refuses(link)
+            if rule is None and link is not None:
+                yield link
+            elif rule is not None:
+                refused[rule] = refused.get(rule, 0) + 1

@@ -33,7 +33,8 @@ _HEAD_TAGS: Final = ("base", "meta")
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
 _HINTS: Final = frozenset({"dns-prefetch", "preconnect"})
 _TOLD: Final = frozenset({"canonical", "alternate", "next", "prev"})
-_RULE_OF: Final = {"too_long": "url_length"}
+RULE_OF: Final = {"too_long": "url_length"}
+"""The rule that leaves a reference out, where it is not called as the reason why it is no URL."""
 _DIRECTIVES: Final = frozenset(
     {"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"}
 )
@@ -130,7 +131,7 @@ class _Found:
         try:
             url = self.join(reference)
         except FetchError as error:
-            return self.refuse(_RULE_OF.get(error.reason, error.reason))
+            return self.refuse(RULE_OF.get(error.reason, error.reason))
         seen = self.nofollow if nofollow else self.follow
         if url not in seen:
             seen[url] = kind

@@ -1,7 +1,8 @@
 """Which links robots.txt allows, and which robots.txt must be fetched first. No I/O: the pump and the crawl ask and tell.
 
 The law: no link is visited whose origin's rules are not known, and rules that cannot be had deny (RFC 9309, 2.3.1.4).
-A robots link carries the origin that waits for it in ``anchor``, through at most five redirects.
+A robots link carries the origin that waits for it in ``anchor`` and the seed for whose sake it is asked in ``via``, through
+at most five redirects.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ UNAVAILABLE: Final = ("robots_denied", "robots_unavailable")
 
 
 class RobotsDesk:
-    """``obeys(host)`` is False for hosts whose robots.txt the operator ignores. ``wall()`` gives seconds since the epoch."""
+    """``obeys(host)`` is False for hosts whose robots.txt the operator ignores; with ``reads_all`` theirs are read all the
+    same, for the sitemaps they name. ``wall()`` gives seconds since the epoch."""
 
     def __init__(
         self,
@@ -29,12 +31,14 @@ class RobotsDesk:
         crawl_delay_cap_s: float,
         obeys: Callable[[str], bool],
         wall: Callable[[], float],
+        reads_all: bool = False,
     ) -> None:
         self._cache = cache
         self._name = name
         self._crawl_delay_cap_s = crawl_delay_cap_s
         self._obeys = obeys
         self._wall = wall
+        self._reads_all = reads_all
 
     def change(self, *, crawl_delay_cap_s: float) -> None:
         self._crawl_delay_cap_s = crawl_delay_cap_s
@@ -42,14 +46,15 @@ class RobotsDesk:
     def ready(self, link: Link) -> bool:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, or do not matter."""
         rules = self._cache.get(urls.origin(link.url))
-        if rules is not None:
-            return rules.fresh(self._wall(), self._name) or not self._obeys(link.host)
-        return not self._obeys(link.host)
+        if rules is not None and rules.fresh(self._wall(), self._name):
+            return True
+        return not self._reads_all and not self._obeys(link.host)
 
     def link(self, link: Link) -> Link:
         """The robots link of a link's origin."""
         origin = urls.origin(link.url)
-        return Link(f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, anchor=origin)
+        home = link.anchor or link.url
+        return Link(f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, via=home, anchor=origin)
 
     def load(self, origin: str, record: bytes) -> bool:
         """Take in what the store kept; whether it is fresh."""

@@ -88,8 +88,8 @@ def _visit_rows(
 ) -> Iterator[tuple[int | None, Row]]:
     link, outcome = settled.lease.link, settled.outcome
     assert isinstance(outcome, Done | Dropped)
-    onward = next(((target, state) for target, state in found if target.kind == "redirect"), None)
-    carries_on = onward is not None and outcome.outcome == "redirect" and onward[1] in (NEW, KNOWN, EXPAND)
+    onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
+    carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
     row = _link_row(link, outcome.outcome, outcome.reason)
     row["final"] = not carries_on and link.kind != "robots"
     row["attempt"] = link.attempt

@@ -87,6 +87,8 @@ class Scope:
             return None
         if len(url) > self._config.max_url:
             return "url_length"
+        if kind == "sitemap":
+            return self._refuses_sitemap(link)
         if kind == "redirect":
             if link.anchor is None:
                 return "exclude" if self._excluded(url) else None
@@ -129,6 +131,15 @@ class Scope:
         if self._include and not any(search(url) for search in self._include):
             return "include"
         return None
+
+    def _refuses_sitemap(self, link: Link) -> str | None:
+        """It is read for the pages it names: it may stand wherever a robots.txt says, and beside the one that names it."""
+        if self._excluded(link.url):
+            return "exclude"
+        if self._outside is None or not link.hops or (link.via and link.host == host_key(link.via)):
+            return None
+        outside = _other_host if self._config.scope == "prefix" else self._outside
+        return self._config.scope if outside(link.url, link.host, link.anchor or link.url) else None
 
     def _excluded(self, url: str) -> bool:
         return any(search(url) for search in self._exclude)

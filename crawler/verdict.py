@@ -105,7 +105,7 @@ class Judge:
             PRIORITY_REDIRECT,
             link.hops + 1,
             urls.masked(location) if location != target.href else None,
-            link.url,
+            link.via if is_robots else link.url,
             link.input,
             link.tag,
             link.anchor if self._move_anchor else link.anchor or link.url,
