@@ -82,8 +82,8 @@ class Control:
         asked = {path: ("GET", path, handler) for path, handler in watched(self.registry, self.alive, self.ready).items()}
         return [
             ("POST", "/v1/seeds", self.uploads.post_seeds),
-            ("GET", "/v1/results", lambda request: follow.get_results(self.crawl, self.root, request)),
-            ("GET", "/v1/body", lambda request: follow.get_body(self.crawl, self.root, self.canonical(request), request)),
+            ("GET", "/v1/results", self.get_results),
+            ("GET", "/v1/body", self.get_body),
             *(
                 (method, path, _in_time(handler))
                 for method, path, handler in (
@@ -205,6 +205,12 @@ class Control:
             except KeyError:
                 told["robots"] = "not asked yet"
         return told
+
+    async def get_results(self, request: web.Request) -> web.StreamResponse:
+        return await follow.get_results(self.crawl, self.root, request)
+
+    async def get_body(self, request: web.Request) -> web.StreamResponse:
+        return await follow.get_body(self.crawl, self.root, self.canonical(request), request)
 
     async def get_openapi(self, request: web.Request) -> web.Response:
         text = (files("crawler") / OPENAPI).read_bytes()
