@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import brotli  # type: ignore[import-untyped]
-from isal import igzip_lib
 
 from crawler.errors import FetchError
 
@@ -34,7 +34,7 @@ _BROTLI_FEED_BYTES: Final = 4 << 10
 _IDENTITY: Final = frozenset({"", "identity"})
 _ALIASES: Final = {"x-gzip": "gzip", "x-compress": "compress"}
 _UNSUPPORTED: Final = frozenset({"compress", "exi", "pack200-gzip", "aes128gcm", "dcb", "dcz", "sdch"})
-_CODEC_ERRORS: Final[tuple[type[Exception], ...]] = (igzip_lib.IsalError, zstd.ZstdError)  # type: ignore[assignment]
+_CODEC_ERRORS: Final[tuple[type[Exception], ...]] = (zlib.error, zstd.ZstdError)
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 Stage = Callable[[Iterable[bytes]], Iterator[bytes]]
@@ -128,8 +128,28 @@ def _step(decoder: Any, data: bytes) -> bytes:
     return piece
 
 
+class _Inflate:
+    """zlib's decoder with the face of bz2's. isal's takes 10 µs less for an ordinary page but 20 to 80 more for one of many
+    small blocks, as servers send that flush while they write."""
+
+    __slots__ = ("_decoder", "eof", "needs_input", "unused_data")
+
+    def __init__(self, window: int) -> None:
+        self._decoder = zlib.decompressobj(window)
+        self.eof = False
+        self.needs_input = True
+        self.unused_data = b""
+
+    def decompress(self, data: bytes, limit: int) -> bytes:
+        decoder = self._decoder
+        piece = decoder.decompress(decoder.unconsumed_tail + data, limit)
+        self.eof, self.unused_data = decoder.eof, decoder.unused_data
+        self.needs_input = not decoder.unconsumed_tail and len(piece) < limit
+        return piece
+
+
 def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    return _members(chunks, lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), (b"\x1f\x8b",))
+    return _members(chunks, lambda: _Inflate(16 + zlib.MAX_WBITS), (b"\x1f\x8b",))
 
 
 def _zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -150,7 +170,7 @@ def _deflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 held = data
                 continue
             is_zlib = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
-            decoder = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB if is_zlib else igzip_lib.DECOMP_DEFLATE)
+            decoder = _Inflate(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
         elif decoder.eof:
             raise FetchError("trailing_data")
         while True:
