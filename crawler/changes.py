@@ -14,7 +14,7 @@ from typing import Any, Final
 from crawler.config import Config
 from crawler.crawl import Crawl
 from crawler.effective import masked, write_effective
-from crawler.errors import ConfigError
+from crawler.errors import ConfigError, StorageError
 from crawler.settings import changed
 
 CHANGEABLE: Final = frozenset(
@@ -90,7 +90,10 @@ class Changes:
         if keys:
             self._apply(new)
             self._log(f"changed: {', '.join(keys)}")
-            await asyncio.to_thread(write_effective, self._root, new)
+            try:
+                await asyncio.to_thread(write_effective, self._root, new)
+            except StorageError as error:
+                self._log(f"{error}: the change was not written down; it lasts until the end of this process")
 
 
 def different(old: Config, new: Config) -> set[str]:

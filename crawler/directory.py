@@ -16,7 +16,7 @@ from typing import Final
 
 from crawler.config import Config
 from crawler.effective import identity, identity_conflicts, read_identity, write_effective
-from crawler.errors import ConfigError, StorageError
+from crawler.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.marked import make_dir, storing
 
 PARTS: Final = ("crawl.toml", "frontier", "warc", "files", "index", "results", "lost+found", "tmp")
@@ -44,7 +44,7 @@ def locked(root: Path) -> Iterator[None]:
             make_dir(root)
             lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except StorageError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno in OUR_ERRNOS:
             raise
         raise ConfigError(f"{error}; name a directory that can be written with --output") from error
     try:

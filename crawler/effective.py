@@ -6,7 +6,6 @@ The law: what is written here says exactly what the Config says when it is read 
 from __future__ import annotations
 
 import json
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,8 @@ from pydantic.fields import FieldInfo
 
 from crawler.checks import MASKED, AsSize, AsTime
 from crawler.config import SECTIONS, Config, HostConfig, Section
-from crawler.errors import ConfigError
+from crawler.errors import OUR_ERRNOS, ConfigError, StorageError
+from crawler.marked import rename, storing, sync_file
 
 S = TypeVar("S", bound=Section)
 
@@ -153,21 +153,15 @@ def schema() -> dict[str, Any]:
 
 
 def write_effective(directory: Path, config: Config) -> Path:
-    """Write DIR/crawl.toml so that a reader sees the old file or the new one, whole, whatever happens. Raises OSError."""
+    """Write DIR/crawl.toml so that a reader sees the old file or the new one, whole, whatever happens. Raises StorageError."""
     path = directory / FILE_NAME
     temporary = directory / f"{FILE_NAME}.tmp"
     head = "# What this crawl runs with, written at each start and each change; secrets are shown as ***.\n\n"
-    with temporary.open("w", encoding="utf-8") as stream:
+    with storing(temporary):
         # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
-        stream.write(head + to_toml(config.model_copy(update={"fresh": False})))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        temporary.write_text(head + to_toml(config.model_copy(update={"fresh": False})), encoding="utf-8")
+    sync_file(temporary)
+    rename(temporary, path)
     return path
 
 
@@ -183,7 +177,8 @@ def read_identity(directory: Path) -> dict[str, Any] | None:
 
 
 def read_section(directory: Path, section: type[S], keys: Iterable[str] | None = None) -> S | None:
-    """A section as DIR/crawl.toml says, or only these keys of it; None if there is no such file. Raises ConfigError."""
+    """A section as DIR/crawl.toml says, or only these keys of it; None if there is no such file. Raises ConfigError, and
+    StorageError for trouble that is not the file's."""
     path = directory / FILE_NAME
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -191,6 +186,8 @@ def read_section(directory: Path, section: type[S], keys: Iterable[str] | None =
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
+            raise StorageError(f"{path}: {error.strerror}", errno=error.errno) from error
         raise ConfigError(f"{path}: cannot be read as this crawl's configuration ({error}): restore it, or begin anew") from error
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crawler import effective
 from crawler.checks import parse_size, parse_time, split_host_port
 from crawler.config import SECTIONS, Config, HostConfig
-from crawler.errors import ConfigError
+from crawler.errors import ConfigError, StorageError
 from crawler.settings import load, warnings
 
 ROOT = Path(__file__).parent.parent
@@ -330,7 +330,7 @@ def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path)
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     effective.write_effective(tmp_path, Config(depth=1))
     (tmp_path / "crawl.toml.tmp").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError):
         effective.write_effective(tmp_path, Config(depth=2))
     assert tomllib.loads((tmp_path / "crawl.toml").read_text())["depth"] == 1
 

@@ -70,9 +70,21 @@ class MixedCrawl:
         linked = {self.url(n, f"good/{number}") for n in few for number in range(30_000 + 3 * n, 30_009 + 3 * n)}
         return (targets | linked) - set(self.lines())
 
+    def blamed(self, out: Path) -> list[str]:
+        """Rows that say something else than what the site answers: the trouble was ours, and never a page's fate."""
+        wanted = {"good": "ok", "links": "ok", "big": "ok", "gone": "http_error", "moved": "redirect", "chain": "redirect"}
+        wrong = []
+        for row in rows_of(out):
+            if row["canonical"] and row["reason"] != "duplicate":
+                _, folder, name = urlsplit(row["canonical"]).path.split("/")
+                if row["outcome"] != wanted["good" if folder == "good" else name.rstrip("0123456789")]:
+                    wrong.append(f"{row['canonical']}: {row['outcome']} {row['reason']}")
+        return wrong
+
     def check(self, out: Path, acknowledged: dict[str, float] | None = None) -> None:
         """The crawl has ended: all is there, once. ``acknowledged``: URL → when the visit was that had been committed."""
         rows = rows_of(out)
+        assert self.blamed(out) == []
         lines = self.lines()
         answers = Counter(row["input"]["line"] for row in rows if row["final"] and row["input"])
         wrong = {number: answers[number] for number in range(1, len(lines) + 1) if answers[number] != 1}
