@@ -17,7 +17,7 @@ from crawler.control import CONNECTIONS_MAX, Control
 from crawler.crawl import Crawl
 from crawler.daemon import SERVE_BACKOFF_MAX_S, open_crawl
 from crawler.diagnosis import memory_report
-from crawler.errors import Exit, StorageError
+from crawler.errors import ConfigError, Exit, StorageError
 from crawler.listener import open_listener
 from crawler.model import Lease, Outcome
 from crawler.notify import Notifier
@@ -43,17 +43,23 @@ async def serve(
     async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
         crawl.on_visit = on_visit
         changes = Changes(crawl, Path(config.output or ""), lambda new: apply(crawl, new), log)
+        vitals.last_reload_successful = lambda: changes.last_reload_successful
         control = _control(crawl, vitals, changes, log)
-        error = None
-        async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
-            log(f"control API on port {port}; crawling")
-            notifier.ready()
-            on_ready(port)
-            try:
-                with signals(crawl):
-                    await _run(crawl, vitals, changes, notifier, load, log)
-            except* StorageError as group:
-                error = first_of(group)
+        error = fault = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, load, log):
+                    async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
+                        log(f"control API on port {port}; crawling")
+                        notifier.ready()
+                        on_ready(port)
+                        await _run(tasks, crawl, vitals, notifier, log)
+        except* StorageError as group:
+            error = first_of(group)
+        except* ConfigError as group:
+            fault = first_of(group)
+        if fault is not None:
+            raise fault
         snapshot = crawl.stats("ended")
         log(f"ended by {crawl.stopped_by or 'itself'}: {snapshot.done:,} of {snapshot.known:,} URLs settled")
         return Report(_exit_code(crawl, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
@@ -74,10 +80,26 @@ def _control(crawl: Crawl, vitals: Vitals, changes: Changes, log: Callable[[str]
     )
 
 
-async def _run(
-    crawl: Crawl, vitals: Vitals, changes: Changes, notifier: Notifier, load: Callable[[], Config], log: Callable[[str], None]
-) -> None:
-    """The crawl, and beside it what systemd and an operator's signals want to know."""
+async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier: Notifier, log: Callable[[str], None]) -> None:
+    """The crawl, and beside it what systemd wants to know."""
+
+    async def tell_the_end() -> None:
+        await crawl.drains()
+        notifier.stopping()
+
+    beside = [
+        tasks.create_task(notifier.keep(vitals.alive, _liner(crawl), log), name="notify"),
+        tasks.create_task(tell_the_end(), name="stopping"),
+    ]
+    try:
+        await crawl.run()
+    finally:
+        for task in beside:
+            task.cancel()
+
+
+def _liner(crawl: Crawl) -> Callable[[], str]:
+    """What the status line says now."""
     rates = Rates()
 
     def line() -> str:
@@ -85,39 +107,35 @@ async def _run(
         rates.add(snapshot)
         return status_line(snapshot, rates)
 
+    return line
+
+
+@contextlib.contextmanager
+def _more_signals(
+    tasks: asyncio.TaskGroup,
+    crawl: Crawl,
+    vitals: Vitals,
+    changes: Changes,
+    notifier: Notifier,
+    load: Callable[[], Config],
+    log: Callable[[str], None],
+) -> Iterator[None]:
+    """What an operator's signals ask for: a reload, a status line, a memory report."""
+    line = _liner(crawl)
+
     async def reload() -> None:
         notifier.reloading()
         await changes.reload(load)
-        vitals.last_reload_successful = changes.last_reload_successful
         notifier.ready()
 
     async def report() -> None:
         log((await memory_report(vitals.readings())).rstrip())
 
-    async def tell_the_end() -> None:
-        await crawl.drains()
-        notifier.stopping()
-
-    async with asyncio.TaskGroup() as tasks:
-        beside = [
-            tasks.create_task(notifier.keep(vitals.alive, line, log), name="notify"),
-            tasks.create_task(tell_the_end(), name="stopping"),
-        ]
-        on_signal = {
-            signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
-            signal.SIGUSR1: lambda: log(line()),
-            signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
-        }
-        with _handled(on_signal):
-            try:
-                await crawl.run()
-            finally:
-                for task in beside:
-                    task.cancel()
-
-
-@contextlib.contextmanager
-def _handled(on_signal: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    on_signal: Mapping[signal.Signals, Callable[[], object]] = {
+        signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
+        signal.SIGUSR1: lambda: log(line()),
+        signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
+    }
     loop = asyncio.get_running_loop()
     for number, call in on_signal.items():
         loop.add_signal_handler(number, call)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from crawler.crawl import Crawl
@@ -52,7 +52,7 @@ class Vitals:
     def __init__(self, crawl: Crawl) -> None:
         self._crawl = crawl
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=_SAMPLES_MAX)
-        self.last_reload_successful = True
+        self.last_reload_successful: Callable[[], bool] = lambda: True
 
     def readings(self) -> Readings:
         crawl, memory = self._crawl, self._crawl.memory
@@ -85,7 +85,7 @@ class Vitals:
             commit_age=frontier.uncommitted_s,
             disk_free=crawl.parts.trouble.free_bytes,
             storage_errors=_closed(crawl.parts.trouble.errors),
-            last_reload_successful=self.last_reload_successful,
+            last_reload_successful=self.last_reload_successful(),
         )
 
     async def sampling(self) -> None:

@@ -91,7 +91,20 @@ class Served:
 @contextlib.contextmanager
 def served(root, *arguments, environ=None):
     """Ready when entered; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "crawler", "serve", "--data", str(root), "--listen", "127.0.0.1:0", "--min-free-disk", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "crawler",
+        "serve",
+        "--data",
+        str(root),
+        "--listen",
+        "127.0.0.1:0",
+        "--min-free-disk",
+        "0",
+        "--log-format",
+        "text",
+    ]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environ = CLEAN | (environ or {})
     with subprocess.Popen([*command, *LOCAL, *arguments], env=environ, text=True, **pipes) as process:
