@@ -182,11 +182,13 @@ class Crawl:
     # -- one worker -----------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
+        worker: asyncio.Task[None] | None = asyncio.current_task()
+        assert worker is not None
         while (lease := await self.frontier.take()) is not None:
             if (refusal := self._refusal(lease.link)) is not None:
                 self._settle(lease, refusal)
                 continue
-            worker = self.memory.begins()
+            self.memory.begins(worker)
             try:
                 outcome = await self.visit(lease)
             except StorageError as error:

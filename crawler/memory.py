@@ -80,12 +80,9 @@ class Memory:
 
     # -- visits that may be given up ------------------------------------------------------------------------------
 
-    def begins(self) -> asyncio.Task[None]:
-        """The worker's task, whose visit may be given up from here on."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._visits[task] = self._clock()
-        return task
+    def begins(self, worker: asyncio.Task[None]) -> None:
+        """This worker's visit may be given up from here on."""
+        self._visits[worker] = self._clock()
 
     def ended(self, task: asyncio.Task[None]) -> None:
         self._visits.pop(task, None)

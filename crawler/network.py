@@ -72,7 +72,7 @@ class Network:
         self._frontier.deal_one()
 
     def _act(self, decided: list[tuple[Visit, bool]]) -> None:
-        self._frontier.held = self.outage.stats().held
+        self._frontier.held = self.outage.held
         for (lease, outcome), as_judged in decided:
             if not as_judged:
                 if isinstance(outcome, Done):

@@ -89,6 +89,11 @@ class Outage(Generic[T]):
         return f"<Outage {state}, {len(self._streak)} hosts failing, {len(self._held)} held>"
 
     @property
+    def held(self) -> int:
+        """How many are held."""
+        return len(self._held)
+
+    @property
     def offline(self) -> bool:
         return self._since is not None
 
