@@ -53,7 +53,10 @@ class Conn:
 
     async def cut_tls(self) -> None:
         """FIN below TLS, without its close_notify."""
-        with socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno())) as sock:
+        ours = self.writer.get_extra_info("socket")
+        if ours is None:  # the client was faster
+            return
+        with socket.socket(fileno=os.dup(ours.fileno())) as sock:
             sock.shutdown(socket.SHUT_RDWR)
         await self.hang()
 

@@ -78,6 +78,13 @@ class Connector(aiohttp.TCPConnector):
         assert isinstance(self._resolver, Resolver)
         return self._resolver.names_known
 
+    def forget(self) -> None:
+        """Forget addresses, and close the connections that wait for a next use."""
+        assert isinstance(self._resolver, Resolver)
+        self._resolver.forget()
+        while self._idle:
+            self._idle.popitem(last=False)[0].abort()
+
     async def addresses(self, name: str, port: int) -> list[ResolveResult]:
         """Where a name or an address literal may be reached. FetchError as the resolver's."""
         try:

@@ -21,7 +21,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from crawler.errors import OUR_ERRNOS, FetchError, StorageError
 from crawler.fetch.exchange import CURRENT
 
-CACHE_NAMES_MAX: Final = 16_384
 TTL_S_MIN, TTL_S_MAX = 60, 3600
 NEGATIVE_TTL_S: Final = {"nxdomain": 60.0, "no_address": 60.0, "servfail": 5.0}
 """How long a failure is remembered; silence and an unreachable resolver are not."""
@@ -51,7 +50,8 @@ Entry = tuple[str, ...] | str
 
 
 class Resolver(AbstractResolver):
-    """``refuses`` is the guard's rule for an address. ``nameservers``: ADDRESS or ADDRESS:PORT; none means the system's."""
+    """``refuses`` is the guard's rule for an address. ``nameservers``: ADDRESS or ADDRESS:PORT; none means the system's.
+    ``names_max``: how many names are remembered."""
 
     def __init__(
         self,
@@ -60,11 +60,13 @@ class Resolver(AbstractResolver):
         nameservers: Sequence[str] = (),
         timeout_s: float = 5.0,
         addresses_max: int = 4,
+        names_max: int = 4096,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._refuses = refuses
         self._timeout_s = timeout_s
         self._addresses_max = addresses_max
+        self._names_max = names_max
         self._dns = aiodns.DNSResolver(
             nameservers=list(nameservers) or None,
             loop=self._loop,
@@ -162,7 +164,7 @@ class Resolver(AbstractResolver):
                 return
         if ttl_s:
             self._cache[host] = (self._loop.time() + ttl_s, entry)
-            if len(self._cache) > CACHE_NAMES_MAX:
+            if len(self._cache) > self._names_max:
                 self._cache.popitem(last=False)
         self._answer(host, waiting, entry)
 
