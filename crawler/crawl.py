@@ -8,7 +8,6 @@ The law: a visit writes nothing. One that is cancelled leaves no trace; one that
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -33,27 +32,22 @@ from crawler.model import (
     Dropped,
     Lease,
     Link,
-    LongestHost,
     Outcome,
     Retry,
     Snapshot,
     State,
     Unvisited,
-    WaitsFor,
 )
 from crawler.network import Network
 from crawler.robotsdesk import RobotsDesk
 from crawler.seeds import Chunk
+from crawler.snapshot import snapshot_of
 from crawler.tally import Tally
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
 
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
-FAILING_HOSTS: Final = 10
-PAUSED_BY: Final[dict[str, WaitsFor]] = {"disk": "disk", "disk_low": "disk", "memory": "memory", "offline": "network"}
-
-
 LINK_BYTES: Final = 700
 OUTCOME_BYTES: Final = 2048
 
@@ -282,48 +276,11 @@ class Crawl:
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")
 
-    # -- what a person is told ------------------------------------------------------------------------------------
-
     def stats(self, state: State | None = None) -> Snapshot:
-        """The crawl at this moment."""
-        counts = self.frontier.counts
-        return Snapshot(
-            at=time.monotonic(),
-            state=state or self._state(),
-            waits_for=self._waits_for(),
-            reading=self.frontier.seeding,
-            known=counts.known,
-            waiting=counts.waiting,
-            retrying=counts.retrying,
-            done=counts.done,
-            in_flight=self.frontier.out_count,
-            bytes=self._body_bytes,
-            outcomes=counts.outcomes,
-            refused=counts.refused,
-            longest_host=self._longest_host(),
-            failing_hosts=self.failing.top(FAILING_HOSTS),
-        )
+        """The crawl at this moment, as people and programs are told it."""
+        return snapshot_of(self, state)
 
-    def _state(self) -> State:
-        if self.frontier.draining:
-            return "draining"
-        return "offline" if "offline" in self.frontier.pauses else "paused" if self.frontier.pauses else "running"
-
-    def _waits_for(self) -> WaitsFor:
-        frontier = self.frontier
-        for pause, what in PAUSED_BY.items():
-            if pause in frontier.pauses:
-                return what
-        if not frontier.idle_count:
-            return "nothing"
-        if frontier.is_backed_up:
-            return "disk"
-        return "politeness" if frontier.bench.waiting or frontier.counts.waiting + frontier.counts.retrying else "frontier"
-
-    def _longest_host(self) -> LongestHost | None:
-        longest = self.parts.store.longest(1)
-        if not longest:
-            return None
-        host, waiting = longest[0]
-        hosts = self.parts.hosts
-        return LongestHost(host, waiting, hosts.delay(host), hosts.per_host(host))
+    @property
+    def body_bytes(self) -> int:
+        """Of bodies received since it was opened."""
+        return self._body_bytes

@@ -49,7 +49,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
         ],
     ),
     ("parts", [{"journal", "rows"}, {"reading"}, {"export"}]),
-    ("crawl", [{"crawl", "trouble", "expand", "network", "memory"}]),
+    ("crawl", [{"crawl", "trouble", "expand", "network", "memory", "snapshot"}]),
     ("doors", [{"progress"}, {"why"}]),
     ("doors", [{"control", "follow", "problems", "uploads", "diagnosis", "vitals", "changes"}]),
     ("doors", [{"daemon"}]),
