@@ -73,9 +73,8 @@ async def test_an_unreachable_name_server_is_no_missing_name() -> None:
         assert await reason(resolver, "good.sin.test") == "resolver_unreachable"
 
 
-async def test_what_is_remembered_is_bounded_and_expires(monkeypatch) -> None:
-    monkeypatch.setattr(module, "CACHE_NAMES_MAX", 3)
-    async with resolving() as (resolver, site):
+async def test_what_is_remembered_is_bounded_and_expires() -> None:
+    async with resolving(names_max=3) as (resolver, site):
         for n in range(6):
             await addresses(resolver, f"good.n{n}.sin.test")
         assert list(resolver._cache) == [f"good.n{n}.sin.test" for n in (3, 4, 5)]
