@@ -114,7 +114,13 @@ async def open_crawl(
             move_anchor=config.redirects == "any",
         )
         fetching = open_fetcher(
-            config, tmp=root / "tmp", decode_body=config.archive == "files", hosts=config.host, per_host=config.per_host
+            config,
+            tmp=root / "tmp",
+            decode_body=config.archive == "files",
+            hosts=config.host,
+            per_host=config.per_host,
+            names_max=plan.dns_names_max,
+            idle_max=plan.idle_connections_max,
         )
         async with fetching as fetcher, _open_parser(config, plan) as parser:
             frontier.ceilings["descriptors"] = fetcher.concurrency_max
@@ -147,7 +153,7 @@ async def open_crawl(
                     log=log,
                     budget=budget,
                     children=parser.pids if parser is not None else tuple,
-                    caches=(desk.forget,) if desk is not None else (),
+                    caches=(fetcher.forget, store.shed, *((desk.forget,) if desk is not None else ())),
                     restart_parsers=parser.restart if parser is not None else lambda: None,
                     desk=desk,
                 )

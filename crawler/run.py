@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 from msgspec import Struct
@@ -17,9 +17,10 @@ from msgspec import Struct
 from crawler.config import Config
 from crawler.crawl import Crawl
 from crawler.daemon import open_crawl
+from crawler.diagnosis import memory_report
 from crawler.errors import ConfigError, Exit, StorageError
 from crawler.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Lease, Outcome, Snapshot
-from crawler.vitals import open_vitals
+from crawler.vitals import Vitals, open_vitals
 
 E = TypeVar("E", bound=BaseException)
 
@@ -48,7 +49,7 @@ async def run_crawl(
         crawl.on_visit = on_visit
         error = fault = None
         with signals(crawl):
-            async with open_vitals(crawl):
+            async with open_vitals(crawl) as vitals, _reporting(vitals, log):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
@@ -70,6 +71,25 @@ async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval:
     while True:
         on_snapshot(crawl.stats())
         await asyncio.sleep(interval)
+
+
+@contextlib.asynccontextmanager
+async def _reporting(vitals: Vitals, log: Callable[[str], None]) -> AsyncIterator[None]:
+    """SIGUSR2 asks where the memory is."""
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    async def report() -> None:
+        while await asked.wait():
+            asked.clear()
+            log((await memory_report(vitals.readings())).rstrip())
+
+    loop.add_signal_handler(signal.SIGUSR2, asked.set)
+    reporting = asyncio.create_task(report(), name="memory report")
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR2)
+        reporting.cancel()
 
 
 def first_of(group: BaseExceptionGroup[E]) -> E:

@@ -285,6 +285,9 @@ class RocksStore(Facts):
         cached = len(self._seen) * Seen.ENTRY_BYTES + len(self._ledger.hosts) * Hosts.RECORD_BYTES
         return self._database.memory_used() + cached
 
+    def shed(self) -> None:
+        self._database.shed()
+
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         with suppress(Exception):  # it may not be able to flush; what counts is in the log
             self._database.close()

@@ -109,10 +109,9 @@ class Database:
 
     def __init__(self, path: Path, memory_bytes: int, files_max: int, read_only: bool = False) -> None:
         self.path = path
-        self._cache = Cache(max(memory_bytes, MEMORY_BYTES_MIN))
-        buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
-            max(memory_bytes, MEMORY_BYTES_MIN) // 4, False, self._cache
-        )
+        self._cache_bytes = max(memory_bytes, MEMORY_BYTES_MIN)
+        self._cache = Cache(self._cache_bytes)
+        buffers = WriteBufferManager.new_write_buffer_manager_with_cache(self._cache_bytes // 4, False, self._cache)
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
         families = {name: self._options(name, memory_bytes) for name in FAMILIES}
         options = self._database_options(buffers, files_max, not read_only)
@@ -205,6 +204,11 @@ class Database:
 
     def memory_used(self) -> int:
         return self._cache.get_usage()
+
+    def shed(self) -> None:
+        """Empty the block cache, but for what is in use."""
+        self._cache.set_capacity(0)
+        self._cache.set_capacity(self._cache_bytes)
 
     def close(self) -> None:
         """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked."""

@@ -1,7 +1,7 @@
 """The durable half of the frontier: which links are known, which wait, which are settled.
 
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
-lock. (``stats``, ``clock``, ``longest``, ``memory_used`` and ``lookup`` may be called from any thread.)
+lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed`` and ``lookup`` may be called from any thread.)
 
 The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
@@ -192,6 +192,9 @@ class Store(Protocol):
 
     def memory_used(self) -> int:
         """Bytes held by caches and write buffers."""
+
+    def shed(self) -> None:
+        """Empty the caches that can be filled again; from any thread."""
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed. May be
