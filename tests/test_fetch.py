@@ -279,12 +279,12 @@ async def test_a_robots_file_is_read_up_to_its_own_limit_and_always_with_get(sit
 
 
 async def test_time_we_take_ourselves_is_not_the_servers(site: Site, tmp_path: Path) -> None:
-    async with fetching(tmp_path, site, bandwidth=400_000, read_timeout=0.1, min_rate=10**9, min_rate_grace=0.05) as fetcher:
+    async with fetching(tmp_path, site, bandwidth=100_000, read_timeout=0.5, min_rate=10**9, min_rate_grace=0.5) as fetcher:
         started = time.monotonic()
         assert (await end_of(fetcher, at(site, "/sin/big")))[0] == "ok"
-        assert time.monotonic() - started > 0.25  # the rate was kept: 300 kB at 400 kB/s, the first 64 KiB free
-    async with fetching(tmp_path, site, read_timeout=0.6) as fetcher:
-        asyncio.get_running_loop().call_later(0.1, time.sleep, 1.5)
+        assert time.monotonic() - started > 1.5  # the rate was kept: 300 kB at 100 kB/s, the first 64 KiB free
+    async with fetching(tmp_path, site, read_timeout=1.2) as fetcher:
+        asyncio.get_running_loop().call_later(0.1, time.sleep, 2.0)
         assert await end_of(fetcher, at(site, "/sin/late-body")) == ("ok", None, b"helloworld")
 
 
@@ -299,11 +299,10 @@ async def test_a_deadline_ends_with_its_reason_and_leaves_other_cancellations_al
         deadline.arm(5, "connect_timeout")
         await asyncio.sleep(5)
     assert caught.value.reason == "total_timeout"
-    with Deadline(loop, 0.05) as deadline:  # moved on again and again, without a timer each
-        for _ in range(10):
-            deadline._total_at += 0.05
-            deadline.arm(0.05, "read_timeout")
-            await asyncio.sleep(0.02)
+    with Deadline(loop, 30) as deadline:  # moved on again and again, without a timer each
+        for _ in range(7):
+            deadline.arm(2.0, "read_timeout")
+            await asyncio.sleep(0.3)
 
     with pytest.raises(FetchError), Deadline(loop, 0.05) as deadline:  # a loop that is late again and again
         deadline.arm(0.05, "read_timeout")
@@ -356,7 +355,7 @@ async def test_heavy_answers_at_once_stay_within_memory(site: Site, tmp_path: Pa
     async with fetching(tmp_path, site, ca_file="{ca}", max_body=4 << 20) as fetcher:
         tracemalloc.start()
         try:
-            await asyncio.gather(*(end_of(fetcher, url_of(name, site)) for name in heavy * 4))
+            await asyncio.gather(*(end_of(fetcher, url_of(name, site)) for name in heavy * 2))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

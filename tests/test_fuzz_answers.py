@@ -81,7 +81,7 @@ async def all_of(scripts: list[Script], site: Site, tmp: Path, lean: bool) -> li
     done = [threading.Event() for _ in scripts]
     site.scripts.update({f"{n}": [_telling(script, done[n])] for n, script in enumerate(scripts)})
     at_once = asyncio.Semaphore(AT_ONCE)
-    limits = {"first_byte_timeout": 5.0, "read_timeout": 1.0, "max_body": 1 << 20}
+    limits = {"first_byte_timeout": 20.0, "read_timeout": 20.0, "max_body": 1 << 20}
 
     async def one(n: int) -> tuple[str, str | None, bytes]:
         origin = f"http://n{n}.localhost:{site.ports['http']}"
