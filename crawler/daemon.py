@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final
 
 from crawler import __version__, cgroup, seeds, urls
 from crawler.archive import open_archive
@@ -23,7 +23,7 @@ from crawler.crawl import Crawl, Parts
 from crawler.directory import open_directory
 from crawler.errors import ConfigError, StorageError
 from crawler.expand import OUTLINKS, Expander
-from crawler.fetch import open_fetcher
+from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import open_store
 from crawler.frontier.commits import Journal
 from crawler.frontier.dealer import Desk
@@ -46,8 +46,6 @@ from crawler.scope import RULES, Scope, domain_of
 from crawler.trouble import Trouble
 from crawler.verdict import Judge
 from crawler.vitals import Written
-
-E = TypeVar("E", bound=BaseException)
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 SERVE_BACKOFF_MAX_S: Final = 3600.0
@@ -81,13 +79,7 @@ async def open_crawl(
         desk = _open_desk(config, hosts, clock, plan.accounts["robots"])
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
-        trouble = Trouble(
-            root,
-            min_free_bytes=config.min_free_disk,
-            patience_s=patience_s,
-            clock=clock.now,
-            log=log,
-        )
+        trouble = Trouble(root, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now, log=log)
         frontier = Frontier(
             store,
             Workbench(hosts.per_host, _group_of(config)),
@@ -104,15 +96,6 @@ async def open_crawl(
         stack.callback(frontier.close)
         trouble.frontier = frontier
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
-        judge = Judge(
-            retries=config.retries,
-            max_redirects=config.max_redirects,
-            rules=rules,
-            backoff_max_s=backoff_max_s,
-            rest=_rest(hosts, desk),
-            jitter=random.random,
-            move_anchor=config.redirects == "any",
-        )
         fetching = open_fetcher(
             config,
             tmp=root / "tmp",
@@ -127,20 +110,14 @@ async def open_crawl(
             chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
             expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
             metrics = _open_metrics(frontier, expander)
-            budget.measure("store", store.memory_used)
-            budget.measure("bench", lambda: frontier.bench.waiting * BENCH_LINK_BYTES)
-            budget.measure("robots", desk.memory_used if desk is not None else int)
-            budget.measure("idle", lambda: fetcher.stats().connections_idle * IDLE_CONNECTION_BYTES)
-            budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
-            budget.measure("write", lambda: frontier.uncommitted_body_bytes)
-            budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
+            _measure(budget, store, frontier, fetcher, desk, parser)
             yield Crawl(
                 Parts(
                     config=config,
                     clock=clock,
                     frontier=frontier,
                     fetcher=fetcher,
-                    judge=judge,
+                    judge=_judge(config, rules, backoff_max_s, _rest(hosts, desk)),
                     trouble=trouble,
                     seeds=chunks,
                     store=store,
@@ -158,6 +135,31 @@ async def open_crawl(
                     desk=desk,
                 )
             )
+
+
+def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
+    return Judge(
+        retries=config.retries,
+        max_redirects=config.max_redirects,
+        rules=rules,
+        backoff_max_s=backoff_max_s,
+        rest=rest,
+        jitter=random.random,
+        move_anchor=config.redirects == "any",
+    )
+
+
+def _measure(
+    budget: Budget, store: Store, frontier: Frontier, fetcher: Fetcher, desk: RobotsDesk | None, parser: Parser | None
+) -> None:
+    """By what to read how much of a fixed account is used."""
+    budget.measure("store", store.memory_used)
+    budget.measure("bench", lambda: frontier.bench.waiting * BENCH_LINK_BYTES)
+    budget.measure("robots", desk.memory_used if desk is not None else int)
+    budget.measure("idle", lambda: fetcher.stats().connections_idle * IDLE_CONNECTION_BYTES)
+    budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
+    budget.measure("write", lambda: frontier.uncommitted_body_bytes)
+    budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
 
 
 def _open_metrics(frontier: Frontier, expander: Expander) -> Metrics:
