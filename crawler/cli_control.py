@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from crawler.arguments import Parser
+from crawler.asking import WHERE, client_of, refusable
 from crawler.errors import ConfigError, Exit
 from crawler.options import add_loudness, add_settings, flags
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from crawler.config import Config
     from crawler.log import Log
 
-WHERE = ("listen", "api_token_file")
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
 
@@ -66,23 +67,7 @@ def _log(config: Config) -> Log:
     return Log(write, level=config.log_level, form="json" if as_json else "text")
 
 
-def _refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """What the daemon refuses is the caller's to mend (exit 2); that it cannot be asked, or is busy, is not (exit 1)."""
-
-    @wraps(command)
-    def asked(arguments: Sequence[str]) -> int:
-        from crawler.client import Refused
-
-        try:
-            return command(arguments)
-        except Refused as error:
-            _say(str(error))
-            return Exit.USAGE if 400 <= error.status < 500 else Exit.INTERNAL
-
-    return asked
-
-
-@_refusable
+@refusable
 def add(arguments: Sequence[str]) -> int:
     parser = Parser(
         "add",
@@ -112,7 +97,7 @@ def add(arguments: Sequence[str]) -> int:
     return ended
 
 
-def _add_file(client: Client, name: str, given: Any) -> int:
+def _add_file(client: Client, name: str, given: Namespace) -> int:
     if name == "-":
         return _add(client, sys.stdin.buffer, "standard input", given)
     try:
@@ -122,7 +107,7 @@ def _add_file(client: Client, name: str, given: Any) -> int:
         raise ConfigError(f"--input {name}: {error.strerror}") from error
 
 
-def _add(client: Client, lines: BinaryIO, called: str, given: Any) -> int:
+def _add(client: Client, lines: BinaryIO, called: str, given: Namespace) -> int:
     from crawler.client import Refused
 
     try:
@@ -144,7 +129,7 @@ def _tell_added(called: str, told: Mapping[str, Any]) -> None:
         _say(f"  and {told['invalid'] - len(told['errors']):,} more")
 
 
-@_refusable
+@refusable
 def status(arguments: Sequence[str]) -> int:
     parser = Parser(
         "status",
@@ -174,17 +159,17 @@ def status(arguments: Sequence[str]) -> int:
         time.sleep(2)
 
 
-@_refusable
+@refusable
 def pause(arguments: Sequence[str]) -> int:
     return _steer("pause", "Starts no more visits until resume; those in flight end.", arguments)
 
 
-@_refusable
+@refusable
 def resume(arguments: Sequence[str]) -> int:
     return _steer("resume", "Goes on after pause.", arguments)
 
 
-@_refusable
+@refusable
 def drain(arguments: Sequence[str]) -> int:
     return _steer("drain", "Finishes what is in flight, commits, and ends the daemon.", arguments)
 
@@ -197,16 +182,11 @@ def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
     return Exit.OK
 
 
-def _client(parser: Parser, arguments: Sequence[str]) -> tuple[Client, Any]:
+def _client(parser: Parser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
     """The daemon that the settings name, and the command's own arguments."""
-    from crawler.client import Client
-    from crawler.settings import load
-
     add_settings(parser, only=WHERE)
     given = parser.parse(arguments)
-    chosen = {key: value for key, value in flags(given).items() if key in WHERE}
-    config = load(chosen, file=given.config).config
-    return Client(config.listen, config.api_token), given
+    return client_of(given), given
 
 
 def _say(text: str) -> None:

@@ -11,32 +11,75 @@ from typing import TYPE_CHECKING
 import orjson
 
 from crawler.arguments import Parser, outcomes_of
+from crawler.asking import WHERE, client_of, refusable
 from crawler.errors import ConfigError, Exit, FetchError
+from crawler.options import add_settings
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from crawler.model import Known
     from crawler.reading import Reading
     from crawler.results import Row
 
 
+WAIT_S = 50
+"""A daemon is asked to wait so long for rows, then it is asked again."""
+
+
+@refusable
 def results(arguments: Sequence[str]) -> int:
     parser = Parser(
         "results",
-        "results DIR [--final] [--outcome NAME,...] [--format jsonl|csv]",
+        "results [DIR] [--final] [--outcome NAME,...] [--format jsonl|csv] [options]",
         "Prints result rows, in the order in which they were written.\n\nexamples:\n"
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
-        "  crawler results out/ --outcome timeout,dns_error         what failed so",
+        "  crawler results out/ --outcome timeout,dns_error         what failed so\n"
+        "  crawler results --follow                                 of the crawler that runs on this machine, as they come\n"
+        "  crawler results --follow --cursor 0-52310                from where an earlier one stopped (it says where)",
     )
-    _add_directory(parser)
+    parser.add_argument("directory", metavar="DIR", nargs="?", help="the crawl's directory; without it a daemon is asked")
+    parser.add_argument("--follow", action="store_true", help="wait for more (of a daemon)")
+    parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (of a daemon)")
     parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
+    add_settings(parser, only=WHERE)
     given = parser.parse(arguments)
     outcomes = outcomes_of(given.outcome)
+    if given.directory is None:
+        return _results_of_daemon(given, outcomes)
+    if given.follow or given.cursor != "0-0":
+        raise ConfigError("--follow and --cursor are for a daemon: leave DIR out")
     with _open(given.directory) as reading:
         rows = reading.final() if given.final else (row for _, row in reading.rows())
         _print(_as_text((row for row in rows if not outcomes or row["outcome"] in outcomes), given.format))
+    return Exit.OK
+
+
+def _results_of_daemon(given: Namespace, outcomes: frozenset[str]) -> int:
+    if given.final:
+        raise ConfigError("--final needs the crawl's directory: name DIR")
+    client = client_of(given)
+    cursor = given.cursor
+
+    def rows() -> Iterator[Row]:
+        nonlocal cursor
+        for behind, page in client.results(cursor, WAIT_S if given.follow else 0):
+            for line in page.splitlines():
+                row = orjson.loads(line)
+                if not outcomes or row["outcome"] in outcomes:
+                    yield row
+            sys.stdout.flush()
+            cursor = behind
+
+    try:
+        _print(_as_text(rows(), given.format))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        print(f"crawler: to go on from here: --cursor {cursor}", file=sys.stderr)
     return Exit.OK
 
 
@@ -118,24 +161,31 @@ def _nothing(url: str, known: Known | str | None) -> int:
     return Exit.NOTHING_FETCHED
 
 
+@refusable
 def why(arguments: Sequence[str]) -> int:
     parser = Parser(
         "why",
-        "why URL --data DIR [--via URL] [--json]",
+        "why URL [--data DIR] [--via URL] [--json] [options]",
         "Tells what became of a URL: its state, outcome, attempts and record, or the rule that left it out.\n\nexamples:\n"
         "  crawler why https://example.org/ --data out/\n"
+        "  crawler why https://example.org/                 asks the crawler that runs on this machine\n"
         "  crawler why https://example.org/a/b --data out/ --via https://example.org/   as a link of that page",
     )
     parser.add_argument("url", metavar="URL")
-    parser.add_argument("--data", required=True, metavar="DIR", dest="directory", help="the crawl's directory")
+    parser.add_argument("--data", metavar="DIR", dest="directory", help="the crawl's directory; without it a daemon is asked")
     parser.add_argument("--via", metavar="URL", help="the page on which the link stands, for what depth and scope say of it")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
+    add_settings(parser, only=WHERE)
     given = parser.parse(arguments)
     from crawler.why import explain, told
 
+    if given.directory is None:
+        answer = client_of(given).ask("GET", "/v1/urls", {"url": given.url, "via": given.via})
+        print(orjson.dumps(answer).decode() if given.json else told(answer))
+        return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
     with _open(given.directory) as reading:
         try:
-            answer = explain(reading, given.url, given.via)
+            answer = explain(reading.root, reading.lookup, given.url, given.via)
         except FetchError as error:
             raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
     print(orjson.dumps(answer).decode() if given.json else told(answer))

@@ -25,13 +25,13 @@ from crawler.crawl import Crawl
 from crawler.diagnosis import memory_report
 from crawler.errors import FetchError
 from crawler.listener import Handler, watched
-from crawler.model import Known, Link
+from crawler.model import Link, Ref
 from crawler.problems import Problem, guard
 from crawler.readings import Readings
 from crawler.results import row_at
 from crawler.uploads import Uploads
 from crawler.urls import Rules, parse
-from crawler.why import record_of
+from crawler.why import explain
 
 REQUEST_S: Final = 30.0
 """For an answer that is not a stream."""
@@ -182,13 +182,13 @@ class Control:
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
         url = self.canonical(request)
-        known = await self.crawl.frontier.ask(self.crawl.parts.store.lookup, url)
-        told: dict[str, Any] = {"url": request.query["url"], "canonical": url, "state": "unknown"}
-        if isinstance(known, Known):
-            row = await asyncio.to_thread(row_at, self.root, known.row) if known.row else None
-            told |= {"state": "done", "record": record_of(known), "row": row}
-        elif known is not None:
-            told["state"] = known
+        frontier, lookup = self.crawl.frontier, self.crawl.parts.store.lookup
+        try:
+            told = await frontier.ask(explain, self.root, lookup, request.query["url"], request.query.get("via"))
+        except FetchError as error:
+            raise Problem(400, f"via is no URL: {error.reason}") from None
+        if place := told.get("record", {}).get("row"):
+            told["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
         return _json(told | self._prospects(url))
 
     def _prospects(self, url: str) -> dict[str, Any]:

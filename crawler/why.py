@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 from msgspec.structs import asdict
 
@@ -12,8 +14,9 @@ from crawler.config import ScopeConfig
 from crawler.effective import read_section
 from crawler.errors import FetchError
 from crawler.model import Known, Link
-from crawler.reading import Reading
 from crawler.scope import Scope
+
+Lookup: TypeAlias = Callable[[str], Known | str | None]
 
 PLACES: Final = {
     "host": "links to other hosts than the seed's are left out",
@@ -23,21 +26,23 @@ PLACES: Final = {
 }
 
 
-def explain(reading: Reading, url: str, via: str | None = None) -> dict[str, Any]:
-    """``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
+def explain(root: Path, lookup: Lookup, url: str, via: str | None = None) -> dict[str, Any]:
+    """What ``lookup`` (of canonical URLs) knows in the crawl of directory ``root``.
+
+    ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
     the page ``via``, if that is known). FetchError: ``via`` is no URL."""
-    config = read_section(reading.root, ScopeConfig) or ScopeConfig.model_validate({})
+    config = read_section(root, ScopeConfig) or ScopeConfig.model_validate({})
     try:
         canonical = urls.parse(url, rules=urls.Rules(config.max_url, config.drop_params, config.sort_query)).href
     except FetchError as error:
         return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
     answer: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
-    known = reading.lookup(canonical)
+    known = lookup(canonical)
     if isinstance(known, Known):
         return answer | {"state": "done", "record": record_of(known)}
     if known is not None:
         return answer | {"state": known}
-    return answer | _refusal(reading, config, canonical, via)
+    return answer | _refusal(lookup, config, canonical, via)
 
 
 def record_of(known: Known) -> dict[str, Any]:
@@ -61,8 +66,8 @@ def record_of(known: Known) -> dict[str, Any]:
     }
 
 
-def _refusal(reading: Reading, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
-    page = reading.lookup(via) if via else None
+def _refusal(lookup: Lookup, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
+    page = lookup(urls.canonical(via)) if via else None
     if isinstance(page, Known):
         depth, anchor = page.link.depth + 1, page.link.anchor or page.link.url
     else:
@@ -85,6 +90,7 @@ def told(answer: dict[str, Any]) -> str:
         lines += _done(answer["record"])
     else:
         lines.append({"waiting": "waits for its visit", "retrying": "failed, and waits to be tried again"}[answer["state"]])
+    lines += _prospects(answer)
     return "\n  ".join(lines)
 
 
@@ -98,6 +104,20 @@ def _unknown(answer: dict[str, Any]) -> list[str]:
     said = f"followed to depth {answer['depth']}" if answer["depth"] >= 0 else "followed without limit"
     place = PLACES[answer["scope"]]
     return ["never admitted: it was not listed, and not found on a page", f"links are {said}" + (f"; {place}" if place else "")]
+
+
+def _prospects(answer: dict[str, Any]) -> list[str]:
+    """What only a running daemon knows."""
+    lines = ["is being visited"] if answer.get("in_flight") else []
+    if answer["state"] in ("waiting", "retrying") and answer.get("host_due_in"):
+        lines.append(f"its host rests {answer['host_due_in']:.0f} s more")
+    if answer.get("robots") not in (None, "allowed"):
+        lines.append(
+            {"rule": "robots.txt forbids it", "not asked yet": "its robots.txt has not been asked for yet"}.get(
+                answer["robots"], "its robots.txt cannot be had"
+            )
+        )
+    return lines
 
 
 def _done(record: dict[str, Any]) -> list[str]:

@@ -55,6 +55,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
     ("doors", [{"daemon"}]),
     ("doors", [{"run", "serve"}]),
     ("doors", [{"arguments", "options"}, {"client"}, {"statuspage"}]),
+    ("doors", [{"asking"}]),
     ("doors", [{"cli_run", "cli_control"}, {"cli_read"}]),
     ("doors", [{"cli"}]),
     ("doors", [{"__main__"}]),

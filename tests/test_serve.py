@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 from daemons import served
-from programs import LOCAL, crawler, rows_of
+from programs import LOCAL, crawler, crawling, rows_of
 from sinful import Site, head, running, stay
 
 
@@ -228,6 +228,35 @@ def test_status_is_a_page_and_a_json_object(daemon):
     assert done.stdout.startswith("running · ")
     assert "done (" in done.stdout and "memory" in done.stdout and "disk" in done.stdout
     assert json.loads(client(daemon, "status", "--json").stdout)["state"] == "running"
+
+
+def test_why_and_results_ask_the_daemon_where_no_directory_is_named(daemon, site):
+    (url,) = good(site, 1, first=20)
+    assert client(daemon, "why", url).returncode == 4
+    assert client(daemon, "add", url, "--list", "asked").returncode == 0
+    while "settled as ok" not in (done := client(daemon, "why", url)).stdout:
+        assert done.returncode in (0, 4), done.stderr
+    assert "line 1 of asked" in done.stdout
+    assert json.loads(client(daemon, "why", url, "--json").stdout)["state"] == "done"
+    done = client(daemon, "results", "--outcome", "ok")
+    assert done.returncode == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert url in {row["url"] for row in rows} and {row["outcome"] for row in rows} == {"ok"}
+    cursor = done.stderr.split("--cursor ")[1].strip()
+    assert client(daemon, "results", "--cursor", cursor).stdout == ""
+    assert client(daemon, "results", "--cursor", "77-0").returncode == 2
+    assert client(daemon, "results", "--final").returncode == 2
+
+
+def test_results_are_followed_as_they_come(daemon, site):
+    (url,) = good(site, 1, first=30)
+    with crawling("results", "--follow", "--listen", daemon.listen) as following:
+        client(daemon, "add", url)
+        while json.loads(following.stdout.readline())["url"] != url:
+            pass
+        following.send_signal(signal.SIGINT)
+        assert following.wait(20) == 0
+        assert "--cursor" in following.stderr.read()
 
 
 def test_pause_resume_and_health(daemon):
