@@ -1,0 +1,66 @@
+"""One crawl, killed again and again at random instants: every URL one final row and one record, and hardly anything fetched
+more often than once.
+
+KILLS=100 pytest -s tests/test_kills.py    kills that often
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from faults.mixed import MixedCrawl
+from programs import CLEAN, command_of, crawler
+from sinful import Script, Site, running
+
+KILLS = int(os.environ.get("KILLS", "6"))
+WORKERS = 30
+RATE = 400
+UNCOMMITTED_S = 0.5
+"""A batch closes after 0.1 s; its commit, and that of the one before it, may take as long again on a slow disk."""
+
+
+class CountingSite(Site):
+    """Counts what it was asked for."""
+
+    def __init__(self, scripts: dict[str, Script]) -> None:
+        super().__init__(host="0.0.0.0", scripts=scripts)
+        self.asked: Counter[bytes] = Counter()
+
+    def see(self, request: bytes) -> None:
+        target, _, rest = request.removeprefix(b"GET ").partition(b" ")
+        self.asked[rest[rest.lower().find(b"host:") :].split(b"\r\n")[0] + target] += 1
+        super().see(request)
+
+
+@pytest.mark.timeout(60 + 10 * KILLS)
+def test_killed_at_random_instants_it_loses_nothing_and_stores_nothing_twice(tmp_path: Path) -> None:
+    rng = random.Random(os.environ.get("KILLS_SEED", time.time_ns()))
+    crawl = MixedCrawl(max(300, 50 * KILLS))
+    site = crawl.site = CountingSite(crawl.site.scripts)
+    out = tmp_path / "out"
+    kills = 0
+    with running(site):
+        command = command_of(crawl.command(tmp_path, out, "--workers", str(WORKERS), "--rate", str(RATE)))
+        while kills < KILLS:
+            before = sum(site.asked.values())
+            with subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+                while process.poll() is None and (kills % 4 and sum(site.asked.values()) == before):
+                    time.sleep(0.005)  # now and then it dies before its first fetch
+                time.sleep(rng.uniform(0, 0.6))
+                process.kill()
+            kills += process.returncode == -9
+            if process.returncode != -9:
+                break
+        ended = crawler(*crawl.command(tmp_path, out, "--workers", str(WORKERS)), timeout=120)
+        assert ended.returncode == 0, ended.stderr
+        crawl.check(out)
+    extra = sum(site.asked.values()) - len(site.asked)
+    print(f"{kills} kills over {len(site.asked)} URLs: {extra} fetched again, {extra / max(kills, 1):.1f} a kill")
+    assert kills == KILLS, "the crawl ended before it was killed so often"
+    assert extra <= kills * (WORKERS + RATE * UNCOMMITTED_S)
