@@ -24,7 +24,7 @@ URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
 """retrying: the last attempt failed · recrawl: due again by schedule. A URL is in one of them."""
 HOST_STATES: Final = ("resting", "ready", "out", "stored")
 """On the bench and resting, due, or being visited; stored: known, and not on the bench."""
-CACHES: Final = ("dns", "robots", "store")
+CACHES: Final = ("dns", "robots")
 CACHE_EVENTS: Final = ("hit", "miss", "evicted")
 
 

@@ -43,6 +43,11 @@ class RobotsDesk:
     def change(self, *, crawl_delay_cap_s: float) -> None:
         self._crawl_delay_cap_s = crawl_delay_cap_s
 
+    def events(self) -> dict[str, int]:
+        """Of the cache of rules: hits, misses, evictions."""
+        stats = self._cache.stats()
+        return {"hit": stats.hits, "miss": stats.misses, "evicted": stats.evictions}
+
     def ready(self, link: Link) -> bool:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, or do not matter."""
         rules = self._cache.get(urls.origin(link.url))

@@ -78,6 +78,7 @@ class Vitals:
             },
             hosts={"resting": resting, "ready": ready, "out": out, "stored": max(0, counts.hosts - resting - ready - out)},
             refused=counts.refused,
+            cache_events=self._cache_events(),
             memory_limit=memory.budget.plan.limit,
             memory_rss=memory.reading.pss,
             accounts={name: Account(*use) for name, use in memory.budget.uses().items()},
@@ -87,6 +88,11 @@ class Vitals:
             storage_errors=_closed(crawl.parts.trouble.errors),
             last_reload_successful=self.last_reload_successful(),
         )
+
+    def _cache_events(self) -> dict[tuple[str, str], int]:
+        parts = self._crawl.parts
+        caches = {"dns": parts.fetcher.names_events, "robots": parts.desk.events() if parts.desk is not None else {}}
+        return {(cache, event): count for cache, events in caches.items() for event, count in events.items()}
 
     async def sampling(self) -> None:
         """Sample for ever."""

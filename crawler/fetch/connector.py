@@ -58,7 +58,7 @@ class Connector(aiohttp.TCPConnector):
         self._guard = guard
         self._idle_max = idle_max
         self._idle_per_host_max = idle_per_host_max
-        self._idle: OrderedDict[ResponseHandler, None] = OrderedDict()
+        self._idle: OrderedDict[ResponseHandler, ConnectionKey] = OrderedDict()
         self._factory = partial(Watched, self._loop, head_bytes_max, interim_max)  # type: ignore[assignment]
 
     @property
@@ -78,12 +78,18 @@ class Connector(aiohttp.TCPConnector):
         assert isinstance(self._resolver, Resolver)
         return self._resolver.names_known
 
+    @property
+    def names_events(self) -> dict[str, int]:
+        """Of the cache of names: hits, misses, evictions."""
+        assert isinstance(self._resolver, Resolver)
+        return self._resolver.events
+
     def forget(self) -> None:
         """Forget addresses, and close the connections that wait for a next use."""
         assert isinstance(self._resolver, Resolver)
         self._resolver.forget()
         while self._idle:
-            self._idle.popitem(last=False)[0].abort()
+            self._close_oldest()
 
     async def addresses(self, name: str, port: int) -> list[ResolveResult]:
         """Where a name or an address literal may be reached. FetchError as the resolver's."""
@@ -132,13 +138,23 @@ class Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
         if should_close or self._closed:
             return
-        self._idle[protocol] = None
+        self._idle[protocol] = key
         if len(self._idle) > self._idle_max:
             self._forget_closed()
         while len(self._idle) > self._idle_max:
-            self._idle.popitem(last=False)[0].abort()
+            self._close_oldest()
         if len(same := self._conns[key]) > self._idle_per_host_max:
             same.popleft()[0].abort()
+
+    def _close_oldest(self) -> None:
+        """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
+        protocol, key = self._idle.popitem(last=False)
+        protocol.abort()
+        if (same := self._conns.get(key)) is not None:
+            for entry in [entry for entry in same if entry[0] is protocol]:
+                same.remove(entry)
+            if not same:
+                del self._conns[key]
 
     def _forget_closed(self) -> None:
         for protocol in [protocol for protocol in self._idle if not protocol.is_connected()]:

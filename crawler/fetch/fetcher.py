@@ -115,6 +115,11 @@ class Fetcher:
         """Host names whose addresses are kept."""
         return self._connector.names_known
 
+    @property
+    def names_events(self) -> dict[str, int]:
+        """Of the cache of names: hits, misses, evictions."""
+        return self._connector.names_events
+
     def forget(self) -> None:
         """Give back what is only kept to be quicker next time: addresses and idle connections."""
         self._connector.forget()

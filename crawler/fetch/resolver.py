@@ -77,12 +77,15 @@ class Resolver(AbstractResolver):
         self._cache: OrderedDict[str, tuple[float, Entry]] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Entry]] = {}
         self._lookups = 0
+        self.events = {"hit": 0, "miss": 0, "evicted": 0}
+        """Of the cache."""
         self._family = socket.AF_UNSPEC
         self._ipv6_looked_at = -IPV6_LOOK_S
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         """The addresses of ``host``, in order of preference. FetchError: one of dns_error's reasons, or ``address``."""
         entry = self._known(host)
+        self.events["miss" if entry is None else "hit"] += 1
         if entry is None:
             entry = await asyncio.shield(self._asked.get(host) or self._ask(host))
         if isinstance(entry, str):
@@ -166,6 +169,7 @@ class Resolver(AbstractResolver):
             self._cache[host] = (self._loop.time() + ttl_s, entry)
             if len(self._cache) > self._names_max:
                 self._cache.popitem(last=False)
+                self.events["evicted"] += 1
         self._answer(host, waiting, entry)
 
     def _answer(self, host: str, waiting: asyncio.Future[Entry], entry: Entry) -> None:
