@@ -89,7 +89,8 @@ CODINGS: Final[dict[str, Sin]] = _of_each_kind() | {
     "gzip-wrong-crc": bad(encoded("gzip", _GZIP[:-8] + struct.pack("<I", 1) + _GZIP[-4:]), "content_coding"),
     "gzip-wrong-length": bad(encoded("gzip", _GZIP[:-4] + struct.pack("<I", 1)), "content_coding"),
     "gzip-header-only": Sin(encoded("gzip", _GZIP[:10]), "truncated", "coding_cut"),
-    "gzip-reserved-flags": bad(encoded("gzip", _GZIP[:3] + b"\xe0" + _GZIP[4:]), "content_coding"),  # RFC 1952, 2.3.1.2
+    # RFC 1952, 2.3.1.2: an error
+    "gzip-reserved-flags": bad(encoded("gzip", _GZIP[:3] + b"\xe0" + _GZIP[4:]), "content_coding"),
     "gzip-members": fine(encoded("gzip", _GZIP * 3)),
     "gzip-last-member-cut": Sin(encoded("gzip", _GZIP * 3 + _GZIP[:-5]), "truncated", "coding_cut"),
     "gzip-many-members": bad(encoded("gzip", gzip.compress(b"") * (MEMBERS_MAX + 1)), "content_coding"),
