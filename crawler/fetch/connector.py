@@ -143,7 +143,7 @@ class Connector(aiohttp.TCPConnector):
             self._forget_closed()
         while len(self._idle) > self._idle_max:
             self._close_oldest()
-        if len(same := self._conns[key]) > self._idle_per_host_max:
+        if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:
             same.popleft()[0].abort()
 
     def _close_oldest(self) -> None:
