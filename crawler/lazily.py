@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class Lazily(Generic[T]):
-    """``async for item in Lazily(iterator)``. Errors of the iterator come out where it is awaited."""
+    """``async for item in Lazily(iterator)``. Errors of the iterator come out where it is awaited. Once nobody holds it any
+    more the thread ends, as soon as the iterator lets it."""
 
     def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._asked: SimpleQueue[asyncio.Future[T]] = SimpleQueue()
+        self._asked: SimpleQueue[asyncio.Future[T] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        threading.Thread(target=_read, args=(items, self._asked, self._loop), name="reader", daemon=True).start()
 
     def __aiter__(self) -> Lazily[T]:
         return self
@@ -33,17 +33,22 @@ class Lazily(Generic[T]):
         self._asked.put(future)
         return await future
 
-    def _read(self) -> None:
-        while True:
-            future = self._asked.get()
-            try:
-                answer = partial(future.set_result, next(self._items))
-            except StopIteration:
-                answer = partial(future.set_exception, StopAsyncIteration())
-            except Exception as error:  # whatever it is, it is raised where the item was awaited
-                answer = partial(future.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(_unless_done, future, answer)
+    def __del__(self) -> None:
+        self._asked.put(None)
+
+
+def _read(items: Iterator[T], asked: SimpleQueue[asyncio.Future[T] | None], loop: asyncio.AbstractEventLoop) -> None:
+    """Until it is asked for None."""
+    while (future := asked.get()) is not None:
+        try:
+            answer = partial(future.set_result, next(items))
+        except StopIteration:
+            answer = partial(future.set_exception, StopAsyncIteration())
+        except Exception as error:  # whatever it is, it is raised where the item was awaited
+            answer = partial(future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(_unless_done, future, answer)
+        del future, answer  # its traceback holds whoever waits
 
 
 def _unless_done(future: asyncio.Future[T], answer: Callable[[], None]) -> None:
