@@ -89,11 +89,11 @@ class Changes:
         keys = sorted(different(self._crawl.config, new))
         if keys:
             self._apply(new)
-            self._log(f"changed: {', '.join(keys)}")
             try:
                 await asyncio.to_thread(write_effective, self._root, new)
             except StorageError as error:
                 self._log(f"{error}: the change was not written down; it lasts until the end of this process")
+            self._log(f"changed: {', '.join(keys)}")
 
 
 def different(old: Config, new: Config) -> set[str]:

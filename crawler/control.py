@@ -20,10 +20,11 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from crawler import __version__, follow
+from crawler import __version__
 from crawler.crawl import Crawl
 from crawler.diagnosis import memory_report
 from crawler.errors import FetchError
+from crawler.follow import Follow
 from crawler.listener import Handler, watched
 from crawler.model import Link, Ref
 from crawler.problems import Problem, guard
@@ -67,6 +68,7 @@ class Control:
         config = crawl.config
         self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
+        self.follow = Follow(crawl, root)
         self.began = time.time()
 
     def application(self) -> web.Application:
@@ -82,7 +84,7 @@ class Control:
         asked = {path: ("GET", path, handler) for path, handler in watched(self.registry, self.alive, self.ready).items()}
         return [
             ("POST", "/v1/seeds", self.uploads.post_seeds),
-            ("GET", "/v1/results", self.get_results),
+            ("GET", "/v1/results", self.follow.get_results),
             ("GET", "/v1/body", self.get_body),
             *(
                 (method, path, _in_time(handler))
@@ -206,11 +208,8 @@ class Control:
                 told["robots"] = "not asked yet"
         return told
 
-    async def get_results(self, request: web.Request) -> web.StreamResponse:
-        return await follow.get_results(self.crawl, self.root, request)
-
     async def get_body(self, request: web.Request) -> web.StreamResponse:
-        return await follow.get_body(self.crawl, self.root, self.canonical(request), request)
+        return await self.follow.get_body(self.canonical(request), request)
 
     async def get_openapi(self, request: web.Request) -> web.Response:
         text = (files("crawler") / OPENAPI).read_bytes()

@@ -25,7 +25,13 @@ from crawler.results import ROW_BYTES_MAX, number_of
 
 PAGE_BYTES: Final = 1 << 20
 """Rows of one answer, as far as rows end."""
-PIECE_BYTES: Final = 64 << 10
+PIECE_BYTES: Final = 16 << 10
+STREAMS_MAX: Final = 24
+"""At a time, of some 110 KiB each: what is on its way to a client that does not read. Others wait."""
+SLOT_S: Final = 30.0
+SLOW_S: Final = 30.0
+RATE_MIN: Final = 16 << 10
+"""Bytes per second; a client that takes less for longer than SLOW_S is cut off, and may come back with its cursor."""
 WAIT_S_MAX: Final = 60.0
 _LOOK_EVERY_S: Final = 0.25
 _CURSOR: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
@@ -41,41 +47,95 @@ class Page(Struct, frozen=True):
     path: Path | None = None
 
 
-async def get_results(crawl: Crawl, root: Path, request: web.Request) -> web.StreamResponse:
-    """GET /v1/results"""
-    cursor = _cursor(request.query.get("cursor", "0-0"))
-    page = await _page(crawl, root, cursor, _wait(request))
-    headers = {NEXT: f"{page.number}-{page.end}", "Cache-Control": "no-store"}
-    if page.path is None:
-        return web.Response(content_type="application/x-ndjson", headers=headers)
-    response = web.StreamResponse(headers={**headers, "Content-Type": "application/x-ndjson"})
-    response.content_length = page.end - page.offset
-    with page.path.open("rb") as file:
-        file.seek(page.offset)
-        left = page.end - page.offset
+class Follow:
+    """The readers of one crawl in ``root``."""
 
-        def read() -> bytes:
-            nonlocal left
-            piece = file.read(min(left, PIECE_BYTES))
-            left -= len(piece)
-            return piece
+    def __init__(self, crawl: Crawl, root: Path) -> None:
+        self._crawl, self._root = crawl, root
+        self._slots = asyncio.Semaphore(STREAMS_MAX)
 
-        return await _stream(request, response, read)
+    async def get_results(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/results"""
+        page = await self._page(_cursor(request.query.get("cursor", "0-0")), _wait(request))
+        headers = {NEXT: f"{page.number}-{page.end}", "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
+        response = web.StreamResponse(headers=headers)
+        left = response.content_length = page.end - page.offset
+        if page.path is None:
+            return web.Response(headers=headers)
+        with page.path.open("rb", buffering=0) as file:
+            file.seek(page.offset)
 
+            def read() -> bytes:
+                nonlocal left
+                piece = file.read(min(left, PIECE_BYTES))
+                left -= len(piece)
+                return piece
 
-async def _page(crawl: Crawl, root: Path, cursor: tuple[int, int], wait_s: float) -> Page:
-    """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
-    clock = asyncio.get_running_loop().time
-    until = clock() + wait_s
-    seen = -1.0
-    while True:
-        if crawl.frontier.committed_at != seen:
-            seen = crawl.frontier.committed_at
-            marks = await crawl.frontier.ask(crawl.parts.store.marks)
-            page = await asyncio.to_thread(page_behind, root, marks, cursor)
-        if page.path is not None or crawl.frontier.draining or clock() >= until:
-            return page
-        await asyncio.sleep(_LOOK_EVERY_S)
+            return await self._stream(request, response, read)
+
+    async def get_body(self, url: str, request: web.Request) -> web.StreamResponse:
+        """GET /v1/body"""
+        raw = request.query.get("raw", "false")
+        if raw not in ("true", "false"):
+            raise Problem(400, "raw must be true or false")
+        known = await self._crawl.frontier.ask(self._crawl.parts.store.lookup, url)
+        if not isinstance(known, Known):
+            raise Problem(404, "this URL has not been fetched", state=known or "unknown")
+        if known.archive is None:
+            raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
+        # it is somebody else's: a browser must neither show it nor run it
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": "attachment",
+            "Content-Security-Policy": "sandbox",
+            "X-Content-Type-Options": "nosniff",
+        }
+        with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
+            return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
+
+    async def _page(self, cursor: tuple[int, int], wait_s: float) -> Page:
+        """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
+        frontier, clock = self._crawl.frontier, asyncio.get_running_loop().time
+        until = clock() + wait_s
+        seen = -1.0
+        while True:
+            if frontier.committed_at != seen:
+                seen = frontier.committed_at
+                marks = await frontier.ask(self._crawl.parts.store.marks)
+                page = await asyncio.to_thread(page_behind, self._root, marks, cursor)
+            if page.path is not None or frontier.draining or clock() >= until:
+                return page
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _stream(self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes]) -> web.StreamResponse:
+        """Piece by piece, no faster than the client takes them. What fails midway, or is taken too slowly, cuts the
+        connection: the answer has begun."""
+        try:
+            async with asyncio.timeout(SLOT_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Problem(503, "too many are reading; try again", headers={"Retry-After": "5"}) from None
+        try:
+            piece = await asyncio.to_thread(read)
+            if request.transport is not None:
+                request.transport.set_write_buffer_limits(PIECE_BYTES)
+            await response.prepare(request)
+            async with asyncio.timeout(SLOW_S) as deadline:
+                while piece:
+                    await response.write(piece)
+                    deadline.reschedule((deadline.when() or 0.0) + len(piece) / RATE_MIN)
+                    piece = await asyncio.to_thread(read)
+                await response.write_eof()
+        except ConnectionError:
+            pass  # the client has gone
+        except (StorageError, OSError):  # a TimeoutError is an OSError
+            if not response.prepared:
+                raise
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._slots.release()
+        return response
 
 
 def page_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) -> Page:
@@ -135,41 +195,3 @@ def _wait(request: web.Request) -> float:
     if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= WAIT_S_MAX):
         raise Problem(400, f"wait must be a whole number of seconds, at most {WAIT_S_MAX:.0f}")
     return float(text)
-
-
-async def get_body(crawl: Crawl, root: Path, url: str, request: web.Request) -> web.StreamResponse:
-    """GET /v1/body"""
-    raw = request.query.get("raw", "false")
-    if raw not in ("true", "false"):
-        raise Problem(400, "raw must be true or false")
-    known = await crawl.frontier.ask(crawl.parts.store.lookup, url)
-    if not isinstance(known, Known):
-        raise Problem(404, "this URL has not been fetched", state=known or "unknown")
-    if known.archive is None:
-        raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
-    body = await asyncio.to_thread(open_body, root, known.archive, raw=raw == "true")
-    # it is somebody else's: a browser must neither show it nor run it
-    headers = {
-        "Content-Type": "application/octet-stream",
-        "Content-Disposition": "attachment",
-        "Content-Security-Policy": "sandbox",
-        "X-Content-Type-Options": "nosniff",
-    }
-    with body:
-        return await _stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
-
-
-async def _stream(request: web.Request, response: web.StreamResponse, read: Callable[[], bytes]) -> web.StreamResponse:
-    """Piece by piece, no faster than the client takes them. What fails midway cuts the connection: the answer has begun."""
-    piece = await asyncio.to_thread(read)
-    await response.prepare(request)
-    try:
-        while piece:
-            await response.write(piece)
-            piece = await asyncio.to_thread(read)
-    except (StorageError, OSError) as error:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError(str(error)) from error
-    await response.write_eof()
-    return response

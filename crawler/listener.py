@@ -27,6 +27,8 @@ IDLE_S: Final = 30.0
 STALLED_S: Final = 60
 """For what was sent to be taken by the client."""
 HEADER_BYTES_MAX: Final = 16 << 10
+READ_BYTES: Final = 16 << 10
+"""Twice this may wait to be read of one connection before its client is slowed."""
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -63,6 +65,7 @@ async def open_listener(
         max_line_size=HEADER_BYTES_MAX,
         max_field_size=HEADER_BYTES_MAX,
         auto_decompress=False,
+        read_bufsize=READ_BYTES,
         shutdown_timeout=shutdown_s,
     )
     await runner.setup()

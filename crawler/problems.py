@@ -62,7 +62,7 @@ def guard(listen: str, token: str | None, log: Callable[[str], None]) -> Any:
         except web.RequestPayloadError as error:
             return Problem(400, f"the request's body cannot be read: {error}").response()
         except ConnectionError:
-            raise
+            return Problem(400, "the client has gone").response()  # nobody reads it
         except Exception as error:
             log(f"control API: {request.method} {request.path}: {''.join(format_exception(error))}")
             return Problem(500, "this should not happen; the crawler's log says more").response()

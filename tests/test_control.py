@@ -1,7 +1,9 @@
 """The control API over a real crawl: what it takes, what it tells, whom it refuses, and that nobody holds it up."""
 
 import asyncio
+import contextlib
 import gzip
+import socket
 import threading
 from pathlib import Path
 
@@ -459,6 +461,44 @@ async def test_a_fault_of_ours_is_logged_and_not_told(tmp_path, monkeypatch):
         assert "division" not in told["detail"]
         assert any("ZeroDivisionError" in line and "GET /v1/status" in line for line in d.log)
         monkeypatch.undo()
+
+
+async def stalled_reader(port):
+    """Asks for the results over and over, and takes nothing of them."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    await asyncio.get_running_loop().sock_sendall(connection, b"GET /v1/results HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+    return connection
+
+
+async def until_reset(connection):
+    with connection, contextlib.suppress(ConnectionResetError):
+        while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+            pass
+
+
+async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "STREAMS_MAX", 2)
+    monkeypatch.setattr(follow, "SLOT_S", 0.2)
+    monkeypatch.setattr(follow, "SLOW_S", 1.0)
+    monkeypatch.setattr(follow, "RATE_MIN", 100 << 20)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=gzip.compress(b"\n".join(b"bad%d " % n + b"z" * 5000 for n in range(300))))
+        readers = [await stalled_reader(d.port) for _ in range(2)]
+        while not d.control.follow._slots.locked():
+            await asyncio.sleep(0.01)
+        refused = None
+        while refused != 503:
+            async with d.session.get("/v1/results") as answer:
+                refused = answer.status
+        async with d.session.get("/livez") as answer:
+            assert answer.status == 200
+        while d.control.follow._slots.locked():
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*map(until_reset, readers))
+        assert len((await all_rows(d))[0]) == 300
 
 
 # -- slow clients -----------------------------------------------------------------------------------------------------
