@@ -1,0 +1,134 @@
+"""A crawl whose memory nears its limit: a neighbour in its group, a leak, a body larger than its account; it recovers or ends."""
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+
+import pytest
+from programs import LOCAL, crawler, rows_of
+from webs import Answer, Web
+
+from crawler import memory, watch
+from crawler.daemon import open_crawl
+from crawler.errors import StorageError
+from crawler.settings import load
+from crawler.watch import Meter
+
+MIB = 1 << 20
+PAGES = 40
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(memory, "EVERY_S", 0.005)
+
+
+@pytest.fixture
+def web():
+    web = Web(default=lambda host, path: Answer(body=os.urandom(1000), wait=0.3 if path == "/0" else 0.0))
+    with web.running():
+        yield web
+
+
+class Machine:
+    """A made-up /proc and group: what this process holds, and its group, neighbours included."""
+
+    def __init__(self, root):
+        self._rollup = root / "proc" / "self" / "smaps_rollup"
+        self._rollup.parent.mkdir(parents=True)
+        (root / "proc" / "self" / "cgroup").write_text("0::/\n")
+        self._stat = root / "group" / "memory.stat"
+        self._stat.parent.mkdir()
+        (root / "group" / "memory.max").write_text(str(300 * MIB))
+        self.set(100, 100)
+        self.meter = Meter(256 * MIB, proc=root / "proc", root=root / "group")
+
+    def set(self, own_mib, group_mib):
+        for file, text in (self._rollup, f"Pss: {own_mib << 10} kB\n"), (self._stat, f"anon {group_mib * MIB}\n"):
+            new = file.with_suffix(".new")
+            new.write_text(text)
+            new.replace(file)
+
+
+@contextlib.asynccontextmanager
+async def crawling(web, root):
+    """(crawl, its machine)"""
+    listed = root / "list"
+    listed.write_text("".join(f"{web.url(f'127.0.1.{n + 1}', f'/{n}')}\n" for n in range(PAGES)))
+    given = {"input": [str(listed)], "output": str(root / "out"), "allow_net": ["127.0.0.0/8"], "delay": 0, "robots": False}
+    config = load(given | {"memory_limit": "256MiB", "min_free_disk": 0, "archive": "discard"}, environ={}).config
+    async with open_crawl(config) as crawl:
+        machine = Machine(root)
+        crawl.memory._meter = machine.meter
+        yield crawl, machine
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_a_neighbour_in_the_group_holds_it_up_only_while_it_is_there(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, machine):
+        machine.set(100, 290)
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: crawl.memory.watch.stats().state == "critical")
+        assert crawl.frontier.pauses == {"memory"} and crawl.memory.watch.stats().given_back
+        running.cancel()
+        running = asyncio.create_task(crawl.run())
+        await until(lambda: crawl.stats().known == PAGES)
+        assert crawl.stats().done == 0 and crawl.stats().waits_for == "memory"
+        machine.set(100, 150)
+        await running
+        assert crawl.stats().done == PAGES
+
+
+async def test_visits_given_up_are_no_attempts_and_are_made_again(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, machine):
+        running = asyncio.create_task(crawl.run())
+        await until(lambda: "/0" in {lease.link.url[-2:] for lease, _ in crawl.frontier._out.values()})
+        machine.set(300, 300)
+        await until(lambda: crawl.memory.watch.stats().given_up)
+        machine.set(100, 100)
+        await running
+        assert crawl.stats().outcomes == {"ok": PAGES}
+    rows = rows_of(tmp_path / "out")
+    assert Counter(row["outcome"] for row in rows) == {"ok": PAGES} and {row["attempt"] for row in rows} == {1}
+
+
+async def test_a_leak_that_never_ends_ends_the_crawl_which_can_be_resumed(web, tmp_path, monkeypatch):
+    for name in ("SINGLE_AFTER_S", "RESTART_AFTER_S", "END_AFTER_S", "GIVE_BACK_EVERY_S"):
+        monkeypatch.setattr(watch, name, getattr(watch, name) / 1000)
+    web.default = lambda host, path: Answer(body=b"slow", wait=0.2)
+    async with crawling(web, tmp_path) as (crawl, machine):
+        machine.set(300, 300)
+        with pytest.raises(ExceptionGroup) as ended:
+            await crawl.run()
+        assert ended.group_contains(StorageError, match="limit cannot be held")
+        stats = crawl.memory.watch.stats()
+        assert stats.restarts == 1 and stats.over
+    crawled = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, "--archive", "discard")
+    assert crawled.returncode == 0 and {row["outcome"] for row in rows_of(tmp_path / "out")} == {"ok"}
+
+
+def test_a_body_larger_than_its_account_is_fetched_all_the_same(web, tmp_path):
+    web.hosts = {"127.0.0.9": {"/large": Answer(body=bytes(24 * MIB))}}
+    (tmp_path / "list").write_text(web.url("127.0.0.9", "/large"))
+    options = ("--workers", "1", "--memory-limit", "150MiB", "--archive", "discard", "--max-body", "64MiB")
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, *options)
+    assert ended.returncode == 0, ended.stderr
+    (row,) = rows_of(tmp_path / "out")
+    assert row["outcome"] == "ok" and row["bytes_wire"] == 24 * MIB
+
+
+def test_a_limit_too_small_is_refused_with_the_table(tmp_path):
+    (tmp_path / "list").write_text("http://127.0.0.1:9/\n")
+    out = tmp_path / "out"
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", "140MiB")
+    assert ended.returncode == 2 and ended.stdout == "" and "Traceback" not in ended.stderr
+    assert "the store's cache and write buffers" in ended.stderr and "smallest memory_limit" in ended.stderr
+    least = ended.stderr.rpartition("these settings is ")[2].split()[0]
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", least)
+    assert ended.returncode != 2, ended.stderr
