@@ -1,0 +1,40 @@
+"""What a running crawl says of itself, and what its process tree holds."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+
+def tree_pss(pid: int) -> int:
+    """PSS in bytes of a process and all that descend from it: what they share is counted once."""
+    total = 0
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return 0
+    if found := re.search(r"(?m)^Pss: +(\d+)", rollup):
+        total += int(found[1]) << 10
+    return total + sum(tree_pss(int(child)) for names in children for child in names)
+
+
+def scraped(port: int) -> dict[str, float]:
+    """The samples of http://127.0.0.1:port/metrics by name and labels; empty while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except (OSError, urllib.error.URLError):
+        return {}
+    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in samples}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
