@@ -1,0 +1,154 @@
+"""One process tree measured: CPU seconds, wall time, peak memory; and the synthetic web it works on.
+
+The law: whatever is started here is ended here, by its own process id, and nothing listens beyond loopback's users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SAMPLE_EVERY_S = 0.25
+CLIENT_CPU, SERVER_CPU = "0", "1"
+SETTLE_S = 0.3
+
+
+@dataclass
+class Run:
+    """What one run cost. ``cpu_s``: user and system of the whole tree, start-up included; ``pss_bytes``: its peak."""
+
+    code: int | None
+    wall_s: float
+    cpu_s: float
+    pss_bytes: int
+    samples: list[tuple[float, int]] = field(default_factory=list)
+    """(seconds since the start, PSS in bytes)"""
+    said: str = ""
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found, pending = [], [pid]
+    while pending:
+        found.append(pending.pop())
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{found[-1]}/task"):
+                pending += map(int, Path(f"/proc/{found[-1]}/task/{task}/children").read_text().split())
+    return found
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size: shared pages count once over the tree."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    cpu: str = CLIENT_CPU,
+) -> Run:
+    """Run a command on its CPU to its end, or until ``timeout_s``; then its whole process group is ended."""
+    pin = ["taskset", "-c", cpu] if cpu and shutil.which("taskset") else []
+    with tempfile.TemporaryFile() as said:
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            [*pin, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environ or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        samples: list[tuple[float, int]] = []
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(SAMPLE_EVERY_S):
+                samples.append((time.monotonic() - begun, sum(pss_bytes(pid) for pid in tree(process.pid))))
+                if time.monotonic() - begun > timeout_s:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            wall = time.monotonic() - begun
+            ended.set()
+            watcher.join()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it left behind
+        said.seek(max(0, said.tell() - 4000))
+        text = said.read().decode(errors="replace")
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Run(process.returncode, wall, cpu_s, max((pss for _, pss in samples), default=0), samples, text)
+
+
+class Farm:
+    """A running webfarm."""
+
+    def __init__(self, port: int, binary: Path) -> None:
+        self.port = port
+        self._binary = binary
+
+    def stats(self) -> dict[str, float]:
+        return dict(json.loads(self._ask("__stats")))
+
+    def reset(self) -> None:
+        self._ask("__reset")
+
+    def _ask(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=10) as answer:
+            return bytes(answer.read())
+
+    def urls(self, count: int, hosts: int) -> list[str]:
+        command = [self._binary, "--urls", str(count), "--hosts", str(hosts), "--port", str(self.port)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@contextlib.contextmanager
+def farm(port: int, *options: str) -> Iterator[Farm]:
+    """Build (once) and start webfarm on the server's CPU."""
+    build = Path(os.environ.get("WEBFARM_BUILD", Path.home() / ".cache" / "webfarm"))
+    environ = {**os.environ, "WEBFARM_BUILD": str(build), "WEBFARM_CPU": SERVER_CPU, "WEBFARM_LOG": os.devnull}
+    command = [str(HERE / "webfarm" / "start.sh"), "--port", str(port), *options]
+    started = subprocess.run(command, env=environ, capture_output=True, text=True)
+    if started.returncode:
+        raise SystemExit(f"webfarm did not start: {started.stderr.strip()}")
+    pid = int(started.stdout)
+    try:
+        yield Farm(port, build / "webfarm")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+
+
+def prepare() -> None:
+    """The harness itself stays off the client's CPU, and cleans up when it is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+        os.sched_setaffinity(0, {int(SERVER_CPU)})
