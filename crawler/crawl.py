@@ -245,13 +245,14 @@ class Crawl:
         return reserved.release if reserved is not None else None
 
     def _settle_robots(self, lease: Lease, outcome: Outcome) -> None:
-        """Robots rules are learned with the visit; a redirect goes on at the same host at once, elsewhere by its queue."""
+        """Robots rules are learned with the visit; a redirect goes on as the next link of its host, or by its queue."""
         desk = self.parts.desk
         assert desk is not None
         onward = desk.onward(lease.link, outcome)
         learned = [] if onward else desk.learn(lease.link, outcome)
+        is_queued = onward is not None and not self.frontier.put_robots(onward)
         if isinstance(outcome, Done):
-            if onward is not None and onward.host != lease.link.host:
+            if onward is not None and is_queued:
                 outlinks: tuple[Link, ...] = (onward,)
             else:
                 home = lease.link.via
@@ -259,8 +260,6 @@ class Crawl:
                 outlinks = tuple(link for links in found for link in links)
             outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, desk.delay(lease.link)))
         self.frontier.settle(lease, outcome, self._release_of(lease))
-        if onward is not None and onward.host == lease.link.host:
-            self.frontier.put_robots(onward)
         self.frontier.rules_learned(learned)
 
     def _count(self, lease: Lease, outcome: Outcome) -> None:

@@ -127,7 +127,8 @@ class Frontier(Dealer):
 
     def _give_up(self, host: str, rest: HostRest) -> None:
         assert rest.down is not None
-        self._settle_down([(lease, rest.down) for lease in self._bench.clear(host) if lease.key])
+        leases = self._bench.clear(host)
+        self._settle_down([(lease, rest.down) for lease in leases if lease.key or asking_host(lease.link) != host])
         self._refill.given_up(host)
 
     def _give_back(self, lease: Lease) -> None:
@@ -135,13 +136,15 @@ class Frontier(Dealer):
         if lease.key:
             self._refill.give_back(lease)
         else:
-            self._bench.gate(lease.link.host, False)
+            self._bench.gate(asking_host(lease.link), False)
 
-    def put_robots(self, link: Link) -> None:
-        """The next visit of a host that waits for its rules: where its robots.txt was redirected to."""
-        if link.host in self._bench:
-            self._bench.put_first(Lease(link, b""))
-            self.deal()
+    def put_robots(self, link: Link) -> bool:
+        """Where a robots.txt was redirected to, as that host's next link once the redirect is settled. False if the host is
+        not on the bench: then it must go through its queue."""
+        if link.host not in self._bench:
+            return False
+        self._bench.put_first(Lease(link, b""))
+        return True
 
     def rules_learned(self, learned: Sequence[tuple[str, bytes]]) -> None:
         """(origin, record) of each: kept with the next batch; the hosts that waited for them may deal again."""
@@ -260,7 +263,7 @@ class Frontier(Dealer):
         batch.discard_bodies()
         for settled in batch.settled:
             if not settled.lease.key:
-                self._bench.gate(settled.lease.link.host, False)
+                self._bench.gate(asking_host(settled.lease.link), False)
         self._open.prepend(batch)
         del self._begun[1:]
         self._dirty.set()
@@ -307,7 +310,8 @@ class Frontier(Dealer):
             dropped = Dropped(outcome, reason)
             if lease.link.kind == "robots" and self._desk is not None:
                 self.rules_learned(self._desk.learn(lease.link, dropped))
-            self._open.settle(Settled(lease, dropped), None)
+            if lease.key:
+                self._open.settle(Settled(lease, dropped), None)
             if reason == "host_down":
                 self._refill.given_up(lease.link.host)
         if down:
@@ -327,6 +331,11 @@ class Frontier(Dealer):
         self._committer.close()
         if self._trace is not None:
             self._trace.close()
+
+
+def asking_host(link: Link) -> str:
+    """The host that waits for what a robots link brings: not always the one that is visited."""
+    return host_key(f"{link.anchor}/") if link.anchor else link.host
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

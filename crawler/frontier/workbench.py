@@ -34,11 +34,11 @@ class HostView(NamedTuple):
 
 
 class _Host:
-    __slots__ = ("busy", "due", "failures", "gated", "head", "heaped", "out", "queue", "share")
+    __slots__ = ("busy", "due", "failures", "gated", "heads", "heaped", "out", "queue", "share")
 
     def __init__(self, due: float, failures: int, busy: int) -> None:
         self.queue: deque[Lease] = deque()
-        self.head: Lease | None = None  # dealt before all others, even while gated: its robots link
+        self.heads: deque[Lease] = deque()  # dealt before all others, even while gated: robots links
         self.gated = False
         self.heaped = False
         self.out = 0
@@ -48,8 +48,8 @@ class _Host:
         self.share = 0  # the most links it has had here
 
     def next(self) -> Lease | None:
-        if self.head is not None:
-            return self.head
+        if self.heads:
+            return self.heads[0]
         return self.queue[0] if self.queue and not self.gated else None
 
 
@@ -95,18 +95,17 @@ class Workbench:
                 host = self._hosts[name] = _Host(lease.due, lease.failures, lease.busy)
             elif lease.due > host.due:
                 host.due = lease.due
-            host.queue.append(lease)
+            (host.heads if lease.link.kind == "robots" else host.queue).append(lease)
             host.share = max(host.share, len(host.queue))
             self.waiting += 1
             if not host.heaped:
                 self._heap_if_it_could_deal(name, host)
 
     def put_first(self, lease: Lease) -> None:
-        """The host's next link, before its queue and even while it is gated: its robots link. One at a time: while there is
-        one already the other is dropped, and asked for again by itself."""
+        """A robots link at its host: before the queue and even while the host is gated. One is enough for an origin."""
         host = self._hosts[lease.link.host]
-        if host.head is None:
-            host.head = lease
+        if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.heads):
+            host.heads.append(lease)
             self.waiting += 1
             self._heap_if_it_could_deal(lease.link.host, host)
 
@@ -139,10 +138,7 @@ class Workbench:
             if host.due > now:
                 self._push(name, host, host.due)
             elif not self._parked(name, host, lease, now):
-                if lease is host.head:
-                    host.head = None
-                else:
-                    host.queue.popleft()
+                (host.heads or host.queue).popleft()
                 self.waiting -= 1
                 host.out += 1
                 self.out += 1
@@ -155,7 +151,7 @@ class Workbench:
     def give_back(self, lease: Lease) -> None:
         """Undo a ``take`` that led to no visit: the lease is its host's next again, and no rest runs."""
         host = self._leave(lease)
-        host.queue.appendleft(lease)
+        (host.heads if lease.link.kind == "robots" else host.queue).appendleft(lease)
         self.waiting += 1
         self._heap_if_it_could_deal(lease.link.host, host)
 
@@ -181,8 +177,9 @@ class Workbench:
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""
         host = self._hosts[name]
-        leases = [*([host.head] if host.head else []), *host.queue]
-        host.head, host.gated = None, False
+        leases = [*host.heads, *host.queue]
+        host.gated = False
+        host.heads.clear()
         host.queue.clear()
         self.waiting -= len(leases)
         return leases
@@ -190,7 +187,7 @@ class Workbench:
     def forget(self, name: str, now: float) -> None:
         """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
         host = self._hosts.get(name)
-        if host is not None and not host.out and not host.heaped and not host.queue and host.head is None:
+        if host is not None and not host.out and not host.heaped and not host.queue and not host.heads:
             del self._hosts[name]
         if len(self._groups) > 2 * len(self._hosts) + 64:
             idle = [key for key, group in self._groups.items() if not group.out and not group.parked and group.due <= now]
@@ -212,14 +209,13 @@ class Workbench:
     def leases(self) -> Iterable[Lease]:
         """All waiting leases."""
         for host in self._hosts.values():
-            if host.head is not None:
-                yield host.head
+            yield from host.heads
             yield from host.queue
 
     def hosts(self) -> Iterable[HostView]:
         """Every host on the bench as it stands now."""
         for name, host in self._hosts.items():
-            waiting = len(host.queue) + (host.head is not None)
+            waiting = len(host.queue) + len(host.heads)
             yield HostView(name, host.due, waiting, host.out, host.failures, host.busy)
 
     def census(self, now: float) -> tuple[int, int, int]:
