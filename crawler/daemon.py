@@ -38,7 +38,7 @@ from crawler.metrics import Metrics
 from crawler.model import Known, Link, Mark
 from crawler.network import HELD_MAX
 from crawler.parse import Parser, open_parser, pool_size
-from crawler.plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, IDLE_CONNECTION_BYTES, Plan, default_limit, divide
+from crawler.plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan, default_limit, divide
 from crawler.results import Results
 from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
@@ -103,7 +103,7 @@ async def open_crawl(
             hosts=config.host,
             per_host=config.per_host,
             names_max=plan.dns_names_max,
-            idle_max=plan.idle_connections_max,
+            idle_bytes_max=plan.accounts["idle"],
         )
         async with fetching as fetcher, _open_parser(config, plan) as parser:
             frontier.ceilings["descriptors"] = fetcher.concurrency_max
@@ -156,7 +156,7 @@ def _measure(
     budget.measure("store", store.memory_used)
     budget.measure("bench", lambda: frontier.bench.waiting * BENCH_LINK_BYTES)
     budget.measure("robots", desk.memory_used if desk is not None else int)
-    budget.measure("idle", lambda: fetcher.stats().connections_idle * IDLE_CONNECTION_BYTES)
+    budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
     budget.measure("write", lambda: frontier.uncommitted_body_bytes)
     budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)

@@ -29,7 +29,6 @@ CONTROL_BYTES: Final = 4 * _MIB
 DNS_BYTES: Final = 2 * _MIB
 CONNECTION_BYTES: Final = 192 * _KIB
 """One in use: the read buffer up to its high-water mark, TLS buffers and state."""
-IDLE_CONNECTION_BYTES: Final = 64 * _KIB
 BODY_BYTES: Final = 128 * _KIB
 """Of a body that is being received: what stays in memory of it, and one chunk."""
 BENCH_LINK_BYTES: Final = 1_200
@@ -82,10 +81,6 @@ class Plan(Struct, frozen=True):
     @property
     def dns_names_max(self) -> int:
         return self.accounts["dns"] // DNS_NAME_BYTES
-
-    @property
-    def idle_connections_max(self) -> int:
-        return self.accounts["idle"] // IDLE_CONNECTION_BYTES
 
     def table(self) -> str:
         """The accounts for people, one a line, and their sum."""

@@ -21,6 +21,7 @@ from sinful import Site, forever, hang, head, page, running, stay
 
 from crawler.config import FetchConfig, HostConfig
 from crawler.errors import ConfigError, FetchError, StorageError
+from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.fetcher import ROBOTS_BYTES_MAX, _limiter
@@ -347,6 +348,19 @@ async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Pat
         assert sum(len(same) for same in fetcher._connector._conns.values() if any(p.is_connected() for p, _ in same)) <= 5
     while site.connections:
         await asyncio.sleep(0.01)
+
+
+async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), ca_file="{ca}") as fetcher:
+        fetcher._connector._idle_bytes_max = 5 * IDLE_BYTES
+        for n in range(10):
+            await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
+            assert fetcher.stats().idle_bytes == min(n + 1, 5) * IDLE_BYTES
+        await end_of(fetcher, url_of("tls-good", site))
+        assert fetcher.stats().idle_bytes == IDLE_TLS_BYTES + IDLE_BYTES
+        assert fetcher.stats().connections_idle == 2
+        fetcher.forget()
+        assert fetcher.stats().idle_bytes == 0
 
 
 async def test_heavy_answers_at_once_stay_within_memory(site: Site, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """aiohttp's pool, bounded where it is not and careful where it trusts: see ``protocol`` for what a connection may answer.
 
 The law: no socket is made for an address the guard refuses; a pooled connection is used again only if nothing lies unread
-on it; never more than ``idle_max`` connections wait for a next use.
+on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of memory, wait for a next use.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from crawler.fetch.resolver import Resolver
 from crawler.guard import Guard, Refused
 
 KEEPALIVE_S: Final = 5.0
+IDLE_BYTES: Final = 16 << 10
+IDLE_TLS_BYTES: Final = 64 << 10
+"""What a connection that waits takes of memory: 9 KiB were measured, and TLS keeps its buffers and state."""
 HAPPY_EYEBALLS_S: Final = 0.25
 
 
@@ -42,6 +45,7 @@ class Connector(aiohttp.TCPConnector):
         *,
         tls: ssl.SSLContext,
         idle_max: int,
+        idle_bytes_max: int,
         idle_per_host_max: int,
         head_bytes_max: int,
         interim_max: int,
@@ -57,6 +61,8 @@ class Connector(aiohttp.TCPConnector):
         )
         self._guard = guard
         self._idle_max = idle_max
+        self._idle_bytes_max = idle_bytes_max
+        self._idle_bytes = 0
         self._idle_per_host_max = idle_per_host_max
         self._idle: OrderedDict[ResponseHandler, ConnectionKey] = OrderedDict()
         self._factory = partial(Watched, self._loop, head_bytes_max, interim_max)  # type: ignore[assignment]
@@ -71,6 +77,12 @@ class Connector(aiohttp.TCPConnector):
         """Connections kept for a next use."""
         self._forget_closed()
         return len(self._idle)
+
+    @property
+    def idle_bytes(self) -> int:
+        """What they take of memory, about."""
+        self._forget_closed()
+        return self._idle_bytes
 
     @property
     def names_known(self) -> int:
@@ -122,7 +134,7 @@ class Connector(aiohttp.TCPConnector):
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
             assert protocol is not None
-            self._idle.pop(protocol, None)
+            self._leave(protocol)
             if isinstance(protocol, Watched) and protocol.idle and _is_quiet(protocol.transport):
                 exchange.reused = True
                 exchange.tunnel = False
@@ -139,16 +151,25 @@ class Connector(aiohttp.TCPConnector):
         if should_close or self._closed:
             return
         self._idle[protocol] = key
-        if len(self._idle) > self._idle_max:
+        self._idle_bytes += _weight(key)
+        if self._is_full():
             self._forget_closed()
-        while len(self._idle) > self._idle_max:
+        while self._is_full():
             self._close_oldest()
         if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:
             same.popleft()[0].abort()
 
+    def _is_full(self) -> bool:
+        return len(self._idle) > self._idle_max or self._idle_bytes > self._idle_bytes_max
+
+    def _leave(self, protocol: ResponseHandler) -> None:
+        if (key := self._idle.pop(protocol, None)) is not None:
+            self._idle_bytes -= _weight(key)
+
     def _close_oldest(self) -> None:
         """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
-        protocol, key = self._idle.popitem(last=False)
+        protocol, key = next(iter(self._idle.items()))
+        self._leave(protocol)
         protocol.abort()
         if (same := self._conns.get(key)) is not None:
             for entry in [entry for entry in same if entry[0] is protocol]:
@@ -158,7 +179,11 @@ class Connector(aiohttp.TCPConnector):
 
     def _forget_closed(self) -> None:
         for protocol in [protocol for protocol in self._idle if not protocol.is_connected()]:
-            del self._idle[protocol]
+            self._leave(protocol)
+
+
+def _weight(key: ConnectionKey) -> int:
+    return IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
 
 
 def _is_quiet(transport: asyncio.BaseTransport | None) -> bool:

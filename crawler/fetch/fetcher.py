@@ -53,6 +53,8 @@ class FetchStats(Struct, frozen=True):
     bytes_decoded: int
     bytes_in_flight: int = 0
     """Gauge: received of bodies that are not whole yet."""
+    idle_bytes: int = 0
+    """Gauge: memory that idle connections take."""
 
 
 class Fetcher:
@@ -108,6 +110,7 @@ class Fetcher:
             self._bytes_wire,
             self._bytes_decoded,
             sum(body.size for body in self._bodies),
+            connected.idle_bytes,
         )
 
     @property

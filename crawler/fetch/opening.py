@@ -42,17 +42,18 @@ async def open_fetcher(
     per_host: int = 1,
     lean: bool | None = None,
     names_max: int = 4096,
-    idle_max: int = 1024,
+    idle_bytes_max: int = 16 << 20,
 ) -> AsyncIterator[Fetcher]:
     """The crawl's one session. ``tmp`` is where bodies are spooled; with ``decode_body`` they are kept with their content
     codings undone; ``hosts`` are the ``[[host]]`` tables; ``lean`` chooses the way (see ``ways``; by default aiohttp's
-    version does). At most ``names_max`` names and ``idle_max`` idle connections are kept. Raises ConfigError."""
+    version does). At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept.
+    Raises ConfigError."""
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
         _log.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
     tls = tls_context(config.ca_file, insecure=config.insecure)
     profile_of = profiles(config, hosts)
-    concurrency_max, descriptors_idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    concurrency_max, idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # asyncio allots a buffer of this size to every TLS connection: 256 KiB unless told otherwise.
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
     resolver = Resolver(
@@ -67,7 +68,8 @@ async def open_fetcher(
             guard,
             resolver,
             tls=tls,
-            idle_max=min(idle_max, descriptors_idle_max),
+            idle_max=idle_max,
+            idle_bytes_max=idle_bytes_max,
             idle_per_host_max=per_host,
             head_bytes_max=config.max_head,
             interim_max=config.max_interim,
