@@ -19,7 +19,16 @@ from crawler.serve import apply
 from crawler.settings import load
 from crawler.vitals import open_vitals
 
-PLAIN = {"allow_net": ("127.0.0.0/8",), "robots": False, "delay": 0, "listen": "127.0.0.1:0", "min_free_disk": 0}
+ROOMY = "8GiB"
+"""A memory limit for crawls in the process of the tests, which may have grown to any size by then."""
+PLAIN = {
+    "allow_net": ("127.0.0.0/8",),
+    "robots": False,
+    "delay": 0,
+    "listen": "127.0.0.1:0",
+    "min_free_disk": 0,
+    "memory_limit": ROOMY,
+}
 
 
 class Daemon:

@@ -5,10 +5,12 @@ import gc
 from collections import deque
 from types import CodeType, FunctionType, ModuleType
 
+from test_memory import Machine
 from webs import Web, page
 
 from crawler import plan
 from crawler.daemon import open_crawl
+from crawler.fetch.connector import IDLE_BYTES
 from crawler.frontier import batch
 from crawler.settings import load
 from crawler.vitals import open_vitals
@@ -24,6 +26,8 @@ BATCH = 2 * BATCH_LINKS + 1000
 """A batch is closed when it holds BATCH_LINKS; the last page, or chunk of seeds, may go over."""
 CLAIMED = BENCH_LINKS + WORKERS + 2 * BATCH
 """On the bench, out, and in the two batches."""
+IDLE = (4 << 20) // IDLE_BYTES + 1
+"""What the account of 4 MiB holds, and the one that is just put to it."""
 
 BOUNDS: dict[str, tuple[str, int]] = {
     # class.attribute → the account it is charged to, or what bounds it; entries at most
@@ -52,6 +56,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Workbench._heap": ("bench", 2 * CLAIMED),
     "Workbench._groups": ("bench", 2 * CLAIMED + 64),
     "_Host.queue": ("bench", BENCH_LINKS),
+    "_Host.heads": ("bench: a robots link for each host that waits for its rules", CLAIMED),
     "_Group.parked": ("bench", CLAIMED),
     "Frontier._out": ("workers", WORKERS),
     "Frontier._waiters": ("workers", WORKERS),
@@ -82,8 +87,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Recent._old": ("store", 50_000),
     # fetch
     "Connector._acquired": ("connection", WORKERS),
-    "Connector._idle": ("idle", 65),
-    "Connector._conns": ("idle", 65 + WORKERS),
+    "Connector._idle": ("idle", IDLE),
+    "Connector._conns": ("idle", IDLE + WORKERS),
     "Connector.*": ("waits of aiohttp that are not used", FIXED),
     "Fetcher._bodies": ("body", WORKERS),
     "Lean.params": ("fixed", FIXED),
@@ -149,6 +154,7 @@ async def largest(root, web: Web, pages: int) -> tuple[dict[str, int], int]:
     config = load(given | {"workers": WORKERS, "memory_limit": "256MiB"}, environ={}).config
     most: dict[str, int] = {}
     async with open_crawl(config) as crawl, open_vitals(crawl) as vitals:
+        crawl.memory._meter = Machine(root / f"machine {pages}").meter  # the process of the tests may have grown to any size
         running = asyncio.create_task(crawl.run())
         while not running.done():
             for where, size in containers(vitals).items():

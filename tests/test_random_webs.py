@@ -179,6 +179,7 @@ def crawl(web: Web, plan: Plan, out: Path) -> list[float]:
         host_failures=1000,
         allow_net=("127.0.0.0/8",),
         parsers=0,
+        memory_limit=8 << 30,  # the process of the tests may have grown to any size
     )
     cuts = []
     for visits in plan.cuts:
