@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from crawler.log import Log
     from crawler.run import Report
 
+GC_OBJECTS = 20_000
+"""New containers between two looks for cycles: a crawl makes few, and looking every 700 took a twentieth of its time."""
 NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
 
 
@@ -129,6 +132,8 @@ def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
         new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     except ImportError:
         new_loop = asyncio.new_event_loop
+    gc.freeze()  # what is imported by now stays
+    gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(crawl())
 

@@ -21,14 +21,14 @@ from typing import BinaryIO
 from gauges import free_port, scraped, tree_pss
 
 
-def write_list(out: BinaryIO, urls: int, hosts: int) -> None:
+def write_list(out: BinaryIO, urls: int, hosts: int, port: int = 8) -> None:
     """``urls`` lines, turn by turn over ``hosts`` addresses of 127.0.0.0/8, so that no host's links come together."""
-    names = [f"http://127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:8/" for n in range(1, hosts + 1)]
+    names = [f"http://127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:{port}/" for n in range(1, hosts + 1)]
     for start in range(0, urls, hosts):
         page = start // hosts
         for low in range(0, min(hosts, urls - start), 10_000):
             part = names[low : min(low + 10_000, urls - start)]
-            out.write("".join(f"{name}pages/{page}.html\n" for name in part).encode())
+            out.write("".join(f"{name}p/{page}\n" for name in part).encode())
     out.close()
 
 
