@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from crawler.plan import BODY_BYTES, CONNECTION_BYTES, PARSE_COPIES, VISIT_ACCOUNTS, Plan
+
+LATER: Final = {name: VISIT_ACCOUNTS[at:] for at, name in enumerate(VISIT_ACCOUNTS)}
+"""What may not be held when an account is taken: itself, and those behind it."""
 
 
 class Use(NamedTuple):
@@ -35,9 +37,9 @@ class Reservation:
 
     def shrink(self, size: int) -> None:
         """Keep only so much, now that it is known."""
-        freed = max(0, self.bytes - size)
-        self.bytes -= freed
-        self._account.give(freed)
+        if (freed := self.bytes - size) > 0:
+            self.bytes = size
+            self._account.give(freed)
 
     def release(self) -> None:
         self.shrink(0)
@@ -62,23 +64,30 @@ class Account:
     def __repr__(self) -> str:
         return f"<{self.name} {self.used} of {self.bytes_max} bytes, {len(self._waiting)} waiting>"
 
-    async def take(self, size: int) -> Reservation:
-        """Wait until there is room. One reservation larger than the account counts, and waits, as the whole account."""
+    def take_now(self, size: int) -> Reservation | None:
+        """As ``take``, if nobody must wait."""
         size = min(size, self.bytes_max)
         if self._waiting or self.used + size > self.bytes_max:
-            self.waits += 1
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((size, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.cancelled():
-                    self.give(0)  # smaller ones may have stood behind it
-                else:
-                    self.give(size)
-                raise
-        else:
-            self.used += size
+            return None
+        self.used += size
+        return Reservation(self, size)
+
+    async def take(self, size: int) -> Reservation:
+        """Wait until there is room. One reservation larger than the account counts, and waits, as the whole account."""
+        if (reservation := self.take_now(size)) is not None:
+            return reservation
+        size = min(size, self.bytes_max)
+        self.waits += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self.give(0)  # smaller ones may have stood behind it
+            else:
+                self.give(size)
+            raise
         return Reservation(self, size)
 
     def give(self, size: int) -> None:
@@ -96,14 +105,30 @@ class Account:
 class Visit:
     """What one visit holds. See ``Budget.visit``."""
 
+    __slots__ = ("_accounts", "_held")
+
     def __init__(self, accounts: Mapping[str, Account]) -> None:
         self._accounts = accounts
         self._held: dict[str, Reservation] = {}
 
+    async def __aenter__(self) -> Visit:
+        try:
+            await self.take("connection", CONNECTION_BYTES)
+            await self.take("body", BODY_BYTES)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
     async def take(self, name: str, size: int) -> Reservation:
-        later = VISIT_ACCOUNTS[VISIT_ACCOUNTS.index(name) :]
-        assert not any(self._held[other].bytes for other in later if other in self._held), f"{name} after a later account"
-        self._held[name] = reservation = await self._accounts[name].take(size)
+        held = self._held
+        for other in LATER[name]:
+            assert other not in held or not held[other].bytes, f"{name} after {other}"
+        account = self._accounts[name]
+        held[name] = reservation = account.take_now(size) or await account.take(size)
         return reservation
 
     def received(self, memory_bytes: int) -> None:
@@ -123,7 +148,8 @@ class Visit:
 
     def release(self) -> None:
         for reservation in self._held.values():
-            reservation.release()
+            if reservation.bytes:
+                reservation.release()
         self._held.clear()
 
 
@@ -147,17 +173,10 @@ class Budget:
         assert name in self.plan.accounts, name
         self._measures[name] = used
 
-    @asynccontextmanager
-    async def visit(self) -> AsyncIterator[Visit]:
-        """Room for one visit, with its worst case of connection and body reserved. Whatever it still holds at the end is
-        released. It does not wait while fewer than ``plan.visits_max`` are out."""
-        visit = Visit(self._accounts)
-        try:
-            await visit.take("connection", CONNECTION_BYTES)
-            await visit.take("body", BODY_BYTES)
-            yield visit
-        finally:
-            visit.release()
+    def visit(self) -> Visit:
+        """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
+        the end is released. It does not wait while fewer than ``plan.visits_max`` are out."""
+        return Visit(self._accounts)
 
     def uses(self) -> dict[str, Use]:
         """Every account by name, for the gauges."""

@@ -46,18 +46,15 @@ def _ours() -> Iterator[None]:
 class Body:
     """A sequence of bytes, written once. Every method may raise StorageError.
 
-    Up to ``memory_bytes_max`` bytes stay in memory; beyond, all of it is in one file in ``tmp``. The descriptor is open
-    only while writing.
+    Up to ``memory_bytes_max`` bytes stay in memory; beyond, all of it is in one file in ``tmp``, digested while it is
+    written. A body in memory is digested when that is first asked: by the writer thread, not in the loop. The descriptor is
+    open only while writing.
     """
 
-    __slots__ = ("_fd", "_hashes", "_head", "_memory_bytes_max", "_owned", "_tmp", "path", "sha1", "sha256", "size")
+    __slots__ = ("_fd", "_hashes", "_head", "_memory_bytes_max", "_owned", "_sha1", "_sha256", "_tmp", "path", "size")
 
     path: Path | None
     """The file that holds the body; None while it is in memory."""
-    sha1: bytes
-    """Digest, 20 bytes; set by ``seal``."""
-    sha256: bytes
-    """Digest, 32 bytes; set by ``seal``."""
     size: int
     """Bytes written."""
 
@@ -65,19 +62,17 @@ class Body:
         self._tmp = tmp
         self._memory_bytes_max = memory_bytes_max
         self._head = bytearray()
-        self._hashes: tuple[hashlib._Hash, ...] = (hashlib.sha1(usedforsecurity=False), hashlib.sha256())
+        self._hashes: tuple[hashlib._Hash, ...] = ()  # of what was written out so far
+        self._sha1 = self._sha256 = b""
         self._fd = -1
         self._owned = False
         self.path = None
-        self.sha1 = self.sha256 = b""
         self.size = 0
 
     def __repr__(self) -> str:
         return f"<Body {self.size} bytes, {self.path or 'in memory'}>"
 
     def write(self, chunk: bytes) -> None:
-        for running in self._hashes:
-            running.update(chunk)
         self.size += len(chunk)
         if self._fd >= 0:
             self._write_out(chunk)
@@ -85,18 +80,37 @@ class Body:
         if self.size <= self._memory_bytes_max:
             self._head += chunk
             return
+        self._hashes = (hashlib.sha1(usedforsecurity=False), hashlib.sha256())
         self._spill()
         self._write_out(chunk)
 
     def seal(self) -> None:
-        """No more is written: the digests are final and the descriptor is closed."""
+        """No more is written: the descriptor is closed."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with _ours():
                 os.close(fd)
         if self._hashes:
-            self.sha1, self.sha256 = (running.digest() for running in self._hashes)
+            self._sha1, self._sha256 = (running.digest() for running in self._hashes)
             self._hashes = ()
+
+    @property
+    def sha1(self) -> bytes:
+        """Digest of the sealed body, 20 bytes."""
+        self._digest()
+        return self._sha1
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of the sealed body, 32 bytes."""
+        self._digest()
+        return self._sha256
+
+    def _digest(self) -> None:
+        if not self._sha1:
+            assert len(self._head) == self.size, "discarded"
+            self._sha1 = hashlib.sha1(self._head, usedforsecurity=False).digest()
+            self._sha256 = hashlib.sha256(self._head).digest()
 
     @property
     def memory_bytes(self) -> int:
@@ -134,6 +148,7 @@ class Body:
     def move(self, target: Path) -> None:
         """Put the sealed body at ``target`` (same file system as ``tmp``) by one rename; it is read there from now on."""
         if self.path is None:
+            self._digest()
             self._spill()
             fd, self._fd = self._fd, -1
             with _ours():
@@ -169,6 +184,8 @@ class Body:
         self._head = bytearray()
 
     def _write_out(self, chunk: bytes | bytearray) -> None:
+        for running in self._hashes:
+            running.update(chunk)
         view = memoryview(chunk)
         with _ours():
             while view:

@@ -75,6 +75,9 @@ class Scope:
             self._outside = _other_prefix
         self._include = [re.compile(pattern).search for pattern in config.include]
         self._exclude = [re.compile(pattern).search for pattern in config.exclude]
+        shapes = [depth for depth in (config.max_path_depth, config.max_repeated_segments) if depth > 0]
+        self._plain = 0 if self._include or self._exclude else min(shapes, default=config.max_url) + 2
+        """A URL with no more slashes than this can offend no rule of shape or expression; 0: none is so plain."""
 
     def follows(self, page: Link) -> bool:
         """Whether a page at this depth may have outlinks at all; if not, it need not be parsed."""
@@ -99,18 +102,23 @@ class Scope:
     def outlinks(self, page: Link, found: Iterable[Found]) -> tuple[tuple[Link, ...], dict[str, int]]:
         """What was found on a page as links of this crawl, and how many were refused, by rule."""
         config, links, refused = self._config, [], Counter[str]()
-        depth, via, anchor = page.depth + 1, page.url, page.anchor or page.url
+        depth, via, tag, anchor = page.depth + 1, page.url, page.tag, page.anchor or page.url
         too_deep = 0 <= config.depth < depth
+        max_url, obey, outside = config.max_url, self._obey, self._outside
         for one in found:
             url, host = one.url, one.host
-            rule = (
-                ("nofollow" if one.nofollow and self._obey else None)
-                or ("url_length" if len(url) > config.max_url else None)
-                or ("depth" if too_deep else None)
-                or self._refuses(url, host, anchor)
-            )
+            if one.nofollow and obey:
+                rule: str | None = "nofollow"
+            elif len(url) > max_url:
+                rule = "url_length"
+            elif too_deep:
+                rule = "depth"
+            elif self._plain and url.count("/") <= self._plain and (outside is None or not outside(url, host, anchor)):
+                rule = None
+            else:
+                rule = self._refuses(url, host, anchor)
             if rule is None:
-                links.append(Link(url, host, "link", depth, via=via, tag=page.tag, anchor=anchor))
+                links.append(Link(url, host, "link", depth, via=via, tag=tag, anchor=anchor))
             else:
                 refused[rule] += 1
         return tuple(links), dict(refused)

@@ -7,6 +7,7 @@ on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of me
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import select
 import socket
 import ssl
@@ -186,11 +187,20 @@ def _weight(key: ConnectionKey) -> int:
     return IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
 
 
+class _PollFd(ctypes.Structure):
+    """struct pollfd of poll(2)."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+_poll: Final = ctypes.PyDLL(None).poll
+"""Keeps the interpreter's lock, unlike ``select.poll``: it never waits, and giving the lock away for each fetch would hand
+the loop's time to whichever thread wants it, five milliseconds at once."""
+
+
 def _is_quiet(transport: asyncio.BaseTransport | None) -> bool:
     """Nothing lies unread in the kernel: neither bytes, which would answer what was not asked yet, nor the peer's FIN."""
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None:
         return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return not poll.poll(0)
+    return bool(_poll(ctypes.byref(_PollFd(sock.fileno(), select.POLLIN)), 1, 0) == 0)
