@@ -28,6 +28,9 @@ MEMBERS_MAX: Final = 1024
 """gzip members or zstd frames in one body at most: each costs a fresh decoder."""
 RATIO_FREE_BYTES: Final = 1 << 20
 """A body that decodes to no more than this may have any ratio."""
+STACKED_RATIO_MAX: Final = 4
+"""What one coding leaves to the next is compressed itself: beyond RATIO_FREE_BYTES hardly more comes out than went in. Bytes
+that decode to nothing (empty blocks, skippable frames) are seen by no limit of what comes out at the end."""
 _ZSTD_WINDOW_LOG_MAX: Final = 23  # 8 MiB, the window of the zstd content coding (RFC 9659 section 3)
 _BROTLI_FEED_BYTES: Final = 4 << 10
 
@@ -55,19 +58,36 @@ def codings_of(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def decoded(chunks: Iterable[bytes], codings: tuple[str, ...]) -> Iterator[bytes]:
-    """The chunks with their codings undone, in pieces of 1 to PIECE_BYTES bytes.
+    """The chunks with their codings undone, in pieces of 1 to PIECE_BYTES bytes; an empty chunk comes out as it is.
 
     FetchError: ``coding_cut`` the input ends early · ``content_coding`` corrupt, a wrong checksum, or a coding we cannot
-    undo · ``trailing_data`` more follows the end. No input at all is an empty body.
+    undo · ``trailing_data`` more follows the end · ``decode_ratio`` between two codings. No input at all is an empty body.
     """
     if len(codings) > CODINGS_MAX:
         raise FetchError("content_coding", f"{len(codings)} codings")
     pieces: Iterable[bytes] = chunks
-    for name in reversed(codings):
+    for above, name in enumerate(reversed(codings)):
         if (stage := _STAGES.get(name)) is None:
             raise FetchError("content_coding", name)
-        pieces = stage(pieces)
+        pieces = _stacked(stage, pieces) if above < len(codings) - 1 else stage(pieces)
     yield from pieces
+
+
+def _stacked(stage: Stage, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """A stage below which another waits."""
+    left = RATIO_FREE_BYTES
+
+    def counted() -> Iterator[bytes]:
+        nonlocal left
+        for chunk in chunks:
+            left += STACKED_RATIO_MAX * len(chunk)
+            yield chunk
+
+    for piece in stage(counted()):
+        left -= len(piece)
+        if left < 0:
+            raise FetchError("decode_ratio", f"over {STACKED_RATIO_MAX} : 1 between codings")
+        yield piece
 
 
 def bounded(pieces: Iterable[bytes], *, wire_bytes: int, decoded_bytes_max: int, ratio_max: float) -> Iterator[bytes]:
@@ -92,6 +112,9 @@ def _members(chunks: Iterable[bytes], make: Callable[[], Any], magics: tuple[byt
     members = 0
     held = b""
     for chunk in chunks:
+        if not chunk:
+            yield chunk
+            continue
         data = held + chunk
         held = b""
         while True:
@@ -163,6 +186,9 @@ def _deflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
     decoder: Any = None
     held = b""
     for chunk in chunks:
+        if not chunk:
+            yield chunk
+            continue
         data = held + chunk
         held = b""
         if decoder is None:
@@ -191,6 +217,8 @@ def _brotli(chunks: Iterable[bytes]) -> Iterator[bytes]:
     decoder = brotli.Decompressor()
     empty = True
     for chunk in chunks:
+        if not chunk:
+            yield chunk
         for start in range(0, len(chunk), _BROTLI_FEED_BYTES):  # a call that fails drops its output: small calls lose little
             data = chunk[start : start + _BROTLI_FEED_BYTES]
             empty = False

@@ -8,7 +8,7 @@ import zlib
 from typing import Final
 
 import brotli
-from sinful import Script, head, stay
+from sinful import Script, head, rst, stay
 from sins import Sin, bad, fine
 
 from crawler.decode import MEMBERS_MAX, zstd
@@ -30,6 +30,11 @@ def wide_zstd(data: bytes) -> bytes:
     """A frame that asks for a window of 128 MiB."""
     squeeze = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
     return squeeze.compress(data) + squeeze.flush()
+
+
+def zstd_window(log: int) -> bytes:
+    """A frame that asks for a window of 2**log bytes, and holds nothing."""
+    return b"\x28\xb5\x2f\xfd\0" + bytes([log - 10 << 3]) + b"\x01\0\0"
 
 
 ENCODERS: Final = {
@@ -83,6 +88,9 @@ def _of_each_kind() -> dict[str, Sin]:
 
 
 _GZIP: Final = gzip.compress(TEXT)
+_TWICE: Final = gzip.compress(_GZIP)
+_NAMED: Final = b"\x1f\x8b\x08\x08\0\0\0\0\0\x03"
+_EMPTY_BLOCK: Final = b"\0\0\0\xff\xff"
 _STACK: Final = brotli.compress(gzip.compress(zlib.compress(TEXT)))
 
 CODINGS: Final[dict[str, Sin]] = _of_each_kind() | {
@@ -113,6 +121,33 @@ CODINGS: Final[dict[str, Sin]] = _of_each_kind() | {
         max_body=64 * MIB,
         max_decode_ratio=50,
     ),
+    # Nothing comes out at the end, and much in between: bytes that decode to nothing.
+    "stacked-skippable": bad(
+        encoded("zstd, zstd", zstd.compress(b"\x50\x2a\x4d\x18\xf0\xff\xff\xff" + bytes(50 * MIB))), "decode_ratio"
+    ),
+    "stacked-long-name": bad(encoded("gzip, gzip", gzip.compress(_NAMED + b"x" * (20 * MIB))), "decode_ratio"),
+    "stacked-empty-blocks": bad(encoded("gzip, zstd", zstd.compress(_GZIP[:10] + _EMPTY_BLOCK * (4 * MIB))), "decode_ratio"),
+    "stacked-twice": fine([head(len(_TWICE), "Content-Encoding: gzip", "Content-Encoding: gzip") + _TWICE, stay]),
+    "stacked-100": bad([head(len(TEXT), *["Content-Encoding: gzip"] * 100) + TEXT, stay], "content_coding"),
+    "gzip-long-name": Sin(encoded("gzip", _NAMED + b"x" * MIB), "truncated", "coding_cut", {"max_body": 4 * MIB}),
+    "gzip-empty-blocks": Sin(encoded("gzip", _GZIP[:10] + _EMPTY_BLOCK * 100_000), "truncated", "coding_cut"),
+    "gzip-then-html": bad(encoded("gzip", _GZIP + b"<html>"), "trailing_data"),
+    "gzip-then-half-a-magic": bad(encoded("gzip", _GZIP + b"\x1f"), "trailing_data"),
+    "gzip-then-a-magic": Sin(encoded("gzip", _GZIP + b"\x1f\x8b"), "truncated", "coding_cut"),
+    "gzip-method-9": bad(encoded("gzip", b"\x1f\x8b\x09" + _GZIP[3:]), "content_coding"),
+    "gzip-close-cut": Sin([head(None, "Content-Encoding: gzip") + _GZIP[:-1]], "truncated", "coding_cut"),
+    "gzip-close-reset": Sin([head(None, "Content-Encoding: gzip") + _GZIP[:-9], 0.1, rst], "truncated", "cut"),
+    "zstd-window-2**31": bad(encoded("zstd", zstd_window(31)), "content_coding"),
+    "zstd-window-2**41": bad(encoded("zstd", zstd_window(41)), "content_coding"),
+    "zstd-wrong-size": bad(encoded("zstd", b"\x28\xb5\x2f\xfd\x20\x09\x19\0\0hi!"), "content_coding"),
+    "zstd-dictionary": bad(encoded("zstd", b"\x28\xb5\x2f\xfd\x21\x01\x03\x19\0\0abc"), "content_coding"),
+    "zstd-skippable-only": fine(encoded("zstd", b"\x50\x2a\x4d\x18\x04\0\0\0abcd")),
+    "zstd-skippable-cut": Sin(encoded("zstd", b"\x50\x2a\x4d\x18\xff\xff\xff\xff" + b"x" * 99), "truncated", "coding_cut"),
+    "br-large-window": bad(encoded("br", b"\x11\x3f" + b"x" * 100), "content_coding"),
+    "coding-upper-case": fine(encoded("X-GZIP", _GZIP)),
+    "coding-tabs": fine(encoded("\tgzip\t", _GZIP)),
+    "coding-identity-too": fine(encoded("identity, gzip", _GZIP)),
+    "coding-quoted": fine(encoded('"gzip"', TEXT)),
     "coding-compress": bad(encoded("compress", b"\x1f\x9d\x90" + b"x" * 100), "content_coding"),
     "coding-unheard-of": fine(encoded("utf-8", TEXT)),
     "coding-identity": fine(encoded("identity", TEXT)),

@@ -7,6 +7,8 @@ goes on.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +19,8 @@ from crawler.sniff import PREFIX_BYTES, sniff
 
 DECODERS_MAX: Final = 4
 """Bodies decoded at a time: a brotli window alone may be 16 MiB."""
-SLICE_BYTES: Final = 1 << 20
-"""Decoded bytes after which others have a turn."""
+TURN_S: Final = 0.005
+"""Time after which others have a turn."""
 
 
 class Finisher:
@@ -53,9 +55,10 @@ class Finisher:
 
     async def _decode(self, page: Page, codings: tuple[str, ...], limit: int, target: Body | None) -> None:
         prefix = bytearray()
-        size = turn = 0
+        size = 0
+        turn = time.monotonic()
         pieces = bounded(
-            decoded(page.body.chunks(), codings),
+            decoded(_with_breaks(page.body.chunks()), codings),
             wire_bytes=page.body.size,
             decoded_bytes_max=limit,
             ratio_max=self._ratio_max,
@@ -67,9 +70,9 @@ class Finisher:
                 size += len(piece)
                 if target is not None:
                     target.write(piece)
-                if size - turn >= SLICE_BYTES:
-                    turn = size
+                if time.monotonic() - turn > TURN_S:
                     await asyncio.sleep(0)
+                    turn = time.monotonic()
         except FetchError as error:
             if page.fault is None:  # else the body is known to be cut, and its coding with it
                 page.fault = error
@@ -77,3 +80,11 @@ class Finisher:
                     page.truncated = "length" if error.reason in ("max_decoded", "decode_ratio") else "disconnect"
         page.bytes_decoded = size
         page.sniffed = sniff(bytes(prefix), page.mime)
+
+
+def _with_breaks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """An empty chunk between any two, which ``decoded`` lets through: there are bytes that decode to nothing for long."""
+    yield next(chunks, b"")
+    for chunk in chunks:
+        yield b""
+        yield chunk
