@@ -6,6 +6,7 @@ that may pass later is a Retry while attempts are left, and only then.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -62,8 +63,9 @@ class Judge:
     def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:
         """An answer, whole or not; its outlinks are still to be found, but for the redirect's target."""
         rest = self._rest(lease.link, page.timings.first_byte)
-        if page.fault is not None:
-            outcome, reason = page.fault.outcome, page.fault.reason
+        fault = page.fault or (FetchError("cut") if is_part(page.status, page.header("content-range")) else None)
+        if fault is not None:
+            outcome, reason = fault.outcome, fault.reason
             if outcome in RETRY_OUTCOMES and self._may_retry(lease):
                 return Retry(outcome, reason, self._after(lease), rest, "alive")
             return Done(page, outcome, reason, rest=rest)
@@ -128,6 +130,14 @@ def sign_of(error: FetchError) -> HostSign:
     if error.outcome in NO_ANSWER or error.reason in NO_ANSWER_REASONS:
         return "failed"
     return "silent" if error.outcome in ("blocked", "invalid_url") else "alive"
+
+
+def is_part(status: int, content_range: str | None) -> bool:
+    """Whether an answer says of itself that it is not the whole page, although no range was asked for (RFC 9110, 15.3.7)."""
+    if status != 206:
+        return False
+    whole = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", (content_range or "").strip(), re.A)
+    return whole is None or int(whole[1]) + 1 != int(whole[2])
 
 
 def retry_after(value: str | None, wall: float) -> float:

@@ -13,6 +13,7 @@ from sinful_net import EXTRAS
 from sins import SINS, Sin
 from sins_coding import CODINGS
 from sins_net import NET
+from sins_smuggled import SMUGGLED
 
 from crawler import urls
 from crawler.config import FetchConfig, HostConfig
@@ -24,7 +25,7 @@ from crawler.verdict import Judge
 # Authorities take 40 ms to load: the hundreds of fetchers of these tests share them.
 opening.tls_context = cache(opening.tls_context)  # type: ignore[assignment]
 
-ALL = SINS | CODINGS | NET
+ALL = SINS | CODINGS | NET | SMUGGLED
 LIMITS: dict[str, Any] = {"allow_net": ("127.0.0.0/8",), "max_body": 1 << 20}
 JUDGE = Judge(
     retries=0, max_redirects=10, rules=urls.Rules(), backoff_max_s=1.0, rest=lambda link, first: 0.0, jitter=lambda: 0.0

@@ -8,13 +8,18 @@ import datetime
 import socket
 import ssl
 import struct
+import tempfile
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
 import trustme
 from sinful import Conn, Script, Site, forever, hang, head, rst
 
-CERTIFICATES: Final = ("good", "self-signed", "expired", "not-yet", "wrong-host", "wants-certificate", "only-1.2")
+CERTIFICATES: Final = (
+    *("good", "self-signed", "expired", "not-yet", "wrong-host", "wants-certificate", "only-1.2", "only-1.1"),
+    *("long-chain", "refuses-name", "other-protocol"),
+)
 HANDSHAKES: Final[dict[str, Script]] = {
     # port name: what is said instead of a handshake
     "hang": [hang],
@@ -72,6 +77,16 @@ async def tls_ports(site: Site) -> AsyncIterator[None]:
             site.ports["proxy-tls"] = await site.listen(_proxy, ssl=context)
         if name == "only-1.2":
             context.maximum_version = ssl.TLSVersion.TLSv1_2
+        if name == "only-1.1":
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        if name == "long-chain":
+            _chain(context, ca)
+        if name == "refuses-name":
+            context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        if name == "other-protocol":
+            context.set_alpn_protocols(["h2"])
         if name == "wants-certificate":
             context.verify_mode = ssl.CERT_REQUIRED
             site.ports[f"tls-{name}"] = await site.listen(_refusing(context))
@@ -80,6 +95,15 @@ async def tls_ports(site: Site) -> AsyncIterator[None]:
     for name, script in HANDSHAKES.items():
         site.ports[f"tls-{name}"] = await site.listen(saying(script))
     yield
+
+
+def _chain(context: ssl.SSLContext, ca: trustme.CA) -> None:
+    """As many certificates as take 300 KiB."""
+    leaf = ca.issue_cert("localhost")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(leaf.private_key_and_cert_chain_pem.bytes() + ca.cert_pem.bytes() * 600)
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 def _refusing(context: ssl.SSLContext) -> Serve:
@@ -183,6 +207,9 @@ class NameServer(asyncio.DatagramProtocol):
         kind, question = labels[0] if labels else "", query[12 : at + 5]
         v6 = question[-4:-2] == b"\0\x1c"
         self.asked.append(".".join(labels))
+        if kind.startswith("tcp-"):
+            yield query[:2] + struct.pack(">HHHHH", 0x8380, 1, 0, 0, 0) + question  # TC: ask again by TCP
+            return
         code = {"nxdomain": 3, "servfail": 2, "refused": 5, "formerr": 1, "notimp": 4}.get(kind, 0)
         if kind == "silent":
             return
@@ -200,8 +227,42 @@ class NameServer(asyncio.DatagramProtocol):
             answers = [b"\5other\4test\0" + question[-4:] + struct.pack(">IH", 60, 4) + socket.inet_aton("127.0.0.1")]
         if kind == "lying-count":
             answers, records = [b""] * 5, []
+        if kind == "cname-chain":
+            answers = [_alias(n) for n in range(200)]
+        if kind == "pointer-loop":
+            answers = [b"\xc0" + bytes([12 + len(question)]) + question[-4:] + struct.pack(">IH", 60, 4) + bytes(4)]
+        if kind == "long-ago":
+            answers = [b"\xc0\x0c" + question[-4:] + struct.pack(">IH", 2**32 - 1, len(r)) + r for r in records]
         number = b"\xff\xff" if kind == "wrong-id" else query[:2]
         yield number + struct.pack(">HHHHH", 0x8180 | code, 1, len(answers), 0, 0) + question + b"".join(answers)
+
+
+def _alias(n: int) -> bytes:
+    """One link of a chain of names; it begins at the question."""
+    name, target = b"\xc0\x0c" if not n else b"\4n%03d\0" % n, b"\4n%03d\0" % (n + 1)
+    return name + struct.pack(">HHIH", 5, 1, 60, len(target)) + target
+
+
+async def _by_tcp(conn: Conn) -> None:
+    """The same name server by TCP: the first label is ``tcp-`` and what it does."""
+    (size,) = struct.unpack(">H", await conn.reader.readexactly(2))
+    query = await conn.reader.readexactly(size)
+    kind, question = query[13 : 13 + query[12]].decode(), query[12 : query.index(b"\0", 12) + 5]
+    address = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\x7f\0\0\1" if question[-3] == 1 else b""
+    count = {"tcp-thousands": 3000}.get(kind, 1) if address else 0
+    answer = query[:2] + struct.pack(">HHHHH", 0x8180, 1, count, 0, 0) + question + address * count
+    match kind:
+        case "tcp-silent":
+            await conn.hang()
+        case "tcp-cut":
+            await conn.send(struct.pack(">H", len(answer)) + answer[:20])
+        case "tcp-endless":
+            await forever(b"\xff" * 65536)(conn)
+        case "tcp-drip":
+            await conn.play([bytes([byte]) for byte in struct.pack(">H", 2000)] + [forever(b"\0", 0.05)])
+        case _:
+            await conn.send(struct.pack(">H", len(answer)) + answer)
+            await conn.hang()
 
 
 RECORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -220,13 +281,23 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
     "dead": ("127.1.0.8", "127.1.0.9"),
     "dead-then-good": ("127.1.0.9", "127.0.0.1"),
     "many": tuple(f"127.1.1.{n}" for n in range(1, 26)),
+    "thousands": ("127.0.0.1",) * 3000,
+    "thousands-private": tuple(f"10.0.{n // 250}.{n % 250}" for n in range(3000)),
+    "long-ago": ("127.0.0.1",),
 }
 
 
 @contextlib.asynccontextmanager
 async def name_server(site: Site) -> AsyncIterator[None]:
-    """``dns``: a UDP name server for names like KIND.sin.test."""
-    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
+    """``dns``: a name server for names like KIND.sin.test."""
+    loop = asyncio.get_running_loop()
+    for _ in range(10):  # the port must be free for both
+        transport, protocol = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
+        try:
+            await site.listen(_by_tcp, port=transport.get_extra_info("sockname")[1])
+            break
+        except OSError:
+            transport.close()
     site.ports["dns"] = transport.get_extra_info("sockname")[1]
     site.name_server = protocol
     try:

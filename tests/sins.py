@@ -1,7 +1,7 @@
 """What the site does wrong in HTTP itself, and how each of it must end: name → Sin.
 
 Status line, head, framing, interim answers, second answers, redirects. ``sins_coding`` has content codings, ``sins_net``
-names, addresses, TLS and proxies.
+names, addresses, TLS and proxies, ``sins_smuggled`` what two readers would read differently.
 """
 
 from __future__ import annotations

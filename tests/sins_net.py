@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sinful import cut_tls, forever, hang, head, rst
 from sinful_net import HANDSHAKES
-from sins import SILENCE, SOON, Sin
+from sins import SILENCE, SLOW, SOON, Sin
 
 CONNECT_SOON: Final = {"connect_timeout": 0.5}
 TRUST: Final = {"ca_file": "{ca}"}
@@ -16,7 +16,7 @@ def at(url: str, outcome: str, reason: str | tuple[str, ...] | None = None, **co
     return Sin([], outcome, reason, config, url)
 
 
-def named(kind: str, outcome: str, reason: str | None = None, **config: Any) -> Sin:
+def named(kind: str, outcome: str, reason: str | tuple[str, ...] | None = None, **config: Any) -> Sin:
     """A URL whose name the site's name server answers in its way."""
     return at(f"http://{kind}.sin.test:{{http}}/good/1", outcome, reason, dns=("127.0.0.1:{dns}",), **config)
 
@@ -50,6 +50,19 @@ NAMES: Final = {
     "dns-link-local": named("link-local", "blocked", "address"),
     "dns-all-refused": named("all-refused", "blocked", "address"),
     "dns-some-refused": named("mixed", "ok"),
+    "dns-many-addresses": named("thousands", "ok"),
+    "dns-many-private-addresses": named("thousands-private", "blocked", "address"),
+    "dns-cname-chain": named("cname-chain", "dns_error", "no_address"),
+    "dns-pointer-loop": named("pointer-loop", "dns_error", "servfail"),
+    "dns-136-years": named("long-ago", "ok"),
+    "dns-tcp": named("tcp-good", "ok"),
+    "dns-tcp-many-addresses": named("tcp-thousands", "ok"),
+    "dns-tcp-silent": named("tcp-silent", "dns_error", "dns_timeout", dns_timeout=0.4),
+    "dns-tcp-cut": named("tcp-cut", "dns_error", "dns_timeout", dns_timeout=0.4),
+    "dns-tcp-endless": named("tcp-endless", "dns_error", ("servfail", "dns_timeout"), dns_timeout=0.4),
+    "dns-tcp-drip": named("tcp-drip", "dns_error", "dns_timeout", dns_timeout=0.4),
+    "dns-label-too-long": at(f"http://{'a' * 64}.sin.test/", "dns_error", "nxdomain", dns=("127.0.0.1:{dns}",)),
+    "dns-name-too-long": at(f"http://{'.'.join(['a' * 60] * 5)}.test/", "dns_error", "nxdomain", dns=("127.0.0.1:{dns}",)),
     "dns-localhost-denied": at("http://localhost:{http}/good/1", "blocked", "address", allow_net=()),
 }
 
@@ -79,6 +92,17 @@ ADDRESSES: Final = {
     "address-6-6to4": literal("[2002:a00:1::]"),
     "address-6-teredo": literal("[2001:0:808:808:0:0:f5ff:fffe]"),
     "address-6-link-local": literal("[fe80::1]"),
+    "address-documentation": literal("192.0.2.1"),
+    "address-benchmarking": literal("198.18.0.1"),
+    "address-class-e": literal("240.0.0.1"),
+    "address-loopback-short": literal("127.1", allow_net=()),
+    "address-6-mapped-loopback": literal("[::ffff:127.0.0.1]", allow_net=()),
+    "address-6-translated": literal("[::ffff:0:a00:1]"),
+    "address-6-nat64-local": literal("[64:ff9b:1::a00:1]"),
+    "address-6-isatap": literal("[2001:db8::5efe:a00:1]"),
+    "address-6-site-local": literal("[fec0::1]"),
+    "address-6-multicast": literal("[ff02::1]"),
+    "address-6-discard": literal("[100::1]"),
     "address-6-unique-local": literal("[fd00::1]"),
 }
 
@@ -119,6 +143,15 @@ TLS: Final = {
     "tls-drip": secured("drip", "timeout", "connect_timeout", **CONNECT_SOON),
     "tls-endless-records": secured("endless-records", "timeout", "connect_timeout", **CONNECT_SOON),
     "tls-to-plain-port": at("https://localhost:{http}/good/1", "timeout", "connect_timeout", **CONNECT_SOON),
+    "tls-only-1.1": secured("only-1.1", "tls_error", "handshake"),
+    "tls-long-chain": secured("long-chain", "tls_error", "handshake"),
+    "tls-refuses-name": secured("refuses-name", "tls_error", "handshake"),
+    "tls-other-protocol": secured("other-protocol", "ok"),
+    "tls-head-cut": over_tls([head(100)[:40], 0.05, cut_tls], "connect_error", "disconnected"),
+    "tls-head-drip": over_tls([b"HTTP/1.1 200 OK\r\nX: ", forever(b"x", 0.05)], "timeout", "first_byte_timeout", **SOON),
+    "tls-short-then-close-notify": over_tls([head(100) + b"hello"], "truncated", "content_length"),
+    "tls-chunked-reset": over_tls([CHUNK, 0.05, rst], "truncated", "chunked"),
+    "tls-body-drip": over_tls([head(10**6), forever(b"x" * 100, 0.05)], "timeout", "min_rate", **SLOW),
     "tls-close-notify": over_tls([head() + b"hello"], "ok"),
     "tls-close-without-notify": over_tls([head() + b"hello", 0.05, cut_tls], "truncated", "cut"),
     "tls-length-cut": over_tls([head(100) + b"hello", 0.05, cut_tls], "truncated", "content_length"),

@@ -21,8 +21,9 @@ from sinful_net import EXTRAS
 from sins import SINS
 from sins_coding import CODINGS
 from sins_net import NET
+from sins_smuggled import SMUGGLED
 
-ALL = SINS | CODINGS | NET
+ALL = SINS | CODINGS | NET | SMUGGLED
 
 
 async def serve(port: int, ca_file: Path | None) -> None:

@@ -252,15 +252,8 @@ class Fetcher:
         """Refuse an answer by its head alone."""
         message = exchange.message
         assert message is not None
-        if message.code == 101:
-            raise FetchError("upgrade")
         if message.code == 407 and exchange.proxied:
             raise FetchError("proxy", "status 407")
-        if message.version.major != 1 or message.code < 200:
-            raise FetchError("malformed", "status line")
-        transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip().lower()
-        if transfer not in ("", "chunked", "identity"):
-            raise FetchError("malformed", "transfer coding")
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
             mime, _ = _content_type(message)

@@ -17,6 +17,7 @@ from aiohttp.helpers import _EXC_SENTINEL
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.head import fault_of, may_be_kept
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
@@ -117,6 +118,8 @@ class Watched(ResponseHandler):
             exchange.interim += 1
             if exchange.interim > self._interim_max:
                 self._fail("too_many_interim", f"over {self._interim_max}")
+        elif fault := fault_of(message):
+            self._fail(*fault)
         else:
             exchange.message = message
             super().feed_data(data, size)
@@ -126,7 +129,7 @@ class Watched(ResponseHandler):
     def _begin_body(self, exchange: Exchange, *, exact: bool) -> None:
         message, payload = exchange.message, self._payload
         assert message is not None
-        self._exact = exact and not self._dirty
+        self._exact = exact and not self._dirty and may_be_kept(message)
         if payload is None or payload.is_eof():
             self._left = 0
         elif not message.chunked and (length := message.headers.get("Content-Length")) is not None:
