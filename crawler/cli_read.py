@@ -14,6 +14,7 @@ from crawler.arguments import Parser, outcomes_of
 from crawler.asking import WHERE, client_of, refusable
 from crawler.errors import ConfigError, Exit, FetchError
 from crawler.options import add_settings
+from crawler.printable import json_text, printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -88,7 +89,7 @@ def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
         from crawler.final import csv_lines
 
         return (line.encode() for line in csv_lines(rows))
-    return (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    return (json_text(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)) for row in rows)
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -181,14 +182,14 @@ def why(arguments: Sequence[str]) -> int:
 
     if given.directory is None:
         answer = client_of(given).ask("GET", "/v1/urls", {"url": given.url, "via": given.via})
-        print(orjson.dumps(answer).decode() if given.json else told(answer))
+        print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
         return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
     with _open(given.directory) as reading:
         try:
             answer = explain(reading.root, reading.lookup, given.url, given.via)
         except FetchError as error:
             raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
-    print(orjson.dumps(answer).decode() if given.json else told(answer))
+    print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
     return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
 
 
@@ -202,7 +203,7 @@ def verify(arguments: Sequence[str]) -> int:
     _add_directory(parser)
     given = parser.parse(arguments)
     with _open(given.directory) as reading:
-        found = reading.verify(lambda fault: print(fault, flush=True))
+        found = reading.verify(lambda fault: print(printable(fault), flush=True))
     counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows: {found.faults or 'no'} faults"
     print(f"crawler: {counts}", file=sys.stderr)
     return Exit.STORAGE if found.faults else Exit.OK

@@ -18,6 +18,7 @@ from crawler.checks import MASKED, AsSize, AsTime
 from crawler.config import SECTIONS, Config, HostConfig, Section
 from crawler.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.marked import rename, storing, sync_file
+from crawler.printable import printable
 
 S = TypeVar("S", bound=Section)
 
@@ -97,16 +98,12 @@ def to_toml(config: Config, origins: Mapping[str, str] | None = None) -> str:
                 continue
             line = f"# {key} is not set" if values[key] is None else f"{key} = {_toml(values[key], unit(field))}"
             origin = (origins or {}).get(key)
-            lines.append(f"{line}  # from {_one_line(origin)}" if origin else line)
+            lines.append(f"{line}  # from {printable(origin)}" if origin else line)
     for table in values["host"]:
         lines += ["", "[[host]]"]
         fields = HostConfig.model_fields
         lines += [f"{key} = {_toml(value, unit(fields[key]))}" for key, value in table.items() if value not in (None, {})]
     return "\n".join(lines[1:]) + "\n"
-
-
-def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def example() -> str:

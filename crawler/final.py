@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from crawler.model import Input, Known, Ref
+from crawler.printable import cell
 from crawler.results import FIELDS, Row
 
 HOPS_MAX: Final = 32
@@ -117,7 +118,8 @@ COLUMNS: Final = {
 
 
 def csv_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """A header line and one line per row (RFC 4180, but for the line ends)."""
+    """A header line and one line per row (RFC 4180, but for the line ends). Text that a spreadsheet would take for a formula
+    gets an apostrophe, control characters are question marks: the rows themselves are as they came."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = [f"{name}_{part}" if part else name for name in FIELDS for part in COLUMNS.get(name, ("",))]
@@ -144,4 +146,12 @@ def _chain(names: list[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
 
 def _cell(value: Any) -> Any:
     """JSON's words for true and false, nothing for null."""
-    return orjson.dumps(value).decode() if isinstance(value, bool) else "" if value is None else value
+    return (
+        orjson.dumps(value).decode()
+        if isinstance(value, bool)
+        else ""
+        if value is None
+        else cell(value)
+        if isinstance(value, str)
+        else value
+    )

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from crawler.printable import printable
+
 STATUS_EVERY_S: Final = 5.0
 _STATUS_CHARS_MAX: Final = 500
 
@@ -37,8 +39,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``."""
-        line = "".join(letter if letter.isprintable() else "?" for letter in text[:_STATUS_CHARS_MAX])
-        self._send(f"STATUS={line}")
+        self._send(f"STATUS={printable(text[:_STATUS_CHARS_MAX])}")
 
     async def keep(self, alive: Callable[[], str | None], status: Callable[[], str], log: Callable[[str], None]) -> None:
         """Feed the watchdog and the status line, for ever; while ``alive`` says what is wrong the watchdog starves."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TextIO
 
 from crawler.model import NO_FAILURE, LongestHost, Snapshot
+from crawler.printable import printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -115,11 +116,7 @@ def status_line(now: Snapshot, rates: Rates) -> str:
 
 
 def _politeness_rules(seconds: float, host: LongestHost) -> str:
-    return f"({_safe(host.host)} alone: {duration(seconds)} at {host.rest:g} s; if it is yours: --delay 0 --per-host 16)"
-
-
-def _safe(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"({printable(host.host)} alone: {duration(seconds)} at {host.rest:g} s; if it is yours: --delay 0 --per-host 16)"
 
 
 def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: str | None) -> str:
@@ -141,7 +138,7 @@ def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: 
 
 
 def _columns(counts: Mapping[str, int]) -> list[str]:
-    shown = sorted(((count, _safe(name)) for name, count in counts.items() if count), key=lambda pair: (-pair[0], pair[1]))
+    shown = sorted(((count, printable(name)) for name, count in counts.items() if count), key=lambda pair: (-pair[0], pair[1]))
     width = max((len(name) for _, name in shown), default=0)
     digits = max((len(f"{count:,}") for count, _ in shown), default=0)
     return [f"  {name:<{width}}  {f'{count:,}':>{digits}}" for count, name in shown]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from crawler.model import NO_FAILURE, LongestHost
+from crawler.printable import printable
 from crawler.progress import amount, duration, eta
 
 WAITS: Final = {
@@ -39,7 +40,7 @@ def _headline(told: Mapping[str, Any]) -> str:
     if told["paused_by"]:
         state += f" by {', '.join(told['paused_by'])}"
     up = duration(max(0.0, time.time() - told["started_at"]))
-    return f"{state} · {_safe(told['directory'])} · up {up} · pid {told['pid']} · {told['version']}"
+    return f"{state} · {printable(told['directory'])} · up {up} · pid {told['pid']} · {told['version']}"
 
 
 def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -52,7 +53,7 @@ def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     longest = LongestHost(**told["longest_host"]) if told.get("longest_host") else None
     if left and told["state"] == "running" and (expected := eta(left, told["pages_per_second"], longest)):
-        alone = f" ({_safe(expected.host.host)} alone, at {expected.host.rest:g} s)" if expected.host else ""
+        alone = f" ({printable(expected.host.host)} alone, at {expected.host.rest:g} s)" if expected.host else ""
         facts.append(("ends in", f"{duration(expected.seconds)}{alone}"))
     if told["waits_for"] in WAITS:
         facts.append(("waits for", WAITS[told["waits_for"]]))
@@ -75,20 +76,16 @@ def _table(title: str, counts: Mapping[str, int]) -> list[str]:
     if not shown:
         return []
     digits = len(f"{shown[0][0]:,}")
-    return ["", title, *(f"  {count:>{digits},}  {_safe(name)}" for count, name in shown)]
+    return ["", title, *(f"  {count:>{digits},}  {printable(name)}" for count, name in shown)]
 
 
 def _hosts(title: str, hosts: Sequence[Mapping[str, Any]], say: Any) -> list[str]:
     if not hosts:
         return []
     width = min(60, max(len(host["host"]) for host in hosts))
-    return ["", title, *(f"  {_safe(host['host']):<{width}}  {say(host)}" for host in hosts)]
+    return ["", title, *(f"  {printable(host['host']):<{width}}  {say(host)}" for host in hosts)]
 
 
 def _backoff(host: Mapping[str, Any]) -> str:
     why = f"{host['busy']} × asked to slow down" if host["busy"] else f"{host['failures']} failures in a row"
     return f"rests {duration(host['due_in'] or 0)}, {why}, {host['waiting']:,} left"
-
-
-def _safe(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

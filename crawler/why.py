@@ -14,6 +14,7 @@ from crawler.config import ScopeConfig
 from crawler.effective import read_section
 from crawler.errors import FetchError
 from crawler.model import Known, Link
+from crawler.printable import printable
 from crawler.scope import Scope
 
 Lookup: TypeAlias = Callable[[str], Known | str | None]
@@ -91,7 +92,7 @@ def told(answer: dict[str, Any]) -> str:
     else:
         lines.append({"waiting": "waits for its visit", "retrying": "failed, and waits to be tried again"}[answer["state"]])
     lines += _prospects(answer)
-    return "\n  ".join(lines)
+    return "\n  ".join(map(printable, lines))
 
 
 def _unknown(answer: dict[str, Any]) -> list[str]:

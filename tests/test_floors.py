@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "crawler"
 
 FLOORS: list[tuple[str, list[set[str]]]] = [
-    ("words", [{"errors"}, {"surt"}, {"sniff"}, {"clock"}, {"checks"}]),
+    ("words", [{"errors"}, {"surt"}, {"sniff"}, {"clock"}, {"checks"}, {"printable"}]),
     ("words", [{"urls"}, {"marked"}, {"decode"}, {"config"}]),
     ("words", [{"page"}, {"settings"}, {"effective"}]),
     ("words", [{"model"}]),

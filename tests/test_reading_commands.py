@@ -231,3 +231,26 @@ def test_in_python_a_crawl_is_read_row_by_row(site, crawled):
     )
     said = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True).stdout
     assert f"{url(site, 'sin/picture')} {len(PICTURE)}\n" in said
+
+
+def test_nothing_that_a_server_says_steers_the_terminal(tmp_path):
+    """Neither while it runs, with every visit logged, nor in what is read afterwards."""
+    escapes = "\x1b]0;owned\x07\x1b[2J\x9b2J"
+    scripts = {
+        "away": [head(0, f"Location: javascript:{escapes}", status="302 Found"), stay],
+        "type": [head(2, mime=f"text/{escapes}; charset={escapes}") + b"ok", stay],
+        "line": [head(2, status=f"404 {escapes}") + b"ok", stay],
+        "break": [f"HTTP/1.1 2{escapes}\r\n\r\n".encode("latin-1")],
+        "links": [head(None) + f'<a href="/sin/{escapes}">x</a><a href="http://{escapes}/">x</a>'.encode()],
+    }
+    with running(Site(scripts=scripts)) as site:
+        out, addresses = str(tmp_path / "out"), [f"http://127.0.0.1:{site.ports['http']}/sin/{name}" for name in scripts]
+        options = ("-o", out, "--depth", "1", "--log-level", "debug", "-v", *LOCAL)
+        said = [crawler("run", *addresses, *options)]
+        said += [crawler("results", out, "--format", form) for form in ("csv", "jsonl")]
+        said += [crawler("why", address, "--data", out, *how) for address in addresses for how in ((), ("--json",))]
+        said += [crawler("verify", out)]
+    assert [ended.returncode for ended in said] == [0] * len(said), said
+    assert not [ended for ended in said if set(ended.stdout + ended.stderr) & set("\x1b\x07\x9b")]
+    (away,) = [row for row in map(orjson.loads, said[2].stdout.splitlines()) if row["reason"] == "bad_location"]
+    assert away["location"] == f"javascript:{escapes}", "JSON says it all the same"

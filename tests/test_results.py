@@ -233,3 +233,11 @@ def test_csv_is_one_flat_line_per_row():
     }
     assert set(table[1].values()) == {""}
     assert orjson.loads(orjson.dumps(row)) == row
+
+
+def test_csv_is_no_formula_and_steers_no_terminal():
+    said = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\x1b[2J", "\t=1", "http://x/=1"]
+    rows = [dict.fromkeys(FIELDS) | {"location": text, "status": 200} for text in said]
+    table = list(csv.DictReader(io.StringIO("".join(csv_lines(rows)))))
+    assert [row["location"] for row in table] == ["'=HYPERLINK(1)", "'+1", "'-1", "'@SUM(1)", "?[2J", "?=1", "http://x/=1"]
+    assert {row["status"] for row in table} == {"200"}

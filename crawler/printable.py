@@ -1,0 +1,25 @@
+"""What others said, as it may be shown: no character in it ends a line, steers a terminal or becomes a formula."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_FORMULA: Final = ("=", "+", "-", "@")
+_OBEYED: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+
+
+def printable(text: str) -> str:
+    """For a terminal or a log: one line, its control characters as question marks."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def cell(text: str) -> str:
+    """For a table: spreadsheets calculate a cell that begins like a formula, unless an apostrophe stands before it."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def json_text(line: bytes) -> bytes:
+    """JSON as it was, but for the control characters that JSON lets stand: a terminal would obey them."""
+    return _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
