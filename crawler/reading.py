@@ -56,8 +56,12 @@ class Reading:
         return open_body(self.root, ref, raw=raw)
 
     def verify(self, report: Callable[[str], None]) -> Verified:
-        """Check every mark, record, digest and row; each fault is reported in one sentence."""
-        return verify(self.root, self.marks, (row for _, row in self.rows()), report)
+        """Check every mark, record, digest, row and entry of the store; each fault is reported in one sentence."""
+        verified = verify(self.root, self.marks, (row for _, row in self.rows()), report)
+        for fault in self._store.verify():
+            verified.faults += 1
+            report(str(fault))
+        return verified
 
     def close(self) -> None:
         self._store.close()

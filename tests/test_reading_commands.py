@@ -5,6 +5,7 @@ import csv
 import gzip
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -254,3 +255,14 @@ def test_nothing_that_a_server_says_steers_the_terminal(tmp_path):
     assert not [ended for ended in said if set(ended.stdout + ended.stderr) & set("\x1b\x07\x9b")]
     (away,) = [row for row in map(orjson.loads, said[2].stdout.splitlines()) if row["reason"] == "bad_location"]
     assert away["location"] == f"javascript:{escapes}", "JSON says it all the same"
+
+
+def test_verify_reads_the_store_through(crawled, tmp_path):
+    """A block that no question needs is found damaged all the same, and named."""
+    shutil.copytree(crawled, tmp_path / "copy")
+    (table, *_) = sorted((tmp_path / "copy" / "frontier").glob("*.sst"))
+    data = bytearray(table.read_bytes())
+    data[10] ^= 1
+    table.write_bytes(data)
+    ended = crawler("verify", str(tmp_path / "copy"))
+    assert ended.returncode == 3 and table.name in ended.stdout and "Traceback" not in ended.stderr, ended

@@ -6,13 +6,15 @@ The law: a reader shows a state that was committed, whole, never a later one mix
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from crawler.errors import StorageError
 from crawler.frontier.rocks_db import Database, translated
 from crawler.frontier.rocks_keys import (
+    FAMILIES,
     IDENTITY_KEY,
     MARK,
     POSITION,
@@ -71,6 +73,12 @@ class Facts:
         return self._database.get("meta", IDENTITY_KEY)
 
     @translated
+    def read_through(self, family: str) -> None:
+        """Every entry, and with it every block and its checksum."""
+        for _ in self._database.scan(family):
+            pass
+
+    @translated
     def state(self) -> State:
         value = self._database.get("meta", STATE_KEY)
         return State() if value is None else decode_state(value)
@@ -108,6 +116,15 @@ class RocksReader:
     def clock(self) -> float:
         """Crawl clock of the commit shown."""
         return self._ask(Facts.state).now
+
+    def verify(self) -> Iterator[StorageError]:
+        """Read every entry, so that every checksum is looked at; what is damaged. A writer at work may keep us from some."""
+        for family in FAMILIES:
+            try:
+                self._ask(partial(Facts.read_through, family=family))
+            except StorageError as error:
+                if error.final:
+                    yield error
 
     def refresh(self) -> None:
         """Show what is committed now."""
