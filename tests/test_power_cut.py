@@ -23,8 +23,8 @@ from programs import CLEAN, crawler
 from sinful import running
 
 CUTS = int(os.environ.get("POWER_CUTS", "5"))
-MAPPED = {"out"}
-"""Slots of the visits that are out: a power cut loses nothing with them."""
+MAPPED = {"out", "synced"}
+"""Slots of the visits that are out, and how far the store was synced: a power cut loses nothing with them."""
 NOTED = Path(__file__).parent / "faults" / "noted.py"
 
 

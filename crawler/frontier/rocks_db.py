@@ -34,6 +34,7 @@ from rocksdict import (
 
 from crawler.errors import StorageError
 from crawler.frontier.rocks_keys import FAMILIES
+from crawler.frontier.witness import Witness
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,6 +117,7 @@ class Database:
         families = {name: self._options(name, memory_bytes) for name in FAMILIES}
         options = self._database_options(buffers, files_max, not read_only)
         self._rdict: Rdict | None = Rdict(str(path), options, families, access)
+        self._witness = None if read_only else Witness(path)
         self._families: dict[str, Rdict] = {}
         self._handles: dict[str, ColumnFamily] = {}
         for name in FAMILIES:
@@ -201,6 +203,14 @@ class Database:
         self._rdict.write(batch)
         if sync:
             self._rdict.flush_wal(True)
+            if self._witness is not None:
+                self._witness.note(self.sequence())
+
+    def sequence(self) -> int:
+        """How many entries were ever written."""
+        if self._rdict is None:
+            raise DbClosedError("closed")
+        return self._rdict.latest_sequence_number()
 
     def memory_used(self) -> int:
         return self._cache.get_usage()
@@ -222,5 +232,9 @@ class Database:
                 opened.close()
             except Exception as error:
                 failed = failed or error
+        if self._witness is not None:
+            if failed is None:
+                self._witness.note(0)
+            self._witness.close()
         if failed is not None:
             raise failed

@@ -25,6 +25,7 @@ from crawler.frontier.rocks_keys import (
     encode,
 )
 from crawler.frontier.rocks_manifest import trim
+from crawler.frontier.witness import noted
 
 _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -34,8 +35,14 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
     try:
         if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
             raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
+        synced = noted(path)
+        if synced and not read_only:
+            _look(path, memory_bytes, synced)
         try:
-            return Database(path, memory_bytes, files_max or files_max_default(), read_only)
+            database = Database(path, memory_bytes, files_max or files_max_default(), read_only)
+            return _not_before(synced, database) if read_only else database
+        except StorageError:
+            raise
         except Exception as error:
             if read_only or not storage_error(error).final or trim(path) is None:
                 raise
@@ -47,6 +54,23 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
         damaged = told.final or told.errno in _DAMAGED
         what = "the frontier store is damaged" if damaged else "the frontier store cannot be opened"
         raise StorageError(f"{path}: {what}: {error}", errno=told.errno, final=damaged) from error
+
+
+def _look(path: Path, memory_bytes: int, synced: int) -> None:
+    """After an unclean end, read only: opening to write would bury what the log still holds behind its damage."""
+    try:
+        database = Database(path, memory_bytes, files_max_default(), read_only=True)
+    except Exception:
+        return  # opening to write will say why, or mend it
+    _not_before(synced, database).close()
+
+
+def _not_before(synced: int, database: Database) -> Database:
+    if (end := database.sequence()) >= synced:
+        return database
+    database.close()
+    what = f"its log can be read up to entry {end} only, {synced} were acknowledged"
+    raise StorageError(f"{database.path}: the frontier store is damaged: {what}", final=True)
 
 
 def _has_data(path: Path) -> bool:

@@ -257,6 +257,31 @@ def test_a_damaged_directory_is_named(tmp_path: Path, damage: str) -> None:
     assert len(list(path.glob("*.sst"))) >= 5  # nothing was made anew over it
 
 
+@pytest.mark.parametrize("damage", ["first", "middle", "last", "cut", "gone"])
+def test_a_log_damaged_in_its_middle_is_not_taken_for_one_that_ends_there(tmp_path: Path, damage: str) -> None:
+    """Of a process that was killed: RocksDB would take back all commits from the damage on, without a word."""
+    driver = Driver("embedded", tmp_path / "living")
+    for turn in range(20):
+        driver.commit([link(f"{turn}/{n}") for n in range(5)])
+    path = shutil.copytree(tmp_path / "living", tmp_path / "store")
+    driver.store.close()
+    undamaged = Driver("embedded", shutil.copytree(path, tmp_path / "undamaged"))
+    assert undamaged.store.stats().known == 100
+    undamaged.store.close()
+    (log,) = path.glob("*.log")
+    content = bytearray(log.read_bytes())
+    at = {"first": 20, "middle": len(content) // 2, "last": len(content) - 5}.get(damage, 0)
+    content[at] ^= 1
+    log.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    if damage == "gone":
+        log.unlink()
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert refused(path).final
+    with pytest.raises(StorageError, match="damaged"):
+        open_reader(path)
+    assert {name: (path / name).read_bytes() for name in before} == before, "nothing was written over it"
+
+
 def test_a_damaged_block_is_found_when_it_is_read(tmp_path: Path) -> None:
     driver = filled(tmp_path / "store")
     driver.store.close()
