@@ -123,6 +123,10 @@ class FetchConfig(Section):
     min_rate_grace: Seconds = Field(30.0, description="how long a body may be slower than min_rate")
     max_body: Bytes = Field(64 << 20, description="longest body kept, as sent and as decoded")
     max_decode_ratio: Annotated[float, Field(ge=1)] = Field(1000.0, description="decoded to sent bytes of a body over 1 MiB")
+    max_codings: Annotated[int, Field(ge=0, le=8)] = Field(3, description="content codings laid over one another")
+    max_robots: Annotated[int, Field(ge=1024, le=500 << 10), AsSize] = Field(
+        500 << 10, description="as much of a robots.txt as is read"
+    )
     max_header_line: Annotated[int, Field(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
     max_headers: Positive = Field(256, description="header lines of an answer")
     max_head: Annotated[int, Field(ge=1024), AsSize] = Field(

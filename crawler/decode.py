@@ -22,8 +22,8 @@ else:
     from backports import zstd
 
 PIECE_BYTES: Final = 64 << 10
-CODINGS_MAX: Final = 3
-"""Stacked codings undone at most."""
+CODINGS_MAX: Final = 8
+"""Stacked codings undone at most, whatever ``max_codings`` says."""
 MEMBERS_MAX: Final = 1024
 """gzip members or zstd frames in one body at most: each costs a fresh decoder."""
 RATIO_FREE_BYTES: Final = 1 << 20

@@ -139,11 +139,12 @@ def read(
     wall: float,
     cache_control: str | None = None,
     failure: tuple[str, str] | None = None,
+    cut: bool = False,
 ) -> Rules:
     """Rules from the answer at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
 
     2xx: the rules. 3xx (no way to follow further) and 4xx: everything is allowed. 429, 5xx and no answer: nothing is.
-    ``body`` is decoded content, of which the first 500 KiB count.
+    ``body`` is decoded content, of which the first 500 KiB count; ``cut``: more came than was kept.
     """
     name = name.lower()
     if _unavailable(status):
@@ -151,7 +152,7 @@ def read(
     ttl = _ttl(cache_control)
     if status >= 300:
         return Rules(Record(status, wall, ttl, name))
-    if len(body) >= BODY_BYTES_MAX:
+    if cut or len(body) >= BODY_BYTES_MAX:
         # A line cut in the middle would say more than its author: "Disallow: /" of "Disallow: /private".
         body = body[: BODY_BYTES_MAX + 1]
         body = body[: max(body.rfind(b"\n"), body.rfind(b"\r"), 0)]

@@ -122,9 +122,10 @@ class RobotsDesk:
         if isinstance(outcome, Done):
             page = outcome.page
             body = page.decoded(robots.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
-            if page.fault is None or outcome.outcome == "too_large" or 400 <= page.status < 500:
+            cut = outcome.outcome == "too_large"
+            if cut or (page.fault is None and outcome.outcome != "truncated") or 400 <= page.status < 500:
                 control = page.header("cache-control")
-                return robots.read(page.status, body, name=self._name, wall=self._wall(), cache_control=control)
+                return robots.read(page.status, body, name=self._name, wall=self._wall(), cache_control=control, cut=cut)
         failure = (outcome.outcome, outcome.reason or "robots_unavailable")
         return robots.read(0, b"", name=self._name, wall=self._wall(), failure=failure)
 

@@ -3,13 +3,14 @@
 import gzip
 import os
 import zlib
+from collections.abc import Iterator
 
 import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler.decode import MEMBERS_MAX, PIECE_BYTES, bounded, codings_of, decoded, zstd
+from crawler.decode import CODINGS_MAX, MEMBERS_MAX, PIECE_BYTES, bounded, codings_of, decoded, zstd
 from crawler.errors import FetchError
 
 
@@ -99,7 +100,46 @@ def test_gzip_may_have_members_and_zstd_frames_but_not_without_end() -> None:
 def test_stacked_codings_are_undone_in_reverse_and_bounded() -> None:
     stack = brotli.compress(gzip.compress(zlib.compress(b"deep" * 100)))
     assert b"".join(decoded(cut(stack, 10), ("deflate", "gzip", "br"))) == b"deep" * 100
-    assert reason_of(gzip.compress(stack), ("deflate", "gzip", "br", "gzip")) == "content_coding"
+    assert reason_of(stack, ("gzip",) * (CODINGS_MAX + 1)) == "content_coding"
+
+
+@pytest.mark.parametrize("outer", ["gzip", "br", "zstd"])
+@pytest.mark.parametrize("inner", ["empty blocks", "long name", "skippable frame"])
+def test_bytes_that_decode_to_nothing_are_bounded_between_codings(outer: str, inner: str) -> None:
+    """Nothing comes out at the end, so no limit there would stop a body of a few kilobytes that is gigabytes in between."""
+    made = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal made
+        starts = {"empty blocks": b"\x1f\x8b\x08" + bytes(7), "long name": b"\x1f\x8b\x08\x08" + bytes(6)}
+        yield starts.get(inner, b"\x50\x2a\x4d\x18\xff\xff\xff\xff")
+        while made < 64 << 20:
+            made += 1 << 20
+            yield (b"\0\0\0\xff\xff" if inner == "empty blocks" else b"xxxxx") * (1 << 20)
+
+    codings = ("zstd" if inner == "skippable frame" else "gzip", outer)
+    with pytest.raises(FetchError, match="decode_ratio"):
+        list(decoded(compressed(outer, endless()), codings))
+    assert made < 8 << 20
+
+
+def compressed(kind: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Piece by piece, as they are asked for."""
+    if kind == "br":
+        encoder = brotli.Compressor(quality=1)
+        yield from (encoder.process(piece) + encoder.flush() for piece in pieces)
+    else:
+        squeeze = zstd.ZstdCompressor() if kind == "zstd" else zlib.compressobj(wbits=31)
+        end = squeeze.FLUSH_BLOCK if kind == "zstd" else zlib.Z_SYNC_FLUSH
+        yield from (squeeze.compress(piece) + squeeze.flush(end) for piece in pieces)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_chunk_comes_out_where_it_went_in(kind: str) -> None:
+    """So that whoever waits for what comes out has a turn, even if nothing does."""
+    whole = ENCODE[kind](b"text" * 1000)
+    pieces = list(decoded([b"", whole[:5], b"", whole[5:]], coding(kind)))
+    assert pieces[:2] == [b"", b""] and b"".join(pieces) == b"text" * 1000
 
 
 def test_what_is_not_encoded_at_all_is_a_fault_and_nothing_is_an_empty_body() -> None:

@@ -24,7 +24,7 @@ from crawler.errors import ConfigError, FetchError, StorageError
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.fetcher import ROBOTS_BYTES_MAX, _limiter
+from crawler.fetch.fetcher import _limiter
 from crawler.fetch.opening import shares
 from crawler.fetch.protocol import Watched
 from crawler.model import Known, Ref
@@ -272,9 +272,9 @@ async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_re
 
 
 async def test_a_robots_file_is_read_up_to_its_own_limit_and_always_with_get(site: Site, tmp_path: Path) -> None:
-    async with fetching(tmp_path, site, max_body=1000, method="HEAD") as fetcher:
+    async with fetching(tmp_path, site, max_body=1000, max_robots=2000, method="HEAD") as fetcher:
         got = await fetcher.fetch(lease_of(at(site, "/sin/robots-endless"), kind="robots"))
-        assert (got.body.size, got.fault.reason) == (ROBOTS_BYTES_MAX, "max_body")
+        assert (got.body.size, got.fault.reason) == (2000, "max_body")
         assert site.requests[-1].startswith(b"GET ")
         got.body.discard()
 

@@ -199,6 +199,9 @@ def test_only_whole_lines_of_the_first_500_kib():
     assert found.allows("http://h/x")
     assert not found.allows("http://h/first")
     assert rules("User-agent: *\nDisallow: /" + "x" * robots.BODY_BYTES_MAX).allows("http://h/")
+    short = b"User-agent: *\nDisallow: /first\nDisallow: /"
+    assert not robots.read(200, short, name="bot", wall=0.0).allows("http://h/x")
+    assert robots.read(200, short, name="bot", wall=0.0, cut=True).allows("http://h/x"), "less than that was kept"
 
 
 HOSTILE = {

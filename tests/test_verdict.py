@@ -57,6 +57,24 @@ def test_a_status_that_is_final_at_once(tmp_path, status, outcome):
     assert (done.outcome, done.reason, done.sign) == (outcome, None, "alive")
 
 
+@pytest.mark.parametrize(
+    ("content_range", "outcome"),
+    [
+        (None, "truncated"),
+        (b"bytes 0-1/100", "truncated"),
+        (b"bytes 50-99/100", "truncated"),
+        (b"bytes 0-99/*", "truncated"),
+        (b"bytes */100", "truncated"),
+        (b"nonsense", "truncated"),
+        (b"bytes 0-99/100", "ok"),
+    ],
+)
+def test_a_part_that_nobody_asked_for_is_not_the_page(tmp_path, content_range, outcome):
+    headers = () if content_range is None else ((b"Content-Range", content_range),)
+    done = judge(retries=0).page(lease(), page(tmp_path, 206, *headers), WALL)
+    assert (done.outcome, done.reason) == (outcome, "cut" if outcome == "truncated" else None)
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_status_that_may_pass_is_tried_again_twice(tmp_path, status):
     for attempt in (1, 2):

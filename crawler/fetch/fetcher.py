@@ -37,8 +37,6 @@ QUANTUM_BYTES: Final = 64 << 10
 """The byte rate is paid in pieces of this size."""
 LIMITER_PERIOD_S: Final = 0.01
 """No limiter counts in shorter periods than the loop can keep."""
-ROBOTS_BYTES_MAX: Final = 500 << 10
-"""As much of a robots.txt as is read (RFC 9309 section 2.5)."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
 
 
@@ -81,7 +79,7 @@ class Fetcher:
         """Fetches at a time that the descriptor limit allows."""
         self._loop = asyncio.get_running_loop()
         self._bodies: set[Body] = set()  # of fetches in flight
-        self._finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio)
+        self._finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
         self.pace(config.rate, config.bandwidth)
 
@@ -169,7 +167,7 @@ class Fetcher:
 
     async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float) -> Page:
         config = self._config
-        limit = ROBOTS_BYTES_MAX if link.kind == "robots" else config.max_body
+        limit = config.max_robots if link.kind == "robots" else config.max_body
         body = Body(self._tmp)
         self._bodies.add(body)
         head_at = 0.0

@@ -26,10 +26,11 @@ TURN_S: Final = 0.005
 class Finisher:
     """``decode_body``: the page's body is replaced by its decoded form, spooled in ``tmp``."""
 
-    def __init__(self, tmp: Path, *, decode_body: bool, ratio_max: float) -> None:
+    def __init__(self, tmp: Path, *, decode_body: bool, ratio_max: float, codings_max: int) -> None:
         self._tmp = tmp
         self._decode_body = decode_body
         self._ratio_max = ratio_max
+        self._codings_max = codings_max
         self._turns = asyncio.Semaphore(DECODERS_MAX)
 
     async def finish(self, page: Page, codings: tuple[str, ...], limit: int) -> None:
@@ -39,6 +40,9 @@ class Finisher:
             page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
             return
         page.coding = ", ".join(codings)
+        if len(codings) > self._codings_max:
+            page.fault = page.fault or FetchError("content_coding", f"{len(codings)} codings")
+            return
         target = Body(self._tmp) if self._decode_body else None
         try:
             async with self._turns:
