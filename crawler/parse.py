@@ -7,6 +7,7 @@ fails alone in a fresh process. Bytes waiting are bounded, and a caller that is 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,6 +69,9 @@ class Parser:
         self._waiting = self._waiting_bytes = 0
         self._documents = self._crashed = self._timed_out = self._restarts = 0
         self._functions: dict[str, Any] = {}
+        if self._in_loop:
+            for path in preload.split():  # later there may be no descriptor left to import with
+                function_of(path, self._functions)
         self._trouble: OSError | None = None
         self.broken = ""
         """Why no process will ever run: a fault of the installation."""
@@ -110,6 +114,8 @@ class Parser:
     def _here(self, function: str, arguments: tuple[Any, ...]) -> Any:
         try:
             return function_of(function, self._functions)(*arguments)
+        except (OSError, MemoryError) as error:  # a pure function meets neither but by our own fault
+            raise StorageError(f"parsing: {error}", errno=getattr(error, "errno", None) or errno.ENOMEM) from error
         except Exception as error:
             return Fault("parse_crashed", f"{type(error).__name__}: {error}")
 

@@ -114,9 +114,10 @@ class Trouble:
         self._scarce_since = self._scarce_since or now
         if now - self._scarce_since > SCARCE_PATIENCE_S and self._out_max == 1:
             raise error
-        self._out_max = max(1, min(out, self._out_max or out) // 2)
+        before, self._out_max = self._out_max, max(1, min(out, self._out_max or out) // 2)
         self.frontier.ceilings["scarce"] = self._out_max
-        self._log(f"{errno.errorcode[error.errno]}: at most {self._out_max} fetches at a time now")
+        if self._out_max != before:
+            self._log(f"{errno.errorcode[error.errno]}: at most {self._out_max} fetches at a time now")
         await asyncio.sleep(WATCH_EVERY_S)
 
     def visit_worked(self, workers: int) -> None:

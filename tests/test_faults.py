@@ -126,3 +126,14 @@ def test_it_pauses_on_a_full_disk_and_goes_on_by_itself(crawl: MixedCrawl, tmp_p
         trial.faults.rules()
         trial.ends(GOES_ON)
         assert len(trial.acknowledged()) > settled
+
+
+@pytest.mark.parametrize("parsers", ["0", "1"])
+def test_forty_descriptors_are_enough(crawl: MixedCrawl, tmp_path: Path, parsers: str) -> None:
+    """Fewer fetches, then; no page is blamed, and none loses its links."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "crawler", *crawl.command(tmp_path, out, "--workers", "200", "--parsers", parsers)]
+    starved = ["prlimit", "--nofile=40", *command]
+    ended = subprocess.run(starved, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90)
+    assert ended.returncode == 0, ended.stderr
+    crawl.check(out)

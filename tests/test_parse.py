@@ -92,6 +92,14 @@ async def test_an_exception_is_an_answer():
         assert await act(parser, "raise é") == Fault("parse_crashed", "ValueError: é")
 
 
+async def test_in_the_loop_a_lack_of_ours_is_no_documents_fault():
+    async with open_parser(SOON, parsers=0, preload="victims:act") as parser:
+        with pytest.raises(StorageError) as caught:
+            await parser.call("victims:lacking", b"", result=str)
+        assert caught.value.errno == errno.EMFILE
+        assert parser.stats().crashed == 0
+
+
 async def test_documents_beside_a_hostile_one_are_all_answered():
     """200 good documents with 12 hostile ones among them, two processes: every good one has its answer."""
     sins = {n: ("abort", "spin", "swell 500", "raise x")[n % 4] for n in range(3, 200, 17)}

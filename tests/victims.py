@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,10 @@ def echo(body: bytes, *more: object) -> list[object]:
 
 def process(body: bytes = b"") -> int:
     return os.getpid()
+
+
+def lacking(body: bytes) -> str:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def modules() -> list[str]:

@@ -28,6 +28,8 @@ _log: Final = logging.getLogger(__name__)
 TLS_BUFFER_BYTES: Final = 32 << 10
 DESCRIPTORS_KEPT_MAX: Final = 256
 """Left to the store, the archive, the control API and the libraries."""
+DESCRIPTORS_KEPT_MIN: Final = 36
+"""What they have open in a small crawl."""
 DESCRIPTORS_PER_FETCH: Final = 3
 """A socket, a second one while happy eyeballs race, a spool file."""
 
@@ -99,7 +101,7 @@ async def open_fetcher(
 
 def shares(descriptors: int) -> tuple[int, int]:
     """(fetches at a time, idle connections) that a limit of so many descriptors allows."""
-    usable = descriptors - min(DESCRIPTORS_KEPT_MAX, descriptors // 2)
+    usable = max(1, descriptors - min(DESCRIPTORS_KEPT_MAX, max(DESCRIPTORS_KEPT_MIN, descriptors // 2)))
     idle_max = usable // 4
     return max(1, (usable - idle_max) // DESCRIPTORS_PER_FETCH), idle_max
 
