@@ -81,6 +81,11 @@ async def stay(conn: Conn) -> None:
     await conn.stay()
 
 
+async def heard(conn: Conn) -> None:
+    """Wait until the client says something."""
+    await conn.reader.read(1)
+
+
 async def cut_tls(conn: Conn) -> None:
     await conn.cut_tls()
 

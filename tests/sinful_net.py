@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
 import trustme
-from sinful import Conn, Script, Site, forever, hang, head, rst
+from sinful import Conn, Script, Site, forever, hang, head, heard, rst
 
 CERTIFICATES: Final = (
     *("good", "self-signed", "expired", "not-yet", "wrong-host", "wants-certificate", "only-1.2", "only-1.1"),
@@ -40,7 +40,7 @@ PROXIES: Final[dict[str, Script]] = {
     "close": [],
     "hang": [hang],
     "endless-head": [b"HTTP/1.1 200 OK\r\nA: ", forever(b"b" * 8192)],
-    "not-tls": [b"HTTP/1.1 200 OK\r\n\r\n", 0.05, b"this is no TLS" * 100, hang],
+    "not-tls": [b"HTTP/1.1 200 OK\r\n\r\n", heard, b"this is no TLS" * 100, hang],
 }
 BANNERS: Final[dict[str, Script]] = {
     "ssh": [b"SSH-2.0-OpenSSH_9.2\r\n", hang],

@@ -53,12 +53,12 @@ def crawl() -> Iterator[MixedCrawl]:
 class Trial:
     """One crawl under the shim, and the same command without it."""
 
-    def __init__(self, crawl: MixedCrawl, tmp: Path) -> None:
+    def __init__(self, crawl: MixedCrawl, tmp: Path, disk_wait: str = "3s") -> None:
         self._crawl, self._tmp = crawl, tmp
         self.faults = Faults(tmp / "disk", tmp / "aside")
         self.out = tmp / "disk" / "out"
         self._said = (tmp / "said").open("w+")
-        options = ("--rate", "200", "--disk-wait", "3s")
+        options = ("--rate", "200", "--disk-wait", disk_wait)
         command = [sys.executable, str(NOTED), *crawl.command(tmp, self.out, *options)]
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._said, "stderr": self._said}
         self.command = command, CLEAN | self.faults.environment, streams
@@ -99,7 +99,7 @@ class Trial:
 
 @pytest.mark.parametrize(("rule", "codes"), WHILE_IT_RUNS)
 def test_a_fault_while_it_runs(crawl: MixedCrawl, tmp_path: Path, rule: str, codes: tuple[int, ...]) -> None:
-    with Trial(crawl, tmp_path) as trial:
+    with Trial(crawl, tmp_path, "1s" if codes == ENDS else "3s") as trial:
         trial.wait_until_something_is_acknowledged()
         trial.faults.rules(rule)
         trial.ends(codes)

@@ -22,7 +22,8 @@ from faults.shim import Faults
 from programs import CLEAN, crawler
 from sinful import running
 
-CUTS = int(os.environ.get("POWER_CUTS", "5"))
+CUTS = int(os.environ.get("POWER_CUTS", "3"))
+PAGES = 300 if CUTS > 10 else 150
 MAPPED = {"out", "synced"}
 """Slots of the visits that are out, and how far the store was synced: a power cut loses nothing with them."""
 NOTED = Path(__file__).parent / "faults" / "noted.py"
@@ -74,12 +75,12 @@ def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path) -> None:
     while left > 0:
         folder = tmp_path / f"crawl-{number}"
         folder.mkdir()
-        crawl = MixedCrawl(300)
+        crawl = MixedCrawl(PAGES)
         with running(crawl.site):
             machine = Machine(crawl, folder, rng)
             try:
                 for _ in range(min(left, rng.randint(5, 10))):
-                    machine.run_until_the_power_fails(rng.uniform(0.6, 4.0))
+                    machine.run_until_the_power_fails(rng.uniform(0.6, PAGES / 75))
                     left -= 1
                 ended = crawler(*machine.command())
                 assert ended.returncode == 0, ended.stderr
