@@ -27,6 +27,9 @@ from crawler.sitemaps import Reader, read
 LINKS_PER_OUTCOME_MAX: Final = 2000
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 OUTLINKS: Final = "crawler.links:outlinks"
+PART: Final = 4
+"""Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
+PART_BYTES_MIN: Final = 64 << 10
 
 
 class Expander:
@@ -72,14 +75,24 @@ class Expander:
         with await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire))):
             body = page.decoded(self._config.max_parse) if mime in MIMES else b""
             began = time.perf_counter()
-            found = await self._parser.call(OUTLINKS, body, link.url, mime, page.charset, headers, self._options, result=Outlinks)
+            found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
             self.parsed(time.perf_counter() - began)
-        if isinstance(found, Fault):
-            return replace(done, refused={found.reason: 1})
-        links, refused = self._scope.outlinks(link, found.links)
-        for rule, count in found.refused.items():
+        links, refused = self._scope.outlinks(link, found.links if found else ())
+        for rule, count in [*(found.refused.items() if found else ()), *([(fault.reason, 1)] if fault else ())]:
             refused[rule] = refused.get(rule, 0) + count
         return replace(done, outlinks=await self._in_parts(links), refused=refused)
+
+    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Outlinks | None, Fault | None]:
+        """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
+        first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
+        assert self._parser is not None
+        found = await self._parser.call(OUTLINKS, body, *rest, result=Outlinks)
+        if not isinstance(found, Fault):
+            return found, None
+        fault = found
+        if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
+            found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Outlinks)
+        return (None if isinstance(found, Fault) else found), fault
 
     async def _in_parts(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
         """Admit all but the last part now; the last travels with the outcome."""

@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import webs
+from programs import LOCAL, crawler
 
 from crawler.config import ParseConfig
 from crawler.errors import StorageError
+from crawler.frontier.rocks_read import RocksReader
 from crawler.links import Options, Outlinks
 from crawler.parse import Fault, open_parser, pool_size
 
@@ -279,6 +282,19 @@ async def test_outlinks_come_back_as_they_are_made_in_the_loop():
                 assert not {"asyncio", "aiohttp", "pydantic", "rocksdict", "crawler.config"} & set(modules)
     assert answers[0] == answers[1]
     assert len(answers[1].links) == 3
+
+
+def test_a_page_too_large_for_a_parser_is_read_as_far_as_it_can(tmp_path):
+    """Of 80,000 links the first 20,000: the rule that leaves the others out is told."""
+    many = webs.page(*(f"/a-page-of-many/{n}" for n in range(80_000)))
+    with webs.Web({"127.0.0.1": {"/": many}}).running() as web:
+        bounds = ("--memory-limit", "256MiB", "--depth", "1", "--max-pages", "1", "--archive", "discard")
+        told = crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path), *bounds, *LOCAL)
+    store = RocksReader(tmp_path / "frontier")
+    counts = store.stats()
+    store.close()
+    assert (counts.done, counts.refused) == (1, {"parse_crashed": 1}), told.stderr
+    assert 15_000 < counts.known < 25_000
 
 
 PARENT = """
