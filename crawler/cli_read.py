@@ -186,7 +186,7 @@ def why(arguments: Sequence[str]) -> int:
         return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
     with _open(given.directory) as reading:
         try:
-            answer = explain(reading.root, reading.lookup, given.url, given.via)
+            answer = explain(reading.root, reading, given.url, given.via)
         except FetchError as error:
             raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
     print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))

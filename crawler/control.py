@@ -184,9 +184,9 @@ class Control:
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
         url = self.canonical(request)
-        frontier, lookup = self.crawl.frontier, self.crawl.parts.store.lookup
+        frontier, store = self.crawl.frontier, self.crawl.parts.store
         try:
-            told = await frontier.ask(explain, self.root, lookup, request.query["url"], request.query.get("via"))
+            told = await frontier.ask(explain, self.root, store, request.query["url"], request.query.get("via"))
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
         if place := told.get("record", {}).get("row"):

@@ -51,6 +51,10 @@ class Reading:
         no URL."""
         return self._store.lookup(urls.canonical(url))
 
+    def budgets(self, url: str) -> tuple[int, int]:
+        """Links admitted for a canonical URL's host, different query strings for its path."""
+        return self._store.budgets(url)
+
     def body(self, ref: Ref, *, raw: bool = False) -> BinaryIO:
         """The body at ``Known.archive``: decoded, or as it is kept."""
         return open_body(self.root, ref, raw=raw)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol
 
 from msgspec.structs import asdict
 
@@ -17,7 +16,14 @@ from crawler.model import Known, Link
 from crawler.printable import printable
 from crawler.scope import Scope
 
-Lookup: TypeAlias = Callable[[str], Known | str | None]
+
+class Memory(Protocol):
+    """What a crawl remembers of canonical URLs (see ``Store``)."""
+
+    def lookup(self, url: str) -> Known | str | None: ...
+
+    def budgets(self, url: str) -> tuple[int, int]: ...
+
 
 PLACES: Final = {
     "host": "links to other hosts than the seed's are left out",
@@ -27,8 +33,8 @@ PLACES: Final = {
 }
 
 
-def explain(root: Path, lookup: Lookup, url: str, via: str | None = None) -> dict[str, Any]:
-    """What ``lookup`` (of canonical URLs) knows in the crawl of directory ``root``.
+def explain(root: Path, memory: Memory, url: str, via: str | None = None) -> dict[str, Any]:
+    """What is remembered in the crawl of directory ``root``.
 
     ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
     the page ``via``, if that is known). FetchError: ``via`` is no URL."""
@@ -38,12 +44,12 @@ def explain(root: Path, lookup: Lookup, url: str, via: str | None = None) -> dic
     except FetchError as error:
         return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
     answer: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
-    known = lookup(canonical)
+    known = memory.lookup(canonical)
     if isinstance(known, Known):
         return answer | {"state": "done", "record": record_of(known)}
     if known is not None:
         return answer | {"state": known}
-    return answer | _refusal(lookup, config, canonical, via)
+    return answer | _refusal(memory, config, canonical, via)
 
 
 def record_of(known: Known) -> dict[str, Any]:
@@ -67,17 +73,29 @@ def record_of(known: Known) -> dict[str, Any]:
     }
 
 
-def _refusal(lookup: Lookup, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
-    page = lookup(urls.canonical(via)) if via else None
+def _refusal(memory: Memory, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
+    page = memory.lookup(urls.canonical(via)) if via else None
     if isinstance(page, Known):
         depth, anchor = page.link.depth + 1, page.link.anchor or page.link.url
     else:
         depth, anchor = 0, None  # nothing is known of where the link stands: place and depth cannot refuse it
     rule = Scope(config).refuses(Link(url, urls.host_key(url), "link", depth, anchor=anchor))
+    rule = rule or _refused_by_memory(config, url, *memory.budgets(url))
     told = {"rule": rule, "depth": config.depth, "scope": config.scope}
     if via:
         told["via"] = page.link.url if isinstance(page, Known) else None
     return told
+
+
+def _refused_by_memory(config: ScopeConfig, url: str, admitted: int, queries: int) -> str | None:
+    """The rule that a store's counts speak for: the budgets, and the place where nothing was ever admitted for a host."""
+    if config.scope == "host" and config.depth and not admitted:
+        return "host"
+    if "?" in url and 0 < config.max_queries_per_path <= queries:
+        return "query_explosion"
+    if 0 < config.max_pages_per_host <= admitted:
+        return "host_budget"
+    return None
 
 
 def told(answer: dict[str, Any]) -> str:
@@ -101,7 +119,7 @@ def _unknown(answer: dict[str, Any]) -> list[str]:
     if "via" in answer and answer["via"] is None:
         return ["never admitted, and the page it is said to stand on was not fetched"]
     if "via" in answer:
-        return ["never admitted, though no rule refuses it: the link was not found on that page"]
+        return ["never admitted, though no rule refuses it: the link was not found on that page, or it says nofollow"]
     said = f"followed to depth {answer['depth']}" if answer["depth"] >= 0 else "followed without limit"
     place = PLACES[answer["scope"]]
     return ["never admitted: it was not listed, and not found on a page", f"links are {said}" + (f"; {place}" if place else "")]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import webs
 from programs import CLEAN, LOCAL, command_of, crawler, crawling
 from sinful import Site, head, page, running, stay
 
@@ -168,6 +169,18 @@ def test_why_tells_what_became_of_a_url(site, crawled):
     assert "left out by the rule depth" in why(url(site, "good/2"), "--via", url(site, "good/1"))
     answer = orjson.loads(why(url(site, "sin/gone"), "--json"))
     assert (answer["state"], answer["record"]["status"], answer["record"]["outcome"]) == ("done", 404, "http_error")
+
+
+def test_why_names_the_rule_that_only_the_crawl_s_memory_knows(tmp_path):
+    with webs.Web(
+        default=lambda host, path: webs.page("/a?1", "/a?2", "/a?3", "/b", "/c", "/d", "http://127.0.0.2/")
+    ).running() as web:
+        seed, bounds = web.url("127.0.0.1"), ("--max-queries-per-path", "2", "--max-pages-per-host", "5")
+        crawler("run", seed, "-o", str(tmp_path / "out"), "--depth", "2", *bounds, *LOCAL)
+        for path, said in (("/a?3", "query_explosion"), ("/d", "host_budget"), ("/a?2", None)):
+            told = crawler("why", web.url("127.0.0.1", path), "--data", str(tmp_path / "out")).stdout
+            assert (f"left out by the rule {said}" if said else "settled as ok") in told
+    assert "left out by the rule host" in crawler("why", "http://127.0.0.2/", "--data", str(tmp_path / "out")).stdout
 
 
 def test_why_of_what_is_not_known_has_its_exit_code(site, crawled):

@@ -15,6 +15,7 @@ from crawler.frontier.memory_queues import Queues
 from crawler.frontier.store import CRASHES_MAX, EXPAND, NEW, Batch, Counts, Limits, Prepared, Settled
 from crawler.frontier.tally import RECORDED, RULE_OF, Longest, Tally
 from crawler.model import Known, Lease, Link, Mark, Retry
+from crawler.urls import host_key
 
 
 class _Prepared(Prepared):
@@ -207,6 +208,10 @@ class MemoryStore:
         if url not in self._depths:
             return None
         return "retrying" if url in self._retrying else "waiting"
+
+    def budgets(self, url: str) -> tuple[int, int]:
+        host = host_key(url)
+        return self._admitted([host]).get(host, 0), self._queries.get(url.partition("?")[0], 0)
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         return [self._robots.get(origin) for origin in origins]

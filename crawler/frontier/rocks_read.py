@@ -20,6 +20,7 @@ from crawler.frontier.rocks_keys import (
     POSITION,
     STATE_KEY,
     State,
+    decode_host,
     decode_mark,
     decode_page,
     decode_seen,
@@ -55,6 +56,12 @@ class Facts:
         if (seen := self._database.get("seen", key)) is None:
             return None
         return "retrying" if decode_seen(seen)[1] else "waiting"
+
+    @translated
+    def budgets(self, url: str) -> tuple[int, int]:
+        host, path = (fingerprint(text, self._secret) for text in (host_key(url), url.partition("?")[0]))
+        record, queries = self._database.get("host", host), self._database.get("host", host + path)
+        return decode_host(record).admitted if record else 0, int.from_bytes(queries or b"", "big")
 
     @translated
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
@@ -96,6 +103,10 @@ class RocksReader:
     def lookup(self, url: str) -> Known | str | None:
         """As ``Store.lookup``."""
         return self._ask(lambda facts: facts.lookup(url))
+
+    def budgets(self, url: str) -> tuple[int, int]:
+        """As ``Store.budgets``."""
+        return self._ask(lambda facts: facts.budgets(url))
 
     def marks(self) -> dict[str, Mark]:
         """Every file of the crawl and its length."""

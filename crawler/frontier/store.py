@@ -1,7 +1,7 @@
 """The durable half of the frontier: which links are known, which wait, which are settled.
 
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
-lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed`` and ``lookup`` may be called from any thread.)
+lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed``, ``lookup`` and ``budgets`` may be called from any thread.)
 
 The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
@@ -152,6 +152,10 @@ class Store(Protocol):
 
     def lookup(self, url: str) -> Known | str | None:
         """What is known of a canonical URL: its record, ``"waiting"``, ``"retrying"``, or None if it was never admitted."""
+
+    def budgets(self, url: str) -> tuple[int, int]:
+        """How many links were admitted for a URL's host, and how many different query strings for its path; those
+        are counted only where ``Limits`` has a limit for them."""
 
     def revive(self, outcomes: frozenset[str]) -> int:
         """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps."""

@@ -195,6 +195,8 @@ def test_host_budget_counts_what_was_admitted_but_never_refuses_a_seed_or_redire
         driver.reopen()
     assert driver.commit([link("a/4")]) == [HOST_BUDGET]
     assert driver.store.stats().refused == {"host_budget": 4}
+    assert driver.store.budgets(link("a/4").url) == (5, 0)
+    assert driver.store.budgets(link("c/0").url) == (0, 0)
     assert driver.store.lookup(link("a/4").url) is None
     driver.store.close()
 
@@ -214,6 +216,7 @@ def test_query_explosion_is_per_path(kind: str, tmp_path: Path) -> None:
         driver.reopen()
     assert driver.commit([link("a/y?5"), link("a/x?1")]) == [QUERY_EXPLOSION, KNOWN]
     assert driver.store.stats().refused == {"query_explosion": 3}
+    assert [driver.store.budgets(link(path).url)[1] for path in ("a/x?9", "a/y?9", "a/z?9")] == [3, 2, 0]
     driver.store.close()
 
 
