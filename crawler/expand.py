@@ -18,8 +18,10 @@ from crawler.budget import Visit
 from crawler.config import Config
 from crawler.errors import FetchError
 from crawler.frontier.store import Admitted
+from crawler.linkforms import robots_tag, text
 from crawler.links import HEADERS, MIMES, RULE_OF, Options, Outlinks
 from crawler.model import Done, Link
+from crawler.page import Page
 from crawler.parse import Fault, Parser
 from crawler.scope import Scope
 from crawler.sitemaps import Reader, read
@@ -48,7 +50,19 @@ class Expander:
         self._options = Options(config.name, config.max_outlinks, config.resources, self._rules)
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
-        """The same outcome with the links of the page that are admitted, and the counts of those that are not."""
+        """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
+        to robots."""
+        done = await self._expanded(link, done, room)
+        if done.robots is None and (said := self._said(done.page)):
+            return replace(done, robots=said)
+        return done
+
+    def _said(self, page: Page) -> str | None:
+        """The directives in the head of an answer, where nothing more was read."""
+        values = [text(value) for name, value in page.headers if name.lower() == b"x-robots-tag"]
+        return _listed(word for value in values for word in robots_tag(value, self._config.name))
+
+    async def _expanded(self, link: Link, done: Done, room: Visit) -> Done:
         if done.outcome == "redirect":
             return self._redirect(done)
         if done.outcome not in READABLE:
@@ -80,7 +94,8 @@ class Expander:
         links, refused = self._scope.outlinks(link, found.links if found else ())
         for rule, count in [*(found.refused.items() if found else ()), *([(fault.reason, 1)] if fault else ())]:
             refused[rule] = refused.get(rule, 0) + count
-        return replace(done, outlinks=await self._in_parts(links), refused=refused)
+        said = _listed(found.robots) if found else None
+        return replace(done, outlinks=await self._in_parts(links), refused=refused, robots=said)
 
     async def _outlinks(self, body: bytes, *rest: object) -> tuple[Outlinks | None, Fault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
@@ -144,3 +159,7 @@ class Expander:
                 yield link
             elif rule is not None:
                 refused[rule] = refused.get(rule, 0) + 1
+
+
+def _listed(words: Iterable[str]) -> str | None:
+    return ",".join(sorted(set(words))) or None

@@ -158,6 +158,8 @@ class Done(Struct, frozen=True):
     """Links left out, by the rule that refused them."""
     rest: float = 0.0
     sign: HostSign = "alive"
+    robots: str | None = None
+    """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
 
 
 class Dropped(Struct, frozen=True):

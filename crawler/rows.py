@@ -97,6 +97,7 @@ def _visit_rows(
         row["fetched_at"] = iso(wall)
     else:
         _fill_answer(row, outcome.page, kept, onward[0].url if onward else None)
+        row["robots"] = outcome.robots
         if not has_record(settled):
             row["sha256"] = None
     yield index, row

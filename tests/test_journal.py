@@ -64,6 +64,7 @@ def test_a_row_has_every_field(crawl):
         "ip": "192.0.2.7",
         "archive": {"file": known.archive.file, "offset": known.archive.offset, "length": known.archive.length},
         "tag": "t",
+        "robots": None,
     }
     assert row_at(crawl.root, known.row) == row
     assert known.digest == page.body.sha1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import webs
 from programs import CLEAN, LOCAL, crawler, crawling, on_a_terminal, rows_of
 from sinful import Site, hang, head, running, stay
 from warcio.archiveiterator import ArchiveIterator
@@ -197,6 +198,24 @@ def test_a_crawl_is_not_continued_as_another_one(site, tmp_path):
     assert "archive: this directory was begun with" in ended.stderr and "depth: this directory was begun with 0" in ended.stderr
     assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
     assert len(list(tmp_path.glob("previous-*/warc/*"))) == 1
+
+
+def test_what_pages_say_to_robots_is_honoured_and_recorded(tmp_path):
+    said = {
+        "headed": "noindex, nofollow",
+        "other": "otherbot: noindex, nofollow",
+        "named": "otherbot: none, flatcrawler: noarchive",
+    }
+    pages = {f"/{name}": webs.page(f"/{name}/on", headers=(("X-Robots-Tag", value),)) for name, value in said.items()}
+    pages["/meta"] = webs.Answer(body=b"<meta name=robots content='NoFollow, noindex'><a href=/meta/on>x</a>")
+    pages["/"] = webs.page(*pages)
+    with webs.Web({"127.0.0.1": pages}).running() as web:
+        options = ("--allow-net", "127.0.0.0/8", "--delay", "0")
+        assert crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path), "--depth", "2", *options).returncode == 0
+    robots = {row["canonical"].partition(f":{web.port}")[2]: row["robots"] for row in rows_of(tmp_path)}
+    both = "nofollow,noindex"
+    assert {path: word for path, word in robots.items() if word} == {"/headed": both, "/meta": both, "/named": "noarchive"}
+    assert {path for path in robots if path.endswith("/on")} == {"/other/on", "/named/on"}
 
 
 def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
