@@ -57,7 +57,7 @@ class Judge:
         rest = self._rest(lease.link, 0.0)
         sign = sign_of(error)
         if error.outcome in RETRY_OUTCOMES and error.reason not in PERMANENT_REASONS and self._may_retry(lease):
-            return Retry(error.outcome, error.reason, self._after(lease), rest, sign, error.detail)
+            return self._retry(lease, error.outcome, error.reason, rest, sign, error.detail)
         return Dropped(error.outcome, error.reason, error.detail, rest if sign != "silent" else 0.0, sign)
 
     def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:
@@ -67,13 +67,13 @@ class Judge:
         if fault is not None:
             outcome, reason = fault.outcome, fault.reason
             if outcome in RETRY_OUTCOMES and self._may_retry(lease):
-                return Retry(outcome, reason, self._after(lease), rest, "alive")
+                return self._retry(lease, outcome, reason, rest, "alive")
             return Done(page, outcome, reason, rest=rest)
         busy = page.status in BUSY_STATUS
         if busy:
             rest = max(rest, min(retry_after(page.header("retry-after"), wall), self._backoff_max_s))
         if page.status in RETRY_STATUS and self._may_retry(lease):
-            return Retry("http_error", None, self._after(lease), rest, "busy" if busy else "alive")
+            return self._retry(lease, "http_error", None, rest, "busy" if busy else "alive")
         if page.status in REDIRECT_STATUS:
             return self._redirect(lease, page, rest)
         fine = 200 <= page.status < 300 or page.status == 304
@@ -117,6 +117,11 @@ class Judge:
 
     def _may_retry(self, lease: Lease) -> bool:
         return lease.link.attempt <= self._retries
+
+    def _retry(self, lease: Lease, outcome: str, reason: str | None, rest: float, sign: HostSign, detail: str = "") -> Retry:
+        """A robots.txt is its host's next link: the whole host waits until it is asked for again."""
+        after = self._after(lease)
+        return Retry(outcome, reason, after, max(rest, after) if lease.link.kind == "robots" else rest, sign, detail)
 
     def _after(self, lease: Lease) -> float:
         ceiling = min(self._backoff_max_s, RETRY_BASE_S * 2.0 ** min(lease.link.attempt, 32))

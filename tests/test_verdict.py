@@ -84,6 +84,17 @@ def test_a_status_that_may_pass_is_tried_again_twice(tmp_path, status):
     assert done.outcome == "http_error"
 
 
+def test_a_host_rests_until_its_robots_txt_is_asked_for_again(tmp_path):
+    """It is the host's next link: nothing else of it may be visited meanwhile, and it may not be asked for at once."""
+    for kind, rest in (("robots", 2.0), ("link", 1.0)):
+        retry = judge().page(lease(2, kind=kind), page(tmp_path, 500), WALL)
+        assert isinstance(retry, Retry)
+        assert (retry.after, retry.rest) == (2.0, rest)
+        error = judge().error(lease(2, kind=kind), FetchError("connect_timeout"))
+        assert isinstance(error, Retry)
+        assert error.rest == rest
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_busy_hosts_rest_as_long_as_they_ask(tmp_path, status):
     retry = judge().page(lease(), page(tmp_path, status, (b"Retry-After", b"77")), WALL)
