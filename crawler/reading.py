@@ -5,7 +5,7 @@ The law: what is shown is one commit's state, whole, also while the crawl runs; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -54,6 +54,10 @@ class Reading:
     def budgets(self, url: str) -> tuple[int, int]:
         """Links admitted for a canonical URL's host, different query strings for its path."""
         return self._store.budgets(url)
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        """The robots records kept for these origins (see ``crawler.robots``)."""
+        return self._store.robots(origins)
 
     def body(self, ref: Ref, *, raw: bool = False) -> BinaryIO:
         """The body at ``Known.archive``: decoded, or as it is kept."""

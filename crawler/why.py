@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -14,6 +15,7 @@ from crawler.effective import read_section
 from crawler.errors import FetchError
 from crawler.model import Known, Link
 from crawler.printable import printable
+from crawler.robots import Rules
 from crawler.scope import Scope
 
 
@@ -23,6 +25,8 @@ class Memory(Protocol):
     def lookup(self, url: str) -> Known | str | None: ...
 
     def budgets(self, url: str) -> tuple[int, int]: ...
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]: ...
 
 
 PLACES: Final = {
@@ -46,7 +50,7 @@ def explain(root: Path, memory: Memory, url: str, via: str | None = None) -> dic
     answer: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
     known = memory.lookup(canonical)
     if isinstance(known, Known):
-        return answer | {"state": "done", "record": record_of(known)}
+        return answer | {"state": "done", "record": record_of(known)} | _denial(memory, known)
     if known is not None:
         return answer | {"state": known}
     return answer | _refusal(memory, config, canonical, via)
@@ -71,6 +75,13 @@ def record_of(known: Known) -> dict[str, Any]:
         "archive": known.archive and asdict(known.archive),
         "row": known.row and asdict(known.row),
     }
+
+
+def _denial(memory: Memory, known: Known) -> dict[str, Any]:
+    """The line of robots.txt that forbids it, as it is kept now."""
+    record = memory.robots([urls.origin(known.link.url)])[0] if known.reason == "rule" else None
+    rules = Rules.from_bytes(record) if record else None
+    return {"denied_by": rules.denied_by(known.link.url) if rules else None}
 
 
 def _refusal(memory: Memory, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
@@ -107,6 +118,8 @@ def told(answer: dict[str, Any]) -> str:
         lines += _unknown(answer)
     elif answer["state"] == "done":
         lines += _done(answer["record"])
+        if answer.get("denied_by"):
+            lines.append(f"robots.txt says {answer['denied_by']}")
     else:
         lines.append({"waiting": "waits for its visit", "retrying": "failed, and waits to be tried again"}[answer["state"]])
     lines += _prospects(answer)

@@ -183,6 +183,14 @@ def test_why_names_the_rule_that_only_the_crawl_s_memory_knows(tmp_path):
     assert "left out by the rule host" in crawler("why", "http://127.0.0.2/", "--data", str(tmp_path / "out")).stdout
 
 
+def test_why_names_the_line_of_robots_txt(tmp_path):
+    texts = {"/robots.txt": webs.text("User-agent: *\nDisallow: /a\nDisallow: /ab*c$\n")}
+    with webs.Web({"127.0.0.1": texts}).running() as web:
+        url = web.url("127.0.0.1", "/abc")
+        crawler("run", url, "-o", str(tmp_path), "--allow-net", "127.0.0.0/8")
+    assert "robots.txt says Disallow: /ab*c$" in crawler("why", url, "--data", str(tmp_path)).stdout
+
+
 def test_why_of_what_is_not_known_has_its_exit_code(site, crawled):
     assert crawler("why", url(site, "good/2"), "--data", str(crawled)).returncode == 4
     assert crawler("why", url(site, "good/2"), "--data", str(crawled), "--via", "not a url").returncode == 2

@@ -108,6 +108,10 @@ class RocksReader:
         """As ``Store.budgets``."""
         return self._ask(lambda facts: facts.budgets(url))
 
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        """As ``Store.robots``."""
+        return self._ask(lambda facts: facts.robots(origins))
+
     def marks(self) -> dict[str, Mark]:
         """Every file of the crawl and its length."""
         return self._ask(Facts.marks)
