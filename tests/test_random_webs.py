@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from programs import rows_of
 from webs import Answer, Visit, Web, page, redirect, text
@@ -292,8 +292,29 @@ def check(web: Web, plan: Plan) -> None:
 LONG = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.explicit, Phase.generate]}
 
 
+NEARER_LATER = Plan(
+    {
+        (HOSTS[0], "/0"): Spot([(HOSTS[0], "/1")]),
+        (HOSTS[0], "/1"): Spot([(HOSTS[2], "/0")]),
+        (HOSTS[1], "/0"): Spot([(HOSTS[2], "/0")], wait=0.7),
+        (HOSTS[2], "/0"): Spot([(HOSTS[2], "/1")]),
+        (HOSTS[2], "/1"): Spot(),
+    },
+    dict.fromkeys(HOSTS[:3], ""),
+    [(HOSTS[0], "/0"), (HOSTS[1], "/0")],
+    depth=2,
+    scope="any",
+    per_host=1,
+    delay=0.0,
+    workers=3,
+    cuts=[],
+)
+"""A page is found at the last depth first, then by a slow one at a lesser: only then do its links belong."""
+
+
 @pytest.mark.timeout(600)  # what ended it midway would look like a web that fails now and then
 @settings(max_examples=12, derandomize=True, **LONG)
+@example(NEARER_LATER)
 @given(plans())
 def test_what_belongs_to_the_crawl_is_visited_and_nobody_is_pressed(web, plan):
     check(web, plan)
