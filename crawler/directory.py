@@ -17,9 +17,11 @@ from typing import Final
 from crawler.config import Config
 from crawler.effective import identity, identity_conflicts, read_identity, write_effective
 from crawler.errors import OUR_ERRNOS, ConfigError, StorageError
-from crawler.marked import make_dir, storing
+from crawler.marked import make_dir, storing, sync_dir
+from crawler.page import SPOOL
 
-PARTS: Final = ("crawl.toml", "frontier", "warc", "files", "index", "results", "lost+found", "tmp")
+PARTS: Final = ("frontier", "warc", "files", "index", "results", "lost+found", "tmp", "crawl.toml")
+"""In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
 
 
@@ -59,11 +61,19 @@ def locked(root: Path) -> Iterator[None]:
 
 def _set_aside(root: Path) -> None:
     found = [root / name for name in PARTS if (root / name).exists()]
-    if found:
-        aside = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
+    if not found:
+        return
+    named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
+    aside, number = named, 0
+    while aside.exists():
+        number += 1
+        aside = named.with_name(f"{named.name}.{number}")
+    with storing(root):
         aside.mkdir()
         for path in found:
             path.rename(aside / path.name)
+    sync_dir(aside)
+    sync_dir(root)
 
 
 def _check_identity(root: Path, config: Config) -> None:
@@ -76,11 +86,11 @@ def _check_identity(root: Path, config: Config) -> None:
 
 
 def _make_tmp(root: Path) -> None:
-    """An empty tmp/: spools of a process that is gone are worth nothing."""
+    """A tmp/ without spools: those of a process that is gone are worth nothing. Whatever else lies there is not ours."""
     tmp = root / "tmp"
     try:
         tmp.mkdir(exist_ok=True)
-        for path in tmp.iterdir():
+        for path in tmp.glob(f"{SPOOL}*"):
             path.unlink()
     except OSError as error:
         raise StorageError(f"{tmp}: {error.strerror}", errno=error.errno or 0) from error

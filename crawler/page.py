@@ -22,6 +22,8 @@ from crawler.errors import FetchError, StorageError
 
 MEMORY_BYTES_MAX: Final = 64 << 10
 CHUNK_BYTES: Final = 64 << 10
+SPOOL: Final = "body-"
+"""How the name of every spool begins."""
 
 _MIME: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _USUAL: Final = {
@@ -175,7 +177,7 @@ class Body:
                     self.path.unlink(missing_ok=True)
 
     def _spill(self) -> None:
-        path = self._tmp / f"body-{secrets.token_hex(8)}"
+        path = self._tmp / f"{SPOOL}{secrets.token_hex(8)}"
         with _ours():
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         self.path = path

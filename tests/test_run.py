@@ -15,6 +15,8 @@ from programs import CLEAN, LOCAL, crawler, crawling, on_a_terminal, rows_of
 from sinful import Site, hang, head, running, stay
 from warcio.archiveiterator import ArchiveIterator
 
+from crawler.directory import _set_aside
+
 
 @pytest.fixture(scope="module")
 def site():
@@ -216,6 +218,23 @@ def test_what_pages_say_to_robots_is_honoured_and_recorded(tmp_path):
     both = "nofollow,noindex"
     assert {path: word for path, word in robots.items() if word} == {"/headed": both, "/meta": both, "/named": "noarchive"}
     assert {path for path in robots if path.endswith("/on")} == {"/other/on", "/named/on"}
+
+
+def test_a_crawl_can_be_set_aside_as_often_as_one_likes(tmp_path):
+    for number in range(3):
+        (tmp_path / "crawl.toml").write_text(str(number))
+        _set_aside(tmp_path)
+    assert sorted(path.read_text() for path in tmp_path.glob("previous-*/crawl.toml")) == ["0", "1", "2"]
+
+
+def test_what_a_person_keeps_in_the_directory_stays_there(site, tmp_path):
+    mine = [tmp_path / "tmp" / "mine.txt", tmp_path / "tmp" / "sub" / "mine.txt", tmp_path / "files" / "mine.txt"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (tmp_path / "tmp" / "body-0123").write_text("of a process that was killed")
+    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files").returncode == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3 and not (tmp_path / "tmp" / "body-0123").exists()
 
 
 def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
