@@ -38,12 +38,13 @@ def serve(arguments: Sequence[str]) -> int:
     add_settings(parser)
     add_loudness(parser)
     given = parser.parse(arguments)
+    from crawler.lists import check
     from crawler.settings import load, warnings
 
     chosen = {key: value for key, value in flags(given).items() if value is not None}
 
     def read() -> Config:
-        return load(chosen, file=given.config, needs=NEEDS_DATA).config
+        return load(chosen, file=given.config, needs=NEEDS_DATA, also=lambda config: check(config.input)).config
 
     config = read()
     from crawler.cli_run import in_a_loop

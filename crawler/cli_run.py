@@ -43,9 +43,10 @@ def run(arguments: Sequence[str]) -> int:
     add_settings(parser)
     add_loudness(parser)
     given = parser.parse(arguments)
+    from crawler.lists import check
     from crawler.settings import load, warnings
 
-    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT).config
+    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=lambda config: check(config.input)).config
     if not (config.urls or config.input or Path(config.output or "", "frontier").exists()):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"

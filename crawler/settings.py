@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,9 +90,10 @@ def load(
     environ: Mapping[str, str] | None = None,
     file: str | None = None,
     needs: Mapping[str, str] | None = None,
+    also: Callable[[Config], Iterable[str]] = lambda config: (),
 ) -> Loaded:
-    """The effective configuration. ``flags`` are those given, by key; ``needs`` says what is missing if a key is not set.
-    Raises ConfigError with every fault there is."""
+    """The effective configuration. ``flags`` are those given, by key; ``needs`` says what is missing if a key is not set,
+    ``also`` finds the caller's own faults. Raises ConfigError with every fault there is."""
     environ = os.environ if environ is None else environ
     given = _Given({}, {}, [])
     file = file or environ.get("CRAWLER_CONFIG")
@@ -103,6 +104,7 @@ def load(
     _read_secrets(given)
     config = _validate(given)
     given.faults.extend(said for key, said in (needs or {}).items() if key not in given.values)
+    given.faults.extend(also(config))
     if given.faults:
         raise ConfigError(given.faults)
     return Loaded(config, given.origins)

@@ -171,10 +171,16 @@ def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
 
 
 def test_all_faults_of_a_command_line_are_told_at_once():
-    ended = crawler("run", "-w", "many", "--delay", "soon")
+    ended = crawler("run", "-w", "many", "--delay", "soon", "-i", "/not/there", "-i", "/")
     assert ended.returncode == 2 and ended.stdout == ""
     said = [line.removeprefix("crawler: ").partition(":")[0] for line in ended.stderr.splitlines()]
-    assert sorted(said) == ["--delay 'soon'", "--workers 'many'", "-o/--output is missing"]
+    assert sorted(said) == ["--delay 'soon'", "--workers 'many'", "-o/--output is missing", "list /", "list /not/there"]
+
+
+def test_nothing_is_begun_where_a_list_is_missing(tmp_path):
+    out = tmp_path / "out"
+    assert crawler("run", "-i", str(tmp_path / "none"), "-o", str(out)).returncode == 2
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
