@@ -20,6 +20,8 @@ RATE_WINDOW_S: Final = 30.0
 LIVE_EVERY_S: Final = 0.25
 PLAIN_EVERY_S: Final = 10.0
 _SAMPLES_MAX: Final = 256
+_MARGIN: Final = 3
+"""Columns kept free behind the live line: the ^C that a terminal echoes there must not break it, or it is not erased."""
 _WORTH_SAYING_S: Final = 60.0
 
 
@@ -175,7 +177,9 @@ class Progress:
         if self._live:
             from rich.text import Text
 
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+            text = Text(line, no_wrap=True)
+            text.truncate(max(1, self._live.console.width - _MARGIN), overflow="ellipsis")
+            self._live.update(text, refresh=True)
         elif self._mode == "plain":
             print(line, file=self._stream, flush=True)
 

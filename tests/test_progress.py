@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -168,6 +169,15 @@ def test_the_live_line_is_drawn_at_most_four_times_a_second_and_erased_at_the_en
         drawn = sum(1 for before, after in itertools.pairwise(sizes) if after > before) + 1
     assert drawn == 4
     assert "750/0 URLs" in stream.getvalue()
+
+
+def test_the_live_line_leaves_room_for_what_a_terminal_echoes(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    with Progress("bar", stream) as progress:
+        progress.show(snap(0, done=1_000_000, known=2_000_000, in_flight=100))
+    (line,) = {line for line in re.split(r"\x1b\[[?\d]*[a-zA-Z]|[\r\n]", stream.getvalue()) if "URLs" in line}
+    assert line.endswith("…") and len(line) == 37
 
 
 @pytest.mark.parametrize("shown", ["bar", "plain", "none"])
