@@ -154,5 +154,6 @@ def _summary(report: Report, seconds: float) -> dict[str, Any]:
         "bytes": end.bytes,
         "outcomes": dict(end.outcomes),
         "refused": dict(end.refused),
+        "lines": dict(end.lines),
         "failing_hosts": dict(end.failing_hosts),
     }

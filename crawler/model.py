@@ -226,6 +226,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Settled URLs by outcome."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule."""
+    lines: Mapping[str, int] = {}
+    """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
     longest_host: LongestHost | None = None
     failing_hosts: tuple[tuple[str, int], ...] = ()
     """(host key, failures) of at most ten hosts, most failures first."""

@@ -129,11 +129,14 @@ def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: 
     lines += _columns(end.outcomes)
     if end.outcomes.get("blocked"):
         lines.append("blocked: addresses of private networks are refused; to open a range: --allow-net CIDR")
+    if end.lines:
+        lines += ["lines of the lists that are no URL of their own", *_columns(end.lines)]
     if end.refused:
         lines += ["links left out, by rule", *_columns(end.refused)]
     if end.failing_hosts:
         lines += ["hosts with most failures", *_columns(dict(end.failing_hosts[:10]))]
     failed = [outcome for outcome, count in end.outcomes.items() if count and outcome not in NO_FAILURE]
+    failed += ["invalid_url"] * bool(end.lines.get("invalid_url"))
     if failed:
         lines.append(f"to list them: crawler results {shlex.quote(directory)} --outcome {','.join(failed)}")
     return "\n".join(lines)

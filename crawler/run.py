@@ -126,7 +126,8 @@ def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
         return Exit.STOPPED
     fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
     failed = sum(count for name, count in fetched.items() if name not in NO_FAILURE)
-    if sum(end.outcomes.values()) and not any(name in ANSWERED for name in fetched):
+    given = sum(end.outcomes.values()) + end.lines.get("invalid_url", 0)
+    if given and not any(name in ANSWERED for name in fetched):
         return Exit.OK if end.outcomes.get("robots_denied") else Exit.NOTHING_FETCHED
     if failed * 100 > max_failed * sum(fetched.values()):
         return Exit.FAILURES

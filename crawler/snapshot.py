@@ -31,6 +31,7 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
         bytes=crawl.body_bytes,
         outcomes=counts.outcomes,
         refused=counts.refused,
+        lines=counts.lines,
         longest_host=_longest_host(crawl),
         failing_hosts=crawl.failing.top(FAILING_HOSTS),
     )

@@ -115,6 +115,7 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         bytes=5_000_000,
         outcomes={"ok": 12_000, "timeout": 300, "blocked": 45, "dns_error": 0},
         refused={"scope": 1_000},
+        lines={"duplicate": 7, "invalid_url": 12},
         failing_hosts=tuple((f"h{n}.example", 100 - n) for n in range(12)),
     )
     table = closing_table(end, 61, directory="my out", stopped_by="SIGINT")
@@ -125,11 +126,14 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         "  timeout     300",
         "  blocked      45",
         "blocked: addresses of private networks are refused; to open a range: --allow-net CIDR",
+        "lines of the lists that are no URL of their own",
+        "  invalid_url  12",
+        "  duplicate     7",
         "links left out, by rule",
         "  scope  1,000",
         "hosts with most failures",
         *(f"  h{n}.example  {100 - n:>3}" for n in range(10)),
-        "to list them: crawler results 'my out' --outcome timeout,blocked",
+        "to list them: crawler results 'my out' --outcome timeout,blocked,invalid_url",
     ]
 
 

@@ -250,6 +250,14 @@ def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_p
     assert crawler(*command, "--max-failed", "30").returncode == 0
 
 
+def test_a_list_without_a_url_is_told_as_such(tmp_path):
+    (tmp_path / "list").write_text("www.example.org\nftp://example.org/\n# comment\n")
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), "--json")
+    assert ended.returncode == 4 and orjson.loads(ended.stdout)["lines"] == {"invalid_url": 2}
+    assert "  invalid_url  2" in ended.stderr.splitlines()
+    assert f"to list them: crawler results {tmp_path / 'out'} --outcome invalid_url" in ended.stderr
+
+
 def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, tmp_path):
     ended = crawler("run", *good(site, 1), "-o", str(tmp_path), "--no-robots")
     assert ended.returncode == 4 and "--allow-net CIDR" in ended.stderr

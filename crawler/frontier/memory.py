@@ -104,6 +104,7 @@ class MemoryStore:
         self._marks.update(marks)
         self._positions.update(admitted.position for admitted in batch.admitted if admitted.position)
         self._tally.refuse(batch.refused)
+        self._tally.listed(prepared)
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
         self._offer({*batch.hosts, *(link.host for link in links_of(batch)), *(s.lease.link.host for s in batch.settled)})

@@ -198,6 +198,7 @@ class RocksStore(Facts):
             if admitted.position is not None:
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
+        self._ledger.tally.listed(prepared)
         for verdict, rule in RULE_OF.items():
             if count := prepared.fresh.count(verdict):
                 self._ledger.tally.refuse({rule: count})

@@ -120,6 +120,8 @@ class Counts(Struct, frozen=True, gc=False):
     reasons: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
     """Links left out, by rule."""
+    lines: Mapping[str, int] = {}
+    """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
 
 
 class Store(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from heapq import nlargest
 from typing import Final
 
-from crawler.frontier.store import HOST_BUDGET, QUERY_EXPLOSION, Counts
+from crawler.frontier.store import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Counts, Prepared
 
 RETRYING: Final = 1
 """Flag of a waiting link: its last attempt failed."""
@@ -26,6 +26,7 @@ class Tally:
         self.known, self.waiting, self.retrying = counts.known, counts.waiting, counts.retrying
         self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
+        self.lines = dict(counts.lines)
 
     def freeze(self) -> Counts:
         return Counts(
@@ -38,6 +39,7 @@ class Tally:
             dict(self.outcomes),
             dict(self.reasons),
             dict(self.refused),
+            dict(self.lines),
         )
 
     def admit(self, known_already: bool) -> None:
@@ -67,6 +69,15 @@ class Tally:
     def refuse(self, refused: Mapping[str, int]) -> None:
         for rule, count in refused.items():
             _add(self.refused, rule, count)
+
+    def listed(self, prepared: Prepared) -> None:
+        """Lines that have a row at once: the verdicts on listed links stand last."""
+        admitted = prepared.batch.admitted
+        links = [link for part in admitted for link in part.links]
+        verdicts = prepared.fresh[len(prepared.fresh) - len(links) :]
+        known = zip(links, verdicts, strict=True)
+        _add(self.lines, "duplicate", sum(link.kind == "seed" and verdict in (KNOWN, EXPAND) for link, verdict in known))
+        _add(self.lines, "invalid_url", sum(len(part.faults) for part in admitted))
 
 
 def _add(counts: dict[str, int], name: str, by: int) -> None:

@@ -295,6 +295,25 @@ def test_a_link_claimed_while_the_batch_is_written_has_the_depth_that_batch_foun
     assert limited.commit([link("a/0", depth=0)]) == [EXPAND]
 
 
+def test_lines_that_are_no_url_of_their_own_are_counted(driver: Driver) -> None:
+    fault = (Input("list", 9), "no URL", "syntax", None)
+
+    def commit(*names: str, faults: int) -> None:
+        driver.now += 0.001
+        admitted = Admitted(tuple(link(name, "seed") for name in names), (fault,) * faults)
+        driver.make_true(driver.store.prepare(Batch([], [admitted], {}, {}, driver.now, driver.now)))
+
+    driver.commit([link("a/1"), link("a/1")])  # no lines
+    assert driver.store.stats().lines == {}
+    commit("a/1", "b/1", "b/1", "b/2", faults=2)
+    assert driver.store.stats().lines == {"duplicate": 2, "invalid_url": 2}
+    commit("b/2", faults=1)
+    assert driver.store.stats().lines == {"duplicate": 3, "invalid_url": 3}
+    if driver.kind == "embedded":
+        driver.reopen()
+        assert driver.store.stats().lines == {"duplicate": 3, "invalid_url": 3}
+
+
 # -- outcomes -----------------------------------------------------------------------------------------------------
 
 
