@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from errno import EWOULDBLOCK
+from errno import EDQUOT, EFBIG, EIO, ENOSPC, EWOULDBLOCK
 from importlib import import_module
 from typing import Final
 
@@ -18,6 +18,9 @@ from crawler import __version__
 from crawler.errors import ConfigError, Exit, StorageError
 
 Command = Callable[[Sequence[str]], int]
+
+NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
+"""What a disk says that does not take what a command prints."""
 
 HELP: Final = """\
 Crawl the URLs of a list; the same command again continues where it was killed:
@@ -189,13 +192,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # the reader has seen enough: no error; what is still buffered must not be tried again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _forget_output()  # the reader has seen enough: no error
         return Exit.OK
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         return _failed(error)
+
+
+def _forget_output() -> None:
+    """What is still buffered must not be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _failed(error: Exception) -> int:
@@ -207,6 +214,10 @@ def _failed(error: Exception) -> int:
         for fault in cause.faults:
             say(fault)
         return Exit.USAGE
+    if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        say(f"{cause.filename or 'the output'}: {cause.strerror}")
+        _forget_output()
+        return Exit.STORAGE
     if isinstance(cause, StorageError):
         say(str(cause))
         return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE

@@ -121,6 +121,15 @@ def test_every_setting_but_the_host_tables_is_a_flag():
     assert {key.replace("_", "-") for key in Config.model_fields} - flags == {"urls", "host"}
 
 
+@pytest.mark.parametrize("command", [("config", "schema"), ("--version",)])
+def test_a_full_disk_behind_the_output_is_told(command):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "crawler", *command], env=CLEAN, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (3, "crawler: the output: No space left on device\n")
+
+
 def test_a_closed_pipe_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
