@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import NoReturn, get_args
+from typing import Final, NoReturn, get_args
 
 from crawler.errors import ConfigError, Exit
 
+_GAP: Final = re.compile(r"(?<=\S) {3,}(?=\S)")
+"""Between an example and what it does."""
+
 
 def _width() -> int:
-    return max(60, min(110, shutil.get_terminal_size().columns - 2))
+    return max(40, min(110, shutil.get_terminal_size().columns - 2))
+
+
+def _fitted(text: str, width: int) -> str:
+    """Prose is wrapped; where the examples do not fit, what each does stands below it; nothing else is touched."""
+    lines = text.splitlines()
+    too_long = any(len(line) > width for line in lines if line.startswith(" "))
+    fitted = []
+    for line in lines:
+        if not line.startswith(" "):
+            fitted += textwrap.wrap(line, width) or [""]
+        elif too_long:
+            fitted.append(_GAP.sub("\n      ", line))
+        else:
+            fitted.append(line)
+    return "\n".join(fitted)
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"crawler {name}".strip(),
             usage=f"crawler {usage}",
-            description=examples,
+            description=_fitted(examples, _width()),
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=_width()),
             allow_abbrev=False,
         )

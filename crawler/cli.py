@@ -159,8 +159,10 @@ def _help() -> str:
         + "".join(f"  {name:<12} {summary}\n" for name, (_, summary) in COMMANDS.items())
         + (
             "\ncrawler COMMAND --help explains one, crawler --version tells the version.\n"
-            "Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 storage or memory, 4 nothing could be fetched,\n"
-            "5 stopped early (the same command continues), 8 more failures than --max-failed, 75 the directory is in use.\n"
+            "Exit codes: 0 done, 1 internal error, 2 usage or configuration,\n"
+            "3 storage or memory, 4 nothing could be fetched,\n"
+            "5 stopped early (the same command continues),\n"
+            "8 more failures than --max-failed, 75 the directory is in use.\n"
         )
     )
 

@@ -69,7 +69,9 @@ def retry(arguments: Sequence[str]) -> int:
         "  crawler run -i urls.txt -o out/                   now fetch them",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
-    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED}")
+    parser.add_argument(
+        "--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED.replace(',', ', ')}"
+    )
     given = parser.parse(arguments)
     outcomes = outcomes_of(given.outcome or [RETRIED])
     root = Path(given.directory)
@@ -105,7 +107,12 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
         for line in spoken:
             log(f"warning: {line}", "warning")
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
-        report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit))
+        try:
+            report = in_a_loop(
+                lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit)
+            )
+        except KeyboardInterrupt:
+            return Exit.STOPPED  # before it had begun, or when all was committed
     seconds = time.monotonic() - began
     if not quiet:
         table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)

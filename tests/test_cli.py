@@ -11,8 +11,9 @@ import threading
 import pytest
 from programs import CLEAN, crawler, on_a_terminal
 
-from crawler import __version__, effective
-from crawler.cli import COMMANDS
+from crawler import __version__, cli_run, effective
+from crawler.arguments import Parser
+from crawler.cli import COMMANDS, main
 from crawler.config import Config
 
 
@@ -40,6 +41,28 @@ def test_every_command_explains_itself_with_examples_first(name):
     assert ended.returncode == 0 and ended.stderr == ""
     assert ended.stdout.startswith(f"usage: crawler {name}")
     assert "examples:" in ended.stdout.partition("options:")[0]
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    examples = (
+        "Prose that is longer than forty columns is wrapped.\n\nexamples:\n  crawler x out/                     does this\n  crawler y"
+    )
+    parser = Parser("x", "x DIR", examples)
+    parser.add_argument("--outcome", help="which is explained in a sentence of more than forty columns")
+    lines = parser.format_help().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert ("  crawler x out/                     does this" in lines) == (columns == 80)
+    assert "  crawler y" in lines
+
+
+def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch, tmp_path):
+    def interrupted(_crawl):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_run, "in_a_loop", interrupted)
+    assert main(["run", "http://127.0.0.1:1/", "-o", str(tmp_path)]) == 5
 
 
 @pytest.mark.parametrize(
