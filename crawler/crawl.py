@@ -98,6 +98,7 @@ class Crawl:
         self.frontier = parts.frontier
         self.frontier.visits_left = parts.config.max_pages or None
         self.failing = Tally()
+        self.frontier.unfetched = self.failing.add
         self.network = Network(
             parts.frontier,
             self._settle,

@@ -46,9 +46,8 @@ def test_every_command_explains_itself_with_examples_first(name):
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits_the_terminal(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
-    examples = (
-        "Prose that is longer than forty columns is wrapped.\n\nexamples:\n  crawler x out/                     does this\n  crawler y"
-    )
+    prose = "Prose that is longer than forty columns is wrapped."
+    examples = f"{prose}\n\nexamples:\n  crawler x out/                     does this\n  crawler y"
     parser = Parser("x", "x DIR", examples)
     parser.add_argument("--outcome", help="which is explained in a sentence of more than forty columns")
     lines = parser.format_help().splitlines()

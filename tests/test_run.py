@@ -250,6 +250,17 @@ def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_p
     assert crawler(*command, "--max-failed", "30").returncode == 0
 
 
+def test_a_host_given_up_stands_among_those_with_most_failures(site, tmp_path):
+    dead = [f"http://127.0.0.9:1/{n}" for n in range(20)]
+    options = ("--retries", "0", "--backoff-max", "10ms", "--json")
+    ended = crawler("run", *good(site, 1), sin(site, "gone"), *dead, "-o", str(tmp_path), *LOCAL, *options)
+    assert orjson.loads(ended.stdout)["failing_hosts"] == {"127.0.0.9:1": 20, f"127.0.0.1:{site.ports['http']}": 1}
+    assert Counter(row["reason"] for row in rows_of(tmp_path) if row["outcome"] == "connect_error").keys() == {
+        "refused",
+        "host_down",
+    }
+
+
 def test_a_list_without_a_url_is_told_as_such(tmp_path):
     (tmp_path / "list").write_text("www.example.org\nftp://example.org/\n# comment\n")
     ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), "--json")

@@ -63,6 +63,8 @@ class Frontier(Dealer):
         self.counts = store.stats()
         self.committed_at = self._opened_at = clock()
         self.commit_seconds: Callable[[float], None] = lambda seconds: None
+        self.unfetched: Callable[[str], None] = lambda host: None
+        """Told of the host of each link that is settled without a visit."""
 
     def __repr__(self) -> str:
         state = "draining" if self.draining else "finished" if self.finished else "open"
@@ -312,6 +314,7 @@ class Frontier(Dealer):
                 self.rules_learned(self._desk.learn(lease.link, dropped))
             if lease.key:
                 self._open.settle(Settled(lease, dropped), None)
+                self.unfetched(lease.link.host)
             if reason == "host_down":
                 self._refill.given_up(lease.link.host)
         if down:
