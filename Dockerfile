@@ -1,5 +1,5 @@
 # docker build -t flatcrawler . && docker run --rm -v "$PWD/out:/data" flatcrawler run https://example.org/ -o /data
-# (out/ must be writable for user 10001: install -d -o 10001 out)
+# (out/ must be writable for user 10001: install -d -o 10001 out; the health check is serve's: --no-healthcheck for run)
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build

@@ -29,6 +29,7 @@ def page(told: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, Any]
     failures = sum(count for name, count in told["outcomes"].items() if name not in NO_FAILURE)
     if failures:
         lines += _table("reasons", told["reasons"])
+    lines += _table("lines that are no URL of their own", told["lines"])
     lines += _table("left out", told["refused"])
     lines += _hosts("most left", hosts.get("waiting", ()), lambda host: f"{host['waiting']:,} left")
     lines += _hosts("backed off", hosts.get("backoff", ()), _backoff)
