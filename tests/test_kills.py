@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 from faults.mixed import MixedCrawl
-from programs import CLEAN, command_of, crawler
+from programs import CLEAN, LOCAL, command_of, crawler, crawling, rows_of
 from sinful import Script, Site, running
+from webs import Answer, Web
+
+from crawler.errors import StorageError
+from crawler.frontier import open_reader
 
 KILLS = int(os.environ.get("KILLS", "6"))
 WORKERS = 30
@@ -64,3 +68,47 @@ def test_killed_at_random_instants_it_loses_nothing_and_stores_nothing_twice(tmp
     print(f"{kills} kills over {len(site.asked)} URLs: {extra} fetched again, {extra / max(kills, 1):.1f} a kill")
     assert kills == KILLS, "the crawl ended before it was killed so often"
     assert extra <= kills * (WORKERS + RATE * UNCOMMITTED_S)
+
+
+OTHERS = 1_000
+
+
+def settled(out: Path) -> int:
+    """URLs settled by now."""
+    try:
+        reader = open_reader(out / "frontier")
+    except StorageError:  # not made yet
+        return 0
+    try:
+        return reader.stats().done
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("end", ["kill", "drain"])
+def test_a_page_held_up_costs_a_second_visit_of_that_page_alone(tmp_path: Path, end: str) -> None:
+    """A thousand others are committed while it is out; then the process is killed, or its drain cancels the visit."""
+    answers = iter([Answer(hang=True)])
+    web = Web(
+        {"127.0.3.1": {"/held": lambda: next(answers, Answer(body=b"at last"))}}, lambda host, path: Answer(body=path.encode())
+    )
+    listed, out = tmp_path / "list", tmp_path / "out"
+    with web.running():
+        urls = [web.url("127.0.3.1", "/held"), *(web.url(f"127.0.3.{n % 50 + 2}", f"/{n}") for n in range(OTHERS))]
+        listed.write_text("\n".join(urls))
+        command = ("run", "-i", str(listed), "-o", str(out), *LOCAL, "--grace", "1s")
+        with crawling(*command) as process:
+            while len(web.visits) <= OTHERS or settled(out) < OTHERS:
+                assert process.poll() is None
+                time.sleep(0.05)
+            if end == "kill":
+                process.kill()
+            else:
+                process.terminate()
+                assert process.wait(30) == 5
+        assert crawler(*command).returncode == 0
+    rows = rows_of(out)
+    assert Counter(row["canonical"] for row in rows if row["final"]) == Counter(urls) and len(rows) == len(urls)
+    assert {row["outcome"] for row in rows} == {"ok"}
+    assert web.asked() == Counter([*urls, urls[0]]), "each once, and what was held up once more"
+    assert crawler("verify", str(out)).returncode == 0

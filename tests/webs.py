@@ -110,7 +110,7 @@ class Web:
                 if answer.hang:
                     visits.append(Visit(host, path, begun, float("inf"), fields["user-agent"]))
                     await reader.read()
-                    return
+                    break
                 if answer.wait:
                     await asyncio.sleep(answer.wait)
                 visits.append(Visit(host, path, begun, time.monotonic(), fields["user-agent"]))
