@@ -164,8 +164,8 @@ def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path)
 
 
 def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
-    with crawling("run", sin(site, "slow"), "-o", str(tmp_path), *LOCAL, "--progress", "plain") as process:
-        wait_for_request(process, site, "/sin/slow")
+    with crawling("run", sin(site, "hang"), "-o", str(tmp_path), *LOCAL, "--progress", "plain") as process:
+        wait_for_request(process, site, "/sin/hang")
         ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
         assert ended.returncode == 75 and "in use" in ended.stderr
 

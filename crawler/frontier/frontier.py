@@ -124,7 +124,8 @@ class Frontier(Dealer):
             self._open.settle(Settled(lease, outcome, retry_at), rest)
         if rest.down:
             self._give_up(host, rest)
-        self._mark_dirty(urgent=rest.busy + rest.failures > 0)
+        nothing_else = not self._out and not self._bench.waiting  # to be done until this is true
+        self._mark_dirty(urgent=nothing_else or rest.busy + rest.failures > 0)
         self.deal()
 
     def _give_up(self, host: str, rest: HostRest) -> None:
