@@ -38,6 +38,8 @@ CHANGEABLE: Final = frozenset(
         "max_body",
         "accept_mime",
         "min_free_disk",
+        "retain_age",
+        "retain_bytes",
         "max_bytes",
         "max_failed",
         "grace",

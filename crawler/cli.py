@@ -142,6 +142,7 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "export": (_from("cli_read", "export"), "print or write the bodies kept"),
     "why": (_from("cli_read", "why"), "tell what became of a URL"),
     "retry": (_from("cli_run", "retry"), "make failed URLs due again"),
+    "retire": (_from("cli_run", "retire"), "say that full files were moved or deleted"),
     "verify": (_from("cli_read", "verify"), "check everything a crawl has written"),
     "config": (_config, "check, show or describe the settings"),
     "healthcheck": (_healthcheck, "ask a running crawler whether it is well"),

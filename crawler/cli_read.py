@@ -116,10 +116,16 @@ def _bodies(reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], 
     from crawler.export import is_wanted, json_line, to_file
     from crawler.results import body_ref
 
+    retired = 0
     for result in reading.results():
         if not is_wanted(result.row, outcomes, mimes) or body_ref(result.row) is None:
             continue
-        with result.open() as body:
+        try:
+            opened = result.open()
+        except LookupError:
+            retired += 1
+            continue
+        with opened as body:
             if to is None:
                 yield from json_line(result.row, body)
             else:
@@ -128,6 +134,8 @@ def _bodies(reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], 
                 except OSError as error:
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
+    if retired:
+        print(f"crawler: {retired:,} bodies are no longer kept: their files were retired", file=sys.stderr)
 
 
 def cat(arguments: Sequence[str]) -> int:
@@ -146,7 +154,12 @@ def cat(arguments: Sequence[str]) -> int:
         known = _lookup(reading, given.url)
         if known is None or isinstance(known, str) or known.archive is None:
             return _nothing(given.url, known)
-        with reading.body(known.archive, raw=given.raw) as body:
+        try:
+            body = reading.body(known.archive, raw=given.raw)
+        except LookupError as error:
+            print(f"crawler: {given.url}: {error}", file=sys.stderr)
+            return Exit.NOTHING_FETCHED
+        with body:
             shutil.copyfileobj(body, sys.stdout.buffer)
     return Exit.OK
 
@@ -186,7 +199,7 @@ def why(arguments: Sequence[str]) -> int:
         return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
     with _open(given.directory) as reading:
         try:
-            answer = explain(reading.root, reading, given.url, given.via)
+            answer = explain(reading.root, reading, given.url, given.via, is_retired=reading.is_retired)
         except FetchError as error:
             raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
     print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from crawler.options import add_loudness, add_settings, flags
 
 if TYPE_CHECKING:
     from crawler.config import Config
+    from crawler.frontier import Store
     from crawler.log import Log
     from crawler.run import Report
 
@@ -83,6 +85,13 @@ def retry(arguments: Sequence[str]) -> int:
 
 
 def _revive(root: Path, outcomes: frozenset[str]) -> int:
+    with _store_of(root) as store:
+        return store.revive(outcomes)
+
+
+@contextlib.contextmanager
+def _store_of(root: Path) -> Iterator[Store]:
+    """The store of a crawl that nobody runs."""
     from crawler.directory import locked
     from crawler.effective import read_identity
     from crawler.frontier import Limits, open_store
@@ -92,9 +101,41 @@ def _revive(root: Path, outcomes: frozenset[str]) -> int:
         limits = Limits(depth_limited=begun["depth"] > 0)
         store = open_store("embedded", root / "frontier", limits, now=time.time(), rest=lambda host: 0.0)
         try:
-            return store.revive(outcomes)
+            yield store
         finally:
             store.close()
+
+
+def retire(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "retire",
+        "retire DIR FILE ... | retire DIR --missing",
+        "Says that full files of a crawl are no longer kept: they were moved or deleted while nothing ran. The crawl then goes\n"
+        "on without them; a file of which nobody has said so ends it with exit 3. (A running crawl notices by itself.)\n\n"
+        "examples:\n"
+        "  crawler retire out/ --missing                          all that are not there\n"
+        "  crawler retire out/ results/results-000000.jsonl       this one, named as in the directory",
+    )
+    parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
+    parser.add_argument("--missing", action="store_true", help="every full file that is not there")
+    given = parser.parse(arguments)
+    root = Path(given.directory)
+    if not (root / "frontier").is_dir():
+        raise ConfigError(f"{root}: there is no crawl here")
+    if bool(given.files) == given.missing:
+        raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
+    retired = _retire(root, given.files)
+    for file in retired:
+        print(f"crawler: {file} is retired", file=sys.stderr)
+    return Exit.OK
+
+
+def _retire(root: Path, files: Sequence[str]) -> list[str]:
+    from crawler.retention import retire_missing
+
+    with _store_of(root) as store:
+        return retire_missing(root, store, files)
 
 
 def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
@@ -126,8 +167,10 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
 
 def _log(config: Config, say: Callable[[str], None]) -> Log:
     """As text for a person, beside the progress lines; as JSON only where that was asked for."""
-    from crawler.log import Log
+    from crawler.log import Log, LogFile
 
+    if config.log_file:
+        return Log(LogFile(config.log_file), level=config.log_level, form="json" if config.log_format == "json" else "text")
     if config.log_format == "json":
         return Log(say, level=config.log_level, form="json")
     return Log(lambda line: say(f"crawler: {line}"), level=config.log_level, form="text", stamped=False)

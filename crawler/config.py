@@ -166,6 +166,8 @@ class ArchiveConfig(Section):
     roll_size: Annotated[int, Field(ge=1), AsSize] = Field(
         1 << 30, description="archive and result files are rolled at this size"
     )
+    retain_age: Seconds = Field(0.0, description="delete full files of the archive and the results after this long; 0 = never")
+    retain_bytes: Bytes = Field(0, description="delete the oldest of them above this size in all; 0 = no limit")
     warc_prefix: str = Field("CRAWL", pattern=r"^[A-Za-z0-9_]{1,32}$", description="first part of the names of WARC files")
 
 
@@ -215,6 +217,9 @@ class ControlConfig(Section):
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
+    log_file: Text | None = Field(
+        None, examples=["/var/log/crawler/crawler.log"], description="where to log; serve reopens it on SIGHUP (default: stderr)"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message logged")
 
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from heapq import nlargest
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler import __version__
+from crawler.archive.reader import is_gone
 from crawler.crawl import Crawl
 from crawler.diagnosis import memory_report
 from crawler.errors import FetchError
@@ -186,12 +188,17 @@ class Control:
         url = self.canonical(request)
         frontier, store = self.crawl.frontier, self.crawl.parts.store
         try:
-            told = await frontier.ask(explain, self.root, store, request.query["url"], request.query.get("via"))
+            explained = partial(explain, is_retired=self._is_retired)
+            told = await frontier.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
         if place := told.get("record", {}).get("row"):
             told["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
         return _json(told | self._prospects(url))
+
+    def _is_retired(self, file: str) -> bool:
+        """In the engine thread."""
+        return is_gone(self.root, self.crawl.parts.store.marks(), file)
 
     def _prospects(self, url: str) -> dict[str, Any]:
         """What stands between this URL and a visit: its host's rest, and its robots rules as far as they are at hand."""

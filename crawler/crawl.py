@@ -39,6 +39,7 @@ from crawler.model import (
     Unvisited,
 )
 from crawler.network import Network
+from crawler.retention import Retention
 from crawler.robotsdesk import RobotsDesk
 from crawler.seeds import Chunk
 from crawler.snapshot import snapshot_of
@@ -86,6 +87,9 @@ class Parts(Struct, frozen=True):
     caches: tuple[Callable[[], None], ...]
     """Each empties one."""
     restart_parsers: Callable[[], None]
+    retention: Retention
+    keeps: Callable[[str], bool]
+    """Whether a file of the archive is there."""
     desk: RobotsDesk | None = None
 
 
@@ -144,6 +148,7 @@ class Crawl:
                 tasks.create_task(self.parts.trouble.watch(), name="disk"),
                 tasks.create_task(self.network.watch(), name="network"),
                 tasks.create_task(self.memory.run(), name="memory"),
+                tasks.create_task(self.parts.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
             ]
             if self.config.max_time:
@@ -203,7 +208,7 @@ class Crawl:
         """The whole life of one link that robots.txt allows, between lease and outcome."""
         async with self.memory.budget.visit() as room:
             try:
-                page = await self.parts.fetcher.fetch(lease)
+                page = await self.parts.fetcher.fetch(self._as_kept(lease))
             except FetchError as error:
                 return self.parts.judge.error(lease, error)
             try:
@@ -220,6 +225,11 @@ class Crawl:
             except BaseException:
                 page.body.discard()
                 raise
+
+    def _as_kept(self, lease: Lease) -> Lease:
+        """Where the earlier body was retired, "not modified" would be no answer."""
+        earlier = lease.known.archive if lease.known is not None else None
+        return lease if earlier is None or self.parts.keeps(earlier.file) else replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
         desk = self.parts.desk

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -34,12 +35,14 @@ from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
 from crawler.hostrules import HostRules
 from crawler.journal import Journal as Files
+from crawler.marked import is_there
 from crawler.metrics import Metrics
 from crawler.model import Known, Link, Mark
 from crawler.network import HELD_MAX
 from crawler.parse import Parser, open_parser, pool_size
 from crawler.plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan, default_limit, divide
 from crawler.results import Results
+from crawler.retention import Retention
 from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
 from crawler.scope import RULES, Scope, domain_of
@@ -111,6 +114,15 @@ async def open_crawl(
             expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
             metrics = _open_metrics(frontier, expander)
             _measure(budget, store, frontier, fetcher, desk, parser)
+            retention = Retention(
+                root,
+                age_s=config.retain_age,
+                bytes_max=config.retain_bytes,
+                marks=lambda: frontier.ask(store.marks),
+                retire=frontier.retire,
+                wall=time.time,
+                log=log,
+            )
             yield Crawl(
                 Parts(
                     config=config,
@@ -133,6 +145,8 @@ async def open_crawl(
                     caches=(fetcher.forget, store.shed, *((desk.forget,) if desk is not None else ())),
                     restart_parsers=parser.restart if parser is not None else lambda: None,
                     desk=desk,
+                    retention=retention,
+                    keeps=lambda file: is_there(root / file),
                 )
             )
 

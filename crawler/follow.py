@@ -15,13 +15,14 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
-from crawler.archive.reader import open_body
+from crawler.archive.reader import is_gone, open_body
 from crawler.crawl import Crawl
 from crawler.errors import StorageError
 from crawler.marked import length_of, missing, storing
+from crawler.marks import number_of
 from crawler.model import Known, Mark
 from crawler.problems import Problem
-from crawler.results import ROW_BYTES_MAX, number_of
+from crawler.results import ROW_BYTES_MAX
 
 PAGE_BYTES: Final = 1 << 20
 """Rows of one answer, as far as rows end."""
@@ -62,7 +63,11 @@ class Follow:
         left = response.content_length = page.end - page.offset
         if page.path is None:
             return web.Response(headers=headers)
-        with page.path.open("rb", buffering=0) as file:
+        try:
+            file = page.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise Problem(503, "these rows are being retired; try again", headers={"Retry-After": "1"}) from None
+        with file:
             file.seek(page.offset)
 
             def read() -> bytes:
@@ -83,6 +88,9 @@ class Follow:
             raise Problem(404, "this URL has not been fetched", state=known or "unknown")
         if known.archive is None:
             raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
+        marks = await self._crawl.frontier.ask(self._crawl.parts.store.marks)
+        if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
+            raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
         # it is somebody else's: a browser must neither show it nor run it
         headers = {
             "Content-Type": "application/octet-stream",
@@ -142,15 +150,15 @@ def page_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) 
     """The rows that come next, at most PAGE_BYTES of them or one. Problem: the cursor was never given out."""
     number, offset = cursor
     numbers = {number_of(key): key for key in marks if key.startswith("results/")}
-    if number not in numbers and cursor != (0, 0):
+    if number > max(numbers, default=0) or (not numbers and offset):
         raise Problem(400, "there is no such cursor")
     for at in sorted(each for each in numbers if each >= number):
         mark = marks[numbers[at]]
         start = offset if at == number else 0
-        if start > mark.length:
-            raise Problem(400, "there is no such cursor")
         if mark.retired or (start == mark.length and mark.closed):
             continue
+        if start > mark.length:
+            raise Problem(400, "there is no such cursor")
         if start == mark.length:
             return Page(at, start, start)
         path = root / numbers[at]

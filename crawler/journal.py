@@ -27,6 +27,8 @@ class Journal:
         (None: nothing new, for a Retry and for kind ``expand``). Spool files of bodies may have been moved."""
         settled = prepared.batch.settled
         wall = prepared.batch.wall
+        if prepared.batch.retired:
+            self._archive.retire(prepared.batch.retired)
         kept = [self._keep(one) for one in settled]
         known: list[Known | None] = [None] * len(settled)
         for index, row in rows_of(prepared, kept):

@@ -139,11 +139,21 @@ def length_of(path: Path) -> int:
             return -1
 
 
+OPEN: Final = ".open"
+"""Ends the name of an archive file until the commit that closes it."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file stands there by its final name, or by the one it has while it is written."""
+    return length_of(path) >= 0 or length_of(path.with_name(path.name + OPEN)) >= 0
+
+
 def missing(path: Path, mark: int) -> StorageError:
     """The error that ends a crawl: bytes that were committed are gone."""
     length = length_of(path)
     found = "missing" if length < 0 else f"only {length} bytes long"
-    return StorageError(f"{path}: {mark} bytes were committed, but it is {found}", final=True)
+    advice = "; put it back, or say that it is no longer kept: crawler retire DIR FILE" if length < 0 else ""
+    return StorageError(f"{path}: {mark} bytes were committed, but it is {found}{advice}", final=True)
 
 
 def sync_file(path: Path) -> None:

@@ -117,7 +117,8 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Mark(Struct, frozen=True, array_like=True, gc=False):
-    """A file's length as of the last commit. While not ``closed`` more may follow; ``retired`` may be missing."""
+    """A file's length as of the last commit. While not ``closed`` more may follow. ``retired``: it is about to be deleted, or
+    has gone; then its mark goes as well (crawler.marks)."""
 
     length: int
     closed: bool = False

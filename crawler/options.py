@@ -22,6 +22,7 @@ _WORD: Final = {
     "ca_file": "FILE",
     "proxy_file": "FILE",
     "api_token_file": "FILE",
+    "log_file": "FILE",
     "include": "REGEX",
     "exclude": "REGEX",
     "allow_net": "CIDR",

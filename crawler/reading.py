@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import BinaryIO
 
 from crawler import urls
-from crawler.archive.reader import open_body
+from crawler.archive.reader import is_gone, open_body
 from crawler.archive.verify import Verified, verify
 from crawler.final import final_rows
 from crawler.frontier import open_reader
+from crawler.marked import is_there
 from crawler.model import Known, Ref
 from crawler.results import Result, Row, row_at, rows
 from crawler.results import read as read_results
@@ -36,11 +37,11 @@ class Reading:
 
     def results(self) -> Iterator[Result]:
         """Every row, in the order in which they were written, each with a way to its body."""
-        return read_results(self.root, self.marks, self.body)
+        return read_results(self.root, self.marks, self.body, self.is_retired)
 
     def rows(self, start: tuple[str, int] | None = None) -> Iterator[tuple[Ref, Row]]:
         """Rows with their places, from a place (file, offset) on."""
-        return rows(self.root, self.marks, start)
+        return rows(self.root, self.marks, start, self.is_retired)
 
     def final(self) -> Iterator[Row]:
         """One row per listed line, duplicates resolved, and one per page found besides."""
@@ -60,8 +61,19 @@ class Reading:
         return self._store.robots(origins)
 
     def body(self, ref: Ref, *, raw: bool = False) -> BinaryIO:
-        """The body at ``Known.archive``: decoded, or as it is kept."""
+        """The body at ``Known.archive``: decoded, or as it is kept. LookupError: it is kept no longer."""
+        if self.is_retired(ref.file):
+            raise LookupError(f"the body is no longer kept: {ref.file} was retired")
         return open_body(self.root, ref, raw=raw)
+
+    def is_retired(self, file: str) -> bool:
+        """Whether a file is no longer kept, also if that is so only since this was opened."""
+        if is_gone(self.root, self.marks, file):
+            return True
+        if is_there(self.root / file):
+            return False
+        self._store.refresh()
+        return is_gone(self.root, self._store.marks(), file)
 
     def verify(self, report: Callable[[str], None]) -> Verified:
         """Check every mark, record, digest, row and entry of the store; each fault is reported in one sentence."""

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from crawler.errors import StorageError
 from crawler.marked import MarkedFile, length_of, lose, make_dir, missing, storing
+from crawler.marks import number_of
 from crawler.model import Mark, Ref
 
 SCHEMA: Final = 1
@@ -120,15 +121,20 @@ class Result(Struct, frozen=True):
     open_ref: Callable[[Ref], BinaryIO]
 
     def open(self) -> BinaryIO:
-        """The decoded body, in bounded memory; close it after use. LookupError: none was kept."""
+        """The decoded body, in bounded memory; close it after use. LookupError: none was kept, or it is kept no longer."""
         if (ref := body_ref(self.row)) is None:
             raise LookupError(f"no body was kept of {self.row['url']}")
         return self.open_ref(ref)
 
 
-def read(root: Path, marks: Mapping[str, Mark], open_body: Callable[[Ref], BinaryIO]) -> Iterator[Result]:
+def read(
+    root: Path,
+    marks: Mapping[str, Mark],
+    open_body: Callable[[Ref], BinaryIO],
+    is_retired: Callable[[str], bool] | None = None,
+) -> Iterator[Result]:
     """Every row up to the marks, in order. StorageError: a file is missing or damaged."""
-    for _, row in rows(root, marks):
+    for _, row in rows(root, marks, is_retired=is_retired):
         yield Result(row, open_body)
 
 
@@ -143,12 +149,17 @@ def body_ref(row: Row) -> Ref | None:
     return Ref(place["file"], place["offset"], place["length"])
 
 
-def rows(root: Path, marks: Mapping[str, Mark], start: tuple[str, int] | None = None) -> Iterator[tuple[Ref, Row]]:
-    """Every committed row and where it stands, in order, from ``start`` (file, offset) on. StorageError: a file is missing
-    (and not retired) or damaged."""
+def rows(
+    root: Path,
+    marks: Mapping[str, Mark],
+    start: tuple[str, int] | None = None,
+    is_retired: Callable[[str], bool] | None = None,
+) -> Iterator[tuple[Ref, Row]]:
+    """Every committed row and where it stands, in order, from ``start`` (file, offset) on. ``is_retired`` may know of later
+    marks than these. StorageError: a file is missing (and not retired) or damaged."""
     first = (number_of(start[0]), start[1]) if start else (0, 0)
     for key in sorted((key for key in marks if _NAME.fullmatch(key)), key=number_of):
-        if number_of(key) < first[0] or marks[key].retired:
+        if number_of(key) < first[0] or marks[key].retired or (is_retired is not None and is_retired(key)):
             continue
         offset = first[1] if number_of(key) == first[0] else 0
         for line in _lines(root / key, offset, marks[key].length):
@@ -165,11 +176,6 @@ def row_at(root: Path, ref: Ref) -> Row | None:
         file.seek(ref.offset)
         line = file.read(min(ref.length, ROW_BYTES_MAX))
     return _parsed(line, ref.file, ref.offset)
-
-
-def number_of(key: str) -> int:
-    """Of a results file, by its name."""
-    return int(key.rpartition("-")[2].partition(".")[0])
 
 
 def _lines(path: Path, offset: int, end: int) -> Iterator[bytes]:

@@ -33,22 +33,33 @@ async def serve(
     log: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[int], None] = lambda port: None,
     on_visit: Callable[[Lease, Outcome], None] | None = None,
+    on_change: Callable[[Config], None] = lambda config: None,
+    on_hangup: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_ready`` is told the
-    port of the control API.
+    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP, ``on_hangup`` is told of
+    that signal first; ``on_change`` of the settings from then on; ``on_ready`` of the port of the control API.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()
     notifier.status("opening")
     async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
         crawl.on_visit = on_visit
-        changes = Changes(crawl, Path(config.output or ""), lambda new: apply(crawl, new), log)
+
+        def use(new: Config) -> None:
+            apply(crawl, new)
+            on_change(new)
+
+        def read() -> Config:
+            on_hangup()
+            return load()
+
+        changes = Changes(crawl, Path(config.output or ""), use, log)
         vitals.last_reload_successful = lambda: changes.last_reload_successful
         control = _control(crawl, vitals, changes, log)
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, load, log):
+                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, read, log):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         log(f"control API on port {port}; crawling")
                         notifier.ready()
@@ -156,6 +167,7 @@ def apply(crawl: Crawl, config: Config) -> None:
     parts.judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
     crawl.frontier.rests.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
     parts.trouble.change(min_free_bytes=config.min_free_disk)
+    parts.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
     if parts.desk is not None:
         parts.desk.change(crawl_delay_cap_s=config.crawl_delay_cap)
 

@@ -258,6 +258,12 @@ def _contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tupl
             ("listen", "api_token", "api_token_file"),
             f"{origins['listen']}: {config.listen} is open to other machines: set api_token_file, or listen on 127.0.0.1",
         )
+    if config.archive == "files" and (config.retain_age or config.retain_bytes):
+        yield (
+            ("archive", "retain_age", "retain_bytes"),
+            f"{origins.get('retain_age') or origins.get('retain_bytes')}: does not cover bodies kept with archive = files, which "
+            "stand for every page that has them: delete those by their age yourself",
+        )
     if config.ca_file:
         try:
             ssl.create_default_context(cafile=config.ca_file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -37,8 +37,8 @@ PLACES: Final = {
 }
 
 
-def explain(root: Path, memory: Memory, url: str, via: str | None = None) -> dict[str, Any]:
-    """What is remembered in the crawl of directory ``root``.
+def explain(root: Path, memory: Memory, url: str, via: str | None = None, *, is_retired: Callable[[str], bool]) -> dict[str, Any]:
+    """What is remembered in the crawl of directory ``root``, and of which files ``is_retired`` says so.
 
     ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
     the page ``via``, if that is known). FetchError: ``via`` is no URL."""
@@ -50,7 +50,9 @@ def explain(root: Path, memory: Memory, url: str, via: str | None = None) -> dic
     answer: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
     known = memory.lookup(canonical)
     if isinstance(known, Known):
-        return answer | {"state": "done", "record": record_of(known)} | _denial(memory, known)
+        places = {"archive": known.archive, "row": known.row}
+        retired = [name for name, place in places.items() if place is not None and is_retired(place.file)]
+        return answer | {"state": "done", "record": record_of(known) | {"retired": retired}} | _denial(memory, known)
     if known is not None:
         return answer | {"state": known}
     return answer | _refusal(memory, config, canonical, via)
@@ -163,7 +165,8 @@ def _done(record: dict[str, Any]) -> list[str]:
     lines.append(f"{record['kind']}, depth {record['depth']}{found}{listed}")
     if record["location"]:
         lines.append(f"redirects to {record['location']}")
-    for name, place in (("body", record["archive"]), ("row", record["row"])):
-        if place:
-            lines.append(f"{name}: {place['file']}, {place['length']} bytes at {place['offset']}")
+    for name, said in (("archive", "body"), ("row", "row")):
+        if place := record[name]:
+            gone = " (no longer kept: that file was retired)" if name in record.get("retired", ()) else ""
+            lines.append(f"{said}: {place['file']}, {place['length']} bytes at {place['offset']}{gone}")
     return lines

@@ -159,6 +159,31 @@ def test_a_reload_takes_over_what_may_change_and_says_what_may_not(tmp_path):
         assert "rate = 7" in (tmp_path / "d" / "crawl.toml").read_text()
 
 
+def test_the_log_may_be_a_file_that_is_rotated(tmp_path):
+    log = tmp_path / "crawler.log"
+    with crawling("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0", "--log-file", str(log)) as process:
+        while not log.exists() or "control API on port" not in log.read_text():
+            time.sleep(0.02)
+        log.rename(tmp_path / "crawler.log.1")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
+        while not log.exists() or not log.read_text().endswith("\n"):
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0 and process.stderr.read() == ""
+        told = [json.loads(line) for line in log.read_text().splitlines()]
+        assert told[-1]["event"].startswith("ended by SIGTERM") and told[-1]["level"] == "info"
+
+
+def test_a_level_that_was_changed_holds_for_all_that_is_said(tmp_path):
+    with served(tmp_path / "d") as daemon:
+        daemon.ask("PATCH", "/v1/settings", b'{"log_level": "error"}', {"Content-Type": "application/json"})
+        daemon.ask("POST", "/v1/pause")
+        code, said = ended(daemon)
+        assert (code, "paused by" in said, "ended by" in said) == (0, False, False)
+
+
 def metric(daemon, name):
     with urllib.request.urlopen(f"http://{daemon.listen}/metrics") as answer:
         (value,) = [line.split()[-1] for line in answer.read().decode().splitlines() if line.split(" ")[0] == name]

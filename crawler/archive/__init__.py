@@ -6,7 +6,7 @@ promises nothing; what lies before a mark that was committed is there once and f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,9 @@ class Archive(Protocol):
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to its mark and continue from there; the files moved to lost+found. Used at start, and
         after a failed batch. Marks of files that are not the archive's are left alone."""
+
+    def retire(self, files: Iterable[str]) -> None:
+        """These are about to be deleted: nothing that is appended from now on may refer to them."""
 
     def roll(self) -> None:
         """Ask for the open files to be closed by the next ``sync`` (end of a crawl)."""

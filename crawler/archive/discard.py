@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from crawler.model import Done, Lease, Mark
 
@@ -18,6 +18,8 @@ class DiscardArchive:
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         return []
+
+    def retire(self, files: Iterable[str]) -> None: ...
 
     def roll(self) -> None: ...
 

@@ -6,7 +6,7 @@ no marks: one that no commit knows bears its content's name and is harmless.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from crawler.archive import Kept
@@ -51,6 +51,8 @@ class FilesArchive:
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         self._dirty = False
         return []
+
+    def retire(self, files: Iterable[str]) -> None: ...
 
     def roll(self) -> None: ...
 

@@ -7,7 +7,7 @@ names the place.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,8 +16,9 @@ from crawler.archive.member import MemberReader
 from crawler.archive.records import END
 from crawler.decode import codings_of, decoded
 from crawler.errors import FetchError, StorageError
-from crawler.marked import storing
-from crawler.model import Ref
+from crawler.marked import is_there, storing
+from crawler.marks import retired_in
+from crawler.model import Mark, Ref
 
 HEAD_BYTES_MAX: Final = 16 << 20
 """Of an answer's status line and fields: above what the fetcher's own limits let through."""
@@ -87,6 +88,11 @@ def open_file(root: Path, file: str) -> io.FileIO:
             except FileNotFoundError:
                 continue
         return path.open("rb", buffering=0)  # renamed between the two looks
+
+
+def is_gone(root: Path, marks: Mapping[str, Mark], file: str) -> bool:
+    """Whether the file that a ``Ref`` names is no longer kept. Bodies kept as files have no marks: somebody deleted it."""
+    return not is_there(root / file) if file.startswith("files/") else retired_in(marks)(file)
 
 
 def open_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:

@@ -20,6 +20,7 @@ from crawler.archive.reader import RecordReader, open_file
 from crawler.archive.records import sha1_text
 from crawler.errors import StorageError
 from crawler.marked import length_of, missing, storing
+from crawler.marks import number_of, retired_in
 from crawler.model import Mark, Ref
 
 READ_BYTES: Final = 1 << 20
@@ -49,7 +50,9 @@ class _Verifier:
         self._marks = marks
         self._report = report
         self._counts = Verified()
-        self._rows_retired = any(mark.retired for key, mark in marks.items() if key.startswith("results/"))
+        self._is_retired = retired_in(marks)
+        rows_kept = [number_of(key) for key, mark in marks.items() if key.startswith("results/") and not mark.retired]
+        self._rows_retired = len(rows_kept) <= max(rows_kept, default=-1)
 
     def run(self, rows: Iterable[Row]) -> Verified:
         for key, mark in sorted(self._marks.items()):
@@ -99,9 +102,11 @@ class _Verifier:
                 continue
             if "path" in place:
                 self._try(partial(self._body, place["path"], row))
-            elif (mark := self._marks.get(place["file"])) is None:
+            elif self._is_retired(place["file"]):
+                continue
+            elif place["file"] not in self._marks:
                 self._fault(f"{place['file']}: a row names this file, but no commit does")
-            elif not mark.retired:
+            else:
                 yield Ref(place["file"], place["offset"], place["length"]), row
 
     def _body(self, name: str, row: Row) -> None:
@@ -162,6 +167,8 @@ class _Verifier:
         mark = self._marks.get(name)
         if mark is None:
             raise StorageError(f"{name}: no length was committed")
+        if mark.retired:
+            return
         count, last, left = 0, b"", mark.length
         with storing(self._root / name), io.BufferedReader(open_file(self._root, name)) as file:
             while left > 0 and (line := file.readline(min(left, INDEX_LINE_BYTES_MAX))):

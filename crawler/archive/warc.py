@@ -20,11 +20,10 @@ from msgspec import Struct
 from crawler import __version__
 from crawler.archive import Kept, cdxj, member, records
 from crawler.errors import StorageError
-from crawler.marked import MarkedFile, length_of, lose, make_dir, missing, rename, storing
+from crawler.marked import OPEN, MarkedFile, is_there, length_of, lose, make_dir, missing, rename, storing
 from crawler.model import Done, Known, Lease, Mark, Ref
 from crawler.page import Page
 
-OPEN: Final = ".open"
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-[A-Za-z0-9._-]+")
 # fmt: off
 _COMPRESSED: Final = frozenset({
@@ -68,6 +67,7 @@ class WarcArchive:
         self._changed = False
         self._rolling = False
         self._serial = 0
+        self._retired: set[str] = set()  # and perhaps not deleted yet
 
     def append(self, lease: Lease, done: Done) -> Kept:
         page = done.page
@@ -124,6 +124,7 @@ class WarcArchive:
         for folder in ("warc", "index"):
             make_dir(self._root / folder)
         names = {key[5:-8] for key in marks if key.startswith("warc/")}
+        self._retired = {file for file, mark in marks.items() if mark.retired}
         newest = max(map(_serial, names), default=-1)
         lost = [lose(self._root, path) for name, path in self._uncommitted(newest) if name not in names and name != ours]
         for name in sorted(names):
@@ -133,6 +134,9 @@ class WarcArchive:
             newest = _serial(ours)
         self._serial = newest + 1
         return lost
+
+    def retire(self, files: Iterable[str]) -> None:
+        self._retired = {file for file in {*self._retired, *files} if length_of(self._root / file) >= 0}
 
     def roll(self) -> None:
         self._rolling = True
@@ -153,8 +157,8 @@ class WarcArchive:
         if page.status != 304 and (known.digest != page.body.sha1 or not page.body.size):
             return None
         path = self._root / known.archive.file
-        if length_of(path) < 0 and length_of(path.with_name(path.name + OPEN)) < 0:
-            return None  # moved away by retention: the body must be kept anew
+        if not is_there(path) or known.archive.file in self._retired:
+            return None  # the body must be kept anew
         return known.archive, known.archived_at or known.fetched_at, known.digest
 
     def _create(self) -> Pair:
@@ -187,7 +191,7 @@ class WarcArchive:
         if not warc.closed:
             self._open(name, warc.length, index.length)
             return
-        for path, mark in self._paths(name, warc.length, index.length):
+        for path, mark in self._paths(name, warc.length, -1 if index.retired else index.length):
             opened = path.with_name(path.name + OPEN)
             if length_of(opened) >= 0:
                 MarkedFile.open(opened, mark).close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from crawler.frontier.store import Admitted, Batch, HostRest, Settled
-from crawler.model import Done, Link
+from crawler.model import Done, Link, Mark
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
@@ -26,6 +26,7 @@ class OpenBatch:
         self.hosts: dict[str, HostRest] = {}
         self.refused: dict[str, int] = {}
         self.robots: dict[str, bytes] = {}
+        self.retired: dict[str, Mark | None] = {}
         self.is_last = False
         """It is committed even if it is empty: the files are closed with it."""
         self.links_count = 0
@@ -34,7 +35,7 @@ class OpenBatch:
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.is_last or self.settled or self.admitted or self.robots or self.hosts or self.refused)
+        return bool(self.is_last or self.settled or self.admitted or self.robots or self.hosts or self.refused or self.retired)
 
     def is_full(self) -> bool:
         return len(self.settled) >= OUTCOMES_MAX or self.links_count >= LINKS_MAX or self.body_bytes >= BODY_BYTES_MAX
@@ -65,16 +66,17 @@ class OpenBatch:
             yield from admitted.links
 
     def closed(self, now: float, wall: float) -> Batch:
-        return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots)
+        return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.retired)
 
     def prepend(self, failed: OpenBatch) -> None:
-        """Take over what a failed batch still owes: admissions, counts and robots records, but none of its visits."""
+        """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
         self.admitted[:0] = failed.admitted
         self.links_count += sum(len(admitted.links) + len(admitted.faults) for admitted in failed.admitted)
         self.hosts = failed.hosts | self.hosts
         self.is_last |= failed.is_last
         self.refuse(failed.refused)
         self.robots = failed.robots | self.robots
+        self.retired = failed.retired | self.retired
         self._committed += failed._committed
 
     def committed(self) -> asyncio.Future[None]:

@@ -22,7 +22,7 @@ from crawler.frontier.rests import Rests
 from crawler.frontier.store import EXPAND, NEW, Admitted, HostRest, Prepared, Settled, Store
 from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
-from crawler.model import Dropped, Lease, Link, Outcome, Retry, Unvisited
+from crawler.model import Dropped, Lease, Link, Mark, Outcome, Retry, Unvisited
 from crawler.urls import host_key, origin
 
 T = TypeVar("T")
@@ -170,6 +170,12 @@ class Frontier(Dealer):
     def refuse(self, refused: Mapping[str, int]) -> None:
         """Count links that a rule left out."""
         self._open.refuse(refused)
+
+    def retire(self, marks: Mapping[str, Mark | None]) -> asyncio.Future[None]:
+        """Files that are no longer kept (None: no mark any more). The future is done when that is committed."""
+        self._open.retired.update(marks)
+        self._mark_dirty()
+        return self._open.committed()
 
     def seeds_ended(self) -> None:
         """No more seeds: the crawl may finish."""

@@ -102,6 +102,11 @@ class MemoryStore:
         self._queries.update(prepared.judged.queries)
         self._robots.update(batch.robots)
         self._marks.update(marks)
+        for file, mark in batch.retired.items():
+            if mark is None:
+                self._marks.pop(file, None)
+            else:
+                self._marks[file] = mark
         self._positions.update(admitted.position for admitted in batch.admitted if admitted.position)
         self._tally.refuse(batch.refused)
         self._tally.listed(prepared)

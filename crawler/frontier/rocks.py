@@ -194,6 +194,11 @@ class RocksStore(Facts):
             put(origin.encode(), record, robots)
         for name, mark in marks.items():
             put(file_key(MARK, name), encode(mark), meta)
+        for name, last in batch.retired.items():
+            if last is None:
+                tx.batch.delete(file_key(MARK, name), meta)
+            else:
+                put(file_key(MARK, name), encode(last), meta)
         for admitted in batch.admitted:
             if admitted.position is not None:
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)

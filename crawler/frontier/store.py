@@ -63,6 +63,8 @@ class Batch(Struct):
     """Wall time, seconds since the epoch."""
     robots: dict[str, bytes] = {}
     """Origin → its robots record (opaque here), to be kept."""
+    retired: dict[str, Mark | None] = {}
+    """New marks of closed files that are no longer kept; None: it needs no mark any more."""
 
 
 KNOWN: Final = 0
