@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crawler.client import Client
     from crawler.config import Config
     from crawler.log import Log
+    from crawler.run import Report
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
@@ -50,22 +51,37 @@ def serve(arguments: Sequence[str]) -> int:
     from crawler.cli_run import in_a_loop
     from crawler.serve import serve as served
 
-    with _log(config) as log:
+    log, reopen = _log(config)
+    with log:
         for line in warnings(config):
             log(f"warning: {line}", "warning")
-        report = in_a_loop(lambda: served(config, load=read, log=log, on_visit=log.visit))
+
+        def crawl() -> Coroutine[Any, Any, Report]:
+            return served(
+                config,
+                load=read,
+                log=log,
+                on_visit=log.visit,
+                on_change=lambda new: log.change(new.log_level),
+                on_hangup=reopen,
+            )
+
+        report = in_a_loop(crawl)
     if report.error:
         _say(report.error)
     return report.exit_code
 
 
-def _log(config: Config) -> Log:
-    """As JSON where no person reads along; text with the time, which journald and container engines know only themselves."""
-    from crawler.log import Log
+def _log(config: Config) -> tuple[Log, Callable[[], None]]:
+    """As JSON where no person reads along; text with the time, which journald and container engines know only themselves.
+    And what opens its file anew."""
+    from crawler.log import Log, LogFile
 
-    as_json = config.log_format == "json" or (config.log_format == "auto" and not sys.stderr.isatty())
-    write = partial(print, file=sys.stderr, flush=True)
-    return Log(write, level=config.log_level, form="json" if as_json else "text")
+    file = LogFile(config.log_file) if config.log_file else None
+    as_json = config.log_format == "json" or (config.log_format == "auto" and (file is not None or not sys.stderr.isatty()))
+    write = file or partial(print, file=sys.stderr, flush=True)
+    log = Log(write, level=config.log_level, form="json" if as_json else "text")
+    return log, file.reopen if file is not None else lambda: None
 
 
 @refusable

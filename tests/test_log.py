@@ -2,12 +2,14 @@
 
 import io
 import json
+import logging
 import threading
 
 import pytest
 from pages import lease_of, page_of
 
-from crawler.log import LINES_MAX, Log
+from crawler.errors import ConfigError
+from crawler.log import LINES_MAX, Log, LogFile
 from crawler.model import Done, Dropped, Retry, Unvisited
 
 
@@ -21,7 +23,7 @@ def lines_of(level: str = "debug", form: str = "text", *, speak, stamped: bool =
 def test_json_lines_are_objects_with_time_level_and_event():
     (line,) = lines_of(form="json", speak=lambda log: log('a "quoted"\nline'))
     told = json.loads(line)
-    assert told["event"] == 'a "quoted"\nline' and told["level"] == "info" and told["time"].endswith("+00:00")
+    assert told["event"] == 'a "quoted"\nline' and told["level"] == "info" and told["time"].endswith("Z")
     assert "\n" not in line
 
 
@@ -29,7 +31,7 @@ def test_text_lines_say_it_plainly_and_cannot_steer_a_terminal():
     (line,) = lines_of(speak=lambda log: log("evil \x1b]0;x\x07 name"), stamped=False)
     assert line == "evil ?]0;x? name"
     (line,) = lines_of(speak=lambda log: log("hello"))
-    assert line.endswith("+00:00 hello")
+    assert line.endswith("Z hello")
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 2), ("info", 2), ("warning", 1), ("error", 1)])
@@ -72,7 +74,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_what_was_lost_is_told()
         gate.set()
     assert len(written) + log.dropped == LINES_MAX * 2 + 1
     assert [line for line in written if "were not logged" in line] == [
-        f"{log.dropped} lines were not logged: nobody read them fast enough"
+        f"{log.dropped} lines were not logged: nobody read them fast enough, or they could not be written"
     ]
 
 
@@ -84,3 +86,65 @@ def test_a_reader_that_never_reads_does_not_keep_the_process(monkeypatch):
         log("hello")
     assert stream.getvalue() == ""
     never.set()
+
+
+def test_what_cannot_be_written_is_counted_and_told_once_it_can():
+    written, broken = [], threading.Event()
+    broken.set()
+
+    def failing(line: str) -> None:
+        if broken.is_set():
+            raise OSError(28, "No space left on device")
+        written.append(line)
+
+    with Log(failing, level="info", form="text", stamped=False) as log:
+        log("lost")
+        while not log.dropped:
+            threading.Event().wait(0.01)
+        broken.clear()
+        log("through")
+    assert written == ["through", "1 lines were not logged: nobody read them fast enough, or they could not be written"]
+
+
+def test_the_level_can_be_changed():
+    def speak(log: Log) -> None:
+        log.change("error")
+        log("left out")
+        log.change("debug")
+        log("told", "debug")
+
+    assert lines_of("info", speak=speak, stamped=False) == ["told"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_libraries_log_comes_along_while_it_is_open(form):
+    def speak(log: Log) -> None:
+        logging.getLogger("some.library").info("of no interest")
+        try:
+            raise KeyError("x")
+        except KeyError:
+            logging.getLogger("some.library").exception("it is %s", "broken")
+
+    (line,) = lines_of(form=form, speak=speak, stamped=False)
+    if form == "text":
+        assert line.startswith("it is broken logger=some.library\nTraceback") and line.endswith("KeyError: 'x'")
+    else:
+        told = json.loads(line)
+        assert (told["level"], told["event"], told["logger"]) == ("error", "it is broken", "some.library")
+        assert told["exception"].endswith("KeyError: 'x'")
+    assert not [each for each in logging.getLogger().handlers if type(each).__module__ == "crawler.log"]
+
+
+def test_a_file_that_was_renamed_is_opened_anew_when_that_is_asked_for(tmp_path):
+    path = tmp_path / "crawler.log"
+    file = LogFile(str(path))
+    file("one")
+    path.rename(tmp_path / "crawler.log.1")
+    file("two")
+    file.reopen()
+    file("three \udcff")
+    file.close()
+    assert (tmp_path / "crawler.log.1").read_text() == "one\ntwo\n"
+    assert path.read_text() == "three \\udcff\n"
+    with pytest.raises(ConfigError, match=r"log_file .*: Is a directory"):
+        LogFile(str(tmp_path))
