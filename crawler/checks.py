@@ -7,6 +7,7 @@ operator what to write instead; ``settings`` prints that sentence as it is.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -44,7 +45,10 @@ def parse_size(value: Any) -> Any:
         return value
     if not (match := _SIZE.fullmatch(value.strip())):
         raise ValueError("must be a size such as 64MiB, 10kB or a number of bytes")
-    return int(float(match[1]) * _UNITS[(match[2] or "").lower().removesuffix("b")])
+    size = float(match[1]) * _UNITS[(match[2] or "").lower().removesuffix("b")]
+    if not math.isfinite(size):
+        raise ValueError("must be a size that can be meant")
+    return int(size)
 
 
 def parse_time(value: Any) -> Any:

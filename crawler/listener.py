@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
@@ -29,6 +31,9 @@ STALLED_S: Final = 60
 HEADER_BYTES_MAX: Final = 16 << 10
 READ_BYTES: Final = 16 << 10
 """Twice this may wait to be read of one connection before its client is slowed."""
+_log: Final = logging.getLogger(__name__)
+_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+"""A request that is none is its client's fault, who is told so: nobody can fill the log with it."""
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -60,6 +65,7 @@ async def open_listener(
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_log,
         keepalive_timeout=idle_s,
         lingering_time=1.0,
         max_line_size=HEADER_BYTES_MAX,

@@ -90,6 +90,7 @@ class _Upload:
         try:
             async for block in _blocks(request):
                 await self._admit(block)
+                await asyncio.sleep(0)  # what is packed tightly unpacks into many blocks: others have their turn between
             for chunk in self._lines.finish():
                 await self._take(chunk)
         except ConfigError as error:

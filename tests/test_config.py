@@ -339,3 +339,8 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config()) == []
     assert len(warnings(Config(robots=False, insecure=True, depth=1, scope="any"))) == 3
     assert warnings(Config(depth=1, scope="any", contact="me@example.org")) == []
+
+
+def test_a_size_beyond_all_numbers_is_a_fault():
+    with pytest.raises(ValueError, match="must be a size"):
+        parse_size("1" * 5000 + "GiB")

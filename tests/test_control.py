@@ -16,6 +16,8 @@ from sinful import Site, head, running, stay
 
 from crawler import control as control_module
 from crawler import follow, uploads
+from crawler.frontier.batch import LINKS_MAX, OpenBatch
+from crawler.frontier.store import Admitted
 
 OPENAPI = yaml.safe_load((Path(control_module.__file__).parent / "openapi.yaml").read_text())
 
@@ -101,6 +103,35 @@ async def test_seeds_may_be_packed(tmp_path, body):
         status, told = await d.ask("POST", "/v1/seeds", data=body)
         assert (status, told["accepted"], told["invalid"]) == (200, 500, 0)
         assert (await d.ask("GET", "/v1/status"))[1]["known"] == 500, "acknowledged is committed"
+
+
+async def test_what_is_packed_tightly_leaves_others_their_turn(tmp_path):
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        counting = asyncio.create_task(count())
+        status, told = await d.ask("POST", "/v1/seeds", data=gzip.compress(b"a" * (16 << 20)))
+        counting.cancel()
+        assert (status, told["invalid"]) == (200, 1)
+        assert turns > 1000, "one between two of its 1,024 blocks"
+
+
+def test_positions_alone_fill_a_batch_too():
+    batch = OpenBatch()
+    for _ in range(LINKS_MAX):
+        assert not batch.is_full()
+        batch.admit(Admitted((), (), ("list", b"position")))
+    assert batch.is_full()
+    again = OpenBatch()
+    again.prepend(batch)
+    assert again.is_full()
 
 
 async def test_one_byte_at_a_time_is_the_same_list(tmp_path):

@@ -41,6 +41,15 @@ async def test_metrics_and_health_are_served():
             assert answer.status == 405
 
 
+async def test_what_is_no_request_is_refused_and_fills_no_log(caplog):
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None)) as port:
+        for request in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"):
+            reader, writer = await ask(port, request)
+            assert " 400 " in await head_of(reader)
+            writer.close()
+    assert caplog.records == []
+
+
 async def test_one_connection_too_many_is_told_so_and_the_others_are_served():
     async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None), connections_max=2) as port:
         first, first_writer = await ask(port)

@@ -7,9 +7,10 @@ import shutil
 import pytest
 from daemons import daemon, served
 from programs import LOCAL, crawler
-from sinful import Site, running
+from sinful import Site, head, running, stay
 
 from crawler import read
+from crawler.cli import main
 from crawler.errors import StorageError
 from crawler.marks import GONE, UNNAMED, expired, noticed, number_of, retired_in
 from crawler.model import Mark
@@ -306,6 +307,27 @@ async def test_the_api_tells_of_what_was_retired(tmp_path, site):
         await running.until(done=3)
         async with running.session.get("/v1/results", params={"cursor": behind}) as answer:
             assert json.loads(await answer.text())["url"] == good(site, 9)[0]
+
+
+ETAG = [head(4, 'ETag: "1"') + b"page", stay]
+
+
+async def test_nothing_is_asked_by_condition_whose_body_was_retired(tmp_path):
+    with running(Site(scripts={"etag": ETAG})) as site:
+        for is_retired in (False, True):
+            async with daemon(tmp_path, roll_size=1) as d:
+                await d.ask("POST", "/v1/seeds", data=f"http://127.0.0.1:{site.ports['http']}/sin/etag".encode())
+                await d.until(waiting=0, in_flight=0, done=1)
+            assert (b"If-None-Match" in site.requests[-1]) is False, "the first, and after it was retired"
+            if not is_retired:
+                assert main(["retry", str(tmp_path), "--outcome", "ok"]) == 0
+                async with daemon(tmp_path, roll_size=1) as d:
+                    await d.until(waiting=0, in_flight=0, done=1)
+                assert b"If-None-Match" in site.requests[-1]
+                for path in (tmp_path / "warc").iterdir():
+                    path.unlink()
+                assert main(["retire", str(tmp_path), "--missing"]) == 0
+                assert main(["retry", str(tmp_path), "--outcome", "ok"]) == 0
 
 
 def test_retention_of_bodies_that_stand_for_many_pages_is_refused(tmp_path):

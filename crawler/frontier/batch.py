@@ -51,7 +51,7 @@ class OpenBatch:
 
     def admit(self, admitted: Admitted) -> None:
         self.admitted.append(admitted)
-        self.links_count += len(admitted.links) + len(admitted.faults)
+        self.links_count += _count(admitted)
 
     def refuse(self, refused: Mapping[str, int]) -> None:
         for rule, count in refused.items():
@@ -71,7 +71,7 @@ class OpenBatch:
     def prepend(self, failed: OpenBatch) -> None:
         """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
         self.admitted[:0] = failed.admitted
-        self.links_count += sum(len(admitted.links) + len(admitted.faults) for admitted in failed.admitted)
+        self.links_count += sum(map(_count, failed.admitted))
         self.hosts = failed.hosts | self.hosts
         self.is_last |= failed.is_last
         self.refuse(failed.refused)
@@ -98,3 +98,8 @@ class OpenBatch:
         for future in self._committed:
             if not future.done():
                 future.set_result(None)
+
+
+def _count(admitted: Admitted) -> int:
+    """One at least: a position alone takes room as well."""
+    return max(1, len(admitted.links) + len(admitted.faults))

@@ -232,6 +232,19 @@ def test_no_revisit_of_what_is_gone_cut_empty_or_different(ledger):
     assert ledger.append(empty, known_of(empty, ledger.append(empty))).body != known.archive
 
 
+def test_no_revisit_of_what_is_about_to_be_deleted(ledger):
+    first = page_of(ledger.root, b"same")
+    known = known_of(first, ledger.append(first))
+    ledger.roll()
+    ledger.archive.retire([known.archive.file])
+    assert ledger.append(page_of(ledger.root, b"same"), known).body != known.archive
+    ledger.commit()
+    ledger.marks[known.archive.file] = Mark(9, closed=True, retired=True)
+    ledger.reopen()
+    assert (ledger.root / known.archive.file).exists()
+    assert ledger.append(page_of(ledger.root, b"same"), known).body != known.archive
+
+
 def test_an_answer_304_to_an_unconditional_request_is_kept_as_it_is(ledger):
     assert not ledger.append(page_of(ledger.root, b"", status=304)).unmodified
 

@@ -470,7 +470,9 @@ def test_marks_positions_robots_and_identity_are_kept(driver: Driver) -> None:
     batch = Batch([], [admitted], {}, {}, 1000.25, 77.5, {"http://a.test": b"rules"})
     driver.store.commit(driver.store.prepare(batch), [], {"results/a": Mark(5), "warc/b": Mark(7)})
     batch = Batch([], [], {}, {}, 1000.5, 78.5, {"http://b.test": b""})
-    driver.store.commit(driver.store.prepare(batch), [], {"warc/b": Mark(9, True), "c": Mark(0, True, True)})
+    driver.store.commit(driver.store.prepare(batch), [], {"warc/b": Mark(9, True), "c": Mark(9, True), "d": Mark(9, True)})
+    batch = Batch([], [], {}, {}, 1000.5, 78.5, retired={"c": Mark(0, True, True), "d": None, "never": None})
+    driver.store.commit(driver.store.prepare(batch), [], {})
     driver.store.set_identity(b"this crawl")
     secret = driver.store.secret()
     if driver.kind == "embedded":
