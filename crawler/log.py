@@ -18,6 +18,7 @@ import structlog
 
 from crawler.errors import ConfigError
 from crawler.model import Done, Dropped, Lease, Outcome, Retry
+from crawler.printable import printable
 
 LINES_MAX: Final = 10_000
 CLOSE_S: Final = 2.0
@@ -172,5 +173,7 @@ def _as_text(_: Any, __: str, event: Event) -> str:
     start = [event.pop("time")] if "time" in event else []
     del event["level"]
     trace = f"\n{trace}" if (trace := event.pop("exception", "")) else ""
-    text = " ".join([*start, event.pop("event"), *(f"{key}={value}" for key, value in event.items() if value is not None)])
+    said = event.pop("event")
+    more = (f"{key}={printable(str(value))}" for key, value in event.items() if value is not None)
+    text = " ".join([*start, said, *more])
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text + trace)
