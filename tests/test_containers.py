@@ -51,6 +51,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Scope.*": ("settings", FIXED),
     "Written._lengths": ("open files", FIXED),
     "WarcArchive._info": ("fixed", FIXED),
+    "WarcArchive._retired": ("files about to be deleted", FIXED),
+    "Retention._folders": ("fixed", 3),
     # frontier
     "Workbench._hosts": ("bench", CLAIMED),
     "Workbench._heap": ("bench", 2 * CLAIMED),
