@@ -26,6 +26,9 @@ SINGLE_AFTER_S: Final = 30.0
 RESTART_AFTER_S: Final = 600.0
 END_AFTER_S: Final = 660.0
 GIVE_UP_SHARE: Final = 0.1
+HEAPS_MAX: Final = 2
+_M_ARENA_MAX: Final = -8
+"""mallopt(3)."""
 
 State: TypeAlias = Literal["normal", "high", "critical", "over", "single"]
 
@@ -174,6 +177,14 @@ class Watch:
         self._state = state
 
 
+def few_heaps() -> None:
+    """Before threads begin: glibc would give each of them a heap of its own, whose free parts serve no other (elsewhere
+    nothing happens). A crawl of many hosts holds some 15 MiB less so."""
+    setting = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if setting is not None:
+        setting(_M_ARENA_MAX, HEAPS_MAX)
+
+
 def give_back() -> None:
     """Return what the allocator holds free to the system (glibc; elsewhere nothing happens). Some 10 ms."""
     gc.collect()
@@ -182,4 +193,4 @@ def give_back() -> None:
         trim(0)
 
 
-__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "give_back"]
+__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "few_heaps", "give_back"]

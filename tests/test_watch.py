@@ -217,3 +217,21 @@ def test_decisions_are_sound_whatever_is_read(readings):
         if pressure < HIGH - 0.02:
             assert decision == ("normal", 100, False, 0, False, False)
         assert not decision.end
+
+
+def test_threads_share_two_heaps():
+    program = """
+import ctypes, threading
+from crawler.watch import HEAPS_MAX, few_heaps
+few_heaps()
+all_there = threading.Barrier(8)
+threads = [threading.Thread(target=lambda: (bytes(1000), all_there.wait())) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert 1 <= told.count("<heap nr=") <= 2
