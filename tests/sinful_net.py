@@ -70,7 +70,7 @@ async def tls_ports(site: Site) -> AsyncIterator[None]:
     for name in CERTIFICATES:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         issuer = trustme.CA() if name == "self-signed" else ca
-        identities = ["elsewhere.test"] if name == "wrong-host" else ["localhost", "127.0.0.1"]
+        identities = ["elsewhere.test"] if name == "wrong-host" else ["localhost", *(f"127.0.0.{n}" for n in range(1, 100))]
         dates = {"expired": {"not_after": now - day}, "not-yet": {"not_before": now + day}}.get(name, {})
         issuer.issue_cert(*identities, **dates).configure_cert(context)
         if name == "good":

@@ -16,9 +16,9 @@ def at(url: str, outcome: str, reason: str | tuple[str, ...] | None = None, **co
     return Sin([], outcome, reason, config, url)
 
 
-def named(kind: str, outcome: str, reason: str | tuple[str, ...] | None = None, **config: Any) -> Sin:
+def named(kind: str, outcome: str, reason: str | tuple[str, ...] | None = None, *, port: str = "http", **config: Any) -> Sin:
     """A URL whose name the site's name server answers in its way."""
-    return at(f"http://{kind}.sin.test:{{http}}/good/1", outcome, reason, dns=("127.0.0.1:{dns}",), **config)
+    return at(f"http://{kind}.sin.test:{{{port}}}/good/1", outcome, reason, dns=("127.0.0.1:{dns}",), **config)
 
 
 NAMES: Final = {
@@ -37,8 +37,8 @@ NAMES: Final = {
     "dns-silent-for-long": named("silent", "timeout", "connect_timeout", **CONNECT_SOON),
     "dns-wrong-id": named("wrong-id", "dns_error", "dns_timeout", dns_timeout=0.4),
     "dns-unreachable": at("http://any.sin.test/", "dns_error", "resolver_unreachable", dns=("127.0.0.1:{closed}",)),
-    "dns-many-dead": named("many", "connect_error", "refused"),
-    "dns-dead": named("dead", "connect_error", "refused"),
+    "dns-many-dead": named("many", "connect_error", "refused", port="closed"),
+    "dns-dead": named("dead", "connect_error", "refused", port="closed"),
     "dns-dead-then-good": named("dead-then-good", "ok"),
     "dns-private": named("private", "blocked", "address"),
     "dns-metadata": named("metadata", "blocked", "address"),
