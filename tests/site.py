@@ -26,8 +26,8 @@ from sins_smuggled import SMUGGLED
 ALL = SINS | CODINGS | NET | SMUGGLED
 
 
-async def serve(port: int, ca_file: Path | None) -> None:
-    async with Site(port=port, scripts={name: sin.script for name, sin in ALL.items()}, extras=EXTRAS) as site:
+async def serve(host: str, port: int, ca_file: Path | None) -> None:
+    async with Site(host=host, port=port, scripts={name: sin.script for name, sin in ALL.items()}, extras=EXTRAS) as site:
         if ca_file is not None:
             ca_file.write_bytes(site.ca_pem)
         for name, number in site.ports.items():
@@ -38,6 +38,7 @@ async def serve(port: int, ca_file: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8901, help="where plain HTTP is served; the other servers take any port")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: each address of 127.0.0.0/8 is a host of its own")
     parser.add_argument("--ca-file", type=Path, help="write the certificate of the TLS servers' authority here")
     parser.add_argument("--list", action="store_true", help="print the sins instead of committing them")
     options = parser.parse_args()
@@ -46,7 +47,7 @@ def main() -> None:
             print(f"{name:32} {sin.outcome:16} {sin.reason or ''}")
         return
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(options.port, options.ca_file))
+        asyncio.run(serve(options.host, options.port, options.ca_file))
 
 
 if __name__ == "__main__":
