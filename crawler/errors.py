@@ -48,6 +48,12 @@ OUR_ERRNOS: Final = frozenset(
 """Errors of this machine: they are never a page's fate (DESIGN, promise 6)."""
 
 
+def our_errno(error: BaseException | None) -> int:
+    """The errno of an error if it is one of this machine's, else 0."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno if isinstance(error, OSError) else None
+    return number if number in OUR_ERRNOS else 0
+
+
 class Exit(IntEnum):
     """How a command ended, for scripts and service managers."""
 

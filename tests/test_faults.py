@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import pytest
 from faults.log import notes, read_log
 from faults.mixed import MixedCrawl, acknowledged_by
 from faults.shim import Faults
-from programs import CLEAN, crawler
-from sinful import running
+from programs import CLEAN, LOCAL, crawler, rows_of
+from sinful import Site, head, page, running, stay
 
+BY_SESSION = Path(__file__).parent / "benchmarks" / "session_way.py"
 NOTED = Path(__file__).parent / "faults" / "noted.py"
 GOES_ON, ENDS = (0,), (3,)
 EITHER = (0, 3)
@@ -126,6 +128,31 @@ def test_it_pauses_on_a_full_disk_and_goes_on_by_itself(crawl: MixedCrawl, tmp_p
         trial.faults.rules()
         trial.ends(GOES_ON)
         assert len(trial.acknowledged()) > settled
+
+
+@pytest.mark.parametrize("rule", ["recv 11-30 ENOBUFS", "recv 11-30 ENOMEM", "send 11-20 ENOBUFS"])
+@pytest.mark.parametrize("program", [["-m", "crawler"], [str(BY_SESSION)]], ids=["lean", "session"])
+def test_a_lack_met_while_an_answer_comes_cuts_no_page(tmp_path: Path, rule: str, program: list[str]) -> None:
+    """Every other thing that is read is the second half of a body."""
+    halves = page(1, 4000), page(2, 4000)
+    site = Site(host="0.0.0.0", scripts={"halves": [head(8000) + halves[0], 0.05, halves[1], stay]})
+    faults = Faults(tmp_path / "disk", tmp_path / "aside")
+    with running(site):
+        port = site.ports["http"]
+        urls = [f"http://127.0.0.{n}:{port}/sin/halves?{k}" for n in range(1, 11) for k in range(4)]
+        faults.rules(f"{rule} *:{port}")
+        command = [sys.executable, *program, "run", "-i", "-", "-o", str(tmp_path / "out"), *LOCAL, "--retries", "0"]
+        ended = subprocess.run(
+            [*command, "--min-free-disk", "1MiB", "--archive", "files"],
+            env=CLEAN | faults.environment,
+            input="\n".join(urls),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert faults.seen(), "the fault never came"
+    assert Counter((row["outcome"], row["bytes_wire"]) for row in rows_of(tmp_path / "out")) == {("ok", 8000): len(urls)}
 
 
 @pytest.mark.parametrize("parsers", ["0", "1"])

@@ -51,7 +51,7 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
     if isinstance(error, MemoryError):
         return StorageError("out of memory while fetching", errno=errno.ENOMEM)
     if exchange.our_errno or _is_ours(error, number):
-        return StorageError(f"network: {_words(exchange.our_errno or number)}", errno=exchange.our_errno or number or 0)
+        return lacking(exchange.our_errno or number or 0)
     if exchange.refused is not None:
         return FetchError("address", exchange.refused)
     if exchange.connecting and not isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError, ssl.CertificateError)):
@@ -81,6 +81,11 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
     if isinstance(error, aiohttp.ClientConnectionResetError) or number in (errno.ECONNRESET, errno.EPIPE):
         return FetchError("reset")
     return FetchError("disconnected", _words(number))
+
+
+def lacking(number: int) -> StorageError:
+    """What this machine lacked while it fetched."""
+    return StorageError(f"network: {_words(number)}", errno=number)
 
 
 def _is_ours(error: BaseException, number: int | None) -> bool:

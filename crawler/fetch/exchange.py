@@ -49,7 +49,7 @@ class Exchange:
         self.refused: str | None = None
         """The guard's rule, if it refused the address."""
         self.our_errno = 0
-        """An error of this machine met on the way, 0 if none."""
+        """An error of this machine: met while connecting, or since the request; 0 if none."""
         self.connecting = False
         """The request under way is the CONNECT."""
         self.on_sent: Callable[[], None] | None = None
@@ -73,6 +73,7 @@ class Exchange:
             self.tls = transport.get_extra_info("sslcontext") is not None
             peer = transport.get_extra_info("peername")
             self.ip = str(peer[0]) if isinstance(peer, tuple) and peer else None
+        self.our_errno = 0  # met at one address, and another did
         self.message = None  # a CONNECT's, if any
         self.received = 0
         self.connecting = self.tunnel and not self.connecting

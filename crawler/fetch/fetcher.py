@@ -22,7 +22,7 @@ from msgspec import Struct
 from crawler.config import FetchConfig, HostConfig
 from crawler.decode import codings_of
 from crawler.errors import FetchError
-from crawler.fetch.border import Border
+from crawler.fetch.border import Border, lacking
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline
 from crawler.fetch.exchange import CURRENT, Exchange
@@ -187,6 +187,8 @@ class Fetcher:
                 if not head_at:
                     raise
                 fault = error
+            if exchange.our_errno:
+                raise lacking(exchange.our_errno)
             if fault is None and exchange.ending is not None:
                 fault = FetchError(*exchange.ending)
             body.seal()

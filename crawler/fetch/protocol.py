@@ -16,6 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL
 from aiohttp.http_exceptions import LineTooLong
 
+from crawler.errors import our_errno
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.head import fault_of, may_be_kept
 
@@ -179,6 +180,7 @@ class Watched(ResponseHandler):
         exchange, payload = self._exchange, self._payload
         if exchange is not None:
             exchange.lost = True
+            exchange.our_errno = our_errno(exc)
             if exchange.message is not None:
                 if exchange.ending is None and payload is not None and not payload.is_eof():
                     exchange.ending = self._cut(exchange, exc)

@@ -99,6 +99,8 @@ def sampled(pid: int, port: int) -> dict[str, float]:
         return {}
     held = {"pss_bytes": float(tree_pss(pid)), "descriptors": descriptors, "tasks": gauges["asyncio_tasks"], "threads": threads}
     done = {"done": gauges['crawler_frontier_urls{state="done"}'], "ok": gauges['crawler_fetches_total{outcome="ok"}']}
+    accounts = ("base", "store", "parsers", "bench", "robots", "idle")
+    done |= {name: gauges[f'crawler_memory_used_bytes{{account="{name}"}}'] for name in accounts}
     known = sum(value for name, value in gauges.items() if name.startswith("crawler_frontier_urls{"))
     return held | done | {"known": known}
 

@@ -7,12 +7,15 @@
  *                   CALLS: names below, or *; FROM-TO: which of the calls that match CALLS and GLOB, counted from 1 since
  *                   the rules were read; ACTION: an errno, SHORT (write half), SLEEP:MILLISECONDS, KILL (SIGKILL), TRACE
  *                   (nothing). Each rule that came to act is named once in FAULTS_CONTROL.seen.
+ *                   recv and send are what is read from and written to internet sockets, by whatever call; no * means them,
+ *                   and their GLOB is matched against ADDRESS:PORT of the peer.
  *
  * The law: a record of a change is written after the change and before the caller hears of it; that of a sync in two parts,
  * before and after. So whatever the process knew to be done stands before whatever it did next. Blind spots: stdio's own
  * writes (RocksDB's LOG), io_uring, raw syscalls, and stores through a shared mapping (the log names that as MMAP).
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -183,7 +187,7 @@ static void read_rules(void) {
 }
 
 static int names_call(const char *calls, const char *call) {
-    if (!strcmp(calls, "*")) return 1;
+    if (!strcmp(calls, "*")) return strcmp(call, "recv") && strcmp(call, "send");
     size_t n = strlen(call);
     for (const char *at = calls; (at = strstr(at, call)); at += n)
         if ((at == calls || at[-1] == ',') && (!at[n] || at[n] == ',')) return 1;
@@ -235,6 +239,25 @@ static int fault(const char *call, const char *path, int fd) {
 }
 
 #define FAIL_IF(call, path, fd) do { int fault_ = fault(call, path, fd); if (fault_ > 0) { errno = fault_; return -1; } } while (0)
+
+/* The same for a socket of the internet: only errnos and SLEEP make sense. */
+static int net_fault(const char *call, int fd) {
+    struct sockaddr_storage peer;
+    socklen_t bytes = sizeof peer;
+    char address[INET6_ADDRSTRLEN], name[sizeof address + 8];
+    if (!control || getpid() != owner) return 0;
+    int kept = errno, failed = getpeername(fd, (struct sockaddr *)&peer, &bytes);
+    errno = kept;
+    if (failed || (peer.ss_family != AF_INET && peer.ss_family != AF_INET6)) return 0;
+    struct sockaddr_in *v4 = (struct sockaddr_in *)&peer; /* the port is at the same place in both */
+    void *number = peer.ss_family == AF_INET ? (void *)&v4->sin_addr : (void *)&((struct sockaddr_in6 *)&peer)->sin6_addr;
+    inet_ntop(peer.ss_family, number, address, sizeof address);
+    snprintf(name, sizeof name, "%s:%d", address, ntohs(v4->sin_port));
+    int fault_ = fault(call, name, -1);
+    return fault_ > 0 ? fault_ : 0;
+}
+
+#define NET_FAIL_IF(call, fd) do { int fault_ = net_fault(call, fd); if (fault_) { errno = fault_; return -1; } } while (0)
 
 /* -- opening ------------------------------------------------------------------------------------------------------- */
 
@@ -342,7 +365,7 @@ static ssize_t wrote(int fd, uint64_t inode, const struct iovec *parts, int coun
 EXPORT ssize_t write(int fd, const void *data, size_t bytes) {
     REAL(ssize_t, "write", int, const void *, size_t);
     uint64_t inode = inode_of(fd);
-    if (!inode) return real(fd, data, bytes);
+    if (!inode) { NET_FAIL_IF("send", fd); return real(fd, data, bytes); }
     int fault_ = fault("write", NULL, fd);
     if (fault_ > 0) { errno = fault_; return -1; }
     return wrote(fd, inode, &(struct iovec){(void *)data, bytes}, 1, -1, real(fd, data, fault_ && bytes > 1 ? bytes / 2 : bytes));
@@ -358,7 +381,7 @@ EXPORT ssize_t pwrite64(int fd, const void *data, size_t bytes, off_t at) {
 ssize_t ALIAS(pwrite64) pwrite(int fd, const void *data, size_t bytes, off_t at);
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int count) {
     uint64_t inode = inode_of(fd);
-    if (!inode) return real_writev(fd, parts, count);
+    if (!inode) { NET_FAIL_IF("send", fd); return real_writev(fd, parts, count); }
     FAIL_IF("writev", NULL, fd);
     return wrote(fd, inode, parts, count, -1, real_writev(fd, parts, count));
 }
@@ -386,7 +409,28 @@ EXPORT ssize_t copy_file_range(int in, off_t *from, int out, off_t *to, size_t b
 EXPORT ssize_t read(int fd, void *data, size_t bytes) {
     REAL(ssize_t, "read", int, void *, size_t);
     if (inode_of(fd)) FAIL_IF("read", NULL, fd);
+    else NET_FAIL_IF("recv", fd);
     return real(fd, data, bytes);
+}
+EXPORT ssize_t recv(int fd, void *data, size_t bytes, int flags) {
+    REAL(ssize_t, "recv", int, void *, size_t, int);
+    NET_FAIL_IF("recv", fd);
+    return real(fd, data, bytes, flags);
+}
+EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+    REAL(ssize_t, "recvmsg", int, struct msghdr *, int);
+    NET_FAIL_IF("recv", fd);
+    return real(fd, message, flags);
+}
+EXPORT ssize_t send(int fd, const void *data, size_t bytes, int flags) {
+    REAL(ssize_t, "send", int, const void *, size_t, int);
+    NET_FAIL_IF("send", fd);
+    return real(fd, data, bytes, flags);
+}
+EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    REAL(ssize_t, "sendmsg", int, const struct msghdr *, int);
+    NET_FAIL_IF("send", fd);
+    return real(fd, message, flags);
 }
 EXPORT ssize_t pread64(int fd, void *data, size_t bytes, off_t at) {
     REAL(ssize_t, "pread64", int, void *, size_t, off_t);
