@@ -9,17 +9,21 @@ import urllib.request
 from pathlib import Path
 
 
-def tree_pss(pid: int) -> int:
-    """PSS in bytes of a process and all that descend from it: what they share is counted once."""
+def tree_pss(pid: int, parent: bytes = b"") -> int:
+    """PSS in bytes of a process and all that descend from it: what they share is counted once. ``parent``: the command line
+    of its parent; a child that still has the same was just made by vfork, and its memory is its parent's."""
     total = 0
     try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if command == parent:
+            return 0
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return 0
     if found := re.search(r"(?m)^Pss: +(\d+)", rollup):
         total += int(found[1]) << 10
-    return total + sum(tree_pss(int(child)) for names in children for child in names)
+    return total + sum(tree_pss(int(child), command) for names in children for child in names)
 
 
 def scraped(port: int) -> dict[str, float]:
