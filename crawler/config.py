@@ -127,6 +127,9 @@ class FetchConfig(Section):
     max_robots: Annotated[int, Field(ge=1024, le=500 << 10), AsSize] = Field(
         500 << 10, description="as much of a robots.txt as is read"
     )
+    max_sitemap: Annotated[int, Field(ge=1024, le=50 << 20), AsSize] = Field(
+        50 << 20, description="as much of a sitemap as is read, as sent and as decoded"
+    )
     max_header_line: Annotated[int, Field(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
     max_headers: Positive = Field(256, description="header lines of an answer")
     max_head: Annotated[int, Field(ge=1024), AsSize] = Field(

@@ -130,7 +130,7 @@ class Expander:
 
     async def _sitemap(self, link: Link, done: Done) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
-        reader = Reader(depth=link.hops)
+        reader = Reader(depth=link.hops, bytes_max=self._config.max_sitemap)
         refused: dict[str, int] = {}
         links: tuple[Link, ...] = ()
         for part in read(done.page.pieces(), reader):

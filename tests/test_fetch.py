@@ -279,6 +279,16 @@ async def test_a_robots_file_is_read_up_to_its_own_limit_and_always_with_get(sit
         got.body.discard()
 
 
+async def test_a_sitemap_is_read_up_to_its_own_limit(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, max_body=1000, max_sitemap=4000) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/good/1?bytes=4000"), kind="sitemap"))
+        assert (got.body.size, got.fault) == (4000, None)
+        got.body.discard()
+        got = await fetcher.fetch(lease_of(at(site, "/good/1?bytes=4001"), kind="sitemap"))
+        assert (got.body.size, got.fault.reason) == (4000, "max_body")
+        got.body.discard()
+
+
 async def test_time_we_take_ourselves_is_not_the_servers(site: Site, tmp_path: Path) -> None:
     async with fetching(tmp_path, site, bandwidth=100_000, read_timeout=0.5, min_rate=10**9, min_rate_grace=0.5) as fetcher:
         started = time.monotonic()

@@ -167,7 +167,7 @@ class Fetcher:
 
     async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float) -> Page:
         config = self._config
-        limit = config.max_robots if link.kind == "robots" else config.max_body
+        limit = {"robots": config.max_robots, "sitemap": config.max_sitemap}.get(link.kind, config.max_body)
         body = Body(self._tmp)
         self._bodies.add(body)
         head_at = 0.0
