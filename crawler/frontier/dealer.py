@@ -125,11 +125,18 @@ class Dealer:
             self._bench.gate(host, True)
             self._refill.unruly(lease.link)
         if lease is None:
+            self._refill.rules_missed()
             return None
         self._one = False
         self._out[id(lease)] = (lease, self._trace.enter(lease.key) if self._trace and lease.key else -1)
         self._refill.dealt(host)
         return lease
+
+    @property
+    def room(self) -> int:
+        """How many more visits could begin now."""
+        below = min(self.ceilings.values()) - (len(self._out) - self.held) if self.ceilings else self.idle_count
+        return max(0, min(self.idle_count, below))
 
     def _leave(self, lease: Lease) -> None:
         slot = self._out.pop(id(lease))[1]

@@ -286,7 +286,7 @@ class Frontier(Dealer):
 
     async def _refill_once(self) -> None:
         try:
-            got = await self._refill.get()
+            got = await self._refill.get(max(1, self.room))
         except StorageError as error:
             self._sick = self._sick or error
             self._mark_dirty(urgent=True)

@@ -1,13 +1,15 @@
 """What the bench is short of, and one trip to the engine thread that gets it all.
 
 New hosts, more links for hosts that run low, leases given back, robots records. The law: the bench never holds more than
-``links_max`` links, and a host that has nothing more in the store is not asked for again until something is admitted for it.
+``links_max`` links, a host that has nothing more in the store is not asked for again until something is admitted for it,
+and robots records are read for as many hosts as can be dealt now: those of all that wait fit into no memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from itertools import islice
 from random import random
 from typing import Final
 
@@ -24,6 +26,8 @@ CLAIM_LINKS_PER_HOST: Final = 4
 CLAIM_LINKS_DOWN: Final = 1000
 SHARE_LINKS_MAX: Final = 256
 """Most links one host may have on the bench."""
+RULES_PER_TRIP_MAX: Final = 16
+"""A giant robots.txt makes a record of some hundred KiB."""
 REFILL_EVERY_S: Final = 1.0
 REFILL_S_MIN: Final = 0.005
 
@@ -67,6 +71,11 @@ class Refill:
         self._unruly[link.host] = link
         self.wanted.set()
 
+    def rules_missed(self) -> None:
+        """Nothing could be dealt: perhaps for want of rules."""
+        if self._unruly:
+            self.wanted.set()
+
     def give_back(self, lease: Lease) -> None:
         self._returned.append(lease)
         self.wanted.set()
@@ -97,12 +106,12 @@ class Refill:
             pass
         self.wanted.clear()
 
-    async def get(self) -> Got | None:
-        """One trip; None if the store was rewound meanwhile. Raises StorageError."""
+    async def get(self, rules_max: int) -> Got | None:
+        """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. Raises StorageError."""
         epoch = self._epoch
         hungry, self._hungry = self._hungry, {}
         returned, self._returned = self._returned, []
-        unruly, self._unruly = self._unruly, {}
+        unruly = {host: self._unruly.pop(host) for host in list(islice(self._unruly, min(rules_max, RULES_PER_TRIP_MAX)))}
         room = self._links_max - self._bench.waiting
         for host, more in hungry.items():
             hungry[host] = more if host not in self._bench else max(1, min(more, room))

@@ -13,6 +13,7 @@ from crawler.errors import StorageError
 from crawler.frontier.commits import Journal
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.memory import MemoryStore
+from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
 from crawler.frontier.rests import Rests
 from crawler.frontier.store import Admitted, Limits, Prepared
 from crawler.frontier.workbench import Workbench
@@ -223,3 +224,16 @@ async def test_politeness_holds_through_the_pump(per_host):
 
     await world.crawl(links(5, 30), visit, workers=20)
     assert world.visits.total() == 150
+
+
+async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
+    world, asked = World(), []
+    read = world.store.robots
+    world.store.robots = lambda origins: asked.append(len(origins)) or read(origins)
+    refill = Refill(world.store, world.frontier._committer, world.bench, world.clock.now, 200)
+    links = [Link(f"http://{n}.test/", f"{n}.test") for n in range(3 + RULES_PER_TRIP_MAX + 1)]
+    for link in links:
+        refill.unruly(link)
+    trips = [await refill.get(rules_max) for rules_max in (3, 1000, 1000, 1000)]
+    assert [link for got in trips for link, _ in got.records] == links
+    assert asked == [3, RULES_PER_TRIP_MAX, 1]
