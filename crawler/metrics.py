@@ -164,7 +164,7 @@ class Metrics:
 def _robots_result(outcome: Outcome) -> str:
     if isinstance(outcome, Retry):
         return "retried"
-    if isinstance(outcome, Done) and outcome.page.fault is None:
+    if isinstance(outcome, Done) and (outcome.page.fault is None or outcome.outcome == "too_large"):
         status = outcome.page.status
         if outcome.outcome == "redirect":
             return "redirected"
