@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import gzip
 import itertools
+import signal
 import subprocess
 import sys
 import tempfile
@@ -196,6 +197,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.serve:
         uvloop.run(attack(options.serve))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends as well
     with attacker() as port, tempfile.TemporaryDirectory(prefix="attack-", dir=options.dir) as root:
         given, out = list(lines(options.hosts, port)), Path(root, "out")
         began = time.monotonic()
