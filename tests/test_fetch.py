@@ -504,3 +504,17 @@ async def test_certificates_that_cannot_be_read_are_the_operators_to_mend(site: 
         with pytest.raises(ConfigError, match="ca_file"):
             async with fetching(tmp_path, site, ca_file=str(path)):
                 pass
+
+
+async def test_a_connection_that_we_drop_fills_no_log(tmp_path, site, caplog):
+    """As uvloop tells it; what else goes wrong in the loop is still told, and once it is closed all is."""
+    loop = asyncio.get_running_loop()
+    dropped = {"message": "Fatal error on SSL protocol", "exception": RuntimeError("<TCPTransport>; the handler is closed")}
+    async with fetching(tmp_path, site):
+        loop.call_exception_handler(dropped)
+        assert not caplog.records
+        loop.call_exception_handler({"message": "of another kind", "exception": RuntimeError("a bug")})
+        assert "of another kind" in caplog.text
+    caplog.clear()
+    loop.call_exception_handler(dropped)
+    assert "Fatal error" in caplog.text

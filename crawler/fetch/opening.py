@@ -7,10 +7,10 @@ import asyncio.sslproto
 import logging
 import resource
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import aiohttp
 
@@ -65,6 +65,9 @@ async def open_fetcher(
         addresses_max=config.max_addresses,
         names_max=names_max,
     )
+    loop = asyncio.get_running_loop()
+    handled = loop.get_exception_handler()
+    loop.set_exception_handler(_told_of_closed_connections(handled))
     try:
         connector = Connector(
             guard,
@@ -96,7 +99,27 @@ async def open_fetcher(
             way: Way = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
             yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max)
     finally:
+        loop.set_exception_handler(handled)
         await resolver.close()
+
+
+Handler: TypeAlias = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
+
+
+def _told_of_closed_connections(handled: Handler | None) -> Handler:
+    """uvloop complains, with a traceback, of a TLS connection that is dropped from within what it has just received: whatever
+    a server must do to be dropped so would fill the log. The visit knows why its connection ended."""
+
+    def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, RuntimeError) and "handler is closed" in str(error):
+            return
+        if handled is not None:
+            handled(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    return told
 
 
 def shares(descriptors: int) -> tuple[int, int]:
