@@ -247,7 +247,10 @@ def test_add_tells_what_became_of_each_list(daemon, site, tmp_path):
     until(daemon, done=8)
 
 
-def test_status_is_a_page_and_a_json_object(daemon):
+def test_status_is_a_page_and_a_json_object(daemon, site):
+    client(daemon, "add", *good(site, 1, first=40))
+    while not json.loads(client(daemon, "status", "--json").stdout)["done"]:
+        pass
     done = client(daemon, "status")
     assert done.returncode == 0
     assert done.stdout.startswith("running · ")
