@@ -73,6 +73,12 @@ async def fetching(
         yield fetcher
 
 
+def be_patient(fetcher: Fetcher) -> None:
+    """From the next request on: what a busy machine makes late is no fault of a good page."""
+    seconds = {"connect_timeout": 30.0, "first_byte_timeout": 30.0, "read_timeout": 30.0, "timeout": 60.0, "min_rate": 0}
+    fetcher._config = fetcher._config.model_copy(update=seconds)
+
+
 async def end_of(fetcher: Fetcher, url: str) -> tuple[str, str | None, bytes]:
     """(outcome, reason, body) of one attempt, its page given back."""
     lease = lease_of(url)

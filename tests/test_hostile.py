@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from hostile import ALL, end_of, fetching, sinful_site, url_of
+from hostile import ALL, be_patient, end_of, fetching, sinful_site, url_of
 from sinful import Site, page, running
 from sins import SECOND_ANSWER
 
@@ -33,6 +33,7 @@ async def commit(name: str, site: Site, tmp: Path, *, lean: bool) -> None:
         if name in SECOND_ANSWER or "second" in name:
             await asyncio.sleep(0.25)  # what comes after the next request was written cannot be told from its answer
         if "/sin/" in url and sin.config.get("method") != "HEAD":
+            be_patient(fetcher)
             good = urls.join(url, "/good/7?bytes=5000")
             assert (await end_of(fetcher, good)) == ("ok", None, page(7, 5000)), name
         assert fetcher.stats().connections_acquired == 0
