@@ -13,7 +13,7 @@ from typing import Final
 from crawler.budget import Budget
 from crawler.errors import StorageError
 from crawler.frontier.frontier import Frontier
-from crawler.watch import EVERY_S, Decision, Meter, Reading, Watch, give_back
+from crawler.watch import EVERY_S, TRIM_EVERY_S, Decision, Meter, Reading, Watch, give_back, trim
 
 ENDED: Final = "memory: the limit cannot be held; give more with --memory-limit, or fewer --workers"
 
@@ -49,6 +49,7 @@ class Memory:
 
     async def run(self) -> None:
         """Watch until cancelled. Raises StorageError when the limit cannot be held."""
+        trimmed_at = self._clock()
         while True:
             self.reading = await asyncio.to_thread(self._meter.read)
             named = sum(use.used for name, use in self.budget.uses().items() if name != "base")
@@ -59,6 +60,9 @@ class Memory:
             if decision.state != before:
                 self._log(f"memory: {decision.state}, {self.reading.pressure:.0%} of the limit")
             await self._act(decision)
+            if (now := self._clock()) - trimmed_at >= TRIM_EVERY_S:
+                trimmed_at = now
+                await asyncio.to_thread(trim)
             await asyncio.sleep(EVERY_S)
 
     async def _act(self, decision: Decision) -> None:

@@ -22,6 +22,8 @@ OVER: Final = 1.0
 STEADY: Final = 0.02
 """A state is left this much below where it was entered, so that it does not flutter."""
 GIVE_BACK_EVERY_S: Final = 10.0
+TRIM_EVERY_S: Final = 60.0
+"""Heaps through which bodies of any size pass are full of holes: left alone they grow by some MiB in ten minutes."""
 SINGLE_AFTER_S: Final = 30.0
 RESTART_AFTER_S: Final = 600.0
 END_AFTER_S: Final = 660.0
@@ -185,12 +187,17 @@ def few_heaps() -> None:
         setting(_M_ARENA_MAX, HEAPS_MAX)
 
 
+def trim() -> None:
+    """Return what the allocator holds free to the system (glibc; elsewhere nothing happens). Some 10 ms: for a thread."""
+    trimming = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trimming is not None:
+        trimming(0)
+
+
 def give_back() -> None:
-    """Return what the allocator holds free to the system (glibc; elsewhere nothing happens). Some 10 ms."""
+    """As ``trim``, once cycles of dead objects are gone."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+    trim()
 
 
-__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "few_heaps", "give_back"]
+__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "few_heaps", "give_back", "trim"]

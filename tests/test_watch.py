@@ -235,3 +235,22 @@ libc.fflush(None)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert 1 <= told.count("<heap nr=") <= 2
+
+
+def test_what_is_free_goes_back_to_the_system():
+    program = """
+import ctypes
+from pathlib import Path
+from crawler.watch import trim
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+held = [libc.malloc(60_000) for _ in range(1000)]
+for address in held: ctypes.memset(ctypes.c_void_p(address), 1, 60_000)
+for address in held[:-1]: libc.free(ctypes.c_void_p(address))  # the last keeps the heap from shrinking by itself
+before = resident()
+trim()
+print(before - resident())
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(told) > 30 << 20
