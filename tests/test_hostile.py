@@ -31,7 +31,9 @@ async def commit(name: str, site: Site, tmp: Path, *, lean: bool) -> None:
         assert reason in (sin.reason if isinstance(sin.reason, tuple) else (sin.reason,)), name
         assert b"WRONG" not in body
         if name in SECOND_ANSWER or "second" in name:
-            await asyncio.sleep(0.25)  # what comes after the next request was written cannot be told from its answer
+            async with asyncio.timeout(30):  # what comes after the next request was written cannot be told from its answer
+                while fetcher.stats().connections_idle:
+                    await asyncio.sleep(0.01)
         if "/sin/" in url and sin.config.get("method") != "HEAD":
             be_patient(fetcher)
             good = urls.join(url, "/good/7?bytes=5000")
