@@ -237,3 +237,20 @@ async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
     trips = [await refill.get(rules_max) for rules_max in (3, 1000, 1000, 1000)]
     assert [link for got in trips for link, _ in got.records] == links
     assert asked == [3, RULES_PER_TRIP_MAX, 1]
+
+
+async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypatch):
+    """Else a chain of pages waits for the batch's time at every link of it."""
+    monkeypatch.setattr("crawler.frontier.frontier.COMMIT_EVERY_S", 3600.0)
+    frontier = World().frontier
+    pump = asyncio.create_task(frontier.pump())
+    await frontier.admit(Admitted((Link("http://a.example/", "a.example"),)))
+    frontier.seeds_ended()
+    async with asyncio.timeout(20):
+        lease = await frontier.take()
+        assert lease is not None
+        frontier.settle(lease, Dropped("timeout", "total_timeout"))
+        assert await frontier.take() is None, "committed, so that the crawl is over"
+        frontier.end()
+        await pump
+    frontier.close()
