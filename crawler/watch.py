@@ -29,6 +29,12 @@ RESTART_AFTER_S: Final = 600.0
 END_AFTER_S: Final = 660.0
 GIVE_UP_SHARE: Final = 0.1
 HEAPS_MAX: Final = 2
+BLOCK_BYTES_MIN: Final = 128 << 10
+"""A block of memory from this size on goes back to the system as soon as it is freed."""
+FREE_BYTES_MAX: Final = 2 << 20
+"""Kept at the end of a heap."""
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 """mallopt(3)."""
 
@@ -179,12 +185,15 @@ class Watch:
         self._state = state
 
 
-def few_heaps() -> None:
-    """Before threads begin: glibc would give each of them a heap of its own, whose free parts serve no other (elsewhere
-    nothing happens). A crawl of many hosts holds some 15 MiB less so."""
+def tidy_heaps() -> None:
+    """Before threads begin (glibc; elsewhere nothing happens). Few heaps: each thread would get one of its own, whose free
+    parts serve no other; a crawl of many hosts holds some 15 MiB less so. Large blocks apart from them: after the first
+    few it would lay those into the heaps too, and bodies of megabytes leave holes there that nothing else fits into."""
     setting = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if setting is not None:
         setting(_M_ARENA_MAX, HEAPS_MAX)
+        setting(_M_MMAP_THRESHOLD, BLOCK_BYTES_MIN)
+        setting(_M_TRIM_THRESHOLD, FREE_BYTES_MAX)
 
 
 def trim() -> None:
@@ -200,4 +209,4 @@ def give_back() -> None:
     trim()
 
 
-__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "few_heaps", "give_back", "trim"]
+__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "give_back", "tidy_heaps", "trim"]

@@ -222,8 +222,8 @@ def test_decisions_are_sound_whatever_is_read(readings):
 def test_threads_share_two_heaps():
     program = """
 import ctypes, threading
-from crawler.watch import HEAPS_MAX, few_heaps
-few_heaps()
+from crawler.watch import tidy_heaps
+tidy_heaps()
 all_there = threading.Barrier(8)
 threads = [threading.Thread(target=lambda: (bytes(1000), all_there.wait())) for _ in range(8)]
 for thread in threads: thread.start()
@@ -235,6 +235,30 @@ libc.fflush(None)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert 1 <= told.count("<heap nr=") <= 2
+
+
+def test_large_blocks_go_back_as_soon_as_they_are_freed():
+    program = """
+import ctypes
+from pathlib import Path
+from crawler.watch import tidy_heaps
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+tidy_heaps()
+def block(size):
+    address = libc.malloc(size)
+    ctypes.memset(ctypes.c_void_p(address), 1, size)
+    return address
+for _ in range(8): libc.free(ctypes.c_void_p(block(8 << 20)))  # by now glibc would keep such blocks in the heap
+before = resident()
+held = [block(1 << 20) for _ in range(64)]
+small = block(1000)  # behind them
+for address in held: libc.free(ctypes.c_void_p(address))
+print(resident() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(told) < 16 << 20
 
 
 def test_what_is_free_goes_back_to_the_system():
