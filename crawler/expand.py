@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from crawler import urls
-from crawler.budget import Visit
+from crawler.budget import Reservation, Visit
 from crawler.config import Config
 from crawler.errors import FetchError
 from crawler.frontier.store import Admitted
 from crawler.linkforms import robots_tag, text
-from crawler.links import HEADERS, MIMES, RULE_OF, Options, Outlinks
+from crawler.links import HEADERS, MIMES, PART_LINKS, RULE_OF, Options, Packed, decode_part
 from crawler.model import Done, Link
-from crawler.page import Page
 from crawler.parse import Fault, Parser
 from crawler.scope import Scope
 from crawler.sitemaps import Reader, read
 
-LINKS_PER_OUTCOME_MAX: Final = 2000
+LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
-OUTLINKS: Final = "crawler.links:outlinks"
+OUTLINKS: Final = "crawler.links:packed"
 PART: Final = 4
 """Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
 PART_BYTES_MIN: Final = 64 << 10
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Of an answer, the fields that say something of links."""
 
 
 class Expander:
@@ -52,17 +56,18 @@ class Expander:
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
         to robots."""
-        done = await self._expanded(link, done, room)
-        if done.robots is None and (said := self._said(done.page)):
+        headers = [(name, value) for name, value in done.page.headers if name.lower() in HEADERS]
+        done = await self._expanded(link, done, headers, room)
+        if done.robots is None and headers and (said := self._said(headers)):
             return replace(done, robots=said)
         return done
 
-    def _said(self, page: Page) -> str | None:
+    def _said(self, headers: Headers) -> str | None:
         """The directives in the head of an answer, where nothing more was read."""
-        values = [text(value) for name, value in page.headers if name.lower() == b"x-robots-tag"]
+        values = [text(value) for name, value in headers if name.lower() == b"x-robots-tag"]
         return _listed(word for value in values for word in robots_tag(value, self._config.name))
 
-    async def _expanded(self, link: Link, done: Done, room: Visit) -> Done:
+    async def _expanded(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
         if done.outcome == "redirect":
             return self._redirect(done)
         if done.outcome not in READABLE:
@@ -71,7 +76,7 @@ class Expander:
             return await self._sitemap(link, done)
         if self._parser is None or not self._scope.follows(link):
             return done
-        return await self._page(link, done, room)
+        return await self._page(link, done, headers, room)
 
     def _redirect(self, done: Done) -> Done:
         for onward in done.outlinks:
@@ -79,35 +84,59 @@ class Expander:
                 return replace(done, outlinks=(), refused={rule: 1})
         return done
 
-    async def _page(self, link: Link, done: Done, room: Visit) -> Done:
+    async def _page(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
         page = done.page
         mime = page.mime if page.mime in MIMES else page.sniffed
-        headers = [(name, value) for name, value in page.headers if name.lower() in HEADERS]
         if mime not in MIMES and not headers:
             return done
         assert self._parser is not None
-        with await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire))):
+        with await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire))) as held:
             body = page.decoded(self._config.max_parse) if mime in MIMES else b""
+            if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
+                body = b""
+                if not headers:
+                    return done
             began = time.perf_counter()
             found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
             self.parsed(time.perf_counter() - began)
-        links, refused = self._scope.outlinks(link, found.links if found else ())
-        for rule, count in [*(found.refused.items() if found else ()), *([(fault.reason, 1)] if fault else ())]:
-            refused[rule] = refused.get(rule, 0) + count
-        said = _listed(found.robots) if found else None
-        return replace(done, outlinks=await self._in_parts(links), refused=refused, robots=said)
+            del body
+            links, refused = await self._taken(link, found, held)
+        if fault is not None:
+            refused[fault.reason] = refused.get(fault.reason, 0) + 1
+        return replace(done, outlinks=links, refused=refused, robots=_listed(found.robots))
 
-    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Outlinks | None, Fault | None]:
+    async def _taken(self, page: Link, found: Packed, held: Reservation) -> tuple[tuple[Link, ...], dict[str, int]]:
+        """The last part of a page's links as those of this crawl, the others being admitted now; how many were left out, by rule.
+        What is still to be read stays reserved."""
+        links: tuple[Link, ...] = ()
+        refused = Counter(found.refused)
+        unread = found.parts
+        unread.reverse()
+        while unread:
+            if links:
+                await self._admit(Admitted(links))
+                links = ()
+            held.shrink(sum(map(len, unread)))
+            try:
+                part = decode_part(unread.pop())
+            except msgspec.DecodeError:  # a document may have taken its process over
+                refused["parse_crashed"] += 1
+                break
+            links, left_out = self._scope.outlinks(page, part)
+            refused.update(left_out)
+        return links, dict(refused)
+
+    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, Fault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
-        found = await self._parser.call(OUTLINKS, body, *rest, result=Outlinks)
+        found = await self._parser.call(OUTLINKS, body, *rest, result=Packed)
         if not isinstance(found, Fault):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
-            found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Outlinks)
-        return (None if isinstance(found, Fault) else found), fault
+            found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Packed)
+        return (Packed([], [], {}) if isinstance(found, Fault) else found), fault
 
     async def _in_parts(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
         """Admit all but the last part now; the last travels with the outcome."""

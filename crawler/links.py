@@ -28,6 +28,8 @@ REFERENCES_MAX: Final = 200_000
 """References looked at in one page, good or bad."""
 OUTLINKS_BYTES_MAX: Final = 3 << 20
 """URLs given out for one page: short references to a long base must not become a huge answer."""
+PART_LINKS: Final = 2000
+"""About half a megabyte, once they are objects."""
 
 _HEAD_TAGS: Final = ("base", "meta")
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
@@ -70,6 +72,15 @@ class Outlinks(Struct, frozen=True, array_like=True):
         return "noindex" in self.robots
 
 
+class Packed(Struct, frozen=True, array_like=True):
+    """An Outlinks on its way: whoever reads it holds the links of one part at a time, not a hundred thousand."""
+
+    parts: list[bytes]
+    """Each a msgpack array of at most PART_LINKS Outlinks."""
+    robots: list[str]
+    refused: dict[str, int]
+
+
 class Options(Struct, frozen=True, array_like=True):
     """``agent``: our product token, which robots directives may name. ``resources``: the images of pages, too."""
 
@@ -77,6 +88,10 @@ class Options(Struct, frozen=True, array_like=True):
     max_outlinks: int = 100_000
     resources: bool = False
     rules: Rules = Rules()
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_part: Final = msgspec.msgpack.Decoder(list[Outlink]).decode
 
 
 def outlinks(
@@ -105,6 +120,13 @@ def outlinks(
     if body and mime in MIMES:
         read_as, base = _html(found, body, charset, robots)
     return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
+
+
+def packed(*page: Any) -> Packed:
+    """As ``outlinks``."""
+    found = outlinks(*page)
+    parts = [encode(found.links[at : at + PART_LINKS]) for at in range(0, len(found.links), PART_LINKS)]
+    return Packed(parts, found.robots, found.refused)
 
 
 class _Found:

@@ -17,12 +17,12 @@ from programs import LOCAL, crawler
 from crawler.config import ParseConfig
 from crawler.errors import StorageError
 from crawler.frontier.rocks_read import RocksReader
-from crawler.links import Options, Outlinks
+from crawler.links import Options, Packed, decode_part
 from crawler.parse import Fault, open_parser, pool_size
 
 SOON = ParseConfig(parse_timeout=0.4)
 MIB = 1 << 20
-OUTLINKS = "crawler.links:outlinks"
+OUTLINKS = "crawler.links:packed"
 
 
 def alive(pid: int) -> bool:
@@ -275,13 +275,13 @@ async def test_outlinks_come_back_as_they_are_made_in_the_loop():
     answers = []
     for parsers in (0, 1):
         async with open_parser(SOON, parsers=parsers, preload=f"{OUTLINKS} victims:act") as parser:
-            answers.append(await parser.call(OUTLINKS, *arguments, result=Outlinks))
+            answers.append(await parser.call(OUTLINKS, *arguments, result=Packed))
             if parsers:
                 assert await parser.call("victims:resident", result=int) < 30 * MIB
                 modules = await parser.call("victims:modules", result=list)
                 assert not {"asyncio", "aiohttp", "pydantic", "rocksdict", "crawler.config"} & set(modules)
     assert answers[0] == answers[1]
-    assert len(answers[1].links) == 3
+    assert [len(decode_part(part)) for part in answers[1].parts] == [3]
 
 
 def test_a_page_too_large_for_a_parser_is_read_as_far_as_it_can(tmp_path):
