@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from msgspec import Struct
@@ -56,7 +57,7 @@ OUTCOME_BYTES: Final = 2048
 def weight(done: Done) -> int:
     """About what an outcome holds in memory until it is committed, bytes."""
     page = done.page
-    headers = sum(len(name) + len(value) for name, value in page.headers)
+    headers = sum(map(len, chain.from_iterable(page.headers)))
     return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + LINK_BYTES * len(done.outlinks)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from crawler.decode import decoded
 from crawler.errors import FetchError, StorageError
@@ -194,13 +194,15 @@ class Body:
                 view = view[os.write(self._fd, view) :]
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds: waiting for a limiter or connection · from the request sent to the answer's head · the whole fetch."""
 
     queue: float = 0.0
     first_byte: float = 0.0
     total: float = 0.0
+
+
+UNTIMED: Final = Timings()
 
 
 @dataclass(slots=True)
@@ -226,7 +228,7 @@ class Page:
     ip: str | None = None
     fetched_at: float = 0.0
     """Wall time, seconds since the epoch."""
-    timings: Timings = Timings()
+    timings: Timings = UNTIMED
     truncated: Literal["length", "time", "disconnect"] | None = None
     """How the body was cut, as WARC-Truncated names it."""
     fault: FetchError | None = None

@@ -63,7 +63,9 @@ class Judge:
     def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:
         """An answer, whole or not; its outlinks are still to be found, but for the redirect's target."""
         rest = self._rest(lease.link, page.timings.first_byte)
-        fault = page.fault or (FetchError("cut") if is_part(page.status, page.header("content-range")) else None)
+        fault = page.fault
+        if fault is None and page.status == 206 and is_part(page.header("content-range")):
+            fault = FetchError("cut")
         if fault is not None:
             outcome, reason = fault.outcome, fault.reason
             if outcome in RETRY_OUTCOMES and self._may_retry(lease):
@@ -137,10 +139,8 @@ def sign_of(error: FetchError) -> HostSign:
     return "silent" if error.outcome in ("blocked", "invalid_url") else "alive"
 
 
-def is_part(status: int, content_range: str | None) -> bool:
-    """Whether an answer says of itself that it is not the whole page, although no range was asked for (RFC 9110, 15.3.7)."""
-    if status != 206:
-        return False
+def is_part(content_range: str | None) -> bool:
+    """Whether an answer with status 206 is not the whole page by its own account: no range was asked for (RFC 9110, 15.3.7)."""
     whole = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", (content_range or "").strip(), re.A)
     return whole is None or int(whole[1]) + 1 != int(whole[2])
 

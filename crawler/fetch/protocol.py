@@ -74,9 +74,10 @@ class Watched(ResponseHandler):
                 self._drop()
             return
         exchange.received += len(data)
-        rest = self._feed_head(data, exchange) if exchange.message is None else data
+        if exchange.message is None and not (data := self._feed_head(data, exchange)) and self._left:
+            return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
-            self._feed_body(rest, exchange)
+            self._feed_body(data, exchange)
 
     # -- head -----------------------------------------------------------------------------------------------------
 
