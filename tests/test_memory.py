@@ -85,6 +85,17 @@ async def test_a_neighbour_in_the_group_holds_it_up_only_while_it_is_there(web, 
         assert crawl.stats().done == PAGES
 
 
+async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, monkeypatch):
+    trims: list[None] = []
+    monkeypatch.setattr(memory, "trim", lambda: trims.append(None))
+    monkeypatch.setattr(memory, "TRIM_EVERY_S", 0.02)
+    async with crawling(web, tmp_path) as (crawl, _):
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: len(trims) > 2)
+        assert crawl.memory.watch.stats().given_back == 0
+        running.cancel()
+
+
 async def test_visits_given_up_are_no_attempts_and_are_made_again(web, tmp_path):
     async with crawling(web, tmp_path) as (crawl, machine):
         running = asyncio.create_task(crawl.run())

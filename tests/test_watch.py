@@ -261,6 +261,18 @@ print(resident() - before)
     assert int(told) < 16 << 20
 
 
+def test_a_crawl_begins_with_tidy_heaps_and_a_patient_collector():
+    program = """
+import gc
+from crawler import cli_run, watch
+watch.tidy_heaps = lambda: print("tidy")
+async def crawl(): print(gc.get_threshold()[0], gc.get_freeze_count() > 1000)
+cli_run.in_a_loop(crawl)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["tidy", "2000", "True"]
+
+
 def test_what_is_free_goes_back_to_the_system():
     program = """
 import ctypes
