@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Final, TypeVar
 
 from crawler.budget import Budget
 from crawler.errors import StorageError
@@ -16,6 +17,8 @@ from crawler.frontier.frontier import Frontier
 from crawler.watch import EVERY_S, TRIM_EVERY_S, Decision, Meter, Reading, Watch, give_back, trim
 
 ENDED: Final = "memory: the limit cannot be held; give more with --memory-limit, or fewer --workers"
+
+T = TypeVar("T")
 
 
 class Memory:
@@ -44,14 +47,19 @@ class Memory:
         self._visits: dict[asyncio.Task[None], float] = {}  # worker → when its visit began
         self._given_up: set[asyncio.Task[None]] = set()
         self._base = 0
+        self._thread: Executor | None = None
         budget.measure("base", lambda: self._base)
         frontier.ceilings["memory"] = budget.plan.visits_max
 
     async def run(self) -> None:
         """Watch until cancelled. Raises StorageError when the limit cannot be held."""
+        with ThreadPoolExecutor(1, "memory") as self._thread:  # its own: the loop's may all stand before a stalled disk
+            await self._watch()
+
+    async def _watch(self) -> None:
         trimmed_at = self._clock()
         while True:
-            self.reading = await asyncio.to_thread(self._meter.read)
+            self.reading = await self._aside(self._meter.read)
             named = sum(use.used for name, use in self.budget.uses().items() if name != "base")
             self._base = max(0, self.reading.pss - named)
             visits_out = self._frontier.out_count - self._frontier.held
@@ -62,8 +70,11 @@ class Memory:
             await self._act(decision)
             if (now := self._clock()) - trimmed_at >= TRIM_EVERY_S:
                 trimmed_at = now
-                await asyncio.to_thread(trim)
+                await self._aside(trim)
             await asyncio.sleep(EVERY_S)
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def _act(self, decision: Decision) -> None:
         self._frontier.ceilings["memory"] = decision.visits_max
@@ -74,7 +85,7 @@ class Memory:
         if decision.give_back:
             for empty in self._empty:
                 empty()
-            await asyncio.to_thread(give_back)
+            await self._aside(give_back)
         if decision.give_up:
             self._give_up(decision.give_up)
         if decision.restart_parsers:

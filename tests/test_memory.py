@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections import Counter
 
 import pytest
@@ -83,6 +84,19 @@ async def test_a_neighbour_in_the_group_holds_it_up_only_while_it_is_there(web, 
         machine.set(100, 150)
         await running
         assert crawl.stats().done == PAGES
+
+
+async def test_it_is_watched_while_every_helper_of_the_loop_stands_before_a_stalled_disk(web, tmp_path):
+    stalled = threading.Event()
+    async with crawling(web, tmp_path) as (crawl, machine):
+        loop = asyncio.get_running_loop()
+        helpers = [loop.run_in_executor(None, stalled.wait) for _ in range(100)]
+        machine.set(300, 300)
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: crawl.memory.watch.stats().given_back)
+        running.cancel()
+        stalled.set()
+        await asyncio.gather(*helpers)
 
 
 async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, monkeypatch):
