@@ -58,7 +58,8 @@ def weight(done: Done) -> int:
     """About what an outcome holds in memory until it is committed, bytes."""
     page = done.page
     headers = sum(map(len, chain.from_iterable(page.headers)))
-    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + LINK_BYTES * len(done.outlinks)
+    links = LINK_BYTES * len(done.outlinks) + sum(len(link.url) for link in done.outlinks)
+    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + links
 
 
 class Parts(Struct, frozen=True):
@@ -188,22 +189,26 @@ class Crawl:
         while (lease := await self.frontier.take()) is not None:
             if (refusal := self._refusal(lease.link)) is not None:
                 self._settle(lease, refusal)
-                continue
-            self.memory.begins(worker)
-            try:
-                outcome = await self.visit(lease)
-            except StorageError as error:
-                self._settle(lease, Unvisited())
-                await self.parts.trouble.visit_failed(error, self.frontier.out_count)
-            except BaseException:
-                self._settle(lease, Unvisited())
-                if not self.memory.gave_up(worker):
-                    raise
             else:
-                self.parts.trouble.visit_worked(self.config.workers)
-                self.network.ended(lease, outcome)
-            finally:
-                self.memory.ended(worker)
+                await self._visited(lease, worker)
+
+    async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
+        """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
+        self.memory.begins(worker)
+        try:
+            outcome = await self.visit(lease)
+        except StorageError as error:
+            self._settle(lease, Unvisited())
+            await self.parts.trouble.visit_failed(error, self.frontier.out_count)
+        except BaseException:
+            self._settle(lease, Unvisited())
+            if not self.memory.gave_up(worker):
+                raise
+        else:
+            self.parts.trouble.visit_worked(self.config.workers)
+            self.network.ended(lease, outcome)
+        finally:
+            self.memory.ended(worker)
 
     async def visit(self, lease: Lease) -> Outcome:
         """The whole life of one link that robots.txt allows, between lease and outcome."""

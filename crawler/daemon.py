@@ -111,7 +111,7 @@ async def open_crawl(
         async with fetching as fetcher, _open_parser(config, plan) as parser:
             frontier.ceilings["descriptors"] = fetcher.concurrency_max
             chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
-            expander = Expander(config, Scope(config, obey=config.robots), parser, frontier.admit)
+            expander = Expander(config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit)
             metrics = _open_metrics(frontier, expander)
             _measure(budget, store, frontier, fetcher, desk, parser)
             retention = Retention(
@@ -168,7 +168,7 @@ def _measure(
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
-    budget.measure("bench", lambda: frontier.bench.waiting * BENCH_LINK_BYTES)
+    budget.measure("bench", lambda: frontier.bench.load * BENCH_LINK_BYTES)
     budget.measure("robots", desk.memory_used if desk is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)

@@ -58,7 +58,9 @@ def codings_of(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def decoded(chunks: Iterable[bytes], codings: tuple[str, ...]) -> Iterator[bytes]:
-    """The chunks with their codings undone, in pieces of 1 to PIECE_BYTES bytes; an empty chunk comes out as it is.
+    """The chunks with their codings undone, in pieces of at most PIECE_BYTES bytes. A step of any of the decoders from which
+    nothing comes (there are bytes that decode to nothing for long) is an empty piece, and so is an empty chunk: whoever waits
+    for what comes out has a turn at each.
 
     FetchError: ``coding_cut`` the input ends early · ``content_coding`` corrupt, a wrong checksum, or a coding we cannot
     undo · ``trailing_data`` more follows the end · ``decode_ratio`` between two codings. No input at all is an empty body.
@@ -130,8 +132,7 @@ def _members(chunks: Iterable[bytes], make: Callable[[], Any], magics: tuple[byt
                 decoder = make()
             piece = _step(decoder, data)
             data = b""
-            if piece:
-                yield piece
+            yield piece
             if decoder.eof:
                 data = decoder.unused_data
                 decoder = None
@@ -202,8 +203,7 @@ def _deflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
         while True:
             piece = _step(decoder, data)
             data = b""
-            if piece:
-                yield piece
+            yield piece
             if decoder.eof or decoder.needs_input:
                 break
         if decoder.eof and decoder.unused_data:
@@ -229,7 +229,7 @@ def _brotli(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 except brotli.error as error:
                     raise FetchError("content_coding", str(error)) from None
                 data = b""
-                for offset in range(0, len(piece), PIECE_BYTES):  # the limit is a hint to the library
+                for offset in range(0, max(1, len(piece)), PIECE_BYTES):  # the limit is a hint to the library
                     yield piece[offset : offset + PIECE_BYTES]
                 more = not decoder.is_finished() and (len(piece) >= PIECE_BYTES or not decoder.can_accept_more_data())
     if not empty and not decoder.is_finished():

@@ -7,10 +7,11 @@ links than one batch should carry are admitted in parts before their page's outc
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from crawler.frontier.store import Admitted
 from crawler.linkforms import robots_tag, text
 from crawler.links import HEADERS, MIMES, PART_LINKS, RULE_OF, Options, Packed, decode_part
 from crawler.model import Done, Link
+from crawler.page import Body, Page
 from crawler.parse import Fault, Parser
 from crawler.scope import Scope
 from crawler.sitemaps import Reader, read
@@ -33,18 +35,29 @@ OUTLINKS: Final = "crawler.links:packed"
 PART: Final = 4
 """Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
 PART_BYTES_MIN: Final = 64 << 10
+PART_BYTES_MAX: Final = 512 << 10
+"""Of URLs that a sitemap names, admitted at a time: short references to a long base may stand in it."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Of an answer, the fields that say something of links."""
+
+
+class Undo(Protocol):
+    """What undoes content codings, and lets others have a turn meanwhile: ``fetcher.finisher``."""
+
+    async def decoded(self, page: Page, limit: int, /) -> bytes: ...
+
+    async def unpacked(self, page: Page, limit: int, /) -> Body: ...
 
 
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl."""
 
     def __init__(
-        self, config: Config, scope: Scope, parser: Parser | None, admit: Callable[[Admitted], Awaitable[object]]
+        self, config: Config, scope: Scope, parser: Parser | None, undo: Undo, admit: Callable[[Admitted], Awaitable[object]]
     ) -> None:
         self._config = config
+        self._undo = undo
         self._scope = scope
         self._parser = parser
         self._admit = admit
@@ -73,7 +86,7 @@ class Expander:
         if done.outcome not in READABLE:
             return done
         if link.kind == "sitemap":
-            return await self._sitemap(link, done)
+            return await self._sitemap(link, done, room)
         if self._parser is None or not self._scope.follows(link):
             return done
         return await self._page(link, done, headers, room)
@@ -90,24 +103,24 @@ class Expander:
         if mime not in MIMES and not headers:
             return done
         assert self._parser is not None
-        with await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire))) as held:
-            body = page.decoded(self._config.max_parse) if mime in MIMES else b""
-            if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
-                body = b""
-                if not headers:
-                    return done
-            began = time.perf_counter()
-            found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
-            self.parsed(time.perf_counter() - began)
-            del body
-            links, refused = await self._taken(link, found, held)
+        held = await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire)))
+        body = await self._undo.decoded(page, self._config.max_parse) if mime in MIMES else b""
+        if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
+            body = b""
+        if not body and not headers:
+            return done
+        began = time.perf_counter()
+        found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
+        self.parsed(time.perf_counter() - began)
+        del body
+        links, refused = await self._taken(link, found, held)
         if fault is not None:
             refused[fault.reason] = refused.get(fault.reason, 0) + 1
         return replace(done, outlinks=links, refused=refused, robots=_listed(found.robots))
 
     async def _taken(self, page: Link, found: Packed, held: Reservation) -> tuple[tuple[Link, ...], dict[str, int]]:
         """The last part of a page's links as those of this crawl, the others being admitted now; how many were left out, by rule.
-        What is still to be read stays reserved."""
+        What is held of them stays reserved, until the outcome is."""
         links: tuple[Link, ...] = ()
         refused = Counter(found.refused)
         unread = found.parts
@@ -116,7 +129,7 @@ class Expander:
             if links:
                 await self._admit(Admitted(links))
                 links = ()
-            held.shrink(sum(map(len, unread)))
+            held.shrink(2 * sum(map(len, unread)))  # as bytes, and a part as objects
             try:
                 part = decode_part(unread.pop())
             except msgspec.DecodeError:  # a document may have taken its process over
@@ -138,13 +151,6 @@ class Expander:
             found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Packed)
         return (Packed([], [], {}) if isinstance(found, Fault) else found), fault
 
-    async def _in_parts(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
-        """Admit all but the last part now; the last travels with the outcome."""
-        while len(links) > LINKS_PER_OUTCOME_MAX:
-            await self._admit(Admitted(links[:LINKS_PER_OUTCOME_MAX]))
-            links = links[LINKS_PER_OUTCOME_MAX:]
-        return links
-
     # -- sitemaps -------------------------------------------------------------------------------------------------
 
     def sitemaps(self, origin: str, named: tuple[str, ...], home: str | None) -> Iterator[Link]:
@@ -157,18 +163,30 @@ class Expander:
             page = Link(f"{origin}/robots.txt", host, "robots", hops=-1, anchor=home)
             yield from self._entries(page, [*named, "/sitemap.xml"], "sitemap", {})
 
-    async def _sitemap(self, link: Link, done: Done) -> Done:
+    async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
-        reader = Reader(depth=link.hops, bytes_max=self._config.max_sitemap)
-        refused: dict[str, int] = {}
-        links: tuple[Link, ...] = ()
-        for part in read(done.page.pieces(), reader):
-            links += tuple(self._entries(link, part, "sitemap" if reader.kind == "index" else "link", refused))
-            links = await self._in_parts(links)
-            await asyncio.sleep(0)
+        await room.parse(PART_BYTES_MAX)
+        packed = done.page.coding is not None
+        body = await self._undo.unpacked(done.page, self._config.max_sitemap) if packed else done.page.body
+        try:
+            reader = Reader(depth=link.hops, bytes_max=self._config.max_sitemap)
+            refused: dict[str, int] = {}
+            links: list[Link] = []
+            size = 0
+            for part in read(body.chunks(), reader):
+                for entry in self._entries(link, part, "sitemap" if reader.kind == "index" else "link", refused):
+                    if len(links) >= LINKS_PER_OUTCOME_MAX or size > PART_BYTES_MAX:
+                        await self._admit(Admitted(tuple(links)))
+                        links, size = [], 0
+                    links.append(entry)
+                    size += len(entry.url)
+                await asyncio.sleep(0)
+        finally:
+            if packed:
+                body.discard()
         if reader.fault:
-            refused["sitemap_fault"] = 1
-        return replace(done, outlinks=links, refused=refused)
+            refused["sitemap_fault"] = refused.get("sitemap_fault", 0) + 1
+        return replace(done, outlinks=tuple(links), refused=refused)
 
     def _entries(
         self, page: Link, entries: Iterable[str], kind: Literal["sitemap", "link"], refused: dict[str, int]
@@ -184,6 +202,8 @@ class Expander:
             else:
                 link = Link(url.href, url.host, kind, hops=hops, via=page.url, tag=page.tag, anchor=page.anchor)
                 rule = self._scope.refuses(link)
+                if kind == "sitemap" and url.host != page.host and not _names_sitemap(url.path):
+                    rule = rule or "sitemap_fault"
             if rule is None and link is not None:
                 yield link
             elif rule is not None:
@@ -192,3 +212,8 @@ class Expander:
 
 def _listed(words: Iterable[str]) -> str | None:
     return ",".join(sorted(set(words))) or None
+
+
+_names_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
+"""Of a path: on another host only what is called like a sitemap is taken for one. A page that is visited as a sitemap is known
+from then on, and its links are not followed: nobody may have that done to another's pages."""

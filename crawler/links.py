@@ -27,7 +27,10 @@ HEADERS: Final = frozenset({b"link", b"refresh", b"x-robots-tag"})
 REFERENCES_MAX: Final = 200_000
 """References looked at in one page, good or bad."""
 OUTLINKS_BYTES_MAX: Final = 3 << 20
-"""URLs given out for one page: short references to a long base must not become a huge answer."""
+OUTLINKS_BYTES_FREE: Final = 256 << 10
+OUTLINKS_BYTES_FACTOR: Final = 4
+"""URLs given out for one page: short references to a long base must not become a huge answer. Beyond the free ones no more
+than the page itself, times the factor."""
 PART_LINKS: Final = 2000
 """About half a megabyte, once they are objects."""
 
@@ -108,7 +111,7 @@ def outlinks(
         options = msgspec.convert(options, Options)
     named = [(name.lower(), text(value)) for name, value in headers if name.lower() in HEADERS]
     robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(value, options.agent)}
-    found = _Found(url, options)
+    found = _Found(url, options, len(body))
     for name, value in named:
         if name == b"link":
             for target, rel in link_header(value):
@@ -132,7 +135,7 @@ def packed(*page: Any) -> Packed:
 class _Found:
     """What was found so far: URL → kind."""
 
-    def __init__(self, url: str, options: Options) -> None:
+    def __init__(self, url: str, options: Options, body_bytes: int) -> None:
         self.follow: dict[str, str] = {}
         self.nofollow: dict[str, str] = {}
         self.refused: dict[str, int] = {}
@@ -141,7 +144,7 @@ class _Found:
         self.join = Base(url, options.rules).join
         self.codec: str | None = None
         self._left = REFERENCES_MAX
-        self._bytes_left = OUTLINKS_BYTES_MAX
+        self._bytes_left = min(OUTLINKS_BYTES_MAX, max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * body_bytes))
 
     def add(self, reference: str, kind: str, nofollow: bool = False) -> None:
         """Take one reference, or count why not."""

@@ -33,7 +33,8 @@ _USUAL: Final = {
     "text/html;charset=UTF-8": ("text/html", "utf-8"),
 }
 """What most pages say, read already."""
-_CHARSET: Final = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]{1,40})\"|([^\s;,\"]{1,40})(?=[\s;,]|$))", re.I)
+_CHARSET: Final = re.compile(r";\s*charset\s*=\s*(?:\"([ !#-~]{1,40})\"|([!#-+\--:<-~]{1,40})(?=[\s;,]|$))", re.I)
+"""Labels are ASCII (https://encoding.spec.whatwg.org/#names-and-labels): what is not names no encoding."""
 
 
 @contextmanager

@@ -29,7 +29,9 @@ TTL_SECONDS_MIN: Final = 600.0
 """``Cache-Control: max-age`` may shorten the day, not to a fetch before every page."""
 TTL_SECONDS_UNAVAILABLE: Final = 3_600.0
 RULES_AT_ONCE_MAX: Final = 1_000
-"""Rules that Protego weighs for one URL (5 ms at worst). A longer file is narrowed first to the rules that can apply."""
+RULES_BYTES_AT_ONCE_MAX: Final = 64 << 10
+"""Rules that Protego reads and weighs for one URL (20 ms at worst). A longer file is narrowed first to the rules that can
+apply."""
 _RECORD_BYTES_MAX: Final = 4 << 20
 _VERSION: Final = b"\x01"
 
@@ -215,10 +217,14 @@ class _Groups:
         self._heading = True
         token = _TOKEN.match(value)
         if value == b"*" or value[:2].strip() == b"*":
-            self._open.append(self._anyones)
+            self._opens(self._anyones)
         elif token and token[0].lower() == self._name:
             self._named = True
-            self._open.append(self._ours)
+            self._opens(self._ours)
+
+    def _opens(self, group: _Group) -> None:
+        if group not in self._open:
+            self._open.append(group)
 
     def _delay(self, value: bytes) -> None:
         try:
@@ -240,7 +246,7 @@ class _Matcher:
     __slots__ = ("_index", "_tree")
 
     def __init__(self, lines: str) -> None:
-        few = lines.count("\n") < RULES_AT_ONCE_MAX
+        few = _is_little(lines)
         self._tree = _tree(lines.split("\n")) if few else None
         self._index = [] if few else _index(lines)
 
@@ -248,7 +254,12 @@ class _Matcher:
         if self._tree is not None:
             return self._tree.can_fetch(url, "*")
         rules = _narrow(self._index, url)
-        return len(rules) <= RULES_AT_ONCE_MAX and _tree(rules).can_fetch(url, "*")
+        few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
+        return few and _tree(rules).can_fetch(url, "*")
+
+
+def _is_little(lines: str) -> bool:
+    return lines.count("\n") < RULES_AT_ONCE_MAX and len(lines) <= RULES_BYTES_AT_ONCE_MAX
 
 
 def _tree(rules: list[str]) -> Protego:
@@ -291,6 +302,6 @@ def _estimate(record: Record) -> int:
     """Bytes of a Rules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
     rules = record.lines.count("\n") + 1 if record.lines else 0
     text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
-    if rules <= RULES_AT_ONCE_MAX:
-        return 1_000 + text + 1_000 * rules + 2 * len(record.lines) + 20 * record.lines.count("*")
+    if _is_little(record.lines):
+        return 1_000 + text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
     return 1_000 + text + 75 * rules + len(record.lines)

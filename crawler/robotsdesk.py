@@ -12,6 +12,7 @@ from typing import Final
 
 from crawler import robots, urls
 from crawler.model import PRIORITY_ROBOTS, Done, Dropped, Link, Outcome, Retry, Unvisited
+from crawler.page import Page
 from crawler.rulescache import RulesCache
 
 REDIRECTS_MAX: Final = 5
@@ -119,7 +120,7 @@ class RobotsDesk:
         return [(origin, record) for origin in origins]
 
     def _read(self, outcome: Done | Dropped) -> robots.Rules:
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Done) and not _is_stacked(outcome.page):
             page = outcome.page
             body = page.decoded(robots.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
             cut = outcome.outcome == "too_large"
@@ -134,3 +135,8 @@ class RobotsDesk:
         origin = urls.origin(link.url)
         rules = self._cache.get(origin) if link.url == f"{origin}/robots.txt" else None
         return rules if rules is not None and rules.fresh(self._wall(), self._name) else None
+
+
+def _is_stacked(page: Page) -> bool:
+    """Rules in more than one content coding, which nobody sends: to undo them could take long, and this is done in the loop."""
+    return 200 <= page.status < 300 and page.coding is not None and "," in page.coding

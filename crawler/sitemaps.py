@@ -159,15 +159,13 @@ class Reader:
 
 
 def read(chunks: Iterable[bytes], reader: Reader) -> Iterator[list[str]]:
-    """The URLs of a whole document in parts, until its end or a fault."""
+    """The URLs of a whole document in parts, until its end or a fault: one from each 64 KiB, empty ones too, so that the
+    caller may let others have a turn."""
     for chunk in chunks:
-        for part in reader.pieces(chunk):
-            if part:
-                yield part
+        yield from reader.pieces(chunk)
         if reader.fault is not None:
             return
-    if last := reader.close():
-        yield last
+    yield reader.close()
 
 
 __all__ = ["BYTES_MAX", "INDEX_DEPTH_MAX", "Fault", "Kind", "Reader", "read"]

@@ -29,12 +29,13 @@ _ORIGINS_MAX: Final = 1024
 _PORTS: Final = {"http": 80, "https": 443}
 
 # Origin, path, query: nothing in them that the parser would change. A character class, not the standard's own sets:
-# leaving a character out only costs time. The fragment is cut off, so anything the parser would take may stand in it.
+# leaving a character out only costs time. The fragment is cut off, so anything the parser would take may stand in it. What
+# one part has taken could be no other's, so none gives anything back: a text that does not match is looked at once.
 _plain = re.compile(
-    r"((?:https?:)?//[A-Za-z0-9._\-\[\]:]{1,255})?"
-    r"([A-Za-z0-9\-._~!$&'()*+,;=:@%/|\[\]]*)"
-    r"(\?[!$-&(-;=?-~]*)?"
-    r"(?:#[^\ud800-\udfff]*)?",
+    r"((?:https?:)?//[A-Za-z0-9._\-\[\]:]{1,255}+)?"
+    r"([A-Za-z0-9\-._~!$&'()*+,;=:@%/|\[\]]*+)"
+    r"(\?[!$-&(-;=?-~]*+)?"
+    r"(?:#[^\ud800-\udfff]*+)?",
     re.DOTALL,
 ).fullmatch
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):").match

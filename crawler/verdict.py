@@ -64,7 +64,7 @@ class Judge:
         """An answer, whole or not; its outlinks are still to be found, but for the redirect's target."""
         rest = self._rest(lease.link, page.timings.first_byte)
         fault = page.fault
-        if fault is None and page.status == 206 and is_part(page.header("content-range")):
+        if fault is None and page.status in (206, 226) and is_part(page.status, page.header("content-range")):
             fault = FetchError("cut")
         if fault is not None:
             outcome, reason = fault.outcome, fault.reason
@@ -108,7 +108,7 @@ class Judge:
             link.depth,
             PRIORITY_REDIRECT,
             link.hops + 1,
-            urls.masked(location) if location != target.href else None,
+            urls.masked(location) if location != target.href and len(location) <= urls.URL_BYTES_MAX else None,
             link.via if is_robots else link.url,
             link.input,
             link.tag,
@@ -139,8 +139,11 @@ def sign_of(error: FetchError) -> HostSign:
     return "silent" if error.outcome in ("blocked", "invalid_url") else "alive"
 
 
-def is_part(content_range: str | None) -> bool:
-    """Whether an answer with status 206 is not the whole page by its own account: no range was asked for (RFC 9110, 15.3.7)."""
+def is_part(status: int, content_range: str | None) -> bool:
+    """Whether an answer says of itself that it is not the whole page: a range (206; RFC 9110, 15.3.7) or a difference (226;
+    RFC 3229), and neither was asked for."""
+    if status != 206:
+        return status == 226
     whole = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", (content_range or "").strip(), re.A)
     return whole is None or int(whole[1]) + 1 != int(whole[2])
 

@@ -18,6 +18,7 @@ from crawler import control as control_module
 from crawler import follow, uploads
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
 from crawler.frontier.store import Admitted
+from crawler.model import Link
 
 OPENAPI = yaml.safe_load((Path(control_module.__file__).parent / "openapi.yaml").read_text())
 
@@ -135,6 +136,19 @@ def test_positions_alone_fill_a_batch_too():
         assert not batch.is_full()
         batch.admit(Admitted((), (), ("list", b"position")))
     assert batch.is_full()
+    again = OpenBatch()
+    again.prepend(batch)
+    assert again.is_full()
+
+
+def test_long_urls_fill_a_batch_before_many_do():
+    batch = OpenBatch()
+    links = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(1000))
+    batch.admit(Admitted(links))
+    assert not batch.is_full()
+    batch.admit(Admitted(links))
+    batch.admit(Admitted(links))
+    assert batch.is_full() and batch.links_count == 3000
     again = OpenBatch()
     again.prepend(batch)
     assert again.is_full()

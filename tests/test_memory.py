@@ -13,6 +13,7 @@ from webs import Answer, Web
 from crawler import memory, watch
 from crawler.daemon import open_crawl
 from crawler.errors import StorageError
+from crawler.model import Done
 from crawler.settings import load
 from crawler.watch import Meter
 
@@ -97,6 +98,19 @@ async def test_it_is_watched_while_every_helper_of_the_loop_stands_before_a_stal
         running.cancel()
         stalled.set()
         await asyncio.gather(*helpers)
+
+
+async def test_a_worker_that_waits_holds_nothing_of_its_last_page(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, _):
+        crawl.frontier._endless = True
+        running = asyncio.create_task(crawl.run())
+        await until(lambda: crawl.stats().done == PAGES and not crawl.frontier.out_count)
+        workers = [task for task in asyncio.all_tasks() if task.get_name().startswith("worker ")]
+        assert len(workers) == crawl.config.workers
+        for worker in workers:
+            assert not any(isinstance(held, Done) for held in worker.get_coro().cr_frame.f_locals.values())
+        crawl.drain("enough")
+        await running
 
 
 async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, monkeypatch):

@@ -351,3 +351,23 @@ def _decide_a_million_times() -> None:
     assert stats.kept_bytes + stats.parsed_bytes <= 2 << 20
     assert 0 < denied < 1_000_000
     assert _resident() - before < 2 << 20
+
+
+def test_a_group_named_a_thousand_times_is_one():
+    groups = robots._Groups(b"flatcrawler")
+    for _ in range(1000):
+        groups.add(b"user-agent", b"*")
+        groups.add(b"user-agent", b"flatcrawler")
+    assert len(groups._open) == 2
+    groups.add(b"disallow", b"/a")
+    assert groups.chosen() == ("D/a", None)
+
+
+@pytest.mark.parametrize("pattern", [b"\xff" * 490, b"*\xff" * 244, b"*ab" * 160])
+def test_long_patterns_are_weighed_a_few_at_a_time_and_deny_where_too_many_apply(pattern):
+    many = rules(b"user-agent: *\n" + b"".join(b"disallow: /%s%d\n" % (pattern, n) for n in range(999)))
+    assert not many.allows("http://a.test/x")
+    assert many._matcher._tree is None
+    assert many.memory_bytes < 3 << 20
+    few = rules(b"user-agent: *\n" + b"".join(b"disallow: /%d/%s\n" % (n, pattern) for n in range(999)))
+    assert few.allows("http://a.test/x") and few.allows("http://a.test/7/x")

@@ -230,3 +230,14 @@ def test_memory_is_flat_and_given_back():
         tracemalloc.stop()
     assert peak - before < 4 << 20
     assert now - before < 128 << 10, "no reader is left over for the garbage collector"
+
+
+def test_what_names_no_url_comes_in_parts_too():
+    """So that whoever reads has a turn at each."""
+    from crawler.sitemaps import read
+
+    text = b"http://a.test/\n" + b"a\n" * (1 << 20)
+    for body in (text, zlib.compress(text, wbits=31)):
+        parts = list(read([body], Reader()))
+        assert len(parts) >= len(text) >> 16
+        assert [url for part in parts for url in part] == ["http://a.test/"]

@@ -8,7 +8,7 @@ from crawler.errors import REASONS, FetchError
 from crawler.model import Done, Dropped, Lease, Link, Retry
 from crawler.page import Body, Page, Timings
 from crawler.urls import Rules
-from crawler.verdict import Judge, retry_after, sign_of
+from crawler.verdict import Judge, is_part, retry_after, sign_of
 
 WALL = 1_800_000_000.0
 
@@ -196,3 +196,9 @@ def test_a_body_too_large_is_final_at_once(tmp_path):
     done = judge().page(lease(), page(tmp_path, 200, fault=FetchError("max_body")), WALL)
     assert isinstance(done, Done)
     assert (done.outcome, done.reason) == ("too_large", "max_body")
+
+
+def test_a_difference_that_was_not_asked_for_is_not_the_page():
+    assert is_part(226, None) and is_part(226, "bytes 0-1/2")
+    assert is_part(206, None) and not is_part(206, "bytes 0-1/2")
+    assert not is_part(200, "bytes 0-0/2")

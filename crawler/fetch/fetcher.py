@@ -79,7 +79,7 @@ class Fetcher:
         """Fetches at a time that the descriptor limit allows."""
         self._loop = asyncio.get_running_loop()
         self._bodies: set[Body] = set()  # of fetches in flight
-        self._finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
+        self.finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
         self.pace(config.rate, config.bandwidth)
 
@@ -198,7 +198,7 @@ class Fetcher:
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall
             codings = codings_of(message.headers.getall("Content-Encoding", ())) if body.size else ()
-            await self._finisher.finish(page, codings, limit)
+            await self.finisher.finish(page, codings, limit)
             page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
             self._bytes_wire += page.bytes_wire
             self._bytes_decoded += page.bytes_decoded

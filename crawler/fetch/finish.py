@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,8 +46,7 @@ class Finisher:
             return
         target = Body(self._tmp) if self._decode_body else None
         try:
-            async with self._turns:
-                await self._decode(page, codings, limit, target)
+            await self._prove(page, codings, limit, target)
         except BaseException:
             if target is not None:
                 target.discard()
@@ -57,26 +57,22 @@ class Finisher:
             page.body = target
             page.coding = None
 
-    async def _decode(self, page: Page, codings: tuple[str, ...], limit: int, target: Body | None) -> None:
+    async def _prove(self, page: Page, codings: tuple[str, ...], limit: int, target: Body | None) -> None:
         prefix = bytearray()
         size = 0
-        turn = time.monotonic()
-        pieces = bounded(
-            decoded(_with_breaks(page.body.chunks()), codings),
-            wire_bytes=page.body.size,
-            decoded_bytes_max=limit,
-            ratio_max=self._ratio_max,
-        )
+
+        def take(piece: bytes) -> None:
+            nonlocal size
+            if len(prefix) < PREFIX_BYTES:
+                prefix.extend(piece[: PREFIX_BYTES - len(prefix)])
+            size += len(piece)
+            if target is not None:
+                target.write(piece)
+
+        pieces = decoded(page.body.chunks(), codings)
+        pieces = bounded(pieces, wire_bytes=page.body.size, decoded_bytes_max=limit, ratio_max=self._ratio_max)
         try:
-            for piece in pieces:
-                if len(prefix) < PREFIX_BYTES:
-                    prefix += piece[: PREFIX_BYTES - len(prefix)]
-                size += len(piece)
-                if target is not None:
-                    target.write(piece)
-                if time.monotonic() - turn > TURN_S:
-                    await asyncio.sleep(0)
-                    turn = time.monotonic()
+            await self._each(pieces, take)
         except FetchError as error:
             if page.fault is None:  # else the body is known to be cut, and its coding with it
                 page.fault = error
@@ -85,10 +81,45 @@ class Finisher:
         page.bytes_decoded = size
         page.sniffed = sniff(bytes(prefix), page.mime)
 
+    async def decoded(self, page: Page, limit: int) -> bytes:
+        """The first ``limit`` bytes of a page's body with its codings undone, as far as they can be. Raises StorageError."""
+        if page.coding is None:
+            return page.body.prefix(limit)
+        parts: list[bytes] = []
+        await self._undo(page, limit, parts.append)
+        return b"".join(parts)
 
-def _with_breaks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """An empty chunk between any two, which ``decoded`` lets through: there are bytes that decode to nothing for long."""
-    yield next(chunks, b"")
-    for chunk in chunks:
-        yield b""
-        yield chunk
+    async def unpacked(self, page: Page, limit: int) -> Body:
+        """The same as a body of its own, which the caller discards."""
+        body = Body(self._tmp)
+        try:
+            await self._undo(page, limit, body.write)
+            body.seal()
+        except BaseException:
+            body.discard()
+            raise
+        return body
+
+    async def _undo(self, page: Page, limit: int, take: Callable[[bytes], object]) -> None:
+        codings = tuple(page.coding.split(", ")) if page.coding else ()
+        if len(codings) <= self._codings_max:
+            with suppress(FetchError):  # then it is what could be decoded before the fault
+                await self._each(_first(limit, decoded(page.body.chunks(), codings)), take)
+
+    async def _each(self, pieces: Iterator[bytes], take: Callable[[bytes], object]) -> None:
+        """Hand on every piece. Few do so at a time, and others have a turn in between."""
+        async with self._turns:
+            turn = time.monotonic()
+            for piece in pieces:
+                take(piece)
+                if time.monotonic() - turn > TURN_S:
+                    await asyncio.sleep(0)
+                    turn = time.monotonic()
+
+
+def _first(n: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece[:n]
+        n -= len(piece)
+        if n <= 0:
+            return

@@ -11,6 +11,7 @@ from aiohttp.http import HttpVersion10, RawResponseMessage
 
 LENGTH_MAX: Final = (1 << 63) - 1
 """The parser takes 2^64 - 1 for no length at all."""
+_DIGITS_MAX: Final = len(str(LENGTH_MAX))
 
 
 def fault_of(message: RawResponseMessage) -> tuple[str, str] | None:
@@ -25,10 +26,18 @@ def fault_of(message: RawResponseMessage) -> tuple[str, str] | None:
     transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
     if transfer not in (("chunked",) if message.chunked else ("", "identity")):
         return "malformed", "transfer coding"
-    length = message.headers.get("Content-Length")
-    if length is not None and length.isdigit() and int(length) > LENGTH_MAX:
+    if (length_of(message) or 0) > LENGTH_MAX:
         return "malformed", "content length"
     return None
+
+
+def length_of(message: RawResponseMessage) -> int | None:
+    """Content-Length; beyond LENGTH_MAX if it is larger than that, however many digits it has. None if there is none."""
+    text = message.headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _DIGITS_MAX else LENGTH_MAX + 1
 
 
 def may_be_kept(message: RawResponseMessage) -> bool:

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from crawler.errors import our_errno
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.head import fault_of, may_be_kept
+from crawler.fetch.head import fault_of, length_of, may_be_kept
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
@@ -131,11 +131,12 @@ class Watched(ResponseHandler):
     def _begin_body(self, exchange: Exchange, *, exact: bool) -> None:
         message, payload = exchange.message, self._payload
         assert message is not None
-        self._exact = exact and not self._dirty and may_be_kept(message)
+        fed = payload is not None and payload.total_bytes > 0  # it took a bare line feed for the head's end, before ours
+        self._exact = exact and not fed and not self._dirty and may_be_kept(message)
         if payload is None or payload.is_eof():
             self._left = 0
-        elif not message.chunked and (length := message.headers.get("Content-Length")) is not None:
-            self._left = int(length) if length.isascii() and length.isdigit() else _UNKNOWN
+        elif not message.chunked and (length := length_of(message)) is not None:
+            self._left = length
 
     def _feed_body(self, data: bytes, exchange: Exchange) -> None:
         assert exchange.message is not None

@@ -14,6 +14,8 @@ from crawler.model import Done, Link, Mark
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
+LINKS_BYTES_MAX: Final = 4 << 20
+"""Of the URLs admitted by themselves: those of an outcome are bounded by its account."""
 BODY_BYTES_MAX: Final = 32 << 20
 
 
@@ -30,6 +32,7 @@ class OpenBatch:
         self.is_last = False
         """It is committed even if it is empty: the files are closed with it."""
         self.links_count = 0
+        self.links_bytes = 0
         self.body_bytes = 0
         self.releases: list[Callable[[], None]] = []
         self._committed: list[asyncio.Future[None]] = []
@@ -38,7 +41,8 @@ class OpenBatch:
         return bool(self.is_last or self.settled or self.admitted or self.robots or self.hosts or self.refused or self.retired)
 
     def is_full(self) -> bool:
-        return len(self.settled) >= OUTCOMES_MAX or self.links_count >= LINKS_MAX or self.body_bytes >= BODY_BYTES_MAX
+        many = len(self.settled) >= OUTCOMES_MAX or self.links_count >= LINKS_MAX
+        return many or self.links_bytes >= LINKS_BYTES_MAX or self.body_bytes >= BODY_BYTES_MAX
 
     def settle(self, settled: Settled, rest: HostRest | None) -> None:
         self.settled.append(settled)
@@ -52,6 +56,7 @@ class OpenBatch:
     def admit(self, admitted: Admitted) -> None:
         self.admitted.append(admitted)
         self.links_count += _count(admitted)
+        self.links_bytes += _bytes(admitted)
 
     def refuse(self, refused: Mapping[str, int]) -> None:
         for rule, count in refused.items():
@@ -72,6 +77,7 @@ class OpenBatch:
         """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
         self.admitted[:0] = failed.admitted
         self.links_count += sum(map(_count, failed.admitted))
+        self.links_bytes += sum(map(_bytes, failed.admitted))
         self.hosts = failed.hosts | self.hosts
         self.is_last |= failed.is_last
         self.refuse(failed.refused)
@@ -103,3 +109,7 @@ class OpenBatch:
 def _count(admitted: Admitted) -> int:
     """One at least: a position alone takes room as well."""
     return max(1, len(admitted.links) + len(admitted.faults))
+
+
+def _bytes(admitted: Admitted) -> int:
+    return sum(len(link.url) for link in admitted.links)

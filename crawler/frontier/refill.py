@@ -58,7 +58,7 @@ class Refill:
         if host not in self._dry and (more := self._bench.hungry(host, SHARE_LINKS_MAX)):
             self._hungry[host] = more
             self.wanted.set()
-        if self._plenty and self._bench.waiting * 2 < self._links_max:
+        if self._plenty and self._bench.load * 2 < self._links_max:
             self.wanted.set()
 
     def given_up(self, host: str) -> None:
@@ -112,7 +112,7 @@ class Refill:
         hungry, self._hungry = self._hungry, {}
         returned, self._returned = self._returned, []
         unruly = {host: self._unruly.pop(host) for host in list(islice(self._unruly, min(rules_max, RULES_PER_TRIP_MAX)))}
-        room = self._links_max - self._bench.waiting
+        room = self._links_max - self._bench.load
         for host, more in hungry.items():
             hungry[host] = more if host not in self._bench else max(1, min(more, room))
             room -= hungry[host]
@@ -143,7 +143,7 @@ class Refill:
         self._dry.update(host for host, n in got.items() if n < hungry.get(host, CLAIM_LINKS_PER_HOST))
         self._dry.update(host for host in hungry if host not in got and host in self._bench)
         self._plenty = len(got.keys() - hungry.keys()) >= hosts
-        if self._plenty and (self._bench.waiting + len(leases)) * 2 < self._links_max:
+        if self._plenty and (self._bench.load + len(leases)) * 2 < self._links_max:
             self.wanted.set()
 
 

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from crawler.model import Lease
+from crawler.model import Lease, Link
 
 SUSPECTS = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
+LINK_BYTES: Final = 1024
 
 
 class HostView(NamedTuple):
@@ -31,6 +32,12 @@ class HostView(NamedTuple):
     out: int
     failures: int
     busy: int
+
+
+def size(link: Link) -> int:
+    """How many ordinary links a link takes the room of: each LINK_BYTES of its texts is one more."""
+    given = 4 * len(link.given) if link.given else 0  # perhaps not ASCII
+    return 1 + (len(link.url) + len(link.via or "") + len(link.anchor or "") + given) // LINK_BYTES
 
 
 class _Host:
@@ -75,6 +82,8 @@ class Workbench:
         self._heap: list[tuple[float, int, str]] = []
         self._ticket = count()
         self.waiting = 0
+        self.load = 0
+        """As ``waiting``, with each link that is longer than usual counted as several: see ``size``."""
         self.out = 0
 
     def __repr__(self) -> str:
@@ -97,7 +106,7 @@ class Workbench:
                 host.due = lease.due
             (host.heads if lease.link.kind == "robots" else host.queue).append(lease)
             host.share = max(host.share, len(host.queue))
-            self.waiting += 1
+            self._came(lease)
             if not host.heaped:
                 self._heap_if_it_could_deal(name, host)
 
@@ -106,7 +115,7 @@ class Workbench:
         host = self._hosts[lease.link.host]
         if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.heads):
             host.heads.append(lease)
-            self.waiting += 1
+            self._came(lease)
             self._heap_if_it_could_deal(lease.link.host, host)
 
     def rest(self, name: str, due: float) -> None:
@@ -140,6 +149,7 @@ class Workbench:
             elif not self._parked(name, host, lease, now):
                 (host.heads or host.queue).popleft()
                 self.waiting -= 1
+                self.load -= size(lease.link)
                 host.out += 1
                 self.out += 1
                 for group in self._groups_of(name, lease):
@@ -152,7 +162,7 @@ class Workbench:
         """Undo a ``take`` that led to no visit: the lease is its host's next again, and no rest runs."""
         host = self._leave(lease)
         (host.heads if lease.link.kind == "robots" else host.queue).appendleft(lease)
-        self.waiting += 1
+        self._came(lease)
         self._heap_if_it_could_deal(lease.link.host, host)
 
     def release(self, lease: Lease, due: float) -> None:
@@ -182,6 +192,7 @@ class Workbench:
         host.heads.clear()
         host.queue.clear()
         self.waiting -= len(leases)
+        self.load -= sum(size(lease.link) for lease in leases)
         return leases
 
     def forget(self, name: str, now: float) -> None:
@@ -233,6 +244,10 @@ class Workbench:
         return max(((name, len(host.queue)) for name, host in self._hosts.items()), key=lambda pair: pair[1], default=None)
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _came(self, lease: Lease) -> None:
+        self.waiting += 1
+        self.load += size(lease.link)
 
     def _heap_if_it_could_deal(self, name: str, host: _Host) -> None:
         if not host.heaped and host.out < self._per_host(name) and host.next() is not None:
