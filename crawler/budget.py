@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import chain
 from types import TracebackType
 from typing import Final, NamedTuple
 
+from crawler.model import Done
 from crawler.plan import BODY_BYTES, CONNECTION_BYTES, PARSE_COPIES, VISIT_ACCOUNTS, Plan
 
 LATER: Final = {name: VISIT_ACCOUNTS[at:] for at, name in enumerate(VISIT_ACCOUNTS)}
 """What may not be held when an account is taken: itself, and those behind it."""
+LINK_BYTES: Final = 700
+"""A link of an outcome, without the text of its URL."""
+OUTCOME_BYTES: Final = 2048
 
 
 class Use(NamedTuple):
@@ -188,4 +193,12 @@ class Budget:
         return found
 
 
-__all__ = ["Account", "Budget", "Reservation", "Use", "Visit"]
+def weight(done: Done) -> int:
+    """About what an outcome holds in memory until it is committed, bytes."""
+    page = done.page
+    headers = sum(map(len, chain.from_iterable(page.headers)))
+    links = LINK_BYTES * len(done.outlinks) + sum(len(link.url) for link in done.outlinks)
+    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + links
+
+
+__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "weight"]

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.budget import Budget, Reservation
+from crawler.budget import Budget, Reservation, weight
 from crawler.clock import Clock
 from crawler.config import Config
 from crawler.errors import FetchError, StorageError
@@ -50,16 +49,6 @@ from crawler.verdict import Judge
 
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
-LINK_BYTES: Final = 700
-OUTCOME_BYTES: Final = 2048
-
-
-def weight(done: Done) -> int:
-    """About what an outcome holds in memory until it is committed, bytes."""
-    page = done.page
-    headers = sum(map(len, chain.from_iterable(page.headers)))
-    links = LINK_BYTES * len(done.outlinks) + sum(len(link.url) for link in done.outlinks)
-    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + links
 
 
 class Parts(Struct, frozen=True):

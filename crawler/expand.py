@@ -108,6 +108,7 @@ class Expander:
         if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
             body = b""
         if not body and not headers:
+            held.release()
             return done
         began = time.perf_counter()
         found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
@@ -125,11 +126,12 @@ class Expander:
         refused = Counter(found.refused)
         unread = found.parts
         unread.reverse()
+        held.shrink(2 * sum(map(len, unread)))  # as bytes, and a part as objects
         while unread:
             if links:
                 await self._admit(Admitted(links))
                 links = ()
-            held.shrink(2 * sum(map(len, unread)))  # as bytes, and a part as objects
+                held.shrink(2 * sum(map(len, unread)))
             try:
                 part = decode_part(unread.pop())
             except msgspec.DecodeError:  # a document may have taken its process over

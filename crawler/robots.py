@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from bisect import bisect_left
 from typing import Final
 
 import msgspec
 from msgspec import Struct
-from protego import Protego
+
+from crawler.robotsmatch import Matcher, denying, is_little
 
 BODY_BYTES_MAX: Final = 500 << 10
 """RFC 9309 2.5: at least this much must be parsed; no more is."""
@@ -28,10 +28,6 @@ TTL_SECONDS_MAX: Final = 86_400.0
 TTL_SECONDS_MIN: Final = 600.0
 """``Cache-Control: max-age`` may shorten the day, not to a fetch before every page."""
 TTL_SECONDS_UNAVAILABLE: Final = 3_600.0
-RULES_AT_ONCE_MAX: Final = 1_000
-RULES_BYTES_AT_ONCE_MAX: Final = 64 << 10
-"""Rules that Protego reads and weighs for one URL (20 ms at worst). A longer file is narrowed first to the rules that can
-apply."""
 _RECORD_BYTES_MAX: Final = 4 << 20
 _VERSION: Final = b"\x01"
 
@@ -46,9 +42,6 @@ Misspellings and a missing colon are understood, as Google's parser and Protego 
 _TOKEN = re.compile(rb"[A-Za-z0-9_-]+")
 """RFC 9309 2.2.1 knows no digits in a product token, robots do (MJ12bot)."""
 _UNSAFE = re.compile(rb"[^\x21-\x7e]")
-_PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
-"""What Protego compares as it stands, in a pattern and in a URL."""
-_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -77,7 +70,7 @@ class Rules:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.memory_bytes = _estimate(record)
-        self._matcher: _Matcher | None = None
+        self._matcher: Matcher | None = None
 
     @property
     def unavailable(self) -> bool:
@@ -104,7 +97,7 @@ class Rules:
         if not self.record.lines:
             return True
         if self._matcher is None:
-            self._matcher = _Matcher(self.record.lines)
+            self._matcher = Matcher(self.record.lines)
         return self._matcher.allows(url)
 
     def denied_by(self, url: str) -> str | None:
@@ -113,10 +106,7 @@ class Rules:
             return None
         if self.unavailable:
             return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no answer"
-        for rule in sorted(_narrow(_index(self.record.lines), url), key=len, reverse=True):
-            if rule[0] == "D" and not _tree([rule]).can_fetch(url, "*"):
-                return f"Disallow: {rule[1:]}"
-        return f"more than {RULES_AT_ONCE_MAX} rules apply"
+        return denying(self.record.lines, url)
 
     def to_bytes(self) -> bytes:
         return _VERSION + zlib.compress(msgspec.msgpack.encode(self.record))
@@ -240,68 +230,10 @@ class _Groups:
         return "\n".join(group.rules), group.delay
 
 
-class _Matcher:
-    """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question."""
-
-    __slots__ = ("_index", "_tree")
-
-    def __init__(self, lines: str) -> None:
-        few = _is_little(lines)
-        self._tree = _tree(lines.split("\n")) if few else None
-        self._index = [] if few else _index(lines)
-
-    def allows(self, url: str) -> bool:
-        if self._tree is not None:
-            return self._tree.can_fetch(url, "*")
-        rules = _narrow(self._index, url)
-        few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
-        return few and _tree(rules).can_fetch(url, "*")
-
-
-def _is_little(lines: str) -> bool:
-    return lines.count("\n") < RULES_AT_ONCE_MAX and len(lines) <= RULES_BYTES_AT_ONCE_MAX
-
-
-def _tree(rules: list[str]) -> Protego:
-    words = {"A": "Allow: ", "D": "Disallow: "}
-    return Protego.parse("User-agent: *\n" + "\n".join(words[rule[0]] + rule[1:] for rule in rules))
-
-
-def _index(lines: str) -> list[str]:
-    """The rules sorted by the part of the pattern that any URL it matches begins with, letter for letter; NUL after it."""
-    index = []
-    for rule in lines.split("\n"):
-        plain = rule[1 : _PLAIN.match(rule, 1).end()]  # type: ignore[union-attr]
-        if rule[0] == "A":
-            plain = plain.removesuffix("index.html")  # Protego takes "Allow: /a/index.html" to allow "/a/" as well
-        index.append(f"{plain}\0{rule[0]}{rule[1 + len(plain) :]}")
-    index.sort()
-    return index
-
-
-def _narrow(index: list[str], url: str) -> list[str]:
-    """The rules that may match ``url``; no more than one beyond RULES_AT_ONCE_MAX."""
-    path = url[url.find("/", url.find("//") + 2) :] if url.count("/") > 2 else "/"
-    path = _ESCAPE.sub(lambda found: _unescape(found[0]), path)
-    rules: list[str] = []
-    for end in range(len(path) + 1):
-        key = path[:end] + "\0"
-        for at in range(bisect_left(index, key), len(index)):
-            if not index[at].startswith(key) or len(rules) > RULES_AT_ONCE_MAX:
-                break
-            rules.append(index[at][end + 1] + path[:end] + index[at][end + 2 :])
-    return rules
-
-
-def _unescape(escape: str) -> str:
-    char = chr(int(escape[1:], 16))
-    return char if char != "/" and _PLAIN.fullmatch(char) else escape
-
-
 def _estimate(record: Record) -> int:
     """Bytes of a Rules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
     rules = record.lines.count("\n") + 1 if record.lines else 0
     text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
-    if _is_little(record.lines):
+    if is_little(record.lines):
         return 1_000 + text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
     return 1_000 + text + 75 * rules + len(record.lines)

@@ -22,6 +22,9 @@ def cut(answer: bytes, *more: Any, **config: Any) -> Sin:
     return Sin([answer, *more], "truncated", "chunked", config)
 
 
+BARE: Final = b"HTTP/1.1 200 OK\nContent-Length: 40\n\n"
+"""Its end is seen by the parser, but not by whoever looks for an empty line; that one comes in the body."""
+
 HEADS: Final = {
     "line-nul": fine([raw(b"Content-Length: 2", body=b"ok", line=b"HTTP/1.1 200 O\0K")]),
     "line-escapes": fine([raw(b"Content-Length: 2", body=b"ok", line=b"HTTP/1.1 200 \x1b[2J\x07")]),
@@ -64,7 +67,7 @@ LENGTHS: Final = {
     "length-5000-zeros": fine([raw(b"Content-Length: " + b"0" * 5000 + b"2", body=b"ok"), stay]),
     "length-5000-digits": bad([raw(b"Content-Length: " + b"9" * 5000, body=b"ok")]),
     "charset-not-ascii": fine([raw(b"Content-Length: 3", b"Content-Type: text/html; charset=\xff\xfe", body=b"<a>"), stay]),
-    "head-ends-bare-an-answer-follows": fine([b"HTTP/1.1 200 OK\nContent-Length: 6\n\nab\r\n\r\nHTTP/1.1 200 OK", stay]),
+    "head-ends-bare-an-answer-follows": fine([BARE + b"x" * 20 + b"\r\n\r\n" + b"y" * 16 + b"HTTP/1.1 200 OK", stay]),
     "length-tabs": fine([raw(b"Content-Length:\t2\t", body=b"ok"), stay]),
     "length-vertical-tab": bad([raw(b"Content-Length: \x0b2", body=b"ok")]),
     "length-empty": bad([raw(b"Content-Length:", body=b"ok")]),

@@ -6,9 +6,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import page_of
 
-from crawler.budget import Account, Budget
+from crawler.budget import Account, Budget, weight
 from crawler.errors import ConfigError
+from crawler.model import Done, Link
 from crawler.plan import BODY_BYTES, CONNECTION_BYTES, VISIT_ACCOUNTS, Plan, default_limit, divide
 
 MIB = 1 << 20
@@ -210,3 +212,11 @@ def test_no_history_leaks_or_stops_or_exceeds_an_account(seed, connections, bodi
     asyncio.run(main())
     assert all(use.used == 0 for name, use in budget.uses().items() if name in VISIT_ACCOUNTS)
     assert not any(budget.account(name)._waiting for name in VISIT_ACCOUNTS)
+
+
+def test_an_outcome_weighs_what_its_links_and_headers_hold(tmp_path):
+    page = page_of(tmp_path, b"x" * 1000, headers=((b"Name", b"v" * 500),))
+    alone = weight(Done(page, "ok"))
+    assert alone >= 1000 + 504
+    long = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(10))
+    assert weight(Done(page, "ok", None, long)) - alone >= 10 * 2000

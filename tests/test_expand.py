@@ -105,6 +105,16 @@ async def test_what_has_no_tag_is_not_sent_to_a_parser_but_for_its_headers(body,
     assert done.outlinks == ()
 
 
+async def test_what_has_no_links_holds_nothing_while_its_outcome_waits(tmp_path):
+    html = ((b"Content-Type", b"text/html"),)
+    for body in (b"no tag", b"<p>no link"):
+        trial = Trial(tmp_path, Reader(Packed([], [], {})))
+        async with trial.budget.visit() as room:
+            room.received(0)
+            await trial.expander.expand(LINK, Done(page_of(tmp_path, body, SEED, html, mime="text/html"), "ok"), room)
+            assert trial.budget.account("parse").used == 0
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16be", "shift-jis", "iso-2022-jp", "gb18030", "euc-kr", "big5"])
 async def test_a_tag_is_seen_in_every_encoding(encoding, tmp_path):
     body = '<a href="/0">一</a>'.encode(encoding)

@@ -21,7 +21,7 @@ FLOORS: list[tuple[str, list[set[str]]]] = [
         [
             {"scope"},
             {"links", "linkforms"},
-            {"robots", "rulescache", "robotsdesk"},
+            {"robots", "robotsmatch", "rulescache", "robotsdesk"},
             {"sitemaps", "sitemapforms"},
             {"guard"},
             {"seeds", "lists"},

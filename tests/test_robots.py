@@ -1,5 +1,6 @@
 """robots.txt: RFC 9309 against Google's cases, hostile files, bounded memory."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -12,10 +13,13 @@ import pytest
 from corpora import corpus
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import page_of
 from protego import Protego
 
-from crawler import robots
+from crawler import robots, robotsmatch
+from crawler.model import Done, Link
 from crawler.robots import Rules, read
+from crawler.robotsdesk import RobotsDesk
 from crawler.rulescache import RulesCache
 
 OURS = {
@@ -247,7 +251,7 @@ def test_a_giant_file_is_obeyed_to_its_last_rule():
 
 
 def test_more_rules_than_can_be_weighed_deny():
-    text = "User-agent: *\n" + "".join(f"Allow: /*{n}\n" for n in range(robots.RULES_AT_ONCE_MAX + 1))
+    text = "User-agent: *\n" + "".join(f"Allow: /*{n}\n" for n in range(robotsmatch.RULES_AT_ONCE_MAX + 1))
     found = rules(text)
     assert not found.allows("http://h/1")
     assert "rules apply" in str(found.denied_by("http://h/1"))
@@ -263,9 +267,9 @@ def test_narrowing_changes_no_decision(drawn, path):
     body += "Allow: /a/index.html\nDisallow: /a\nDisallow: /b/index.html\n"
     lines = rules(body).record.lines
     url = f"http://h/{path}"
-    narrowed = robots._narrow(robots._index(lines), url)
+    narrowed = robotsmatch._narrow(robotsmatch._index(lines), url)
     assert set(narrowed) <= set(lines.split("\n"))
-    assert robots._tree(narrowed).can_fetch(url, "*") == robots._tree(lines.split("\n")).can_fetch(url, "*")
+    assert robotsmatch._tree(narrowed).can_fetch(url, "*") == robotsmatch._tree(lines.split("\n")).can_fetch(url, "*")
 
 
 def test_kept_bytes_come_back_or_are_refused():
@@ -371,3 +375,15 @@ def test_long_patterns_are_weighed_a_few_at_a_time_and_deny_where_too_many_apply
     assert many.memory_bytes < 3 << 20
     few = rules(b"user-agent: *\n" + b"".join(b"disallow: /%d/%s\n" % (n, pattern) for n in range(999)))
     assert few.allows("http://a.test/x") and few.allows("http://a.test/7/x")
+
+
+@pytest.mark.parametrize(("coding", "allowed"), [(None, True), ("gzip", True), ("gzip, gzip", False)])
+def test_rules_in_codings_within_codings_are_not_undone_in_the_loop_and_deny(coding, allowed, tmp_path):
+    body = b"User-agent: *\nDisallow: /private\n"
+    for _ in coding.split(", ") if coding else ():
+        body = gzip.compress(body)
+    page = page_of(tmp_path, body, "http://a.test/robots.txt", coding=coding)
+    desk = RobotsDesk(RulesCache(1 << 20), name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=lambda: 0.0)
+    desk.learn(Link("http://a.test/robots.txt", "a.test", "robots", anchor="http://a.test"), Done(page, "ok"))
+    assert (desk.refuses(Link("http://a.test/x", "a.test")) is None) is allowed
+    assert desk.refuses(Link("http://a.test/private", "a.test")) is not None

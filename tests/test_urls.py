@@ -291,3 +291,11 @@ def test_surt_keys_are_those_of_the_surt_package(text: str) -> None:
     href = by_us(text, "http://www.example.org/a/b?c=d")
     if href is not None and "" not in Url(href).hostname.removesuffix(".").split("."):
         assert surt(href) == reference_surt(href)
+
+
+@pytest.mark.parametrize("text", ["//" + "a" * (8 << 20) + "\1", "http://" + "a" * (8 << 20) + " ", "?" + "a" * (8 << 20) + "\1"])
+def test_a_text_that_is_no_plain_url_is_looked_at_once(text):
+    """Trying every length of its host would take minutes, and the time-out of this test."""
+    for attempt in (Base("http://a.test/").join, parse):
+        with pytest.raises(FetchError):
+            attempt(text)

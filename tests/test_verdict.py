@@ -8,7 +8,7 @@ from crawler.errors import REASONS, FetchError
 from crawler.model import Done, Dropped, Lease, Link, Retry
 from crawler.page import Body, Page, Timings
 from crawler.urls import Rules
-from crawler.verdict import Judge, is_part, retry_after, sign_of
+from crawler.verdict import Judge, retry_after, sign_of
 
 WALL = 1_800_000_000.0
 
@@ -198,7 +198,14 @@ def test_a_body_too_large_is_final_at_once(tmp_path):
     assert (done.outcome, done.reason) == ("too_large", "max_body")
 
 
-def test_a_difference_that_was_not_asked_for_is_not_the_page():
-    assert is_part(226, None) and is_part(226, "bytes 0-1/2")
-    assert is_part(206, None) and not is_part(206, "bytes 0-1/2")
-    assert not is_part(200, "bytes 0-0/2")
+def test_a_difference_that_was_not_asked_for_is_not_the_page(tmp_path):
+    done = judge(retries=0).page(lease(), page(tmp_path, 226), WALL)
+    assert (done.outcome, done.reason) == ("truncated", "cut")
+
+
+def test_a_location_that_is_longer_than_any_url_is_not_kept_as_given(tmp_path):
+    """Its fragment is no part of the URL, and would wait on the bench with it."""
+    for length, given in ((100, True), (3000, False)):
+        location = b"/y#" + b"x" * length
+        (onward,) = redirect(tmp_path, location).outlinks
+        assert (onward.url, onward.given) == ("http://a.test/y", location.decode() if given else None)

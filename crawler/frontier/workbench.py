@@ -21,6 +21,7 @@ from crawler.model import Lease, Link
 SUSPECTS = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
 LINK_BYTES: Final = 1024
+"""Texts of a link that the room of an ordinary one has place for."""
 
 
 class HostView(NamedTuple):

@@ -254,3 +254,21 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
         frontier.end()
         await pump
     frontier.close()
+
+
+@pytest.mark.parametrize(("length", "most"), [(1, 200), (2000, 100)])
+async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
+    world = World()
+    long = [Link(f"http://h{n}.test/{'x' * length}", f"h{n}.test", via="http://v.test/" + "x" * length) for n in range(600)]
+    world.frontier.pause("user")
+    pump = asyncio.create_task(world.frontier.pump())
+    await (await world.frontier.admit(Admitted(tuple(long))))
+    while not world.bench.waiting:
+        await asyncio.sleep(0.01)
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        assert world.bench.waiting <= most
+    world.frontier.end()
+    pump.cancel()
+    await asyncio.gather(pump, return_exceptions=True)
+    world.frontier.close()
