@@ -10,25 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crawler.config import Config
-    from crawler.crawl import Crawl
-    from crawler.daemon import open_crawl
-    from crawler.errors import ConfigError, CrawlerError, FetchError, StorageError
-    from crawler.reading import read
-    from crawler.run import run_crawl
-
-__version__ = "0.1.0"
+    from crawler.config.sections import Config
+    from crawler.core.errors import ConfigError, CrawlerError, FetchError, StorageError
+    from crawler.crawl.crawl import Crawl
+    from crawler.crawl.wiring import open_crawl
+    from crawler.output.reader import read
+    from crawler.service.run import run_crawl
 
 _HOMES = {
-    "Config": "config",
-    "ConfigError": "errors",
-    "Crawl": "crawl",
-    "CrawlerError": "errors",
-    "FetchError": "errors",
-    "StorageError": "errors",
-    "open_crawl": "daemon",
-    "read": "reading",
-    "run_crawl": "run",
+    "Config": "config.sections",
+    "ConfigError": "core.errors",
+    "Crawl": "crawl.crawl",
+    "CrawlerError": "core.errors",
+    "FetchError": "core.errors",
+    "StorageError": "core.errors",
+    "open_crawl": "crawl.wiring",
+    "read": "output.reader",
+    "run_crawl": "service.run",
 }
 """Public names and where they live. Imported when first asked for: ``crawler --version`` should not load them."""
 

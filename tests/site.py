@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sinful import Site
-from sinful_net import EXTRAS
-from sins import SINS
-from sins_coding import CODINGS
-from sins_net import NET
-from sins_smuggled import SMUGGLED
+from support.sinful import Site
+from support.sinful_net import EXTRAS
+from support.sins import SINS
+from support.sins_coding import CODINGS
+from support.sins_net import NET
+from support.sins_smuggled import SMUGGLED
 
 ALL = SINS | CODINGS | NET | SMUGGLED
 

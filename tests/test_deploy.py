@@ -11,9 +11,9 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from crawler.config import Config
-from crawler.metrics import Metrics
-from crawler.readings import Account, Readings
+from crawler.config.sections import Config
+from crawler.crawl.metrics import Metrics
+from crawler.crawl.readings import Account, Readings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 SYSTEMD = DEPLOY / "systemd"

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from programs import CLEAN
-from sinful import Site, running
+from support.programs import CLEAN
+from support.sinful import Site, running
 
-from crawler.cli import COMMANDS
-from crawler.config import Config
-from crawler.effective import IDENTITY
-from crawler.errors import Exit
-from crawler.model import OutcomeName
-from crawler.results import FIELDS
+from crawler.cli.main import COMMANDS
+from crawler.config.render import IDENTITY
+from crawler.config.sections import Config
+from crawler.core.errors import Exit
+from crawler.core.model import OutcomeName
+from crawler.output.results import FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from hostile import ALL
+from support.hostile import ALL
 
-from crawler.config import Config
-from crawler.errors import OUTCOME_OF
+from crawler.config.sections import Config
+from crawler.core.errors import OUTCOME_OF
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "SECURITY.md").read_text()

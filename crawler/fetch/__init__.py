@@ -6,6 +6,6 @@
 """
 
 from crawler.fetch.fetcher import Fetcher, FetchStats
-from crawler.fetch.opening import open_fetcher
+from crawler.fetch.session import open_fetcher
 
 __all__ = ["FetchStats", "Fetcher", "open_fetcher"]

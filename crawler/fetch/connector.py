@@ -23,11 +23,11 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from crawler.errors import OUR_ERRNOS
+from crawler.core.errors import OUR_ERRNOS
+from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import current
-from crawler.fetch.protocol import Watched
+from crawler.fetch.guard import Guard, Refused
 from crawler.fetch.resolver import Resolver
-from crawler.guard import Guard, Refused
 
 KEEPALIVE_S: Final = 5.0
 IDLE_BYTES: Final = 16 << 10

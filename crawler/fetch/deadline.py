@@ -10,7 +10,7 @@ import asyncio
 from types import TracebackType
 from typing import Final
 
-from crawler.errors import FetchError
+from crawler.core.errors import FetchError
 
 LATE_S: Final = 0.5
 """A timer that fires this much late tells of our own standstill: what came meanwhile may still lie unread."""

@@ -19,19 +19,19 @@ from aiohttp.streams import StreamReader
 from aiolimiter import AsyncLimiter
 from msgspec import Struct
 
-from crawler.config import FetchConfig, HostConfig
-from crawler.decode import codings_of
-from crawler.errors import FetchError
-from crawler.fetch.border import Border, lacking
+from crawler.config.sections import FetchConfig, HostConfig
+from crawler.core.content_coding import codings_of
+from crawler.core.errors import FetchError
+from crawler.core.model import Lease, Link
+from crawler.core.page import Body, Page, Timings, content_type
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline
+from crawler.fetch.decoding import Finisher
+from crawler.fetch.errors import Border, lacking
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.finish import Finisher
+from crawler.fetch.guard import Guard
 from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
-from crawler.fetch.ways import Way
-from crawler.guard import Guard
-from crawler.model import Lease, Link
-from crawler.page import Body, Page, Timings, content_type
+from crawler.fetch.transport import Way
 
 QUANTUM_BYTES: Final = 64 << 10
 """The byte rate is paid in pieces of this size."""

@@ -12,12 +12,12 @@ from typing import Final
 from msgspec import Struct
 from yarl import URL
 
-from crawler import __version__
-from crawler.config import FetchConfig, HostConfig, PolitenessConfig
-from crawler.decode import ACCEPTED
-from crawler.errors import FetchError
-from crawler.hostrules import HostRules
-from crawler.model import Lease
+from crawler.config.hosts import HostRules
+from crawler.config.sections import FetchConfig, HostConfig, PolitenessConfig
+from crawler.core.content_coding import ACCEPTED
+from crawler.core.errors import FetchError
+from crawler.core.model import Lease
+from crawler.core.version import __version__
 
 MASK: Final = "***"
 PROFILES_MAX: Final = 256

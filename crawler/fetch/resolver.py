@@ -18,7 +18,7 @@ import aiodns
 import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from crawler.errors import OUR_ERRNOS, FetchError, StorageError
+from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError
 from crawler.fetch.exchange import CURRENT
 
 TTL_S_MIN, TTL_S_MAX = 60, 3600

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from crawler.frontier.memory import MemoryStore
-from crawler.frontier.rocks import RocksStore
-from crawler.frontier.rocks_read import RocksReader
+from crawler.frontier.rocksdb.reader import RocksReader
+from crawler.frontier.rocksdb.store import RocksStore
 from crawler.frontier.store import Limits, Store
 
 MEMORY_BYTES: Final = 64 << 20

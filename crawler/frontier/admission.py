@@ -11,8 +11,8 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
+from crawler.core.model import Done, Known, Link, Outcome, Retry
 from crawler.frontier.store import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Limits
-from crawler.model import Done, Known, Link, Outcome, Retry
 
 K = TypeVar("K", bound=Hashable)
 

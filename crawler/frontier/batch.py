@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from crawler.core.model import Done, Link, Mark
 from crawler.frontier.store import Admitted, Batch, HostRest, Settled
-from crawler.model import Done, Link, Mark
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from crawler.core.model import Lease, Link, Outcome
+from crawler.frontier.in_flight import Trace
 from crawler.frontier.refill import Refill
-from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
-from crawler.model import Lease, Link, Outcome
 
 
 class Desk(Struct, frozen=True):
-    """What the pump asks about robots.txt; bound to crawler.robots by ``daemon.open_crawl``."""
+    """What the pump asks about robots.txt; bound to crawler.policy.robots_rules by ``crawler.crawl.wiring.open_crawl``."""
 
     ready: Callable[[Link], bool]
     """Whether the rules of a link's origin are at hand and fresh."""

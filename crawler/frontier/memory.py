@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from crawler.core.model import Known, Lease, Link, Mark, Retry
+from crawler.core.urls import host_key
 from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
+from crawler.frontier.counters import RECORDED, RULE_OF, Longest, Tally
 from crawler.frontier.memory_queues import Queues
 from crawler.frontier.store import CRASHES_MAX, EXPAND, NEW, Batch, Counts, Limits, Prepared, Settled
-from crawler.frontier.tally import RECORDED, RULE_OF, Longest, Tally
-from crawler.model import Known, Lease, Link, Mark, Retry
-from crawler.urls import host_key
 
 
 class _Prepared(Prepared):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 
+from crawler.core.model import Link
+from crawler.frontier.counters import RETRYING
 from crawler.frontier.store import PROMOTED_MAX, REVIVE_AFTER_S, HostRest
-from crawler.frontier.tally import RETRYING
-from crawler.model import Link
 
 Item = tuple[int, int, Link, int]
 """Lane, sequence, link, flags: how a link stands in its host's queue."""

@@ -15,11 +15,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from crawler.frontier.commits import Committer
+from crawler.core.model import Lease, Link
+from crawler.core.urls import origin
+from crawler.frontier.committer import Committer
 from crawler.frontier.store import Store
 from crawler.frontier.workbench import Workbench
-from crawler.model import Lease, Link
-from crawler.urls import origin
 
 CLAIM_HOSTS_MAX: Final = 256
 CLAIM_LINKS_PER_HOST: Final = 4

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
+from crawler.core.model import Dropped, Lease, Link, Mark, Outcome, Retry, Unvisited
+from crawler.core.urls import host_key
 from crawler.frontier.batch import OpenBatch
 from crawler.frontier.dealer import Dealer, Desk
+from crawler.frontier.in_flight import Trace
 from crawler.frontier.refill import Refill
-from crawler.frontier.rests import Rests
 from crawler.frontier.store import Admitted, HostRest, Settled
-from crawler.frontier.trace import Trace
 from crawler.frontier.workbench import Workbench
-from crawler.model import Dropped, Lease, Link, Mark, Outcome, Retry, Unvisited
-from crawler.urls import host_key
+from crawler.policy.politeness import Rests
 
 
 class Settler(Dealer):

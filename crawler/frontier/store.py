@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from crawler.model import Input, Known, Lease, Link, Mark, Outcome
+from crawler.core.model import Input, Known, Lease, Link, Mark, Outcome
 
 
 class HostRest(Struct, frozen=True, gc=False):

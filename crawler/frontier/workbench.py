@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Final, NamedTuple
 
-from crawler.model import Lease, Link
+from crawler.core.model import Lease, Link
 
 SUSPECTS = "\0suspects"
 """The group of links that were out when the process died: one at a time."""

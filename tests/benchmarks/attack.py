@@ -34,10 +34,10 @@ from warcio.archiveiterator import ArchiveIterator
 
 sys.path.insert(0, str(HERE.parent))
 
-from programs import CLEAN, rows_of
-from sinful import page
+from support.programs import CLEAN, rows_of
+from support.sinful import page
 
-from crawler.decode import zstd
+from crawler.core.content_coding import zstd
 
 MIB: Final = 1 << 20
 GOOD_BYTES: Final = 20_000

@@ -5,8 +5,8 @@ import sys
 
 from prometheus_client import Gauge
 
-from crawler import cli
-from crawler.metrics import Metrics
+from crawler.cli import main
+from crawler.crawl.metrics import Metrics
 
 watch_lag = Metrics.watch_lag
 
@@ -19,4 +19,4 @@ async def counting(self: Metrics) -> None:
 
 
 Metrics.watch_lag = counting
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main.main(sys.argv[1:]))

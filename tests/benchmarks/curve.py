@@ -26,7 +26,7 @@ from known import write_list
 from measure import Farm, farm, tree
 
 from crawler.frontier import Limits, open_store
-from crawler.plan import divide
+from crawler.resources.memory_plan import divide
 
 LIMIT_MIB: Final = 256
 URLS_PER_HOST: Final = 10

@@ -28,7 +28,7 @@ from typing import Any
 from gauges import free_port, scraped, tree_pss
 
 from crawler.frontier import open_reader
-from crawler.reading import Reading
+from crawler.output.reader import Reading
 
 HOSTS = 200
 LIST = "day"

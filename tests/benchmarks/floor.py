@@ -136,8 +136,8 @@ def read(urls: list[str], bodies: list[bytes], folder: Path) -> float:
 def queue(urls: list[str], bodies: list[bytes], folder: Path) -> float:
     from rocksdict import WriteBatch
 
-    from crawler.frontier.rocks_db import Database
-    from crawler.urls import fingerprint
+    from crawler.core.urls import fingerprint
+    from crawler.frontier.rocksdb.database import Database
 
     hosts = [fingerprint(str(n)) for n in range(HOSTS)]
     chance = random.Random(1)

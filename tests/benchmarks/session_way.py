@@ -2,8 +2,8 @@
 
 import sys
 
-from crawler import cli
-from crawler.fetch import opening
+from crawler.cli import main
+from crawler.fetch import session
 
-opening.LEAN_VERSIONS = frozenset()
-sys.exit(cli.main(sys.argv[1:]))
+session.LEAN_VERSIONS = frozenset()
+sys.exit(main.main(sys.argv[1:]))

@@ -28,10 +28,10 @@ from measure import HERE, farm, prepare, tree
 
 sys.path.insert(0, str(HERE.parent))
 
-from sins import SINS
-from sins_coding import CODINGS
-from sins_net import NET
-from sins_smuggled import SMUGGLED
+from support.sins import SINS
+from support.sins_coding import CODINGS
+from support.sins_net import NET
+from support.sins_smuggled import SMUGGLED
 
 SINNERS = {name: sin for name, sin in (SINS | CODINGS | NET | SMUGGLED).items() if "proxy" not in sin.config}
 EVERY_S = 5.0

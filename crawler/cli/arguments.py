@@ -1,0 +1,80 @@
+"""A command's arguments: examples first, one usage line, and a suggestion where something was mistyped."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Final, NoReturn, get_args
+
+from crawler.core.errors import ConfigError, Exit
+
+_GAP: Final = re.compile(r"(?<=\S) {3,}(?=\S)")
+"""Between an example and what it does."""
+
+
+def _width() -> int:
+    return max(40, min(110, shutil.get_terminal_size().columns - 2))
+
+
+def _fitted(text: str, width: int) -> str:
+    """Prose is wrapped; where the examples do not fit, what each does stands below it; nothing else is touched."""
+    lines = text.splitlines()
+    too_long = any(len(line) > width for line in lines if line.startswith(" "))
+    fitted = []
+    for line in lines:
+        if not line.startswith(" "):
+            fitted += textwrap.wrap(line, width) or [""]
+        elif too_long:
+            fitted.append(_GAP.sub("\n      ", line))
+        else:
+            fitted.append(line)
+    return "\n".join(fitted)
+
+
+class Parser(argparse.ArgumentParser):
+    """Examples first, one short usage line, and a suggestion for a flag that does not exist."""
+
+    def __init__(self, name: str, usage: str, examples: str) -> None:
+        super().__init__(
+            prog=f"crawler {name}".strip(),
+            usage=f"crawler {usage}",
+            description=_fitted(examples, _width()),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=_width()),
+            allow_abbrev=False,
+        )
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Options and names in any order."""
+        namespace, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            self.error(f"there is no {flag} here" + (f"; did you mean {close[0]}?" if close else f" (see {self.prog} --help)"))
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)
+        raise SystemExit(Exit.USAGE)
+
+
+def outcomes_of(texts: Sequence[str]) -> frozenset[str]:
+    """``--outcome a,b --outcome c`` as a set. Raises ConfigError."""
+    from crawler.core.model import OutcomeName
+
+    known = get_args(OutcomeName)
+    names = [name for text in texts for name in text.split(",") if name]
+    faults = []
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            faults.append(
+                f"--outcome {name}: there is no such outcome; " + (f"did you mean {close[0]}?" if close else ", ".join(known))
+            )
+    if faults:
+        raise ConfigError(faults)
+    return frozenset(names)

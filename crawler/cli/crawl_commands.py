@@ -1,0 +1,212 @@
+"""The commands that crawl: ``run``, and ``retry``, which gives a crawl more to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crawler.cli.arguments import Parser, outcomes_of
+from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.core.errors import ConfigError, Exit
+
+if TYPE_CHECKING:
+    from crawler.cli.log import Log
+    from crawler.config.sections import Config
+    from crawler.frontier import Store
+    from crawler.service.run import Report
+
+GC_OBJECTS = 2_000
+"""New containers between two looks for cycles: 700, Python's own, took 5 % of a crawl's time, this takes 2 %. 20,000 would
+take less than 1 %, but what closed connections leave behind then made 25 MiB."""
+NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "run",
+        "run [URL ...] [-i FILE] ... -o DIR [options]",
+        "Crawls until nothing is left. The same command again continues where it was stopped or killed.\n\nexamples:\n"
+        "  crawler run -i urls.txt -o out/                                            fetch a list\n"
+        "  zcat urls.gz | crawler run -i - -o out/                                    from standard input\n"
+        "  crawler run https://example.org --depth 3 --scope domain -o out/           follow links\n"
+        "  crawler run -i urls.txt -o out/ --archive files --accept-mime 'image/*'    keep bodies as files\n"
+        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours",
+    )
+    parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin")
+    parser.add_argument("--json", action="store_true", help="print a summary as one JSON object at the end")
+    add_settings(parser)
+    add_loudness(parser)
+    given = parser.parse(arguments)
+    from crawler.config.load import load, warnings
+    from crawler.parse.seed_files import check
+
+    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=lambda config: check(config.input)).config
+    if not (config.urls or config.input or Path(config.output or "", "frontier").exists()):
+        raise ConfigError(
+            f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
+        )
+    return _crawl(config, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+
+
+RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated"
+"""What may be otherwise the next time, and is not a judgement of the page."""
+
+
+def retry(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "retry",
+        "retry DIR [--outcome NAME,...]",
+        "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
+        "examples:\n"
+        "  crawler retry out/                                what the network or a server's fault ended\n"
+        "  crawler retry out/ --outcome http_error,timeout\n"
+        "  crawler run -i urls.txt -o out/                   now fetch them",
+    )
+    parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
+    parser.add_argument(
+        "--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED.replace(',', ', ')}"
+    )
+    given = parser.parse(arguments)
+    outcomes = outcomes_of(given.outcome or [RETRIED])
+    root = Path(given.directory)
+    if not (root / "frontier").is_dir():
+        raise ConfigError(f"{root}: there is no crawl here")
+    count = _revive(root, outcomes)
+    print(f"crawler: {count:,} URLs are due again: go on with the command of this crawl", file=sys.stderr)
+    return Exit.OK
+
+
+def _revive(root: Path, outcomes: frozenset[str]) -> int:
+    with _store_of(root) as store:
+        return store.revive(outcomes)
+
+
+@contextlib.contextmanager
+def _store_of(root: Path) -> Iterator[Store]:
+    """The store of a crawl that nobody runs."""
+    from crawler.config.render import read_identity
+    from crawler.frontier import Limits, open_store
+    from crawler.output.directory import locked
+
+    with locked(root):
+        begun = read_identity(root) or {"depth": 0}
+        limits = Limits(depth_limited=begun["depth"] > 0)
+        store = open_store("embedded", root / "frontier", limits, now=time.time(), rest=lambda host: 0.0)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def retire(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "retire",
+        "retire DIR FILE ... | retire DIR --missing",
+        "Says that full files of a crawl are no longer kept: they were moved or deleted while nothing ran. The crawl then goes\n"
+        "on without them; a file of which nobody has said so ends it with exit 3. (A running crawl notices by itself.)\n\n"
+        "examples:\n"
+        "  crawler retire out/ --missing                          all that are not there\n"
+        "  crawler retire out/ results/results-000000.jsonl       this one, named as in the directory",
+    )
+    parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
+    parser.add_argument("--missing", action="store_true", help="every full file that is not there")
+    given = parser.parse(arguments)
+    root = Path(given.directory)
+    if not (root / "frontier").is_dir():
+        raise ConfigError(f"{root}: there is no crawl here")
+    if bool(given.files) == given.missing:
+        raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
+    retired = _retire(root, given.files)
+    for file in retired:
+        print(f"crawler: {file} is retired", file=sys.stderr)
+    return Exit.OK
+
+
+def _retire(root: Path, files: Sequence[str]) -> list[str]:
+    from crawler.output.retention import retire_missing
+
+    with _store_of(root) as store:
+        return retire_missing(root, store, files)
+
+
+def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
+    from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
+    from crawler.service.run import run_crawl
+
+    shown = mode(config.progress, sys.stderr, os.environ)
+    began = time.monotonic()
+    with Progress(shown, sys.stderr) as progress, _log(config, progress.say) as log:
+        for line in spoken:
+            log(f"warning: {line}", "warning")
+        interval = LIVE_EVERY_S if shown == "bar" else 1.0
+        try:
+            report = in_a_loop(
+                lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit)
+            )
+        except KeyboardInterrupt:
+            return Exit.STOPPED  # before it had begun, or when all was committed
+    seconds = time.monotonic() - began
+    if not quiet:
+        table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
+        print(table, file=sys.stderr)
+    if report.error:
+        print(f"crawler: {report.error}", file=sys.stderr)
+    if summary:
+        print(json.dumps(_summary(report, seconds)))
+    return report.exit_code
+
+
+def _log(config: Config, say: Callable[[str], None]) -> Log:
+    """As text for a person, beside the progress lines; as JSON only where that was asked for."""
+    from crawler.cli.log import Log, LogFile
+
+    if config.log_file:
+        return Log(LogFile(config.log_file), level=config.log_level, form="json" if config.log_format == "json" else "text")
+    if config.log_format == "json":
+        return Log(say, level=config.log_level, form="json")
+    return Log(lambda line: say(f"crawler: {line}"), level=config.log_level, form="text", stamped=False)
+
+
+def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
+    """uvloop where it is installed: a fifth of the memory for every TLS connection, and less work on each."""
+    from crawler.resources.memory_pressure import tidy_heaps
+
+    try:
+        import uvloop
+
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    except ImportError:
+        new_loop = asyncio.new_event_loop
+    tidy_heaps()
+    gc.freeze()  # what is imported by now stays
+    gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(crawl())
+
+
+def _summary(report: Report, seconds: float) -> dict[str, Any]:
+    end = report.snapshot
+    return {
+        "exit_code": int(report.exit_code),
+        "stopped_by": report.stopped_by,
+        "error": report.error,
+        "seconds": round(seconds, 3),
+        "known": end.known,
+        "done": end.done,
+        "waiting": end.waiting,
+        "retrying": end.retrying,
+        "bytes": end.bytes,
+        "outcomes": dict(end.outcomes),
+        "refused": dict(end.refused),
+        "lines": dict(end.lines),
+        "failing_hosts": dict(end.failing_hosts),
+    }

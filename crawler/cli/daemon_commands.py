@@ -1,0 +1,210 @@
+"""The commands around a daemon: ``serve`` runs one; ``add``, ``status``, ``pause``, ``resume``, ``drain`` talk to it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from crawler.cli.arguments import Parser
+from crawler.cli.asking import WHERE, client_of, refusable
+from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.core.errors import ConfigError, Exit
+
+if TYPE_CHECKING:
+    from crawler.cli.client import Client
+    from crawler.cli.log import Log
+    from crawler.config.sections import Config
+    from crawler.service.run import Report
+
+NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
+
+
+def serve(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "serve",
+        "serve --data DIR [options]",
+        "Crawls until it is told to end, fed and steered over HTTP (see: crawler add, crawler status).\n\nexamples:\n"
+        "  crawler serve --data /var/lib/crawler --config /etc/crawler/crawler.toml\n"
+        "  crawler serve --data out/ --depth 3 --metrics-listen 127.0.0.1:9701\n\n"
+        "SIGTERM, SIGINT  finish what is in flight, within --grace, and end; a second one ends at once, without loss\n"
+        "SIGHUP           read the configuration again\n"
+        "SIGUSR1, SIGUSR2 log a status line, a memory report",
+    )
+    parser.add_argument("--data", dest="output", metavar="DIR", help="the crawl's directory; the same as --output")
+    add_settings(parser)
+    add_loudness(parser)
+    given = parser.parse(arguments)
+    from crawler.config.load import load, warnings
+    from crawler.parse.seed_files import check
+
+    chosen = {key: value for key, value in flags(given).items() if value is not None}
+
+    def read() -> Config:
+        return load(chosen, file=given.config, needs=NEEDS_DATA, also=lambda config: check(config.input)).config
+
+    config = read()
+    from crawler.cli.crawl_commands import in_a_loop
+    from crawler.service.serve import serve as served
+
+    log, reopen = _log(config)
+    with log:
+        for line in warnings(config):
+            log(f"warning: {line}", "warning")
+
+        def crawl() -> Coroutine[Any, Any, Report]:
+            return served(
+                config,
+                load=read,
+                log=log,
+                on_visit=log.visit,
+                on_change=lambda new: log.change(new.log_level),
+                on_hangup=reopen,
+            )
+
+        report = in_a_loop(crawl)
+    if report.error:
+        _say(report.error)
+    return report.exit_code
+
+
+def _log(config: Config) -> tuple[Log, Callable[[], None]]:
+    """As JSON where no person reads along; text with the time, which journald and container engines know only themselves.
+    And what opens its file anew."""
+    from crawler.cli.log import Log, LogFile
+
+    file = LogFile(config.log_file) if config.log_file else None
+    as_json = config.log_format == "json" or (config.log_format == "auto" and (file is not None or not sys.stderr.isatty()))
+    write = file or partial(print, file=sys.stderr, flush=True)
+    log = Log(write, level=config.log_level, form="json" if as_json else "text")
+    return log, file.reopen if file is not None else lambda: None
+
+
+@refusable
+def add(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "add",
+        "add [URL ...] [-i FILE] ... [--tag TAG] [--list NAME]",
+        "Gives a running crawler more to crawl. Exit 0 means that it is committed: it survives any crash.\n\nexamples:\n"
+        "  crawler add https://example.org/ --tag news\n"
+        "  crawler add -i more.txt.gz                 a list of any length, plain or gzip, as run reads them\n"
+        "  crawler add -i more.txt --list more        with a name, the same command again continues after a failure\n"
+        "  find-urls | crawler add -i -",
+    )
+    parser.add_argument("urls", nargs="*", metavar="URL")
+    parser.add_argument("-i", "--input", action="append", default=[], metavar="FILE", help="a URL list, - for standard input")
+    parser.add_argument("--tag", metavar="TAG", help="a label that comes back in the results")
+    parser.add_argument("--list", metavar="NAME", help="the list's name in the results; it can be continued under it")
+    client, given = _client(parser, arguments)
+    if not given.urls and not given.input:
+        raise ConfigError("nothing to add: name URLs or a list (-i FILE)")
+    if given.list and len(given.input) + bool(given.urls) != 1:
+        raise ConfigError("--list names one list: give one -i FILE, or URLs")
+    ended = 0
+    if given.urls:
+        import io
+
+        ended |= _add(client, io.BytesIO("\n".join(given.urls).encode(errors="surrogatepass")), "the URLs", given)
+    for name in given.input:
+        ended |= _add_file(client, name, given)
+    return ended
+
+
+def _add_file(client: Client, name: str, given: Namespace) -> int:
+    if name == "-":
+        return _add(client, sys.stdin.buffer, "standard input", given)
+    try:
+        with Path(name).open("rb") as stream:
+            return _add(client, stream, name, given)
+    except OSError as error:
+        raise ConfigError(f"--input {name}: {error.strerror}") from error
+
+
+def _add(client: Client, lines: BinaryIO, called: str, given: Namespace) -> int:
+    from crawler.cli.client import Refused
+
+    try:
+        told = client.add(lines, tag=given.tag, name=given.list)
+    except Refused as error:
+        if "accepted" in error.problem:
+            _tell_added(called, error.problem)
+        raise
+    _tell_added(called, told)
+    return Exit.OK
+
+
+def _tell_added(called: str, told: Mapping[str, Any]) -> None:
+    invalid = f", {told['invalid']:,} invalid" if told["invalid"] else ""
+    _say(f"{called}: {told['accepted']:,} accepted{invalid}" + (f", as list {told['list']}" if "list" in told else ""))
+    for error in told["errors"]:
+        _say(f"  line {error['line']}: {error['reason']}: {error['text']}")
+    if told["invalid"] > len(told["errors"]):
+        _say(f"  and {told['invalid'] - len(told['errors']):,} more")
+
+
+@refusable
+def status(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "status",
+        "status [--json] [--watch] [options]",
+        "Shows how a running crawler is doing.\n\nexamples:\n"
+        "  crawler status\n"
+        "  crawler status --watch               again every two seconds, until Ctrl-C\n"
+        "  crawler status --json | jq .known",
+    )
+    parser.add_argument("--json", action="store_true", help="everything it tells, as one JSON object")
+    parser.add_argument("--watch", action="store_true", help="again every two seconds")
+    client, given = _client(parser, arguments)
+    if given.json:
+        import json
+
+        print(json.dumps(client.ask("GET", "/v1/status"), indent=2))
+        return Exit.OK
+    from crawler.cli.status_page import page
+
+    while True:
+        told = client.ask("GET", "/v1/status")
+        hosts = {sort: client.ask("GET", "/v1/hosts", {"sort": sort, "limit": 5})["hosts"] for sort in ("waiting", "backoff")}
+        clear = "\x1b[H\x1b[2J" if given.watch and sys.stdout.isatty() else ""
+        print(clear + page(told, hosts), flush=True)
+        if not given.watch:
+            return Exit.OK
+        time.sleep(2)
+
+
+@refusable
+def pause(arguments: Sequence[str]) -> int:
+    return _steer("pause", "Starts no more visits until resume; those in flight end.", arguments)
+
+
+@refusable
+def resume(arguments: Sequence[str]) -> int:
+    return _steer("resume", "Goes on after pause.", arguments)
+
+
+@refusable
+def drain(arguments: Sequence[str]) -> int:
+    return _steer("drain", "Finishes what is in flight, commits, and ends the daemon.", arguments)
+
+
+def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
+    examples = f"{what}\n\nexamples:\n  crawler {name}\n  crawler {name} --listen 127.0.0.1:9702"
+    client, _ = _client(Parser(name, f"{name} [options]", examples), arguments)
+    told = client.ask("POST", f"/v1/{name}")
+    _say(f"{told['state']}, {told['in_flight']:,} in flight")
+    return Exit.OK
+
+
+def _client(parser: Parser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
+    """The daemon that the settings name, and the command's own arguments."""
+    add_settings(parser, only=WHERE)
+    given = parser.parse(arguments)
+    return client_of(given), given
+
+
+def _say(text: str) -> None:
+    print(f"crawler: {text}", file=sys.stderr)

@@ -1,0 +1,229 @@
+"""The command line: which commands there are, and how each ends.
+
+The law: standard output is data, standard error is talk; the exit code is one of ``errors.Exit``. Everything heavy is
+imported inside the command that needs it, so that ``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from errno import EDQUOT, EFBIG, EIO, ENOSPC, EWOULDBLOCK
+from importlib import import_module
+from typing import Final
+
+from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.version import __version__
+
+Command = Callable[[Sequence[str]], int]
+
+NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
+"""What a disk says that does not take what a command prints."""
+
+HELP: Final = """\
+Crawl the URLs of a list; the same command again continues where it was killed:
+    crawler run -i urls.txt -o out/
+Follow links, three deep, within the domain:
+    crawler run https://example.org --depth 3 --scope domain -o out/
+See what came of it:
+    crawler results out/ --outcome timeout,dns_error
+    crawler cat out/ https://example.org/
+
+commands:
+"""
+
+
+def _config(arguments: Sequence[str]) -> int:
+    from crawler.cli.arguments import Parser
+    from crawler.cli.options import add_settings, flags
+    from crawler.config.render import example, schema, to_toml
+
+    parser = Parser(
+        "config",
+        "config check|show|schema [FILE] [options]",
+        "examples:\n"
+        "  crawler config check crawler.toml           every fault of a file, at once\n"
+        "  crawler config show -c crawler.toml -w 50   what would be in effect, and where each value came from\n"
+        "  crawler config show --example               a complete file, every setting explained\n"
+        "  crawler config show --memory --memory-limit 256MiB   how the limit is divided, or why it does not do\n"
+        "  crawler config schema                       JSON schema of the file, for editors",
+    )
+    parser.add_argument("action", choices=("check", "show", "schema"), metavar="check|show|schema")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the same as --config FILE")
+    parser.add_argument("--example", action="store_true", help="show the defaults, every setting explained")
+    parser.add_argument("--memory", action="store_true", help="show how the memory limit is divided")
+    add_settings(parser)
+    given = parser.parse(arguments)
+    if given.action == "schema":
+        import json
+
+        print(json.dumps(schema(), indent=2))
+    elif given.action == "show" and given.example:
+        print(example(), end="")
+    else:
+        file = given.file or given.config
+        from crawler.config.load import load
+
+        loaded = load(flags(given), file=file)
+        if given.action == "show" and given.memory:
+            from crawler.crawl.wiring import plan_of
+
+            print(plan_of(loaded.config).table())
+        elif given.action == "show":
+            print(to_toml(loaded.config, loaded.origins), end="")
+        else:
+            say(f"{file or 'the settings'}: no faults")
+    return Exit.OK
+
+
+def _healthcheck(arguments: Sequence[str]) -> int:
+    from crawler.cli.arguments import Parser
+    from crawler.cli.options import add_settings, flags
+
+    parser = Parser(
+        "healthcheck",
+        "healthcheck [--ready] [options]",
+        "Asks the crawler on this machine whether it is alive: exit 0 if so, 1 if not.\n\nexamples:\n"
+        "  crawler healthcheck\n"
+        "  crawler healthcheck --ready --metrics-listen 127.0.0.1:9701",
+    )
+    parser.add_argument("--ready", action="store_true", help="ask whether it takes work, not only whether it lives")
+    add_settings(parser, only=("listen", "metrics_listen"))
+    given = parser.parse(arguments)
+    from crawler.config.load import load
+
+    config = load(flags(given), file=given.config).config
+    return _ask_health(config.metrics_listen or config.listen, "/readyz" if given.ready else "/livez")
+
+
+def _ask_health(listen: str, path: str) -> int:
+    from http.client import HTTPConnection, HTTPException
+
+    from crawler.config.types import split_host_port
+
+    host, port = split_host_port(listen)
+    # what listens on every address is asked on loopback
+    connection = HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=5)  # noqa: S104
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        text = answer.read(1000).decode("utf-8", "replace").strip()
+    except (OSError, HTTPException) as error:
+        say(f"no answer from {listen}: {error}")
+        return 1
+    finally:
+        connection.close()
+    say(f"{listen}{path}: {answer.status} {text}")
+    return 0 if answer.status == 200 else 1
+
+
+def _from(module: str, name: str) -> Command:
+    """A command imported only when it is called."""
+
+    def command(arguments: Sequence[str]) -> int:
+        called: Command = getattr(import_module(f"crawler.{module}"), name)
+        return called(arguments)
+
+    return command
+
+
+COMMANDS: Final[dict[str, tuple[Command, str]]] = {
+    "run": (_from("cli.crawl_commands", "run"), "crawl until nothing is left, or go on with a crawl"),
+    "serve": (_from("cli.daemon_commands", "serve"), "crawl until told to end, fed over HTTP"),
+    "add": (_from("cli.daemon_commands", "add"), "give a running crawler more URLs"),
+    "status": (_from("cli.daemon_commands", "status"), "show how a running crawler is doing"),
+    "pause": (_from("cli.daemon_commands", "pause"), "let a running crawler start no more visits"),
+    "resume": (_from("cli.daemon_commands", "resume"), "let it go on"),
+    "drain": (_from("cli.daemon_commands", "drain"), "let it finish what is in flight and end"),
+    "results": (_from("cli.read_commands", "results"), "print result rows"),
+    "cat": (_from("cli.read_commands", "cat"), "print the body kept of a URL"),
+    "export": (_from("cli.read_commands", "export"), "print or write the bodies kept"),
+    "why": (_from("cli.read_commands", "why"), "tell what became of a URL"),
+    "retry": (_from("cli.crawl_commands", "retry"), "make failed URLs due again"),
+    "retire": (_from("cli.crawl_commands", "retire"), "say that full files were moved or deleted"),
+    "verify": (_from("cli.read_commands", "verify"), "check everything a crawl has written"),
+    "config": (_config, "check, show or describe the settings"),
+    "healthcheck": (_healthcheck, "ask a running crawler whether it is well"),
+}
+
+
+def say(text: str) -> None:
+    """Talk to the person: never on standard output."""
+    print(f"crawler: {text}", file=sys.stderr)
+
+
+def _help() -> str:
+    return (
+        HELP
+        + "".join(f"  {name:<12} {summary}\n" for name, (_, summary) in COMMANDS.items())
+        + (
+            "\ncrawler COMMAND --help explains one, crawler --version tells the version.\n"
+            "Exit codes: 0 done, 1 internal error, 2 usage or configuration,\n"
+            "3 storage or memory, 4 nothing could be fetched,\n"
+            "5 stopped early (the same command continues),\n"
+            "8 more failures than --max-failed, 75 the directory is in use.\n"
+        )
+    )
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        return COMMANDS[name][0](arguments[1:])
+    if name in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return Exit.OK
+    if name in ("-V", "--version"):
+        print(f"flatcrawler {__version__}")
+        return Exit.OK
+    if not name:
+        print(_help(), end="", file=sys.stderr)
+        return Exit.USAGE
+    import difflib
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    say(f"there is no command {name}" + (f"; did you mean {close[0]}?" if close else ": see crawler --help"))
+    return Exit.USAGE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _forget_output()  # the reader has seen enough: no error
+        return Exit.OK
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _failed(error)
+
+
+def _forget_output() -> None:
+    """What is still buffered must not be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _failed(error: Exception) -> int:
+    """Say why, and the exit code."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]  # a group of tasks wraps what ended it
+    if isinstance(cause, ConfigError):
+        for fault in cause.faults:
+            say(fault)
+        return Exit.USAGE
+    if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        say(f"{cause.filename or 'the output'}: {cause.strerror}")
+        _forget_output()
+        return Exit.STORAGE
+    if isinstance(cause, StorageError):
+        say(str(cause))
+        return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE
+    traceback.print_exception(error)
+    say("internal error: this should not happen; please report it with the lines above")
+    return Exit.INTERNAL

@@ -1,0 +1,246 @@
+"""The commands that read a crawl's directory, also while it runs: ``results``, ``export``, ``cat``, ``why``, ``verify``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from crawler.cli.arguments import Parser, outcomes_of
+from crawler.cli.asking import WHERE, client_of, refusable
+from crawler.cli.options import add_settings
+from crawler.core.errors import ConfigError, Exit, FetchError
+from crawler.core.text import json_text, printable
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from crawler.core.model import Known
+    from crawler.output.reader import Reading
+    from crawler.output.results import Row
+
+
+WAIT_S = 50
+"""A daemon is asked to wait so long for rows, then it is asked again."""
+
+
+@refusable
+def results(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "results",
+        "results [DIR] [--final] [--outcome NAME,...] [--format jsonl|csv] [options]",
+        "Prints result rows, in the order in which they were written.\n\nexamples:\n"
+        "  crawler results out/                                     all rows, as JSON lines\n"
+        "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
+        "  crawler results out/ --outcome timeout,dns_error         what failed so\n"
+        "  crawler results --follow                                 of the crawler that runs on this machine, as they come\n"
+        "  crawler results --follow --cursor 0-52310                from where an earlier one stopped (it says where)",
+    )
+    parser.add_argument("directory", metavar="DIR", nargs="?", help="the crawl's directory; without it a daemon is asked")
+    parser.add_argument("--follow", action="store_true", help="wait for more (of a daemon)")
+    parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (of a daemon)")
+    parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
+    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
+    parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
+    add_settings(parser, only=WHERE)
+    given = parser.parse(arguments)
+    outcomes = outcomes_of(given.outcome)
+    if given.directory is None:
+        return _results_of_daemon(given, outcomes)
+    if given.follow or given.cursor != "0-0":
+        raise ConfigError("--follow and --cursor are for a daemon: leave DIR out")
+    with _open(given.directory) as reading:
+        rows = reading.final() if given.final else (row for _, row in reading.rows())
+        _print(_as_text((row for row in rows if not outcomes or row["outcome"] in outcomes), given.format))
+    return Exit.OK
+
+
+def _results_of_daemon(given: Namespace, outcomes: frozenset[str]) -> int:
+    if given.final:
+        raise ConfigError("--final needs the crawl's directory: name DIR")
+    client = client_of(given)
+    cursor = given.cursor
+
+    def rows() -> Iterator[Row]:
+        nonlocal cursor
+        for behind, page in client.results(cursor, WAIT_S if given.follow else 0):
+            for line in page.splitlines():
+                row = orjson.loads(line)
+                if not outcomes or row["outcome"] in outcomes:
+                    yield row
+            sys.stdout.flush()
+            cursor = behind
+
+    try:
+        _print(_as_text(rows(), given.format))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        print(f"crawler: to go on from here: --cursor {cursor}", file=sys.stderr)
+    return Exit.OK
+
+
+def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
+    if form == "csv":
+        from crawler.output.final_rows import csv_lines
+
+        return (line.encode() for line in csv_lines(rows))
+    return (json_text(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)) for row in rows)
+
+
+def export(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "export",
+        "export DIR [--outcome NAME,...] [--mime TYPE,...] [--files TO]",
+        "Prints the decoded bodies that were kept as JSON lines, or writes them to files.\n\nexamples:\n"
+        "  crawler export out/ --mime text/html > pages.jsonl          text as text, anything else in base64\n"
+        "  crawler export out/ --mime 'image/*' --files pictures/      files, named by their digest; prints what is what",
+    )
+    _add_directory(parser)
+    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="of these outcomes (default ok)")
+    parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
+    parser.add_argument("--files", metavar="TO", help="write files to this directory")
+    given = parser.parse(arguments)
+    outcomes = outcomes_of(given.outcome or ["ok"])
+    mimes = tuple(part.lower() for text in given.mime for part in text.split(","))
+    with _open(given.directory) as reading:
+        _print(_bodies(reading, outcomes, mimes, given.files))
+    return Exit.OK
+
+
+def _bodies(reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], to: str | None) -> Iterator[bytes]:
+    from crawler.output.export import is_wanted, json_line, to_file
+    from crawler.output.results import body_ref
+
+    retired = 0
+    for result in reading.results():
+        if not is_wanted(result.row, outcomes, mimes) or body_ref(result.row) is None:
+            continue
+        try:
+            opened = result.open()
+        except LookupError:
+            retired += 1
+            continue
+        with opened as body:
+            if to is None:
+                yield from json_line(result.row, body)
+            else:
+                try:
+                    made = to_file(result.row, body, Path(to))
+                except OSError as error:
+                    raise ConfigError(f"{to}: {error.strerror}") from error
+                yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
+    if retired:
+        print(f"crawler: {retired:,} bodies are no longer kept: their files were retired", file=sys.stderr)
+
+
+def cat(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "cat",
+        "cat DIR URL [--raw]",
+        "Prints the body that was kept of a URL.\n\nexamples:\n"
+        "  crawler cat out/ https://example.org/\n"
+        "  crawler cat out/ https://example.org/ --raw | gunzip       as it was sent",
+    )
+    _add_directory(parser)
+    parser.add_argument("url", metavar="URL")
+    parser.add_argument("--raw", action="store_true", help="as it is kept, its content coding not undone")
+    given = parser.parse(arguments)
+    with _open(given.directory) as reading:
+        known = _lookup(reading, given.url)
+        if known is None or isinstance(known, str) or known.archive is None:
+            return _nothing(given.url, known)
+        try:
+            body = reading.body(known.archive, raw=given.raw)
+        except LookupError as error:
+            print(f"crawler: {given.url}: {error}", file=sys.stderr)
+            return Exit.NOTHING_FETCHED
+        with body:
+            shutil.copyfileobj(body, sys.stdout.buffer)
+    return Exit.OK
+
+
+def _nothing(url: str, known: Known | str | None) -> int:
+    if known is None:
+        said = "is not known to this crawl"
+    elif isinstance(known, str):
+        said = "is not fetched yet"
+    else:
+        said = f"ended as {known.outcome}: no body was kept"
+    print(f"crawler: {url} {said}", file=sys.stderr)
+    return Exit.NOTHING_FETCHED
+
+
+@refusable
+def why(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "why",
+        "why URL [--data DIR] [--via URL] [--json] [options]",
+        "Tells what became of a URL: its state, outcome, attempts and record, or the rule that left it out.\n\nexamples:\n"
+        "  crawler why https://example.org/ --data out/\n"
+        "  crawler why https://example.org/                 asks the crawler that runs on this machine\n"
+        "  crawler why https://example.org/a/b --data out/ --via https://example.org/   as a link of that page",
+    )
+    parser.add_argument("url", metavar="URL")
+    parser.add_argument("--data", metavar="DIR", dest="directory", help="the crawl's directory; without it a daemon is asked")
+    parser.add_argument("--via", metavar="URL", help="the page on which the link stands, for what depth and scope say of it")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    add_settings(parser, only=WHERE)
+    given = parser.parse(arguments)
+    from crawler.crawl.explain import explain, told
+
+    if given.directory is None:
+        answer = client_of(given).ask("GET", "/v1/urls", {"url": given.url, "via": given.via})
+        print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
+        return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
+    with _open(given.directory) as reading:
+        try:
+            answer = explain(reading.root, reading, given.url, given.via, is_retired=reading.is_retired)
+        except FetchError as error:
+            raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
+    print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
+    return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
+
+
+def verify(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "verify",
+        "verify DIR",
+        "Checks every record against its digests, every row against its record, every file against what was committed.\n"
+        "Prints each fault; exit 0 if there is none, 3 otherwise.\n\nexamples:\n  crawler verify out/",
+    )
+    _add_directory(parser)
+    given = parser.parse(arguments)
+    with _open(given.directory) as reading:
+        found = reading.verify(lambda fault: print(printable(fault), flush=True))
+    counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows: {found.faults or 'no'} faults"
+    print(f"crawler: {counts}", file=sys.stderr)
+    return Exit.STORAGE if found.faults else Exit.OK
+
+
+def _add_directory(parser: Parser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
+
+
+def _open(directory: str) -> Reading:
+    if not Path(directory, "frontier").is_dir():
+        raise ConfigError(f"{directory}: there is no crawl here")
+    from crawler.output.reader import Reading
+
+    return Reading(directory)
+
+
+def _lookup(reading: Reading, url: str) -> Known | str | None:
+    try:
+        return reading.lookup(url)
+    except FetchError as error:
+        raise ConfigError(f"{url}: not a URL ({error.reason})") from error
+
+
+def _print(pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)

@@ -1,0 +1,92 @@
+"""The page that ``crawler status`` prints: how far, how fast, what it waits for, what stands out. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from crawler.cli.progress import amount, duration, eta
+from crawler.core.model import NO_FAILURE, LongestHost
+from crawler.core.text import printable
+
+WAITS: Final = {
+    "politeness": "politeness: every host with a URL left rests",
+    "frontier": "nothing: there is no URL left to visit",
+    "memory": "memory",
+    "disk": "the disk",
+    "network": "the network: ours is down, or the crawl-wide rate rules",
+    "parser": "the parsers",
+}
+_WIDTH: Final = 12
+
+
+def page(told: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """``told`` and ``hosts`` as GET /v1/status and /v1/hosts answer."""
+    lines = [_headline(told), ""]
+    lines += [f"{name:<{_WIDTH}}{text}" for name, text in _facts(told)]
+    lines += _table("outcomes", told["outcomes"])
+    failures = sum(count for name, count in told["outcomes"].items() if name not in NO_FAILURE)
+    if failures:
+        lines += _table("reasons", told["reasons"])
+    lines += _table("lines that are no URL of their own", told["lines"])
+    lines += _table("left out", told["refused"])
+    lines += _hosts("most left", hosts.get("waiting", ()), lambda host: f"{host['waiting']:,} left")
+    lines += _hosts("backed off", hosts.get("backoff", ()), _backoff)
+    return "\n".join(lines)
+
+
+def _headline(told: Mapping[str, Any]) -> str:
+    state = told["state"]
+    if told["paused_by"]:
+        state += f" by {', '.join(told['paused_by'])}"
+    up = duration(max(0.0, time.time() - told["started_at"]))
+    return f"{state} · {printable(told['directory'])} · up {up} · pid {told['pid']} · {told['version']}"
+
+
+def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    left = told["waiting"] + told["retrying"]
+    share = f" ({told['done'] / told['known']:.1%})" if told["known"] else ""
+    retrying = f", {told['retrying']:,} of them to retry" if told["retrying"] else ""
+    facts = [
+        ("URLs", f"{told['done']:,} of {told['known']:,} done{share}, {left:,} left{retrying}, {told['hosts']:,} hosts"),
+        ("speed", f"{told['pages_per_second']:,.1f}/s, {amount(told['bytes_per_second'])}/s, {told['in_flight']:,} in flight"),
+    ]
+    longest = LongestHost(**told["longest_host"]) if told.get("longest_host") else None
+    if left and told["state"] == "running" and (expected := eta(left, told["pages_per_second"], longest)):
+        alone = f" ({printable(expected.host.host)} alone, at {expected.host.rest:g} s)" if expected.host else ""
+        facts.append(("ends in", f"{duration(expected.seconds)}{alone}"))
+    if told["waits_for"] in WAITS:
+        facts.append(("waits for", WAITS[told["waits_for"]]))
+    memory = told["memory"]
+    limit = f" of {amount(memory['limit'])}" if memory["limit"] else ""
+    facts.append(("memory", f"{amount(memory['used'])}{limit}, {memory['state']}{_fullest(memory['accounts'])}"))
+    errors = "".join(f", {count} × {name}" for name, count in told.get("storage_errors", {}).items() if count)
+    late = f", oldest uncommitted {duration(told['commit_age'])}" if told["commit_age"] >= 1 else ""
+    facts.append(("disk", f"{amount(told['disk_free'])} free{late}{errors}"))
+    return facts
+
+
+def _fullest(accounts: Mapping[str, Mapping[str, int]]) -> str:
+    shares = [(account["used"] / account["budget"], name) for name, account in accounts.items() if account["budget"]]
+    return f", fullest account {max(shares)[1]} {max(shares)[0]:.0%}" if shares else ""
+
+
+def _table(title: str, counts: Mapping[str, int]) -> list[str]:
+    shown = sorted(((count, name) for name, count in counts.items() if count), reverse=True)
+    if not shown:
+        return []
+    digits = len(f"{shown[0][0]:,}")
+    return ["", title, *(f"  {count:>{digits},}  {printable(name)}" for count, name in shown)]
+
+
+def _hosts(title: str, hosts: Sequence[Mapping[str, Any]], say: Any) -> list[str]:
+    if not hosts:
+        return []
+    width = min(60, max(len(host["host"]) for host in hosts))
+    return ["", title, *(f"  {printable(host['host']):<{width}}  {say(host)}" for host in hosts)]
+
+
+def _backoff(host: Mapping[str, Any]) -> str:
+    why = f"{host['busy']} × asked to slow down" if host["busy"] else f"{host['failures']} failures in a row"
+    return f"rests {duration(host['due_in'] or 0)}, {why}, {host['waiting']:,} left"

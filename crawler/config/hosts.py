@@ -1,0 +1,53 @@
+"""What the operator set for single hosts: ``[[host]]`` tables over the general settings. Pure; the first match wins."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Final
+
+from crawler.config.sections import HostConfig, PolitenessConfig
+
+HOSTS_REMEMBERED_MAX: Final = 4096
+
+
+class HostRules:
+    """Per host key: delay, per_host and whether robots.txt is obeyed."""
+
+    def __init__(self, config: PolitenessConfig) -> None:
+        self._config = config
+        self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
+
+    def change(self, config: PolitenessConfig) -> None:
+        """From now on these rules."""
+        self._config = config
+        self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
+
+    @property
+    def factor(self) -> float:
+        """A rest is at least so many times as long as the answer took to begin."""
+        return self._config.factor
+
+    def table(self, host: str) -> HostConfig | None:
+        """The ``[[host]]`` table for a host key, None if there is none."""
+        return self._table(host) if self._table is not None else None
+
+    def delay(self, host: str) -> float:
+        """Rest after a visit, seconds."""
+        table = self.table(host)
+        return self._config.delay if table is None or table.delay is None else table.delay
+
+    def per_host(self, host: str) -> int:
+        table = self.table(host)
+        return self._config.per_host if table is None or table.per_host is None else table.per_host
+
+    def obeys_robots(self, host: str) -> bool:
+        table = self.table(host)
+        return self._config.robots if table is None or table.robots is None else table.robots
+
+    def _find(self, host: str) -> HostConfig | None:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        for table in self._config.host:
+            if fnmatchcase(host, table.match) or fnmatchcase(name, table.match):
+                return table
+        return None

@@ -1,0 +1,292 @@
+"""How a Config comes to be: flag > environment > file > default, every fault found told at once.
+
+The law: nothing the operator wrote is ignored. A key that does not exist, a value that cannot be meant and two settings
+that contradict each other are all faults, each one sentence that names where it stands and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import ssl
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from crawler.config.sections import SECRET_FILES, Config, HostConfig
+from crawler.config.types import MASKED, split_host_port
+from crawler.core.errors import ConfigError
+
+PREFIX: Final = "CRAWLER_"
+_SECRET_BYTES_MAX: Final = 64 << 10
+_FILE_BYTES_MAX: Final = 16 << 20
+
+_NOT_OURS: Final = re.compile(r"CRAWLER_(?:CONFIG|SHARED|SERVICE_(?:HOST|PORT\w*)|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
+"""CONFIG names the file itself, SHARED the corpora of the tests; the others are what Kubernetes and Docker put into the
+environment of every container beside a service called ``crawler``."""
+
+_ARRAY: Final = re.compile(r"\[\s*[\"'{\]]")
+
+_SAY: Final = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list, such as ['one', 'two']",
+    "dict_type": "must be a table, such as {{Name = 'value'}}",
+    "model_type": "must be a table: write [[host]] and its settings below it",
+    "missing": "is missing",
+    "literal_error": "must be one of {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and for each key that is not at its default where its value came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Given:
+    """What was written, by key: the value and where. Higher layers replace lower ones."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    faults: list[str]
+
+    def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
+        for secret, file in SECRET_FILES.items():
+            if secret in layer and file in layer:
+                self.faults.append(f"{layer[secret][1]} and {layer[file][1]}: give one of them, not both")
+            for key, other in ((secret, file), (file, secret)):
+                if key in layer:
+                    self.values.pop(other, None)
+        for key, (value, origin) in layer.items():
+            self.values[key] = value
+            self.origins[key] = origin
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: str | None = None,
+    needs: Mapping[str, str] | None = None,
+    also: Callable[[Config], Iterable[str]] = lambda config: (),
+) -> Loaded:
+    """The effective configuration. ``flags`` are those given, by key; ``needs`` says what is missing if a key is not set,
+    ``also`` finds the caller's own faults. Raises ConfigError with every fault there is."""
+    environ = os.environ if environ is None else environ
+    given = _Given({}, {}, [])
+    file = file or environ.get("CRAWLER_CONFIG")
+    if file:
+        given.lay(_file_layer(file, given.faults))
+    given.lay(_environment_layer(environ, given.faults))
+    given.lay({key: (value, _flag(key, value)) for key, value in (flags or {}).items()})
+    _read_secrets(given)
+    config = _validate(given)
+    given.faults.extend(said for key, said in (needs or {}).items() if key not in given.values)
+    given.faults.extend(also(config))
+    if given.faults:
+        raise ConfigError(given.faults)
+    return Loaded(config, given.origins)
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy with some settings replaced, by key; None means the default. ConfigError with every fault there is."""
+    given = _Given(
+        {**config.model_dump(exclude_defaults=True), **changes}, dict.fromkeys(Config.model_fields, "the settings"), []
+    )
+    for key in changes:
+        given.origins[key] = str(key)
+        if key not in Config.model_fields:
+            given.faults.append(f"there is no setting {key}{_meant(str(key), Config.model_fields)}")
+        if key not in Config.model_fields or changes[key] is None:
+            del given.values[key]
+    new = _validate(given)
+    if given.faults:
+        raise ConfigError(given.faults)
+    return new
+
+
+def _flag(key: str, value: Any) -> str:
+    if key == "urls":
+        return "URL"
+    return f"--{'no-' if value is False else ''}{key.replace('_', '-')}"
+
+
+def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
+    try:
+        with Path(file).open("rb") as stream:
+            text = stream.read(_FILE_BYTES_MAX + 1)
+        if len(text) > _FILE_BYTES_MAX:
+            raise ValueError(f"larger than {_FILE_BYTES_MAX >> 20} MiB")
+        table = tomllib.loads(text.decode())
+    except OSError as error:
+        faults.append(f"{file}: cannot read this configuration file: {error.strerror}")
+        return {}
+    except (ValueError, RecursionError) as error:
+        faults.append(f"{file}: not a TOML file: {error or 'too deeply nested'}")
+        return {}
+    layer: dict[str, tuple[Any, str]] = {}
+    for key, value in table.items():
+        if key in Config.model_fields:
+            layer[key] = value, f"{file}: {key}"
+        else:
+            faults.append(f"{file}: there is no setting {key}{_meant(key, Config.model_fields)}")
+    return layer
+
+
+def _environment_layer(environ: Mapping[str, str], faults: list[str]) -> dict[str, tuple[Any, str]]:
+    """An empty variable counts as not set: compose files and unit files write them so."""
+    layer: dict[str, tuple[Any, str]] = {}
+    for name, text in environ.items():
+        if not name.startswith(PREFIX) or not text or _NOT_OURS.fullmatch(name):
+            continue
+        key = name.removeprefix(PREFIX).lower()
+        if key not in Config.model_fields:
+            known = [PREFIX + field.upper() for field in Config.model_fields]
+            faults.append(f"{name}: there is no such setting{_meant(name, known)}")
+        else:
+            try:
+                layer[key] = _array(text) if _is_list(key) else text, name
+            except tomllib.TOMLDecodeError as error:
+                faults.append(f"{name}: begins like a TOML array but is none: {error}")
+    return layer
+
+
+def _array(text: str) -> Any:
+    """One item, or a TOML array of them: items may hold commas and spaces, so nothing is split."""
+    return tomllib.loads(f"v = {text}")["v"] if _ARRAY.match(text) else [text]
+
+
+def _is_list(key: str) -> bool:
+    return str(Config.model_fields[key].annotation).startswith("tuple[")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _read_secrets(given: _Given) -> None:
+    for key, file_key in SECRET_FILES.items():
+        path = given.values.get(file_key)
+        if not isinstance(path, str) or key in given.values:
+            continue
+        try:
+            with Path(path).open("rb") as stream:
+                text = stream.read(_SECRET_BYTES_MAX).decode().strip()
+        except (OSError, ValueError) as error:
+            given.faults.append(f"{given.origins[file_key]}: cannot read {path}: {getattr(error, 'strerror', 'not UTF-8 text')}")
+            continue
+        if text:
+            given.values[key], given.origins[key] = text, f"the file {path}"
+        else:
+            given.faults.append(f"{given.origins[file_key]}: {path} is empty")
+
+
+def _validate(given: _Given) -> Config:
+    """The config, its faulty settings left at their defaults so that the others can still be checked together."""
+    values = {key: (value,) if isinstance(value, str) and _is_list(key) else value for key, value in given.values.items()}
+    faulty = {key for key, value in values.items() if MASKED in str(value) and _is_masked(key, value)}
+    given.faults.extend(f"{given.origins[key]}: is masked as {MASKED}: give the real value" for key in sorted(faulty))
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as errors:
+        given.faults.extend(_sentence(error, given) for error in errors.errors() if error["loc"][0] not in faulty)
+        faulty.update(str(error["loc"][0]) for error in errors.errors())
+        config = Config.model_validate({key: value for key, value in values.items() if key not in faulty})
+    given.faults.extend(text for keys, text in _contradictions(config, given.origins) if not faulty.intersection(keys))
+    return config
+
+
+def _is_masked(key: str, value: Any) -> bool:
+    if key == "host" and isinstance(value, list):
+        tables = [table for table in value if isinstance(table, dict)]
+        return any(MASKED in str(table.get(secret, "")) for table in tables for secret in ("headers", "proxy"))
+    return key in SECRET_FILES or (key == "urls" and any(f"{MASKED}@" in str(url) for url in value))
+
+
+def _sentence(error: Any, given: _Given) -> str:
+    """``where value: what to write``. Values that may hold a secret are not repeated."""
+    key, *inner = error["loc"]
+    where = given.origins[key]
+    if key == "host" and inner:
+        table, *path = inner
+        where += f" number {table + 1}" + "".join(f", {step}" for step in path)
+        if error["type"] == "extra_forbidden":
+            return f"{where}: there is no such setting for a host{_meant(str(inner[-1]), HostConfig.model_fields)}"
+    context = error.get("ctx", {})
+    if error["type"] == "value_error":
+        said = str(context["error"])
+    else:
+        said = _SAY.get(error["type"], error["msg"]).format_map({name: _plain(value) for name, value in context.items()})
+    value = error["input"]
+    hidden = key in SECRET_FILES or key in ("header", "urls") or "headers" in inner or "proxy" in inner
+    told = isinstance(value, str | int | float) and not isinstance(value, bool) and not hidden
+    shown = f" {str(value)[:80]!r}" if told else ""
+    return f"{where}{shown}: {said}"
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tuple[tuple[str, ...], str]]:
+    """(keys concerned, sentence) of each fault that no single setting shows."""
+    if not _is_loopback(config.listen) and not config.api_token:
+        yield (
+            ("listen", "api_token", "api_token_file"),
+            f"{origins['listen']}: {config.listen} is open to other machines: set api_token_file, or listen on 127.0.0.1",
+        )
+    if config.archive == "files" and (config.retain_age or config.retain_bytes):
+        yield (
+            ("archive", "retain_age", "retain_bytes"),
+            f"{origins.get('retain_age') or origins.get('retain_bytes')}: does not cover bodies kept with archive = files, which "
+            "stand for every page that has them: delete those by their age yourself",
+        )
+    if config.ca_file:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except (OSError, ValueError) as error:
+            said = "it holds no certificate in PEM form" if isinstance(error, ssl.SSLError | ValueError) else error.strerror
+            yield ("ca_file",), f"{origins['ca_file']}: cannot use {config.ca_file}: {said}"
+
+
+def _is_loopback(listen: str) -> bool:
+    host, _ = split_host_port(listen)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed but should be said aloud when a crawl starts."""
+    said = []
+    if not config.robots:
+        said.append("robots.txt is not obeyed (--no-robots): only for hosts that are yours or whose owner agreed")
+    if config.insecure:
+        said.append("TLS certificates are not verified (--insecure): anyone on the way can forge pages")
+    if config.depth and config.scope in ("domain", "any") and not (config.contact or config.user_agent):
+        said.append("this crawl leaves its seeds' hosts: set --contact, so that webmasters can reach you")
+    return said

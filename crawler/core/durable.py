@@ -1,0 +1,226 @@
+"""An append-only file that can be cut back to a mark, and what makes a name as durable as its bytes.
+
+The law: a write that failed is never tried again in place. From then on the file only takes ``cut`` and ``close``;
+what lies before the last mark that was synced is there, whatever happens behind it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from crawler.core.errors import StorageError
+
+BUFFER_BYTES_MAX: Final = 1 << 20
+"""Appended bytes that wait for one larger write."""
+
+
+@contextmanager
+def storing(path: Path, *, syncing: bool = False) -> Iterator[None]:
+    """OSError → StorageError that names the file. EIO of a sync is final: asked again, the kernel would say all is well."""
+    try:
+        yield
+    except OSError as error:
+        final = syncing and error.errno == errno.EIO
+        raise StorageError(f"{path}: {error.strerror or error}", errno=error.errno or 0, final=final) from error
+
+
+class MarkedFile:
+    """``size`` counts every byte appended, written or not. All methods may raise StorageError."""
+
+    __slots__ = ("_buffer", "_failed", "_fd", "_written", "path")
+
+    def __init__(self, path: Path, fd: int, size: int) -> None:
+        """Use ``create`` or ``open``."""
+        self.path = path
+        self._fd = fd
+        self._written = size
+        self._buffer = bytearray()
+        self._failed = False
+
+    def __repr__(self) -> str:
+        return f"<MarkedFile {self.path} {self.size} bytes{', failed' * self._failed}{', closed' * (self._fd < 0)}>"
+
+    @classmethod
+    def create(cls, path: Path) -> MarkedFile:
+        """A new empty file; its name is durable on return."""
+        with storing(path):
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        try:
+            sync_dir(path.parent)
+        except StorageError:
+            os.close(fd)
+            raise
+        return cls(path, fd, 0)
+
+    @classmethod
+    def open(cls, path: Path, mark: int) -> MarkedFile:
+        """The file cut back to ``mark`` bytes. One that is missing or shorter ends the crawl: that error is final."""
+        if length_of(path) < mark:
+            raise missing(path, mark)
+        with storing(path):
+            file = cls(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC), mark)
+        try:
+            file.cut(mark)
+        except StorageError:
+            file.close()
+            raise
+        return file
+
+    @property
+    def size(self) -> int:
+        return self._written + len(self._buffer)
+
+    def append(self, data: bytes) -> int:
+        """Add ``data``; the offset it begins at."""
+        offset = self.size
+        if len(self._buffer) + len(data) > BUFFER_BYTES_MAX:
+            self.flush()
+        if len(data) > BUFFER_BYTES_MAX:
+            self._write(data)
+        else:
+            self._buffer += data
+        return offset
+
+    def flush(self) -> None:
+        """Hand everything to the kernel."""
+        if self._buffer or self._failed:
+            self._write(self._buffer)
+            self._buffer.clear()
+
+    def sync(self) -> None:
+        """Everything appended is on the disk."""
+        self.flush()
+        self._failed = True
+        with storing(self.path, syncing=True):
+            os.fdatasync(self._fd)
+        self._failed = False
+
+    def cut(self, mark: int) -> None:
+        """Forget what lies behind ``mark``, and that a write failed there."""
+        self._buffer.clear()
+        with storing(self.path):
+            os.ftruncate(self._fd, mark)
+        self._written = mark
+        self._failed = False
+
+    def close(self) -> None:
+        """What was not flushed is lost. May be called again."""
+        fd, self._fd = self._fd, -1
+        self._buffer.clear()
+        self._failed = True
+        if fd >= 0:
+            with storing(self.path):
+                os.close(fd)
+
+    def _write(self, data: bytes | bytearray) -> None:
+        if self._failed:
+            raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
+        self._failed = True
+        with storing(self.path), memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], self._written + done)
+        self._written += done
+        self._failed = False
+
+
+def length_of(path: Path) -> int:
+    """In bytes; -1 if there is no such file."""
+    with storing(path):
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return -1
+
+
+OPEN: Final = ".open"
+"""Ends the name of an archive file until the commit that closes it."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file stands there by its final name, or by the one it has while it is written."""
+    return length_of(path) >= 0 or length_of(path.with_name(path.name + OPEN)) >= 0
+
+
+def missing(path: Path, mark: int) -> StorageError:
+    """The error that ends a crawl: bytes that were committed are gone."""
+    length = length_of(path)
+    found = "missing" if length < 0 else f"only {length} bytes long"
+    advice = "; put it back, or say that it is no longer kept: crawler retire DIR FILE" if length < 0 else ""
+    return StorageError(f"{path}: {mark} bytes were committed, but it is {found}{advice}", final=True)
+
+
+def sync_file(path: Path) -> None:
+    """The bytes of a file are durable on return."""
+    with storing(path, syncing=True):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
+def sync_dir(path: Path) -> None:
+    """The names in a directory are durable on return."""
+    with storing(path, syncing=True):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_dir(path: Path) -> None:
+    """A directory, made with its parents if need be; its name is durable on return, whoever made it."""
+    made = [path, *(parent for parent in path.parents if not parent.exists())]
+    with storing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in made:
+        try:
+            sync_dir(name.parent)
+        except StorageError as error:
+            if error.errno != errno.EACCES:
+                raise
+            sync_file_system(path)  # its parent may not be opened
+
+
+def rename(source: Path, target: Path) -> None:
+    """A rename within or between directories, durable on return."""
+    with storing(source):
+        source.replace(target)
+    sync_dir(target.parent)
+    if source.parent != target.parent:
+        sync_dir(source.parent)
+
+
+def lose(root: Path, path: Path) -> str:
+    """Move a file that no commit knows to ``root``/lost+found, under a name that is free there; its new name."""
+    make_dir(root / "lost+found")
+    target = root / "lost+found" / path.name
+    number = 0
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{path.name}.{number}")
+    rename(path, target)
+    return str(target.relative_to(root))
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_file_system(path: Path) -> None:
+    """Every byte and name written to the file system that holds ``path`` is durable on return (syncfs(2))."""
+    with storing(path, syncing=True):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code))
+        finally:
+            os.close(fd)

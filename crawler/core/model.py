@@ -1,0 +1,234 @@
+"""The values that travel: Link → Lease → Outcome → rows and records. Frozen; nothing here touches a socket or a disk.
+
+They are msgspec structs, so that a queue entry is one msgpack array. Fields are only ever added at the end: that is
+what keeps an older store readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+if TYPE_CHECKING:
+    from crawler.core.page import Page
+
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "recrawl", "expand"]
+
+OutcomeName: TypeAlias = Literal[
+    "ok",
+    "redirect",
+    "http_error",
+    "truncated",
+    "too_large",
+    "timeout",
+    "connect_error",
+    "dns_error",
+    "tls_error",
+    "bad_response",
+    "redirect_error",
+    "robots_denied",
+    "blocked",
+    "invalid_url",
+    "skipped",
+]
+
+NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
+"""Outcomes that do not count for ``--max-failed``."""
+
+NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
+"""Outcomes of links that nobody was asked for."""
+ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
+"""Outcomes of links whose host answered."""
+
+PRIORITY_ROBOTS: Final = 0
+PRIORITY_REDIRECT: Final = 16
+PRIORITY_DEFAULT: Final = 128
+
+
+class Input(Struct, frozen=True, array_like=True, gc=False):
+    """Where a person named a URL: the list as the person named it (``-`` is standard input) and the line, from 1."""
+
+    list: str
+    line: int
+
+
+class Link(Struct, frozen=True, array_like=True, gc=False):
+    """A URL to visit, with how it was found. ``url`` is canonical, ``host`` its politeness key (``urls.host_key``)."""
+
+    url: str
+    host: str
+    kind: Kind = "seed"
+    depth: int = 0
+    priority: int = PRIORITY_DEFAULT
+    hops: int = 0
+    """Redirects already followed on the way to this link."""
+    given: str | None = None
+    """Exactly as given or found, where that differs from ``url``."""
+    via: str | None = None
+    input: Input | None = None
+    tag: str | None = None
+    anchor: str | None = None
+    """The seed (canonical) whose scope this link lives in; None for a seed itself. A seed's redirect moves its anchor."""
+    chain: bytes = b""
+    """8-byte unsalted fingerprints of the URLs of this redirect chain, oldest first."""
+    attempt: int = 1
+
+    def again(self) -> Link:
+        """The same link, one attempt later."""
+        return replace(self, attempt=self.attempt + 1)
+
+    def anew(self) -> Link:
+        """The same link, settled long ago and wanted once more: where redirects led then says nothing of today."""
+        return replace(self, attempt=self.attempt + 1, chain=b"")
+
+
+class Ref(Struct, frozen=True, array_like=True, gc=False):
+    """A place in a file of the crawl's directory; ``file`` is relative to it and final (never ends in ``.open``)."""
+
+    file: str
+    offset: int
+    length: int
+
+
+class Known(Struct, frozen=True, array_like=True, gc=False):
+    """What the store keeps of a settled URL: for ``why``, ``cat``, ``retry``, duplicates and conditional requests."""
+
+    link: Link
+    outcome: str
+    reason: str | None
+    status: int | None
+    fetched_at: float
+    """Wall time, seconds since the epoch."""
+    archive: Ref | None = None
+    """Where its body stands."""
+    row: Ref | None = None
+    """Where its result row stands."""
+    location: str | None = None
+    """Canonical target of a redirect."""
+    etag: str | None = None
+    last_modified: str | None = None
+    digest: bytes | None = None
+    """sha1 of the payload as archived."""
+    archived_at: float | None = None
+    """When ``archive`` was fetched, where that was an earlier visit: this one found it unchanged, or found nothing."""
+
+
+class Mark(Struct, frozen=True, array_like=True, gc=False):
+    """A file's length as of the last commit. While not ``closed`` more may follow. ``retired``: it is about to be deleted, or
+    has gone; then its mark goes as well (crawler.output.file_names)."""
+
+    length: int
+    closed: bool = False
+    retired: bool = False
+
+
+class Lease(Struct, frozen=True, gc=False):
+    """The right to visit a link once. ``key`` is the store's own handle; pass it back unchanged."""
+
+    link: Link
+    key: bytes
+    due: float = 0.0
+    """No visit of its host before this time (monotonic crawl clock, seconds)."""
+    suspect: bool = False
+    """It was out when the process died: such links run one at a time."""
+    down: tuple[str, str] | None = None
+    """(outcome, reason) if its host was given up: settle it unfetched."""
+    known: Known | None = None
+    """What is known from an earlier visit (recrawl, retry)."""
+    failures: int = 0
+    """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench."""
+    busy: int = 0
+
+
+HostSign: TypeAlias = Literal["alive", "busy", "failed", "gone", "silent"]
+"""What a visit tells of its host. alive: it answered · busy: it asked us to slow down (429, 503) ·
+failed: no answer (connection, DNS, TLS, first byte) · gone: it does not exist (NXDOMAIN) · silent: the visit says nothing."""
+
+
+class Done(Struct, frozen=True):
+    """Settled with an answer: row, record, outlinks. ``outcome`` is judged from the page."""
+
+    page: Page
+    outcome: str
+    reason: str | None = None
+    outlinks: tuple[Link, ...] = ()
+    refused: dict[str, int] | None = None
+    """Links left out, by the rule that refused them."""
+    rest: float = 0.0
+    sign: HostSign = "alive"
+    robots: str | None = None
+    """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
+
+
+class Dropped(Struct, frozen=True):
+    """Settled without an answer: a row, no record."""
+
+    outcome: str
+    reason: str | None = None
+    detail: str = ""
+    rest: float = 0.0
+    sign: HostSign = "silent"
+
+
+class Retry(Struct, frozen=True):
+    """Not settled: due again at ``after`` seconds from now, as the next attempt. Neither row nor record."""
+
+    outcome: str
+    reason: str | None
+    after: float
+    rest: float = 0.0
+    sign: HostSign = "failed"
+    detail: str = ""
+
+
+class Unvisited(Struct, frozen=True):
+    """The lease given back: not an attempt (drain, our own trouble)."""
+
+
+Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
+
+
+State: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
+
+WaitsFor: TypeAlias = Literal["politeness", "frontier", "memory", "disk", "network", "parser", "nothing"]
+"""What most of the idle workers wait for. frontier: there is no URL to visit · network: ours is down, or the crawl-wide
+rate rules · nothing: they are all busy."""
+
+
+class LongestHost(Struct, frozen=True):
+    """The host that politeness keeps busy longest. ``rest`` in seconds between its visits."""
+
+    host: str
+    waiting: int
+    rest: float
+    per_host: int = 1
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A running crawl at one moment: totals since its directory was begun, as people and programs are told them."""
+
+    at: float
+    """Monotonic clock, seconds: only differences mean something."""
+    state: State
+    waits_for: WaitsFor = "nothing"
+    reading: bool = False
+    """The URL lists are not yet read to their end: ``known`` still grows with them."""
+    known: int = 0
+    waiting: int = 0
+    retrying: int = 0
+    done: int = 0
+    in_flight: int = 0
+    bytes: int = 0
+    """Body bytes received."""
+    outcomes: Mapping[str, int] = {}
+    """Settled URLs by outcome."""
+    refused: Mapping[str, int] = {}
+    """Links left out, by rule."""
+    lines: Mapping[str, int] = {}
+    """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
+    longest_host: LongestHost | None = None
+    failing_hosts: tuple[tuple[str, int], ...] = ()
+    """(host key, failures) of at most ten hosts, most failures first."""

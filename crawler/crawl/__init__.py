@@ -1,0 +1,1 @@
+"""The life of one URL, and the wiring of all parts."""

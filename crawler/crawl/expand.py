@@ -1,0 +1,221 @@
+"""The links of an answer that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
+
+The law: reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More
+links than one batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from crawler.config.sections import Config
+from crawler.core import urls
+from crawler.core.errors import FetchError
+from crawler.core.model import Done, Link
+from crawler.core.page import Body, Page
+from crawler.frontier.store import Admitted
+from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options, Packed, decode_part
+from crawler.parse.microsyntax import robots_tag, text
+from crawler.parse.pool import Fault, Parser
+from crawler.parse.sitemap import Reader, read
+from crawler.policy.scope import Scope
+from crawler.resources.memory_budget import Reservation, Visit
+
+LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
+READABLE: Final = frozenset({"ok", "truncated", "too_large"})
+OUTLINKS: Final = "crawler.parse.html:packed"
+PART: Final = 4
+"""Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
+PART_BYTES_MIN: Final = 64 << 10
+PART_BYTES_MAX: Final = 512 << 10
+"""Of URLs that a sitemap names, admitted at a time: short references to a long base may stand in it."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Of an answer, the fields that say something of links."""
+
+
+class Undo(Protocol):
+    """What undoes content codings, and lets others have a turn meanwhile: ``fetcher.finisher``."""
+
+    async def decoded(self, page: Page, limit: int, /) -> bytes: ...
+
+    async def unpacked(self, page: Page, limit: int, /) -> Body: ...
+
+
+class Expander:
+    """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl."""
+
+    def __init__(
+        self, config: Config, scope: Scope, parser: Parser | None, undo: Undo, admit: Callable[[Admitted], Awaitable[object]]
+    ) -> None:
+        self._config = config
+        self._undo = undo
+        self._scope = scope
+        self._parser = parser
+        self._admit = admit
+        self._rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        self.parsed: Callable[[float], None] = lambda seconds: None
+        """Told how long finding the links of a page took."""
+        self._options = Options(config.name, config.max_outlinks, config.resources, self._rules)
+
+    async def expand(self, link: Link, done: Done, room: Visit) -> Done:
+        """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
+        to robots."""
+        headers = [(name, value) for name, value in done.page.headers if name.lower() in HEADERS]
+        done = await self._expanded(link, done, headers, room)
+        if done.robots is None and headers and (said := self._said(headers)):
+            return replace(done, robots=said)
+        return done
+
+    def _said(self, headers: Headers) -> str | None:
+        """The directives in the head of an answer, where nothing more was read."""
+        values = [text(value) for name, value in headers if name.lower() == b"x-robots-tag"]
+        return _listed(word for value in values for word in robots_tag(value, self._config.name))
+
+    async def _expanded(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
+        if done.outcome == "redirect":
+            return self._redirect(done)
+        if done.outcome not in READABLE:
+            return done
+        if link.kind == "sitemap":
+            return await self._sitemap(link, done, room)
+        if self._parser is None or not self._scope.follows(link):
+            return done
+        return await self._page(link, done, headers, room)
+
+    def _redirect(self, done: Done) -> Done:
+        for onward in done.outlinks:
+            if rule := self._scope.refuses(onward):
+                return replace(done, outlinks=(), refused={rule: 1})
+        return done
+
+    async def _page(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
+        page = done.page
+        mime = page.mime if page.mime in MIMES else page.sniffed
+        if mime not in MIMES and not headers:
+            return done
+        assert self._parser is not None
+        held = await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire)))
+        body = await self._undo.decoded(page, self._config.max_parse) if mime in MIMES else b""
+        if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
+            body = b""
+        if not body and not headers:
+            held.release()
+            return done
+        began = time.perf_counter()
+        found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
+        self.parsed(time.perf_counter() - began)
+        del body
+        links, refused = await self._taken(link, found, held)
+        if fault is not None:
+            refused[fault.reason] = refused.get(fault.reason, 0) + 1
+        return replace(done, outlinks=links, refused=refused, robots=_listed(found.robots))
+
+    async def _taken(self, page: Link, found: Packed, held: Reservation) -> tuple[tuple[Link, ...], dict[str, int]]:
+        """The last part of a page's links as those of this crawl, the others being admitted now; how many were left out, by rule.
+        What is held of them stays reserved, until the outcome is."""
+        links: tuple[Link, ...] = ()
+        refused = Counter(found.refused)
+        unread = found.parts
+        unread.reverse()
+        held.shrink(2 * sum(map(len, unread)))  # as bytes, and a part as objects
+        while unread:
+            if links:
+                await self._admit(Admitted(links))
+                links = ()
+                held.shrink(2 * sum(map(len, unread)))
+            try:
+                part = decode_part(unread.pop())
+            except msgspec.DecodeError:  # a document may have taken its process over
+                refused["parse_crashed"] += 1
+                break
+            links, left_out = self._scope.outlinks(page, part)
+            refused.update(left_out)
+        return links, dict(refused)
+
+    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, Fault | None]:
+        """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
+        first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
+        assert self._parser is not None
+        found = await self._parser.call(OUTLINKS, body, *rest, result=Packed)
+        if not isinstance(found, Fault):
+            return found, None
+        fault = found
+        if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
+            found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Packed)
+        return (Packed([], [], {}) if isinstance(found, Fault) else found), fault
+
+    # -- sitemaps -------------------------------------------------------------------------------------------------
+
+    def sitemaps(self, origin: str, named: tuple[str, ...], home: str | None) -> Iterator[Link]:
+        """The sitemaps of an origin whose robots.txt was read: those it names, and the usual place. ``home`` is the seed
+        for whose sake it was read: the entries live in its scope, and so must the origin."""
+        if not self._config.sitemaps:
+            return
+        host, home = urls.host_key(origin + "/"), home or origin + "/"
+        if self._scope.refuses(Link(f"{origin}/sitemap.xml", host, "sitemap", hops=1, anchor=home)) is None:
+            page = Link(f"{origin}/robots.txt", host, "robots", hops=-1, anchor=home)
+            yield from self._entries(page, [*named, "/sitemap.xml"], "sitemap", {})
+
+    async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
+        """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
+        await room.parse(PART_BYTES_MAX)
+        packed = done.page.coding is not None
+        body = await self._undo.unpacked(done.page, self._config.max_sitemap) if packed else done.page.body
+        try:
+            reader = Reader(depth=link.hops, bytes_max=self._config.max_sitemap)
+            refused: dict[str, int] = {}
+            links: list[Link] = []
+            size = 0
+            for part in read(body.chunks(), reader):
+                for entry in self._entries(link, part, "sitemap" if reader.kind == "index" else "link", refused):
+                    if len(links) >= LINKS_PER_OUTCOME_MAX or size > PART_BYTES_MAX:
+                        await self._admit(Admitted(tuple(links)))
+                        links, size = [], 0
+                    links.append(entry)
+                    size += len(entry.url)
+                await asyncio.sleep(0)
+        finally:
+            if packed:
+                body.discard()
+        if reader.fault:
+            refused["sitemap_fault"] = refused.get("sitemap_fault", 0) + 1
+        return replace(done, outlinks=tuple(links), refused=refused)
+
+    def _entries(
+        self, page: Link, entries: Iterable[str], kind: Literal["sitemap", "link"], refused: dict[str, int]
+    ) -> Iterator[Link]:
+        """What a sitemap names, but for what a rule refuses, counted in ``refused``."""
+        hops = page.hops + 1 if kind == "sitemap" else 0
+        for entry in dict.fromkeys(entries):
+            try:
+                url = urls.parse(entry, page.url, self._rules)
+            except FetchError as error:
+                rule: str | None = RULE_OF.get(error.reason, error.reason)
+                link = None
+            else:
+                link = Link(url.href, url.host, kind, hops=hops, via=page.url, tag=page.tag, anchor=page.anchor)
+                rule = self._scope.refuses(link)
+                if kind == "sitemap" and url.host != page.host and not _names_sitemap(url.path):
+                    rule = rule or "sitemap_fault"
+            if rule is None and link is not None:
+                yield link
+            elif rule is not None:
+                refused[rule] = refused.get(rule, 0) + 1
+
+
+def _listed(words: Iterable[str]) -> str | None:
+    return ",".join(sorted(set(words))) or None
+
+
+_names_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
+"""Of a path: on another host only what is called like a sitemap is taken for one. A page that is visited as a sitemap is known
+from then on, and its links are not followed: nobody may have that done to another's pages."""

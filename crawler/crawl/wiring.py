@@ -1,0 +1,281 @@
+"""open, run, drain, close, report: the only wiring, and the only code that knows the concrete parts.
+
+The law: parts are opened in the order in which they may be trusted and closed in the reverse one: traffic stops first,
+pages are flushed, outcomes are recorded last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from crawler.config.hosts import HostRules
+from crawler.config.sections import Config
+from crawler.core import urls
+from crawler.core.clock import Clock
+from crawler.core.durable import is_there
+from crawler.core.errors import ConfigError, StorageError
+from crawler.core.model import Known, Link, Mark
+from crawler.core.version import __version__
+from crawler.crawl.crawl import Crawl, Parts
+from crawler.crawl.expand import OUTLINKS, Expander
+from crawler.crawl.metrics import Metrics
+from crawler.fetch import Fetcher, open_fetcher
+from crawler.frontier import open_store
+from crawler.frontier.committer import Journal
+from crawler.frontier.dealer import Desk
+from crawler.frontier.in_flight import Trace
+from crawler.frontier.pump import Frontier
+from crawler.frontier.store import Limits, Prepared, Store
+from crawler.frontier.workbench import Workbench
+from crawler.output.archive import open_archive
+from crawler.output.directory import open_directory
+from crawler.output.journal import Journal as Files
+from crawler.output.results import Results
+from crawler.output.retention import Retention
+from crawler.parse import seeds
+from crawler.parse.pool import Parser, open_parser, pool_size
+from crawler.policy.judge import Judge
+from crawler.policy.politeness import Rests
+from crawler.policy.robots_cache import RulesCache
+from crawler.policy.robots_gate import RobotsDesk
+from crawler.policy.scope import RULES, Scope, domain_of
+from crawler.resources import cgroup
+from crawler.resources.disk import Trouble
+from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan, default_limit, divide
+from crawler.resources.network import HELD_MAX
+from crawler.service.health import Written
+
+RUN_BACKOFF_MAX_S: Final = 300.0
+SERVE_BACKOFF_MAX_S: Final = 3600.0
+
+
+@contextlib.asynccontextmanager
+async def open_crawl(
+    config: Config, *, endless: bool = False, log: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Crawl]:
+    """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits.
+
+    ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
+    if config.output is None:
+        raise ConfigError("no directory: name one with --output")
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(open_directory(Path(config.output), config))
+        hosts = HostRules(config)
+        plan = plan_of(config, endless=endless)
+        budget = Budget(plan)
+        store = _open_store(config, root, hosts, plan)
+        stack.callback(store.close)
+        clock = Clock(store.clock())
+        files = Files(open_archive(config, root), Results(root, config.roll_size))
+        stack.callback(files.close)
+        for name in files.rewind(store.marks()):
+            log(f"{name}: not part of the last commit; moved to lost+found/")
+        written = Written(store.marks())
+        trace = _open_trace(root, config.workers + HELD_MAX, store, log) if config.store == "embedded" else None
+        if trace is not None:
+            stack.callback(trace.close)
+        desk = _open_desk(config, hosts, clock, plan.accounts["robots"])
+        backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
+        patience_s = math.inf if endless else config.disk_wait
+        trouble = Trouble(root, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now, log=log)
+        frontier = Frontier(
+            store,
+            Workbench(hosts.per_host, _group_of(config)),
+            Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures),
+            Journal(_write(files, written), files.committed, files.rewind),
+            recover=trouble.recover,
+            clock=clock.now,
+            wall=clock.wall,
+            links_max=plan.bench_links_max,
+            trace=trace,
+            desk=_asked_by_the_pump(desk),
+            endless=endless,
+        )
+        stack.callback(frontier.close)
+        trouble.frontier = frontier
+        rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        fetching = open_fetcher(
+            config,
+            tmp=root / "tmp",
+            decode_body=config.archive == "files",
+            hosts=config.host,
+            per_host=config.per_host,
+            names_max=plan.dns_names_max,
+            idle_bytes_max=plan.accounts["idle"],
+        )
+        async with fetching as fetcher, _open_parser(config, plan) as parser:
+            frontier.ceilings["descriptors"] = fetcher.concurrency_max
+            chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
+            expander = Expander(config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit)
+            metrics = _open_metrics(frontier, expander)
+            _measure(budget, store, frontier, fetcher, desk, parser)
+            retention = Retention(
+                root,
+                age_s=config.retain_age,
+                bytes_max=config.retain_bytes,
+                marks=lambda: frontier.ask(store.marks),
+                retire=frontier.retire,
+                wall=time.time,
+                log=log,
+            )
+            yield Crawl(
+                Parts(
+                    config=config,
+                    clock=clock,
+                    frontier=frontier,
+                    fetcher=fetcher,
+                    judge=_judge(config, rules, backoff_max_s, _rest(hosts, desk)),
+                    trouble=trouble,
+                    seeds=chunks,
+                    store=store,
+                    hosts=hosts,
+                    roll=files.roll,
+                    expander=expander,
+                    metrics=metrics,
+                    written_bytes=lambda: written.bytes,
+                    patience_s=patience_s,
+                    log=log,
+                    budget=budget,
+                    children=parser.pids if parser is not None else tuple,
+                    caches=(fetcher.forget, store.shed, *((desk.forget,) if desk is not None else ())),
+                    restart_parsers=parser.restart if parser is not None else lambda: None,
+                    desk=desk,
+                    retention=retention,
+                    keeps=lambda file: is_there(root / file),
+                )
+            )
+
+
+def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
+    return Judge(
+        retries=config.retries,
+        max_redirects=config.max_redirects,
+        rules=rules,
+        backoff_max_s=backoff_max_s,
+        rest=rest,
+        jitter=random.random,
+        move_anchor=config.redirects == "any",
+    )
+
+
+def _measure(
+    budget: Budget, store: Store, frontier: Frontier, fetcher: Fetcher, desk: RobotsDesk | None, parser: Parser | None
+) -> None:
+    """By what to read how much of a fixed account is used."""
+    budget.measure("store", store.memory_used)
+    budget.measure("bench", lambda: frontier.bench.load * BENCH_LINK_BYTES)
+    budget.measure("robots", desk.memory_used if desk is not None else int)
+    budget.measure("idle", lambda: fetcher.stats().idle_bytes)
+    budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
+    budget.measure("write", lambda: frontier.uncommitted_body_bytes)
+    budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
+
+
+def _open_metrics(frontier: Frontier, expander: Expander) -> Metrics:
+    metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
+    metrics.opened(frontier.counts.known, frontier.counts.done)
+    frontier.commit_seconds = lambda seconds: metrics.committed(seconds, frontier.counts.known, frontier.counts.done)
+    expander.parsed = metrics.parsed
+    return metrics
+
+
+@contextlib.asynccontextmanager
+async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
+    """None where no page's outlinks are wanted."""
+    if not config.depth:
+        yield None
+        return
+    async with open_parser(config, parsers=plan.parsers, preload=OUTLINKS, memory_bytes=plan.parser_memory_bytes) as parser:
+        yield parser
+
+
+def plan_of(config: Config, *, endless: bool = False) -> Plan:
+    """The memory limit, divided. ConfigError if it is too small."""
+    group = cgroup.find()
+    limit = config.memory_limit or default_limit(group.limit if group else None)
+    parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit) if config.depth else 0
+    control = endless or config.metrics_listen is not None
+    return divide(limit, workers=config.workers, parsers=parsers, max_parse=config.max_parse, control=control)
+
+
+def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Store:
+    return open_store(
+        config.store,
+        root / "frontier",
+        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path),
+        now=Clock().now(),
+        rest=hosts.delay,
+        memory_bytes=plan.accounts["store"],
+    )
+
+
+def _open_trace(root: Path, slots: int, store: Store, log: Callable[[str], None]) -> Trace:
+    """The slots of the visits that are out; what an unclean end left there is suspected once more."""
+    try:
+        trace = Trace(root / "frontier" / "out", slots)
+    except OSError as error:
+        raise StorageError(f"{root}: {error.strerror}", errno=error.errno or 0) from error
+    if trace.crashed:
+        log(f"the last process crashed:\n{trace.crashed}")
+    if trace.found:
+        counts = store.suspects()
+        store.set_suspects({key: counts.get(key, 0) + 1 for key in trace.found})
+    return trace
+
+
+def _own_stdin(config: Config) -> BinaryIO | None:
+    """Standard input behind a buffer of our own: the interpreter's cannot be closed while a thread waits in it."""
+    return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
+
+
+def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
+    if not config.robots and not config.sitemaps and not any(table.robots for table in config.host):
+        return None
+    return RobotsDesk(
+        RulesCache(bytes_max),
+        name=config.name,
+        crawl_delay_cap_s=config.crawl_delay_cap,
+        obeys=hosts.obeys_robots,
+        wall=clock.wall,
+        reads_all=config.sitemaps,
+    )
+
+
+def _asked_by_the_pump(desk: RobotsDesk | None) -> Desk | None:
+    if desk is None:
+        return None
+    return Desk(desk.ready, desk.link, desk.load, desk.learn, desk.delay)
+
+
+def _rest(hosts: HostRules, desk: RobotsDesk | None) -> Callable[[Link, float], float]:
+    """The pause a host wishes after a visit: its delay, its Crawl-delay, or as long as it needed to begin its answer."""
+
+    def rest(link: Link, first_byte_s: float) -> float:
+        asked = desk.delay(link) if desk is not None else 0.0
+        return max(hosts.delay(link.host), asked, hosts.factor * first_byte_s)
+
+    return rest
+
+
+def _group_of(config: Config) -> Callable[[str], str | None]:
+    if config.politeness_by == "host":
+        return lambda host: None
+    return domain_of
+
+
+def _write(files: Files, written: Written) -> Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]:
+    def write(prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
+        known = files.append(prepared)
+        marks = files.sync()
+        written.add(marks)
+        return known, marks
+
+    return write

@@ -1,0 +1,247 @@
+"""aiohttp's connection, watched: it can answer only the request that was written to it, and it tells how an answer ended.
+
+The law: at most one final answer per request is ever handed on; a byte that nobody asked for ends the connection; a
+connection goes back to the pool only if its answer ended exactly where the framing said (RFC 9112 sections 6.3 and 9.3).
+aiohttp alone keeps a connection on which more arrived, and reads that as the answer to the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Final
+
+from aiohttp.client_exceptions import ServerDisconnectedError
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.helpers import _EXC_SENTINEL
+from aiohttp.http_exceptions import LineTooLong
+
+from crawler.core.errors import our_errno
+from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.head import fault_of, length_of, may_be_kept
+
+FEED_BYTES: Final = 16 << 10
+"""A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
+START_BYTES: Final = 16
+OVERHEAD_FACTOR: Final = 1
+"""Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``: chunks of a byte each would cost a
+second of our time for a megabyte of theirs."""
+_HEAD_END: Final = b"\r\n\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_UNKNOWN: Final = -1
+
+
+class Watched(ResponseHandler):
+    """One connection. From ``set_response_params`` to the end of the answer it belongs to an Exchange.
+
+    The head is fed to the parser alone, and a body of known length to its last byte: so what follows is never parsed.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, head_bytes_max: int, interim_max: int) -> None:
+        super().__init__(loop)
+        self._head_bytes_max = head_bytes_max
+        self._interim_max = interim_max
+        self._exchange: Exchange | None = None
+        self._start = b""
+        self._carry = b""
+        self._last = b""
+        self._left = _UNKNOWN
+        self._exact = False
+        self._dirty = False
+        self._closed_in_order = False
+
+    @property
+    def idle(self) -> bool:
+        """Connected, its last answer over, and nothing but that ever received."""
+        return self._exchange is None and not self._dirty and not self.should_close and self.is_connected()
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request is about to be written: its exchange is that of the running task."""
+        exchange = CURRENT.get()
+        assert exchange is not None
+        exchange.begin(self.transport, unasked=self._dirty)
+        self._exchange = exchange
+        self._start = self._carry = self._last = b""
+        self._left = _UNKNOWN
+        self._exact = False
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            if data:
+                self._dirty = True
+                self._drop()
+            return
+        exchange.received += len(data)
+        if exchange.message is None and not (data := self._feed_head(data, exchange)) and self._left:
+            return  # there is more to come
+        if exchange.message is not None and self._exchange is not None:
+            self._feed_body(data, exchange)
+
+    # -- head -----------------------------------------------------------------------------------------------------
+
+    def _feed_head(self, data: bytes, exchange: Exchange) -> bytes:
+        """Feed heads, one at a time, until the final one is there; the bytes after it."""
+        while data and not self._is_over():
+            if len(self._start) < START_BYTES:
+                self._start += data[: START_BYTES - len(self._start)]
+            end = (self._carry + data).find(_HEAD_END)
+            if end < 0:
+                self._carry = (self._carry + data)[-3:]
+                for start in range(0, len(data), FEED_BYTES):
+                    super().data_received(data[start : start + FEED_BYTES])
+                    if self._is_over():
+                        break
+                data = b""
+            else:
+                end += len(_HEAD_END) - len(self._carry)
+                self._carry = b""
+                super().data_received(data[:end])
+                data = data[end:]
+            if exchange.message is not None:
+                self._begin_body(exchange, exact=end >= 0)
+                return data
+            if end >= 0:
+                self._start = b""
+        if exchange.received > self._head_bytes_max:
+            self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
+        return b""
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head was parsed: interim answers are counted and dropped, a second final answer is never handed on."""
+        exchange = self._exchange
+        message, _ = data
+        if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
+            self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
+        elif exchange is None or exchange.message is not None:
+            self._dirty = True
+        elif 100 <= message.code < 200 and message.code != 101:
+            exchange.interim += 1
+            if exchange.interim > self._interim_max:
+                self._fail("too_many_interim", f"over {self._interim_max}")
+        elif fault := fault_of(message):
+            self._fail(*fault)
+        else:
+            exchange.message = message
+            super().feed_data(data, size)
+
+    # -- body -----------------------------------------------------------------------------------------------------
+
+    def _begin_body(self, exchange: Exchange, *, exact: bool) -> None:
+        message, payload = exchange.message, self._payload
+        assert message is not None
+        fed = payload is not None and payload.total_bytes > 0  # it took a bare line feed for the head's end, before ours
+        self._exact = exact and not fed and not self._dirty and may_be_kept(message)
+        if payload is None or payload.is_eof():
+            self._left = 0
+        elif not message.chunked and (length := length_of(message)) is not None:
+            self._left = length
+
+    def _feed_body(self, data: bytes, exchange: Exchange) -> None:
+        assert exchange.message is not None
+        if self._left != _UNKNOWN:
+            if len(data) > self._left:
+                self._dirty = True
+                data = data[: self._left]
+            self._left -= len(data)
+        elif data:
+            self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
+        payload = self._payload
+        if payload is None:
+            return
+        if not payload.is_eof():
+            super().data_received(data)
+        if payload.is_eof():
+            self._exchange = None
+            self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
+            if self._dirty or exchange.ending is not None:
+                self._drop()
+        elif exchange.message.chunked and not self._reading_paused:
+            body = payload.total_bytes
+            if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
+                self._fail("malformed", "more chunk framing than body")
+
+    # -- endings --------------------------------------------------------------------------------------------------
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
+        """A parser's error, or the end of the connection. A body that was being read ends here, with a reason."""
+        exchange, payload = self._exchange, self._payload
+        over = exchange is None or (exchange.message is not None and (payload is None or payload.is_eof()))
+        if exchange is not None and not over and exchange.ending is None and not exchange.lost:
+            exchange.ending = _parser_reason(exc_cause, exchange)
+        self._dirty = True
+        super().set_exception(exc, exc_cause)
+        self._end_payload()
+
+    def eof_received(self) -> None:
+        self._closed_in_order = _said_goodbye(self.transport)
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        exchange, payload = self._exchange, self._payload
+        if exchange is not None:
+            exchange.lost = True
+            exchange.our_errno = our_errno(exc)
+            if exchange.message is not None:
+                if exchange.ending is None and payload is not None and not payload.is_eof():
+                    exchange.ending = self._cut(exchange, exc)
+                self._end_payload()
+        super().connection_lost(exc)
+        self._exchange = None
+
+    def _cut(self, exchange: Exchange, exc: BaseException | None) -> tuple[str, str] | None:
+        """Why a body that was not complete is cut. One that lasts until the connection closes must see it closed in
+        order: FIN, and under TLS a close_notify (RFC 9112 section 9.8)."""
+        assert exchange.message is not None
+        detail = "connection reset" if exc is not None else "connection closed"
+        if exchange.message.chunked:
+            return "chunked", detail
+        if self._left != _UNKNOWN:
+            return "content_length", detail
+        if exc is not None or (exchange.tls and not self._closed_in_order):
+            return "cut", detail
+        return None
+
+    def _end_payload(self) -> None:
+        """Let the reader have all that arrived, then the end; ``ending`` says what kind of end it was."""
+        payload, self._payload = self._payload, None
+        if payload is not None and not payload.is_eof():
+            payload.feed_eof()
+
+    def _is_over(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+    def _fail(self, reason: str, detail: str) -> None:
+        assert self._exchange is not None
+        if self._exchange.ending is None:
+            self._exchange.ending = (reason, detail)
+        self.set_exception(ServerDisconnectedError())
+        self._drop()
+
+    def _drop(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _said_goodbye(transport: asyncio.Transport | None) -> bool:
+    """Whether a TLS peer sent its close_notify: asyncio reports the bare end of the connection just alike."""
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLError as error:
+        return isinstance(error, ssl.SSLZeroReturnError)
+
+
+def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
+    if isinstance(error, LineTooLong):
+        return "header_too_large", "a line of an answer's head"
+    message = str(error)
+    if "Too many headers" in message:
+        return "too_many_headers", ""
+    if exchange.message is not None and exchange.message.chunked:
+        return "chunked", "framing of the body"
+    return "malformed", " ".join(message.split())[:100]

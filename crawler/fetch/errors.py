@@ -1,0 +1,104 @@
+"""The one place where errors of aiohttp, ssl, DNS and the system are named, and become ours (DESIGN 13).
+
+The law: what this machine lacks is a StorageError; what one URL's other side did is a FetchError; anything else is a bug
+and passes as it is. No detail quotes foreign text that could hold a header, a URL or a password.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from types import TracebackType
+from typing import Final
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError
+from crawler.fetch.exchange import Exchange
+
+_BY_ERRNO: Final = {
+    errno.ECONNREFUSED: "refused",
+    errno.ECONNRESET: "reset",
+    errno.EPIPE: "reset",
+    errno.ECONNABORTED: "reset",
+    errno.ETIMEDOUT: "connect_timeout",
+}
+_FOREIGN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, MemoryError)
+_TLS_ENDINGS: Final = frozenset({None, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+
+
+class Border:
+    """``with Border(exchange, tls=...):`` — only FetchError, StorageError, cancellation and bugs come out."""
+
+    __slots__ = ("_exchange", "_tls")
+
+    def __init__(self, exchange: Exchange, *, tls: bool) -> None:
+        self._exchange = exchange
+        self._tls = tls
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, _FOREIGN):
+            raise translated(error, self._exchange, tls=self._tls) from None
+
+
+def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchError | StorageError:
+    """What an error met during ``exchange`` means; ``tls`` says whether the URL is https."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError):
+        return StorageError("out of memory while fetching", errno=errno.ENOMEM)
+    if exchange.our_errno or _is_ours(error, number):
+        return lacking(exchange.our_errno or number or 0)
+    if exchange.refused is not None:
+        return FetchError("address", exchange.refused)
+    if exchange.connecting and not isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError, ssl.CertificateError)):
+        return FetchError("proxy", f"status {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else "no tunnel")
+    if exchange.unasked:
+        return FetchError("unsolicited", "data came before the request")
+    if exchange.ending is not None:
+        return FetchError(*exchange.ending)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return FetchError("proxy", _words(number))
+    if isinstance(error, (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError)):
+        return FetchError("certificate", _certificate_words(error))
+    if isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError)):
+        return FetchError("handshake", str(getattr(error, "reason", None) or ""))
+    if isinstance(error.__cause__, ssl.SSLError) and not exchange.received:
+        return FetchError("handshake", str(error.__cause__.reason or ""))  # TLS 1.3 refuses a client after its handshake
+    if isinstance(error, aiohttp.InvalidURL):
+        return FetchError("syntax", "the URL cannot be requested")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if tls and number in _TLS_ENDINGS:
+            return FetchError("handshake", "closed during the TLS handshake")
+        return FetchError(_BY_ERRNO.get(number or 0, "unreachable"), _words(number))
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
+        return FetchError("malformed")
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
+        return FetchError("disconnected")
+    if isinstance(error, aiohttp.ClientConnectionResetError) or number in (errno.ECONNRESET, errno.EPIPE):
+        return FetchError("reset")
+    return FetchError("disconnected", _words(number))
+
+
+def lacking(number: int) -> StorageError:
+    """What this machine lacked while it fetched."""
+    return StorageError(f"network: {_words(number)}", errno=number)
+
+
+def _is_ours(error: BaseException, number: int | None) -> bool:
+    """EADDRNOTAVAIL is ours where ports run out, but also what connecting to IPv6 says where there is no IPv6."""
+    if number == errno.EADDRNOTAVAIL and isinstance(error, aiohttp.ClientConnectorError):
+        return ":" not in error.host
+    return number in OUR_ERRNOS
+
+
+def _words(number: int | None) -> str:
+    return errno.errorcode.get(number, f"errno {number}") if number else ""
+
+
+def _certificate_words(error: BaseException) -> str:
+    inner = getattr(error, "certificate_error", error)
+    return str(getattr(inner, "verify_message", "") or "")

@@ -1,0 +1,234 @@
+"""Which links are handed out, and which come next.
+
+The law: every ready entry before the cursor belongs to a host with links out, so that a scan from the cursor misses
+nothing and walks over no entry twice. Claims write nothing: what is out is known to this process only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+from rocksdict import RdictIter
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Lease, Link
+from crawler.core.urls import fingerprint
+from crawler.frontier.admission import is_aside
+from crawler.frontier.counters import RECORDED
+from crawler.frontier.rocksdb.database import Database
+from crawler.frontier.rocksdb.layout import (
+    LAST,
+    QUEUE_KEY_BYTES,
+    HostRecord,
+    decode_link,
+    decode_page,
+    decode_seen,
+    pack_time,
+    queue_key,
+    unpack_time,
+)
+from crawler.frontier.rocksdb.transaction import Hosts
+from crawler.frontier.store import CRASHES_MAX
+
+Taken = tuple[bytes, bytes, HostRecord]
+"""Queue key, value, record of the host."""
+
+_NONE: Final[dict[bytes, int]] = {}
+
+
+class Claims:
+    """``rest(host)`` is a host's configured rest: hosts not visited after ``opened_at`` count as just visited then."""
+
+    def __init__(self, database: Database, hosts: Hosts, secret: int, opened_at: float, rest: Callable[[str], float]) -> None:
+        self._database, self._hosts, self._secret = database, hosts, secret
+        self._opened_at, self._rest = opened_at, rest
+        self._out: dict[bytes, dict[bytes, int]] = {}  # p → queue key → flags
+        self._ready_from = self._due_from = b""
+        self.flying: set[bytes] = set()
+        """Keys of the URLs that are out; kept under a depth limit only."""
+        self.lowered: Mapping[bytes, int] | None = None
+        """Least depths found by the batch in preparation; None without a depth limit."""
+        self.suspects: dict[bytes, int] = {}
+        self.expired(-1.0, 0)  # finds the first entry of ``due``
+
+    def flags(self, lease: Lease) -> int | None:
+        """None if it is not out."""
+        return self._out.get(lease.key[:8], _NONE).get(lease.key)
+
+    # -- handing out ----------------------------------------------------------------------------------------------
+
+    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
+        """As ``Store.claim``, without the promotion of what is due again."""
+        taken: list[Taken] = []
+        cursor = self._database.cursor("queue")
+        wanted = {fingerprint(name, self._secret): links for name, links in hungry.items()}
+        records = self._hosts.load(wanted)
+        for host, record in records.items():
+            taken += self._take(cursor, host, record, wanted[host])
+        if hosts > 0:
+            found = self._due_hosts(hosts, now)
+            records = self._hosts.load(found)
+            for host in found:
+                if host not in records:
+                    raise StorageError("frontier store: a ready host has no record", final=True)
+                taken += self._take(cursor, host, records[host], per_host)
+        return self._leases(taken)
+
+    def _due_hosts(self, limit: int, now: float) -> list[bytes]:
+        """The longest due hosts with nothing out; the cursor moves past them."""
+        found: list[bytes] = []
+        until = pack_time(now) + b"\xff" * 8
+        for key in self._ready(self._ready_from):
+            self._ready_from = key
+            if key > until or len(found) == limit:
+                return found
+            if key[8:] not in self._out:
+                found.append(key[8:])
+        self._ready_from = LAST
+        return found
+
+    def _ready(self, start: bytes) -> Iterator[bytes]:
+        cursor = self._database.cursor("ready")
+        cursor.seek(start)
+        while cursor.valid():
+            yield cursor.key()
+            cursor.next()
+        cursor.status()
+
+    def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int) -> list[Taken]:
+        """The host's first links that are not out: by lane, then sequence."""
+        out = self._out.get(host, _NONE)
+        taken: list[Taken] = []
+        for lane in record.lanes:
+            if len(taken) >= links:
+                break
+            cursor.seek(queue_key(host, lane.number, lane.head))
+            for position in range(lane.count):
+                key = cursor.key()
+                if key is None or key[:9] != host + bytes((lane.number,)):
+                    cursor.status()
+                    raise StorageError("frontier store: a host's queue is shorter than its record says", final=True)
+                if position == 0:
+                    lane.head = int.from_bytes(key[9:], "big")
+                if key not in out:
+                    taken.append((key, cursor.value(), record))
+                    if len(taken) >= links:
+                        break
+                cursor.next()
+        if taken:
+            self._out.setdefault(host, {}).update((key, value[0]) for key, value, _ in taken)
+        return taken
+
+    def _leases(self, taken: Sequence[Taken]) -> list[Lease]:
+        links = [decode_link(value) for _, value, _ in taken]
+        pages = self._page_keys(links, taken)
+        depths = self._depths(pages) if self.lowered is not None else {}
+        known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
+        self.flying.update(depths)
+        return [
+            self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page))
+            for (key, _, record), (_, link), page in zip(taken, links, pages, strict=True)
+        ]
+
+    def _page_keys(self, links: Sequence[tuple[int, Link]], taken: Sequence[Taken]) -> list[bytes]:
+        """Only made where they are needed: under a depth limit, and for links settled before."""
+        return [
+            key[:8] + fingerprint(link.url, self._secret)
+            if (self.lowered is not None or flags & RECORDED) and not is_aside(link)
+            else b""
+            for (flags, link), (key, _, _) in zip(links, taken, strict=True)
+        ]
+
+    def _depths(self, pages: Sequence[bytes]) -> dict[bytes, int]:
+        keys = sorted(pages)
+        values = self._database.many("seen", keys) if keys else []
+        depths = {key: decode_seen(value)[0] for key, value in zip(keys, values, strict=True) if value is not None}
+        lowered = self.lowered or {}
+        return {key: min(depth, lowered.get(key, depth)) for key, depth in depths.items()}
+
+    def _known(self, pages: Sequence[bytes]) -> dict[bytes, Known]:
+        keys = sorted(pages)
+        values = self._database.many("page", keys) if keys else []
+        return {key: decode_page(value)[1] for key, value in zip(keys, values, strict=True) if value is not None}
+
+    def _nearer(self, link: Link, depth: int | None) -> Link:
+        return link if depth is None or depth >= link.depth else replace(link, depth=depth)
+
+    def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None) -> Lease:
+        due, down = record.due, record.down
+        if down:
+            due = 0.0
+        elif record.since <= self._opened_at:
+            due = max(due, self._opened_at + self._rest(link.host))
+        crashes = self.suspects.get(key, 0) if self.suspects else 0
+        if crashes:
+            link = replace(link, attempt=link.attempt + crashes)
+            down = down or (("skipped", "crashed") if crashes >= CRASHES_MAX else None)
+        return Lease(link, key, due, crashes > 0, down, known, record.failures, record.busy)
+
+    # -- coming back ----------------------------------------------------------------------------------------------
+
+    def release(self, leases: Collection[Lease]) -> None:
+        """These are out no more: settled, or given back."""
+        free = []
+        for lease in leases:
+            host = lease.key[:8]
+            if self.lowered is not None and not is_aside(lease.link):
+                self.flying.discard(host + fingerprint(lease.link.url, self._secret))
+            out = self._out.get(host)
+            if out is not None:
+                out.pop(lease.key, None)
+                if not out:
+                    del self._out[host]
+                    free.append(host)
+        for host, record in self._hosts.load(free).items():
+            if (entry := record.ready_key(host)) is not None:
+                self.ready(host, entry)
+
+    def hold(self, leases: Sequence[Lease]) -> None:
+        """These are out (claimed before the database was opened anew); those that wait no more are left out."""
+        links = {lease.key: lease.link for lease in leases}
+        keys = sorted(links)
+        values = self._database.many("queue", keys) if keys else []
+        for key, value in zip(keys, values, strict=True):
+            if value is not None:
+                self._out.setdefault(key[:8], {})[key] = value[0]
+                if self.lowered is not None and not is_aside(links[key]):
+                    self.flying.add(key[:8] + fingerprint(links[key].url, self._secret))
+
+    def ready(self, host: bytes, key: bytes) -> None:
+        """The host has this ready entry now."""
+        if key < self._ready_from and host not in self._out:
+            self._ready_from = key
+
+    def due(self, key: bytes) -> None:
+        """There is this entry in ``due`` now."""
+        self._due_from = min(self._due_from, key)
+
+    # -- what comes when ------------------------------------------------------------------------------------------
+
+    def expired(self, now: float, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first entries of ``due`` whose time has come; later calls begin behind them."""
+        until = pack_time(now) + b"\xff" * QUEUE_KEY_BYTES
+        found: list[tuple[bytes, bytes]] = []
+        if self._due_from > until:
+            return found
+        cursor = self._database.cursor("due")
+        cursor.seek(self._due_from)
+        while cursor.valid():
+            self._due_from = cursor.key()
+            if self._due_from > until or len(found) == limit:
+                return found
+            found.append((self._due_from, cursor.value()))
+            cursor.next()
+        cursor.status()
+        self._due_from = LAST
+        return found
+
+    def next_due(self) -> float | None:
+        """When a host with nothing out may be claimed, or a link in ``due`` comes back; None if there is neither."""
+        self._ready_from = next((key for key in self._ready(self._ready_from) if key[8:] not in self._out), LAST)
+        first = min(self._ready_from, self._due_from)
+        return unpack_time(first) if first < LAST else None

@@ -1,0 +1,240 @@
+"""One open RocksDB: tuned to a number of bytes, its errors told in our words.
+
+The law: after a failed write nothing is tried again on this handle; it is closed, and whoever opens anew reads what is
+true. No error of RocksDB passes as anything but a StorageError, and no scan ends early unnoticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import resource
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+from msgspec import DecodeError
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    ChecksumType,
+    ColumnFamily,
+    DbClosedError,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    WriteBatch,
+    WriteBufferManager,
+)
+
+from crawler.core.errors import StorageError
+from crawler.frontier.rocksdb.layout import FAMILIES
+from crawler.frontier.rocksdb.watermark import Witness
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MEMORY_BYTES_MIN: Final = 8 << 20
+TABLE_BYTES: Final = 4 << 20
+"""Small files: their filters and indexes must fit into the block cache piecewise."""
+LOG_BYTES_MAX: Final = 1 << 20
+WAL_BYTES_MAX: Final = 32 << 20
+"""Bounds what an open after a kill has to replay."""
+
+_COMPRESSED: Final = frozenset({"queue", "due", "page", "robots"})
+_CHURNING: Final = frozenset({"queue", "due", "ready"})
+_ERRNOS: Final = {
+    os.strerror(number): number
+    for number in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.ENOTDIR,
+        errno.ENOENT,
+    )
+}
+
+_rust_errno = re.compile(r"\(os error (\d+)\)").search
+
+
+def storage_error(error: Exception) -> StorageError:
+    """What RocksDB said, with the errno it hides in its text; ``final`` if the files themselves are wrong."""
+    text = str(error)
+    told = _rust_errno(text)
+    number = int(told[1]) if told else next((number for words, number in _ERRNOS.items() if words in text), 0)
+    return StorageError(f"frontier store: {text}", errno=number, final=text.startswith("Corruption"))
+
+
+def translated(method: Callable[P, R]) -> Callable[P, R]:
+    """The border: RocksDB's errors (bare ``Exception``) become StorageError, our own bugs stay what they are.
+
+    Whoever keeps such an error must not keep the database open by it: the frames it came through are cleared of cursors
+    and handles."""
+
+    @functools.wraps(method)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)
+            if type(error) is Exception or isinstance(error, DbClosedError | OSError):
+                raise storage_error(error) from error
+            if isinstance(error, DecodeError):
+                raise StorageError(f"frontier store: damaged value: {error}", final=True) from error
+            raise
+
+    return inner
+
+
+def files_max_default() -> int:
+    """A quarter of the descriptors this process may have, within reason."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(20, min(512, soft // 4 if soft > 0 else 512))
+
+
+class Database:
+    """``memory_bytes`` bounds block cache and write buffers together. Once closed, every method says so."""
+
+    def __init__(self, path: Path, memory_bytes: int, files_max: int, read_only: bool = False) -> None:
+        self.path = path
+        self._cache_bytes = max(memory_bytes, MEMORY_BYTES_MIN)
+        self._cache = Cache(self._cache_bytes)
+        buffers = WriteBufferManager.new_write_buffer_manager_with_cache(self._cache_bytes // 4, False, self._cache)
+        access = AccessType.read_only(False) if read_only else AccessType.read_write()
+        families = {name: self._options(name, memory_bytes) for name in FAMILIES}
+        options = self._database_options(buffers, files_max, not read_only)
+        self._rdict: Rdict | None = Rdict(str(path), options, families, access)
+        self._witness = None if read_only else Witness(path)
+        self._families: dict[str, Rdict] = {}
+        self._handles: dict[str, ColumnFamily] = {}
+        for name in FAMILIES:
+            self._families[name] = self._rdict.get_column_family(name)
+            self._handles[name] = self._rdict.get_column_family_handle(name)
+
+    def _database_options(self, buffers: WriteBufferManager, files_max: int, create: bool) -> Options:
+        options = self._options("meta", 0)
+        options.create_if_missing(create)
+        options.create_missing_column_families(create)
+        options.set_write_buffer_manager(buffers)
+        options.set_max_open_files(files_max)
+        options.set_max_file_opening_threads(1)
+        options.set_max_background_jobs(2)
+        options.set_max_total_wal_size(WAL_BYTES_MAX)
+        options.set_max_manifest_file_size(4 << 20)
+        options.set_max_log_file_size(LOG_BYTES_MAX)
+        options.set_keep_log_file_num(2)
+        options.set_stats_dump_period_sec(0)
+        options.set_stats_persist_period_sec(0)
+        options.set_skip_stats_update_on_db_open(True)
+        options.set_compaction_readahead_size(256 << 10)
+        options.set_is_fd_close_on_exec(True)
+        return options
+
+    def _options(self, family: str, memory_bytes: int) -> Options:
+        table = BlockBasedOptions()
+        table.set_block_cache(self._cache)
+        table.set_block_size(4 << 10)
+        table.set_cache_index_and_filter_blocks(True)
+        table.set_bloom_filter(10, False)
+        table.set_format_version(5)
+        table.set_checksum_type(ChecksumType.xxh3())
+        options = Options(raw_mode=True)
+        options.set_block_based_table_factory(table)
+        options.set_optimize_filters_for_hits(True)
+        options.set_compression_type(DBCompressionType.lz4() if family in _COMPRESSED else DBCompressionType.none())
+        options.set_write_buffer_size(min(TABLE_BYTES, max(1 << 20, memory_bytes // 16)))
+        options.set_max_write_buffer_number(6)
+        options.set_target_file_size_base(TABLE_BYTES)
+        options.set_max_bytes_for_level_base(8 * TABLE_BYTES)
+        # A write that stalls would hold the whole process: it holds the interpreter lock.
+        options.set_level_zero_slowdown_writes_trigger(64)
+        options.set_level_zero_stop_writes_trigger(256)
+        options.set_soft_pending_compaction_bytes_limit(0)
+        options.set_hard_pending_compaction_bytes_limit(0)
+        if family in _CHURNING:
+            options.add_compact_on_deletion_collector_factory(4096, 2048, 0.5)
+        return options
+
+    def handle(self, family: str) -> ColumnFamily:
+        """What a WriteBatch calls the family."""
+        if self._rdict is None:
+            raise DbClosedError("closed")
+        return self._handles[family]
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        value: bytes | None = self._families[family].get(key)
+        return value
+
+    def many(self, family: str, keys: list[bytes]) -> list[bytes | None]:
+        """Aligned with ``keys``; far cheaper if they are sorted."""
+        asked: list[Any] = keys  # its stub wants an invariant list of a union
+        return list(self._families[family].get(asked) or ())
+
+    def cursor(self, family: str) -> RdictIter:
+        """An iterator over the present. Whoever finds it invalid asks ``status()``, or an error would look like an end."""
+        return self._families[family].iter()
+
+    def scan(self, family: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All entries whose key begins with ``prefix``, or those from ``start`` on."""
+        cursor = self.cursor(family)
+        cursor.seek(prefix or start)
+        while cursor.valid() and (key := cursor.key()).startswith(prefix):
+            yield key, cursor.value()
+            cursor.next()
+        cursor.status()
+
+    def write(self, batch: WriteBatch, *, sync: bool) -> None:
+        """All of it or nothing. The sync is a call of its own, because ``write`` holds the interpreter lock."""
+        if self._rdict is None:
+            raise DbClosedError("closed")
+        self._rdict.write(batch)
+        if sync:
+            self._rdict.flush_wal(True)
+            if self._witness is not None:
+                self._witness.note(self.sequence())
+
+    def sequence(self) -> int:
+        """How many entries were ever written."""
+        if self._rdict is None:
+            raise DbClosedError("closed")
+        return self._rdict.latest_sequence_number()
+
+    def memory_used(self) -> int:
+        return self._cache.get_usage()
+
+    def shed(self) -> None:
+        """Empty the block cache, but for what is in use."""
+        self._cache.set_capacity(0)
+        self._cache.set_capacity(self._cache_bytes)
+
+    def close(self) -> None:
+        """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked."""
+        if self._rdict is None:
+            return
+        rdict, self._rdict = self._rdict, None
+        self._handles.clear()
+        failed: Exception | None = None
+        for opened in [*self._families.values(), rdict]:
+            try:
+                opened.close()
+            except Exception as error:
+                failed = failed or error
+        if self._witness is not None:
+            if failed is None:
+                self._witness.note(0)
+            self._witness.close()
+        if failed is not None:
+            raise failed

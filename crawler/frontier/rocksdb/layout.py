@@ -1,0 +1,171 @@
+"""The layout of the durable store: families, keys and values. Pure.
+
+One database, one write-ahead log, eight families. Integers and times are big-endian, so that keys sort as numbers do.
+p = fingerprint of the host, u = fingerprint of the canonical URL, both seeded with the crawl's secret.
+
+    seen    p8 u8               → least depth (2 bytes, only under a depth limit), "r" once an attempt failed
+    queue   p8 lane1 seq8       → flags, link; deleted when settled or retried
+    host    p8                  → HostRecord
+            p8 x8               → different query strings of the path with fingerprint x (4 bytes)
+    ready   due8 p8             → nothing; exists exactly while the host's queue is not empty
+    due     due8 p8 prio1 seq8  → flags, link: a failed link until it may be tried again
+    page    p8 u8               → flags, Known: only URLs that were settled
+    robots  origin              → opaque
+    meta    schema, state, identity, mark:FILE, position:SOURCE, suspect:QUEUE-KEY
+
+A link stands in the lane of its priority; a retry that is due again one lane before. Within a lane the sequence only
+grows and every lane knows where its first link is, so that no scan walks over what was deleted before.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Link, Mark
+from crawler.frontier.store import Counts
+
+FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
+
+SCHEMA: Final = 1
+URL_RULES: Final = 1
+"""Raised when ``crawler.core.urls`` changes what a canonical URL is: fingerprints made before would not match any more."""
+
+SCHEMA_KEY: Final = b"schema"
+STATE_KEY: Final = b"state"
+IDENTITY_KEY: Final = b"identity"
+MARK: Final = b"mark:"
+POSITION: Final = b"position:"
+SUSPECT: Final = b"suspect:"
+
+QUEUE_KEY_BYTES: Final = 17
+LAST: Final = b"\xff" * 26
+"""Sorts behind every key of ``ready`` and ``due``."""
+REVIVED: Final = 1
+"""Flag of a page: it waits to be visited once more, on request."""
+
+_time = struct.Struct(">d")
+_tail = struct.Struct(">BQ")
+encode: Final = Encoder().encode
+
+
+class Schema(Struct, frozen=True, array_like=True):
+    """Which layout and URL rules a store was written with, and its secret."""
+
+    schema: int
+    url_rules: int
+    secret: int
+
+
+class State(Struct, frozen=True, array_like=True):
+    """What every commit rewrites."""
+
+    sequence: int = 0
+    now: float = 0.0
+    wall: float = 0.0
+    counts: Counts = Counts()
+
+
+class Lane(Struct, array_like=True, gc=False):
+    """A host's waiting links of one priority; none has a sequence below ``head``."""
+
+    number: int
+    head: int
+    count: int = 0
+
+
+class HostRecord(Struct, array_like=True):
+    """What is kept of a host. ``since`` is the crawl clock when ``due`` was last known for certain (its creation, a
+    visit), or when the host was given up."""
+
+    due: float
+    since: float
+    failures: int = 0
+    busy: int = 0
+    admitted: int = 0
+    down: tuple[str, str] | None = None
+    lanes: list[Lane] = []
+
+    @property
+    def waiting(self) -> int:
+        return sum(lane.count for lane in self.lanes)
+
+    def enter(self, number: int, sequence: int) -> None:
+        """A link joins the lane's end."""
+        for lane in self.lanes:
+            if lane.number == number:
+                lane.count += 1
+                return
+        self.lanes.append(Lane(number, sequence, 1))
+        self.lanes.sort(key=lambda lane: lane.number)
+
+    def leave(self, number: int) -> None:
+        """A link of the lane is gone; an empty lane is forgotten."""
+        for lane in self.lanes:
+            if lane.number == number:
+                lane.count -= 1
+                if not lane.count:
+                    self.lanes.remove(lane)
+                return
+        raise StorageError("frontier store: a host has fewer links than its queue", final=True)
+
+    def ready_key(self, host: bytes) -> bytes | None:
+        return pack_time(self.due) + host if self.lanes else None
+
+
+_links = Decoder(Link)
+_pages = Decoder(Known)
+decode_host: Final = Decoder(HostRecord).decode
+decode_state: Final = Decoder(State).decode
+decode_schema: Final = Decoder(Schema).decode
+decode_mark: Final = Decoder(Mark).decode
+
+
+def pack_time(seconds: float) -> bytes:
+    """Not negative; IEEE 754 numbers then sort as their bytes do."""
+    return _time.pack(seconds if seconds > 0 else 0.0)
+
+
+def unpack_time(key: bytes) -> float:
+    return float(_time.unpack_from(key)[0])
+
+
+def queue_key(host: bytes, lane: int, sequence: int) -> bytes:
+    return host + _tail.pack(lane, sequence)
+
+
+def encode_link(link: Link, flags: int) -> bytes:
+    return bytes((flags,)) + encode(link)
+
+
+def decode_link(value: bytes) -> tuple[int, Link]:
+    return value[0], _links.decode(memoryview(value)[1:])
+
+
+def encode_page(known: Known, flags: int) -> bytes:
+    return bytes((flags,)) + encode(known)
+
+
+def decode_page(value: bytes) -> tuple[int, Known]:
+    return value[0], _pages.decode(memoryview(value)[1:])
+
+
+def encode_seen(depth: int | None, retrying: bool) -> bytes:
+    """``depth`` is None where depths do not matter."""
+    return (b"" if depth is None else min(depth, 0xFFFF).to_bytes(2, "big")) + (b"r" if retrying else b"")
+
+
+def decode_seen(value: bytes) -> tuple[int, bool]:
+    return int.from_bytes(value[:2], "big") if len(value) > 1 else 0, len(value) & 1 == 1
+
+
+def file_key(prefix: bytes, name: str) -> bytes:
+    return prefix + name.encode("utf-8", "surrogateescape")
+
+
+def file_name(prefix: bytes, key: bytes) -> str:
+    return key[len(prefix) :].decode("utf-8", "surrogateescape")

@@ -1,0 +1,98 @@
+"""Opening a store's directory: made, recognised, or refused with its name.
+
+The law: a directory that is damaged, or newer than this program, is never written to. What a power cut tore before it
+was ever synced is no damage.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from pathlib import Path
+from typing import Final
+
+from rocksdict import WriteBatch
+
+from crawler.core.errors import StorageError
+from crawler.frontier.rocksdb.database import Database, files_max_default, storage_error, translated
+from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
+from crawler.frontier.rocksdb.manifest import trim
+from crawler.frontier.rocksdb.watermark import noted
+
+_DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_only: bool = False) -> Database:
+    """StorageError, with the path, where it cannot be opened; ``final`` where it is damaged."""
+    try:
+        if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
+            raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
+        synced = noted(path)
+        if synced and not read_only:
+            _look(path, memory_bytes, synced)
+        try:
+            database = Database(path, memory_bytes, files_max or files_max_default(), read_only)
+            return _not_before(synced, database) if read_only else database
+        except StorageError:
+            raise
+        except Exception as error:
+            if read_only or not storage_error(error).final or trim(path) is None:
+                raise
+        return Database(path, memory_bytes, files_max or files_max_default(), read_only)
+    except StorageError:
+        raise
+    except Exception as error:  # rocksdict raises bare Exception
+        told = storage_error(error)
+        damaged = told.final or told.errno in _DAMAGED
+        what = "the frontier store is damaged" if damaged else "the frontier store cannot be opened"
+        raise StorageError(f"{path}: {what}: {error}", errno=told.errno, final=damaged) from error
+
+
+def _look(path: Path, memory_bytes: int, synced: int) -> None:
+    """After an unclean end, read only: opening to write would bury what the log still holds behind its damage."""
+    try:
+        database = Database(path, memory_bytes, files_max_default(), read_only=True)
+    except Exception:
+        return  # opening to write will say why, or mend it
+    _not_before(synced, database).close()
+
+
+def _not_before(synced: int, database: Database) -> Database:
+    if (end := database.sequence()) >= synced:
+        return database
+    database.close()
+    what = f"its log can be read up to entry {end} only, {synced} were acknowledged"
+    raise StorageError(f"{database.path}: the frontier store is damaged: {what}", final=True)
+
+
+def _has_data(path: Path) -> bool:
+    """Files that a store leaves only once it has held something. (A first open that was killed leaves others.)"""
+    return path.is_dir() and any(file.suffix == ".sst" for file in path.iterdir())
+
+
+@translated
+def read_schema(database: Database) -> Schema | None:
+    """None: the store was made just now. Refuses what this program does not know."""
+    value = database.get("meta", SCHEMA_KEY)
+    if value is None:
+        if database.get("meta", STATE_KEY) is not None or any(database.scan("seen")):
+            raise StorageError(f"{database.path}: the frontier store is damaged: it does not say its schema", final=True)
+        return None
+    schema = decode_schema(value)
+    if schema.schema > SCHEMA:
+        what = f"was written by a newer version (schema {schema.schema}, this one knows {SCHEMA})"
+        raise StorageError(f"{database.path}: the frontier store {what}", final=True)
+    if schema.url_rules != URL_RULES:
+        what = f"was written with URL rules {schema.url_rules}, this version has {URL_RULES}"
+        raise StorageError(f"{database.path}: the frontier store {what}: begin a new crawl", final=True)
+    return schema
+
+
+@translated
+def make_schema(database: Database) -> Schema:
+    """Name a new store."""
+    schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64))
+    batch = WriteBatch(raw_mode=True)
+    batch.put(SCHEMA_KEY, encode(schema), database.handle("meta"))
+    database.write(batch, sync=True)
+    return schema

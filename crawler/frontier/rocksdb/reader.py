@@ -1,0 +1,189 @@
+"""Reading a store without changing it: what the store itself answers, and readers beside a running crawl.
+
+The law: a reader shows a state that was committed, whole, never a later one mixed into it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Mark
+from crawler.core.urls import fingerprint, host_key
+from crawler.frontier.rocksdb.database import Database, translated
+from crawler.frontier.rocksdb.layout import (
+    FAMILIES,
+    IDENTITY_KEY,
+    MARK,
+    POSITION,
+    STATE_KEY,
+    State,
+    decode_host,
+    decode_mark,
+    decode_page,
+    decode_seen,
+    decode_state,
+    file_name,
+)
+from crawler.frontier.rocksdb.opening import open_database, read_schema
+from crawler.frontier.store import Counts
+
+R = TypeVar("R")
+
+MEMORY_BYTES: Final = 16 << 20
+_TRIES: Final = 20
+
+
+class Facts:
+    """What can be asked of an open database."""
+
+    def __init__(self, database: Database, secret: int) -> None:
+        self._database = database
+        self._secret = secret
+
+    def secret(self) -> int:
+        return self._secret
+
+    @translated
+    def lookup(self, url: str) -> Known | str | None:
+        key = fingerprint(host_key(url), self._secret) + fingerprint(url, self._secret)
+        if (page := self._database.get("page", key)) is not None:
+            return decode_page(page)[1]
+        if (seen := self._database.get("seen", key)) is None:
+            return None
+        return "retrying" if decode_seen(seen)[1] else "waiting"
+
+    @translated
+    def budgets(self, url: str) -> tuple[int, int]:
+        host, path = (fingerprint(text, self._secret) for text in (host_key(url), url.partition("?")[0]))
+        record, queries = self._database.get("host", host), self._database.get("host", host + path)
+        return decode_host(record).admitted if record else 0, int.from_bytes(queries or b"", "big")
+
+    @translated
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        return self._database.many("robots", [origin.encode() for origin in origins])
+
+    @translated
+    def marks(self) -> dict[str, Mark]:
+        return {file_name(MARK, key): decode_mark(value) for key, value in self._database.scan("meta", MARK)}
+
+    @translated
+    def positions(self) -> dict[str, bytes]:
+        return {file_name(POSITION, key): value for key, value in self._database.scan("meta", POSITION)}
+
+    @translated
+    def identity(self) -> bytes | None:
+        return self._database.get("meta", IDENTITY_KEY)
+
+    @translated
+    def read_through(self, family: str) -> None:
+        """Every entry, and with it every block and its checksum."""
+        for _ in self._database.scan(family):
+            pass
+
+    @translated
+    def state(self) -> State:
+        value = self._database.get("meta", STATE_KEY)
+        return State() if value is None else decode_state(value)
+
+
+class RocksReader:
+    """A store as of its last commit when this was opened or last refreshed, while another process may be writing to it.
+
+    Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database, self._facts = _open(path)
+
+    def lookup(self, url: str) -> Known | str | None:
+        """As ``Store.lookup``."""
+        return self._ask(lambda facts: facts.lookup(url))
+
+    def budgets(self, url: str) -> tuple[int, int]:
+        """As ``Store.budgets``."""
+        return self._ask(lambda facts: facts.budgets(url))
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        """As ``Store.robots``."""
+        return self._ask(lambda facts: facts.robots(origins))
+
+    def marks(self) -> dict[str, Mark]:
+        """Every file of the crawl and its length."""
+        return self._ask(Facts.marks)
+
+    def positions(self) -> dict[str, bytes]:
+        """Seed sources and their positions."""
+        return self._ask(Facts.positions)
+
+    def identity(self) -> bytes | None:
+        """Which crawl this is, as its owner wrote it."""
+        return self._ask(Facts.identity)
+
+    def stats(self) -> Counts:
+        """The totals."""
+        return self._ask(Facts.state).counts
+
+    def clock(self) -> float:
+        """Crawl clock of the commit shown."""
+        return self._ask(Facts.state).now
+
+    def verify(self) -> Iterator[StorageError]:
+        """Read every entry, so that every checksum is looked at; what is damaged. A writer at work may keep us from some."""
+        for family in FAMILIES:
+            try:
+                self._ask(partial(Facts.read_through, family=family))
+            except StorageError as error:
+                if error.final:
+                    yield error
+
+    def refresh(self) -> None:
+        """Show what is committed now."""
+        self._database.close()
+        self._database, self._facts = _open(self._path)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _ask(self, question: Callable[[Facts], R]) -> R:
+        """The writer deletes files that it has merged into others; a reader that misses one opens anew."""
+        try:
+            return question(self._facts)
+        except StorageError as error:
+            if error.final:
+                raise
+            self.refresh()
+            return question(self._facts)
+
+
+def _open(path: Path) -> tuple[Database, Facts]:
+    """A flush by the writer between reading the manifest and reading the log would leave a hole: then read anew."""
+    for attempt in range(_TRIES):
+        time.sleep(0.01 * attempt)
+        before = manifest(path)
+        try:
+            database = open_database(path, MEMORY_BYTES, None, read_only=True)
+        except StorageError as error:
+            if before == manifest(path):
+                raise
+            failure = error
+            continue
+        if before == manifest(path):
+            schema = read_schema(database)
+            return database, Facts(database, schema.secret if schema else 0)
+        database.close()
+        failure = StorageError(f"{path}: the frontier store changes too fast to be read")
+    raise failure
+
+
+def manifest(path: Path) -> tuple[str, int]:
+    """Which manifest is in force and how long it is: every flush and compaction makes it longer."""
+    try:
+        name = (path / "CURRENT").read_text().strip()
+        return name, (path / name).stat().st_size
+    except OSError:
+        return "", 0

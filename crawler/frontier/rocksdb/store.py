@@ -1,0 +1,300 @@
+"""The durable store: an embedded RocksDB, whose one synced transaction per batch is the truth about the crawl.
+
+The law: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and what
+the disk really holds is read again. Memory does not grow with the crawl: everything here is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from rocksdict import WriteBatch
+
+from crawler.core.model import Known, Lease, Mark, Retry
+from crawler.core.urls import fingerprint
+from crawler.frontier.admission import Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
+from crawler.frontier.counters import RULE_OF
+from crawler.frontier.rocksdb.claims import Claims
+from crawler.frontier.rocksdb.database import translated
+from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, POSITION, REVIVED, SUSPECT, decode_page, encode, file_key
+from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
+from crawler.frontier.rocksdb.reader import Facts
+from crawler.frontier.rocksdb.seen import Seen
+from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
+from crawler.frontier.store import EXPAND, NEW, PROMOTED_MAX, Batch, Counts, Limits, Prepared
+
+REVIVED_MAX: Final = 1000
+"""Most links revived in one transaction."""
+
+
+class _Prepared(Prepared):
+    keys: list[bytes]
+    """Of the batch's links, as in ``seen``."""
+    settled: list[bytes]
+    """Of the settled links."""
+    judged: Judged[bytes]
+
+
+class RocksStore(Facts):
+    """See ``crawler.frontier.store.Store``. A lease's key is its queue key."""
+
+    def __init__(
+        self, path: Path, limits: Limits, now: float, rest: Callable[[str], float], memory_bytes: int, files_max: int | None
+    ) -> None:
+        self._path, self._limits, self._rest = path, limits, rest
+        self._memory_bytes, self._files_max = memory_bytes, files_max
+        self._opened_at = now
+        self._open()
+
+    @translated
+    def _open(self) -> None:
+        share = self._memory_bytes // 12  # nine are for the block cache and write buffers
+        database = open_database(self._path, 9 * share, self._files_max)
+        try:
+            schema = read_schema(database) or make_schema(database)
+            super().__init__(database, schema.secret)
+            self._state = self.state()
+            self._opened_at = max(self._opened_at, self._state.now)
+            self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES)
+            self._seen = Seen(database, schema.secret, 2 * share // Seen.ENTRY_BYTES)
+            self._claims = Claims(database, self._ledger.hosts, schema.secret, self._opened_at, self._rest)
+            self._claims.lowered = {} if self._limits.depth_limited else None
+            for key, value in database.scan("meta", SUSPECT):
+                self._claims.suspects[key[len(SUSPECT) :]] = int(value)
+        except BaseException:
+            with suppress(Exception):
+                database.close()
+            raise
+
+    # -- what is new ----------------------------------------------------------------------------------------------
+
+    @translated
+    def prepare(self, batch: Batch) -> Prepared:
+        links = links_of(batch)
+        keys = self._seen.keys(links)
+        known = self._seen.depths(keys)
+        settled_keys = []
+        ended: dict[bytes, bool] = {}
+        for settled in batch.settled:
+            lease = settled.lease
+            key = self._seen.key(lease.link.url, lease.link.host)
+            settled_keys.append(key)
+            if not is_aside(lease.link):
+                ended[key] = fruitful(settled.outcome)
+            elif is_robots_txt(lease.link):
+                known.setdefault(key, 0)
+            if lease.key and self._claims.flags(lease) is None:
+                raise ValueError(f"not claimed: {lease}")
+        ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
+        judged = judge(links, keys, known, self._limits, ask)
+        if self._limits.depth_limited:
+            self._claims.lowered = judged.depths
+        return _Prepared(batch, judged.fresh, keys, settled_keys, judged)
+
+    def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
+        """Settled in this batch, out now, or settled before."""
+        flying = self._claims.flying
+        worth = {key for key in keys if ended.get(key, key in flying)}
+        return worth | self._seen.fruitful([key for key in keys if key not in ended and key not in flying])
+
+    def _admitted(self, hosts: Collection[str]) -> dict[str, int]:
+        names = {fingerprint(host, self._secret): host for host in hosts}
+        return {names[key]: record.admitted for key, record in self._ledger.hosts.load(names).items()}
+
+    # -- making it true -------------------------------------------------------------------------------------------
+
+    @translated
+    def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
+        assert isinstance(prepared, _Prepared)
+        batch = prepared.batch
+        check_settled(batch, known)
+        verdicts = zip(links_of(batch), prepared.keys, prepared.fresh, strict=True)
+        admitted = [(link, key, verdict == EXPAND) for link, key, verdict in verdicts if verdict in (NEW, EXPAND)]
+        rests = {fingerprint(host, self._secret): host for host in batch.hosts}
+        names = rests | {key[:8]: link.host for link, key, _ in admitted}
+        names |= {key[:8]: settled.lease.link.host for key, settled in zip(prepared.settled, batch.settled, strict=True)}
+        tx = Transaction(self._ledger, self._limits.depth_limited, batch.now, names)
+        self._settle(tx, prepared, known)
+        for host, name in rests.items():
+            tx.rest(host, batch.hosts[name])
+        for link, key, expand in admitted:
+            tx.admit(link, key, expand)
+        self._note_depths(tx, prepared, {key for _, key, expand in admitted if not expand})
+        self._note_rest(tx, prepared, marks)
+        self._write(tx, batch.now, batch.wall, sync=True)
+        leases = [settled.lease for settled in batch.settled if settled.lease.key]
+        for lease in leases:
+            self._claims.suspects.pop(lease.key, None)
+        self._claims.release(leases)
+        self._seen.note(prepared.judged.depths)
+        if self._limits.depth_limited:
+            self._claims.lowered = {}
+
+    def _settle(self, tx: Transaction, prepared: _Prepared, known: Sequence[Known | None]) -> None:
+        recorded: dict[bytes, Known] = {}
+        aside: list[tuple[bytes, Known]] = []
+        for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
+            lease = settled.lease
+            if is_aside(lease.link):
+                if record is not None and is_robots_txt(lease.link):
+                    aside.append((key, record))
+                record = None
+            if lease.key:
+                tx.settle(settled, self._claims.flags(lease) or 0, record, key, lease.key in self._claims.suspects)
+            if record is not None:
+                recorded[key] = record
+        for key, record in aside:
+            self._settle_aside(tx, key, record, recorded)
+
+    def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
+        """A robots.txt: settled, unless it waits for a visit of its own."""
+        before = recorded.get(key)
+        if before is None and (value := self._database.get("page", key)) is not None:
+            flags, page = decode_page(value)
+            before = None if flags & REVIVED else page
+        if before is not None:
+            tx.unsettle(before)
+        elif self._database.get("seen", key) is None:
+            self._ledger.tally.known += 1
+            tx.know(key, 0)
+        else:
+            return
+        recorded[key] = record
+        tx.record(key, record)
+
+    def _note_depths(self, tx: Transaction, prepared: _Prepared, new: set[bytes]) -> None:
+        """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
+        depths = prepared.judged.depths
+        for key in new:
+            tx.know(key, depths[key])
+        settled = zip(prepared.settled, prepared.batch.settled, strict=True)
+        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_aside(settled.lease.link)}
+        nearer = depths.keys() - new
+        for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
+            tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
+
+    def _note_rest(self, tx: Transaction, prepared: _Prepared, marks: Mapping[str, Mark]) -> None:
+        batch, put = prepared.batch, tx.batch.put
+        host, robots, meta = (self._database.handle(name) for name in ("host", "robots", "meta"))
+        for path, count in prepared.judged.queries.items():
+            put(self._seen.path_key(path), count.to_bytes(4, "big"), host)
+        for origin, record in batch.robots.items():
+            put(origin.encode(), record, robots)
+        for name, mark in marks.items():
+            put(file_key(MARK, name), encode(mark), meta)
+        for name, last in batch.retired.items():
+            if last is None:
+                tx.batch.delete(file_key(MARK, name), meta)
+            else:
+                put(file_key(MARK, name), encode(last), meta)
+        for admitted in batch.admitted:
+            if admitted.position is not None:
+                put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
+        self._ledger.tally.refuse(batch.refused)
+        self._ledger.tally.listed(prepared)
+        for verdict, rule in RULE_OF.items():
+            if count := prepared.fresh.count(verdict):
+                self._ledger.tally.refuse({rule: count})
+
+    def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
+        """The only place where the queues change. What is held in memory follows once the write has succeeded."""
+        state = tx.finish(now, wall)
+        self._database.write(tx.batch, sync=sync)
+        self._state, self._ledger.sequence = state, state.sequence
+        for host, key in tx.moved:
+            self._claims.ready(host, key)
+        for key in tx.due_from:
+            self._claims.due(key)
+
+    # -- handing out ----------------------------------------------------------------------------------------------
+
+    @translated
+    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
+        expired = self._claims.expired(now, PROMOTED_MAX)
+        if expired:
+            # Not synced: should the write be lost, they are still in ``due``, and expired.
+            tx = Transaction(self._ledger, self._limits.depth_limited, now, {key[8:16]: "" for key, _ in expired})
+            for key, value in expired:
+                tx.promote(key, value)
+            self._write(tx, self._state.now, self._state.wall, sync=False)
+        return self._claims.claim(hosts, per_host, now, hungry)
+
+    @translated
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        self._claims.release([lease for lease in leases if lease.key])
+
+    @translated
+    def next_due(self) -> float | None:
+        return self._claims.next_due()
+
+    @translated
+    def revive(self, outcomes: frozenset[str]) -> int:
+        total, start = 0, b""
+        while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
+            names = {key[:8]: known.link.host for key, known in chosen}
+            tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
+            for key, known in chosen:
+                tx.revive(key, known)
+            self._write(tx, self._state.now, self._state.wall, sync=True)
+            total += len(chosen)
+            start = chosen[-1][0] + b"\0"
+        return total
+
+    # -- what is known --------------------------------------------------------------------------------------------
+
+    def stats(self) -> Counts:
+        return self._state.counts
+
+    def clock(self) -> float:
+        return self._state.now
+
+    def last_commit_wall(self) -> float:
+        return self._state.wall
+
+    @translated
+    def set_identity(self, identity: bytes) -> None:
+        self._put_meta({IDENTITY_KEY: identity})
+
+    def suspects(self) -> dict[bytes, int]:
+        return dict(self._claims.suspects)
+
+    @translated
+    def set_suspects(self, counts: Mapping[bytes, int]) -> None:
+        keys = sorted(counts)
+        values = self._database.many("queue", keys) if keys else []
+        kept = {key: counts[key] for key, value in zip(keys, values, strict=True) if value is not None}
+        self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()})
+        self._claims.suspects.update(kept)
+
+    def _put_meta(self, values: Mapping[bytes, bytes]) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for key, value in values.items():
+            batch.put(key, value, self._database.handle("meta"))
+        self._database.write(batch, sync=True)
+
+    def longest(self, limit: int) -> list[tuple[str, int]]:
+        return self._ledger.longest.top(limit)
+
+    def memory_used(self) -> int:
+        cached = len(self._seen) * Seen.ENTRY_BYTES + len(self._ledger.hosts) * Hosts.RECORD_BYTES
+        return self._database.memory_used() + cached
+
+    def shed(self) -> None:
+        self._database.shed()
+
+    def rewind(self, claimed: Sequence[Lease] = ()) -> None:
+        with suppress(Exception):  # it may not be able to flush; what counts is in the log
+            self._database.close()
+        self._open()
+        self._hold(claimed)
+
+    @translated
+    def _hold(self, claimed: Sequence[Lease]) -> None:
+        self._claims.hold([lease for lease in claimed if lease.key])
+
+    @translated
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,200 @@
+"""What one commit writes: collected as a single batch over all families, then written at once.
+
+The law: host records, ready entries and counters are changed together with the links they count, in the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from msgspec.structs import replace
+from rocksdict import WriteBatch
+
+from crawler.core.model import Known, Link, Retry
+from crawler.frontier.admission import is_aside
+from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
+from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.rocksdb.database import Database
+from crawler.frontier.rocksdb.layout import (
+    REVIVED,
+    STATE_KEY,
+    SUSPECT,
+    HostRecord,
+    State,
+    decode_host,
+    encode,
+    encode_link,
+    encode_page,
+    encode_seen,
+    pack_time,
+    queue_key,
+)
+from crawler.frontier.store import REVIVE_AFTER_S, HostRest, Settled
+
+VALIDATORS_CHARS_MAX: Final = 512
+"""Longer validators are not kept: a conditional request is not worth them."""
+
+
+class Hosts:
+    """Host records, with a bounded cache in front. A record handed out may be changed by whoever writes it back."""
+
+    RECORD_BYTES: Final = 512
+    """Roughly what one takes in memory."""
+
+    def __init__(self, database: Database, records_max: int) -> None:
+        self._database = database
+        self._recent: Recent[bytes, HostRecord] = Recent(records_max // 2)
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def load(self, hosts: Iterable[bytes]) -> dict[bytes, HostRecord]:
+        """Those that exist."""
+        records: dict[bytes, HostRecord] = {}
+        missing = []
+        for host in hosts:
+            if (record := self._recent.get(host)) is not None:
+                records[host] = record
+            else:
+                missing.append(host)
+        if missing:
+            missing.sort()
+            for host, value in zip(missing, self._database.many("host", missing), strict=True):
+                if value is not None:
+                    records[host] = self._recent[host] = decode_host(value)
+        return records
+
+    def keep(self, host: bytes, record: HostRecord) -> None:
+        self._recent[host] = record
+
+
+class Ledger:
+    """What transactions change one after the other: the open database and what is held of it in memory."""
+
+    def __init__(self, database: Database, state: State, hosts_max: int) -> None:
+        self.database = database
+        self.hosts = Hosts(database, hosts_max)
+        self.tally = Tally(state.counts)
+        self.longest = Longest()
+        self.sequence = state.sequence
+
+
+class Transaction:
+    """Collects one batch. ``names``: p → host key (or "") of all hosts it may touch. ``moved`` and ``due_from`` tell
+    afterwards which entries of ``ready`` and ``due`` are there now and were not before."""
+
+    def __init__(self, ledger: Ledger, depth_limited: bool, now: float, names: Mapping[bytes, str]) -> None:
+        database, hosts = ledger.database, ledger.hosts
+        self.batch = WriteBatch(raw_mode=True)
+        self.sequence = ledger.sequence
+        self.moved: list[tuple[bytes, bytes]] = []  # (p, ready key)
+        self.due_from: list[bytes] = []
+        self._hosts, self._tally, self._longest = hosts, ledger.tally, ledger.longest
+        self._depth_limited, self._now, self._names = depth_limited, now, names
+        self._records = hosts.load(names)
+        self._ready = {host: record.ready_key(host) for host, record in self._records.items()}
+        self._queue, self._seen, self._page, self._due, self._meta, self._host, self._ready_family = (
+            database.handle(name) for name in ("queue", "seen", "page", "due", "meta", "host", "ready")
+        )
+
+    def _record(self, host: bytes) -> HostRecord:
+        record = self._records.get(host)
+        if record is None:
+            record = self._records[host] = HostRecord(self._now, self._now)
+            self._ready[host] = None
+            self._hosts.keep(host, record)
+            self._tally.hosts += 1
+        return record
+
+    def settle(self, settled: Settled, flags: int, known: Known | None, page_key: bytes, suspect: bool) -> None:
+        """A link that stood in the queue stands there no more."""
+        lease, link = settled.lease, settled.lease.link
+        key, host = lease.key, lease.key[:8]
+        self.batch.delete(key, self._queue)
+        if suspect:
+            self.batch.delete(SUSPECT + key, self._meta)
+        self._record(host).leave(key[8])
+        if isinstance(settled.outcome, Retry):
+            self._tally.retry(flags)
+            self.sequence += 1
+            due = pack_time(settled.retry_at) + queue_key(host, link.priority, self.sequence)
+            self.batch.put(due, encode_link(link.again(), flags | RETRYING), self._due)
+            self.due_from.append(due)
+            return
+        self._tally.leave(flags)
+        if known is not None and link.kind != "expand":
+            self.record(page_key, known)
+
+    def record(self, page_key: bytes, known: Known) -> None:
+        """A URL is settled."""
+        if len(known.etag or "") + len(known.last_modified or "") > VALIDATORS_CHARS_MAX:
+            known = replace(known, etag=None, last_modified=None)
+        self._tally.settle(known.outcome, known.reason)
+        self.batch.put(page_key, encode_page(known, 0), self._page)
+
+    def unsettle(self, known: Known) -> None:
+        """A URL is about to be settled once more: its earlier outcome counts no longer."""
+        self._tally.settle(known.outcome, known.reason, -1)
+
+    def know(self, page_key: bytes, depth: int, retrying: bool = False) -> None:
+        """A URL is known, at this least depth."""
+        self.batch.put(page_key, encode_seen(depth if self._depth_limited else None, retrying), self._seen)
+
+    def rest(self, host: bytes, rest: HostRest) -> None:
+        """What a visit told of its host."""
+        record = self._record(host)
+        if not (rest.down and record.down):
+            record.since = self._now
+        record.due = self._now if rest.down else rest.due
+        record.failures, record.busy, record.down = rest.failures, rest.busy, rest.down
+
+    def admit(self, link: Link, page_key: bytes, expand: bool) -> None:
+        """A link joins its host's queue."""
+        record = self._record(page_key[:8])
+        self._tally.admit(expand)
+        if expand and not is_aside(link):
+            link = replace(link, kind="expand")
+        elif not expand:
+            record.admitted += 1
+            if link.kind == "seed" and record.down and self._now - record.since >= REVIVE_AFTER_S:
+                record.down, record.failures, record.due = None, 0, self._now
+        value = encode_link(link, RECORDED if expand else 0)
+        self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
+
+    def _next(self, host: bytes, lane: int) -> bytes:
+        self.sequence += 1
+        self._record(host).enter(lane, self.sequence)
+        return queue_key(host, lane, self.sequence)
+
+    def promote(self, due: bytes, value: bytes) -> None:
+        """A link whose time has come goes from ``due`` into the lane before its own."""
+        self.batch.delete(due, self._due)
+        self.batch.put(self._next(due[8:16], max(due[16] - 1, 0)), value, self._queue)
+
+    def revive(self, page_key: bytes, known: Known) -> None:
+        """A settled URL waits again, whatever its host had done."""
+        record = self._record(page_key[:8])
+        record.down, record.failures = None, 0
+        self.unsettle(known)
+        self._tally.waiting += 1
+        link = known.link.anew()
+        self.batch.put(page_key, encode_page(known, REVIVED), self._page)
+        self.batch.put(self._next(page_key[:8], link.priority), encode_link(link, RECORDED), self._queue)
+
+    def finish(self, now: float, wall: float) -> State:
+        """The touched hosts' records and ready entries, and the totals as of ``now``."""
+        for host, record in self._records.items():
+            before, after = self._ready[host], record.ready_key(host)
+            if before != after:
+                if before is not None:
+                    self.batch.delete(before, self._ready_family)
+                if after is not None:
+                    self.batch.put(after, b"", self._ready_family)
+                    self.moved.append((host, after))
+            self.batch.put(host, encode(record), self._host)
+            if name := self._names.get(host):
+                self._longest.note(name, record.waiting)
+        state = State(self.sequence, now, wall, self._tally.freeze())
+        self.batch.put(STATE_KEY, encode(state), self._meta)
+        return state

@@ -1,0 +1,1 @@
+"""What a crawl writes, and how it is read back."""

@@ -1,0 +1,94 @@
+"""CDXJ: one index line per answer, as cdxj-indexer makes it from the record, and the sorting of a full index.
+
+The law: sorting holds no more than RUN_BYTES of lines in memory, and can be done again from any point it was killed at.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from crawler.core.durable import rename, storing, sync_file
+from crawler.core.model import Ref
+from crawler.core.page import Page
+from crawler.output.archive.records import LINE_BREAKS, date, sha1_text
+from crawler.output.archive.surt import surt
+
+RUN_BYTES: Final = 4 << 20
+PIECE_BYTES_MIN: Final = 4 << 10
+"""Read of each run at a time, however many there are."""
+
+_DIGITS: Final = {ord(char): None for char in "-:TZ"}
+_BARE: Final = re.compile(r"[;\s]")
+
+
+def line(page: Page, ref: Ref, digest: bytes, *, is_revisit: bool) -> bytes:
+    """The index line of a response or revisit record."""
+    stamp = date(page.fetched_at).translate(_DIGITS)
+    mime = "warc/revisit" if is_revisit else _mime(page)
+    fields = f'"mime": {quoted(mime)}, ' if mime is not None else ""
+    return (
+        f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}"status": "{page.status}", '
+        f'"digest": "{sha1_text(digest)}", "length": "{ref.length}", "offset": "{ref.offset}", '
+        f'"filename": "{ref.file.rpartition("/")[2]}"}}\n'
+    ).encode()
+
+
+def _mime(page: Page) -> str | None:
+    """The bare type of the first Content-Type field, as the indexer's reader of that line sees it."""
+    for name, value in page.headers:
+        if len(name) == 12 and name.lower() == b"content-type":
+            field = LINE_BREAKS.sub(b" ", value)
+            try:
+                text = field.decode()
+            except UnicodeDecodeError:
+                text = field.decode("latin-1")
+            return _BARE.split(text.strip(), maxsplit=1)[0]
+    return None
+
+
+def sort(path: Path, run_bytes: int = RUN_BYTES) -> None:
+    """Sort the file's lines bytewise (as ``LC_ALL=C sort``); it is replaced whole, durably, or not at all."""
+    runs = path.with_name(path.name + ".runs")
+    merged = path.with_name(path.name + ".tmp")
+    with storing(path), path.open("rb") as source, runs.open("w+b") as scratch:
+        ends = _write_runs(source, scratch, run_bytes)
+        if len(ends) > 1:
+            with merged.open("wb") as out:
+                out.writelines(heapq.merge(*_read_runs(scratch.fileno(), ends, run_bytes)))
+        sync_file(merged if len(ends) > 1 else runs)
+    rename(merged if len(ends) > 1 else runs, path)
+    with storing(runs):
+        runs.unlink(missing_ok=True)
+
+
+def _write_runs(source: BinaryIO, scratch: BinaryIO, run_bytes: int) -> list[int]:
+    """Sorted runs of the lines, one after the other; where each ends."""
+    ends = []
+    while lines := source.readlines(run_bytes):
+        lines.sort()
+        scratch.writelines(lines)
+        ends.append(scratch.tell())
+    scratch.flush()
+    return ends
+
+
+def _read_runs(fd: int, ends: list[int], run_bytes: int) -> list[Iterator[bytes]]:
+    piece_bytes = max(PIECE_BYTES_MIN, run_bytes // len(ends))
+    return [_lines(fd, start, end, piece_bytes) for start, end in pairwise([0, *ends])]
+
+
+def _lines(fd: int, start: int, end: int, piece_bytes: int) -> Iterator[bytes]:
+    rest = b""
+    while start < end:
+        piece = os.pread(fd, min(piece_bytes, end - start), start)
+        start += len(piece)
+        *whole, rest = (rest + piece).split(b"\n")
+        for text in whole:
+            yield text + b"\n"

@@ -1,0 +1,155 @@
+"""Records and bodies read back in bounded pieces, also from files that are still being written.
+
+The law: only what a ``Ref`` or a mark vouches for is read, and what is not exactly a record there is a StorageError that
+names the place.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from crawler.core.content_coding import codings_of, decoded
+from crawler.core.durable import is_there, storing
+from crawler.core.errors import FetchError, StorageError
+from crawler.core.model import Mark, Ref
+from crawler.output.archive.gzip_member import MemberReader
+from crawler.output.archive.records import END
+from crawler.output.file_names import retired_in
+
+HEAD_BYTES_MAX: Final = 16 << 20
+"""Of an answer's status line and fields: above what the fetcher's own limits let through."""
+
+
+class RecordReader:
+    """The record at ``offset``: its head is read at once, its block while iterating over ``block``.
+
+    ``length``, of the compressed member, is known once the block is read to its end."""
+
+    def __init__(self, file: BinaryIO, name: str, offset: int, end: int) -> None:
+        self._where = f"{name}: the record at {offset}"
+        self._member = MemberReader(file, name, offset, end)
+        head, self._rest = self.split(iter(self._member.read, b""))
+        version, *lines = head[: -len(END)].decode("utf-8", "replace").split("\r\n")
+        if version != "WARC/1.1":
+            raise self.broken(f"begins with {version[:20]!r}")
+        self.fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        self.kind = self.fields.get("warc-type", "")
+        try:
+            self._block_bytes = int(self.fields["content-length"])
+        except (KeyError, ValueError):
+            raise self.broken("has no length") from None
+
+    @property
+    def length(self) -> int:
+        return self._member.length
+
+    def block(self) -> Iterator[bytes]:
+        """The block in pieces; then what follows it is checked to be the record's end."""
+        left = self._block_bytes
+        tail = b""
+        for piece in self._rest:
+            part, behind = piece[:left], piece[left:]
+            left -= len(part)
+            tail = (tail + behind)[: len(END) + 1]
+            if part:
+                yield part
+        if left or tail != END:
+            raise self.broken(f"ends {left} bytes early" if left else "is longer than it says")
+
+    def split(self, pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+        """(head up to and with its empty line, what follows) of a record, or of the HTTP message in its block."""
+        pieces = iter(pieces)
+        held = bytearray()
+        for piece in pieces:
+            searched = max(0, len(held) - len(END) + 1)
+            held += piece
+            if (at := held.find(END, searched)) >= 0:
+                at += len(END)
+                return bytes(held[:at]), chain((bytes(held[at:]),), pieces)
+            if len(held) > HEAD_BYTES_MAX:
+                break
+        raise self.broken("has no end of its head")
+
+    def broken(self, how: str) -> StorageError:
+        return StorageError(f"{self._where} {how}")
+
+
+def open_file(root: Path, file: str) -> io.FileIO:
+    """A file of the crawl by its final name, under whichever name it has just now."""
+    path = root / file
+    with storing(path):
+        for name in (path, path.with_name(path.name + ".open")):
+            try:
+                return name.open("rb", buffering=0)
+            except FileNotFoundError:
+                continue
+        return path.open("rb", buffering=0)  # renamed between the two looks
+
+
+def is_gone(root: Path, marks: Mapping[str, Mark], file: str) -> bool:
+    """Whether the file that a ``Ref`` names is no longer kept. Bodies kept as files have no marks: somebody deleted it."""
+    return not is_there(root / file) if file.startswith("files/") else retired_in(marks)(file)
+
+
+def open_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
+    """The body that ``Kept.body`` names, in bounded memory: decoded, or ``raw`` as it is kept.
+
+    Of a body whose coding is cut or corrupt (its row says so), what can be decoded."""
+    file = open_file(root, ref.file)
+    if ref.file.startswith("files/"):
+        return io.BufferedReader(file)
+    try:
+        record = RecordReader(file, ref.file, ref.offset, ref.offset + ref.length)
+        if record.kind != "response":
+            raise record.broken(f"is a {record.kind}: it holds no body")
+        head, pieces = record.split(record.block())
+    except StorageError:
+        file.close()
+        raise
+    if not raw:
+        pieces = _as_far_as_it_goes(decoded(pieces, codings_of(header_values(head, b"content-encoding"))))
+    return io.BufferedReader(_Stream(file, pieces))
+
+
+def header_values(head: bytes, name: bytes) -> list[str]:
+    """Values of the fields of that lower-case name in an HTTP head."""
+    fields = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    return [value.strip().decode("latin-1") for key, _, value in fields if key.lower() == name]
+
+
+def _as_far_as_it_goes(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except FetchError:
+        return
+
+
+class _Stream(io.RawIOBase):
+    """Pieces as a file, for as long as the file behind them is open."""
+
+    def __init__(self, file: BinaryIO, pieces: Iterator[bytes]) -> None:
+        self._file = file
+        self._pieces = pieces
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._piece:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._piece = memoryview(piece)
+        n = min(len(buffer), len(self._piece))
+        buffer[:n] = self._piece[:n]
+        self._piece = self._piece[n:]
+        return n
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,133 @@
+"""WARC/1.1 records (ISO 28500:2017) as bytes. Pure: heads only, bodies are laid behind them by the caller.
+
+The law: a record's identifier follows from its place alone, so that a revisit can name a record from a ``Ref``. Whatever a
+server sent stands in the block as it came, except the one field that would now be a lie: ``Transfer-Encoding``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+from xxhash import xxh3_128_hexdigest
+
+from crawler.core.model import Ref
+from crawler.core.page import Page
+
+END: Final = b"\r\n\r\n"
+"""Behind every record's block."""
+
+_PROFILE: Final = "http://netpreserve.org/warc/1.1/revisit/"
+LINE_BREAKS: Final = re.compile(rb"[\r\n\0]")
+"""What would end a field line early for one reader or another."""
+
+
+def date(wall: float) -> str:
+    """WARC-Date, in seconds: what an index resolves revisits by has no fractions either."""
+    return _date(int(wall))
+
+
+@lru_cache(maxsize=64)
+def _date(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+
+
+_PAIRS: Final = [one + two for one in "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" for two in "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"]
+
+
+def sha1_text(digest: bytes) -> str:
+    """``sha1:`` and the 20 bytes in base32 (RFC 4648): two letters for every ten bits. base64.b32encode takes four times as
+    long, and every page needs three."""
+    n = int.from_bytes(digest)
+    return (
+        f"sha1:{_PAIRS[n >> 150]}{_PAIRS[n >> 140 & 1023]}{_PAIRS[n >> 130 & 1023]}{_PAIRS[n >> 120 & 1023]}"
+        f"{_PAIRS[n >> 110 & 1023]}{_PAIRS[n >> 100 & 1023]}{_PAIRS[n >> 90 & 1023]}{_PAIRS[n >> 80 & 1023]}"
+        f"{_PAIRS[n >> 70 & 1023]}{_PAIRS[n >> 60 & 1023]}{_PAIRS[n >> 50 & 1023]}{_PAIRS[n >> 40 & 1023]}"
+        f"{_PAIRS[n >> 30 & 1023]}{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}"
+    )
+
+
+def record_id(file: str, offset: int) -> str:
+    """``<urn:uuid:...>`` (version 8, RFC 9562) of the record at ``offset`` of the file, named with or without its folder."""
+    digits = xxh3_128_hexdigest(f"{file.rpartition('/')[2]}:{offset}".encode())
+    return f"<urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:]}>"
+
+
+def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
+    """The whole first record of a file, without ``END``."""
+    block = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in info.items()).encode()
+    return (
+        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {record_id(file, 0)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC-Filename: {file.rpartition('/')[2]}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
+        f"Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n"
+    ).encode() + block
+
+
+def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
+    """The record's head up to the body, ``http`` included."""
+    block = hashlib.sha1(http, usedforsecurity=False)
+    for piece in page.body.chunks():
+        block.update(piece)
+    extra = f"WARC-Payload-Digest: {sha1_text(page.body.sha1)}\r\n"
+    if page.sniffed:
+        extra += f"WARC-Identified-Payload-Type: {page.sniffed}\r\n"
+    if page.truncated:
+        extra += f"WARC-Truncated: {page.truncated}\r\n"
+    return _head("response", page, file, offset, extra, sha1_text(block.digest()), len(http) + page.body.size) + http
+
+
+def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: float, digest: bytes) -> bytes:
+    """The whole record but ``END``: the answer's head, and where the body it would repeat stands."""
+    profile = "server-not-modified" if page.status == 304 else "identical-payload-digest"
+    extra = (
+        f"WARC-Profile: {_PROFILE}{profile}\r\nWARC-Refers-To: {record_id(of.file, of.offset)}\r\n"
+        f"WARC-Refers-To-Target-URI: {page.url}\r\nWARC-Refers-To-Date: {date(of_wall)}\r\n"
+        f"WARC-Payload-Digest: {sha1_text(digest)}\r\nWARC-Truncated: length\r\n"
+    )
+    return _head("revisit", page, file, offset, extra, _block_digest(http), len(http)) + http
+
+
+def request(page: Page, file: str, offset: int, answer_offset: int) -> bytes:
+    """The whole record but ``END``, of the request whose answer stands at ``answer_offset``."""
+    extra = f"WARC-Concurrent-To: {record_id(file, answer_offset)}\r\n"
+    return _head("request", page, file, offset, extra, _block_digest(page.request), len(page.request)) + page.request
+
+
+def http_head(page: Page) -> bytes:
+    """Status line and fields as received: order, case and repeats kept. A transfer coding is undone already: its field is
+    renamed, and a Content-Length says how long the body is."""
+    version = "1.0" if page.version == "1.0" else "1.1"
+    lines = [f"HTTP/{version} {page.status} ".encode() + page.phrase.encode("utf-8", "surrogateescape")]
+    fields = page.headers
+    if any(len(name) == 17 and name.lower() == b"transfer-encoding" for name, _ in fields):
+        fields = _dechunked(fields, page.body.size)
+    lines += [name + b": " + value for name, value in fields]
+    head = b"\r\n".join(lines) + END
+    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
+        head = b"\r\n".join(LINE_BREAKS.sub(b" ", line) for line in lines) + END
+    return head
+
+
+def _dechunked(fields: tuple[tuple[bytes, bytes], ...], size: int) -> tuple[tuple[bytes, bytes], ...]:
+    moved = {b"transfer-encoding", b"content-length"}
+    kept = tuple((b"X-Crawl-" + name if name.lower() in moved else name, value) for name, value in fields)
+    return (*kept, (b"Content-Length", b"%d" % size))
+
+
+def _head(kind: str, page: Page, file: str, offset: int, extra: str, block_digest: str, length: int) -> bytes:
+    address = f"WARC-IP-Address: {page.ip}\r\n" if page.ip else ""
+    msgtype = "request" if kind == "request" else "response"
+    return (
+        f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
+        f"WARC-Warcinfo-ID: {record_id(file, 0)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n"
+        f"{address}{extra}WARC-Block-Digest: {block_digest}\r\n"
+        f"Content-Type: application/http; msgtype={msgtype}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def _block_digest(block: bytes) -> str:
+    return sha1_text(hashlib.sha1(block, usedforsecurity=False).digest())

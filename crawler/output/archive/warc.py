@@ -1,0 +1,236 @@
+"""WARC 1.1 files and their CDXJ indexes: appended in pairs, rolled at a commit, cut back to the last one.
+
+The law: a file is named ``.open`` exactly until the commit that closed it; what a kill left undone between that commit and
+the new names is done at the next ``rewind``. An uncommitted file of this crawl goes to lost+found, never away.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.core.durable import OPEN, MarkedFile, is_there, length_of, lose, make_dir, missing, rename, storing
+from crawler.core.errors import StorageError
+from crawler.core.model import Done, Known, Lease, Mark, Ref
+from crawler.core.page import Page
+from crawler.core.version import __version__
+from crawler.output.archive import Kept, cdxj, gzip_member, records
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-[A-Za-z0-9._-]+")
+# fmt: off
+_COMPRESSED: Final = frozenset({
+    "image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "audio/mpeg", "audio/flac",
+    "application/ogg", "video/mp4", "video/webm", "font/woff", "font/woff2", "application/zip",
+    "application/gzip", "application/x-bzip2", "application/x-xz", "application/zstd",
+    "application/x-7z-compressed", "application/vnd.rar",
+})
+# fmt: on
+"""Types that deflating does not make smaller."""
+
+
+class Pair(Struct):
+    """A WARC file and its index that are being written. ``name`` is without folder and suffix."""
+
+    name: str
+    warc: MarkedFile
+    index: MarkedFile
+    closed: bool = False
+    """By the last ``sync``: takes no more records."""
+
+
+class WarcArchive:
+    def __init__(
+        self, root: Path, *, prefix: str, roll_bytes: int, info: Mapping[str, str], clock: Callable[[], float] = time.time
+    ) -> None:
+        """``clock`` gives the wall time that new files are named by."""
+        self._root = root
+        self._prefix = prefix
+        self._roll_bytes = roll_bytes
+        self._clock = clock
+        self._host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64] or "localhost"
+        self._info = {
+            "software": f"flatcrawler/{__version__}",
+            "format": "WARC File Format 1.1",
+            "conformsTo": "http://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/",
+            "hostname": self._host,
+            **info,
+        }
+        self._pair: Pair | None = None
+        self._changed = False
+        self._rolling = False
+        self._serial = 0
+        self._retired: set[str] = set()  # and perhaps not deleted yet
+
+    def append(self, lease: Lease, done: Done) -> Kept:
+        page = done.page
+        pair = self._pair or self._create()
+        assert not pair.closed, "append between sync and committed"
+        self._changed = True
+        file = f"warc/{pair.name}.warc.gz"
+        if not pair.warc.size:
+            pair.warc.append(gzip_member.deflated_whole(records.warcinfo(file, self._clock(), self._info) + records.END))
+        offset = pair.warc.size
+        http = records.http_head(page)
+        if earlier := self._repeated(lease.known, page):
+            of, of_wall, digest = earlier
+            data = records.revisit(page, http, file, offset, of, of_wall, digest)
+            pair.warc.append(gzip_member.deflated_whole(data + records.END))
+            record = Ref(file, offset, pair.warc.size - offset)
+            kept = Kept(record, of, of_wall, unmodified=page.status == 304)
+        else:
+            digest = page.body.sha1
+            for piece in _response(page, records.response(page, http, file, offset)):
+                pair.warc.append(piece)
+            record = Ref(file, offset, pair.warc.size - offset)
+            kept = Kept(record, record, page.fetched_at)
+        pair.index.append(cdxj.line(page, record, digest, is_revisit=kept.body is not record))
+        if page.request:
+            data = records.request(page, file, pair.warc.size, offset)
+            pair.warc.append(gzip_member.deflated_whole(data + records.END))
+        return kept
+
+    def sync(self) -> dict[str, Mark]:
+        pair = self._pair
+        rolling, self._rolling = self._rolling, False
+        if pair is None or not pair.warc.size or not (self._changed or rolling):
+            return {}
+        pair.warc.sync()
+        pair.index.sync()
+        pair.closed = rolling or pair.warc.size >= self._roll_bytes
+        self._changed = False
+        return {
+            f"warc/{pair.name}.warc.gz": Mark(pair.warc.size, pair.closed),
+            f"index/{pair.name}.cdxj": Mark(pair.index.size, pair.closed),
+        }
+
+    def committed(self) -> None:
+        if self._pair is not None and self._pair.closed:
+            name = self._pair.name
+            self.close()
+            self._finish(name)
+
+    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        ours = self._pair.name if self._pair is not None else None
+        with suppress(StorageError):  # what its descriptors still held lies behind the mark
+            self.close()
+        for folder in ("warc", "index"):
+            make_dir(self._root / folder)
+        names = {key[5:-8] for key in marks if key.startswith("warc/")}
+        self._retired = {file for file, mark in marks.items() if mark.retired}
+        newest = max(map(_serial, names), default=-1)
+        lost = [lose(self._root, path) for name, path in self._uncommitted(newest) if name not in names and name != ours]
+        for name in sorted(names):
+            self._restore(name, marks[f"warc/{name}.warc.gz"], marks.get(f"index/{name}.cdxj", Mark(0)))
+        if ours is not None and ours not in names:
+            self._open(ours, 0, 0)  # begun by this process, and not committed: begin it again
+            newest = _serial(ours)
+        self._serial = newest + 1
+        return lost
+
+    def retire(self, files: Iterable[str]) -> None:
+        self._retired = {file for file in {*self._retired, *files} if length_of(self._root / file) >= 0}
+
+    def roll(self) -> None:
+        self._rolling = True
+
+    def close(self) -> None:
+        pair, self._pair = self._pair, None
+        self._changed = False
+        if pair is not None:
+            try:
+                pair.warc.close()
+            finally:
+                pair.index.close()
+
+    def _repeated(self, known: Known | None, page: Page) -> tuple[Ref, float, bytes] | None:
+        """The earlier record that holds this very body, when it was fetched, and its digest."""
+        if known is None or known.archive is None or known.digest is None or page.truncated:
+            return None
+        if page.status != 304 and (known.digest != page.body.sha1 or not page.body.size):
+            return None
+        path = self._root / known.archive.file
+        if not is_there(path) or known.archive.file in self._retired:
+            return None  # the body must be kept anew
+        return known.archive, known.archived_at or known.fetched_at, known.digest
+
+    def _create(self) -> Pair:
+        wall = self._clock()
+        stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(wall)) + f"{int(wall * 1000) % 1000:03d}"
+        name = f"{self._prefix}-{stamp}-{self._serial:05d}-{self._host}"
+        warc = MarkedFile.create(self._root / f"warc/{name}.warc.gz{OPEN}")
+        try:
+            index = MarkedFile.create(self._root / f"index/{name}.cdxj{OPEN}")
+        except StorageError:
+            warc.close()
+            raise
+        self._serial += 1
+        self._pair = pair = Pair(name, warc, index)
+        return pair
+
+    def _open(self, name: str, warc: int, index: int) -> None:
+        """Continue a pair from these lengths."""
+        file = MarkedFile.open(self._root / f"warc/{name}.warc.gz{OPEN}", warc)
+        try:
+            self._pair = Pair(name, file, MarkedFile.open(self._root / f"index/{name}.cdxj{OPEN}", index))
+        except StorageError:
+            file.close()
+            raise
+
+    def _restore(self, name: str, warc: Mark, index: Mark) -> None:
+        """Bring one committed pair to what its marks say."""
+        if warc.retired:
+            return
+        if not warc.closed:
+            self._open(name, warc.length, index.length)
+            return
+        for path, mark in self._paths(name, warc.length, -1 if index.retired else index.length):
+            opened = path.with_name(path.name + OPEN)
+            if length_of(opened) >= 0:
+                MarkedFile.open(opened, mark).close()
+            elif length_of(path) < mark:
+                raise missing(path, mark)
+        self._finish(name)
+
+    def _finish(self, name: str) -> None:
+        """Give a closed pair its names and the index its order, as far as that is not done."""
+        for path, _ in self._paths(name):
+            opened = path.with_name(path.name + OPEN)
+            if length_of(opened) >= 0:
+                if path.suffix == ".cdxj":
+                    cdxj.sort(opened)
+                rename(opened, path)
+
+    def _paths(self, name: str, warc: int = 0, index: int = 0) -> tuple[tuple[Path, int], tuple[Path, int]]:
+        return (self._root / f"warc/{name}.warc.gz", warc), (self._root / f"index/{name}.cdxj", index)
+
+    def _uncommitted(self, newest: int) -> Iterator[tuple[str, Path]]:
+        """Files begun after the newest one that a commit names: never renamed, so still ``.open``."""
+        for folder, suffix in (("warc", f".warc.gz{OPEN}"), ("index", f".cdxj{OPEN}")):
+            with storing(self._root / folder):
+                paths = sorted((self._root / folder).glob(f"*{suffix}"))
+            for path in paths:
+                name = path.name.removesuffix(suffix)
+                if _NAME.fullmatch(name) and _serial(name) > newest:
+                    yield name, path
+
+
+def _serial(name: str) -> int:
+    return int(name.split("-", 3)[2])
+
+
+def _response(page: Page, head: bytes) -> Iterable[bytes]:
+    """The member of a response record, in pieces."""
+    body = page.body
+    if page.coding or page.sniffed in _COMPRESSED:
+        return gzip_member.stored(head, chain(body.chunks(gzip_member.STORED_BYTES_MAX), (records.END,)))
+    if body.path is None:
+        return (gzip_member.deflated_whole(b"".join((head, *body.chunks(), records.END))),)
+    return gzip_member.deflated(chain((head,), body.chunks(), (records.END,)))

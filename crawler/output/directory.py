@@ -1,0 +1,96 @@
+"""The crawl's directory: who may use it, whose crawl it holds, and setting an earlier one aside.
+
+The law: one process at a time; a directory begun with one identity is not continued with another; nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from crawler.config.render import identity, identity_conflicts, read_identity, write_effective
+from crawler.config.sections import Config
+from crawler.core.durable import make_dir, storing, sync_dir
+from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
+from crawler.core.page import SPOOL
+
+PARTS: Final = ("frontier", "warc", "files", "index", "results", "lost+found", "tmp", "crawl.toml")
+"""In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
+LOCK: Final = "lock"
+
+
+@contextlib.contextmanager
+def open_directory(root: Path, config: Config) -> Iterator[Path]:
+    """Make or take over ``root`` for this process. ConfigError: it cannot be used so; StorageError with EWOULDBLOCK:
+    another process holds it."""
+    with locked(root):
+        if config.fresh:
+            _set_aside(root)
+        _check_identity(root, config)
+        _make_tmp(root)
+        write_effective(root, config)
+        yield root
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """No other process changes anything in ``root``, which is made if it is not there. Raises as ``open_directory``."""
+    try:
+        with storing(root):
+            make_dir(root)
+            lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except StorageError as error:
+        if error.errno in OUR_ERRNOS:
+            raise
+        raise ConfigError(f"{error}; name a directory that can be written with --output") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _set_aside(root: Path) -> None:
+    found = [root / name for name in PARTS if (root / name).exists()]
+    if not found:
+        return
+    named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
+    aside, number = named, 0
+    while aside.exists():
+        number += 1
+        aside = named.with_name(f"{named.name}.{number}")
+    with storing(root):
+        aside.mkdir()
+        for path in found:
+            path.rename(aside / path.name)
+    sync_dir(aside)
+    sync_dir(root)
+
+
+def _check_identity(root: Path, config: Config) -> None:
+    begun = read_identity(root)
+    if begun is None:
+        return
+    if conflicts := identity_conflicts(begun, identity(config)):
+        advice = f"{root} was begun with other settings; use them, another --output, or --fresh to set it aside"
+        raise ConfigError([*conflicts, advice])
+
+
+def _make_tmp(root: Path) -> None:
+    """A tmp/ without spools: those of a process that is gone are worth nothing. Whatever else lies there is not ours."""
+    tmp = root / "tmp"
+    try:
+        tmp.mkdir(exist_ok=True)
+        for path in tmp.glob(f"{SPOOL}*"):
+            path.unlink()
+    except OSError as error:
+        raise StorageError(f"{tmp}: {error.strerror}", errno=error.errno or 0) from error

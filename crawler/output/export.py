@@ -1,0 +1,90 @@
+"""Kept bodies for other programs: as JSON lines with the text or base64, or as files named by their own digest.
+
+The law: a body of any size passes through in pieces, and nothing a server said reaches a path.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
+from crawler.output.results import Row
+
+PIECE_BYTES: Final = 48 << 10
+"""A multiple of three, so that base64 of the pieces is base64 of the whole."""
+FIELDS: Final = ("url", "canonical", "outcome", "status", "mime", "charset", "fetched_at", "truncated", "tag", "input")
+"""Of the row, repeated beside its body."""
+_TEXTUAL: Final = frozenset(("application/json", "application/xhtml+xml", "application/xml", "application/javascript"))
+
+
+def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...]) -> bool:
+    """``mimes``: media types or ranges such as ``image/*``; empty means all, as for ``outcomes``."""
+    mime = row["mime"] or ""
+    named = not mimes or mime in mimes or f"{mime.partition('/')[0]}/*" in mimes or "*/*" in mimes
+    return named and (not outcomes or row["outcome"] in outcomes)
+
+
+def json_line(row: Row, body: BinaryIO) -> Iterator[bytes]:
+    """One line in pieces: the row's fields and ``text``, or ``base64`` where the body is not declared as text. Bytes that are
+    not of the declared charset become U+FFFD."""
+    yield orjson.dumps({name: row[name] for name in FIELDS})[:-1]
+    decoder = _decoder(row)
+    yield b',"base64":"' if decoder is None else b',"text":"'
+    while piece := body.read(PIECE_BYTES):
+        if decoder is None:
+            yield base64.b64encode(_filled(piece, body))
+        else:
+            yield _escaped(decoder.decode(piece))
+    if decoder is not None:
+        yield _escaped(decoder.decode(b"", final=True))
+    yield b'"}\n'
+
+
+def _decoder(row: Row) -> codecs.IncrementalDecoder | None:
+    mime = row["mime"] or ""
+    if not (mime.startswith("text/") or mime in _TEXTUAL or mime.endswith(("+xml", "+json"))):
+        return None
+    try:
+        return codecs.getincrementaldecoder(row["charset"] or "utf-8")(errors="replace")
+    except (LookupError, ValueError):
+        return codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+
+def _filled(piece: bytes, body: BinaryIO) -> bytes:
+    """The piece with as many further bytes as make its length a multiple of three, except at the end."""
+    while len(piece) % 3 and (more := body.read(3 - len(piece) % 3)):
+        piece += more
+    return piece
+
+
+def _escaped(text: str) -> bytes:
+    return json.dumps(text)[1:-1].encode()
+
+
+def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
+    """Write the decoded body to ``directory/ab/cd/<sha256>.<type>``; the row's fields and the path. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".export-{os.getpid()}.tmp"
+    digest, prefix = hashlib.sha256(), b""
+    try:
+        with temporary.open("wb") as file:
+            while piece := body.read(PIECE_BYTES):
+                prefix += piece[: max(0, PREFIX_BYTES - len(prefix))]
+                digest.update(piece)
+                file.write(piece)
+        name = digest.hexdigest()
+        path = Path(name[:2], name[2:4], f"{name}.{EXTENSIONS.get(sniff(prefix, row['mime']) or '', 'bin')}")
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        temporary.replace(directory / path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {**{field: row[field] for field in FIELDS}, "path": str(path)}

@@ -1,0 +1,157 @@
+"""What became of every listed line: final rows, the latest attempt of each URL, duplicates resolved. And rows as CSV.
+
+The law: a listed line has at most one row here, and exactly one once all that descends from it is settled. Nothing is
+remembered between rows: the store is asked instead, so the memory used does not grow with the crawl.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from crawler.core.model import Input, Known, Ref
+from crawler.core.text import cell
+from crawler.output.results import FIELDS, Row
+
+HOPS_MAX: Final = 32
+"""Redirects followed from a known URL to its page."""
+_NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag")
+"""Fields that say how a URL was named; the others say what was found there."""
+
+Lookup: TypeAlias = Callable[[str], Known | str | None]
+
+
+def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None]) -> Iterator[Row]:
+    """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
+    store's, as of the same commit."""
+    for ref, row in rows:
+        if not row["final"]:
+            continue
+        if row["canonical"] is None:
+            yield row
+        elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
+            if (resolved := _resolved(ref, row, lookup, row_at)) is not None:
+                yield resolved
+        elif _is_latest(ref, row, lookup):
+            yield row if _leads_here(row, lookup) else {**row, "input": None}
+
+
+def _is_latest(ref: Ref, row: Row, lookup: Lookup) -> bool:
+    """False also while the URL waits to be tried again: nothing is final about it."""
+    known = lookup(row["canonical"])
+    if not isinstance(known, Known):
+        return False
+    return known.row == ref or known.link.kind == "robots"  # a later robots visit has a row of its own, and no line
+
+
+def _leads_here(row: Row, lookup: Lookup) -> bool:
+    """Whether the line that a row carries still redirects to its page; on a later visit it may have led elsewhere."""
+    return row["input"] is None or _path(row["canonical"], row["via"], row["kind"], lookup) is not None
+
+
+def _path(target: str, via: str | None, kind: str, lookup: Lookup) -> list[str] | None:
+    """The pages whose redirects led to ``target``, last first; None if one of them redirects elsewhere by now."""
+    pages: list[str] = []
+    while kind == "redirect" and via is not None and len(pages) < HOPS_MAX:
+        known = lookup(via)
+        if not isinstance(known, Known) or known.outcome != "redirect" or known.location != target:
+            return None
+        pages.append(via)
+        target, via, kind = via, known.link.via, known.link.kind
+    return pages
+
+
+def _resolved(ref: Ref, row: Row, lookup: Lookup, row_at: Callable[[Ref], Row | None]) -> Row | None:
+    """The page's record under the line's name; the row itself where there is none (not settled yet, or a loop of redirects
+    between listed pages); None if the line has another row, or if there is no line."""
+    if row["input"] is None:
+        return None
+    path = _path(row["canonical"], row["via"], row["kind"], lookup)
+    if path is None or (path and not _stands_behind(lookup(path[0]), ref)):
+        return None  # of an earlier visit to a page that redirected here
+    known = _page(row, path, lookup)
+    if known is None or known.row is None:
+        return row
+    if _is_named_by(row, known, lookup):
+        return None
+    found = row_at(known.row)
+    if found is None:
+        return row
+    return {**found, **{name: row[name] for name in _NAMED}, "final": True}
+
+
+def _page(row: Row, path: list[str], lookup: Lookup) -> Known | None:
+    """Where a known URL leads: to a page that has its own row for the line, or to the end of its redirects."""
+    url = row["canonical"]
+    for _ in range(HOPS_MAX):
+        known = lookup(url)
+        if url in path or not isinstance(known, Known):
+            return None
+        if known.outcome != "redirect" or known.location is None or _is_named_by(row, known, lookup):
+            return known
+        url = known.location
+    return None
+
+
+def _is_named_by(row: Row, known: Known, lookup: Lookup) -> bool:
+    """Whether the row's line leads to this page's own row as well."""
+    link, line = known.link, Input(row["input"]["list"], row["input"]["line"])
+    return link.input == line and _path(link.url, link.via, link.kind, lookup) is not None
+
+
+def _stands_behind(source: Known | str | None, ref: Ref) -> bool:
+    """A redirect's duplicate row stands directly behind its own: they are of one commit, and files roll between commits."""
+    before = source.row if isinstance(source, Known) else None
+    return before is not None and before.file == ref.file and before.offset + before.length == ref.offset
+
+
+COLUMNS: Final = {
+    "input": ("list", "line"),
+    "timings": ("queue", "first_byte", "total"),
+    "archive": ("file", "offset", "length", "path"),
+}
+"""Fields that are objects, and what becomes of them in a table: ``input_list``, ``input_line``, ..."""
+
+
+def csv_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """A header line and one line per row (RFC 4180, but for the line ends). Text that a spreadsheet would take for a formula
+    gets an apostrophe, control characters are question marks: the rows themselves are as they came."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = [f"{name}_{part}" if part else name for name in FIELDS for part in COLUMNS.get(name, ("",))]
+    for cells in _chain(names, rows):
+        writer.writerow(cells)
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+
+
+def _chain(names: list[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
+    yield names
+    for row in rows:
+        cells: list[Any] = []
+        for name in FIELDS:
+            parts = COLUMNS.get(name)
+            if parts is None:
+                cells.append(_cell(row.get(name)))
+            else:
+                whole = row.get(name) or {}
+                cells += [_cell(whole.get(part)) for part in parts]
+        yield cells
+
+
+def _cell(value: Any) -> Any:
+    """JSON's words for true and false, nothing for null."""
+    return (
+        orjson.dumps(value).decode()
+        if isinstance(value, bool)
+        else ""
+        if value is None
+        else cell(value)
+        if isinstance(value, str)
+        else value
+    )

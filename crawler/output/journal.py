@@ -1,0 +1,68 @@
+"""The file side of a commit: what one batch adds to archive, index and results.
+
+The law: between the store's prepare and its commit, everything of the batch is appended and made durable; none of it
+counts before the commit, and after a failed one every file is cut back to its mark. Only the writer thread comes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crawler.core.model import Done, Known, Mark
+from crawler.frontier.store import Prepared, Settled
+from crawler.output.archive import Archive, Kept
+from crawler.output.results import Results
+from crawler.output.rows import has_record, known_of, rows_of
+
+
+class Journal:
+    """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first."""
+
+    def __init__(self, archive: Archive, results: Results) -> None:
+        self._archive = archive
+        self._results = results
+
+    def append(self, prepared: Prepared) -> list[Known | None]:
+        """Write the batch's records, index lines and rows, each once; what the store is to know of each settled lease
+        (None: nothing new, for a Retry and for kind ``expand``). Spool files of bodies may have been moved."""
+        settled = prepared.batch.settled
+        wall = prepared.batch.wall
+        if prepared.batch.retired:
+            self._archive.retire(prepared.batch.retired)
+        kept = [self._keep(one) for one in settled]
+        known: list[Known | None] = [None] * len(settled)
+        for index, row in rows_of(prepared, kept):
+            ref = self._results.append(row)
+            if index is not None:
+                known[index] = known_of(settled[index], kept[index], row, ref, wall)
+        return known
+
+    def sync(self) -> dict[str, Mark]:
+        """Make the batch durable; the marks of every file it touched."""
+        return self._archive.sync() | self._results.sync()
+
+    def committed(self) -> None:
+        """The store has committed the marks: full files are closed, named and sorted."""
+        self._archive.committed()
+        self._results.committed()
+
+    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
+        names a file that is missing or shorter than its mark."""
+        return self._archive.rewind(marks) + self._results.rewind(marks)
+
+    def roll(self) -> None:
+        """The next ``sync`` closes the archive's files, so that other tools find them by their final names."""
+        self._archive.roll()
+
+    def close(self) -> None:
+        try:
+            self._archive.close()
+        finally:
+            self._results.close()
+
+    def _keep(self, settled: Settled) -> Kept | None:
+        if not has_record(settled):
+            return None
+        assert isinstance(settled.outcome, Done)
+        return self._archive.append(settled.lease, settled.outcome)

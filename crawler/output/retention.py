@@ -1,0 +1,138 @@
+"""Closed files of a crawl that are no longer kept: deleted by age and bytes, or moved away by the operator while it runs.
+
+The law: what the store knows comes first. A file is deleted only after a commit has marked it as retired, and loses its
+mark only after it has gone; a kill in between leaves something to be done again. A file that has no mark is nobody's to
+delete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from crawler.core.durable import OPEN, is_there, storing
+from crawler.core.errors import ConfigError, StorageError
+from crawler.core.model import Mark
+from crawler.frontier.store import Batch, Store
+from crawler.output.file_names import UNNAMED, expired, noticed
+
+LOOK_EVERY_S: Final = 60.0
+FOLDERS: Final = ("warc", "index", "results")
+
+
+class Retention:
+    """The files of the crawl in ``root``. ``marks`` asks the store, ``retire`` commits marks (None: no mark any more);
+    ``wall`` is wall time, as files have it."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        age_s: float,
+        bytes_max: int,
+        marks: Callable[[], Awaitable[Mapping[str, Mark]]],
+        retire: Callable[[Mapping[str, Mark | None]], Awaitable[None]],
+        wall: Callable[[], float],
+        log: Callable[[str], None],
+    ) -> None:
+        self._root, self._age_s, self._bytes_max = root, age_s, bytes_max
+        self._marks, self._retire, self._wall, self._log = marks, retire, wall, log
+        self._folders = _folders(root)
+        self._wanted = asyncio.Event()
+
+    def change(self, *, age_s: float, bytes_max: int) -> None:
+        """From now on; looks at once."""
+        self._age_s, self._bytes_max = age_s, bytes_max
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Look for ever. What cannot be done now is tried again: no trouble here ends a crawl."""
+        while True:
+            try:
+                await self.look()
+            except StorageError as error:
+                self._log(f"retention: {error}; looking again in {LOOK_EVERY_S:.0f} s")
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+
+    async def look(self) -> None:
+        """Once: notice what has gone, retire what is old or too much, delete what is retired. Raises StorageError."""
+        marks = dict(await self._marks())
+        there = await asyncio.to_thread(self._there, marks)
+        gone = noticed(marks, there)
+        old = expired(marks, there, self._wall(), self._age_s, self._bytes_max)
+        retired = {file: Mark(marks[file].length, closed=True, retired=True) for file in old}
+        if gone or retired:
+            await self._retire({**retired, **gone})
+        for file in sorted(file for file in gone if not marks[file].retired):
+            self._log(f"{file}: moved or deleted while the crawl runs: retired")
+        doomed = [file for file, mark in {**marks, **retired}.items() if mark.retired and mark.length and file in there]
+        if doomed:
+            await asyncio.to_thread(self._delete, doomed)
+            size = sum(marks[file].length for file in doomed)
+            self._log(f"retired and deleted {len(doomed)} files, {size >> 20} MiB, from {doomed[0]} on")
+
+    def _there(self, marks: Mapping[str, Mark]) -> dict[str, float]:
+        if _folders(self._root) != self._folders:
+            raise StorageError(f"{self._root}: a folder is not the one it was when the crawl began: is a disk missing?")
+        times = {file: _written_at(self._root / file) for file, mark in marks.items() if mark.closed}
+        return {file: time for file, time in times.items() if time is not None}
+
+    def _delete(self, files: Iterable[str]) -> None:
+        for file in files:
+            with storing(self._root / file):
+                (self._root / file).unlink(missing_ok=True)
+
+
+def retire_missing(root: Path, store: Store, files: Sequence[str]) -> list[str]:
+    """Of a crawl that nobody runs: the closed files that are not there have been retired by a person, or only ``files``;
+    which they are now. Raises ConfigError."""
+    marks = store.marks()
+    faults = []
+    for file in files:
+        mark = marks.get(file)
+        if mark is None or mark.retired:
+            faults.append(f"{file}: no such file was written by this crawl, or it is retired already")
+        elif not mark.closed:
+            faults.append(f"{file}: it is not full yet: the crawl must go on with it")
+        elif is_there(root / file):
+            faults.append(f"{file}: it is still there: move or delete it first")
+    if faults:
+        raise ConfigError(faults)
+    there = {file: 0.0 for file, mark in marks.items() if (file not in files if files else is_there(root / file))}
+    gone = {file: mark for file, mark in noticed(marks, there).items() if not marks[file].retired}
+    if gone:
+        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(gone))
+        store.commit(store.prepare(batch), [], {})
+    return sorted(gone)
+
+
+def _written_at(path: Path) -> float | None:
+    """When a closed file was last written; None if it has gone."""
+    with storing(path):
+        for name in (path, path.with_name(path.name + OPEN), path):  # it may be renamed between two looks
+            try:
+                found = name.stat()
+            except FileNotFoundError:
+                continue
+            return found.st_mtime if name is path else UNNAMED
+    return None
+
+
+def _folders(root: Path) -> list[tuple[int, int] | None]:
+    """Which directories they are: of one that is mounted there no file is missing when it is not."""
+    found: list[tuple[int, int] | None] = []
+    for name in FOLDERS:
+        try:
+            stat = (root / name).stat()
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((stat.st_dev, stat.st_ino))
+    return found

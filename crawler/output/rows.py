@@ -1,0 +1,195 @@
+"""Which result rows a batch makes, and what stands in them (schema 1). Pure.
+
+The law: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
+lead to; where that page was known already, a row ``skipped``, ``duplicate`` stands for the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from crawler.core import urls
+from crawler.core.errors import FetchError
+from crawler.core.model import Done, Dropped, Input, Known, Link, Ref
+from crawler.core.page import Page
+from crawler.frontier.store import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled
+from crawler.output.archive import Kept
+from crawler.output.archive.records import date
+from crawler.output.results import FIELDS, SCHEMA, Row
+
+VALIDATOR_BYTES_MAX: Final = 512
+"""Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
+
+_EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
+
+
+def rows_of(prepared: Prepared, kept: Sequence[Kept | None]) -> Iterator[tuple[int | None, Row]]:
+    """The batch's rows in order, each with the index of the settled lease whose own row it is, or None.
+
+    ``kept`` is aligned with ``batch.settled``: where the archive put each page."""
+    batch = prepared.batch
+    fresh = iter(prepared.fresh)
+    for index, settled in enumerate(batch.settled):
+        found = settled.outcome.outlinks if isinstance(settled.outcome, Done) else ()
+        states = [next(fresh) for _ in found]
+        if has_row(settled):
+            yield from _visit_rows(index, settled, kept[index], list(zip(found, states, strict=True)), batch.wall)
+    for admitted in batch.admitted:
+        yield from _admitted_rows(admitted, [next(fresh) for _ in admitted.links], batch.wall)
+
+
+def has_row(settled: Settled) -> bool:
+    """A retry is not settled yet, and a page that is expanded once more has its row."""
+    return isinstance(settled.outcome, Done | Dropped) and settled.lease.link.kind != "expand"
+
+
+def has_record(settled: Settled) -> bool:
+    """Whether the answer is kept: not where its body was not wanted."""
+    return has_row(settled) and isinstance(settled.outcome, Done) and settled.outcome.outcome != "skipped"
+
+
+def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: float) -> Known:
+    """What the store keeps of a settled URL whose row stands at ``ref``. A visit that brought no body leaves the earlier one
+    to be known."""
+    outcome, before = settled.outcome, settled.lease.known
+    assert isinstance(outcome, Done | Dropped)
+    page = outcome.page if isinstance(outcome, Done) else None
+    known = Known(
+        settled.lease.link,
+        outcome.outcome,
+        outcome.reason,
+        page.status if page else None,
+        page.fetched_at if page else wall,
+        row=ref,
+        location=row["location"] if outcome.outcome == "redirect" else None,
+    )
+    etag, modified = _validators(page) if page else (None, None)
+    if page is not None and has_record(settled) and (page.status != 304 or before is None):
+        at = kept.body_at if kept and kept.body != kept.record else None
+        place = kept.body if kept else None
+        return replace(known, archive=place, etag=etag, last_modified=modified, digest=page.body.sha1, archived_at=at)
+    if before is None:
+        return known
+    return replace(
+        known,
+        archive=before.archive,
+        etag=etag or before.etag,
+        last_modified=modified or before.last_modified,
+        digest=before.digest,
+        archived_at=before.archived_at or before.fetched_at,
+    )
+
+
+def _visit_rows(
+    index: int, settled: Settled, kept: Kept | None, found: Sequence[tuple[Link, int]], wall: float
+) -> Iterator[tuple[int | None, Row]]:
+    link, outcome = settled.lease.link, settled.outcome
+    assert isinstance(outcome, Done | Dropped)
+    onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
+    carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
+    row = _link_row(link, outcome.outcome, outcome.reason)
+    row["final"] = not carries_on and link.kind != "robots"
+    row["attempt"] = link.attempt
+    if isinstance(outcome, Dropped):
+        row["fetched_at"] = iso(wall)
+    else:
+        _fill_answer(row, outcome.page, kept, onward[0].url if onward else None)
+        row["robots"] = outcome.robots
+        if not has_record(settled):
+            row["sha256"] = None
+    yield index, row
+    if carries_on and onward is not None and onward[1] != NEW and link.input is not None:
+        duplicate = _link_row(onward[0], "skipped", "duplicate")
+        duplicate["final"] = True
+        duplicate["fetched_at"] = iso(wall)
+        yield None, duplicate
+
+
+def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> Iterator[tuple[None, Row]]:
+    for link, state in zip(admitted.links, states, strict=True):
+        if link.kind == "seed" and state in (KNOWN, EXPAND):
+            row = _link_row(link, "skipped", "duplicate")
+            row["final"] = True
+            row["fetched_at"] = iso(wall)
+            yield None, row
+    for named, text, reason, tag in admitted.faults:
+        row = dict(_EMPTY)
+        row.update(url=urls.masked(text), outcome="invalid_url", reason=reason, kind="seed", input=_input(named), final=True)
+        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=tag)
+        yield None, row
+
+
+def _link_row(link: Link, outcome: str, reason: str | None) -> Row:
+    row = dict(_EMPTY)
+    row["url"] = link.url if link.given is None else urls.masked(link.given)
+    row["canonical"] = link.url
+    row["outcome"] = outcome
+    row["reason"] = reason
+    row["kind"] = link.kind
+    row["input"] = _input(link.input)
+    row["via"] = link.via
+    row["depth"] = link.depth
+    row["hops"] = link.hops
+    row["tag"] = link.tag
+    return row
+
+
+def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
+    timings = page.timings
+    row["status"] = page.status
+    row["location"] = target or _location(page)
+    row["mime"] = page.mime
+    row["charset"] = page.charset
+    row["bytes_wire"] = page.bytes_wire
+    row["bytes_decoded"] = page.bytes_decoded
+    row["sha256"] = page.body.sha256.hex() if kept is None or not kept.unmodified else None
+    row["truncated"] = page.truncated
+    row["fetched_at"] = iso(page.fetched_at)
+    row["timings"] = {
+        "queue": round(timings.queue, 6),
+        "first_byte": round(timings.first_byte, 6),
+        "total": round(timings.total, 6),
+    }
+    row["ip"] = page.ip
+    row["archive"] = _place(kept)
+
+
+def _place(kept: Kept | None) -> Row | None:
+    """Where this visit's record stands, and whose body it repeats."""
+    if kept is None:
+        return None
+    if kept.record.file.startswith("files/"):
+        return {"path": kept.record.file}
+    place = {"file": kept.record.file, "offset": kept.record.offset, "length": kept.record.length}
+    if kept.body != kept.record:
+        place["revisit_of"] = {"file": kept.body.file, "offset": kept.body.offset, "length": kept.body.length}
+    return place
+
+
+def _location(page: Page) -> str | None:
+    """Where an answer sends its reader: canonical if it can be parsed, else as sent."""
+    if not 300 <= page.status < 400 or (text := page.header("location")) is None:
+        return None
+    try:
+        return urls.parse(text, page.url).href
+    except FetchError:
+        return urls.masked(text)
+
+
+def _validators(page: Page) -> tuple[str | None, str | None]:
+    etag, modified = page.header("etag"), page.header("last-modified")
+    if len(etag or "") + len(modified or "") > VALIDATOR_BYTES_MAX:
+        return None, None
+    return etag, modified
+
+
+def _input(named: Input | None) -> Row | None:
+    return None if named is None else {"list": named.list, "line": named.line}
+
+
+def iso(wall: float) -> str:
+    """``2026-11-23T10:00:00.123Z``"""
+    return f"{date(wall)[:-1]}.{int(wall * 1000) % 1000:03d}Z"

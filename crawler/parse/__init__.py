@@ -1,0 +1,1 @@
+"""Foreign documents into links. Import the file that has the name: parser processes pay for every import."""

@@ -1,0 +1,129 @@
+"""What runs in a parser process: ``python -m crawler.parse.child``, started by crawler.parse.process only.
+
+The law: it holds one socket (as standard input) and nothing else of the crawl's; it answers documents in order, one frame
+each; it never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+READY: Final = 0
+VALUE: Final = 1
+FAILED: Final = 2
+"""The function raised: the payload is its name for people."""
+BROKEN: Final = 3
+"""The process cannot do its work at all."""
+RETIRE: Final = 0x80
+"""Added to an answer's status: replace me, I have grown."""
+HEAD: Final = struct.Struct("<IB")
+"""Of an answer: payload bytes, status. Of a request only the bytes, as ``<I``."""
+LENGTH: Final = struct.Struct("<I")
+GROWN_BYTES_MAX: Final = 24 << 20
+"""Resident growth since the start that is given back to the system by ending the process."""
+GROWN_CHECK_BYTES: Final = 1 << 20
+"""How much input may pass between two looks at it."""
+_PR_SET_PDEATHSIG: Final = 1
+_PAGE_BYTES: Final = resource.getpagesize()
+
+
+def function_of(path: str, known: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The function named ``module:name``. The parent names it; a document never can."""
+    function = known.get(path)
+    if function is None:
+        module, _, name = path.partition(":")
+        function = known[path] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def main(preload: str, parent: int, memory_bytes: int, alarm_s: float, answer_bytes_max: int) -> None:
+    _shield(parent)
+    pipe = socket.socket(fileno=os.dup(0))
+    try:
+        known: dict[str, Callable[..., Any]] = {}
+        for path in preload.split():
+            function_of(path, known)
+        _limit(memory_bytes)
+    except Exception as error:
+        _answer(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
+        return
+    _answer(pipe, READY, b"")
+    with open(0, "rb", buffering=64 << 10) as requests:
+        _serve(requests, pipe, known, alarm_s, answer_bytes_max)
+
+
+def _serve(
+    requests: BinaryIO, pipe: socket.socket, known: dict[str, Callable[..., Any]], alarm_s: float, answer_bytes_max: int
+) -> None:
+    start_bytes = _resident_bytes()
+    passed_bytes = 0
+    while len(head := requests.read(4)) == 4:
+        size = LENGTH.unpack(head)[0]
+        path, *arguments = msgspec.msgpack.decode(requests.read(size))
+        signal.setitimer(signal.ITIMER_REAL, alarm_s)  # the parent kills us first; unless it is gone itself
+        try:
+            payload = msgspec.msgpack.encode(function_of(path, known)(*arguments))
+            status = VALUE
+            if len(payload) > answer_bytes_max:
+                status, payload = FAILED, f"an answer of {len(payload)} bytes".encode()
+        except MemoryError:
+            os._exit(1)  # whose memory it was is only known of a fresh process
+        except Exception as error:
+            status, payload = FAILED, f"{type(error).__name__}: {error}".encode(errors="replace")[:1_000]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        passed_bytes += size
+        if passed_bytes > GROWN_CHECK_BYTES:
+            passed_bytes = 0
+            if _resident_bytes() - start_bytes > GROWN_BYTES_MAX:
+                status |= RETIRE
+        _answer(pipe, status, payload)
+
+
+def _answer(pipe: socket.socket, status: int, payload: bytes) -> None:
+    try:
+        pipe.sendall(HEAD.pack(len(payload), status) + payload)
+    except OSError:
+        os._exit(0)  # nobody is left to answer to
+
+
+def _shield(parent: int) -> None:
+    """Live no longer than the parent, ignore what the parent is told, dump no core, be the first to go when memory ends."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 - pathlib is not loaded here
+            file.write("500")
+    except OSError:
+        pass  # not granted everywhere
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _limit(memory_bytes: int) -> None:
+    """No more than ``memory_bytes`` of address space beyond what the interpreter and libraries have mapped by now."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        mapped_bytes = int(file.read().split()[0]) * _PAGE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (mapped_bytes + memory_bytes, mapped_bytes + memory_bytes))
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))

@@ -1,0 +1,265 @@
+"""The outlinks of a page: from its HTML and its headers, joined, canonical, each once. Pure; runs in a parser process.
+
+The law: linear in the document and bounded in what comes out, whatever the document; what is left out is counted by rule.
+
+turbohtml rather than selectolax (lexbor), measured on both: an ordinary page of 17 KiB takes 40 against 105 µs to parse and
+walk, charset included; of 50 hostile documents of 1 MiB (depth, formatting, attributes, entities, tables) the slowest takes
+0.12 s against six of over 5 s (100,000 nested <div>, unique attributes, <option>), and the largest 80 against 163 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import turbohtml
+from msgspec import Struct
+
+from crawler.core.errors import FetchError
+from crawler.core.urls import Base, Rules, host_key
+from crawler.parse.microsyntax import directives, link_header, query_codec, reencoded, refresh, robots_tag, srcset, text
+
+MIMES: Final = frozenset({"text/html", "application/xhtml+xml"})
+"""Types whose bodies are read; of others only the headers are."""
+HEADERS: Final = frozenset({b"link", b"refresh", b"x-robots-tag"})
+"""Names, in lower case, of the only headers that are looked at."""
+REFERENCES_MAX: Final = 200_000
+"""References looked at in one page, good or bad."""
+OUTLINKS_BYTES_MAX: Final = 3 << 20
+OUTLINKS_BYTES_FREE: Final = 256 << 10
+OUTLINKS_BYTES_FACTOR: Final = 4
+"""URLs given out for one page: short references to a long base must not become a huge answer. Beyond the free ones no more
+than the page itself, times the factor."""
+PART_LINKS: Final = 2000
+"""About half a megabyte, once they are objects."""
+
+_HEAD_TAGS: Final = ("base", "meta")
+_LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
+_HINTS: Final = frozenset({"dns-prefetch", "preconnect"})
+_TOLD: Final = frozenset({"canonical", "alternate", "next", "prev"})
+RULE_OF: Final = {"too_long": "url_length"}
+"""The rule that leaves a reference out, where it is not called as the reason why it is no URL."""
+_DIRECTIVES: Final = frozenset(
+    {"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"}
+)
+
+
+class Outlink(Struct, frozen=True, array_like=True, gc=False):
+    """``url`` is canonical, ``host`` its key. ``kind`` says where it stood: a tag, ``refresh``, ``header``, ``srcset``,
+    or for <link> a telling rel such as ``canonical``."""
+
+    url: str
+    host: str
+    kind: str
+    nofollow: bool = False
+
+
+class Outlinks(Struct, frozen=True, array_like=True):
+    """All that is wanted of a page. ``charset``: the encoding it was read in, by its WHATWG name; None if it was not.
+    ``robots``: directives of X-Robots-Tag and meta robots that are for us. ``refused``: references left out, by rule."""
+
+    links: list[Outlink]
+    base: str
+    charset: str | None
+    robots: list[str]
+    refused: dict[str, int]
+
+    @property
+    def nofollow(self) -> bool:
+        """The page asks that none of its links be followed; each of them says so too."""
+        return "nofollow" in self.robots
+
+    @property
+    def noindex(self) -> bool:
+        return "noindex" in self.robots
+
+
+class Packed(Struct, frozen=True, array_like=True):
+    """An Outlinks on its way: whoever reads it holds the links of one part at a time, not a hundred thousand."""
+
+    parts: list[bytes]
+    """Each a msgpack array of at most PART_LINKS Outlinks."""
+    robots: list[str]
+    refused: dict[str, int]
+
+
+class Options(Struct, frozen=True, array_like=True):
+    """``agent``: our product token, which robots directives may name. ``resources``: the images of pages, too."""
+
+    agent: str = ""
+    max_outlinks: int = 100_000
+    resources: bool = False
+    rules: Rules = Rules()
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_part: Final = msgspec.msgpack.Decoder(list[Outlink]).decode
+
+
+def outlinks(
+    body: bytes,
+    url: str,
+    mime: str | None,
+    charset: str | None,
+    headers: Iterable[Sequence[bytes]],
+    options: Options | Sequence[Any],
+) -> Outlinks:
+    """What a page links to. ``url`` is canonical; ``body`` is decoded and may be cut; ``charset`` is the header's;
+    ``headers`` are (name, value) as received. All but the answer may come as plain msgpack values."""
+    if not isinstance(options, Options):
+        options = msgspec.convert(options, Options)
+    named = [(name.lower(), text(value)) for name, value in headers if name.lower() in HEADERS]
+    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(value, options.agent)}
+    found = _Found(url, options, len(body))
+    for name, value in named:
+        if name == b"link":
+            for target, rel in link_header(value):
+                found.link(target, rel, "header")
+        elif name == b"refresh" and (onward := refresh(value)):
+            found.add(onward, "refresh")
+    read_as: str | None = None
+    base = url
+    if body and mime in MIMES:
+        read_as, base = _html(found, body, charset, robots)
+    return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
+
+
+def packed(*page: Any) -> Packed:
+    """As ``outlinks``."""
+    found = outlinks(*page)
+    parts = [encode(found.links[at : at + PART_LINKS]) for at in range(0, len(found.links), PART_LINKS)]
+    return Packed(parts, found.robots, found.refused)
+
+
+class _Found:
+    """What was found so far: URL → kind."""
+
+    def __init__(self, url: str, options: Options, body_bytes: int) -> None:
+        self.follow: dict[str, str] = {}
+        self.nofollow: dict[str, str] = {}
+        self.refused: dict[str, int] = {}
+        self.options = options
+        self.page = url
+        self.join = Base(url, options.rules).join
+        self.codec: str | None = None
+        self._left = REFERENCES_MAX
+        self._bytes_left = min(OUTLINKS_BYTES_MAX, max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * body_bytes))
+
+    def add(self, reference: str, kind: str, nofollow: bool = False) -> None:
+        """Take one reference, or count why not."""
+        if self._left <= 0:
+            return self.refuse("outlinks")
+        self._left -= 1
+        if self.codec is not None and not reference.isascii():
+            reference = reencoded(reference, self.codec)
+        try:
+            url = self.join(reference)
+        except FetchError as error:
+            return self.refuse(RULE_OF.get(error.reason, error.reason))
+        seen = self.nofollow if nofollow else self.follow
+        if url not in seen:
+            seen[url] = kind
+            self._bytes_left -= len(url)
+            if self._bytes_left < 0 or len(self.follow) + len(self.nofollow) >= self.options.max_outlinks:
+                self._left = 0
+        return None
+
+    def refuse(self, rule: str) -> None:
+        self.refused[rule] = self.refused.get(rule, 0) + 1
+
+    def links(self, nofollow: bool) -> list[Outlink]:
+        """Each URL once, and to be followed if one reference to it is; but not a page's links to itself."""
+        self.follow.pop(self.page, None)
+        self.nofollow.pop(self.page, None)
+        links = [Outlink(url, host_key(url), kind, nofollow) for url, kind in self.follow.items()]
+        links += [Outlink(url, host_key(url), kind, True) for url, kind in self.nofollow.items() if url not in self.follow]
+        return links
+
+    def resource(self, reference: str, kind: str) -> None:
+        if self.options.resources:
+            self.add(reference, kind)
+        else:
+            self.refuse("resource")
+
+    def link(self, reference: str, rel: str, kind: str = "link") -> None:
+        """A <link> or Link header, by its relations; hints name a host, not a page."""
+        rels = rel.lower().split()
+        if _HINTS.isdisjoint(rels):
+            told = next((word for word in rels if word in _TOLD), kind)
+            self.add(reference, told if kind == "link" else kind, "nofollow" in rels)
+
+
+def _html(found: _Found, body: bytes, charset: str | None, robots: set[str]) -> tuple[str, str]:
+    """Take a document's links, and its robots directives; its encoding and base URL."""
+    document = _parse(body, charset)
+    encoding = document.encoding or "UTF-8"
+    found.codec = query_codec(encoding)
+    base: str | None = None
+    refreshes = []
+    for element in document.iter_elements(_HEAD_TAGS):
+        if element.tag == "base":
+            base = element.attr("href") if base is None else base
+        elif content := element.attr("content"):
+            if (element.attr("http-equiv") or "").lower() == "refresh":
+                refreshes.append(refresh(content))
+            elif (name := (element.attr("name") or "").strip().lower()) and name in ("robots", found.options.agent.lower()):
+                robots.update(directives(content))
+    based = _base(found, base)
+    for target in refreshes:
+        if target:
+            found.add(target, "refresh")
+    for element in document.iter_elements(_LINK_TAGS):
+        tag = element.tag
+        if tag == "a" or tag == "area":
+            href = element.attr("href")
+            if href is None:
+                href = element.attr("xlink:href")  # in SVG
+            if href is not None:
+                rel = element.attr("rel")
+                found.add(href, tag, rel is not None and "nofollow" in rel.lower().split())
+        else:
+            _element(found, tag, element.attr)
+    return encoding, based
+
+
+def _element(found: _Found, tag: str, attr: Callable[[str], str | None]) -> None:
+    """Anything else that links."""
+    if tag == "link":
+        if href := attr("href"):
+            found.link(href, attr("rel") or "")
+        for url in srcset(attr("imagesrcset") or ""):
+            found.add(url, "srcset")
+    elif tag == "iframe" or tag == "frame":
+        if source := attr("src"):
+            found.add(source, tag)
+    else:
+        if tag == "img" and (source := attr("src")):
+            found.resource(source, tag)
+        for url in srcset(attr("srcset") or ""):
+            found.add(url, "srcset")
+
+
+def _base(found: _Found, href: str | None) -> str:
+    """Join to <base> from now on, if it has one that is a URL (HTML, document base URL)."""
+    if href is None:
+        return found.page
+    try:
+        base = found.join(href)
+    except FetchError as error:
+        if error.reason != "scheme" or href.strip().lower().startswith(("data:", "javascript:")):
+            return found.page
+        base = "about:blank"  # another scheme, where nothing relative is ours
+    found.join = Base(base, found.options.rules).join
+    return base
+
+
+def _parse(body: bytes, charset: str | None) -> turbohtml.Document:
+    """BOM, header, meta prescan, then the detector (HTML, determining the character encoding). Links inside a declarative
+    shadow root are links: left as a template, they are walked."""
+    try:
+        return turbohtml.parse(
+            body, encoding=charset, detect_encoding=True, positions=False, allow_declarative_shadow_roots=False
+        )
+    except LookupError:  # a label that no standard knows
+        return _parse(body, None)

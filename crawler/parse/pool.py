@@ -1,0 +1,291 @@
+"""Parsing at arm's length: hostile documents are read in processes that may crash, spin or swell.
+
+The law: one document in, one answer or one ``Fault`` out, whatever the document does; a document is blamed only if it
+fails alone in a fresh process. Bytes waiting are bounded, and a caller that is cancelled leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from crawler.config.sections import ParseConfig
+from crawler.core.errors import StorageError
+from crawler.parse.child import FAILED, function_of
+from crawler.parse.process import IN_HAND_LOW, Fault, Job, ParserProcess, frame_of, reap, start
+
+WAITING_BYTES_MAX: Final = 16 << 20
+MEMORY_BYTES: Final = 64 << 20
+"""What one document may make a process map beyond its own 20 MiB."""
+PROCESS_BYTES: Final = 40 << 20
+"""A process at work, for sizing the pool."""
+STARTS_MAX: Final = 5
+"""A process that does not even start this many times in a row never will."""
+START_AGAIN_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+class Stats(NamedTuple):
+    processes: int
+    busy: int
+    documents_waiting: int
+    """Not yet answered: in the queue or in a process's hands."""
+    bytes_waiting: int
+    callers_waiting: int
+    """For room in the queue."""
+    documents: int
+    """Answered since the start, faults included."""
+    crashed: int
+    timed_out: int
+    restarts: int
+
+
+def pool_size(parsers: int | None, *, cores: int, memory_limit_bytes: int) -> int:
+    """How many processes: as set, or one core less than there are, within a quarter of the memory limit; at least one."""
+    if parsers is not None:
+        return parsers
+    return max(1, min(cores - 1, memory_limit_bytes // 4 // PROCESS_BYTES))
+
+
+class Parser:
+    """See ``open_parser``."""
+
+    def __init__(self, config: ParseConfig, *, parsers: int, preload: str, memory_bytes: int, waiting_bytes_max: int) -> None:
+        self._deadline_s = config.parse_timeout
+        self._memory_bytes = memory_bytes
+        self._preload = preload
+        self._waiting_bytes_max = waiting_bytes_max
+        self._in_loop = not parsers
+        self._queue: deque[Job] = deque()
+        self._processes: list[ParserProcess] = []
+        self._turns: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting = self._waiting_bytes = 0
+        self._documents = self._crashed = self._timed_out = self._restarts = 0
+        self._functions: dict[str, Any] = {}
+        if self._in_loop:
+            for path in preload.split():  # later there may be no descriptor left to import with
+                function_of(path, self._functions)
+        self._trouble: OSError | None = None
+        self.broken = ""
+        """Why no process will ever run: a fault of the installation."""
+
+    def __repr__(self) -> str:
+        return f"<Parser {len(self._processes)} processes, {self._waiting} documents, {self._waiting_bytes} bytes>"
+
+    async def call(self, function: str, *arguments: Any, result: type[T]) -> T | Fault:
+        """What ``module:name`` returns for these arguments; both ways as msgpack (msgspec). StorageError if this machine
+        cannot start a process. The function must be pure: it may run twice."""
+        answer: T | Fault
+        if self._in_loop:
+            answer = self._here(function, arguments)
+        else:
+            frame = frame_of(function, arguments)
+            await self._enter(len(frame))
+            try:
+                answer = await self._there(frame, result)
+            finally:
+                self._leave(len(frame))
+        self._documents += 1
+        if isinstance(answer, Fault):
+            self._crashed += answer.reason == "parse_crashed"
+            self._timed_out += answer.reason == "parse_timeout"
+        return answer
+
+    def restart(self) -> None:
+        """Replace every process, to give its memory back. What they are at is done again."""
+        for process in self._processes:
+            process.replace()
+
+    def pids(self) -> list[int]:
+        return [process.popen.pid for process in self._processes]
+
+    def stats(self) -> Stats:
+        busy = sum(bool(process.in_hand) for process in self._processes)
+        counts = (self._documents, self._crashed, self._timed_out, self._restarts)
+        return Stats(len(self._processes), busy, self._waiting, self._waiting_bytes, len(self._turns), *counts)
+
+    def _here(self, function: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return function_of(function, self._functions)(*arguments)
+        except (OSError, MemoryError) as error:  # a pure function meets neither but by our own fault
+            raise StorageError(f"parsing: {error}", errno=getattr(error, "errno", None) or errno.ENOMEM) from error
+        except Exception as error:
+            return Fault("parse_crashed", f"{type(error).__name__}: {error}")
+
+    async def _there(self, frame: bytearray, result: type[T]) -> T | Fault:
+        if (error := self._error()) is not None:
+            raise error
+        job = Job(frame, asyncio.get_running_loop().create_future())
+        self._queue.append(job)
+        self._deal()
+        answer = await job.answer
+        if isinstance(answer, Fault):
+            return answer
+        status, payload = answer
+        if status == FAILED:
+            return Fault("parse_crashed", payload.decode(errors="replace"))
+        try:
+            return msgspec.msgpack.decode(payload, type=result)
+        except msgspec.DecodeError as error:  # a document may have taken its process over
+            return Fault("parse_crashed", str(error))
+
+    # -- the door: bounded in bytes, first come first served -------------------------------------------------------
+
+    async def _enter(self, size: int) -> None:
+        if not self._turns and self._fits(size):
+            self._waiting += 1
+            self._waiting_bytes += size
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._let_in()  # it may have stood before smaller ones
+            else:
+                self._leave(size)
+            raise
+
+    def _fits(self, size: int) -> bool:
+        return not self._waiting or self._waiting_bytes + size <= self._waiting_bytes_max
+
+    def _leave(self, size: int) -> None:
+        self._waiting -= 1
+        self._waiting_bytes -= size
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._turns:
+            size, turn = self._turns[0]
+            if not turn.cancelled():
+                if not self._fits(size):
+                    return
+                self._waiting += 1
+                self._waiting_bytes += size
+                turn.set_result(None)
+            self._turns.popleft()
+
+    # -- the processes ---------------------------------------------------------------------------------------------
+
+    def _deal(self) -> None:
+        """A document has come: it goes to the process with the fewest in hand, or waits until one asks."""
+        process = min(self._processes, key=lambda process: (not process.open, len(process.in_hand)), default=None)
+        if process is not None and len(process.in_hand) <= IN_HAND_LOW:
+            process.fill(self._queue)
+
+    async def keep(self) -> None:
+        """Keep one process alive. Ends only by cancellation, or when processes cannot run here at all."""
+        try:
+            await self._keep()
+        except Exception as error:
+            self.broken = repr(error)
+            raise
+        finally:
+            self._fail()
+
+    async def _keep(self) -> None:
+        blamed: Job | None = None
+        starts = 0
+        while starts < STARTS_MAX:
+            try:
+                process = await self._start(blamed)
+            except OSError as error:
+                self._trouble = error
+                if blamed is not None:
+                    self._queue.appendleft(blamed)
+                    blamed = None
+                self._fail()
+                await asyncio.sleep(START_AGAIN_S)
+                continue
+            self._trouble = None
+            self._processes.append(process)
+            try:
+                await process.ended
+            finally:
+                self._processes.remove(process)
+                process.kill()
+                await reap(process.popen)
+            starts = 0 if process.ready else starts + 1
+            if process.broken:
+                break
+            self._restarts += 1
+            if process.ready:
+                blamed = self._blame(process)
+            else:
+                await asyncio.sleep(START_AGAIN_S)
+        self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
+        if blamed is not None:
+            self._queue.appendleft(blamed)
+
+    async def _start(self, alone: Job | None) -> ParserProcess:
+        return await start(
+            self._preload,
+            memory_bytes=self._memory_bytes,
+            deadline_s=self._deadline_s,
+            hungry=lambda process: process.fill(self._queue),
+            alone=alone,
+        )
+
+    def _blame(self, process: ParserProcess) -> Job | None:
+        """What becomes of the documents of a process that has ended; the one to try again alone, if any."""
+        jobs = list(process.in_hand)
+        culprit = jobs.pop(0) if jobs and not process.replaced else None
+        self._queue.extendleft(reversed(jobs))
+        self._deal()
+        if culprit is None or culprit.answer.done():
+            return None
+        if not culprit.tried:
+            culprit.tried = True
+            return culprit
+        culprit.answer.set_result(Fault("parse_timeout") if process.overran else Fault("parse_crashed", "the process died"))
+        return None
+
+    def _fail(self) -> None:
+        """Tell those who wait, if there is no process and will be none soon."""
+        while self._queue and (error := self._error()) is not None:
+            job = self._queue.popleft()
+            if not job.answer.done():
+                job.answer.set_exception(error)
+
+    def _error(self) -> Exception | None:
+        if self.broken:
+            return RuntimeError(self.broken)
+        if self._trouble is not None and not self._processes:
+            return StorageError(f"no parser process can be started: {self._trouble}", errno=self._trouble.errno or 0)
+        return None
+
+
+@asynccontextmanager
+async def open_parser(
+    config: ParseConfig,
+    *,
+    parsers: int,
+    preload: str = "",
+    memory_bytes: int = MEMORY_BYTES,
+    waiting_bytes_max: int = WAITING_BYTES_MAX,
+) -> AsyncIterator[Parser]:
+    """A pool of ``parsers`` processes (see ``pool_size``); none: everything is parsed in the loop, without protection.
+
+    ``preload``: functions as ``module:name``, separated by blanks, imported before a process counts as ready. The
+    processes have ended when the context is left."""
+    parser = Parser(config, parsers=parsers, preload=preload, memory_bytes=memory_bytes, waiting_bytes_max=waiting_bytes_max)
+    keepers = [asyncio.create_task(parser.keep(), name=f"parser {n}") for n in range(parsers)]
+    try:
+        yield parser
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        for end in await asyncio.gather(*keepers, return_exceptions=True):
+            if isinstance(end, Exception):
+                raise end
+
+
+__all__ = ["Fault", "Parser", "Stats", "open_parser", "pool_size"]

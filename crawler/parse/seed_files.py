@@ -1,0 +1,122 @@
+"""The bytes of a URL list: opened, told by its first bytes, decompressed piece by piece.
+
+The law: no list takes more memory than one block and its decoder's window, and whatever keeps a list from being read is
+said in one sentence that names it.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+from isal import igzip, isal_zlib
+
+from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+STDIN: Final = "-"
+BLOCK_BYTES: Final = 64 << 10
+_ZSTD_WINDOW_LOG_MAX: Final = 23  # 8 MiB, what levels up to 19 ask for; --ultra and --long want more of the reader
+
+_HEAD_BYTES: Final = 6
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_FOREIGN: Final = {
+    b"BZh": "it is compressed with bzip2; gzip and zstd are read",
+    b"\xfd7zXZ\0": "it is compressed with xz; gzip and zstd are read",
+    b"PK\3\4": "it is a zip archive; unpack it first",
+    b"\xff\xfe": "it is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "it is UTF-16; save it as UTF-8",
+}
+_ERRORS: Final = (OSError, EOFError, ValueError, cast(type[Exception], isal_zlib.error), zstd.ZstdError)
+
+
+def blocks(source: str, line: Callable[[], int], stdin: BinaryIO | None = None) -> Iterator[bytes]:
+    """The decompressed bytes of a list, at most ``BLOCK_BYTES`` at a time, and what is there rather than wait for more.
+
+    ``line`` tells how many lines were read, for the message. ConfigError: it cannot be read, or not to its end.
+    StorageError: this machine is short of something."""
+    with ExitStack() as stack:
+        try:
+            read = _decompressed(source, _open(source, stdin, stack), stack)
+            while block := read(BLOCK_BYTES):
+                yield block
+        except _ERRORS as error:
+            raise _unreadable(source, line(), error) from error
+
+
+def _decompressed(source: str, read: Callable[[int], bytes], stack: ExitStack) -> Callable[[int], bytes]:
+    head = b""
+    while len(head) < _HEAD_BYTES and (more := read(_HEAD_BYTES - len(head))):
+        head += more
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            raise ConfigError(f"list {source}: {what}")
+    headed = _Headed(head, read)
+    if head.startswith(_GZIP):
+        return stack.enter_context(igzip.IGzipFile(fileobj=headed, mode="rb")).read1  # type: ignore[no-untyped-call]
+    if head.startswith(_ZSTD):
+        options = {int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG_MAX}
+        return stack.enter_context(zstd.ZstdFile(headed, options=options)).read1
+    return cast(Callable[[int], bytes], headed.read)
+
+
+def _unreadable(source: str, line: int, error: Exception) -> ConfigError | StorageError:
+    """The error to raise for what reading raised, met behind ``line`` lines."""
+    what = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
+        return StorageError(f"list {source}: {what}", errno=error.errno)
+    if not line:
+        return ConfigError(f"list {source}: {what}")
+    return ConfigError(f"list {source}: {what}, after line {line}. Repair it or make it anew; the same command goes on there.")
+
+
+def check(sources: Sequence[str]) -> list[str]:
+    """One sentence for each list that cannot be opened. Reads nothing; standard input is not looked at."""
+    faults = []
+    for source in dict.fromkeys(sources):
+        try:
+            if source != STDIN and not (path := Path(source)).is_fifo():  # opening a pipe waits for its writer
+                path.open("rb", buffering=0).close()
+        except _ERRORS as error:
+            faults.append(str(_unreadable(source, 0, error)))
+    return faults
+
+
+def _open(source: str, stdin: BinaryIO | None, stack: ExitStack) -> Callable[[int], bytes]:
+    if source != STDIN:
+        return stack.enter_context(Path(source).open("rb")).read1
+    if stdin is None:
+        if sys.stdin is None:
+            raise ConfigError("list -: there is no standard input")
+        stdin = sys.stdin.buffer
+    return cast(Callable[[int], bytes], getattr(stdin, "read1", stdin.read))
+
+
+class _Headed(io.RawIOBase):
+    """A file of which the first bytes were already read."""
+
+    def __init__(self, head: bytes, read: Callable[[int], bytes]) -> None:
+        self._head, self._rest = head, read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        room = memoryview(buffer).cast("B")
+        data = self._head or self._rest(len(room))
+        taken = data[: len(room)]
+        self._head = data[len(taken) :]
+        room[: len(taken)] = taken
+        return len(taken)

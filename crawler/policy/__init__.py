@@ -1,0 +1,1 @@
+"""Pure decisions: what may be crawled, when, and how a visit ended."""

@@ -1,0 +1,239 @@
+"""What a site's robots.txt says to us (RFC 9309): read once, kept small, asked for every URL.
+
+The law: a rule that cannot be evaluated within the bounds denies. Only the group that speaks to us is kept; Protego matches
+its patterns. Nothing here fetches: redirects, retries and back-off are the crawl's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from crawler.policy.robotsmatch import Matcher, denying, is_little
+
+BODY_BYTES_MAX: Final = 500 << 10
+"""RFC 9309 2.5: at least this much must be parsed; no more is."""
+LINE_BYTES_MAX: Final = 16_663
+"""A longer line is cut here, as Google's parser does: eight times the longest URL, so that no URL can tell."""
+SITEMAPS_MAX: Final = 500
+SITEMAP_BYTES_MAX: Final = 2_083
+CRAWL_DELAY_SECONDS_MAX: Final = 86_400.0
+TTL_SECONDS_MAX: Final = 86_400.0
+"""RFC 9309 2.4: not used for longer than a day."""
+TTL_SECONDS_MIN: Final = 600.0
+"""``Cache-Control: max-age`` may shorten the day, not to a fetch before every page."""
+TTL_SECONDS_UNAVAILABLE: Final = 3_600.0
+_RECORD_BYTES_MAX: Final = 4 << 20
+_VERSION: Final = b"\x01"
+
+_LINE = re.compile(
+    rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])[ \t]*+"
+    rb"(user[- ]?agent|disallow|dissallow|dissalow|disalow|diasllow|disallaw|allow|crawl[- ]delay|site-?maps?)"
+    rb"(?:[ \t]*+:|[ \t])[ \t]*+([^\r\n#]*+)",
+    re.IGNORECASE,
+)
+"""A line that means something to us. Whatever else stands in the file is skipped without a Python object for it.
+Misspellings and a missing colon are understood, as Google's parser and Protego do."""
+_TOKEN = re.compile(rb"[A-Za-z0-9_-]+")
+"""RFC 9309 2.2.1 knows no digits in a product token, robots do (MJ12bot)."""
+_UNSAFE = re.compile(rb"[^\x21-\x7e]")
+_MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+
+
+class Record(Struct, frozen=True, array_like=True, gc=False):
+    """What is kept of a robots.txt. ``lines``: one rule each, ``A`` or ``D`` and the pattern, ASCII."""
+
+    status: int
+    """The final HTTP status; 0 if there was no answer."""
+    fetched_at: float
+    """Wall time, seconds."""
+    ttl: float
+    name: str
+    """The product token, lower case, that the rules were chosen for."""
+    lines: str = ""
+    crawl_delay: float | None = None
+    sitemaps: tuple[str, ...] = ()
+    failure: tuple[str, str] | None = None
+    """(outcome, reason) of a fetch that got no answer: what waits for these rules ends the same way."""
+
+
+class Rules:
+    """The rules of one origin. The matcher is built when first asked; ``memory_bytes`` counts it from the start."""
+
+    __slots__ = ("_matcher", "memory_bytes", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.memory_bytes = _estimate(record)
+        self._matcher: Matcher | None = None
+
+    @property
+    def unavailable(self) -> bool:
+        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no answer; 429 as well): nothing may be visited."""
+        return _unavailable(self.record.status)
+
+    @property
+    def sitemaps(self) -> tuple[str, ...]:
+        """As written there; for all robots."""
+        return self.record.sitemaps
+
+    def delay(self, cap: float) -> float:
+        """Crawl-delay in seconds, at most ``cap``; 0 if none is asked for."""
+        return min(self.record.crawl_delay or 0.0, cap)
+
+    def fresh(self, wall: float, name: str) -> bool:
+        """Whether they may still be used at this time, by this robot."""
+        return abs(wall - self.record.fetched_at) < self.record.ttl and self.record.name == name.lower()
+
+    def allows(self, url: str) -> bool:
+        """May this canonical URL be visited? The longest pattern decides, Allow wins a tie (RFC 9309 2.2.2)."""
+        if self.unavailable:
+            return False
+        if not self.record.lines:
+            return True
+        if self._matcher is None:
+            self._matcher = Matcher(self.record.lines)
+        return self._matcher.allows(url)
+
+    def denied_by(self, url: str) -> str | None:
+        """The line that forbids ``url``, None if it is allowed. For people: it costs far more than ``allows``."""
+        if self.allows(url):
+            return None
+        if self.unavailable:
+            return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no answer"
+        return denying(self.record.lines, url)
+
+    def to_bytes(self) -> bytes:
+        return _VERSION + zlib.compress(msgspec.msgpack.encode(self.record))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Rules | None:
+        """None if it is not one of ours: then robots.txt is fetched again."""
+        if data[:1] != _VERSION:
+            return None
+        try:
+            packed = zlib.decompressobj().decompress(data[1:], _RECORD_BYTES_MAX)
+            return cls(msgspec.msgpack.decode(packed, type=Record))
+        except (zlib.error, msgspec.DecodeError):
+            return None
+
+
+def read(
+    status: int,
+    body: bytes,
+    *,
+    name: str,
+    wall: float,
+    cache_control: str | None = None,
+    failure: tuple[str, str] | None = None,
+    cut: bool = False,
+) -> Rules:
+    """Rules from the answer at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
+
+    2xx: the rules. 3xx (no way to follow further) and 4xx: everything is allowed. 429, 5xx and no answer: nothing is.
+    ``body`` is decoded content, of which the first 500 KiB count; ``cut``: more came than was kept.
+    """
+    name = name.lower()
+    if _unavailable(status):
+        return Rules(Record(status, wall, TTL_SECONDS_UNAVAILABLE, name, failure=failure))
+    ttl = _ttl(cache_control)
+    if status >= 300:
+        return Rules(Record(status, wall, ttl, name))
+    if cut or len(body) >= BODY_BYTES_MAX:
+        # A line cut in the middle would say more than its author: "Disallow: /" of "Disallow: /private".
+        body = body[: BODY_BYTES_MAX + 1]
+        body = body[: max(body.rfind(b"\n"), body.rfind(b"\r"), 0)]
+    groups = _Groups(name.encode())
+    for line in _LINE.finditer(body):
+        groups.add(line[1].lower().replace(b" ", b"-"), body[line.start(2) : min(line.end(2), line.start(1) + LINE_BYTES_MAX)])
+    lines, delay = groups.chosen()
+    return Rules(Record(status, wall, ttl, name, lines, delay, tuple(groups.sitemaps)))
+
+
+def _unavailable(status: int) -> bool:
+    return status < 200 or status == 429 or status >= 500
+
+
+def _ttl(cache_control: str | None) -> float:
+    if cache_control and (found := _MAX_AGE.search(cache_control)):
+        return min(max(float(found[1]), TTL_SECONDS_MIN), TTL_SECONDS_MAX)
+    return TTL_SECONDS_MAX
+
+
+class _Group:
+    __slots__ = ("delay", "rules")
+
+    def __init__(self) -> None:
+        self.rules: dict[str, None] = {}
+        self.delay: float | None = None
+
+
+class _Groups:
+    """Collects the group of one product token and the group of all robots; several of a kind are one (RFC 9309 2.2.1)."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+        self._ours, self._anyones = _Group(), _Group()
+        self._named = False
+        self._open: list[_Group] = []
+        self._heading = False
+        self.sitemaps: dict[str, None] = {}
+
+    def add(self, key: bytes, value: bytes) -> None:
+        value = value.strip()
+        if key.startswith(b"user"):
+            self._agent(value)
+        elif key.startswith(b"site"):
+            if len(self.sitemaps) < SITEMAPS_MAX and 0 < len(value) <= SITEMAP_BYTES_MAX:
+                self.sitemaps[value.decode(errors="replace")] = None
+        else:
+            self._heading = False
+            if key.startswith(b"crawl"):
+                self._delay(value)
+            elif value.startswith((b"/", b"*")):
+                sign = "A" if key == b"allow" else "D"
+                rule = sign + _UNSAFE.sub(lambda byte: b"%%%02X" % byte[0][0], value).decode("ascii")
+                for group in self._open:
+                    group.rules[rule] = None
+
+    def _agent(self, value: bytes) -> None:
+        if not self._heading:
+            self._open = []
+        self._heading = True
+        token = _TOKEN.match(value)
+        if value == b"*" or value[:2].strip() == b"*":
+            self._opens(self._anyones)
+        elif token and token[0].lower() == self._name:
+            self._named = True
+            self._opens(self._ours)
+
+    def _opens(self, group: _Group) -> None:
+        if group not in self._open:
+            self._open.append(group)
+
+    def _delay(self, value: bytes) -> None:
+        try:
+            seconds = float(value)
+        except ValueError:
+            return
+        if math.isfinite(seconds) and seconds >= 0:
+            for group in self._open:
+                group.delay = min(max(seconds, group.delay or 0.0), CRAWL_DELAY_SECONDS_MAX)
+
+    def chosen(self) -> tuple[str, float | None]:
+        group = self._ours if self._named else self._anyones
+        return "\n".join(group.rules), group.delay
+
+
+def _estimate(record: Record) -> int:
+    """Bytes of a Rules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
+    rules = record.lines.count("\n") + 1 if record.lines else 0
+    text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
+    if is_little(record.lines):
+        return 1_000 + text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
+    return 1_000 + text + 75 * rules + len(record.lines)

@@ -1,0 +1,203 @@
+"""Which links belong to this crawl: by place, depth, expression and shape. Pure.
+
+The law: a link is admitted, or refused by exactly one rule that has a name and is counted under it. What a person named is
+never refused here. Places are taken from the link's anchor, the seed it descends from; a seed's redirect is its own anchor,
+as http://example.org so often means https://www.example.org, unless redirects are to stay in scope.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Final, Protocol
+
+from publicsuffixlist import PublicSuffixList
+
+from crawler.core.model import Link
+from crawler.core.urls import host_key
+
+if TYPE_CHECKING:
+    from crawler.config.sections import ScopeConfig
+
+RULES: Final = (
+    "depth",
+    "host",
+    "domain",
+    "prefix",
+    "include",
+    "exclude",
+    "url_length",
+    "path_depth",
+    "repeated_segments",
+    "nofollow",
+    # a page's references that name nothing to fetch, only what it is made of, or are too many: see crawler.parse.html
+    "resource",
+    "syntax",
+    "scheme",
+    "encoding",
+    "outlinks",
+    # pages and sitemaps that could not be read to their end
+    "parse_crashed",
+    "parse_timeout",
+    "sitemap_fault",
+    # these need the store's memory
+    "host_budget",
+    "query_explosion",
+)
+"""Every rule that leaves links out, for metrics and for ``why``."""
+
+_NAMED: Final = frozenset({"seed", "robots", "recrawl", "expand"})
+_PLACES_MAX: Final = 1024
+_DOMAINS_MAX: Final = 4096
+
+
+class Found(Protocol):
+    """An outlink as a page gives it (``crawler.parse.html.Outlink``)."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def nofollow(self) -> bool: ...
+
+
+class Scope:
+    """The rules of one crawl. ``obey``: honour rel=nofollow and its kin (off where robots.txt is not obeyed either)."""
+
+    def __init__(self, config: ScopeConfig, *, obey: bool = True) -> None:
+        self._config = config
+        self._obey = obey
+        self._outside: Callable[[str, str, str], bool] | None = {"host": _other_host, "domain": _other_domain}.get(config.scope)
+        if config.scope == "prefix":
+            self._outside = _other_prefix
+        self._include = [re.compile(pattern).search for pattern in config.include]
+        self._exclude = [re.compile(pattern).search for pattern in config.exclude]
+        shapes = [depth for depth in (config.max_path_depth, config.max_repeated_segments) if depth > 0]
+        self._plain = 0 if self._include or self._exclude else min(shapes, default=config.max_url) + 2
+        """A URL with no more slashes than this can offend no rule of shape or expression; 0: none is so plain."""
+
+    def follows(self, page: Link) -> bool:
+        """Whether a page at this depth may have outlinks at all; if not, it need not be parsed."""
+        return self._config.depth < 0 or page.depth < self._config.depth
+
+    def refuses(self, link: Link) -> str | None:
+        """The rule that refuses a link, None if it is admitted."""
+        kind, url = link.kind, link.url
+        if kind in _NAMED:
+            return None
+        if len(url) > self._config.max_url:
+            return "url_length"
+        if kind == "sitemap":
+            return self._refuses_sitemap(link)
+        if kind == "redirect":
+            if link.anchor is None:
+                return "exclude" if self._excluded(url) else None
+        elif link.depth > self._config.depth >= 0:
+            return "depth"
+        return self._refuses(url, link.host, link.anchor or url)
+
+    def outlinks(self, page: Link, found: Iterable[Found]) -> tuple[tuple[Link, ...], dict[str, int]]:
+        """What was found on a page as links of this crawl, and how many were refused, by rule."""
+        config, links, refused = self._config, [], Counter[str]()
+        depth, via, tag, anchor = page.depth + 1, page.url, page.tag, page.anchor or page.url
+        too_deep = 0 <= config.depth < depth
+        max_url, obey, outside = config.max_url, self._obey, self._outside
+        for one in found:
+            url, host = one.url, one.host
+            if one.nofollow and obey:
+                rule: str | None = "nofollow"
+            elif len(url) > max_url:
+                rule = "url_length"
+            elif too_deep:
+                rule = "depth"
+            elif self._plain and url.count("/") <= self._plain and (outside is None or not outside(url, host, anchor)):
+                rule = None
+            else:
+                rule = self._refuses(url, host, anchor)
+            if rule is None:
+                links.append(Link(url, host, "link", depth, via=via, tag=tag, anchor=anchor))
+            else:
+                refused[rule] += 1
+        return tuple(links), dict(refused)
+
+    def _refuses(self, url: str, host: str, anchor: str) -> str | None:
+        """What place, shape and expressions say."""
+        config = self._config
+        if self._outside is not None and self._outside(url, host, anchor):
+            return config.scope
+        path = url.partition("?")[0]
+        depth = path.count("/") - 2 - path.endswith("/")
+        if depth > config.max_path_depth > 0:
+            return "path_depth"
+        if depth > config.max_repeated_segments > 0 and _repeats(path) > config.max_repeated_segments:
+            return "repeated_segments"
+        if self._exclude and self._excluded(url):
+            return "exclude"
+        if self._include and not any(search(url) for search in self._include):
+            return "include"
+        return None
+
+    def _refuses_sitemap(self, link: Link) -> str | None:
+        """It is read for the pages it names: it may stand wherever a robots.txt says, and beside the one that names it."""
+        if self._excluded(link.url):
+            return "exclude"
+        if self._outside is None or not link.hops or (link.via and link.host == host_key(link.via)):
+            return None
+        outside = _other_host if self._config.scope == "prefix" else self._outside
+        return self._config.scope if outside(link.url, link.host, link.anchor or link.url) else None
+
+    def _excluded(self, url: str) -> bool:
+        return any(search(url) for search in self._exclude)
+
+
+@lru_cache(maxsize=_DOMAINS_MAX)
+def domain_of(host: str) -> str:
+    """The registrable domain of a host key: ``shop.example.co.uk:8443`` → ``example.co.uk``.
+
+    Private suffixes count: a page of one author on github.io does not speak for all of github.io. A host without such a
+    domain (an address, a bare name, a suffix itself) is its own."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if name.startswith("[") or name.rpartition(".")[2].isdigit():
+        return name
+    return _suffixes().privatesuffix(name) or name
+
+
+def _other_host(url: str, host: str, anchor: str) -> bool:
+    return host != _place(anchor)[0]
+
+
+def _other_domain(url: str, host: str, anchor: str) -> bool:
+    home = _place(anchor)[0]
+    if host == home:
+        return False
+    domain = domain_of(home)
+    # most links elsewhere end in something else: the list of suffixes is only asked about those that do not
+    return domain not in host or domain_of(host) != domain
+
+
+def _other_prefix(url: str, host: str, anchor: str) -> bool:
+    home, folder = _place(anchor)
+    return host != home or not url.startswith(folder, url.index("/", 8))
+
+
+@lru_cache(maxsize=_PLACES_MAX)
+def _place(anchor: str) -> tuple[str, str]:
+    """Host key and folder of an anchor; http and https are one place."""
+    path = anchor.partition("?")[0]
+    return host_key(anchor), path[path.index("/", 8) : path.rindex("/") + 1]
+
+
+def _repeats(path: str) -> int:
+    """How often the most frequent segment of a URL's path stands in it."""
+    segments = path.split("/")[3:]
+    if segments[-1] == "":
+        segments.pop()
+    return max(Counter(segments).values(), default=0)
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList()

@@ -1,0 +1,204 @@
+"""The memory limit divided into named accounts, and admission to those that fill and empty with every visit.
+
+The law: nothing that may wait holds what a waiter ahead of it needs. Accounts are taken in the order of VISIT_ACCOUNTS and
+none is waited for while a later one is held; ``outcome`` is emptied by the commit alone, which waits for no account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import chain
+from types import TracebackType
+from typing import Final, NamedTuple
+
+from crawler.core.model import Done
+from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, PARSE_COPIES, VISIT_ACCOUNTS, Plan
+
+LATER: Final = {name: VISIT_ACCOUNTS[at:] for at, name in enumerate(VISIT_ACCOUNTS)}
+"""What may not be held when an account is taken: itself, and those behind it."""
+LINK_BYTES: Final = 700
+"""A link of an outcome, without the text of its URL."""
+OUTCOME_BYTES: Final = 2048
+
+
+class Use(NamedTuple):
+    """An account at this moment: bytes it may use, bytes it uses, and how often somebody has had to wait for it."""
+
+    budget: int
+    used: int
+    waits: int
+
+
+class Reservation:
+    """Bytes taken from an account, given back by ``release`` or at the end of a ``with``; twice does no harm."""
+
+    __slots__ = ("_account", "bytes")
+
+    def __init__(self, account: Account, size: int) -> None:
+        self._account = account
+        self.bytes = size
+
+    def shrink(self, size: int) -> None:
+        """Keep only so much, now that it is known."""
+        if (freed := self.bytes - size) > 0:
+            self.bytes = size
+            self._account.give(freed)
+
+    def release(self) -> None:
+        self.shrink(0)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+class Account:
+    """``bytes_max`` to reserve from, first come first served."""
+
+    def __init__(self, name: str, bytes_max: int) -> None:
+        self.name = name
+        self.bytes_max = bytes_max
+        self.used = 0
+        self.waits = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.used} of {self.bytes_max} bytes, {len(self._waiting)} waiting>"
+
+    def take_now(self, size: int) -> Reservation | None:
+        """As ``take``, if nobody must wait."""
+        size = min(size, self.bytes_max)
+        if self._waiting or self.used + size > self.bytes_max:
+            return None
+        self.used += size
+        return Reservation(self, size)
+
+    async def take(self, size: int) -> Reservation:
+        """Wait until there is room. One reservation larger than the account counts, and waits, as the whole account."""
+        if (reservation := self.take_now(size)) is not None:
+            return reservation
+        size = min(size, self.bytes_max)
+        self.waits += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self.give(0)  # smaller ones may have stood behind it
+            else:
+                self.give(size)
+            raise
+        return Reservation(self, size)
+
+    def give(self, size: int) -> None:
+        self.used -= size
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.cancelled():
+                if self.used + wanted > self.bytes_max:
+                    return
+                self.used += wanted
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
+class Visit:
+    """What one visit holds. See ``Budget.visit``."""
+
+    __slots__ = ("_accounts", "_held")
+
+    def __init__(self, accounts: Mapping[str, Account]) -> None:
+        self._accounts = accounts
+        self._held: dict[str, Reservation] = {}
+
+    async def __aenter__(self) -> Visit:
+        try:
+            await self.take("connection", CONNECTION_BYTES)
+            await self.take("body", BODY_BYTES)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    async def take(self, name: str, size: int) -> Reservation:
+        held = self._held
+        for other in LATER[name]:
+            assert other not in held or not held[other].bytes, f"{name} after {other}"
+        account = self._accounts[name]
+        held[name] = reservation = account.take_now(size) or await account.take(size)
+        return reservation
+
+    def received(self, memory_bytes: int) -> None:
+        """The answer is here: its connection is free, and its body holds ``memory_bytes`` (the rest is on disk)."""
+        self._held["connection"].release()
+        self._held["body"].shrink(memory_bytes)
+
+    async def parse(self, input_bytes: int) -> Reservation:
+        """To be released when the document is parsed (``with await visit.parse(n):``); ``input_bytes`` decoded."""
+        return await self.take("parse", PARSE_COPIES * input_bytes)
+
+    async def outcome(self, size: int) -> Reservation:
+        """For an outcome and what it holds in memory: body, headers, outlinks. It outlives the visit; the commit releases it."""
+        reservation = await self.take("outcome", size)
+        del self._held["outcome"]
+        return reservation
+
+    def release(self) -> None:
+        for reservation in self._held.values():
+            if reservation.bytes:
+                reservation.release()
+        self._held.clear()
+
+
+class Budget:
+    """The accounts of one crawl. Those that are fixed are bounded by the parts themselves; ``measure`` says by what to
+    read how much of one is used."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._accounts = {name: Account(name, plan.accounts[name]) for name in VISIT_ACCOUNTS}
+        self._measures: dict[str, Callable[[], int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Budget {', '.join(f'{a.name} {a.used}/{a.bytes_max}' for a in self._accounts.values())}>"
+
+    def account(self, name: str) -> Account:
+        """One of VISIT_ACCOUNTS."""
+        return self._accounts[name]
+
+    def measure(self, name: str, used: Callable[[], int]) -> None:
+        assert name in self.plan.accounts, name
+        self._measures[name] = used
+
+    def visit(self) -> Visit:
+        """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
+        the end is released. It does not wait while fewer than ``plan.visits_max`` are out."""
+        return Visit(self._accounts)
+
+    def uses(self) -> dict[str, Use]:
+        """Every account by name, for the gauges."""
+        found = {}
+        for name, size in self.plan.accounts.items():
+            account = self._accounts.get(name)
+            used = account.used if account else self._measures[name]() if name in self._measures else 0
+            found[name] = Use(size, used, account.waits if account else 0)
+        return found
+
+
+def weight(done: Done) -> int:
+    """About what an outcome holds in memory until it is committed, bytes."""
+    page = done.page
+    headers = sum(map(len, chain.from_iterable(page.headers)))
+    links = LINK_BYTES * len(done.outlinks) + sum(len(link.url) for link in done.outlinks)
+    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + links
+
+
+__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "weight"]

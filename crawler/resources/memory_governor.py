@@ -1,0 +1,118 @@
+"""The budget at work: what every visit reserves, and what is done as memory nears its limit.
+
+The law: a visit begins with its worst case reserved; what the watch decides is carried out here and nowhere else; a visit
+that is given up for memory's sake is no attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from crawler.core.errors import StorageError
+from crawler.frontier.pump import Frontier
+from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_pressure import EVERY_S, TRIM_EVERY_S, Decision, Meter, Reading, Watch, give_back, trim
+
+ENDED: Final = "memory: the limit cannot be held; give more with --memory-limit, or fewer --workers"
+
+T = TypeVar("T")
+
+
+class Memory:
+    """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        frontier: Frontier,
+        *,
+        children: Callable[[], Iterable[int]],
+        empty: Iterable[Callable[[], None]],
+        restart_parsers: Callable[[], None],
+        clock: Callable[[], float],
+        log: Callable[[str], None],
+    ) -> None:
+        self.budget = budget
+        self.watch = Watch(budget.plan.visits_max)
+        self.reading = Reading(0, budget.plan.limit)
+        self._frontier = frontier
+        self._meter = Meter(budget.plan.limit, children)
+        self._empty = tuple(empty)
+        self._restart_parsers = restart_parsers
+        self._clock = clock
+        self._log = log
+        self._visits: dict[asyncio.Task[None], float] = {}  # worker → when its visit began
+        self._given_up: set[asyncio.Task[None]] = set()
+        self._base = 0
+        self._thread: Executor | None = None
+        budget.measure("base", lambda: self._base)
+        frontier.ceilings["memory"] = budget.plan.visits_max
+
+    async def run(self) -> None:
+        """Watch until cancelled. Raises StorageError when the limit cannot be held."""
+        with ThreadPoolExecutor(1, "memory") as self._thread:  # its own: the loop's may all stand before a stalled disk
+            await self._watch()
+
+    async def _watch(self) -> None:
+        trimmed_at = self._clock()
+        while True:
+            self.reading = await self._aside(self._meter.read)
+            named = sum(use.used for name, use in self.budget.uses().items() if name != "base")
+            self._base = max(0, self.reading.pss - named)
+            visits_out = self._frontier.out_count - self._frontier.held
+            before = self.watch.stats().state
+            decision = self.watch.see(self.reading.pressure, visits_out, self._clock())
+            if decision.state != before:
+                self._log(f"memory: {decision.state}, {self.reading.pressure:.0%} of the limit")
+            await self._act(decision)
+            if (now := self._clock()) - trimmed_at >= TRIM_EVERY_S:
+                trimmed_at = now
+                await self._aside(trim)
+            await asyncio.sleep(EVERY_S)
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _act(self, decision: Decision) -> None:
+        self._frontier.ceilings["memory"] = decision.visits_max
+        if decision.visits_max:
+            self._frontier.resume("memory")
+        else:
+            self._frontier.pause("memory")
+        if decision.give_back:
+            for empty in self._empty:
+                empty()
+            await self._aside(give_back)
+        if decision.give_up:
+            self._give_up(decision.give_up)
+        if decision.restart_parsers:
+            self._restart_parsers()
+        if decision.end:
+            raise StorageError(ENDED)
+
+    # -- visits that may be given up ------------------------------------------------------------------------------
+
+    def begins(self, worker: asyncio.Task[None]) -> None:
+        """This worker's visit may be given up from here on."""
+        self._visits[worker] = self._clock()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        self._visits.pop(task, None)
+
+    def gave_up(self, task: asyncio.Task[None]) -> bool:
+        """Whether the cancellation just caught was ours; it is taken back then."""
+        if task not in self._given_up:
+            return False
+        self._given_up.discard(task)
+        task.uncancel()
+        return True
+
+    def _give_up(self, count: int) -> None:
+        """The longest out hold most."""
+        for task in sorted(self._visits, key=self._visits.__getitem__)[:count]:
+            del self._visits[task]
+            self._given_up.add(task)
+            task.cancel()

@@ -1,0 +1,212 @@
+"""Is it them, or is it our own network? Pure; time is an argument.
+
+The law: an outcome that our own network may be to blame for is neither written down nor given up while that is open. It is
+held, and comes back exactly once: as judged, or to be given back unvisited. One answer from anyone ends every suspicion.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+from crawler.core.errors import OUTCOME_OF
+
+HOLD_S: Final = 30.0
+HELD_MAX: Final = 500
+HOSTS_ALIVE_MIN: Final = 5
+"""So many hosts that had answered before, failing one after the other, are no coincidence."""
+HOSTS_LOCAL_MIN: Final = 2
+"""The same where this machine itself says that it has no way out."""
+REMEMBERED_MAX: Final = 10_000
+"""Hosts remembered to have answered lately: as many in each of two generations."""
+WITNESSES_MAX: Final = 5
+PROBE_FIRST_S: Final = 5.0
+PROBE_LAST_S: Final = 60.0
+PROBES_IN_DOUBT: Final = 5
+"""Where nobody ever answered but names were resolved, the hosts may simply be dead: believed after so many vain probes."""
+
+Sign: TypeAlias = Literal["answer", "silence", "suspect", "unnamed", "local", "nothing"]
+"""answer: somebody out there spoke · silence: a lost network may be why · suspect: typical of one · unnamed: so is this, and
+no name server spoke either · local: this machine says so itself · nothing: no network was involved."""
+
+_SIGNS: Final[dict[str, Sign]] = {
+    "connect_timeout": "suspect",
+    "unreachable": "suspect",
+    "dns_timeout": "unnamed",
+    "servfail": "unnamed",
+    "resolver_unreachable": "local",
+    "first_byte_timeout": "silence",
+    "read_timeout": "silence",
+    "total_timeout": "silence",
+}
+_UNTRIED: Final = frozenset({"robots_denied", "blocked", "invalid_url", "skipped"})
+_NO_WAY_OUT: Final = frozenset({"ENETUNREACH", "ENETDOWN", "ENONET"})
+
+T = TypeVar("T")
+
+
+def sign_of(reason: str | None, detail: str = "") -> Sign:
+    """What a visit's reason (of errors.REASONS; None: an HTTP answer) says of the network; ``detail`` as FetchError has it."""
+    if reason is None:
+        return "answer"
+    if reason == "unreachable" and detail in _NO_WAY_OUT:
+        return "local"
+    return _SIGNS.get(reason) or ("nothing" if OUTCOME_OF.get(reason) in _UNTRIED else "answer")
+
+
+class Stats(NamedTuple):
+    offline: bool
+    since: float
+    """When the present outage began; 0.0 if there is none."""
+    outages: int
+    held: int
+    given_back: int
+    probes: int
+
+
+class Outage(Generic[T]):
+    """``T`` is whatever the caller needs to settle a visit. Every method that returns items returns (item, as_judged): False
+    means the visit is given back, not an attempt."""
+
+    def __init__(self, *, hosts_max: int = 50, remembered_max: int = REMEMBERED_MAX) -> None:
+        self._hosts_max = hosts_max
+        self._remembered_max = remembered_max
+        self._held: deque[tuple[float, T]] = deque()
+        self._streak: OrderedDict[str, tuple[bool, Sign]] = OrderedDict()
+        """Hosts that failed since the last answer: whether they had answered before, and how they failed."""
+        self._answered: set[int] = set()
+        self._answered_before: set[int] = set()
+        self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
+        self._blind = False
+        """A long row of dead hosts proved to be just that: until the next answer only hosts that had answered count."""
+        self._doubtful = False
+        self._since: float | None = None
+        self._probe_at = self._probe_wait_s = 0.0
+        self._probes = self._outages = self._given_back = self._probes_all = 0
+
+    def __repr__(self) -> str:
+        state = "offline" if self.offline else "blind" if self._blind else "online"
+        return f"<Outage {state}, {len(self._streak)} hosts failing, {len(self._held)} held>"
+
+    @property
+    def held(self) -> int:
+        """How many are held."""
+        return len(self._held)
+
+    @property
+    def offline(self) -> bool:
+        return self._since is not None
+
+    def note(self, item: T, host: str, sign: Sign, now: float) -> list[tuple[T, bool]]:
+        """A visit has ended with this sign; what may be settled now. ``item`` may be among it, or be held."""
+        if sign == "nothing":
+            return [(item, True)]
+        if sign == "answer":
+            return self._answer(item, host)
+        if self.offline:
+            return self._still_offline(item)
+        if sign != "silence":
+            self._streak.pop(host, None)
+            self._streak[host] = (self._has_answered(host), sign)
+            if len(self._streak) > self._hosts_max:
+                self._streak.popitem(last=False)
+        elif not self._streak:
+            return [(item, True)]
+        self._held.append((now, item))
+        if self._out():
+            self._begin(now)
+            return self._release(as_judged=False)
+        return self._release(before=now - HOLD_S, leave=HELD_MAX)
+
+    def tick(self, now: float, *, idle: bool) -> list[tuple[T, bool]]:
+        """What has been held long enough; everything if ``idle``: no other visit is out that could tell more."""
+        return self._release(leave=0) if idle else self._release(before=now - HOLD_S, leave=HELD_MAX)
+
+    def flush(self) -> list[tuple[T, bool]]:
+        """Everything held, to be given back: the crawl ends, and nobody knows."""
+        return self._release(as_judged=False)
+
+    def probe(self, now: float) -> bool:
+        """Whether one visit may be tried now although we are offline; counts as tried. Always False online."""
+        if self._since is None or now < self._probe_at:
+            return False
+        self._probes += 1
+        self._probes_all += 1
+        self._probe_wait_s = min(self._probe_wait_s * 2, PROBE_LAST_S)
+        self._probe_at = now + self._probe_wait_s
+        return True
+
+    @property
+    def probe_at(self) -> float | None:
+        """When ``probe`` will next say yes; None online."""
+        return self._probe_at if self.offline else None
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """Host keys that answered last. While offline, one whose port takes a connection settles it: see ``reached``."""
+        return tuple(reversed(self._witnesses))
+
+    def reached(self) -> None:
+        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having answered."""
+        if not self.offline:
+            return
+        for host in self._streak:
+            self._answered.discard(hash(host))
+            self._answered_before.discard(hash(host))
+        self._streak.clear()
+        self._since, self._blind = None, True
+
+    def stats(self) -> Stats:
+        return Stats(self.offline, self._since or 0.0, self._outages, len(self._held), self._given_back, self._probes_all)
+
+    def _answer(self, item: T, host: str) -> list[tuple[T, bool]]:
+        if hash(host) not in self._answered:
+            if len(self._answered) >= self._remembered_max:
+                self._answered_before, self._answered = self._answered, set()
+            self._answered.add(hash(host))
+        if host not in self._witnesses:
+            self._witnesses.append(host)
+        self._streak.clear()
+        self._since, self._blind = None, False
+        return [*self._release(leave=0), (item, True)]
+
+    def _has_answered(self, host: str) -> bool:
+        return hash(host) in self._answered or hash(host) in self._answered_before
+
+    def _out(self) -> bool:
+        """Whether this row of failures shows that it is us."""
+        alive = sum(answered for answered, _ in self._streak.values())
+        local = sum(answered and sign == "local" for answered, sign in self._streak.values())
+        known = len(self._answered) + len(self._answered_before)
+        if alive >= HOSTS_ALIVE_MIN or 0 < min(known, HOSTS_LOCAL_MIN) <= local:
+            self._doubtful = False
+            return True
+        named = sum(sign == "suspect" for _, sign in self._streak.values())
+        self._doubtful = not self._witnesses and named * 2 > len(self._streak)
+        return len(self._streak) >= self._hosts_max and not self._blind
+
+    def _begin(self, now: float) -> None:
+        self._since = now
+        self._probes = 0
+        self._probe_at = now + PROBE_FIRST_S
+        self._probe_wait_s = PROBE_FIRST_S
+        self._outages += 1
+
+    def _still_offline(self, item: T) -> list[tuple[T, bool]]:
+        if self._doubtful and self._probes >= PROBES_IN_DOUBT:
+            self.reached()
+            return [(item, True)]
+        self._given_back += 1
+        return [(item, False)]
+
+    def _release(self, *, as_judged: bool = True, before: float = float("inf"), leave: int = 0) -> list[tuple[T, bool]]:
+        """Those held since before a time, or beyond a number, oldest first."""
+        free = []
+        while self._held and (self._held[0][0] <= before or len(self._held) > leave):
+            free.append((self._held.popleft()[1], as_judged))
+        if not as_judged:
+            self._given_back += len(free)
+        return free
+
+
+__all__ = ["Outage", "Sign", "Stats", "sign_of"]

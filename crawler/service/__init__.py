@@ -1,0 +1,1 @@
+"""One crawl as a process."""

@@ -1,0 +1,112 @@
+"""What a client of the control API is told when something is wrong: problem details (RFC 9457), always as JSON.
+
+The law: whoever asks is told what to do next; what the program did wrong is in its log, not in the answer.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from traceback import format_exception
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import hdrs, web
+
+from crawler.config.types import split_host_port
+from crawler.core.errors import ConfigError, StorageError
+from crawler.service.listener import Handler
+
+OPEN: Final = frozenset({"/livez", "/readyz"})
+"""Asked by service managers: without token, and they say nothing but one word."""
+
+
+class Problem(Exception):
+    """Ends a request. ``more`` are further members of the JSON object."""
+
+    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+        self.status, self.detail, self.more, self.headers = status, detail, more, headers
+        super().__init__(detail)
+
+    def response(self) -> web.Response:
+        title = HTTPStatus(self.status).phrase
+        body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.more}
+        return web.Response(
+            status=self.status, body=orjson.dumps(body), content_type="application/problem+json", headers=self.headers
+        )
+
+
+def guard(listen: str, token: str | None, log: Callable[[str], None]) -> Any:
+    """The middleware before every handler: who may ask, and what errors become."""
+    names = _own_names(listen)
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            _admit(request, token, names)
+            return await handler(request)
+        except Problem as problem:
+            return problem.response()
+        except web.HTTPException as error:
+            allow = {"Allow": error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
+            return Problem(error.status, _DETAILS.get(error.status, error.reason), headers=allow).response()
+        except ConfigError as error:
+            return Problem(400, str(error), faults=list(error.faults)).response()
+        except StorageError as error:
+            return Problem(503, str(error)).response()
+        except TimeoutError:
+            return Problem(504, "the store did not answer in time; try again").response()
+        except web.RequestPayloadError as error:
+            return Problem(400, f"the request's body cannot be read: {error}").response()
+        except ConnectionError:
+            return Problem(400, "the client has gone").response()  # nobody reads it
+        except Exception as error:
+            log(f"control API: {request.method} {request.path}: {''.join(format_exception(error))}")
+            return Problem(500, "this should not happen; the crawler's log says more").response()
+
+    return guarded
+
+
+_DETAILS: Final = {
+    404: "there is nothing at this path: see GET /v1/openapi.yaml",
+    405: "this path does not know this method",
+    413: "the request's body is too long",
+}
+
+
+def _own_names(listen: str) -> frozenset[str]:
+    host, _ = split_host_port(listen)
+    return frozenset({"localhost", "127.0.0.1", "::1", host.lower()})
+
+
+def _admit(request: web.Request, token: str | None, names: frozenset[str]) -> None:
+    """Let in who knows the token, or who is on this machine and is not a web page in its browser."""
+    if request.headers.get("Sec-Fetch-Site") == "cross-site" or not _same_origin(request):
+        raise Problem(403, "requests of other web sites are refused")
+    if token is None:
+        if not _is_own(request.host, names):  # another site's name that was made to point here (DNS rebinding)
+            raise Problem(403, f"ask for this crawler by its address; {request.host!r} is not it")
+    elif request.path not in OPEN:
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            raise Problem(401, "give the token as Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _same_origin(request: web.Request) -> bool:
+    origin = request.headers.get(hdrs.ORIGIN)
+    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+
+
+def _is_own(host: str, names: frozenset[str]) -> bool:
+    """Whether a Host field names this machine; the port may be that of a tunnel."""
+    try:
+        name, _ = split_host_port(host)
+    except ValueError:
+        return False
+    try:
+        return str(ipaddress.ip_address(name)) in names
+    except ValueError:
+        return name.lower() in names

@@ -1,0 +1,186 @@
+"""Seeds over HTTP: a list of any length, read no faster than the frontier admits it, acknowledged when it is committed.
+
+The law: what was acknowledged is never lost; what was not can be sent again under the same name and is taken up where it
+stopped. No upload holds more than a few blocks in memory, and one that stalls ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final
+
+import orjson
+from aiohttp import hdrs, web
+
+from crawler.core.errors import ConfigError
+from crawler.core.urls import Rules
+from crawler.crawl.crawl import Crawl
+from crawler.frontier.store import Admitted
+from crawler.parse.seeds import ARGV, Chunk, Lines
+from crawler.service.api_errors import Problem
+
+BLOCK_BYTES: Final = 16 << 10
+"""Parsed at a time, some 300 URLs: about 2 ms of the loop."""
+ERRORS_MAX: Final = 100
+"""Invalid lines told in an answer; the results have them all."""
+STALL_S: Final = 60.0
+UPLOAD_BYTES_MAX: Final = 64 << 30
+UPLOADS_MAX: Final = 8
+_GZIP: Final = b"\x1f\x8b"
+_NAME: Final = re.compile(r"[A-Za-z0-9._~-]{1,100}")
+_TAG_CHARS_MAX: Final = 256
+
+
+class Uploads:
+    """The lists that are being received."""
+
+    def __init__(self, crawl: Crawl, rules: Rules) -> None:
+        self._crawl = crawl
+        self._rules = rules
+        self._names: set[str] = set()
+
+    async def post_seeds(self, request: web.Request) -> web.Response:
+        """POST /v1/seeds"""
+        name, tag, is_named = self._named(request)
+        if len(self._names) >= UPLOADS_MAX:
+            raise Problem(503, f"{UPLOADS_MAX} lists are being received already; try again", headers={hdrs.RETRY_AFTER: "5"})
+        if name in self._names:
+            raise Problem(409, f"list {name} is being received already")
+        self._names.add(name)
+        try:
+            position = (await self._crawl.frontier.ask(self._crawl.parts.store.positions)).get(name) if is_named else None
+            upload = _Upload(self._crawl, Lines(name, self._rules, position, tag), is_named)
+            await upload.receive(request)
+        finally:
+            self._names.discard(name)
+        return web.Response(body=orjson.dumps({"list": name, **upload.told()}), content_type="application/json")
+
+    def _named(self, request: web.Request) -> tuple[str, str | None, bool]:
+        """(list, tag, whether the client chose the list's name)"""
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() not in ("identity", "gzip", "x-gzip"):
+            raise Problem(415, "send the list plain or gzip")
+        tag = request.query.get("tag")
+        if tag is not None and not 0 < len(tag) <= _TAG_CHARS_MAX:
+            raise Problem(400, f"tag must have 1 to {_TAG_CHARS_MAX} characters")
+        name = request.query.get("list")
+        if name is None:
+            return f"upload-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}", tag, False
+        if not _NAME.fullmatch(name) or name in (ARGV, "-", *self._crawl.config.input):
+            raise Problem(
+                400, "list must be 1 to 100 letters, digits or ._~- and not the name of a list the crawler reads itself"
+            )
+        return name, tag, True
+
+
+class _Upload:
+    def __init__(self, crawl: Crawl, lines: Lines, is_named: bool) -> None:
+        self._crawl = crawl
+        self._lines = lines
+        self._keep_position = is_named  # one that nobody can name cannot be continued
+        self._committed: asyncio.Future[None] | None = None
+        self._accepted = self._invalid = 0
+        self._errors: list[dict[str, Any]] = []
+
+    async def receive(self, request: web.Request) -> None:
+        try:
+            async for block in _blocks(request):
+                await self._admit(block)
+                await asyncio.sleep(0)  # what is packed tightly unpacks into many blocks: others have their turn between
+            for chunk in self._lines.finish():
+                await self._take(chunk)
+        except ConfigError as error:
+            await self._commit()
+            raise Problem(409, str(error), **self.told()) from None
+        except TimeoutError:
+            await self._commit()
+            raise Problem(408, f"nothing came for {STALL_S:.0f} s; what is told here is committed", **self.told()) from None
+        except (zlib.error, EOFError) as error:
+            await self._commit()
+            raise Problem(400, f"not gzip, or not to its end: {error}", **self.told()) from None
+        await self._commit()
+
+    async def _admit(self, block: bytes) -> None:
+        for chunk in self._lines.feed(block):
+            await self._take(chunk)
+
+    async def _take(self, chunk: Chunk) -> None:
+        if self._crawl.frontier.draining:
+            await self._commit()
+            raise Problem(503, "the crawler is ending; what is told here is committed", **self.told())
+        self._accepted += len(chunk.links)
+        self._invalid += len(chunk.faults)
+        for where, text, reason, _ in chunk.faults[: max(0, ERRORS_MAX - len(self._errors))]:
+            self._errors.append({"line": where.line, "text": text[:200], "reason": reason})
+        position = chunk.position if self._keep_position else None
+        if chunk.links or chunk.faults or position:
+            self._committed = await self._crawl.frontier.admit(Admitted(chunk.links, chunk.faults, position))
+
+    async def _commit(self) -> None:
+        """Batches are committed in order: with the last chunk all are."""
+        if self._committed is not None:
+            await self._committed
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "lines": self._lines.line,
+            "accepted": self._accepted,
+            "invalid": self._invalid,
+            "errors": self._errors,
+        }
+
+
+async def _blocks(request: web.Request) -> AsyncIterator[bytes]:
+    """The list, unpacked if it begins like gzip, in blocks of bounded size. TimeoutError: the client stalls."""
+    unpack: _Gunzip | None = None
+    left = UPLOAD_BYTES_MAX
+    begun: bytes | None = b""  # its first bytes, until they can be told from gzip's
+    while data := await _read(request):
+        if begun is not None:
+            begun += data
+            if len(begun) < len(_GZIP):
+                continue
+            data, unpack, begun = begun, _Gunzip() if begun.startswith(_GZIP) else None, None
+        for block in (data,) if unpack is None else unpack.feed(data):
+            left -= len(block)
+            if left < 0:
+                raise Problem(413, f"a list may have {UPLOAD_BYTES_MAX >> 30} GiB; send it in parts")
+            yield block
+    if begun:
+        yield begun
+    if unpack is not None:
+        unpack.finish()
+
+
+async def _read(request: web.Request) -> bytes:
+    async with asyncio.timeout(STALL_S):
+        return await request.content.read(BLOCK_BYTES)
+
+
+class _Gunzip:
+    """gzip of any number of members, unpacked in blocks."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(31)
+        self._inside = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            self._inside = self._inside or bool(data)
+            block = self._member.decompress(data, BLOCK_BYTES)
+            data = self._member.unconsumed_tail
+            if self._member.eof:
+                data = self._member.unused_data.lstrip(b"\0")  # padding
+                self._member, self._inside = zlib.decompressobj(31), False
+            if block:
+                yield block
+            if not data and len(block) < BLOCK_BYTES:
+                return
+
+    def finish(self) -> None:
+        if self._inside:
+            raise EOFError("it is cut")

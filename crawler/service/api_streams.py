@@ -1,0 +1,205 @@
+"""Results and bodies over HTTP, streamed: readers that may be slow, gone for weeks, or back after a restart.
+
+The law: a cursor stands behind a row that was committed, so it is good for ever; a reader stops at the mark. A stream
+holds one piece in memory, whatever it streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from crawler.core.durable import length_of, missing, storing
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Mark
+from crawler.crawl.crawl import Crawl
+from crawler.output.archive.reader import is_gone, open_body
+from crawler.output.file_names import number_of
+from crawler.output.results import ROW_BYTES_MAX
+from crawler.service.api_errors import Problem
+
+PAGE_BYTES: Final = 1 << 20
+"""Rows of one answer, as far as rows end."""
+PIECE_BYTES: Final = 16 << 10
+STREAMS_MAX: Final = 24
+"""At a time, of some 110 KiB each: what is on its way to a client that does not read. Others wait."""
+SLOT_S: Final = 30.0
+SLOW_S: Final = 30.0
+RATE_MIN: Final = 16 << 10
+"""Bytes per second; a client that takes less for longer than SLOW_S is cut off, and may come back with its cursor."""
+WAIT_S_MAX: Final = 60.0
+_LOOK_EVERY_S: Final = 0.25
+_CURSOR: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
+NEXT: Final = "Next-Cursor"
+
+
+class Page(Struct, frozen=True):
+    """Rows from ``offset`` to ``end`` of the results file ``number``; ``path`` is None where there are none."""
+
+    number: int
+    offset: int
+    end: int
+    path: Path | None = None
+
+
+class Follow:
+    """The readers of one crawl in ``root``."""
+
+    def __init__(self, crawl: Crawl, root: Path) -> None:
+        self._crawl, self._root = crawl, root
+        self._slots = asyncio.Semaphore(STREAMS_MAX)
+
+    async def get_results(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/results"""
+        page = await self._page(_cursor(request.query.get("cursor", "0-0")), _wait(request))
+        headers = {NEXT: f"{page.number}-{page.end}", "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
+        response = web.StreamResponse(headers=headers)
+        left = response.content_length = page.end - page.offset
+        if page.path is None:
+            return web.Response(headers=headers)
+        try:
+            file = page.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise Problem(503, "these rows are being retired; try again", headers={"Retry-After": "1"}) from None
+        with file:
+            file.seek(page.offset)
+
+            def read() -> bytes:
+                nonlocal left
+                piece = file.read(min(left, PIECE_BYTES))
+                left -= len(piece)
+                return piece
+
+            return await self._stream(request, response, read)
+
+    async def get_body(self, url: str, request: web.Request) -> web.StreamResponse:
+        """GET /v1/body"""
+        raw = request.query.get("raw", "false")
+        if raw not in ("true", "false"):
+            raise Problem(400, "raw must be true or false")
+        known = await self._crawl.frontier.ask(self._crawl.parts.store.lookup, url)
+        if not isinstance(known, Known):
+            raise Problem(404, "this URL has not been fetched", state=known or "unknown")
+        if known.archive is None:
+            raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
+        marks = await self._crawl.frontier.ask(self._crawl.parts.store.marks)
+        if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
+            raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
+        # it is somebody else's: a browser must neither show it nor run it
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": "attachment",
+            "Content-Security-Policy": "sandbox",
+            "X-Content-Type-Options": "nosniff",
+        }
+        with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
+            return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
+
+    async def _page(self, cursor: tuple[int, int], wait_s: float) -> Page:
+        """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
+        frontier, clock = self._crawl.frontier, asyncio.get_running_loop().time
+        until = clock() + wait_s
+        seen = -1.0
+        while True:
+            if frontier.committed_at != seen:
+                seen = frontier.committed_at
+                marks = await frontier.ask(self._crawl.parts.store.marks)
+                page = await asyncio.to_thread(page_behind, self._root, marks, cursor)
+            if page.path is not None or frontier.draining or clock() >= until:
+                return page
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _stream(self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes]) -> web.StreamResponse:
+        """Piece by piece, no faster than the client takes them. What fails midway, or is taken too slowly, cuts the
+        connection: the answer has begun."""
+        try:
+            async with asyncio.timeout(SLOT_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Problem(503, "too many are reading; try again", headers={"Retry-After": "5"}) from None
+        try:
+            piece = await asyncio.to_thread(read)
+            if request.transport is not None:
+                request.transport.set_write_buffer_limits(PIECE_BYTES)
+            await response.prepare(request)
+            async with asyncio.timeout(SLOW_S) as deadline:
+                while piece:
+                    await response.write(piece)
+                    deadline.reschedule((deadline.when() or 0.0) + len(piece) / RATE_MIN)
+                    piece = await asyncio.to_thread(read)
+                await response.write_eof()
+        except ConnectionError:
+            pass  # the client has gone
+        except (StorageError, OSError):  # a TimeoutError is an OSError
+            if not response.prepared:
+                raise
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._slots.release()
+        return response
+
+
+def page_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) -> Page:
+    """The rows that come next, at most PAGE_BYTES of them or one. Problem: the cursor was never given out."""
+    number, offset = cursor
+    numbers = {number_of(key): key for key in marks if key.startswith("results/")}
+    if number > max(numbers, default=0) or (not numbers and offset):
+        raise Problem(400, "there is no such cursor")
+    for at in sorted(each for each in numbers if each >= number):
+        mark = marks[numbers[at]]
+        start = offset if at == number else 0
+        if mark.retired or (start == mark.length and mark.closed):
+            continue
+        if start > mark.length:
+            raise Problem(400, "there is no such cursor")
+        if start == mark.length:
+            return Page(at, start, start)
+        path = root / numbers[at]
+        if length_of(path) < mark.length:
+            raise missing(path, mark.length)
+        return Page(at, start, _last_row_end(path, start, mark.length), path)
+    last = max(numbers, default=0)
+    return Page(last, marks[numbers[last]].length if numbers else 0, marks[numbers[last]].length if numbers else 0)
+
+
+def _last_row_end(path: Path, start: int, mark: int) -> int:
+    """Where the last row ends that is wholly within a page from ``start``; the first row's end where it is longer."""
+    with storing(path), path.open("rb") as file:
+        if start:
+            file.seek(start - 1)
+            if file.read(1) != b"\n":
+                raise Problem(400, "there is no such cursor")
+        end = min(mark, start + PAGE_BYTES)
+        while end > start:
+            begin = max(start, end - PIECE_BYTES)
+            file.seek(begin)
+            at = file.read(end - begin).rfind(b"\n")
+            if at >= 0:
+                return begin + at + 1
+            end = begin
+        file.seek(start)
+        row = file.readline(min(mark - start, ROW_BYTES_MAX))
+    if not row.endswith(b"\n"):
+        raise StorageError(f"{path}: the row at {start} does not end", final=True)
+    return start + len(row)
+
+
+def _cursor(text: str) -> tuple[int, int]:
+    match = _CURSOR.fullmatch(text)
+    if match is None:
+        raise Problem(400, f"cursor must be what an earlier answer gave as {NEXT}")
+    return int(match[1]), int(match[2])
+
+
+def _wait(request: web.Request) -> float:
+    text = request.query.get("wait", "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= WAIT_S_MAX):
+        raise Problem(400, f"wait must be a whole number of seconds, at most {WAIT_S_MAX:.0f}")
+    return float(text)

@@ -1,0 +1,154 @@
+"""A running crawl as numbers: what a scrape, the status page and the service manager are told of it. Reads, never changes.
+
+The law: nothing is asked of the disk or of another thread here; whatever is told is already in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final
+
+from crawler.core.model import Mark
+from crawler.crawl.crawl import Crawl
+from crawler.crawl.metrics import ERRNOS
+from crawler.crawl.readings import Account, Readings
+from crawler.service.listener import open_listener, watched
+
+STUCK_S: Final = 60.0
+"""No commit takes so long but where the crawl waits for the disk, and says so."""
+SAMPLE_EVERY_S: Final = 1.0
+RATE_WINDOW_S: Final = 30.0
+_SAMPLES_MAX: Final = 64
+
+
+@contextlib.asynccontextmanager
+async def open_vitals(crawl: Crawl) -> AsyncIterator[Vitals]:
+    """Measure the loop and the crawl's rates, and serve /metrics, /livez and /readyz where the configuration says so."""
+    vitals = Vitals(crawl)
+    metrics = crawl.parts.metrics
+    metrics.source = vitals.readings
+    async with contextlib.AsyncExitStack() as stack:
+        if crawl.config.metrics_listen:
+            served = watched(metrics.registry, vitals.alive, vitals.ready)
+            await stack.enter_async_context(open_listener(crawl.config.metrics_listen, served))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        measuring = [
+            tasks.create_task(metrics.watch_lag(), name="loop lag"),
+            tasks.create_task(vitals.sampling(), name="rates"),
+        ]
+        try:
+            yield vitals
+        finally:
+            for task in measuring:
+                task.cancel()
+
+
+class Vitals:
+    """The readings of one crawl."""
+
+    def __init__(self, crawl: Crawl) -> None:
+        self._crawl = crawl
+        self._samples: deque[tuple[float, int, int]] = deque(maxlen=_SAMPLES_MAX)
+        self.last_reload_successful: Callable[[], bool] = lambda: True
+
+    def readings(self) -> Readings:
+        crawl, memory = self._crawl, self._crawl.memory
+        frontier, counts, fetch = crawl.frontier, crawl.frontier.counts, crawl.parts.fetcher.stats()
+        snapshot = crawl.stats()
+        resting, ready, out = frontier.bench.census(crawl.parts.clock.now())
+        busy = min(frontier.out_count, crawl.config.workers)
+        workers = {"busy": busy}
+        if idle := crawl.config.workers - busy:
+            workers[snapshot.waits_for if snapshot.waits_for != "nothing" else "frontier"] = idle
+        return Readings(
+            state=snapshot.state,
+            workers=workers,
+            requests_in_flight=fetch.in_flight,
+            bytes_in_flight=fetch.bytes_in_flight,
+            bytes_written=crawl.parts.written_bytes(),
+            connections={"acquired": fetch.connections_acquired, "idle": fetch.connections_idle},
+            urls={
+                "waiting": counts.waiting,
+                "retrying": counts.retrying,
+                "recrawl": counts.recrawl,
+                "done": counts.done,
+            },
+            hosts={"resting": resting, "ready": ready, "out": out, "stored": max(0, counts.hosts - resting - ready - out)},
+            refused=counts.refused,
+            cache_events=self._cache_events(),
+            memory_limit=memory.budget.plan.limit,
+            memory_rss=memory.reading.pss,
+            accounts={name: Account(*use) for name, use in memory.budget.uses().items()},
+            memory_state=memory.watch.stats().state,
+            commit_age=frontier.uncommitted_s,
+            disk_free=crawl.parts.trouble.free_bytes,
+            storage_errors=_closed(crawl.parts.trouble.errors),
+            last_reload_successful=self.last_reload_successful(),
+        )
+
+    def _cache_events(self) -> dict[tuple[str, str], int]:
+        parts = self._crawl.parts
+        caches = {"dns": parts.fetcher.names_events, "robots": parts.desk.events() if parts.desk is not None else {}}
+        return {(cache, event): count for cache, events in caches.items() for event, count in events.items()}
+
+    async def sampling(self) -> None:
+        """Sample for ever."""
+        while True:
+            self.sample()
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+    def sample(self) -> None:
+        """Remember how far the crawl is; to be called about once a second."""
+        snapshot = self._crawl.stats()
+        self._samples.append((snapshot.at, snapshot.done, snapshot.bytes))
+        while snapshot.at - self._samples[0][0] > RATE_WINDOW_S:
+            self._samples.popleft()
+
+    def rates(self) -> tuple[float, float]:
+        """URLs settled and body bytes received per second over the last RATE_WINDOW_S."""
+        if len(self._samples) < 2:
+            return 0.0, 0.0
+        (then, done, size), (now, done_now, size_now) = self._samples[0], self._samples[-1]
+        return max(0.0, (done_now - done) / (now - then)), (size_now - size) / (now - then)
+
+    def alive(self) -> str | None:
+        """What keeps the crawl from getting on, and a restart might cure."""
+        frontier = self._crawl.frontier
+        if frontier.uncommitted_s > STUCK_S and not frontier.pauses & {"disk", "disk_low"}:
+            return f"no commit for {frontier.uncommitted_s:.0f} s"
+        return None
+
+    def ready(self) -> str | None:
+        """Why it does not do new work just now. A person's pause is not among it: seeds are taken."""
+        pauses = self._crawl.frontier.pauses
+        state = self._crawl.stats().state
+        if state == "running" or (state == "paused" and pauses == {"user"}):
+            return self.alive()
+        return f"{state}: {', '.join(sorted(pauses))}" if pauses else state
+
+
+def _closed(errors: Mapping[str, int]) -> dict[str, int]:
+    """Errors by names that are metric labels."""
+    found: dict[str, int] = {}
+    for name, count in errors.items():
+        label = name if name in ERRNOS else "other"
+        found[label] = found.get(label, 0) + count
+    return found
+
+
+class Written:
+    """Bytes added to files since the crawl was opened, by the marks of its commits."""
+
+    def __init__(self, marks: Mapping[str, Mark]) -> None:
+        self._lengths = {key: mark.length for key, mark in marks.items() if not mark.closed}
+        self.bytes = 0
+
+    def add(self, marks: Mapping[str, Mark]) -> None:
+        """The files a commit touched; in the writer thread."""
+        for key, mark in marks.items():
+            self.bytes += mark.length - self._lengths.pop(key, 0)
+            if not mark.closed:
+                self._lengths[key] = mark.length

@@ -1,0 +1,128 @@
+"""A bounded HTTP listener: the only way this package accepts connections.
+
+The law: whoever connects, and however slowly, holds at most one of ``connections_max`` connections, and not for ever. A
+client that sends no complete request head in time is closed; one that stops reading is closed by TCP itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from crawler.config.types import split_host_port
+from crawler.core.errors import ConfigError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONNECTIONS_MAX: Final = 64
+IDLE_S: Final = 30.0
+"""For a request head to be complete, and between two requests."""
+STALLED_S: Final = 60
+"""For what was sent to be taken by the client."""
+HEADER_BYTES_MAX: Final = 16 << 10
+READ_BYTES: Final = 16 << 10
+"""Twice this may wait to be read of one connection before its client is slowed."""
+_log: Final = logging.getLogger(__name__)
+_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+"""A request that is none is its client's fault, who is told so: nobody can fill the log with it."""
+_BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+
+
+class _Refusal(asyncio.Protocol):
+    """One connection too many: says so and hangs up."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(_BUSY)
+        transport.close()
+
+
+@contextlib.asynccontextmanager
+async def open_listener(
+    address: str,
+    served: web.Application | Mapping[str, Handler],
+    *,
+    connections_max: int = CONNECTIONS_MAX,
+    idle_s: float = IDLE_S,
+    shutdown_s: float = 2.0,
+) -> AsyncIterator[int]:
+    """Serve an application, or GET handlers by path, on HOST:PORT; the port bound. ConfigError: it cannot be had."""
+    if isinstance(served, web.Application):
+        app = served
+    else:
+        app = web.Application()
+        for path, handler in served.items():
+            app.router.add_get(path, handler)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=_log,
+        keepalive_timeout=idle_s,
+        lingering_time=1.0,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+        auto_decompress=False,
+        read_bufsize=READ_BYTES,
+        shutdown_timeout=shutdown_s,
+    )
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+
+    def accept() -> asyncio.BaseProtocol:
+        return _Refusal() if len(server.connections) >= connections_max else server()
+
+    listening: list[asyncio.Server] = []
+    try:
+        sockets = await _bind(address)
+        try:
+            for bound in sockets:
+                begun = await asyncio.get_running_loop().create_server(accept, sock=bound)
+                listening.append(begun)
+            yield sockets[0].getsockname()[1]
+        finally:
+            for each in listening:
+                each.close()
+    finally:
+        await runner.cleanup()
+
+
+def watched(registry: CollectorRegistry, alive: Callable[[], str | None], ready: Callable[[], str | None]) -> dict[str, Handler]:
+    """/metrics, /livez and /readyz, without token: what a scraper and a service manager ask. Each function says what is
+    wrong, None if nothing is."""
+    return {"/metrics": make_aiohttp_handler(registry), "/livez": _health(alive), "/readyz": _health(ready)}
+
+
+def _health(check: Callable[[], str | None]) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        wrong = check()
+        return web.Response(status=503 if wrong else 200, text=f"{wrong or 'ok'}\n", headers={"Cache-Control": "no-store"})
+
+    return answer
+
+
+async def _bind(address: str) -> list[socket.socket]:
+    host, port = split_host_port(address)
+    sockets: list[socket.socket] = []
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, place in dict.fromkeys(found):
+            bound = socket.create_server(place[:2], family=family, backlog=128)
+            sockets.append(bound)
+            bound.setblocking(False)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_S * 1000)
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return sockets

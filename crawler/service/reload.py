@@ -1,0 +1,103 @@
+"""Settings changed while a crawl runs: by a reload (SIGHUP) or through the control API.
+
+The law: a change is checked whole and applied whole, or not at all; what cannot change without a restart is said by name,
+and ``crawl.toml`` in the directory always tells what is in effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from crawler.config.load import changed
+from crawler.config.render import masked, write_effective
+from crawler.config.sections import Config
+from crawler.core.errors import ConfigError, StorageError
+from crawler.crawl.crawl import Crawl
+
+CHANGEABLE: Final = frozenset(
+    {
+        "rate",
+        "bandwidth",
+        "delay",
+        "per_host",
+        "factor",
+        "crawl_delay_cap",
+        "host",
+        "retries",
+        "backoff_max",
+        "host_failures",
+        "timeout",
+        "connect_timeout",
+        "first_byte_timeout",
+        "read_timeout",
+        "min_rate",
+        "min_rate_grace",
+        "max_body",
+        "accept_mime",
+        "min_free_disk",
+        "retain_age",
+        "retain_bytes",
+        "max_bytes",
+        "max_failed",
+        "grace",
+        "log_level",
+    }
+)
+"""All others are read once, at the start. Of [[host]] tables delay and per_host take effect; headers and proxy do not."""
+
+
+class Changes:
+    """The settings of a running crawl. ``apply(config)`` makes the parts use it."""
+
+    def __init__(self, crawl: Crawl, root: Path, apply: Callable[[Config], None], log: Callable[[str], None]) -> None:
+        self._crawl, self._root, self._apply, self._log = crawl, root, apply, log
+        self._one_at_a_time = asyncio.Lock()
+        self.last_reload_successful = True
+
+    def settings(self) -> dict[str, Any]:
+        """Those in effect, without secrets."""
+        return masked(self._crawl.config)
+
+    async def patch(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change some settings (None: back to the default); all settings. ConfigError: nothing was changed."""
+        async with self._one_at_a_time:
+            new = changed(self._crawl.config, changes)
+            fixed = sorted(different(self._crawl.config, new) - CHANGEABLE)
+            if fixed:
+                raise ConfigError([f"{key} can only be changed by a restart" for key in fixed])
+            await self._put(new)
+        return self.settings()
+
+    async def reload(self, load: Callable[[], Config]) -> None:
+        """Read the configuration again and take over what may change; what is wrong, or needs a restart, is logged."""
+        async with self._one_at_a_time:
+            try:
+                new = await asyncio.to_thread(load)
+            except ConfigError as error:
+                self.last_reload_successful = False
+                self._log("reload refused, nothing was changed:")
+                for fault in error.faults:
+                    self._log(f"  {fault}")
+                return
+            self.last_reload_successful = True
+            for key in sorted(different(self._crawl.config, new) - CHANGEABLE - {"fresh"}):
+                self._log(f"reload: {key} has changed; it takes effect with the next start")
+            await self._put(self._crawl.config.model_copy(update={key: getattr(new, key) for key in CHANGEABLE}))
+
+    async def _put(self, new: Config) -> None:
+        keys = sorted(different(self._crawl.config, new))
+        if keys:
+            self._apply(new)
+            try:
+                await asyncio.to_thread(write_effective, self._root, new)
+            except StorageError as error:
+                self._log(f"{error}: the change was not written down; it lasts until the end of this process")
+            self._log(f"changed: {', '.join(keys)}")
+
+
+def different(old: Config, new: Config) -> set[str]:
+    """The keys in which two configurations differ."""
+    return {key for key in Config.model_fields if getattr(old, key) != getattr(new, key)}

@@ -1,0 +1,75 @@
+"""Telling systemd how it goes: sd_notify(3) over the datagram socket it names. Nothing happens where there is none.
+
+The law: WATCHDOG is only ever sent by the event loop itself, and only while the crawl gets on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from crawler.core.text import printable
+
+STATUS_EVERY_S: Final = 5.0
+_STATUS_CHARS_MAX: Final = 500
+
+
+class Notifier:
+    """``environ``: where systemd has put NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog_s = _watchdog_s(environ)
+        """WATCHDOG must come this often; None if nobody waits for it."""
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """``ready`` must follow."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """One line for ``systemctl status``."""
+        self._send(f"STATUS={printable(text[:_STATUS_CHARS_MAX])}")
+
+    async def keep(self, alive: Callable[[], str | None], status: Callable[[], str], log: Callable[[str], None]) -> None:
+        """Feed the watchdog and the status line, for ever; while ``alive`` says what is wrong the watchdog starves."""
+        every = STATUS_EVERY_S if self.watchdog_s is None else min(STATUS_EVERY_S, self.watchdog_s / 3)
+        starved = False
+        while True:
+            wrong = alive()
+            if wrong is None:
+                self._send("WATCHDOG=1")
+            elif not starved:
+                log(f"watchdog: {wrong}")
+            starved = wrong is not None
+            self.status(wrong or status())
+            await asyncio.sleep(every)
+
+    def _send(self, message: str) -> None:
+        """A service manager that cannot be told is no reason to stop."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as told:
+                told.sendto(message.encode(), self._address)
+        except OSError:
+            pass
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float | None:
+    try:
+        seconds = int(environ["WATCHDOG_USEC"]) / 1e6
+        pid = int(environ.get("WATCHDOG_PID", os.getpid()))
+    except (KeyError, ValueError):
+        return None
+    return seconds if seconds > 0 and pid == os.getpid() else None

@@ -1,0 +1,179 @@
+"""The long-lived daemon: open, serve, drain, close, report. The same crawl as ``run``, fed and steered over HTTP.
+
+The law: it ends only when told, or when a promise can no longer be kept; what was acknowledged before survives either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from crawler.cli.progress import Rates, status_line
+from crawler.config.sections import Config
+from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.model import Lease, Outcome
+from crawler.crawl.crawl import Crawl
+from crawler.crawl.wiring import SERVE_BACKOFF_MAX_S, open_crawl
+from crawler.service.api import CONNECTIONS_MAX, Control
+from crawler.service.health import Vitals, open_vitals
+from crawler.service.listener import open_listener
+from crawler.service.memory_report import memory_report
+from crawler.service.reload import Changes
+from crawler.service.run import Report, first_of, signals
+from crawler.service.sd_notify import Notifier
+
+
+async def serve(
+    config: Config,
+    *,
+    load: Callable[[], Config],
+    log: Callable[[str], None] = lambda line: None,
+    on_ready: Callable[[int], None] = lambda port: None,
+    on_visit: Callable[[Lease, Outcome], None] | None = None,
+    on_change: Callable[[Config], None] = lambda config: None,
+    on_hangup: Callable[[], None] = lambda: None,
+) -> Report:
+    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP, ``on_hangup`` is told of
+    that signal first; ``on_change`` of the settings from then on; ``on_ready`` of the port of the control API.
+
+    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    notifier = Notifier()
+    notifier.status("opening")
+    async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
+        crawl.on_visit = on_visit
+
+        def use(new: Config) -> None:
+            apply(crawl, new)
+            on_change(new)
+
+        def read() -> Config:
+            on_hangup()
+            return load()
+
+        changes = Changes(crawl, Path(config.output or ""), use, log)
+        vitals.last_reload_successful = lambda: changes.last_reload_successful
+        control = _control(crawl, vitals, changes, log)
+        error = fault = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, read, log):
+                    async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
+                        log(f"control API on port {port}; crawling")
+                        notifier.ready()
+                        on_ready(port)
+                        await _run(tasks, crawl, vitals, notifier, log)
+        except* StorageError as group:
+            error = first_of(group)
+        except* ConfigError as group:
+            fault = first_of(group)
+        if fault is not None:
+            raise fault
+        snapshot = crawl.stats("ended")
+        log(f"ended by {crawl.stopped_by or 'itself'}: {snapshot.done:,} of {snapshot.known:,} URLs settled")
+        return Report(_exit_code(crawl, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
+
+
+def _control(crawl: Crawl, vitals: Vitals, changes: Changes, log: Callable[[str], None]) -> Control:
+    return Control(
+        crawl,
+        Path(crawl.config.output or ""),
+        registry=crawl.parts.metrics.registry,
+        readings=vitals.readings,
+        rates=vitals.rates,
+        change=changes.patch,
+        settings=changes.settings,
+        alive=vitals.alive,
+        ready=vitals.ready,
+        log=log,
+    )
+
+
+async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier: Notifier, log: Callable[[str], None]) -> None:
+    """The crawl, and beside it what systemd wants to know."""
+
+    async def tell_the_end() -> None:
+        await crawl.drains()
+        notifier.stopping()
+
+    beside = [
+        tasks.create_task(notifier.keep(vitals.alive, _liner(crawl), log), name="notify"),
+        tasks.create_task(tell_the_end(), name="stopping"),
+    ]
+    try:
+        await crawl.run()
+    finally:
+        for task in beside:
+            task.cancel()
+
+
+def _liner(crawl: Crawl) -> Callable[[], str]:
+    """What the status line says now."""
+    rates = Rates()
+
+    def line() -> str:
+        snapshot = crawl.stats()
+        rates.add(snapshot)
+        return status_line(snapshot, rates)
+
+    return line
+
+
+@contextlib.contextmanager
+def _more_signals(
+    tasks: asyncio.TaskGroup,
+    crawl: Crawl,
+    vitals: Vitals,
+    changes: Changes,
+    notifier: Notifier,
+    load: Callable[[], Config],
+    log: Callable[[str], None],
+) -> Iterator[None]:
+    """What an operator's signals ask for: a reload, a status line, a memory report."""
+    line = _liner(crawl)
+
+    async def reload() -> None:
+        notifier.reloading()
+        await changes.reload(load)
+        notifier.ready()
+
+    async def report() -> None:
+        log((await memory_report(vitals.readings())).rstrip())
+
+    on_signal: Mapping[signal.Signals, Callable[[], object]] = {
+        signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
+        signal.SIGUSR1: lambda: log(line()),
+        signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
+    }
+    loop = asyncio.get_running_loop()
+    for number, call in on_signal.items():
+        loop.add_signal_handler(number, call)
+    try:
+        yield
+    finally:
+        for number in on_signal:
+            loop.remove_signal_handler(number)
+
+
+def apply(crawl: Crawl, config: Config) -> None:
+    """From now on the crawl uses these settings, as far as ``changes.CHANGEABLE`` goes."""
+    parts = crawl.parts
+    backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
+    crawl.config = config
+    parts.hosts.change(config)
+    parts.fetcher.change(config, config.host)
+    parts.judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
+    crawl.frontier.rests.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
+    parts.trouble.change(min_free_bytes=config.min_free_disk)
+    parts.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
+    if parts.desk is not None:
+        parts.desk.change(crawl_delay_cap_s=config.crawl_delay_cap)
+
+
+def _exit_code(crawl: Crawl, error: StorageError | None) -> Exit:
+    """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
+    if error is not None:
+        return Exit.STORAGE
+    return Exit.STOPPED if (crawl.stopped_by or "").startswith("max_") else Exit.OK

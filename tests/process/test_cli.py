@@ -1,0 +1,199 @@
+"""The command line as a person or a script meets it: real processes, their two streams and their exit codes."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+from support.programs import CLEAN, crawler, on_a_terminal
+
+from crawler.cli import crawl_commands
+from crawler.cli.arguments import Parser
+from crawler.cli.main import COMMANDS, main
+from crawler.config import render
+from crawler.config.sections import Config
+from crawler.core.version import __version__
+
+
+def test_the_version_is_one_line_of_data():
+    ended = crawler("--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"flatcrawler {__version__}\n", "")
+
+
+def test_help_begins_with_examples_and_names_every_command():
+    ended = crawler("--help")
+    assert ended.returncode == 0 and ended.stderr == ""
+    assert "    crawler run -i urls.txt" in ended.stdout.splitlines()[1]
+    for name in COMMANDS:
+        assert f"\n  {name} " in ended.stdout
+
+
+def test_without_a_command_the_help_is_talk_and_the_usage_is_wrong():
+    ended = crawler()
+    assert ended.returncode == 2 and ended.stdout == "" and "crawler run -i urls.txt" in ended.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_examples_first(name):
+    ended = crawler(name, "--help", environ={"COLUMNS": "120"})
+    assert ended.returncode == 0 and ended.stderr == ""
+    assert ended.stdout.startswith(f"usage: crawler {name}")
+    assert "examples:" in ended.stdout.partition("options:")[0]
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    prose = "Prose that is longer than forty columns is wrapped."
+    examples = f"{prose}\n\nexamples:\n  crawler x out/                     does this\n  crawler y"
+    parser = Parser("x", "x DIR", examples)
+    parser.add_argument("--outcome", help="which is explained in a sentence of more than forty columns")
+    lines = parser.format_help().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert ("  crawler x out/                     does this" in lines) == (columns == 80)
+    assert "  crawler y" in lines
+
+
+def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch, tmp_path):
+    def interrupted(_crawl):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crawl_commands, "in_a_loop", interrupted)
+    assert main(["run", "http://127.0.0.1:1/", "-o", str(tmp_path)]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["confg"], "did you mean config?"),
+        (["config", "shwo"], "invalid choice"),
+        (["config", "show", "--wrkers", "5"], "did you mean --workers?"),
+        (["config", "show", "--work", "5"], "--workers"),
+        (["config", "show", "--workers"], "expected one argument"),
+    ],
+)
+def test_a_mistyped_command_line_is_a_usage_error(arguments, said):
+    ended = crawler(*arguments)
+    assert ended.returncode == 2 and ended.stdout == "" and said in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 3
+
+
+def imported_by(*arguments: str) -> set[str]:
+    program = (
+        "import sys\nfrom crawler.cli.main import main\n"
+        f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True)
+    return set(ended.stderr.split())
+
+
+def test_version_and_help_import_nothing_heavy():
+    heavy = {"pydantic", "aiohttp", "asyncio", "rocksdict", "rich", "structlog", "msgspec"}
+    assert not imported_by("--version") & heavy
+    assert not imported_by("--help") & heavy
+    assert not imported_by("config", "--help") & (heavy - {"pydantic"})
+
+
+def test_config_show_says_what_is_in_effect_and_where_it_came_from(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("per_host = 3\n")
+    ended = crawler("config", "show", "-c", str(file), "-w", "7", environ={"CRAWLER_DELAY": "2s"})
+    assert ended.returncode == 0
+    assert "workers = 7  # from --workers\n" in ended.stdout
+    assert 'delay = "2s"  # from CRAWLER_DELAY\n' in ended.stdout
+    assert f"per_host = 3  # from {file}: per_host\n" in ended.stdout
+
+
+def test_config_show_masks_secrets():
+    ended = crawler("config", "show", environ={"CRAWLER_API_TOKEN": "hunter2", "CRAWLER_PROXY": "http://u:hunter2@p.example:1"})
+    assert ended.returncode == 0 and "hunter2" not in ended.stdout + ended.stderr
+
+
+def test_config_show_example_is_the_shipped_file():
+    assert crawler("config", "show", "--example").stdout == render.example()
+
+
+def test_config_show_memory_divides_the_limit_or_says_what_would_do():
+    ended = crawler("config", "show", "--memory", "--memory-limit", "512MiB")
+    assert ended.returncode == 0 and "store" in ended.stdout and "512" in ended.stdout
+    ended = crawler("config", "show", "--memory", "--memory-limit", "32MiB")
+    assert ended.returncode == 2 and ended.stdout == "" and "memory_limit" in ended.stderr.replace("-", "_")
+
+
+def test_config_check_tells_every_fault_on_standard_error(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("per_host = 0\nworker = 3\nscope = 'all'\n")
+    ended = crawler("config", "check", str(file))
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 3 and "Traceback" not in ended.stderr
+    file.write_text("per_host = 2\n")
+    ended = crawler("config", "check", str(file))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", f"crawler: {file}: no faults\n")
+
+
+def test_config_schema_is_json():
+    assert set(json.loads(crawler("config", "schema").stdout)["properties"]) == set(Config.model_fields)
+
+
+def test_every_setting_but_the_host_tables_is_a_flag():
+    flags = set(re.findall(r"--([a-z-]+)", crawler("config", "--help").stdout))
+    assert {key.replace("_", "-") for key in Config.model_fields} - flags == {"urls", "host"}
+
+
+@pytest.mark.parametrize("command", [("config", "schema"), ("--version",)])
+def test_a_full_disk_behind_the_output_is_told(command):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "crawler", *command], env=CLEAN, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (3, "crawler: the output: No space left on device\n")
+
+
+def test_a_closed_pipe_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = crawler("config", "show", "--example", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/livez" else 503)
+        self.end_headers()
+        self.wfile.write(b"not ready: draining\n")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def health():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_healthcheck_asks_the_running_crawler(health):
+    assert crawler("healthcheck", "--listen", health).returncode == 0
+    assert crawler("healthcheck", environ={"CRAWLER_METRICS_LISTEN": health}).returncode == 0
+    ended = crawler("healthcheck", "--ready", "--listen", health)
+    assert ended.returncode == 1 and "503 not ready: draining" in ended.stderr and ended.stdout == ""
+
+
+def test_healthcheck_fails_where_nothing_answers():
+    ended = crawler("healthcheck", "--listen", "127.0.0.1:1")
+    assert ended.returncode == 1 and "no answer" in ended.stderr
+
+
+def test_no_colour_is_honoured_on_a_terminal():
+    code, drawn = on_a_terminal("config", "--help", environ={"NO_COLOR": "1"})
+    assert code == 0 and "\x1b[" not in drawn

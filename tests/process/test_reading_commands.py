@@ -1,0 +1,289 @@
+"""``results``, ``export``, ``cat``, ``why``, ``retry`` and ``verify`` over a real crawl, as processes."""
+
+import base64
+import csv
+import gzip
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+from support import webs
+from support.programs import CLEAN, LOCAL, command_of, crawler, crawling
+from support.sinful import Site, head, page, running, stay
+
+from crawler.output.export import PIECE_BYTES
+
+PICTURE = bytes(range(256)) * 700
+TEXT = "<p>grüße \x00 €" * 9000
+ZIPPED = gzip.compress(TEXT.encode("latin-1", "replace"))
+
+
+@pytest.fixture(scope="module")
+def site():
+    scripts = {
+        "picture": [head(len(PICTURE), mime="image/png") + PICTURE, stay],
+        "zipped": [head(len(ZIPPED), "Content-Encoding: gzip", mime="text/html; charset=iso-8859-1") + ZIPPED, stay],
+        "moved": [head(0, "Location: /good/1", status="301 Moved Permanently"), stay],
+        "gone": [head(0, status="404 Not Found"), stay],
+        "slow": [30.0, head(0), stay],
+    }
+    with running(Site(scripts=scripts)) as site:
+        yield site
+
+
+def url(site: Site, path: str) -> str:
+    return f"http://127.0.0.1:{site.ports['http']}/{path}"
+
+
+@pytest.fixture(scope="module", params=["warc", "files"])
+def crawled(site, request, tmp_path_factory) -> Path:
+    """A list with a page, a duplicate, a redirect, a picture, a compressed page, a 404, a dead port and a fault."""
+    root = tmp_path_factory.mktemp(request.param)
+    paths = ["good/1", "good/1", "sin/moved", "sin/picture", "sin/zipped", "sin/gone"]
+    lines = [*(url(site, path) for path in paths), "http://127.0.0.1:1/", "not a url"]
+    (root / "list").write_text("\n".join(lines))
+    ended = crawler(
+        "run", "-i", str(root / "list"), "-o", str(root / "out"), *LOCAL, "--retries", "0", "--archive", request.param
+    )
+    assert ended.returncode == 0, ended.stderr
+    return root / "out"
+
+
+def raw(*arguments: str) -> bytes:
+    return subprocess.run(command_of(arguments), env=CLEAN, capture_output=True, check=True).stdout
+
+
+def test_results_are_the_rows_as_written(crawled):
+    written = b"".join(file.read_bytes() for file in sorted((crawled / "results").iterdir()))
+    assert raw("results", str(crawled)) == written
+
+
+def test_final_results_are_one_row_a_line_joined_to_the_list(site, crawled):
+    rows = [orjson.loads(line) for line in raw("results", str(crawled), "--final").splitlines()]
+    assert sorted(row["input"]["line"] for row in rows) == list(range(1, 9))
+    by_line = {row["input"]["line"]: row for row in rows}
+    assert by_line[2]["outcome"] == by_line[3]["outcome"] == "ok"
+    assert by_line[3]["canonical"] == url(site, "good/1")
+    assert by_line[8]["outcome"] == "invalid_url"
+
+
+def test_results_can_be_chosen_by_outcome_and_shown_as_a_table(crawled):
+    rows = list(
+        csv.DictReader(io.StringIO(raw("results", str(crawled), "--outcome", "http_error,ok", "--format", "csv").decode()))
+    )
+    assert sorted({row["outcome"] for row in rows}) == ["http_error", "ok"]
+    assert {row["status"] for row in rows} == {"200", "404"}
+
+
+def test_an_outcome_that_does_not_exist_is_a_usage_error(crawled):
+    ended = crawler("results", str(crawled), "--outcome", "timeuot")
+    assert ended.returncode == 2 and "did you mean timeout?" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["results"], ["export"], ["cat", "{}", "http://a.example/"], ["verify"], ["retry"]])
+def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, command):
+    ended = crawler(*(command if "{}" in command else [*command, "{}"])[:1], str(tmp_path), *command[2:])
+    assert ended.returncode == 2 and "there is no crawl here" in ended.stderr
+
+
+def test_cat_prints_the_decoded_body(site, crawled):
+    assert raw("cat", str(crawled), url(site, "sin/picture")) == PICTURE
+    assert raw("cat", str(crawled), url(site, "sin/zipped")) == gzip.decompress(ZIPPED)
+    kept = ZIPPED if (crawled / "warc").exists() and list((crawled / "warc").iterdir()) else gzip.decompress(ZIPPED)
+    assert raw("cat", str(crawled), url(site, "sin/zipped"), "--raw") == kept
+
+
+@pytest.mark.parametrize(("path", "said"), [("good/77", "is not known"), ("sin/gone", None)])
+def test_cat_says_why_there_is_nothing(site, crawled, path, said):
+    ended = crawler("cat", str(crawled), url(site, path))
+    assert (ended.returncode, ended.stdout) == ((4, "") if said else (0, ""))
+    assert said is None or said in ended.stderr
+
+
+def test_cat_of_a_failure_says_how_it_ended(crawled):
+    ended = crawler("cat", str(crawled), "http://127.0.0.1:1/")
+    assert ended.returncode == 4 and "ended as connect_error: no body was kept" in ended.stderr
+
+
+def test_a_text_that_is_no_url_is_a_usage_error(crawled):
+    assert crawler("cat", str(crawled), "not a url").returncode == 2
+
+
+def test_export_gives_texts_as_text_and_all_else_in_base64(site, crawled):
+    found = {row["url"]: row for row in map(orjson.loads, raw("export", str(crawled)).splitlines())}
+    assert set(found) == {url(site, path) for path in ("good/1", "sin/picture", "sin/zipped")}
+    assert base64.b64decode(found[url(site, "sin/picture")]["base64"]) == PICTURE
+    assert found[url(site, "sin/zipped")]["text"] == TEXT.replace("€", "?")
+    assert found[url(site, "good/1")]["text"].encode() == page(1, 2000)
+
+
+def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
+    lines = raw("export", str(crawled), "--mime", "image/*,application/pdf").splitlines()
+    assert [orjson.loads(line)["url"] for line in lines] == [url(site, "sin/picture")]
+    assert [orjson.loads(line)["status"] for line in raw("export", str(crawled), "--outcome", "http_error").splitlines()] == [404]
+
+
+def test_export_writes_files_named_by_their_own_digest(site, crawled, tmp_path):
+    lines = raw("export", str(crawled), "--files", str(tmp_path / "to")).splitlines()
+    files = {path for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    assert files == {tmp_path / "to" / orjson.loads(line)["path"] for line in lines} and len(files) == 3
+    for path in files:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name.partition(".")[0]
+    assert {path.suffix for path in files} == {".html", ".bin"} or {path.suffix for path in files} == {".html", ".png"}
+
+
+def test_export_pieces_join_whatever_the_reader_gives():
+    """Base64 of pieces is base64 of the whole only if each piece but the last is a multiple of three bytes."""
+    from crawler.output.export import FIELDS, json_line
+
+    class Dribble(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, 7) if size > 0 else size)
+
+    row = dict.fromkeys(FIELDS) | {"mime": "image/png"}
+    data = bytes(range(256)) * 3
+    assert base64.b64decode(orjson.loads(b"".join(json_line(row, Dribble(data))))["base64"]) == data
+    text = "äöü€" * 100
+    row |= {"mime": "text/plain", "charset": "utf-8"}
+    assert orjson.loads(b"".join(json_line(row, Dribble(text.encode()))))["text"] == text
+    row |= {"charset": "no-such-charset"}
+    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"))))["text"] == "\ufffd ok"
+    assert PIECE_BYTES % 3 == 0
+
+
+def test_why_tells_what_became_of_a_url(site, crawled):
+    def why(*arguments: str) -> str:
+        return crawler("why", *arguments, "--data", str(crawled)).stdout
+
+    assert "settled as ok, status 200, attempt 1" in why(url(site, "good/1"))
+    assert f"redirects to {url(site, 'good/1')}" in why(url(site, "sin/moved"))
+    assert "settled as connect_error (refused)" in why("http://127.0.0.1:1/")
+    assert "line 7 of" in why("http://127.0.0.1:1/")
+    assert "is no URL: syntax" in why("http://a b/")
+    assert "never admitted" in why(url(site, "good/2"))
+    assert "left out by the rule depth" in why(url(site, "good/2"), "--via", url(site, "good/1"))
+    answer = orjson.loads(why(url(site, "sin/gone"), "--json"))
+    assert (answer["state"], answer["record"]["status"], answer["record"]["outcome"]) == ("done", 404, "http_error")
+
+
+def test_why_names_the_rule_that_only_the_crawl_s_memory_knows(tmp_path):
+    with webs.Web(
+        default=lambda host, path: webs.page("/a?1", "/a?2", "/a?3", "/b", "/c", "/d", "http://127.0.0.2/")
+    ).running() as web:
+        seed, bounds = web.url("127.0.0.1"), ("--max-queries-per-path", "2", "--max-pages-per-host", "5")
+        crawler("run", seed, "-o", str(tmp_path / "out"), "--depth", "2", *bounds, *LOCAL)
+        for path, said in (("/a?3", "query_explosion"), ("/d", "host_budget"), ("/a?2", None)):
+            told = crawler("why", web.url("127.0.0.1", path), "--data", str(tmp_path / "out")).stdout
+            assert (f"left out by the rule {said}" if said else "settled as ok") in told
+    assert "left out by the rule host" in crawler("why", "http://127.0.0.2/", "--data", str(tmp_path / "out")).stdout
+
+
+def test_why_names_the_line_of_robots_txt(tmp_path):
+    texts = {"/robots.txt": webs.text("User-agent: *\nDisallow: /a\nDisallow: /ab*c$\n")}
+    with webs.Web({"127.0.0.1": texts}).running() as web:
+        url = web.url("127.0.0.1", "/abc")
+        crawler("run", url, "-o", str(tmp_path), "--allow-net", "127.0.0.0/8")
+    assert "robots.txt says Disallow: /ab*c$" in crawler("why", url, "--data", str(tmp_path)).stdout
+
+
+def test_why_of_what_is_not_known_has_its_exit_code(site, crawled):
+    assert crawler("why", url(site, "good/2"), "--data", str(crawled)).returncode == 4
+    assert crawler("why", url(site, "good/2"), "--data", str(crawled), "--via", "not a url").returncode == 2
+
+
+def test_verify_finds_what_was_changed(crawled, tmp_path):
+    import shutil
+
+    ended = crawler("verify", str(crawled))
+    assert (ended.returncode, ended.stdout) == (0, "") and "no faults" in ended.stderr
+    copy = tmp_path / "copy"
+    shutil.copytree(crawled, copy)
+    victim = max(
+        (path for path in copy.rglob("*") if path.parent.name == "warc" or "files" in path.parts), key=lambda p: p.stat().st_size
+    )
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    ended = crawler("verify", str(copy))
+    assert ended.returncode == 3 and len(ended.stdout.splitlines()) >= 1 and victim.name in ended.stdout
+
+
+def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
+    out = str(tmp_path / "out")
+    command = ("run", url(site, "good/5"), url(site, "sin/gone"), "http://127.0.0.1:1/", "-o", out, *LOCAL, "--retries", "0")
+    assert crawler(*command).returncode == 0
+    ended = crawler("retry", out, "--outcome", "http_error,connect_error")
+    assert ended.returncode == 0 and ended.stdout == "" and "2 URLs are due again" in ended.stderr
+    ended = crawler(*command)
+    assert ended.returncode == 0, ended.stderr
+    rows = [orjson.loads(line) for line in raw("results", out).splitlines()]
+    assert sorted((row["outcome"], row["attempt"]) for row in rows) == [
+        ("connect_error", 1),
+        ("connect_error", 2),
+        ("http_error", 1),
+        ("http_error", 2),
+        ("ok", 1),
+    ]
+    latest = [orjson.loads(line) for line in raw("results", out, "--final").splitlines()]
+    assert sorted((row["outcome"], row["attempt"]) for row in latest) == [("connect_error", 2), ("http_error", 2), ("ok", 1)]
+    assert "1 URLs are due again" in crawler("retry", out).stderr  # by default not the 404
+
+
+def test_a_running_crawl_can_be_read_but_not_retried(site, tmp_path):
+    out = str(tmp_path / "out")
+    command = ("run", url(site, "good/9"), url(site, "sin/slow"), "-o", out, *LOCAL, "--per-host", "2", "--progress", "plain")
+    with crawling(*command) as process:
+        while "good/9" not in crawler("results", out).stdout:
+            assert process.poll() is None, process.stderr.read()
+        assert raw("cat", out, url(site, "good/9")) == page(9, 2000)
+        assert crawler("retry", out).returncode == 75
+
+
+def test_in_python_a_crawl_is_read_row_by_row(site, crawled):
+    program = (
+        "import crawler\n"
+        f"for page in crawler.read({str(crawled)!r}):\n"
+        "    if page.row['outcome'] == 'ok':\n"
+        "        with page.open() as body: print(page.row['url'], len(body.read()))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True).stdout
+    assert f"{url(site, 'sin/picture')} {len(PICTURE)}\n" in said
+
+
+def test_nothing_that_a_server_says_steers_the_terminal(tmp_path):
+    """Neither while it runs, with every visit logged, nor in what is read afterwards."""
+    escapes = "\x1b]0;owned\x07\x1b[2J\x9b2J"
+    scripts = {
+        "away": [head(0, f"Location: javascript:{escapes}", status="302 Found"), stay],
+        "type": [head(2, mime=f"text/{escapes}; charset={escapes}") + b"ok", stay],
+        "line": [head(2, status=f"404 {escapes}") + b"ok", stay],
+        "break": [f"HTTP/1.1 2{escapes}\r\n\r\n".encode("latin-1")],
+        "links": [head(None) + f'<a href="/sin/{escapes}">x</a><a href="http://{escapes}/">x</a>'.encode()],
+    }
+    with running(Site(scripts=scripts)) as site:
+        out, addresses = str(tmp_path / "out"), [f"http://127.0.0.1:{site.ports['http']}/sin/{name}" for name in scripts]
+        options = ("-o", out, "--depth", "1", "--log-level", "debug", "-v", *LOCAL)
+        said = [crawler("run", *addresses, *options)]
+        said += [crawler("results", out, "--format", form) for form in ("csv", "jsonl")]
+        said += [crawler("why", address, "--data", out, *how) for address in addresses for how in ((), ("--json",))]
+        said += [crawler("verify", out)]
+    assert [ended.returncode for ended in said] == [0] * len(said), said
+    assert not [ended for ended in said if set(ended.stdout + ended.stderr) & set("\x1b\x07\x9b")]
+    (away,) = [row for row in map(orjson.loads, said[2].stdout.splitlines()) if row["reason"] == "bad_location"]
+    assert away["location"] == f"javascript:{escapes}", "JSON says it all the same"
+
+
+def test_verify_reads_the_store_through(crawled, tmp_path):
+    """A block that no question needs is found damaged all the same, and named."""
+    shutil.copytree(crawled, tmp_path / "copy")
+    (table, *_) = sorted((tmp_path / "copy" / "frontier").glob("*.sst"))
+    data = bytearray(table.read_bytes())
+    data[10] ^= 1
+    table.write_bytes(data)
+    ended = crawler("verify", str(tmp_path / "copy"))
+    assert ended.returncode == 3 and table.name in ended.stdout and "Traceback" not in ended.stderr, ended

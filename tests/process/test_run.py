@@ -1,0 +1,320 @@
+"""``crawler run`` as a person or a script meets it: real processes against a real server, streams and exit codes."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import orjson
+import pytest
+from support import webs
+from support.programs import CLEAN, LOCAL, crawler, crawling, on_a_terminal, rows_of
+from support.sinful import Site, hang, head, running, stay
+from warcio.archiveiterator import ArchiveIterator
+
+from crawler.output.directory import _set_aside
+
+
+@pytest.fixture(scope="module")
+def site():
+    scripts = {
+        "slow": [2.0, head(2) + b"ok", stay],
+        "lame": [0.2, head(2) + b"ok", stay],
+        "hang": [hang],
+        "gone": [head(0, status="404 Not Found"), stay],
+    }
+    with running(Site(scripts=scripts)) as site:
+        yield site
+
+
+def good(site: Site, count: int, first: int = 0) -> list[str]:
+    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
+
+
+def sin(site: Site, name: str) -> str:
+    return f"http://127.0.0.1:{site.ports['http']}/sin/{name}"
+
+
+def wait_for_request(process, site: Site, path: str) -> None:
+    while not any(f" {path} ".encode() in request for request in site.requests):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    site.requests.clear()
+
+
+def records_of(directory: Path) -> list[tuple[str, str]]:
+    """(type, URI) of every WARC record, as warcio reads them."""
+    found = []
+    for file in (directory / "warc").iterdir():
+        with file.open("rb") as stream:
+            found += [(record.rec_type, record.rec_headers["WARC-Target-URI"]) for record in ArchiveIterator(stream)]
+    return found
+
+
+def wait_for_talk(process, text: str) -> str:
+    """Read standard error until the text has been said."""
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} was never said: {said}")
+
+
+def test_a_list_is_crawled_and_told_about(site, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "list").write_text("\n".join([*good(site, 30), "# comment", "", sin(site, "gone")]))
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert Counter(row["outcome"] for row in rows_of(out)) == {"ok": 30, "http_error": 1}
+    lines = ended.stderr.splitlines()
+    assert any(line.startswith("31 of 31 URLs settled") for line in lines)
+    assert f"to list them: crawler results {out} --outcome http_error" in lines
+    assert f"  127.0.0.1:{site.ports['http']}  1" in lines
+    assert "robots.txt is not obeyed" in ended.stderr
+    assert "\x1b" not in ended.stderr
+
+
+def test_the_list_may_come_from_standard_input(site, tmp_path):
+    ended = crawler("run", "-i", "-", "-o", str(tmp_path), *LOCAL, input="\n".join(good(site, 5)))
+    assert ended.returncode == 0 and len(rows_of(tmp_path)) == 5
+
+
+def test_the_summary_is_one_json_object_and_quiet_is_quiet(site, tmp_path):
+    ended = crawler("run", *good(site, 3), "-o", str(tmp_path), *LOCAL, "--json", "-q")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    summary = orjson.loads(ended.stdout)
+    assert summary["exit_code"] == 0 and summary["outcomes"] == {"ok": 3}
+    assert summary["done"] == summary["known"] == 3 and summary["stopped_by"] is None
+
+
+def test_the_same_command_again_fetches_nothing_twice(site, tmp_path):
+    command = ("run", *good(site, 3, first=1000), "-o", str(tmp_path), *LOCAL)
+    assert crawler(*command).returncode == 0
+    seen = len(site.requests)
+    ended = crawler(*command)
+    assert ended.returncode == 0 and "3 of 3 URLs settled" in ended.stderr
+    assert len(site.requests) == seen and len(rows_of(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_the_same_command_continues(site, tmp_path, number):
+    urls = good(site, 40)
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--delay", "100ms", "--progress", "plain")
+    with crawling(*command) as process:
+        wait_for_talk(process, "URLs")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert f"stopped before the end ({number.name}): the same command continues" in said
+    assert crawler(*command, "--delay", "0").returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
+
+
+def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
+    urls = [sin(site, "slow"), *good(site, 5)]
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
+    with crawling(*command) as process:
+        wait_for_request(process, site, "/sin/slow")
+        process.send_signal(signal.SIGINT)
+        wait_for_talk(process, "draining")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 5
+    assert crawler(*command).returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
+
+
+def test_a_drain_does_not_wait_for_a_page_that_never_comes(site, tmp_path):
+    command = ("run", sin(site, "hang"), *good(site, 3), "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--grace", "2s")
+    with crawling(*command, "--timeout", "10min", "--first-byte-timeout", "10min") as process:
+        wait_for_request(process, site, "/sin/hang")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 5
+    assert "waits for its visit" in crawler("why", sin(site, "hang"), "--data", str(tmp_path)).stdout
+
+
+def test_killed_again_and_again_it_loses_nothing_and_stores_nothing_twice(site, tmp_path):
+    urls = good(site, 160, first=5000)
+    (tmp_path / "list").write_text("\n".join(urls))
+    out = tmp_path / "out"
+    command = ("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--per-host", "4", "--delay", "10ms")
+    for kill in range(3):
+        with crawling(*command) as process:
+            wait_for_request(process, site, f"/good/{5000 + 50 * kill}")
+            process.kill()
+    assert crawler(*command).returncode == 0
+    assert sorted(row["url"] for row in rows_of(out) if row["final"]) == sorted(urls)
+    assert Counter(uri for kind, uri in records_of(out) if kind == "response") == Counter(urls)
+    assert crawler("verify", str(out)).returncode == 0
+
+
+def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path):
+    program = (
+        "import sys\nfrom crawler.cli.main import main\nfrom crawler.policy import judge\n"
+        "def boom(*_): raise ZeroDivisionError('not expected')\n"
+        "judge.Judge.page = boom\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "run", *good(site, 3), "-o", str(tmp_path), *LOCAL]
+    ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1 and "ZeroDivisionError: not expected" in ended.stderr and "internal error" in ended.stderr
+    assert rows_of(tmp_path) == []
+
+
+def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
+    with crawling("run", sin(site, "hang"), "-o", str(tmp_path), *LOCAL, "--progress", "plain") as process:
+        wait_for_request(process, site, "/sin/hang")
+        ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
+        assert ended.returncode == 75 and "in use" in ended.stderr
+
+
+def test_all_faults_of_a_command_line_are_told_at_once():
+    ended = crawler("run", "-w", "many", "--delay", "soon", "-i", "/not/there", "-i", "/")
+    assert ended.returncode == 2 and ended.stdout == ""
+    said = [line.removeprefix("crawler: ").partition(":")[0] for line in ended.stderr.splitlines()]
+    assert sorted(said) == ["--delay 'soon'", "--workers 'many'", "-o/--output is missing", "list /", "list /not/there"]
+
+
+def test_nothing_is_begun_where_a_list_is_missing(tmp_path):
+    out = tmp_path / "out"
+    assert crawler("run", "-i", str(tmp_path / "none"), "-o", str(out)).returncode == 2
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "{tmp}/new"], "nothing to crawl"),
+        (["http://a.example/", "-o", "{tmp}/file"], "{tmp}/file"),
+        (["-i", "{tmp}/none.txt", "-o", "{tmp}/new"], "none.txt"),
+        (["http://a.example/", "-o", "{tmp}/new", "-c", "{tmp}/none.toml"], "none.toml"),
+    ],
+)
+def test_what_cannot_be_done_is_said_plainly(tmp_path, arguments, said):
+    (tmp_path / "file").write_text("")
+    ended = crawler("run", *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert ended.returncode == 2, ended.stderr
+    assert said.format(tmp=tmp_path) in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_crawl_is_not_continued_as_another_one(site, tmp_path):
+    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL).returncode == 0
+    ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--depth", "2", "--archive", "files")
+    assert ended.returncode == 2
+    assert "archive: this directory was begun with" in ended.stderr and "depth: this directory was begun with 0" in ended.stderr
+    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
+    assert len(list(tmp_path.glob("previous-*/warc/*"))) == 1
+
+
+def test_what_pages_say_to_robots_is_honoured_and_recorded(tmp_path):
+    said = {
+        "headed": "noindex, nofollow",
+        "other": "otherbot: noindex, nofollow",
+        "named": "otherbot: none, flatcrawler: noarchive",
+    }
+    pages = {f"/{name}": webs.page(f"/{name}/on", headers=(("X-Robots-Tag", value),)) for name, value in said.items()}
+    pages["/meta"] = webs.Answer(body=b"<meta name=robots content='NoFollow, noindex'><a href=/meta/on>x</a>")
+    pages["/"] = webs.page(*pages)
+    with webs.Web({"127.0.0.1": pages}).running() as web:
+        options = ("--allow-net", "127.0.0.0/8", "--delay", "0")
+        assert crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path), "--depth", "2", *options).returncode == 0
+    robots = {row["canonical"].partition(f":{web.port}")[2]: row["robots"] for row in rows_of(tmp_path)}
+    both = "nofollow,noindex"
+    assert {path: word for path, word in robots.items() if word} == {"/headed": both, "/meta": both, "/named": "noarchive"}
+    assert {path for path in robots if path.endswith("/on")} == {"/other/on", "/named/on"}
+
+
+def test_a_crawl_can_be_set_aside_as_often_as_one_likes(tmp_path):
+    for number in range(3):
+        (tmp_path / "crawl.toml").write_text(str(number))
+        _set_aside(tmp_path)
+    assert sorted(path.read_text() for path in tmp_path.glob("previous-*/crawl.toml")) == ["0", "1", "2"]
+
+
+def test_what_a_person_keeps_in_the_directory_stays_there(site, tmp_path):
+    mine = [tmp_path / "tmp" / "mine.txt", tmp_path / "tmp" / "sub" / "mine.txt", tmp_path / "files" / "mine.txt"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (tmp_path / "tmp" / "body-0123").write_text("of a process that was killed")
+    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files").returncode == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3 and not (tmp_path / "tmp" / "body-0123").exists()
+
+
+def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
+    assert crawler("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0").returncode == 4
+    command = ("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
+    assert crawler(*command, "--max-failed", "20").returncode == 8
+    assert crawler(*command, "--max-failed", "30").returncode == 0
+
+
+def test_a_host_given_up_stands_among_those_with_most_failures(site, tmp_path):
+    dead = [f"http://127.0.0.9:1/{n}" for n in range(20)]
+    options = ("--retries", "0", "--backoff-max", "10ms", "--json")
+    ended = crawler("run", *good(site, 1), sin(site, "gone"), *dead, "-o", str(tmp_path), *LOCAL, *options)
+    assert orjson.loads(ended.stdout)["failing_hosts"] == {"127.0.0.9:1": 20, f"127.0.0.1:{site.ports['http']}": 1}
+    assert Counter(row["reason"] for row in rows_of(tmp_path) if row["outcome"] == "connect_error").keys() == {
+        "refused",
+        "host_down",
+    }
+
+
+def test_a_list_without_a_url_is_told_as_such(tmp_path):
+    (tmp_path / "list").write_text("www.example.org\nftp://example.org/\n# comment\n")
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), "--json")
+    assert ended.returncode == 4 and orjson.loads(ended.stdout)["lines"] == {"invalid_url": 2}
+    assert "  invalid_url  2" in ended.stderr.splitlines()
+    assert f"to list them: crawler results {tmp_path / 'out'} --outcome invalid_url" in ended.stderr
+
+
+def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, tmp_path):
+    ended = crawler("run", *good(site, 1), "-o", str(tmp_path), "--no-robots")
+    assert ended.returncode == 4 and "--allow-net CIDR" in ended.stderr
+    assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked"]
+
+
+@pytest.mark.parametrize("limit", [("--max-pages", "5"), ("--max-bytes", "10kB"), ("--max-time", "1s")])
+def test_a_limit_stops_early(site, tmp_path, limit):
+    command = ("run", *good(site, 60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
+    ended = crawler(*command)
+    assert ended.returncode == 5 and "stopped before the end (max_" in ended.stderr
+    assert 3 <= len(rows_of(tmp_path)) <= 40
+
+
+def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tmp_path):
+    code, drawn = on_a_terminal("run", *good(site, 5), sin(site, "lame"), "-o", str(tmp_path), *LOCAL)
+    assert code == 0
+    assert "in flight" in drawn and "\x1b[2K" in drawn  # the line, and its erasure
+    assert drawn.rstrip().endswith("ok  6")
+
+
+def test_progress_can_be_plain_on_a_terminal_and_colour_is_not_used(site, tmp_path):
+    _, drawn = on_a_terminal("run", *good(site, 5), "-o", str(tmp_path), *LOCAL, "--progress", "plain", environ={"NO_COLOR": "1"})
+    assert "in flight" in drawn and "\x1b" not in drawn
+
+
+def test_verbose_tells_of_every_visit_and_json_lines_are_json(site, tmp_path):
+    ended = crawler("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "a"), *LOCAL, "-v")
+    visits = [line for line in ended.stderr.splitlines() if line.startswith("crawler: visit ")]
+    assert len(visits) == 4 and any("outcome=http_error" in line and "status=404" in line for line in visits)
+    options = ("-v", "--log-format", "json", "--progress", "none")
+    ended = crawler("run", *good(site, 3), "-o", str(tmp_path / "b"), *LOCAL, *options)
+    told = [orjson.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in told if line["level"] == "debug"] == ["visit"] * 3
+    assert {line["outcome"] for line in told if line["level"] == "debug"} == {"ok"}
+
+
+def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
+    codes: list[int] = []
+
+    def one(name: str) -> None:
+        codes.append(crawler("run", *good(site, 20), "-o", str(tmp_path / name), *LOCAL).returncode)
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [0, 0] and all(len(rows_of(Path(tmp_path / name))) == 20 for name in "ab")

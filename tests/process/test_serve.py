@@ -1,0 +1,354 @@
+"""``crawler serve`` as a service manager, an operator and a script meet it: signals, notices, clients, kills."""
+
+import contextlib
+import gzip
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from support.daemons import served
+from support.programs import LOCAL, crawler, crawling, rows_of
+from support.sinful import Site, head, running, stay
+
+
+@pytest.fixture(scope="module")
+def site():
+    with running(Site(scripts={"lame": [0.5, head(2) + b"ok", stay], "slow": [30.0, head(2) + b"ok", stay]})) as site:
+        yield site
+
+
+def good(site, count, first=0):
+    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
+
+
+def unreachable(count):
+    return "\n".join(f"http://host-{n % 97}.test/{n}" for n in range(count)).encode()
+
+
+def until(daemon, **wanted):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        told = daemon.ask("GET", "/v1/status")
+        if all(told[key] == value for key, value in wanted.items()):
+            return told
+        time.sleep(0.02)
+    raise AssertionError(f"{wanted} never came: {told}")
+
+
+def ended(daemon, number=signal.SIGTERM):
+    """Exit code and the rest of the log."""
+    daemon.process.send_signal(number)
+    return daemon.process.wait(30), daemon.process.stderr.read()
+
+
+# -- lifecycle --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_it_and_that_is_a_good_end(tmp_path, site, number):
+    with served(tmp_path / "d") as daemon:
+        daemon.ask("POST", "/v1/seeds", f"http://127.0.0.1:{site.ports['http']}/sin/lame".encode())
+        until(daemon, in_flight=1)
+        code, log = ended(daemon, number)
+    assert (code, number.name in log) == (0, True)
+    assert [row["outcome"] for row in rows_of(tmp_path / "d")] == ["ok"], "what was in flight was finished"
+
+
+def test_a_second_signal_ends_it_at_once_without_loss(tmp_path, site):
+    with served(tmp_path / "d") as daemon:
+        daemon.ask("POST", "/v1/seeds", f"http://127.0.0.1:{site.ports['http']}/sin/slow".encode())
+        until(daemon, in_flight=1)
+        daemon.process.send_signal(signal.SIGTERM)
+        until(daemon, state="draining")
+        assert ended(daemon)[0] == 5
+    with served(tmp_path / "d") as daemon:
+        assert daemon.ask("GET", "/v1/status")["waiting"] == 1
+
+
+def test_it_does_not_end_by_itself_and_each_of_run_and_serve_continues_the_other(tmp_path, site):
+    root = tmp_path / "d"
+    assert crawler("run", *good(site, 2), "-o", str(root), *LOCAL).returncode == 0
+    with served(root) as daemon:
+        assert daemon.ask("GET", "/v1/status")["done"] == 2
+        daemon.ask("POST", "/v1/seeds", "\n".join(good(site, 3, first=1)).encode())
+        until(daemon, done=4)
+        assert ended(daemon)[0] == 0
+    done = crawler("run", *good(site, 2), *good(site, 1, first=9), "-o", str(root), *LOCAL)
+    assert done.returncode == 0, done.stderr
+    assert sorted(row["url"] for row in rows_of(root) if row["outcome"] == "ok") == sorted(
+        [*good(site, 4), *good(site, 1, first=9)]
+    )
+
+
+def test_an_address_in_use_is_said_plainly(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = crawler("serve", "--data", str(tmp_path / "d"), "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert (done.returncode, "cannot listen on" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_two_daemons_do_not_share_a_directory(tmp_path):
+    with served(tmp_path / "d"):
+        assert crawler("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0").returncode == 75
+
+
+@pytest.mark.parametrize("lines", [20_000])
+def test_acknowledged_seeds_survive_a_kill(tmp_path, lines):
+    root = tmp_path / "d"
+    with served(root) as daemon:
+        daemon.ask("POST", "/v1/pause")
+        told = daemon.ask("POST", "/v1/seeds?list=mine", gzip.compress(unreachable(lines)))
+        daemon.process.kill()
+        assert told["accepted"] == lines
+    with served(root) as daemon:
+        assert daemon.ask("GET", "/v1/status")["known"] == lines
+        daemon.ask("POST", "/v1/pause")
+        assert daemon.ask("POST", "/v1/seeds?list=mine", unreachable(lines))["accepted"] == 0
+
+
+def test_an_upload_that_a_kill_cut_is_continued_under_its_name(tmp_path):
+    root, body = tmp_path / "d", unreachable(60_000)
+    with served(root) as daemon:
+        daemon.ask("POST", "/v1/pause")
+        host, port = daemon.listen.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /v1/seeds?list=big HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
+            connection.sendall(body[: len(body) // 2])
+            while not daemon.ask("GET", "/v1/status")["known"]:
+                time.sleep(0.01)
+            daemon.process.kill()
+    with served(root) as daemon:
+        daemon.ask("POST", "/v1/pause")
+        known = daemon.ask("GET", "/v1/status")["known"]
+        assert known
+        told = daemon.ask("POST", "/v1/seeds?list=big", body)
+        assert told["lines"] == 60_000
+        assert known + told["accepted"] == 60_000 == daemon.ask("GET", "/v1/status")["known"]
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_takes_over_what_may_change_and_says_what_may_not(tmp_path):
+    file = tmp_path / "crawler.toml"
+    file.write_text('rate = 5\nworkers = 7\nmetrics_listen = "127.0.0.1:0"\n')
+    with served(tmp_path / "d", "--config", str(file)) as daemon:
+        file.write_text("rate = 6\nworkers = 8\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.said(r"workers has changed; it takes effect with the next start")
+        assert daemon.said(r"changed: rate")
+        told = daemon.ask("GET", "/v1/settings")
+        assert (told["rate"], told["workers"], told["delay"]) == (6.0, 7, 0.0), "flags still win"
+        file.write_text('rate = "fast"\nworkers = 0\n')
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.said(r"reload refused")
+        assert daemon.said(r"workers '?0'?: must be at least 1")
+        assert daemon.said(r"rate 'fast': must be a number")
+        assert daemon.ask("GET", "/v1/settings")["rate"] == 6.0
+        assert metric(daemon, "crawler_config_last_reload_successful") == 0
+        file.write_text("rate = 7\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.said(r"changed: rate")
+        assert metric(daemon, "crawler_config_last_reload_successful") == 1
+        assert "rate = 7" in (tmp_path / "d" / "crawl.toml").read_text()
+
+
+def test_the_log_may_be_a_file_that_is_rotated(tmp_path):
+    log = tmp_path / "crawler.log"
+    with crawling("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0", "--log-file", str(log)) as process:
+        while not log.exists() or "control API on port" not in log.read_text():
+            time.sleep(0.02)
+        log.rename(tmp_path / "crawler.log.1")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
+        while not log.exists() or not log.read_text().endswith("\n"):
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0 and process.stderr.read() == ""
+        told = [json.loads(line) for line in log.read_text().splitlines()]
+        assert told[-1]["event"].startswith("ended by SIGTERM") and told[-1]["level"] == "info"
+
+
+def test_a_level_that_was_changed_holds_for_all_that_is_said(tmp_path):
+    with served(tmp_path / "d") as daemon:
+        daemon.ask("PATCH", "/v1/settings", b'{"log_level": "error"}', {"Content-Type": "application/json"})
+        daemon.ask("POST", "/v1/pause")
+        code, said = ended(daemon)
+        assert (code, "paused by" in said, "ended by" in said) == (0, False, False)
+
+
+def metric(daemon, name):
+    with urllib.request.urlopen(f"http://{daemon.listen}/metrics") as answer:
+        (value,) = [line.split()[-1] for line in answer.read().decode().splitlines() if line.split(" ")[0] == name]
+    return float(value)
+
+
+def test_signals_ask_for_a_status_line_and_a_memory_report(tmp_path):
+    with served(tmp_path / "d") as daemon:
+        daemon.process.send_signal(signal.SIGUSR1)
+        assert daemon.said(r"0/0\+? URLs · ")
+        daemon.process.send_signal(signal.SIGUSR2)
+        assert daemon.said(r"memory: [\d.]+ of [\d.]+ MiB")
+        assert daemon.said(r"Crawl._work")
+
+
+def test_systemd_is_told_how_it_goes(tmp_path):
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(str(tmp_path / "notify"))
+    told.settimeout(20)
+
+    def wait_for(*messages):
+        seen = []
+        while not all(any(text.startswith(message) for text in seen) for message in messages):
+            seen += told.recv(4096).decode().split("\n")
+        return seen
+
+    with told, served(tmp_path / "d", environ={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}) as daemon:
+        assert wait_for("STATUS=opening", "READY=1", "WATCHDOG=1", "STATUS=0/0 URLs")
+        wait_for("WATCHDOG=1")
+        wait_for("WATCHDOG=1")
+        daemon.process.send_signal(signal.SIGHUP)
+        seen = wait_for("RELOADING=1", "MONOTONIC_USEC=", "READY=1")
+        assert seen.index("RELOADING=1") < seen.index("READY=1")
+        daemon.process.send_signal(signal.SIGTERM)
+        wait_for("STOPPING=1")
+        assert daemon.process.wait(30) == 0
+
+
+# -- clients ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory, site):
+    with served(tmp_path_factory.mktemp("daemon") / "d", "--per-host", "4") as daemon:
+        yield daemon
+
+
+def client(daemon, *arguments, **options):
+    return crawler(*arguments, environ={"CRAWLER_LISTEN": daemon.listen}, **options)
+
+
+def test_add_tells_what_became_of_each_list(daemon, site, tmp_path):
+    (tmp_path / "list.gz").write_bytes(gzip.compress("\n".join([*good(site, 5), "nonsense"]).encode()))
+    done = client(daemon, "add", *good(site, 2, first=5), "-i", str(tmp_path / "list.gz"), "--tag", "t")
+    assert done.returncode == 0, done.stderr
+    assert "the URLs: 2 accepted" in done.stderr
+    assert "list.gz: 5 accepted, 1 invalid" in done.stderr
+    assert "line 6: syntax: nonsense" in done.stderr
+    done = client(daemon, "add", "-i", "-", input="\n".join(good(site, 1, first=7)))
+    assert "standard input: 1 accepted" in done.stderr
+    until(daemon, done=8)
+
+
+def test_status_is_a_page_and_a_json_object(daemon, site):
+    client(daemon, "add", *good(site, 1, first=40))
+    while not json.loads(client(daemon, "status", "--json").stdout)["done"]:
+        pass
+    done = client(daemon, "status")
+    assert done.returncode == 0
+    assert done.stdout.startswith("running · ")
+    assert "done (" in done.stdout and "memory" in done.stdout and "disk" in done.stdout
+    assert json.loads(client(daemon, "status", "--json").stdout)["state"] == "running"
+
+
+def test_why_and_results_ask_the_daemon_where_no_directory_is_named(daemon, site):
+    (url,) = good(site, 1, first=20)
+    assert client(daemon, "why", url).returncode == 4
+    assert client(daemon, "add", url, "--list", "asked").returncode == 0
+    while "settled as ok" not in (done := client(daemon, "why", url)).stdout:
+        assert done.returncode in (0, 4), done.stderr
+    assert "line 1 of asked" in done.stdout
+    assert json.loads(client(daemon, "why", url, "--json").stdout)["state"] == "done"
+    done = client(daemon, "results", "--outcome", "ok")
+    assert done.returncode == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert url in {row["url"] for row in rows} and {row["outcome"] for row in rows} == {"ok"}
+    cursor = done.stderr.split("--cursor ")[1].strip()
+    assert client(daemon, "results", "--cursor", cursor).stdout == ""
+    assert client(daemon, "results", "--cursor", "77-0").returncode == 2
+    assert client(daemon, "results", "--final").returncode == 2
+
+
+def test_results_are_followed_as_they_come(daemon, site):
+    (url,) = good(site, 1, first=30)
+    with crawling("results", "--follow", "--listen", daemon.listen) as following:
+        client(daemon, "add", url)
+        while json.loads(following.stdout.readline())["url"] != url:
+            pass
+        following.send_signal(signal.SIGINT)
+        assert following.wait(20) == 0
+        assert "--cursor" in following.stderr.read()
+
+
+def test_pause_resume_and_health(daemon):
+    assert "paused" in client(daemon, "pause").stderr
+    assert client(daemon, "status").stdout.startswith("paused by user")
+    assert client(daemon, "healthcheck", "--ready").returncode == 0
+    assert "running" in client(daemon, "resume").stderr
+
+
+def test_what_is_refused_is_said_plainly(daemon, tmp_path):
+    done = client(daemon, "add", "http://a.test/", "--list", "a/b")
+    assert (done.returncode, "list must be" in done.stderr) == (2, True)
+    assert client(daemon, "add").returncode == 2
+    assert client(daemon, "add", "-i", str(tmp_path / "none")).returncode == 2
+    done = crawler("status", "--listen", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "no answer from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_token_is_read_from_its_file(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with served(tmp_path / "d", "--api-token-file", str(token)) as daemon:
+        done = client(daemon, "status")
+        assert (done.returncode, "token" in done.stderr) == (2, True)
+        assert client(daemon, "status", "--api-token-file", str(token)).returncode == 0
+        with contextlib.suppress(urllib.error.HTTPError):
+            daemon.ask("GET", "/v1/status")
+            raise AssertionError("no token was asked for")
+
+
+def test_an_address_open_to_others_needs_a_token(tmp_path):
+    done = crawler("serve", "--data", str(tmp_path / "d"), "--listen", "0.0.0.0:0")
+    assert (done.returncode, "api_token_file" in done.stderr) == (2, True)
+
+
+def test_drain_ends_it(tmp_path):
+    with served(tmp_path / "d") as daemon:
+        assert "draining" in client(daemon, "drain").stderr
+        assert daemon.process.wait(30) == 0
+
+
+def test_metrics_are_served_on_an_address_of_their_own_without_token(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    with served(tmp_path / "d", "--metrics-listen", f"127.0.0.1:{port}", "--api-token-file", str(token)):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert b'crawler_state{state="running"} 1.0' in answer.read()
+        assert crawler("healthcheck", "--metrics-listen", f"127.0.0.1:{port}").returncode == 0
+
+
+def test_no_descriptor_is_left_behind_by_clients_that_go(daemon):
+    def descriptors():
+        return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+    before = descriptors()
+    host, port = daemon.listen.split(":")
+    for n in range(60):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall((b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n", b"POST /v1/se", b"")[n % 3])
+    deadline = time.monotonic() + 20
+    while descriptors() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert descriptors() <= before

@@ -1,0 +1,1 @@
+"""What tests share: servers, webs, stores, faults. Imported as ``support.name``."""

@@ -1,0 +1,125 @@
+"""A daemon to talk to: its parts in this process, or ``crawler serve`` as a process of its own."""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+
+import aiohttp
+
+from crawler.config.load import load
+from crawler.crawl.wiring import open_crawl
+from crawler.service.api import Control
+from crawler.service.health import open_vitals
+from crawler.service.listener import open_listener
+from crawler.service.reload import Changes
+from crawler.service.serve import apply
+from support.programs import CLEAN, LOCAL
+
+ROOMY = "8GiB"
+"""A memory limit for crawls in the process of the tests, which may have grown to any size by then."""
+PLAIN = {
+    "allow_net": ("127.0.0.0/8",),
+    "robots": False,
+    "delay": 0,
+    "listen": "127.0.0.1:0",
+    "min_free_disk": 0,
+    "memory_limit": ROOMY,
+}
+
+
+class Daemon:
+    """``session`` asks the control API of ``crawl``; ``log`` holds what it said."""
+
+    def __init__(self, crawl, control, port, session, log):
+        self.crawl, self.control, self.port, self.session, self.log = crawl, control, port, session, log
+
+    async def ask(self, method, path, **options):
+        """(status, JSON)"""
+        async with self.session.request(method, path, **options) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def until(self, **wanted):
+        """Wait until the status says so."""
+        async with asyncio.timeout(30):
+            while True:
+                _, told = await self.ask("GET", "/v1/status")
+                if all(told[key] == value for key, value in wanted.items()):
+                    return told
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def daemon(root, **settings):
+    config = load(PLAIN | {"output": str(root)} | settings, environ={}).config
+    log = []
+    async with open_crawl(config, endless=True, log=log.append) as crawl, open_vitals(crawl) as vitals:
+        changes = Changes(crawl, root, lambda new: apply(crawl, new), log.append)
+        control = Control(
+            crawl,
+            root,
+            registry=crawl.parts.metrics.registry,
+            readings=vitals.readings,
+            rates=vitals.rates,
+            change=changes.patch,
+            settings=changes.settings,
+            alive=vitals.alive,
+            ready=vitals.ready,
+            log=log.append,
+        )
+        async with open_listener(config.listen, control.application()) as port, asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(crawl.run())
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+                yield Daemon(crawl, control, port, session, log)
+            crawl.drain("test")
+            await running
+
+
+class Served:
+    """``crawler serve`` as a process."""
+
+    def __init__(self, process, listen):
+        self.process, self.listen = process, listen
+
+    def ask(self, method, path, data=None, headers=()):
+        request = urllib.request.Request(f"http://{self.listen}{path}", data, dict(headers), method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def said(self, pattern):
+        """Read its log until a line matches."""
+        for line in self.process.stderr:
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"{pattern!r} was never said")
+
+
+@contextlib.contextmanager
+def served(root, *arguments, environ=None):
+    """Ready when entered; killed at the end if it still runs."""
+    command = [
+        sys.executable,
+        "-m",
+        "crawler",
+        "serve",
+        "--data",
+        str(root),
+        "--listen",
+        "127.0.0.1:0",
+        "--min-free-disk",
+        "0",
+        "--log-format",
+        "text",
+    ]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environ = CLEAN | (environ or {})
+    with subprocess.Popen([*command, *LOCAL, *arguments], env=environ, text=True, **pipes) as process:
+        try:
+            daemon = Served(process, "")
+            daemon.listen = "127.0.0.1:" + daemon.said(r"control API on port (\d+)")[1]
+            yield daemon
+        finally:
+            process.kill()

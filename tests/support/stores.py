@@ -1,0 +1,105 @@
+"""What the store tests share: links by name, and a driver that plays the pump in one thread on a clock of its own."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+from crawler.core.model import Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
+from crawler.core.page import Page
+from crawler.core.urls import fingerprint, host_key
+from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.store import Admitted, Batch, HostRest, Prepared, Settled
+
+NO_PAGE = cast(Page, None)
+"""A store never looks at the page of an outcome."""
+
+REST = 1.0
+NO_LIMITS = Limits()
+
+
+def link(name: str, kind: str = "link", **fields: object) -> Link:
+    """``a/1`` is http://a.test/1."""
+    host, _, path = name.partition("/")
+    url = f"http://{host}.test/{path}"
+    return Link(url, host_key(url), kind, **fields)
+
+
+def done(*outlinks: Link, outcome: str = "ok") -> Done:
+    return Done(NO_PAGE, outcome, None, outlinks)
+
+
+TIMEOUT = Dropped("timeout", "total_timeout")
+
+
+def retry(after: float) -> Retry:
+    return Retry("timeout", "total_timeout", after)
+
+
+def record(lease: Lease, outcome: Outcome) -> Known | None:
+    """What the journal would give for it."""
+    if isinstance(outcome, Retry) or lease.link.kind == "expand":
+        return None
+    assert isinstance(outcome, Done | Dropped)
+    return Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)
+
+
+class Driver:
+    """A store, a clock, and the steps of the pump. ``store`` may be opened anew by ``reopen``."""
+
+    def __init__(self, kind: str, path: Path, limits: Limits = NO_LIMITS, now: float = 1000.0) -> None:
+        self.kind, self.path, self.limits, self.now = kind, path, limits, now
+        self.store = self.open()
+
+    def open(self) -> Store:
+        return open_store(self.kind, self.path, self.limits, now=self.now, rest=lambda host: REST, memory_bytes=8 << 20)
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = self.open()
+
+    def prepare(
+        self,
+        links: Iterable[Link] = (),
+        settled: Iterable[tuple[Lease, Outcome]] = (),
+        hosts: Mapping[str, HostRest] | None = None,
+        **fields: object,
+    ) -> Prepared:
+        settled = [
+            Settled(lease, outcome, self.now + outcome.after if isinstance(outcome, Retry) else 0.0) for lease, outcome in settled
+        ]
+        rests = {one.lease.link.host: HostRest(self.now) for one in settled} if hosts is None else dict(hosts)
+        admitted = [Admitted(tuple(links))]
+        return self.store.prepare(Batch(settled, admitted, rests, {}, self.now, self.now + 0.5, **fields))
+
+    def make_true(self, prepared: Prepared, marks: Mapping[str, Mark] | None = None) -> None:
+        known = [record(settled.lease, settled.outcome) for settled in prepared.batch.settled]
+        self.store.commit(prepared, known, marks or {})
+
+    def commit(self, *args: object, **fields: object) -> list[int]:
+        """Prepare and commit at once; the verdicts."""
+        self.now += 0.001
+        prepared = self.prepare(*args, **fields)
+        self.make_true(prepared)
+        return prepared.fresh
+
+    def settle(self, lease: Lease, outcome: Outcome, rest: HostRest | None = None) -> list[int]:
+        return self.commit((), [(lease, outcome)], None if rest is None else {lease.link.host: rest})
+
+    def by_fingerprint(self, urls: Iterable[str]) -> list[str]:
+        """In the order in which the durable store keeps them."""
+        secret = self.store.secret()
+        return sorted(urls, key=lambda url: fingerprint(host_key(url), secret) + fingerprint(url, secret))
+
+    def claim(self, hosts: int = 100, per_host: int = 100, hungry: Mapping[str, int] | None = None) -> list[Lease]:
+        return self.store.claim(hosts, per_host, self.now, hungry or {})
+
+    def claim_one(self, name: str) -> Lease:
+        """The next link of all, which must be this one."""
+        [lease] = self.claim(1, 1)
+        assert lease.link.url == link(name).url
+        return lease
+
+
+def names(leases: Iterable[Lease]) -> list[str]:
+    """The reverse of ``link``."""
+    return [lease.link.url.removeprefix("http://").replace(".test/", "/", 1) for lease in leases]

@@ -1,0 +1,94 @@
+"""A crawl that loses its power again and again, each time at a random point of what it wrote: continued by the same
+command, all that it had acknowledged is there, once.
+
+POWER_CUTS=200 pytest tests/system/test_power_cut.py    cuts that often, in crawls of five to ten cuts each
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.faults.log import notes, read_log
+from support.faults.mixed import MixedCrawl, acknowledged_by
+from support.faults.powercut import Disk
+from support.faults.shim import Faults
+from support.paths import SUPPORT
+from support.programs import CLEAN, crawler
+from support.sinful import running
+
+CUTS = int(os.environ.get("POWER_CUTS", "3"))
+PAGES = 300 if CUTS > 10 else 150
+MAPPED = {"out", "synced"}
+"""Slots of the visits that are out, and how far the store was synced: a power cut loses nothing with them."""
+NOTED = SUPPORT / "faults" / "noted.py"
+
+
+class Machine:
+    """A crawl on a disk that loses its power."""
+
+    def __init__(self, crawl: MixedCrawl, tmp: Path, rng: random.Random) -> None:
+        self._crawl, self._tmp, self._rng = crawl, tmp, rng
+        self.disk = tmp / "disk"
+        self._base: Path | None = None
+        self.acknowledged: dict[str, float] = {}
+        self.story: list[str] = []
+        """What was done to it, for whoever has to understand a failure."""
+
+    def command(self, *options: str) -> list[str]:
+        return self._crawl.command(self._tmp, self.disk / "out", *options)
+
+    def run_until_the_power_fails(self, seconds: float) -> None:
+        number = len(self.story)
+        faults = Faults(self.disk, self._tmp / f"aside-{number}")
+        command = [sys.executable, str(NOTED), *self.command("--rate", "300")]
+        with (self._tmp / f"said-{number}").open("w") as said:
+            process = subprocess.Popen(
+                command, env=CLEAN | faults.environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.returncode in (0, -9), (self._tmp / f"said-{number}").read_text()
+        records = read_log(faults.log)
+        cut = max(self._rng.randint(0, len(records)) for _ in range(2))
+        fresh = self._tmp / f"disk-{number}"
+        did = Disk(self.disk, self._base, MAPPED).play(records[:cut]).rebuild(fresh, self._rng)
+        self.story.append(f"cut {number}: at {cut} of {len(records)} records after {seconds:.2f} s: {did}")
+        self.acknowledged = acknowledged_by(notes(records, cut)) | self.acknowledged  # the first time counts
+        shutil.rmtree(self.disk)
+        self._base = fresh
+        shutil.copytree(fresh, self.disk)
+
+
+@pytest.mark.timeout(30 * max(CUTS, 5))
+def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path) -> None:
+    rng = random.Random(os.environ.get("POWER_CUTS_SEED", time.time_ns()))
+    left, number = CUTS, 0
+    while left > 0:
+        folder = tmp_path / f"crawl-{number}"
+        folder.mkdir()
+        crawl = MixedCrawl(PAGES)
+        with running(crawl.site):
+            machine = Machine(crawl, folder, rng)
+            try:
+                for _ in range(min(left, rng.randint(5, 10))):
+                    machine.run_until_the_power_fails(rng.uniform(0.6, PAGES / 75))
+                    left -= 1
+                ended = crawler(*machine.command())
+                assert ended.returncode == 0, ended.stderr
+                crawl.check(machine.disk / "out", machine.acknowledged)
+            except BaseException as error:
+                error.add_note("\n".join([*machine.story, f"kept in {folder}"]))
+                raise
+        print(f"crawl {number}: {len(machine.acknowledged)} URLs had been acknowledged over {len(machine.story)} power cuts")
+        shutil.rmtree(folder)
+        number += 1

@@ -1,0 +1,208 @@
+"""What a person is told of a running crawl: rates, ETA, the live line, plain lines, the closing table."""
+
+import io
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.cli.progress import Eta, Progress, Rates, amount, closing_table, duration, eta, mode, status_line
+from crawler.core.model import LongestHost, Snapshot
+
+HUGE = LongestHost("example.org", 97_200, 1.0, 1)
+
+
+def snap(at: float, **fields) -> Snapshot:
+    return Snapshot(**{"at": at, "state": "running", **fields})
+
+
+def test_the_eta_is_the_rest_over_the_rate():
+    assert eta(1000, 10.0, None) == Eta(100.0, None)
+    assert eta(1000, 10.0, LongestHost("a", 5, 1.0, 1)) == Eta(100.0, None)
+
+
+def test_where_one_host_takes_longer_its_politeness_is_the_eta():
+    assert eta(100_000, 1000.0, HUGE) == Eta(97_200.0, HUGE)
+    assert eta(100_000, 0.0, HUGE) == Eta(97_200.0, HUGE)
+    assert eta(16, 1000.0, LongestHost("a", 16, 2.0, 4)).seconds == 8.0
+
+
+def test_without_a_rate_nothing_is_promised():
+    assert eta(1000, 0.0, None) is None
+    assert eta(1000, 0.0, LongestHost("a", 10, 0.0, 1)) is None
+
+
+@given(st.integers(1, 10**9), st.floats(0.001, 1e5), st.integers(0, 10**7), st.floats(0, 100), st.integers(1, 64))
+def test_the_eta_is_never_below_either_bound(rest, rate, waiting, pause, per_host):
+    expected = eta(rest, rate, LongestHost("a", waiting, pause, per_host))
+    assert expected.seconds == max(rest / rate, waiting * pause / per_host)
+
+
+def test_rates_cover_the_last_half_minute_only():
+    rates = Rates()
+    assert rates.pages == 0
+    for second in range(100):
+        rates.add(snap(float(second), done=second * 5, bytes=second * 1000))
+    for second in range(100, 200):
+        rates.add(snap(float(second), done=500, bytes=100_000))
+    assert rates.pages == 0 and rates.bytes == 0
+    rates.add(snap(201.0, done=800))
+    assert rates.pages == pytest.approx(300 / 30)
+
+
+def test_rates_keep_few_samples_however_often_they_come():
+    rates = Rates()
+    for tick in range(20_000):
+        rates.add(snap(tick / 1000, done=tick))
+    assert len(rates._samples) <= 256
+    assert rates.pages == pytest.approx(1000, rel=0.01)
+
+
+def test_the_line_says_done_known_rate_and_what_the_workers_wait_for():
+    rates = Rates()
+    rates.add(snap(0))
+    now = snap(10, done=2000, known=20_000, waiting=18_000, bytes=34_000_000, in_flight=64, waits_for="memory", retrying=3)
+    rates.add(now)
+    expected = "2,000/20,000 URLs · 200/s · 3.4 MB/s · 64 in flight · 3 to retry · waits for memory · 1 min 30 s left"
+    assert status_line(now, rates) == expected
+
+
+def test_the_line_names_the_host_whose_politeness_rules():
+    now = snap(0, known=97_200, waiting=97_200, longest_host=HUGE, waits_for="politeness")
+    assert status_line(now, Rates()).endswith(
+        "waits for politeness · 1 d 3 h left (example.org alone: 1 d 3 h at 1 s; if it is yours: --delay 0 --per-host 16)"
+    )
+
+
+def test_the_line_says_when_more_may_come_and_when_it_does_not_run():
+    rates = Rates()
+    rates.add(snap(0))
+    rates.add(snap(1, done=1))
+    assert "1/50+ URLs" in status_line(snap(1, done=1, known=50, waiting=49, reading=True), rates)
+    assert "at least 49 s left" in status_line(snap(1, done=1, known=50, waiting=49, reading=True), rates)
+    paused = status_line(snap(1, state="paused", known=50, waiting=49, waits_for="disk"), rates)
+    assert paused.startswith("paused: 0/50 URLs") and "left" not in paused
+
+
+def test_nothing_a_server_says_reaches_the_terminal_raw():
+    evil = "a\x1b]0;owned\x07.example"
+    now = snap(0, waiting=9000, known=9000, longest_host=LongestHost(evil, 9000, 1.0, 1), failing_hosts=((evil, 3),))
+    assert "\x1b" not in status_line(now, Rates()) and "\x07" not in closing_table(now, 1, directory="out", stopped_by=None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.6, "1 min"), (200, "3 min 20 s"), (97_200, "1 d 3 h"), (7200, "2 h"), (7 * 86400 + 59, "7 d")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (123_456_789, "123 MB")]
+)
+def test_amounts(size, text):
+    assert amount(size) == text
+
+
+def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lists_them():
+    end = snap(
+        0,
+        done=12_345,
+        known=12_345,
+        bytes=5_000_000,
+        outcomes={"ok": 12_000, "timeout": 300, "blocked": 45, "dns_error": 0},
+        refused={"scope": 1_000},
+        lines={"duplicate": 7, "invalid_url": 12},
+        failing_hosts=tuple((f"h{n}.example", 100 - n) for n in range(12)),
+    )
+    table = closing_table(end, 61, directory="my out", stopped_by="SIGINT")
+    assert table.splitlines() == [
+        "12,345 of 12,345 URLs settled, 5 MB, 1 min 1 s this time",
+        "stopped before the end (SIGINT): the same command continues",
+        "  ok       12,000",
+        "  timeout     300",
+        "  blocked      45",
+        "blocked: addresses of private networks are refused; to open a range: --allow-net CIDR",
+        "lines of the lists that are no URL of their own",
+        "  invalid_url  12",
+        "  duplicate     7",
+        "links left out, by rule",
+        "  scope  1,000",
+        "hosts with most failures",
+        *(f"  h{n}.example  {100 - n:>3}" for n in range(10)),
+        "to list them: crawler results 'my out' --outcome timeout,blocked,invalid_url",
+    ]
+
+
+def test_a_crawl_without_failures_lists_none():
+    table = closing_table(snap(0, done=2, known=2, outcomes={"ok": 1, "redirect": 1}), 1, directory="o", stopped_by=None)
+    assert "to list them" not in table and "stopped" not in table
+
+
+def test_plain_lines_come_every_ten_seconds_and_when_the_state_changes():
+    stream = io.StringIO()
+    with Progress("plain", stream) as progress:
+        for tick in range(100):
+            progress.show(snap(tick * 0.25, state="draining" if tick >= 98 else "running"))
+    assert stream.getvalue().count("\n") == 4  # at 0 s, 10 s and 20 s, and when it drains
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_no_progress_writes_nothing():
+    stream = io.StringIO()
+    with Progress("none", stream) as progress:
+        progress.show(snap(0))
+    assert stream.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_live_line_is_drawn_at_most_four_times_a_second_and_erased_at_the_end():
+    stream = Terminal()
+    with Progress("bar", stream) as progress:
+        sizes = []
+        for tick in range(1000):
+            progress.show(snap(tick / 1000, done=tick))
+            sizes.append(len(stream.getvalue()))
+        drawn = sum(1 for before, after in itertools.pairwise(sizes) if after > before) + 1
+    assert drawn == 4
+    assert "750/0 URLs" in stream.getvalue()
+
+
+def test_the_live_line_leaves_room_for_what_a_terminal_echoes(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    with Progress("bar", stream) as progress:
+        progress.show(snap(0, done=1_000_000, known=2_000_000, in_flight=100))
+    (line,) = {line for line in re.split(r"\x1b\[[?\d]*[a-zA-Z]|[\r\n]", stream.getvalue()) if "URLs" in line}
+    assert line.endswith("…") and len(line) == 37
+
+
+@pytest.mark.parametrize("shown", ["bar", "plain", "none"])
+def test_what_must_be_said_is_said_in_every_mode(shown):
+    stream = Terminal()
+    with Progress(shown, stream) as progress:
+        progress.show(snap(0))
+        progress.say("disk is [bold]full[/bold]")
+    assert "disk is [bold]full[/bold]" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stream", "environ", "got"),
+    [
+        ("auto", Terminal(), {"TERM": "xterm"}, "bar"),
+        ("auto", Terminal(), {"TERM": "dumb"}, "plain"),
+        ("auto", Terminal(), {}, "plain"),
+        ("auto", io.StringIO(), {"TERM": "xterm"}, "plain"),
+        ("bar", io.StringIO(), {}, "bar"),
+        ("none", Terminal(), {"TERM": "xterm"}, "none"),
+    ],
+)
+def test_a_live_line_needs_a_terminal(wanted, stream, environ, got):
+    assert mode(wanted, stream, environ) == got

@@ -1,0 +1,345 @@
+"""The configuration: four layers, every fault at once in plain words, secrets masked, written and read back unchanged."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.paths import ROOT
+
+from crawler.config import render
+from crawler.config.load import load, warnings
+from crawler.config.sections import SECTIONS, Config, HostConfig
+from crawler.config.types import parse_size, parse_time, split_host_port
+from crawler.core.errors import ConfigError, StorageError
+
+
+def write(tmp_path: Path, text: str, name: str = "crawler.toml") -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def faults(flags=None, environ=None, file=None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(flags, environ=environ or {}, file=file)
+    return caught.value.faults
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path):
+    file = write(tmp_path, "workers = 2\nretries = 3\nper_host = 4\n")
+    environ = {"CRAWLER_WORKERS": "5", "CRAWLER_RETRIES": "6"}
+    loaded = load({"workers": "7"}, environ=environ, file=file)
+    assert (loaded.config.workers, loaded.config.retries, loaded.config.per_host, loaded.config.depth) == (7, 6, 4, 0)
+    assert loaded.origins == {"workers": "--workers", "retries": "CRAWLER_RETRIES", "per_host": f"{file}: per_host"}
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path):
+    file = write(tmp_path, "workers = 2")
+    assert load(environ={"CRAWLER_CONFIG": file}).config.workers == 2
+
+
+def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
+    file = write(tmp_path, 'worker = 1\nmax_body = "1xx"\nrate = true\nallow_net = ["127.0.0.1/8"]\narchive = "zip"\n')
+    said = faults({"depth": "-5", "retries": "many"}, {"CRAWLER_DNS": "dns.example", "CRAWLER_DELAI": "1"}, file)
+    assert sorted(said) == sorted((
+        f"{file}: there is no setting worker; did you mean workers?",
+        "CRAWLER_DELAI: there is no such setting; did you mean CRAWLER_DELAY?",
+        "--depth '-5': must be at least -1",
+        "--retries 'many': must be a whole number",
+        f"{file}: rate: must not be true or false",
+        "CRAWLER_DNS 'dns.example': must name the server by address, such as 9.9.9.9, 127.0.0.1:5353 or [::1]:5353",
+        f"{file}: allow_net '127.0.0.1/8': has bits beyond the length of its prefix: write 127.0.0.0/8",
+        f"{file}: archive 'zip': must be one of 'warc', 'files' or 'discard'",
+        f"{file}: max_body '1xx': must be a size such as 64MiB, 10kB or a number of bytes",
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"workers": "0"}, "at least 1"),
+        ({"rate": "inf"}, "finite"),
+        ({"rate": "-1"}, "at least 0"),
+        ({"max_failed": "101"}, "at most 100"),
+        ({"timeout": "0"}, "more than 0"),
+        ({"delay": "1 week"}, "a time such as"),
+        ({"max_body": "big"}, "a size such as"),
+        ({"include": ["("]}, "not a regular expression"),
+        ({"include": ["a{99999999999}"]}, "regular expression"),
+        ({"deny_net": ["example.org"]}, "an address range such as"),
+        ({"metrics_listen": "9100"}, "must be HOST:PORT"),
+        ({"metrics_listen": "localhost:99999"}, "at most 65535"),
+        ({"dns": ["9.9.9.9:0"]}, "port 0"),
+        ({"proxy": "socks5://proxy:1080"}, "SOCKS is not supported"),
+        ({"proxy": "http://[::1"}, "URL of an HTTP proxy"),
+        ({"contact": "me"}, "URL or mail address"),
+        ({"contact": "https://x.example/) evil ("}, "URL or mail address"),
+        ({"name": "crawler"}, "a name of your own"),
+        ({"name": "bot/1.0"}, "letters, _ and - only"),
+        ({"user_agent": "a\r\nX: b"}, "one line"),
+        ({"header": ["no colon"]}, "'Name: value'"),
+        ({"header": ["A: b\r\nC: d"]}, "one line"),
+        ({"header": ["Cookie: a=b"]}, "[[host]]"),
+        ({"header": ["authorization: x"]}, "[[host]]"),
+        ({"header": ["Proxy-Authorization: x"]}, "[[host]]"),
+        ({"header": ["Transfer-Encoding: chunked"]}, "leave it out"),
+        ({"header": ["User-Agent: x"]}, "user_agent"),
+        ({"accept_mime": ["html"]}, "a media type"),
+        ({"warc_prefix": "../x"}, "must match"),
+        ({"host": "example.org"}, "write [[host]]"),
+        ({"output": ""}, "not be empty"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_in_plain_words(flags, sentence):
+    (said,) = faults(flags)
+    assert sentence in said
+    assert "pydantic" not in said and "Input should" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a = [", "not a TOML file"),
+        ("host = 1", "must be a list"),
+        ("[host]\nmatch = 'a.example'", "must be a list"),
+        ("[[host]]\ndelay = 1", "number 1, match: is missing"),
+        ("[[host]]\nmatch = 'https://a.example'", "not a URL"),
+        ("[[host]]\nmatch = 'a.example'\ndealy = 1", "did you mean delay?"),
+        ("[[host]]\nmatch = 'a.example'\n[[host]]\nmatch='b.example'\ndelay='x'", "number 2, delay 'x'"),
+        ("[[host]]\nmatch = 'a.example'\nheaders = {Host = 'b.example'}", "leave it out"),
+        ("[[host]]\nmatch = 'a.example'\nheaders = {X = \"a\\nb\"}", "one line"),
+        ("[[host]]\nmatch = 'a.example'\nheaders = {Cookie = '***'}", "is masked"),
+        ("api_token = '***'", "is masked"),
+        ("proxy = 'http://***@proxy.example:3128'", "is masked"),
+        ("contact = false", "must not be true or false"),
+        ("a = " + "[" * 100_000, "not a TOML file"),
+    ],
+)
+def test_a_faulty_file_is_refused_in_plain_words(tmp_path, text, sentence):
+    (said,) = faults(file=write(tmp_path, text))
+    assert sentence in said and said.startswith(str(tmp_path))
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
+    assert "No such file" in faults(file=str(tmp_path / "none.toml"))[0]
+    assert "Is a directory" in faults(file=str(tmp_path))[0]
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "not a TOML file" in faults(file=str(binary))[0]
+
+
+def test_lists_in_the_environment_are_one_item_or_a_toml_array():
+    environ = {"CRAWLER_INCLUDE": "[a-z]{1,3}, x", "CRAWLER_ALLOW_NET": '["127.0.0.0/8", "::1"]', "CRAWLER_DNS": "[::1]:53"}
+    config = load(environ=environ).config
+    assert config.include == ("[a-z]{1,3}, x",)
+    assert config.allow_net == ("127.0.0.0/8", "::1/128")
+    assert config.dns == ("[::1]:53",)
+    tables = load(environ={"CRAWLER_HOST": "[{match = '*.Example.org', delay = '5s'}]"}).config.host
+    assert tables == (HostConfig(match="*.example.org", delay=5.0),)
+    assert "begins like a TOML array" in faults(environ={"CRAWLER_ALLOW_NET": '["127.0.0.0/8"'})[0]
+
+
+def test_empty_variables_and_those_of_container_platforms_are_not_settings():
+    environ = {"CRAWLER_CONTACT": "", "CRAWLER_SERVICE_HOST": "10.0.0.1", "CRAWLER_PORT": "tcp://10.0.0.1:9700"}
+    environ |= {"CRAWLER_PORT_9700_TCP_ADDR": "10.0.0.1", "CRAWLER_SERVICE_PORT_HTTP": "9700", "PATH": "/bin"}
+    assert load(environ=environ) == load(environ={})
+
+
+def test_secrets_are_read_from_files_and_one_way_wins_whole(tmp_path):
+    token = write(tmp_path, "s3cret\n", "token")
+    assert load(environ={"CRAWLER_API_TOKEN_FILE": token}).config.api_token == "s3cret"
+    assert load({"api_token": "other"}, environ={"CRAWLER_API_TOKEN_FILE": token}).config.api_token == "other"
+    assert load({"api_token_file": token}, environ={"CRAWLER_API_TOKEN": "other"}).config.api_token == "s3cret"
+    assert "not both" in faults({"api_token_file": token, "api_token": "x"})[0]
+    assert "No such file" in faults({"proxy_file": "/nowhere"})[0]
+    assert "is empty" in faults({"proxy_file": write(tmp_path, "\n", "empty")})[0]
+
+
+def test_a_control_api_that_others_can_reach_needs_a_token():
+    assert "set api_token_file" in faults({"listen": "0.0.0.0:9700"})[0]
+    assert "set api_token_file" in faults({"listen": "crawler.example:9700"})[0]
+    assert load({"listen": "0.0.0.0:9700", "api_token": "x"}, environ={})
+    for listen in ("localhost:1", "127.9.9.9:1", "[::1]:0"):
+        assert load({"listen": listen}, environ={})
+
+
+def test_a_certificate_file_must_hold_certificates(tmp_path):
+    assert "No such file" in faults({"ca_file": str(tmp_path / "none.pem")})[0]
+    assert "no certificate" in faults({"ca_file": write(tmp_path, "hello", "a.pem")})[0]
+
+
+SECRET = "hunter2"
+
+
+def secretive() -> Config:
+    return Config(
+        api_token=SECRET,
+        proxy=f"http://me:{SECRET}@proxy.example:3128",
+        urls=(f"https://me:{SECRET}@a.example/x@y", f"http:\\\\{SECRET}@b.example", "https://c.example/~me@home"),
+        host=(
+            HostConfig(
+                match="a.example", headers={"Authorization": SECRET, "X-Key": SECRET}, proxy=f"https://{SECRET}@p.example"
+            ),
+        ),
+    )
+
+
+def test_no_secret_is_ever_shown_or_written(tmp_path):
+    path = render.write_effective(tmp_path, secretive())
+    text = path.read_text()
+    assert SECRET not in text
+    assert "https://***@a.example/x@y" in text and "https://c.example/~me@home" in text
+    assert "proxy.example:3128" in text and 'Authorization = "***"' in text
+    assert "api_token" in str(faults(file=str(path)))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"proxy": f"gopher://{SECRET}@x"},
+        {"api_token": ["a", SECRET]},
+        {"header": [f"Cookie: {SECRET}"]},
+        {"host": [{"match": "a.example", "headers": {"Host": SECRET}}]},
+        {"host": [{"match": "a.example", "headers": SECRET}]},
+        {"host": [{"match": "a.example", "proxy": f"ftp://{SECRET}@x"}]},
+    ],
+)
+def test_no_fault_repeats_a_secret(flags):
+    assert SECRET not in str(faults(flags))
+
+
+def test_the_effective_configuration_reads_back_as_itself(tmp_path):
+    config = Config(
+        max_body="1GiB",
+        delay="1500ms",
+        include=("[\"'\\\\\u007f]", "ä"),
+        header=("X-Test: \t'quoted'",),
+        memory_limit=300_000_001,
+        host=(HostConfig(match="a.example", delay=0.25, robots=False), HostConfig(match="*")),
+    )
+    assert load(environ={}, file=str(render.write_effective(tmp_path, config))).config == config
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@given(st.integers(min_value=0, max_value=1 << 62))
+def test_a_size_is_written_as_it_is_read(size):
+    assert parse_size(tomllib.loads(f"v = {render.format_size(size)}")["v"]) == size
+
+
+@given(st.floats(min_value=0, allow_nan=False, allow_infinity=False) | st.integers(0, 10**9).map(float))
+def test_a_time_is_written_as_it_is_read(seconds):
+    assert parse_time(tomllib.loads(f"v = {render.format_time(seconds)}")["v"]) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64MiB", 64 << 20),
+        ("64 mib", 64 << 20),
+        ("10kB", 10_000),
+        ("10k", 10_000),
+        ("1.5GiB", 3 << 29),
+        ("7", 7),
+        ("1TB", 10**12),
+    ],
+)
+def test_sizes(text, size):
+    assert Config(max_body=text).max_body == size
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("2", 2), ("1.5h", 5400), ("10 min", 600), ("1d", 86400)])
+def test_times(text, seconds):
+    assert Config(delay=text).delay == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a.example", ("a.example", None)),
+        ("a:1", ("a", 1)),
+        ("[::1]:2", ("::1", 2)),
+        ("[::1]", ("::1", None)),
+        ("::1", ("::1", None)),
+    ],
+)
+def test_host_and_port_are_told_apart(text, parts):
+    assert split_host_port(text) == parts
+
+
+def test_the_shipped_file_is_complete_and_equals_the_defaults():
+    text = (ROOT / "deploy" / "crawler.toml").read_text()
+    assert text == render.example(), "regenerate it: crawler config show --example > deploy/crawler.toml"
+    assert load(environ={}, file=str(ROOT / "deploy" / "crawler.toml")).config == Config()
+
+
+def test_every_commented_setting_of_the_shipped_file_is_valid_once_uncommented(tmp_path):
+    lines = []
+    for line in render.example().splitlines():
+        bare = line.removeprefix("# ")
+        key = bare.partition(" = ")[0]
+        known = key in Config.model_fields or key in HostConfig.model_fields or bare == "[[host]]"
+        reads_a_file = key in ("ca_file", "api_token_file", "proxy_file")
+        lines.append(bare if known and not reads_a_file and line.startswith("# ") else line)
+    config = load(environ={}, file=write(tmp_path, "\n".join(lines))).config
+    assert config.contact and config.proxy and config.memory_limit == 512 << 20
+    assert config.host[0].delay == 5
+
+
+def test_every_setting_is_explained_and_belongs_to_one_section():
+    for section in SECTIONS:
+        assert section.__doc__
+        for key, field in section.model_fields.items():
+            assert field.description, key
+            assert field.default is not None or field.examples, f"{key} has neither a default nor an example"
+    keys = [key for section in SECTIONS for key in section.model_fields]
+    assert sorted(keys) == sorted(Config.model_fields)
+
+
+def test_the_schema_describes_every_setting():
+    described = json.loads(json.dumps(render.schema()))
+    assert set(described["properties"]) == set(Config.model_fields)
+    assert described["additionalProperties"] is False
+
+
+def test_only_what_a_crawl_was_begun_with_conflicts():
+    old = render.identity(Config())
+    assert render.identity_conflicts(old, render.identity(Config(workers=1, delay=0, max_body=1, robots=False))) == []
+    said = render.identity_conflicts(old, render.identity(Config(depth=3, archive="files", include=("x",))))
+    assert [line.partition(":")[0] for line in said] == ["archive", "depth", "include"]
+    assert "begun with 0, now it is 3" in said[1]
+
+
+def test_the_identity_is_read_back_from_the_directory(tmp_path):
+    assert render.read_identity(tmp_path) is None
+    config = Config(depth=2, exclude=("a|b",), api_token=SECRET)
+    render.write_effective(tmp_path, config)
+    assert render.read_identity(tmp_path) == render.identity(config)
+    (tmp_path / "crawl.toml").write_text("depth = [")
+    with pytest.raises(ConfigError, match=r"crawl\.toml"):
+        render.read_identity(tmp_path)
+
+
+def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path):
+    assert load(environ={}, file=str(render.write_effective(tmp_path, Config(fresh=True)))).config.fresh is False
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    render.write_effective(tmp_path, Config(depth=1))
+    (tmp_path / "crawl.toml.tmp").mkdir()
+    with pytest.raises(StorageError):
+        render.write_effective(tmp_path, Config(depth=2))
+    assert tomllib.loads((tmp_path / "crawl.toml").read_text())["depth"] == 1
+
+
+def test_what_is_risky_is_said_aloud():
+    assert warnings(Config()) == []
+    assert len(warnings(Config(robots=False, insecure=True, depth=1, scope="any"))) == 3
+    assert warnings(Config(depth=1, scope="any", contact="me@example.org")) == []
+
+
+def test_a_size_beyond_all_numbers_is_a_fault():
+    with pytest.raises(ValueError, match="must be a size"):
+        parse_size("1" * 5000 + "GiB")

@@ -1,0 +1,145 @@
+"""An append-only file and its mark: real files, real failures (RLIMIT_FSIZE stands in for a full disk)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.core.durable import BUFFER_BYTES_MAX, MarkedFile, length_of, lose, rename, sync_file_system
+from crawler.core.errors import StorageError
+
+
+@contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """Writes beyond ``limit`` bytes of any file fail with EFBIG, as they would with ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_append_gives_the_offset_whether_written_or_not(tmp_path):
+    file = MarkedFile.create(tmp_path / "f")
+    assert [file.append(b"abc"), file.append(b""), file.append(b"de")] == [0, 3, 3]
+    assert (file.size, length_of(file.path)) == (5, 0)
+    file.sync()
+    assert file.append(b"f") == 5
+    file.flush()
+    file.close()
+    assert file.path.read_bytes() == b"abcdef"
+
+
+def test_the_buffer_is_bounded(tmp_path):
+    file = MarkedFile.create(tmp_path / "f")
+    for _ in range(3):
+        file.append(bytes(BUFFER_BYTES_MAX // 2))
+    assert length_of(file.path) == BUFFER_BYTES_MAX
+    file.append(bytes(BUFFER_BYTES_MAX + 1))
+    assert length_of(file.path) == file.size
+    file.close()
+
+
+def test_create_refuses_a_name_that_is_taken(tmp_path):
+    (tmp_path / "f").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="f: File exists"):
+        MarkedFile.create(tmp_path / "f")
+
+
+@pytest.mark.parametrize("there", [None, b"", b"ab"])
+def test_a_file_missing_or_shorter_than_its_mark_is_final_and_named(tmp_path, there):
+    if there is not None:
+        (tmp_path / "f").write_bytes(there)
+    with pytest.raises(StorageError, match=r"f: 3 bytes were committed, but it is (missing|only \d bytes long)") as raised:
+        MarkedFile.open(tmp_path / "f", 3)
+    assert raised.value.final
+
+
+def test_after_a_failed_write_nothing_but_cut_and_close(tmp_path):
+    file = MarkedFile.create(tmp_path / "f")
+    file.append(b"committed")
+    file.sync()
+    mark = file.size
+    with file_size_limit(mark + 3):
+        file.append(b"too much")
+        with pytest.raises(StorageError) as raised:
+            file.sync()
+        assert raised.value.errno == errno.EFBIG
+        assert not raised.value.final
+    for attempt in (file.flush, file.sync, lambda: file.append(bytes(BUFFER_BYTES_MAX + 1))):
+        with pytest.raises(StorageError, match="a write failed before"):
+            attempt()
+    file.cut(mark)
+    file.append(b", once")
+    file.sync()
+    file.close()
+    assert file.path.read_bytes() == b"committed, once"
+
+
+def test_a_full_device_is_a_storage_error_with_its_errno():
+    file = MarkedFile(Path("/dev/full"), os.open("/dev/full", os.O_WRONLY), 0)
+    file.append(b"x")
+    with pytest.raises(StorageError, match="/dev/full: No space left") as raised:
+        file.flush()
+    assert raised.value.errno == errno.ENOSPC
+    file.close()
+    file.close()
+
+
+step = st.one_of(st.binary(max_size=64), st.just("sync"), st.just("cut"), st.just("kill"), st.integers(1, 40))
+
+
+@given(steps=st.lists(step, min_size=10, max_size=60))
+def test_what_was_marked_is_there_once_whatever_comes_after(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("m") / "f"
+    file = MarkedFile.create(path)
+    truth, pending = b"", b""
+    for action in steps:
+        if isinstance(action, bytes):
+            assert file.append(action) == len(truth + pending)
+            pending += action
+        elif action == "sync":
+            file.sync()
+            truth, pending = truth + pending, b""
+        elif action == "cut":
+            file.cut(len(truth))
+            pending = b""
+        else:  # a kill leaves any part of what was not synced, or the trash a torn write leaves
+            file.close()
+            with path.open("r+b") as torn:
+                torn.truncate(len(truth))
+                torn.seek(len(truth))
+                torn.write(b"\xee" * (0 if action == "kill" else action))
+            file, pending = MarkedFile.open(path, len(truth)), b""
+    file.sync()
+    file.close()
+    assert path.read_bytes() == truth + pending
+
+
+def test_lose_never_overwrites(tmp_path):
+    for content in (b"1", b"2"):
+        (tmp_path / "x").write_bytes(content)
+        lose(tmp_path, tmp_path / "x")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "lost+found").iterdir()} == {"x": b"1", "x.1": b"2"}
+
+
+def test_rename_and_sync_file_system(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"1")
+    rename(tmp_path / "a" / "x", tmp_path / "y")
+    sync_file_system(tmp_path)
+    assert (tmp_path / "y").read_bytes() == b"1"
+    with pytest.raises(StorageError, match="nowhere"):
+        sync_file_system(tmp_path / "nowhere")

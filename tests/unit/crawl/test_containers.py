@@ -1,0 +1,191 @@
+"""Every container that lives as long as the crawl has a bound: found by walking the objects of a crawl that runs."""
+
+import asyncio
+import gc
+from collections import deque
+from types import CodeType, FunctionType, ModuleType
+
+from support.machine import Machine
+from support.webs import Web, page
+
+from crawler.config.load import load
+from crawler.crawl.wiring import open_crawl
+from crawler.fetch.connector import IDLE_BYTES
+from crawler.frontier import batch
+from crawler.resources import memory_plan
+from crawler.service.health import open_vitals
+
+WORKERS = 50
+BENCH_LINKS = 200
+BATCH_LINKS = 500
+HOSTS_PER_PAGE = 1 / 5
+
+FIXED = 200
+"""Entries of what only the code and the settings decide."""
+BATCH = 2 * BATCH_LINKS + 1000
+"""A batch is closed when it holds BATCH_LINKS; the last page, or chunk of seeds, may go over."""
+CLAIMED = BENCH_LINKS + WORKERS + 2 * BATCH
+"""On the bench, out, and in the two batches."""
+IDLE = (4 << 20) // IDLE_BYTES + 1
+"""What the account of 4 MiB holds, and the one that is just put to it."""
+
+BOUNDS: dict[str, tuple[str, int]] = {
+    # class.attribute → the account it is charged to, or what bounds it; entries at most
+    "Account._waiting": ("workers", WORKERS),
+    "Budget._accounts": ("fixed", FIXED),
+    "Budget._measures": ("fixed", FIXED),
+    "Config.*": ("settings", FIXED),
+    "HostConfig.*": ("settings", FIXED),
+    "Counts.*": ("outcomes, reasons and rules are closed sets", FIXED),
+    "Tally.*": ("closed sets; HOSTS_MAX of crawler.crawl.failing_hosts", 1000),
+    "Crawl._reserved": ("outcome", CLAIMED),
+    "Memory._visits": ("workers", WORKERS),
+    "Memory._given_up": ("workers", WORKERS),
+    "Visit.*": ("fixed", 4),
+    "Watch._entered": ("fixed", 3),
+    "Vitals._samples": ("_SAMPLES_MAX", 64),
+    "Metrics.*": ("labels are closed sets", FIXED),
+    "Durations.*": ("buckets", FIXED),
+    "Trouble.errors": ("errno names", FIXED),
+    "Plan.accounts": ("fixed", FIXED),
+    "Scope.*": ("settings", FIXED),
+    "Written._lengths": ("open files", FIXED),
+    "WarcArchive._info": ("fixed", FIXED),
+    "WarcArchive._retired": ("files about to be deleted", FIXED),
+    "Retention._folders": ("fixed", 3),
+    # frontier
+    "Workbench._hosts": ("bench", CLAIMED),
+    "Workbench._heap": ("bench", 2 * CLAIMED),
+    "Workbench._groups": ("bench", 2 * CLAIMED + 64),
+    "_Host.queue": ("bench", BENCH_LINKS),
+    "_Host.heads": ("bench: a robots link for each host that waits for its rules", CLAIMED),
+    "_Group.parked": ("bench", CLAIMED),
+    "Frontier._out": ("workers", WORKERS),
+    "Frontier._waiters": ("workers", WORKERS),
+    "Frontier._begun": ("fixed", 2),
+    "Frontier.ceilings": ("fixed", FIXED),
+    "Frontier.pauses": ("fixed", FIXED),
+    "Refill._dry": ("bench", CLAIMED),
+    "Refill._hungry": ("bench", CLAIMED),
+    "Refill._returned": ("bench", CLAIMED),
+    "Refill._unruly": ("bench", CLAIMED),
+    "OpenBatch.*": ("outcome; BATCH of links and outcomes", BATCH),
+    "Batch.*": ("outcome; BATCH of links and outcomes", BATCH),
+    "_Prepared.*": ("outcome; BATCH of links and outcomes", BATCH),
+    "Judged.*": ("outcome; BATCH of links and outcomes", BATCH),
+    "Done.*": ("outcome; LINKS_PER_OUTCOME_MAX", 2000),
+    "Admitted.*": ("BATCH", BATCH),
+    "Trace._free": ("workers and held visits", WORKERS + 500),
+    "Trace.found": ("workers and held visits", WORKERS + 500),
+    # store
+    "Claims._out": ("bench", CLAIMED),
+    "Claims.flying": ("bench", CLAIMED),
+    "Claims.lowered": ("BATCH", BATCH),
+    "Claims.suspects": ("visits out at a kill", WORKERS + 500),
+    "Database.*": ("column families", FIXED),
+    "HostRecord.lanes": ("priorities", FIXED),
+    "Longest._waiting": ("2 HOSTS_MAX", 1025),
+    "Recent._young": ("store", 50_000),
+    "Recent._old": ("store", 50_000),
+    # fetch
+    "Connector._acquired": ("connection", WORKERS),
+    "Connector._idle": ("idle", IDLE),
+    "Connector._conns": ("idle", IDLE + WORKERS),
+    "Connector.*": ("waits of aiohttp that are not used", FIXED),
+    "Fetcher._bodies": ("body", WORKERS),
+    "Lean.params": ("fixed", FIXED),
+    "Resolver._asked": ("workers", WORKERS),
+    "Lines._links": ("a chunk of lines", 1000),
+    "Lines._faults": ("a chunk of lines", 1000),
+    "Resolver._cache": ("dns", 3495),
+    "Resolver.events": ("fixed", FIXED),
+    "Watched._buffer": ("connection", FIXED),
+    "Outage._held": ("HELD_MAX", 500),
+    "Outage.*": ("REMEMBERED_MAX", 10_000),
+    "RulesCache.*": ("robots", 33_000),
+    # parse
+    "Parser._functions": ("fixed", FIXED),
+    "Parser._processes": ("parsers", FIXED),
+    "Parser._queue": ("parse", WORKERS),
+    "Parser._turns": ("parse", WORKERS),
+    "ParserProcess.in_hand": ("parse", WORKERS),
+}
+
+
+def ours(thing) -> bool:
+    return type(thing).__module__.partition(".")[0] == "crawler"
+
+
+def attributes(thing):
+    names = [*getattr(thing, "__dict__", ()), *getattr(thing, "__struct_fields__", ())]
+    names += [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
+    return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+
+
+def containers(root) -> dict[str, int]:
+    """Class.attribute → entries, of the largest where there are several: of all our objects that are reached from here."""
+    found, seen, todo = {}, set(), [root]
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type | ModuleType | CodeType):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, FunctionType):
+            todo += [cell.cell_contents for cell in thing.__closure__ or ()]
+        elif not ours(thing):
+            todo += gc.get_referents(thing)
+        else:
+            for name, value in attributes(thing).items():
+                todo.append(value)
+                if isinstance(value, dict | list | set | deque):
+                    where = f"{type(thing).__name__}.{name}"
+                    found[where] = max(found.get(where, 0), len(value))
+    return found
+
+
+def bound_of(where: str) -> tuple[str, int] | None:
+    return BOUNDS.get(where) or BOUNDS.get(where.partition(".")[0] + ".*")
+
+
+async def largest(root, web: Web, pages: int) -> tuple[dict[str, int], int]:
+    """The most entries each container of a crawl of so many listed pages has had, and how many pages were settled."""
+    names = [f"127.3.{n // 250}.{n % 250 + 1}" for n in range(int(pages * HOSTS_PER_PAGE))]
+    listed = root / f"{pages}.txt"
+    listed.write_text("".join(f"{web.url(names[n % len(names)], f'/{n}')}\n" for n in range(pages)))
+    given = {"input": [str(listed)], "output": str(root / str(pages)), "allow_net": ["127.0.0.0/8"], "delay": 0, "depth": 1}
+    config = load(given | {"workers": WORKERS, "memory_limit": "256MiB"}, environ={}).config
+    most: dict[str, int] = {}
+    async with open_crawl(config) as crawl, open_vitals(crawl) as vitals:
+        crawl.memory._meter = Machine(root / f"machine {pages}").meter  # the process of the tests may have grown to any size
+        running = asyncio.create_task(crawl.run())
+        while not running.done():
+            for where, size in containers(vitals).items():
+                most[where] = max(most.get(where, 0), size)
+            for name, use in crawl.memory.budget.uses().items():
+                assert name in ("base", "parsers") or use.used <= use.budget, name
+            await asyncio.sleep(0.2)
+        await running
+        return most, crawl.stats().done
+
+
+async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_path, monkeypatch):
+    """With the bench and the batch small, so that a crawl of some hundred pages fills them."""
+    monkeypatch.setattr(memory_plan, "BENCH_LINK_BYTES", (8 << 20) // BENCH_LINKS)
+    monkeypatch.setattr(batch, "LINKS_MAX", BATCH_LINKS)
+    web = Web(default=lambda host, path: page(f"{path}/next", "/all"))
+    with web.running():
+        first, few = await largest(tmp_path, web, 600)
+        then, many = await largest(tmp_path, web, 2400)
+    assert (few, many) == (600 * 2 + 120 * 2, 2400 * 2 + 480 * 2), "the list, what it links to, robots.txt"
+    assert not [where for where in first.keys() | then.keys() if bound_of(where) is None], "say what bounds them"
+    for most in (first, then):
+        assert not {where: size for where, size in most.items() if size > bound_of(where)[1]}
+    charged = {where for where, (by, _) in BOUNDS.items() if by in memory_plan.SAYS} & first.keys()
+    assert len(charged) > 12, "the walk has lost its way"
+    grown = {where: (first.get(where, 0), size) for where, size in then.items() if size > 2 * first.get(where, 0) + 64}
+    momentary = {where for where in grown if "BATCH" in bound_of(where)[0]}
+    assert not {where for where in grown if bound_of(where)[0] != "store"} - momentary - FILLING, grown
+
+
+FILLING = {"RulesCache._kept", "RulesCache._parsed", "Outage._answered", "Longest._waiting"}
+"""Caches whose bounds are beyond what so few hosts fill."""

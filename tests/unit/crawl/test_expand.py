@@ -1,0 +1,183 @@
+"""A page's links on their way to the frontier: in parts, each admitted before the next is read, none lost."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pages import page_of
+
+from crawler.config.sections import Config
+from crawler.core import urls
+from crawler.core.model import Done, Link
+from crawler.crawl.expand import Expander
+from crawler.fetch.decoding import Finisher
+from crawler.parse.html import Outlink, Packed, encode
+from crawler.parse.pool import Fault, open_parser
+from crawler.policy.scope import Scope
+from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_plan import PARSE_COPIES, divide
+
+SEED = "http://www.example.org/a?b=1"
+LINK = Link(SEED, "www.example.org")
+
+
+class Reader:
+    """Stands where the parser processes stand, and answers what it was given; keeps what it was asked."""
+
+    def __init__(self, *answers: Packed | Fault) -> None:
+        self.answers = list(answers)
+        self.asked: list[bytes] = []
+
+    async def call(self, function: str, body: bytes, *rest: Any, result: Any) -> Packed | Fault:
+        self.asked.append(body)
+        return self.answers.pop(0)
+
+
+class Trial:
+    """An expander whose admitted links are kept, with what was reserved for parsing at that moment."""
+
+    def __init__(self, root: Path, parser: Any, **config: Any) -> None:
+        settings = Config(**{"depth": 1, "scope": "host", **config})
+        self.budget = Budget(divide(256 << 20, workers=8, parsers=1, max_parse=2 << 20))
+        self.admitted: list[Link] = []
+        self.held: list[int] = []
+        self.sizes: list[int] = []
+        finisher = Finisher(root, decode_body=False, ratio_max=100.0, codings_max=3)
+        self.expander = Expander(settings, Scope(settings), parser, finisher, self._admit)
+
+    async def _admit(self, admitted: Any) -> None:
+        assert len(admitted.links) <= 2000
+        self.admitted += admitted.links
+        self.sizes.append(sum(len(link.url) for link in admitted.links))
+        self.held.append(self.budget.account("parse").used)
+
+    async def expand(self, page: Any) -> Done:
+        async with self.budget.visit() as room:
+            room.received(0)
+            done = await self.expander.expand(LINK, Done(page, "ok"), room)
+        assert self.budget.account("parse").used == 0
+        return done
+
+
+def part(first: int, count: int) -> bytes:
+    numbers = range(first, first + count)
+    return encode([Outlink(f"http://www.example.org/{n}", "www.example.org", "a", n == 7) for n in numbers])
+
+
+async def test_parts_are_admitted_one_after_the_other_and_what_is_unread_stays_reserved(tmp_path):
+    parts = [part(0, 2000), part(2000, 2000), part(4000, 5)]
+    trial = Trial(tmp_path, Reader(Packed(list(parts), ["noarchive"], {"scheme": 3})))
+    done = await trial.expand(page_of(tmp_path, b"<a>" * 100_000, SEED))
+    urls = [link.url for link in (*trial.admitted, *done.outlinks)]
+    assert urls == [f"http://www.example.org/{n}" for n in range(4005) if n != 7]
+    assert trial.held == [2 * sum(map(len, parts)), 2 * sum(map(len, parts[1:]))]
+    assert (done.refused, done.robots) == ({"scheme": 3, "nofollow": 1}, "noarchive")
+
+
+async def test_a_damaged_part_is_its_documents_fault_and_loses_no_other(tmp_path):
+    trial = Trial(tmp_path, Reader(Packed([part(0, 3), b"\xc1", part(3, 3)], [], {})))
+    done = await trial.expand(page_of(tmp_path, b"<a>", SEED))
+    assert [link.url[-1] for link in (*trial.admitted, *done.outlinks)] == ["0", "1", "2"]
+    assert done.refused == {"parse_crashed": 1}
+
+
+async def test_a_page_that_ends_its_parser_is_read_in_its_first_quarter(tmp_path):
+    reader = Reader(Fault("parse_crashed"), Packed([part(0, 3)], [], {}))
+    body = b"<a>" * 200_000
+    done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED))
+    assert reader.asked == [body, body[: len(body) // 4]]
+    assert (len(done.outlinks), done.refused) == (3, {"parse_crashed": 1})
+
+
+@pytest.mark.parametrize("body", [b"\0" * (2 << 20), b"", b"no tag at all", "kein Tag > hier".encode("utf-16")])
+async def test_what_has_no_tag_is_not_sent_to_a_parser_but_for_its_headers(body, tmp_path):
+    html = (b"Content-Type", b"text/html")
+    reader = Reader(Packed([part(0, 1)], [], {}), Packed([], [], {}))
+    headers = (html, (b"Link", b"</0>; rel=next"))
+    done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED, headers, mime="text/html"))
+    assert reader.asked == [b""]
+    assert len(done.outlinks) == 1
+    done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED, (html,), mime="text/html"))
+    assert reader.asked[1:] == []
+    assert done.outlinks == ()
+
+
+async def test_what_has_no_links_holds_nothing_while_its_outcome_waits(tmp_path):
+    html = ((b"Content-Type", b"text/html"),)
+    for body in (b"no tag", b"<p>no link"):
+        trial = Trial(tmp_path, Reader(Packed([], [], {})))
+        async with trial.budget.visit() as room:
+            room.received(0)
+            await trial.expander.expand(LINK, Done(page_of(tmp_path, body, SEED, html, mime="text/html"), "ok"), room)
+            assert trial.budget.account("parse").used == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16be", "shift-jis", "iso-2022-jp", "gb18030", "euc-kr", "big5"])
+async def test_a_tag_is_seen_in_every_encoding(encoding, tmp_path):
+    body = '<a href="/0">一</a>'.encode(encoding)
+    async with open_parser(Config(), parsers=0, preload="crawler.parse.html:packed") as parser:
+        page = page_of(tmp_path, body, SEED, ((b"Content-Type", b"text/html"),), mime="text/html", charset=encoding)
+        assert [link.url for link in (await Trial(tmp_path, parser).expand(page)).outlinks] == ["http://www.example.org/0"]
+
+
+async def test_a_large_page_through_the_real_reader(tmp_path):
+    body = b"".join(b"<a href=/%d>x</a>" % n for n in range(4500))
+    async with open_parser(Config(), parsers=0, preload="crawler.parse.html:packed") as parser:
+        trial = Trial(tmp_path, parser)
+        done = await trial.expand(page_of(tmp_path, body, SEED, mime="text/html"))
+    assert [link.url for link in (*trial.admitted, *done.outlinks)] == [f"http://www.example.org/{n}" for n in range(4500)]
+    assert len(done.outlinks) == 500
+    assert max(trial.held) <= PARSE_COPIES * len(body)
+
+
+async def test_more_codings_than_are_undone_are_not_undone_for_links_either(tmp_path):
+    body = gzip.compress(b"<a href=/0>")
+    for number, asked in ((3, [b"<a href=/0>"]), (4, [])):
+        for _ in range(number - 1):
+            body = gzip.compress(body)
+        reader = Reader(Packed([], [], {}))
+        page = page_of(tmp_path, body, SEED, mime="text/html", coding=", ".join(["gzip"] * number))
+        await Trial(tmp_path, reader).expand(page)
+        assert reader.asked == asked
+        body = gzip.compress(b"<a href=/0>")
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"),
+    [
+        ("/map", True),
+        ("http://www.example.org/anything.html", True),
+        ("http://other.example/hub.html", False),
+        ("http://other.example/", False),
+        ("http://sitemap.example/hub", False),
+        ("http://other.example/map.xml", True),
+        ("http://other.example/map.xml.gz?day=1", True),
+        ("http://other.example/sitemap_index.php", True),
+        ("http://other.example/feed.atom", True),
+    ],
+)
+def test_anothers_page_is_not_taken_for_a_sitemap(named, taken, tmp_path):
+    """Visited as one, it would be known, and its links never followed."""
+    expander = Trial(tmp_path, Reader(), sitemaps=True).expander
+    links = [link.url for link in expander.sitemaps("http://www.example.org", (named,), SEED)]
+    assert links == ([urls.join("http://www.example.org/", named)] if taken else []) + ["http://www.example.org/sitemap.xml"]
+
+
+async def test_a_sitemap_of_short_entries_to_a_long_base_is_admitted_in_parts_of_bounded_size(tmp_path):
+    base = "http://www.example.org/" + "a" * 1900 + "/s.xml"
+    feed = b"<feed><entry>" + b"".join(b'<link href="%d"/>' % n for n in range(1000)) + b"</entry></feed>"
+    trial = Trial(tmp_path, None)
+    for coding, body in ((None, feed), ("gzip", gzip.compress(feed))):
+        trial.admitted.clear()
+        trial.sizes.clear()
+        page = page_of(tmp_path, body, base, ((b"Content-Type", b"application/xml"),), coding=coding)
+        async with trial.budget.visit() as room:
+            room.received(0)
+            done = await trial.expander.expand(Link(base, "www.example.org", "sitemap"), Done(page, "ok"), room)
+        assert len(trial.admitted) + len(done.outlinks) == 1000
+        assert max(trial.sizes) < (512 << 10) + 2083
+        assert sum(len(link.url) for link in done.outlinks) < (512 << 10) + 2083
+    assert not list((tmp_path / "tmp").glob("body-*"))

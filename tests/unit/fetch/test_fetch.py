@@ -1,0 +1,521 @@
+"""What a fetch gives, says, bounds and gives back. How it takes misbehaviour is in test_hostile."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+import gzip
+import hashlib
+import resource
+import socket
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.corpora import corpus
+from support.hostile import LIMITS, end_of, fetching, lease_of, sinful_site, url_of
+from support.sinful import Site, forever, hang, head, page, running, stay
+
+from crawler.config.sections import FetchConfig, HostConfig
+from crawler.core.errors import ConfigError, FetchError, StorageError
+from crawler.core.model import Known, Ref
+from crawler.fetch.connection import Watched
+from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
+from crawler.fetch.deadline import Deadline
+from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.fetcher import _limiter
+from crawler.fetch.session import shares
+
+TEXT = b"<!doctype html><p>" + b"word " * 40_000
+MORE = {
+    "headers": [
+        head(2, "X-Name: caf\xe9", "x-name: again", status="200 Tr\xe8s bien", mime='text/HTML; charset="UTF-8"') + b"ok",
+        stay,
+    ],
+    "cookie": [head(2, "Set-Cookie: a=b; Path=/") + b"ok", stay],
+    "image": [head(4, mime="image/png") + b"\x89PNG", stay],
+    "untyped": [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", stay],
+    "image-missing": [head(4, mime="image/png", status="404 Not Found") + b"gone", stay],
+    "gzipped": [head(len(gzip.compress(TEXT)), "Content-Encoding: gzip") + gzip.compress(TEXT), stay],
+    "gzip-bomb": [head(len(gzip.compress(bytes(9 << 20))), "Content-Encoding: gzip") + gzip.compress(bytes(9 << 20)), stay],
+    "big": [head(300_000) + page(1, 300_000), stay],
+    "late-body": [head(10) + b"hello", 0.4, b"world", stay],
+    "not-modified": [head(None, 'ETag: "1"', status="304 Not Modified"), stay],
+    "hold": [head(1000) + b"x", hang],
+    "hold-big": [head(1 << 30) + bytes(200_000), hang],
+    "robots-endless": [head(None, mime="text/plain"), forever(b"Disallow: /x\n" * 1000)],
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = sinful_site()
+    site.scripts |= MORE
+    with running(site):
+        site.trust(tmp_path_factory.mktemp("ca") / "ca.pem")
+        yield site
+
+
+def at(site: Site, path: str) -> str:
+    return f"http://127.0.0.1:{site.ports['http']}{path}"
+
+
+def fields_of(request: bytes) -> dict[str, str]:
+    lines = request.decode("latin-1").split("\r\n")[1:-2]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+# -- what it gives ------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_is_what_was_sent(site: Site, tmp_path: Path) -> None:
+    before = time.time()
+    async with fetching(tmp_path, site) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/good/3?bytes=100000")))
+    body = page(3, 100_000)
+    assert b"".join(got.body.chunks()) == body
+    assert got.body.sha1 == hashlib.sha1(body).digest()
+    assert (got.status, got.phrase, got.version) == (200, "OK", "1.1")
+    assert (got.bytes_wire, got.bytes_decoded, got.coding) == (100_000, 100_000, None)
+    assert (got.mime, got.charset, got.sniffed) == ("text/html", None, "text/html")
+    assert (got.ip, got.fault, got.truncated) == ("127.0.0.1", None, None)
+    assert got.url == at(site, "/good/3?bytes=100000")
+    assert before <= got.fetched_at <= time.time()
+    assert 0 <= got.timings.first_byte <= got.timings.total
+    assert 0 <= got.timings.queue <= got.timings.total
+    got.body.discard()
+
+
+async def test_headers_are_kept_as_they_came(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/sin/headers")))
+    assert got.headers == (
+        (b"Content-Type", b'text/HTML; charset="UTF-8"'),
+        (b"X-Name", b"caf\xe9"),
+        (b"x-name", b"again"),
+        (b"Content-Length", b"2"),
+    )
+    assert (got.mime, got.charset, got.phrase) == ("text/html", "utf-8", "Très bien")
+
+
+async def test_the_archived_request_is_the_one_that_was_sent(site: Site, tmp_path: Path) -> None:
+    async with fetching(
+        tmp_path, site, contact="https://example.org/bot", header=("Accept-Language: en", "accept: text/*")
+    ) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/good/1?a=%zz&b=|'\"%7E~ x&é=ü#fragment")))
+    assert site.requests[-1] == got.request
+    assert got.request.startswith(b"GET /good/1?a=%zz&b=|%27%22%7E~%20x&%C3%A9=%C3%BC HTTP/1.1\r\nHost: 127.0.0.1:")
+    fields = fields_of(got.request)
+    assert fields["user-agent"] == "Mozilla/5.0 (compatible; flatcrawler/0.1.0; +https://example.org/bot)"
+    assert fields["accept-encoding"] == "gzip, deflate, br, zstd"
+    assert (fields["accept-language"], fields["accept"]) == ("en", "text/*")
+
+
+async def test_a_compressed_body_is_kept_as_sent_or_decoded_as_asked(site: Site, tmp_path: Path) -> None:
+    for decode_body in (False, True):
+        async with fetching(tmp_path, site, decode_body=decode_body) as fetcher:
+            got = await fetcher.fetch(lease_of(at(site, "/sin/gzipped")))
+        kept = TEXT if decode_body else gzip.compress(TEXT)
+        assert b"".join(got.body.chunks())[10:] == kept[10:]
+        assert got.body.sha256 == hashlib.sha256(b"".join(got.body.chunks())).digest()
+        assert got.coding == (None if decode_body else "gzip")
+        assert (got.bytes_wire, got.bytes_decoded) == (len(gzip.compress(TEXT)), len(TEXT))
+        assert got.decoded(1 << 20) == TEXT
+        assert got.sniffed == "text/html"
+        got.body.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_decoded_body_that_grows_too_large_is_kept_up_to_the_limit(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, decode_body=True, max_decode_ratio=1e6) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/sin/gzip-bomb")))
+    assert (got.fault.reason, got.truncated, got.body.size) == ("max_decoded", "length", 1 << 20)
+    got.body.discard()
+
+
+@pytest.mark.parametrize(
+    ("name", "truncated", "reason", "size", "config"),
+    [
+        ("length-short", "disconnect", "content_length", 50, {}),
+        ("chunked-cut-after-chunk", "disconnect", "chunked", 5, {}),
+        ("close-reset", "disconnect", "cut", 5, {}),
+        ("length-silence", "time", "read_timeout", 50, {"read_timeout": 0.3}),
+        ("close-endless", "length", "max_body", 1 << 20, {}),
+        ("length-exabytes", "length", "max_body", 70_000, {"max_body": 70_000}),
+    ],
+)
+async def test_of_a_body_that_is_cut_the_part_that_came_is_kept(site, tmp_path, name, truncated, reason, size, config) -> None:
+    async with fetching(tmp_path, site, **config) as fetcher:
+        got = await fetcher.fetch(lease_of(url_of(name, site)))
+        assert (got.truncated, got.fault.reason, got.body.size, got.bytes_wire) == (truncated, reason, size, size)
+        got.body.discard()
+
+
+# -- what it says -------------------------------------------------------------------------------------------------
+
+
+async def test_secrets_go_to_their_hosts_only_and_to_no_record(site: Site, tmp_path: Path) -> None:
+    tables = ({"match": "localhost", "headers": {"Authorization": "Bearer s3cret", "X-Key": "k3y", "Accept": "a/b"}},)
+    async with fetching(tmp_path, site, hosts=tables) as fetcher:
+        own = await fetcher.fetch(lease_of(f"http://localhost:{site.ports['http']}/good/1"))
+        sent = fields_of(site.requests[-1])
+        other = await fetcher.fetch(lease_of(at(site, "/good/1")))
+    assert (sent["authorization"], sent["x-key"], sent["accept"]) == ("Bearer s3cret", "k3y", "a/b")
+    assert b"s3cret" not in own.request and b"k3y" not in own.request
+    assert fields_of(own.request)["authorization"] == "***"
+    assert "authorization" not in fields_of(site.requests[-1])
+    assert other.request == site.requests[-1]
+
+
+async def test_proxy_credentials_reach_the_proxy_and_nobody_else(site: Site, tmp_path: Path) -> None:
+    wanted = "Basic " + base64.b64encode(b"user:pa55").decode()
+    async with fetching(tmp_path, site, proxy="http://user:pa55@127.0.0.1:{proxy-good}", ca_file="{ca}") as fetcher:
+        plain = await fetcher.fetch(lease_of("http://somewhere.test/good/1"))
+        assert fields_of(site.requests[-1])["proxy-authorization"] == wanted
+        assert site.requests[-1].startswith(b"GET http://somewhere.test/good/1 HTTP/1.1\r\n")
+        again = await fetcher.fetch(lease_of("http://somewhere.test/good/2"))
+        assert fields_of(site.requests[-1])["proxy-authorization"] == wanted
+        secure = await fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/good/1"))
+        connect, tunnelled = site.requests[-2:]
+    assert fields_of(connect)["proxy-authorization"] == wanted
+    assert "proxy-authorization" not in fields_of(tunnelled)
+    for got in (plain, again, secure):
+        assert b"pa55" not in got.request and b"Proxy" not in got.request and b"Basic" not in got.request
+        assert got.ip is None
+    assert plain.request.startswith(b"GET /good/1 HTTP/1.1\r\nHost: somewhere.test\r\n")
+
+
+async def test_a_host_may_have_a_proxy_of_its_own(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, hosts=({"match": "*.test", "proxy": "http://127.0.0.1:{proxy-good}"},)) as fetcher:
+        await fetcher.fetch(lease_of("http://inside.test/good/1"))
+        assert site.requests[-1].startswith(b"GET http://inside.test/good/1 ")
+        await fetcher.fetch(lease_of(at(site, "/good/1")))
+        assert site.requests[-1].startswith(b"GET /good/1 ")
+
+
+async def test_an_unchanged_page_is_asked_for_with_its_validators(site: Site, tmp_path: Path) -> None:
+    lease = lease_of(at(site, "/sin/not-modified"))
+    known = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag='"1"', last_modified="Mon, 01 Jan 2024 00:00:00 GMT")
+    async with fetching(tmp_path, site) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/sin/not-modified"), known=known))
+        assert (got.status, got.body.size, got.fault) == (304, 0, None)
+        assert got.request == site.requests[-1]
+        assert fields_of(got.request)["if-none-match"] == '"1"'
+        assert fields_of(got.request)["if-modified-since"] == "Mon, 01 Jan 2024 00:00:00 GMT"
+        evil = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag='"1"\r\nX-Smuggled: 1', last_modified="\xe9")
+        got = await fetcher.fetch(lease_of(at(site, "/good/1"), known=evil))
+        assert not {"if-none-match", "if-modified-since", "x-smuggled"} & set(fields_of(site.requests[-1]))
+
+
+async def test_cookies_are_not_kept_and_the_environment_names_no_proxy(site: Site, tmp_path: Path, monkeypatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{site.ports['closed']}")
+    async with fetching(tmp_path, site) as fetcher:
+        await fetcher.fetch(lease_of(at(site, "/sin/cookie")))
+        await fetcher.fetch(lease_of(at(site, "/sin/cookie")))
+    assert "cookie" not in fields_of(site.requests[-1])
+
+
+def test_every_canonical_url_of_the_corpus_can_be_requested_as_it_is() -> None:
+    import json
+
+    from yarl import URL
+
+    from crawler.core import urls
+
+    tried = 0
+    for case in json.loads(corpus("url/urltestdata.json").read_text()):
+        if isinstance(case, str) or case.get("failure") or not case["href"].startswith(("http://", "https://")):
+            continue
+        try:
+            parsed = urls.parse(case["href"])
+        except FetchError:
+            continue
+        url = URL(parsed.href, encoded=True)
+        tried += 1
+        assert url.raw_path_qs == parsed.href[len(parsed.origin) :].removesuffix("?"), parsed.href
+        assert url.raw_host == parsed.hostname.strip("[]")
+    assert tried > 150
+
+
+# -- what it bounds -----------------------------------------------------------------------------------------------
+
+
+async def test_only_wanted_kinds_are_fetched(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, accept_mime=("text/html", "application/*")) as fetcher:
+        assert (await end_of(fetcher, at(site, "/sin/image")))[:2] == ("skipped", "mime")
+        assert (await end_of(fetcher, at(site, "/sin/image-missing")))[:2] == ("http_error", None)
+        assert (await end_of(fetcher, at(site, "/sin/untyped")))[:2] == ("ok", None)
+        assert (await end_of(fetcher, at(site, "/good/1")))[:2] == ("ok", None)
+        robots = await fetcher.fetch(lease_of(at(site, "/sin/image"), kind="robots"))
+        assert robots.body.size == 4
+    async with fetching(tmp_path, site, accept_mime=("image/*",)) as fetcher:
+        assert (await end_of(fetcher, at(site, "/sin/image")))[:2] == ("ok", None)
+
+
+async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_request(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, max_body=1 << 30) as fetcher:
+        task = asyncio.create_task(fetcher.fetch(lease_of(at(site, "/sin/hold-big"))))
+        while fetcher.stats().bytes_in_flight < 200_000:
+            await asyncio.sleep(0.01)
+        assert (fetcher.stats().in_flight, fetcher.stats().connections_acquired) == (1, 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert fetcher.stats().bytes_in_flight == 0
+        table = HostConfig(match="127.0.0.1", headers={"X-Key": "k3y"})
+        fetcher.change(FetchConfig.model_validate(LIMITS | {"max_body": 10}), [table])
+        assert (await end_of(fetcher, at(site, "/good/1")))[:2] == ("too_large", "max_body")
+        assert fields_of(site.requests[-1])["x-key"] == "k3y"
+
+
+async def test_a_robots_file_is_read_up_to_its_own_limit_and_always_with_get(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, max_body=1000, max_robots=2000, method="HEAD") as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/sin/robots-endless"), kind="robots"))
+        assert (got.body.size, got.fault.reason) == (2000, "max_body")
+        assert site.requests[-1].startswith(b"GET ")
+        got.body.discard()
+
+
+async def test_a_sitemap_is_read_up_to_its_own_limit(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, max_body=1000, max_sitemap=4000) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/good/1?bytes=4000"), kind="sitemap"))
+        assert (got.body.size, got.fault) == (4000, None)
+        got.body.discard()
+        got = await fetcher.fetch(lease_of(at(site, "/good/1?bytes=4001"), kind="sitemap"))
+        assert (got.body.size, got.fault.reason) == (4000, "max_body")
+        got.body.discard()
+
+
+async def test_time_we_take_ourselves_is_not_the_servers(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, bandwidth=100_000, read_timeout=0.5, min_rate=10**9, min_rate_grace=0.5) as fetcher:
+        started = time.monotonic()
+        assert (await end_of(fetcher, at(site, "/sin/big")))[0] == "ok"
+        assert time.monotonic() - started > 1.5  # the rate was kept: 300 kB at 100 kB/s, the first 64 KiB free
+    async with fetching(tmp_path, site, read_timeout=1.2) as fetcher:
+        asyncio.get_running_loop().call_later(0.1, time.sleep, 2.0)
+        assert await end_of(fetcher, at(site, "/sin/late-body")) == ("ok", None, b"helloworld")
+
+
+async def test_a_deadline_ends_with_its_reason_and_leaves_other_cancellations_alone() -> None:
+    loop = asyncio.get_running_loop()
+    with pytest.raises(FetchError) as caught, Deadline(loop, 10) as deadline:
+        deadline.arm(5, "connect_timeout")
+        deadline.arm(0.05, "read_timeout")
+        await asyncio.sleep(5)
+    assert caught.value.reason == "read_timeout"
+    with pytest.raises(FetchError) as caught, Deadline(loop, 0.05) as deadline:
+        deadline.arm(5, "connect_timeout")
+        await asyncio.sleep(5)
+    assert caught.value.reason == "total_timeout"
+    with Deadline(loop, 30) as deadline:  # moved on again and again, without a timer each
+        for _ in range(7):
+            deadline.arm(2.0, "read_timeout")
+            await asyncio.sleep(0.3)
+
+    with pytest.raises(FetchError), Deadline(loop, 0.05) as deadline:  # a loop that is late again and again
+        deadline.arm(0.05, "read_timeout")
+        for _ in range(20):
+            time.sleep(0.6)
+            await asyncio.sleep(0.001)
+
+    async def cancelled() -> None:
+        with Deadline(loop, 10):
+            await asyncio.sleep(5)
+
+    task = asyncio.create_task(cancelled())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_limiters_are_evenly_spaced_where_the_loop_can_keep_it() -> None:
+    assert _limiter(0) is None
+    slow, fast = _limiter(4), _limiter(5000)
+    assert (slow.max_rate, slow.time_period) == (1, 0.25)
+    assert (fast.max_rate, fast.time_period) == (50, 0.01)
+
+
+@pytest.mark.parametrize("descriptors", [1, 16, 64, 256, 1024, 65536, 1 << 20])
+def test_the_share_of_fetches_fits_into_the_descriptors(descriptors: int) -> None:
+    fetches, idle = shares(descriptors)
+    assert fetches >= 1
+    assert fetches == 1 or 3 * fetches + idle <= descriptors - min(256, descriptors // 2)
+
+
+async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",)) as fetcher:
+        fetcher._connector._idle_max = 5
+        for n in (*range(20), 19, 19):
+            await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
+            assert fetcher.stats().connections_idle == min(n + 1, 5)
+        while site.connections > 5:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(end_of(fetcher, at(site, "/good/1")) for _ in range(10)))
+        assert sum(len(same) for same in fetcher._connector._conns.values() if any(p.is_connected() for p, _ in same)) <= 5
+    while site.connections:
+        await asyncio.sleep(0.01)
+
+
+async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), ca_file="{ca}") as fetcher:
+        fetcher._connector._idle_bytes_max = 5 * IDLE_BYTES
+        for n in range(10):
+            await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
+            assert fetcher.stats().idle_bytes == min(n + 1, 5) * IDLE_BYTES
+        await end_of(fetcher, url_of("tls-good", site))
+        assert fetcher.stats().idle_bytes == IDLE_TLS_BYTES + IDLE_BYTES
+        assert fetcher.stats().connections_idle == 2
+        fetcher.forget()
+        assert fetcher.stats().idle_bytes == 0
+
+
+async def test_heavy_answers_at_once_stay_within_memory(site: Site, tmp_path: Path) -> None:
+    heavy = ["header-endless", "headers-endless", "interim-endless-new-lines", "close-endless", "chunked-bytewise-endless"]
+    heavy += ["chunked-extension-endless", "tls-endless", "endless-new-lines", "chunked-trailers-endless", "zstd-bomb", "br-bomb"]
+    async with fetching(tmp_path, site, ca_file="{ca}", max_body=4 << 20) as fetcher:
+        tracemalloc.start()
+        try:
+            await asyncio.gather(*(end_of(fetcher, url_of(name, site)) for name in heavy * 2))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 64 << 20
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- connections --------------------------------------------------------------------------------------------------
+
+
+async def test_what_lies_unread_on_a_kept_connection_is_no_answer(site: Site, tmp_path: Path) -> None:
+    """The second answer is in the kernel, and the loop has not seen it when the next request is to be written."""
+    async with fetching(tmp_path, site) as fetcher:
+        assert (await end_of(fetcher, at(site, "/sin/second-later")))[2] == b"ok"
+        time.sleep(0.3)
+        assert await end_of(fetcher, at(site, "/good/2?bytes=70")) == ("ok", None, page(2, 70))
+
+
+async def test_an_answer_that_came_before_the_request_is_none() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport, protocol = await asyncio.get_running_loop().create_connection(
+            lambda: Watched(asyncio.get_running_loop(), 10_000, 8), sock=ours
+        )
+        theirs.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nWRONG")
+        while not transport.is_closing():
+            await asyncio.sleep(0)
+        exchange = Exchange()
+        CURRENT.set(exchange)
+        protocol.set_response_params(read_until_eof=True)
+        assert exchange.unasked
+        assert not protocol.idle
+        await asyncio.sleep(0)
+        with pytest.raises(Exception, match="disconnected"):
+            await protocol.read()
+
+
+async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site) as fetcher:
+        peers = set()
+        for _ in range(5):
+            await end_of(fetcher, at(site, "/good/1"))
+            (protocol,) = fetcher._connector._idle
+            peers.add(protocol.transport.get_extra_info("sockname"))
+        assert len(peers) == 1
+        for sin in ("length-too-small", "head-ends-bare-an-answer-follows"):
+            await end_of(fetcher, at(site, f"/sin/{sin}"))
+            assert fetcher.stats().connections_idle == 0, sin
+
+
+@pytest.mark.parametrize("path", ["/sin/silence", "/sin/hold", "/sin/hold-big", "/good/1"])
+async def test_a_cancelled_fetch_leaves_nothing_behind(site: Site, tmp_path: Path, path: str) -> None:
+    async with fetching(tmp_path, site, rate=0.001 if path == "/good/1" else 0) as fetcher:
+        if path == "/good/1":
+            await end_of(fetcher, at(site, "/good/1"))  # takes the one permit: the next waits at the limiter
+        before = len(asyncio.all_tasks())
+        task = asyncio.create_task(fetcher.fetch(lease_of(at(site, path))))
+        while path != "/good/1" and not site.connections:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.15)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == before
+        assert (fetcher.stats().in_flight, fetcher.stats().connections_acquired) == (0, 0)
+        assert list(tmp_path.iterdir()) == []
+    while site.connections:
+        await asyncio.sleep(0.01)
+
+
+async def test_cancelling_while_a_name_is_looked_up_or_connected_leaves_nothing_behind(site: Site, tmp_path: Path) -> None:
+    for name in ("dns-silent", "port-swallows", "tls-hang"):
+        async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",)) as fetcher:
+            before = len(asyncio.all_tasks())
+            task = asyncio.create_task(fetcher.fetch(lease_of(url_of(name, site))))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.sleep(0.05)
+            assert len(asyncio.all_tasks()) == before
+            assert fetcher.stats().connections_acquired == 0
+
+
+# -- our own trouble ----------------------------------------------------------------------------------------------
+
+
+async def test_no_descriptor_left_is_our_trouble(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), dns_timeout=0.5) as fetcher:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for url in (at(site, "/good/1"), url_of("dns-good", site)):
+            spare = socket.socket()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno(), hard))
+            spare.close()
+            holders = []
+            try:
+                while True:
+                    holders.append(socket.socket())
+            except OSError:
+                pass
+            try:
+                with pytest.raises(StorageError) as caught:
+                    await fetcher.fetch(lease_of(url))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for holder in holders:
+                    holder.close()
+            assert caught.value.errno == errno.EMFILE
+        assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
+
+
+async def test_a_spool_that_cannot_be_written_is_our_trouble(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path / "missing", site) as fetcher:
+        with pytest.raises(StorageError):
+            await fetcher.fetch(lease_of(at(site, "/good/1?bytes=100000")))
+        assert fetcher.stats().connections_acquired == 0
+        assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
+
+
+async def test_certificates_that_cannot_be_read_are_the_operators_to_mend(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nonsense")
+    for path in (tmp_path / "ca.pem", tmp_path / "none.pem", tmp_path):
+        with pytest.raises(ConfigError, match="ca_file"):
+            async with fetching(tmp_path, site, ca_file=str(path)):
+                pass
+
+
+async def test_a_connection_that_we_drop_fills_no_log(tmp_path, site, caplog):
+    """As uvloop tells it; what else goes wrong in the loop is still told, and once it is closed all is."""
+    loop = asyncio.get_running_loop()
+    dropped = {"message": "Fatal error on SSL protocol", "exception": RuntimeError("<TCPTransport>; the handler is closed")}
+    async with fetching(tmp_path, site):
+        loop.call_exception_handler(dropped)
+        assert not caplog.records
+        loop.call_exception_handler({"message": "of another kind", "exception": RuntimeError("a bug")})
+        assert "of another kind" in caplog.text
+    caplog.clear()
+    loop.call_exception_handler(dropped)
+    assert "Fatal error" in caplog.text

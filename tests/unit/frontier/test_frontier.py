@@ -1,0 +1,274 @@
+"""The pump over a real store: everything admitted is visited once, politely; a failed write costs a second visit, no more."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from crawler.core.clock import Clock
+from crawler.core.errors import StorageError
+from crawler.core.model import Done, Dropped, Known, Link, Retry, Unvisited
+from crawler.core.page import Body, Page, Timings
+from crawler.frontier.committer import Journal
+from crawler.frontier.memory import MemoryStore
+from crawler.frontier.pump import Frontier
+from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
+from crawler.frontier.store import Admitted, Limits, Prepared
+from crawler.frontier.workbench import Workbench
+from crawler.policy.politeness import Rests
+
+
+class Files:
+    """The journal's place: remembers what was written and committed, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.pending: list[str] = []
+        self.fail_next = 0
+
+    def write(self, prepared: Prepared):
+        self.pending = [s.lease.link.url for s in prepared.batch.settled if not isinstance(s.outcome, Retry)]
+        if self.fail_next:
+            self.fail_next -= 1
+            raise StorageError("disk full", errno=28)
+        known = [
+            None
+            if isinstance(s.outcome, Retry)
+            else Known(s.lease.link, s.outcome.outcome, s.outcome.reason, None, prepared.batch.wall)
+            for s in prepared.batch.settled
+        ]
+        return known, {}
+
+    def committed(self) -> None:
+        self.written += self.pending
+        self.pending = []
+
+    def rewind(self, marks) -> None:
+        self.pending = []
+
+
+class World:
+    def __init__(self, *, delay: float = 0.0, per_host: int = 1, failures: int = 8) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(Limits())
+        self.files = Files()
+        self.bench = Workbench(lambda host: per_host)
+        self.recovered: list[str] = []
+        self.frontier = Frontier(
+            self.store,
+            self.bench,
+            Rests(lambda host: delay, random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
+            Journal(self.files.write, self.files.committed, self.files.rewind),
+            recover=self.recover,
+            clock=self.clock.now,
+            wall=self.clock.wall,
+            links_max=200,
+        )
+        self.visits: Counter[str] = Counter()
+
+    async def recover(self, error: StorageError) -> None:
+        self.recovered.append(str(error))
+        await asyncio.sleep(0)
+
+    async def crawl(self, links, visit, workers: int = 8) -> None:
+        async def work() -> None:
+            while (lease := await self.frontier.take()) is not None:
+                self.visits[lease.link.url] += 1
+                self.frontier.settle(lease, await visit(lease))
+
+        async with asyncio.TaskGroup() as tasks:
+            pump = tasks.create_task(self.frontier.pump())
+            crew = [tasks.create_task(work()) for _ in range(workers)]
+            await self.frontier.admit(Admitted(tuple(links)))
+            self.frontier.seeds_ended()
+            await asyncio.wait(crew)
+            self.frontier.end()
+            await pump
+        self.frontier.close()
+
+
+def links(hosts: int, each: int) -> list[Link]:
+    return [Link(f"http://h{h}.test/{n}", f"h{h}.test") for n in range(each) for h in range(hosts)]
+
+
+async def drop(lease):
+    await asyncio.sleep(0)
+    return Dropped("blocked", "address")
+
+
+async def test_every_link_is_visited_once():
+    world = World()
+    await world.crawl(links(20, 50), drop)
+    assert world.visits == Counter(link.url for link in links(20, 50))
+    assert Counter(world.files.written) == world.visits
+    assert world.frontier.counts.done == 1000
+
+
+async def test_one_host_alone_gets_all_it_has():
+    world = World(per_host=4)
+    await world.crawl(links(1, 3000), drop)
+    assert world.visits.total() == 3000 == len(world.visits)
+
+
+async def test_outlinks_are_visited_and_known_ones_are_not_visited_again(tmp_path):
+    world = World()
+
+    async def visit(lease):
+        n = int(lease.link.url.rsplit("/", 1)[1])
+        found = [Link(f"http://h0.test/{m}", "h0.test", "link") for m in (2 * n + 1, 2 * n + 2, 0) if m < 500]
+        body = Body(tmp_path)
+        body.seal()
+        page = Page(
+            lease.link.url, 200, "", "1.1", (), b"", body, 0, 0, None, None, 0.0, Timings(0, 0, 0), None, None, None, None, None
+        )
+        return Done(page, "ok", outlinks=tuple(found))
+
+    await world.crawl(links(1, 1), visit)
+    assert world.visits == Counter({f"http://h0.test/{n}": 1 for n in range(500)})
+
+
+async def test_a_failed_write_costs_second_visits_and_loses_nothing():
+    world = World()
+    world.files.fail_next = 3
+    await world.crawl(links(20, 50), drop)
+    assert set(world.visits) == {link.url for link in links(20, 50)}
+    assert Counter(world.files.written) == Counter(link.url for link in links(20, 50)), "written once each"
+    assert len(world.recovered) == 3
+
+
+async def test_a_write_that_never_works_ends_the_crawl():
+    world = World()
+    world.files.fail_next = 10**6
+
+    async def give_up(error: StorageError) -> None:
+        raise error
+
+    world.frontier._recover = give_up
+    with pytest.raises(ExceptionGroup) as caught:
+        await world.crawl(links(2, 5), drop)
+    assert caught.group_contains(StorageError, match="disk full")
+
+
+async def test_a_dead_host_ends_and_its_waiting_links_are_settled_unvisited():
+    world = World(failures=3)
+
+    async def visit(lease):
+        if lease.link.host == "h0.test":
+            return Dropped("connect_error", "refused", sign="failed")
+        return await drop(lease)
+
+    await world.crawl(links(3, 2000), visit)
+    assert sum(n for url, n in world.visits.items() if url.startswith("http://h0.")) == 3
+    assert world.frontier.counts.done == 6000
+    assert world.frontier.counts.outcomes["connect_error"] == 2000
+    known = world.store.lookup("http://h0.test/1999")
+    assert isinstance(known, Known)
+    assert (known.outcome, known.reason) == ("connect_error", "host_down")
+
+
+async def test_a_retry_comes_again_as_the_next_attempt():
+    world = World()
+    attempts: list[int] = []
+
+    async def visit(lease):
+        attempts.append(lease.link.attempt)
+        return Retry("timeout", "read_timeout", 0.01, sign="alive") if len(attempts) < 3 else await drop(lease)
+
+    await world.crawl(links(1, 1), visit)
+    assert attempts == [1, 2, 3]
+
+
+async def test_a_lease_given_back_is_no_attempt():
+    world = World()
+    attempts: list[int] = []
+
+    async def visit(lease):
+        attempts.append(lease.link.attempt)
+        return Unvisited() if len(attempts) < 3 else await drop(lease)
+
+    await world.crawl(links(1, 1), visit)
+    assert attempts == [1, 1, 1]
+
+
+async def test_a_drain_commits_what_was_visited_and_keeps_the_rest():
+    world = World()
+
+    async def visit(lease):
+        if world.visits.total() == 50:
+            world.frontier.drain()
+        return await drop(lease)
+
+    await world.crawl(links(10, 50), visit)
+    assert len(world.files.written) == world.visits.total() < 500
+    assert world.store.stats().waiting == 500 - world.visits.total()
+
+
+@pytest.mark.parametrize("per_host", [1, 3])
+async def test_politeness_holds_through_the_pump(per_host):
+    world = World(delay=0.02, per_host=per_host)
+    out: Counter[str] = Counter()
+    ended: dict[str, float] = {}
+
+    async def visit(lease):
+        host = lease.link.host
+        out[host] += 1
+        assert out[host] <= per_host
+        assert world.clock.now() - ended.get(host, 0.0) >= 0.02
+        await asyncio.sleep(0.001)
+        out[host] -= 1
+        ended[host] = world.clock.now()
+        return Dropped("blocked", "address", rest=0.02)
+
+    await world.crawl(links(5, 30), visit, workers=20)
+    assert world.visits.total() == 150
+
+
+async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
+    world, asked = World(), []
+    read = world.store.robots
+    world.store.robots = lambda origins: asked.append(len(origins)) or read(origins)
+    refill = Refill(world.store, world.frontier._committer, world.bench, world.clock.now, 200)
+    links = [Link(f"http://{n}.test/", f"{n}.test") for n in range(3 + RULES_PER_TRIP_MAX + 1)]
+    for link in links:
+        refill.unruly(link)
+    trips = [await refill.get(rules_max) for rules_max in (3, 1000, 1000, 1000)]
+    assert [link for got in trips for link, _ in got.records] == links
+    assert asked == [3, RULES_PER_TRIP_MAX, 1]
+
+
+async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypatch):
+    """Else a chain of pages waits for the batch's time at every link of it."""
+    monkeypatch.setattr("crawler.frontier.pump.COMMIT_EVERY_S", 3600.0)
+    frontier = World().frontier
+    pump = asyncio.create_task(frontier.pump())
+    await frontier.admit(Admitted((Link("http://a.example/", "a.example"),)))
+    frontier.seeds_ended()
+    async with asyncio.timeout(20):
+        lease = await frontier.take()
+        assert lease is not None
+        frontier.settle(lease, Dropped("timeout", "total_timeout"))
+        assert await frontier.take() is None, "committed, so that the crawl is over"
+        frontier.end()
+        await pump
+    frontier.close()
+
+
+@pytest.mark.parametrize(("length", "most"), [(1, 200), (2000, 100)])
+async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
+    world = World()
+    long = [Link(f"http://h{n}.test/{'x' * length}", f"h{n}.test", via="http://v.test/" + "x" * length) for n in range(600)]
+    world.frontier.pause("user")
+    pump = asyncio.create_task(world.frontier.pump())
+    await (await world.frontier.admit(Admitted(tuple(long))))
+    while not world.bench.waiting:
+        await asyncio.sleep(0.01)
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        assert world.bench.waiting <= most
+    world.frontier.end()
+    pump.cancel()
+    await asyncio.gather(pump, return_exceptions=True)
+    world.frontier.close()

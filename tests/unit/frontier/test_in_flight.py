@@ -1,0 +1,79 @@
+"""The slots of the visits that are out, as the next process finds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crawler.frontier.in_flight import OUT_LONG_S, Trace
+
+DIES = """
+import sys, time, os, signal
+from pathlib import Path
+from crawler.frontier.in_flight import Trace
+trace = Trace(Path(sys.argv[1]), 8)
+held = trace.enter(b"held")
+done = trace.enter(b"done")
+trace.leave(done)
+time.sleep(float(sys.argv[2]))
+trace.enter(b"young")
+os.kill(os.getpid(), int(sys.argv[3]))
+"""
+
+
+def die(path: Path, seconds: float, number: signal.Signals) -> None:
+    ended = subprocess.run([sys.executable, "-c", DIES, str(path), str(seconds), str(int(number))], check=False, timeout=30)
+    assert ended.returncode == -number
+
+
+def test_after_a_clean_end_nobody_is_suspected(tmp_path):
+    trace = Trace(tmp_path / "out", 4)
+    trace.leave(trace.enter(b"key"))
+    trace.close()
+    trace = Trace(tmp_path / "out", 2)
+    assert (trace.found, trace.crashed) == ([], "")
+    trace.close()
+
+
+@pytest.mark.parametrize("slots", [2, 8, 100])
+def test_a_kill_puts_suspicion_on_what_had_been_out_for_long(tmp_path, slots):
+    die(tmp_path / "out", OUT_LONG_S, signal.SIGKILL)
+    trace = Trace(tmp_path / "out", slots)
+    assert (trace.found, trace.crashed) == ([b"held"], "")
+    trace.close()
+
+
+def test_a_kill_says_nothing_of_visits_that_had_just_begun(tmp_path):
+    die(tmp_path / "out", 0.0, signal.SIGKILL)
+    trace = Trace(tmp_path / "out", 8)
+    assert trace.found == []
+    trace.close()
+
+
+def test_a_crash_puts_suspicion_on_all_that_were_out(tmp_path):
+    die(tmp_path / "out", 0.0, signal.SIGSEGV)
+    trace = Trace(tmp_path / "out", 8)
+    assert set(trace.found) == {b"held", b"young"}
+    assert "Segmentation fault" in trace.crashed
+    trace.close()
+    trace = Trace(tmp_path / "out", 8)
+    assert trace.crashed == "", "told once"
+    trace.close()
+
+
+def test_slots_are_used_again(tmp_path):
+    trace = Trace(tmp_path / "out", 2)
+    for n in range(100):
+        slots = [trace.enter(b"%d" % n), trace.enter(b"x" * 31)]
+        for slot in slots:
+            trace.leave(slot)
+    began = time.monotonic()
+    trace.beat()
+    assert began and os.path.getsize(tmp_path / "out") < 200
+    trace.close()

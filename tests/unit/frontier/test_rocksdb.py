@@ -1,0 +1,443 @@
+"""What only the durable store promises: kills, failed writes, damaged directories, readers beside it, bounded files."""
+
+import errno
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rocksdict import WriteBatch
+from support.killed_crawl import name
+from support.paths import ROOT, SUPPORT, TESTS
+from support.stores import REST, TIMEOUT, Driver, done, link, names
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Mark
+from crawler.frontier import open_reader
+from crawler.frontier.rocksdb.database import Database
+from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, URL_RULES, Schema, encode
+from crawler.frontier.store import KNOWN, HostRest
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    driver = Driver("embedded", tmp_path / "store")
+    yield driver
+    driver.store.close()
+
+
+# -- ends ---------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_there_again_after_a_clean_end(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(10)] + [link("b/0")])
+    lease = next(lease for lease in driver.claim(per_host=1) if lease.link.host == "a.test")
+    driver.settle(lease, done(link("c/0")), HostRest(driver.now + 50, 4, None, 2))
+    counts = driver.store.stats()
+    driver.reopen()
+    assert driver.store.stats() == counts
+    assert isinstance(driver.store.lookup(lease.link.url), Known)
+    driver.now += REST
+    assert sorted(names(driver.claim())) == ["b/0", "c/0"]
+    driver.now += 50
+    leases = driver.claim()
+    assert names(leases) == [f"a/{i}" for i in range(1, 10)]
+    assert (leases[0].failures, leases[0].busy) == (4, 2)
+
+
+def test_at_open_every_host_counts_as_just_visited(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("b/0")])
+    driver.now += 100
+    driver.reopen()
+    driver.commit([link("new/0")])
+    due = {lease.link.host: lease.due for lease in driver.claim()}
+    assert due["a.test"] == due["b.test"] == pytest.approx(driver.now + REST, abs=0.01)
+    assert due["new.test"] == driver.now  # nobody can have visited it before
+
+
+def test_the_clock_never_goes_back_behind_the_last_commit(driver: Driver) -> None:
+    driver.now = 5000.0
+    driver.commit([link("a/0")])
+    driver.now = 100.0  # the machine's clock was set back
+    driver.reopen()
+    assert driver.store.clock() == 5000.001
+    driver.now = driver.store.clock() + 1
+    assert driver.claim()[0].due == 5000.001 + REST
+
+
+def test_nothing_is_lost_and_nothing_twice_over_kills(tmp_path: Path) -> None:
+    pages, chance = 6000, random.Random(20)
+    path, acknowledged = tmp_path / "store", tmp_path / "acknowledged"
+    command = [sys.executable, str(SUPPORT / "killed_crawl.py"), str(path), str(acknowledged), str(pages)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)])}
+    kills = 0
+    while True:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            try:
+                assert process.wait(60 if kills == 12 else chance.random() * 0.15) == 0
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+    lines = acknowledged.read_text().split()
+    assert kills >= 3
+    assert len(lines) == len(set(lines))  # settled once, although visits may have been repeated
+    driver = Driver("embedded", path)
+    counts = driver.store.stats()
+    assert counts.known == counts.done == pages and counts.outcomes == {"ok": pages}
+    assert all(isinstance(driver.store.lookup(link(name(page)).url), Known) for page in range(pages))
+    assert pages - len(lines) <= kills * 4 * 2  # a kill between commit and acknowledgement
+    driver.store.close()
+
+
+# -- failed writes ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_no_longer_than(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def fill(driver: Driver, batches: int = 10_000) -> tuple[list[str], list[str], StorageError]:
+    """Commit until the disk refuses: the links that were acknowledged, those of the failed batch, the error."""
+    kept: list[str] = []
+    for i in range(batches):
+        batch = [link(f"h{j % 7}/{i}/{j}") for j in range(100)]
+        try:
+            driver.commit(batch)
+        except StorageError as error:
+            return kept, [one.url for one in batch], error
+        kept += [one.url for one in batch]
+    raise AssertionError("the disk never filled")
+
+
+def check_after_failure(driver: Driver, kept: list[str], failed: list[str]) -> None:
+    assert all(driver.store.lookup(url) == "waiting" for url in kept)
+    there = [driver.store.lookup(url) == "waiting" for url in failed]
+    assert all(there) or not any(there)
+    assert all(there) == (driver.store.clock() == driver.now)
+    assert driver.store.stats().known == len(kept) + sum(there)
+
+
+def test_after_a_failed_write_the_store_is_what_was_committed(driver: Driver) -> None:
+    driver.commit([link("held/0"), link("held/1")])
+    [held] = driver.claim(1, 1)
+    with files_no_longer_than(150_000):
+        kept, failed, error = fill(driver)
+    with files_no_longer_than(0), pytest.raises(StorageError):
+        driver.store.rewind([held])  # to open it, something must be written
+    assert error.errno == errno.EFBIG and not error.final
+    driver.store.rewind([held])
+    check_after_failure(driver, [*kept, held.link.url, link("held/1").url], failed)
+    assert names(driver.claim(0, 0, {"held.test": 9})) == ["held/1"]
+    driver.settle(held, TIMEOUT)
+    assert driver.store.stats().done == 1
+    driver.reopen()
+    assert isinstance(driver.store.lookup(held.link.url), Known)
+
+
+def test_a_commit_that_failed_but_is_there_is_told(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.commit([link("a/0")])
+
+    def write(self: Database, batch: WriteBatch, *, sync: bool) -> None:
+        written(self, batch, sync=False)
+        raise StorageError("the sync failed", errno=errno.EIO)
+
+    written = Database.write
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", write)
+        with pytest.raises(StorageError):
+            driver.commit([link("a/1")])
+    driver.store.rewind()
+    assert driver.store.clock() == driver.now
+    check_after_failure(driver, [link("a/0").url], [link("a/1").url])
+    assert driver.commit([link("a/1")]) == [KNOWN]
+
+
+def test_a_full_disk_is_told_as_such_and_nothing_is_lost(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "none", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a small tmpfs")
+    try:
+        driver = Driver("embedded", disk / "store")
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 600_000)
+        kept, failed, error = fill(driver)
+        assert error.errno == errno.ENOSPC
+        ballast.unlink()
+        driver.store.rewind()
+        check_after_failure(driver, kept, failed)
+        driver.commit([link("more/0")])
+        driver.store.close()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_after_an_error_only_rewind_and_close_do_anything_but_say_so(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    driver.store.close()
+    for call in (
+        driver.claim,
+        driver.store.marks,
+        driver.commit,
+        driver.store.next_due,
+        lambda: driver.store.lookup("http://a.test/"),
+    ):
+        with pytest.raises(StorageError):
+            call()
+    driver.store.close()
+    driver.store.rewind()
+    assert driver.store.lookup(link("a/0").url) == "waiting"
+
+
+# -- directories --------------------------------------------------------------------------------------------------
+
+
+def filled(path: Path) -> Driver:
+    driver = Driver("embedded", path)
+    for i in range(3):
+        driver.commit([link(f"h{j}/{i}") for j in range(200)])
+        driver.reopen()
+    return driver
+
+
+def refused(path: Path) -> StorageError:
+    with pytest.raises(StorageError) as caught:
+        Driver("embedded", path).store.close()
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+def test_a_store_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+    filled(tmp_path / "store").store.close()
+    for schema, words in ((Schema(SCHEMA + 1, URL_RULES, 1), "newer"), (Schema(SCHEMA, URL_RULES + 1, 1), "URL rules")):
+        database = Database(tmp_path / "store", 8 << 20, 20)
+        batch = WriteBatch(raw_mode=True)
+        batch.put(SCHEMA_KEY, encode(schema), database.handle("meta"))
+        database.write(batch, sync=True)
+        database.close()
+        error = refused(tmp_path / "store")
+        assert error.final and words in str(error)
+        with pytest.raises(StorageError, match=words):
+            open_reader(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    "damage", ["no current", "odd current", "no manifest", "short manifest", "odd manifest", "no table", "short table"]
+)
+def test_a_damaged_directory_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "store"
+    filled(path).store.close()
+    how, what = damage.split()
+    victim = {"current": path / "CURRENT", "manifest": next(path.glob("MANIFEST-*")), "table": next(path.glob("*.sst"))}[what]
+    content = victim.read_bytes()
+    if how == "no":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[: len(content) // 2] if how == "short" else b"\xff" * len(content))
+    assert refused(path).final
+    assert len(list(path.glob("*.sst"))) >= 5  # nothing was made anew over it
+
+
+@pytest.mark.parametrize("damage", ["first", "middle", "last", "cut", "gone"])
+def test_a_log_damaged_in_its_middle_is_not_taken_for_one_that_ends_there(tmp_path: Path, damage: str) -> None:
+    """Of a process that was killed: RocksDB would take back all commits from the damage on, without a word."""
+    driver = Driver("embedded", tmp_path / "living")
+    for turn in range(20):
+        driver.commit([link(f"{turn}/{n}") for n in range(5)])
+    path = shutil.copytree(tmp_path / "living", tmp_path / "store")
+    driver.store.close()
+    undamaged = Driver("embedded", shutil.copytree(path, tmp_path / "undamaged"))
+    assert undamaged.store.stats().known == 100
+    undamaged.store.close()
+    (log,) = path.glob("*.log")
+    content = bytearray(log.read_bytes())
+    at = {"first": 20, "middle": len(content) // 2, "last": len(content) - 5}.get(damage, 0)
+    content[at] ^= 1
+    log.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    if damage == "gone":
+        log.unlink()
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert refused(path).final
+    with pytest.raises(StorageError, match="damaged"):
+        open_reader(path)
+    assert {name: (path / name).read_bytes() for name in before} == before, "nothing was written over it"
+
+
+def test_a_damaged_block_is_found_when_it_is_read(tmp_path: Path) -> None:
+    driver = filled(tmp_path / "store")
+    driver.store.close()
+    for table in (tmp_path / "store").glob("*.sst"):
+        content = bytearray(table.read_bytes())
+        content[10] ^= 0xFF
+        table.write_bytes(content)
+    with pytest.raises(StorageError, match=r"Corruption|mismatch|damaged"):
+        driver.store = driver.open()
+        driver.now += 100
+        driver.claim()
+
+
+def test_no_damage_whatever_is_more_than_a_storage_error(tmp_path: Path) -> None:
+    filled(tmp_path / "store").store.close()
+    chance = random.Random(7)
+    for turn in range(25):
+        path = tmp_path / str(turn)
+        shutil.copytree(tmp_path / "store", path)
+        victim = chance.choice(sorted(path.iterdir()))
+        content = bytearray(victim.read_bytes())
+        for _ in range(chance.choice([1, 3, 50])):
+            if content:
+                content[chance.randrange(len(content))] = chance.randrange(256)
+        victim.write_bytes(content[: chance.choice([len(content), len(content) // 3])])
+        try:
+            driver = Driver("embedded", path, now=2000.0)
+            driver.claim()
+            driver.commit([link("z/0")])
+            driver.store.close()
+        except StorageError:
+            pass
+        shutil.rmtree(path)
+
+
+def test_odd_places_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert refused(tmp_path / "file").errno in (errno.EEXIST, errno.ENOTDIR)
+    driver = Driver("embedded", tmp_path / "store")
+    assert not refused(tmp_path / "store").final  # in use
+    driver.store.close()
+    with pytest.raises(StorageError, match="no frontier store"):
+        open_reader(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_store_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    Driver("embedded", path).store.close()
+    (path / "CURRENT").unlink()
+    for made_later in [*path.glob("*.sst"), *path.glob("*.log")]:
+        made_later.unlink()
+    driver = Driver("embedded", path)
+    driver.commit([link("a/0")])
+    driver.store.close()
+
+
+# -- readers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_sees_what_was_committed_when_it_looked(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1")])
+    prepared = driver.prepare([link("b/0")])
+    driver.make_true(prepared, {"results": Mark(10)})
+    driver.store.set_identity(b"this")
+    reader = open_reader(driver.path)
+    driver.settle(driver.claim(1, 1)[0], done())
+    assert reader.lookup(link("b/0").url) == "waiting" and reader.lookup(link("c/0").url) is None
+    assert (reader.marks(), reader.identity()) == ({"results": Mark(10)}, b"this")
+    assert (reader.stats().known, reader.stats().done, reader.clock()) == (3, 0, prepared.batch.now)
+    reader.refresh()
+    assert reader.stats() == driver.store.stats()
+    reader.close()
+
+
+def test_a_reader_beside_a_busy_writer_sees_whole_commits(driver: Driver) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            driver.now += 0.001
+            links = [link(f"h{i}/{turn}", given="x" * 500) for i in range(100)]
+            driver.make_true(driver.prepare(links), {"results": Mark(turn)})
+
+    writer = threading.Thread(target=write)
+    driver.make_true(driver.prepare(()), {"results": Mark(0)})
+    writer.start()
+    try:
+        seen = set()
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            reader = open_reader(driver.path)
+            turn = reader.marks()["results"].length
+            assert reader.stats().known == 100 * turn
+            for i in range(100):
+                assert turn == 0 or reader.lookup(link(f"h{i}/{turn}").url) == "waiting"
+                assert reader.lookup(link(f"h{i}/{max(1, turn // 2)}").url) == "waiting" or turn == 0
+            reader.close()
+            seen.add(turn)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(seen) > 3
+
+
+def test_a_reader_outlives_files_that_the_writer_has_merged_away(driver: Driver) -> None:
+    driver.commit([link(f"h{i}/0") for i in range(500)])
+    driver.reopen()
+    reader = open_reader(driver.path)
+    for turn in range(1, 12):
+        driver.commit([link(f"h{i}/{turn}") for i in range(500)])
+        driver.reopen()
+    assert all(reader.lookup(link(f"h{i}/0").url) == "waiting" for i in range(500))
+    reader.close()
+
+
+# -- bounds -------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_its_own_do_not_pile_up(driver: Driver) -> None:
+    for _ in range(8):
+        driver.commit([link("a/0")])
+        driver.reopen()
+    names = [file.name for file in driver.path.iterdir()]
+    assert sum(name.startswith("LOG") for name in names) <= 3
+    assert sum(name.startswith(("MANIFEST", "OPTIONS")) for name in names) <= 4
+
+
+def test_sixty_four_descriptors_are_enough(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        driver = Driver("embedded", tmp_path / "store")
+        chance = random.Random(3)
+        for turn in range(30):
+            driver.commit([link(f"h{i}/{turn}", given=chance.randbytes(400).hex()) for i in range(1000)])
+            driver.now += 2
+            driver.commit((), [(lease, done()) for lease in driver.claim(300, 1)])
+        driver.reopen()
+        assert len(list(driver.path.glob("*.sst"))) > 10
+        assert all(driver.store.lookup(link(f"h{i}/{turn}").url) for turn in range(30) for i in range(0, 1000, 50))
+        opened = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        assert sum(file.startswith(str(driver.path)) for file in opened) <= 32
+        driver.store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_memory_used_stays_within_what_was_given(driver: Driver) -> None:
+    for turn in range(40):
+        driver.commit([link(f"h{i % 500}/{turn}/{i}") for i in range(1000)])
+        driver.now += 1
+        driver.commit((), [(lease, done()) for lease in driver.claim(per_host=2)])
+    used = driver.store.memory_used()
+    assert used <= 8 << 20
+    driver.store.shed()
+    assert driver.store.memory_used() < used
+    assert driver.store.lookup(link("h0/0/0").url)

@@ -1,0 +1,541 @@
+"""The contract of a store, over every kind: what this suite does not promise, the pump may not rely on."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.stores import REST, TIMEOUT, Driver, done, link, names, retry
+
+from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
+from crawler.frontier.store import (
+    CRASHES_MAX,
+    EXPAND,
+    HOST_BUDGET,
+    KNOWN,
+    NEW,
+    QUERY_EXPLOSION,
+    REVIVE_AFTER_S,
+    Admitted,
+    Batch,
+    HostRest,
+    Limits,
+    Settled,
+)
+
+DOWN = ("dns_error", "host_down")
+
+
+@pytest.fixture(params=["memory", "embedded"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def driver(kind: str, tmp_path: Path):
+    driver = Driver(kind, tmp_path / "store")
+    yield driver
+    driver.store.close()
+
+
+@pytest.fixture
+def limited(kind: str, tmp_path: Path):
+    driver = Driver(kind, tmp_path / "store", Limits(depth_limited=True))
+    yield driver
+    driver.store.close()
+
+
+# -- claims -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_store_knows_nothing_and_waits_for_nothing(driver: Driver) -> None:
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.hosts) == (0, 0, 0, 0)
+    assert driver.claim() == [] and driver.store.next_due() is None
+    assert driver.store.lookup("http://a.test/") is None
+    assert driver.store.clock() == driver.store.last_commit_wall() == 0.0
+
+
+def test_a_claimed_link_is_not_claimed_again(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(5)])
+    first = driver.claim(per_host=2)
+    assert names(first) == ["a/0", "a/1"]
+    assert driver.claim() == []  # the host has links out
+    assert names(driver.claim(0, 0, {"a.test": 2})) == ["a/2", "a/3"]
+    assert names(driver.claim(0, 0, {"a.test": 9, "unknown.test": 9})) == ["a/4"]
+    assert driver.claim(9, 9, {"a.test": 9}) == []
+
+
+def test_what_is_given_back_comes_first_again(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(4)])
+    first = driver.claim(per_host=3)
+    driver.store.give_back(first[:2])
+    assert driver.claim() == []  # a/2 is still out
+    assert names(driver.claim(0, 0, {"a.test": 1})) == ["a/0"]
+    driver.store.give_back([first[2]])
+    driver.store.give_back([Lease(link("a/robots.txt"), b"")])  # stood in no queue
+    assert names(driver.claim(0, 0, {"a.test": 9})) == ["a/1", "a/2", "a/3"]
+    assert driver.store.stats().waiting == 4
+
+
+def test_a_host_whose_links_all_came_back_is_claimed_as_before(driver: Driver) -> None:
+    driver.commit([link(f"{host}/{i}") for host in "abc" for i in range(2)])
+    leases = driver.claim()
+    assert len(leases) == 6
+    driver.store.give_back(leases)
+    assert sorted(names(driver.claim())) == sorted(names(leases))
+
+
+def test_claims_take_from_as_many_hosts_as_asked(driver: Driver) -> None:
+    driver.commit([link(f"{host}/{i}") for i in range(3) for host in "abcde"])
+    leases = driver.claim(hosts=2, per_host=2)
+    assert sorted(Counter(lease.link.host for lease in leases).values()) == [2, 2]
+    more = driver.claim(hosts=9, per_host=1)
+    assert len(more) == 3
+    assert {lease.link.host for lease in leases}.isdisjoint(lease.link.host for lease in more)
+
+
+def test_within_a_host_by_priority_then_first_in_first_out(driver: Driver) -> None:
+    driver.commit([link("a/p1"), link("a/r1", priority=16), link("a/p2")])
+    driver.commit([link("a/r2", priority=16), link("a/p3"), link("a/late", priority=200), link("a/robots", priority=0)])
+    assert names(driver.claim()) == ["a/robots", "a/r1", "a/r2", "a/p1", "a/p2", "a/p3", "a/late"]
+
+
+def test_order_survives_what_was_settled_in_between(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(50)])
+    for i in range(40):
+        driver.settle(driver.claim_one(f"a/{i}"), done())
+    driver.commit([link("a/r", priority=16)])
+    assert names(driver.claim()) == ["a/r", *(f"a/{i}" for i in range(40, 50))]
+
+
+def test_a_host_is_not_claimed_before_it_is_due(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1"), link("b/0")])
+    lease = next(lease for lease in driver.claim(per_host=1) if lease.link.host == "a.test")
+    driver.settle(lease, done(), HostRest(driver.now + 10, failures=3, busy=2))
+    assert driver.claim() == []
+    assert driver.store.next_due() == pytest.approx(driver.now + 10, abs=0.01)
+    driver.now += 10
+    [lease] = driver.claim()
+    assert (lease.failures, lease.busy) == (3, 2)
+    assert lease.due == pytest.approx(driver.now, abs=0.01)
+
+
+def test_next_due_names_retries_too(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("b/0")])
+    first, second = driver.claim()
+    assert driver.store.next_due() is None  # all that waits is out
+    driver.settle(first, retry(30))
+    at = driver.now + 30
+    assert driver.store.next_due() == pytest.approx(at)
+    driver.settle(second, retry(10))
+    assert driver.store.next_due() == pytest.approx(driver.now + 10)
+    driver.store.give_back([])
+    driver.now = at + 1
+    assert len(driver.claim()) == 2
+    assert driver.store.next_due() is None
+
+
+def test_hosts_are_claimed_by_the_time_they_are_due(driver: Driver) -> None:
+    for host in "cab":
+        driver.commit([link(f"{host}/0"), link(f"{host}/1")])
+    assert names(driver.claim(hosts=3, per_host=1)) == ["c/0", "a/0", "b/0"]
+
+
+# -- dedupe and rules ---------------------------------------------------------------------------------------------
+
+
+def test_a_url_is_new_once(driver: Driver) -> None:
+    assert driver.commit([link("a/0"), link("a/1"), link("a/0")]) == [NEW, NEW, KNOWN]
+    lease = driver.claim_one("a/0")
+    assert driver.commit([link("a/0"), link("b/0")], [(lease, done(link("a/0"), link("b/0"), link("c/0")))]) == [
+        KNOWN,
+        NEW,
+        NEW,
+        KNOWN,
+        KNOWN,
+    ]
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.hosts) == (4, 3, 1, 3)
+    assert counts.outcomes == {"ok": 1} and counts.reasons == {}
+
+
+def test_preparing_changes_nothing(driver: Driver) -> None:
+    before = driver.store.stats()
+    driver.prepare([link("a/0")])
+    assert driver.store.stats() == before and driver.claim() == []
+    assert driver.store.lookup(link("a/0").url) is None
+    assert driver.commit([link("a/0")]) == [NEW]
+
+
+def test_a_lease_that_is_not_claimed_is_a_bug_told_before_anything_is_written(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    lease = driver.claim_one("a/0")
+    driver.store.give_back([lease])
+    with pytest.raises(ValueError, match="not claimed"):
+        driver.settle(lease, done())
+    lease = driver.claim_one("a/0")
+    prepared = driver.prepare((), [(lease, done())])
+    with pytest.raises(ValueError, match="without a record"):
+        driver.store.commit(prepared, [None], {})
+    driver.make_true(prepared)
+    assert driver.store.stats().done == 1
+
+
+def test_host_budget_counts_what_was_admitted_but_never_refuses_a_seed_or_redirect(kind: str, tmp_path: Path) -> None:
+    driver = Driver(kind, tmp_path / "store", Limits(pages_per_host=3))
+    assert driver.commit([link(f"a/{i}") for i in range(5)]) == [NEW, NEW, NEW, HOST_BUDGET, HOST_BUDGET]
+    assert driver.commit([link("a/s", "seed"), link("a/r", "redirect"), link("a/m", "sitemap"), link("b/0"), link("a/0")]) == [
+        NEW,
+        NEW,
+        HOST_BUDGET,
+        NEW,
+        KNOWN,
+    ]
+    if kind == "embedded":
+        driver.reopen()
+    assert driver.commit([link("a/4")]) == [HOST_BUDGET]
+    assert driver.store.stats().refused == {"host_budget": 4}
+    assert driver.store.budgets(link("a/4").url) == (5, 0)
+    assert driver.store.budgets(link("c/0").url) == (0, 0)
+    assert driver.store.lookup(link("a/4").url) is None
+    driver.store.close()
+
+
+def test_query_explosion_is_per_path(kind: str, tmp_path: Path) -> None:
+    driver = Driver(kind, tmp_path / "store", Limits(queries_per_path=2))
+    assert driver.commit([link("a/x?1"), link("a/x?1"), link("a/x?2"), link("a/x?3"), link("a/y?3"), link("a/x")]) == [
+        NEW,
+        KNOWN,
+        NEW,
+        QUERY_EXPLOSION,
+        NEW,
+        NEW,
+    ]
+    assert driver.commit([link("a/x?4"), link("a/x?5", "seed"), link("a/y?4"), link("b/x?4")]) == [QUERY_EXPLOSION, NEW, NEW, NEW]
+    if kind == "embedded":
+        driver.reopen()
+    assert driver.commit([link("a/y?5"), link("a/x?1")]) == [QUERY_EXPLOSION, KNOWN]
+    assert driver.store.stats().refused == {"query_explosion": 3}
+    assert [driver.store.budgets(link(path).url)[1] for path in ("a/x?9", "a/y?9", "a/z?9")] == [3, 2, 0]
+    driver.store.close()
+
+
+def test_links_refused_elsewhere_are_counted(driver: Driver) -> None:
+    for _ in range(2):
+        driver.store.commit(driver.store.prepare(Batch([], [], {}, {"depth": 2, "scope": 1}, driver.now, 1.0)), [], {})
+    assert driver.store.stats().refused == {"depth": 4, "scope": 2}
+
+
+# -- depth --------------------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_link_takes_the_least_depth_it_was_found_at(limited: Driver) -> None:
+    assert limited.commit([link("a/0", depth=3), link("a/0", depth=2), link("a/1", depth=3)]) == [NEW, KNOWN, NEW]
+    assert limited.commit([link("a/1", depth=1)]) == [KNOWN]
+    assert [lease.link.depth for lease in limited.claim()] == [2, 1]
+
+
+def test_depth_is_left_alone_where_it_does_not_matter(driver: Driver) -> None:
+    driver.commit([link("a/0", depth=3), link("a/0", depth=2)])
+    lease = driver.claim_one("a/0")
+    assert lease.link.depth == 3
+    driver.settle(lease, done())
+    assert driver.commit([link("a/0", depth=0)]) == [KNOWN]
+
+
+def test_a_page_found_nearer_after_its_visit_is_expanded_once_more(limited: Driver) -> None:
+    limited.commit([link("a/0", depth=3)])
+    limited.settle(limited.claim_one("a/0"), done())
+    assert limited.commit([link("a/0", depth=3), link("a/0", depth=2), link("a/0", depth=1)]) == [KNOWN, EXPAND, KNOWN]
+    counts = limited.store.stats()
+    assert (counts.known, counts.waiting, counts.done) == (1, 1, 1)
+    lease = limited.claim_one("a/0")
+    assert (lease.link.kind, lease.link.depth) == ("expand", 1)
+    assert lease.known is not None and lease.known.outcome == "ok"
+    assert limited.settle(lease, done(link("a/1", depth=2))) == [NEW]
+    counts = limited.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (2, 1, 1, {"ok": 1})
+    known = limited.store.lookup(link("a/0").url)
+    assert isinstance(known, Known) and known.link.kind == "link"
+
+
+def test_a_page_found_nearer_during_its_visit_is_expanded_once_more(limited: Driver) -> None:
+    limited.commit([link("a/0", depth=3), link("b/0", depth=1)])
+    a, b = sorted(limited.claim(), key=lambda lease: lease.link.host)
+    assert limited.settle(b, done(link("a/0", depth=2))) == [EXPAND]
+    limited.settle(a, done())
+    assert [(lease.link.kind, lease.link.depth) for lease in limited.claim()] == [("expand", 2)]
+
+
+def test_a_page_settled_and_found_nearer_in_one_batch_is_expanded(limited: Driver) -> None:
+    limited.commit([link("a/0", depth=3), link("b/0", depth=1)])
+    a, b = sorted(limited.claim(), key=lambda lease: lease.link.host)
+    assert limited.commit((), [(a, done()), (b, done(link("a/0", depth=2)))]) == [EXPAND]
+
+
+def test_a_visit_without_outlinks_is_not_repeated_for_a_shorter_path(limited: Driver) -> None:
+    limited.commit([link(f"a/{i}", depth=3) for i in range(4)])
+    leases = limited.claim()
+    limited.settle(leases[0], TIMEOUT)
+    assert limited.commit([link("a/0", depth=1)]) == [KNOWN]
+    found = done(link("a/1", depth=1), link("a/2", depth=1))
+    assert limited.commit((), [(leases[1], TIMEOUT), (leases[2], retry(5)), (leases[3], found)]) == [KNOWN, KNOWN]
+    limited.now += 6
+    [lease] = limited.claim()
+    assert (lease.link.url, lease.link.depth, lease.link.attempt) == (link("a/2").url, 1, 2)
+
+
+def test_a_link_claimed_while_the_batch_is_written_has_the_depth_that_batch_found(limited: Driver) -> None:
+    limited.commit([link("a/0", depth=3)])
+    prepared = limited.prepare([link("a/0", depth=1)])
+    lease = limited.claim_one("a/0")
+    limited.make_true(prepared)
+    assert prepared.fresh == [KNOWN] and lease.link.depth == 1
+    assert limited.commit([link("a/0", depth=1)]) == [KNOWN]
+    assert limited.commit([link("a/0", depth=0)]) == [EXPAND]
+
+
+def test_lines_that_are_no_url_of_their_own_are_counted(driver: Driver) -> None:
+    fault = (Input("list", 9), "no URL", "syntax", None)
+
+    def commit(*names: str, faults: int) -> None:
+        driver.now += 0.001
+        admitted = Admitted(tuple(link(name, "seed") for name in names), (fault,) * faults)
+        driver.make_true(driver.store.prepare(Batch([], [admitted], {}, {}, driver.now, driver.now)))
+
+    driver.commit([link("a/1"), link("a/1")])  # no lines
+    assert driver.store.stats().lines == {}
+    commit("a/1", "b/1", "b/1", "b/2", faults=2)
+    assert driver.store.stats().lines == {"duplicate": 2, "invalid_url": 2}
+    commit("b/2", faults=1)
+    assert driver.store.stats().lines == {"duplicate": 3, "invalid_url": 3}
+    if driver.kind == "embedded":
+        driver.reopen()
+        assert driver.store.stats().lines == {"duplicate": 3, "invalid_url": 3}
+
+
+# -- outcomes -----------------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_and_its_outlinks_are_kept_together(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    driver.settle(driver.claim_one("a/0"), done(link("a/1"), link("b/1")))
+    known = driver.store.lookup(link("a/0").url)
+    assert isinstance(known, Known) and known.outcome == "ok"
+    assert driver.store.lookup(link("b/1").url) == "waiting"
+    assert sorted(names(driver.claim())) == ["a/1", "b/1"]
+
+
+def test_a_retry_comes_back_at_its_time_before_its_peers(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1"), link("a/2"), link("a/r", priority=16)])
+    first = driver.claim(per_host=2)
+    assert names(first) == ["a/r", "a/0"]
+    driver.settle(first[0], done())
+    driver.settle(first[1], retry(20))
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.retrying, counts.done) == (4, 2, 1, 1)
+    assert driver.store.lookup(link("a/0").url) == "retrying"
+    driver.settle(driver.claim_one("a/1"), done())
+    driver.now += 20
+    driver.commit([link("a/r2", priority=16)])
+    leases = driver.claim()
+    assert names(leases) == ["a/r2", "a/0", "a/2"]
+    assert [lease.link.attempt for lease in leases] == [1, 2, 1]
+    assert driver.store.lookup(link("a/0").url) == "retrying"
+    driver.settle(leases[1], retry(5))
+    assert driver.store.stats().retrying == 1
+    driver.store.give_back(leases)
+    driver.now += 6
+    lease = next(lease for lease in driver.claim() if lease.link.attempt == 3)
+    driver.settle(lease, TIMEOUT)
+    counts = driver.store.stats()
+    assert (counts.retrying, counts.done, counts.outcomes) == (0, 3, {"ok": 2, "timeout": 1})
+    assert counts.reasons == {"total_timeout": 1}
+
+
+def test_many_retries_due_at_once_all_come_back(driver: Driver) -> None:
+    driver.commit([link(f"h{i % 50}/{i}") for i in range(2500)])
+    driver.commit((), [(lease, retry(10)) for lease in driver.claim()])
+    assert driver.claim() == []
+    driver.now += 10.1
+    back = [lease for _ in range(3) for lease in driver.claim(hungry={f"h{i}.test": 100 for i in range(50)})]
+    assert len(back) == 2500 == len(set(names(back)))
+
+
+def test_a_host_given_up_has_its_links_settled_at_once(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(6)])
+    [lease] = driver.claim(per_host=1)
+    driver.settle(lease, Dropped("dns_error", "nxdomain"), HostRest(driver.now + 600, 8, DOWN))
+    leases = driver.claim(per_host=3)
+    assert [lease.down for lease in leases] == [DOWN] * 3
+    leases += driver.claim(0, 0, {"a.test": 100})
+    assert len(leases) == 5
+    driver.commit((), [(lease, Dropped(*DOWN)) for lease in leases], {})
+    counts = driver.store.stats()
+    assert (counts.waiting, counts.done) == (0, 6)
+    assert counts.reasons == {"nxdomain": 1, "host_down": 5}
+
+
+def test_a_new_seed_tries_a_given_up_host_again_after_a_while(driver: Driver) -> None:
+    driver.commit([link("a/0", "seed")])
+    driver.settle(driver.claim_one("a/0"), Dropped("dns_error", "nxdomain"), HostRest(driver.now, 8, DOWN))
+    driver.now += REVIVE_AFTER_S / 2
+    driver.commit([link("a/1", "seed")])
+    lease = driver.claim_one("a/1")
+    assert lease.down == DOWN
+    driver.settle(lease, Dropped(*DOWN), HostRest(driver.now, 8, DOWN))
+    driver.now += REVIVE_AFTER_S / 2 + 1
+    driver.commit([link("a/2")])  # a link does not
+    assert [lease.down for lease in driver.claim()] == [DOWN]
+    driver.commit([link("a/3", "seed")])
+    [lease] = driver.claim(0, 0, {"a.test": 1})
+    assert lease.down is None and lease.failures == 0
+
+
+def test_revived_urls_are_visited_once_more(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(3)] + [link("b/0")])
+    leases = driver.claim()
+    rests = {"a.test": HostRest(driver.now), "b.test": HostRest(driver.now + 99, 8, DOWN)}
+    driver.commit((), [(lease, TIMEOUT if names([lease])[0] in ("a/1", "b/0") else done()) for lease in leases], rests)
+    assert driver.store.revive(frozenset({"timeout", "dns_error"})) == 2
+    assert driver.store.revive(frozenset({"timeout", "dns_error"})) == 0
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.outcomes, counts.reasons) == (4, 2, 2, {"ok": 2}, {})
+    driver.now += 100
+    revived = driver.claim()
+    assert sorted(names(revived)) == ["a/1", "b/0"]
+    assert all(lease.link.attempt == 2 and lease.down is None and lease.known for lease in revived)
+    assert isinstance(driver.store.lookup(link("a/1").url), Known)
+    driver.commit((), [(lease, done()) for lease in revived])
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (4, 0, 4, {"ok": 4})
+    assert driver.store.revive(frozenset({"timeout"})) == 0
+
+
+def test_more_urls_than_one_step_holds_are_revived(driver: Driver) -> None:
+    driver.commit([link(f"h{i % 7}/{i}") for i in range(2300)])
+    leases = driver.claim(per_host=1000)
+    driver.commit((), [(lease, TIMEOUT if i % 2 else done()) for i, lease in enumerate(leases)])
+    assert driver.store.revive(frozenset({"timeout"})) == 1150
+    driver.now += 1
+    assert len({lease.link.url for lease in driver.claim(per_host=1000)}) == 1150
+
+
+def test_a_url_that_stood_in_no_queue_is_settled_all_the_same(driver: Driver) -> None:
+    robots = Lease(link("a/robots.txt", "robots"), b"")
+    driver.commit([link("a/0")])
+    assert driver.commit([link("a/robots.txt")], [(robots, done())]) == [KNOWN]
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (2, 1, 1, {"ok": 1})
+    driver.settle(robots, done(outcome="http_error"))
+    counts = driver.store.stats()
+    assert (counts.known, counts.done, counts.outcomes) == (2, 1, {"http_error": 1})
+    driver.commit([link("b/robots.txt")])
+    driver.settle(Lease(link("b/robots.txt", "robots"), b""), done())
+    assert driver.store.lookup(link("b/robots.txt").url) == "waiting"  # it has a visit of its own coming
+    assert driver.store.stats().done == 1
+    assert driver.store.revive(frozenset({"http_error"})) == 0
+
+
+# -- what killed the process --------------------------------------------------------------------------------------
+
+
+def test_suspects_count_as_attempts_and_are_given_up_in_the_end(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1"), link("a/2")])
+    keys = [lease.key for lease in driver.claim()]
+    driver.store.rewind()
+    driver.store.set_suspects({keys[0]: 1, keys[1]: CRASHES_MAX, b"never a key of one": 1})
+    assert driver.store.suspects() == {keys[0]: 1, keys[1]: CRASHES_MAX}
+    if driver.kind == "embedded":
+        driver.reopen()
+    leases = driver.claim()
+    assert [lease.suspect for lease in leases] == [True, True, False]
+    assert [lease.link.attempt for lease in leases] == [2, 1 + CRASHES_MAX, 1]
+    assert [lease.down for lease in leases] == [None, ("skipped", "crashed"), None]
+    driver.commit((), [(leases[0], retry(1)), (leases[1], Dropped("skipped", "crashed"))])
+    assert driver.store.suspects() == {}
+    driver.store.set_suspects({keys[1]: 1})
+    assert driver.store.suspects() == {}
+    driver.now += 2
+    [lease] = driver.claim(0, 0, {"a.test": 1})
+    assert lease.link.attempt == 3 and not lease.suspect
+
+
+# -- what else it keeps -------------------------------------------------------------------------------------------
+
+
+def test_marks_positions_robots_and_identity_are_kept(driver: Driver) -> None:
+    listed = link("a/0", "seed", input=Input("list", 1), given="HTTP://a.test/0", tag="t", chain=b"12345678")
+    admitted = Admitted((listed,), (), ("list \udce9", b"position 1"))
+    batch = Batch([], [admitted], {}, {}, 1000.25, 77.5, {"http://a.test": b"rules"})
+    driver.store.commit(driver.store.prepare(batch), [], {"results/a": Mark(5), "warc/b": Mark(7)})
+    batch = Batch([], [], {}, {}, 1000.5, 78.5, {"http://b.test": b""})
+    driver.store.commit(driver.store.prepare(batch), [], {"warc/b": Mark(9, True), "c": Mark(9, True), "d": Mark(9, True)})
+    batch = Batch([], [], {}, {}, 1000.5, 78.5, retired={"c": Mark(0, True, True), "d": None, "never": None})
+    driver.store.commit(driver.store.prepare(batch), [], {})
+    driver.store.set_identity(b"this crawl")
+    secret = driver.store.secret()
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.marks() == {"results/a": Mark(5), "warc/b": Mark(9, True), "c": Mark(0, True, True)}
+    assert driver.store.positions() == {"list \udce9": b"position 1"}
+    assert driver.store.robots(["http://b.test", "http://c.test", "http://a.test"]) == [b"", None, b"rules"]
+    assert driver.store.identity() == b"this crawl"
+    assert (driver.store.clock(), driver.store.last_commit_wall()) == (1000.5, 78.5)
+    assert driver.store.secret() == secret and 0 <= secret < 1 << 64
+    driver.now += 10
+    assert driver.claim()[0].link == listed
+
+
+def test_the_longest_queues_are_known(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(3)] + [link(f"b/{i}") for i in range(5)] + [link("c/0")])
+    assert driver.store.longest(2) == [("b.test", 5), ("a.test", 3)]
+    leases = driver.claim()
+    driver.commit((), [(lease, done()) for lease in leases if lease.link.host != "a.test"])
+    assert driver.store.longest(2) == [("a.test", 3)]
+
+
+def test_rewind_forgets_claims_but_those_still_held(driver: Driver) -> None:
+    driver.commit([link(f"a/{i}") for i in range(3)] + [link(f"b/{i}") for i in range(3)])
+    leases = driver.claim(per_host=2)
+    held = [lease for lease in leases if lease.link.host == "a.test"]
+    driver.prepare([link("c/0")])
+    driver.store.rewind(held)
+    driver.now += REST
+    assert names(driver.claim()) == ["b/0", "b/1", "b/2"]
+    driver.settle(held[0], done())
+    assert names(driver.claim(0, 0, {"a.test": 9})) == ["a/2"]
+    assert driver.store.lookup(link("c/0").url) is None
+
+
+def test_an_empty_batch_is_a_commit_like_any_other(driver: Driver) -> None:
+    assert driver.commit() == []
+    assert driver.store.clock() == driver.now
+
+
+def test_a_million_second_rest_and_a_time_before_zero_are_times(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1")])
+    lease = driver.claim_one("a/0")
+    driver.settle(lease, done(), HostRest(-5.0))
+    lease = driver.claim_one("a/1")
+    driver.settle(lease, retry(1e6))
+    assert driver.store.next_due() == pytest.approx(driver.now + 1e6)
+
+
+def test_settled_links_may_be_any_url(driver: Driver) -> None:
+    urls = ["http://[2001:db8::1]:8080/", "https://a.test/?q=%F0%9F%8D%8C", "https://xn--bcher-kva.test/" + "x" * 1900]
+    links = tuple(Link(url, url.split("/")[2], "seed") for url in urls)
+    driver.commit(links)
+    leases = driver.claim()
+    assert {lease.link.url for lease in leases} == set(urls)
+    driver.commit((), [(lease, done()) for lease in leases])
+    assert all(isinstance(driver.store.lookup(url), Known) for url in urls)
+
+
+def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    lease = driver.claim_one("a/0")
+    prepared = driver.store.prepare(Batch([Settled(lease, Done(None, "ok"))], [], {}, {}, driver.now, 1.0))
+    driver.store.commit(prepared, [Known(lease.link, "ok", None, 200, 1.0, etag="e" * 10_000)], {})
+    known = driver.store.lookup(lease.link.url)
+    assert isinstance(known, Known) and (known.etag is None or driver.kind == "memory")

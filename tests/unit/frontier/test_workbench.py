@@ -1,0 +1,178 @@
+"""The laws of politeness, over long random histories: never more than per_host out, never before the rest is over,
+suspects one at a time, nothing lost and nothing twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crawler.core.model import Lease, Link
+from crawler.frontier.workbench import Workbench, size
+
+HOSTS = ["a.test", "b.test", "c.a.test", "d.a.test"]
+
+
+def lease(host: str, n: int, due: float = 0.0, suspect: bool = False) -> Lease:
+    return Lease(Link(f"http://{host}/{n}", host), b"%d" % n, due, suspect)
+
+
+def domain(host: str) -> str:
+    return ".".join(host.split(".")[-2:])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from(HOSTS), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("take"), st.just(""), st.integers(1, 4), st.just(False)),
+        st.tuples(st.just("release"), st.just(""), st.integers(0, 5), st.booleans()),
+        st.tuples(st.just("tick"), st.just(""), st.integers(0, 4), st.just(False)),
+        st.tuples(st.just("gate"), st.sampled_from(HOSTS), st.integers(0, 1), st.just(False)),
+        st.tuples(st.just("first"), st.sampled_from(HOSTS), st.just(0), st.just(False)),
+        st.tuples(st.just("clear"), st.sampled_from(HOSTS), st.just(0), st.just(False)),
+        st.tuples(st.just("forget"), st.sampled_from(HOSTS), st.just(0), st.just(False)),
+    ),
+    min_size=20,
+    max_size=150,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.integers(1, 3), st.booleans())
+def test_laws_hold_over_long_histories(steps, per_host, by_domain):
+    bench = Workbench(lambda host: per_host, domain if by_domain else lambda host: None)
+    now, serial = 0.0, 0
+    rest_until: dict[str, float] = {}
+    out: list[Lease] = []
+    put: Counter[bytes] = Counter()
+    gone: Counter[bytes] = Counter()
+    gated: set[str] = set()
+    heads: set[str] = set()
+
+    def key(host: str) -> str:
+        return domain(host) if by_domain else host
+
+    for step, host, n, flag in steps:
+        if step == "put":
+            if host not in bench:
+                gated.discard(host)  # it left with nothing to deal, and comes back as a new one
+            serial += 1
+            new = lease(host, serial, now + n, suspect=flag and n == 0)
+            bench.put([new])
+            put[new.key] += 1
+            rest_until[host] = max(rest_until.get(host, 0.0), now + n)
+        elif step == "first" and host in bench and host not in heads:
+            serial += 1
+            new = Lease(Link(f"http://{host}/robots.txt", host, "robots"), b"%d" % serial)
+            bench.put_first(new)
+            heads.add(host)
+            put[new.key] += 1
+        elif step == "gate":
+            bench.gate(host, bool(n))
+            if host in bench:
+                (gated.add if n else gated.discard)(host)
+        elif step == "take":
+            for _ in range(n):
+                gated = {name for name in gated if name in bench}  # a host with nothing to deal leaves, and its gate with it
+                taken = bench.take(now)
+                if taken is None:
+                    break
+                name = taken.link.host
+                assert rest_until.get(name, 0.0) <= now, "a visit began while its host rested"
+                assert rest_until.get("group " + key(name), 0.0) <= now
+                if name in gated:
+                    assert taken.link.kind == "robots", "a gated host dealt an ordinary link"
+                if taken.link.kind == "robots":
+                    heads.discard(name)
+                out.append(taken)
+                assert sum(other.link.host == name for other in out) <= per_host
+                if by_domain:
+                    assert sum(key(other.link.host) == key(name) for other in out) <= per_host
+                assert sum(other.suspect for other in out) <= 1, "two suspects out"
+        elif step == "release" and out:
+            done = out.pop(n % len(out))
+            if flag:
+                bench.release(done, now + n)
+                name = done.link.host
+                rest_until[name] = max(rest_until.get(name, 0.0), now + n)
+                if by_domain:
+                    group = "group " + key(name)
+                    rest_until[group] = max(rest_until.get(group, 0.0), now + n)
+                gone[done.key] += 1
+            elif done.link.kind != "robots":
+                bench.give_back(done)
+            else:
+                bench.release(done, now)
+                gone[done.key] += 1
+        elif step == "clear" and host in bench:
+            for lost in bench.clear(host):
+                gone[lost.key] += 1
+            gated.discard(host)
+            heads.discard(host)
+        elif step == "forget":
+            known = host in bench
+            bench.forget(host, now)
+            if known and host not in bench:
+                gated.discard(host)
+                rest_until.pop(host)  # the store remembers it from here on
+        elif step == "tick":
+            now += n
+        left = Counter(waiting.key for waiting in bench.leases())
+        assert put == left + gone + Counter(held.key for held in out)
+        assert bench.waiting == left.total()
+        assert bench.load == sum(size(waiting.link) for waiting in bench.leases())
+        assert bench.out == len(out)
+
+    for host in list(gated):
+        bench.gate(host, False)
+    for _ in range(10_000):  # whatever is left comes out, in the end
+        now += 10
+        while (taken := bench.take(now)) is not None:
+            out.append(taken)
+        if not out:
+            break
+        bench.release(out.pop(), now)
+    assert bench.waiting == 0, "a link was never dealt"
+
+
+def test_two_visits_at_a_time_start_together_and_rest_together():
+    bench = Workbench(lambda host: 2)
+    bench.put([lease("a.test", n) for n in range(5)])
+    first, second = bench.take(0.0), bench.take(0.0)
+    assert first and second and bench.take(0.0) is None
+    bench.release(first, 1.0)
+    assert bench.take(0.5) is None
+    assert bench.take(1.0) is not None
+
+
+def test_hosts_take_turns():
+    bench = Workbench(lambda host: 1)
+    bench.put([lease("a.test", n) for n in range(10)] + [lease("b.test", n) for n in range(10)])
+    turns = []
+    for now in range(8):
+        while (taken := bench.take(float(now))) is not None:
+            turns.append(taken.link.host)
+            bench.release(taken, now + 1.0)
+    assert Counter(turns) == {"a.test": 8, "b.test": 8}
+
+
+def test_a_hungry_hosts_share_doubles_up_to_the_bound():
+    bench = Workbench(lambda host: 1)
+    bench.put([lease("a.test", 0), lease("a.test", 1)])
+    wanted = []
+    for n in range(6):
+        while (taken := bench.take(0.0)) is not None:
+            bench.release(taken, 0.0)
+        wanted.append(bench.hungry("a.test", 32))
+        bench.put([lease("a.test", 100 * n + i) for i in range(wanted[-1])])
+        assert bench.hungry("a.test", 32) == 0, "it has just been fed"
+    assert wanted == [4, 8, 16, 32, 32, 32]
+
+
+def test_a_link_of_long_texts_counts_as_several():
+    plain = Link("http://a.test/1", "a.test", via="http://a.test/", anchor="http://a.test/")
+    long = "http://a.test/" + "x" * 2000
+    assert size(plain) == 1
+    assert size(Link(long, "a.test", via=long, anchor=long)) == 6
+    assert size(Link("http://a.test/1", "a.test", given="é" * 2000)) == 8

@@ -1,0 +1,142 @@
+"""What every archive promises, over all three kinds."""
+
+from __future__ import annotations
+
+import tracemalloc
+from io import BytesIO
+
+import pytest
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.pages import Ledger, page_of
+
+from crawler.output.archive import Kept
+from crawler.output.archive.reader import open_body
+
+KINDS = ["warc", "files", "discard"]
+
+
+@pytest.fixture(params=KINDS)
+def ledger(request, tmp_path):
+    ledger = Ledger(tmp_path, request.param)
+    yield ledger
+    ledger.archive.close()
+
+
+def content(ledger: Ledger, kept: Kept, **how: bool) -> bytes:
+    with open_body(ledger.root, kept.body, **how) as body:
+        return body.read()
+
+
+def test_what_was_kept_is_read_back(ledger):
+    pages = [b"", b"\0", b"<p>hello", bytes(range(256)) * 1024]
+    kept = [ledger.append(page_of(ledger.root, page)) for page in pages]
+    ledger.commit()
+    if ledger.config.archive == "discard":
+        assert kept == [None] * 4
+        assert not ledger.marks
+    else:
+        assert [content(ledger, one) for one in kept] == pages
+        assert all(one.record == one.body and one.body_at == pytest.approx(1_795_000_000.25) for one in kept)
+
+
+def test_it_is_read_back_by_its_final_name_before_and_after_the_roll(ledger):
+    kept = ledger.append(page_of(ledger.root, b"body"))
+    ledger.commit()
+    for _ in range(2):
+        assert kept is None or content(ledger, kept) == b"body"
+        ledger.roll()
+        ledger.reopen()
+
+
+def test_a_body_larger_than_memory_is_streamed_in_and_out(ledger):
+    piece = bytes(range(256)) * 256
+    page = page_of(ledger.root, (piece for _ in range(640)))  # 40 MiB
+    tracemalloc.start()
+    kept = ledger.append(page)
+    ledger.commit()
+    if kept is not None:
+        with open_body(ledger.root, kept.body) as body:
+            size = sum(map(len, iter(lambda: body.read(65536), b"")))
+        assert size == page.body.size
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_appending_waits_for_rewind_to_make_the_directories(tmp_path):
+    ledger = Ledger(tmp_path / "new" / "dir", "warc")
+    assert {path.name for path in ledger.root.iterdir()} == {"warc", "index"}
+    assert ledger.files("warc") == []
+    ledger.archive.close()
+
+
+def test_nothing_to_commit_names_no_file(ledger):
+    ledger.roll()
+    assert ledger.marks == {}
+    ledger.append(page_of(ledger.root))
+    ledger.commit()
+    assert ledger.archive.sync() == {}
+
+
+step = st.one_of(
+    st.integers(0, 3000),  # append a page of that many bytes
+    st.just("commit"),
+    st.just("fail"),  # the batch is not committed: rewind within the process
+    st.just("roll"),
+    st.tuples(st.just("kill"), st.binary(max_size=300)),  # and what a torn write leaves behind the marks
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=st.lists(step, min_size=15, max_size=50))
+def test_what_was_committed_is_there_once_whatever_happens(tmp_path_factory, kind, steps):
+    ledger = Ledger(tmp_path_factory.mktemp("a"), kind, roll_size=6000)
+    committed: list[tuple[Kept, bytes]] = []
+    pending: list[tuple[Kept, bytes]] = []
+    for number, action in enumerate(steps):
+        if isinstance(action, int):
+            text = (b"%d " % number * 3000)[:action]
+            kept = ledger.append(page_of(ledger.root, text, f"http://www.example.org/{number}"))
+            if kept is not None:
+                pending.append((kept, text))
+            continue
+        if action == "commit" or action == "roll":
+            ledger.roll() if action == "roll" else ledger.commit()
+            committed += pending
+        elif action == "fail":
+            ledger.archive.sync()
+            assert ledger.archive.rewind(ledger.marks) == []
+        else:
+            tear(ledger, action[1])
+            ledger.reopen()
+        pending = []
+    ledger.commit()
+    for kept, text in committed + pending:
+        assert content(ledger, kept) == text
+    if kind == "warc":
+        assert responses(ledger) == sorted((kept.record.file, kept.record.offset) for kept, _ in committed + pending)
+    ledger.archive.close()
+
+
+def tear(ledger: Ledger, trash: bytes) -> None:
+    """Leave the open files at any length beyond their marks."""
+    ledger.archive.close()
+    for path in [*ledger.root.glob("warc/*.open"), *ledger.root.glob("index/*.open")]:
+        mark = ledger.marks.get(str(path.relative_to(ledger.root)).removesuffix(".open"))
+        with path.open("r+b") as file:
+            file.truncate(mark.length if mark else 0)
+            file.seek(0, 2)
+            file.write(trash)
+
+
+def responses(ledger: Ledger) -> list[tuple[str, int]]:
+    """Where the committed responses stand, by an independent reader."""
+    return sorted(
+        (file, record.stream_pos)
+        for file in ledger.marks
+        if file.startswith("warc/")
+        for record in ArchiveIterator(BytesIO(ledger.read(file)), record_types=WarcRecordType.response)
+    )

@@ -1,0 +1,207 @@
+"""``verify`` finds nothing in a sound crawl, and names every kind of damage, one sentence each."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tracemalloc
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.pages import Crawl, seed, visit
+
+from crawler.core.model import Done, Dropped, Mark
+from crawler.frontier.store import Settled
+from crawler.output.archive.verify import verify
+from crawler.output.results import rows
+
+PAGES = 6
+
+
+def crawled(root, kind="warc", rolled=True):
+    """Six pages, the fifth a revisit of the first, a failure; in two files or one."""
+    crawl = Crawl(root, kind)
+    for number in range(4):
+        if number == 2 and rolled:
+            crawl.journal.roll()
+        url = f"http://example.org/{9 - number}"
+        visit(crawl, seed(url, number), Done(crawl.page(url, content(url), coding="gzip" if number % 2 else None), "ok"))
+    visit(crawl, seed("http://example.org/down", 5), Dropped("timeout", "read_timeout"))
+    crawl.store.revive(frozenset({"ok"}))
+    lease, other, *_ = crawl.claim()
+    crawl.commit([Settled(lease, Done(crawl.page(lease.link.url, content(lease.link.url)), "ok"))])
+    crawl.commit([Settled(other, Done(crawl.page(other.link.url, b"new"), "ok"))])
+    if rolled:
+        crawl.journal.roll()
+        crawl.commit([], [seed("http://example.org/unvisited", 9)])
+    return crawl
+
+
+def content(url):
+    return random.Random(url).randbytes(500)
+
+
+def check(crawl):
+    faults = []
+    found = verify(crawl.root, crawl.store.marks(), (row for _, row in rows(crawl.root, crawl.store.marks())), faults.append)
+    assert found.faults == len(faults)
+    return found, faults
+
+
+@pytest.mark.parametrize("rolled", [True, False])
+@pytest.mark.parametrize("kind", ["warc", "files", "discard"])
+def test_a_sound_crawl_has_no_fault(tmp_path, kind, rolled):
+    crawl = crawled(tmp_path, kind, rolled)
+    found, faults = check(crawl)
+    assert faults == []
+    assert found.rows == PAGES + 1
+    files = 2 if rolled else 1
+    assert (found.files, found.records) == {
+        "warc": (2 * files + 1, 2 * PAGES + files),
+        "files": (1, PAGES),
+        "discard": (1, 0),
+    }[kind]
+    crawl.journal.close()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    crawl = crawled(tmp_path_factory.mktemp("sound"))
+    crawl.journal.close()
+    return crawl
+
+
+@pytest.fixture
+def crawl(sound, tmp_path):
+    """A copy that may be damaged."""
+    shutil.copytree(sound.root, tmp_path / "copy")
+    copy = object.__new__(Crawl)
+    copy.root, copy.store = tmp_path / "copy", sound.store
+    return copy
+
+
+def first_of(crawl, folder):
+    return crawl.root / min(key for key in crawl.store.marks() if key.startswith(folder))
+
+
+@pytest.mark.parametrize("folder", ["warc", "index", "results"])
+@pytest.mark.parametrize("harm", ["missing", "shorter"])
+def test_a_file_that_is_missing_or_shorter_is_named(crawl, folder, harm):
+    path = first_of(crawl, folder)
+    path.unlink() if harm == "missing" else os.truncate(path, path.stat().st_size // 2)
+    found, faults = check(crawl)
+    assert found.faults
+    assert f"{path}: " in faults[0]
+    assert ("but it is missing" if harm == "missing" else "but it is only") in faults[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(place=st.floats(0, 0.999), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_a_record_is_found_and_the_rest_is_still_checked(sound, tmp_path_factory, place, bit):
+    copy = object.__new__(Crawl)
+    copy.root, copy.store = tmp_path_factory.mktemp("flip") / "copy", sound.store
+    shutil.copytree(sound.root, copy.root)
+    path = first_of(copy, "warc")
+    answers = [row["archive"] for row in sound.rows() if row["archive"] and row["archive"]["file"].endswith(path.name)]
+    at = answers[0]["offset"] + 10 + int(place * (answers[0]["length"] - 10))  # behind the gzip header, whose time is free text
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << bit]))
+    found, faults = check(copy)
+    assert any(f"{path.name}: the " in fault and f" at {answers[0]['offset']} " in fault for fault in faults)
+    assert found.records >= 2 * PAGES - 1
+    shutil.rmtree(copy.root)
+
+
+def rewrite(crawl, change):
+    """Change the rows and their mark."""
+    path = first_of(crawl, "results")
+    found = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in change(found)))
+    marks = crawl.store.marks() | {f"results/{path.name}": Mark(path.stat().st_size)}
+
+    class Store:
+        def marks(self):
+            return marks
+
+    crawl.store = Store()
+
+
+def test_a_row_whose_body_is_another_is_named(crawl):
+    rewrite(crawl, lambda found: [found[0] | {"sha256": "00" * 32}, *found[1:]])
+    _, (fault,) = check(crawl)
+    assert "is not the one of its row (0000" in fault
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[1:], "no row names the record at"),
+        (lambda rows: [rows[0], *rows], "a row names a record at"),
+        (lambda rows: [*rows[:-1], moved(rows[-1], offset=5_000_000)], "which is not there"),
+        (lambda rows: [moved(rows[0], length=7), *rows[1:]], "its row says otherwise"),
+        (lambda rows: [*rows, moved(rows[0], file="warc/other.warc.gz")], "a row names this file, but no commit does"),
+    ],
+)
+def test_rows_and_records_that_do_not_match_are_named(crawl, change, said):
+    rewrite(crawl, change)
+    _, faults = check(crawl)
+    assert any(said in fault for fault in faults)
+
+
+def moved(row, **place):
+    return row | {"archive": row["archive"] | place}
+
+
+@pytest.mark.parametrize(("harm", "said"), [("order", "is out of order"), ("fewer", "lines for")])
+def test_an_index_that_is_not_in_order_or_not_whole_is_named(crawl, harm, said):
+    path = first_of(crawl, "index")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(reversed(lines)) if harm == "order" else b"".join(lines).replace(b"\n", b" ", 1))
+    _, (fault,) = check(crawl)
+    assert said in fault
+    assert path.name in fault
+
+
+def test_a_body_file_that_is_not_what_its_name_says_is_named(tmp_path):
+    crawl = crawled(tmp_path, "files")
+    paths = sorted(path for path in (tmp_path / "files").rglob("*") if path.is_file())
+    with paths[0].open("r+b") as file:
+        file.write(b"!")
+    paths[1].unlink()
+    _, faults = check(crawl)
+    assert any(f"{paths[0].name}: its sha256 is" in fault for fault in faults)
+    assert any(f"{paths[1].name}: No such file" in fault for fault in faults)
+    crawl.journal.close()
+
+
+def test_what_was_retired_is_not_missed(crawl):
+    path = first_of(crawl, "warc")
+    index = crawl.root / "index" / path.name.replace(".warc.gz", ".cdxj")
+    marks = crawl.store.marks()
+    for gone in (path, index):
+        gone.unlink()
+        key = str(gone.relative_to(crawl.root))
+        marks[key] = Mark(marks[key].length, closed=True, retired=True)
+    faults = []
+    verify(crawl.root, marks, (row for _, row in rows(crawl.root, crawl.store.marks())), faults.append)
+    assert faults == []
+
+
+def test_a_large_body_is_checked_in_bounded_memory(tmp_path):
+    crawl = Crawl(tmp_path)
+    piece = os.urandom(65536)
+    url = "http://example.org/"
+    visit(crawl, seed(url, 1), Done(crawl.page(url, (piece for _ in range(400))), "ok"))
+    tracemalloc.start()
+    _, faults = check(crawl)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert faults == []
+    assert peak < 4 << 20
+    crawl.journal.close()

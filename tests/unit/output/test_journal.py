@@ -1,0 +1,333 @@
+"""One batch is records, index lines and rows exactly once; every listed line has one final row, whatever it leads to."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter
+
+import orjson
+import pytest
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.pages import WALL, Crawl, seed, visit
+
+from crawler.core import urls
+from crawler.core.errors import FetchError
+from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
+from crawler.frontier.store import Settled
+from crawler.output.archive.reader import open_body
+from crawler.output.results import FIELDS, body_ref, row_at
+from crawler.policy.judge import Judge
+
+
+@pytest.fixture
+def crawl(tmp_path):
+    crawl = Crawl(tmp_path)
+    yield crawl
+    crawl.journal.close()
+
+
+A = "http://a.example.org/"
+B = "http://b.example.org/"
+
+
+def test_a_row_has_every_field(crawl):
+    page = crawl.page(A, status=203, mime="text/html", charset="utf-8", truncated="length")
+    link = seed(A, 7, given="HTTP://a.example.org", tag="t", depth=2, hops=1, via=B, attempt=3)
+    known, (row,) = visit(crawl, link, Done(page, "truncated", "cut"))
+    assert list(row) == ["schema", *FIELDS]
+    assert row == {
+        "schema": 1,
+        "url": "HTTP://a.example.org",
+        "canonical": A,
+        "outcome": "truncated",
+        "status": 203,
+        "reason": "cut",
+        "kind": "seed",
+        "input": {"list": "list.txt", "line": 7},
+        "final": True,
+        "via": B,
+        "depth": 2,
+        "hops": 1,
+        "location": None,
+        "mime": "text/html",
+        "charset": "utf-8",
+        "bytes_wire": 8,
+        "bytes_decoded": 8,
+        "sha256": page.body.sha256.hex(),
+        "truncated": "length",
+        "fetched_at": "2026-11-18T11:06:40.250Z",
+        "attempt": 3,
+        "timings": {"queue": 0.0, "first_byte": 0.0, "total": 0.0},
+        "ip": "192.0.2.7",
+        "archive": {"file": known.archive.file, "offset": known.archive.offset, "length": known.archive.length},
+        "tag": "t",
+        "robots": None,
+    }
+    assert row_at(crawl.root, known.row) == row
+    assert known.digest == page.body.sha1
+
+
+def test_no_answer_is_a_row_without_a_record(crawl):
+    known, (row,) = visit(crawl, seed(A, 1), Dropped("timeout", "read_timeout"))
+    assert {name: row[name] for name in ("outcome", "reason", "final", "status", "archive", "sha256", "attempt")} == {
+        "outcome": "timeout",
+        "reason": "read_timeout",
+        "final": True,
+        "status": None,
+        "archive": None,
+        "sha256": None,
+        "attempt": 1,
+    }
+    assert row["fetched_at"]
+    assert known.archive is None
+    assert not list((crawl.root / "warc").iterdir())
+
+
+def test_a_body_that_was_not_wanted_is_no_record(crawl):
+    _, (row,) = visit(crawl, seed(A, 1), Done(crawl.page(A, b""), "skipped", "mime"))
+    assert (row["archive"], row["sha256"], row["status"]) == (None, None, 200)
+
+
+def test_retry_and_expand_write_nothing(crawl):
+    crawl.commit(links=[seed(A, 1), Link(B, "b.example.org", "expand")])
+    for lease in crawl.claim():
+        expand = lease.link.url == B
+        crawl.commit([Settled(lease, Done(crawl.page(B), "ok") if expand else Retry("timeout", "total_timeout", 9.0), 1e9)])
+        assert crawl.known == [None]
+    assert crawl.rows() == []
+    assert crawl.store.marks() == {}
+
+
+def test_robots_rows_are_never_final(crawl):
+    _, (row,) = visit(crawl, Link(A + "robots.txt", "a.example.org", "robots"), Done(crawl.page(A + "robots.txt"), "ok"))
+    assert (row["final"], row["archive"] is not None) == (False, True)
+
+
+def redirect(page, target, link, **fields):
+    onward = Link(target, urls.host_key(target), "redirect", via=page.url, input=link.input, hops=link.hops + 1, **fields)
+    return Done(page, "redirect", outlinks=(onward,))
+
+
+def test_a_redirect_that_carries_on_is_not_final_and_one_that_does_not_is(crawl):
+    page = crawl.page(A, status=301, headers=((b"Location", b"//b.example.org"),))
+    known, (row,) = visit(crawl, seed(A, 1), redirect(page, B, seed(A, 1)))
+    assert (row["final"], row["location"], known.location) == (False, B, B)
+    refused = crawl.page(A + "2", status=301, headers=((b"Location", b"//b.example.org"),))
+    known, (row,) = visit(crawl, seed(A + "2", 2), Done(refused, "redirect"))
+    assert (row["final"], row["location"], known.location) == (True, B, B)
+
+
+def test_a_redirect_to_a_known_page_is_followed_by_a_duplicate_row_for_the_line(crawl):
+    visit(crawl, seed(B, 1), Done(crawl.page(B), "ok"))
+    page = crawl.page(A, status=302, headers=((b"Location", b"//b.example.org"),))
+    _, (first, second) = visit(crawl, seed(A, 2), redirect(page, B, seed(A, 2), given="//b.example.org"))
+    assert (first["final"], first["outcome"]) == (False, "redirect")
+    assert {name: second[name] for name in ("url", "canonical", "outcome", "reason", "kind", "input", "final", "via")} == {
+        "url": "//b.example.org",
+        "canonical": B,
+        "outcome": "skipped",
+        "reason": "duplicate",
+        "kind": "redirect",
+        "input": {"list": "list.txt", "line": 2},
+        "final": True,
+        "via": A,
+    }
+    found = Link(A + "found", "a.example.org", "link")
+    page = crawl.page(A + "found", status=302, headers=((b"Location", b"//b.example.org"),))
+    _, rows_of_found = visit(crawl, found, redirect(page, B, found))
+    assert len(rows_of_found) == 1  # nobody listed it
+
+
+def test_lines_known_already_and_lines_that_are_no_url(crawl):
+    faults = [(Input("list.txt", 3), "http://user:secret@[", "syntax", "t")]
+    crawl.commit(links=[seed(A, 1), seed(A, 2, given="http://A.example.org")], faults=faults)
+    duplicate, invalid = crawl.rows()
+    assert (duplicate["url"], duplicate["canonical"], duplicate["reason"]) == ("http://A.example.org", A, "duplicate")
+    assert (duplicate["input"]["line"], duplicate["final"]) == (2, True)
+    assert (invalid["url"], invalid["canonical"], invalid["outcome"]) == ("http://***@[", None, "invalid_url")
+    assert (invalid["reason"], invalid["tag"], invalid["final"]) == ("syntax", "t", True)
+
+
+def test_credentials_and_hostile_text_do_not_reach_rows(crawl):
+    headers = ((b"Location", b"http://me:secret@[/"), (b"Content-Type", b"\xff\xfe"))
+    page = crawl.page(A, status=302, headers=headers)
+    link = seed(A, 1, given="http://me:secret@a.example.org/\udcff")
+    _, (row,) = visit(crawl, link, Done(page, "redirect_error", "bad_location"))
+    assert b"secret" not in orjson.dumps(row)
+    assert (row["url"], row["location"]) == ("http://***@a.example.org/�", "http://***@[/")
+
+
+def test_validators_are_kept_unless_they_are_long(crawl):
+    for number, (etag, kept) in enumerate([(b'"x"', '"x"'), (b"x" * 600, None)]):
+        url = f"{A}{number}"
+        page = crawl.page(url, headers=((b"ETag", etag), (b"Last-Modified", b"then")))
+        known, _ = visit(crawl, seed(url, number), Done(page, "ok"))
+        assert (known.etag, known.last_modified) == (kept, kept and "then")
+
+
+@pytest.mark.parametrize("kind", ["warc", "files"])
+@pytest.mark.parametrize("again", ["unmodified", "identical", "timeout"])
+def test_what_was_known_of_a_body_outlives_a_visit_that_brings_none(tmp_path, kind, again):
+    crawl = Crawl(tmp_path, kind)
+    first, (row,) = visit(crawl, seed(A, 1), Done(crawl.page(A, b"same", headers=((b"ETag", b'"1"'),)), "ok"))
+    crawl.store.revive(frozenset({"ok"}))
+    (lease,) = crawl.claim()
+    later = {"fetched_at": WALL + 99}
+    outcome = {
+        "unmodified": lambda: Done(crawl.page(A, b"", status=304, headers=(), **later), "ok"),
+        "identical": lambda: Done(crawl.page(A, b"same", headers=(), **later), "ok"),
+        "timeout": lambda: Dropped("timeout", "total_timeout"),
+    }[again]()
+    crawl.commit([Settled(lease, outcome)])
+    (known,) = crawl.known
+    assert (known.archive, known.digest) == (first.archive, first.digest)
+    assert known.archived_at == (None if (kind, again) == ("files", "identical") else WALL)
+    assert known.etag == (None if again == "identical" else '"1"')
+    with open_body(crawl.root, known.archive) as body:
+        assert body.read() == b"same"
+    latest = crawl.rows()[-1]
+    if again != "timeout":
+        with open_body(crawl.root, body_ref(latest)) as body:
+            assert body.read() == b"same"
+    if (kind, again) == ("warc", "unmodified"):
+        assert latest["sha256"] is None
+        assert latest["archive"]["revisit_of"] == row["archive"]
+        assert latest["archive"]["offset"] > row["archive"]["offset"]
+    crawl.journal.close()
+
+
+def test_a_batch_that_is_not_committed_leaves_nothing(crawl):
+    crawl.commit(links=[seed(A, 1), seed(B, 2)])
+    leases = crawl.claim()
+    crawl.commit([Settled(leases[0], Done(crawl.page(leases[0].link.url), "ok"))])
+    before = crawl.store.marks()
+    for _ in range(2):
+        prepared = crawl.prepare([Settled(leases[1], Done(crawl.page(leases[1].link.url, b"x" * 5000), "ok"))])
+        crawl.journal.append(prepared)
+        crawl.journal.sync()
+        assert crawl.journal.rewind(crawl.store.marks()) == []
+        assert crawl.store.marks() == before
+        assert len(crawl.rows()) == 1
+    for file, mark in before.items():
+        path = crawl.root / (file if file.startswith("results") else file + ".open")
+        assert path.stat().st_size == mark.length
+
+
+# -- the law of lines, over random webs ----------------------------------------------------------------------------
+
+NAMES = [f"http://h{n % 2}.example.org/{n}" for n in range(7)]
+place = st.integers(0, len(NAMES) - 1)
+web_of = st.lists(st.one_of(st.just("page"), st.just("gone"), place, place), min_size=len(NAMES), max_size=len(NAMES))
+line_of = st.one_of(place, place, st.just("invalid"))
+
+
+def answer(crawl, judge, lease, web):
+    """What the web, as it is now, answers to a visit."""
+    url = lease.link.url
+    what = web[NAMES.index(url)]
+    if what == "gone":
+        return judge.error(lease, FetchError("refused"))
+    if what == "page":
+        return judge.page(lease, crawl.page(url, url.encode(), headers=()), WALL)
+    return judge.page(lease, crawl.page(url, b"", status=301, headers=((b"Location", NAMES[what].encode()),)), WALL)
+
+
+def run_out(crawl, judge, web, dice, lines=()):
+    """Admit the lines and visit until nothing waits, in random batches, some of which fail."""
+    todo, leases, settled = list(enumerate(lines, 1)), [], []
+    while todo or leases or settled or crawl.store.stats().waiting + crawl.store.stats().retrying:
+        leases = leases or crawl.claim(dice.randint(1, 3))
+        dice.shuffle(leases)
+        while leases and dice.random() < 0.7:
+            lease = leases.pop()
+            settled.append(Settled(lease, answer(crawl, judge, lease, web), crawl.now + 1))
+        chunk, todo = todo[:2], todo[2:]
+        links = [seed(NAMES[what], line) for line, what in chunk if what != "invalid"]
+        faults = [(Input("list.txt", line), "no url", "syntax", None) for line, what in chunk if what == "invalid"]
+        if dice.random() < 0.2:
+            crawl.journal.append(crawl.prepare(settled, links, faults))
+            crawl.journal.rewind(crawl.store.marks())
+            if dice.random() < 0.5:
+                crawl.journal.close()
+                crawl = Crawl(crawl.root, roll_size=4000, store=crawl.store)
+        crawl.commit(settled, links, faults)
+        settled = []
+    return crawl
+
+
+def end_of(web, at):
+    """Where a line leads; None in a loop."""
+    for _ in range(len(NAMES) + 1):
+        if not isinstance(web[at], int):
+            return NAMES[at], web[at]
+        at = web[at]
+    return None
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    webs=st.lists(web_of, min_size=1, max_size=3), lines=st.lists(line_of, min_size=1, max_size=9), number=st.integers(0, 1 << 32)
+)
+def test_every_listed_line_has_one_final_row_and_it_is_that_of_its_page(tmp_path_factory, webs, lines, number):
+    dice = random.Random(number)
+    crawl = Crawl(tmp_path_factory.mktemp("j"), roll_size=4000)
+    judge = Judge(
+        retries=1,
+        max_redirects=10,
+        rules=urls.Rules(),
+        backoff_max_s=1.0,
+        rest=lambda link, first_byte: 0.0,
+        jitter=dice.random,
+    )
+    crawl = run_out(crawl, judge, webs[0], dice, lines)
+    listed = Counter(row["input"]["line"] for row in crawl.rows() if row["final"] and row["input"])
+    assert listed == Counter(range(1, len(lines) + 1))
+    for web in webs:
+        if web is not webs[0]:
+            crawl.store.revive(frozenset({"ok", "redirect", "connect_error", "redirect_error"}))
+            crawl = run_out(crawl, judge, web, dice)
+        by_line = {}
+        for row in crawl.final():
+            assert row["final"]
+            if row["input"]:
+                assert by_line.setdefault(row["input"]["line"], row) is row
+        assert sorted(by_line) == list(range(1, len(lines) + 1))
+        for line, what in enumerate(lines, 1):
+            if web is webs[0] or by_line[line]["reason"] != "loop":  # a link made due again keeps the chain it was found by
+                check_line(by_line[line], what, web)
+    check_archive(crawl)
+    crawl.journal.close()
+
+
+def check_line(row, what, web):
+    if what == "invalid":
+        assert row["outcome"] == "invalid_url"
+        return
+    end = end_of(web, what)
+    if end is None:
+        assert row["outcome"] in ("redirect_error", "skipped")  # skipped: listed pages that redirect to each other
+    else:
+        assert (row["canonical"], row["outcome"]) == (end[0], {"page": "ok", "gone": "connect_error"}[end[1]])
+
+
+def check_archive(crawl):
+    """One record per answered visit, each where its row says, none besides."""
+    placed = [row["archive"] for row in crawl.rows() if row["archive"]]
+    found = []
+    for file, mark in crawl.store.marks().items():
+        if file.startswith("warc/"):
+            path = crawl.root / file
+            data = (path if path.exists() else path.with_name(path.name + ".open")).read_bytes()
+            kinds = WarcRecordType.response | WarcRecordType.revisit
+            found += [(file, one.stream_pos) for one in ArchiveIterator(io.BytesIO(data[: mark.length]), record_types=kinds)]
+    assert sorted(found) == sorted((place["file"], place["offset"]) for place in placed)
+    for row in crawl.rows():
+        if row["archive"] and row["outcome"] == "ok":
+            with open_body(crawl.root, body_ref(row)) as body:
+                assert body.read() == row["canonical"].encode()
+    for url in NAMES:
+        known = crawl.store.lookup(url)
+        assert known is None or isinstance(known, Known)

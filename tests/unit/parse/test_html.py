@@ -1,0 +1,390 @@
+"""Outlinks: every form a page may link in, read as the standards say; bounded and linear whatever the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.corpora import corpus
+
+from crawler.core.urls import Rules, canonical, host_key
+from crawler.parse.html import (
+    OUTLINKS_BYTES_FACTOR,
+    OUTLINKS_BYTES_FREE,
+    OUTLINKS_BYTES_MAX,
+    Options,
+    Outlink,
+    Outlinks,
+    outlinks,
+)
+from crawler.parse.microsyntax import link_header, query_codec, reencoded, refresh, robots_tag, srcset
+from crawler.policy.scope import RULES
+
+PAGE = "http://example.org/dir/page"
+Headers = list[tuple[bytes, bytes]]
+
+
+def read(html: str | bytes, headers: Headers | None = None, charset: str | None = None, **options: Any) -> Outlinks:
+    body = html.encode() if isinstance(html, str) else html
+    found = outlinks(body, PAGE, "text/html", charset, headers or [], Options(**{"agent": "ourbot", **options}))
+    assert set(found.refused) <= set(RULES)
+    for link in found.links:
+        assert (link.url, link.host) == (canonical(link.url), host_key(link.url))
+    return found
+
+
+def urls(html: str | bytes, headers: Headers | None = None, **options: Any) -> list[str]:
+    return [link.url.removeprefix("http://example.org") for link in read(html, headers, **options).links]
+
+
+def kinds(html: str, **options: Any) -> dict[str, str]:
+    return {link.url.removeprefix("http://example.org"): link.kind for link in read(html, **options).links}
+
+
+def test_a_page_with_everything_on_it() -> None:
+    html = """<!doctype html><head>
+      <link rel=canonical href=/canonical><link rel="alternate nofollow" hreflang=de href=/de><link rel=next href=?page=2>
+      <link rel=license href=/license><link rel=stylesheet href=/style.css><link rel="shortcut icon" href=/icon>
+      <link rel=preconnect href=//cdn.example><link href="/norel"><link rel=preload imagesrcset="/p1 1x, /p2 2x" href="/p0">
+      <meta http-equiv=Refresh content="5; URL='/onward'">
+      <body><a href=" one
+      ">1</a><a href="../two#x">2</a><a href="#here">me</a><a href>me too</a><a name=x>none</a>
+      <area href=/area rel=NoFollow><iframe src=/iframe></iframe><svg><a xlink:href=/svg></a></svg>
+      <img src=/img srcset="/img1 480w, /img2 2x"><picture><source srcset="/s1, /s2 2x"></picture>
+      <a href="mailto:me@example.org">m</a><a href="javascript:void(0)">j</a><a href="http://[bad">b</a>
+      <a href="HTTP://Other.example:80/%7Ex?b&amp;a">o</a><a href=/two>again</a>
+      <!-- <a href=/comment> --><script>"<a href=/script>"</script><textarea><a href=/textarea></textarea>
+      <noscript><a href=/noscript></a></noscript><template><a href=/template></a></template>
+      <form action=/form></form><a href=one rel=nofollow>once more</a>"""
+    found = read(html, charset="utf-8")
+    assert {link.url.removeprefix("http://example.org"): link.kind for link in found.links} == {
+        "/onward": "refresh",
+        "/canonical": "canonical",
+        "/de": "alternate",
+        "/dir/page?page=2": "next",
+        "/license": "link",
+        "/norel": "link",
+        "/style.css": "link",
+        "/icon": "link",
+        "/p0": "link",
+        **{f"/{name}": "srcset" for name in ("p1", "p2", "img1", "img2", "s1", "s2")},
+        "/dir/one": "a",
+        "/two": "a",
+        "/iframe": "iframe",
+        "/svg": "a",
+        "http://other.example/%7Ex?b&a": "a",
+        "/noscript": "a",
+        "/template": "a",
+        "/area": "area",
+    }
+    assert {link.url for link in found.links if link.nofollow} == {"http://example.org/de", "http://example.org/area"}
+    assert found.refused == {"resource": 1, "scheme": 2, "syntax": 1}
+    assert (found.base, found.charset, found.robots) == (PAGE, "UTF-8", [])
+
+
+def test_images_are_taken_when_asked() -> None:
+    html = "<img src=/img srcset='/img1 480w'><picture><source src=/s></picture>"
+    assert kinds(html) == {"/img1": "srcset"}
+    assert kinds(html, resources=True) == {"/img": "img", "/img1": "srcset"}
+
+
+def test_frames_are_documents() -> None:
+    assert kinds("<frameset><frame src=/menu><frame src=/main></frameset>") == {"/menu": "frame", "/main": "frame"}
+
+
+@pytest.mark.parametrize(
+    ("base", "links", "said"),
+    [
+        ("<base href=/other/>", "/other/x", "http://example.org/other/"),
+        ("<base href=/other/><base href=/second/>", "/other/x", "http://example.org/other/"),
+        ("<base target=_top><base href=/second/>", "/second/x", "http://example.org/second/"),
+        ("<base href='//h.example'>", "http://h.example/x", "http://h.example/"),
+        ("<base href='http://[bad'>", "/dir/x", PAGE),
+        ("<base href='data:text/html,x'>", "/dir/x", PAGE),
+        ("<base href='javascript:x'>", "/dir/x", PAGE),
+        ("", "/dir/x", PAGE),
+    ],
+)
+def test_the_base_of_a_page(base: str, links: str, said: str) -> None:
+    """It holds for links before it, and for a refresh too, but not for headers."""
+    found = read(f"<a href=x>1</a>{base}")
+    assert ([link.url.removeprefix("http://example.org") for link in found.links], found.base) == ([links], said)
+    assert urls(f"{base}<meta http-equiv=refresh content='0;url=x'>", [(b"Link", b"<y>; rel=next")]) == ["/dir/y", links]
+
+
+def test_a_base_elsewhere_leaves_nothing_relative_to_fetch() -> None:
+    found = read("<base href='ftp://h.example/'><a href=x>1</a><a href='http://h.example/y'>2</a>")
+    assert [link.url for link in found.links] == ["http://h.example/y"]
+    assert found.refused == {"syntax": 1}
+
+
+def test_links_in_headers() -> None:
+    headers = [
+        (b"Link", b'<https://h.example/a>; rel="canonical", </b>;rel=next;title="a, <c>; rel=x", <d>'),
+        (b"LINK", b"</style.css>; rel=preload; as=style"),
+        (b"link", b"<//cdn.example>; rel=preconnect"),
+        (b"link", "</\u00fc>; rel=next nofollow".encode()),
+        (b"Refresh", b"3; url=/onward"),
+        (b"Location", b"/never"),
+    ]
+    found = outlinks(b"<a href=/body>", PAGE, "application/pdf", None, headers, Options())
+    assert [(link.url, link.kind) for link in found.links] == [
+        ("https://h.example/a", "header"),
+        ("http://example.org/b", "header"),
+        ("http://example.org/dir/d", "header"),
+        ("http://example.org/style.css", "header"),
+        ("http://example.org/%C3%BC", "header"),
+        ("http://example.org/onward", "refresh"),
+    ]
+    assert (found.charset, found.refused) == (None, {})
+    assert list(link_header('<a>; rel="unended, <b>')) == [("a", "")]
+    assert list(link_header("no link, <b>")) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("0;url=/x", "/x"),
+        (" 5 ; URL = '/x' ;", "/x"),
+        ('1.5,"/x y" z', "/x y"),
+        ("3 /x", "/x"),
+        (".5;/x", "/x"),
+        ("0;url=/x?url=y", "/x?url=y"),
+        ("0; url", "url"),
+        ("5", None),
+        ("5;", None),
+        ("5; url=", None),
+        ("x;url=/x", None),
+        ("", None),
+        ("5x;url=/y", None),
+    ],
+)
+def test_refresh_values(value: str, url: str | None) -> None:
+    assert refresh(value) == url
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("a", ["a"]),
+        ("a 1x, b 2x", ["a", "b"]),
+        ("a,b", ["a,b"]),
+        ("a, b", ["a", "b"]),
+        (" , a ,,b 100w,", ["a", "b"]),
+        ("data:,x 1x, c", ["data:,x", "c"]),
+        ("a (1,2) 1x, b", ["a", "b"]),
+        ("a (1,2", ["a"]),
+        ("", []),
+        (",,", []),
+    ],
+)
+def test_srcset_values(value: str, found: list[str]) -> None:
+    assert list(srcset(value)) == found
+
+
+@pytest.mark.parametrize(
+    ("headers", "meta", "robots"),
+    [
+        (["noindex, nofollow"], "", ["nofollow", "noindex"]),
+        (["none"], "", ["nofollow", "noindex"]),
+        (["otherbot: nofollow"], "", []),
+        (["OurBot: nofollow"], "", ["nofollow"]),
+        (["otherbot: noindex, nofollow, ourbot: noarchive"], "", ["noarchive"]),
+        (["otherbot: noindex", "nofollow"], "", ["nofollow"]),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST, nofollow"], "", ["nofollow"]),
+        (["unavailable_after: Friday, 25-Jun-10 15:00:00 GMT, nofollow"], "", ["nofollow"]),
+        (["max-snippet: 5, noindex"], "", ["noindex"]),
+        (["all"], "<meta name=robots content='index, follow'>", []),
+        ([], "<META NAME=ROBOTS CONTENT='NOFOLLOW noindex'>", ["nofollow", "noindex"]),
+        ([], "<meta name=ourbot content=none>", ["nofollow", "noindex"]),
+        ([], "<meta name=otherbot content=none>", []),
+        (["noindex"], "<meta name=robots content=nofollow>", ["nofollow", "noindex"]),
+    ],
+)
+def test_robots_directives(headers: list[str], meta: str, robots: list[str]) -> None:
+    found = read(f"{meta}<a href=/x>", [(b"X-Robots-Tag", value.encode()) for value in headers])
+    assert found.robots == robots
+    assert [link.nofollow for link in found.links] == ["nofollow" in robots]
+    assert (found.nofollow, found.noindex) == ("nofollow" in robots, "noindex" in robots)
+
+
+def test_without_a_name_of_ours_no_directive_is_addressed_to_us() -> None:
+    assert robots_tag("otherbot: nofollow", "") == set()
+    assert read("<meta content=nofollow><a href=/x>", agent="").robots == []
+
+
+def test_of_two_references_to_one_page_the_one_to_follow_counts() -> None:
+    for html in ("<a rel=nofollow href=x></a><a href=x></a>", "<a href=x></a><a rel=nofollow href=x></a>"):
+        assert read(html).links == [Outlink("http://example.org/dir/x", "example.org", "a")]
+
+
+# ---- encodings
+
+
+def encoding_cases() -> list[tuple[bytes, str]]:
+    cases = []
+    for path in sorted(corpus("html/encoding").glob("*.dat")):
+        for case in (b"\n" + path.read_bytes()).split(b"\n#data\n")[1:]:
+            body, _, encoding = case.partition(b"\n#encoding\n")
+            cases.append((body, encoding.split(b"\n")[0].strip().decode().lower()))
+    return cases
+
+
+def test_every_case_of_html_encoding_sniffing() -> None:
+    """82 cases without an exception. (The one of scripted/ wants document.write: scripts are not run.)"""
+    cases = encoding_cases()
+    assert len(cases) == 82
+    for body, encoding in cases:
+        assert (read(body).charset or "").lower() == encoding, body
+
+
+def test_what_nobody_declares_is_detected() -> None:
+    assert read((corpus("html/encoding") / "chardet/test_big5.txt").read_bytes()).charset == "Big5"
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "encoding", "path"),
+    [
+        (b"\xef\xbb\xbf<meta charset=koi8-r><a href=\xc3\xa9>", "windows-1251", "UTF-8", "%C3%A9"),
+        (b"<meta charset=koi8-r><a href=\xc3\xa9>", "UTF8", "UTF-8", "%C3%A9"),
+        (b"<meta charset=koi8-r><a href=\xe9>", None, "KOI8-R", "%D0%98"),
+        (b"<meta charset=koi8-r><a href=\xe9>", "no-such-charset", "KOI8-R", "%D0%98"),
+        (b"<a href=\xc3\xa9>", None, "UTF-8", "%C3%A9"),
+        (b"<a href=\xe9>", "latin1", "windows-1252", "%C3%A9"),
+        ("<a href=\u20ac>".encode("utf-16-be"), "utf-16be", "UTF-16BE", "%E2%82%AC"),
+        (b"<a href=x>", "iso-2022-kr", "replacement", None),
+    ],
+)
+def test_bom_over_header_over_meta(body: bytes, charset: str | None, encoding: str, path: str | None) -> None:
+    found = read(body, charset=charset)
+    assert found.charset == encoding
+    assert [link.url for link in found.links] == ([] if path is None else ["http://example.org/dir/" + path])
+
+
+@pytest.mark.parametrize(
+    ("charset", "href", "url"),
+    [
+        ("utf-8", "ü?ü#ü", "%C3%BC?%C3%BC"),
+        ("utf-16le", "ü?ü", "%C3%BC?%C3%BC"),
+        ("windows-1252", "ü?q=ü&x='%20 y#ü", "%C3%BC?q=%FC&x=%27%20%20y"),
+        ("windows-1251", "?\u20ac\u00fc", "?%88%26%23252%3B"),
+        ("shift_jis", "?\u8868", "?%95\\"),
+        ("gbk", "?\u4f60", "?%C4%E3"),
+        ("big5", "?\u4f60", "?%A7A"),
+        ("euc-kr", "?\ud55c", "?%C7%D1"),
+        ("iso-8859-8-i", "?\u05d0", "?%E0"),
+        ("iso-2022-jp", "?\u3042", '?%1B$B$"%1B(B'),
+        ("windows-1252", "?ü #ü", "?%FC%20"),
+    ],
+)
+def test_queries_are_sent_in_the_encoding_of_the_page(charset: str, href: str, url: str) -> None:
+    """As browsers do (URL, query state): a server of a legacy site decodes nothing else."""
+    escaped = href.encode("ascii", "xmlcharrefreplace").decode()
+    body = f'<a href="{escaped}">'.encode("utf-16-le" if charset == "utf-16le" else "ascii")
+    wanted = canonical("http://example.org/dir/page" + url if url[0] == "?" else "http://example.org/dir/" + url)
+    assert [link.url for link in read(body, charset=charset).links] == [wanted]
+
+
+@given(text=st.text(), charset=st.sampled_from(["windows-1252", "shift_jis", "gb18030", "iso-2022-jp", "x-user-defined", "big5"]))
+@settings(max_examples=300, deadline=None)
+def test_reencoding_never_fails_and_touches_only_queries(text: str, charset: str) -> None:
+    codec = query_codec(charset)
+    if codec is None:
+        assert charset == "x-user-defined"
+        return
+    text = text.encode("utf-8", "replace").decode()
+    again = reencoded("path?" + text, codec)
+    assert again.startswith("path?")
+    assert again.partition("#")[0].isascii()
+    assert reencoded(text.replace("?", ""), codec) == text.replace("?", "")
+
+
+# ---- bounds
+
+
+def test_more_links_than_are_taken_are_counted() -> None:
+    found = read("".join(f"<a href=/{i}>" for i in range(1000)), max_outlinks=100)
+    assert (len(found.links), found.refused) == (100, {"outlinks": 900})
+    assert read("<a href=/1><a href=/1><a href=/2>", max_outlinks=2).refused == {}
+
+
+def test_a_long_base_does_not_make_a_huge_answer() -> None:
+    body = b"<base href='/" + b"b" * 2000 + b"/'>" + b"".join(b"<a href=%d>" % i for i in range(10_000))
+    found = read(body)
+    free = max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * len(body))
+    assert free - 2083 < sum(len(link.url) for link in found.links) <= free + 2083 <= OUTLINKS_BYTES_MAX
+    assert len(found.links) + found.refused["outlinks"] == 10_000
+    assert len(msgspec.msgpack.encode(found)) < 8 << 20
+
+
+def test_the_crawls_url_rules_hold_for_links() -> None:
+    html = f"<a href='/x?b=1&utm_source=y&a=2'><a href=/{'y' * 50}>"
+    found = read(html, rules=Rules(max_bytes=60, drop_params=("utm_*",), sort_query=True))
+    assert [link.url for link in found.links] == ["http://example.org/x?a=2&b=1"]
+    assert found.refused == {"url_length": 1}
+
+
+HOSTILE = {
+    "depth": b"<div>" * 200_000,
+    "formatting": b"<a><b>" * 170_000,
+    "unique formatting": b"".join(b"<font c=%d>" % i for i in range(80_000)),
+    "options": b"<select>" + b"<option>" * 130_000,
+    "unique attributes": b"<a " + b" ".join(b"a%d=1" % i for i in range(100_000)) + b">",
+    "attribute without end": b'<a href="' + b"x" * 1_000_000,
+    "long reference": b'<a href="' + b"x" * 1_000_000 + b'">',
+    "tables": b"<table><a href=x>y" * 60_000,
+    "entities": b"<a href='" + b"&notit;" * 140_000 + b"'>",
+    "srcset": b"<img srcset='x" + b"," * 1_000_000 + b"'>",
+    "srcset parentheses": b"<img srcset='x " + b"(" * 1_000_000 + b"'>",
+    "refresh": b"<meta http-equiv=refresh content='1" + b" ." * 500_000 + b"'>",
+    "rel": b"<a href=/x rel='" + b"x " * 500_000 + b"'>",
+    "bad schemes": b"<a href=a:>" * 90_000,
+    "nothing but angles": b"<" * 1_000_000,
+    "zeros": b"\0" * 1_000_000,
+    "high bytes": b"\xff" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pages_are_read_to_their_end(name: str) -> None:
+    """A megabyte each; what would be quadratic in it runs into the test's own time limit."""
+    found = read(HOSTILE[name], resources=True)
+    assert len(found.links) <= 2
+
+
+@pytest.mark.parametrize(
+    "value", [b"<" * 32_000, b"<a>;" * 8_000, b'<a>;x="' + b"\\" * 32_000, b"<a>" + b",;" * 16_000, b'""' * 16_000]
+)
+@pytest.mark.parametrize("name", [b"Link", b"Refresh", b"X-Robots-Tag"])
+def test_hostile_headers_are_read_to_their_end(name: bytes, value: bytes) -> None:
+    read(b"", [(name, value)])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    body=st.one_of(
+        st.binary(max_size=200),
+        st.lists(
+            st.sampled_from(
+                ["<a href=", "<base href=", "<link rel=", "<img srcset=", "<meta http-equiv=refresh content=", *"'\"> /?#&;,x5é"]
+            )
+        ).map(lambda parts: "".join(parts).encode()),
+    ),
+    charset=st.sampled_from([None, "utf-8", "gbk", "utf-16", "nonsense"]),
+    headers=st.lists(st.tuples(st.sampled_from([b"link", b"refresh", b"x-robots-tag"]), st.binary(max_size=60)), max_size=3),
+)
+def test_no_page_raises(body: bytes, charset: str | None, headers: Headers) -> None:
+    read(body, headers, charset, resources=True)
+
+
+def test_a_call_travels_as_plain_values() -> None:
+    """As between processes: arguments decoded without types, the answer with its own."""
+    options = Options("ourbot", 10, True, Rules(drop_params=("x",)))
+    call = (b"<a href=/a?x=1>", PAGE, "text/html", None, [(b"link", b"<b>")], options)
+    there = msgspec.msgpack.decode(msgspec.msgpack.encode(call))
+    answer = msgspec.msgpack.encode(outlinks(*there))
+    assert msgspec.msgpack.decode(answer, type=Outlinks) == outlinks(*call)
+    assert [link.url for link in outlinks(*call).links] == ["http://example.org/dir/b", "http://example.org/a"]

@@ -1,0 +1,356 @@
+"""The parser processes: documents that crash, spin and swell, killed processes, cancelled callers, full queues."""
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import webs
+from support.programs import LOCAL, crawler
+
+from crawler.config.sections import ParseConfig
+from crawler.core.errors import StorageError
+from crawler.frontier.rocksdb.reader import RocksReader
+from crawler.parse.html import Options, Packed, decode_part
+from crawler.parse.pool import Fault, open_parser, pool_size
+
+SOON = ParseConfig(parse_timeout=0.4)
+MIB = 1 << 20
+OUTLINKS = "crawler.parse.html:packed"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def open_soon(parsers: int = 1, **more):
+    return open_parser(SOON, parsers=parsers, preload="support.victims:act", **more)
+
+
+async def act(parser, *words: object):
+    return await parser.call("support.victims:act", " ".join(map(str, words)).encode(), result=str)
+
+
+async def until(true) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("parsers", [0, 1, 2])
+async def test_many_documents_have_each_its_own_answer(parsers):
+    async with open_parser(ParseConfig(), parsers=parsers, preload="support.victims:echo") as parser:
+        sizes = [n * 7919 % 90_000 for n in range(300)]
+        calls = [parser.call("support.victims:echo", b"x" * size, n, None, [b"h"], result=list) for n, size in enumerate(sizes)]
+        answers = await asyncio.gather(*calls)
+        assert answers == [[size, n, None, [b"h"]] for n, size in enumerate(sizes)]
+        stats = parser.stats()
+        assert stats.documents == 300
+        assert stats.processes == parsers
+        assert stats.documents_waiting == stats.bytes_waiting == stats.callers_waiting == 0
+
+
+@pytest.mark.parametrize("sin", ["abort", "segfault", "exit", "swell 500"])
+async def test_a_document_that_ends_its_process_is_tried_once_more(sin):
+    async with open_soon() as parser:
+        answer = await act(parser, sin)
+        assert isinstance(answer, Fault)
+        assert answer.reason == "parse_crashed"
+        assert parser.stats().restarts == 2
+        assert await act(parser, "fine") == "fine"
+        assert parser.stats().crashed == 1
+
+
+@pytest.mark.parametrize("sin", ["spin", "stop", "sleep 30"])
+async def test_a_document_that_overruns_its_deadline(sin):
+    async with open_soon() as parser:
+        assert await act(parser, sin) == Fault("parse_timeout")
+        assert await act(parser, "fine") == "fine"
+        stats = parser.stats()
+        assert (stats.timed_out, stats.crashed, stats.restarts) == (1, 0, 2)
+
+
+async def test_a_document_that_fails_once_is_not_blamed(tmp_path):
+    async with open_soon() as parser:
+        assert await act(parser, "once", tmp_path / "been") == "once"
+        assert parser.stats().crashed == 0
+        assert parser.stats().restarts == 1
+
+
+async def test_an_exception_is_an_answer():
+    """It would be the same again: no second try, the process lives on."""
+    async with open_soon() as parser:
+        assert await act(parser, "raise é") == Fault("parse_crashed", "ValueError: é")
+        assert parser.stats().restarts == 0
+    async with open_parser(SOON, parsers=0) as parser:
+        assert await act(parser, "raise é") == Fault("parse_crashed", "ValueError: é")
+
+
+async def test_in_the_loop_a_lack_of_ours_is_no_documents_fault():
+    async with open_parser(SOON, parsers=0, preload="support.victims:act") as parser:
+        with pytest.raises(StorageError) as caught:
+            await parser.call("support.victims:lacking", b"", result=str)
+        assert caught.value.errno == errno.EMFILE
+        assert parser.stats().crashed == 0
+
+
+async def test_documents_beside_a_hostile_one_are_all_answered():
+    """200 good documents with 12 hostile ones among them, two processes: every good one has its answer."""
+    sins = {n: ("abort", "spin", "swell 500", "raise x")[n % 4] for n in range(3, 200, 17)}
+    async with open_soon(2) as parser:
+        answers = await asyncio.gather(*(act(parser, sins.get(n, f"good{n}")) for n in range(200)))
+        for n, answer in enumerate(answers):
+            assert isinstance(answer, Fault) if n in sins else answer == f"good{n}"
+        stats = parser.stats()
+        assert stats.crashed + stats.timed_out == len(sins)
+        assert stats.timed_out == sum(sin == "spin" for sin in sins.values())
+        assert (stats.documents_waiting, stats.bytes_waiting, stats.processes) == (0, 0, 2)
+
+
+async def test_an_answer_too_long():
+    async with open_soon() as parser:
+        answer = await act(parser, "long", 9 * MIB)
+        assert isinstance(answer, Fault)
+        assert "bytes" in answer.detail
+        assert await act(parser, "long", 5 * MIB) == "x" * 5 * MIB
+
+
+@pytest.mark.parametrize("frame", ["ffffffff01", "0000000063", "0100000001c1", "0000000000", "00000000010000000001"])
+async def test_a_process_taken_over_cannot_confuse_the_crawl(frame):
+    """Whatever it sends: an endless frame, an unknown status, no msgpack, a second greeting, answers nobody asked for."""
+    async with open_soon() as parser:
+        answer = await act(parser, "forge", frame)
+        assert isinstance(answer, Fault)
+        assert await act(parser, "fine") == "fine"
+
+
+async def test_a_killed_process_loses_nothing():
+    async with open_soon(2) as parser:
+        calls = [asyncio.ensure_future(act(parser, f"sleep 0.00{n % 9}")) for n in range(400)]
+        for _ in range(6):
+            before = parser.stats()
+            await until(lambda: parser.stats().busy == 2)
+            os.kill(parser.pids()[0], signal.SIGKILL)
+            await until(lambda before=before: parser.stats().restarts > before.restarts)
+            await until(lambda before=before: parser.stats().documents > before.documents + 40)
+        assert await asyncio.gather(*calls) == ["sleep"] * 400
+        assert parser.stats().crashed == 0
+        assert parser.stats().restarts == 6
+
+
+async def test_processes_ignore_what_their_parent_is_told():
+    async with open_soon() as parser:
+        pid = await parser.call("support.victims:process", result=int)
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(pid, name)
+        assert await parser.call("support.victims:process", result=int) == pid
+
+
+async def test_restart_gives_new_processes_and_blames_nobody():
+    async with open_soon(2) as parser:
+        calls = [asyncio.ensure_future(act(parser, "sleep 0.05")) for _ in range(10)]
+        await until(lambda: parser.stats().busy == 2)
+        old = set(parser.pids())
+        parser.restart()
+        parser.restart()
+        assert await asyncio.gather(*calls) == ["sleep"] * 10
+        assert not old & set(parser.pids())
+
+
+async def test_a_process_that_has_grown_is_replaced():
+    async with open_soon() as parser:
+        first = await parser.call("support.victims:keep", 40, result=int)
+        assert first == await parser.call("support.victims:process", b"x" * 2 * MIB, result=int), (
+            "it is looked at after a document"
+        )
+        assert first != await parser.call("support.victims:process", result=int)
+        assert parser.stats().crashed == 0
+
+
+async def test_cancelled_callers_leave_nothing_behind():
+    async with open_soon(waiting_bytes_max=300_000) as parser:
+        await act(parser, "fine")
+        calls = [asyncio.ensure_future(parser.call("support.victims:act", b"sleep 0.3", result=str))]
+        calls += [asyncio.ensure_future(parser.call("support.victims:echo", b"x" * 100_000, result=list)) for _ in range(30)]
+        await until(lambda: parser.stats().callers_waiting > 20)
+        for call in calls[::2]:
+            call.cancel()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends[::2])
+        assert ends[1::2] == [[100_000]] * 15
+        assert parser.stats()[2:5] == (0, 0, 0)
+
+
+async def test_waiting_bytes_are_bounded_and_a_big_document_still_passes():
+    async with open_soon(waiting_bytes_max=1 * MIB) as parser:
+        peak = 0
+
+        async def send(size: int) -> None:
+            assert await parser.call("support.victims:echo", b"x" * size, result=list) == [size]
+
+        async def watch() -> None:
+            nonlocal peak
+            while True:
+                peak = max(peak, parser.stats().bytes_waiting)
+                await asyncio.sleep(0)
+
+        watcher = asyncio.ensure_future(watch())
+        await asyncio.gather(*(send(size) for size in [90_000] * 60 + [4 * MIB] + [90_000] * 60))
+        watcher.cancel()
+        assert 500_000 < peak <= 4 * MIB + 100
+        assert parser.stats()[2:5] == (0, 0, 0)
+
+
+async def test_leaving_the_context_ends_everything():
+    """Also in the middle of work; who still waits is not kept waiting."""
+    async with open_soon(2) as parser:
+        calls = [asyncio.ensure_future(act(parser, "spin")) for _ in range(5)]
+        await until(lambda: parser.stats().busy == 2)
+        pids = parser.pids()
+        for call in calls:
+            call.cancel()
+    assert not any(map(alive, pids))
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("parser")]
+
+
+async def test_an_error_in_the_context_comes_out_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        async with open_soon():
+            raise ZeroDivisionError
+
+
+async def test_a_function_that_does_not_exist_ends_the_crawl():
+    async with open_parser(SOON, parsers=1, preload="no_such_module:name") as parser:
+        with pytest.raises(RuntimeError, match="no_such_module"):
+            await act(parser, "fine")
+        with pytest.raises(RuntimeError, match="no_such_module"):
+            await act(parser, "fine")
+
+
+async def test_no_descriptor_for_a_process_is_our_own_trouble():
+    """The caller is told so (never a Fault), and it works again when there are some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        async with open_soon(2) as parser:
+            with pytest.raises(StorageError) as caught:
+                await act(parser, "fine")
+            assert caught.value.errno == errno.EMFILE
+            with pytest.raises(StorageError):
+                await act(parser, "fine")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(lambda: parser.stats().processes == 2)
+            assert await act(parser, "fine") == "fine"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_process_has_nothing_but_its_socket(tmp_path, monkeypatch):
+    """No descriptor, no secret, no file it could write; little imported; small."""
+    monkeypatch.setenv("CRAWLER_API_TOKEN", "secret")
+    with open(tmp_path / "open.txt", "w") as file:
+        os.set_inheritable(file.fileno(), True)
+        async with open_parser(
+            SOON, parsers=1, preload="support.victims:act crawler.core.urls:parse crawler.policy.robots_rules:read"
+        ) as parser:
+            found = await parser.call("support.victims:descriptors", result=list)
+            assert {name.partition(":")[0] for name in found} <= {"socket", "/dev/null", f"/proc/{parser.pids()[0]}/fd"}
+            assert "CRAWLER_API_TOKEN" not in await parser.call("support.victims:environment", result=list)
+            modules = await parser.call("support.victims:modules", result=list)
+            assert not {"asyncio", "aiohttp", "pydantic", "rocksdict", "crawler.config"} & set(modules)
+            assert await parser.call("support.victims:resident", result=int) < 30 * MIB
+            assert isinstance(await act(parser, "write", tmp_path / "written"), Fault)
+            assert not (tmp_path / "written").exists() or (tmp_path / "written").read_bytes() == b""
+
+
+async def test_outlinks_come_back_as_they_are_made_in_the_loop():
+    """The real reader, and what it costs: a process that has it is still small."""
+    page = b"<base href=/a/><a href=b>b</a><a rel=nofollow href='//c.example/?q=\xe9'>c</a><meta name=robots content=noarchive>"
+    arguments = (page, "https://a.example/", "text/html", "windows-1252", [(b"Link", b"</d>; rel=next")], Options("bot"))
+    answers = []
+    for parsers in (0, 1):
+        async with open_parser(SOON, parsers=parsers, preload=f"{OUTLINKS} support.victims:act") as parser:
+            answers.append(await parser.call(OUTLINKS, *arguments, result=Packed))
+            if parsers:
+                assert await parser.call("support.victims:resident", result=int) < 30 * MIB
+                modules = await parser.call("support.victims:modules", result=list)
+                assert not {"asyncio", "aiohttp", "pydantic", "rocksdict", "crawler.config"} & set(modules)
+    assert answers[0] == answers[1]
+    assert [len(decode_part(part)) for part in answers[1].parts] == [3]
+
+
+def test_a_page_too_large_for_a_parser_is_read_as_far_as_it_can(tmp_path):
+    """Of 80,000 links the first 20,000: the rule that leaves the others out is told."""
+    many = webs.page(*(f"/a-page-of-many/{n}" for n in range(80_000)))
+    with webs.Web({"127.0.0.1": {"/": many}}).running() as web:
+        bounds = ("--memory-limit", "256MiB", "--depth", "1", "--max-pages", "1", "--archive", "discard")
+        told = crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path), *bounds, *LOCAL)
+    store = RocksReader(tmp_path / "frontier")
+    counts = store.stats()
+    store.close()
+    assert (counts.done, counts.refused) == (1, {"parse_crashed": 1}), told.stderr
+    assert 15_000 < counts.known < 25_000
+
+
+PARENT = """
+import asyncio, sys
+from crawler.config.sections import ParseConfig
+from crawler.core.errors import StorageError
+from crawler.parse.html import Options, Outlinks
+from crawler.parse.pool import open_parser
+
+async def main():
+    async with open_parser(ParseConfig(), parsers=2, preload="support.victims:act") as parser:
+        await asyncio.gather(*(parser.call("support.victims:process", b"", result=int) for _ in range(9)))
+        print(*parser.pids(), flush=True)
+        await parser.call("support.victims:act", b"spin", result=str)
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_die_with_their_parent():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    with parent.stdout:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    await until(lambda: not any(map(alive, pids)))
+
+
+async def test_the_pool_under_uvloop():
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with asyncio.timeout(60), open_soon(2) as parser:
+            assert await act(parser, "abort") == Fault("parse_crashed", "the process died")
+            assert await act(parser, "spin") == Fault("parse_timeout")
+            assert await asyncio.gather(*(act(parser, f"w{n}") for n in range(100))) == [f"w{n}" for n in range(100)]
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+
+    await asyncio.to_thread(run)
+
+
+def test_how_many_processes():
+    assert pool_size(None, cores=1, memory_limit_bytes=1 << 30) == 1
+    assert pool_size(None, cores=8, memory_limit_bytes=256 * MIB) == 1
+    assert pool_size(None, cores=8, memory_limit_bytes=1 << 30) == 6
+    assert pool_size(None, cores=4, memory_limit_bytes=1 << 30) == 3
+    assert pool_size(0, cores=4, memory_limit_bytes=1 << 30) == 0
+    assert pool_size(5, cores=1, memory_limit_bytes=1) == 5

@@ -1,0 +1,389 @@
+"""robots.txt: RFC 9309 against Google's cases, hostile files, bounded memory."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import zlib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from protego import Protego
+from support.corpora import corpus
+from support.pages import page_of
+
+from crawler.core.model import Done, Link
+from crawler.policy import robots_rules, robotsmatch
+from crawler.policy.robots_cache import RulesCache
+from crawler.policy.robots_gate import RobotsDesk
+from crawler.policy.robots_rules import Rules, read
+
+OURS = {
+    "ID_LineSyntax_Groups_OtherRules": (
+        "RFC 9309 2.2.4: a line of another kind must not interfere: agents before and after it share one group",
+        {("User-agent: FooBot\nInvalid-Unknown-Line: unknown\nUser-agent: *\nDisallow: /\n", "http://foo.bar/")},
+    ),
+    "ID_UserAgentValueCaseInsensitive": (
+        "RFC 9309 2.2.1: the product token ends where its alphabet ends, so 'Foo Bar' names Foo",
+        {(f"User-Agent: {name}\nAllow: /x/\nDisallow: /\n", "http://foo.bar/a/b") for name in ("FOO BAR", "foo bar", "FoO bAr")},
+    ),
+    "GoogleOnly_AcceptUserAgentUpToFirstSpace": (
+        "the same: Foo has its own group; a robot that calls itself 'Foo Bar' has not",
+        {("User-Agent: *\nDisallow: /\nUser-Agent: Foo Bar\nAllow: /x/\nDisallow: /\n", "http://foo.bar/x/y")},
+    ),
+    "derived_lines_bom": ("a byte order mark is no part of the first line", None),
+    "GoogleOnly_LineTooLong": (
+        "a line is cut at 16,663 bytes: far beyond any URL, and it bounds a pattern",
+        None,
+    ),
+}
+"""Cases in which unpatched Protego differs and we do as the corpus says, with the reason."""
+
+PROTEGOS = {
+    "http://foo.bar/foo/bar/ツ": "RFC 9309 2.2.2: octets outside ASCII are percent-encoded before comparison, on both sides; "
+    "the corpus expects callers to have done so, and ours have: canonical URLs are ASCII",
+    "http://foo.bar/foo/bar/baz": "RFC 9309 2.2.2: an escaped unreserved character is decoded before comparison; "
+    "the standard's own table has /foo/bar/%62%61%7A match /foo/bar/baz",
+}
+"""URLs of the cases in which Protego differs and we side with Protego, with the reason."""
+
+
+def cases() -> list[dict[str, object]]:
+    return json.loads(corpus("robots/google_robots_cases.json").read_text())["cases"]
+
+
+def rules(text: str | bytes, name: str = "flatcrawler", **more: object) -> Rules:
+    body = text.encode() if isinstance(text, str) else text
+    return read(200, body, name=name, wall=0.0, **more)  # type: ignore[arg-type]
+
+
+def test_google_cases():
+    """Every case of Google's parser, but for the three in which RFC 9309 says otherwise."""
+    differ = [
+        case
+        for case in cases()
+        if rules(case["robots"], case["user_agent"]).allows(case["url"]) != case["allowed"]  # type: ignore[arg-type]
+    ]
+    assert len(differ) == 3
+    assert {case["test"] for case in differ} == {"ID_Encoding"}
+    assert {case["url"] for case in differ} == set(PROTEGOS)
+
+
+def test_every_difference_of_protego_is_decided():
+    """Unpatched Protego differs in 14 cases: each is named above, with the side we take and why."""
+    ours = protegos = 0
+    for case in cases():
+        robots_txt, agent, url = str(case["robots"]), str(case["user_agent"]), str(case["url"])
+        if Protego.parse(robots_txt).can_fetch(url, agent) == case["allowed"]:
+            continue
+        if url in PROTEGOS:
+            protegos += 1
+        else:
+            _, which = OURS[str(case["test"])]
+            assert which is None or (robots_txt, url) in which
+            ours += 1
+    assert (ours, protegos) == (11, 3)
+
+
+@pytest.mark.parametrize("status", [200, 204, 206, 299])
+def test_an_answer_is_read(status):
+    found = read(status, b"User-agent: *\nDisallow: /private\n", name="f", wall=0)
+    assert not found.unavailable
+    assert not found.allows("http://a.example/private/x")
+    assert found.allows("http://a.example/")
+
+
+@pytest.mark.parametrize("status", [301, 304, 307, 400, 401, 403, 404, 410, 451, 499])
+def test_no_robots_txt_allows_everything(status):
+    """RFC 9309 2.3.1.2 and 2.3.1.3; what stands in the error page is no rule."""
+    found = read(status, b"User-agent: *\nDisallow: /\n", name="f", wall=0)
+    assert not found.unavailable
+    assert found.allows("http://a.example/x")
+
+
+@pytest.mark.parametrize("status", [0, 100, 429, 500, 503, 599, 999])
+def test_unknown_rules_allow_nothing(status):
+    """RFC 9309 2.3.1.4; 429 is a server's word for later, not for yes."""
+    found = read(status, b"User-agent: *\nAllow: /\n", name="f", wall=0)
+    assert found.unavailable
+    assert not found.allows("http://a.example/")
+    assert "robots.txt: " in str(found.denied_by("http://a.example/"))
+
+
+def test_a_failed_fetch_is_remembered():
+    """What waits for rules that cannot be had ends as their fetch did."""
+    found = read(0, b"", name="f", wall=0, failure=("timeout", "connect_timeout"))
+    assert Rules.from_bytes(found.to_bytes()).record.failure == ("timeout", "connect_timeout")  # type: ignore[union-attr]
+
+
+def test_a_day_at_most():
+    assert rules("").record.ttl == 86_400
+    assert rules("", cache_control="public, max-age=3600").record.ttl == 3_600
+    assert rules("", cache_control="max-age=0, no-cache").record.ttl == 600
+    assert rules("", cache_control="max-age=99999999").record.ttl == 86_400
+    assert rules("", cache_control="s-max-age=7200 foo").record.ttl == 86_400
+    found = read(200, b"", name="Bot", wall=1_000_000)
+    assert found.fresh(1_000_000 + 86_399, "bot")
+    assert not found.fresh(1_000_000 + 86_400, "bot")
+    assert not found.fresh(1_000_000 - 90_000, "bot"), "the wall clock was put back: no longer than a day either"
+    assert not found.fresh(1_000_001, "other"), "the rules were chosen for another name"
+
+
+def test_groups():
+    """Our own group only, merged if it stands there twice; everyone's if there is none; a named group may be empty."""
+    text = """
+        User-agent: other
+        User-agent: FlatCrawler/1.0
+        Disallow: /a
+        User-agent: *
+        Disallow: /
+        useragent: flatcrawler
+        Disallow: /b
+    """
+    ours = rules(text)
+    assert [ours.allows(f"http://h/{path}") for path in "abc"] == [False, False, True]
+    assert not rules(text, "third").allows("http://h/c")
+    assert rules("User-agent: flatcrawler\nUser-agent: *\nDisallow:\n").allows("http://h/")
+    assert rules("User-agent: flatcrawler\n\nSitemap: /s\n").allows("http://h/"), "named, and nothing forbidden"
+    assert rules("User-agent: flatcrawlerbot\nDisallow: /\n").allows("http://h/"), "another robot's longer name"
+    assert rules("User-agent: flat\nDisallow: /\n").allows("http://h/"), "another robot's shorter name"
+    assert rules("Disallow: /\n").allows("http://h/"), "a rule that speaks to nobody"
+    assert not rules("\ufeffUser-agent: * all of you\r\nDisallow /x y\r\n").allows("http://h/x%20y")
+
+
+def test_longest_match_wins_and_allow_wins_ties():
+    found = rules("User-agent: *\nDisallow: /\nAllow: /p\nDisallow: /p*.html$\nAllow: /q\nDisallow: /q\n")
+    assert found.allows("http://h/page")
+    assert not found.allows("http://h/page.html")
+    assert found.allows("http://h/page.html?x")
+    assert found.allows("http://h/q")
+    assert found.allows("http://h/robots.txt"), "RFC 9309 2.2.2: implicitly allowed"
+    assert found.denied_by("http://h/page.html") == "Disallow: /p*.html$"
+    assert found.denied_by("http://h/other") == "Disallow: /"
+    assert found.denied_by("http://h/q") is None
+
+
+def test_bytes_that_are_no_text():
+    """A rule may be in any encoding, hold NUL or a form feed: it stays one rule, and never breaks the reader."""
+    found = rules(b"User-agent: *\nDisallow: /caf\xe9\nDisallow: /a\x00b\x0cAllow: /\nDisallow: /\xe3\x83\x84\n")
+    assert not found.allows("http://h/caf%E9/x")
+    assert not found.allows("http://h/%E3%83%84")
+    assert found.allows("http://h/a")
+    assert rules(random.Random(1).randbytes(300_000)).allows("http://h/")
+    assert rules(zlib.compress(b"User-agent: *\nDisallow: /\n")).allows("http://h/")
+    assert rules("<html><p>User agent * is not what\n<p>disallow everyone\nallow me</html>").allows("http://h/")
+
+
+def test_crawl_delay_is_read_and_capped():
+    text = "User-agent: *\nCrawl-delay: {}\n\nUser-agent: x\nDisallow: /\n"
+    assert rules(text.format("2.5")).delay(30) == 2.5
+    assert rules(text.format("1e9")).delay(30) == 30
+    assert rules(text.format("7")).allows("http://h/"), "Crawl-delay closes the list of agents: the next group is not ours"
+    for nonsense in ("nan", "inf", "-1", "ten", "", "1,5"):
+        assert rules(text.format(nonsense)).delay(30) == 0
+    assert rules("User-agent: *\nCrawl-delay: 9\nUser-agent: flatcrawler\nDisallow: /x\n").delay(30) == 0
+
+
+def test_sitemaps_are_everyones_and_bounded():
+    lines = ["Sitemap: https://h/a.xml", "User-agent: x", "site-map: https://h/b.xml", "Sitemap: https://h/a.xml"]
+    assert rules("\n".join(lines)).sitemaps == ("https://h/a.xml", "https://h/b.xml")
+    many = rules("\n".join(f"Sitemap: https://h/{n}.xml" for n in range(5_000)))
+    assert len(many.sitemaps) == robots_rules.SITEMAPS_MAX
+    assert rules(f"Sitemap: https://h/{'x' * 3_000}").sitemaps == ()
+
+
+def test_only_whole_lines_of_the_first_500_kib():
+    """A rule cut by the limit is left out: 'Disallow: /' of 'Disallow: /private' would close the site."""
+    head = "User-agent: *\nDisallow: /first\n"
+    filler = "#" * (robots_rules.BODY_BYTES_MAX - len(head) - len("\nDisallow: /")) + "\n"
+    found = rules(head + filler + "Disallow: /private\n")
+    assert found.allows("http://h/x")
+    assert not found.allows("http://h/first")
+    assert rules("User-agent: *\nDisallow: /" + "x" * robots_rules.BODY_BYTES_MAX).allows("http://h/")
+    short = b"User-agent: *\nDisallow: /first\nDisallow: /"
+    assert not robots_rules.read(200, short, name="bot", wall=0.0).allows("http://h/x")
+    assert robots_rules.read(200, short, name="bot", wall=0.0, cut=True).allows("http://h/x"), "less than that was kept"
+
+
+HOSTILE = {
+    "newlines": b"\n" * 500_000,
+    "carriage returns": b"\r" * 500_000,
+    "spaces": b" " * 500_000,
+    "indented nothing": b"\n   " * 125_000,
+    "one endless word": b"user-agent" * 50_000,
+    "one endless agent": b"User-agent: " + b"x" * 499_000,
+    "agents": b"User-agent: *\n" * 35_000,
+    "groups": b"User-agent: *\nDisallow: /x\n" * 18_000,
+    "stars": b"User-agent: *\nDisallow: /" + b"*a" * 249_000 + b"b$\n",
+    "star rules": b"User-agent: *\n" + b"".join(b"Disallow: /*a*a*a*%x$\n" % n for n in range(900)),
+    "colons": b":" * 500_000,
+    "comments": b"User-agent: *\n" + b"#\n" * 240_000,
+    "escapes": b"User-agent: *\nDisallow: /" + b"%" * 16_000 + b"\nDisallow: /" + b"%4" * 8_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_ends_soon(name):
+    """Each would run into the test's time limit if anything in it were quadratic."""
+    found = rules(HOSTILE[name])
+    assert len(found.to_bytes()) < 64 << 10
+    for url in ("http://h/", "http://h/" + "a" * 2_000, "http://h/" + "%61" * 600):
+        found.allows(url)
+        found.denied_by(url)
+
+
+def test_a_giant_file_is_obeyed_to_its_last_rule():
+    """40,000 rules fill the 500 KiB; Protego is only ever given those that can apply."""
+    text = "User-agent: *\nAllow: /1f/index.html\n" + "".join(f"Disallow:/{n:x}/\n" for n in range(30_000))
+    found = rules(text)
+    assert not found.allows("http://h/0/")
+    assert not found.allows("http://h/752f/x")
+    assert not found.allows("http://h/75%32f/x")
+    assert found.allows("http://h/7530/x")
+    assert found.allows("http://h/1f/")
+    assert not found.allows("http://h/1f/x")
+    assert found.denied_by("http://h/752f/x") == "Disallow: /752f/"
+    assert Rules.from_bytes(found.to_bytes()).record == found.record  # type: ignore[union-attr]
+
+
+def test_more_rules_than_can_be_weighed_deny():
+    text = "User-agent: *\n" + "".join(f"Allow: /*{n}\n" for n in range(robotsmatch.RULES_AT_ONCE_MAX + 1))
+    found = rules(text)
+    assert not found.allows("http://h/1")
+    assert "rules apply" in str(found.denied_by("http://h/1"))
+
+
+_text = st.text("ab%/*$?=41.é", max_size=8)
+
+
+@given(st.lists(st.tuples(st.sampled_from("AD"), _text), min_size=1, max_size=12), _text)
+def test_narrowing_changes_no_decision(drawn, path):
+    """What a giant file's URL is judged by gives the same answer as all of its rules together."""
+    body = "User-agent: *\n" + "".join(f"{'Allow' if sign == 'A' else 'Disallow'}: /{pattern}\n" for sign, pattern in drawn)
+    body += "Allow: /a/index.html\nDisallow: /a\nDisallow: /b/index.html\n"
+    lines = rules(body).record.lines
+    url = f"http://h/{path}"
+    narrowed = robotsmatch._narrow(robotsmatch._index(lines), url)
+    assert set(narrowed) <= set(lines.split("\n"))
+    assert robotsmatch._tree(narrowed).can_fetch(url, "*") == robotsmatch._tree(lines.split("\n")).can_fetch(url, "*")
+
+
+def test_kept_bytes_come_back_or_are_refused():
+    found = rules("User-agent: *\nDisallow: /x\nCrawl-delay: 3\nSitemap: https://h/s.xml\n")
+    data = found.to_bytes()
+    back = Rules.from_bytes(data)
+    assert back is not None
+    assert back.record == found.record
+    assert len(read(404, b"", name="f", wall=1e9).to_bytes()) < 64, "most sites have none: a million of them must be cheap"
+    for damaged in (b"", b"\x02" + data[1:], data[:-9], b"\x01nonsense", b"\x01" + zlib.compress(b"nonsense")):
+        assert Rules.from_bytes(damaged) is None
+    bomb = b"\x01" + zlib.compress(msgspec.msgpack.encode([200, 0.0, 0.0, "f", "x" * (64 << 20)]))
+    assert Rules.from_bytes(bomb) is None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["get", "put", "discard", "clear"]), st.integers(0, 9), st.integers(0, 30)), min_size=20)
+)
+def test_the_cache_never_exceeds_its_bytes(steps):
+    cache = RulesCache(40_000)
+    kept: dict[str, bytes] = {}
+    for verb, host, size in steps:
+        origin = f"http://{host}.example"
+        if verb == "put":
+            kept[origin] = rules("User-agent: *\n" + "".join(f"Disallow: /{n}\n" for n in range(size))).to_bytes()
+            assert cache.put(origin, kept[origin]) is not None
+        elif verb == "get" and (found := cache.get(origin)) is not None:
+            assert found.to_bytes() == kept[origin]
+        elif verb == "discard":
+            cache.discard(origin)
+            assert cache.get(origin) is None
+        elif verb == "clear":
+            cache.clear()
+        stats = cache.stats()
+        assert 0 <= stats.kept_bytes <= 20_000
+        assert 0 <= stats.parsed_bytes <= 20_000
+        assert stats.kept_bytes == sum(250 + len(o) + len(d) for o, d in cache._kept.items())
+        assert stats.parsed_bytes == sum(r.memory_bytes for r in cache._parsed.values())
+
+
+def test_rules_too_big_for_the_cache_still_count():
+    cache = RulesCache(10_000)
+    big = rules("User-agent: *\n" + "".join(f"Disallow: /{n}/\n" for n in range(500)))
+    found = cache.put("http://big.example", big.to_bytes())
+    assert found is not None
+    assert not found.allows("http://big.example/499/")
+    assert cache.put("http://small.example", rules("").to_bytes()) is not None
+    assert cache.get("http://small.example") is not None
+    assert cache.put("http://small.example", b"damaged") is None
+    assert cache.get("http://small.example") is None
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_million_decisions_in_bounded_memory():
+    """20,000 origins, a million decisions, an account of 2 MiB: a process of its own no longer grows once that is full."""
+    process = multiprocessing.get_context("spawn").Process(target=_decide_a_million_times)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def _decide_a_million_times() -> None:
+    texts = ["User-agent: *\n" + "".join(f"Disallow: /{n}*p{k}/\n" for n in range(k % 30)) for k in range(100)]
+    store = [rules(text).to_bytes() for text in texts]
+    draw = random.Random(4)
+    cache = RulesCache(2 << 20)
+    urls = [f"http://h/{n}/p{n}/" for n in range(100)]
+    before = denied = 0
+    for n in range(1_000_000):
+        if n == 250_000:
+            assert cache.stats().evictions
+            before = _resident()
+        if n % 50 == 0:
+            host = draw.randrange(20_000)
+            origin = f"http://www.{host}.example"
+            found = cache.get(origin) or cache.put(origin, store[host % 100])
+        denied += not found.allows(urls[n % 100])  # type: ignore[union-attr]
+    stats = cache.stats()
+    assert stats.evictions > 10_000
+    assert stats.kept_bytes + stats.parsed_bytes <= 2 << 20
+    assert 0 < denied < 1_000_000
+    assert _resident() - before < 2 << 20
+
+
+def test_a_group_named_a_thousand_times_is_one():
+    groups = robots_rules._Groups(b"flatcrawler")
+    for _ in range(1000):
+        groups.add(b"user-agent", b"*")
+        groups.add(b"user-agent", b"flatcrawler")
+    assert len(groups._open) == 2
+    groups.add(b"disallow", b"/a")
+    assert groups.chosen() == ("D/a", None)
+
+
+@pytest.mark.parametrize("pattern", [b"\xff" * 490, b"*\xff" * 244, b"*ab" * 160])
+def test_long_patterns_are_weighed_a_few_at_a_time_and_deny_where_too_many_apply(pattern):
+    many = rules(b"user-agent: *\n" + b"".join(b"disallow: /%s%d\n" % (pattern, n) for n in range(999)))
+    assert not many.allows("http://a.test/x")
+    assert many._matcher._tree is None
+    assert many.memory_bytes < 3 << 20
+    few = rules(b"user-agent: *\n" + b"".join(b"disallow: /%d/%s\n" % (n, pattern) for n in range(999)))
+    assert few.allows("http://a.test/x") and few.allows("http://a.test/7/x")
+
+
+@pytest.mark.parametrize(("coding", "allowed"), [(None, True), ("gzip", True), ("gzip, gzip", False)])
+def test_rules_in_codings_within_codings_are_not_undone_in_the_loop_and_deny(coding, allowed, tmp_path):
+    body = b"User-agent: *\nDisallow: /private\n"
+    for _ in coding.split(", ") if coding else ():
+        body = gzip.compress(body)
+    page = page_of(tmp_path, body, "http://a.test/robots.txt", coding=coding)
+    desk = RobotsDesk(RulesCache(1 << 20), name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=lambda: 0.0)
+    desk.learn(Link("http://a.test/robots.txt", "a.test", "robots", anchor="http://a.test"), Done(page, "ok"))
+    assert (desk.refuses(Link("http://a.test/x", "a.test")) is None) is allowed
+    assert desk.refuses(Link("http://a.test/private", "a.test")) is not None

@@ -1,0 +1,222 @@
+"""The division of the memory limit, and random histories of admission: no leak, no deadlock, never above an account."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.pages import page_of
+
+from crawler.core.errors import ConfigError
+from crawler.core.model import Done, Link
+from crawler.resources.memory_budget import Account, Budget, weight
+from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, VISIT_ACCOUNTS, Plan, default_limit, divide
+
+MIB = 1 << 20
+
+
+@given(
+    st.integers(1, 1 << 43),
+    st.integers(1, 100_000),
+    st.integers(0, 64),
+    st.integers(0, 1 << 30),
+    st.booleans(),
+)
+def test_a_plan_fits_its_limit_or_is_refused_with_one_that_does(limit, workers, parsers, max_parse, control):
+    settings = {"workers": workers, "parsers": parsers, "max_parse": max_parse, "control": control}
+    try:
+        plan = divide(limit, **settings)
+    except ConfigError as error:
+        assert "too small" in error.faults[0]
+        assert "interpreter and libraries" in error.faults[0]
+        smallest = int(error.faults[1].rpartition(" ")[2].removesuffix("MiB")) * MIB
+        assert smallest > limit
+        assert divide(smallest, **settings).visits_max >= min(4, workers)
+        with pytest.raises(ConfigError):
+            divide(smallest - MIB, **settings)
+        for fault in error.faults[2:]:
+            *_, key, value = fault.split()
+            fewer = int(value) if key == "parsers" else int(value[:-3]) << {"KiB": 10, "MiB": 20}[value[-3:]]
+            assert divide(limit, **(settings | {key: fewer})).visits_max >= min(4, workers)
+    else:
+        assert sum(plan.accounts.values()) <= limit
+        assert min(4, workers) <= plan.visits_max <= workers
+        assert plan.accounts["connection"] == plan.visits_max * CONNECTION_BYTES
+        assert plan.accounts["parse"] >= 3 * max_parse, "no reservation exceeds its account"
+        assert all(size >= 0 for size in plan.accounts.values())
+        assert plan.parser_memory_bytes > 0 or not parsers
+
+
+def test_ordinary_limits():
+    small = divide(256 * MIB, workers=500, parsers=1, max_parse=4 * MIB, control=True)
+    assert small.visits_max > 60
+    assert small.accounts["store"] == 64 * MIB
+    assert divide(512 * MIB, workers=100, parsers=1, max_parse=4 * MIB).visits_max == 100
+    assert "256MiB" in small.table().splitlines()[-1]
+    assert default_limit(None) == default_limit(1 << 40) == 512 * MIB
+    assert default_limit(100 * MIB) == 80 * MIB
+
+
+def plan_of(connection: int, body: int, parse: int, outcome: int) -> Plan:
+    sizes = (connection, body, parse, outcome)
+    return Plan(1 << 30, dict(zip(VISIT_ACCOUNTS, sizes, strict=True)) | {"base": 7}, 4, 0)
+
+
+async def test_first_come_first_served_also_for_the_large():
+    account = Account("x", 100)
+    first = await account.take(60)
+    order = []
+
+    async def later(size: int) -> None:
+        (await account.take(size)).release()
+        order.append(size)
+
+    tasks = []
+    for size in (90, 10, 20):
+        tasks.append(asyncio.ensure_future(later(size)))
+        await asyncio.sleep(0)
+    assert account.waits == 3
+    first.release()
+    await asyncio.gather(*tasks)
+    assert order == [90, 10, 20]
+    assert account.used == 0
+
+
+async def test_a_cancelled_waiter_holds_nobody_up():
+    account = Account("x", 100)
+    first = await account.take(60)
+    large = asyncio.ensure_future(account.take(90))
+    small = asyncio.ensure_future(account.take(40))
+    await asyncio.sleep(0)
+    large.cancel()
+    (await small).release()
+    granted = asyncio.ensure_future(account.take(90))
+    await asyncio.sleep(0)
+    first.release()
+    granted.cancel()  # it was given its turn, and goes without it
+    with pytest.raises(asyncio.CancelledError):
+        await granted
+    assert account.used == 0
+
+
+async def test_more_than_all_counts_as_all():
+    account = Account("x", 100)
+    with await account.take(10**9) as all_of_it:
+        assert all_of_it.bytes == account.used == 100
+        all_of_it.shrink(30)
+        assert account.used == 30
+    all_of_it.release()
+    assert account.used == 0
+
+
+async def test_what_may_not_be_waited_for():
+    """An earlier account is never taken while a later one is held: that is how two visits would wait for each other."""
+    budget = Budget(plan_of(10**6, 10**6, 10**6, 10**6))
+    async with budget.visit() as visit:
+        await visit.parse(10)
+        with pytest.raises(AssertionError):
+            await visit.take("body", 1)
+        with pytest.raises(AssertionError):
+            await visit.take("parse", 1)
+    assert all(use.used == 0 for use in budget.uses().values())
+
+
+async def test_uses_are_told_for_every_account():
+    budget = Budget(plan_of(10**6, 10**6, 10**6, 10**6))
+    budget.measure("base", lambda: 5)
+    async with budget.visit() as visit:
+        assert budget.uses()["connection"] == (10**6, CONNECTION_BYTES, 0)
+        visit.received(100)
+        assert budget.uses()["connection"].used == 0
+        assert budget.uses()["body"].used == 100
+        outcome = await visit.outcome(50)
+    assert budget.uses() == {
+        "connection": (10**6, 0, 0),
+        "body": (10**6, 0, 0),
+        "parse": (10**6, 0, 0),
+        "outcome": (10**6, 50, 0),
+        "base": (7, 5, 0),
+    }
+    outcome.release()
+    assert budget.account("outcome").used == 0
+
+
+class History:
+    """A crowd of visits that succeed, fail and are cancelled at any moment, and a commit that frees outcomes."""
+
+    def __init__(self, seed: int, budget: Budget) -> None:
+        self.draw = random.Random(seed)
+        self.budget = budget
+        self.uncommitted = []
+        self.ended = 0
+
+    def check(self) -> None:
+        for name in VISIT_ACCOUNTS:
+            account = self.budget.account(name)
+            assert 0 <= account.used <= account.bytes_max
+        assert sum(held.bytes for held in self.uncommitted) <= self.budget.account("outcome").used
+
+    async def pause(self) -> None:
+        for _ in range(self.draw.randrange(4)):
+            await asyncio.sleep(0)
+            self.check()
+        if self.draw.random() < 0.05:
+            raise OSError
+
+    async def visit(self) -> None:
+        async with self.budget.visit() as visit:
+            await self.pause()
+            visit.received(self.draw.randrange(BODY_BYTES))
+            await self.pause()
+            if self.draw.random() < 0.7:
+                with await visit.parse(self.draw.randrange(1, 40)):
+                    await self.pause()
+            held = await visit.outcome(self.draw.randrange(200))
+            self.uncommitted.append(held)
+        self.ended += 1
+
+    async def commit(self) -> None:
+        while True:
+            for _ in range(self.draw.randrange(1, 30)):
+                await asyncio.sleep(0)
+            batch, self.uncommitted = self.uncommitted, []
+            for held in batch:
+                held.release()
+            self.check()
+
+    async def run(self, visits: int) -> None:
+        committing = asyncio.ensure_future(self.commit())
+        tasks = [asyncio.ensure_future(self.visit()) for _ in range(visits)]
+        while any(not task.done() for task in tasks):
+            if self.draw.random() < 0.3:
+                self.draw.choice(tasks).cancel()
+            await asyncio.sleep(0)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(end) for end in ends} <= {type(None), OSError, asyncio.CancelledError}
+        while self.uncommitted:
+            await asyncio.sleep(0)
+        committing.cancel()
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 1 << 32), st.integers(1, 5), st.integers(1, 3), st.integers(50, 400), st.integers(100, 900))
+def test_no_history_leaks_or_stops_or_exceeds_an_account(seed, connections, bodies, parse, outcome):
+    budget = Budget(plan_of(connections * CONNECTION_BYTES, bodies * BODY_BYTES, parse, outcome))
+    history = History(seed, budget)
+
+    async def main() -> None:
+        async with asyncio.timeout(20):  # a deadlock ends here
+            await history.run(40)
+
+    asyncio.run(main())
+    assert all(use.used == 0 for name, use in budget.uses().items() if name in VISIT_ACCOUNTS)
+    assert not any(budget.account(name)._waiting for name in VISIT_ACCOUNTS)
+
+
+def test_an_outcome_weighs_what_its_links_and_headers_hold(tmp_path):
+    page = page_of(tmp_path, b"x" * 1000, headers=((b"Name", b"v" * 500),))
+    alone = weight(Done(page, "ok"))
+    assert alone >= 1000 + 504
+    long = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(10))
+    assert weight(Done(page, "ok", None, long)) - alone >= 10 * 2000

@@ -1,0 +1,153 @@
+"""A crawl whose memory nears its limit: a neighbour in its group, a leak, a body larger than its account; it recovers or ends."""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import Counter
+
+import pytest
+from support.machine import Machine
+from support.programs import LOCAL, crawler, rows_of
+from support.webs import Answer, Web
+
+from crawler.config.load import load
+from crawler.core.errors import StorageError
+from crawler.core.model import Done
+from crawler.crawl.wiring import open_crawl
+from crawler.resources import memory_governor, memory_pressure
+
+MIB = 1 << 20
+PAGES = 40
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(memory_governor, "EVERY_S", 0.005)
+
+
+@pytest.fixture
+def web():
+    web = Web(default=lambda host, path: Answer(body=os.urandom(1000), wait=0.3 if path == "/0" else 0.0))
+    with web.running():
+        yield web
+
+
+@contextlib.asynccontextmanager
+async def crawling(web, root):
+    """(crawl, its machine)"""
+    listed = root / "list"
+    listed.write_text("".join(f"{web.url(f'127.0.1.{n + 1}', f'/{n}')}\n" for n in range(PAGES)))
+    given = {"input": [str(listed)], "output": str(root / "out"), "allow_net": ["127.0.0.0/8"], "delay": 0, "robots": False}
+    config = load(given | {"memory_limit": "256MiB", "min_free_disk": 0, "archive": "discard"}, environ={}).config
+    async with open_crawl(config) as crawl:
+        machine = Machine(root)
+        crawl.memory._meter = machine.meter
+        yield crawl, machine
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_a_neighbour_in_the_group_holds_it_up_only_while_it_is_there(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, machine):
+        machine.set(100, 290)
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: crawl.memory.watch.stats().state == "critical")
+        assert crawl.frontier.pauses == {"memory"} and crawl.memory.watch.stats().given_back
+        running.cancel()
+        running = asyncio.create_task(crawl.run())
+        await until(lambda: crawl.stats().known == PAGES)
+        assert crawl.stats().done == 0 and crawl.stats().waits_for == "memory"
+        machine.set(100, 150)
+        await running
+        assert crawl.stats().done == PAGES
+
+
+async def test_it_is_watched_while_every_helper_of_the_loop_stands_before_a_stalled_disk(web, tmp_path):
+    stalled = threading.Event()
+    async with crawling(web, tmp_path) as (crawl, machine):
+        loop = asyncio.get_running_loop()
+        helpers = [loop.run_in_executor(None, stalled.wait) for _ in range(100)]
+        machine.set(300, 300)
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: crawl.memory.watch.stats().given_back)
+        running.cancel()
+        stalled.set()
+        await asyncio.gather(*helpers)
+
+
+async def test_a_worker_that_waits_holds_nothing_of_its_last_page(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, _):
+        crawl.frontier._endless = True
+        running = asyncio.create_task(crawl.run())
+        await until(lambda: crawl.stats().done == PAGES and not crawl.frontier.out_count)
+        workers = [task for task in asyncio.all_tasks() if task.get_name().startswith("worker ")]
+        assert len(workers) == crawl.config.workers
+        for worker in workers:
+            assert not any(isinstance(held, Done) for held in worker.get_coro().cr_frame.f_locals.values())
+        crawl.drain("enough")
+        await running
+
+
+async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, monkeypatch):
+    trims: list[None] = []
+    monkeypatch.setattr(memory_governor, "trim", lambda: trims.append(None))
+    monkeypatch.setattr(memory_governor, "TRIM_EVERY_S", 0.02)
+    async with crawling(web, tmp_path) as (crawl, _):
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: len(trims) > 2)
+        assert crawl.memory.watch.stats().given_back == 0
+        running.cancel()
+
+
+async def test_visits_given_up_are_no_attempts_and_are_made_again(web, tmp_path):
+    async with crawling(web, tmp_path) as (crawl, machine):
+        running = asyncio.create_task(crawl.run())
+        await until(lambda: "/0" in {lease.link.url[-2:] for lease, _ in crawl.frontier._out.values()})
+        machine.set(300, 300)
+        await until(lambda: crawl.memory.watch.stats().given_up)
+        machine.set(100, 100)
+        await running
+        assert crawl.stats().outcomes == {"ok": PAGES}
+    rows = rows_of(tmp_path / "out")
+    assert Counter(row["outcome"] for row in rows) == {"ok": PAGES} and {row["attempt"] for row in rows} == {1}
+
+
+async def test_a_leak_that_never_ends_ends_the_crawl_which_can_be_resumed(web, tmp_path, monkeypatch):
+    for name in ("SINGLE_AFTER_S", "RESTART_AFTER_S", "END_AFTER_S", "GIVE_BACK_EVERY_S"):
+        monkeypatch.setattr(memory_pressure, name, getattr(memory_pressure, name) / 1000)
+    web.default = lambda host, path: Answer(body=b"slow", wait=0.2)
+    async with crawling(web, tmp_path) as (crawl, machine):
+        machine.set(300, 300)
+        with pytest.raises(ExceptionGroup) as ended:
+            await crawl.run()
+        assert ended.group_contains(StorageError, match="limit cannot be held")
+        stats = crawl.memory.watch.stats()
+        assert stats.restarts == 1 and stats.over
+    crawled = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, "--archive", "discard")
+    assert crawled.returncode == 0 and {row["outcome"] for row in rows_of(tmp_path / "out")} == {"ok"}
+
+
+def test_a_body_larger_than_its_account_is_fetched_all_the_same(web, tmp_path):
+    web.hosts = {"127.0.0.9": {"/large": Answer(body=bytes(24 * MIB))}}
+    (tmp_path / "list").write_text(web.url("127.0.0.9", "/large"))
+    options = ("--workers", "1", "--memory-limit", "150MiB", "--archive", "discard", "--max-body", "64MiB")
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, *options)
+    assert ended.returncode == 0, ended.stderr
+    (row,) = rows_of(tmp_path / "out")
+    assert row["outcome"] == "ok" and row["bytes_wire"] == 24 * MIB
+
+
+def test_a_limit_too_small_is_refused_with_the_table(tmp_path):
+    (tmp_path / "list").write_text("http://127.0.0.1:9/\n")
+    out = tmp_path / "out"
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", "140MiB")
+    assert ended.returncode == 2 and ended.stdout == "" and "Traceback" not in ended.stderr
+    assert "the store's cache and write buffers" in ended.stderr and "smallest memory_limit" in ended.stderr
+    least = ended.stderr.rpartition("these settings is ")[2].split()[0]
+    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", least)
+    assert ended.returncode != 2, ended.stderr

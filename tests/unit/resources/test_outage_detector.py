@@ -1,0 +1,259 @@
+"""Whether it is our own network: proved over random histories, and over the crawls in which it matters."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.core import errors
+from crawler.resources.outage_detector import HELD_MAX, HOLD_S, Outage, sign_of
+
+SIGNS = ["answer", "silence", "suspect", "unnamed", "local", "nothing"]
+FAILING = ["suspect", "unnamed", "local"]
+
+
+def fail(outage, hosts, now=0.0, sign="suspect"):
+    """What comes back when these hosts fail one after the other."""
+    return [back for host in hosts for back in outage.note(host, host, sign, now)]
+
+
+def names(count, word="dead"):
+    return [f"{word}{n}.example" for n in range(count)]
+
+
+def answer(outage, hosts):
+    for host in hosts:
+        outage.note(host, host, "answer", 0.0)
+
+
+def test_every_reason_has_a_sign():
+    reasons = [reason for reasons in errors.REASONS.values() for reason in reasons]
+    signs = {reason: sign_of(reason) for reason in reasons}
+    assert {reason for reason, sign in signs.items() if sign in FAILING} == {
+        "connect_timeout",
+        "unreachable",
+        "dns_timeout",
+        "servfail",
+        "resolver_unreachable",
+    }
+    for reason in ("nxdomain", "refused", "reset", "certificate", "content_length", "max_body", "loop", "min_rate"):
+        assert signs[reason] == "answer"
+    for reason in ("rule", "robots_unavailable", "address", "syntax", "duplicate"):
+        assert signs[reason] == "nothing"
+    assert sign_of(None) == "answer"
+    assert sign_of("unreachable", "ENETUNREACH") == "local"
+    assert sign_of("unreachable", "EHOSTUNREACH") == "suspect"
+
+
+def test_a_list_of_dead_hosts_is_just_that():
+    """Nobody ever answered and there are fewer than 50: judged as they are, after the hold or when nothing else is out."""
+    outage = Outage()
+    assert fail(outage, names(49)) == []
+    assert not outage.offline
+    assert outage.tick(HOLD_S - 1, idle=False) == []
+    assert outage.tick(HOLD_S, idle=False) == [(host, True) for host in names(49)]
+    assert fail(outage, names(3)) == []
+    assert outage.tick(0.0, idle=True) == [(host, True) for host in names(3)]
+
+
+def test_fifty_hosts_in_a_row():
+    outage = Outage()
+    fail(outage, names(30))
+    assert fail(outage, names(30)) == [], "the same hosts again are no more hosts"
+    back = fail(outage, names(50)[30:])
+    assert outage.offline
+    assert back == [(host, False) for host in [*names(30), *names(30), *names(50)[30:]]]
+    assert fail(outage, ["another.example"]) == [("another.example", False)]
+
+
+def test_an_answer_between_ends_the_row():
+    outage = Outage()
+    fail(outage, names(49))
+    back = outage.note("x", "refuses.example", "answer", 1.0)
+    assert back == [*((host, True) for host in names(49)), ("x", True)]
+    assert fail(outage, names(49)) == []
+    assert not outage.offline
+
+
+def test_five_hosts_that_had_answered():
+    outage = Outage()
+    answer(outage, names(6, "live"))
+    assert fail(outage, [*names(4, "live"), *names(20)]) == []
+    back = fail(outage, ["live4.example"])
+    assert outage.offline
+    assert len(back) == 25
+    assert not any(as_judged for _, as_judged in back)
+
+
+def test_no_way_out_of_this_machine():
+    outage = Outage()
+    answer(outage, names(3, "live"))
+    assert fail(outage, ["live0.example", "dead.example"], sign="local") == []
+    assert fail(outage, ["live1.example"], sign="local")[0] == ("live0.example", False)
+    assert outage.offline
+    alone = Outage()
+    answer(alone, ["live.example"])
+    assert fail(alone, ["other.example"], sign="local") == [], "one without IPv4, perhaps"
+    assert len(fail(alone, ["live.example"], sign="local")) == 2, "the only host we know: enough"
+    assert alone.offline
+
+
+def test_silence_waits_with_the_rest():
+    """A first byte that never came: before a row of failures it is the host's, within one it may be ours."""
+    outage = Outage()
+    answer(outage, names(5, "live"))
+    assert outage.note("a", "slow.example", "silence", 0.0) == [("a", True)]
+    fail(outage, names(1))
+    assert outage.note("b", "slow.example", "silence", 0.0) == []
+    assert ("b", False) in fail(outage, names(5, "live"))
+    assert outage.note("c", "slow.example", "silence", 0.0) == [("c", False)]
+
+
+def test_probes_double_and_the_first_answer_resumes():
+    outage = Outage()
+    answer(outage, names(5, "live"))
+    fail(outage, names(5, "live"), now=100.0)
+    times = []
+    now = 100.0
+    while len(times) < 8:
+        now += 0.25
+        if outage.probe(now):
+            times.append(now - 100.0)
+            assert not outage.probe(now)
+            assert fail(outage, ["live0.example"], now) == [("live0.example", False)]
+    assert times == [5, 15, 35, 75, 135, 195, 255, 315]
+    assert outage.offline
+    assert outage.note("x", "live0.example", "answer", now) == [("x", True)]
+    assert not outage.offline
+    assert outage.probe_at is None
+    assert not outage.probe(now + 1e9)
+    assert outage.stats()[:3] == (False, 0.0, 1)
+
+
+def test_a_long_list_of_dead_hosts_ends():
+    """Nobody ever answered, but their names were resolved: believed to be dead after five vain probes, and judged."""
+    outage = Outage()
+    assert len(fail(outage, names(50))) == 50
+    now = 0.0
+    for _ in range(5):
+        assert fail(outage, ["in-flight.example"], now) == [("in-flight.example", False)]
+        now = outage.probe_at
+        assert outage.probe(now)
+    assert fail(outage, names(1), now) == [("dead0.example", True)]
+    assert not outage.offline
+    assert fail(outage, names(1000), now)[0] == ("dead0.example", True)
+    assert not outage.offline
+    answer(outage, ["live.example"])
+    fail(outage, names(50), now)
+    assert outage.offline, "an answer: the network is worth suspecting again"
+
+
+def test_no_name_server_is_never_taken_for_dead_hosts():
+    outage = Outage()
+    fail(outage, names(50), sign="unnamed")
+    for _ in range(50):
+        now = outage.probe_at
+        assert outage.probe(now)
+        assert fail(outage, names(1), now, "unnamed") == [("dead0.example", False)]
+    assert outage.offline
+
+
+def test_the_tail_of_a_crawl_is_settled_by_a_witness():
+    """Only dead hosts are left of a broad crawl: no lease could ever bring an answer, but one that answered before can."""
+    outage = Outage()
+    answer(outage, names(200, "live"))
+    assert outage.witnesses[0] == "live199.example"
+    assert len(outage.witnesses) == 5
+    fail(outage, [*names(4, "live"), *names(46)])
+    assert outage.offline
+    for _ in range(9):
+        assert outage.probe(outage.probe_at)
+        assert fail(outage, names(1)) == [("dead0.example", False)]
+    outage.reached()
+    assert not outage.offline
+    assert fail(outage, [*names(4, "live"), *names(300)])[-1:] in ([], [("dead299.example", True)])
+    assert not outage.offline, "these hosts are gone, and no longer speak for the network"
+    assert all(as_judged for _, as_judged in outage.tick(1e9, idle=False))
+    fail(outage, names(50, "live")[40:])
+    assert outage.offline, "others still do"
+
+
+def test_an_outage_in_the_middle_of_a_broad_crawl():
+    """100 visits out at once, new hosts all the time, then nothing comes back: not one of these is a page's fate."""
+    outage = Outage()
+    judged, now = [], 0.0
+    for n in range(1000):
+        now += 0.05
+        sign = "suspect" if n % 10 == 3 else "answer"
+        judged += [item for item, as_judged in outage.note(n, f"h{n}", sign, now) if as_judged]
+    assert len(judged) >= 998
+    back = [pair for n in range(1000, 1200) for pair in outage.note(n, f"h{n}", "unnamed", now + (n - 1000) * 0.1)]
+    assert outage.offline
+    assert {item for item, as_judged in back if as_judged} <= set(range(1000))
+    assert {item for item, as_judged in back if not as_judged} >= set(range(1000, 1200))
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["note", "note", "note", "tick", "idle", "probe", "reached", "flush"]), st.integers(0, 80))
+    | st.tuples(st.sampled_from(SIGNS), st.integers(0, 80)),
+    min_size=20,
+    max_size=400,
+)
+
+
+@given(steps, st.lists(st.floats(0, 40), min_size=1, max_size=9), st.sampled_from(["answers", "never"]))
+def test_what_is_noted_comes_back_exactly_once(history, pauses, mode):
+    outage = Outage(hosts_max=8, remembered_max=10)
+    now, count, held = 0.0, 0, {}
+    for at, (verb, host) in enumerate(history):
+        now += pauses[at % len(pauses)] if at % 7 == 0 else 0.1
+        before = outage.offline
+        if verb in ("tick", "idle"):
+            back = outage.tick(now, idle=verb == "idle")
+        elif verb == "flush":
+            back = outage.flush()
+            assert not any(as_judged for _, as_judged in back)
+        elif verb == "probe":
+            assert not (outage.probe(now) and not before)
+            back = []
+        elif verb == "reached":
+            outage.reached()
+            back = []
+        else:
+            sign = verb if verb != "note" else FAILING[host % 3]
+            if mode == "never" and sign == "answer":
+                sign = "suspect"
+            held[count] = now
+            back = outage.note(count, f"h{host}", sign, now)
+            count += 1
+            if sign == "answer":
+                assert not outage.offline
+                assert all(as_judged for _, as_judged in back)
+                assert outage.stats().held == 0
+        for item, _ in back:
+            del held[item]  # each was held, and comes back once
+        assert outage.stats().held == len(held) <= HELD_MAX
+        assert not (outage.offline and held), "nothing waits for an outage to end"
+        assert len(outage._streak) <= 8
+        assert len(outage._answered) <= 10 >= len(outage._answered_before)
+        if verb == "tick":
+            assert all(since > now - HOLD_S for since in held.values())
+    for item, _ in outage.flush():
+        del held[item]
+    assert not held
+
+
+@given(st.lists(st.tuples(st.integers(0, 48), st.sampled_from(["silence", *FAILING])), max_size=300))
+def test_fewer_than_fifty_dead_hosts_are_never_our_network(failures):
+    outage = Outage()
+    for at, (host, sign) in enumerate(failures):
+        outage.note(at, f"h{host}", sign, at * 0.5)
+        assert not outage.offline
+
+
+def test_memory_is_bounded():
+    outage = Outage()
+    for n in range(100_000):
+        outage.note(n, f"h{n}", "answer", 0.0)
+    assert len(outage._answered) + len(outage._answered_before) <= 20_000
+    for n in range(2_000):
+        outage.note(n, "one.example", "suspect", 0.0)
+    assert outage.stats().held <= HELD_MAX

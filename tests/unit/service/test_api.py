@@ -1,0 +1,583 @@
+"""The control API over a real crawl: what it takes, what it tells, whom it refuses, and that nobody holds it up."""
+
+import asyncio
+import contextlib
+import gzip
+import socket
+import threading
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+from openapi_spec_validator import validate
+from support.daemons import daemon
+from support.sinful import Site, head, running, stay
+
+from crawler.core.model import Link
+from crawler.frontier.batch import LINKS_MAX, OpenBatch
+from crawler.frontier.store import Admitted
+from crawler.service import api as api_module
+from crawler.service import api_seeds, api_streams
+
+OPENAPI = yaml.safe_load((Path(api_module.__file__).parent / "openapi.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def site():
+    gone = [head(0, status="404 Not Found"), stay]
+    with running(Site(scripts={"gone": gone, "lame": [0.2, head(2) + b"ok", stay]})) as site:
+        yield site
+
+
+def good(site, count, first=0):
+    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
+
+
+def lines(urls):
+    return "\n".join(urls).encode()
+
+
+def unreachable(count, first=0):
+    """URLs that are admitted and not visited: the tests pause."""
+    return [f"http://host-{n % 97}.test/{n}" for n in range(first, first + count)]
+
+
+# -- the description --------------------------------------------------------------------------------------------------
+
+
+def test_the_description_is_valid():
+    validate(OPENAPI)
+
+
+async def test_the_routes_are_those_of_the_description(tmp_path):
+    async with daemon(tmp_path) as d:
+        routes = {(method.lower(), path) for method, path, _ in d.control.routes()}
+    assert routes == {(method, path) for path, methods in OPENAPI["paths"].items() for method in methods}
+
+
+async def test_the_description_is_served(tmp_path):
+    async with daemon(tmp_path) as d, d.session.get("/v1/openapi.yaml") as answer:
+        assert yaml.safe_load(await answer.text()) == OPENAPI
+
+
+# -- seeds ------------------------------------------------------------------------------------------------------------
+
+
+async def test_seeds_are_crawled_and_their_lines_told(tmp_path, site):
+    urls = good(site, 3)
+    body = (
+        b"# mine\r\n\r\n"
+        + urls[0].encode()
+        + b"\r\nftp://no/\n"
+        + orjson.dumps({"url": urls[1], "tag": "own"})
+        + b"\n"
+        + urls[2].encode()
+    )
+    async with daemon(tmp_path) as d:
+        status, told = await d.ask("POST", "/v1/seeds?tag=mine&list=first", data=body)
+        assert status == 200
+        assert told["list"] == "first"
+        assert (told["lines"], told["accepted"], told["invalid"]) == (6, 3, 1)
+        assert [(error["line"], error["reason"]) for error in told["errors"]] == [(4, "scheme")]
+        await d.until(done=3)
+        async with d.session.get("/v1/results") as answer:
+            rows = [orjson.loads(line) for line in (await answer.read()).splitlines()]
+    found = {(row["input"]["line"], row["outcome"], row["tag"]) for row in rows}
+    assert found == {(3, "ok", "mine"), (4, "invalid_url", "mine"), (5, "ok", "own"), (6, "ok", "mine")}
+    assert {row["input"]["list"] for row in rows} == {"first"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        gzip.compress(lines(unreachable(500))),
+        gzip.compress(lines(unreachable(250)) + b"\n") + gzip.compress(lines(unreachable(250, 250))),
+        gzip.compress(lines(unreachable(500))) + b"\0" * 512,
+        lines(unreachable(500)),
+    ],
+    ids=["gzip", "members", "padded", "plain"],
+)
+async def test_seeds_may_be_packed(tmp_path, body):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        status, told = await d.ask("POST", "/v1/seeds", data=body)
+        assert (status, told["accepted"], told["invalid"]) == (200, 500, 0)
+        assert (await d.ask("GET", "/v1/status"))[1]["known"] == 500, "acknowledged is committed"
+
+
+async def test_what_is_packed_tightly_leaves_others_their_turn(tmp_path, monkeypatch):
+    turns, seen = 0, set()
+
+    class Watched(api_seeds.Lines):
+        def feed(self, data):
+            seen.add(turns)
+            return super().feed(data)
+
+    async def count():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    monkeypatch.setattr(api_seeds, "Lines", Watched)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        counting = asyncio.create_task(count())
+        status, told = await d.ask("POST", "/v1/seeds", data=gzip.compress(b"a" * (16 << 20)))
+        counting.cancel()
+    assert (status, told["invalid"]) == (200, 1)
+    assert len(seen) >= 1024, "one between two blocks"
+
+
+def test_positions_alone_fill_a_batch_too():
+    batch = OpenBatch()
+    for _ in range(LINKS_MAX):
+        assert not batch.is_full()
+        batch.admit(Admitted((), (), ("list", b"position")))
+    assert batch.is_full()
+    again = OpenBatch()
+    again.prepend(batch)
+    assert again.is_full()
+
+
+def test_long_urls_fill_a_batch_before_many_do():
+    batch = OpenBatch()
+    links = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(1000))
+    batch.admit(Admitted(links))
+    assert not batch.is_full()
+    batch.admit(Admitted(links))
+    batch.admit(Admitted(links))
+    assert batch.is_full() and batch.links_count == 3000
+    again = OpenBatch()
+    again.prepend(batch)
+    assert again.is_full()
+
+
+async def test_one_byte_at_a_time_is_the_same_list(tmp_path):
+    async def dripping(data):
+        for n in range(len(data)):
+            yield data[n : n + 1]
+
+    for packed in (gzip.compress(lines(unreachable(5))), lines(unreachable(5)), b"a", b""):
+        async with daemon(tmp_path / str(len(packed))) as d:
+            await d.ask("POST", "/v1/pause")
+            status, told = await d.ask("POST", "/v1/seeds", data=dripping(packed))
+            assert status == 200
+            assert (told["accepted"], told["invalid"]) == {b"a": (0, 1), b"": (0, 0)}.get(packed, (5, 0))
+
+
+async def test_what_is_not_gzip_to_its_end_is_told_and_what_could_be_read_is_kept(tmp_path):
+    whole = gzip.compress(lines(unreachable(20_000)))
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        status, told = await d.ask("POST", "/v1/seeds", data=whole[: len(whole) // 2])
+        assert (status, told["title"]) == (400, "Bad Request")
+        assert 0 < told["accepted"] < 20_000
+        assert (await d.ask("GET", "/v1/status"))[1]["known"] == told["accepted"]
+        status, told = await d.ask("POST", "/v1/seeds", data=b"\x1f\x8bnothing of the kind")
+        assert (status, told["accepted"]) == (400, 0)
+
+
+async def test_a_named_list_continues_where_it_stopped_and_may_only_grow(tmp_path):
+    first, more = lines(unreachable(300)) + b"\n", lines(unreachable(100, 300)) + b"\n"
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        assert (await d.ask("POST", "/v1/seeds?list=a", data=first))[1]["accepted"] == 300
+        assert (await d.ask("POST", "/v1/seeds?list=a", data=first))[1]["accepted"] == 0
+        status, told = await d.ask("POST", "/v1/seeds?list=a", data=first + more)
+        assert (status, told["lines"], told["accepted"]) == (200, 400, 100)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        status, told = await d.ask("POST", "/v1/seeds?list=a", data=b"http://other.test/\n" + first)
+        assert (status, told["title"]) == (409, "Conflict")
+        assert (await d.ask("GET", "/v1/status"))[1]["known"] == 400
+
+
+@pytest.mark.parametrize("query", ["list=", "list=a/b", "list=argv", "list=-", "tag=", f"tag={'x' * 257}", f"list={'x' * 101}"])
+async def test_names_and_tags_are_checked(tmp_path, query):
+    async with daemon(tmp_path) as d:
+        status, told = await d.ask("POST", f"/v1/seeds?{query}", data=b"http://a.test/")
+        assert (status, told["status"]) == (400, 400)
+
+
+async def test_other_codings_are_refused(tmp_path):
+    async with daemon(tmp_path) as d:
+        status, _ = await d.ask("POST", "/v1/seeds", data=b"x", headers={"Content-Encoding": "br"})
+        assert status == 415
+
+
+async def test_an_upload_is_read_no_faster_than_it_is_admitted(tmp_path):
+    """The engine thread is held: nothing can be committed, so after a batch or two the socket is not read any more."""
+    body = lines([f"http://a.test/{n}?{'x' * 900}" for n in range(40_000)])
+    go_on = threading.Event()
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        held = asyncio.ensure_future(d.crawl.frontier.ask(go_on.wait))
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
+            writer.write(b"POST /v1/seeds HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
+            sent = await as_much_as_it_takes(writer, body)
+            assert sent < len(body) - (4 << 20), "it was read although nothing could be committed"
+            assert await (await d.session.get("/livez")).text() == "ok\n", "the loop is free meanwhile"
+        finally:
+            go_on.set()
+            await held
+        writer.write(body[sent:])
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        assert (await d.ask("GET", "/v1/status"))[1]["known"] == 40_000
+        writer.close()
+
+
+async def as_much_as_it_takes(writer, body):
+    """Write until nothing more is taken for a second; how much was written."""
+    for sent in range(0, len(body), 1 << 16):
+        writer.write(body[sent : sent + (1 << 16)])
+        try:
+            async with asyncio.timeout(1):
+                await writer.drain()
+        except TimeoutError:
+            return sent + (1 << 16)
+    return len(body)
+
+
+async def test_an_upload_that_stalls_ends_and_what_was_told_is_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(api_seeds, "STALL_S", 0.3)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
+        writer.write(b"POST /v1/seeds?list=s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n")
+        writer.write(lines(unreachable(100)) + b"\nhttp://half.te")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert b"408" in answer.splitlines()[0]
+        told = orjson.loads(await reader.readuntil(b"}"))
+        assert told["accepted"] == 100
+        assert (await d.ask("GET", "/v1/status"))[1]["known"] == 100
+        writer.close()
+        assert (await d.ask("POST", "/v1/seeds?list=s", data=lines(unreachable(101))))[1]["accepted"] == 1
+
+
+async def test_a_list_is_received_once_at_a_time_and_so_many_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(api_seeds, "UPLOADS_MAX", 2)
+    async with daemon(tmp_path) as d:
+        begun = []
+        for name in (b"one", b"two"):
+            _, writer = await asyncio.open_connection("127.0.0.1", d.port)
+            writer.write(b"POST /v1/seeds?list=" + name + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n")
+            begun.append(writer)
+        while len(d.control.uploads._names) < 2:
+            await asyncio.sleep(0.01)
+        assert (await d.ask("POST", "/v1/seeds?list=three", data=b""))[0] == 503
+        begun.pop().close()
+        while len(d.control.uploads._names) > 1:
+            await asyncio.sleep(0.01)
+        assert (await d.ask("POST", "/v1/seeds?list=one", data=b""))[0] == 409
+        assert (await d.ask("POST", "/v1/seeds?list=three", data=b""))[0] == 200
+        begun.pop().close()
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+async def test_why_a_url_is_where_it_is(tmp_path, site):
+    urls = [*good(site, 1), f"http://127.0.0.1:{site.ports['http']}/sin/gone"]
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds?list=l", data=lines(urls))
+        await d.until(done=2)
+        _, told = await d.ask("GET", "/v1/urls", params={"url": urls[0] + "#fragment"})
+        assert (told["state"], told["canonical"], told["record"]["outcome"]) == ("done", urls[0], "ok")
+        assert told["row"]["status"] == 200
+        assert told["record"]["input"] == {"list": "l", "line": 1}
+        _, told = await d.ask("GET", "/v1/urls", params={"url": urls[1]})
+        assert (told["record"]["outcome"], told["record"]["status"]) == ("http_error", 404)
+        _, told = await d.ask("GET", "/v1/urls", params={"url": "http://never.test/"})
+        assert (told["state"], told["in_flight"]) == ("unknown", False)
+        await d.ask("POST", "/v1/pause")
+        await d.ask("POST", "/v1/seeds", data=b"http://waits.test/")
+        assert (await d.ask("GET", "/v1/urls", params={"url": "http://waits.test"}))[1]["state"] == "waiting"
+        assert (await d.ask("GET", "/v1/urls"))[0] == 400
+        assert (await d.ask("GET", "/v1/urls", params={"url": "http://"}))[0] == 400
+        _, hosts = await d.ask("GET", "/v1/hosts", params={"sort": "errors"})
+        assert [(host["host"], host["errors"]) for host in hosts["hosts"]] == [(f"127.0.0.1:{site.ports['http']}", 1)]
+        _, hosts = await d.ask("GET", "/v1/hosts", params={"sort": "waiting", "limit": "1"})
+        assert [(host["host"], host["waiting"]) for host in hosts["hosts"]] == [("waits.test", 1)]
+        assert (await d.ask("GET", "/v1/hosts?sort=size"))[0] == (await d.ask("GET", "/v1/hosts?limit=-1"))[0] == 400
+
+
+async def test_a_host_that_fails_is_among_those_backed_off(tmp_path):
+    with running(Site(scripts={})) as closed:
+        url = f"http://127.0.0.1:{closed.ports['http']}/"
+    async with daemon(tmp_path, retries=5) as d:
+        await d.ask("POST", "/v1/seeds", data=lines([url + str(n) for n in range(20)]))
+        while not (hosts := (await d.ask("GET", "/v1/hosts?sort=backoff"))[1]["hosts"]):
+            await asyncio.sleep(0.02)
+        assert hosts[0]["failures"] >= 1
+
+
+async def test_bodies_are_given_out_so_that_no_browser_shows_them(tmp_path, site):
+    (url,) = good(site, 1)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=url.encode())
+        await d.until(done=1)
+        async with d.session.get("/v1/body", params={"url": url}) as answer:
+            assert answer.status == 200
+            body = await answer.read()
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Content-Security-Policy"] == "sandbox"
+        assert body and body == (await (await d.session.get("/v1/body", params={"url": url, "raw": "true"})).read())
+        status, told = await d.ask("GET", "/v1/body", params={"url": "http://never.test/"})
+        assert (status, told["state"]) == (404, "unknown")
+        assert (await d.ask("GET", "/v1/body", params={"url": url, "raw": "maybe"}))[0] == 400
+
+
+async def test_where_the_memory_is(tmp_path):
+    async with daemon(tmp_path) as d:
+        text = await (await d.session.get("/debug/memory")).text()
+        assert "Crawl._work" in text and "store" in text and "not traced" in text
+        assert "MiB in" in await (await d.session.get("/debug/memory?seconds=1")).text()
+        assert (await d.ask("GET", "/debug/memory?seconds=21"))[0] == 400
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+async def all_rows(d, cursor="0-0"):
+    """Every row from a cursor on, page by page, and the last cursor."""
+    rows = []
+    while True:
+        async with d.session.get("/v1/results", params={"cursor": cursor}) as answer:
+            data, cursor = await answer.read(), answer.headers["Next-Cursor"]
+        if not data:
+            return rows, cursor
+        assert data.endswith(b"\n")
+        rows += [orjson.loads(line) for line in data.splitlines()]
+
+
+async def test_a_cursor_gives_every_row_once_over_pages_files_and_restarts(tmp_path, site, monkeypatch):
+    monkeypatch.setattr(api_streams, "PAGE_BYTES", 5000)
+    found, cursor = [], "0-0"
+    for first in (0, 40):
+        async with daemon(tmp_path, roll_size=20_000) as d:
+            await d.ask("POST", "/v1/seeds", data=lines(good(site, 40, first)))
+            await d.until(done=first + 40)
+            more, cursor = await all_rows(d, cursor)
+            found += more
+            assert await all_rows(d, cursor) == ([], cursor)
+    assert sorted(row["url"] for row in found) == sorted(good(site, 80))
+    assert int(cursor.split("-")[0]) >= 1, "files have been rolled"
+
+
+async def test_a_reader_may_wait_for_rows(tmp_path, site):
+    async with daemon(tmp_path) as d:
+        waiting = asyncio.ensure_future(d.session.get("/v1/results?wait=30"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await d.ask("POST", "/v1/seeds", data=lines(good(site, 1)))
+        async with await waiting as answer:
+            assert orjson.loads(await answer.read())["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("cursor", ["", "1", "0-1", "9-0", "0-999999999", "-1-0", "0-0-0", "x", "0-" + "9" * 19])
+async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, cursor):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=lines(good(site, 1)))
+        await d.until(done=1)
+        status, told = await d.ask("GET", "/v1/results", params={"cursor": cursor})
+        assert (status, "cursor" in told["detail"]) == (400, True)
+
+
+async def test_a_row_longer_than_a_page_is_a_page(tmp_path, site, monkeypatch):
+    monkeypatch.setattr(api_streams, "PAGE_BYTES", 100)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=lines(good(site, 3)))
+        await d.until(done=3)
+        assert len((await all_rows(d))[0]) == 3
+
+
+# -- steering ---------------------------------------------------------------------------------------------------------
+
+
+async def test_pause_and_resume(tmp_path, site):
+    async with daemon(tmp_path) as d:
+        status, told = await d.ask("POST", "/v1/pause")
+        assert (status, told["state"], told["paused_by"]) == (200, "paused", ["user"])
+        await d.ask("POST", "/v1/seeds", data=lines(good(site, 5)))
+        assert (await (await d.session.get("/readyz")).text()) == "ok\n", "it takes seeds"
+        await asyncio.sleep(0.3)
+        assert (await d.ask("GET", "/v1/status"))[1]["waiting"] == 5
+        assert (await d.ask("POST", "/v1/resume"))[1]["state"] == "running"
+        await d.until(done=5)
+
+
+async def test_draining_is_not_ready_and_takes_no_more_seeds(tmp_path, site):
+    slow = f"http://127.0.0.1:{site.ports['http']}/sin/lame"
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=slow.encode())
+        await d.until(in_flight=1)
+        assert (await d.ask("POST", "/v1/drain"))[1]["state"] == "draining"
+        async with d.session.get("/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "draining\n")
+        status, told = await d.ask("POST", "/v1/seeds", data=b"http://late.test/\n")
+        assert (status, told["accepted"]) == (503, 0)
+
+
+async def test_settings_change_together_or_not_at_all(tmp_path):
+    async with daemon(tmp_path) as d:
+        status, told = await d.ask(
+            "PATCH", "/v1/settings", json={"delay": "2s", "rate": 50, "host": [{"match": "a.test", "delay": 9}]}
+        )
+        assert (status, told["delay"], told["rate"]) == (200, 2.0, 50.0)
+        assert d.crawl.parts.hosts.delay("b.test") == 2.0
+        assert d.crawl.parts.hosts.delay("a.test") == 9.0
+        assert 'delay = "2s"' in (tmp_path / "crawl.toml").read_text()
+        for changes, says in (
+            ({"delay": 3, "rate": "x"}, "rate"),
+            ({"delay": 3, "dellay": 4}, "did you mean delay"),
+            ({"delay": 3, "archive": "files"}, "archive can only be changed by a restart"),
+            ({"delay": 3, "depth": 4, "workers": 1}, "workers can only be changed by a restart"),
+        ):
+            status, told = await d.ask("PATCH", "/v1/settings", json=changes)
+            assert (status, any(says in fault for fault in told["faults"])) == (400, True), told
+        assert (await d.ask("GET", "/v1/settings"))[1]["delay"] == 2.0
+        assert (await d.ask("PATCH", "/v1/settings", json={"delay": None}))[1]["delay"] == 1.0
+        for body in (b"{", b"[]", b"1", b'"x"'):
+            assert (await d.ask("PATCH", "/v1/settings", data=body, headers={"Content-Type": "application/json"}))[0] == 400
+        assert (await d.ask("PATCH", "/v1/settings", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
+        assert (await d.ask("PATCH", "/v1/settings", json={"x": "y" * 100_000}))[0] == 413
+
+
+# -- who may ask ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_asked_for_everywhere_but_of_health_checks(tmp_path):
+    async with daemon(tmp_path, api_token="s3cret") as d:
+        for path in OPENAPI["paths"]:
+            method = next(iter(OPENAPI["paths"][path])).upper()
+            async with d.session.request(method, path) as answer:
+                assert answer.status == (200 if path in ("/livez", "/readyz") else 401), path
+                assert answer.status == 200 or answer.headers["WWW-Authenticate"] == "Bearer"
+        for given in ("Bearer wrong", "Bearer ", "s3cret", "Basic s3cret", "Bearer s3cret2", "Bearer s3cr\u00e9t"):
+            async with d.session.get("/v1/status", headers={"Authorization": given}) as answer:
+                assert answer.status == 401, given
+        async with d.session.get("/v1/status", headers={"Authorization": "bearer s3cret"}) as answer:
+            assert answer.status == 200
+            assert "s3cret" not in await answer.text()
+        async with d.session.get("/v1/settings", headers={"Authorization": "Bearer s3cret"}) as answer:
+            assert (await answer.json())["api_token"] == "***"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "127.0.0.1"}, 200),
+        ({"Host": "[::1]:80"}, 200),
+        ({"Host": "evil.test"}, 403),
+        ({"Host": "127.0.0.1.evil.test"}, 403),
+        ({"Host": "10.0.0.1"}, 403),
+        ({"Host": "]["}, 403),
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "localhost:9", "Origin": "http://localhost:9"}, 200),
+        ({"Host": "localhost:9", "Origin": "http://localhost:8"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+    ],
+    ids=str,
+)
+async def test_web_pages_of_others_are_refused(tmp_path, headers, status):
+    async with daemon(tmp_path) as d:
+        async with d.session.post("/v1/pause", headers=headers) as answer:
+            assert answer.status == status
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        assert ("user" in d.crawl.frontier.pauses) == (status == 200)
+
+
+async def test_whatever_is_wrong_is_problem_json(tmp_path):
+    async with daemon(tmp_path) as d:
+        for method, path, status in (("GET", "/nowhere", 404), ("PUT", "/v1/status", 405), ("GET", "/v1/urls", 400)):
+            async with d.session.request(method, path) as answer:
+                told = await answer.json(content_type="application/problem+json")
+                assert (answer.status, told["status"], told["type"]) == (status, status, "about:blank")
+                assert told["detail"]
+                assert (status == 405) == ("Allow" in answer.headers)
+
+
+async def test_a_fault_of_ours_is_logged_and_not_told(tmp_path, monkeypatch):
+    async with daemon(tmp_path) as d:
+        monkeypatch.setattr(d.crawl, "stats", lambda *args: 1 / 0)
+        status, told = await d.ask("GET", "/v1/status")
+        assert status == 500
+        assert "division" not in told["detail"]
+        assert any("ZeroDivisionError" in line and "GET /v1/status" in line for line in d.log)
+        monkeypatch.undo()
+
+
+async def stalled_reader(port):
+    """Asks for the results over and over, and takes nothing of them."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    await asyncio.get_running_loop().sock_sendall(connection, b"GET /v1/results HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+    return connection
+
+
+async def until_reset(connection):
+    with connection, contextlib.suppress(ConnectionResetError):
+        while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+            pass
+
+
+async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(api_streams, "STREAMS_MAX", 2)
+    monkeypatch.setattr(api_streams, "SLOT_S", 0.2)
+    monkeypatch.setattr(api_streams, "SLOW_S", 1.0)
+    monkeypatch.setattr(api_streams, "RATE_MIN", 100 << 20)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=gzip.compress(b"\n".join(b"bad%d " % n + b"z" * 5000 for n in range(300))))
+        readers = [await stalled_reader(d.port) for _ in range(2)]
+        while not d.control.follow._slots.locked():
+            await asyncio.sleep(0.01)
+        refused = None
+        while refused != 503:
+            async with d.session.get("/v1/results") as answer:
+                refused = answer.status
+        async with d.session.get("/livez") as answer:
+            assert answer.status == 200
+        while d.control.follow._slots.locked():
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*map(until_reset, readers))
+        assert len((await all_rows(d))[0]) == 300
+
+
+# -- slow clients -----------------------------------------------------------------------------------------------------
+
+
+async def test_many_slow_clients_do_not_hold_up_the_crawl(tmp_path, site):
+    """Readers that do not read, uploads that do not come, heads that do not end."""
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=lines(good(site, 100)))
+        await d.until(done=100)
+        begun = []
+        for n in range(48):
+            request = (
+                b"GET /v1/results HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20,
+                b"POST /v1/seeds HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nhttp://a.te",
+                b"GET /v1/status HTTP/1.1\r\nHost: local",
+            )[n % 3]
+            _, writer = await asyncio.open_connection("127.0.0.1", d.port, limit=1024)
+            writer.write(request)
+            begun.append(writer)
+        async with d.session.post("/v1/seeds", data=lines(good(site, 100, 100))) as answer:
+            assert answer.status in (200, 503), "as many uploads as there may be are held"
+            if answer.status == 503:
+                for writer in begun[1::3]:
+                    writer.close()
+                while d.control.uploads._names:
+                    await asyncio.sleep(0.01)
+                assert (await d.ask("POST", "/v1/seeds", data=lines(good(site, 100, 100))))[0] == 200
+        await d.until(done=200)
+        for writer in begun:
+            writer.close()

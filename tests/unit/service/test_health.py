@@ -1,0 +1,112 @@
+"""What a scrape tells of a running crawl agrees with what the crawl did, to the unit."""
+
+import asyncio
+import re
+
+import pytest
+from support.daemons import daemon
+from support.sinful import Site, head, running, stay
+
+from crawler.core.model import Mark
+from crawler.service.health import Written
+
+
+@pytest.fixture(scope="module")
+def site():
+    robots = [b"HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\nUser-agent: *\nDisallow: /x\n"[:-1], stay]
+    gone = [head(0, status="404 Not Found"), stay]
+    with running(Site(scripts={"gone": gone, "lame": [0.3, head(2) + b"ok", stay], "robots": robots})) as site:
+        yield site
+
+
+async def metrics(d):
+    async with d.session.get("/metrics") as answer:
+        text = await answer.text()
+    return {name: float(value) for name, value in re.findall(r"^([a-z]\S*(?:\{.*?\})?) (\S+)$", text, re.MULTILINE)}
+
+
+async def test_counts_agree_between_metrics_status_and_results(tmp_path, site):
+    base = f"http://127.0.0.1:{site.ports['http']}"
+    urls = [f"{base}/good/{n}" for n in range(30)] + [f"{base}/sin/gone", "http://127.0.0.1:1/", "nonsense"]
+    async with daemon(tmp_path, retries=1) as d:
+        before = await metrics(d)
+        assert before['crawler_frontier_urls{state="done"}'] == 0
+        await d.ask("POST", "/v1/seeds", data="\n".join(urls).encode())
+        status = await d.until(done=32, in_flight=0)
+        found = await metrics(d)
+        rows = (await (await d.session.get("/v1/results")).text()).splitlines()
+    assert len(rows) == 33
+    assert found['crawler_frontier_urls{state="done"}'] == 32
+    assert found['crawler_urls_total{event="settled"}'] == found['crawler_urls_total{event="admitted"}'] == 32
+    assert found['crawler_fetches_total{outcome="ok"}'] == status["outcomes"]["ok"] == 30
+    assert found['crawler_fetches_total{outcome="connect_error"}'] == 2, "each attempt counts"
+    assert found['crawler_urls_total{event="retried"}'] == 1
+    assert found['crawler_fetch_errors_total{reason="refused"}'] == 2
+    assert found['crawler_responses_total{code="200"}'] == 30
+    assert found['crawler_responses_total{code="404"}'] == found['crawler_fetches_total{outcome="http_error"}'] == 1
+    assert found["crawler_fetch_duration_seconds_count"] == 31
+    assert found["crawler_received_bytes_total"] > 0
+    assert found["crawler_written_bytes_total"] == sum(
+        path.stat().st_size for part in ("warc", "index", "results") for path in (tmp_path / part).iterdir()
+    )
+    assert found["crawler_commit_duration_seconds_count"] > 0
+    assert found["crawler_memory_limit_bytes"] > found["crawler_memory_rss_bytes"] > 0
+    assert found['crawler_memory_state{state="normal"}'] == 1
+    assert found["crawler_disk_free_bytes"] > 0
+    assert {name: value for name, value in found.items() if name.startswith("crawler_memory_budget_bytes")}
+    assert before.keys() - found.keys() == set()
+
+
+async def test_what_the_workers_do_adds_up_to_all_of_them(tmp_path, site):
+    base = f"http://127.0.0.1:{site.ports['http']}"
+    async with daemon(tmp_path, workers=9, delay=30) as d:
+        await d.ask("POST", "/v1/seeds", data="\n".join([f"{base}/sin/lame", f"{base}/good/1"]).encode())
+        await d.until(in_flight=1)
+        found = await metrics(d)
+        workers = {name: value for name, value in found.items() if name.startswith("crawler_workers")}
+        assert (sum(workers.values()), workers['crawler_workers{state="busy"}']) == (9, 1)
+        assert found['crawler_frontier_hosts{state="out"}'] == found["crawler_requests_in_flight"] == 1
+        await d.until(in_flight=0, done=1)
+        found = await metrics(d)
+        assert found['crawler_workers{state="politeness"}'] == 9
+        assert found['crawler_frontier_hosts{state="resting"}'] == 1
+
+
+async def test_robots_and_caches_are_counted(tmp_path, site):
+    base = f"http://127.0.0.1:{site.ports['http']}"
+    async with daemon(tmp_path, robots=True) as d:
+        await d.ask("POST", "/v1/seeds", data="\n".join([f"{base}/good/{n}" for n in range(5)]).encode())
+        await d.until(done=6)
+        found = await metrics(d)
+    assert sum(value for name, value in found.items() if name.startswith("crawler_robots_fetches_total")) == 1
+    assert found['crawler_cache_events_total{cache="robots",event="hit"}'] > 0
+
+
+async def test_nothing_uncommitted_is_zero_and_a_held_store_is_not(tmp_path):
+    import threading
+
+    go_on = threading.Event()
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        await d.ask("POST", "/v1/seeds", data=b"http://a.test/")
+        assert (await metrics(d))["crawler_commit_age_seconds"] == 0
+        held = asyncio.ensure_future(d.crawl.frontier.ask(go_on.wait))
+        adding = asyncio.ensure_future(d.ask("POST", "/v1/seeds", data=b"http://b.test/"))
+        try:
+            await asyncio.sleep(0.3)
+            first = (await metrics(d))["crawler_commit_age_seconds"]
+            await asyncio.sleep(0.3)
+            assert 0 < first < (await metrics(d))["crawler_commit_age_seconds"]
+        finally:
+            go_on.set()
+        await held
+        assert (await adding)[0] == 200
+        assert (await metrics(d))["crawler_commit_age_seconds"] == 0
+
+
+def test_bytes_written_count_from_the_opening():
+    written = Written({"a": Mark(100), "b": Mark(50, closed=True)})
+    written.add({"a": Mark(150)})
+    written.add({"a": Mark(170, closed=True), "c": Mark(30)})
+    written.add({"c": Mark(30)})
+    assert written.bytes == 100

@@ -1,0 +1,110 @@
+"""The listener: what it serves without token, and that no client holds it up for ever."""
+
+import asyncio
+import socket
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from crawler.core.errors import ConfigError
+from crawler.crawl.metrics import Metrics
+from crawler.service.listener import STALLED_S, open_listener, watched
+
+
+async def ask(port, request=b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    await writer.drain()
+    return reader, writer
+
+
+async def head_of(reader):
+    return (await reader.readuntil(b"\r\n\r\n")).decode()
+
+
+async def test_metrics_and_health_are_served():
+    wrong = {"alive": None, "ready": "opening the store"}
+    handlers = watched(Metrics().registry, lambda: wrong["alive"], lambda: wrong["ready"])
+    async with open_listener("127.0.0.1:0", handlers) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        async with session.get("/metrics") as answer:
+            text = await answer.text()
+            assert answer.content_type == "text/plain"
+            assert "crawler_state{" in text and "process_open_fds" in text
+        async with session.get("/metrics", params={"name[]": "crawler_state"}) as answer:
+            assert {line.split("{")[0] for line in (await answer.text()).splitlines() if line[0] != "#"} == {"crawler_state"}
+        async with session.get("/livez") as answer:
+            assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with session.get("/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "opening the store\n")
+        async with session.post("/metrics") as answer:
+            assert answer.status == 405
+
+
+async def test_what_is_no_request_is_refused_and_fills_no_log(caplog):
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None)) as port:
+        for request in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"):
+            reader, writer = await ask(port, request)
+            assert " 400 " in await head_of(reader)
+            writer.close()
+    assert caplog.records == []
+
+
+async def test_one_connection_too_many_is_told_so_and_the_others_are_served():
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None), connections_max=2) as port:
+        first, first_writer = await ask(port)
+        second, second_writer = await ask(port)
+        assert "200 OK" in await head_of(first)
+        assert "200 OK" in await head_of(second)
+        third, third_writer = await ask(port)
+        assert "503" in await head_of(third)
+        assert await third.read() == b""
+        third_writer.close()
+        second_writer.close()
+        while True:  # until the server has seen that the second is gone
+            reader, writer = await ask(port)
+            head = await head_of(reader)
+            writer.close()
+            if "200 OK" in head:
+                break
+        first_writer.close()
+
+
+async def test_a_request_head_that_does_not_end_is_cut_off():
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None), idle_s=0.2) as port:
+        reader, writer = await ask(port, b"GET /livez HTTP/1.1\r\nX-Slow: ")
+        assert await reader.read() == b""
+        writer.close()
+        reader, writer = await ask(port, b"")
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_client_that_stops_reading_is_cut_off_by_tcp():
+    found = []
+
+    async def handler(request):
+        connection = request.transport.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+        return web.Response()
+
+    async with open_listener("127.0.0.1:0", {"/": handler}) as port, aiohttp.ClientSession() as session:
+        await session.get(f"http://127.0.0.1:{port}/")
+    assert found == [STALLED_S * 1000]
+
+
+async def test_an_address_that_cannot_be_had_is_the_operators_fault():
+    async with open_listener("127.0.0.1:0", {}) as port:
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: "):
+            async with open_listener(f"127.0.0.1:{port}", {}):
+                pass
+    with pytest.raises(ConfigError, match=r"no-such-host\.invalid:1: "):
+        async with open_listener("no-such-host.invalid:1", {}):
+            pass
+
+
+async def test_closing_does_not_wait_for_a_client_that_does_nothing():
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None)) as port:
+        reader, writer = await ask(port, b"GET /livez HTTP/1.1\r\n")
+    assert await reader.read() == b""
+    writer.close()
