@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from crawler.cli.arguments import Parser, outcomes_of
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
-    from crawler.cli.log import Log
     from crawler.config.sections import Config
     from crawler.frontier import Store
     from crawler.service.run import Report
@@ -27,6 +27,9 @@ GC_OBJECTS = 2_000
 """New containers between two looks for cycles: 700, Python's own, took 5 % of a crawl's time, this takes 2 %. 20,000 would
 take less than 1 %, but what closed connections leave behind then made 25 MiB."""
 NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -139,41 +142,27 @@ def _retire(root: Path, files: Sequence[str]) -> list[str]:
 
 
 def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
+    from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
     from crawler.service.run import run_crawl
 
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
-    with Progress(shown, sys.stderr) as progress, _log(config, progress.say) as log:
+    with Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
         for line in spoken:
-            log(f"warning: {line}", "warning")
+            logger.warning("%s", line)
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
         try:
-            report = in_a_loop(
-                lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit)
-            )
+            report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval))
         except KeyboardInterrupt:
             return Exit.STOPPED  # before it had begun, or when all was committed
     seconds = time.monotonic() - began
     if not quiet:
         table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
         print(table, file=sys.stderr)
-    if report.error:
-        print(f"crawler: {report.error}", file=sys.stderr)
     if summary:
         print(json.dumps(_summary(report, seconds)))
     return report.exit_code
-
-
-def _log(config: Config, say: Callable[[str], None]) -> Log:
-    """As text for a person, beside the progress lines; as JSON only where that was asked for."""
-    from crawler.cli.log import Log, LogFile
-
-    if config.log_file:
-        return Log(LogFile(config.log_file), level=config.log_level, form="json" if config.log_format == "json" else "text")
-    if config.log_format == "json":
-        return Log(say, level=config.log_level, form="json")
-    return Log(lambda line: say(f"crawler: {line}"), level=config.log_level, form="text", stamped=False)
 
 
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:

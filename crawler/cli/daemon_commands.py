@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from crawler.cli.arguments import Parser
 from crawler.cli.asking import WHERE, client_of, refusable
@@ -17,11 +17,13 @@ from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
     from crawler.cli.client import Client
-    from crawler.cli.log import Log
     from crawler.config.sections import Config
     from crawler.service.run import Report
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -49,39 +51,22 @@ def serve(arguments: Sequence[str]) -> int:
 
     config = read()
     from crawler.cli.crawl_commands import in_a_loop
+    from crawler.cli.log import log_of_daemon
     from crawler.service.serve import serve as served
 
-    log, reopen = _log(config)
-    with log:
+    with log_of_daemon(config) as log:
         for line in warnings(config):
-            log(f"warning: {line}", "warning")
+            logger.warning("%s", line)
 
         def crawl() -> Coroutine[Any, Any, Report]:
             return served(
                 config,
                 load=read,
-                log=log,
-                on_visit=log.visit,
                 on_change=lambda new: log.change(new.log_level),
-                on_hangup=reopen,
             )
 
         report = in_a_loop(crawl)
-    if report.error:
-        _say(report.error)
     return report.exit_code
-
-
-def _log(config: Config) -> tuple[Log, Callable[[], None]]:
-    """As JSON where no person reads along; text with the time, which journald and container engines know only themselves.
-    And what opens its file anew."""
-    from crawler.cli.log import Log, LogFile
-
-    file = LogFile(config.log_file) if config.log_file else None
-    as_json = config.log_format == "json" or (config.log_format == "auto" and (file is not None or not sys.stderr.isatty()))
-    write = file or partial(print, file=sys.stderr, flush=True)
-    log = Log(write, level=config.log_level, form="json" if as_json else "text")
-    return log, file.reopen if file is not None else lambda: None
 
 
 @refusable

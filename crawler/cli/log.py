@@ -1,179 +1,201 @@
-"""What an operator reads: one line an event, as text or JSON, on standard error or in a file.
+"""Configures logging: one line per event, as text or JSON, on standard error or in a file.
 
-The law: a reader that does not read, or a disk that does not write, never holds up the crawl. Lines wait in a bounded queue;
-what finds no room or cannot be written is dropped and counted, and the count is told as soon as lines get through again.
+Every module of this package logs through ``logging.getLogger(__name__)``:
+
+error     it ends the crawl, or something is lost
+warning   it pauses, slows down or is refused: disk, storage, network, descriptors, memory, a reload, a crash before
+info      it begins, goes on again, ends, or was changed
+debug     one line for each visit
+
+Invariant: a reader that does not read, or a disk that does not write, never holds up the crawl. Lines wait in a bounded
+queue; what finds no room or cannot be written is dropped and counted, and the count is logged as soon as lines get through.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from io import FileIO
-from pathlib import Path
-from queue import Empty, Full, Queue
+from copy import copy
+from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
+from queue import SimpleQueue
 from typing import Any, Final, Literal
 
 import structlog
 
+from crawler.config import Config
 from crawler.core.errors import ConfigError
-from crawler.core.model import Done, Dropped, Lease, Outcome, Retry
 from crawler.core.text import printable
 
 LINES_MAX: Final = 10_000
 CLOSE_S: Final = 2.0
 """How long the last lines may take to be written."""
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+PACKAGE: Final = "crawler"
 
+Form = Literal["text", "json"]
 Event = MutableMapping[str, Any]
 
+_LOST: Final = "%d lines were not logged: nobody read them fast enough, or they could not be written"
 
-class Log:
-    """``log("text")`` says something, ``log.visit(...)`` tells of one visit (of which only ``debug`` is told); what libraries
-    log through ``logging`` comes along while it is open. ``write`` gets whole lines, in a thread of its own. Context manager:
-    on leaving, what waits is written, unless nobody reads it."""
+logger: Final = logging.getLogger(__name__)
 
-    def __init__(
-        self, write: Callable[[str], object], *, level: str, form: Literal["text", "json"], stamped: bool = True
-    ) -> None:
-        self._write = write
-        self._lines: Queue[str] = Queue(LINES_MAX)
-        self._ended = threading.Event()
-        self.dropped = 0
-        """Lines that found no room, or could not be written."""
-        self._processors: list[Any] = [
-            *([structlog.processors.TimeStamper(fmt="iso", key="time")] if stamped else []),
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            _in_order,
-            structlog.processors.JSONRenderer() if form == "json" else _as_text,
-        ]
+
+class Log(QueueListener):
+    """What this package logs from ``level`` on, and libraries from a warning on, written by ``sink`` in a thread of its own.
+
+    Context manager: on leaving, the lines that wait are written, unless nobody reads them within ``CLOSE_S``."""
+
+    def __init__(self, sink: logging.Handler, *, level: str, form: Form, stamped: bool = True) -> None:
+        self._records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+        sink.setFormatter(_formatter(form, stamped))
+        sink.handleError = self._not_written  # type: ignore[method-assign]
+        super().__init__(self._records, sink)
+        self._door = _Door(self._records)
+        self._sink = sink
+        self._unwritten = self._reported = 0
         self.change(level)
-        self._folded = _Folded(self)
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    @property
+    def dropped(self) -> int:
+        """Lines that found no room, or could not be written."""
+        return self._door.dropped + self._unwritten
+
+    def change(self, level: str) -> None:
+        """From now on only what is at least this severe."""
+        self._door.setLevel(level.upper())
+        logging.getLogger(PACKAGE).setLevel(level.upper())
 
     def __enter__(self) -> Log:
-        logging.getLogger().addHandler(self._folded)
-        self._thread.start()
+        logging.getLogger().addHandler(self._door)
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self._folded)
-        self._ended.set()
-        self._thread.join(CLOSE_S)
+        logging.getLogger().removeHandler(self._door)
+        logging.getLogger(PACKAGE).setLevel(logging.NOTSET)
+        self.enqueue_sentinel()
+        if (thread := getattr(self, "_thread", None)) is not None:
+            thread.join(CLOSE_S)
+            if not thread.is_alive():
+                self._sink.close()
 
-    def change(self, level: str) -> None:
-        """From now on what is less severe is left out."""
-        least = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
-        self._logger: Any = structlog.wrap_logger(_Lines(self._put), processors=self._processors, wrapper_class=least)
-
-    def __call__(self, text: str, level: str = "info", **more: Any) -> None:
-        getattr(self._logger, level)(text, **more)
-
-    def visit(self, lease: Lease, outcome: Outcome) -> None:
-        """One line for a visit that was one (a lease given back was none)."""
-        if not isinstance(outcome, Done | Dropped | Retry):
-            return
-        link = lease.link
-        told: dict[str, Any] = {"outcome": outcome.outcome, "reason": outcome.reason, "url": link.url, "attempt": link.attempt}
-        if isinstance(outcome, Done):
-            page = outcome.page
-            told |= {"status": page.status, "bytes": page.bytes_wire, "seconds": round(page.timings.total, 3)}
-        elif isinstance(outcome, Retry):
-            told["retry_in"] = round(outcome.after, 3)
-        self("visit", "debug", **told)
-
-    def _put(self, line: str) -> None:
+    def handle(self, record: logging.LogRecord) -> None:
+        before = self._unwritten
         try:
-            self._lines.put_nowait(line)
-        except Full:
+            super().handle(record)
+        except OSError:  # the file cannot be opened anew; the next line tries again
+            self._unwritten += 1
+        is_through = self._unwritten == before and self._records.qsize() < LINES_MAX // 2
+        if is_through and (lost := self.dropped - self._reported):
+            self._reported += lost
+            super().handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, _LOST, (lost,), None))
+
+    def _not_written(self, record: logging.LogRecord) -> None:
+        """A full disk, a closed stream: in the log's thread, while the exception is handled."""
+        self._unwritten += 1
+
+
+class _Door(QueueHandler):
+    """Takes a record into the queue, if there is room. Its text is made here: what it names may change later."""
+
+    def __init__(self, records: SimpleQueue[logging.LogRecord]) -> None:
+        super().__init__(records)
+        self._records = records
+        self.dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        text, record = record.getMessage(), copy(record)
+        record.msg, record.args = text, None
+        for made_by_other_handlers in ("message", "asctime"):
+            record.__dict__.pop(made_by_other_handlers, None)
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._records.qsize() < LINES_MAX:
+            self._records.put_nowait(record)
+        else:
             self.dropped += 1
 
-    def _run(self) -> None:
-        told = 0
-        while True:
-            try:
-                line = self._lines.get(timeout=0.1)
-            except Empty:
-                if self._ended.is_set():
-                    return
-                continue
-            try:
-                self._write(line)
-            except (OSError, ValueError):  # a full disk, a closed stream
-                self.dropped += 1
-                continue
-            if self.dropped > told and self._lines.qsize() < LINES_MAX // 2:
-                lost, told = self.dropped - told, self.dropped
-                self(f"{lost} lines were not logged: nobody read them fast enough, or they could not be written", "error")
 
+class CallHandler(logging.Handler):
+    """Hands each line to a function, such as the one that writes above a progress bar."""
 
-class _Lines:
-    """What structlog hands its lines to, whatever their level."""
-
-    def __init__(self, put: Callable[[str], None]) -> None:
-        self.debug = self.info = self.warning = self.error = put
-
-
-class _Folded(logging.Handler):
-    """What libraries say, as lines like all others."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__()
+        self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "error" if record.levelno >= logging.ERROR else "warning"
         try:
-            self._log(record.getMessage(), level, logger=record.name, exc_info=record.exc_info)
-        except Exception:
+            self._write(self.format(record))
+        except (OSError, ValueError):
             self.handleError(record)
 
 
-class LogFile:
-    """A file that lines are appended to; ``reopen`` lets it be rotated by a rename. ConfigError: it cannot be opened."""
+def log_of_run(config: Config, say: Callable[[str], None]) -> Log:
+    """As text for a person, beside the progress lines; as JSON only where that was asked for. ConfigError: see below."""
+    as_json = config.log_format == "json"
+    if config.log_file:
+        return Log(_file(config.log_file), level=config.log_level, form="json" if as_json else "text")
+    if as_json:
+        return Log(CallHandler(say), level=config.log_level, form="json")
+    return Log(CallHandler(lambda line: say(f"crawler: {line}")), level=config.log_level, form="text", stamped=False)
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        try:
-            self._file = self._open()
-        except OSError as error:
-            raise ConfigError(f"log_file {path}: {error.strerror}") from error
-        self._asked = threading.Event()
 
-    def _open(self) -> FileIO:
-        return self._path.open("ab", buffering=0)
+def log_of_daemon(config: Config) -> Log:
+    """As JSON where no person reads along; text has the time. ConfigError: the log file cannot be opened."""
+    sink = _file(config.log_file) if config.log_file else CallHandler(lambda line: print(line, file=sys.stderr, flush=True))
+    is_watched = not config.log_file and sys.stderr.isatty()
+    as_json = config.log_format == "json" or (config.log_format == "auto" and not is_watched)
+    return Log(sink, level=config.log_level, form="json" if as_json else "text")
 
-    def reopen(self) -> None:
-        """Before the next line."""
-        self._asked.set()
 
-    def __call__(self, line: str) -> None:
-        """In the log's thread. OSError: it was not written."""
-        if self._asked.is_set():
-            new = self._open()  # where that fails it is tried again with the next line
-            self._asked.clear()
-            old, self._file = self._file, new
-            old.close()
-        self._file.write(f"{line}\n".encode(errors="backslashreplace"))
+def _file(path: str) -> WatchedFileHandler:
+    """A file that is opened anew after it was renamed or deleted (logrotate). ConfigError: it cannot be opened."""
+    try:
+        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(f"log_file {path}: {error.strerror}") from error
 
-    def close(self) -> None:
-        self._file.close()
+
+def _formatter(form: Form, stamped: bool) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            *([structlog.processors.TimeStamper(fmt="iso", key="time")] if stamped else []),
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.ExtraAdder(),
+        ],
+        processors=[
+            _name_libraries,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _in_order,
+            structlog.processors.JSONRenderer() if form == "json" else _as_text,
+        ],
+    )
+
+
+def _name_libraries(_: Any, __: str, event: Event) -> Event:
+    """Whose line it is, where it is not ours."""
+    if (name := event["_record"].name.partition(".")[0]) != PACKAGE:
+        event["logger"] = event["_record"].name if name else "root"
+    return event
 
 
 def _in_order(_: Any, __: str, event: Event) -> Mapping[str, Any]:
-    """When, how severe and what come first; libraries' lines without an exception say nothing of one."""
+    """When, how severe and what come first."""
     first = {key: event[key] for key in ("time", "level", "event") if key in event}
     return first | {key: value for key, value in event.items() if key not in first and key != "exc_info"}
 
 
 def _as_text(_: Any, __: str, event: Event) -> str:
-    """``2026-11-23T12:00:00.000000Z text key=value``; nothing in it can end the line early or steer a terminal."""
+    """``2026-11-23T12:00:00.000000Z warning: text key=value``; nothing in it can end the line early or steer a terminal."""
     start = [event.pop("time")] if "time" in event else []
-    del event["level"]
+    level = event.pop("level")
+    if level in ("warning", "error", "critical"):
+        start.append(f"{level}:")
     trace = f"\n{trace}" if (trace := event.pop("exception", "")) else ""
-    said = event.pop("event")
-    more = (f"{key}={printable(str(value))}" for key, value in event.items() if value is not None)
-    text = " ".join([*start, said, *more])
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text + trace)
+    text = event.pop("event")
+    fields = (f"{key}={printable(str(value))}" for key, value in event.items() if value is not None)
+    line = " ".join([*start, text, *fields])
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in line + trace)

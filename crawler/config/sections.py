@@ -221,7 +221,9 @@ class ControlConfig(Section):
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
     log_file: Text | None = Field(
-        None, examples=["/var/log/crawler/crawler.log"], description="where to log; serve reopens it on SIGHUP (default: stderr)"
+        None,
+        examples=["/var/log/crawler/crawler.log"],
+        description="where to log; reopened after a rename (default: stderr)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message logged")
 

@@ -8,6 +8,7 @@ The law: a visit writes nothing. One that is cancelled leaves no trace; one that
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -40,6 +41,9 @@ GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Parts(Struct, frozen=True):
     """What a crawl is made of; put together by ``crawler.crawl.wiring.open_crawl``."""
 
@@ -60,7 +64,6 @@ class Parts(Struct, frozen=True):
     """Added to files since the crawl was opened."""
     patience_s: float
     """How long a disk or a network may be missing before the crawl gives up."""
-    log: Callable[[str], None]
     budget: Budget
     children: Callable[[], Iterable[int]]
     """Process ids of the parsers."""
@@ -89,7 +92,6 @@ class Crawl:
             parts.fetcher.reaches,
             clock=parts.clock.now,
             patience_s=parts.patience_s,
-            log=parts.log,
         )
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
@@ -100,10 +102,7 @@ class Crawl:
             empty=parts.caches,
             restart_parsers=parts.restart_parsers,
             clock=parts.clock.now,
-            log=parts.log,
         )
-        self.on_visit: Callable[[Lease, Outcome], None] | None = None
-        """Told of every visit while log_level is debug."""
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
         self._drain = asyncio.Event()
         self._pages = 0
@@ -232,8 +231,8 @@ class Crawl:
             self.frontier.settle(lease, outcome, self._release_of(lease))
         self.parts.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
-        if self.on_visit is not None and self.config.log_level == "debug":
-            self.on_visit(lease, outcome)
+        if logger.isEnabledFor(logging.DEBUG):
+            _log_visit(lease, outcome)
 
     def _release_of(self, lease: Lease) -> Callable[[], None] | None:
         reserved = self._reserved.pop(id(lease), None)
@@ -278,3 +277,17 @@ class Crawl:
     def body_bytes(self) -> int:
         """Of bodies received since it was opened."""
         return self._body_bytes
+
+
+def _log_visit(lease: Lease, outcome: Outcome) -> None:
+    """One line for a visit that was one: a lease given back was none."""
+    if isinstance(outcome, Unvisited):
+        return
+    link = lease.link
+    fields: dict[str, object] = {"outcome": outcome.outcome, "reason": outcome.reason, "url": link.url, "attempt": link.attempt}
+    if isinstance(outcome, Done):
+        page = outcome.page
+        fields |= {"status": page.status, "bytes": page.bytes_wire, "seconds": round(page.timings.total, 3)}
+    elif isinstance(outcome, Retry):
+        fields["retry_in"] = round(outcome.after, 3)
+    logger.debug("visit", extra=fields)

@@ -7,6 +7,7 @@ pages are flushed, outcomes are recorded last.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import random
@@ -57,10 +58,11 @@ RUN_BACKOFF_MAX_S: Final = 300.0
 SERVE_BACKOFF_MAX_S: Final = 3600.0
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 @contextlib.asynccontextmanager
-async def open_crawl(
-    config: Config, *, endless: bool = False, log: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Crawl]:
+async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[Crawl]:
     """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits.
 
     ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
@@ -77,15 +79,15 @@ async def open_crawl(
         files = Files(open_archive(config, root), Results(root, config.roll_size))
         stack.callback(files.close)
         for name in files.rewind(store.marks()):
-            log(f"{name}: not part of the last commit; moved to lost+found/")
+            logger.warning("%s: not part of the last commit; moved to lost+found/", name)
         written = Written(store.marks())
-        trace = _open_trace(root, config.workers + HELD_MAX, store, log) if config.store == "embedded" else None
+        trace = _open_trace(root, config.workers + HELD_MAX, store) if config.store == "embedded" else None
         if trace is not None:
             stack.callback(trace.close)
         desk = _open_desk(config, hosts, clock, plan.accounts["robots"])
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
-        trouble = Trouble(root, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now, log=log)
+        trouble = Trouble(root, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now)
         frontier = Frontier(
             store,
             Workbench(hosts.per_host, _group_of(config)),
@@ -124,7 +126,6 @@ async def open_crawl(
                 marks=lambda: frontier.ask(store.marks),
                 retire=frontier.retire,
                 wall=time.time,
-                log=log,
             )
             yield Crawl(
                 Parts(
@@ -142,7 +143,6 @@ async def open_crawl(
                     metrics=metrics,
                     written_bytes=lambda: written.bytes,
                     patience_s=patience_s,
-                    log=log,
                     budget=budget,
                     children=parser.pids if parser is not None else tuple,
                     caches=(fetcher.forget, store.shed, *((desk.forget,) if desk is not None else ())),
@@ -217,14 +217,14 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
     )
 
 
-def _open_trace(root: Path, slots: int, store: Store, log: Callable[[str], None]) -> Trace:
+def _open_trace(root: Path, slots: int, store: Store) -> Trace:
     """The slots of the visits that are out; what an unclean end left there is suspected once more."""
     try:
         trace = Trace(root / "frontier" / "out", slots)
     except OSError as error:
         raise StorageError(f"{root}: {error.strerror}", errno=error.errno or 0) from error
     if trace.crashed:
-        log(f"the last process crashed:\n{trace.crashed}")
+        logger.warning("the last process crashed:\n%s", trace.crashed)
     if trace.found:
         counts = store.suspects()
         store.set_suspects({key: counts.get(key, 0) + 1 for key in trace.found})

@@ -23,7 +23,7 @@ from crawler.fetch.request import profiles
 from crawler.fetch.resolver import Resolver
 from crawler.fetch.transport import LEAN_VERSIONS, READ_BYTES, BySession, Lean, Way
 
-_log: Final = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 TLS_BUFFER_BYTES: Final = 32 << 10
 DESCRIPTORS_KEPT_MAX: Final = 256
@@ -51,7 +51,7 @@ async def open_fetcher(
     version does). At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept.
     Raises ConfigError."""
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
-        _log.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
+        logger.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
     tls = tls_context(config.ca_file, insecure=config.insecure)
     profile_of = profiles(config, hosts)

@@ -8,6 +8,7 @@ delete.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,9 @@ from crawler.output.file_names import UNNAMED, expired, noticed
 
 LOOK_EVERY_S: Final = 60.0
 FOLDERS: Final = ("warc", "index", "results")
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Retention:
@@ -35,10 +39,9 @@ class Retention:
         marks: Callable[[], Awaitable[Mapping[str, Mark]]],
         retire: Callable[[Mapping[str, Mark | None]], Awaitable[None]],
         wall: Callable[[], float],
-        log: Callable[[str], None],
     ) -> None:
         self._root, self._age_s, self._bytes_max = root, age_s, bytes_max
-        self._marks, self._retire, self._wall, self._log = marks, retire, wall, log
+        self._marks, self._retire, self._wall = marks, retire, wall
         self._folders = _folders(root)
         self._wanted = asyncio.Event()
 
@@ -53,7 +56,7 @@ class Retention:
             try:
                 await self.look()
             except StorageError as error:
-                self._log(f"retention: {error}; looking again in {LOOK_EVERY_S:.0f} s")
+                logger.warning("retention: %s; looking again in %.0f s", error, LOOK_EVERY_S)
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wanted.wait()
@@ -71,12 +74,12 @@ class Retention:
         if gone or retired:
             await self._retire({**retired, **gone})
         for file in sorted(file for file in gone if not marks[file].retired):
-            self._log(f"{file}: moved or deleted while the crawl runs: retired")
+            logger.info("%s: moved or deleted while the crawl runs: retired", file)
         doomed = [file for file, mark in {**marks, **retired}.items() if mark.retired and mark.length and file in there]
         if doomed:
             await asyncio.to_thread(self._delete, doomed)
             size = sum(marks[file].length for file in doomed)
-            self._log(f"retired and deleted {len(doomed)} files, {size >> 20} MiB, from {doomed[0]} on")
+            logger.info("retired and deleted %d files, %d MiB, from %s on", len(doomed), size >> 20, doomed[0])
 
     def _there(self, marks: Mapping[str, Mark]) -> dict[str, float]:
         if _folders(self._root) != self._folders:

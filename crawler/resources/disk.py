@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -26,6 +27,9 @@ SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 SCARCE_PATIENCE_S: Final = 60.0
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Trouble:
     """Watches the disk under ``root`` and takes the StorageErrors of visits and commits."""
 
@@ -36,13 +40,11 @@ class Trouble:
         min_free_bytes: int,
         patience_s: float,
         clock: Callable[[], float],
-        log: Callable[[str], None],
     ) -> None:
         self._root = root
         self._min_free_bytes = max(min_free_bytes, FREE_BYTES_MIN)
         self._patience_s = patience_s
         self._clock = clock
-        self._log = log
         self._since: float | None = None
         self._wait_s = WATCH_EVERY_S
         self._scarce_since: float | None = None
@@ -66,14 +68,16 @@ class Trouble:
         self.free_bytes = _free_bytes(self._root)
         if self.free_bytes >= self._min_free_bytes:
             if "disk_low" in self.frontier.pauses:
-                self._log(f"disk: {self.free_bytes >> 20} MiB free again; going on")
+                logger.info("disk: %d MiB free again; going on", self.free_bytes >> 20)
                 self._since = None
                 self.frontier.resume("disk_low")
         else:
             if "disk_low" not in self.frontier.pauses:
-                self._log(
-                    f"disk: {self.free_bytes >> 20} MiB free at {self._root}, less than min_free_disk "
-                    f"({self._min_free_bytes >> 20} MiB); paused until there is more"
+                logger.warning(
+                    "disk: %d MiB free at %s, less than min_free_disk (%d MiB); paused until there is more",
+                    self.free_bytes >> 20,
+                    self._root,
+                    self._min_free_bytes >> 20,
                 )
                 self._since = self._since or self._clock()
                 self.frontier.pause("disk_low")
@@ -84,7 +88,7 @@ class Trouble:
         self._count(error)
         if error.final or error.errno == errno.EIO or (self.frontier is not None and self.frontier.draining):
             raise error
-        self._log(f"storage: {error}; going back to the last commit")
+        logger.warning("storage: %s; going back to the last commit", error)
         self._since = self._since or self._clock()
         while True:
             self._give_up_in_time(error)
@@ -105,7 +109,7 @@ class Trouble:
         if error.errno in DISK:
             self._since = self._since or self._clock()
             if "disk_low" not in self.frontier.pauses:
-                self._log(f"disk: {error}; paused")
+                logger.warning("disk: %s; paused", error)
                 self.frontier.pause("disk_low")  # the watch resumes it
             return
         if error.errno not in SCARCE:
@@ -117,7 +121,7 @@ class Trouble:
         before, self._out_max = self._out_max, max(1, min(out, self._out_max or out) // 2)
         self.frontier.ceilings["scarce"] = self._out_max
         if self._out_max != before:
-            self._log(f"{errno.errorcode[error.errno]}: at most {self._out_max} fetches at a time now")
+            logger.warning("%s: at most %d fetches at a time now", errno.errorcode[error.errno], self._out_max)
         await asyncio.sleep(WATCH_EVERY_S)
 
     def visit_worked(self, workers: int) -> None:

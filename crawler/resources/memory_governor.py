@@ -7,6 +7,7 @@ that is given up for memory's sake is no attempt.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -21,6 +22,9 @@ ENDED: Final = "memory: the limit cannot be held; give more with --memory-limit,
 T = TypeVar("T")
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Memory:
     """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied."""
 
@@ -33,7 +37,6 @@ class Memory:
         empty: Iterable[Callable[[], None]],
         restart_parsers: Callable[[], None],
         clock: Callable[[], float],
-        log: Callable[[str], None],
     ) -> None:
         self.budget = budget
         self.watch = Watch(budget.plan.visits_max)
@@ -43,7 +46,6 @@ class Memory:
         self._empty = tuple(empty)
         self._restart_parsers = restart_parsers
         self._clock = clock
-        self._log = log
         self._visits: dict[asyncio.Task[None], float] = {}  # worker → when its visit began
         self._given_up: set[asyncio.Task[None]] = set()
         self._base = 0
@@ -66,7 +68,8 @@ class Memory:
             before = self.watch.stats().state
             decision = self.watch.see(self.reading.pressure, visits_out, self._clock())
             if decision.state != before:
-                self._log(f"memory: {decision.state}, {self.reading.pressure:.0%} of the limit")
+                level = logging.INFO if decision.state == "normal" else logging.WARNING
+                logger.log(level, "memory: %s, %.0f %% of the limit", decision.state, 100 * self.reading.pressure)
             await self._act(decision)
             if (now := self._clock()) - trimmed_at >= TRIM_EVERY_S:
                 trimmed_at = now

@@ -7,6 +7,7 @@ While offline nothing is dealt but one visit now and then; the first answer from
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -20,6 +21,9 @@ WATCH_EVERY_S: Final = 0.5
 Visit = tuple[Lease, Outcome]
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Network:
     """``settle`` takes what is decided; ``reaches(host)`` tries a connection; ``patience_s``: how long to wait offline."""
 
@@ -31,14 +35,12 @@ class Network:
         *,
         clock: Callable[[], float],
         patience_s: float,
-        log: Callable[[str], None],
     ) -> None:
         self._frontier = frontier
         self._settle = settle
         self._reaches = reaches
         self._clock = clock
         self._patience_s = patience_s
-        self._log = log
         self.outage: Outage[Visit] = Outage()
 
     def ended(self, lease: Lease, outcome: Outcome) -> None:
@@ -84,10 +86,10 @@ class Network:
     def _show(self) -> None:
         paused = "offline" in self._frontier.pauses
         if self.outage.offline and not paused:
-            self._log("network: nobody answers any more; paused, trying again now and then")
+            logger.warning("network: nobody answers any more; paused, trying again now and then")
             self._frontier.pause("offline")
         elif paused and not self.outage.offline:
-            self._log("network: answers again; going on")
+            logger.info("network: answers again; going on")
             self._frontier.resume("offline")
 
 

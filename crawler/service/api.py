@@ -7,6 +7,7 @@ however many and however slow, holds up a visit: answers are bounded, streamed i
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -46,6 +47,9 @@ OPENAPI: Final = "openapi.yaml"
 _SORTS: Final = ("waiting", "backoff", "errors")
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Control:
     """What the API needs besides the crawl itself, as functions: ``readings`` and ``rates`` (pages/s, bytes/s) of this
     moment, ``change(settings)`` which applies some settings and gives them all (ConfigError: none was applied)."""
@@ -62,11 +66,10 @@ class Control:
         settings: Callable[[], Mapping[str, Any]],
         alive: Callable[[], str | None] = lambda: None,
         ready: Callable[[], str | None] = lambda: None,
-        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.crawl, self.root, self.registry = crawl, root, registry
         self.readings, self.rates, self.change, self.settings = readings, rates, change, settings
-        self.alive, self.ready, self.log = alive, ready, log
+        self.alive, self.ready = alive, ready
         config = crawl.config
         self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
@@ -76,7 +79,7 @@ class Control:
     def application(self) -> web.Application:
         """To be served by ``listener.open_listener`` on the configured address."""
         config = self.crawl.config
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[guard(config.listen, config.api_token, self.log)])
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[guard(config.listen, config.api_token)])
         for method, path, handler in self.routes():
             app.router.add_route(method, path, handler)
         return app
@@ -230,16 +233,16 @@ class Control:
 
     async def post_pause(self, request: web.Request) -> web.Response:
         self.crawl.frontier.pause("user")
-        self.log("paused by the control API")
+        logger.info("paused by the control API")
         return _json(self.status())
 
     async def post_resume(self, request: web.Request) -> web.Response:
         self.crawl.frontier.resume("user")
-        self.log("resumed by the control API")
+        logger.info("resumed by the control API")
         return _json(self.status())
 
     async def post_drain(self, request: web.Request) -> web.Response:
-        self.log("drained by the control API")
+        logger.info("drained by the control API")
         self.crawl.drain("control API")
         return _json(self.status())
 

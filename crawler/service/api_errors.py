@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from http import HTTPStatus
-from traceback import format_exception
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +22,9 @@ from crawler.service.listener import Handler
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
 """Asked by service managers: without token, and they say nothing but one word."""
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Problem(Exception):
@@ -39,7 +42,7 @@ class Problem(Exception):
         )
 
 
-def guard(listen: str, token: str | None, log: Callable[[str], None]) -> Any:
+def guard(listen: str, token: str | None) -> Any:
     """The middleware before every handler: who may ask, and what errors become."""
     names = _own_names(listen)
 
@@ -63,8 +66,8 @@ def guard(listen: str, token: str | None, log: Callable[[str], None]) -> Any:
             return Problem(400, f"the request's body cannot be read: {error}").response()
         except ConnectionError:
             return Problem(400, "the client has gone").response()  # nobody reads it
-        except Exception as error:
-            log(f"control API: {request.method} {request.path}: {''.join(format_exception(error))}")
+        except Exception:
+            logger.exception("control API: %s %s", request.method, request.path)
             return Problem(500, "this should not happen; the crawler's log says more").response()
 
     return guarded

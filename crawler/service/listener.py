@@ -31,8 +31,8 @@ STALLED_S: Final = 60
 HEADER_BYTES_MAX: Final = 16 << 10
 READ_BYTES: Final = 16 << 10
 """Twice this may wait to be read of one connection before its client is slowed."""
-_log: Final = logging.getLogger(__name__)
-_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+logger: Final = logging.getLogger(__name__)
+logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 """A request that is none is its client's fault, who is told so: nobody can fill the log with it."""
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
@@ -65,7 +65,7 @@ async def open_listener(
     runner = web.AppRunner(
         app,
         access_log=None,
-        logger=_log,
+        logger=logger,
         keepalive_timeout=idle_s,
         lingering_time=1.0,
         max_line_size=HEADER_BYTES_MAX,

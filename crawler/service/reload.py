@@ -7,6 +7,7 @@ and ``crawl.toml`` in the directory always tells what is in effect.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -49,11 +50,14 @@ CHANGEABLE: Final = frozenset(
 """All others are read once, at the start. Of [[host]] tables delay and per_host take effect; headers and proxy do not."""
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Changes:
     """The settings of a running crawl. ``apply(config)`` makes the parts use it."""
 
-    def __init__(self, crawl: Crawl, root: Path, apply: Callable[[Config], None], log: Callable[[str], None]) -> None:
-        self._crawl, self._root, self._apply, self._log = crawl, root, apply, log
+    def __init__(self, crawl: Crawl, root: Path, apply: Callable[[Config], None]) -> None:
+        self._crawl, self._root, self._apply = crawl, root, apply
         self._one_at_a_time = asyncio.Lock()
         self.last_reload_successful = True
 
@@ -78,13 +82,11 @@ class Changes:
                 new = await asyncio.to_thread(load)
             except ConfigError as error:
                 self.last_reload_successful = False
-                self._log("reload refused, nothing was changed:")
-                for fault in error.faults:
-                    self._log(f"  {fault}")
+                logger.warning("reload refused, nothing was changed:\n%s", "\n".join(f"  {fault}" for fault in error.faults))
                 return
             self.last_reload_successful = True
             for key in sorted(different(self._crawl.config, new) - CHANGEABLE - {"fresh"}):
-                self._log(f"reload: {key} has changed; it takes effect with the next start")
+                logger.warning("reload: %s has changed; it takes effect with the next start", key)
             await self._put(self._crawl.config.model_copy(update={key: getattr(new, key) for key in CHANGEABLE}))
 
     async def _put(self, new: Config) -> None:
@@ -94,8 +96,8 @@ class Changes:
             try:
                 await asyncio.to_thread(write_effective, self._root, new)
             except StorageError as error:
-                self._log(f"{error}: the change was not written down; it lasts until the end of this process")
-            self._log(f"changed: {', '.join(keys)}")
+                logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
+            logger.info("changed: %s", ", ".join(keys))
 
 
 def different(old: Config, new: Config) -> set[str]:

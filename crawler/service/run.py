@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Lease, Outcome, Snapshot
+from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.wiring import open_crawl
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.memory_report import memory_report
 
 E = TypeVar("E", bound=BaseException)
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Report(Struct, frozen=True):
@@ -39,17 +43,14 @@ async def run_crawl(
     *,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     interval: float = 1.0,
-    log: Callable[[str], None] = lambda line: None,
-    on_visit: Callable[[Lease, Outcome], None] | None = None,
 ) -> Report:
     """One crawl from open to report. SIGTERM and SIGINT drain; a second one ends the process at once, without loss.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
-    async with open_crawl(config, log=log) as crawl:
-        crawl.on_visit = on_visit
+    async with open_crawl(config) as crawl:
         error = fault = None
         with signals(crawl):
-            async with open_vitals(crawl) as vitals, _reporting(vitals, log):
+            async with open_vitals(crawl) as vitals, _reporting(vitals):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
@@ -63,6 +64,8 @@ async def run_crawl(
             raise fault
         snapshot = crawl.stats("ended")
         on_snapshot(snapshot)
+        if error is not None:
+            logger.error("%s", error)
         code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
         return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
@@ -74,14 +77,14 @@ async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval:
 
 
 @contextlib.asynccontextmanager
-async def _reporting(vitals: Vitals, log: Callable[[str], None]) -> AsyncIterator[None]:
+async def _reporting(vitals: Vitals) -> AsyncIterator[None]:
     """SIGUSR2 asks where the memory is."""
     asked, loop = asyncio.Event(), asyncio.get_running_loop()
 
     async def report() -> None:
         while await asked.wait():
             asked.clear()
-            log((await memory_report(vitals.readings())).rstrip())
+            logger.info("%s", (await memory_report(vitals.readings())).rstrip())
 
     loop.add_signal_handler(signal.SIGUSR2, asked.set)
     reporting = asyncio.create_task(report(), name="memory report")

@@ -6,6 +6,7 @@ The law: WATCHDOG is only ever sent by the event loop itself, and only while the
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -16,6 +17,9 @@ from crawler.core.text import printable
 
 STATUS_EVERY_S: Final = 5.0
 _STATUS_CHARS_MAX: Final = 500
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Notifier:
@@ -41,7 +45,7 @@ class Notifier:
         """One line for ``systemctl status``."""
         self._send(f"STATUS={printable(text[:_STATUS_CHARS_MAX])}")
 
-    async def keep(self, alive: Callable[[], str | None], status: Callable[[], str], log: Callable[[str], None]) -> None:
+    async def keep(self, alive: Callable[[], str | None], status: Callable[[], str]) -> None:
         """Feed the watchdog and the status line, for ever; while ``alive`` says what is wrong the watchdog starves."""
         every = STATUS_EVERY_S if self.watchdog_s is None else min(STATUS_EVERY_S, self.watchdog_s / 3)
         starved = False
@@ -50,7 +54,7 @@ class Notifier:
             if wrong is None:
                 self._send("WATCHDOG=1")
             elif not starved:
-                log(f"watchdog: {wrong}")
+                logger.error("watchdog: %s", wrong)
             starved = wrong is not None
             self.status(wrong or status())
             await asyncio.sleep(every)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.model import Lease, Outcome
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.wiring import SERVE_BACKOFF_MAX_S, open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
@@ -25,46 +26,40 @@ from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, signals
 from crawler.service.sd_notify import Notifier
 
+logger: Final = logging.getLogger(__name__)
+
 
 async def serve(
     config: Config,
     *,
     load: Callable[[], Config],
-    log: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[int], None] = lambda port: None,
-    on_visit: Callable[[Lease, Outcome], None] | None = None,
     on_change: Callable[[Config], None] = lambda config: None,
-    on_hangup: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP, ``on_hangup`` is told of
-    that signal first; ``on_change`` of the settings from then on; ``on_ready`` of the port of the control API.
+    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_change`` is told of the
+    settings from then on, ``on_ready`` of the port of the control API.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()
     notifier.status("opening")
-    async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
-        crawl.on_visit = on_visit
+    async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
 
         def use(new: Config) -> None:
             apply(crawl, new)
             on_change(new)
 
-        def read() -> Config:
-            on_hangup()
-            return load()
-
-        changes = Changes(crawl, Path(config.output or ""), use, log)
+        changes = Changes(crawl, Path(config.output or ""), use)
         vitals.last_reload_successful = lambda: changes.last_reload_successful
-        control = _control(crawl, vitals, changes, log)
+        control = _control(crawl, vitals, changes)
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, read, log):
+                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, load):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
-                        log(f"control API on port {port}; crawling")
+                        logger.info("control API on port %d; crawling", port)
                         notifier.ready()
                         on_ready(port)
-                        await _run(tasks, crawl, vitals, notifier, log)
+                        await _run(tasks, crawl, vitals, notifier)
         except* StorageError as group:
             error = first_of(group)
         except* ConfigError as group:
@@ -72,11 +67,14 @@ async def serve(
         if fault is not None:
             raise fault
         snapshot = crawl.stats("ended")
-        log(f"ended by {crawl.stopped_by or 'itself'}: {snapshot.done:,} of {snapshot.known:,} URLs settled")
+        if error is not None:
+            logger.error("%s", error)
+        ended_by = crawl.stopped_by or "itself"
+        logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
         return Report(_exit_code(crawl, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
 
-def _control(crawl: Crawl, vitals: Vitals, changes: Changes, log: Callable[[str], None]) -> Control:
+def _control(crawl: Crawl, vitals: Vitals, changes: Changes) -> Control:
     return Control(
         crawl,
         Path(crawl.config.output or ""),
@@ -87,11 +85,10 @@ def _control(crawl: Crawl, vitals: Vitals, changes: Changes, log: Callable[[str]
         settings=changes.settings,
         alive=vitals.alive,
         ready=vitals.ready,
-        log=log,
     )
 
 
-async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier: Notifier, log: Callable[[str], None]) -> None:
+async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier: Notifier) -> None:
     """The crawl, and beside it what systemd wants to know."""
 
     async def tell_the_end() -> None:
@@ -99,7 +96,7 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
         notifier.stopping()
 
     beside = [
-        tasks.create_task(notifier.keep(vitals.alive, _liner(crawl), log), name="notify"),
+        tasks.create_task(notifier.keep(vitals.alive, _liner(crawl)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]
     try:
@@ -129,7 +126,6 @@ def _more_signals(
     changes: Changes,
     notifier: Notifier,
     load: Callable[[], Config],
-    log: Callable[[str], None],
 ) -> Iterator[None]:
     """What an operator's signals ask for: a reload, a status line, a memory report."""
     line = _liner(crawl)
@@ -140,11 +136,11 @@ def _more_signals(
         notifier.ready()
 
     async def report() -> None:
-        log((await memory_report(vitals.readings())).rstrip())
+        logger.info("%s", (await memory_report(vitals.readings())).rstrip())
 
     on_signal: Mapping[signal.Signals, Callable[[], object]] = {
         signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
-        signal.SIGUSR1: lambda: log(line()),
+        signal.SIGUSR1: lambda: logger.info("%s", line()),
         signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
     }
     loop = asyncio.get_running_loop()

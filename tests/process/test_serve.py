@@ -165,8 +165,6 @@ def test_the_log_may_be_a_file_that_is_rotated(tmp_path):
         while not log.exists() or "control API on port" not in log.read_text():
             time.sleep(0.02)
         log.rename(tmp_path / "crawler.log.1")
-        process.send_signal(signal.SIGHUP)
-        process.send_signal(signal.SIGUSR1)
         while not log.exists() or not log.read_text().endswith("\n"):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.02)

@@ -32,10 +32,10 @@ PLAIN = {
 
 
 class Daemon:
-    """``session`` asks the control API of ``crawl``; ``log`` holds what it said."""
+    """``session`` asks the control API of ``crawl``."""
 
-    def __init__(self, crawl, control, port, session, log):
-        self.crawl, self.control, self.port, self.session, self.log = crawl, control, port, session, log
+    def __init__(self, crawl, control, port, session):
+        self.crawl, self.control, self.port, self.session = crawl, control, port, session
 
     async def ask(self, method, path, **options):
         """(status, JSON)"""
@@ -55,9 +55,8 @@ class Daemon:
 @contextlib.asynccontextmanager
 async def daemon(root, **settings):
     config = load(PLAIN | {"output": str(root)} | settings, environ={}).config
-    log = []
-    async with open_crawl(config, endless=True, log=log.append) as crawl, open_vitals(crawl) as vitals:
-        changes = Changes(crawl, root, lambda new: apply(crawl, new), log.append)
+    async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
+        changes = Changes(crawl, root, lambda new: apply(crawl, new))
         control = Control(
             crawl,
             root,
@@ -68,12 +67,11 @@ async def daemon(root, **settings):
             settings=changes.settings,
             alive=vitals.alive,
             ready=vitals.ready,
-            log=log.append,
         )
         async with open_listener(config.listen, control.application()) as port, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(crawl.run())
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-                yield Daemon(crawl, control, port, session, log)
+                yield Daemon(crawl, control, port, session)
             crawl.drain("test")
             await running
 

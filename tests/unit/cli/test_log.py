@@ -8,37 +8,43 @@ import threading
 import pytest
 from support.pages import lease_of, page_of
 
-from crawler.cli.log import LINES_MAX, Log, LogFile
+from crawler.cli.log import LINES_MAX, CallHandler, Log, log_of_daemon
+from crawler.config.load import load
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Dropped, Retry, Unvisited
+from crawler.crawl.crawl import _log_visit
+
+logger = logging.getLogger("crawler.somewhere")
 
 
 def lines_of(level: str = "debug", form: str = "text", *, speak, stamped: bool = True) -> list[str]:
     written: list[str] = []
-    with Log(written.append, level=level, form=form, stamped=stamped) as log:
+    with Log(CallHandler(written.append), level=level, form=form, stamped=stamped) as log:
         speak(log)
     return written
 
 
 def test_json_lines_are_objects_with_time_level_and_event():
-    (line,) = lines_of(form="json", speak=lambda log: log('a "quoted"\nline'))
+    (line,) = lines_of(form="json", speak=lambda log: logger.info('a "quoted"\nline'))
     told = json.loads(line)
     assert told["event"] == 'a "quoted"\nline' and told["level"] == "info" and told["time"].endswith("Z")
-    assert "\n" not in line
+    assert set(told) == {"time", "level", "event"} and "\n" not in line
 
 
 def test_text_lines_say_it_plainly_and_cannot_steer_a_terminal():
-    (line,) = lines_of(speak=lambda log: log("evil \x1b]0;x\x07 name"), stamped=False)
+    (line,) = lines_of(speak=lambda log: logger.info("evil %s name", "\x1b]0;x\x07"), stamped=False)
     assert line == "evil ?]0;x? name"
-    (line,) = lines_of(speak=lambda log: log("hello"))
+    (line,) = lines_of(speak=lambda log: logger.info("hello"))
     assert line.endswith("Z hello")
+    (line,) = lines_of(speak=lambda log: logger.warning("it is late"), stamped=False)
+    assert line == "warning: it is late"
 
 
-@pytest.mark.parametrize(("level", "count"), [("debug", 2), ("info", 2), ("warning", 1), ("error", 1)])
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_levels_leave_out_what_was_not_asked_for(level, count):
     def speak(log: Log) -> None:
-        log("something happened")
-        log("something broke", "error")
+        for severity in ("debug", "info", "warning", "error"):
+            getattr(logger, severity)("something happened")
 
     assert len(lines_of(level, speak=speak)) == count
 
@@ -48,10 +54,13 @@ def test_a_visit_is_one_line_and_a_lease_given_back_is_none(tmp_path):
     lease = lease_of(page)
 
     def speak(log: Log) -> None:
-        log.visit(lease, Done(page, "ok"))
-        log.visit(lease, Retry("timeout", "read_timeout", after=2.5))
-        log.visit(lease, Dropped("robots_denied", "rule"))
-        log.visit(lease, Unvisited())
+        for outcome in (
+            Done(page, "ok"),
+            Retry("timeout", "read_timeout", after=2.5),
+            Dropped("robots_denied", "rule"),
+            Unvisited(),
+        ):
+            _log_visit(lease, outcome)
 
     done, retry, dropped = (json.loads(line) for line in lines_of(form="json", speak=speak))
     assert (done["outcome"], done["url"], done["status"], done["bytes"]) == ("ok", "http://a.example/b", 200, page.bytes_wire)
@@ -67,14 +76,14 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_what_was_lost_is_told()
         gate.wait(30)
         written.append(line)
 
-    with Log(slow, level="info", form="text", stamped=False) as log:
+    with Log(CallHandler(slow), level="info", form="text", stamped=False) as log:
         for number in range(LINES_MAX * 2):
-            log(f"line {number}")
+            logger.info("line %d", number)
         assert LINES_MAX - 1 <= log.dropped <= LINES_MAX
         gate.set()
     assert len(written) + log.dropped == LINES_MAX * 2 + 1
     assert [line for line in written if "were not logged" in line] == [
-        f"{log.dropped} lines were not logged: nobody read them fast enough, or they could not be written"
+        f"error: {log.dropped} lines were not logged: nobody read them fast enough, or they could not be written"
     ]
 
 
@@ -82,8 +91,8 @@ def test_a_reader_that_never_reads_does_not_keep_the_process(monkeypatch):
     monkeypatch.setattr("crawler.cli.log.CLOSE_S", 0.05)
     never = threading.Event()
     stream = io.StringIO()
-    with Log(lambda line: (never.wait(30), stream.write(line)), level="info", form="text") as log:
-        log("hello")
+    with Log(CallHandler(lambda line: (never.wait(30), stream.write(line))), level="info", form="text"):
+        logger.info("hello")
     assert stream.getvalue() == ""
     never.set()
 
@@ -97,21 +106,21 @@ def test_what_cannot_be_written_is_counted_and_told_once_it_can():
             raise OSError(28, "No space left on device")
         written.append(line)
 
-    with Log(failing, level="info", form="text", stamped=False) as log:
-        log("lost")
+    with Log(CallHandler(failing), level="info", form="text", stamped=False) as log:
+        logger.info("lost")
         while not log.dropped:
             threading.Event().wait(0.01)
         broken.clear()
-        log("through")
-    assert written == ["through", "1 lines were not logged: nobody read them fast enough, or they could not be written"]
+        logger.info("through")
+    assert written == ["through", "error: 1 lines were not logged: nobody read them fast enough, or they could not be written"]
 
 
 def test_the_level_can_be_changed():
     def speak(log: Log) -> None:
         log.change("error")
-        log("left out")
+        logger.info("left out")
         log.change("debug")
-        log("told", "debug")
+        logger.debug("told")
 
     assert lines_of("info", speak=speak, stamped=False) == ["told"]
 
@@ -127,7 +136,7 @@ def test_what_libraries_log_comes_along_while_it_is_open(form):
 
     (line,) = lines_of(form=form, speak=speak, stamped=False)
     if form == "text":
-        assert line.startswith("it is broken logger=some.library\nTraceback") and line.endswith("KeyError: 'x'")
+        assert line.startswith("error: it is broken logger=some.library\nTraceback") and line.endswith("KeyError: 'x'")
     else:
         told = json.loads(line)
         assert (told["level"], told["event"], told["logger"]) == ("error", "it is broken", "some.library")
@@ -135,16 +144,32 @@ def test_what_libraries_log_comes_along_while_it_is_open(form):
     assert not [each for each in logging.getLogger().handlers if type(each).__module__ == "crawler.cli.log"]
 
 
-def test_a_file_that_was_renamed_is_opened_anew_when_that_is_asked_for(tmp_path):
-    path = tmp_path / "crawler.log"
-    file = LogFile(str(path))
-    file("one")
-    path.rename(tmp_path / "crawler.log.1")
-    file("two")
-    file.reopen()
-    file("three \udcff")
-    file.close()
-    assert (tmp_path / "crawler.log.1").read_text() == "one\ntwo\n"
-    assert path.read_text() == "three \\udcff\n"
+def test_a_file_that_was_renamed_or_has_gone_is_opened_anew(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path = folder / "crawler.log"
+
+    def until(is_so) -> None:
+        while not is_so():
+            threading.Event().wait(0.005)
+
+    with log_of_daemon(load({"log_file": str(path), "log_format": "text"}).config) as log:
+        logger.info("one")
+        until(lambda: path.read_text())
+        path.rename(tmp_path / "crawler.log.1")
+        folder.rmdir()
+        logger.info("lost: there is no folder")
+        until(lambda: log.dropped)
+        folder.mkdir()
+        logger.info("two")
+    assert (tmp_path / "crawler.log.1").read_text().endswith("Z one\n")
+    first, second = path.read_text().splitlines()
+    assert first.endswith("Z two") and "1 lines were not logged" in second
     with pytest.raises(ConfigError, match=r"log_file .*: Is a directory"):
-        LogFile(str(tmp_path))
+        log_of_daemon(load({"log_file": str(tmp_path)}).config)
+
+
+def test_a_log_that_nobody_configured_says_nothing_below_a_warning(capfd):
+    """Whoever uses the package from Python configures logging himself."""
+    logging.getLogger("crawler.crawl").info("hello")
+    assert capfd.readouterr() == ("", "")

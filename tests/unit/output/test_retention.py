@@ -1,6 +1,7 @@
 """What is no longer kept: by age and bytes, or because an operator moved it. Never before the store knows."""
 
 import json
+import logging
 import os
 import shutil
 
@@ -106,7 +107,7 @@ class Directory:
     """Files and marks, and a commit that may fail."""
 
     def __init__(self, root, marks, **limits):
-        self.root, self.marks, self.said, self.broken = root, marks, [], None
+        self.root, self.marks, self.broken = root, marks, None
         for name in ("warc", "index", "results"):
             (root / name).mkdir()
         for file, mark in marks.items():
@@ -118,7 +119,6 @@ class Directory:
             marks=self.ask,
             retire=self.retire,
             wall=lambda: 100.0,
-            log=self.said.append,
         )
 
     async def ask(self):
@@ -138,16 +138,17 @@ class Directory:
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
 
 
-async def test_the_mark_comes_first_then_the_file_goes_then_the_mark(tmp_path):
+async def test_the_mark_comes_first_then_the_file_goes_then_the_mark(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     crawl = Directory(tmp_path, marks_of(3), bytes_max=220)
     await crawl.retention.look()
     assert crawl.names() == sorted([warc(1), index(1), warc(2), index(2)])
     assert crawl.marks[warc(0)] == Mark(100, True, True)
-    assert crawl.said == [f"retired and deleted 2 files, 0 MiB, from {warc(0)} on"]
+    assert caplog.messages == [f"retired and deleted 2 files, 0 MiB, from {warc(0)} on"]
     await crawl.retention.look()
     assert crawl.marks.keys() == {warc(1), index(1), warc(2), index(2)}
     await crawl.retention.look()
-    assert len(crawl.said) == 1
+    assert len(caplog.messages) == 1
 
 
 async def test_a_failed_commit_deletes_nothing(tmp_path):
@@ -165,7 +166,8 @@ async def test_what_a_kill_left_retired_is_deleted(tmp_path):
     assert not (tmp_path / warc(0)).exists() and not (tmp_path / index(0)).exists()
 
 
-async def test_what_an_operator_moved_is_told_once_and_is_his_when_it_comes_back(tmp_path):
+async def test_what_an_operator_moved_is_told_once_and_is_his_when_it_comes_back(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     crawl = Directory(tmp_path, marks_of(3, 2))
     for file in (warc(0), rows(0)):
         (tmp_path / file).rename(tmp_path / "away")
@@ -173,7 +175,7 @@ async def test_what_an_operator_moved_is_told_once_and_is_his_when_it_comes_back
         await crawl.retention.look()
         (tmp_path / "away").rename(tmp_path / file)
     await crawl.retention.look()
-    assert crawl.said == [
+    assert caplog.messages == [
         f"{index(0)}: moved or deleted while the crawl runs: retired",
         f"{warc(0)}: moved or deleted while the crawl runs: retired",
         f"{rows(0)}: moved or deleted while the crawl runs: retired",
