@@ -15,8 +15,11 @@ WAITS: Final = {
     "frontier": "nothing: there is no URL left to visit",
     "memory": "memory",
     "disk": "the disk",
-    "network": "the network: ours is down, or the crawl-wide rate rules",
+    "descriptors": "file descriptors: the process may open no more",
+    "rate": "the crawl-wide rate or bandwidth",
+    "network": "the network: ours is down",
     "parser": "the parsers",
+    "operator": "you: the crawl is paused",
 }
 _WIDTH: Final = 12
 

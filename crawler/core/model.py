@@ -7,6 +7,7 @@ what keeps an older store readable.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -193,9 +194,33 @@ Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
 
 State: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
 
-WaitsFor: TypeAlias = Literal["politeness", "frontier", "memory", "disk", "network", "parser", "nothing"]
-"""What most of the idle workers wait for. frontier: there is no URL to visit · network: ours is down, or the crawl-wide
-rate rules · nothing: they are all busy."""
+WaitsFor: TypeAlias = Literal[
+    "politeness", "frontier", "memory", "descriptors", "rate", "disk", "network", "parser", "operator", "nothing"
+]
+"""What most of the workers wait for. frontier: there is no URL to visit · descriptors: the process may open no more · rate:
+the crawl-wide ceiling of requests or bytes · disk: it is full, failing, or commits take long · network: ours is down ·
+operator: a person has paused the crawl · nothing: they are all busy."""
+
+
+class Pause(StrEnum):
+    """Why nothing is dealt; several may hold at a time."""
+
+    USER = "user"
+    DISK = "disk"
+    """A write failed: everything is being cut back to the last commit."""
+    DISK_LOW = "disk_low"
+    MEMORY = "memory"
+    OFFLINE = "offline"
+
+
+class Limiter(StrEnum):
+    """What allows fewer visits at a time than there are workers."""
+
+    MEMORY = "memory"
+    DESCRIPTORS = "descriptors"
+    """Of RLIMIT_NOFILE."""
+    SCARCE = "scarce"
+    """The machine has just had none to give (EMFILE, ENFILE, ENOBUFS, ENOMEM)."""
 
 
 class LongestHost(Struct, frozen=True):

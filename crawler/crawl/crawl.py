@@ -9,34 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.config.hosts import HostRules
-from crawler.config.sections import Config
+from crawler.config import Config, HostRules
+from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
+from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import NO_FAILURE, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
 from crawler.crawl.expand import Expander
-from crawler.crawl.failing_hosts import Tally
+from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.status import snapshot_of
 from crawler.crawl.thread_iter import Lazily
 from crawler.fetch import Fetcher
-from crawler.frontier.pump import Frontier
-from crawler.frontier.store import Admitted, Store
+from crawler.frontier import Store
+from crawler.frontier.pump import Pump
+from crawler.output.journal import Journal
 from crawler.output.retention import Retention
+from crawler.parse.pool import Parser
 from crawler.parse.seeds import Chunk
 from crawler.policy.judge import Judge
+from crawler.policy.politeness import Rests
 from crawler.policy.robots_gate import RobotsDesk
-from crawler.resources.disk import Trouble
-from crawler.resources.memory_budget import Budget, Reservation, weight
-from crawler.resources.memory_governor import Memory
+from crawler.resources.disk import Disk
+from crawler.resources.memory_budget import Reservation, weight
+from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
 
+NETWORK_EVERY_S: Final = 0.5
+SERVE_BACKOFF_MAX_S: Final = 3600.0
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
 
@@ -44,69 +50,70 @@ GRACE_FOR_COMMIT_S: Final = 1.0
 logger: Final = logging.getLogger(__name__)
 
 
-class Parts(Struct, frozen=True):
-    """What a crawl is made of; put together by ``crawler.crawl.wiring.open_crawl``."""
-
-    config: Config
-    clock: Clock
-    frontier: Frontier
-    fetcher: Fetcher
-    judge: Judge
-    trouble: Trouble
-    seeds: Iterator[Chunk]
-    store: Store
-    hosts: HostRules
-    roll: Callable[[], None]
-    """Close the archive's and the results' open files with the next commit."""
-    expander: Expander
-    metrics: Metrics
-    written_bytes: Callable[[], int]
-    """Added to files since the crawl was opened."""
-    patience_s: float
-    """How long a disk or a network may be missing before the crawl gives up."""
-    budget: Budget
-    children: Callable[[], Iterable[int]]
-    """Process ids of the parsers."""
-    caches: tuple[Callable[[], None], ...]
-    """Each empties one."""
-    restart_parsers: Callable[[], None]
-    retention: Retention
-    keeps: Callable[[str], bool]
-    """Whether a file of the archive is there."""
-    desk: RobotsDesk | None = None
-
-
 class Crawl:
-    """A running crawl over its parts. ``run`` returns when nothing is left to do, or after ``drain``."""
+    """A running crawl over its parts. ``run`` returns when nothing is left to do, or after ``drain``.
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.config = parts.config
-        self.frontier = parts.frontier
-        self.frontier.visits_left = parts.config.max_pages or None
-        self.failing = Tally()
-        self.frontier.unfetched = self.failing.add
-        self.network = Network(
-            parts.frontier,
-            self._settle,
-            parts.fetcher.reaches,
-            clock=parts.clock.now,
-            patience_s=parts.patience_s,
-        )
+    Put together by ``crawler.crawl.wiring.open_crawl``; ``root`` is the crawl's directory."""
+
+    def __init__(
+        self,
+        config: Config,
+        root: Path,
+        *,
+        clock: Clock,
+        store: Store,
+        pump: Pump,
+        hosts: HostRules,
+        politeness: Rests,
+        robots: RobotsDesk | None,
+        fetcher: Fetcher,
+        parser: Parser | None,
+        expander: Expander,
+        judge: Judge,
+        journal: Journal,
+        retention: Retention,
+        seeds: Iterator[Chunk],
+        memory: MemoryGovernor,
+        disk: Disk,
+        network: Network,
+        metrics: Metrics,
+        failing_hosts: FailingHosts,
+    ) -> None:
+        self.config = config
+        self.root = root
+        self.clock = clock
+        self.store = store
+        self.pump = pump
+        self.frontier = pump.frontier
+        self.hosts = hosts
+        self.robots = robots
+        self.fetcher = fetcher
+        self.parser = parser
+        self.journal = journal
+        self.retention = retention
+        self.memory = memory
+        self.disk = disk
+        self.metrics = metrics
+        self.failing_hosts = failing_hosts
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
-        self.memory = Memory(
-            parts.budget,
-            parts.frontier,
-            children=parts.children,
-            empty=parts.caches,
-            restart_parsers=parts.restart_parsers,
-            clock=parts.clock.now,
-        )
+        self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
         self._drain = asyncio.Event()
-        self._pages = 0
         self._body_bytes = 0
+
+    def reconfigure(self, config: Config) -> None:
+        """From now on these settings hold, as far as they may change while a crawl runs."""
+        self.config = config
+        self.hosts.change(config)
+        self.fetcher.change(config, config.host)
+        backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
+        self._judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
+        self._politeness.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
+        self.disk.change(min_free_bytes=config.min_free_disk)
+        self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
+        if self.robots is not None:
+            self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
@@ -122,12 +129,12 @@ class Crawl:
     async def run(self) -> None:
         """Until nothing is left or a drain is over. Raises StorageError, ConfigError (a list that cannot be read)."""
         async with asyncio.TaskGroup() as tasks:
-            pump = tasks.create_task(self.frontier.pump(), name="pump")
+            pump = tasks.create_task(self.pump.run(self.disk.recover, (self._committed,)), name="pump")
             helpers = [
-                tasks.create_task(self.parts.trouble.watch(), name="disk"),
-                tasks.create_task(self.network.watch(), name="network"),
+                tasks.create_task(self.disk.watch(), name="disk"),
+                tasks.create_task(self._watch_network(), name="network"),
                 tasks.create_task(self.memory.run(), name="memory"),
-                tasks.create_task(self.parts.retention.run(), name="retention"),
+                tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
             ]
             if self.config.max_time:
@@ -137,10 +144,24 @@ class Crawl:
             await asyncio.wait(workers)
             for helper in helpers:
                 helper.cancel()
-            self.network.flush()
-            self.parts.roll()
-            self.frontier.end()
+            for lease, outcome in self._network.flush():
+                self._settle(lease, outcome)
+            self.journal.roll()
+            self.pump.end()
             await pump
+
+    def _committed(self, seconds: float) -> None:
+        """After each commit: whatever kept the disk from being written has passed."""
+        self.disk.committed()
+        self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.done)
+
+    async def _watch_network(self) -> None:
+        """Settle what has been held long enough; while offline, try now and then whether anybody answers."""
+        while True:
+            await asyncio.sleep(NETWORK_EVERY_S)
+            for lease, outcome in self._network.tick():
+                self._settle(lease, outcome)
+            await self._network.probe()
 
     async def _stop_in(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -154,7 +175,7 @@ class Crawl:
 
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them."""
-        async for chunk in Lazily(self.parts.seeds):
+        async for chunk in Lazily(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position))
         self.frontier.seeds_ended()
 
@@ -176,14 +197,15 @@ class Crawl:
             outcome = await self.visit(lease)
         except StorageError as error:
             self._settle(lease, Unvisited())
-            await self.parts.trouble.visit_failed(error, self.frontier.out_count)
+            await self.disk.visit_failed(error, self.frontier.out_count)
         except BaseException:
             self._settle(lease, Unvisited())
             if not self.memory.gave_up(worker):
                 raise
         else:
-            self.parts.trouble.visit_worked(self.config.workers)
-            self.network.ended(lease, outcome)
+            self.disk.visit_worked(self.config.workers)
+            for ended, judged in self._network.observe(lease, outcome):
+                self._settle(ended, judged)
         finally:
             self.memory.ended(worker)
 
@@ -191,18 +213,18 @@ class Crawl:
         """The whole life of one link that robots.txt allows, between lease and outcome."""
         async with self.memory.budget.visit() as room:
             try:
-                page = await self.parts.fetcher.fetch(self._as_kept(lease))
+                page = await self.fetcher.fetch(self._as_kept(lease))
             except FetchError as error:
-                return self.parts.judge.error(lease, error)
+                return self._judge.error(lease, error)
             try:
-                self.parts.metrics.answered(page)
+                self.metrics.answered(page)
                 room.received(page.body.memory_bytes)
-                outcome = self.parts.judge.page(lease, page, self.parts.clock.wall())
+                outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()
                     return outcome
                 if lease.link.kind != "robots":
-                    outcome = await self.parts.expander.expand(lease.link, outcome, room)
+                    outcome = await self._expander.expand(lease.link, outcome, room)
                 self._reserved[id(lease)] = await room.outcome(weight(outcome))
                 return outcome
             except BaseException:
@@ -212,14 +234,14 @@ class Crawl:
     def _as_kept(self, lease: Lease) -> Lease:
         """Where the earlier body was retired, "not modified" would be no answer."""
         earlier = lease.known.archive if lease.known is not None else None
-        return lease if earlier is None or self.parts.keeps(earlier.file) else replace(lease, known=None)
+        return lease if earlier is None or is_there(self.root / earlier.file) else replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
-        desk = self.parts.desk
-        if desk is None:
+        robots = self.robots
+        if robots is None:
             return None
         try:
-            refused = desk.refuses(link)
+            refused = robots.refuses(link)
         except KeyError:
             return Unvisited()
         return Dropped(*refused) if refused else None
@@ -229,7 +251,7 @@ class Crawl:
             self._settle_robots(lease, outcome)
         else:
             self.frontier.settle(lease, outcome, self._release_of(lease))
-        self.parts.metrics.visited(lease.link.kind, outcome)
+        self.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
         if logger.isEnabledFor(logging.DEBUG):
             _log_visit(lease, outcome)
@@ -240,32 +262,30 @@ class Crawl:
 
     def _settle_robots(self, lease: Lease, outcome: Outcome) -> None:
         """Robots rules are learned with the visit; a redirect goes on as the next link of its host, or by its queue."""
-        desk = self.parts.desk
-        assert desk is not None
-        onward = desk.onward(lease.link, outcome)
-        learned = [] if onward else desk.learn(lease.link, outcome)
+        robots = self.robots
+        assert robots is not None
+        onward = robots.onward(lease.link, outcome)
+        learned = [] if onward else robots.learn(lease.link, outcome)
         is_queued = onward is not None and not self.frontier.put_robots(onward)
         if isinstance(outcome, Done):
             if onward is not None and is_queued:
                 outlinks: tuple[Link, ...] = (onward,)
             else:
                 home = lease.link.via
-                found = [self.parts.expander.sitemaps(origin, desk.sitemaps(origin), home) for origin, _ in learned]
+                found = [self._expander.sitemaps(origin, robots.sitemaps(origin), home) for origin, _ in learned]
                 outlinks = tuple(link for links in found for link in links)
-            outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, desk.delay(lease.link)))
+            outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, robots.delay(lease.link)))
         self.frontier.settle(lease, outcome, self._release_of(lease))
         self.frontier.rules_learned(learned)
 
     def _count(self, lease: Lease, outcome: Outcome) -> None:
         if isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
-            self.failing.add(lease.link.host)
+            self.failing_hosts.add(lease.link.host)
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if lease.link.kind != "robots" and self.frontier.visits_left is not None:
-            self.frontier.visits_left -= 1
-            if not self.frontier.visits_left:
-                self.drain("max_pages")
+        if lease.link.kind != "robots" and self.frontier.page_fetched():
+            self.drain("max_pages")
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")
 

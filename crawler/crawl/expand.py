@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from crawler.config.sections import Config
 from crawler.core import urls
+from crawler.core.batch import Admitted
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Link
 from crawler.core.page import Body, Page
-from crawler.frontier.store import Admitted
 from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options, Packed, decode_part
 from crawler.parse.microsyntax import robots_tag, text
 from crawler.parse.pool import Fault, Parser

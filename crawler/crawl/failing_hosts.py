@@ -7,7 +7,7 @@ from typing import Final
 HOSTS_MAX: Final = 1000
 
 
-class Tally:
+class FailingHosts:
     """Counts per host for at most HOSTS_MAX hosts: the space-saving sketch of Metwally et al., so a count is never too
     low, and a host counted more than 1/HOSTS_MAX of all times is always there."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from crawler.core.model import LongestHost, Snapshot, State, WaitsFor
+from crawler.core.model import LongestHost, Pause, Snapshot, State, WaitsFor
 
 if TYPE_CHECKING:
     from crawler.crawl.crawl import Crawl
-    from crawler.frontier.pump import Frontier
+    from crawler.frontier.frontier import Frontier
 
 FAILING_HOSTS: Final = 10
-PAUSED_BY: Final[dict[str, WaitsFor]] = {"disk": "disk", "disk_low": "disk", "memory": "memory", "offline": "network"}
 
 
 def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
@@ -21,7 +20,7 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
     return Snapshot(
         at=time.monotonic(),
         state=state or _state(frontier),
-        waits_for=_waits_for(frontier),
+        waits_for=_waits_for(crawl),
         reading=frontier.seeding,
         known=counts.known,
         waiting=counts.waiting,
@@ -33,31 +32,38 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
         refused=counts.refused,
         lines=counts.lines,
         longest_host=_longest_host(crawl),
-        failing_hosts=crawl.failing.top(FAILING_HOSTS),
+        failing_hosts=crawl.failing_hosts.top(FAILING_HOSTS),
     )
 
 
 def _state(frontier: Frontier) -> State:
     if frontier.draining:
         return "draining"
-    return "offline" if "offline" in frontier.pauses else "paused" if frontier.pauses else "running"
+    return "offline" if Pause.OFFLINE in frontier.pauses else "paused" if frontier.pauses else "running"
 
 
-def _waits_for(frontier: Frontier) -> WaitsFor:
-    for pause, what in PAUSED_BY.items():
-        if pause in frontier.pauses:
-            return what
-    if not frontier.idle_count:
-        return "nothing"
-    if frontier.is_backed_up:
-        return "disk"
-    return "politeness" if frontier.bench.waiting or frontier.counts.waiting + frontier.counts.retrying else "frontier"
+def _waits_for(crawl: Crawl) -> WaitsFor:
+    """What most of the workers wait for. Two cases:
+
+    1. Of the visits out, half or more are held up inside: by the crawl-wide rate, for a parser, or for room in memory. That
+       is the bottleneck, whatever the idle workers are short of.
+    2. Otherwise, what the frontier says: why it dealt nothing to the workers that asked in vain."""
+    frontier, parser = crawl.frontier, crawl.parser
+    held_up: dict[WaitsFor, int] = {
+        "rate": crawl.fetcher.stats().waiting_for_rate,
+        "parser": parser.stats().documents_waiting if parser is not None else 0,
+        "memory": crawl.memory.budget.waiting_count,
+    }
+    most = max(held_up, key=held_up.__getitem__)
+    if held_up[most] and held_up[most] * 2 >= frontier.out_count:
+        return most
+    return frontier.waits_for if frontier.idle_count else "nothing"
 
 
 def _longest_host(crawl: Crawl) -> LongestHost | None:
-    longest = crawl.parts.store.longest(1)
+    longest = crawl.store.longest(1)
     if not longest:
         return None
     host, waiting = longest[0]
-    hosts = crawl.parts.hosts
+    hosts = crawl.hosts
     return LongestHost(host, waiting, hosts.delay(host), hosts.per_host(host))

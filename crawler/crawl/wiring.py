@@ -12,32 +12,28 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from crawler.config.hosts import HostRules
-from crawler.config.sections import Config
+from crawler.config import Config, HostRules
 from crawler.core import urls
 from crawler.core.clock import Clock
-from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError, StorageError
-from crawler.core.model import Known, Link, Mark
+from crawler.core.model import Limiter, Link
 from crawler.core.version import __version__
-from crawler.crawl.crawl import Crawl, Parts
+from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
 from crawler.crawl.expand import OUTLINKS, Expander
+from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.fetch import Fetcher, open_fetcher
-from crawler.frontier import open_store
-from crawler.frontier.committer import Journal
-from crawler.frontier.dealer import Desk
-from crawler.frontier.in_flight import Trace
-from crawler.frontier.pump import Frontier
-from crawler.frontier.store import Limits, Prepared, Store
+from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.in_flight import InFlight
+from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output.archive import open_archive
 from crawler.output.directory import open_directory
-from crawler.output.journal import Journal as Files
+from crawler.output.journal import Journal
 from crawler.output.results import Results
 from crawler.output.retention import Retention
 from crawler.parse import seeds
@@ -48,14 +44,13 @@ from crawler.policy.robots_cache import RulesCache
 from crawler.policy.robots_gate import RobotsDesk
 from crawler.policy.scope import RULES, Scope, domain_of
 from crawler.resources import cgroup
-from crawler.resources.disk import Trouble
+from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan, default_limit, divide
-from crawler.resources.network import HELD_MAX
-from crawler.service.health import Written
+from crawler.resources.network import HELD_MAX, Network
 
 RUN_BACKOFF_MAX_S: Final = 300.0
-SERVE_BACKOFF_MAX_S: Final = 3600.0
 
 
 logger: Final = logging.getLogger(__name__)
@@ -76,82 +71,92 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)
         clock = Clock(store.clock())
-        files = Files(open_archive(config, root), Results(root, config.roll_size))
-        stack.callback(files.close)
-        for name in files.rewind(store.marks()):
+        journal = Journal(open_archive(config, root), Results(root, config.roll_size))
+        stack.callback(journal.close)
+        for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
-        written = Written(store.marks())
-        trace = _open_trace(root, config.workers + HELD_MAX, store) if config.store == "embedded" else None
-        if trace is not None:
-            stack.callback(trace.close)
-        desk = _open_desk(config, hosts, clock, plan.accounts["robots"])
+        in_flight = _open_in_flight(root, config.workers + HELD_MAX, store) if config.store == "embedded" else None
+        robots = _open_robots(config, hosts, clock, plan.accounts["robots"])
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
-        trouble = Trouble(root, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now)
-        frontier = Frontier(
+        politeness = Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures)
+        failing_hosts = FailingHosts()
+        pump = Pump(
             store,
             Workbench(hosts.per_host, _group_of(config)),
-            Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures),
-            Journal(_write(files, written), files.committed, files.rewind),
-            recover=trouble.recover,
+            politeness,
+            journal,
             clock=clock.now,
             wall=clock.wall,
             links_max=plan.bench_links_max,
-            trace=trace,
-            desk=_asked_by_the_pump(desk),
+            in_flight=in_flight,
+            robots=robots,
+            visits_max=config.max_pages or None,
+            on_unfetched=failing_hosts.add,
             endless=endless,
         )
-        stack.callback(frontier.close)
-        trouble.frontier = frontier
+        stack.callback(pump.close)
+        frontier = pump.frontier
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
-        fetching = open_fetcher(
-            config,
-            tmp=root / "tmp",
-            decode_body=config.archive == "files",
-            hosts=config.host,
-            per_host=config.per_host,
-            names_max=plan.dns_names_max,
-            idle_bytes_max=plan.accounts["idle"],
-        )
-        async with fetching as fetcher, _open_parser(config, plan) as parser:
-            frontier.ceilings["descriptors"] = fetcher.concurrency_max
-            chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
+        async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
+            frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             expander = Expander(config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit)
-            metrics = _open_metrics(frontier, expander)
-            _measure(budget, store, frontier, fetcher, desk, parser)
-            retention = Retention(
-                root,
-                age_s=config.retain_age,
-                bytes_max=config.retain_bytes,
-                marks=lambda: frontier.ask(store.marks),
-                retire=frontier.retire,
-                wall=time.time,
-            )
+            metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
+            metrics.opened(frontier.counts.known, frontier.counts.done)
+            expander.parsed = metrics.parsed
+            _measure(budget, store, pump, fetcher, robots, parser)
             yield Crawl(
-                Parts(
-                    config=config,
-                    clock=clock,
-                    frontier=frontier,
-                    fetcher=fetcher,
-                    judge=_judge(config, rules, backoff_max_s, _rest(hosts, desk)),
-                    trouble=trouble,
-                    seeds=chunks,
-                    store=store,
-                    hosts=hosts,
-                    roll=files.roll,
-                    expander=expander,
-                    metrics=metrics,
-                    written_bytes=lambda: written.bytes,
-                    patience_s=patience_s,
-                    budget=budget,
+                config,
+                root,
+                clock=clock,
+                store=store,
+                pump=pump,
+                hosts=hosts,
+                politeness=politeness,
+                robots=robots,
+                fetcher=fetcher,
+                parser=parser,
+                expander=expander,
+                judge=_judge(config, rules, backoff_max_s, _rest(hosts, robots)),
+                journal=journal,
+                retention=_retention(config, root, pump, store),
+                seeds=seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config)),
+                memory=MemoryGovernor(
+                    budget,
+                    frontier,
                     children=parser.pids if parser is not None else tuple,
-                    caches=(fetcher.forget, store.shed, *((desk.forget,) if desk is not None else ())),
+                    empty=(fetcher.forget, store.shed, *((robots.forget,) if robots is not None else ())),
                     restart_parsers=parser.restart if parser is not None else lambda: None,
-                    desk=desk,
-                    retention=retention,
-                    keeps=lambda file: is_there(root / file),
-                )
+                    clock=clock.now,
+                ),
+                disk=Disk(root, frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
+                network=Network(frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
+                metrics=metrics,
+                failing_hosts=failing_hosts,
             )
+
+
+def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.AbstractAsyncContextManager[Fetcher]:
+    return open_fetcher(
+        config,
+        tmp=root / "tmp",
+        decode_body=config.archive == "files",
+        hosts=config.host,
+        per_host=config.per_host,
+        names_max=plan.dns_names_max,
+        idle_bytes_max=plan.accounts["idle"],
+    )
+
+
+def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retention:
+    return Retention(
+        root,
+        age_s=config.retain_age,
+        bytes_max=config.retain_bytes,
+        marks=lambda: pump.ask(store.marks),
+        retire=pump.frontier.retire,
+        wall=time.time,
+    )
 
 
 def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
@@ -167,24 +172,16 @@ def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callab
 
 
 def _measure(
-    budget: Budget, store: Store, frontier: Frontier, fetcher: Fetcher, desk: RobotsDesk | None, parser: Parser | None
+    budget: Budget, store: Store, pump: Pump, fetcher: Fetcher, robots: RobotsDesk | None, parser: Parser | None
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
-    budget.measure("bench", lambda: frontier.bench.load * BENCH_LINK_BYTES)
-    budget.measure("robots", desk.memory_used if desk is not None else int)
+    budget.measure("bench", lambda: pump.frontier.bench.load * BENCH_LINK_BYTES)
+    budget.measure("robots", robots.memory_used if robots is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
-    budget.measure("write", lambda: frontier.uncommitted_body_bytes)
+    budget.measure("write", lambda: pump.uncommitted_body_bytes)
     budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
-
-
-def _open_metrics(frontier: Frontier, expander: Expander) -> Metrics:
-    metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
-    metrics.opened(frontier.counts.known, frontier.counts.done)
-    frontier.commit_seconds = lambda seconds: metrics.committed(seconds, frontier.counts.known, frontier.counts.done)
-    expander.parsed = metrics.parsed
-    return metrics
 
 
 @contextlib.asynccontextmanager
@@ -217,18 +214,18 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
     )
 
 
-def _open_trace(root: Path, slots: int, store: Store) -> Trace:
+def _open_in_flight(root: Path, slots: int, store: Store) -> InFlight:
     """The slots of the visits that are out; what an unclean end left there is suspected once more."""
     try:
-        trace = Trace(root / "frontier" / "out", slots)
+        in_flight = InFlight(root / "frontier" / "out", slots)
     except OSError as error:
         raise StorageError(f"{root}: {error.strerror}", errno=error.errno or 0) from error
-    if trace.crashed:
-        logger.warning("the last process crashed:\n%s", trace.crashed)
-    if trace.found:
+    if in_flight.crashed:
+        logger.warning("the last process crashed:\n%s", in_flight.crashed)
+    if in_flight.found:
         counts = store.suspects()
-        store.set_suspects({key: counts.get(key, 0) + 1 for key in trace.found})
-    return trace
+        store.set_suspects({key: counts.get(key, 0) + 1 for key in in_flight.found})
+    return in_flight
 
 
 def _own_stdin(config: Config) -> BinaryIO | None:
@@ -236,7 +233,7 @@ def _own_stdin(config: Config) -> BinaryIO | None:
     return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
 
 
-def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
+def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
     if not config.robots and not config.sitemaps and not any(table.robots for table in config.host):
         return None
     return RobotsDesk(
@@ -249,17 +246,11 @@ def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -
     )
 
 
-def _asked_by_the_pump(desk: RobotsDesk | None) -> Desk | None:
-    if desk is None:
-        return None
-    return Desk(desk.ready, desk.link, desk.load, desk.learn, desk.delay)
-
-
-def _rest(hosts: HostRules, desk: RobotsDesk | None) -> Callable[[Link, float], float]:
+def _rest(hosts: HostRules, robots: RobotsDesk | None) -> Callable[[Link, float], float]:
     """The pause a host wishes after a visit: its delay, its Crawl-delay, or as long as it needed to begin its answer."""
 
     def rest(link: Link, first_byte_s: float) -> float:
-        asked = desk.delay(link) if desk is not None else 0.0
+        asked = robots.delay(link) if robots is not None else 0.0
         return max(hosts.delay(link.host), asked, hosts.factor * first_byte_s)
 
     return rest
@@ -269,13 +260,3 @@ def _group_of(config: Config) -> Callable[[str], str | None]:
     if config.politeness_by == "host":
         return lambda host: None
     return domain_of
-
-
-def _write(files: Files, written: Written) -> Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]:
-    def write(prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
-        known = files.append(prepared)
-        marks = files.sync()
-        written.add(marks)
-        return known, marks
-
-    return write

@@ -53,6 +53,8 @@ class FetchStats(Struct, frozen=True):
     """Gauge: received of bodies that are not whole yet."""
     idle_bytes: int = 0
     """Gauge: memory that idle connections take."""
+    waiting_for_rate: int = 0
+    """Gauge: fetches that the crawl-wide rate or bandwidth holds up."""
 
 
 class Fetcher:
@@ -88,6 +90,7 @@ class Fetcher:
 
     def pace(self, rate: float, bandwidth: float) -> None:
         """From now on: requests per second and bytes per second over the whole crawl; 0 means no limit."""
+        self._paced_count = 0
         self._request_limit = _limiter(rate)
         self._byte_limit = _limiter(bandwidth / QUANTUM_BYTES)
 
@@ -109,6 +112,7 @@ class Fetcher:
             self._bytes_decoded,
             sum(body.size for body in self._bodies),
             connected.idle_bytes,
+            self._paced_count,
         )
 
     @property
@@ -146,7 +150,7 @@ class Fetcher:
         self._in_flight += 1
         try:
             if self._request_limit is not None:
-                await self._request_limit.acquire()
+                await self._paced(self._request_limit)
             link = lease.link
             method = "GET" if link.kind in ("robots", "sitemap") else self._config.method
             request = request_of(method, link.url, self._profile_of(link.host), conditions(lease))
@@ -238,10 +242,17 @@ class Fetcher:
             self._owed_bytes -= QUANTUM_BYTES
             deadline.hold()
             try:
-                await limit.acquire()
+                await self._paced(limit)
             finally:
                 waited += deadline.go_on()
         return waited
+
+    async def _paced(self, limit: AsyncLimiter) -> None:
+        self._paced_count += 1
+        try:
+            await limit.acquire()
+        finally:
+            self._paced_count -= 1
 
     def _check_literal(self, host: str) -> None:
         """Behind a proxy no socket is made for the URL's own address, but one written in the URL is known here already."""

@@ -11,8 +11,9 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict
 from crawler.core.model import Done, Known, Link, Outcome, Retry
-from crawler.frontier.store import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Limits
+from crawler.frontier.store import Limits
 
 K = TypeVar("K", bound=Hashable)
 
@@ -33,7 +34,7 @@ class Ask(Struct, Generic[K], frozen=True):
 
 
 class Judged(Struct, Generic[K]):
-    fresh: list[int]
+    fresh: list[Verdict]
     """As in ``Prepared``."""
     depths: dict[K, int]
     """Least depth of every URL that is new, or that was found nearer than before."""
@@ -85,7 +86,7 @@ def judge(links: Sequence[Link], keys: Sequence[K], known: dict[K, int], limits:
         worth = ask.fruitful(nearer) if nearer else set()
     unknown = [link for link, key in zip(links, keys, strict=True) if key not in known and not is_aside(link)]
     rules = _Rules(unknown, limits, ask)
-    fresh: list[int] = []
+    fresh: list[Verdict] = []
     depths: dict[K, int] = {}
     for link, key in zip(links, keys, strict=True):
         depth = known.get(key)
@@ -118,7 +119,7 @@ class _Rules:
         if self._queries_max and (paths := {link.url.partition("?")[0] for link in links if "?" in link.url}):
             self._queries = ask.queries(paths)
 
-    def verdict(self, link: Link) -> int:
+    def verdict(self, link: Link) -> Verdict:
         bounded = link.kind in _BOUNDED_KINDS
         if self._pages_max and bounded and self._admitted.get(link.host, 0) >= self._pages_max:
             return HOST_BUDGET

@@ -1,4 +1,4 @@
-"""The batch that is collecting: bounded in outcomes, links and bytes, and what becomes of it when it closes.
+"""The batch that collects, bounded in outcomes, links and bytes, and the one that is being committed.
 
 The law: a batch is committed whole or, after a failed write, its admissions are put before the next batch's, in order.
 """
@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from crawler.core.batch import Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Link, Mark
-from crawler.frontier.store import Admitted, Batch, HostRest, Settled
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
@@ -104,6 +104,92 @@ class OpenBatch:
         for future in self._committed:
             if not future.done():
                 future.set_result(None)
+
+
+class Collector:
+    """The open batch, the one that closes, and when the next commit is due: at once if the open one is full or urgent."""
+
+    def __init__(self) -> None:
+        self.open = OpenBatch()
+        self.closing: OpenBatch | None = None
+        self._begun: list[float] = []  # when the oldest of the batch that closes, and of the open one, came
+        self._dirty, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @property
+    def is_backed_up(self) -> bool:
+        """One batch is being committed and the next is full: nothing more may be visited."""
+        return self.closing is not None and self.open.is_full()
+
+    @property
+    def body_bytes(self) -> int:
+        """Of bodies on their way into the archive."""
+        return self.open.body_bytes + (self.closing.body_bytes if self.closing is not None else 0)
+
+    def uncommitted_s(self, now: float) -> float:
+        """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""
+        return now - self._begun[0] if self._begun else 0.0
+
+    def given_up(self, host: str) -> tuple[str, str] | None:
+        """(outcome, reason) if a host was given up in a batch that is not committed yet: the store does not know."""
+        for batch in (self.open, self.closing):
+            if batch is not None and (rest := batch.hosts.get(host)) is not None:
+                return rest.down
+        return None
+
+    def mark_dirty(self, now: float, urgent: bool = False) -> None:
+        """The open batch holds something to be committed, within a moment if it is urgent."""
+        if not self._dirty.is_set():
+            self._begun.append(now)
+            self._dirty.set()
+        if urgent or self.open.is_full():
+            self._full.set()
+
+    def hurry(self) -> None:
+        """Whatever there is to commit, do it soon."""
+        self._full.set()
+
+    async def room(self) -> None:
+        """Until the open batch has room."""
+        while self.open.is_full():
+            self._room.clear()
+            self._full.set()
+            await self._room.wait()
+
+    async def due(self, seconds: float) -> None:
+        """Until there is something to commit, and then until it is full, urgent or so old."""
+        await self._dirty.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._full.wait()
+        except TimeoutError:
+            pass
+
+    def close(self) -> OpenBatch:
+        """The batch to commit; another one collects from now on."""
+        batch, self.open = self.open, OpenBatch()
+        self.closing = batch
+        self._dirty.clear()
+        self._full.clear()
+        self._room.set()
+        return batch
+
+    def committed(self) -> None:
+        """The batch that closed is true."""
+        del self._begun[:1]
+        self.closing = None
+
+    def undo(self, batch: OpenBatch) -> None:
+        """It is not: what it still owes comes again with the next batch."""
+        self.open.prepend(batch)
+        del self._begun[1:]
+        self._dirty.set()
+        self.closing = None
+
+    def end(self) -> None:
+        """The open batch is the last: it is committed even if it is empty."""
+        self.open.is_last = True
+        self._dirty.set()
+        self._full.set()
 
 
 def _count(admitted: Admitted) -> int:

@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from msgspec import Struct
-
+from crawler.core.batch import Batch, Prepared
 from crawler.core.model import Known, Lease, Mark
-from crawler.frontier.store import Batch, Prepared, Store
+from crawler.frontier.store import Store
 
 T = TypeVar("T")
 
 
-class Journal(Struct, frozen=True):
-    """What writes the files of a batch: ``write`` appends and syncs it and gives (known, marks), ``written`` follows its
-    commit, ``unwrite`` cuts every file back to the given marks. All run in the writer thread."""
+class Journal(Protocol):
+    """What writes the files of a batch, in the writer thread. Every method may raise StorageError."""
 
-    write: Callable[[Prepared], tuple[Sequence[Known | None], Mapping[str, Mark]]]
-    written: Callable[[], None]
-    unwrite: Callable[[Mapping[str, Mark]], object]
+    def write(self, prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
+        """Append and sync a batch: what the store is to know of each settled link, and the marks of the files touched."""
+
+    def committed(self) -> None:
+        """The store has committed those marks."""
+
+    def rewind(self, marks: Mapping[str, Mark]) -> object:
+        """Cut every file back to these marks."""
 
 
 class Committer:
@@ -40,14 +43,14 @@ class Committer:
         prepared = await self.on_engine(self._store.prepare, batch)
         known, marks = await self._in(self._writer, self._journal.write, prepared)
         await self.on_engine(self._store.commit, prepared, known, marks)
-        await self._in(self._writer, self._journal.written)
+        await self._in(self._writer, self._journal.committed)
         return prepared
 
     async def rewind(self, claimed: Sequence[Lease]) -> None:
         """Back to the last commit, in store and files; ``claimed`` are still held. Raises StorageError: try again."""
         await self.on_engine(self._store.rewind, claimed)
         marks = await self.on_engine(self._store.marks)
-        await self._in(self._writer, self._journal.unwrite, marks)
+        await self._in(self._writer, self._journal.rewind, marks)
 
     async def on_engine(self, call: Callable[..., T], *args: object) -> T:
         """Run a store call in its thread."""

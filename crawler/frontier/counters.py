@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from heapq import nlargest
 from typing import Final
 
-from crawler.frontier.store import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Counts, Prepared
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared
+from crawler.frontier.store import Counts
 
 RETRYING: Final = 1
 """Flag of a waiting link: its last attempt failed."""

@@ -23,7 +23,7 @@ OUT_LONG_S: Final = 1.0
 SLOTS_MAX: Final = 200_000
 
 
-class Trace:
+class InFlight:
     """``enter(key) -> slot`` when a visit begins, ``leave(slot)`` when it ends. ``found`` holds the keys of the links that
     are suspected of an unclean end, ``crashed`` what the fault handler wrote then. Raises OSError."""
 
@@ -53,7 +53,7 @@ class Trace:
         SLOT.pack_into(self._map, BEAT.size + slot * SLOT.size, b"", 0.0)
         self._free.append(slot)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """We are alive."""
         BEAT.pack_into(self._map, 0, time.monotonic())
 

@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from crawler.core.batch import EXPAND, NEW, Batch, Prepared, Settled
 from crawler.core.model import Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key
 from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
 from crawler.frontier.counters import RECORDED, RULE_OF, Longest, Tally
 from crawler.frontier.memory_queues import Queues
-from crawler.frontier.store import CRASHES_MAX, EXPAND, NEW, Batch, Counts, Limits, Prepared, Settled
+from crawler.frontier.store import CRASHES_MAX, Counts, Limits
 
 
 class _Prepared(Prepared):
@@ -163,8 +164,8 @@ class MemoryStore:
 
     # -- handing out ----------------------------------------------------------------------------------------------
 
-    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
-        return [self._lease(key, link, flags) for key, (_, _, link, flags) in self._queues.claim(hosts, per_host, now, hungry)]
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
+        return [self._lease(key, link, flags) for key, (_, _, link, flags) in self._queues.claim(hosts, per_host, now, low)]
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
         host = self._queues.hosts[link.host]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 
+from crawler.core.batch import HostRest
 from crawler.core.model import Link
 from crawler.frontier.counters import RETRYING
-from crawler.frontier.store import PROMOTED_MAX, REVIVE_AFTER_S, HostRest
+from crawler.frontier.store import PROMOTED_MAX, REVIVE_AFTER_S
 
 Item = tuple[int, int, Link, int]
 """Lane, sequence, link, flags: how a link stands in its host's queue."""
@@ -78,10 +79,10 @@ class Queues:
             heapify(self._ready)
         return len(host.queue) + host.claimed
 
-    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> Iterator[tuple[bytes, Item]]:
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> Iterator[tuple[bytes, Item]]:
         """As ``Store.claim``."""
         self._promote(now)
-        for name, links in hungry.items():
+        for name, links in low.items():
             if name in self.hosts:
                 yield from self._take(self.hosts[name], links)
         while hosts > 0 and (first := self._first()) is not None and first[0] <= now:

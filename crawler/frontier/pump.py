@@ -1,240 +1,224 @@
-"""The pump: what decides the next visit, and the only place from which anything is written.
+"""The pump: drives commits and refills of the frontier, and the only place from which anything is written.
 
     settle ─▶ open batch ─▶ commit ─▶ refill: claim ─▶ bench ─▶ deal ─▶ take
 
-The laws. A lease is on the bench, out, or in the batch being settled, never in two of them. Dealing decides; it never
-waits for the disk. After a failed write everything is cut back to the last commit and the batch's visits count as not
-made. Bounds: the bench in links, the batch in outcomes, links and bytes.
+Invariant: after a failed write everything is cut back to the last commit, and the batch's visits count as not made.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+from crawler.core.batch import Prepared, Verdict
 from crawler.core.errors import StorageError
-from crawler.core.model import Lease
+from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
-from crawler.frontier.batch import OpenBatch
+from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
-from crawler.frontier.dealer import Desk
-from crawler.frontier.in_flight import Trace
+from crawler.frontier.frontier import Frontier, Politeness, RobotsGate
+from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
-from crawler.frontier.settling import Settler, asking_host
-from crawler.frontier.store import EXPAND, NEW, Prepared, Store
+from crawler.frontier.store import Store
 from crawler.frontier.workbench import Workbench
-from crawler.policy.politeness import Rests
 
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+QUEUED: Final = (Verdict.NEW, Verdict.EXPAND)
 
 
-class Frontier(Settler):
-    """See the module. ``recover(error)`` waits until a failed write may be tried again, or raises. ``endless``: the crawl does
-    not end when nothing waits."""
+class Pump:
+    """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits."""
 
     def __init__(
         self,
         store: Store,
         bench: Workbench,
-        rests: Rests,
+        politeness: Politeness,
         journal: Journal,
         *,
-        recover: Callable[[StorageError], Awaitable[None]],
         clock: Callable[[], float],
         wall: Callable[[], float],
         links_max: int,
-        trace: Trace | None = None,
-        desk: Desk | None = None,
+        in_flight: InFlight | None = None,
+        robots: RobotsGate | None = None,
+        visits_max: int | None = None,
+        on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
     ) -> None:
+        self._store, self._clock, self._wall = store, clock, wall
+        self._in_flight, self._robots, self._endless = in_flight, robots, endless
+        self._batches = Collector()
         self._committer = Committer(store, journal)
-        super().__init__(bench, Refill(store, self._committer, bench, clock, links_max), rests, clock, trace, desk)
-        self._store = store
-        self._recover, self._wall, self._endless = recover, wall, endless
-        self._closing: OpenBatch | None = None
-        self._ended = False
-        self._sick: StorageError | None = None
-        self.counts = store.stats()
+        self._refill = Refill(store, self._committer, bench, clock, links_max)
+        self.frontier: Final = Frontier(
+            bench,
+            self._refill,
+            self._batches,
+            politeness,
+            clock,
+            in_flight=in_flight,
+            robots=robots,
+            visits_max=visits_max,
+            on_unfetched=on_unfetched,
+        )
+        self.frontier.counts = store.stats()
         self.committed_at = self._opened_at = clock()
-        self.commit_seconds: Callable[[float], None] = lambda seconds: None
-
-    def __repr__(self) -> str:
-        state = "draining" if self.draining else "finished" if self.finished else "open"
-        return f"<Frontier {self._bench.waiting} benched, {len(self._out)} out, {len(self._open.settled)} settling, {state}>"
-
-    @property
-    def is_backed_up(self) -> bool:
-        """Nothing is dealt because one batch is being committed and the next is full."""
-        return self._closing is not None and self._open.is_full()
+        self._recover: Callable[[StorageError], Awaitable[None]]
+        self._on_commit: Sequence[Callable[[float], None]] = ()
+        self._ended = False
+        self._failure: StorageError | None = None
 
     @property
     def uncommitted_s(self) -> float:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""
-        return self._clock() - self._begun[0] if self._begun else 0.0
+        return self._batches.uncommitted_s(self._clock())
 
     @property
     def uncommitted_body_bytes(self) -> int:
         """Of bodies on their way into the archive."""
-        return self._open.body_bytes + (self._closing.body_bytes if self._closing is not None else 0)
-
-    def _is_stuck(self) -> bool:
-        return self._sick is not None or self.is_backed_up
-
-    def drain(self) -> None:
-        """Deal nothing more, for good."""
-        super().drain()
-        self._full.set()
+        return self._batches.body_bytes
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store answers, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
 
-    # -- the two loops --------------------------------------------------------------------------------------------
-
-    async def pump(self) -> None:
+    async def run(
+        self, recover: Callable[[StorageError], Awaitable[None]], on_commit: Sequence[Callable[[float], None]] = ()
+    ) -> None:
         """Commit and refill until ``end``. Raises StorageError when a promise can no longer be kept. Cancelled, it leaves
-        what is not committed unmade."""
+        what is not committed unmade.
+
+        ``recover(error)`` waits until a failed write may be tried again, or raises; ``on_commit`` are called after each
+        commit with the seconds it took."""
+        self._recover, self._on_commit = recover, on_commit
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._commit_loop(), name="commit")
             tasks.create_task(self._refill_loop(), name="refill")
 
-    async def _commit_loop(self) -> None:
-        while self._open or not self._ended:
-            await self._dirty.wait()
-            await _wait(self._full, COMMIT_EVERY_S)
-            await self._commit()
-            self._check_finished()
-            self.deal()
-
     def end(self) -> None:
-        """All visits have ended and no more is admitted: ``pump`` commits what is settled, once more, and returns."""
+        """All visits have ended and no more is admitted: ``run`` commits what is settled, once more, and returns."""
         self._ended = True
-        self._open.is_last = True
-        self._dirty.set()
-        self._full.set()
+        self._batches.end()
         self._refill.wanted.set()
 
+    def close(self) -> None:
+        """Close the threads and the trace. Everything is committed or given back by now."""
+        self.frontier.close()
+        self._committer.close()
+        if self._in_flight is not None:
+            self._in_flight.close()
+
+    # -- commit ---------------------------------------------------------------------------------------------------
+
+    async def _commit_loop(self) -> None:
+        while self._batches.open or not self._ended:
+            await self._batches.due(COMMIT_EVERY_S)
+            await self._commit()
+            self._check_finished()
+            self.frontier.deal()
+
     async def _commit(self) -> None:
-        batch, self._open = self._open, OpenBatch()
-        self._closing = batch
-        if self._trace is not None:
-            self._trace.beat()
-        self._dirty.clear()
-        self._full.clear()
-        self._room.set()
+        batch = self._batches.close()
+        if self._in_flight is not None:
+            self._in_flight.heartbeat()
         began = self._clock()
         try:
-            if self._sick:
-                raise self._sick
+            if self._failure:
+                raise self._failure
             prepared = await self._committer.commit(batch.closed(began, self._wall()))
         except StorageError as error:
             await self._cut_back(error)
             if self._store.clock() == began:  # the disk had taken it before it failed
                 self._after_commit(batch, None)
             else:
-                self._undo(batch)
+                batch.discard_bodies()
+                self.frontier.undone(batch.settled)
+                self._batches.undo(batch)
         else:
             self._after_commit(batch, prepared)
-            self.commit_seconds(self.committed_at - began)
-        finally:
-            self._closing = None
+            for listener in self._on_commit:
+                listener(self.committed_at - began)
 
     def _after_commit(self, batch: OpenBatch, prepared: Prepared | None) -> None:
-        self.counts = self._store.stats()
+        self.frontier.counts = self._store.stats()
         self.committed_at = now = self._clock()
         batch.discard_bodies()
         for host in batch.hosts:
-            self._bench.forget(host, now)
+            self.frontier.bench.forget(host, now)
         fresh = [] if prepared is None else prepared.fresh
-        queued = (link.host for link, new in zip(batch.links(), fresh, strict=False) if new in (NEW, EXPAND))
+        queued = (link.host for link, verdict in zip(batch.links(), fresh, strict=False) if verdict in QUEUED)
         self._refill.committed(batch.hosts, queued)
         batch.resolve()
-        del self._begun[:1]
+        self._batches.committed()
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
-        self.pause("disk")
-        self._sick = error
-        while self._sick is not None:
-            await self._recover(self._sick)
+        self.frontier.pause(Pause.DISK)
+        self._failure = error
+        while self._failure is not None:
+            await self._recover(self._failure)
             self._refill.rewound()  # before looking who holds what: a claim under way is void from here on
-            held = [lease for lease, _ in self._out.values()] + list(self._bench.leases())
-            held += [settled.lease for settled in self._open.settled]
+            held = self.frontier.leases_held() + [settled.lease for settled in self._batches.open.settled]
             try:
                 await self._committer.rewind([lease for lease in held if lease.key])
-                self._sick = None
+                self._failure = None
             except StorageError as again:
-                self._sick = again
-        self.resume("disk")
+                self._failure = again
+        self.frontier.resume(Pause.DISK)
 
-    def _undo(self, batch: OpenBatch) -> None:
-        """The batch's visits were not made, and will be; its admissions come again with the next batch."""
-        batch.discard_bodies()
-        for settled in batch.settled:
-            if not settled.lease.key:
-                self._bench.gate(asking_host(settled.lease.link), False)
-        self._open.prepend(batch)
-        del self._begun[1:]
-        self._dirty.set()
+    # -- refill ---------------------------------------------------------------------------------------------------
 
     async def _refill_loop(self) -> None:
         while not self._ended:
             await self._refill.wait()
-            if self._sick is None and not self.draining and not self._ended:
+            if self._failure is None and not self.frontier.draining and not self._ended:
                 await self._refill_once()
-                self.deal()
+                self.frontier.deal()
 
     async def _refill_once(self) -> None:
         try:
-            got = await self._refill.get(max(1, self.room))
+            got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            self._sick = self._sick or error
-            self._mark_dirty(urgent=True)
+            # the commit loop cuts back; nothing may be dealt until it has
+            self._failure = self._failure or error
+            self.frontier.pause(Pause.DISK)
+            self._batches.mark_dirty(self._clock(), urgent=True)
             return
         if got is None:
             return
-        down = [(lease, why) for lease in got.leases if (why := lease.down or self._given_up(lease.link.host))]
-        self._bench.put(lease for lease in got.leases if not lease.down and not self._given_up(lease.link.host))
-        self._settle_down(down)
+        self._take_in(got.leases)
         for link, record in got.records:
-            if self._desk is None or link.host not in self._bench:
-                continue
-            if record is not None and self._desk.load(origin(link.url), record):
-                self._bench.rest(link.host, self._opened_at + self._desk.delay(link))  # it may just have been visited
-                self._bench.gate(link.host, False)
-            else:
-                self._bench.put_first(Lease(self._desk.link(link), b""))
+            if self._robots is not None and link.host in self.frontier.bench:
+                self._take_in_robots(self._robots, link, record)
         self._check_finished()
 
-    def _given_up(self, host: str) -> tuple[str, str] | None:
-        """(outcome, reason) if a host was given up in a batch that is not committed yet: the store does not know."""
-        for batch in (self._open, self._closing):
-            if batch is not None and (rest := batch.hosts.get(host)) is not None:
-                return rest.down
-        return None
+    def _take_in(self, leases: Sequence[Lease]) -> None:
+        """Claimed links: onto the bench, or settled at once where their host was given up meanwhile."""
+        down: list[tuple[Lease, tuple[str, str]]] = []
+        up: list[Lease] = []
+        for lease in leases:
+            if (why := lease.down or self._batches.given_up(lease.link.host)) is not None:
+                down.append((lease, why))
+            else:
+                up.append(lease)
+        self.frontier.bench.put(up)
+        self.frontier.settle_unfetched(down)
+
+    def _take_in_robots(self, robots: RobotsGate, link: Link, record: bytes | None) -> None:
+        """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first."""
+        bench = self.frontier.bench
+        if record is not None and robots.load(origin(link.url), record):
+            bench.rest(link.host, self._opened_at + robots.delay(link))  # it may just have been visited
+            bench.gate(link.host, False)
+        else:
+            bench.put_first(Lease(robots.link(link), b""))
 
     def _check_finished(self) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""
-        busy = self._endless or self.seeding or self._out or self._open or self._closing or self._sick
-        if not busy and self.counts.waiting + self.counts.retrying == 0:
-            self.finished = True
-            self.deal()
-
-    def close(self) -> None:
-        """Close the threads and the trace. Everything is committed or given back by now."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._committer.close()
-        if self._trace is not None:
-            self._trace.close()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+        frontier, batches = self.frontier, self._batches
+        is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
+        if not self._endless and not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0:
+            frontier.finish()

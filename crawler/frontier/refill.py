@@ -44,36 +44,36 @@ class Refill:
         self._store, self._committer, self._bench = store, committer, bench
         self._clock = clock
         self._links_max = links_max
-        self._hungry: dict[str, int] = {}  # host → links it should be given
-        self._dry: set[str] = set()  # hosts on the bench with nothing more in the store
-        self._unruly: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
+        self._low: dict[str, int] = {}  # host → links it should be given
+        self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
+        self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
         self._returned: list[Lease] = []
         self._due: float | None = None
-        self._plenty = False
+        self._store_has_more = False
         self._epoch = 0
         self.wanted = asyncio.Event()
 
     def dealt(self, host: str) -> None:
         """A lease of this host was dealt: it may run low, and so may the bench."""
-        if host not in self._dry and (more := self._bench.hungry(host, SHARE_LINKS_MAX)):
-            self._hungry[host] = more
+        if host not in self._exhausted and (more := self._bench.shortage(host, SHARE_LINKS_MAX)):
+            self._low[host] = more
             self.wanted.set()
-        if self._plenty and self._bench.load * 2 < self._links_max:
+        if self._store_has_more and self._bench.load * 2 < self._links_max:
             self.wanted.set()
 
     def given_up(self, host: str) -> None:
         """All that still waits for this host is wanted, to be settled unfetched."""
-        self._hungry[host] = CLAIM_LINKS_DOWN
+        self._low[host] = CLAIM_LINKS_DOWN
         self.wanted.set()
 
-    def unruly(self, link: Link) -> None:
+    def want_robots(self, link: Link) -> None:
         """The robots rules of this link's origin are wanted."""
-        self._unruly[link.host] = link
+        self._robots_wanted[link.host] = link
         self.wanted.set()
 
     def rules_missed(self) -> None:
         """Nothing could be dealt: perhaps for want of rules."""
-        if self._unruly:
+        if self._robots_wanted:
             self.wanted.set()
 
     def give_back(self, lease: Lease) -> None:
@@ -84,16 +84,16 @@ class Refill:
         """After a commit: hosts that may have left the bench, and hosts that links were admitted for."""
         for host in hosts:
             if host not in self._bench:
-                self._dry.discard(host)
-        if self._dry:
-            self._dry.difference_update(fed)
+                self._exhausted.discard(host)
+        if self._exhausted:
+            self._exhausted.difference_update(fed)
         self.wanted.set()
 
     def rewound(self) -> None:
         """The store has forgotten its claims: whatever is under way is void."""
         self._epoch += 1
         self._returned.clear()
-        self._dry.clear()
+        self._exhausted.clear()
         self.wanted.set()
 
     async def wait(self) -> None:
@@ -109,41 +109,43 @@ class Refill:
     async def get(self, rules_max: int) -> Got | None:
         """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. Raises StorageError."""
         epoch = self._epoch
-        hungry, self._hungry = self._hungry, {}
+        low, self._low = self._low, {}
         returned, self._returned = self._returned, []
-        unruly = {host: self._unruly.pop(host) for host in list(islice(self._unruly, min(rules_max, RULES_PER_TRIP_MAX)))}
+        robots_wanted = {
+            host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
+        }
         room = self._links_max - self._bench.load
-        for host, more in hungry.items():
-            hungry[host] = more if host not in self._bench else max(1, min(more, room))
-            room -= hungry[host]
+        for host, more in low.items():
+            low[host] = more if host not in self._bench else max(1, min(more, room))
+            room -= low[host]
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
-        origins = [origin(link.url) for link in unruly.values()]
-        leases, records = await self._committer.on_engine(self._trip, hosts, hungry, returned, origins)
+        origins = [origin(link.url) for link in robots_wanted.values()]
+        leases, records = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
         if epoch != self._epoch:
-            self._unruly = unruly | self._unruly
+            self._robots_wanted = robots_wanted | self._robots_wanted
             self.wanted.set()
             return None
         if any(lease.suspect for lease in leases):
             _shuffle_hosts(leases)
-        self._learn(leases, hungry, hosts)
-        return Got(leases, list(zip(unruly.values(), records, strict=True)))
+        self._learn(leases, low, hosts)
+        return Got(leases, list(zip(robots_wanted.values(), records, strict=True)))
 
     def _trip(
-        self, hosts: int, hungry: dict[str, int], returned: list[Lease], origins: list[str]
+        self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]
     ) -> tuple[list[Lease], list[bytes | None]]:
         self._store.give_back(returned)
-        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), hungry)
+        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), low)
         self._due = self._store.next_due() if hosts else None  # a full bench says itself when it has room
         return leases, self._store.robots(origins) if origins else []
 
-    def _learn(self, leases: list[Lease], hungry: dict[str, int], hosts: int) -> None:
+    def _learn(self, leases: list[Lease], low: dict[str, int], hosts: int) -> None:
         got: dict[str, int] = {}
         for lease in leases:
             got[lease.link.host] = got.get(lease.link.host, 0) + 1
-        self._dry.update(host for host, n in got.items() if n < hungry.get(host, CLAIM_LINKS_PER_HOST))
-        self._dry.update(host for host in hungry if host not in got and host in self._bench)
-        self._plenty = len(got.keys() - hungry.keys()) >= hosts
-        if self._plenty and (self._bench.load + len(leases)) * 2 < self._links_max:
+        self._exhausted.update(host for host, n in got.items() if n < low.get(host, CLAIM_LINKS_PER_HOST))
+        self._exhausted.update(host for host in low if host not in got and host in self._bench)
+        self._store_has_more = len(got.keys() - low.keys()) >= hosts
+        if self._store_has_more and (self._bench.load + len(leases)) * 2 < self._links_max:
             self.wanted.set()
 
 

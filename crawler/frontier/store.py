@@ -13,80 +13,8 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from crawler.core.model import Input, Known, Lease, Link, Mark, Outcome
-
-
-class HostRest(Struct, frozen=True, gc=False):
-    """What a commit remembers of a host. ``due`` is crawl-clock time, ``failures`` counts those in a row,
-    ``down`` is (outcome, reason) once the host was given up, None otherwise."""
-
-    due: float
-    failures: int = 0
-    down: tuple[str, str] | None = None
-    busy: int = 0
-    """Times in a row it asked us to slow down (429, 503)."""
-
-
-class Settled(Struct, frozen=True):
-    """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
-
-    ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
-    known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
-    settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
-
-    lease: Lease
-    outcome: Outcome
-    retry_at: float = 0.0
-
-
-class Admitted(Struct, frozen=True):
-    """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
-
-    links: tuple[Link, ...]
-    faults: tuple[tuple[Input, str, str, str | None], ...] = ()
-    position: tuple[str, bytes] | None = None
-    """(source, opaque position after these lines), committed together with them."""
-
-
-class Batch(Struct):
-    """What one commit makes true. Unvisited outcomes do not come here: see ``Store.give_back``."""
-
-    settled: list[Settled]
-    admitted: list[Admitted]
-    hosts: dict[str, HostRest]
-    """Host key → its rest, for every host of ``settled``."""
-    refused: dict[str, int]
-    """Links left out so far, by rule: added to the counters."""
-    now: float
-    """Crawl clock, seconds."""
-    wall: float
-    """Wall time, seconds since the epoch."""
-    robots: dict[str, bytes] = {}
-    """Origin → its robots record (opaque here), to be kept."""
-    retired: dict[str, Mark | None] = {}
-    """New marks of closed files that are no longer kept; None: it needs no mark any more."""
-
-
-KNOWN: Final = 0
-NEW: Final = 1
-EXPAND: Final = 2
-HOST_BUDGET: Final = 3
-QUERY_EXPLOSION: Final = 4
-
-
-class Prepared(Struct):
-    """The store's answer to a batch, before anything is written. Only the latest one may be committed, once.
-
-    ``fresh`` is aligned with the batch's links in this order: for each of ``settled``, its outlinks; then for each of
-    ``admitted``, its links. KNOWN: the URL is known already (or stands earlier in this very batch) · NEW: it is admitted ·
-    EXPAND: it is known, but this path to it is shorter: it is queued again as kind ``expand``; or it is a robots link, which
-    is queued whatever is known, and makes nothing known · HOST_BUDGET, QUERY_EXPLOSION: refused, and counted under that
-    rule (never a seed, redirect or robots link).
-    """
-
-    batch: Batch
-    fresh: list[int]
-
+from crawler.core.batch import Batch, Prepared
+from crawler.core.model import Known, Lease, Mark
 
 CRASHES_MAX: Final = 3
 """A link that was out at this many ends of the process is settled as skipped, ``crashed``."""
@@ -140,9 +68,9 @@ class Store(Protocol):
         did not say so): once ``rewind`` has returned, it is exactly if ``clock() == prepared.batch.now``.
         """
 
-    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
         """Up to ``per_host`` waiting links each from up to ``hosts`` hosts due at ``now`` that have none claimed, and
-        up to the given number for each of ``hungry``, which have. By priority, then first in, first out; a retry that
+        up to the given number for each of ``low``, which have. By priority, then first in, first out; a retry that
         is due again stands one step of priority before its peers. A claimed link is not claimed again until given back
         or settled. Links of a host that is down come at once, whatever it rests."""
 

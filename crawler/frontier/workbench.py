@@ -206,7 +206,7 @@ class Workbench:
             for key in idle:
                 del self._groups[key]
 
-    def hungry(self, name: str, share_links_max: int) -> int:
+    def shortage(self, name: str, share_links_max: int) -> int:
         """How many more links this host should be given: 0 while its queue is more than half of the most it has had,
         else twice that, up to ``share_links_max``."""
         host = self._hosts.get(name)

@@ -6,10 +6,10 @@ counts before the commit, and after a failed one every file is cut back to its m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
-from crawler.frontier.store import Prepared, Settled
 from crawler.output.archive import Archive, Kept
 from crawler.output.results import Results
 from crawler.output.rows import has_record, known_of, rows_of
@@ -21,6 +21,17 @@ class Journal:
     def __init__(self, archive: Archive, results: Results) -> None:
         self._archive = archive
         self._results = results
+        self._lengths: dict[str, int] = {}
+        self.written_bytes = 0
+        """Added to files since it was opened."""
+
+    def write(self, prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
+        """Append a batch and make it durable: what the store is to know of each settled lease, and the marks of every file it
+        touched."""
+        known = self.append(prepared)
+        marks = self.sync()
+        self._count(marks)
+        return known, marks
 
     def append(self, prepared: Prepared) -> list[Known | None]:
         """Write the batch's records, index lines and rows, each once; what the store is to know of each settled lease
@@ -49,6 +60,7 @@ class Journal:
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
+        self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
         return self._archive.rewind(marks) + self._results.rewind(marks)
 
     def roll(self) -> None:
@@ -60,6 +72,12 @@ class Journal:
             self._archive.close()
         finally:
             self._results.close()
+
+    def _count(self, marks: Mapping[str, Mark]) -> None:
+        for file, mark in marks.items():
+            self.written_bytes += mark.length - self._lengths.pop(file, 0)
+            if not mark.closed:
+                self._lengths[file] = mark.length
 
     def _keep(self, settled: Settled) -> Kept | None:
         if not has_record(settled):

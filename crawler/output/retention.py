@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from crawler.core.batch import Batch
 from crawler.core.durable import OPEN, is_there, storing
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
-from crawler.frontier.store import Batch, Store
+from crawler.frontier.store import Store
 from crawler.output.file_names import UNNAMED, expired, noticed
 
 LOOK_EVERY_S: Final = 60.0

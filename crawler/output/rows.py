@@ -12,10 +12,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from crawler.core import urls
+from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
-from crawler.frontier.store import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled
 from crawler.output.archive import Kept
 from crawler.output.archive.records import date
 from crawler.output.results import FIELDS, SCHEMA, Row

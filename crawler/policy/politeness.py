@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from crawler.core.batch import HostRest
 from crawler.core.model import Done, Dropped, Retry
-from crawler.frontier.store import HostRest
 
 BACKOFF_BASE_S: Final = 1.0
 

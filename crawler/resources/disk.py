@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from crawler.core.errors import StorageError
-from crawler.frontier.pump import Frontier
+from crawler.core.model import Limiter, Pause
+from crawler.resources.dealing import Dealing
 
 WATCH_EVERY_S: Final = 1.0
 WAIT_S_MAX: Final = 15.0
@@ -30,18 +31,20 @@ SCARCE_PATIENCE_S: Final = 60.0
 logger: Final = logging.getLogger(__name__)
 
 
-class Trouble:
+class Disk:
     """Watches the disk under ``root`` and takes the StorageErrors of visits and commits."""
 
     def __init__(
         self,
         root: Path,
+        dealing: Dealing,
         *,
         min_free_bytes: int,
         patience_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._root = root
+        self._dealing = dealing
         self._min_free_bytes = max(min_free_bytes, FREE_BYTES_MIN)
         self._patience_s = patience_s
         self._clock = clock
@@ -49,7 +52,6 @@ class Trouble:
         self._wait_s = WATCH_EVERY_S
         self._scarce_since: float | None = None
         self._out_max: int | None = None
-        self.frontier: Frontier | None = None
         self.free_bytes = 0
         self.errors: dict[str, int] = {}
         """Storage errors by errno name."""
@@ -64,15 +66,14 @@ class Trouble:
             await asyncio.sleep(WATCH_EVERY_S)
 
     def _look(self) -> None:
-        assert self.frontier is not None
         self.free_bytes = _free_bytes(self._root)
         if self.free_bytes >= self._min_free_bytes:
-            if "disk_low" in self.frontier.pauses:
+            if Pause.DISK_LOW in self._dealing.pauses:
                 logger.info("disk: %d MiB free again; going on", self.free_bytes >> 20)
                 self._since = None
-                self.frontier.resume("disk_low")
+                self._dealing.resume(Pause.DISK_LOW)
         else:
-            if "disk_low" not in self.frontier.pauses:
+            if Pause.DISK_LOW not in self._dealing.pauses:
                 logger.warning(
                     "disk: %d MiB free at %s, less than min_free_disk (%d MiB); paused until there is more",
                     self.free_bytes >> 20,
@@ -80,13 +81,13 @@ class Trouble:
                     self._min_free_bytes >> 20,
                 )
                 self._since = self._since or self._clock()
-                self.frontier.pause("disk_low")
+                self._dealing.pause(Pause.DISK_LOW)
             self._give_up_in_time(StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, or took too long."""
         self._count(error)
-        if error.final or error.errno == errno.EIO or (self.frontier is not None and self.frontier.draining):
+        if error.final or error.errno == errno.EIO or self._dealing.draining:
             raise error
         logger.warning("storage: %s; going back to the last commit", error)
         self._since = self._since or self._clock()
@@ -104,13 +105,12 @@ class Trouble:
 
     async def visit_failed(self, error: StorageError, out: int) -> None:
         """A visit met our own trouble; its lease was given back. Slows down, pauses, or raises."""
-        assert self.frontier is not None
         self._count(error)
         if error.errno in DISK:
             self._since = self._since or self._clock()
-            if "disk_low" not in self.frontier.pauses:
+            if Pause.DISK_LOW not in self._dealing.pauses:
                 logger.warning("disk: %s; paused", error)
-                self.frontier.pause("disk_low")  # the watch resumes it
+                self._dealing.pause(Pause.DISK_LOW)  # the watch resumes it
             return
         if error.errno not in SCARCE:
             raise error
@@ -119,7 +119,7 @@ class Trouble:
         if now - self._scarce_since > SCARCE_PATIENCE_S and self._out_max == 1:
             raise error
         before, self._out_max = self._out_max, max(1, min(out, self._out_max or out) // 2)
-        self.frontier.ceilings["scarce"] = self._out_max
+        self._dealing.limit(Limiter.SCARCE, self._out_max)
         if self._out_max != before:
             logger.warning("%s: at most %d fetches at a time now", errno.errorcode[error.errno], self._out_max)
         await asyncio.sleep(WATCH_EVERY_S)
@@ -130,12 +130,11 @@ class Trouble:
             return
         self._scarce_since = None
         self._out_max += 1
-        assert self.frontier is not None
         if self._out_max >= workers:
             self._out_max = None
-            self.frontier.ceilings.pop("scarce", None)
+            self._dealing.limit(Limiter.SCARCE, None)
         else:
-            self.frontier.ceilings["scarce"] = self._out_max
+            self._dealing.limit(Limiter.SCARCE, self._out_max)
 
     def _count(self, error: StorageError) -> None:
         name = errno.errorcode.get(error.errno, "other")

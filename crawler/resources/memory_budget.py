@@ -69,6 +69,10 @@ class Account:
     def __repr__(self) -> str:
         return f"<{self.name} {self.used} of {self.bytes_max} bytes, {len(self._waiting)} waiting>"
 
+    @property
+    def waiting_count(self) -> int:
+        return len(self._waiting)
+
     def take_now(self, size: int) -> Reservation | None:
         """As ``take``, if nobody must wait."""
         size = min(size, self.bytes_max)
@@ -173,6 +177,11 @@ class Budget:
     def account(self, name: str) -> Account:
         """One of VISIT_ACCOUNTS."""
         return self._accounts[name]
+
+    @property
+    def waiting_count(self) -> int:
+        """Visits that wait for room in some account."""
+        return sum(account.waiting_count for account in self._accounts.values())
 
     def measure(self, name: str, used: Callable[[], int]) -> None:
         assert name in self.plan.accounts, name

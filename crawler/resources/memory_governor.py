@@ -13,7 +13,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from crawler.core.errors import StorageError
-from crawler.frontier.pump import Frontier
+from crawler.core.model import Limiter, Pause
+from crawler.resources.dealing import Dealing
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_pressure import EVERY_S, TRIM_EVERY_S, Decision, Meter, Reading, Watch, give_back, trim
 
@@ -25,13 +26,13 @@ T = TypeVar("T")
 logger: Final = logging.getLogger(__name__)
 
 
-class Memory:
+class MemoryGovernor:
     """``children()`` are the process ids of the tree besides our own; ``empty`` are caches that can be emptied."""
 
     def __init__(
         self,
         budget: Budget,
-        frontier: Frontier,
+        dealing: Dealing,
         *,
         children: Callable[[], Iterable[int]],
         empty: Iterable[Callable[[], None]],
@@ -41,7 +42,7 @@ class Memory:
         self.budget = budget
         self.watch = Watch(budget.plan.visits_max)
         self.reading = Reading(0, budget.plan.limit)
-        self._frontier = frontier
+        self._dealing = dealing
         self._meter = Meter(budget.plan.limit, children)
         self._empty = tuple(empty)
         self._restart_parsers = restart_parsers
@@ -51,7 +52,7 @@ class Memory:
         self._base = 0
         self._thread: Executor | None = None
         budget.measure("base", lambda: self._base)
-        frontier.ceilings["memory"] = budget.plan.visits_max
+        dealing.limit(Limiter.MEMORY, budget.plan.visits_max)
 
     async def run(self) -> None:
         """Watch until cancelled. Raises StorageError when the limit cannot be held."""
@@ -64,9 +65,8 @@ class Memory:
             self.reading = await self._aside(self._meter.read)
             named = sum(use.used for name, use in self.budget.uses().items() if name != "base")
             self._base = max(0, self.reading.pss - named)
-            visits_out = self._frontier.out_count - self._frontier.held
             before = self.watch.stats().state
-            decision = self.watch.see(self.reading.pressure, visits_out, self._clock())
+            decision = self.watch.see(self.reading.pressure, self._dealing.visiting_count, self._clock())
             if decision.state != before:
                 level = logging.INFO if decision.state == "normal" else logging.WARNING
                 logger.log(level, "memory: %s, %.0f %% of the limit", decision.state, 100 * self.reading.pressure)
@@ -80,11 +80,11 @@ class Memory:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def _act(self, decision: Decision) -> None:
-        self._frontier.ceilings["memory"] = decision.visits_max
+        self._dealing.limit(Limiter.MEMORY, decision.visits_max)
         if decision.visits_max:
-            self._frontier.resume("memory")
+            self._dealing.resume(Pause.MEMORY)
         else:
-            self._frontier.pause("memory")
+            self._dealing.pause(Pause.MEMORY)
         if decision.give_back:
             for empty in self._empty:
                 empty()

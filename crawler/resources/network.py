@@ -6,17 +6,14 @@ While offline nothing is dealt but one visit now and then; the first answer from
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from crawler.core.errors import StorageError
-from crawler.core.model import Done, Dropped, Lease, Outcome, Retry, Unvisited
-from crawler.frontier.pump import Frontier
+from crawler.core.model import Done, Dropped, Lease, Outcome, Pause, Retry, Unvisited
+from crawler.resources.dealing import Dealing
 from crawler.resources.outage_detector import HELD_MAX, Outage, Sign, sign_of
-
-WATCH_EVERY_S: Final = 0.5
 
 Visit = tuple[Lease, Outcome]
 
@@ -25,72 +22,70 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Network:
-    """``settle`` takes what is decided; ``reaches(host)`` tries a connection; ``patience_s``: how long to wait offline."""
+    """``reaches(host)`` says whether a host's port takes a connection. Every method that returns visits returns those that may
+    be settled now, (lease, outcome) each: as judged, or given back."""
 
     def __init__(
         self,
-        frontier: Frontier,
-        settle: Callable[[Lease, Outcome], None],
+        dealing: Dealing,
         reaches: Callable[[str], Awaitable[bool]],
         *,
         clock: Callable[[], float],
         patience_s: float,
     ) -> None:
-        self._frontier = frontier
-        self._settle = settle
-        self._reaches = reaches
-        self._clock = clock
-        self._patience_s = patience_s
-        self.outage: Outage[Visit] = Outage()
+        self._dealing, self._reaches = dealing, reaches
+        self._clock, self._patience_s = clock, patience_s
+        self._outage: Outage[Visit] = Outage()
 
-    def ended(self, lease: Lease, outcome: Outcome) -> None:
-        """A visit that used the network has ended: it is settled now, or held."""
-        self._act(self.outage.note((lease, outcome), lease.link.host, _sign(outcome), self._clock()))
+    def observe(self, lease: Lease, outcome: Outcome) -> list[Visit]:
+        """A visit that used the network has ended: it is settled now, or held until it is known whose fault that was."""
+        return self._released(self._outage.note((lease, outcome), lease.link.host, _sign(outcome), self._clock()))
 
-    async def watch(self) -> None:
-        """Until cancelled. Raises StorageError when we have been offline for longer than the patience."""
-        while True:
-            await asyncio.sleep(WATCH_EVERY_S)
-            idle = self._frontier.out_count <= self._frontier.held
-            self._act(self.outage.tick(self._clock(), idle=idle))
-            if self.outage.offline:
-                await self._probe()
+    def tick(self) -> list[Visit]:
+        """To be called now and then: what has been held long enough."""
+        return self._released(self._outage.tick(self._clock(), idle=not self._dealing.visiting_count))
 
-    def flush(self) -> None:
+    def flush(self) -> list[Visit]:
         """The crawl ends: what is held is given back."""
-        self._act(self.outage.flush())
+        return self._released(self._outage.flush())
 
-    async def _probe(self) -> None:
-        now = self._clock()
-        if now - self.outage.stats().since > self._patience_s:
-            raise StorageError("our own network is down: no name server, no route, or nobody answers")
-        if not self.outage.probe(now):
+    async def probe(self) -> None:
+        """While offline, and when it is time: see whether a host that answered lately takes a connection, or let one visit
+        try. Raises StorageError when we have been offline for longer than the patience."""
+        if not self._outage.offline:
             return
-        for host in self.outage.witnesses[:2]:
+        now = self._clock()
+        if now - self._outage.stats().since > self._patience_s:
+            raise StorageError("our own network is down: no name server, no route, or nobody answers")
+        if not self._outage.probe(now):
+            return
+        for host in self._outage.witnesses[:2]:
             if await self._reaches(host):
-                self.outage.reached()
-                self._show()
+                self._outage.reached()
+                self._pause_or_resume()
                 return
-        self._frontier.deal_one()
+        self._dealing.deal_one()
 
-    def _act(self, decided: list[tuple[Visit, bool]]) -> None:
-        self._frontier.held = self.outage.held
+    def _released(self, decided: list[tuple[Visit, bool]]) -> list[Visit]:
+        self._dealing.hold(self._outage.held)
+        released: list[Visit] = []
         for (lease, outcome), as_judged in decided:
             if not as_judged:
                 if isinstance(outcome, Done):
                     outcome.page.body.discard()
                 outcome = Unvisited()
-            self._settle(lease, outcome)
-        self._show()
+            released.append((lease, outcome))
+        self._pause_or_resume()
+        return released
 
-    def _show(self) -> None:
-        paused = "offline" in self._frontier.pauses
-        if self.outage.offline and not paused:
+    def _pause_or_resume(self) -> None:
+        is_paused = Pause.OFFLINE in self._dealing.pauses
+        if self._outage.offline and not is_paused:
             logger.warning("network: nobody answers any more; paused, trying again now and then")
-            self._frontier.pause("offline")
-        elif paused and not self.outage.offline:
+            self._dealing.pause(Pause.OFFLINE)
+        elif is_paused and not self._outage.offline:
             logger.info("network: answers again; going on")
-            self._frontier.resume("offline")
+            self._dealing.resume(Pause.OFFLINE)
 
 
 def _sign(outcome: Outcome) -> Sign:

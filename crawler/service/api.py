@@ -23,7 +23,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.model import Link, Ref
+from crawler.core.model import Link, Pause, Ref
 from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
 from crawler.crawl.crawl import Crawl
@@ -159,10 +159,10 @@ class Control:
         if sort not in _SORTS:
             raise Problem(400, f"sort must be one of {', '.join(_SORTS)}")
         limit = _number(request, "limit", 20, HOSTS_MAX)
-        crawl, now = self.crawl, self.crawl.parts.clock.now()
+        crawl, now = self.crawl, self.crawl.clock.now()
         benched = {view.host: view for view in crawl.frontier.bench.hosts()}
-        waiting: dict[str, int] = dict(await crawl.frontier.ask(crawl.parts.store.longest, HOSTS_MAX))
-        errors = dict(crawl.failing.top(HOSTS_MAX))
+        waiting: dict[str, int] = dict(await crawl.pump.ask(crawl.store.longest, HOSTS_MAX))
+        errors = dict(crawl.failing_hosts.top(HOSTS_MAX))
         if sort == "waiting":
             chosen = list(waiting)[:limit]
         elif sort == "errors":
@@ -189,10 +189,10 @@ class Control:
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
         url = self.canonical(request)
-        frontier, store = self.crawl.frontier, self.crawl.parts.store
+        pump, store = self.crawl.pump, self.crawl.store
         try:
             explained = partial(explain, is_retired=self._is_retired)
-            told = await frontier.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
+            told = await pump.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
         if place := told.get("record", {}).get("row"):
@@ -201,7 +201,7 @@ class Control:
 
     def _is_retired(self, file: str) -> bool:
         """In the engine thread."""
-        return is_gone(self.root, self.crawl.parts.store.marks(), file)
+        return is_gone(self.root, self.crawl.store.marks(), file)
 
     def _prospects(self, url: str) -> dict[str, Any]:
         """What stands between this URL and a visit: its host's rest, and its robots rules as far as they are at hand."""
@@ -209,10 +209,10 @@ class Control:
         view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
         told: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
         if view is not None:
-            told["host_due_in"] = round(max(0.0, view.due - crawl.parts.clock.now()), 3)
-        if crawl.parts.desk is not None:
+            told["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
+        if crawl.robots is not None:
             try:
-                refused = crawl.parts.desk.refuses(Link(url, host))
+                refused = crawl.robots.refuses(Link(url, host))
                 told["robots"] = "allowed" if refused is None else refused[1]
             except KeyError:
                 told["robots"] = "not asked yet"
@@ -232,12 +232,12 @@ class Control:
     # -- what is told ---------------------------------------------------------------------------------------------
 
     async def post_pause(self, request: web.Request) -> web.Response:
-        self.crawl.frontier.pause("user")
+        self.crawl.frontier.pause(Pause.USER)
         logger.info("paused by the control API")
         return _json(self.status())
 
     async def post_resume(self, request: web.Request) -> web.Response:
-        self.crawl.frontier.resume("user")
+        self.crawl.frontier.resume(Pause.USER)
         logger.info("resumed by the control API")
         return _json(self.status())
 

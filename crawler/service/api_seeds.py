@@ -17,10 +17,10 @@ from typing import Any, Final
 import orjson
 from aiohttp import hdrs, web
 
+from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError
 from crawler.core.urls import Rules
 from crawler.crawl.crawl import Crawl
-from crawler.frontier.store import Admitted
 from crawler.parse.seeds import ARGV, Chunk, Lines
 from crawler.service.api_errors import Problem
 
@@ -53,7 +53,7 @@ class Uploads:
             raise Problem(409, f"list {name} is being received already")
         self._names.add(name)
         try:
-            position = (await self._crawl.frontier.ask(self._crawl.parts.store.positions)).get(name) if is_named else None
+            position = (await self._crawl.pump.ask(self._crawl.store.positions)).get(name) if is_named else None
             upload = _Upload(self._crawl, Lines(name, self._rules, position, tag), is_named)
             await upload.receive(request)
         finally:

@@ -83,12 +83,12 @@ class Follow:
         raw = request.query.get("raw", "false")
         if raw not in ("true", "false"):
             raise Problem(400, "raw must be true or false")
-        known = await self._crawl.frontier.ask(self._crawl.parts.store.lookup, url)
+        known = await self._crawl.pump.ask(self._crawl.store.lookup, url)
         if not isinstance(known, Known):
             raise Problem(404, "this URL has not been fetched", state=known or "unknown")
         if known.archive is None:
             raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
-        marks = await self._crawl.frontier.ask(self._crawl.parts.store.marks)
+        marks = await self._crawl.pump.ask(self._crawl.store.marks)
         if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
             raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
         # it is somebody else's: a browser must neither show it nor run it
@@ -103,15 +103,15 @@ class Follow:
 
     async def _page(self, cursor: tuple[int, int], wait_s: float) -> Page:
         """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
-        frontier, clock = self._crawl.frontier, asyncio.get_running_loop().time
+        pump, clock = self._crawl.pump, asyncio.get_running_loop().time
         until = clock() + wait_s
         seen = -1.0
         while True:
-            if frontier.committed_at != seen:
-                seen = frontier.committed_at
-                marks = await frontier.ask(self._crawl.parts.store.marks)
+            if pump.committed_at != seen:
+                seen = pump.committed_at
+                marks = await pump.ask(self._crawl.store.marks)
                 page = await asyncio.to_thread(page_behind, self._root, marks, cursor)
-            if page.path is not None or frontier.draining or clock() >= until:
+            if page.path is not None or pump.frontier.draining or clock() >= until:
                 return page
             await asyncio.sleep(_LOOK_EVERY_S)
 

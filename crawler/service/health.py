@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
-from crawler.core.model import Mark
+from crawler.core.model import Pause
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS
 from crawler.crawl.readings import Account, Readings
@@ -28,7 +28,7 @@ _SAMPLES_MAX: Final = 64
 async def open_vitals(crawl: Crawl) -> AsyncIterator[Vitals]:
     """Measure the loop and the crawl's rates, and serve /metrics, /livez and /readyz where the configuration says so."""
     vitals = Vitals(crawl)
-    metrics = crawl.parts.metrics
+    metrics = crawl.metrics
     metrics.source = vitals.readings
     async with contextlib.AsyncExitStack() as stack:
         if crawl.config.metrics_listen:
@@ -56,19 +56,19 @@ class Vitals:
 
     def readings(self) -> Readings:
         crawl, memory = self._crawl, self._crawl.memory
-        frontier, counts, fetch = crawl.frontier, crawl.frontier.counts, crawl.parts.fetcher.stats()
+        frontier, counts, fetch = crawl.frontier, crawl.frontier.counts, crawl.fetcher.stats()
         snapshot = crawl.stats()
-        resting, ready, out = frontier.bench.census(crawl.parts.clock.now())
+        resting, ready, out = frontier.bench.census(crawl.clock.now())
         busy = min(frontier.out_count, crawl.config.workers)
         workers = {"busy": busy}
         if idle := crawl.config.workers - busy:
-            workers[snapshot.waits_for if snapshot.waits_for != "nothing" else "frontier"] = idle
+            workers[snapshot.waits_for if snapshot.waits_for != "nothing" else frontier.waits_for] = idle
         return Readings(
             state=snapshot.state,
             workers=workers,
             requests_in_flight=fetch.in_flight,
             bytes_in_flight=fetch.bytes_in_flight,
-            bytes_written=crawl.parts.written_bytes(),
+            bytes_written=crawl.journal.written_bytes,
             connections={"acquired": fetch.connections_acquired, "idle": fetch.connections_idle},
             urls={
                 "waiting": counts.waiting,
@@ -83,15 +83,15 @@ class Vitals:
             memory_rss=memory.reading.pss,
             accounts={name: Account(*use) for name, use in memory.budget.uses().items()},
             memory_state=memory.watch.stats().state,
-            commit_age=frontier.uncommitted_s,
-            disk_free=crawl.parts.trouble.free_bytes,
-            storage_errors=_closed(crawl.parts.trouble.errors),
+            commit_age=crawl.pump.uncommitted_s,
+            disk_free=crawl.disk.free_bytes,
+            storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
         )
 
     def _cache_events(self) -> dict[tuple[str, str], int]:
-        parts = self._crawl.parts
-        caches = {"dns": parts.fetcher.names_events, "robots": parts.desk.events() if parts.desk is not None else {}}
+        fetcher, robots = self._crawl.fetcher, self._crawl.robots
+        caches = {"dns": fetcher.names_events, "robots": robots.events() if robots is not None else {}}
         return {(cache, event): count for cache, events in caches.items() for event, count in events.items()}
 
     async def sampling(self) -> None:
@@ -116,16 +116,16 @@ class Vitals:
 
     def alive(self) -> str | None:
         """What keeps the crawl from getting on, and a restart might cure."""
-        frontier = self._crawl.frontier
-        if frontier.uncommitted_s > STUCK_S and not frontier.pauses & {"disk", "disk_low"}:
-            return f"no commit for {frontier.uncommitted_s:.0f} s"
+        uncommitted_s = self._crawl.pump.uncommitted_s
+        if uncommitted_s > STUCK_S and not self._crawl.frontier.pauses & {Pause.DISK, Pause.DISK_LOW}:
+            return f"no commit for {uncommitted_s:.0f} s"
         return None
 
     def ready(self) -> str | None:
         """Why it does not do new work just now. A person's pause is not among it: seeds are taken."""
         pauses = self._crawl.frontier.pauses
         state = self._crawl.stats().state
-        if state == "running" or (state == "paused" and pauses == {"user"}):
+        if state == "running" or (state == "paused" and pauses == {Pause.USER}):
             return self.alive()
         return f"{state}: {', '.join(sorted(pauses))}" if pauses else state
 
@@ -137,18 +137,3 @@ def _closed(errors: Mapping[str, int]) -> dict[str, int]:
         label = name if name in ERRNOS else "other"
         found[label] = found.get(label, 0) + count
     return found
-
-
-class Written:
-    """Bytes added to files since the crawl was opened, by the marks of its commits."""
-
-    def __init__(self, marks: Mapping[str, Mark]) -> None:
-        self._lengths = {key: mark.length for key, mark in marks.items() if not mark.closed}
-        self.bytes = 0
-
-    def add(self, marks: Mapping[str, Mark]) -> None:
-        """The files a commit touched; in the writer thread."""
-        for key, mark in marks.items():
-            self.bytes += mark.length - self._lengths.pop(key, 0)
-            if not mark.closed:
-                self._lengths[key] = mark.length

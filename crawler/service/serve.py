@@ -17,7 +17,7 @@ from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl.crawl import Crawl
-from crawler.crawl.wiring import SERVE_BACKOFF_MAX_S, open_crawl
+from crawler.crawl.wiring import open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.listener import open_listener
@@ -45,7 +45,7 @@ async def serve(
     async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
 
         def use(new: Config) -> None:
-            apply(crawl, new)
+            crawl.reconfigure(new)
             on_change(new)
 
         changes = Changes(crawl, Path(config.output or ""), use)
@@ -78,7 +78,7 @@ def _control(crawl: Crawl, vitals: Vitals, changes: Changes) -> Control:
     return Control(
         crawl,
         Path(crawl.config.output or ""),
-        registry=crawl.parts.metrics.registry,
+        registry=crawl.metrics.registry,
         readings=vitals.readings,
         rates=vitals.rates,
         change=changes.patch,
@@ -151,21 +151,6 @@ def _more_signals(
     finally:
         for number in on_signal:
             loop.remove_signal_handler(number)
-
-
-def apply(crawl: Crawl, config: Config) -> None:
-    """From now on the crawl uses these settings, as far as ``changes.CHANGEABLE`` goes."""
-    parts = crawl.parts
-    backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
-    crawl.config = config
-    parts.hosts.change(config)
-    parts.fetcher.change(config, config.host)
-    parts.judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
-    crawl.frontier.rests.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
-    parts.trouble.change(min_free_bytes=config.min_free_disk)
-    parts.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
-    if parts.desk is not None:
-        parts.desk.change(crawl_delay_cap_s=config.crawl_delay_cap)
 
 
 def _exit_code(crawl: Crawl, error: StorageError | None) -> Exit:

@@ -16,7 +16,6 @@ from crawler.service.api import Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
-from crawler.service.serve import apply
 from support.programs import CLEAN, LOCAL
 
 ROOMY = "8GiB"
@@ -56,11 +55,11 @@ class Daemon:
 async def daemon(root, **settings):
     config = load(PLAIN | {"output": str(root)} | settings, environ={}).config
     async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
-        changes = Changes(crawl, root, lambda new: apply(crawl, new))
+        changes = Changes(crawl, root, crawl.reconfigure)
         control = Control(
             crawl,
             root,
-            registry=crawl.parts.metrics.registry,
+            registry=crawl.metrics.registry,
             readings=vitals.readings,
             rates=vitals.rates,
             change=changes.patch,

@@ -8,11 +8,11 @@ from typing import Any
 
 from crawler.config.sections import ArchiveConfig
 from crawler.core import urls
+from crawler.core.batch import Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Input, Known, Lease, Link, Mark
 from crawler.core.page import Body, Page
 from crawler.frontier import Limits
 from crawler.frontier.memory import MemoryStore
-from crawler.frontier.store import Admitted, Batch, HostRest, Settled
 from crawler.output.archive import Archive, Kept, open_archive
 from crawler.output.final_rows import final_rows
 from crawler.output.journal import Journal

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
+from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
 from crawler.core.model import Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
 from crawler.core.urls import fingerprint, host_key
 from crawler.frontier import Limits, Store, open_store
-from crawler.frontier.store import Admitted, Batch, HostRest, Prepared, Settled
 
 NO_PAGE = cast(Page, None)
 """A store never looks at the page of an outcome."""
@@ -90,8 +90,8 @@ class Driver:
         secret = self.store.secret()
         return sorted(urls, key=lambda url: fingerprint(host_key(url), secret) + fingerprint(url, secret))
 
-    def claim(self, hosts: int = 100, per_host: int = 100, hungry: Mapping[str, int] | None = None) -> list[Lease]:
-        return self.store.claim(hosts, per_host, self.now, hungry or {})
+    def claim(self, hosts: int = 100, per_host: int = 100, low: Mapping[str, int] | None = None) -> list[Lease]:
+        return self.store.claim(hosts, per_host, self.now, low or {})
 
     def claim_one(self, name: str) -> Lease:
         """The next link of all, which must be this one."""

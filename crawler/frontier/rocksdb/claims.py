@@ -59,11 +59,11 @@ class Claims:
 
     # -- handing out ----------------------------------------------------------------------------------------------
 
-    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
         """As ``Store.claim``, without the promotion of what is due again."""
         taken: list[Taken] = []
         cursor = self._database.cursor("queue")
-        wanted = {fingerprint(name, self._secret): links for name, links in hungry.items()}
+        wanted = {fingerprint(name, self._secret): links for name, links in low.items()}
         records = self._hosts.load(wanted)
         for host, record in records.items():
             taken += self._take(cursor, host, record, wanted[host])

@@ -13,6 +13,7 @@ from typing import Final
 
 from rocksdict import WriteBatch
 
+from crawler.core.batch import EXPAND, NEW, Batch, Prepared
 from crawler.core.model import Known, Lease, Mark, Retry
 from crawler.core.urls import fingerprint
 from crawler.frontier.admission import Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
@@ -24,7 +25,7 @@ from crawler.frontier.rocksdb.opening import make_schema, open_database, read_sc
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
-from crawler.frontier.store import EXPAND, NEW, PROMOTED_MAX, Batch, Counts, Limits, Prepared
+from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 
 REVIVED_MAX: Final = 1000
 """Most links revived in one transaction."""
@@ -212,7 +213,7 @@ class RocksStore(Facts):
     # -- handing out ----------------------------------------------------------------------------------------------
 
     @translated
-    def claim(self, hosts: int, per_host: int, now: float, hungry: Mapping[str, int]) -> list[Lease]:
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
         expired = self._claims.expired(now, PROMOTED_MAX)
         if expired:
             # Not synced: should the write be lost, they are still in ``due``, and expired.
@@ -220,7 +221,7 @@ class RocksStore(Facts):
             for key, value in expired:
                 tx.promote(key, value)
             self._write(tx, self._state.now, self._state.wall, sync=False)
-        return self._claims.claim(hosts, per_host, now, hungry)
+        return self._claims.claim(hosts, per_host, now, low)
 
     @translated
     def give_back(self, leases: Sequence[Lease]) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 from rocksdict import WriteBatch
 
+from crawler.core.batch import HostRest, Settled
 from crawler.core.model import Known, Link, Retry
 from crawler.frontier.admission import is_aside
 from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
@@ -30,7 +31,7 @@ from crawler.frontier.rocksdb.layout import (
     pack_time,
     queue_key,
 )
-from crawler.frontier.store import REVIVE_AFTER_S, HostRest, Settled
+from crawler.frontier.store import REVIVE_AFTER_S
 
 VALIDATORS_CHARS_MAX: Final = 512
 """Longer validators are not kept: a conditional request is not worth them."""

@@ -8,15 +8,15 @@ from collections import Counter
 
 import pytest
 
+from crawler.core.batch import Admitted, Prepared
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
-from crawler.core.model import Done, Dropped, Known, Link, Retry, Unvisited
+from crawler.core.model import Done, Dropped, Known, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
-from crawler.frontier.committer import Journal
 from crawler.frontier.memory import MemoryStore
-from crawler.frontier.pump import Frontier
+from crawler.frontier.pump import Pump
 from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
-from crawler.frontier.store import Admitted, Limits, Prepared
+from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
 from crawler.policy.politeness import Rests
 
@@ -57,16 +57,16 @@ class World:
         self.files = Files()
         self.bench = Workbench(lambda host: per_host)
         self.recovered: list[str] = []
-        self.frontier = Frontier(
+        self.pump = Pump(
             self.store,
             self.bench,
             Rests(lambda host: delay, random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
-            Journal(self.files.write, self.files.committed, self.files.rewind),
-            recover=self.recover,
+            self.files,
             clock=self.clock.now,
             wall=self.clock.wall,
             links_max=200,
         )
+        self.frontier = self.pump.frontier
         self.visits: Counter[str] = Counter()
 
     async def recover(self, error: StorageError) -> None:
@@ -80,14 +80,14 @@ class World:
                 self.frontier.settle(lease, await visit(lease))
 
         async with asyncio.TaskGroup() as tasks:
-            pump = tasks.create_task(self.frontier.pump())
+            pump = tasks.create_task(self.pump.run(self.recover))
             crew = [tasks.create_task(work()) for _ in range(workers)]
             await self.frontier.admit(Admitted(tuple(links)))
             self.frontier.seeds_ended()
             await asyncio.wait(crew)
-            self.frontier.end()
+            self.pump.end()
             await pump
-        self.frontier.close()
+        self.pump.close()
 
 
 def links(hosts: int, each: int) -> list[Link]:
@@ -146,7 +146,7 @@ async def test_a_write_that_never_works_ends_the_crawl():
     async def give_up(error: StorageError) -> None:
         raise error
 
-    world.frontier._recover = give_up
+    world.recover = give_up
     with pytest.raises(ExceptionGroup) as caught:
         await world.crawl(links(2, 5), drop)
     assert caught.group_contains(StorageError, match="disk full")
@@ -230,10 +230,10 @@ async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
     world, asked = World(), []
     read = world.store.robots
     world.store.robots = lambda origins: asked.append(len(origins)) or read(origins)
-    refill = Refill(world.store, world.frontier._committer, world.bench, world.clock.now, 200)
+    refill = Refill(world.store, world.pump._committer, world.bench, world.clock.now, 200)
     links = [Link(f"http://{n}.test/", f"{n}.test") for n in range(3 + RULES_PER_TRIP_MAX + 1)]
     for link in links:
-        refill.unruly(link)
+        refill.want_robots(link)
     trips = [await refill.get(rules_max) for rules_max in (3, 1000, 1000, 1000)]
     assert [link for got in trips for link, _ in got.records] == links
     assert asked == [3, RULES_PER_TRIP_MAX, 1]
@@ -242,8 +242,9 @@ async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
 async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypatch):
     """Else a chain of pages waits for the batch's time at every link of it."""
     monkeypatch.setattr("crawler.frontier.pump.COMMIT_EVERY_S", 3600.0)
-    frontier = World().frontier
-    pump = asyncio.create_task(frontier.pump())
+    world = World()
+    frontier = world.frontier
+    pump = asyncio.create_task(world.pump.run(world.recover))
     await frontier.admit(Admitted((Link("http://a.example/", "a.example"),)))
     frontier.seeds_ended()
     async with asyncio.timeout(20):
@@ -251,24 +252,59 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
         assert lease is not None
         frontier.settle(lease, Dropped("timeout", "total_timeout"))
         assert await frontier.take() is None, "committed, so that the crawl is over"
-        frontier.end()
+        world.pump.end()
         await pump
-    frontier.close()
+    world.pump.close()
 
 
 @pytest.mark.parametrize(("length", "most"), [(1, 200), (2000, 100)])
 async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
     world = World()
     long = [Link(f"http://h{n}.test/{'x' * length}", f"h{n}.test", via="http://v.test/" + "x" * length) for n in range(600)]
-    world.frontier.pause("user")
-    pump = asyncio.create_task(world.frontier.pump())
+    world.frontier.pause(Pause.USER)
+    pump = asyncio.create_task(world.pump.run(world.recover))
     await (await world.frontier.admit(Admitted(tuple(long))))
     while not world.bench.waiting:
         await asyncio.sleep(0.01)
     for _ in range(20):
         await asyncio.sleep(0.01)
         assert world.bench.waiting <= most
-    world.frontier.end()
+    world.pump.end()
     pump.cancel()
     await asyncio.gather(pump, return_exceptions=True)
-    world.frontier.close()
+    world.pump.close()
+
+
+async def test_it_says_why_nothing_is_dealt():
+    """What the workers wait for is decided where nothing is dealt, and nowhere else."""
+    world = World(delay=60.0)
+    frontier, pump = world.frontier, asyncio.create_task(world.pump.run(world.recover))
+
+    async def reason() -> str:
+        asked = asyncio.create_task(frontier.take())
+        await asyncio.sleep(0)
+        assert not asked.done()
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        return frontier.waits_for
+
+    assert await reason() == "frontier"
+    await (await frontier.admit(Admitted(tuple(links(3, 2)))))
+    out = [await frontier.take()]
+    for limiter, expected in ((Limiter.MEMORY, "memory"), (Limiter.DESCRIPTORS, "descriptors"), (Limiter.SCARCE, "descriptors")):
+        frontier.limit(limiter, 1)
+        assert await reason() == expected
+        frontier.limit(limiter, None)
+    pauses = {Pause.USER: "operator", Pause.OFFLINE: "network", Pause.MEMORY: "memory", Pause.DISK_LOW: "disk"}
+    for pause, expected in pauses.items():
+        frontier.pause(pause)
+        assert await reason() == expected, "the gravest is told"
+    for pause in pauses:
+        frontier.resume(pause)
+    out += [await frontier.take(), await frontier.take()]
+    for lease in out:
+        frontier.settle(lease, Unvisited())  # its host rests all the same
+    assert await reason() == "politeness"
+    world.pump.end()
+    await pump
+    world.pump.close()

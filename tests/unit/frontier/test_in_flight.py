@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from crawler.frontier.in_flight import OUT_LONG_S, Trace
+from crawler.frontier.in_flight import OUT_LONG_S, InFlight
 
 DIES = """
 import sys, time, os, signal
 from pathlib import Path
-from crawler.frontier.in_flight import Trace
-trace = Trace(Path(sys.argv[1]), 8)
+from crawler.frontier.in_flight import InFlight
+trace = InFlight(Path(sys.argv[1]), 8)
 held = trace.enter(b"held")
 done = trace.enter(b"done")
 trace.leave(done)
@@ -33,10 +33,10 @@ def die(path: Path, seconds: float, number: signal.Signals) -> None:
 
 
 def test_after_a_clean_end_nobody_is_suspected(tmp_path):
-    trace = Trace(tmp_path / "out", 4)
+    trace = InFlight(tmp_path / "out", 4)
     trace.leave(trace.enter(b"key"))
     trace.close()
-    trace = Trace(tmp_path / "out", 2)
+    trace = InFlight(tmp_path / "out", 2)
     assert (trace.found, trace.crashed) == ([], "")
     trace.close()
 
@@ -44,36 +44,36 @@ def test_after_a_clean_end_nobody_is_suspected(tmp_path):
 @pytest.mark.parametrize("slots", [2, 8, 100])
 def test_a_kill_puts_suspicion_on_what_had_been_out_for_long(tmp_path, slots):
     die(tmp_path / "out", OUT_LONG_S, signal.SIGKILL)
-    trace = Trace(tmp_path / "out", slots)
+    trace = InFlight(tmp_path / "out", slots)
     assert (trace.found, trace.crashed) == ([b"held"], "")
     trace.close()
 
 
 def test_a_kill_says_nothing_of_visits_that_had_just_begun(tmp_path):
     die(tmp_path / "out", 0.0, signal.SIGKILL)
-    trace = Trace(tmp_path / "out", 8)
+    trace = InFlight(tmp_path / "out", 8)
     assert trace.found == []
     trace.close()
 
 
 def test_a_crash_puts_suspicion_on_all_that_were_out(tmp_path):
     die(tmp_path / "out", 0.0, signal.SIGSEGV)
-    trace = Trace(tmp_path / "out", 8)
+    trace = InFlight(tmp_path / "out", 8)
     assert set(trace.found) == {b"held", b"young"}
     assert "Segmentation fault" in trace.crashed
     trace.close()
-    trace = Trace(tmp_path / "out", 8)
+    trace = InFlight(tmp_path / "out", 8)
     assert trace.crashed == "", "told once"
     trace.close()
 
 
 def test_slots_are_used_again(tmp_path):
-    trace = Trace(tmp_path / "out", 2)
+    trace = InFlight(tmp_path / "out", 2)
     for n in range(100):
         slots = [trace.enter(b"%d" % n), trace.enter(b"x" * 31)]
         for slot in slots:
             trace.leave(slot)
     began = time.monotonic()
-    trace.beat()
+    trace.heartbeat()
     assert began and os.path.getsize(tmp_path / "out") < 200
     trace.close()

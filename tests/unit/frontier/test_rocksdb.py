@@ -19,12 +19,12 @@ from support.killed_crawl import name
 from support.paths import ROOT, SUPPORT, TESTS
 from support.stores import REST, TIMEOUT, Driver, done, link, names
 
+from crawler.core.batch import KNOWN, HostRest
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
 from crawler.frontier import open_reader
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, URL_RULES, Schema, encode
-from crawler.frontier.store import KNOWN, HostRest
 
 
 @pytest.fixture

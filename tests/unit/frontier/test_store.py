@@ -6,21 +6,9 @@ from pathlib import Path
 import pytest
 from support.stores import REST, TIMEOUT, Driver, done, link, names, retry
 
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
-from crawler.frontier.store import (
-    CRASHES_MAX,
-    EXPAND,
-    HOST_BUDGET,
-    KNOWN,
-    NEW,
-    QUERY_EXPLOSION,
-    REVIVE_AFTER_S,
-    Admitted,
-    Batch,
-    HostRest,
-    Limits,
-    Settled,
-)
+from crawler.frontier.store import CRASHES_MAX, REVIVE_AFTER_S, Limits
 
 DOWN = ("dns_error", "host_down")
 
@@ -358,7 +346,7 @@ def test_many_retries_due_at_once_all_come_back(driver: Driver) -> None:
     driver.commit((), [(lease, retry(10)) for lease in driver.claim()])
     assert driver.claim() == []
     driver.now += 10.1
-    back = [lease for _ in range(3) for lease in driver.claim(hungry={f"h{i}.test": 100 for i in range(50)})]
+    back = [lease for _ in range(3) for lease in driver.claim(low={f"h{i}.test": 100 for i in range(50)})]
     assert len(back) == 2500 == len(set(names(back)))
 
 

@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 from support.stores import REST, TIMEOUT, Driver, done, link, retry
 
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
 from crawler.core.model import Done, Known, Lease, Link, Outcome, Retry
 from crawler.frontier.rocksdb.reader import manifest
-from crawler.frontier.store import CRASHES_MAX, EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, REVIVE_AFTER_S, HostRest, Limits
+from crawler.frontier.store import CRASHES_MAX, REVIVE_AFTER_S, Limits
 
 FRUITFUL = ("ok", "redirect", "truncated", "too_large")
 DOWN = ("connect_error", "host_down")
@@ -199,10 +200,10 @@ class StoreHistory(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.driver.now += seconds
 
-    @rule(hosts=st.integers(0, 4), per_host=st.integers(1, 5), hungry=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 4)))
-    def claim(self, hosts: int, per_host: int, hungry: dict[str, int]) -> None:
+    @rule(hosts=st.integers(0, 4), per_host=st.integers(1, 5), low=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 4)))
+    def claim(self, hosts: int, per_host: int, low: dict[str, int]) -> None:
         model, now = self.model, self.driver.now
-        wanted = {f"{name}.test": count for name, count in hungry.items()}
+        wanted = {f"{name}.test": count for name, count in low.items()}
         leases = self.driver.claim(hosts, per_host, wanted)
         model.promote(now)
         by_host: dict[str, list[Lease]] = {}

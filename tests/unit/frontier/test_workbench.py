@@ -164,9 +164,9 @@ def test_a_hungry_hosts_share_doubles_up_to_the_bound():
     for n in range(6):
         while (taken := bench.take(0.0)) is not None:
             bench.release(taken, 0.0)
-        wanted.append(bench.hungry("a.test", 32))
+        wanted.append(bench.shortage("a.test", 32))
         bench.put([lease("a.test", 100 * n + i) for i in range(wanted[-1])])
-        assert bench.hungry("a.test", 32) == 0, "it has just been fed"
+        assert bench.shortage("a.test", 32) == 0, "it has just been fed"
     assert wanted == [4, 8, 16, 32, 32, 32]
 
 

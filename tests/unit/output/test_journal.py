@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from support.pages import WALL, Crawl, seed, visit
 
 from crawler.core import urls
+from crawler.core.batch import Settled
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
-from crawler.frontier.store import Settled
 from crawler.output.archive.reader import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
 from crawler.policy.judge import Judge
@@ -331,3 +331,17 @@ def check_archive(crawl):
     for url in NAMES:
         known = crawl.store.lookup(url)
         assert known is None or isinstance(known, Known)
+
+
+def test_bytes_written_count_from_the_opening(tmp_path):
+    first = Crawl(tmp_path)
+    visit(first, seed("http://a.example/", 1), Done(first.page("http://a.example/"), "ok"))
+    first.journal.close()
+    again = Crawl(tmp_path, store=first.store)
+    before = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    prepared = again.prepare(links=[seed("http://b.example/", 2)], faults=[(Input("list", 3), "x", "syntax", None)])
+    again.store.commit(prepared, *again.journal.write(prepared))
+    again.journal.committed()
+    grown = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) - before
+    assert again.journal.written_bytes == grown > 0
+    again.journal.close()

@@ -291,9 +291,9 @@ async def test_the_api_tells_of_what_was_retired(tmp_path, site):
     await crawled(root, site, 1, 2)
     async with daemon(root, roll_size=1) as running:
         crawl = running.crawl
-        crawl.parts.retention.change(age_s=1e-9, bytes_max=0)
-        await crawl.parts.retention.look()
-        await crawl.parts.retention.look()
+        crawl.retention.change(age_s=1e-9, bytes_max=0)
+        await crawl.retention.look()
+        await crawl.retention.look()
         (url,) = good(site, 1)
         status, told = await running.ask("GET", "/v1/body", params={"url": url})
         assert (status, "retired" in told["detail"]) == (410, True)

@@ -82,7 +82,7 @@ async def test_it_is_watched_while_every_helper_of_the_loop_stands_before_a_stal
 
 async def test_a_worker_that_waits_holds_nothing_of_its_last_page(web, tmp_path):
     async with crawling(web, tmp_path) as (crawl, _):
-        crawl.frontier._endless = True
+        crawl.pump._endless = True
         running = asyncio.create_task(crawl.run())
         await until(lambda: crawl.stats().done == PAGES and not crawl.frontier.out_count)
         workers = [task for task in asyncio.all_tasks() if task.get_name().startswith("worker ")]

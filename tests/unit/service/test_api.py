@@ -14,9 +14,9 @@ from openapi_spec_validator import validate
 from support.daemons import daemon
 from support.sinful import Site, head, running, stay
 
+from crawler.core.batch import Admitted
 from crawler.core.model import Link
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
-from crawler.frontier.store import Admitted
 from crawler.service import api as api_module
 from crawler.service import api_seeds, api_streams
 
@@ -213,7 +213,7 @@ async def test_an_upload_is_read_no_faster_than_it_is_admitted(tmp_path):
     go_on = threading.Event()
     async with daemon(tmp_path) as d:
         await d.ask("POST", "/v1/pause")
-        held = asyncio.ensure_future(d.crawl.frontier.ask(go_on.wait))
+        held = asyncio.ensure_future(d.crawl.pump.ask(go_on.wait))
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
             writer.write(b"POST /v1/seeds HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -428,8 +428,8 @@ async def test_settings_change_together_or_not_at_all(tmp_path):
             "PATCH", "/v1/settings", json={"delay": "2s", "rate": 50, "host": [{"match": "a.test", "delay": 9}]}
         )
         assert (status, told["delay"], told["rate"]) == (200, 2.0, 50.0)
-        assert d.crawl.parts.hosts.delay("b.test") == 2.0
-        assert d.crawl.parts.hosts.delay("a.test") == 9.0
+        assert d.crawl.hosts.delay("b.test") == 2.0
+        assert d.crawl.hosts.delay("a.test") == 9.0
         assert 'delay = "2s"' in (tmp_path / "crawl.toml").read_text()
         for changes, says in (
             ({"delay": 3, "rate": "x"}, "rate"),

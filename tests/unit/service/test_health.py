@@ -7,9 +7,6 @@ import pytest
 from support.daemons import daemon
 from support.sinful import Site, head, running, stay
 
-from crawler.core.model import Mark
-from crawler.service.health import Written
-
 
 @pytest.fixture(scope="module")
 def site():
@@ -90,7 +87,7 @@ async def test_nothing_uncommitted_is_zero_and_a_held_store_is_not(tmp_path):
         await d.ask("POST", "/v1/pause")
         await d.ask("POST", "/v1/seeds", data=b"http://a.test/")
         assert (await metrics(d))["crawler_commit_age_seconds"] == 0
-        held = asyncio.ensure_future(d.crawl.frontier.ask(go_on.wait))
+        held = asyncio.ensure_future(d.crawl.pump.ask(go_on.wait))
         adding = asyncio.ensure_future(d.ask("POST", "/v1/seeds", data=b"http://b.test/"))
         try:
             await asyncio.sleep(0.3)
@@ -102,11 +99,3 @@ async def test_nothing_uncommitted_is_zero_and_a_held_store_is_not(tmp_path):
         await held
         assert (await adding)[0] == 200
         assert (await metrics(d))["crawler_commit_age_seconds"] == 0
-
-
-def test_bytes_written_count_from_the_opening():
-    written = Written({"a": Mark(100), "b": Mark(50, closed=True)})
-    written.add({"a": Mark(150)})
-    written.add({"a": Mark(170, closed=True), "c": Mark(30)})
-    written.add({"c": Mark(30)})
-    assert written.bytes == 100

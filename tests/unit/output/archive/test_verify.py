@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pages import Crawl, seed, visit
 
+from crawler.core.batch import Settled
 from crawler.core.model import Done, Dropped, Mark
-from crawler.frontier.store import Settled
 from crawler.output.archive.verify import verify
 from crawler.output.results import rows
 

@@ -1,0 +1,91 @@
+"""What one commit makes true: the visits that ended, the links that were admitted, and what the store decided about them.
+
+Handed from the frontier to the store and to what writes the files, so that each of them needs to know neither other.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+from crawler.core.model import Input, Lease, Link, Mark, Outcome
+
+
+class HostRest(Struct, frozen=True, gc=False):
+    """What a commit remembers of a host. ``due`` is crawl-clock time, ``failures`` counts those in a row,
+    ``down`` is (outcome, reason) once the host was given up, None otherwise."""
+
+    due: float
+    failures: int = 0
+    down: tuple[str, str] | None = None
+    busy: int = 0
+    """Times in a row it asked us to slow down (429, 503)."""
+
+
+class Settled(Struct, frozen=True):
+    """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
+
+    ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
+    known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
+    settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
+
+    lease: Lease
+    outcome: Outcome
+    retry_at: float = 0.0
+
+
+class Admitted(Struct, frozen=True):
+    """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
+
+    links: tuple[Link, ...]
+    faults: tuple[tuple[Input, str, str, str | None], ...] = ()
+    position: tuple[str, bytes] | None = None
+    """(source, opaque position after these lines), committed together with them."""
+
+
+class Batch(Struct):
+    """What one commit makes true. Unvisited outcomes do not come here: see ``Store.give_back``."""
+
+    settled: list[Settled]
+    admitted: list[Admitted]
+    hosts: dict[str, HostRest]
+    """Host key → its rest, for every host of ``settled``."""
+    refused: dict[str, int]
+    """Links left out so far, by rule: added to the counters."""
+    now: float
+    """Crawl clock, seconds."""
+    wall: float
+    """Wall time, seconds since the epoch."""
+    robots: dict[str, bytes] = {}
+    """Origin → its robots record (opaque here), to be kept."""
+    retired: dict[str, Mark | None] = {}
+    """New marks of closed files that are no longer kept; None: it needs no mark any more."""
+
+
+class Verdict(IntEnum):
+    """What the store decided about a link."""
+
+    KNOWN = 0
+    """The URL is known already, or stands earlier in the same batch."""
+    NEW = 1
+    """It is admitted."""
+    EXPAND = 2
+    """It is known, but this path to it is shorter: it is queued again as kind ``expand``. Or it is a robots link, which is
+    queued whatever is known, and makes nothing known."""
+    HOST_BUDGET = 3
+    QUERY_EXPLOSION = 4
+    """Refused, and counted under that rule; never a seed, a redirect or a robots link."""
+
+
+KNOWN, NEW, EXPAND, HOST_BUDGET, QUERY_EXPLOSION = Verdict
+
+
+class Prepared(Struct):
+    """The store's answer to a batch, before anything is written. Only the latest one may be committed, once.
+
+    ``fresh`` is aligned with the batch's links in this order: for each of ``settled``, its outlinks; then for each of
+    ``admitted``, its links."""
+
+    batch: Batch
+    fresh: list[Verdict]

@@ -1,0 +1,379 @@
+"""What decides the next visit: leases are dealt to workers, and visits that ended are settled into the open batch.
+
+    take ◀─ deal ◀─ bench ◀─ refill …… settle ─▶ open batch ─▶ …… commit
+
+Invariants. A lease is on the bench, out, or in a batch, never in two of them. It is dealt to one worker, only if its host
+is due, its origin's robots rules are at hand, and no pause or limit forbids it. Dealing and settling decide at once; they
+never wait for the disk. Commits and trips to the store are the pump's (pump.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from crawler.core.batch import Admitted, HostRest, Settled
+from crawler.core.model import Done, Dropped, Lease, Limiter, Link, Mark, Outcome, Pause, Retry, Unvisited, WaitsFor
+from crawler.core.urls import host_key
+from crawler.frontier.batch import Collector
+from crawler.frontier.in_flight import InFlight
+from crawler.frontier.refill import Refill
+from crawler.frontier.store import Counts
+from crawler.frontier.workbench import Workbench
+
+DEAL_SLACK_S: Final = 0.0005
+"""A timer that rang a moment early would find nothing due."""
+
+PAUSED_BY: Final[dict[Pause, WaitsFor]] = {
+    Pause.DISK: "disk",
+    Pause.DISK_LOW: "disk",
+    Pause.MEMORY: "memory",
+    Pause.OFFLINE: "network",
+    Pause.USER: "operator",
+}
+"""The gravest first."""
+LIMITED_BY: Final[dict[Limiter, WaitsFor]] = {
+    Limiter.MEMORY: "memory",
+    Limiter.DESCRIPTORS: "descriptors",
+    Limiter.SCARCE: "descriptors",
+}
+
+
+class RobotsGate(Protocol):
+    """What is known of robots.txt; ``crawler.policy.robots_gate`` has the one that crawls use."""
+
+    def ready(self, link: Link) -> bool:
+        """Whether the rules of a link's origin are at hand and fresh."""
+
+    def link(self, link: Link) -> Link:
+        """The robots link of a link's origin."""
+
+    def load(self, origin: str, record: bytes) -> bool:
+        """Take in the record the store kept for an origin; whether that made it ready."""
+
+    def learn(self, link: Link, outcome: Outcome) -> Sequence[tuple[str, bytes]]:
+        """What the end of a robots link taught: (origin, record to keep) of each."""
+
+    def delay(self, link: Link) -> float:
+        """The Crawl-delay of a link's origin, seconds."""
+
+
+class Politeness(Protocol):
+    """How long hosts rest; ``crawler.policy.politeness`` has the one that crawls use."""
+
+    def delay(self, host: str) -> float:
+        """A host's configured rest, seconds."""
+
+    def after(self, outcome: Done | Dropped | Retry, now: float, due: float, failures: int, busy: int) -> HostRest:
+        """The rest of a host after this visit, given its state before."""
+
+
+class Frontier:
+    """The workers' side. ``visits_max``: no more visits than these (--max-pages), None: no limit. ``on_unfetched`` is told
+    the host of each link that is settled without a visit."""
+
+    def __init__(
+        self,
+        bench: Workbench,
+        refill: Refill,
+        batches: Collector,
+        politeness: Politeness,
+        clock: Callable[[], float],
+        *,
+        in_flight: InFlight | None = None,
+        robots: RobotsGate | None = None,
+        visits_max: int | None = None,
+        on_unfetched: Callable[[str], None] = lambda host: None,
+    ) -> None:
+        self.bench = bench
+        self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
+        self._in_flight, self._robots = in_flight, robots
+        self._visits_left = visits_max
+        self._on_unfetched = on_unfetched
+        self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
+        self._waiters: deque[asyncio.Future[Lease | None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._deals_one = False
+        self._limits: dict[Limiter, int] = {}
+        self._limit: Limiter | None = None
+        """The strictest of ``_limits``."""
+        self._held = 0
+        self.pauses: set[Pause] = set()
+        self.seeding = True
+        """Seeds are still to come."""
+        self.draining = False
+        self.finished = False
+        self.counts = Counts()
+        """As of the last commit."""
+        self.waits_for: WaitsFor = "frontier"
+        """Why nothing was dealt when a worker last asked in vain."""
+
+    def __repr__(self) -> str:
+        state = "draining" if self.draining else "finished" if self.finished else "open"
+        return f"<Frontier {self.bench.waiting} benched, {len(self._out)} out, {state}>"
+
+    # -- dealing --------------------------------------------------------------------------------------------------
+
+    async def take(self) -> Lease | None:
+        """The right to visit one link, as soon as one may be visited; None when there will be no more."""
+        if not self._waiters and not self.draining and (lease := self._next(self._clock())) is not None:
+            return lease
+        waiter: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self.deal()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and (unused := waiter.result()) is not None:
+                self._leave(unused)
+                self.bench.give_back(unused)
+            raise
+
+    def deal(self) -> None:
+        """Give out whatever may be given now, and wake again when more may be."""
+        now = self._clock()
+        while self._waiters:
+            if self._waiters[0].done():
+                self._waiters.popleft()
+            elif self.draining or self.finished:
+                self._waiters.popleft().set_result(None)
+            elif (lease := self._next(now)) is not None:
+                self._waiters.popleft().set_result(lease)
+            else:
+                break
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiters and not self.pauses and (due := self.bench.next_due()) is not None and due > now:
+            self._timer = asyncio.get_running_loop().call_later(due - now + DEAL_SLACK_S, self.deal)
+
+    def _next(self, now: float) -> Lease | None:
+        """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
+        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
+        if self.pauses and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
+            return self._idle(next(PAUSED_BY[pause] for pause in PAUSED_BY if pause in self.pauses))
+        # 2. one batch is being committed and the next is full
+        if self._batches.is_backed_up:
+            return self._idle("disk")
+        # 3. as many visits are out as memory or descriptors allow; those held have ended
+        if self._limit is not None and len(self._out) - self._held >= self._limits[self._limit]:
+            return self._idle(LIMITED_BY[self._limit])
+        # 4. --max-pages allows no more than are out
+        if self._visits_left is not None and len(self._out) >= self._visits_left:
+            return self._idle("frontier")
+        # 5. no host is due; one that is, but whose robots rules must be had first, is held and they are sent for
+        while (lease := self.bench.take(now)) is not None:
+            if self._robots is None or lease.link.kind == "robots" or self._robots.ready(lease.link):
+                break
+            self.bench.give_back(lease)
+            self.bench.gate(lease.link.host, True)
+            self._refill.want_robots(lease.link)
+        if lease is None:
+            self._refill.rules_missed()
+            waiting = self.bench.waiting or self.counts.waiting + self.counts.retrying
+            return self._idle("politeness" if waiting else "frontier")
+        self._deals_one = False
+        self._out[id(lease)] = (lease, self._in_flight.enter(lease.key) if self._in_flight and lease.key else -1)
+        self._refill.dealt(lease.link.host)
+        return lease
+
+    def _idle(self, waits_for: WaitsFor) -> Lease | None:
+        self.waits_for = waits_for
+        return None
+
+    def _leave(self, lease: Lease) -> None:
+        slot = self._out.pop(id(lease))[1]
+        if slot >= 0 and self._in_flight is not None:
+            self._in_flight.leave(slot)
+
+    # -- who is out, and who may be -------------------------------------------------------------------------------
+
+    @property
+    def out_count(self) -> int:
+        """Visits out."""
+        return len(self._out)
+
+    @property
+    def visiting_count(self) -> int:
+        """Visits out that have not ended: without those held until it is known whose fault they were."""
+        return len(self._out) - self._held
+
+    @property
+    def idle_count(self) -> int:
+        """Workers that wait for a lease."""
+        return len(self._waiters)
+
+    @property
+    def room(self) -> int:
+        """How many more visits could begin now."""
+        below = self.idle_count if self._limit is None else self._limits[self._limit] - self.visiting_count
+        return max(0, min(self.idle_count, below))
+
+    def is_out(self, url: str) -> bool:
+        """Whether a canonical URL is being visited."""
+        return any(lease.link.url == url for lease, _ in self._out.values())
+
+    def leases_held(self) -> list[Lease]:
+        """Every lease that is out or on the bench."""
+        return [lease for lease, _ in self._out.values()] + list(self.bench.leases())
+
+    def pause(self, why: Pause) -> None:
+        """Deal nothing until ``resume`` with the same reason."""
+        self.pauses.add(why)
+
+    def resume(self, why: Pause) -> None:
+        self.pauses.discard(why)
+        self.deal()
+
+    def limit(self, by: Limiter, visits_max: int | None) -> None:
+        """At most so many visits out at a time; None: as many as there are workers."""
+        if visits_max is None:
+            self._limits.pop(by, None)
+        else:
+            self._limits[by] = visits_max
+        self._limit = min(self._limits, key=self._limits.__getitem__, default=None)
+
+    def hold(self, visits: int) -> None:
+        """So many of the visits out have ended, and are held until it is known whose fault their end was."""
+        self._held = visits
+
+    def deal_one(self) -> None:
+        """Offline: deal one lease all the same, to see whether anybody answers."""
+        self._deals_one = True
+        self.deal()
+
+    def drain(self) -> None:
+        """Deal nothing more, for good."""
+        self.draining = True
+        self.deal()
+        self._batches.hurry()
+
+    def finish(self) -> None:
+        """Nothing waits, is out or can still come: workers that ask are told so."""
+        self.finished = True
+        self.deal()
+
+    # -- settling -------------------------------------------------------------------------------------------------
+
+    def settle(self, lease: Lease, outcome: Outcome, committed: Callable[[], None] | None = None) -> None:
+        """Record the outcome of a visit. Returns at once; durable after the next commit. ``committed`` is called when it is,
+        or was given back: what it holds in memory is free then."""
+        batch = self._batches.open
+        if committed is not None:
+            batch.releases.append(committed)
+        self._leave(lease)
+        host, now = lease.link.host, self._clock()
+        due, failures, busy = self.bench.state(host)
+        if isinstance(outcome, Unvisited):
+            self.bench.release(lease, max(due, now + self._politeness.delay(host)))
+            self._give_back(lease)
+            self.deal()
+            return
+        rest = self._politeness.after(outcome, now, due, failures, busy)
+        self.bench.remember(host, rest.failures, rest.busy)
+        self.bench.release(lease, rest.due)
+        if isinstance(outcome, Retry) and not lease.key:
+            # a robots.txt stands in no queue: it is its host's next link again
+            batch.hosts[host] = rest
+            self.bench.put_first(Lease(lease.link.again(), b""))
+        else:
+            retry_at = now + outcome.after if isinstance(outcome, Retry) else 0.0  # its host rests as long as it rests
+            batch.settle(Settled(lease, outcome, retry_at), rest)
+        if rest.down:
+            self._give_up(host, rest.down)
+        is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
+        self._batches.mark_dirty(now, urgent=is_last or rest.busy + rest.failures > 0)
+        self.deal()
+
+    def _give_up(self, host: str, down: tuple[str, str]) -> None:
+        """What waits on the bench for this host is settled unfetched; a robots link asked for by another host is dropped."""
+        leases = self.bench.clear(host)
+        self.settle_unfetched([(lease, down) for lease in leases if lease.key or asking_host(lease.link) != host])
+        self._refill.given_up(host)
+
+    def _give_back(self, lease: Lease) -> None:
+        """It was not visited. A robots link stands in no queue: its host asks for it again by itself."""
+        if lease.key:
+            self._refill.give_back(lease)
+        else:
+            self.bench.gate(asking_host(lease.link), False)
+
+    def settle_unfetched(self, down: Sequence[tuple[Lease, tuple[str, str]]]) -> None:
+        """Links of hosts given up, and links that killed the process too often: (lease, (outcome, reason)) of each."""
+        for lease, (outcome, reason) in down:
+            dropped = Dropped(outcome, reason)
+            if lease.link.kind == "robots" and self._robots is not None:
+                self.rules_learned(self._robots.learn(lease.link, dropped))
+            if lease.key:
+                self._batches.open.settle(Settled(lease, dropped), None)
+                self._on_unfetched(lease.link.host)
+            if reason == "host_down":
+                self._refill.given_up(lease.link.host)
+        if down:
+            self._batches.mark_dirty(self._clock())
+
+    def undone(self, batch: Iterable[Settled]) -> None:
+        """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""
+        for settled in batch:
+            if not settled.lease.key:
+                self.bench.gate(asking_host(settled.lease.link), False)
+
+    def page_fetched(self) -> bool:
+        """One page less to visit under --max-pages; whether that was the last."""
+        if self._visits_left is None:
+            return False
+        self._visits_left -= 1
+        return self._visits_left <= 0
+
+    # -- robots rules ---------------------------------------------------------------------------------------------
+
+    def put_robots(self, link: Link) -> bool:
+        """Where a robots.txt was redirected to, as that host's next link once the redirect is settled. False if the host is
+        not on the bench: then it must go through its queue."""
+        if link.host not in self.bench:
+            return False
+        self.bench.put_first(Lease(link, b""))
+        return True
+
+    def rules_learned(self, learned: Sequence[tuple[str, bytes]]) -> None:
+        """(origin, record) of each: kept with the next batch; the hosts that waited for them may deal again."""
+        for of, record in learned:
+            self._batches.open.robots[of] = record
+            self._batches.mark_dirty(self._clock())
+            self.bench.gate(host_key(of + "/"), False)
+            self.deal()
+
+    # -- what comes in otherwise ----------------------------------------------------------------------------------
+
+    async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
+        """Links into the next batch, as soon as it has room. The future is done when they are committed."""
+        await self._batches.room()
+        self._batches.open.admit(admitted)
+        self._batches.mark_dirty(self._clock())
+        return self._batches.open.committed()
+
+    def refuse(self, refused: Mapping[str, int]) -> None:
+        """Count links that a rule left out."""
+        self._batches.open.refuse(refused)
+
+    def retire(self, marks: Mapping[str, Mark | None]) -> asyncio.Future[None]:
+        """Files that are no longer kept (None: no mark any more). The future is done when that is committed."""
+        self._batches.open.retired.update(marks)
+        self._batches.mark_dirty(self._clock())
+        return self._batches.open.committed()
+
+    def seeds_ended(self) -> None:
+        """No more seeds: the crawl may finish."""
+        self.seeding = False
+        self._batches.mark_dirty(self._clock(), urgent=True)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def asking_host(link: Link) -> str:
+    """The host that waits for what a robots link brings: not always the one that is visited."""
+    return host_key(f"{link.anchor}/") if link.anchor else link.host
