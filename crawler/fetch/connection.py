@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp.client_exceptions import ServerDisconnectedError
@@ -37,8 +38,15 @@ class Watched(ResponseHandler):
     The head is fed to the parser alone, and a body of known length to its last byte: so what follows is never parsed.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, head_bytes_max: int, interim_max: int) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        head_bytes_max: int,
+        interim_max: int,
+        on_lost: Callable[[Watched], None] = lambda connection: None,
+    ) -> None:
         super().__init__(loop)
+        self._on_lost = on_lost
         self._head_bytes_max = head_bytes_max
         self._interim_max = interim_max
         self._exchange: Exchange | None = None
@@ -189,6 +197,7 @@ class Watched(ResponseHandler):
                 self._end_payload()
         super().connection_lost(exc)
         self._exchange = None
+        self._on_lost(self)
 
     def _cut(self, exchange: Exchange, exc: BaseException | None) -> tuple[str, str] | None:
         """Why a body that was not complete is cut. One that lasts until the connection closes must see it closed in

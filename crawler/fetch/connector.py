@@ -66,7 +66,7 @@ class Connector(aiohttp.TCPConnector):
         self._idle_bytes = 0
         self._idle_per_host_max = idle_per_host_max
         self._idle: OrderedDict[ResponseHandler, ConnectionKey] = OrderedDict()
-        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max)  # type: ignore[assignment]
+        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave)  # type: ignore[assignment]
 
     @property
     def acquired(self) -> int:
@@ -76,13 +76,11 @@ class Connector(aiohttp.TCPConnector):
     @property
     def idle(self) -> int:
         """Connections kept for a next use."""
-        self._forget_closed()
         return len(self._idle)
 
     @property
     def idle_bytes(self) -> int:
         """What they take of memory, about."""
-        self._forget_closed()
         return self._idle_bytes
 
     @property
@@ -153,8 +151,6 @@ class Connector(aiohttp.TCPConnector):
             return
         self._idle[protocol] = key
         self._idle_bytes += _weight(key)
-        if self._is_full():
-            self._forget_closed()
         while self._is_full():
             self._close_oldest()
         if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:
@@ -164,6 +160,7 @@ class Connector(aiohttp.TCPConnector):
         return len(self._idle) > self._idle_max or self._idle_bytes > self._idle_bytes_max
 
     def _leave(self, protocol: ResponseHandler) -> None:
+        """It is used again, or lost: it waits no more."""
         if (key := self._idle.pop(protocol, None)) is not None:
             self._idle_bytes -= _weight(key)
 
@@ -177,10 +174,6 @@ class Connector(aiohttp.TCPConnector):
                 same.remove(entry)
             if not same:
                 del self._conns[key]
-
-    def _forget_closed(self) -> None:
-        for protocol in [protocol for protocol in self._idle if not protocol.is_connected()]:
-            self._leave(protocol)
 
 
 def _weight(key: ConnectionKey) -> int:

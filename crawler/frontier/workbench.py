@@ -1,8 +1,11 @@
 """The in-memory half of the frontier: politeness as a data structure.
 
-Pure: no clock, no I/O; time is an argument. The laws, held by structure and proved in tests/frontier/test_workbench.py:
-a host has at most ``per_host`` visits out; none of its visits starts before its rest is over; what was put is taken once,
-put back, or still there. A host stands in the heap at most once, and only while it could deal.
+Pure: no clock, no I/O; time is an argument. Invariants: a host has at most ``per_host`` visits out; none of its visits
+starts before its rest is over; what was put is taken once, put back, or still there.
+
+A host that could deal stands in one place: in the heap while it rests, then in the lane of as many visits as it has out.
+The lanes are dealt from the lowest, each in the order in which hosts came: so visits spread over hosts, one at a time,
+and a host gets a second connection only when every other due host is being visited.
 
 A group is a further limit that hosts share (``--politeness-by domain``, links that killed a process): a host whose next
 link belongs to a full group is parked there and comes back when the group has room.
@@ -10,7 +13,7 @@ link belongs to a full group is parked there and comes back when the group has r
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
@@ -41,14 +44,22 @@ def size(link: Link) -> int:
     return 1 + (len(link.url) + len(link.via or "") + len(link.anchor or "") + given) // LINK_BYTES
 
 
+NOWHERE: Final = -1
+RESTING: Final = -2
+PARKED: Final = -3
+LANES_MAX: Final = 8
+"""Hosts with more visits out than these share the last lane."""
+
+
 class _Host:
-    __slots__ = ("busy", "due", "failures", "gated", "heads", "heaped", "out", "queue", "share")
+    __slots__ = ("busy", "due", "failures", "gated", "out", "place", "queue", "robots_queue", "share")
 
     def __init__(self, due: float, failures: int, busy: int) -> None:
         self.queue: deque[Lease] = deque()
-        self.heads: deque[Lease] = deque()  # dealt before all others, even while gated: robots links
+        self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while gated
         self.gated = False
-        self.heaped = False
+        self.place = NOWHERE
+        """NOWHERE: it cannot deal · RESTING: in the heap · PARKED: at a group that is full · else the number of its lane."""
         self.out = 0
         self.due = due
         self.failures = failures
@@ -56,8 +67,8 @@ class _Host:
         self.share = 0  # the most links it has had here
 
     def next(self) -> Lease | None:
-        if self.heads:
-            return self.heads[0]
+        if self.robots_queue:
+            return self.robots_queue[0]
         return self.queue[0] if self.queue and not self.gated else None
 
 
@@ -80,7 +91,8 @@ class Workbench:
         self._group_of = group_of
         self._hosts: dict[str, _Host] = {}
         self._groups: dict[str, _Group] = {}
-        self._heap: list[tuple[float, int, str]] = []
+        self._resting: list[tuple[float, int, str]] = []  # a heap
+        self._lanes: tuple[OrderedDict[str, _Host], ...] = tuple(OrderedDict() for _ in range(LANES_MAX))
         self._ticket = count()
         self.waiting = 0
         self.load = 0
@@ -105,19 +117,19 @@ class Workbench:
                 host = self._hosts[name] = _Host(lease.due, lease.failures, lease.busy)
             elif lease.due > host.due:
                 host.due = lease.due
-            (host.heads if lease.link.kind == "robots" else host.queue).append(lease)
+            (host.robots_queue if lease.link.kind == "robots" else host.queue).append(lease)
             host.share = max(host.share, len(host.queue))
             self._came(lease)
-            if not host.heaped:
-                self._heap_if_it_could_deal(name, host)
+            if host.place == NOWHERE:
+                self._place(name, host)
 
     def put_first(self, lease: Lease) -> None:
         """A robots link at its host: before the queue and even while the host is gated. One is enough for an origin."""
         host = self._hosts[lease.link.host]
-        if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.heads):
-            host.heads.append(lease)
+        if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.robots_queue):
+            host.robots_queue.append(lease)
             self._came(lease)
-            self._heap_if_it_could_deal(lease.link.host, host)
+            self._place(lease.link.host, host)
 
     def rest(self, name: str, due: float) -> None:
         """No visit of this host before ``due``, crawl-clock seconds."""
@@ -128,43 +140,55 @@ class Workbench:
         """Shut: the host deals nothing but what is put first."""
         if host := self._hosts.get(name):
             host.gated = shut
-            self._heap_if_it_could_deal(name, host)
+            self._place(name, host)
 
     def take(self, now: float) -> Lease | None:
         """The next lease that may be visited at ``now``, or None. Its host counts as visited until ``release``."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            name = heappop(heap)[2]
+        resting = self._resting
+        while resting and resting[0][0] <= now:
+            name = heappop(resting)[2]
             host = self._hosts.get(name)
-            if host is None or not host.heaped:
-                continue
-            host.heaped = False
-            lease = host.next()
-            if lease is None:
-                self.forget(name, now)
-                continue
-            if host.out >= self._per_host(name):
-                continue
-            if host.due > now:
-                self._push(name, host, host.due)
-            elif not self._parked(name, host, lease, now):
-                (host.heads or host.queue).popleft()
-                self.waiting -= 1
-                self.load -= size(lease.link)
-                host.out += 1
-                self.out += 1
-                for group in self._groups_of(name, lease):
-                    self._group(group, name).out += 1
-                self._heap_if_it_could_deal(name, host)
-                return lease
+            if host is not None and host.place == RESTING:
+                self._enter_lane(name, host)
+        for lane in self._lanes:
+            while lane:
+                name, host = lane.popitem(last=False)
+                host.place = NOWHERE
+                if (lease := self._take_of(name, host, now)) is not None:
+                    return lease
         return None
+
+    def _take_of(self, name: str, host: _Host, now: float) -> Lease | None:
+        """A lease of a host that has left its lane. Five cases: it has nothing to deal, as many visits out as it may have,
+        or a rest that began meanwhile; its group is full; or it deals."""
+        lease = host.next()
+        if lease is None:
+            self.forget(name, now)
+            return None
+        if host.out >= self._per_host(name):
+            return None
+        if host.due > now:
+            self._rest_until(name, host, host.due)
+            return None
+        if self._is_parked(name, host, lease, now):
+            return None
+        (host.robots_queue or host.queue).popleft()
+        self.waiting -= 1
+        self.load -= size(lease.link)
+        host.out += 1
+        self.out += 1
+        for group in self._groups_of(name, lease):
+            self._group(group, name).out += 1
+        if host.out < self._per_host(name) and host.next() is not None:
+            self._enter_lane(name, host)
+        return lease
 
     def give_back(self, lease: Lease) -> None:
         """Undo a ``take`` that led to no visit: the lease is its host's next again, and no rest runs."""
         host = self._leave(lease)
-        (host.heads if lease.link.kind == "robots" else host.queue).appendleft(lease)
+        (host.robots_queue if lease.link.kind == "robots" else host.queue).appendleft(lease)
         self._came(lease)
-        self._heap_if_it_could_deal(lease.link.host, host)
+        self._place(lease.link.host, host)
 
     def release(self, lease: Lease, due: float) -> None:
         """A visit ended: none of its host (and group) starts before ``due``, crawl-clock seconds."""
@@ -174,7 +198,7 @@ class Workbench:
             if name != SUSPECTS:
                 group = self._group(name, lease.link.host)
                 group.due = max(group.due, due)
-        self._heap_if_it_could_deal(lease.link.host, host)
+        self._place(lease.link.host, host)
 
     def state(self, name: str) -> tuple[float, int, int]:
         """(due, failures, busy) of a host on the bench."""
@@ -188,9 +212,9 @@ class Workbench:
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""
         host = self._hosts[name]
-        leases = [*host.heads, *host.queue]
+        leases = [*host.robots_queue, *host.queue]
         host.gated = False
-        host.heads.clear()
+        host.robots_queue.clear()
         host.queue.clear()
         self.waiting -= len(leases)
         self.load -= sum(size(lease.link) for lease in leases)
@@ -199,7 +223,7 @@ class Workbench:
     def forget(self, name: str, now: float) -> None:
         """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
         host = self._hosts.get(name)
-        if host is not None and not host.out and not host.heaped and not host.queue and not host.heads:
+        if host is not None and not host.out and host.place == NOWHERE and not host.queue and not host.robots_queue:
             del self._hosts[name]
         if len(self._groups) > 2 * len(self._hosts) + 64:
             idle = [key for key, group in self._groups.items() if not group.out and not group.parked and group.due <= now]
@@ -215,19 +239,20 @@ class Workbench:
         return max(0, min(share_links_max, host.share * 2) - len(host.queue))
 
     def next_due(self) -> float | None:
-        """When ``take`` may next have something; None if only a release or a put can change that."""
-        return self._heap[0][0] if self._heap else None
+        """When ``take`` may next have something, once it has given all it had; None if only a release or a put can change
+        that."""
+        return self._resting[0][0] if self._resting else None
 
     def leases(self) -> Iterable[Lease]:
         """All waiting leases."""
         for host in self._hosts.values():
-            yield from host.heads
+            yield from host.robots_queue
             yield from host.queue
 
     def hosts(self) -> Iterable[HostView]:
         """Every host on the bench as it stands now."""
         for name, host in self._hosts.items():
-            waiting = len(host.queue) + len(host.heads)
+            waiting = len(host.queue) + len(host.robots_queue)
             yield HostView(name, host.due, waiting, host.out, host.failures, host.busy)
 
     def census(self, now: float) -> tuple[int, int, int]:
@@ -250,13 +275,21 @@ class Workbench:
         self.waiting += 1
         self.load += size(lease.link)
 
-    def _heap_if_it_could_deal(self, name: str, host: _Host) -> None:
-        if not host.heaped and host.out < self._per_host(name) and host.next() is not None:
-            self._push(name, host, host.due)
+    def _place(self, name: str, host: _Host) -> None:
+        """Into the heap if it could deal; out of the lane where it no longer belongs."""
+        if host.place >= 0:
+            del self._lanes[host.place][name]
+            host.place = NOWHERE
+        if host.place == NOWHERE and host.out < self._per_host(name) and host.next() is not None:
+            self._rest_until(name, host, host.due)
 
-    def _push(self, name: str, host: _Host, due: float) -> None:
-        host.heaped = True
-        heappush(self._heap, (due, next(self._ticket), name))
+    def _rest_until(self, name: str, host: _Host, due: float) -> None:
+        host.place = RESTING
+        heappush(self._resting, (due, next(self._ticket), name))
+
+    def _enter_lane(self, name: str, host: _Host) -> None:
+        host.place = min(host.out, LANES_MAX - 1)
+        self._lanes[host.place][name] = host
 
     def _groups_of(self, name: str, lease: Lease) -> tuple[str, ...]:
         group = self._group_of(name)
@@ -270,15 +303,15 @@ class Workbench:
             found = self._groups[group] = _Group(1 if group == SUSPECTS else self._per_host(name))
         return found
 
-    def _parked(self, name: str, host: _Host, lease: Lease, now: float) -> bool:
+    def _is_parked(self, name: str, host: _Host, lease: Lease, now: float) -> bool:
         for key in self._groups_of(name, lease):
             group = self._group(key, name)
             if group.out >= group.limit:
                 group.parked.append(name)
-                host.heaped = True  # it stands in the parking place instead
+                host.place = PARKED
                 return True
             if group.due > now:
-                self._push(name, host, group.due)
+                self._rest_until(name, host, group.due)
                 return True
         return False
 
@@ -293,5 +326,5 @@ class Workbench:
             while group.parked:
                 parked = group.parked.popleft()
                 if back := self._hosts.get(parked):
-                    self._push(parked, back, max(back.due, group.due))
+                    self._rest_until(parked, back, max(back.due, group.due))
         return host

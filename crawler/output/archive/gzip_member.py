@@ -28,7 +28,7 @@ _RAW: Final = -15
 
 def deflated_whole(data: bytes) -> bytes:
     """A member of data that is in memory."""
-    return isal_zlib.compress(data, LEVEL, _GZIP)
+    return igzip_lib.compress(data, LEVEL, igzip_lib.COMP_GZIP, igzip_lib.MEM_LEVEL_SMALL)
 
 
 def deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:

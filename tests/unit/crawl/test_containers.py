@@ -56,10 +56,11 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Retention._folders": ("fixed", 3),
     # frontier
     "Workbench._hosts": ("bench", CLAIMED),
-    "Workbench._heap": ("bench", 2 * CLAIMED),
+    "Workbench._resting": ("bench", 2 * CLAIMED),
+    "Workbench._lanes": ("bench", CLAIMED),
     "Workbench._groups": ("bench", 2 * CLAIMED + 64),
     "_Host.queue": ("bench", BENCH_LINKS),
-    "_Host.heads": ("bench: a robots link for each host that waits for its rules", CLAIMED),
+    "_Host.robots_queue": ("bench: a robots link for each host that waits for its rules", CLAIMED),
     "_Group.parked": ("bench", CLAIMED),
     "Frontier._out": ("workers", WORKERS),
     "Frontier._waiters": ("workers", WORKERS),

@@ -176,3 +176,35 @@ def test_a_link_of_long_texts_counts_as_several():
     assert size(plain) == 1
     assert size(Link(long, "a.test", via=long, anchor=long)) == 6
     assert size(Link("http://a.test/1", "a.test", given="é" * 2000)) == 8
+
+
+@given(st.integers(1, 12), st.integers(2, 9), st.integers(1, 40))
+def test_visits_spread_over_hosts(hosts, per_host, workers):
+    """No host is visited twice at a time while another due one is not visited at all; then no third before all have two."""
+    bench = Workbench(lambda host: per_host)
+    bench.put([lease(f"h{host}.test", n) for host in range(hosts) for n in range(per_host)])
+    out: Counter[str] = Counter()
+    taken = [found for _ in range(workers) if (found := bench.take(0.0)) is not None]
+    for each in taken:
+        out[each.link.host] += 1
+    assert len(taken) == min(workers, hosts * per_host)
+    assert max(out.values()) - min(out[f"h{host}.test"] for host in range(hosts)) <= 1
+    for each in taken:
+        bench.release(each, 0.0)
+        again = bench.take(0.0)
+        out[each.link.host] -= 1
+        if again is not None:
+            out[again.link.host] += 1
+            waiting = Counter(left.link.host for left in bench.leases())
+            assert all(out[host] >= out[again.link.host] - 1 for host in waiting)
+
+
+def test_a_host_that_was_dealt_is_behind_all_that_were_not():
+    bench = Workbench(lambda host: 8)
+    bench.put([lease(f"h{host}.test", n) for n in range(8) for host in range(5)])
+    order = []
+    for _ in range(20):
+        taken = bench.take(0.0)
+        order.append(taken.link.host)
+        bench.release(taken, 0.0)
+    assert order == [f"h{n % 5}.test" for n in range(20)]
