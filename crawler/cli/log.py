@@ -13,15 +13,15 @@ queue; what finds no room or cannot be written is dropped and counted, and the c
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from copy import copy
+from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from queue import SimpleQueue
 from typing import Any, Final, Literal
-
-import structlog
 
 from crawler.config import Config
 from crawler.core.errors import ConfigError
@@ -33,8 +33,10 @@ CLOSE_S: Final = 2.0
 
 PACKAGE: Final = "crawler"
 
+_ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+"""Of every record; the others were given as ``extra``."""
+
 Form = Literal["text", "json"]
-Event = MutableMapping[str, Any]
 
 _LOST: Final = "%d lines were not logged: nobody read them fast enough, or they could not be written"
 
@@ -48,7 +50,7 @@ class Log(QueueListener):
 
     def __init__(self, sink: logging.Handler, *, level: str, form: Form, stamped: bool = True) -> None:
         self._records: SimpleQueue[logging.LogRecord] = SimpleQueue()
-        sink.setFormatter(_formatter(form, stamped))
+        sink.setFormatter(JsonFormatter() if form == "json" else TextFormatter(stamped=stamped))
         sink.handleError = self._not_written  # type: ignore[method-assign]
         super().__init__(self._records, sink)
         self._door = _Door(self._records)
@@ -107,8 +109,6 @@ class _Door(QueueHandler):
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         text, record = record.getMessage(), copy(record)
         record.msg, record.args = text, None
-        for made_by_other_handlers in ("message", "asctime"):
-            record.__dict__.pop(made_by_other_handlers, None)
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -158,44 +158,42 @@ def _file(path: str) -> WatchedFileHandler:
         raise ConfigError(f"log_file {path}: {error.strerror}") from error
 
 
-def _formatter(form: Form, stamped: bool) -> logging.Formatter:
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            *([structlog.processors.TimeStamper(fmt="iso", key="time")] if stamped else []),
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.ExtraAdder(),
-        ],
-        processors=[
-            _name_libraries,
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            _in_order,
-            structlog.processors.JSONRenderer() if form == "json" else _as_text,
-        ],
-    )
-
-
-def _name_libraries(_: Any, __: str, event: Event) -> Event:
-    """Whose line it is, where it is not ours."""
-    if (name := event["_record"].name.partition(".")[0]) != PACKAGE:
-        event["logger"] = event["_record"].name if name else "root"
-    return event
-
-
-def _in_order(_: Any, __: str, event: Event) -> Mapping[str, Any]:
-    """When, how severe and what come first."""
-    first = {key: event[key] for key in ("time", "level", "event") if key in event}
-    return first | {key: value for key, value in event.items() if key not in first and key != "exc_info"}
-
-
-def _as_text(_: Any, __: str, event: Event) -> str:
+class TextFormatter(logging.Formatter):
     """``2026-11-23T12:00:00.000000Z warning: text key=value``; nothing in it can end the line early or steer a terminal."""
-    start = [event.pop("time")] if "time" in event else []
-    level = event.pop("level")
-    if level in ("warning", "error", "critical"):
-        start.append(f"{level}:")
-    trace = f"\n{trace}" if (trace := event.pop("exception", "")) else ""
-    text = event.pop("event")
-    fields = (f"{key}={printable(str(value))}" for key, value in event.items() if value is not None)
-    line = " ".join([*start, text, *fields])
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in line + trace)
+
+    def __init__(self, *, stamped: bool) -> None:
+        super().__init__()
+        self._stamped = stamped
+
+    def format(self, record: logging.LogRecord) -> str:
+        start = [_time(record)] if self._stamped else []
+        if record.levelno >= logging.WARNING:
+            start.append(f"{record.levelname.lower()}:")
+        fields = (f"{key}={printable(str(value))}" for key, value in _fields(record).items() if value is not None)
+        line = " ".join([*start, record.getMessage(), *fields])
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in line)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: ``time``, ``level``, ``event``, then the fields of the event, ``logger`` of a library's line, and
+    ``exception`` with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage()} | _fields(record)
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given as ``extra``, and whose line it is, where it is not ours."""
+    fields = {key: value for key, value in vars(record).items() if key not in _ATTRIBUTES}
+    if record.name.partition(".")[0] != PACKAGE:
+        fields["logger"] = record.name
+    return fields

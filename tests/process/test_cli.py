@@ -93,7 +93,7 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 def test_version_and_help_import_nothing_heavy():
-    heavy = {"pydantic", "aiohttp", "asyncio", "rocksdict", "rich", "structlog", "msgspec"}
+    heavy = {"pydantic", "aiohttp", "asyncio", "rocksdict", "rich", "msgspec"}
     assert not imported_by("--version") & heavy
     assert not imported_by("--help") & heavy
     assert not imported_by("config", "--help") & (heavy - {"pydantic"})
