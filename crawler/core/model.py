@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
+    from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
 Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "recrawl", "expand"]
@@ -162,6 +163,8 @@ class Done(Struct, frozen=True):
     sign: HostSign = "alive"
     robots: str | None = None
     """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
+    block: LinkBlock | None = None
+    """The links of a page, packed; they come behind ``outlinks``."""
 
 
 class Dropped(Struct, frozen=True):

@@ -6,40 +6,59 @@ of pages crawled does not depend on timing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Final, Generic, TypeVar
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict
-from crawler.core.model import Done, Known, Link, Outcome, Retry
+from crawler.core.batch import EXPAND, HOST_BUDGET, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
+from crawler.core.link_block import HOST_BYTES, NO_QUERY, QUERY_BYTES, LinkBlock, decode_link, encode_link, host_of
+from crawler.core.model import PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
+from crawler.frontier.counters import RECORDED
 from crawler.frontier.store import Limits
-
-K = TypeVar("K", bound=Hashable)
 
 FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
 """Outcomes that may have had outlinks: only these are worth expanding once more."""
 
-_BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
+BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
+"""A seed, a redirect or a robots link is never left out by a budget."""
+
+QUEUED: Final = (NEW, EXPAND)
+
+UNBOUNDED: Final = 0
+BOUNDED: Final = 1
+ASIDE: Final = 2
+"""How a link is judged: whatever the budgets say, within them, or not at all, as it is a visit for robots rules."""
 
 
-class Ask(Struct, Generic[K], frozen=True):
+class Columns(Struct):
+    """A batch's links side by side, in the order of ``found_in``. ``keys`` are KEY_BYTES each: the host's, then the URL's;
+    ``paths`` holds the key of the URL before its question mark for the places that have one."""
+
+    keys: list[bytes]
+    depths: list[int]
+    ways: bytearray
+    paths: dict[int, bytes]
+
+
+class Ask(Struct, frozen=True):
     """What ``judge`` needs to be told. ``fruitful``: which of these known URLs were settled fruitfully or are being
-    visited now. ``admitted``: links admitted so far, by host. ``queries``: different query strings so far, by the URL
-    before its question mark."""
+    visited now. ``admitted``: links admitted so far, by host key. ``queries``: different query strings so far, by path key."""
 
-    fruitful: Callable[[Collection[K]], set[K]]
-    admitted: Callable[[Collection[str]], dict[str, int]]
-    queries: Callable[[Collection[str]], dict[str, int]]
+    fruitful: Callable[[Collection[bytes]], set[bytes]]
+    admitted: Callable[[Collection[bytes]], dict[bytes, int]]
+    queries: Callable[[Collection[bytes]], dict[bytes, int]]
 
 
-class Judged(Struct, Generic[K]):
-    fresh: list[Verdict]
+class Judged(Struct):
+    fresh: bytearray
     """As in ``Prepared``."""
-    depths: dict[K, int]
+    depths: dict[bytes, int]
     """Least depth of every URL that is new, or that was found nearer than before."""
-    queries: dict[str, int]
-    """Different query strings by the URL before its question mark, where this batch adds to them."""
+    queries: dict[bytes, int]
+    """Different query strings by path key, where this batch adds to them."""
 
 
 def is_aside(link: Link) -> bool:
@@ -65,69 +84,150 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def links_of(batch: Batch) -> list[Link]:
-    """All links of a batch, in the order of ``Prepared.fresh``."""
-    links: list[Link] = []
-    for settled in batch.settled:
-        if isinstance(settled.outcome, Done):
-            links += settled.outcome.outlinks
-    for admitted in batch.admitted:
-        links += admitted.links
-    return links
+def columns_of(batch: Batch, keys_of: Callable[[str, str], bytes], *, with_paths: bool) -> Columns:
+    """``keys_of(host, url)`` makes the key of a URL."""
+    columns = Columns([], [], bytearray(), {})
+    for links, block in found_in(batch):
+        for link in links:
+            if with_paths and "?" in link.url:
+                columns.paths[len(columns.keys)] = keys_of(link.host, link.url.partition("?")[0])
+            columns.keys.append(keys_of(link.host, link.url))
+            columns.depths.append(link.depth)
+            columns.ways.append(ASIDE if is_aside(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
+        if block is not None:
+            _add_block(columns, block, with_paths)
+    return columns
 
 
-def judge(links: Sequence[Link], keys: Sequence[K], known: dict[K, int], limits: Limits, ask: Ask[K]) -> Judged[K]:
-    """A verdict for each link. ``keys`` are the URLs' keys; ``known`` holds the least depth of those known before, and
-    those of this batch are added to it."""
+def _add_block(columns: Columns, block: LinkBlock, with_paths: bool) -> None:
+    start, keys = len(columns.keys), block.each_key()
+    columns.keys += keys
+    columns.depths += [block.depth] * len(keys)
+    columns.ways += bytes((BOUNDED,)) * len(keys)
+    if with_paths and block.queries:
+        for at, key in enumerate(keys):
+            if (query := block.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES]) != NO_QUERY:
+                columns.paths[start + at] = key[:HOST_BYTES] + query
+
+
+class Admission(Struct, frozen=True):
+    """A link that joins its host's queue: its key, and its value as ``encode_link`` makes it."""
+
+    key: bytes
+    value: bytes
+    host: str
+    priority: int
+    expand: bool
+    """Its URL was known before; this is no new page."""
+    is_seed: bool
+
+
+def admissions(batch: Batch, columns: Columns, judged: Judged) -> list[Admission]:
+    """What joins the queues, in the order of the batch. Links of a block are not decoded, but for those that are expanded."""
+    admitted: list[Admission] = []
+    at, hosts = 0, HostNames()
+    for links, block in found_in(batch):
+        for link in links:
+            if (verdict := judged.fresh[at]) in QUEUED:
+                expand = verdict == EXPAND
+                queued = replace(link, kind="expand") if expand and not is_aside(link) else link
+                value = encode_link(queued, RECORDED if expand else 0)
+                admitted.append(Admission(columns.keys[at], value, link.host, link.priority, expand, link.kind == "seed"))
+            at += 1
+        if block is not None:
+            verdicts = judged.fresh[at : at + len(block)]
+            if any(verdicts):
+                admitted += _of_block(block, columns.keys[at : at + len(block)], verdicts, hosts)
+            at += len(block)
+    return admitted
+
+
+def _of_block(block: LinkBlock, keys: list[bytes], verdicts: bytearray, hosts: HostNames) -> Iterator[Admission]:
+    ends = array("I", block.ends)
+    for at, verdict in enumerate(verdicts):
+        if verdict in QUEUED:
+            value = block.values[ends[at - 1] if at else 0 : ends[at]]
+            if verdict == EXPAND:
+                value = encode_link(replace(decode_link(value)[1], kind="expand"), RECORDED)
+            yield Admission(keys[at], value, hosts.of(keys[at][:HOST_BYTES], value), PRIORITY_DEFAULT, verdict == EXPAND, False)
+
+
+class HostNames:
+    """The host keys of encoded links, each looked up once."""
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, str] = {}
+
+    def of(self, key: bytes, value: bytes) -> str:
+        name = self._names.get(key)
+        if name is None:
+            name = self._names[key] = host_of(value)
+        return name
+
+
+def judge(columns: Columns, known: dict[bytes, int], limits: Limits, ask: Ask) -> Judged:
+    """A verdict for each link. ``known`` holds the least depth of those known before; those of this batch are added to it.
+
+    Five cases, in this order:
+    1. a robots link is queued whatever is known;
+    2. an unknown URL is new, unless a budget of its host or path is used up;
+    3. a known URL stays known where depths do not matter, or it was found no nearer;
+    4. one that was found nearer is queued again for its links, if it may have had any;
+    5. else it is known, at its new depth."""
     depth_limited = limits.depth_limited
-    worth: set[K] = set()
-    if depth_limited:
-        nearer = {key for link, key in zip(links, keys, strict=True) if link.depth < known.get(key, 0) and not is_aside(link)}
-        worth = ask.fruitful(nearer) if nearer else set()
-    unknown = [link for link, key in zip(links, keys, strict=True) if key not in known and not is_aside(link)]
-    rules = _Rules(unknown, limits, ask)
-    fresh: list[Verdict] = []
-    depths: dict[K, int] = {}
-    for link, key in zip(links, keys, strict=True):
+    worth = _worth(columns, known, ask) if depth_limited else set()
+    budgets = _Budgets(columns, known, limits, ask)
+    judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries)
+    fresh, depths, ways = judged.fresh, judged.depths, columns.ways
+    for at, key in enumerate(columns.keys):
         depth = known.get(key)
-        if is_aside(link):
-            verdict = EXPAND
+        if ways[at] == ASIDE:
+            fresh[at] = EXPAND
         elif depth is None:
-            verdict = rules.verdict(link)
+            fresh[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
             if verdict == NEW:
-                known[key] = depths[key] = link.depth
-        elif not depth_limited or link.depth >= depth:
-            verdict = KNOWN
-        else:
-            known[key] = depths[key] = link.depth
-            verdict = EXPAND if key in worth else KNOWN
-            worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
-        fresh.append(verdict)
-    return Judged(fresh, depths, rules.queries)
+                known[key] = depths[key] = columns.depths[at]
+        elif depth_limited and columns.depths[at] < depth:
+            known[key] = depths[key] = columns.depths[at]
+            if key in worth:
+                fresh[at] = EXPAND
+                worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
+    return judged
 
 
-class _Rules:
-    """The budgets of hosts and paths, as far as these links need them."""
+def _worth(columns: Columns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:
+    """Known URLs found nearer than before that may have had links."""
+    places = zip(columns.keys, columns.depths, columns.ways, strict=True)
+    nearer = {key for key, depth, way in places if depth < known.get(key, 0) and way != ASIDE}
+    return ask.fruitful(nearer) if nearer else set()
 
-    def __init__(self, links: Sequence[Link], limits: Limits, ask: Ask[K]) -> None:
+
+class _Budgets:
+    """The budgets of hosts and paths, as far as the unknown links need them."""
+
+    def __init__(self, columns: Columns, known: Mapping[bytes, int], limits: Limits, ask: Ask) -> None:
         self._pages_max, self._queries_max = limits.pages_per_host, limits.queries_per_path
-        self._admitted: dict[str, int] = {}
-        self._queries: dict[str, int] = {}
-        self.queries: dict[str, int] = {}
-        if self._pages_max and (hosts := {link.host for link in links}):
-            self._admitted = ask.admitted(hosts)
-        if self._queries_max and (paths := {link.url.partition("?")[0] for link in links if "?" in link.url}):
-            self._queries = ask.queries(paths)
-
-    def verdict(self, link: Link) -> Verdict:
-        bounded = link.kind in _BOUNDED_KINDS
-        if self._pages_max and bounded and self._admitted.get(link.host, 0) >= self._pages_max:
-            return HOST_BUDGET
-        if self._queries_max and "?" in link.url:
-            path = link.url.partition("?")[0]
-            if bounded and self._queries.get(path, 0) >= self._queries_max:
-                return QUERY_EXPLOSION
-            self.queries[path] = self._queries[path] = self._queries.get(path, 0) + 1
+        self._columns = columns
+        self._admitted: dict[bytes, int] = {}
+        self._queries: dict[bytes, int] = {}
+        self.queries: dict[bytes, int] = {}
         if self._pages_max:
-            self._admitted[link.host] = self._admitted.get(link.host, 0) + 1
+            ways = columns.ways
+            hosts = {key[:HOST_BYTES] for at, key in enumerate(columns.keys) if key not in known and ways[at] != ASIDE}
+            self._admitted = ask.admitted(hosts) if hosts else {}
+        if self._queries_max and (paths := {path for at, path in columns.paths.items() if columns.keys[at] not in known}):
+            self._queries = ask.queries(paths)
+        self.apply = bool(self._pages_max or (self._queries_max and columns.paths))
+
+    def verdict(self, at: int, key: bytes) -> Verdict:
+        host, is_bounded = key[:HOST_BYTES], self._columns.ways[at] == BOUNDED
+        if self._pages_max and is_bounded and self._admitted.get(host, 0) >= self._pages_max:
+            return HOST_BUDGET
+        if self._queries_max and (path := self._columns.paths.get(at)) is not None:
+            count = self._queries.get(path, 0)
+            if is_bounded and count >= self._queries_max:
+                return QUERY_EXPLOSION
+            self.queries[path] = self._queries[path] = count + 1
+        if self._pages_max:
+            self._admitted[host] = self._admitted.get(host, 0) + 1
         return NEW

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from heapq import nlargest
 from typing import Final
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, link_verdicts
 from crawler.frontier.store import Counts
 
 RETRYING: Final = 1
@@ -71,14 +71,19 @@ class Tally:
         for rule, count in refused.items():
             _add(self.refused, rule, count)
 
-    def listed(self, prepared: Prepared) -> None:
-        """Lines that have a row at once: the verdicts on listed links stand last."""
-        admitted = prepared.batch.admitted
-        links = [link for part in admitted for link in part.links]
-        verdicts = prepared.fresh[len(prepared.fresh) - len(links) :]
-        known = zip(links, verdicts, strict=True)
-        _add(self.lines, "duplicate", sum(link.kind == "seed" and verdict in (KNOWN, EXPAND) for link, verdict in known))
-        _add(self.lines, "invalid_url", sum(len(part.faults) for part in admitted))
+    def judged(self, prepared: Prepared) -> None:
+        """Links that a budget left out, and listed lines that have a row at once."""
+        for verdict, rule in RULE_OF.items():
+            if count := prepared.fresh.count(verdict):
+                self.refuse({rule: count})
+        admitted = list(link_verdicts(prepared))[-len(prepared.batch.admitted) :] if prepared.batch.admitted else []
+        duplicates = (
+            link.kind == "seed" and verdict in (KNOWN, EXPAND)
+            for links, verdicts in admitted
+            for link, verdict in zip(links, verdicts, strict=True)
+        )
+        _add(self.lines, "duplicate", sum(duplicates))
+        _add(self.lines, "invalid_url", sum(len(part.faults) for part in prepared.batch.admitted))
 
 
 def _add(counts: dict[str, int], name: str, by: int) -> None:

@@ -10,17 +10,33 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from crawler.core.batch import EXPAND, NEW, Batch, Prepared, Settled
+from crawler.core.batch import Batch, Prepared, Settled
+from crawler.core.link_block import HOST_BYTES, decode_link
 from crawler.core.model import Known, Lease, Link, Mark, Retry
-from crawler.core.urls import host_key
-from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
-from crawler.frontier.counters import RECORDED, RULE_OF, Longest, Tally
+from crawler.core.urls import fingerprint, host_key
+from crawler.frontier.admission import (
+    FRUITFUL,
+    Admission,
+    Ask,
+    Judged,
+    admissions,
+    check_settled,
+    columns_of,
+    fruitful,
+    is_aside,
+    is_robots_txt,
+    judge,
+)
+from crawler.frontier.counters import RECORDED, Longest, Tally
 from crawler.frontier.memory_queues import Queues
-from crawler.frontier.store import CRASHES_MAX, Counts, Limits
+from crawler.frontier.store import Counts, Limits
 
 
 class _Prepared(Prepared):
-    judged: Judged[str]
+    settled: list[bytes]
+    """Keys of the settled links."""
+    judged: Judged
+    admitted: list[Admission]
 
 
 class MemoryStore:
@@ -34,13 +50,15 @@ class MemoryStore:
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64)
         self._queues = Queues()
-        self._depths: dict[str, int] = {}  # every known URL → its least depth
-        self._lowered: dict[str, int] = {}  # as the batch in preparation found them
-        self._flying: set[str] = set()
-        self._retrying: set[str] = set()
-        self._pages: dict[str, Known] = {}
-        self._revived: set[str] = set()
-        self._queries: dict[str, int] = {}
+        self._names: dict[bytes, str] = {}  # fingerprint of a host → its key
+        # by the key of a URL: its host's fingerprint, then its own
+        self._depths: dict[bytes, int] = {}  # every known URL → its least depth
+        self._lowered: dict[bytes, int] = {}  # as the batch in preparation found them
+        self._flying: set[bytes] = set()
+        self._retrying: set[bytes] = set()
+        self._pages: dict[bytes, Known] = {}
+        self._revived: set[bytes] = set()
+        self._queries: dict[bytes, int] = {}
         self._suspects: dict[bytes, int] = {}
         self._robots: dict[str, bytes] = {}
         self._marks: dict[str, Mark] = {}
@@ -50,33 +68,43 @@ class MemoryStore:
     # -- what is new ----------------------------------------------------------------------------------------------
 
     def prepare(self, batch: Batch) -> Prepared:
-        links = links_of(batch)
-        urls = [link.url for link in links]
-        known = {url: depth for url in urls if (depth := self._depths.get(url)) is not None}
-        ended: dict[str, bool] = {}
+        columns = columns_of(batch, self._key_of, with_paths=self._limits.queries_per_path > 0)
+        known = {key: depth for key in columns.keys if (depth := self._depths.get(key)) is not None}
+        settled_keys = []
+        ended: dict[bytes, bool] = {}
         for settled in batch.settled:
-            url = settled.lease.link.url
-            if not is_aside(settled.lease.link):
-                ended[url] = fruitful(settled.outcome)
-            elif is_robots_txt(settled.lease.link):
-                known.setdefault(url, 0)
+            link = settled.lease.link
+            key = self._key_of(link.host, link.url)
+            settled_keys.append(key)
+            if not is_aside(link):
+                ended[key] = fruitful(settled.outcome)
+            elif is_robots_txt(link):
+                known.setdefault(key, 0)
             if settled.lease.key and settled.lease.key not in self._queues.out:
                 raise ValueError(f"not claimed: {settled.lease}")
 
-        def worth(urls: Collection[str]) -> set[str]:
-            return {url for url in urls if ended.get(url, url in self._flying or self._was_fruitful(url))}
+        def worth(keys: Collection[bytes]) -> set[bytes]:
+            return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
 
         ask = Ask(worth, self._admitted, lambda paths: {path: self._queries.get(path, 0) for path in paths})
-        judged = judge(links, urls, known, self._limits, ask)
+        judged = judge(columns, known, self._limits, ask)
         self._lowered = judged.depths
-        return _Prepared(batch, judged.fresh, judged)
+        admitted = admissions(batch, columns, judged)
+        return _Prepared(batch, bytes(judged.fresh), frozenset(each.host for each in admitted), settled_keys, judged, admitted)
 
-    def _was_fruitful(self, url: str) -> bool:
-        page = self._pages.get(url)
+    def _key_of(self, host: str, url: str) -> bytes:
+        return fingerprint(host, self._secret) + fingerprint(url, self._secret)
+
+    def _url_key(self, url: str) -> bytes:
+        return self._key_of(host_key(url), url)
+
+    def _was_fruitful(self, key: bytes) -> bool:
+        page = self._pages.get(key)
         return page is not None and page.outcome in FRUITFUL
 
-    def _admitted(self, hosts: Collection[str]) -> dict[str, int]:
-        return {host: self._queues.hosts[host].admitted for host in hosts if host in self._queues.hosts}
+    def _admitted(self, hosts: Collection[bytes]) -> dict[bytes, int]:
+        names = {key: self._names[key] for key in hosts if key in self._names}
+        return {key: self._queues.hosts[name].admitted for key, name in names.items()}
 
     # -- making it true -------------------------------------------------------------------------------------------
 
@@ -86,20 +114,17 @@ class MemoryStore:
         check_settled(batch, known)
         self._depths.update(prepared.judged.depths)
         self._lowered = {}
-        for settled, record in zip(batch.settled, known, strict=True):
+        for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             if settled.lease.key:
-                self._settle(settled, record)
-        for settled, record in zip(batch.settled, known, strict=True):
+                self._settle(settled, key, record)
+        for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             link = settled.lease.link
             if record is not None and is_aside(link) and is_robots_txt(link):
-                self._settle_aside(link.url, record)
+                self._settle_aside(key, record)
         for name, rest in batch.hosts.items():
-            self._queues.host(name, batch.now).rest(rest, batch.now)
-        for link, verdict in zip(links_of(batch), prepared.fresh, strict=True):
-            if verdict in (NEW, EXPAND):
-                self._admit(link, verdict == EXPAND, batch.now)
-            elif verdict in RULE_OF:
-                self._tally.refuse({RULE_OF[verdict]: 1})
+            self._queues.host(name, batch.now).visited(rest, batch.now)
+        for admission in prepared.admitted:
+            self._admit(admission, batch.now)
         self._queries.update(prepared.judged.queries)
         self._robots.update(batch.robots)
         self._marks.update(marks)
@@ -110,52 +135,52 @@ class MemoryStore:
                 self._marks[file] = mark
         self._positions.update(admitted.position for admitted in batch.admitted if admitted.position)
         self._tally.refuse(batch.refused)
-        self._tally.listed(prepared)
+        self._tally.judged(prepared)
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
-        self._offer({*batch.hosts, *(link.host for link in links_of(batch)), *(s.lease.link.host for s in batch.settled)})
+        self._offer({*batch.hosts, *prepared.fed, *(settled.lease.link.host for settled in batch.settled)})
 
-    def _settle(self, settled: Settled, record: Known | None) -> None:
+    def _settle(self, settled: Settled, key: bytes, record: Known | None) -> None:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
         if not is_aside(link):
-            self._flying.discard(link.url)
+            self._flying.discard(key)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
             if not is_aside(link):
-                self._retrying.add(link.url)
+                self._retrying.add(key)
             self._queues.enter_later(settled.retry_at, link.again(), flags)
             return
         self._tally.leave(flags)
         if record is not None and link.kind != "expand" and not is_aside(link):
-            self._retrying.discard(link.url)
-            self._revived.discard(link.url)
-            self._record(link.url, record)
+            self._retrying.discard(key)
+            self._revived.discard(key)
+            self._record(key, record)
 
-    def _settle_aside(self, url: str, record: Known) -> None:
+    def _settle_aside(self, key: bytes, record: Known) -> None:
         """A robots.txt: settled, unless it waits for a visit of its own."""
-        if url not in self._depths:
-            self._depths[url] = 0
+        if key not in self._depths:
+            self._depths[key] = 0
             self._tally.known += 1
-        elif url in self._pages and url not in self._revived:
-            self._tally.settle(self._pages[url].outcome, self._pages[url].reason, -1)
+        elif key in self._pages and key not in self._revived:
+            self._tally.settle(self._pages[key].outcome, self._pages[key].reason, -1)
         else:
             return
-        self._record(url, record)
+        self._record(key, record)
 
-    def _record(self, url: str, record: Known) -> None:
-        self._pages[url] = record
+    def _record(self, key: bytes, record: Known) -> None:
+        self._pages[key] = record
         self._tally.settle(record.outcome, record.reason)
 
-    def _admit(self, link: Link, expand: bool, now: float) -> None:
-        self._tally.admit(expand)
-        host = self._queues.host(link.host, now)
-        if not expand:
-            host.admit(link, now)
-        elif not is_aside(link):
-            link = replace(link, kind="expand")
-        self._queues.enter(link, link.priority, RECORDED if expand else 0)
+    def _admit(self, admission: Admission, now: float) -> None:
+        self._tally.admit(admission.expand)
+        self._names[admission.key[:HOST_BYTES]] = admission.host
+        host = self._queues.host(admission.host, now)
+        if not admission.expand:
+            host.admit(admission.is_seed, now)
+        flags, link = decode_link(admission.value)
+        self._queues.enter(link, admission.priority, flags)
 
     def _offer(self, names: Collection[str]) -> None:
         for name in names:
@@ -168,37 +193,32 @@ class MemoryStore:
         return [self._lease(key, link, flags) for key, (_, _, link, flags) in self._queues.claim(hosts, per_host, now, low)]
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
-        host = self._queues.hosts[link.host]
+        page = self._url_key(link.url)
         if not is_aside(link):
-            self._flying.add(link.url)
-        depth = self._lowered.get(link.url, self._depths.get(link.url, link.depth))
+            self._flying.add(page)
+        depth = self._lowered.get(page, self._depths.get(page, link.depth))
         if self._limits.depth_limited and depth < link.depth:
             link = replace(link, depth=depth)
-        down = host.down
-        crashes = self._suspects.get(key, 0)
-        if crashes:
-            link = replace(link, attempt=link.attempt + crashes)
-            down = down or (("skipped", "crashed") if crashes >= CRASHES_MAX else None)
-        known = self._pages.get(link.url) if flags & RECORDED and not is_aside(link) else None
-        return Lease(link, key, 0.0 if host.down else host.due, crashes > 0, down, known, host.failures, host.busy)
+        known = self._pages.get(page) if flags & RECORDED and not is_aside(link) else None
+        host = self._queues.hosts[link.host]
+        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=0.0)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         self._queues.give_back([lease.key for lease in leases])
-        self._flying.difference_update(lease.link.url for lease in leases if not is_aside(lease.link))
+        self._flying.difference_update(self._url_key(lease.link.url) for lease in leases if not is_aside(lease.link))
 
     def next_due(self) -> float | None:
         return self._queues.next_due()
 
     def revive(self, outcomes: frozenset[str]) -> int:
-        pages = [page for url, page in self._pages.items() if page.outcome in outcomes and url not in self._revived]
+        pages = [page for key, page in self._pages.items() if page.outcome in outcomes and key not in self._revived]
         pages = [page for page in pages if page.link.kind != "robots"]
         for page in pages:
             link = page.link.anew()
-            self._revived.add(link.url)
+            self._revived.add(self._url_key(link.url))
             self._tally.settle(page.outcome, page.reason, -1)
             self._tally.waiting += 1
-            host = self._queues.host(link.host, self._now)
-            host.down, host.failures = None, 0
+            self._queues.host(link.host, self._now).revive()
             self._queues.enter(link, link.priority, RECORDED)
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
@@ -210,15 +230,16 @@ class MemoryStore:
         return self._counts
 
     def lookup(self, url: str) -> Known | str | None:
-        if (page := self._pages.get(url)) is not None:
+        key = self._url_key(url)
+        if (page := self._pages.get(key)) is not None:
             return page
-        if url not in self._depths:
+        if key not in self._depths:
             return None
-        return "retrying" if url in self._retrying else "waiting"
+        return "retrying" if key in self._retrying else "waiting"
 
     def budgets(self, url: str) -> tuple[int, int]:
-        host = host_key(url)
-        return self._admitted([host]).get(host, 0), self._queries.get(url.partition("?")[0], 0)
+        path = self._key_of(host_key(url), url.partition("?")[0])
+        return self._admitted([path[:HOST_BYTES]]).get(path[:HOST_BYTES], 0), self._queries.get(path, 0)
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         return [self._robots.get(origin) for origin in origins]
@@ -263,7 +284,7 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = {item[2].url for item in self._queues.out.values() if not is_aside(item[2])}
+        self._flying = {self._url_key(item[2].url) for item in self._queues.out.values() if not is_aside(item[2])}
         self._lowered = {}
 
     def close(self) -> None:

@@ -5,35 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 
-from crawler.core.batch import HostRest
+from msgspec import field
+
 from crawler.core.model import Link
 from crawler.frontier.counters import RETRYING
-from crawler.frontier.store import PROMOTED_MAX, REVIVE_AFTER_S
+from crawler.frontier.host_state import HostState
+from crawler.frontier.store import PROMOTED_MAX
 
 Item = tuple[int, int, Link, int]
 """Lane, sequence, link, flags: how a link stands in its host's queue."""
 
 
-class Host:
-    __slots__ = ("admitted", "busy", "claimed", "down", "due", "failures", "queue", "since", "ticket")
-
-    def __init__(self, now: float) -> None:
-        self.due = self.since = now
-        self.queue: list[Item] = []
-        self.failures = self.busy = self.admitted = self.claimed = self.ticket = 0
-        self.down: tuple[str, str] | None = None
-
-    def rest(self, rest: HostRest, now: float) -> None:
-        """What a visit told. ``since`` says how long a host has been down."""
-        if not (rest.down and self.down):
-            self.since = now
-        self.due = now if rest.down else rest.due
-        self.failures, self.busy, self.down = rest.failures, rest.busy, rest.down
-
-    def admit(self, link: Link, now: float) -> None:
-        self.admitted += 1
-        if link.kind == "seed" and self.down and now - self.since >= REVIVE_AFTER_S:
-            self.down, self.failures, self.due = None, 0, now
+class Host(HostState):
+    queue: list[Item] = field(default_factory=list)
+    claimed: int = 0
+    ticket: int = 0
 
 
 class Queues:
@@ -49,7 +35,7 @@ class Queues:
     def host(self, name: str, now: float) -> Host:
         host = self.hosts.get(name)
         if host is None:
-            host = self.hosts[name] = Host(now)
+            host = self.hosts[name] = Host(now, now)
         return host
 
     def enter(self, link: Link, lane: int, flags: int) -> None:

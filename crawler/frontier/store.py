@@ -16,12 +16,6 @@ from msgspec import Struct
 from crawler.core.batch import Batch, Prepared
 from crawler.core.model import Known, Lease, Mark
 
-CRASHES_MAX: Final = 3
-"""A link that was out at this many ends of the process is settled as skipped, ``crashed``."""
-
-REVIVE_AFTER_S: Final = 3600.0
-"""A new seed tries a given-up host again after this many seconds of the crawl clock."""
-
 PROMOTED_MAX: Final = 1000
 """Most links whose time has come that one claim moves back among the waiting."""
 
@@ -121,7 +115,7 @@ class Store(Protocol):
 
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
         """Keep these counts, durable on return; keys of links that do not wait (any more) are left out. Such a link
-        is claimed with ``suspect`` set and its attempt raised by the count; from ``CRASHES_MAX`` on it is given up."""
+        is claimed with ``suspect`` set and its attempt raised by the count; from ``host_state.CRASHES_MAX`` on it is given up."""
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         """Hosts with the most waiting links and how many, of those touched since the store was opened; longest first."""

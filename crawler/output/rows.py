@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from crawler.core import urls
-from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled
+from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
@@ -31,14 +31,13 @@ def rows_of(prepared: Prepared, kept: Sequence[Kept | None]) -> Iterator[tuple[i
 
     ``kept`` is aligned with ``batch.settled``: where the archive put each page."""
     batch = prepared.batch
-    fresh = iter(prepared.fresh)
+    verdicts = link_verdicts(prepared)
     for index, settled in enumerate(batch.settled):
-        found = settled.outcome.outlinks if isinstance(settled.outcome, Done) else ()
-        states = [next(fresh) for _ in found]
+        links, states = next(verdicts) if isinstance(settled.outcome, Done) else ((), b"")
         if has_row(settled):
-            yield from _visit_rows(index, settled, kept[index], list(zip(found, states, strict=True)), batch.wall)
+            yield from _visit_rows(index, settled, kept[index], list(zip(links, states, strict=True)), batch.wall)
     for admitted in batch.admitted:
-        yield from _admitted_rows(admitted, [next(fresh) for _ in admitted.links], batch.wall)
+        yield from _admitted_rows(admitted, next(verdicts)[1], batch.wall)
 
 
 def has_row(settled: Settled) -> bool:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from rocksdict import RdictIter
 
 from crawler.core.errors import StorageError
+from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
 from crawler.core.urls import fingerprint
 from crawler.frontier.admission import is_aside
@@ -22,7 +23,6 @@ from crawler.frontier.rocksdb.layout import (
     LAST,
     QUEUE_KEY_BYTES,
     HostRecord,
-    decode_link,
     decode_page,
     decode_seen,
     pack_time,
@@ -30,7 +30,6 @@ from crawler.frontier.rocksdb.layout import (
     unpack_time,
 )
 from crawler.frontier.rocksdb.transaction import Hosts
-from crawler.frontier.store import CRASHES_MAX
 
 Taken = tuple[bytes, bytes, HostRecord]
 """Queue key, value, record of the host."""
@@ -157,16 +156,10 @@ class Claims:
         return link if depth is None or depth >= link.depth else replace(link, depth=depth)
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None) -> Lease:
-        due, down = record.due, record.down
-        if down:
-            due = 0.0
-        elif record.since <= self._opened_at:
-            due = max(due, self._opened_at + self._rest(link.host))
+        """A host not visited since the store was opened counts as just visited then."""
+        earliest = self._opened_at + self._rest(link.host) if record.since <= self._opened_at else 0.0
         crashes = self.suspects.get(key, 0) if self.suspects else 0
-        if crashes:
-            link = replace(link, attempt=link.attempt + crashes)
-            down = down or (("skipped", "crashed") if crashes >= CRASHES_MAX else None)
-        return Lease(link, key, due, crashes > 0, down, known, record.failures, record.busy)
+        return record.lease(link, key, known, crashes=crashes, earliest=earliest)
 
     # -- coming back ----------------------------------------------------------------------------------------------
 

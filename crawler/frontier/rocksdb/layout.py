@@ -22,11 +22,12 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.msgpack import Decoder, Encoder
 
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Link, Mark
+from crawler.core.model import Known, Mark
+from crawler.frontier.host_state import HostState
 from crawler.frontier.store import Counts
 
 FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
@@ -78,17 +79,10 @@ class Lane(Struct, array_like=True, gc=False):
     count: int = 0
 
 
-class HostRecord(Struct, array_like=True):
-    """What is kept of a host. ``since`` is the crawl clock when ``due`` was last known for certain (its creation, a
-    visit), or when the host was given up."""
+class HostRecord(HostState):
+    """What is kept of a host, with its queue's lanes."""
 
-    due: float
-    since: float
-    failures: int = 0
-    busy: int = 0
-    admitted: int = 0
-    down: tuple[str, str] | None = None
-    lanes: list[Lane] = []
+    lanes: list[Lane] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
@@ -117,7 +111,6 @@ class HostRecord(Struct, array_like=True):
         return pack_time(self.due) + host if self.lanes else None
 
 
-_links = Decoder(Link)
 _pages = Decoder(Known)
 decode_host: Final = Decoder(HostRecord).decode
 decode_state: Final = Decoder(State).decode
@@ -136,14 +129,6 @@ def unpack_time(key: bytes) -> float:
 
 def queue_key(host: bytes, lane: int, sequence: int) -> bytes:
     return host + _tail.pack(lane, sequence)
-
-
-def encode_link(link: Link, flags: int) -> bytes:
-    return bytes((flags,)) + encode(link)
-
-
-def decode_link(value: bytes) -> tuple[int, Link]:
-    return value[0], _links.decode(memoryview(value)[1:])
 
 
 def encode_page(known: Known, flags: int) -> bytes:

@@ -5,11 +5,11 @@ Nine links of ten are known, half of them the navigation links of their host: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
-from crawler.core.model import Known, Link
+from crawler.core.model import Known
 from crawler.core.urls import fingerprint, host_key
 from crawler.frontier.admission import FRUITFUL
 from crawler.frontier.rocksdb.cache import Recent
@@ -29,13 +29,6 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self._recent)
-
-    def keys(self, links: Sequence[Link]) -> list[bytes]:
-        """As ``key`` of each; a batch names most URLs more than once."""
-        secret = self._secret
-        hosts = {host: fingerprint(host, secret) for host in {link.host for link in links}}
-        hashed = {url: hosts[host] + fingerprint(url, secret) for url, host in {link.url: link.host for link in links}.items()}
-        return [hashed[link.url] for link in links]
 
     def key(self, url: str, host: str) -> bytes:
         return fingerprint(host, self._secret) + fingerprint(url, self._secret)
@@ -69,10 +62,9 @@ class Seen:
         )
         return list(islice(wanted, limit))
 
-    def queries(self, paths: Collection[str]) -> dict[str, int]:
-        """Different query strings so far, by the URL before its question mark."""
-        keys = {self.path_key(path): path for path in paths}
-        return {keys[key]: int.from_bytes(value, "big") for key, value in self._found("host", keys)}
+    def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
+        """Different query strings so far, by the key of the URL before its question mark."""
+        return {key: int.from_bytes(value, "big") for key, value in self._found("host", paths)}
 
     def path_key(self, path: str) -> bytes:
         return self.key(path, host_key(path))

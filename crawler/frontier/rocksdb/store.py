@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
 from rocksdict import WriteBatch
 
-from crawler.core.batch import EXPAND, NEW, Batch, Prepared
+from crawler.core.batch import Batch, Prepared
+from crawler.core.link_block import HOST_BYTES
 from crawler.core.model import Known, Lease, Mark, Retry
 from crawler.core.urls import fingerprint
-from crawler.frontier.admission import Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
-from crawler.frontier.counters import RULE_OF
+from crawler.frontier.admission import (
+    Admission,
+    Ask,
+    Judged,
+    admissions,
+    check_settled,
+    columns_of,
+    fruitful,
+    is_aside,
+    is_robots_txt,
+    judge,
+)
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
 from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, POSITION, REVIVED, SUSPECT, decode_page, encode, file_key
@@ -27,16 +39,16 @@ from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 
+HOST_KEYS_MAX: Final = 4096
 REVIVED_MAX: Final = 1000
 """Most links revived in one transaction."""
 
 
 class _Prepared(Prepared):
-    keys: list[bytes]
-    """Of the batch's links, as in ``seen``."""
     settled: list[bytes]
-    """Of the settled links."""
-    judged: Judged[bytes]
+    """Keys of the settled links."""
+    judged: Judged
+    admitted: list[Admission]
 
 
 class RocksStore(Facts):
@@ -57,6 +69,7 @@ class RocksStore(Facts):
         try:
             schema = read_schema(database) or make_schema(database)
             super().__init__(database, schema.secret)
+            self._host_key = lru_cache(HOST_KEYS_MAX)(partial(fingerprint, seed=schema.secret))
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
             self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES)
@@ -74,14 +87,13 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
-        links = links_of(batch)
-        keys = self._seen.keys(links)
-        known = self._seen.depths(keys)
+        columns = columns_of(batch, self._key_of, with_paths=self._limits.queries_per_path > 0)
+        known = self._seen.depths(columns.keys)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         for settled in batch.settled:
             lease = settled.lease
-            key = self._seen.key(lease.link.url, lease.link.host)
+            key = self._key_of(lease.link.host, lease.link.url)
             settled_keys.append(key)
             if not is_aside(lease.link):
                 ended[key] = fruitful(settled.outcome)
@@ -90,10 +102,15 @@ class RocksStore(Facts):
             if lease.key and self._claims.flags(lease) is None:
                 raise ValueError(f"not claimed: {lease}")
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
-        judged = judge(links, keys, known, self._limits, ask)
+        judged = judge(columns, known, self._limits, ask)
         if self._limits.depth_limited:
             self._claims.lowered = judged.depths
-        return _Prepared(batch, judged.fresh, keys, settled_keys, judged)
+        admitted = admissions(batch, columns, judged)
+        names = frozenset({each.key[:HOST_BYTES]: each.host for each in admitted}.values())
+        return _Prepared(batch, bytes(judged.fresh), names, settled_keys, judged, admitted)
+
+    def _key_of(self, host: str, url: str) -> bytes:
+        return self._host_key(host) + fingerprint(url, self._secret)
 
     def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
         """Settled in this batch, out now, or settled before."""
@@ -101,9 +118,8 @@ class RocksStore(Facts):
         worth = {key for key in keys if ended.get(key, key in flying)}
         return worth | self._seen.fruitful([key for key in keys if key not in ended and key not in flying])
 
-    def _admitted(self, hosts: Collection[str]) -> dict[str, int]:
-        names = {fingerprint(host, self._secret): host for host in hosts}
-        return {names[key]: record.admitted for key, record in self._ledger.hosts.load(names).items()}
+    def _admitted(self, hosts: Collection[bytes]) -> dict[bytes, int]:
+        return {key: record.admitted for key, record in self._ledger.hosts.load(hosts).items()}
 
     # -- making it true -------------------------------------------------------------------------------------------
 
@@ -112,18 +128,16 @@ class RocksStore(Facts):
         assert isinstance(prepared, _Prepared)
         batch = prepared.batch
         check_settled(batch, known)
-        verdicts = zip(links_of(batch), prepared.keys, prepared.fresh, strict=True)
-        admitted = [(link, key, verdict == EXPAND) for link, key, verdict in verdicts if verdict in (NEW, EXPAND)]
-        rests = {fingerprint(host, self._secret): host for host in batch.hosts}
-        names = rests | {key[:8]: link.host for link, key, _ in admitted}
-        names |= {key[:8]: settled.lease.link.host for key, settled in zip(prepared.settled, batch.settled, strict=True)}
+        rests = {self._host_key(host): host for host in batch.hosts}
+        names = rests | {each.key[:HOST_BYTES]: each.host for each in prepared.admitted}
+        names |= {key[:HOST_BYTES]: each.lease.link.host for key, each in zip(prepared.settled, batch.settled, strict=True)}
         tx = Transaction(self._ledger, self._limits.depth_limited, batch.now, names)
         self._settle(tx, prepared, known)
         for host, name in rests.items():
             tx.rest(host, batch.hosts[name])
-        for link, key, expand in admitted:
-            tx.admit(link, key, expand)
-        self._note_depths(tx, prepared, {key for _, key, expand in admitted if not expand})
+        for each in prepared.admitted:
+            tx.admit(each)
+        self._note_depths(tx, prepared, {each.key for each in prepared.admitted if not each.expand})
         self._note_rest(tx, prepared, marks)
         self._write(tx, batch.now, batch.wall, sync=True)
         leases = [settled.lease for settled in batch.settled if settled.lease.key]
@@ -181,7 +195,7 @@ class RocksStore(Facts):
         batch, put = prepared.batch, tx.batch.put
         host, robots, meta = (self._database.handle(name) for name in ("host", "robots", "meta"))
         for path, count in prepared.judged.queries.items():
-            put(self._seen.path_key(path), count.to_bytes(4, "big"), host)
+            put(path, count.to_bytes(4, "big"), host)
         for origin, record in batch.robots.items():
             put(origin.encode(), record, robots)
         for name, mark in marks.items():
@@ -195,10 +209,7 @@ class RocksStore(Facts):
             if admitted.position is not None:
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
-        self._ledger.tally.listed(prepared)
-        for verdict, rule in RULE_OF.items():
-            if count := prepared.fresh.count(verdict):
-                self._ledger.tally.refuse({rule: count})
+        self._ledger.tally.judged(prepared)
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""

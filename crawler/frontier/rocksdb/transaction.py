@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
-from crawler.core.model import Known, Link, Retry
-from crawler.frontier.admission import is_aside
+from crawler.core.link_block import HOST_BYTES, encode_link
+from crawler.core.model import Known, Retry
+from crawler.frontier.admission import Admission
 from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
 from crawler.frontier.rocksdb.cache import Recent
 from crawler.frontier.rocksdb.database import Database
@@ -25,13 +26,11 @@ from crawler.frontier.rocksdb.layout import (
     State,
     decode_host,
     encode,
-    encode_link,
     encode_page,
     encode_seen,
     pack_time,
     queue_key,
 )
-from crawler.frontier.store import REVIVE_AFTER_S
 
 VALIDATORS_CHARS_MAX: Final = 512
 """Longer validators are not kept: a conditional request is not worth them."""
@@ -144,24 +143,15 @@ class Transaction:
 
     def rest(self, host: bytes, rest: HostRest) -> None:
         """What a visit told of its host."""
-        record = self._record(host)
-        if not (rest.down and record.down):
-            record.since = self._now
-        record.due = self._now if rest.down else rest.due
-        record.failures, record.busy, record.down = rest.failures, rest.busy, rest.down
+        self._record(host).visited(rest, self._now)
 
-    def admit(self, link: Link, page_key: bytes, expand: bool) -> None:
+    def admit(self, link: Admission) -> None:
         """A link joins its host's queue."""
-        record = self._record(page_key[:8])
-        self._tally.admit(expand)
-        if expand and not is_aside(link):
-            link = replace(link, kind="expand")
-        elif not expand:
-            record.admitted += 1
-            if link.kind == "seed" and record.down and self._now - record.since >= REVIVE_AFTER_S:
-                record.down, record.failures, record.due = None, 0, self._now
-        value = encode_link(link, RECORDED if expand else 0)
-        self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
+        host = link.key[:HOST_BYTES]
+        self._tally.admit(link.expand)
+        if not link.expand:
+            self._record(host).admit(link.is_seed, self._now)
+        self.batch.put(self._next(host, link.priority), link.value, self._queue)
 
     def _next(self, host: bytes, lane: int) -> bytes:
         self.sequence += 1
@@ -175,8 +165,7 @@ class Transaction:
 
     def revive(self, page_key: bytes, known: Known) -> None:
         """A settled URL waits again, whatever its host had done."""
-        record = self._record(page_key[:8])
-        record.down, record.failures = None, 0
+        self._record(page_key[:8]).revive()
         self.unsettle(known)
         self._tally.waiting += 1
         link = known.link.anew()

@@ -8,7 +8,8 @@ from support.stores import REST, TIMEOUT, Driver, done, link, names, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
-from crawler.frontier.store import CRASHES_MAX, REVIVE_AFTER_S, Limits
+from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
+from crawler.frontier.store import Limits
 
 DOWN = ("dns_error", "host_down")
 
@@ -278,7 +279,7 @@ def test_a_link_claimed_while_the_batch_is_written_has_the_depth_that_batch_foun
     prepared = limited.prepare([link("a/0", depth=1)])
     lease = limited.claim_one("a/0")
     limited.make_true(prepared)
-    assert prepared.fresh == [KNOWN] and lease.link.depth == 1
+    assert list(prepared.fresh) == [KNOWN] and lease.link.depth == 1
     assert limited.commit([link("a/0", depth=1)]) == [KNOWN]
     assert limited.commit([link("a/0", depth=0)]) == [EXPAND]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.core.model import Lease, Link
-from crawler.frontier.workbench import Workbench, size
+from crawler.frontier.workbench import LANES_MAX, Workbench, size
 
 HOSTS = ["a.test", "b.test", "c.a.test", "d.a.test"]
 
@@ -178,7 +178,7 @@ def test_a_link_of_long_texts_counts_as_several():
     assert size(Link("http://a.test/1", "a.test", given="é" * 2000)) == 8
 
 
-@given(st.integers(1, 12), st.integers(2, 9), st.integers(1, 40))
+@given(st.integers(1, 12), st.integers(2, LANES_MAX), st.integers(1, 40))
 def test_visits_spread_over_hosts(hosts, per_host, workers):
     """No host is visited twice at a time while another due one is not visited at all; then no third before all have two."""
     bench = Workbench(lambda host: per_host)
