@@ -1,15 +1,16 @@
 """A page's links, packed: made where the page is read, opened where they are stored, and carried unopened in between.
 
-A block is columns of fixed width beside the links themselves, each encoded as a store keeps it, so that a store decides by
-slices of bytes; a ``Link`` object is made only when a link is claimed. Pure; the parser processes import it.
+A block is a few columns of bytes, so that a store decides by slices of them. What all links of the page share stands in it
+once; a link's own value is put together when it is admitted, and a ``Link`` object when it is claimed. Pure; the parser
+processes import it.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
 from crawler.core.model import Link
-from crawler.core.urls import fingerprint
+from crawler.core.urls import fingerprint, host_key
 
 KEY_BYTES: Final = 16
 HOST_BYTES: Final = 8
@@ -43,105 +44,122 @@ def decode_link(value: bytes) -> tuple[int, Link]:
     return value[0], _links.decode(memoryview(value)[1:])
 
 
-def host_of(value: bytes) -> str:
-    """The host key of an encoded link, without decoding the rest: it stands second, behind the URL."""
-    at, size = _text_at(value, 2)
-    at, size = _text_at(value, at + size)
-    return value[at : at + size].decode()
-
-
-def _text_at(value: bytes, at: int) -> tuple[int, int]:
-    """Where the msgpack string that begins at ``at`` has its bytes, and how many."""
-    head = value[at]
-    if head < 0xC0:
-        return at + 1, head & 0x1F
-    width = 1 << (head - 0xD9)
-    return at + 1 + width, int.from_bytes(value[at + 1 : at + 1 + width], "big")
-
-
-class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
-    """Links of kind ``link`` found on one page. Every URL stands in it once."""
+class Columns(Struct, frozen=True, array_like=True, gc=False):
+    """What a parser process says of the links of a page, every URL once."""
 
     keys: bytes
     """KEY_BYTES a link: fingerprint of its host, fingerprint of its URL, both by the crawl's secret."""
-    values: bytes
-    """The links as ``encode_link`` makes them, one behind the other."""
+    urls: bytes
+    """The canonical URLs, one behind the other. ASCII, as canonical URLs are."""
     ends: bytes
-    """Where each of ``values`` ends: unsigned 32-bit integers in the machine's order."""
+    """Where each of ``urls`` ends: unsigned 32-bit integers in the machine's order."""
     queries: bytes
     """QUERY_BYTES a link: fingerprint of the URL before its question mark, NO_QUERY where there is none; empty if no link
-    has one."""
-    depth: int
-    """Of every link."""
+    has one, or nobody asks."""
 
     def __len__(self) -> int:
         return len(self.keys) // KEY_BYTES
 
+    def is_sound(self) -> bool:
+        """Whether the columns fit each other. (A process that a document took over may say anything.)"""
+        count, odd = divmod(len(self.keys), KEY_BYTES)
+        fits = not odd and len(self.ends) == 4 * count and len(self.queries) in (0, QUERY_BYTES * count)
+        return fits and self.urls.isascii()
+
+
+class LinkBlock(Struct, frozen=True, gc=False):
+    """The links of kind ``link`` that a page has, or a part of them."""
+
+    columns: Columns
+    depth: int
+    tail: bytes
+    """Encoded fields that all of them share, behind URL and host."""
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
     @property
     def size(self) -> int:
         """Bytes in memory."""
-        return len(self.keys) + len(self.values) + len(self.ends) + len(self.queries)
+        columns = self.columns
+        return len(columns.keys) + len(columns.urls) + len(columns.ends) + len(columns.queries) + len(self.tail)
 
-    def each_key(self) -> list[bytes]:
-        keys = self.keys
+    def keys(self) -> list[bytes]:
+        keys = self.columns.keys
         return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
 
-    def each_value(self) -> Iterator[bytes]:
-        values = self.values
-        return (values[start:end] for start, end in pairwise((0, *array("I", self.ends))))
+    def urls(self) -> Iterator[bytes]:
+        urls = self.columns.urls
+        return (urls[start:end] for start, end in pairwise((0, *array("I", self.columns.ends))))
+
+    def value(self, url: bytes, host: bytes) -> bytes:
+        """A link as ``encode_link`` makes it. ``host`` is encoded."""
+        return _HEAD + packed_text(url) + host + self.tail
 
     def links(self) -> list[Link]:
-        return [decode_link(value)[1] for value in self.each_value()]
+        """All of them, decoded."""
+        hosts = (packed_text(host_key(url.decode()).encode()) for url in self.urls())
+        return [decode_link(self.value(url, host))[1] for url, host in zip(self.urls(), hosts, strict=True)]
+
+
+def block_of(columns: Columns, page: Link) -> LinkBlock:
+    """The links of a page, which is ``page`` as it was visited."""
+    shared = Link("", "", "link", page.depth + 1, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
+    return LinkBlock(columns, shared.depth, _encode(shared)[3:])
+
+
+def packed_text(text: bytes) -> bytes:
+    """A msgpack string."""
+    size = len(text)
+    if size < 32:
+        return bytes((0xA0 | size,)) + text
+    if size < 256:
+        return bytes((0xD9, size)) + text
+    return b"\xda" + size.to_bytes(2, "big") + text
 
 
 class Packer:
-    """Makes blocks of the links of one page. ``template`` is a link of it without ``url`` and ``host``; ``with_queries``: the
-    crawl limits the different query strings of a path."""
+    """Collects the links of one page. ``with_queries``: the crawl limits the different query strings of a path."""
 
-    def __init__(self, secret: int, template: Link, *, with_queries: bool) -> None:
-        self._secret, self._depth, self._with_queries = secret, template.depth, with_queries
-        # flags, the head of an array, two empty strings, then what all links of the page share
-        self._head, self._tail = b"\0" + _encode(template)[:1], _encode(template)[3:]
-        self._hosts: dict[str, tuple[bytes, bytes]] = {}
-        self._clear()
-
-    def _clear(self) -> None:
+    def __init__(self, secret: int, *, with_queries: bool) -> None:
+        self._secret, self._with_queries = secret, with_queries
+        self._hosts: dict[str, bytes] = {}
         self._keys: list[bytes] = []
-        self._values: list[bytes] = []
-        self._ends = array("I")
+        self._urls: list[str] = []
         self._queries: list[bytes] = []
-        self._size = 0
         self._has_query = False
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._urls)
 
     def add(self, url: str, host: str) -> None:
-        known = self._hosts.get(host)
-        if known is None:
-            known = self._hosts[host] = (fingerprint(host, self._secret), _encode(host) + self._tail)
-        host_key, tail = known
-        self._keys.append(host_key + fingerprint(url, self._secret))
-        value = self._head + _encode(url) + tail
-        self._values.append(value)
-        self._size += len(value)
-        self._ends.append(self._size)
+        host_part = self._hosts.get(host)
+        if host_part is None:
+            host_part = self._hosts[host] = fingerprint(host, self._secret)
+        self._keys.append(host_part + fingerprint(url, self._secret))
+        self._urls.append(url)
         if self._with_queries:
             path, mark, _ = url.partition("?")
             self._queries.append(fingerprint(path, self._secret) if mark else NO_QUERY)
             self._has_query = self._has_query or bool(mark)
 
-    def block(self) -> LinkBlock:
-        """What was added since the last one."""
+    def take(self) -> Columns:
+        """What was added since the last time."""
+        urls = "".join(self._urls).encode()
+        ends = array("I", accumulate(map(len, self._urls))).tobytes()
         queries = b"".join(self._queries) if self._has_query else b""
-        made = LinkBlock(b"".join(self._keys), b"".join(self._values), self._ends.tobytes(), queries, self._depth)
-        self._clear()
-        return made
+        columns = Columns(b"".join(self._keys), urls, ends, queries)
+        self._keys, self._urls, self._queries, self._has_query = [], [], [], False
+        return columns
 
 
-def pack(links: list[Link], secret: int, *, with_queries: bool = True) -> LinkBlock:
-    """A block of links that share all but URL and host; for tests."""
-    packer = Packer(secret, links[0], with_queries=with_queries)
-    for link in links:
-        packer.add(link.url, link.host)
-    return packer.block()
+def pack(urls: Sequence[str], secret: int, page: Link) -> LinkBlock:
+    """A block of these URLs, found on a page."""
+    packer = Packer(secret, with_queries=True)
+    for url in urls:
+        packer.add(url, host_key(url))
+    return block_of(packer.take(), page)
+
+
+_HEAD: Final = b"\0" + _encode(Link("", ""))[:1]
+"""No flags, and the head of a link's array."""

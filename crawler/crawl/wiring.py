@@ -23,9 +23,10 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Limiter, Link
 from crawler.core.version import __version__
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
-from crawler.crawl.expand import OUTLINKS, Expander
+from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
+from crawler.crawl.outlinks import FUNCTION
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.in_flight import InFlight
@@ -100,7 +101,9 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
         async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
-            expander = Expander(config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit)
+            expander = Expander(
+                config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit, secret=store.secret()
+            )
             metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
@@ -190,7 +193,7 @@ async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | Non
     if not config.depth:
         yield None
         return
-    async with open_parser(config, parsers=plan.parsers, preload=OUTLINKS, memory_bytes=plan.parser_memory_bytes) as parser:
+    async with open_parser(config, parsers=plan.parsers, preload=FUNCTION, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
 
 

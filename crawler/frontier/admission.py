@@ -6,16 +6,16 @@ of pages crawled does not depend on timing.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
-from crawler.core.link_block import HOST_BYTES, NO_QUERY, QUERY_BYTES, LinkBlock, decode_link, encode_link, host_of
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
+from crawler.core.link_block import HOST_BYTES, NO_QUERY, QUERY_BYTES, LinkBlock, decode_link, encode_link, packed_text
 from crawler.core.model import PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
+from crawler.core.urls import host_key
 from crawler.frontier.counters import RECORDED
 from crawler.frontier.store import Limits
 
@@ -25,15 +25,20 @@ FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
 BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
 """A seed, a redirect or a robots link is never left out by a budget."""
 
+KeyOf = Callable[[str, str | bytes], bytes]
+"""(host key, URL) → the key of the URL: the fingerprints of both."""
+
 QUEUED: Final = (NEW, EXPAND)
 
 UNBOUNDED: Final = 0
 BOUNDED: Final = 1
 ASIDE: Final = 2
-"""How a link is judged: whatever the budgets say, within them, or not at all, as it is a visit for robots rules."""
+FORGED: Final = 3
+"""How a link is judged: whatever the budgets say; within them; not at all, as it is a visit for robots rules; or left out, as
+its key is not its own."""
 
 
-class Columns(Struct):
+class BatchColumns(Struct):
     """A batch's links side by side, in the order of ``found_in``. ``keys`` are KEY_BYTES each: the host's, then the URL's;
     ``paths`` holds the key of the URL before its question mark for the places that have one."""
 
@@ -84,14 +89,14 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, keys_of: Callable[[str, str], bytes], *, with_paths: bool) -> Columns:
-    """``keys_of(host, url)`` makes the key of a URL."""
-    columns = Columns([], [], bytearray(), {})
+def columns_of(batch: Batch, key_of: KeyOf, *, with_paths: bool) -> BatchColumns:
+    """``key_of(host, url)`` makes the key of a URL."""
+    columns = BatchColumns([], [], bytearray(), {})
     for links, block in found_in(batch):
         for link in links:
             if with_paths and "?" in link.url:
-                columns.paths[len(columns.keys)] = keys_of(link.host, link.url.partition("?")[0])
-            columns.keys.append(keys_of(link.host, link.url))
+                columns.paths[len(columns.keys)] = key_of(link.host, link.url.partition("?")[0])
+            columns.keys.append(key_of(link.host, link.url))
             columns.depths.append(link.depth)
             columns.ways.append(ASIDE if is_aside(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
         if block is not None:
@@ -99,14 +104,14 @@ def columns_of(batch: Batch, keys_of: Callable[[str, str], bytes], *, with_paths
     return columns
 
 
-def _add_block(columns: Columns, block: LinkBlock, with_paths: bool) -> None:
-    start, keys = len(columns.keys), block.each_key()
+def _add_block(columns: BatchColumns, block: LinkBlock, with_paths: bool) -> None:
+    start, keys = len(columns.keys), block.keys()
     columns.keys += keys
     columns.depths += [block.depth] * len(keys)
     columns.ways += bytes((BOUNDED,)) * len(keys)
-    if with_paths and block.queries:
+    if with_paths and block.columns.queries:
         for at, key in enumerate(keys):
-            if (query := block.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES]) != NO_QUERY:
+            if (query := block.columns.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES]) != NO_QUERY:
                 columns.paths[start + at] = key[:HOST_BYTES] + query
 
 
@@ -122,50 +127,71 @@ class Admission(Struct, frozen=True):
     is_seed: bool
 
 
-def admissions(batch: Batch, columns: Columns, judged: Judged) -> list[Admission]:
+class Admissions:
     """What joins the queues, in the order of the batch. Links of a block are not decoded, but for those that are expanded."""
-    admitted: list[Admission] = []
-    at, hosts = 0, HostNames()
-    for links, block in found_in(batch):
-        for link in links:
-            if (verdict := judged.fresh[at]) in QUEUED:
-                expand = verdict == EXPAND
-                queued = replace(link, kind="expand") if expand and not is_aside(link) else link
-                value = encode_link(queued, RECORDED if expand else 0)
-                admitted.append(Admission(columns.keys[at], value, link.host, link.priority, expand, link.kind == "seed"))
-            at += 1
-        if block is not None:
-            verdicts = judged.fresh[at : at + len(block)]
-            if any(verdicts):
-                admitted += _of_block(block, columns.keys[at : at + len(block)], verdicts, hosts)
-            at += len(block)
-    return admitted
 
+    def __init__(self, batch: Batch, columns: BatchColumns, judged: Judged, key_of: KeyOf) -> None:
+        self._columns, self._judged, self._key_of = columns, judged, key_of
+        self._hosts: dict[bytes, tuple[str, bytes]] = {}  # its fingerprint → host key, and that encoded
+        self.links: list[Admission] = []
+        self.forged: list[int] = []
+        """Places of links whose keys are not theirs: the process that read the page was taken over."""
+        at = 0
+        for links, block in found_in(batch):
+            for link in links:
+                if judged.fresh[at] in QUEUED:
+                    self.links.append(self._of_link(link, columns.keys[at], judged.fresh[at] == EXPAND))
+                at += 1
+            if block is not None:
+                if any(judged.fresh[at : at + len(block)]):
+                    self._add_block(block, at)
+                at += len(block)
 
-def _of_block(block: LinkBlock, keys: list[bytes], verdicts: bytearray, hosts: HostNames) -> Iterator[Admission]:
-    ends = array("I", block.ends)
-    for at, verdict in enumerate(verdicts):
-        if verdict in QUEUED:
-            value = block.values[ends[at - 1] if at else 0 : ends[at]]
+    def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
+        queued = replace(link, kind="expand") if expand and not is_aside(link) else link
+        value = encode_link(queued, RECORDED if expand else 0)
+        return Admission(key, value, link.host, link.priority, expand, link.kind == "seed")
+
+    def _add_block(self, block: LinkBlock, start: int) -> None:
+        judged, keys = self._judged, self._columns.keys
+        for at, url in enumerate(block.urls(), start):
+            verdict = judged.fresh[at]
+            if verdict not in QUEUED:
+                continue
+            key = keys[at]
+            host = self._hosts.get(key[:HOST_BYTES]) or self._host(url)
+            if self._key_of(host[0], url) != key:
+                self.forged.append(at)
+                continue
+            value = block.value(url, host[1])
             if verdict == EXPAND:
                 value = encode_link(replace(decode_link(value)[1], kind="expand"), RECORDED)
-            yield Admission(keys[at], value, hosts.of(keys[at][:HOST_BYTES], value), PRIORITY_DEFAULT, verdict == EXPAND, False)
+            self.links.append(Admission(key, value, host[0], PRIORITY_DEFAULT, verdict == EXPAND, False))
+
+    def _host(self, url: bytes) -> tuple[str, bytes]:
+        name = host_key(url.decode())
+        host = (name, packed_text(name.encode()))
+        self._hosts[self._key_of(name, url)[:HOST_BYTES]] = host
+        return host
 
 
-class HostNames:
-    """The host keys of encoded links, each looked up once."""
+def decide(
+    batch: Batch, columns: BatchColumns, known_of: Callable[[], dict[bytes, int]], limits: Limits, ask: Ask, key_of: KeyOf
+) -> tuple[Judged, Admissions, int]:
+    """The verdicts on a batch, what joins the queues by them, and how many links were left out as forged. Where there were
+    any, all is judged again without them: a forged key must not make another's page known."""
+    forged = 0
+    while True:
+        judged = judge(columns, known_of(), limits, ask)
+        admissions = Admissions(batch, columns, judged, key_of)
+        if not admissions.forged:
+            return judged, admissions, forged
+        forged += len(admissions.forged)
+        for at in admissions.forged:
+            columns.ways[at] = FORGED
 
-    def __init__(self) -> None:
-        self._names: dict[bytes, str] = {}
 
-    def of(self, key: bytes, value: bytes) -> str:
-        name = self._names.get(key)
-        if name is None:
-            name = self._names[key] = host_of(value)
-        return name
-
-
-def judge(columns: Columns, known: dict[bytes, int], limits: Limits, ask: Ask) -> Judged:
+def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: Ask) -> Judged:
     """A verdict for each link. ``known`` holds the least depth of those known before; those of this batch are added to it.
 
     Five cases, in this order:
@@ -181,8 +207,8 @@ def judge(columns: Columns, known: dict[bytes, int], limits: Limits, ask: Ask) -
     fresh, depths, ways = judged.fresh, judged.depths, columns.ways
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
-        if ways[at] == ASIDE:
-            fresh[at] = EXPAND
+        if ways[at] > BOUNDED:
+            fresh[at] = EXPAND if ways[at] == ASIDE else KNOWN
         elif depth is None:
             fresh[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
             if verdict == NEW:
@@ -195,17 +221,17 @@ def judge(columns: Columns, known: dict[bytes, int], limits: Limits, ask: Ask) -
     return judged
 
 
-def _worth(columns: Columns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:
+def _worth(columns: BatchColumns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:
     """Known URLs found nearer than before that may have had links."""
     places = zip(columns.keys, columns.depths, columns.ways, strict=True)
-    nearer = {key for key, depth, way in places if depth < known.get(key, 0) and way != ASIDE}
+    nearer = {key for key, depth, way in places if depth < known.get(key, 0) and way <= BOUNDED}
     return ask.fruitful(nearer) if nearer else set()
 
 
 class _Budgets:
     """The budgets of hosts and paths, as far as the unknown links need them."""
 
-    def __init__(self, columns: Columns, known: Mapping[bytes, int], limits: Limits, ask: Ask) -> None:
+    def __init__(self, columns: BatchColumns, known: Mapping[bytes, int], limits: Limits, ask: Ask) -> None:
         self._pages_max, self._queries_max = limits.pages_per_host, limits.queries_per_path
         self._columns = columns
         self._admitted: dict[bytes, int] = {}
@@ -213,7 +239,7 @@ class _Budgets:
         self.queries: dict[bytes, int] = {}
         if self._pages_max:
             ways = columns.ways
-            hosts = {key[:HOST_BYTES] for at, key in enumerate(columns.keys) if key not in known and ways[at] != ASIDE}
+            hosts = {key[:HOST_BYTES] for at, key in enumerate(columns.keys) if key not in known and ways[at] <= BOUNDED}
             self._admitted = ask.admitted(hosts) if hosts else {}
         if self._queries_max and (paths := {path for at, path in columns.paths.items() if columns.keys[at] not in known}):
             self._queries = ask.queries(paths)

@@ -71,8 +71,10 @@ class Tally:
         for rule, count in refused.items():
             _add(self.refused, rule, count)
 
-    def judged(self, prepared: Prepared) -> None:
-        """Links that a budget left out, and listed lines that have a row at once."""
+    def judged(self, prepared: Prepared, forged: int) -> None:
+        """Links that a budget left out, or that a parser process made up, and listed lines that have a row at once."""
+        if forged:
+            self.refuse({"parse_crashed": forged})
         for verdict, rule in RULE_OF.items():
             if count := prepared.fresh.count(verdict):
                 self.refuse({rule: count})

@@ -19,13 +19,12 @@ from crawler.frontier.admission import (
     Admission,
     Ask,
     Judged,
-    admissions,
     check_settled,
     columns_of,
+    decide,
     fruitful,
     is_aside,
     is_robots_txt,
-    judge,
 )
 from crawler.frontier.counters import RECORDED, Longest, Tally
 from crawler.frontier.memory_queues import Queues
@@ -37,6 +36,7 @@ class _Prepared(Prepared):
     """Keys of the settled links."""
     judged: Judged
     admitted: list[Admission]
+    forged: int
 
 
 class MemoryStore:
@@ -69,9 +69,9 @@ class MemoryStore:
 
     def prepare(self, batch: Batch) -> Prepared:
         columns = columns_of(batch, self._key_of, with_paths=self._limits.queries_per_path > 0)
-        known = {key: depth for key in columns.keys if (depth := self._depths.get(key)) is not None}
         settled_keys = []
         ended: dict[bytes, bool] = {}
+        robots: dict[bytes, int] = {}  # known from this batch on
         for settled in batch.settled:
             link = settled.lease.link
             key = self._key_of(link.host, link.url)
@@ -79,20 +79,23 @@ class MemoryStore:
             if not is_aside(link):
                 ended[key] = fruitful(settled.outcome)
             elif is_robots_txt(link):
-                known.setdefault(key, 0)
+                robots[key] = 0
             if settled.lease.key and settled.lease.key not in self._queues.out:
                 raise ValueError(f"not claimed: {settled.lease}")
+
+        def known_of() -> dict[bytes, int]:
+            return robots | {key: depth for key in columns.keys if (depth := self._depths.get(key)) is not None}
 
         def worth(keys: Collection[bytes]) -> set[bytes]:
             return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
 
         ask = Ask(worth, self._admitted, lambda paths: {path: self._queries.get(path, 0) for path in paths})
-        judged = judge(columns, known, self._limits, ask)
+        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._key_of)
         self._lowered = judged.depths
-        admitted = admissions(batch, columns, judged)
-        return _Prepared(batch, bytes(judged.fresh), frozenset(each.host for each in admitted), settled_keys, judged, admitted)
+        fed = frozenset(each.host for each in admitted.links)
+        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.links, forged)
 
-    def _key_of(self, host: str, url: str) -> bytes:
+    def _key_of(self, host: str, url: str | bytes) -> bytes:
         return fingerprint(host, self._secret) + fingerprint(url, self._secret)
 
     def _url_key(self, url: str) -> bytes:
@@ -135,7 +138,7 @@ class MemoryStore:
                 self._marks[file] = mark
         self._positions.update(admitted.position for admitted in batch.admitted if admitted.position)
         self._tally.refuse(batch.refused)
-        self._tally.judged(prepared)
+        self._tally.judged(prepared, prepared.forged)
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
         self._offer({*batch.hosts, *prepared.fed, *(settled.lease.link.host for settled in batch.settled)})

@@ -39,11 +39,18 @@ def packed(outcome: Outcome, secret: int) -> Outcome:
     last: list[Link] = []
     while links and _fits(links[-1], last):
         last.insert(0, links.pop())
-    return replace(outcome, outlinks=tuple(links), block=pack(last, secret) if last else None)
+    if not last:
+        return outcome
+    page = Link(last[0].via or "", "", depth=last[0].depth - 1, tag=last[0].tag, anchor=last[0].anchor)
+    block = pack([one.url for one in last], secret, page)
+    assert block.links() == last
+    return replace(outcome, outlinks=tuple(links), block=block)
 
 
 def _fits(link: Link, others: list[Link]) -> bool:
     shared = replace(link, url="", host="")
+    if link.via is None or link.anchor is None:
+        return False
     is_new = all(link.url != other.url and shared == replace(other, url="", host="") for other in others)
     return link.kind == "link" and link.priority == PRIORITY_DEFAULT and is_new
 

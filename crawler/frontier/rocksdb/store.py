@@ -22,13 +22,12 @@ from crawler.frontier.admission import (
     Admission,
     Ask,
     Judged,
-    admissions,
     check_settled,
     columns_of,
+    decide,
     fruitful,
     is_aside,
     is_robots_txt,
-    judge,
 )
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
@@ -49,6 +48,7 @@ class _Prepared(Prepared):
     """Keys of the settled links."""
     judged: Judged
     admitted: list[Admission]
+    forged: int
 
 
 class RocksStore(Facts):
@@ -88,9 +88,9 @@ class RocksStore(Facts):
     @translated
     def prepare(self, batch: Batch) -> Prepared:
         columns = columns_of(batch, self._key_of, with_paths=self._limits.queries_per_path > 0)
-        known = self._seen.depths(columns.keys)
         settled_keys = []
         ended: dict[bytes, bool] = {}
+        robots: dict[bytes, int] = {}  # known from this batch on
         for settled in batch.settled:
             lease = settled.lease
             key = self._key_of(lease.link.host, lease.link.url)
@@ -98,18 +98,21 @@ class RocksStore(Facts):
             if not is_aside(lease.link):
                 ended[key] = fruitful(settled.outcome)
             elif is_robots_txt(lease.link):
-                known.setdefault(key, 0)
+                robots[key] = 0
             if lease.key and self._claims.flags(lease) is None:
                 raise ValueError(f"not claimed: {lease}")
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
-        judged = judge(columns, known, self._limits, ask)
+
+        def known_of() -> dict[bytes, int]:
+            return robots | self._seen.depths(columns.keys)
+
+        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._key_of)
         if self._limits.depth_limited:
             self._claims.lowered = judged.depths
-        admitted = admissions(batch, columns, judged)
-        names = frozenset({each.key[:HOST_BYTES]: each.host for each in admitted}.values())
-        return _Prepared(batch, bytes(judged.fresh), names, settled_keys, judged, admitted)
+        fed = frozenset({each.key[:HOST_BYTES]: each.host for each in admitted.links}.values())
+        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.links, forged)
 
-    def _key_of(self, host: str, url: str) -> bytes:
+    def _key_of(self, host: str, url: str | bytes) -> bytes:
         return self._host_key(host) + fingerprint(url, self._secret)
 
     def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
@@ -209,7 +212,7 @@ class RocksStore(Facts):
             if admitted.position is not None:
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
-        self._ledger.tally.judged(prepared)
+        self._ledger.tally.judged(prepared, prepared.forged)
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""

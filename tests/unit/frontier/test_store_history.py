@@ -157,9 +157,13 @@ links = st.builds(
     depth=st.integers(0, 3),
     priority=st.sampled_from([128, 128, 128, 127, 16, 0]),
 )
+VIA = "http://via.test/"
+found = links.map(lambda one: replace(one, via=VIA, anchor=VIA))
 outcomes = st.one_of(
     st.builds(
-        lambda found, outcome: done(*found, outcome=outcome), st.lists(links, max_size=4), st.sampled_from(["ok", "http_error"])
+        lambda outlinks, outcome: done(*outlinks, outcome=outcome),
+        st.lists(found, max_size=4),
+        st.sampled_from(["ok", "http_error"]),
     ),
     st.just(TIMEOUT),
     st.builds(retry, st.floats(0.0, 30.0)),
