@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -17,11 +17,10 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
+from crawler.core.keys import KEY_BYTES, Keys
 from crawler.core.model import Link
-from crawler.core.urls import fingerprint, host_key
+from crawler.core.urls import host_key
 
-KEY_BYTES: Final = 16
-HOST_BYTES: Final = 8
 QUERY_BYTES: Final = 8
 NO_QUERY: Final = b"\0" * QUERY_BYTES
 
@@ -88,24 +87,30 @@ class LinkBlock(Struct, frozen=True, gc=False):
         keys = self.columns.keys
         return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
 
+    def url_at(self) -> Callable[[int], bytes]:
+        """place → its URL."""
+        urls, ends = self.columns.urls, array("I", self.columns.ends)
+        return lambda at: urls[ends[at - 1] if at else 0 : ends[at]]
+
     def urls(self) -> Iterator[bytes]:
         urls = self.columns.urls
         return (urls[start:end] for start, end in pairwise((0, *array("I", self.columns.ends))))
 
-    def value(self, url: bytes, host: bytes) -> bytes:
-        """A link as ``encode_link`` makes it. ``host`` is encoded."""
-        return _HEAD + packed_text(url) + host + self.tail
-
     def links(self) -> list[Link]:
         """All of them, decoded."""
         hosts = (packed_text(host_key(url.decode()).encode()) for url in self.urls())
-        return [decode_link(self.value(url, host))[1] for url, host in zip(self.urls(), hosts, strict=True)]
+        return [decode_link(link_value(url, host, self.tail))[1] for url, host in zip(self.urls(), hosts, strict=True)]
 
 
 def block_of(columns: Columns, page: Link) -> LinkBlock:
     """The links of a page, which is ``page`` as it was visited."""
     shared = Link("", "", "link", page.depth + 1, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
     return LinkBlock(columns, shared.depth, _encode(shared)[3:])
+
+
+def link_value(url: bytes, host: bytes, tail: bytes) -> bytes:
+    """A link as ``encode_link`` makes it, without flags. ``host`` is encoded, ``tail`` as in ``LinkBlock``."""
+    return _HEAD + packed_text(url) + host + tail
 
 
 def packed_text(text: bytes) -> bytes:
@@ -121,11 +126,10 @@ def packed_text(text: bytes) -> bytes:
 class Packer:
     """Collects the links of one page. ``with_queries``: the crawl limits the different query strings of a path."""
 
-    def __init__(self, secret: int, *, with_queries: bool) -> None:
-        self._secret, self._with_queries = secret, with_queries
-        self._hosts: dict[str, bytes] = {}
+    def __init__(self, keys_by: Keys, *, with_queries: bool) -> None:
+        self._host_key, self._url_key, self._with_queries = keys_by.host, keys_by.url, with_queries
         self._keys: list[bytes] = []
-        self._urls: list[str] = []
+        self._urls: list[bytes] = []
         self._queries: list[bytes] = []
         self._has_query = False
 
@@ -133,29 +137,26 @@ class Packer:
         return len(self._urls)
 
     def add(self, url: str, host: str) -> None:
-        host_part = self._hosts.get(host)
-        if host_part is None:
-            host_part = self._hosts[host] = fingerprint(host, self._secret)
-        self._keys.append(host_part + fingerprint(url, self._secret))
-        self._urls.append(url)
+        encoded = url.encode()
+        self._keys.append(self._host_key(host) + self._url_key(encoded))
+        self._urls.append(encoded)
         if self._with_queries:
-            path, mark, _ = url.partition("?")
-            self._queries.append(fingerprint(path, self._secret) if mark else NO_QUERY)
+            path, mark, _ = encoded.partition(b"?")
+            self._queries.append(self._url_key(path) if mark else NO_QUERY)
             self._has_query = self._has_query or bool(mark)
 
     def take(self) -> Columns:
         """What was added since the last time."""
-        urls = "".join(self._urls).encode()
         ends = array("I", accumulate(map(len, self._urls))).tobytes()
         queries = b"".join(self._queries) if self._has_query else b""
-        columns = Columns(b"".join(self._keys), urls, ends, queries)
+        columns = Columns(b"".join(self._keys), b"".join(self._urls), ends, queries)
         self._keys, self._urls, self._queries, self._has_query = [], [], [], False
         return columns
 
 
-def pack(urls: Sequence[str], secret: int, page: Link) -> LinkBlock:
+def pack(urls: Sequence[str], keys_by: Keys, page: Link) -> LinkBlock:
     """A block of these URLs, found on a page."""
-    packer = Packer(secret, with_queries=True)
+    packer = Packer(keys_by, with_queries=True)
     for url in urls:
         packer.add(url, host_key(url))
     return block_of(packer.take(), page)

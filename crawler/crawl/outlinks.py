@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
+from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, Packer
 from crawler.parse.html import PART_LINKS, Options, outlinks
 from crawler.policy.scope import Scope, ScopeRules
@@ -43,9 +44,9 @@ _decode = Decoder(Reading).decode
 
 
 @lru_cache(maxsize=4)
-def _reading(encoded: bytes) -> tuple[Reading, Scope]:
+def _reading(encoded: bytes) -> tuple[Reading, Scope, Keys]:
     reading = _decode(encoded)
-    return reading, Scope(reading.scope)
+    return reading, Scope(reading.scope), Keys(reading.secret)
 
 
 def packed(
@@ -59,9 +60,9 @@ def packed(
     encoded_reading: bytes,
 ) -> Packed:
     """The links of a page. ``depth`` is theirs, ``anchor`` the seed whose scope they live in; the rest as ``html.outlinks``."""
-    reading, scope = _reading(encoded_reading)
+    reading, scope, keys = _reading(encoded_reading)
     found = outlinks(body, url, mime, charset, headers, reading.options)
-    packer = Packer(reading.secret, with_queries=reading.with_queries)
+    packer = Packer(keys, with_queries=reading.with_queries)
     parts: list[Columns] = []
     for link, host in scope.admitted(depth, anchor, found.links, found.refused):
         packer.add(link, host)

@@ -13,9 +13,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
-from crawler.core.link_block import HOST_BYTES, NO_QUERY, QUERY_BYTES, LinkBlock, decode_link, encode_link, packed_text
+from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.link_block import (
+    NO_QUERY,
+    QUERY_BYTES,
+    LinkBlock,
+    decode_link,
+    encode_link,
+    link_value,
+    packed_text,
+)
 from crawler.core.model import PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
 from crawler.core.urls import host_key
+from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
 from crawler.frontier.counters import RECORDED
 from crawler.frontier.store import Limits
 
@@ -24,9 +34,6 @@ FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
 
 BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
 """A seed, a redirect or a robots link is never left out by a budget."""
-
-KeyOf = Callable[[str, str | bytes], bytes]
-"""(host key, URL) → the key of the URL: the fingerprints of both."""
 
 QUEUED: Final = (NEW, EXPAND)
 
@@ -89,14 +96,14 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, key_of: KeyOf, *, with_paths: bool) -> BatchColumns:
-    """``key_of(host, url)`` makes the key of a URL."""
+def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool) -> BatchColumns:
+    """The keys of a batch's links, and how each is judged."""
     columns = BatchColumns([], [], bytearray(), {})
     for links, block in found_in(batch):
         for link in links:
             if with_paths and "?" in link.url:
-                columns.paths[len(columns.keys)] = key_of(link.host, link.url.partition("?")[0])
-            columns.keys.append(key_of(link.host, link.url))
+                columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
+            columns.keys.append(keys_by.of(link.host, link.url))
             columns.depths.append(link.depth)
             columns.ways.append(ASIDE if is_aside(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
         if block is not None:
@@ -116,31 +123,36 @@ def _add_block(columns: BatchColumns, block: LinkBlock, with_paths: bool) -> Non
 
 
 class Admission(Struct, frozen=True):
-    """A link that joins its host's queue: its key, and its value as ``encode_link`` makes it."""
+    """What joins a host's queue as one entry: a link, or a bundle of links."""
 
-    key: bytes
+    keys: Sequence[bytes]
+    """Of the URLs. All are of one host."""
     value: bytes
+    """As ``encode_link`` or ``encode_bundle`` makes it."""
     host: str
-    priority: int
-    expand: bool
+    priority: int = PRIORITY_DEFAULT
+    expand: bool = False
     """Its URL was known before; this is no new page."""
-    is_seed: bool
+    is_seed: bool = False
+
+    @property
+    def host_key(self) -> bytes:
+        return self.keys[0][:HOST_BYTES]
 
 
 class Admissions:
     """What joins the queues, in the order of the batch. Links of a block are not decoded, but for those that are expanded."""
 
-    def __init__(self, batch: Batch, columns: BatchColumns, judged: Judged, key_of: KeyOf) -> None:
-        self._columns, self._judged, self._key_of = columns, judged, key_of
-        self._hosts: dict[bytes, tuple[str, bytes]] = {}  # its fingerprint → host key, and that encoded
-        self.links: list[Admission] = []
+    def __init__(self, batch: Batch, columns: BatchColumns, judged: Judged, keys_by: Keys) -> None:
+        self._columns, self._judged, self._keys_by = columns, judged, keys_by
+        self.entries: list[Admission] = []
         self.forged: list[int] = []
         """Places of links whose keys are not theirs: the process that read the page was taken over."""
         at = 0
         for links, block in found_in(batch):
             for link in links:
                 if judged.fresh[at] in QUEUED:
-                    self.links.append(self._of_link(link, columns.keys[at], judged.fresh[at] == EXPAND))
+                    self.entries.append(self._of_link(link, columns.keys[at], judged.fresh[at] == EXPAND))
                 at += 1
             if block is not None:
                 if any(judged.fresh[at : at + len(block)]):
@@ -150,40 +162,64 @@ class Admissions:
     def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
         queued = replace(link, kind="expand") if expand and not is_aside(link) else link
         value = encode_link(queued, RECORDED if expand else 0)
-        return Admission(key, value, link.host, link.priority, expand, link.kind == "seed")
+        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed")
 
     def _add_block(self, block: LinkBlock, start: int) -> None:
-        judged, keys = self._judged, self._columns.keys
-        for at, url in enumerate(block.urls(), start):
-            verdict = judged.fresh[at]
-            if verdict not in QUEUED:
-                continue
-            key = keys[at]
-            host = self._hosts.get(key[:HOST_BYTES]) or self._host(url)
-            if self._key_of(host[0], url) != key:
-                self.forged.append(at)
-                continue
-            value = block.value(url, host[1])
-            if verdict == EXPAND:
-                value = encode_link(replace(decode_link(value)[1], kind="expand"), RECORDED)
-            self.links.append(Admission(key, value, host[0], PRIORITY_DEFAULT, verdict == EXPAND, False))
+        """Its new links by host, in order; those that are expanded each by itself."""
+        keys, url_at = self._columns.keys, block.url_at()
+        by_host: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
+        for at, verdict in enumerate(self._judged.fresh[start : start + len(block)]):
+            if verdict == NEW:
+                key = keys[start + at]
+                group = by_host.get(key[:HOST_BYTES])
+                if group is None:
+                    group = by_host[key[:HOST_BYTES]] = ([], [])
+                group[0].append(key)
+                group[1].append(url_at(at))
+            elif verdict == EXPAND:
+                url = url_at(at)
+                link = decode_link(link_value(url, packed_text(host_key(url.decode()).encode()), block.tail))[1]
+                self.entries.append(self._of_link(link, keys[start + at], True))
+        for group_keys, urls in by_host.values():
+            host = host_key(urls[0].decode())
+            if self._are_theirs(host, group_keys, urls):
+                self._add_group(block.tail, host, group_keys, urls)
+            else:
+                self.forged += self._forged_in(block, start)
+                return
 
-    def _host(self, url: bytes) -> tuple[str, bytes]:
-        name = host_key(url.decode())
-        host = (name, packed_text(name.encode()))
-        self._hosts[self._key_of(name, url)[:HOST_BYTES]] = host
-        return host
+    def _add_group(self, tail: bytes, host: str, keys: list[bytes], urls: list[bytes]) -> None:
+        if len(urls) == 1:
+            self.entries.append(Admission(keys, link_value(urls[0], packed_text(host.encode()), tail), host))
+            return
+        for at in range(0, len(urls), LINKS_MAX):
+            bundle = bundle_of(host, tail, urls[at : at + LINKS_MAX])
+            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host))
+
+    def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
+        """Whether these are the keys of these URLs, all of this host."""
+        if keys[0][:HOST_BYTES] != self._keys_by.host(host):
+            return False
+        places = (f"http://{host}/".encode(), f"https://{host}/".encode())
+        url_key = self._keys_by.url
+        return all(url.startswith(places) and url_key(url) == key[HOST_BYTES:] for key, url in zip(keys, urls, strict=True))
+
+    def _forged_in(self, block: LinkBlock, start: int) -> list[int]:
+        """Places of the new links of a block whose keys are not theirs."""
+        keys, fresh = self._columns.keys, self._judged.fresh
+        new = ((at, url) for at, url in enumerate(block.urls(), start) if fresh[at] in QUEUED)
+        return [at for at, url in new if self._keys_by.of(host_key(url.decode()), url.decode()) != keys[at]]
 
 
 def decide(
-    batch: Batch, columns: BatchColumns, known_of: Callable[[], dict[bytes, int]], limits: Limits, ask: Ask, key_of: KeyOf
+    batch: Batch, columns: BatchColumns, known_of: Callable[[], dict[bytes, int]], limits: Limits, ask: Ask, keys_by: Keys
 ) -> tuple[Judged, Admissions, int]:
     """The verdicts on a batch, what joins the queues by them, and how many links were left out as forged. Where there were
     any, all is judged again without them: a forged key must not make another's page known."""
     forged = 0
     while True:
         judged = judge(columns, known_of(), limits, ask)
-        admissions = Admissions(batch, columns, judged, key_of)
+        admissions = Admissions(batch, columns, judged, keys_by)
         if not admissions.forged:
             return judged, admissions, forged
         forged += len(admissions.forged)

@@ -43,9 +43,10 @@ class Tally:
             dict(self.lines),
         )
 
-    def admit(self, known_already: bool) -> None:
-        self.waiting += 1
-        self.known += not known_already
+    def admit(self, links: int, known_already: bool) -> None:
+        self.waiting += links
+        if not known_already:
+            self.known += links
 
     def leave(self, flags: int) -> None:
         """A waiting link was settled."""

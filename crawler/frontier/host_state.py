@@ -36,9 +36,9 @@ class HostState(Struct, array_like=True):
         self.due = now if rest.down else rest.due
         self.failures, self.busy, self.down = rest.failures, rest.busy, rest.down
 
-    def admit(self, is_seed: bool, now: float) -> None:
-        """A new link of it joins its queue. A person who names a host that was given up long ago wants it tried again."""
-        self.admitted += 1
+    def admit(self, links: int, is_seed: bool, now: float) -> None:
+        """New links of it join its queue. A person who names a host that was given up long ago wants it tried again."""
+        self.admitted += links
         if is_seed and self.down and now - self.since >= REVIVE_AFTER_S:
             self.down, self.failures, self.due = None, 0, now
 

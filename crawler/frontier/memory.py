@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec.structs import replace
 
 from crawler.core.batch import Batch, Prepared, Settled
-from crawler.core.link_block import HOST_BYTES, decode_link
+from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link, Mark, Retry
-from crawler.core.urls import fingerprint, host_key
+from crawler.core.urls import host_key
 from crawler.frontier.admission import (
     FRUITFUL,
     Admission,
@@ -26,6 +27,7 @@ from crawler.frontier.admission import (
     is_aside,
     is_robots_txt,
 )
+from crawler.frontier.bundle import values_of
 from crawler.frontier.counters import RECORDED, Longest, Tally
 from crawler.frontier.memory_queues import Queues
 from crawler.frontier.store import Counts, Limits
@@ -49,6 +51,7 @@ class MemoryStore:
         self._longest = Longest()
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64)
+        self._keys_by = Keys(self._secret)
         self._queues = Queues()
         self._names: dict[bytes, str] = {}  # fingerprint of a host → its key
         # by the key of a URL: its host's fingerprint, then its own
@@ -68,13 +71,13 @@ class MemoryStore:
     # -- what is new ----------------------------------------------------------------------------------------------
 
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._key_of, with_paths=self._limits.queries_per_path > 0)
+        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
         for settled in batch.settled:
             link = settled.lease.link
-            key = self._key_of(link.host, link.url)
+            key = self._keys_by.of(link.host, link.url)
             settled_keys.append(key)
             if not is_aside(link):
                 ended[key] = fruitful(settled.outcome)
@@ -90,16 +93,13 @@ class MemoryStore:
             return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
 
         ask = Ask(worth, self._admitted, lambda paths: {path: self._queries.get(path, 0) for path in paths})
-        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._key_of)
+        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         self._lowered = judged.depths
-        fed = frozenset(each.host for each in admitted.links)
-        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.links, forged)
-
-    def _key_of(self, host: str, url: str | bytes) -> bytes:
-        return fingerprint(host, self._secret) + fingerprint(url, self._secret)
+        fed = frozenset(each.host for each in admitted.entries)
+        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
 
     def _url_key(self, url: str) -> bytes:
-        return self._key_of(host_key(url), url)
+        return self._keys_by.of(host_key(url), url)
 
     def _was_fruitful(self, key: bytes) -> bool:
         page = self._pages.get(key)
@@ -177,13 +177,14 @@ class MemoryStore:
         self._tally.settle(record.outcome, record.reason)
 
     def _admit(self, admission: Admission, now: float) -> None:
-        self._tally.admit(admission.expand)
-        self._names[admission.key[:HOST_BYTES]] = admission.host
+        self._tally.admit(len(admission.keys), admission.expand)
+        self._names[admission.host_key] = admission.host
         host = self._queues.host(admission.host, now)
         if not admission.expand:
-            host.admit(admission.is_seed, now)
-        flags, link = decode_link(admission.value)
-        self._queues.enter(link, admission.priority, flags)
+            host.admit(len(admission.keys), admission.is_seed, now)
+        for value in values_of(admission.value):
+            flags, link = decode_link(value)
+            self._queues.enter(link, admission.priority, flags)
 
     def _offer(self, names: Collection[str]) -> None:
         for name in names:
@@ -241,7 +242,7 @@ class MemoryStore:
         return "retrying" if key in self._retrying else "waiting"
 
     def budgets(self, url: str) -> tuple[int, int]:
-        path = self._key_of(host_key(url), url.partition("?")[0])
+        path = self._keys_by.of(host_key(url), url.partition("?")[0])
         return self._admitted([path[:HOST_BYTES]]).get(path[:HOST_BYTES], 0), self._queries.get(path, 0)
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:

@@ -7,6 +7,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
+from crawler.core.keys import Keys
 from crawler.core.link_block import pack
 from crawler.core.model import PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
@@ -42,7 +43,7 @@ def packed(outcome: Outcome, secret: int) -> Outcome:
     if not last:
         return outcome
     page = Link(last[0].via or "", "", depth=last[0].depth - 1, tag=last[0].tag, anchor=last[0].anchor)
-    block = pack([one.url for one in last], secret, page)
+    block = pack([one.url for one in last], Keys(secret), page)
     assert block.links() == last
     return replace(outcome, outlinks=tuple(links), block=block)
 

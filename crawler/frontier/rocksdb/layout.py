@@ -4,7 +4,7 @@ One database, one write-ahead log, eight families. Integers and times are big-en
 p = fingerprint of the host, u = fingerprint of the canonical URL, both seeded with the crawl's secret.
 
     seen    p8 u8               → least depth (2 bytes, only under a depth limit), "r" once an attempt failed
-    queue   p8 lane1 seq8       → flags, link; deleted when settled or retried
+    queue   p8 lane1 seq8       → flags, link, or several as a bundle; deleted when settled or retried
     host    p8                  → HostRecord
             p8 x8               → different query strings of the path with fingerprint x (4 bytes)
     ready   due8 p8             → nothing; exists exactly while the host's queue is not empty
@@ -32,7 +32,8 @@ from crawler.frontier.store import Counts
 
 FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""1: every entry of ``queue`` is a single link · 2: it may be a bundle. What 1 wrote is read as it is."""
 URL_RULES: Final = 1
 """Raised when ``crawler.core.urls`` changes what a canonical URL is: fingerprints made before would not match any more."""
 
@@ -88,13 +89,13 @@ class HostRecord(HostState):
     def waiting(self) -> int:
         return sum(lane.count for lane in self.lanes)
 
-    def enter(self, number: int, sequence: int) -> None:
-        """A link joins the lane's end."""
+    def enter(self, number: int, sequence: int, links: int) -> None:
+        """Links join the lane's end, as one entry."""
         for lane in self.lanes:
             if lane.number == number:
-                lane.count += 1
+                lane.count += links
                 return
-        self.lanes.append(Lane(number, sequence, 1))
+        self.lanes.append(Lane(number, sequence, links))
         self.lanes.sort(key=lambda lane: lane.number)
 
     def leave(self, number: int) -> None:

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Final
 
 from crawler.core.model import Known
-from crawler.core.urls import fingerprint, host_key
 from crawler.frontier.admission import FRUITFUL
 from crawler.frontier.rocksdb.cache import Recent
 from crawler.frontier.rocksdb.database import Database
@@ -23,15 +22,12 @@ class Seen:
     ENTRY_BYTES: Final = 160
     """Roughly what one takes in memory."""
 
-    def __init__(self, database: Database, secret: int, entries_max: int) -> None:
-        self._database, self._secret = database, secret
+    def __init__(self, database: Database, entries_max: int) -> None:
+        self._database = database
         self._recent: Recent[bytes, int] = Recent(entries_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)
-
-    def key(self, url: str, host: str) -> bytes:
-        return fingerprint(host, self._secret) + fingerprint(url, self._secret)
 
     def depths(self, keys: Collection[bytes]) -> dict[bytes, int]:
         """The least depths of those that are known."""
@@ -65,9 +61,6 @@ class Seen:
     def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
         """Different query strings so far, by the key of the URL before its question mark."""
         return {key: int.from_bytes(value, "big") for key, value in self._found("host", paths)}
-
-    def path_key(self, path: str) -> bytes:
-        return self.key(path, host_key(path))
 
     def _found(self, family: str, keys: Collection[bytes]) -> list[tuple[bytes, bytes]]:
         if not keys:

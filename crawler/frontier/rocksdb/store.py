@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
 from rocksdict import WriteBatch
 
 from crawler.core.batch import Batch, Prepared
-from crawler.core.link_block import HOST_BYTES
+from crawler.core.keys import HOST_BYTES
 from crawler.core.model import Known, Lease, Mark, Retry
-from crawler.core.urls import fingerprint
 from crawler.frontier.admission import (
     Admission,
     Ask,
@@ -38,7 +36,6 @@ from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 
-HOST_KEYS_MAX: Final = 4096
 REVIVED_MAX: Final = 1000
 """Most links revived in one transaction."""
 
@@ -52,7 +49,7 @@ class _Prepared(Prepared):
 
 
 class RocksStore(Facts):
-    """See ``crawler.frontier.store.Store``. A lease's key is its queue key."""
+    """See ``crawler.frontier.store.Store``. A lease's key is its queue key, and in a bundle its place there."""
 
     def __init__(
         self, path: Path, limits: Limits, now: float, rest: Callable[[str], float], memory_bytes: int, files_max: int | None
@@ -69,12 +66,11 @@ class RocksStore(Facts):
         try:
             schema = read_schema(database) or make_schema(database)
             super().__init__(database, schema.secret)
-            self._host_key = lru_cache(HOST_KEYS_MAX)(partial(fingerprint, seed=schema.secret))
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
             self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES)
-            self._seen = Seen(database, schema.secret, 2 * share // Seen.ENTRY_BYTES)
-            self._claims = Claims(database, self._ledger.hosts, schema.secret, self._opened_at, self._rest)
+            self._seen = Seen(database, 2 * share // Seen.ENTRY_BYTES)
+            self._claims = Claims(database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest)
             self._claims.lowered = {} if self._limits.depth_limited else None
             for key, value in database.scan("meta", SUSPECT):
                 self._claims.suspects[key[len(SUSPECT) :]] = int(value)
@@ -87,13 +83,13 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._key_of, with_paths=self._limits.queries_per_path > 0)
+        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
         for settled in batch.settled:
             lease = settled.lease
-            key = self._key_of(lease.link.host, lease.link.url)
+            key = self._keys_by.of(lease.link.host, lease.link.url)
             settled_keys.append(key)
             if not is_aside(lease.link):
                 ended[key] = fruitful(settled.outcome)
@@ -106,14 +102,11 @@ class RocksStore(Facts):
         def known_of() -> dict[bytes, int]:
             return robots | self._seen.depths(columns.keys)
 
-        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._key_of)
+        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         if self._limits.depth_limited:
             self._claims.lowered = judged.depths
-        fed = frozenset({each.key[:HOST_BYTES]: each.host for each in admitted.links}.values())
-        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.links, forged)
-
-    def _key_of(self, host: str, url: str | bytes) -> bytes:
-        return self._host_key(host) + fingerprint(url, self._secret)
+        fed = frozenset(each.host for each in admitted.entries)
+        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
 
     def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
         """Settled in this batch, out now, or settled before."""
@@ -131,8 +124,8 @@ class RocksStore(Facts):
         assert isinstance(prepared, _Prepared)
         batch = prepared.batch
         check_settled(batch, known)
-        rests = {self._host_key(host): host for host in batch.hosts}
-        names = rests | {each.key[:HOST_BYTES]: each.host for each in prepared.admitted}
+        rests = {self._keys_by.host(host): host for host in batch.hosts}
+        names = rests | {each.host_key: each.host for each in prepared.admitted}
         names |= {key[:HOST_BYTES]: each.lease.link.host for key, each in zip(prepared.settled, batch.settled, strict=True)}
         tx = Transaction(self._ledger, self._limits.depth_limited, batch.now, names)
         self._settle(tx, prepared, known)
@@ -140,7 +133,7 @@ class RocksStore(Facts):
             tx.rest(host, batch.hosts[name])
         for each in prepared.admitted:
             tx.admit(each)
-        self._note_depths(tx, prepared, {each.key for each in prepared.admitted if not each.expand})
+        self._note_depths(tx, prepared)
         self._note_rest(tx, prepared, marks)
         self._write(tx, batch.now, batch.wall, sync=True)
         leases = [settled.lease for settled in batch.settled if settled.lease.key]
@@ -183,14 +176,14 @@ class RocksStore(Facts):
         recorded[key] = record
         tx.record(key, record)
 
-    def _note_depths(self, tx: Transaction, prepared: _Prepared, new: set[bytes]) -> None:
+    def _note_depths(self, tx: Transaction, prepared: _Prepared) -> None:
         """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
         depths = prepared.judged.depths
-        for key in new:
-            tx.know(key, depths[key])
+        new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
+        tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
         failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_aside(settled.lease.link)}
-        nearer = depths.keys() - new
+        nearer = depths.keys() - new if len(new) < len(depths) else set()
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
 
@@ -216,8 +209,10 @@ class RocksStore(Facts):
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""
+        bundles = tx.shrink(self._claims.bundles)
         state = tx.finish(now, wall)
         self._database.write(tx.batch, sync=sync)
+        self._claims.shrunk(bundles)
         self._state, self._ledger.sequence = state, state.sequence
         for host, key in tx.moved:
             self._claims.ready(host, key)
@@ -278,9 +273,7 @@ class RocksStore(Facts):
 
     @translated
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
-        keys = sorted(counts)
-        values = self._database.many("queue", keys) if keys else []
-        kept = {key: counts[key] for key, value in zip(keys, values, strict=True) if value is not None}
+        kept = {key: counts[key] for key in self._claims.waiting(counts)}
         self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()})
         self._claims.suspects.update(kept)
 

@@ -5,20 +5,22 @@ The law: host records, ready entries and counters are changed together with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
-from crawler.core.link_block import HOST_BYTES, encode_link
+from crawler.core.link_block import encode_link
 from crawler.core.model import Known, Retry
 from crawler.frontier.admission import Admission
+from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
 from crawler.frontier.rocksdb.cache import Recent
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
+    QUEUE_KEY_BYTES,
     REVIVED,
     STATE_KEY,
     SUSPECT,
@@ -90,6 +92,7 @@ class Transaction:
         self.sequence = ledger.sequence
         self.moved: list[tuple[bytes, bytes]] = []  # (p, ready key)
         self.due_from: list[bytes] = []
+        self.left: dict[bytes, set[int]] = {}  # bundle → places of links that have left it
         self._hosts, self._tally, self._longest = hosts, ledger.tally, ledger.longest
         self._depth_limited, self._now, self._names = depth_limited, now, names
         self._records = hosts.load(names)
@@ -111,7 +114,10 @@ class Transaction:
         """A link that stood in the queue stands there no more."""
         lease, link = settled.lease, settled.lease.link
         key, host = lease.key, lease.key[:8]
-        self.batch.delete(key, self._queue)
+        if len(key) == QUEUE_KEY_BYTES:
+            self.batch.delete(key, self._queue)
+        else:
+            self.left.setdefault(key[:QUEUE_KEY_BYTES], set()).add(int.from_bytes(key[QUEUE_KEY_BYTES:], "big"))
         if suspect:
             self.batch.delete(SUSPECT + key, self._meta)
         self._record(host).leave(key[8])
@@ -141,22 +147,42 @@ class Transaction:
         """A URL is known, at this least depth."""
         self.batch.put(page_key, encode_seen(depth if self._depth_limited else None, retrying), self._seen)
 
+    def know_all(self, page_keys: Sequence[bytes], depths: Mapping[bytes, int]) -> None:
+        """These URLs are known from now on, at these least depths."""
+        put, seen = self.batch.put, self._seen
+        if self._depth_limited:
+            for key in page_keys:
+                put(key, encode_seen(depths[key], False), seen)
+        else:
+            for key in page_keys:
+                put(key, b"", seen)
+
     def rest(self, host: bytes, rest: HostRest) -> None:
         """What a visit told of its host."""
         self._record(host).visited(rest, self._now)
 
-    def admit(self, link: Admission) -> None:
-        """A link joins its host's queue."""
-        host = link.key[:HOST_BYTES]
-        self._tally.admit(link.expand)
-        if not link.expand:
-            self._record(host).admit(link.is_seed, self._now)
-        self.batch.put(self._next(host, link.priority), link.value, self._queue)
+    def admit(self, entry: Admission) -> None:
+        """Links join their host's queue."""
+        host, links = entry.host_key, len(entry.keys)
+        self._tally.admit(links, entry.expand)
+        if not entry.expand:
+            self._record(host).admit(links, entry.is_seed, self._now)
+        self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
 
-    def _next(self, host: bytes, lane: int) -> bytes:
+    def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
         self.sequence += 1
-        self._record(host).enter(lane, self.sequence)
+        self._record(host).enter(lane, self.sequence, links)
         return queue_key(host, lane, self.sequence)
+
+    def shrink(self, bundles: Mapping[bytes, Bundle]) -> dict[bytes, Bundle | None]:
+        """Write what is left of each bundle that links have left, and give it back. ``bundles`` are as the store has them."""
+        rest = {key: bundles[key].without(places) for key, places in self.left.items()}
+        for key, bundle in rest.items():
+            if bundle is None:
+                self.batch.delete(key, self._queue)
+            else:
+                self.batch.put(key, encode_bundle(bundle), self._queue)
+        return rest
 
     def promote(self, due: bytes, value: bytes) -> None:
         """A link whose time has come goes from ``due`` into the lane before its own."""

@@ -12,6 +12,7 @@ from support.pages import page_of
 
 from crawler.config.sections import Config
 from crawler.core import urls
+from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, block_of, pack
 from crawler.core.model import Done, Link
 from crawler.crawl.expand import Expander
@@ -73,7 +74,7 @@ def links_of(found: Any) -> list[Link]:
 
 
 def part(first: int, count: int) -> Columns:
-    return pack([f"http://www.example.org/{n}" for n in range(first, first + count)], SECRET, LINK).columns
+    return pack([f"http://www.example.org/{n}" for n in range(first, first + count)], Keys(SECRET), LINK).columns
 
 
 def size(part: Columns) -> int:

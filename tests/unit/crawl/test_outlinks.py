@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.config.sections import ScopeConfig
-from crawler.core.link_block import HOST_BYTES, NO_QUERY, QUERY_BYTES, block_of
+from crawler.core.keys import HOST_BYTES
+from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
 from crawler.core.model import Link
 from crawler.core.urls import fingerprint
 from crawler.crawl.outlinks import Reading, encode, packed

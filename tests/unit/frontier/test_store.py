@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
+from crawler.core.keys import Keys
 from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
 from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
@@ -535,9 +536,9 @@ def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver
 def test_links_whose_keys_are_not_theirs_are_left_out(driver: Driver) -> None:
     """A document may have taken its parser process over: it can name links, but keep nobody else's from being visited."""
     [lease] = (driver.commit([link("a/0", "seed")]), driver.claim())[1]
-    secret = driver.store.secret()
-    honest = pack([link("b/1").url, link("a/2").url], secret, lease.link)
-    aimed = pack([link("b/1").url, link("c/3").url], secret, lease.link).columns.keys
+    keys_by = Keys(driver.store.secret())
+    honest = pack([link("b/1").url, link("a/2").url], keys_by, lease.link)
+    aimed = pack([link("b/1").url, link("c/3").url], keys_by, lease.link).columns.keys
     forged = replace(honest, columns=replace(honest.columns, keys=aimed))
     assert driver.commit([link("c/3", "seed")], [(lease, Done(NO_PAGE, "ok", block=forged))]) == [NEW, KNOWN, NEW]
     assert sorted(names(driver.claim())) == ["b/1", "c/3"] and driver.store.stats().refused == {"parse_crashed": 1}
