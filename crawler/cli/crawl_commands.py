@@ -46,10 +46,11 @@ def run(arguments: Sequence[str]) -> int:
     add_loudness(parser)
     given = parser.parse(arguments)
     from crawler.config.load import load, warnings
+    from crawler.output.directory import is_crawl
     from crawler.parse.seed_files import check
 
     config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=lambda config: check(config.input)).config
-    if not (config.urls or config.input or Path(config.output or "", "frontier").exists()):
+    if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
@@ -76,9 +77,7 @@ def retry(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     outcomes = outcomes_of(given.outcome or [RETRIED])
-    root = Path(given.directory)
-    if not (root / "frontier").is_dir():
-        raise ConfigError(f"{root}: there is no crawl here")
+    root = _crawl_in(given.directory)
     count = _revive(root, outcomes)
     print(f"crawler: {count:,} URLs are due again: go on with the command of this crawl", file=sys.stderr)
     return Exit.OK
@@ -87,6 +86,15 @@ def retry(arguments: Sequence[str]) -> int:
 def _revive(root: Path, outcomes: frozenset[str]) -> int:
     with _store_of(root) as store:
         return store.revive(outcomes)
+
+
+def _crawl_in(directory: str) -> Path:
+    from crawler.output.directory import is_crawl
+
+    root = Path(directory)
+    if not is_crawl(root):
+        raise ConfigError(f"{root}: there is no crawl here")
+    return root
 
 
 @contextlib.contextmanager
@@ -120,9 +128,7 @@ def retire(arguments: Sequence[str]) -> int:
     parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
     parser.add_argument("--missing", action="store_true", help="every full file that is not there")
     given = parser.parse(arguments)
-    root = Path(given.directory)
-    if not (root / "frontier").is_dir():
-        raise ConfigError(f"{root}: there is no crawl here")
+    root = _crawl_in(given.directory)
     if bool(given.files) == given.missing:
         raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
     retired = _retire(root, given.files)
