@@ -27,7 +27,7 @@ from crawler.crawl.crawl import Crawl, Parts
 from crawler.crawl.expand import OUTLINKS, Expander
 from crawler.crawl.metrics import Metrics
 from crawler.fetch import Fetcher, open_fetcher
-from crawler.frontier import open_store
+from crawler.frontier import open_reader, open_store
 from crawler.frontier.committer import Journal
 from crawler.frontier.dealer import Desk
 from crawler.frontier.in_flight import Trace
@@ -72,10 +72,10 @@ async def open_crawl(
         plan = plan_of(config, endless=endless)
         budget = Budget(plan)
         store = _open_store(config, root, hosts, plan)
-        stack.callback(store.close)
+        stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
         files = Files(open_archive(config, root), Results(root, config.roll_size))
-        stack.callback(files.close)
+        stack.callback(_leave, config, root, store, files)
         for name in files.rewind(store.marks()):
             log(f"{name}: not part of the last commit; moved to lost+found/")
         written = Written(store.marks())
@@ -115,7 +115,7 @@ async def open_crawl(
             frontier.ceilings["descriptors"] = fetcher.concurrency_max
             chunks = seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
             expander = Expander(config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit)
-            metrics = _open_metrics(frontier, expander)
+            metrics = _open_metrics(frontier, expander, trouble)
             _measure(budget, store, frontier, fetcher, desk, parser)
             retention = Retention(
                 root,
@@ -154,6 +154,29 @@ async def open_crawl(
             )
 
 
+def _leave(config: Config, root: Path, store: Store, files: Files) -> None:
+    """Close store and files. What no commit knows is cut off, so that any reader finds whole records only. How much that is
+    can be told only once the store is closed: a commit that failed may be there all the same."""
+    try:
+        store.close()
+    finally:
+        try:
+            if files.is_ahead:
+                files.cut(_committed(config, root, store))
+        except StorageError:
+            pass  # the next start does it
+        finally:
+            files.close()
+
+
+def _committed(config: Config, root: Path, store: Store) -> Mapping[str, Mark]:
+    """The marks that a closed store holds."""
+    if config.store == "memory":
+        return store.marks()
+    with contextlib.closing(open_reader(root / "frontier")) as reader:
+        return reader.marks()
+
+
 def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
     return Judge(
         retries=config.retries,
@@ -179,10 +202,15 @@ def _measure(
     budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
 
 
-def _open_metrics(frontier: Frontier, expander: Expander) -> Metrics:
+def _open_metrics(frontier: Frontier, expander: Expander, trouble: Trouble) -> Metrics:
     metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
     metrics.opened(frontier.counts.known, frontier.counts.done)
-    frontier.commit_seconds = lambda seconds: metrics.committed(seconds, frontier.counts.known, frontier.counts.done)
+
+    def committed(seconds: float) -> None:
+        trouble.committed()
+        metrics.committed(seconds, frontier.counts.known, frontier.counts.done)
+
+    frontier.commit_seconds = committed
     expander.parsed = metrics.parsed
     return metrics
 

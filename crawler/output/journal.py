@@ -21,10 +21,13 @@ class Journal:
     def __init__(self, archive: Archive, results: Results) -> None:
         self._archive = archive
         self._results = results
+        self.is_ahead = False
+        """Something may have been written that no commit knows."""
 
     def append(self, prepared: Prepared) -> list[Known | None]:
         """Write the batch's records, index lines and rows, each once; what the store is to know of each settled lease
         (None: nothing new, for a Retry and for kind ``expand``). Spool files of bodies may have been moved."""
+        self.is_ahead = True
         settled = prepared.batch.settled
         wall = prepared.batch.wall
         if prepared.batch.retired:
@@ -43,13 +46,24 @@ class Journal:
 
     def committed(self) -> None:
         """The store has committed the marks: full files are closed, named and sorted."""
+        self.is_ahead = False
         self._archive.committed()
         self._results.committed()
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
-        return self._archive.rewind(marks) + self._results.rewind(marks)
+        lost = self._archive.rewind(marks) + self._results.rewind(marks)
+        self.is_ahead = False
+        return lost
+
+    def cut(self, marks: Mapping[str, Mark]) -> None:
+        """Cut every file back, and close: the process ends, and whoever reads the directory then must find whole records."""
+        try:
+            self._archive.cut(marks)
+        finally:
+            self._results.cut(marks)
+        self.is_ahead = False
 
     def roll(self) -> None:
         """The next ``sync`` closes the archive's files, so that other tools find them by their final names."""

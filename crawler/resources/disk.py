@@ -10,7 +10,7 @@ import asyncio
 import errno
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,10 @@ SCARCE_PATIENCE_S: Final = 60.0
 
 
 class Trouble:
-    """Watches the disk under ``root`` and takes the StorageErrors of visits and commits."""
+    """Watches the disk under ``root`` and takes the StorageErrors of visits and commits.
+
+    Two clocks run against the patience, each from its own beginning to its own end: the disk is low (until there is room
+    again), and writes fail (until a commit goes through: that there is room is no proof, a quota may be full)."""
 
     def __init__(
         self,
@@ -37,13 +40,16 @@ class Trouble:
         patience_s: float,
         clock: Callable[[], float],
         log: Callable[[str], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._root = root
         self._min_free_bytes = max(min_free_bytes, FREE_BYTES_MIN)
         self._patience_s = patience_s
         self._clock = clock
         self._log = log
-        self._since: float | None = None
+        self._sleep = sleep
+        self._low_since: float | None = None
+        self._failing_since: float | None = None
         self._wait_s = WATCH_EVERY_S
         self._scarce_since: float | None = None
         self._out_max: int | None = None
@@ -58,26 +64,28 @@ class Trouble:
     async def watch(self) -> None:
         """Pause the frontier while the disk is low; raises StorageError when that lasts too long."""
         while True:
-            self._look()
-            await asyncio.sleep(WATCH_EVERY_S)
+            self.look()
+            await self._sleep(WATCH_EVERY_S)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Once. Raises StorageError when the disk has been low for too long."""
         assert self.frontier is not None
         self.free_bytes = _free_bytes(self._root)
         if self.free_bytes >= self._min_free_bytes:
+            self._low_since = None
             if "disk_low" in self.frontier.pauses:
                 self._log(f"disk: {self.free_bytes >> 20} MiB free again; going on")
-                self._since = None
                 self.frontier.resume("disk_low")
         else:
+            if self._low_since is None:
+                self._low_since = self._clock()
             if "disk_low" not in self.frontier.pauses:
                 self._log(
                     f"disk: {self.free_bytes >> 20} MiB free at {self._root}, less than min_free_disk "
                     f"({self._min_free_bytes >> 20} MiB); paused until there is more"
                 )
-                self._since = self._since or self._clock()
                 self.frontier.pause("disk_low")
-            self._give_up_in_time(StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
+            self._give_up_in_time(self._low_since, StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, or took too long."""
@@ -85,17 +93,17 @@ class Trouble:
         if error.final or error.errno == errno.EIO or (self.frontier is not None and self.frontier.draining):
             raise error
         self._log(f"storage: {error}; going back to the last commit")
-        self._since = self._since or self._clock()
+        since = self._write_failed()
         while True:
-            self._give_up_in_time(error)
-            await asyncio.sleep(self._wait_s)
+            self._give_up_in_time(since, error)
+            await self._sleep(self._wait_s)
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
             if error.errno not in DISK or _free_bytes(self._root) >= self._min_free_bytes:
                 return
 
     def committed(self) -> None:
-        """A commit went through: what was wrong is over."""
-        self._since = None
+        """A commit went through: whatever kept writes from going through is over."""
+        self._failing_since = None
         self._wait_s = WATCH_EVERY_S
 
     async def visit_failed(self, error: StorageError, out: int) -> None:
@@ -103,7 +111,7 @@ class Trouble:
         assert self.frontier is not None
         self._count(error)
         if error.errno in DISK:
-            self._since = self._since or self._clock()
+            self._give_up_in_time(self._write_failed(), error)
             if "disk_low" not in self.frontier.pauses:
                 self._log(f"disk: {error}; paused")
                 self.frontier.pause("disk_low")  # the watch resumes it
@@ -111,14 +119,15 @@ class Trouble:
         if error.errno not in SCARCE:
             raise error
         now = self._clock()
-        self._scarce_since = self._scarce_since or now
+        if self._scarce_since is None:
+            self._scarce_since = now
         if now - self._scarce_since > SCARCE_PATIENCE_S and self._out_max == 1:
             raise error
         before, self._out_max = self._out_max, max(1, min(out, self._out_max or out) // 2)
         self.frontier.ceilings["scarce"] = self._out_max
         if self._out_max != before:
             self._log(f"{errno.errorcode[error.errno]}: at most {self._out_max} fetches at a time now")
-        await asyncio.sleep(WATCH_EVERY_S)
+        await self._sleep(WATCH_EVERY_S)
 
     def visit_worked(self, workers: int) -> None:
         """A fetch went through: allow one more at a time, up to the workers."""
@@ -137,8 +146,14 @@ class Trouble:
         name = errno.errorcode.get(error.errno, "other")
         self.errors[name] = self.errors.get(name, 0) + 1
 
-    def _give_up_in_time(self, error: StorageError) -> None:
-        if self._since is not None and self._patience_s < math.inf and self._clock() - self._since > self._patience_s:
+    def _write_failed(self) -> float:
+        """Since when writes fail."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        return self._failing_since
+
+    def _give_up_in_time(self, since: float, error: StorageError) -> None:
+        if self._patience_s < math.inf and self._clock() - since > self._patience_s:
             raise error
 
 
