@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crawler.config.sections import Config
     from crawler.frontier import Store
     from crawler.service.run import Report
+    from crawler.service.signals import Signals
 
 GC_OBJECTS = 2_000
 """New containers between two looks for cycles: 700, Python's own, took 5 % of a crawl's time, this takes 2 %. 20,000 would
@@ -29,7 +30,7 @@ take less than 1 %, but what closed connections leave behind then made 25 MiB.""
 NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser = Parser(
         "run",
         "run [URL ...] [-i FILE] ... -o DIR [options]",
@@ -38,7 +39,9 @@ def run(arguments: Sequence[str]) -> int:
         "  zcat urls.gz | crawler run -i - -o out/                                    from standard input\n"
         "  crawler run https://example.org --depth 3 --scope domain -o out/           follow links\n"
         "  crawler run -i urls.txt -o out/ --archive files --accept-mime 'image/*'    keep bodies as files\n"
-        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours",
+        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours\n\n"
+        "Ctrl-C, SIGTERM, SIGHUP  finish what is in flight, within --grace, and end; a second one ends at once, without loss\n"
+        "SIGUSR1, SIGUSR2         log a status line, a memory report",
     )
     parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object at the end")
@@ -54,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    return _crawl(config, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+    return _crawl(config, signals, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
 
 
 RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated"
@@ -144,7 +147,7 @@ def _retire(root: Path, files: Sequence[str]) -> list[str]:
         return retire_missing(root, store, files)
 
 
-def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
+def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
     from crawler.service.run import run_crawl
 
@@ -154,18 +157,16 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
         for line in spoken:
             log(f"warning: {line}", "warning")
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
-        try:
-            report = in_a_loop(
-                lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit)
-            )
-        except KeyboardInterrupt:
-            return Exit.STOPPED  # before it had begun, or when all was committed
+        report = in_a_loop(
+            lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit, signals=signals)
+        )
     seconds = time.monotonic() - began
-    if not quiet:
-        table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
-        print(table, file=sys.stderr)
-    if report.error:
-        print(f"crawler: {report.error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # of a terminal that was closed
+        if not quiet:
+            table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
+            print(table, file=sys.stderr)
+        if report.error:
+            print(f"crawler: {report.error}", file=sys.stderr)
     if summary:
         print(json.dumps(_summary(report, seconds)))
     return report.exit_code

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from crawler.cli.log import Log
     from crawler.config.sections import Config
     from crawler.service.run import Report
+    from crawler.service.signals import Signals
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
 
-def serve(arguments: Sequence[str]) -> int:
+def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser = Parser(
         "serve",
         "serve --data DIR [options]",
@@ -64,6 +65,7 @@ def serve(arguments: Sequence[str]) -> int:
                 on_visit=log.visit,
                 on_change=lambda new: log.change(new.log_level),
                 on_hangup=reopen,
+                signals=signals,
             )
 
         report = in_a_loop(crawl)

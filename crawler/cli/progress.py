@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TextIO
 
 from crawler.core.model import NO_FAILURE, LongestHost, Snapshot
@@ -150,7 +151,10 @@ def _columns(counts: Mapping[str, int]) -> list[str]:
 
 
 class Progress:
-    """Takes snapshots as often as they come; writes at most four times a second, or every 10 s as plain lines."""
+    """Takes snapshots as often as they come; writes at most four times a second, or every 10 s as plain lines.
+
+    A stream that takes nothing any more, such as a terminal that was closed, is no reason for a crawl to end: from then on
+    nothing is said."""
 
     def __init__(self, mode: Literal["bar", "plain", "none"], stream: TextIO) -> None:
         self._mode, self._stream = mode, stream
@@ -169,7 +173,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)
@@ -177,21 +182,23 @@ class Progress:
             return
         self._written = now
         line = status_line(now, self._rates)
-        if self._live:
-            from rich.text import Text
+        with suppress(OSError):
+            if self._live:
+                from rich.text import Text
 
-            text = Text(line, no_wrap=True)
-            text.truncate(max(1, self._live.console.width - _MARGIN), overflow="ellipsis")
-            self._live.update(text, refresh=True)
-        elif self._mode == "plain":
-            print(line, file=self._stream, flush=True)
+                text = Text(line, no_wrap=True)
+                text.truncate(max(1, self._live.console.width - _MARGIN), overflow="ellipsis")
+                self._live.update(text, refresh=True)
+            elif self._mode == "plain":
+                print(line, file=self._stream, flush=True)
 
     def say(self, line: str) -> None:
         """A line of its own; a live line stays below it. May be called from another thread."""
-        if self._live:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(line, file=self._stream, flush=True)
+        with suppress(OSError):
+            if self._live:
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(line, file=self._stream, flush=True)
 
     def _is_due(self, now: Snapshot) -> bool:
         last = self._written

@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from msgspec import Struct
 
+from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Lease, Outcome, Snapshot
@@ -21,6 +23,7 @@ from crawler.crawl.crawl import Crawl
 from crawler.crawl.wiring import open_crawl
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.memory_report import memory_report
+from crawler.service.signals import Signals
 
 E = TypeVar("E", bound=BaseException)
 
@@ -41,15 +44,21 @@ async def run_crawl(
     interval: float = 1.0,
     log: Callable[[str], None] = lambda line: None,
     on_visit: Callable[[Lease, Outcome], None] | None = None,
+    signals: Signals | None = None,
 ) -> Report:
-    """One crawl from open to report. SIGTERM and SIGINT drain; a second one ends the process at once, without loss.
+    """One crawl from open to report. SIGTERM, SIGINT and SIGHUP drain; a second one ends the process at once, without loss.
+    SIGUSR1 logs a status line, SIGUSR2 where the memory is. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
-    async with open_crawl(config, log=log) as crawl:
+    async with contextlib.AsyncExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(Signals())
+        crawl = await stack.enter_async_context(open_crawl(config, log=log))
         crawl.on_visit = on_visit
         error = fault = None
-        with signals(crawl):
-            async with open_vitals(crawl) as vitals, _reporting(vitals, log):
+        async with open_vitals(crawl) as vitals:
+            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crawl, vitals, log)
+            with signals.heard(calls):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
@@ -73,25 +82,6 @@ async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval:
         await asyncio.sleep(interval)
 
 
-@contextlib.asynccontextmanager
-async def _reporting(vitals: Vitals, log: Callable[[str], None]) -> AsyncIterator[None]:
-    """SIGUSR2 asks where the memory is."""
-    asked, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    async def report() -> None:
-        while await asked.wait():
-            asked.clear()
-            log((await memory_report(vitals.readings())).rstrip())
-
-    loop.add_signal_handler(signal.SIGUSR2, asked.set)
-    reporting = asyncio.create_task(report(), name="memory report")
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGUSR2)
-        reporting.cancel()
-
-
 def first_of(group: BaseExceptionGroup[E]) -> E:
     """One of the errors that ended the tasks; the others followed from it or tell the same."""
     error: BaseExceptionGroup[E] | E = group
@@ -100,24 +90,44 @@ def first_of(group: BaseExceptionGroup[E]) -> E:
     return error
 
 
-@contextlib.contextmanager
-def signals(crawl: Crawl) -> Iterator[None]:
-    """The first SIGTERM or SIGINT drains; the second ends at once: what is committed is safe, the rest is fetched again."""
-    loop = asyncio.get_running_loop()
+def stopping(crawl: Crawl, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
+    """These drain; where something else has made it drain already, they end it at once: what is committed is safe."""
 
-    def told(name: str) -> None:
+    def stop(number: signal.Signals) -> None:
         if crawl.stopped_by is not None:
             os._exit(Exit.STOPPED)
-        crawl.drain(name)
+        crawl.drain(number.name)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, told, number.name)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    return {number: partial(stop, number) for number in numbers}
+
+
+def telling(crawl: Crawl, vitals: Vitals, log: Callable[[str], None]) -> dict[signal.Signals, Callable[[], None]]:
+    """What SIGUSR1 and SIGUSR2 do: log how far the crawl is, and where its memory is."""
+    line = status_liner(crawl)
+    reports: set[asyncio.Task[None]] = set()
+
+    async def report() -> None:
+        log((await memory_report(vitals.readings())).rstrip())
+
+    def ask_for_report() -> None:
+        if not reports:  # one at a time
+            task = asyncio.create_task(report(), name="memory report")
+            reports.add(task)
+            task.add_done_callback(reports.discard)
+
+    return {signal.SIGUSR1: lambda: log(line()), signal.SIGUSR2: ask_for_report}
+
+
+def status_liner(crawl: Crawl) -> Callable[[], str]:
+    """What the status line says now."""
+    rates = Rates()
+
+    def line() -> str:
+        snapshot = crawl.stats()
+        rates.add(snapshot)
+        return status_line(snapshot, rates)
+
+    return line
 
 
 def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:

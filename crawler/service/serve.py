@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import Lease, Outcome
@@ -20,10 +19,10 @@ from crawler.crawl.wiring import SERVE_BACKOFF_MAX_S, open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.listener import open_listener
-from crawler.service.memory_report import memory_report
 from crawler.service.reload import Changes
-from crawler.service.run import Report, first_of, signals
+from crawler.service.run import Report, first_of, status_liner, stopping, telling
 from crawler.service.sd_notify import Notifier
+from crawler.service.signals import Signals
 
 
 async def serve(
@@ -35,14 +34,20 @@ async def serve(
     on_visit: Callable[[Lease, Outcome], None] | None = None,
     on_change: Callable[[Config], None] = lambda config: None,
     on_hangup: Callable[[], None] = lambda: None,
+    signals: Signals | None = None,
 ) -> Report:
     """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP, ``on_hangup`` is told of
     that signal first; ``on_change`` of the settings from then on; ``on_ready`` of the port of the control API.
+    ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()
     notifier.status("opening")
-    async with open_crawl(config, endless=True, log=log) as crawl, open_vitals(crawl) as vitals:
+    async with contextlib.AsyncExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(Signals(reloads=True))
+        crawl = await stack.enter_async_context(open_crawl(config, endless=True, log=log))
+        vitals = await stack.enter_async_context(open_vitals(crawl))
         crawl.on_visit = on_visit
 
         def use(new: Config) -> None:
@@ -59,7 +64,8 @@ async def serve(
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, read, log):
+                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl, vitals, log)
+                with signals.heard(calls | _reloading(tasks, changes, notifier, read)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         log(f"control API on port {port}; crawling")
                         notifier.ready()
@@ -99,7 +105,7 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
         notifier.stopping()
 
     beside = [
-        tasks.create_task(notifier.keep(vitals.alive, _liner(crawl), log), name="notify"),
+        tasks.create_task(notifier.keep(vitals.alive, status_liner(crawl), log), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]
     try:
@@ -109,52 +115,17 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
             task.cancel()
 
 
-def _liner(crawl: Crawl) -> Callable[[], str]:
-    """What the status line says now."""
-    rates = Rates()
-
-    def line() -> str:
-        snapshot = crawl.stats()
-        rates.add(snapshot)
-        return status_line(snapshot, rates)
-
-    return line
-
-
-@contextlib.contextmanager
-def _more_signals(
-    tasks: asyncio.TaskGroup,
-    crawl: Crawl,
-    vitals: Vitals,
-    changes: Changes,
-    notifier: Notifier,
-    load: Callable[[], Config],
-    log: Callable[[str], None],
-) -> Iterator[None]:
-    """What an operator's signals ask for: a reload, a status line, a memory report."""
-    line = _liner(crawl)
+def _reloading(
+    tasks: asyncio.TaskGroup, changes: Changes, notifier: Notifier, load: Callable[[], Config]
+) -> dict[signal.Signals, Callable[[], object]]:
+    """What SIGHUP does."""
 
     async def reload() -> None:
         notifier.reloading()
         await changes.reload(load)
         notifier.ready()
 
-    async def report() -> None:
-        log((await memory_report(vitals.readings())).rstrip())
-
-    on_signal: Mapping[signal.Signals, Callable[[], object]] = {
-        signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
-        signal.SIGUSR1: lambda: log(line()),
-        signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
-    }
-    loop = asyncio.get_running_loop()
-    for number, call in on_signal.items():
-        loop.add_signal_handler(number, call)
-    try:
-        yield
-    finally:
-        for number in on_signal:
-            loop.remove_signal_handler(number)
+    return {signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload")}
 
 
 def apply(crawl: Crawl, config: Config) -> None:
