@@ -157,9 +157,14 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         for line in spoken:
             log(f"warning: {line}", "warning")
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
-        report = in_a_loop(
-            lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit, signals=signals)
-        )
+        try:
+            report = in_a_loop(
+                lambda: run_crawl(
+                    config, on_snapshot=progress.show, interval=interval, log=log, on_visit=log.visit, signals=signals
+                )
+            )
+        except KeyboardInterrupt:
+            return Exit.STOPPED  # of somebody else's handler, before it had begun or when all was committed
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if not quiet:

@@ -68,7 +68,7 @@ def _config(arguments: Sequence[str]) -> int:
         print(example(), end="")
     else:
         file = given.file or given.config
-        from crawler.config.load import load
+        from crawler.config.load import load, warnings
 
         loaded = load(flags(given), file=file)
         if given.action == "show" and given.memory:
@@ -78,7 +78,11 @@ def _config(arguments: Sequence[str]) -> int:
         elif given.action == "show":
             print(to_toml(loaded.config, loaded.origins), end="")
         else:
-            say(f"{file or 'the settings'}: no faults")
+            found = warnings(loaded.config)
+            for line in found:
+                say(f"warning: {line}")
+            counted = f", {len(found)} warning{'s' * (len(found) > 1)}" if found else ""
+            say(f"{file or 'the settings'}: no faults{counted}")
     return Exit.OK
 
 
