@@ -60,8 +60,8 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     return _crawl(config, signals, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
 
 
-RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated"
-"""What may be otherwise the next time, and is not a judgement of the page."""
+RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
+"""What may be otherwise the next time or with other settings, and is not a judgement of the page."""
 
 
 def retry(arguments: Sequence[str]) -> int:
@@ -70,8 +70,9 @@ def retry(arguments: Sequence[str]) -> int:
         "retry DIR [--outcome NAME,...]",
         "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
         "examples:\n"
-        "  crawler retry out/                                what the network or a server's fault ended\n"
+        "  crawler retry out/                                what the network, a server's fault or our settings ended\n"
         "  crawler retry out/ --outcome http_error,timeout\n"
+        "  crawler retry out/ --outcome blocked              with what --allow-net opens by now\n"
         "  crawler run -i urls.txt -o out/                   now fetch them",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
@@ -168,7 +169,14 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if not quiet:
-            table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
+            table = closing_table(
+                report.snapshot,
+                seconds,
+                directory=str(config.output),
+                stopped_by=report.stopped_by,
+                begun=report.begun,
+                opened=bool(config.allow_net),
+            )
             print(table, file=sys.stderr)
         if report.error:
             print(f"crawler: {report.error}", file=sys.stderr)

@@ -122,14 +122,22 @@ def _politeness_rules(seconds: float, host: LongestHost) -> str:
     return f"({printable(host.host)} alone: {duration(seconds)} at {host.rest:g} s; if it is yours: --delay 0 --per-host 16)"
 
 
-def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: str | None) -> str:
-    """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took."""
+def closing_table(
+    end: Snapshot,
+    seconds: float,
+    *,
+    directory: str,
+    stopped_by: str | None,
+    begun: Snapshot | None = None,
+    opened: bool = False,
+) -> str:
+    """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took;
+    ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net)."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
     lines += _columns(end.outcomes)
-    if end.outcomes.get("blocked"):
-        lines.append("blocked: addresses of private networks are refused; to open a range: --allow-net CIDR")
+    lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no URL of their own", *_columns(end.lines)]
     if end.refused:
@@ -141,6 +149,19 @@ def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: 
     if failed:
         lines.append(f"to list them: crawler results {shlex.quote(directory)} --outcome {','.join(failed)}")
     return "\n".join(lines)
+
+
+def _blocked(count: int, earlier: int, directory: str, opened: bool) -> list[str]:
+    """What to do about ``count`` URLs that are blocked, ``earlier`` of them since an earlier run."""
+    lines = []
+    if count > earlier or (count and not opened):
+        lines.append("blocked: addresses of private networks are refused; to open a range: --allow-net CIDR")
+    if opened and earlier:
+        retry = f"crawler retry {shlex.quote(directory)} --outcome blocked"
+        lines.append(
+            f"blocked by earlier runs, not asked for again: {earlier:,}; to ask with what --allow-net opens now: {retry}"
+        )
+    return lines
 
 
 def _columns(counts: Mapping[str, int]) -> list[str]:

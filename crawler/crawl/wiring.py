@@ -82,7 +82,7 @@ async def open_crawl(
         trace = _open_trace(root, config.workers + HELD_MAX, store, log) if config.store == "embedded" else None
         if trace is not None:
             stack.callback(trace.close)
-        desk = _open_desk(config, hosts, clock, plan.accounts["robots"])
+        desk = _open_desk(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
         trouble = Trouble(root, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now, log=log)
@@ -264,8 +264,9 @@ def _own_stdin(config: Config) -> BinaryIO | None:
     return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
 
 
-def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
-    if not config.robots and not config.sitemaps and not any(table.robots for table in config.host):
+def _open_desk(config: Config, hosts: HostRules, clock: Clock, bytes_max: int, *, may_change: bool) -> RobotsDesk | None:
+    """None where no robots.txt matters, and no [[host]] table may come to say otherwise while it runs."""
+    if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
     return RobotsDesk(
         RulesCache(bytes_max),

@@ -32,7 +32,7 @@ class Settled(Struct, frozen=True):
 
     ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
     known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
-    settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
+    settled again (robots, retry) leaves its earlier outcome's count."""
 
     lease: Lease
     outcome: Outcome
@@ -115,6 +115,7 @@ class Counts(Struct, frozen=True, gc=False):
     retrying: int = 0
     """Not settled; the last attempt failed."""
     recrawl: int = 0
+    """Always 0; its place in a store's records is taken."""
     done: int = 0
     hosts: int = 0
     outcomes: Mapping[str, int] = {}

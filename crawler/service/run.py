@@ -35,6 +35,8 @@ class Report(Struct, frozen=True):
     snapshot: Snapshot
     stopped_by: str | None = None
     error: str | None = None
+    begun: Snapshot | None = None
+    """What earlier runs had left in the directory."""
 
 
 async def run_crawl(
@@ -55,6 +57,7 @@ async def run_crawl(
             signals = stack.enter_context(Signals())
         crawl = await stack.enter_async_context(open_crawl(config, log=log))
         crawl.on_visit = on_visit
+        begun = crawl.stats()
         error = fault = None
         async with open_vitals(crawl) as vitals:
             calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crawl, vitals, log)
@@ -73,7 +76,7 @@ async def run_crawl(
         snapshot = crawl.stats("ended")
         on_snapshot(snapshot)
         code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
-        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
 async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
