@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crawler.cli.client import Client
     from crawler.config.sections import Config
     from crawler.service.run import Report
+    from crawler.service.signals import Signals
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
@@ -26,7 +27,7 @@ NEEDS_DATA = {"output": "--data is missing: name the directory that holds this c
 logger: Final = logging.getLogger(__name__)
 
 
-def serve(arguments: Sequence[str]) -> int:
+def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser = Parser(
         "serve",
         "serve --data DIR [options]",
@@ -63,6 +64,7 @@ def serve(arguments: Sequence[str]) -> int:
                 config,
                 load=read,
                 on_change=lambda new: log.change(new.log_level),
+                signals=signals,
             )
 
         report = in_a_loop(crawl)

@@ -227,10 +227,11 @@ def _add_directory(parser: Parser) -> None:
 
 
 def _open(directory: str) -> Reading:
-    if not Path(directory, "frontier").is_dir():
-        raise ConfigError(f"{directory}: there is no crawl here")
+    from crawler.output.directory import is_crawl
     from crawler.output.reader import Reading
 
+    if not is_crawl(Path(directory)):
+        raise ConfigError(f"{directory}: there is no crawl here")
     return Reading(directory)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "recrawl", "expand"]
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand"]
 
 OutcomeName: TypeAlias = Literal[
     "ok",
@@ -139,7 +139,7 @@ class Lease(Struct, frozen=True, gc=False):
     down: tuple[str, str] | None = None
     """(outcome, reason) if its host was given up: settle it unfetched."""
     known: Known | None = None
-    """What is known from an earlier visit (recrawl, retry)."""
+    """What is known from an earlier visit (retry)."""
     failures: int = 0
     """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench."""
     busy: int = 0

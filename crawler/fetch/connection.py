@@ -90,31 +90,45 @@ class Watched(ResponseHandler):
     # -- head -----------------------------------------------------------------------------------------------------
 
     def _feed_head(self, data: bytes, exchange: Exchange) -> bytes:
-        """Feed heads, one at a time, until the final one is there; the bytes after it."""
-        while data and not self._is_over():
+        """Feed heads, one at a time, until the final one is there; the bytes after it. Linear in the data, however many heads
+        or empty lines it holds."""
+        at, size = 0, len(data)
+        while at < size and not self._is_over():
+            if not self._start and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
+                at = size - len(data[at:].lstrip(b"\r\n"))
+                continue
             if len(self._start) < START_BYTES:
-                self._start += data[: START_BYTES - len(self._start)]
-            end = (self._carry + data).find(_HEAD_END)
+                self._start += data[at : at + START_BYTES - len(self._start)]
+            end = self._end_of_head(data, at)
             if end < 0:
-                self._carry = (self._carry + data)[-3:]
-                for start in range(0, len(data), FEED_BYTES):
+                self._carry = (self._carry + data[max(at, size - 3) :])[-3:]
+                for start in range(at, size, FEED_BYTES):
                     super().data_received(data[start : start + FEED_BYTES])
                     if self._is_over():
                         break
-                data = b""
+                at = size
             else:
-                end += len(_HEAD_END) - len(self._carry)
                 self._carry = b""
-                super().data_received(data[:end])
-                data = data[end:]
+                super().data_received(data[at:end])
+                at = end
             if exchange.message is not None:
                 self._begin_body(exchange, exact=end >= 0)
-                return data
+                return data[at:]
             if end >= 0:
                 self._start = b""
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _end_of_head(self, data: bytes, at: int) -> int:
+        """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
+        came before."""
+        if self._carry:
+            seam = (self._carry + data[at : at + 3]).find(_HEAD_END)
+            if seam >= 0:
+                return at + seam + len(_HEAD_END) - len(self._carry)
+        found = data.find(_HEAD_END, at)
+        return found + len(_HEAD_END) if found >= 0 else -1
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head was parsed: interim answers are counted and dropped, a second final answer is never handed on."""

@@ -152,8 +152,8 @@ class Frontier:
     def _next(self, now: float) -> Lease | None:
         """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
         # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
-        if self.pauses and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
-            return self._idle(next(PAUSED_BY[pause] for pause in PAUSED_BY if pause in self.pauses))
+        if (paused := self.paused_by) is not None and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
+            return self._idle(paused)
         # 2. one batch is being committed and the next is full
         if self._batches.is_backed_up:
             return self._idle("disk")
@@ -187,6 +187,11 @@ class Frontier:
         slot = self._out.pop(id(lease))[1]
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)
+
+    @property
+    def paused_by(self) -> WaitsFor | None:
+        """What the gravest of the pauses waits for."""
+        return next((PAUSED_BY[pause] for pause in PAUSED_BY if pause in self.pauses), None) if self.pauses else None
 
     # -- who is out, and who may be -------------------------------------------------------------------------------
 

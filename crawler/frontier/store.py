@@ -37,6 +37,7 @@ class Counts(Struct, frozen=True, gc=False):
     retrying: int = 0
     """Not settled; the last attempt failed."""
     recrawl: int = 0
+    """Always 0; its place in a store's records is taken."""
     done: int = 0
     hosts: int = 0
     outcomes: Mapping[str, int] = {}

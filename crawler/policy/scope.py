@@ -50,7 +50,7 @@ RULES: Final = (
 )
 """Every rule that leaves links out, for metrics and for ``why``."""
 
-_NAMED: Final = frozenset({"seed", "robots", "recrawl", "expand"})
+_NAMED: Final = frozenset({"seed", "robots", "expand"})
 _PLACES_MAX: Final = 1024
 _DOMAINS_MAX: Final = 4096
 

@@ -318,3 +318,22 @@ def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
     for thread in threads:
         thread.join()
     assert codes == [0, 0] and all(len(rows_of(Path(tmp_path / name))) == 20 for name in "ab")
+
+
+def test_the_way_out_of_blocked_leads_out(site, tmp_path):
+    """Each hint that is followed is followed by the next one, until the page is there."""
+    command = ("run", *good(site, 2), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    said = crawler(*command).stderr
+    assert "to open a range: --allow-net CIDR" in said
+    said = crawler(*command, "--allow-net", "127.0.0.0/8").stderr
+    assert "to open a range" not in said and f"crawler retry {tmp_path} --outcome blocked" in said
+    assert "2 URLs are due again" in crawler("retry", str(tmp_path), "--outcome", "blocked").stderr
+    said = crawler(*command, "--allow-net", "127.0.0.0/8").stderr
+    assert "blocked" not in said
+    assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked", "blocked", "ok", "ok"]
+
+
+def test_blocked_is_among_what_is_retried_by_default(site, tmp_path):
+    command = ("run", *good(site, 3), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    crawler(*command)
+    assert "3 URLs are due again" in crawler("retry", str(tmp_path)).stderr

@@ -187,5 +187,5 @@ def manifest(path: Path) -> tuple[str, int]:
     try:
         name = (path / "CURRENT").read_text().strip()
         return name, (path / name).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return "", 0
