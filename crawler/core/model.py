@@ -78,11 +78,11 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     """8-byte unsalted fingerprints of the URLs of this redirect chain, oldest first."""
     attempt: int = 1
 
-    def again(self) -> Link:
+    def retried(self) -> Link:
         """The same link, one attempt later."""
         return replace(self, attempt=self.attempt + 1)
 
-    def anew(self) -> Link:
+    def revived(self) -> Link:
         """The same link, settled long ago and wanted once more: where redirects led then says nothing of today."""
         return replace(self, attempt=self.attempt + 1, chain=b"")
 

@@ -202,7 +202,7 @@ def _measure(
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
-    budget.measure("bench", lambda: pump.frontier.bench.load * BENCH_LINK_BYTES)
+    budget.measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
     budget.measure("robots", robots.memory_used if robots is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)

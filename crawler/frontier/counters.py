@@ -20,7 +20,7 @@ RECORDED: Final = 2
 RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
 
 
-class Tally:
+class Counters:
     """Counts that can change; ``freeze`` gives them as a value."""
 
     def __init__(self, counts: Counts) -> None:

@@ -16,7 +16,7 @@ from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
-from crawler.frontier.admission import is_aside
+from crawler.frontier.admission import is_robots_visit
 from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
 from crawler.frontier.counters import RECORDED
 from crawler.frontier.rocksdb.database import Database
@@ -154,7 +154,7 @@ class Claims:
         """Only made where they are needed: under a depth limit, and for links settled before."""
         return [
             key[:8] + self._keys_by.url(link.url.encode())
-            if (self.lowered is not None or flags & RECORDED) and not is_aside(link)
+            if (self.lowered is not None or flags & RECORDED) and not is_robots_visit(link)
             else b""
             for (flags, link), (key, _, _) in zip(links, taken, strict=True)
         ]
@@ -187,7 +187,7 @@ class Claims:
         free = []
         for lease in leases:
             host = lease.key[:HOST_BYTES]
-            if self.lowered is not None and not is_aside(lease.link):
+            if self.lowered is not None and not is_robots_visit(lease.link):
                 self.flying.discard(host + self._keys_by.url(lease.link.url.encode()))
             out = self._out.get(host)
             if out is not None:
@@ -216,7 +216,7 @@ class Claims:
         links = {lease.key: lease.link for lease in leases}
         for key, flags in self.waiting(links).items():
             self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
-            if self.lowered is not None and not is_aside(links[key]):
+            if self.lowered is not None and not is_robots_visit(links[key]):
                 self.flying.add(key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode()))
         for key, bundle in self._read_bundles(key for keys in self._out.values() for key in keys).items():
             self.bundles[key] = bundle

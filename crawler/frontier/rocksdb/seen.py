@@ -11,7 +11,7 @@ from typing import Final
 
 from crawler.core.model import Known
 from crawler.frontier.admission import FRUITFUL
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import REVIVED, decode_page, decode_seen
 
@@ -24,7 +24,7 @@ class Seen:
 
     def __init__(self, database: Database, entries_max: int) -> None:
         self._database = database
-        self._recent: Recent[bytes, int] = Recent(entries_max // 2)
+        self._recent: GenerationCache[bytes, int] = GenerationCache(entries_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)

@@ -24,8 +24,8 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
-    is_aside,
     is_robots_txt,
+    is_robots_visit,
 )
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
@@ -91,7 +91,7 @@ class RocksStore(Facts):
             lease = settled.lease
             key = self._keys_by.of(lease.link.host, lease.link.url)
             settled_keys.append(key)
-            if not is_aside(lease.link):
+            if not is_robots_visit(lease.link):
                 ended[key] = fruitful(settled.outcome)
             elif is_robots_txt(lease.link):
                 robots[key] = 0
@@ -149,7 +149,7 @@ class RocksStore(Facts):
         aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
             lease = settled.lease
-            if is_aside(lease.link):
+            if is_robots_visit(lease.link):
                 if record is not None and is_robots_txt(lease.link):
                     aside.append((key, record))
                 record = None
@@ -182,7 +182,9 @@ class RocksStore(Facts):
         new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
         tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
-        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_aside(settled.lease.link)}
+        failed = {
+            key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_robots_visit(settled.lease.link)
+        }
         nearer = depths.keys() - new if len(new) < len(depths) else set()
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)

@@ -16,8 +16,8 @@ from crawler.core.link_block import encode_link
 from crawler.core.model import Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
-from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
+from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     QUEUE_KEY_BYTES,
@@ -46,7 +46,7 @@ class Hosts:
 
     def __init__(self, database: Database, records_max: int) -> None:
         self._database = database
-        self._recent: Recent[bytes, HostRecord] = Recent(records_max // 2)
+        self._recent: GenerationCache[bytes, HostRecord] = GenerationCache(records_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)
@@ -77,7 +77,7 @@ class Ledger:
     def __init__(self, database: Database, state: State, hosts_max: int) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
-        self.tally = Tally(state.counts)
+        self.tally = Counters(state.counts)
         self.longest = Longest()
         self.sequence = state.sequence
 
@@ -125,7 +125,7 @@ class Transaction:
             self._tally.retry(flags)
             self.sequence += 1
             due = pack_time(settled.retry_at) + queue_key(host, link.priority, self.sequence)
-            self.batch.put(due, encode_link(link.again(), flags | RETRYING), self._due)
+            self.batch.put(due, encode_link(link.retried(), flags | RETRYING), self._due)
             self.due_from.append(due)
             return
         self._tally.leave(flags)
@@ -194,7 +194,7 @@ class Transaction:
         self._record(page_key[:8]).revive()
         self.unsettle(known)
         self._tally.waiting += 1
-        link = known.link.anew()
+        link = known.link.revived()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
         self.batch.put(self._next(page_key[:8], link.priority), encode_link(link, RECORDED), self._queue)
 
