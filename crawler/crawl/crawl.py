@@ -18,7 +18,7 @@ from crawler.config.hosts import HostRules
 from crawler.config.sections import Config
 from crawler.core.clock import Clock
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import NO_FAILURE, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
+from crawler.core.model import NO_FAILURE, NOT_PAGES, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import Tally
 from crawler.crawl.metrics import Metrics
@@ -156,7 +156,7 @@ class Crawl:
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them."""
         async for chunk in Lazily(self.parts.seeds):
-            await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position))
+            await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, chunk.extras))
         self.frontier.seeds_ended()
 
     # -- one worker -----------------------------------------------------------------------------------------------
@@ -258,12 +258,13 @@ class Crawl:
         self.frontier.rules_learned(learned)
 
     def _count(self, lease: Lease, outcome: Outcome) -> None:
-        if isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
+        is_page = lease.link.kind not in NOT_PAGES
+        if is_page and isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
             self.failing.add(lease.link.host)
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if lease.link.kind != "robots" and self.frontier.visits_left is not None:
+        if is_page and self.frontier.visits_left is not None:
             self.frontier.visits_left -= 1
             if not self.frontier.visits_left:
                 self.drain("max_pages")

@@ -66,10 +66,10 @@ async def open_crawl(
     ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
+    plan = plan_of(config, endless=endless)  # a limit that does not do begins no directory
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
         hosts = HostRules(config)
-        plan = plan_of(config, endless=endless)
         budget = Budget(plan)
         store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)  # again: see _leave
@@ -204,11 +204,11 @@ def _measure(
 
 def _open_metrics(frontier: Frontier, expander: Expander, trouble: Trouble) -> Metrics:
     metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
-    metrics.opened(frontier.counts.known, frontier.counts.done)
+    metrics.opened(frontier.counts.all_known, frontier.counts.all_done)
 
     def committed(seconds: float) -> None:
         trouble.committed()
-        metrics.committed(seconds, frontier.counts.known, frontier.counts.done)
+        metrics.committed(seconds, frontier.counts.all_known, frontier.counts.all_done)
 
     frontier.commit_seconds = committed
     expander.parsed = metrics.parsed

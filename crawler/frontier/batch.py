@@ -112,4 +112,4 @@ def _count(admitted: Admitted) -> int:
 
 
 def _bytes(admitted: Admitted) -> int:
-    return sum(len(link.url) for link in admitted.links)
+    return sum(len(link.url) + len(link.extra or "") for link in admitted.links) + sum(map(len, admitted.extras.values()))

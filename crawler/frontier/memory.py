@@ -6,6 +6,7 @@ Its memory grows with the crawl; that is what the durable store is for.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from crawler.core.model import Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key
 from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
-from crawler.frontier.counters import RECORDED, RULE_OF, Longest, Tally
+from crawler.frontier.counters import RECORDED, RULE_OF, Longest, Tally, land
 from crawler.frontier.memory_queues import Queues
 from crawler.frontier.store import CRASHES_MAX, EXPAND, NEW, Batch, Counts, Limits, Prepared, Settled
 
@@ -35,7 +36,7 @@ class MemoryStore:
         self._queues = Queues()
         self._depths: dict[str, int] = {}  # every known URL → its least depth
         self._lowered: dict[str, int] = {}  # as the batch in preparation found them
-        self._flying: set[str] = set()
+        self._flying: Counter[str] = Counter()  # URLs that are out, and as how many links
         self._retrying: set[str] = set()
         self._pages: dict[str, Known] = {}
         self._revived: set[str] = set()
@@ -118,7 +119,7 @@ class MemoryStore:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
         if not is_aside(link):
-            self._flying.discard(link.url)
+            land(self._flying, link.url)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
@@ -133,19 +134,20 @@ class MemoryStore:
             self._record(link.url, record)
 
     def _settle_aside(self, url: str, record: Known) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before = self._pages.get(url)
         if url not in self._depths:
             self._depths[url] = 0
             self._tally.known += 1
-        elif url in self._pages and url not in self._revived:
-            self._tally.settle(self._pages[url].outcome, self._pages[url].reason, -1)
+        elif before is not None and before.link.kind == "robots":
+            self._tally.settle(before, -1)
         else:
             return
         self._record(url, record)
 
     def _record(self, url: str, record: Known) -> None:
         self._pages[url] = record
-        self._tally.settle(record.outcome, record.reason)
+        self._tally.settle(record)
 
     def _admit(self, link: Link, expand: bool, now: float) -> None:
         self._tally.admit(expand)
@@ -169,7 +171,7 @@ class MemoryStore:
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
         host = self._queues.hosts[link.host]
         if not is_aside(link):
-            self._flying.add(link.url)
+            self._flying[link.url] += 1
         depth = self._lowered.get(link.url, self._depths.get(link.url, link.depth))
         if self._limits.depth_limited and depth < link.depth:
             link = replace(link, depth=depth)
@@ -182,8 +184,10 @@ class MemoryStore:
         return Lease(link, key, 0.0 if host.down else host.due, crashes > 0, down, known, host.failures, host.busy)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if lease.key in self._queues.out and not is_aside(lease.link):
+                land(self._flying, lease.link.url)
         self._queues.give_back([lease.key for lease in leases])
-        self._flying.difference_update(lease.link.url for lease in leases if not is_aside(lease.link))
 
     def next_due(self) -> float | None:
         return self._queues.next_due()
@@ -194,7 +198,7 @@ class MemoryStore:
         for page in pages:
             link = page.link.anew()
             self._revived.add(link.url)
-            self._tally.settle(page.outcome, page.reason, -1)
+            self._tally.settle(page, -1)
             self._tally.waiting += 1
             host = self._queues.host(link.host, self._now)
             host.down, host.failures = None, 0
@@ -262,7 +266,7 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = {item[2].url for item in self._queues.out.values() if not is_aside(item[2])}
+        self._flying = Counter(item[2].url for item in self._queues.out.values() if not is_aside(item[2]))
         self._lowered = {}
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from crawler.core.model import Input, Known, Lease, Link, Mark, Outcome
+from crawler.core.model import Input, Known, Lease, Link, Mark, Outcome, Tag
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -31,8 +31,8 @@ class Settled(Struct, frozen=True):
     """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
 
     ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
-    known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
-    settled again (robots, retry) leaves its earlier outcome's count."""
+    known and settled if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
+    settled again (robots, retry) leaves its earlier count; one that was settled as a page keeps that record."""
 
     lease: Lease
     outcome: Outcome
@@ -43,9 +43,11 @@ class Admitted(Struct, frozen=True):
     """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
 
     links: tuple[Link, ...]
-    faults: tuple[tuple[Input, str, str, str | None], ...] = ()
+    faults: tuple[tuple[Input, str, str, Tag | None], ...] = ()
     position: tuple[str, bytes] | None = None
     """(source, opaque position after these lines), committed together with them."""
+    extras: Mapping[Input, str] = {}
+    """Further keys of the lines among ``faults`` (see ``Link.extra``)."""
 
 
 class Batch(Struct):
@@ -121,10 +123,23 @@ class Counts(Struct, frozen=True, gc=False):
     outcomes: Mapping[str, int] = {}
     """Settled URLs by outcome."""
     reasons: Mapping[str, int] = {}
+    """Settled URLs by reason, and listed lines that are no URL."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule."""
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
+    not_pages: Mapping[str, int] = {}
+    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts. A sitemap counts as known
+    while it waits."""
+
+    @property
+    def all_known(self) -> int:
+        """With what is no page."""
+        return self.known + sum(self.not_pages.values())
+
+    @property
+    def all_done(self) -> int:
+        return self.done + sum(self.not_pages.values())
 
 
 class Store(Protocol):

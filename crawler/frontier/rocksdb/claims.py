@@ -6,6 +6,7 @@ nothing and walks over no entry twice. Claims write nothing: what is out is know
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Known, Lease, Link
 from crawler.core.urls import fingerprint
 from crawler.frontier.admission import is_aside
-from crawler.frontier.counters import RECORDED
+from crawler.frontier.counters import RECORDED, land
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     LAST,
@@ -46,8 +47,9 @@ class Claims:
         self._opened_at, self._rest = opened_at, rest
         self._out: dict[bytes, dict[bytes, int]] = {}  # p → queue key → flags
         self._ready_from = self._due_from = b""
-        self.flying: set[bytes] = set()
-        """Keys of the URLs that are out; kept under a depth limit only."""
+        self.flying: Counter[bytes] = Counter()
+        """Keys of the URLs that are out, and as how many links: one may be expanded once more while it is visited again. Kept
+        under a depth limit only."""
         self.lowered: Mapping[bytes, int] | None = None
         """Least depths found by the batch in preparation; None without a depth limit."""
         self.suspects: dict[bytes, int] = {}
@@ -126,7 +128,7 @@ class Claims:
         pages = self._page_keys(links, taken)
         depths = self._depths(pages) if self.lowered is not None else {}
         known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
-        self.flying.update(depths)
+        self.flying.update(page for page in pages if page in depths)
         return [
             self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page))
             for (key, _, record), (_, link), page in zip(taken, links, pages, strict=True)
@@ -175,11 +177,11 @@ class Claims:
         free = []
         for lease in leases:
             host = lease.key[:8]
-            if self.lowered is not None and not is_aside(lease.link):
-                self.flying.discard(host + fingerprint(lease.link.url, self._secret))
             out = self._out.get(host)
-            if out is not None:
-                out.pop(lease.key, None)
+            if out is not None and lease.key in out:
+                del out[lease.key]
+                if self.lowered is not None and not is_aside(lease.link):
+                    land(self.flying, host + fingerprint(lease.link.url, self._secret))
                 if not out:
                     del self._out[host]
                     free.append(host)
@@ -196,7 +198,7 @@ class Claims:
             if value is not None:
                 self._out.setdefault(key[:8], {})[key] = value[0]
                 if self.lowered is not None and not is_aside(links[key]):
-                    self.flying.add(key[:8] + fingerprint(links[key].url, self._secret))
+                    self.flying[key[:8] + fingerprint(links[key].url, self._secret)] += 1
 
     def ready(self, host: bytes, key: bytes) -> None:
         """The host has this ready entry now."""

@@ -11,12 +11,13 @@ from typing import Final
 from msgspec.structs import replace
 from rocksdict import WriteBatch
 
-from crawler.core.model import Known, Link, Retry
+from crawler.core.model import NOT_PAGES, Known, Link, Retry
 from crawler.frontier.admission import is_aside
 from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
 from crawler.frontier.rocksdb.cache import Recent
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
+    NO_PAGE,
     REVIVED,
     STATE_KEY,
     SUSPECT,
@@ -127,15 +128,15 @@ class Transaction:
             self.record(page_key, known)
 
     def record(self, page_key: bytes, known: Known) -> None:
-        """A URL is settled."""
+        """A known URL is settled."""
         if len(known.etag or "") + len(known.last_modified or "") > VALIDATORS_CHARS_MAX:
             known = replace(known, etag=None, last_modified=None)
-        self._tally.settle(known.outcome, known.reason)
-        self.batch.put(page_key, encode_page(known, 0), self._page)
+        self._tally.settle(known)
+        self.batch.put(page_key, encode_page(known, NO_PAGE if known.link.kind in NOT_PAGES else 0), self._page)
 
-    def unsettle(self, known: Known) -> None:
-        """A URL is about to be settled once more: its earlier outcome counts no longer."""
-        self._tally.settle(known.outcome, known.reason, -1)
+    def unsettle(self, known: Known, flags: int) -> None:
+        """A URL is about to be settled once more: it counts no longer as it did."""
+        self._tally.settle(known, -1, as_page=not flags & NO_PAGE)
 
     def know(self, page_key: bytes, depth: int, retrying: bool = False) -> None:
         """A URL is known, at this least depth."""
@@ -172,11 +173,11 @@ class Transaction:
         self.batch.delete(due, self._due)
         self.batch.put(self._next(due[8:16], max(due[16] - 1, 0)), value, self._queue)
 
-    def revive(self, page_key: bytes, known: Known) -> None:
+    def revive(self, page_key: bytes, flags: int, known: Known) -> None:
         """A settled URL waits again, whatever its host had done."""
         record = self._record(page_key[:8])
         record.down, record.failures = None, 0
-        self.unsettle(known)
+        self.unsettle(known, flags)
         self._tally.waiting += 1
         link = known.link.anew()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
