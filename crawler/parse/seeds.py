@@ -197,11 +197,11 @@ class Lines:
 
     def _take(self, raw: bytes, too_long: bool = False) -> None:
         self.line += 1
-        if self.line == 1:
-            if _UTF_16(raw):
-                raise ConfigError(f"{self._called()}: it is UTF-16; save it as UTF-8")
-            raw = raw.removeprefix(_BOM)
+        if self.line == 1 and _UTF_16(raw):
+            raise ConfigError(f"{self._called()}: it is UTF-16; save it as UTF-8")
         line = raw.strip()
+        if line[:1] == _BOM[:1]:  # of the list, or of one that was laid behind another
+            line = line.removeprefix(_BOM).lstrip()
         if not line or line[0] == 35:  # "#"
             return
         where = Input(self._source, self.line)

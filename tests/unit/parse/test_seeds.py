@@ -206,6 +206,15 @@ def test_a_url_within_json_is_held_to_the_same(line: str) -> None:
     assert (reason, tag) == ("more_than_url", 5)
 
 
+def test_lists_laid_one_behind_the_other_may_each_begin_with_a_mark() -> None:
+    data = b"\xef\xbb\xbf# first\nhttp://a.example/\n\xef\xbb\xbf# second\n\xef\xbb\xbf\n\xef\xbb\xbfhttp://b.example/\n"
+    links, faults, _ = gather(fed(data))
+    assert not faults and [(link.url, link.input.line) for link in links if link.input] == [
+        ("http://a.example/", 2),
+        ("http://b.example/", 5),
+    ]
+
+
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_list_in_utf_16_is_refused_whole_and_told_how_to_save_it(coding: str, packed: bool, tmp_path: Path) -> None:
