@@ -6,6 +6,7 @@ Its memory grows with the crawl; that is what the durable store is for.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
@@ -30,7 +31,7 @@ from crawler.frontier.admission import (
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
+from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest, land
 from crawler.frontier.host_state import HostState
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 
@@ -59,7 +60,7 @@ class MemoryStore:
         # by the key of a URL: its host's fingerprint, then its own
         self._depths: dict[bytes, int] = {}  # every known URL → its least depth
         self._lowered: dict[bytes, int] = {}  # as the batch in preparation found them
-        self._flying: set[bytes] = set()
+        self._flying: Counter[bytes] = Counter()  # URLs that are out, and as how many links
         self._retrying: set[bytes] = set()
         self._pages: dict[bytes, Known] = {}
         self._revived: set[bytes] = set()
@@ -149,7 +150,7 @@ class MemoryStore:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
         if not is_robots_visit(link):
-            self._flying.discard(key)
+            land(self._flying, key)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
@@ -164,19 +165,20 @@ class MemoryStore:
             self._record(key, record)
 
     def _settle_aside(self, key: bytes, record: Known) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before = self._pages.get(key)
         if key not in self._depths:
             self._depths[key] = 0
             self._tally.known += 1
-        elif key in self._pages and key not in self._revived:
-            self._tally.settle(self._pages[key].outcome, self._pages[key].reason, -1)
+        elif before is not None and before.link.kind == "robots":
+            self._tally.settle(before, -1)
         else:
             return
         self._record(key, record)
 
     def _record(self, key: bytes, record: Known) -> None:
         self._pages[key] = record
-        self._tally.settle(record.outcome, record.reason)
+        self._tally.settle(record)
 
     def _admit(self, admission: Admission, now: float) -> None:
         self._tally.admit(len(admission.keys), admission.expand)
@@ -201,7 +203,7 @@ class MemoryStore:
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
         page = self._url_key(link.url)
         if not is_robots_visit(link):
-            self._flying.add(page)
+            self._flying[page] += 1
         depth = self._lowered.get(page, self._depths.get(page, link.depth))
         if self._limits.depth_limited and depth < link.depth:
             link = replace(link, depth=depth)
@@ -210,8 +212,10 @@ class MemoryStore:
         return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=0.0)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if lease.key in self._queues.out and not is_robots_visit(lease.link):
+                land(self._flying, self._url_key(lease.link.url))
         self._queues.give_back([lease.key for lease in leases])
-        self._flying.difference_update(self._url_key(lease.link.url) for lease in leases if not is_robots_visit(lease.link))
 
     def next_due(self) -> float | None:
         return self._queues.next_due()
@@ -222,7 +226,7 @@ class MemoryStore:
         for page in pages:
             link = page.link.revived()
             self._revived.add(self._url_key(link.url))
-            self._tally.settle(page.outcome, page.reason, -1)
+            self._tally.settle(page, -1)
             self._tally.waiting += 1
             self._queues.host(link.host, self._now).revive()
             self._queues.enter(link, link.priority, RECORDED)
@@ -290,7 +294,7 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = {self._url_key(item[2].url) for item in self._queues.out.values() if not is_robots_visit(item[2])}
+        self._flying = Counter(self._url_key(item[2].url) for item in self._queues.out.values() if not is_robots_visit(item[2]))
         self._lowered = {}
 
     def close(self) -> None:

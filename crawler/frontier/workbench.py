@@ -40,8 +40,10 @@ class HostView(NamedTuple):
 
 def size(link: Link) -> int:
     """How many ordinary links a link takes the room of: each LINK_BYTES of its texts is one more."""
-    given = 4 * len(link.given) if link.given else 0  # perhaps not ASCII
-    return 1 + (len(link.url) + len(link.via or "") + len(link.anchor or "") + given) // LINK_BYTES
+    texts = len(link.url) + len(link.via or "") + len(link.anchor or "")
+    if link.given is not None or link.listed is not None or link.extra is not None:
+        texts += 4 * (len(link.given or "") + len(link.listed or "") + len(link.extra or ""))  # perhaps not ASCII
+    return 1 + texts // LINK_BYTES
 
 
 NOWHERE: Final = -1

@@ -48,11 +48,12 @@ class Seen:
         """Those that were settled and may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
 
-    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, Known]]:
-        """URLs from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for when it is due.)"""
+    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
+        """URLs (key, flags, record) from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for
+        when it is due.)"""
         pages = ((key, *decode_page(value)) for key, value in self._database.scan("page", start=start))
         wanted = (
-            (key, known)
+            (key, flags, known)
             for key, flags, known in pages
             if known.outcome in outcomes and not flags & REVIVED and known.link.kind != "robots"
         )

@@ -29,7 +29,7 @@ from crawler.frontier.admission import (
 )
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
-from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, POSITION, REVIVED, SUSPECT, decode_page, encode, file_key
+from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, NO_PAGE, POSITION, SUSPECT, decode_page, encode, file_key
 from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
@@ -161,13 +161,14 @@ class RocksStore(Facts):
             self._settle_aside(tx, key, record, recorded)
 
     def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
-        before = recorded.get(key)
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before, flags = recorded.get(key), NO_PAGE
         if before is None and (value := self._database.get("page", key)) is not None:
-            flags, page = decode_page(value)
-            before = None if flags & REVIVED else page
+            flags, before = decode_page(value)
+        if before is not None and before.link.kind != "robots":
+            return
         if before is not None:
-            tx.unsettle(before)
+            tx.unsettle(before, flags)
         elif self._database.get("seen", key) is None:
             self._ledger.tally.known += 1
             tx.know(key, 0)
@@ -246,10 +247,10 @@ class RocksStore(Facts):
     def revive(self, outcomes: frozenset[str]) -> int:
         total, start = 0, b""
         while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
-            names = {key[:8]: known.link.host for key, known in chosen}
+            names = {key[:8]: known.link.host for key, _, known in chosen}
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-            for key, known in chosen:
-                tx.revive(key, known)
+            for key, flags, known in chosen:
+                tx.revive(key, flags, known)
             self._write(tx, self._state.now, self._state.wall, sync=True)
             total += len(chosen)
             start = chosen[-1][0] + b"\0"

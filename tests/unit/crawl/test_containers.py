@@ -182,7 +182,7 @@ async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_pat
     with web.running():
         first, few = await largest(tmp_path, web, 600)
         then, many = await largest(tmp_path, web, 2400)
-    assert (few, many) == (600 * 2 + 120 * 2, 2400 * 2 + 480 * 2), "the list, what it links to, robots.txt"
+    assert (few, many) == (600 * 2 + 120, 2400 * 2 + 480), "the list, what it links to"
     assert not [where for where in first.keys() | then.keys() if bound_of(where) is None], "say what bounds them"
     for most in (first, then):
         assert not {where: size for where, size in most.items() if size > bound_of(where)[1]}
