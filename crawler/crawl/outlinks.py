@@ -15,19 +15,21 @@ from msgspec.msgpack import Decoder, Encoder
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, Packer
 from crawler.parse.html import PART_LINKS, Options, outlinks
-from crawler.policy.scope import Scope, ScopeRules
+from crawler.policy.scope import Scope, ScopeRules, domain_of
 
 FUNCTION: Final = "crawler.crawl.outlinks:packed"
 """As a parser process is told it."""
 
 
 class Reading(Struct, frozen=True, array_like=True):
-    """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path."""
+    """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path;
+    ``by_domain``: all hosts of a domain are in one slot."""
 
     options: Options
     scope: ScopeRules
     secret: int
     with_queries: bool
+    by_domain: bool = False
 
 
 class Packed(Struct, frozen=True, array_like=True):
@@ -46,7 +48,7 @@ _decode = Decoder(Reading).decode
 @lru_cache(maxsize=4)
 def _reading(encoded: bytes) -> tuple[Reading, Scope, Keys]:
     reading = _decode(encoded)
-    return reading, Scope(reading.scope), Keys(reading.secret)
+    return reading, Scope(reading.scope), Keys(reading.secret, domain_of if reading.by_domain else None)
 
 
 def packed(

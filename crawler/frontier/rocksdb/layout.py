@@ -1,7 +1,8 @@
 """The layout of the durable store: families, keys and values. Pure.
 
 One database, one write-ahead log, eight families. Integers and times are big-endian, so that keys sort as numbers do.
-p = fingerprint of the host, u = fingerprint of the canonical URL, both seeded with the crawl's secret.
+p = key of the host, u = fingerprint of the canonical URL, both seeded with the crawl's secret (crawler.core.keys). The first
+byte of p is the host's slot: what begins with it is one range in ``seen``, ``queue``, ``host`` and ``page``.
 
     seen    p8 u8               → least depth (2 bytes, only under a depth limit), "r" once an attempt failed
     queue   p8 lane1 seq8       → flags, link, or several as a bundle; deleted when settled or retried

@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.config.sections import ScopeConfig
-from crawler.core.keys import HOST_BYTES
+from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
 from crawler.core.model import Link
 from crawler.core.urls import fingerprint
 from crawler.crawl.outlinks import Reading, encode, packed
 from crawler.parse.html import PART_LINKS, Options, outlinks
-from crawler.policy.scope import Scope, ScopeRules
+from crawler.policy.scope import Scope, ScopeRules, domain_of
 
 SECRET = 7
 PAGE = "http://www.example.org/a/b"
@@ -41,9 +41,14 @@ configs = st.builds(
 
 
 @given(
-    st.lists(elements, max_size=20), configs, st.booleans(), st.integers(0, 2), st.sampled_from([None, "http://b.example.org/"])
+    st.lists(elements, max_size=20),
+    configs,
+    st.booleans(),
+    st.integers(0, 2),
+    st.sampled_from([None, "http://b.example.org/"]),
+    st.booleans(),
 )
-def test_as_one_by_one(parts, config, obey, depth, anchor):
+def test_as_one_by_one(parts, config, obey, depth, anchor, by_domain):
     body = "".join(parts).encode()
     page = Link(PAGE, "www.example.org", depth=depth, tag="t", anchor=anchor)
     options = Options("bot")
@@ -52,7 +57,8 @@ def test_as_one_by_one(parts, config, obey, depth, anchor):
     for rule, count in found.refused.items():
         refused[rule] = refused.get(rule, 0) + count
 
-    reading = encode(Reading(options, ScopeRules.of(config, obey=obey), SECRET, True))
+    reading = encode(Reading(options, ScopeRules.of(config, obey=obey), SECRET, True, by_domain))
+    keys_by = Keys(SECRET, domain_of if by_domain else None)
     made = packed(body, PAGE, "text/html", "utf-8", [], page.depth + 1, page.anchor or PAGE, reading)
     blocks = [block_of(columns, page) for columns in made.parts]
     assert [link for block in blocks for link in block.links()] == list(links)
@@ -60,7 +66,7 @@ def test_as_one_by_one(parts, config, obey, depth, anchor):
     for block in blocks:
         assert block.columns.is_sound()
         for at, (key, link) in enumerate(zip(block.keys(), block.links(), strict=True)):
-            assert key == fingerprint(link.host, SECRET) + fingerprint(link.url, SECRET)
+            assert key == keys_by.host(link.host) + fingerprint(link.url, SECRET)
             path, mark, _ = link.url.partition("?")
             query = block.columns.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES] or NO_QUERY
             assert query == (fingerprint(path, SECRET) if mark else NO_QUERY)
