@@ -64,7 +64,7 @@ class Batch(Struct):
     wall: float
     """Wall time, seconds since the epoch."""
     robots: dict[str, bytes] = {}
-    """Origin → its robots record (opaque here), to be kept."""
+    """Origin → its robots record (opaque here), to be kept by the part of the crawl whose origin it is."""
     retired: dict[str, Mark | None] = {}
     """New marks of closed files that are no longer kept; None: it needs no mark any more."""
 
@@ -82,9 +82,11 @@ class Verdict(IntEnum):
     HOST_BUDGET = 3
     QUERY_EXPLOSION = 4
     """Refused, and counted under that rule; never a seed, a redirect or a robots link."""
+    FOREIGN = 5
+    """Another part of the crawl decides about it, and is sent it."""
 
 
-KNOWN, NEW, EXPAND, HOST_BUDGET, QUERY_EXPLOSION = Verdict
+KNOWN, NEW, EXPAND, HOST_BUDGET, QUERY_EXPLOSION, FOREIGN = Verdict
 
 
 class Prepared(Struct):

@@ -66,7 +66,7 @@ class Columns(Struct, frozen=True, array_like=True, gc=False):
         return fits and self.urls.isascii()
 
 
-class LinkBlock(Struct, frozen=True, gc=False):
+class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
     """The links of kind ``link`` that a page has, or a part of them."""
 
     columns: Columns
@@ -95,6 +95,18 @@ class LinkBlock(Struct, frozen=True, gc=False):
     def urls(self) -> Iterator[bytes]:
         urls = self.columns.urls
         return (urls[start:end] for start, end in pairwise((0, *array("I", self.columns.ends))))
+
+    def only(self, places: Sequence[int]) -> LinkBlock:
+        """A block of the links at these places, in their order."""
+        keys, queries, url_at = self.columns.keys, self.columns.queries, self.url_at()
+        urls = [url_at(at) for at in places]
+        columns = Columns(
+            b"".join([keys[at * KEY_BYTES : (at + 1) * KEY_BYTES] for at in places]),
+            b"".join(urls),
+            array("I", accumulate(map(len, urls))).tobytes(),
+            b"".join([queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES] for at in places]) if queries else b"",
+        )
+        return LinkBlock(columns, self.depth, self.tail)
 
     def links(self) -> list[Link]:
         """All of them, decoded."""

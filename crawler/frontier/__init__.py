@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from crawler.core.keys import GroupOf, Share
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.rocksdb.reader import RocksReader
 from crawler.frontier.rocksdb.store import RocksStore
@@ -23,21 +24,23 @@ def open_store(
     rest: Callable[[str], float],
     memory_bytes: int = MEMORY_BYTES,
     files_max: int | None = None,
+    share: Share | None = None,
 ) -> Store:
     """Open the store in ``path``, made if it is not there. Raises StorageError, ``final`` where the directory is damaged or
     newer than this program.
 
     ``now`` is the wall time: the crawl clock goes on from there, but never before the last commit's. ``rest(host)`` is a
     host's configured rest in seconds: at open every host counts as just visited. ``memory_bytes`` bounds all caches and
-    write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit)."""
+    write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit).
+    ``share``: which hosts are its own; None: all are."""
     if kind == "memory":
-        return MemoryStore(limits)
-    return RocksStore(path, limits, now, rest, memory_bytes, files_max)
+        return MemoryStore(limits, share)
+    return RocksStore(path, limits, now, rest, memory_bytes, files_max, share)
 
 
-def open_reader(path: Path) -> RocksReader:
+def open_reader(path: Path, group_of: GroupOf | None = None) -> RocksReader:
     """Read a store while another process may be writing to it. Raises StorageError."""
-    return RocksReader(path)
+    return RocksReader(path, group_of)
 
 
 __all__ = ["Limits", "RocksReader", "Store", "open_reader", "open_store"]

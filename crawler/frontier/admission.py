@@ -12,8 +12,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
-from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
+from crawler.core.keys import HOST_BYTES, KEY_BYTES, Keys, Share
 from crawler.core.link_block import (
     NO_QUERY,
     QUERY_BYTES,
@@ -41,8 +41,11 @@ UNBOUNDED: Final = 0
 BOUNDED: Final = 1
 ASIDE: Final = 2
 FORGED: Final = 3
-"""How a link is judged: whatever the budgets say; within them; not at all, as it is a visit for robots rules; or left out, as
-its key is not its own."""
+AWAY: Final = 4
+"""How a link is judged: whatever the budgets say; within them; not at all, as it is a visit for robots rules; left out, as
+its key is not its own; or elsewhere, as another part owns its host."""
+UNJUDGED: Final = {ASIDE: EXPAND, FORGED: KNOWN, AWAY: FOREIGN}
+"""What becomes of links that are not judged."""
 
 
 class BatchColumns(Struct):
@@ -53,6 +56,12 @@ class BatchColumns(Struct):
     depths: list[int]
     ways: bytearray
     paths: dict[int, bytes]
+
+    def own_keys(self) -> list[bytes]:
+        """Of the links that are judged here."""
+        if AWAY not in self.ways:
+            return self.keys
+        return [key for key, way in zip(self.keys, self.ways, strict=True) if way != AWAY]
 
 
 class Ask(Struct, frozen=True):
@@ -96,30 +105,38 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool) -> BatchColumns:
-    """The keys of a batch's links, and how each is judged."""
+def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool, share: Share | None = None) -> BatchColumns:
+    """The keys of a batch's links, and how each is judged. ``share``: which hosts are judged here, None: all."""
     columns = BatchColumns([], [], bytearray(), {})
+    ways = None if share is None else bytes(BOUNDED if owner == share.own else AWAY for owner in share.owners)
     for links, block in found_in(batch):
         for link in links:
-            if with_paths and "?" in link.url:
-                columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
-            columns.keys.append(keys_by.of(link.host, link.url))
+            key = keys_by.of(link.host, link.url)
+            if share is not None and share.owner(key) != share.own:
+                way = AWAY
+            else:
+                way = ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED
+                if with_paths and "?" in link.url:
+                    columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
+            columns.keys.append(key)
             columns.depths.append(link.depth)
-            columns.ways.append(ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
+            columns.ways.append(way)
         if block is not None:
-            _add_block(columns, block, with_paths)
+            _add_block(columns, block, with_paths, ways)
     return columns
 
 
-def _add_block(columns: BatchColumns, block: LinkBlock, with_paths: bool) -> None:
+def _add_block(columns: BatchColumns, block: LinkBlock, with_paths: bool, ways: bytes | None) -> None:
+    """``ways``: by the first byte of a key; None: all are BOUNDED."""
     start, keys = len(columns.keys), block.keys()
     columns.keys += keys
     columns.depths += [block.depth] * len(keys)
-    columns.ways += bytes((BOUNDED,)) * len(keys)
+    columns.ways += bytes((BOUNDED,)) * len(keys) if ways is None else block.columns.keys[::KEY_BYTES].translate(ways)
     if with_paths and block.columns.queries:
-        for at, key in enumerate(keys):
-            if (query := block.columns.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES]) != NO_QUERY:
-                columns.paths[start + at] = key[:HOST_BYTES] + query
+        for at, key in enumerate(keys, start):
+            query = block.columns.queries[(at - start) * QUERY_BYTES : (at - start + 1) * QUERY_BYTES]
+            if query != NO_QUERY and columns.ways[at] == BOUNDED:
+                columns.paths[at] = key[:HOST_BYTES] + query
 
 
 class Admission(Struct, frozen=True):
@@ -160,7 +177,9 @@ class Admissions:
                 at += len(block)
 
     def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
-        queued = replace(link, kind="expand") if expand and not is_robots_visit(link) else link
+        queued = link
+        if expand and not is_robots_visit(link):  # a line that named it has its row: what it leads to now is no line's
+            queued = replace(link, kind="expand", input=None, listed=None, extra=None)
         value = encode_link(queued, RECORDED if expand else 0)
         return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed")
 
@@ -231,7 +250,7 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     """A verdict for each link. ``known`` holds the least depth of those known before; those of this batch are added to it.
 
     Five cases, in this order:
-    1. a robots link is queued whatever is known;
+    1. a robots link is queued whatever is known; a link of another part is sent there, and a forged one left out;
     2. an unknown URL is new, unless a budget of its host or path is used up;
     3. a known URL stays known where depths do not matter, or it was found no nearer;
     4. one that was found nearer is queued again for its links, if it may have had any;
@@ -244,7 +263,7 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
         if ways[at] > BOUNDED:
-            fresh[at] = EXPAND if ways[at] == ASIDE else KNOWN
+            fresh[at] = UNJUDGED[ways[at]]
         elif depth is None:
             fresh[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
             if verdict == NEW:

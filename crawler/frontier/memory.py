@@ -14,7 +14,7 @@ from msgspec import field
 from msgspec.structs import replace
 
 from crawler.core.batch import Batch, Prepared, Settled
-from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.keys import HOST_BYTES, Keys, Share
 from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key
@@ -47,14 +47,14 @@ class _Prepared(Prepared):
 class MemoryStore:
     """See ``crawler.frontier.store.Store``."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, share: Share | None = None) -> None:
+        self._limits, self._share = limits, share
         self._tally = Counters(Counts())
         self._counts = Counts()
         self._longest = Longest()
         self._now = self._wall = 0.0
-        self._secret = secrets.randbits(64)
-        self._keys_by = Keys(self._secret)
+        self._secret = secrets.randbits(64) if share is None else share.secret
+        self._keys_by = Keys(self._secret, share.group_of if share is not None else None)
         self._queues = _Queues()
         self._names: dict[bytes, str] = {}  # fingerprint of a host → its key
         # by the key of a URL: its host's fingerprint, then its own
@@ -74,7 +74,8 @@ class MemoryStore:
     # -- what is new ----------------------------------------------------------------------------------------------
 
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
+        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0, share=self._share)
+        own_keys = columns.own_keys()
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
@@ -90,7 +91,7 @@ class MemoryStore:
                 raise ValueError(f"not claimed: {settled.lease}")
 
         def known_of() -> dict[bytes, int]:
-            return robots | {key: depth for key in columns.keys if (depth := self._depths.get(key)) is not None}
+            return robots | {key: depth for key in own_keys if (depth := self._depths.get(key)) is not None}
 
         def worth(keys: Collection[bytes]) -> set[bytes]:
             return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
@@ -132,7 +133,7 @@ class MemoryStore:
         for admission in prepared.admitted:
             self._admit(admission, batch.now)
         self._queries.update(prepared.judged.queries)
-        self._robots.update(batch.robots)
+        self._robots.update((origin, record) for origin, record in batch.robots.items() if self._owns(origin))
         self._marks.update(marks)
         for file, mark in batch.retired.items():
             if mark is None:
@@ -145,6 +146,9 @@ class MemoryStore:
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
         self._offer({*batch.hosts, *prepared.fed, *(settled.lease.link.host for settled in batch.settled)})
+
+    def _owns(self, origin: str) -> bool:
+        return self._share is None or self._share.owner(self._keys_by.host(host_key(f"{origin}/"))) == self._share.own
 
     def _settle(self, settled: Settled, key: bytes, record: Known | None) -> None:
         lease, link = settled.lease, settled.lease.link

@@ -17,7 +17,12 @@ GONE: Final = Mark(0, closed=True, retired=True)
 """Of a file that was moved or deleted, and whose mark is still needed."""
 UNNAMED: Final = math.inf
 """In place of the time of a closed file that has not got its final name yet."""
-_NUMBER: Final = re.compile(r"(?:warc|index)/[A-Za-z0-9_]+-\d{17}-(\d{5,})-.*|results/results-(\d{6,})\.jsonl")
+_NUMBER: Final = re.compile(r"(?:warc|index)/[A-Za-z0-9_]+-\d{17}-(\d{5,})-.*|results/(?:p\d{2,}-)?results-(\d{6,})\.jsonl")
+
+
+def part_prefix(part: int | None) -> str:
+    """What the names of the files of a part of a crawl begin with; None: it is not divided."""
+    return "" if part is None else f"p{part:02d}-"
 
 
 def number_of(file: str) -> int:

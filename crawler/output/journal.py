@@ -6,7 +6,9 @@ counts before the commit, and after a failed one every file is cut back to its m
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
@@ -15,12 +17,29 @@ from crawler.output.results import Results
 from crawler.output.rows import has_record, known_of, rows_of
 
 
+class Outbox(Protocol):
+    """What is written down for other parts of the crawl; ``crawler.frontier.exchange.outbox`` has it."""
+
+    def append(self, prepared: Prepared) -> None: ...
+
+    def sync(self) -> dict[str, Mark]: ...
+
+    def committed(self) -> None: ...
+
+    def rewind(self, marks: Mapping[str, Mark]) -> list[str]: ...
+
+    def cut(self, marks: Mapping[str, Mark]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Journal:
     """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first."""
 
-    def __init__(self, archive: Archive, results: Results) -> None:
+    def __init__(self, archive: Archive, results: Results, outbox: Outbox | None = None) -> None:
         self._archive = archive
         self._results = results
+        self._outbox = outbox
         self._lengths: dict[str, int] = {}
         self.written_bytes = 0
         """Added to files since it was opened."""
@@ -49,32 +68,38 @@ class Journal:
             ref = self._results.append(row)
             if index is not None:
                 known[index] = known_of(settled[index], kept[index], row, ref, wall)
+        if self._outbox is not None:
+            self._outbox.append(prepared)
         return known
 
     def sync(self) -> dict[str, Mark]:
         """Make the batch durable; the marks of every file it touched."""
-        return self._archive.sync() | self._results.sync()
+        marks = self._archive.sync() | self._results.sync()
+        return marks if self._outbox is None else marks | self._outbox.sync()
 
     def committed(self) -> None:
         """The store has committed the marks: full files are closed, named and sorted."""
         self.is_ahead = False
         self._archive.committed()
         self._results.committed()
+        if self._outbox is not None:
+            self._outbox.committed()
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
         lost = self._archive.rewind(marks) + self._results.rewind(marks)
+        if self._outbox is not None:
+            lost += self._outbox.rewind(marks)
         self.is_ahead = False
         return lost
 
     def cut(self, marks: Mapping[str, Mark]) -> None:
         """Cut every file back, and close: the process ends, and whoever reads the directory then must find whole records."""
-        try:
-            self._archive.cut(marks)
-        finally:
-            self._results.cut(marks)
+        with contextlib.ExitStack() as stack:
+            for files in self._all():
+                stack.callback(files.cut, marks)
         self.is_ahead = False
 
     def roll(self) -> None:
@@ -82,10 +107,13 @@ class Journal:
         self._archive.roll()
 
     def close(self) -> None:
-        try:
-            self._archive.close()
-        finally:
-            self._results.close()
+        with contextlib.ExitStack() as stack:
+            for files in self._all():
+                stack.callback(files.close)
+
+    def _all(self) -> list[Archive | Results | Outbox]:
+        """Those that are there."""
+        return [self._archive, self._results] if self._outbox is None else [self._archive, self._results, self._outbox]
 
     def _count(self, marks: Mapping[str, Mark]) -> None:
         for file, mark in marks.items():

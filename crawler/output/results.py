@@ -8,17 +8,17 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 from msgspec import Struct
 
-from crawler.core.durable import MarkedFile, cut_back, length_of, lose, make_dir, missing, storing
+from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
-from crawler.output.file_names import number_of
+from crawler.core.rolling import RollingFile
+from crawler.output.file_names import number_of, part_prefix
 
 SCHEMA: Final = 1
 # fmt: off
@@ -35,95 +35,22 @@ READ_BYTES: Final = 256 << 10
 ROW_BYTES_MAX: Final = 8 << 20
 """No row is longer: its texts are bounded by the limits of URLs and header lines."""
 
-_NAME: Final = re.compile(r"results/results-(\d{6,})\.jsonl")
+_NAME: Final = re.compile(r"results/(?:p\d{2,}-)?results-(\d{6,})\.jsonl")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 Row = dict[str, Any]
 
 
-class Results:
-    """The rows of the crawl in ``root``; ``rewind`` must come before the first ``append``. Every method may raise
-    StorageError; after that only ``rewind`` and ``close`` may be called."""
+class Results(RollingFile):
+    """The rows of the crawl in ``root``, or of the part of it with this number."""
 
-    def __init__(self, root: Path, roll_bytes: int) -> None:
-        self._root = root
-        self._roll_bytes = roll_bytes
-        self._file: MarkedFile | None = None
-        self._begun: str | None = None
-        """The last file that was begun here: perhaps no commit knows it."""
-        self._changed = False
-        self._closed = False
-        self._number = 0
+    def __init__(self, root: Path, roll_bytes: int, part: int | None = None) -> None:
+        super().__init__(root, f"results/{part_prefix(part)}results-", ".jsonl", roll_bytes)
 
     def append(self, row: Mapping[str, Any]) -> Ref:
         """Write one row; where it stands, its line end included."""
-        if self._file is None:
-            self._file = self._create()
-        assert not self._closed, "append between sync and committed"
-        self._changed = True
         line = _line(row)
-        return Ref(self._key(), self._file.append(line), len(line))
-
-    def sync(self) -> dict[str, Mark]:
-        """Make all rows durable; the mark of the file if it changed. A full file is marked ``closed``."""
-        if self._file is None or not self._changed:
-            return {}
-        self._file.sync()
-        self._changed = False
-        self._closed = self._file.size >= self._roll_bytes
-        return {self._key(): Mark(self._file.size, self._closed)}
-
-    def committed(self) -> None:
-        """The mark of the last ``sync`` is committed: a full file is followed by a new one."""
-        if self._closed:
-            self.close()
-            self._number += 1
-
-    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
-        """Cut the open file back to its mark and continue from there; the files moved to lost+found."""
-        ours = self._key() if self._file is not None else None
-        with suppress(StorageError):  # what its descriptor still held lies behind the mark
-            self.close()
-        make_dir(self._root / "results")
-        own = {key: mark for key, mark in marks.items() if _NAME.fullmatch(key)}
-        self._number = max(map(number_of, own), default=-1) + 1
-        lost = []
-        for key, mark in own.items():
-            if not mark.closed:
-                self._file = MarkedFile.open(self._root / key, mark.length)
-                self._number = number_of(key)
-            elif not mark.retired and length_of(self._root / key) < mark.length:
-                raise missing(self._root / key, mark.length)
-        if self._file is None and length_of(self._root / self._key()) >= 0:
-            if self._key() == ours:
-                self._file = MarkedFile.open(self._root / ours, 0)  # begun by this process, and not committed
-            else:
-                lost.append(lose(self._root, self._root / self._key()))
-        return lost
-
-    def cut(self, marks: Mapping[str, Mark]) -> None:
-        """Close, and cut the open file back to its mark: the process ends. Only ``close`` may follow."""
-        with suppress(StorageError):
-            self.close()
-        names = {key for key, mark in marks.items() if _NAME.fullmatch(key) and not mark.closed}
-        for key in {*names, *((self._begun,) if self._begun else ())}:
-            cut_back(self._root / key, marks.get(key, Mark(0)).length)
-
-    def close(self) -> None:
-        file, self._file = self._file, None
-        self._changed = self._closed = False
-        if file is not None:
-            file.close()
-
-    def _key(self) -> str:
-        return f"results/results-{self._number:06d}.jsonl"
-
-    def _create(self) -> MarkedFile:
-        while length_of(self._root / self._key()) >= 0:
-            self._number += 1  # somebody else's: left alone
-        file = MarkedFile.create(self._root / self._key())
-        self._begun = self._key()
-        return file
+        return Ref(*self.write(line), len(line))
 
 
 class Result(Struct, frozen=True):

@@ -1,7 +1,8 @@
 """Which result rows a batch makes, and what stands in them (schema 1). Pure.
 
 The law: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
-lead to; where that page was known already, a row ``skipped``, ``duplicate`` stands for the line.
+lead to; where that page was known already, a row ``skipped``, ``duplicate`` stands for the line. Of a seed, or a redirect's
+target, that another part of the crawl owns, that part makes this row.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import orjson
 from msgspec.structs import replace
 
 from crawler.core import urls
-from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
+from crawler.core.batch import EXPAND, FOREIGN, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
 from crawler.core.model import NOT_PAGES, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
@@ -26,6 +27,10 @@ VALIDATOR_BYTES_MAX: Final = 512
 """Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
+DUPLICATE: Final = (KNOWN, EXPAND)
+"""Verdicts on a URL that has, or will have, a row of its own."""
+CARRIES_ON: Final = (NEW, FOREIGN, *DUPLICATE)
+"""Verdicts on a redirect's target that will have the final row of its line."""
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
 
 
@@ -105,7 +110,7 @@ def _visit_rows(
     link, outcome = settled.lease.link, settled.outcome
     assert isinstance(outcome, Done | Dropped)
     onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
-    carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
+    carries_on = onward is not None and onward[1] in CARRIES_ON
     row = _link_row(link, _outcome(settled), outcome.reason)
     row["final"] = not carries_on and link.kind not in NOT_PAGES
     row["attempt"] = link.attempt
@@ -117,7 +122,7 @@ def _visit_rows(
         if not has_record(settled):
             row["sha256"] = None
     yield index, row
-    if carries_on and onward is not None and onward[1] != NEW and link.input is not None:
+    if carries_on and onward is not None and onward[1] in DUPLICATE and link.input is not None:
         duplicate = _link_row(onward[0], "skipped", "duplicate")
         duplicate["final"] = True
         duplicate["fetched_at"] = iso(wall)
@@ -126,7 +131,8 @@ def _visit_rows(
 
 def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> Iterator[tuple[None, Row]]:
     for link, state in zip(admitted.links, states, strict=True):
-        if link.kind == "seed" and state in (KNOWN, EXPAND):
+        is_line = link.kind == "seed" or (link.kind == "redirect" and link.input is not None)  # it may come from another part
+        if is_line and state in DUPLICATE:
             row = _link_row(link, "skipped", "duplicate")
             row["final"] = True
             row["fetched_at"] = iso(wall)

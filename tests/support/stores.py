@@ -7,7 +7,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
-from crawler.core.keys import Keys
+from crawler.core.keys import Keys, Share
 from crawler.core.link_block import pack
 from crawler.core.model import PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
@@ -74,12 +74,15 @@ def record(lease: Lease, outcome: Outcome) -> Known | None:
 class Driver:
     """A store, a clock, and the steps of the pump. ``store`` may be opened anew by ``reopen``."""
 
-    def __init__(self, kind: str, path: Path, limits: Limits = NO_LIMITS, now: float = 1000.0) -> None:
-        self.kind, self.path, self.limits, self.now = kind, path, limits, now
+    def __init__(
+        self, kind: str, path: Path, limits: Limits = NO_LIMITS, now: float = 1000.0, share: Share | None = None
+    ) -> None:
+        self.kind, self.path, self.limits, self.now, self.share = kind, path, limits, now, share
         self.store = self.open()
 
     def open(self) -> Store:
-        return open_store(self.kind, self.path, self.limits, now=self.now, rest=lambda host: REST, memory_bytes=8 << 20)
+        rest = lambda host: REST  # noqa: E731
+        return open_store(self.kind, self.path, self.limits, now=self.now, rest=rest, memory_bytes=8 << 20, share=self.share)
 
     def reopen(self) -> None:
         self.store.close()

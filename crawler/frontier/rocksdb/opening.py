@@ -89,9 +89,9 @@ def read_schema(database: Database) -> Schema | None:
 
 
 @translated
-def make_schema(database: Database) -> Schema:
-    """Name a new store."""
-    schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64))
+def make_schema(database: Database, secret: int | None = None) -> Schema:
+    """Name a new store. ``secret``: of the crawl it is a part of."""
+    schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64) if secret is None else secret)
     batch = WriteBatch(raw_mode=True)
     batch.put(SCHEMA_KEY, encode(schema), database.handle("meta"))
     database.write(batch, sync=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from crawler.core.errors import StorageError
-from crawler.core.keys import Keys
+from crawler.core.keys import GroupOf, Keys
 from crawler.core.model import Known, Mark
 from crawler.core.urls import host_key
 from crawler.frontier.rocksdb.database import Database, translated
@@ -42,10 +42,10 @@ _TRIES: Final = 20
 class Facts:
     """What can be asked of an open database."""
 
-    def __init__(self, database: Database, secret: int) -> None:
+    def __init__(self, database: Database, secret: int, group_of: GroupOf | None = None) -> None:
         self._database = database
         self._secret = secret
-        self._keys_by = Keys(secret)
+        self._keys_by = Keys(secret, group_of)
 
     def secret(self) -> int:
         return self._secret
@@ -96,11 +96,12 @@ class Facts:
 class RocksReader:
     """A store as of its last commit when this was opened or last refreshed, while another process may be writing to it.
 
-    Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical."""
+    Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical. ``group_of``: as the store
+    makes its keys."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._database, self._facts = _open(path)
+    def __init__(self, path: Path, group_of: GroupOf | None = None) -> None:
+        self._path, self._group_of = path, group_of
+        self._database, self._facts = _open(path, group_of)
 
     def lookup(self, url: str) -> Known | str | None:
         """As ``Store.lookup``."""
@@ -146,7 +147,7 @@ class RocksReader:
     def refresh(self) -> None:
         """Show what is committed now."""
         self._database.close()
-        self._database, self._facts = _open(self._path)
+        self._database, self._facts = _open(self._path, self._group_of)
 
     def close(self) -> None:
         self._database.close()
@@ -162,7 +163,7 @@ class RocksReader:
             return question(self._facts)
 
 
-def _open(path: Path) -> tuple[Database, Facts]:
+def _open(path: Path, group_of: GroupOf | None) -> tuple[Database, Facts]:
     """A flush by the writer between reading the manifest and reading the log would leave a hole: then read anew."""
     for attempt in range(_TRIES):
         time.sleep(0.01 * attempt)
@@ -176,7 +177,7 @@ def _open(path: Path) -> tuple[Database, Facts]:
             continue
         if before == manifest(path):
             schema = read_schema(database)
-            return database, Facts(database, schema.secret if schema else 0)
+            return database, Facts(database, schema.secret if schema else 0, group_of)
         database.close()
         failure = StorageError(f"{path}: the frontier store changes too fast to be read")
     raise failure

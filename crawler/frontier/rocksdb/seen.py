@@ -11,7 +11,7 @@ from typing import Final
 
 from crawler.core.model import Known
 from crawler.frontier.admission import FRUITFUL
-from crawler.frontier.rocksdb.cache import GenerationCache
+from crawler.frontier.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import REVIVED, decode_page, decode_seen
 

@@ -14,8 +14,10 @@ from typing import Final
 from rocksdict import WriteBatch
 
 from crawler.core.batch import Batch, Prepared
-from crawler.core.keys import HOST_BYTES
+from crawler.core.errors import StorageError
+from crawler.core.keys import HOST_BYTES, Share
 from crawler.core.model import Known, Lease, Mark, Retry
+from crawler.core.urls import host_key
 from crawler.frontier.admission import (
     Admission,
     Ask,
@@ -52,9 +54,16 @@ class RocksStore(Facts):
     """See ``crawler.frontier.store.Store``. A lease's key is its queue key, and in a bundle its place there."""
 
     def __init__(
-        self, path: Path, limits: Limits, now: float, rest: Callable[[str], float], memory_bytes: int, files_max: int | None
+        self,
+        path: Path,
+        limits: Limits,
+        now: float,
+        rest: Callable[[str], float],
+        memory_bytes: int,
+        files_max: int | None,
+        share: Share | None,
     ) -> None:
-        self._path, self._limits, self._rest = path, limits, rest
+        self._path, self._limits, self._rest, self._share = path, limits, rest, share
         self._memory_bytes, self._files_max = memory_bytes, files_max
         self._opened_at = now
         self._open()
@@ -64,8 +73,11 @@ class RocksStore(Facts):
         share = self._memory_bytes // 12  # nine are for the block cache and write buffers
         database = open_database(self._path, 9 * share, self._files_max)
         try:
-            schema = read_schema(database) or make_schema(database)
-            super().__init__(database, schema.secret)
+            of = self._share
+            schema = read_schema(database) or make_schema(database, of.secret if of is not None else None)
+            if of is not None and schema.secret != of.secret:
+                raise StorageError(f"{self._path}: the frontier store is of another crawl", final=True)
+            super().__init__(database, schema.secret, of.group_of if of is not None else None)
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
             self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES)
@@ -83,7 +95,8 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
+        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0, share=self._share)
+        own_keys = columns.own_keys()
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
@@ -100,7 +113,7 @@ class RocksStore(Facts):
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
 
         def known_of() -> dict[bytes, int]:
-            return robots | self._seen.depths(columns.keys)
+            return robots | self._seen.depths(own_keys)
 
         judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         if self._limits.depth_limited:
@@ -196,7 +209,8 @@ class RocksStore(Facts):
         for path, count in prepared.judged.queries.items():
             put(path, count.to_bytes(4, "big"), host)
         for origin, record in batch.robots.items():
-            put(origin.encode(), record, robots)
+            if self._owns(origin):
+                put(origin.encode(), record, robots)
         for name, mark in marks.items():
             put(file_key(MARK, name), encode(mark), meta)
         for name, last in batch.retired.items():
@@ -209,6 +223,9 @@ class RocksStore(Facts):
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
         self._ledger.tally.judged(prepared, prepared.forged)
+
+    def _owns(self, origin: str) -> bool:
+        return self._share is None or self._share.owner(self._keys_by.host(host_key(f"{origin}/"))) == self._share.own
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""

@@ -16,8 +16,8 @@ from crawler.core.link_block import encode_link
 from crawler.core.model import NOT_PAGES, Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
+from crawler.frontier.cache import GenerationCache
 from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
-from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     NO_PAGE,

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crawler.frontier.cache import GenerationCache
 from crawler.frontier.counters import Longest
-from crawler.frontier.rocksdb.cache import GenerationCache
 
 keys = st.integers(0, 30)
 steps = st.one_of(

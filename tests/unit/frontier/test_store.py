@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, retry
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
-from crawler.core.keys import Keys
+from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
+from crawler.core.errors import StorageError
+from crawler.core.keys import SLOTS, Keys, Share
 from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
 from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
@@ -585,3 +586,60 @@ def test_links_whose_keys_are_not_theirs_are_left_out(driver: Driver) -> None:
     assert driver.commit([link("c/3", "seed")], [(lease, Done(NO_PAGE, "ok", block=forged))]) == [NEW, KNOWN, NEW]
     assert sorted(names(driver.claim())) == ["b/1", "c/3"] and driver.store.stats().refused == {"parse_crashed": 1}
     assert driver.commit([link("a/2", "seed")]) == [NEW]
+
+
+# -- a part of a crawl --------------------------------------------------------------------------------------------
+
+SECRET = 11
+
+
+def share_of(*names: str) -> Share:
+    """A part that owns the slots of these hosts."""
+    own = {Keys(SECRET).host(f"{name}.test")[0] for name in names}
+    return Share(0, bytes(0 if slot in own else 1 for slot in range(SLOTS)), SECRET)
+
+
+def test_what_another_part_owns_is_sent_there_and_nothing_is_kept_of_it(kind: str, tmp_path: Path) -> None:
+    limits = Limits(depth_limited=True, pages_per_host=2, queries_per_path=1)
+    driver = Driver(kind, tmp_path / "store", limits, share=share_of("a", "c"))
+    assert driver.store.secret() == SECRET
+    links = [link("a/0", "seed"), link("b/0", "seed"), link("b/0"), link("b/x?1"), link("c/x?1", depth=3), link("b/r", "robots")]
+    assert driver.commit(links) == [NEW, FOREIGN, FOREIGN, FOREIGN, NEW, FOREIGN]
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.hosts, counts.lines, counts.refused) == (2, 2, 2, {}, {})
+    assert driver.store.lookup(link("b/0").url) is None
+    lease = next(lease for lease in driver.claim() if lease.link.host == "a.test")
+    found = [f"http://{name}.test/{n}" for n in range(2) for name in "abc"]
+    block = pack(found, Keys(SECRET), replace(lease.link, depth=0))
+    assert driver.commit((), [(lease, Done(NO_PAGE, "ok", block=block))]) == [KNOWN, FOREIGN, NEW, NEW, FOREIGN, HOST_BUDGET]
+    origins = ["http://a.test", "http://b.test", "http://c.test"]
+    driver.commit((), robots=dict.fromkeys(origins, b"rules"))
+    assert driver.store.robots(origins) == [b"rules", None, b"rules"]
+    driver.store.close()
+
+
+def test_hosts_of_a_domain_are_one_parts(kind: str, tmp_path: Path) -> None:
+    keys_by = Keys(SECRET, lambda host: "test")
+    slot = keys_by.host("a.test")[0]
+    share = Share(0, bytes(0 if at == slot else 1 for at in range(SLOTS)), SECRET, lambda host: "test")
+    driver = Driver(kind, tmp_path / "store", share=share)
+    assert driver.commit([link(f"{name}/0") for name in "abcdefgh"]) == [NEW] * 8
+    assert len(driver.claim()) == 8
+    assert driver.store.lookup(link("h/0").url) == "waiting"
+    driver.store.close()
+
+
+def test_a_store_of_another_crawl_is_no_part_of_this_one(tmp_path: Path) -> None:
+    Driver("embedded", tmp_path / "store", share=share_of("a")).store.close()
+    with pytest.raises(StorageError, match="another crawl"):
+        Driver("embedded", tmp_path / "store", share=replace(share_of("a"), secret=12))
+
+
+def test_what_a_line_leads_to_when_it_is_expanded_is_no_lines(limited: Driver) -> None:
+    """The line that found a page again, nearer, has its row."""
+    limited.commit([link("a/0", depth=2)])
+    limited.settle(limited.claim_one("a/0"), done())
+    assert limited.commit([link("a/0", "seed", input=Input("list", 1), extra="{}")]) == [EXPAND]
+    lease = limited.claim_one("a/0")
+    assert (lease.link.kind, lease.link.depth) == ("expand", 0)
+    assert (lease.link.input, lease.link.as_listed, lease.link.extra) == (None, None, None)

@@ -112,7 +112,8 @@ class Model:
     def enter(self, one: Link, verdict: int, now: float) -> None:
         host = self.host(one.host, now)
         if verdict == EXPAND:
-            self.items.append(Item(replace(one, kind="expand"), one.priority, self.ticket(), settled_before=True))
+            expand = replace(one, kind="expand", input=None, listed=None, extra=None)
+            self.items.append(Item(expand, one.priority, self.ticket(), settled_before=True))
             return
         host.admitted += 1
         self.items.append(Item(one, one.priority, self.ticket()))

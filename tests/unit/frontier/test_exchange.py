@@ -1,0 +1,442 @@
+"""Parts that send each other links against one store that has them all: the same pages, at the same depths, with the same
+final rows, whatever comes first and whoever is killed when."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from support.pages import WALL, page_of
+from support.stores import REST, packed
+
+from crawler.config.sections import ArchiveConfig
+from crawler.core.batch import Admitted, Batch, HostRest, Settled
+from crawler.core.errors import StorageError
+from crawler.core.keys import Share, divided
+from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, Link, Outcome, Retry
+from crawler.core.urls import host_key
+from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.exchange.board import Board
+from crawler.frontier.exchange.inbox import Inbox, Received
+from crawler.frontier.exchange.outbox import Outbox
+from crawler.output.archive import open_archive
+from crawler.output.journal import Journal
+from crawler.output.results import Results, rows
+
+SECRET = 0x1234_5678_9ABC_DEF0
+DEPTH = 3
+
+
+class Web:
+    """What every URL answers: ("ok", links), ("redirect", target), ("gone",), and how often it fails before that."""
+
+    def __init__(self, answers: dict[str, tuple], failures: dict[str, int], lines: list[str]) -> None:
+        self.answers, self.failures, self.lines = answers, failures, lines
+
+    def seeds(self) -> list[Link]:
+        return [Link(url, host_key(url), input=Input("list", n)) for n, url in enumerate(self.lines, 1)]
+
+    def end_of(self, url: str) -> str:
+        """Where its redirects lead."""
+        while self.answers[url][0] == "redirect":
+            url = self.answers[url][1]
+        return url
+
+    def visit(self, root: Path, lease: Lease) -> Outcome:
+        link = lease.link
+        if link.attempt <= self.failures.get(link.url, 0):
+            return Retry("timeout", None, 0.0)
+        kind, *rest = self.answers[link.url]
+        if kind == "gone":
+            return Dropped("timeout", "total_timeout")
+        page = page_of(root, b"", link.url)
+        if kind == "redirect":
+            onward = Link(
+                rest[0],
+                host_key(rest[0]),
+                "redirect",
+                link.depth,
+                PRIORITY_REDIRECT,
+                link.hops + 1,
+                via=link.url,
+                input=link.input,
+                listed=link.as_listed,
+            )
+            return Done(page, "redirect", outlinks=(onward,))
+        depth = link.depth + 1
+        shared = Link("", "", "link", depth, via=link.url, anchor=link.anchor or link.url)
+        found = [replace(shared, url=url, host=host_key(url)) for url in rest[0]]
+        return packed(Done(page, "ok", outlinks=tuple(found) if depth <= DEPTH else ()), SECRET)
+
+
+@st.composite
+def webs(draw) -> Web:
+    count = draw(st.integers(2, 12))
+    urls = [f"http://h{draw(st.integers(0, 5))}.test/{n}" for n in range(count)]
+    some = st.lists(st.sampled_from(urls), max_size=4, unique=True)
+    answers: dict[str, tuple] = {}
+    for n, url in enumerate(urls):
+        kind = draw(st.sampled_from(["ok", "ok", "redirect", "gone"]))
+        later = urls[n + 1 :]  # where redirects run in a circle, the order decides which of them is told so
+        if kind == "redirect" and later:
+            answers[url] = ("redirect", draw(st.sampled_from(later)))
+        else:
+            answers[url] = ("gone",) if kind == "gone" else ("ok", draw(some))
+    failures = {url: draw(st.integers(0, 1)) for url in urls}
+    return Web(answers, failures, draw(st.lists(st.sampled_from(urls), min_size=1, max_size=6)))
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+class Failed(Exception):
+    """A write failed: all is cut back to the last commit, and the process goes on."""
+
+
+class Part:
+    """One process, as its store and files see it: every step of the pump by itself, with a kill between any two."""
+
+    def __init__(self, root: Path, kind: str, web: Web, share: Share, board: Board) -> None:
+        self.root, self.kind, self.web, self.share, self.board = root, kind, web, share, board
+        self.is_alone = board.parts == 1
+        self.now = 1000.0
+        self.lines = 0
+        self.store: Store = self.open_store()
+        self.begin()
+
+    def open_store(self) -> Store:
+        path = self.root / "frontier" / str(self.share.own)
+        limits = Limits(depth_limited=True)
+        return open_store(self.kind, path, limits, now=self.now, rest=lambda host: REST, memory_bytes=8 << 20, share=self.share)
+
+    def begin(self) -> None:
+        """What a process does when it starts."""
+        outbox = None if self.is_alone else Outbox(self.root, self.share, self.board, roll_bytes=300)
+        config = ArchiveConfig(archive="discard")
+        self.journal = Journal(
+            open_archive(config, self.root), Results(self.root, 1 << 20, None if self.is_alone else self.share.own), outbox
+        )
+        self.journal.rewind(self.store.marks())
+        self.outbox = outbox
+        self.inbox = None if self.is_alone else Inbox(self.root, self.share, self.board, self.store.positions())
+        self.lines = int.from_bytes(self.store.positions().get("list", b""), "big")
+        self.settled: list[Settled] = []
+        self.admitted: list[Admitted] = []
+        self.robots: dict[str, bytes] = {}
+        self.received: list[Received] = []
+
+    def kill(self) -> None:
+        self.journal.close()
+        self.store.rewind()
+        self.begin()
+
+    def cut_back(self, admitted: list[Admitted], robots: dict[str, bytes], received: list[Received]) -> None:
+        """What the pump does after a failed commit: visits count as not made, what came in comes with the next batch."""
+        self.store.rewind([one.lease for one in self.settled])
+        self.journal.rewind(self.store.marks())
+        self.admitted, self.robots, self.received = admitted, robots, received
+
+    # -- steps
+
+    def seed(self, chance: random.Random) -> None:
+        seeds = self.web.seeds()[self.lines : self.lines + chance.randint(1, 3)]
+        if self.share.own == 0 and seeds:
+            self.lines += len(seeds)
+            self.admitted.append(Admitted(tuple(seeds), position=("list", self.lines.to_bytes(4, "big"))))
+
+    def visit(self, chance: random.Random) -> None:
+        self.now += REST + 0.001
+        for lease in self.store.claim(chance.randint(1, 3), chance.randint(1, 2), self.now, {}):
+            outcome = self.web.visit(self.root, lease)
+            self.settled.append(Settled(lease, outcome, self.now if isinstance(outcome, Retry) else 0.0))
+
+    def receive(self, chance: random.Random) -> None:
+        if self.inbox is None:
+            return
+        for _ in range(chance.randint(1, 3)):
+            received = [got] if (got := self.inbox.receive()) is not None else self.inbox.passed()
+            self.take(received)
+
+    def take(self, received: list[Received]) -> None:
+        for one in received:
+            self.received.append(one)
+            self.admitted += one.admitted
+            self.robots |= one.robots
+
+    def commit(self, chance: random.Random, ends: type[Exception] = Killed, end_at: int = -1) -> None:
+        """``ends`` before the step with the number ``end_at``."""
+        self.now += 0.001
+        hosts = {one.lease.link.host: HostRest(self.now) for one in self.settled}
+        batch = Batch(self.settled, self.admitted, hosts, {}, self.now, WALL, self.robots)
+        taken = self.admitted, self.robots, self.received
+        self.settled, self.admitted, self.robots, self.received = [], [], {}, []
+        try:
+            self.make_true(batch, ends, end_at)
+        except Failed:
+            self.cut_back(*taken)
+            return
+        for one in taken[2]:
+            self.inbox.committed(one)
+
+    def make_true(self, batch: Batch, ends: type[Exception], end_at: int) -> None:
+        if end_at == 0:
+            raise ends
+        prepared = self.store.prepare(batch)
+        known = self.journal.append(prepared)
+        if end_at == 1:
+            raise ends
+        marks = self.journal.sync()
+        if end_at == 2:
+            raise ends
+        self.store.commit(prepared, known, marks)
+        if ends is Killed and end_at == 3:
+            raise Killed
+        self.journal.committed()
+        if ends is Killed and end_at == 4:
+            raise Killed
+
+    def clean(self, chance: random.Random) -> None:
+        """Delete what all have read, as the pump does: the mark goes last."""
+        for file in self.outbox.spent(self.store.marks()) if self.outbox is not None else ():
+            self.retire({file: replace(self.store.marks()[file], retired=True)})
+            (self.root / file).unlink(missing_ok=True)
+            if chance.random() < 0.2:
+                raise Killed
+            self.retire({file: None})
+
+    def retire(self, marks) -> None:
+        self.now += 0.001
+        self.store.commit(self.store.prepare(Batch([], [], {}, {}, self.now, WALL, retired=marks)), [], {})
+
+    @property
+    def is_idle(self) -> bool:
+        counts = self.store.stats()
+        if self.settled or self.admitted or counts.waiting or counts.retrying:
+            return False
+        return self.share.own > 0 or self.lines == len(self.web.lines)
+
+    def close(self) -> None:
+        self.journal.close()
+        self.store.close()
+
+
+def crawled(root: Path, kind: str, web: Web, parts: int, seed: int, kills: float) -> list[Part]:
+    """One crawl from beginning to end: steps of all parts in any order, until nothing is left anywhere."""
+    chance = random.Random(seed)
+    board = Board(parts)
+    for folder in ("results", "exchange", "frontier"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    shares = [Share(part, divided(parts), SECRET) for part in range(parts)]
+    crew = [Part(root, kind, web, share, board) for share in shares]
+    for _ in range(10_000):
+        part = chance.choice(crew)
+        step = chance.choice(["seed", "visit", "visit", "receive", "receive", "commit", "commit", "clean"])
+        try:
+            if chance.random() < kills:
+                if step != "commit":
+                    raise Killed
+                part.commit(chance, chance.choice([Killed, Failed]), chance.randint(0, 4))
+                continue
+            getattr(part, step)(chance)
+        except Killed:
+            part.kill()
+        if all(one.is_idle and (one.inbox is None or one.inbox.is_read) for one in crew):
+            return crew
+    raise AssertionError("the crawl does not end")
+
+
+def told(root: Path, web: Web, crew: list[Part]) -> dict[str, object]:
+    """What must be the same in every order."""
+    depths: dict[str, int] = {}
+    ends: dict[str, str] = {}
+    for url in web.answers:
+        # a URL is known to its owner alone
+        known = [part for part in crew if part.store.lookup(url) is not None]
+        assert len(known) <= 1
+        for part in known:
+            key = part.store._keys_by.of(host_key(url), url)
+            depths[url] = part.store._depths[key] if part.kind == "memory" else part.store._seen.depths([key])[key]
+            ends[url] = part.store.lookup(url).outcome
+    made = [row for part in crew for _, row in rows(root, part.store.marks())]
+    own = Counter(row["canonical"] for row in made if row["reason"] != "duplicate")
+    finals = Counter(row["input"]["line"] for row in made if row["final"] and row["input"])
+    assert set(own.values()) <= {1}, "a page has two rows"
+    assert finals == Counter(range(1, len(web.lines) + 1)), "a line has no final row, or two"
+    lines = {row["input"]["line"]: web.end_of(row["canonical"]) for row in made if row["final"] and row["input"]}
+    counts = [part.store.stats() for part in crew]
+    totals = [sum(getattr(one, name) for one in counts) for name in ("known", "done", "waiting", "retrying", "hosts")]
+    assert set(own) == set(ends)
+    return {"ends": ends, "depths": depths, "lines": lines, "totals": totals}
+
+
+def same(kind: str, web: Web, parts: int, seed: int, kills: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        one = crawled(Path(folder) / "one", kind, web, 1, seed, 0.0)
+        many = crawled(Path(folder) / "many", kind, web, parts, seed, kills)
+        try:
+            assert told(Path(folder) / "many", web, many) == told(Path(folder) / "one", web, one)
+        finally:
+            for part in one + many:
+                part.close()
+
+
+@settings(max_examples=40)
+@given(webs(), st.integers(2, 4), st.integers(0, 1 << 30), st.sampled_from([0.0, 0.02, 0.1]))
+def test_parts_are_as_one(web, parts, seed, kills):
+    same("memory", web, parts, seed, kills)
+
+
+@settings(max_examples=5)
+@given(webs(), st.integers(2, 3), st.integers(0, 1 << 30))
+def test_parts_on_disk_are_as_one(web, parts, seed):
+    same("embedded", web, parts, seed, 0.05)
+
+
+# -- one thing at a time ------------------------------------------------------------------------------------------
+
+
+def host_of(part: int, parts: int = 2) -> str:
+    """The name of a host that a part owns."""
+    share = Share(part, divided(parts), SECRET)
+    return next(f"h{n}.test" for n in range(1000) if share.owner(share.keys_by().host(f"h{n}.test")) == part)
+
+
+HERE, THERE = host_of(0), host_of(1)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    board = Board(2)
+    (tmp_path / "frontier").mkdir()
+    crew = [Part(tmp_path, "memory", Web({}, {}, []), Share(part, divided(2), SECRET), board) for part in range(2)]
+    yield crew
+    for part in crew:
+        part.close()
+
+
+def sends(part: Part, *links: Link, fails: bool = False) -> None:
+    """One page brings these."""
+    page = page_of(part.root, b"", f"http://{HERE}/")
+    outcome = packed(Done(page, "ok", outlinks=links), SECRET)
+    part.admitted.append(Admitted(outcome.outlinks, block=outcome.block))
+    part.commit(random.Random(0), Failed if fails else Killed, 2 if fails else -1)
+
+
+def gets(part: Part) -> list[Link]:
+    """All that was sent to it since, which is then committed."""
+    links: list[Link] = []
+    while received := [got] if (got := part.inbox.receive()) is not None else part.inbox.passed():
+        part.take(received)
+        for admitted in [admitted for one in received for admitted in one.admitted]:
+            links += [*admitted.links, *(admitted.block.links() if admitted.block is not None else ())]
+    part.commit(random.Random(0))
+    return links
+
+
+def found(path: str, depth: int = 1, host: str = THERE, **fields: object) -> Link:
+    return Link(f"http://{host}/{path}", host, "link", depth, via=f"http://{HERE}/", anchor=f"http://{HERE}/", **fields)
+
+
+def test_what_was_sent_lately_is_sent_again_only_from_nearer(parts):
+    sends(parts[0], found("a", 3), found("b", 3), found("own", 3, HERE))
+    assert gets(parts[1]) == [found("a", 3), found("b", 3)]
+    sends(parts[0], found("a", 3), found("c", 3))
+    sends(parts[0], found("a", 4), found("d", 4))
+    sends(parts[0], found("a", 3), found("b", 3))
+    sends(parts[0], found("b", 2))
+    assert gets(parts[1]) == [found("c", 3), found("d", 4), found("b", 2)]
+    assert parts[0].outbox.links_sent == 5 == parts[1].inbox.links_received[0]
+
+
+def test_what_a_failed_commit_sent_was_not_sent(parts):
+    sends(parts[0], found("a"), fails=True)
+    assert gets(parts[1]) == []
+    parts[0].commit(random.Random(0))
+    assert gets(parts[1]) == [found("a")]
+
+
+def test_what_makes_a_row_is_sent_as_often_as_it_is_found(parts):
+    seed = Link(f"http://{THERE}/a", THERE, input=Input("list", 1))
+    for line in (1, 2):
+        sends(parts[0], replace(seed, input=Input("list", line)))
+    redirect = replace(seed, kind="redirect", input=Input("list", 3), listed=f"http://{HERE}/3")
+    sends(parts[0], redirect, replace(redirect, url=f"http://{THERE}/new", input=Input("list", 4)), replace(redirect, input=None))
+    assert len(gets(parts[1])) == 5
+    made = [row for _, row in rows(parts[1].root, parts[1].store.marks())]
+    assert [(row["input"]["line"], row["canonical"], row["reason"], row["final"]) for row in made] == [
+        (2, seed.url, "duplicate", True),
+        (3, seed.url, "duplicate", True),
+    ]
+    assert parts[1].store.stats().lines == {"duplicate": 1}  # the line of a redirect is a URL of its own
+    assert parts[0].store.stats().lines == {}
+
+
+def test_robots_rules_go_to_the_part_whose_origin_asked(parts):
+    robots = Link(f"http://{THERE}/robots.txt", THERE, "robots", anchor=f"http://{HERE}")
+    sends(parts[0], robots)
+    sends(parts[0], robots)
+    assert gets(parts[1]) == [robots, robots]
+    parts[1].robots = {f"http://{HERE}": b"rules", f"http://{THERE}": b"rules"}
+    parts[1].commit(random.Random(0))
+    assert gets(parts[0]) == []
+    assert [part.store.robots([f"http://{HERE}", f"http://{THERE}"]) for part in parts] == [[b"rules", None], [None, b"rules"]]
+
+
+def test_a_file_is_deleted_when_all_have_read_it_and_never_the_newest(parts):
+    for n in range(20):
+        sends(parts[0], found(f"{n}"))
+    files = sorted(file for file in parts[0].store.marks() if file.startswith("exchange/p00"))
+    assert len(files) > 3 and parts[0].outbox.spent(parts[0].store.marks()) == []
+    assert parts[0].outbox.lag_bytes() > 0
+    assert len(gets(parts[1])) == 20 and parts[1].inbox.is_read
+    assert parts[0].outbox.lag_bytes() == 0
+    assert parts[0].outbox.spent(parts[0].store.marks()) == files[:-1]
+
+
+def test_what_is_for_others_is_passed_over(tmp_path):
+    board, owners = Board(3), divided(3)
+    (tmp_path / "frontier").mkdir()
+    crew = [Part(tmp_path, "memory", Web({}, {}, []), Share(part, owners, SECRET), board) for part in range(3)]
+    for n in range(9):
+        sends(crew[0], found(f"{n}", host=host_of(1, 3)))
+    assert len(gets(crew[1])) == 9 and crew[1].inbox.is_read
+    assert crew[2].inbox.receive() is None and not crew[2].inbox.is_read
+    assert crew[0].outbox.spent(crew[0].store.marks()) == []
+    assert gets(crew[2]) == [] and crew[2].inbox.is_read
+    assert crew[0].outbox.spent(crew[0].store.marks())
+    assert not crew[2].inbox.passed()
+    for part in crew:
+        part.close()
+
+
+@given(st.data())
+def test_damage_is_told_with_the_name_of_the_file(data):
+    with tempfile.TemporaryDirectory() as folder:
+        root, board = Path(folder), Board(2)
+        (root / "frontier").mkdir()
+        crew = [Part(root, "memory", Web({}, {}, []), Share(part, divided(2), SECRET), board) for part in range(2)]
+        for n in range(data.draw(st.integers(1, 6))):
+            sends(crew[0], found(f"{n}"))
+        file = data.draw(st.sampled_from(sorted((root / "exchange").glob("p00-*"))))
+        content = bytearray(file.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 1))
+        damage = data.draw(st.sampled_from(["bit", "cut", "gone"]))
+        if damage == "bit":
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+            file.write_bytes(content)
+        elif damage == "cut":
+            file.write_bytes(content[:at])
+        else:
+            file.unlink()
+        with pytest.raises(StorageError, match=file.name) as caught:
+            gets(crew[1])
+        assert caught.value.final
+        for part in crew:
+            part.close()
