@@ -219,11 +219,12 @@ Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
 State: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
 
 WaitsFor: TypeAlias = Literal[
-    "politeness", "frontier", "memory", "descriptors", "rate", "disk", "network", "parser", "operator", "nothing"
+    "politeness", "frontier", "memory", "descriptors", "rate", "disk", "network", "parser", "operator", "exchange", "nothing"
 ]
 """What most of the workers wait for. frontier: there is no URL to visit · descriptors: the process may open no more · rate:
 the crawl-wide ceiling of requests or bytes · disk: it is full, failing, or commits take long · network: ours is down ·
-operator: a person has paused the crawl · nothing: they are all busy."""
+operator: a person has paused the crawl · exchange: another part of the crawl is far
+behind with what this one has sent · nothing: they are all busy."""
 
 
 class Pause(StrEnum):
@@ -235,6 +236,8 @@ class Pause(StrEnum):
     DISK_LOW = "disk_low"
     MEMORY = "memory"
     OFFLINE = "offline"
+    EXCHANGE = "exchange"
+    """Another part of the crawl is far behind with what this one has sent."""
 
 
 class Limiter(StrEnum):

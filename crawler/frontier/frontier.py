@@ -32,6 +32,7 @@ PAUSED_BY: Final[dict[Pause, WaitsFor]] = {
     Pause.MEMORY: "memory",
     Pause.OFFLINE: "network",
     Pause.USER: "operator",
+    Pause.EXCHANGE: "exchange",
 }
 """The gravest first."""
 LIMITED_BY: Final[dict[Limiter, WaitsFor]] = {
@@ -358,6 +359,20 @@ class Frontier:
         self._batches.open.admit(admitted)
         self._batches.mark_dirty(self._clock())
         return self._batches.open.committed()
+
+    async def receive(self, admitted: Sequence[Admitted], robots: Sequence[tuple[str, bytes]]) -> asyncio.Future[None]:
+        """What another part has sent, all of it into one batch: links, and (origin, robots record) of origins whose hosts wait
+        here. The future is done when it is committed."""
+        await self._batches.room()
+        for one in admitted:
+            self._batches.open.admit(one)
+        self._batches.mark_dirty(self._clock())
+        committed = self._batches.open.committed()
+        if self._robots is not None:
+            for of, record in robots:
+                self._robots.load(of, record)
+            self.rules_learned(robots)
+        return committed
 
     def refuse(self, refused: Mapping[str, int]) -> None:
         """Count links that a rule left out."""

@@ -11,12 +11,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from crawler.core.batch import Prepared
 from crawler.core.errors import StorageError
 from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
+from crawler.frontier.exchange.exchange import Exchange
+from crawler.frontier.exchange.inbox import Received
 from crawler.frontier.frontier import Frontier, Politeness, RobotsGate
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
@@ -26,10 +30,12 @@ from crawler.frontier.workbench import Workbench
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+EXCHANGE_EVERY_S: Final = 1.0
 
 
 class Pump:
-    """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits."""
+    """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits. ``exchange``: with
+    the other parts of the crawl; then it ends when nothing waits anywhere."""
 
     def __init__(
         self,
@@ -46,9 +52,10 @@ class Pump:
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
+        exchange: Exchange | None = None,
     ) -> None:
         self._store, self._clock, self._wall = store, clock, wall
-        self._in_flight, self._robots, self._endless = in_flight, robots, endless
+        self._in_flight, self._robots, self._endless, self._exchange = in_flight, robots, endless, exchange
         self._batches = Collector()
         self._committer = Committer(store, journal)
         self._refill = Refill(store, self._committer, bench, clock, links_max)
@@ -94,8 +101,14 @@ class Pump:
         commit with the seconds it took."""
         self._recover, self._on_commit = recover, on_commit
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._commit_loop(), name="commit")
-            tasks.create_task(self._refill_loop(), name="refill")
+            loops = [
+                tasks.create_task(self._commit_loop(), name="commit"),
+                tasks.create_task(self._refill_loop(), name="refill"),
+            ]
+            if self._exchange is not None:
+                exchange = tasks.create_task(self._exchange_loop(self._exchange), name="exchange")
+                await asyncio.wait(loops)
+                exchange.cancel()
 
     def end(self) -> None:
         """All visits have ended and no more is admitted: ``run`` commits what is settled, once more, and returns."""
@@ -116,7 +129,7 @@ class Pump:
         while self._batches.open or not self._ended:
             await self._batches.due(COMMIT_EVERY_S)
             await self._commit()
-            self._check_finished()
+            self._check_finished(committed=True)
             self.frontier.deal()
 
     async def _commit(self) -> None:
@@ -179,10 +192,7 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            # the commit loop cuts back; nothing may be dealt until it has
-            self._failure = self._failure or error
-            self.frontier.pause(Pause.DISK)
-            self._batches.mark_dirty(self._clock(), urgent=True)
+            self._failed(error)
             return
         if got is None:
             return
@@ -191,6 +201,12 @@ class Pump:
             if self._robots is not None and link.host in self.frontier.bench:
                 self._take_in_robots(self._robots, link, record)
         self._check_finished()
+
+    def _failed(self, error: StorageError) -> None:
+        """The commit loop cuts back; nothing may be dealt until it has."""
+        self._failure = self._failure or error
+        self.frontier.pause(Pause.DISK)
+        self._batches.mark_dirty(self._clock(), urgent=True)
 
     def _take_in(self, leases: Sequence[Lease]) -> None:
         """Claimed links: onto the bench, or settled at once where their host was given up meanwhile."""
@@ -213,9 +229,58 @@ class Pump:
         else:
             bench.put_robots_first(Lease(robots.link(link), b""))
 
-    def _check_finished(self) -> None:
+    def _check_finished(self, *, committed: bool = False) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""
         frontier, batches = self.frontier, self._batches
         is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
-        if not self._endless and not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0:
+        is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
+        if self._exchange is not None:
+            self._exchange.tell(done=is_done, committed=committed)
+        elif is_done and not self._endless:
             frontier.finish()
+
+    # -- other parts of the crawl ---------------------------------------------------------------------------------
+
+    async def _exchange_loop(self, exchange: Exchange) -> None:
+        """Take in what the others have sent, as fast as the batches have room; delete what all have read; see the end."""
+        told_at = self._clock()
+        while not self._ended:
+            self._pace(exchange)
+            may_commit = self._failure is None and not self.frontier.draining
+            if may_commit and (received := await self._receive(exchange)) is not None:
+                await self._admit(exchange, received)
+                continue
+            if exchange.is_over() and not self._endless:
+                self.frontier.finish()
+            if may_commit and self._clock() - told_at >= EXCHANGE_EVERY_S:
+                told_at = self._clock()
+                for passed in exchange.inbox.passed():
+                    await self._admit(exchange, passed)
+                await self._delete_spent(exchange)
+            await exchange.news(EXCHANGE_EVERY_S)
+
+    async def _receive(self, exchange: Exchange) -> Received | None:
+        try:
+            return await self._committer.on_engine(exchange.inbox.receive)
+        except StorageError as error:
+            self._failed(error)
+            return None
+
+    async def _admit(self, exchange: Exchange, received: Received) -> None:
+        committed = await self.frontier.receive(received.admitted, received.robots)
+        committed.add_done_callback(lambda done: None if done.cancelled() else exchange.committed(received))
+
+    def _pace(self, exchange: Exchange) -> None:
+        """While somebody is far behind, nothing is dealt."""
+        if exchange.lags:
+            self.frontier.pause(Pause.EXCHANGE)
+        elif Pause.EXCHANGE in self.frontier.pauses:
+            self.frontier.resume(Pause.EXCHANGE)
+
+    async def _delete_spent(self, exchange: Exchange) -> None:
+        """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own."""
+        marks = await self.ask(self._store.marks)
+        if files := exchange.spent(marks):
+            await self.frontier.retire({file: replace(marks[file], retired=True) for file in files})
+            await asyncio.to_thread(exchange.delete, files)
+            await self.frontier.retire(dict.fromkeys(files))

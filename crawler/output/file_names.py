@@ -13,6 +13,8 @@ from typing import Final
 
 from crawler.core.model import Mark
 
+EXCHANGE: Final = "exchange/"
+"""What the parts of a crawl send each other: deleted by them, once all have read it."""
 GONE: Final = Mark(0, closed=True, retired=True)
 """Of a file that was moved or deleted, and whose mark is still needed."""
 UNNAMED: Final = math.inf

@@ -18,7 +18,7 @@ from crawler.core.durable import OPEN, is_there, storing
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.frontier.store import Store
-from crawler.output.file_names import UNNAMED, expired, noticed
+from crawler.output.file_names import EXCHANGE, UNNAMED, expired, noticed
 
 LOOK_EVERY_S: Final = 60.0
 FOLDERS: Final = ("warc", "index", "results")
@@ -67,7 +67,7 @@ class Retention:
 
     async def look(self) -> None:
         """Once: notice what has gone, retire what is old or too much, delete what is retired. Raises StorageError."""
-        marks = dict(await self._marks())
+        marks = {file: mark for file, mark in (await self._marks()).items() if not file.startswith(EXCHANGE)}
         there = await asyncio.to_thread(self._there, marks)
         gone = noticed(marks, there)
         old = expired(marks, there, self._wall(), self._age_s, self._bytes_max)

@@ -136,7 +136,10 @@ class Outbox:
         self._files.close()
 
     def _announce(self) -> None:
-        self._board.announce_written(self._share.own, place(self._files.number, self._files.size))
+        end = place(self._files.number, self._files.size)
+        if end != self._board.written(self._share.own):
+            self._board.announce_written(self._share.own, end)
+            self._board.ring(self._share.own)
 
     def _own(self, marks: Mapping[str, Mark]) -> list[tuple[int, str]]:
         """(number, name) of this part's files."""

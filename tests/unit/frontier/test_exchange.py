@@ -3,6 +3,8 @@ final rows, whatever comes first and whoever is killed when."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import tempfile
 from collections import Counter
@@ -17,17 +19,23 @@ from support.stores import REST, packed
 
 from crawler.config.sections import ArchiveConfig
 from crawler.core.batch import Admitted, Batch, HostRest, Settled
+from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.keys import Share, divided
 from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, Link, Outcome, Retry
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.exchange.board import Board
+from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Inbox, Received
 from crawler.frontier.exchange.outbox import Outbox
+from crawler.frontier.memory import MemoryStore
+from crawler.frontier.pump import Pump
+from crawler.frontier.workbench import Workbench
 from crawler.output.archive import open_archive
 from crawler.output.journal import Journal
 from crawler.output.results import Results, rows
+from crawler.policy.politeness import Rests
 
 SECRET = 0x1234_5678_9ABC_DEF0
 DEPTH = 3
@@ -297,6 +305,94 @@ def test_parts_are_as_one(web, parts, seed, kills):
 @given(webs(), st.integers(2, 3), st.integers(0, 1 << 30))
 def test_parts_on_disk_are_as_one(web, parts, seed):
     same("embedded", web, parts, seed, 0.05)
+
+
+# -- pumps that run -----------------------------------------------------------------------------------------------
+
+
+class Running:
+    """Parts in one loop, with the pump and the bells that processes have."""
+
+    def __init__(self, root: Path, parts: int) -> None:
+        for folder in ("results", "exchange", "frontier"):
+            (root / folder).mkdir()
+        self.root, self.clock = root, Clock()
+        self.bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
+        self.board = Board(parts, bells=self.bells)
+        self.visits: Counter[str] = Counter()
+        self.stores = [MemoryStore(Limits(depth_limited=True), Share(part, divided(parts), SECRET)) for part in range(parts)]
+
+    async def part(self, number: int, seeds: list[Link], outlinks) -> None:
+        share, store = Share(number, divided(self.board.parts), SECRET), self.stores[number]
+        exchange = Exchange(self.root, share, self.board, store.positions(), roll_bytes=2000)
+        config = ArchiveConfig(archive="discard")
+        journal = Journal(open_archive(config, self.root), Results(self.root, 1 << 20, number), exchange.outbox)
+        journal.rewind(store.marks())
+        bench = Workbench(lambda host: 1)
+        rests = Rests(lambda host: 0.0, lambda: 0.5, backoff_max_s=1.0, host_failures=8)
+        clock, wall = self.clock.now, self.clock.wall
+        pump = Pump(store, bench, rests, journal, clock=clock, wall=wall, links_max=100, exchange=exchange)
+
+        async def work() -> None:
+            while (lease := await pump.frontier.take()) is not None:
+                self.visits[lease.link.url] += 1
+                pump.frontier.settle(lease, outlinks(self.root, lease))
+
+        async def recover(error: StorageError) -> None:
+            raise error
+
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(pump.run(recover))
+            crew = [tasks.create_task(work()) for _ in range(4)]
+            if seeds:
+                await pump.frontier.admit(Admitted(tuple(seeds)))
+            pump.frontier.seeds_ended()
+            await asyncio.wait(crew)
+            pump.end()
+            await running
+        pump.close()
+        journal.close()
+
+    async def crawl(self, seeds: list[Link], outlinks) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self.board.parts):
+                tasks.create_task(self.part(number, seeds if number == 0 else [], outlinks))
+        for bell in self.bells:
+            os.close(bell)
+
+
+def chained(root: Path, lease: Lease) -> Outcome:
+    """Page n of host h has the pages 2n and 2n + 1 of the next hosts: up to 255 in all, some of them at the far end of a chain of
+    parts that have nothing else to do."""
+    n = int(lease.link.url.rpartition("/")[2])
+    urls = [f"http://h{m % 7}.test/{m}" for m in (2 * n, 2 * n + 1) if m < 256]
+    links = [Link(url, host_key(url), "link", lease.link.depth + 1, via=lease.link.url, anchor=lease.link.url) for url in urls]
+    return packed(Done(page_of(root, b"", lease.link.url), "ok", outlinks=tuple(links)), SECRET)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+async def test_pumps_send_each_other_all_there_is_and_end_together(tmp_path, parts):
+    running = Running(tmp_path, parts)
+    await running.crawl([Link("http://h1.test/1", "h1.test")], chained)
+    assert running.visits == Counter(f"http://h{n % 7}.test/{n}" for n in range(1, 256))
+    counts = [store.stats() for store in running.stores]
+    assert sum(one.done for one in counts) == 255 == sum(one.known for one in counts)
+    assert sum(one.waiting for one in counts) == 0
+
+
+async def test_a_crawl_of_nothing_ends(tmp_path):
+    running = Running(tmp_path, 3)
+    await running.crawl([], chained)
+    assert not running.visits
+
+
+async def test_nothing_is_dealt_while_another_part_is_far_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("crawler.frontier.exchange.exchange.LAG_BYTES_MAX", -1)
+    running = Running(tmp_path, 2)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await running.crawl([Link("http://h1.test/1", "h1.test")], chained)
+    assert not running.visits
 
 
 # -- one thing at a time ------------------------------------------------------------------------------------------
