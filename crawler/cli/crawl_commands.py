@@ -113,8 +113,8 @@ def retry(arguments: Sequence[str]) -> int:
 
 
 def _revive(root: Path, outcomes: frozenset[str]) -> int:
-    with _store_of(root) as store:
-        return store.revive(outcomes)
+    """Each part in its turn: where this is cut off, the same command again does the rest."""
+    return sum(store.revive(outcomes) for store in _stores_of(root))
 
 
 def _crawl_in(directory: str) -> Path:
@@ -126,21 +126,24 @@ def _crawl_in(directory: str) -> Path:
     return root
 
 
-@contextlib.contextmanager
-def _store_of(root: Path) -> Iterator[Store]:
-    """The store of a crawl that nobody runs."""
+def _stores_of(root: Path) -> Iterator[Store]:
+    """The stores of a crawl that nobody runs, one after the other: it has one, or one for each part."""
     from crawler.config.render import read_identity
     from crawler.frontier import Limits, open_store
+    from crawler.frontier.division import read, store_of
     from crawler.output.directory import locked
 
     with locked(root):
         begun = read_identity(root) or {"depth": 0}
         limits = Limits(depth_limited=begun["depth"] > 0)
-        store = open_store("embedded", root / "frontier", limits, now=time.time(), rest=lambda host: 0.0)
-        try:
-            yield store
-        finally:
-            store.close()
+        path = root / "frontier"
+        division = read(path)
+        shares = [None] if division is None else [division.share(part) for part in range(division.parts)]
+        for share in shares:
+            own = path if share is None else store_of(path, share.own)
+            store = open_store("embedded", own, limits, now=time.time(), rest=lambda host: 0.0, share=share)
+            with contextlib.closing(store):
+                yield store
 
 
 def retire(arguments: Sequence[str]) -> int:
@@ -167,10 +170,17 @@ def retire(arguments: Sequence[str]) -> int:
 
 
 def _retire(root: Path, files: Sequence[str]) -> list[str]:
+    from crawler.frontier import open_reader
     from crawler.output.retention import retire_missing
 
-    with _store_of(root) as store:
-        return retire_missing(root, store, files)
+    with contextlib.closing(open_reader(root / "frontier")) as reader:
+        everywhere = reader.marks()
+    retired: list[str] = []
+    for store in _stores_of(root):
+        own = [file for file in files if file in store.marks() or file not in everywhere]  # which says what is wrong with it
+        if own or not files:
+            retired += retire_missing(root, store, own)
+    return retired
 
 
 def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:

@@ -51,7 +51,7 @@ class Undo(Protocol):
 
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
-    the crawl's fingerprints."""
+    the crawl's fingerprints, ``by_domain``: hosts of a domain are in one slot."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Expander:
         admit: Callable[[Admitted], Awaitable[object]],
         *,
         secret: int,
+        by_domain: bool = False,
     ) -> None:
         self._config = config
         self._undo = undo
@@ -73,7 +74,7 @@ class Expander:
         """Told how long finding the links of a page took."""
         options = Options(config.name, config.max_outlinks, config.resources, self._rules)
         with_queries = config.max_queries_per_path > 0
-        self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
+        self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries, by_domain))
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says

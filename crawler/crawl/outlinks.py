@@ -12,10 +12,11 @@ from typing import Final
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
+from crawler.core.domains import domain_of
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, Packer
 from crawler.parse.html import PART_LINKS, Options, outlinks
-from crawler.policy.scope import Scope, ScopeRules, domain_of
+from crawler.policy.scope import Scope, ScopeRules
 
 FUNCTION: Final = "crawler.crawl.outlinks:packed"
 """As a parser process is told it."""

@@ -12,14 +12,18 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec import Struct
 
 from crawler.config import Config, HostRules
 from crawler.core import urls
 from crawler.core.clock import Clock
+from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError, StorageError
+from crawler.core.keys import Share
 from crawler.core.model import Limiter, Link, Mark
 from crawler.core.version import __version__
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
@@ -28,12 +32,16 @@ from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.fetch import Fetcher, open_fetcher
-from crawler.frontier import Limits, Store, open_reader, open_store
+from crawler.frontier import Limits, RocksReader, Store, open_store
+from crawler.frontier.division import agreed, store_of
+from crawler.frontier.exchange.board import Board
+from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output.archive import open_archive
 from crawler.output.directory import open_directory
+from crawler.output.file_names import WHOLE
 from crawler.output.journal import Journal
 from crawler.output.results import Results
 from crawler.output.retention import Retention
@@ -43,7 +51,7 @@ from crawler.policy.judge import Judge
 from crawler.policy.politeness import Rests
 from crawler.policy.robots_cache import RulesCache
 from crawler.policy.robots_gate import RobotsDesk
-from crawler.policy.scope import RULES, Scope, domain_of
+from crawler.policy.scope import RULES, Scope
 from crawler.resources import cgroup
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Budget
@@ -57,26 +65,42 @@ RUN_BACKOFF_MAX_S: Final = 300.0
 logger: Final = logging.getLogger(__name__)
 
 
+class Part(Struct, frozen=True):
+    """Which part of a divided crawl a process is, and what it shares with the others."""
+
+    share: Share
+    board: Board
+
+
 @contextlib.asynccontextmanager
-async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[Crawl]:
-    """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits.
+async def open_crawl(config: Config, *, endless: bool = False, part: Part | None = None) -> AsyncIterator[Crawl]:
+    """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits. ``part``: only this part of
+    it, in a directory that is open already; its settings are what the part may use of each.
 
     ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless)  # a limit that does not do begins no directory
     with contextlib.ExitStack() as stack:
-        root = stack.enter_context(open_directory(Path(config.output), config))
+        root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
+        own = root / "frontier"
+        if part is not None:
+            own = store_of(own, part.share.own)
+        else:
+            agreed(own, 1, by_domain=False)
         hosts = HostRules(config)
         budget = Budget(plan)
-        store = _open_store(config, root, hosts, plan)
+        store = _open_store(config, own, hosts, plan, part.share if part is not None else None)
         stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
-        journal = Journal(open_archive(config, root), Results(root, config.roll_size))
-        stack.callback(_leave, config, root, store, journal)
+        exchange = Exchange(root, part.share, part.board, store.positions()) if part is not None else None
+        number = part.share.own if part is not None else WHOLE
+        files = open_archive(config, root, part=number), Results(root, config.roll_size, number)
+        journal = Journal(*files, exchange.outbox if exchange is not None else None)
+        stack.callback(_leave, config, own, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
-        in_flight = _open_in_flight(root, config.workers + HELD_MAX, store) if config.store == "embedded" else None
+        in_flight = _open_in_flight(own, config.workers + HELD_MAX, store) if config.store == "embedded" else None
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
@@ -95,6 +119,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             visits_max=config.max_pages or None,
             on_unfetched=failing_hosts.add,
             endless=endless,
+            exchange=exchange,
         )
         stack.callback(pump.close)
         frontier = pump.frontier
@@ -102,7 +127,13 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             expander = Expander(
-                config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit, secret=store.secret()
+                config,
+                Scope(config, obey=config.robots),
+                parser,
+                fetcher.finisher,
+                frontier.admit,
+                secret=store.secret(),
+                by_domain=part is not None and part.share.group_of is not None,
             )
             metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
             metrics.opened(frontier.counts.known, frontier.counts.done)
@@ -123,7 +154,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 judge=_judge(config, rules, backoff_max_s, _rest(hosts, robots)),
                 journal=journal,
                 retention=_retention(config, root, pump, store),
-                seeds=seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config)),
+                seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
                 memory=MemoryGovernor(
                     budget,
                     frontier,
@@ -162,7 +193,11 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retentio
     )
 
 
-def _leave(config: Config, root: Path, store: Store, journal: Journal) -> None:
+def _seeds(config: Config, store: Store, rules: urls.Rules) -> Iterator[seeds.Chunk]:
+    return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
+
+
+def _leave(config: Config, own: Path, store: Store, journal: Journal) -> None:
     """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is
     can be told only once the store is closed: a commit that failed may be there all the same."""
     try:
@@ -170,18 +205,18 @@ def _leave(config: Config, root: Path, store: Store, journal: Journal) -> None:
     finally:
         try:
             if journal.is_ahead:
-                journal.cut(_committed(config, root, store))
+                journal.cut(_committed(config, own, store))
         except StorageError:
             pass  # the next start does it
         finally:
             journal.close()
 
 
-def _committed(config: Config, root: Path, store: Store) -> Mapping[str, Mark]:
+def _committed(config: Config, own: Path, store: Store) -> Mapping[str, Mark]:
     """The marks that a closed store holds."""
     if config.store == "memory":
         return store.marks()
-    with contextlib.closing(open_reader(root / "frontier")) as reader:
+    with contextlib.closing(RocksReader(own)) as reader:
         return reader.marks()
 
 
@@ -229,23 +264,24 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     return divide(limit, workers=config.workers, parsers=parsers, max_parse=config.max_parse, control=control)
 
 
-def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Store:
+def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None) -> Store:
     return open_store(
         config.store,
-        root / "frontier",
+        own,
         Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path),
         now=Clock().now(),
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],
+        share=share,
     )
 
 
-def _open_in_flight(root: Path, slots: int, store: Store) -> InFlight:
+def _open_in_flight(own: Path, slots: int, store: Store) -> InFlight:
     """The slots of the visits that are out; what an unclean end left there is suspected once more."""
     try:
-        in_flight = InFlight(root / "frontier" / "out", slots)
+        in_flight = InFlight(own / "out", slots)
     except OSError as error:
-        raise StorageError(f"{root}: {error.strerror}", errno=error.errno or 0) from error
+        raise StorageError(f"{own}: {error.strerror}", errno=error.errno or 0) from error
     if in_flight.crashed:
         logger.warning("the last process crashed:\n%s", in_flight.crashed)
     if in_flight.found:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from crawler.core.keys import GroupOf, Share
+from crawler.core.keys import Share
+from crawler.frontier.division import read as division_at
 from crawler.frontier.memory import MemoryStore
+from crawler.frontier.parts_reader import PartsReader
 from crawler.frontier.rocksdb.reader import RocksReader
 from crawler.frontier.rocksdb.store import RocksStore
 from crawler.frontier.store import Limits, Store
@@ -38,9 +40,10 @@ def open_store(
     return RocksStore(path, limits, now, rest, memory_bytes, files_max, share)
 
 
-def open_reader(path: Path, group_of: GroupOf | None = None) -> RocksReader:
-    """Read a store while another process may be writing to it. Raises StorageError."""
-    return RocksReader(path, group_of)
+def open_reader(path: Path) -> RocksReader | PartsReader:
+    """Read a store, or those of all parts, while other processes may be writing to them. Raises StorageError."""
+    division = division_at(path)
+    return RocksReader(path) if division is None else PartsReader(path, division)
 
 
 __all__ = ["Limits", "RocksReader", "Store", "open_reader", "open_store"]

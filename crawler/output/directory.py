@@ -21,7 +21,7 @@ from crawler.core.durable import make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
 
-PARTS: Final = ("frontier", "warc", "files", "index", "results", "lost+found", "tmp", "crawl.toml")
+PARTS: Final = ("frontier", "warc", "files", "index", "results", "exchange", "lost+found", "tmp", "crawl.toml")
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
 

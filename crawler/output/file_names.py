@@ -19,18 +19,34 @@ GONE: Final = Mark(0, closed=True, retired=True)
 """Of a file that was moved or deleted, and whose mark is still needed."""
 UNNAMED: Final = math.inf
 """In place of the time of a closed file that has not got its final name yet."""
+_PART: Final = re.compile(r"results/p(\d{2,})-.*|(?:warc|index)/[A-Za-z0-9_]+-\d{17}-\d{5,}-p(\d{2,})~.*")
 _NUMBER: Final = re.compile(r"(?:warc|index)/[A-Za-z0-9_]+-\d{17}-(\d{5,})-.*|results/(?:p\d{2,}-)?results-(\d{6,})\.jsonl")
 
 
-def part_prefix(part: int | None) -> str:
-    """What the names of the files of a part of a crawl begin with; None: it is not divided."""
-    return "" if part is None else f"p{part:02d}-"
+WHOLE: Final = -1
+"""In place of the number of a part: the crawl is not divided, or its parts write such files together."""
+
+
+def part_prefix(part: int, end: str) -> str:
+    """What tells the files of one part of a crawl from those of the others."""
+    return "" if part == WHOLE else f"p{part:02d}{end}"
+
+
+def part_of(file: str) -> int:
+    """The part of a crawl that writes a file, or WHOLE."""
+    match = _PART.fullmatch(file)
+    return int(match[1] or match[2]) if match else WHOLE
 
 
 def number_of(file: str) -> int:
     """Serial of a WARC file or an index, number of a results file; -1 if it is none of them."""
     match = _NUMBER.fullmatch(file)
     return int(match[1] or match[2]) if match else -1
+
+
+def order(file: str) -> tuple[int, int]:
+    """By which files of one kind are read: one part's behind the other's, and each by number."""
+    return part_of(file), number_of(file)
 
 
 def index_of(warc: str) -> str:
@@ -86,12 +102,13 @@ def _is_half_of_a_pair(file: str, marks: Mapping[str, Mark], lost: Set[str]) -> 
     return file.startswith("index/") and warc in marks and warc not in lost
 
 
-def _newest(marks: Mapping[str, Mark]) -> dict[str, int]:
-    newest: dict[str, int] = {}
+def _newest(marks: Mapping[str, Mark]) -> dict[tuple[str, int], int]:
+    newest: dict[tuple[str, int], int] = {}
     for file in marks:
         newest[_kind(file)] = max(newest.get(_kind(file), -1), number_of(file))
     return newest
 
 
-def _kind(file: str) -> str:
-    return file.partition("/")[0]
+def _kind(file: str) -> tuple[str, int]:
+    """Files of one kind, and one part, are numbered."""
+    return file.partition("/")[0], part_of(file)

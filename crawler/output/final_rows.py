@@ -15,7 +15,9 @@ import orjson
 
 from crawler.core.model import NOT_PAGES, Input, Known, Ref
 from crawler.core.text import cell
+from crawler.output.file_names import part_of
 from crawler.output.results import FIELDS, Row
+from crawler.output.rows import iso
 
 HOPS_MAX: Final = 32
 """Redirects followed from a known URL to its page."""
@@ -71,7 +73,7 @@ def _resolved(ref: Ref, row: Row, lookup: Lookup, row_at: Callable[[Ref], Row | 
     if row["input"] is None:
         return None
     path = _path(row["canonical"], row["via"], row["kind"], lookup)
-    if path is None or (path and not _stands_behind(lookup(path[0]), ref)):
+    if path is None or (path and not _belongs_to(lookup(path[0]), ref, row)):
         return None  # of an earlier visit to a page that redirected here
     known = _page(row, path, lookup)
     if known is None or known.row is None:
@@ -103,10 +105,15 @@ def _is_named_by(row: Row, known: Known, lookup: Lookup) -> bool:
     return link.input == line and _path(link.url, link.via, link.kind, lookup) is not None
 
 
-def _stands_behind(source: Known | str | None, ref: Ref) -> bool:
-    """A redirect's duplicate row stands directly behind its own: they are of one commit, and files roll between commits."""
+def _belongs_to(source: Known | str | None, ref: Ref, row: Row) -> bool:
+    """Whether a redirect's duplicate row is of the last visit to the page that redirects: it stands directly behind that one's
+    own, as they are of one commit, and files roll between commits. Another part of the crawl makes it later, elsewhere."""
     before = source.row if isinstance(source, Known) else None
-    return before is not None and before.file == ref.file and before.offset + before.length == ref.offset
+    if not isinstance(source, Known) or before is None:
+        return False
+    if part_of(before.file) != part_of(ref.file):
+        return str(row["fetched_at"]) >= iso(source.fetched_at)
+    return before.file == ref.file and before.offset + before.length == ref.offset
 
 
 COLUMNS: Final = {

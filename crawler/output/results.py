@@ -18,7 +18,7 @@ from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
 from crawler.core.rolling import RollingFile
-from crawler.output.file_names import number_of, part_prefix
+from crawler.output.file_names import WHOLE, order, part_prefix
 
 SCHEMA: Final = 1
 # fmt: off
@@ -44,8 +44,8 @@ Row = dict[str, Any]
 class Results(RollingFile):
     """The rows of the crawl in ``root``, or of the part of it with this number."""
 
-    def __init__(self, root: Path, roll_bytes: int, part: int | None = None) -> None:
-        super().__init__(root, f"results/{part_prefix(part)}results-", ".jsonl", roll_bytes)
+    def __init__(self, root: Path, roll_bytes: int, part: int = WHOLE) -> None:
+        super().__init__(root, f"results/{part_prefix(part, '-')}results-", ".jsonl", roll_bytes)
 
     def append(self, row: Mapping[str, Any]) -> Ref:
         """Write one row; where it stands, its line end included."""
@@ -94,13 +94,13 @@ def rows(
     start: tuple[str, int] | None = None,
     is_retired: Callable[[str], bool] | None = None,
 ) -> Iterator[tuple[Ref, Row]]:
-    """Every committed row and where it stands, in order, from ``start`` (file, offset) on. ``is_retired`` may know of later
-    marks than these. StorageError: a file is missing (and not retired) or damaged."""
-    first = (number_of(start[0]), start[1]) if start else (0, 0)
-    for key in sorted((key for key in marks if _NAME.fullmatch(key)), key=number_of):
-        if number_of(key) < first[0] or marks[key].retired or (is_retired is not None and is_retired(key)):
+    """Every committed row and where it stands, in order, one part's behind the other's, from ``start`` (file, offset) on.
+    ``is_retired`` may know of later marks than these. StorageError: a file is missing (and not retired) or damaged."""
+    first = order(start[0]) if start else (-1, 0)
+    for key in sorted((key for key in marks if _NAME.fullmatch(key)), key=order):
+        if order(key) < first or marks[key].retired or (is_retired is not None and is_retired(key)):
             continue
-        offset = first[1] if number_of(key) == first[0] else 0
+        offset = start[1] if start is not None and order(key) == first else 0
         for line in _lines(root / key, offset, marks[key].length):
             yield Ref(key, offset, len(line)), _parsed(line, key, offset)
             offset += len(line)

@@ -97,7 +97,7 @@ class Retention:
 def retire_missing(root: Path, store: Store, files: Sequence[str]) -> list[str]:
     """Of a crawl that nobody runs: the closed files that are not there have been retired by a person, or only ``files``;
     which they are now. Raises ConfigError."""
-    marks = store.marks()
+    marks = {file: mark for file, mark in store.marks().items() if not file.startswith(EXCHANGE)}
     faults = []
     for file in files:
         mark = marks.get(file)

@@ -10,17 +10,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
+from crawler.core.domains import domain_of
 from crawler.core.model import Link
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
-    from publicsuffixlist import PublicSuffixList
-
     from crawler.config.sections import ScopeConfig
 
 RULES: Final = (
@@ -52,7 +51,6 @@ RULES: Final = (
 
 _NAMED: Final = frozenset({"seed", "robots", "expand"})
 _PLACES_MAX: Final = 1024
-_DOMAINS_MAX: Final = 4096
 
 
 class Found(Protocol):
@@ -178,18 +176,6 @@ class Scope:
         return any(search(url) for search in self._exclude)
 
 
-@lru_cache(maxsize=_DOMAINS_MAX)
-def domain_of(host: str) -> str:
-    """The registrable domain of a host key: ``shop.example.co.uk:8443`` → ``example.co.uk``.
-
-    Private suffixes count: a page of one author on github.io does not speak for all of github.io. A host without such a
-    domain (an address, a bare name, a suffix itself) is its own."""
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    if name.startswith("[") or name.rpartition(".")[2].isdigit():
-        return name
-    return _suffixes().privatesuffix(name) or name
-
-
 def _other_host(url: str, host: str, anchor: str) -> bool:
     return host != _place(anchor)[0]
 
@@ -221,10 +207,3 @@ def _repeats(path: str) -> int:
     if segments[-1] == "":
         segments.pop()
     return max(Counter(segments).values(), default=0)
-
-
-@cache
-def _suffixes() -> PublicSuffixList:
-    from publicsuffixlist import PublicSuffixList  # some MiB, and only for crawls of whole domains
-
-    return PublicSuffixList()

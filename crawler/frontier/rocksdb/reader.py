@@ -88,6 +88,12 @@ class Facts:
             pass
 
     @translated
+    def slots_held(self, slots: Sequence[int]) -> list[int]:
+        """Those of these slots of which there is anything."""
+        families = ("seen", "queue", "host", "page")
+        return [slot for slot in slots if any(any(self._database.scan(name, bytes((slot,)))) for name in families)]
+
+    @translated
     def state(self) -> State:
         value = self._database.get("meta", STATE_KEY)
         return State() if value is None else decode_state(value)
@@ -143,6 +149,10 @@ class RocksReader:
             except StorageError as error:
                 if error.final:
                     yield error
+
+    def slots_held(self, slots: Sequence[int]) -> list[int]:
+        """Those of these slots of which there is anything."""
+        return self._ask(partial(Facts.slots_held, slots=slots))
 
     def refresh(self) -> None:
         """Show what is committed now."""

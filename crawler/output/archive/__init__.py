@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from crawler.config.sections import ArchiveConfig
 from crawler.core.model import Done, Lease, Mark, Ref
+from crawler.output.file_names import WHOLE
 
 
 class Kept(Struct, frozen=True, gc=False):
@@ -56,14 +57,15 @@ class Archive(Protocol):
     def close(self) -> None: ...
 
 
-def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None) -> Archive:
+def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None, part: int = WHOLE) -> Archive:
     """The archive of the crawl in ``root``; ``rewind`` must come before the first ``append``.
 
-    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...)."""
+    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...).
+    ``part``: which part of a divided crawl writes it."""
     if config.archive == "warc":
         from crawler.output.archive.warc import WarcArchive
 
-        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info or {})
+        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info or {}, part=part)
     if config.archive == "files":
         from crawler.output.archive.files import FilesArchive
 

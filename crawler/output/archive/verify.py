@@ -21,7 +21,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
 from crawler.output.archive.reader import RecordReader, open_file
 from crawler.output.archive.records import sha1_text
-from crawler.output.file_names import number_of, retired_in
+from crawler.output.file_names import number_of, order, part_of, retired_in
 
 READ_BYTES: Final = 1 << 20
 INDEX_LINE_BYTES_MAX: Final = 1 << 20
@@ -51,15 +51,18 @@ class _Verifier:
         self._report = report
         self._counts = Verified()
         self._is_retired = retired_in(marks)
-        rows_kept = [number_of(key) for key, mark in marks.items() if key.startswith("results/") and not mark.retired]
-        self._rows_retired = len(rows_kept) <= max(rows_kept, default=-1)
+        rows_kept = [
+            (part_of(key), number_of(key)) for key, mark in marks.items() if key.startswith("results/") and not mark.retired
+        ]
+        newest = dict(sorted(rows_kept))
+        self._rows_retired = len(rows_kept) < sum(number + 1 for number in newest.values())
 
     def run(self, rows: Iterable[Row]) -> Verified:
         for key, mark in sorted(self._marks.items()):
             if not mark.retired:
                 self._try(partial(self._file, key, mark))
         places = _Places(self._rows(rows))
-        for key in sorted((key for key in self._marks if key.startswith("warc/")), key=lambda key: int(key.split("-")[2])):
+        for key in sorted((key for key in self._marks if key.startswith("warc/")), key=order):
             if not self._marks[key].retired:
                 answers = self._warc(key, self._marks[key].length, places)
                 self._try(partial(self._index, key, answers))

@@ -23,8 +23,9 @@ from crawler.core.model import Done, Known, Lease, Mark, Ref
 from crawler.core.page import Page
 from crawler.core.version import __version__
 from crawler.output.archive import Kept, cdxj, gzip_member, records
+from crawler.output.file_names import WHOLE, part_of, part_prefix
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-[A-Za-z0-9._-]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-(?:p\d{2,}~)?[A-Za-z0-9._-]+")
 # fmt: off
 _COMPRESSED: Final = frozenset({
     "image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "audio/mpeg", "audio/flac",
@@ -48,13 +49,21 @@ class Pair(Struct):
 
 class WarcArchive:
     def __init__(
-        self, root: Path, *, prefix: str, roll_bytes: int, info: Mapping[str, str], clock: Callable[[], float] = time.time
+        self,
+        root: Path,
+        *,
+        prefix: str,
+        roll_bytes: int,
+        info: Mapping[str, str],
+        clock: Callable[[], float] = time.time,
+        part: int = WHOLE,
     ) -> None:
-        """``clock`` gives the wall time that new files are named by."""
+        """``clock`` gives the wall time that new files are named by; ``part`` is which part of a divided crawl this is."""
         self._root = root
         self._prefix = prefix
         self._roll_bytes = roll_bytes
         self._clock = clock
+        self._part = part
         self._host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64] or "localhost"
         self._info = {
             "software": f"flatcrawler/{__version__}",
@@ -175,7 +184,7 @@ class WarcArchive:
     def _create(self) -> Pair:
         wall = self._clock()
         stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(wall)) + f"{int(wall * 1000) % 1000:03d}"
-        name = f"{self._prefix}-{stamp}-{self._serial:05d}-{self._host}"
+        name = f"{self._prefix}-{stamp}-{self._serial:05d}-{part_prefix(self._part, '~')}{self._host}"
         warc = MarkedFile.create(self._root / f"warc/{name}.warc.gz{OPEN}")
         try:
             index = MarkedFile.create(self._root / f"index/{name}.cdxj{OPEN}")
@@ -230,7 +239,7 @@ class WarcArchive:
                 paths = sorted((self._root / folder).glob(f"*{suffix}"))
             for path in paths:
                 name = path.name.removesuffix(suffix)
-                if _NAME.fullmatch(name) and _serial(name) > newest:
+                if _NAME.fullmatch(name) and part_of(f"{folder}/{name}") == self._part and _serial(name) > newest:
                     yield name, path
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crawler.core.domains import domain_of
 from crawler.core.keys import HOST_BYTES, SLOTS, Keys, Share, divided
 from crawler.core.urls import fingerprint
-from crawler.policy.scope import domain_of
 
 SECRET = 7
 names = st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8}){0,3}(:[0-9]{1,5})?", fullmatch=True)

@@ -4,13 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.config.sections import ScopeConfig
+from crawler.core.domains import domain_of
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
 from crawler.core.model import Link
 from crawler.core.urls import fingerprint
 from crawler.crawl.outlinks import Reading, encode, packed
 from crawler.parse.html import PART_LINKS, Options, outlinks
-from crawler.policy.scope import Scope, ScopeRules, domain_of
+from crawler.policy.scope import Scope, ScopeRules
 
 SECRET = 7
 PAGE = "http://www.example.org/a/b"

@@ -33,6 +33,7 @@ from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output.archive import open_archive
+from crawler.output.file_names import WHOLE
 from crawler.output.journal import Journal
 from crawler.output.results import Results, rows
 from crawler.policy.politeness import Rests
@@ -129,7 +130,7 @@ class Part:
         outbox = None if self.is_alone else Outbox(self.root, self.share, self.board, roll_bytes=300)
         config = ArchiveConfig(archive="discard")
         self.journal = Journal(
-            open_archive(config, self.root), Results(self.root, 1 << 20, None if self.is_alone else self.share.own), outbox
+            open_archive(config, self.root), Results(self.root, 1 << 20, WHOLE if self.is_alone else self.share.own), outbox
         )
         self.journal.rewind(self.store.marks())
         self.outbox = outbox

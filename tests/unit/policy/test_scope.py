@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.config.sections import ScopeConfig
+from crawler.core.domains import domain_of
 from crawler.core.model import Link
 from crawler.core.urls import host_key
-from crawler.policy.scope import RULES, Scope, domain_of
+from crawler.policy.scope import RULES, Scope
 
 SEED = "http://www.example.co.uk/docs/start?x=/y/"
 

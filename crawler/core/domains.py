@@ -1,0 +1,30 @@
+"""Which registrable domain a host belongs to, by the public suffix list. Pure."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
+_DOMAINS_MAX: Final = 4096
+
+
+@lru_cache(maxsize=_DOMAINS_MAX)
+def domain_of(host: str) -> str:
+    """The registrable domain of a host key: ``shop.example.co.uk:8443`` → ``example.co.uk``.
+
+    Private suffixes count: a page of one author on github.io does not speak for all of github.io. A host without such a
+    domain (an address, a bare name, a suffix itself) is its own."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if name.startswith("[") or name.rpartition(".")[2].isdigit():
+        return name
+    return _suffixes().privatesuffix(name) or name
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    from publicsuffixlist import PublicSuffixList  # some MiB, and only for crawls of whole domains
+
+    return PublicSuffixList()

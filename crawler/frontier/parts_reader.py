@@ -1,0 +1,107 @@
+"""The stores of a divided crawl, read as one.
+
+The law: what a host's part says of it is true; each part shows one commit's state, whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from crawler.core.errors import StorageError
+from crawler.core.keys import SLOTS
+from crawler.core.model import Known, Mark
+from crawler.core.urls import host_key
+from crawler.frontier.division import Division, store_of
+from crawler.frontier.rocksdb.reader import RocksReader
+from crawler.frontier.store import Counts
+
+
+class PartsReader:
+    """As ``RocksReader``. ``path`` holds the parts' stores."""
+
+    def __init__(self, path: Path, division: Division) -> None:
+        self._path, self._division = path, division
+        self._share = division.share(0)
+        self._keys_by = self._share.keys_by()
+        self._readers: list[RocksReader] = []
+        with contextlib.ExitStack() as stack:
+            for part in range(division.parts):
+                self._readers.append(RocksReader(store_of(path, part), division.group_of))
+                stack.callback(self._readers[-1].close)
+            stack.pop_all()
+
+    def lookup(self, url: str) -> Known | str | None:
+        """As ``Store.lookup``."""
+        return self._of(url).lookup(url)
+
+    def budgets(self, url: str) -> tuple[int, int]:
+        """As ``Store.budgets``."""
+        return self._of(url).budgets(url)
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        """As ``Store.robots``."""
+        return [self._of(f"{origin}/").robots([origin])[0] for origin in origins]
+
+    def marks(self) -> dict[str, Mark]:
+        """Every file of the crawl and its length."""
+        return {file: mark for reader in self._readers for file, mark in reader.marks().items()}
+
+    def positions(self) -> dict[str, bytes]:
+        """Seed sources and their positions: the first part reads them."""
+        return self._readers[0].positions()
+
+    def identity(self) -> bytes | None:
+        """Which crawl this is, as its owner wrote it."""
+        return self._readers[0].identity()
+
+    def stats(self) -> Counts:
+        """The totals."""
+        return total([reader.stats() for reader in self._readers])
+
+    def clock(self) -> float:
+        """Crawl clock of the latest commit shown."""
+        return max(reader.clock() for reader in self._readers)
+
+    def verify(self) -> Iterator[StorageError]:
+        """As ``RocksReader.verify``; and whether every part keeps what it owns, and nothing else."""
+        for part, reader in enumerate(self._readers):
+            yield from reader.verify()
+            foreign = [slot for slot in range(SLOTS) if self._division.owners[slot] != part]
+            for slot in reader.slots_held(foreign):
+                yield StorageError(f"{store_of(self._path, part)}: hosts of slot {slot} are another part's", final=True)
+
+    def refresh(self) -> None:
+        """Show what is committed now."""
+        for reader in self._readers:
+            reader.refresh()
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+
+    def _of(self, url: str) -> RocksReader:
+        return self._readers[self._share.owner(self._keys_by.host(host_key(url)))]
+
+
+def total(counts: Sequence[Counts]) -> Counts:
+    """Of all parts."""
+
+    def summed(named: Sequence[Mapping[str, int]]) -> dict[str, int]:
+        return dict(sum((Counter(one) for one in named), Counter[str]()))
+
+    return Counts(
+        known=sum(one.known for one in counts),
+        waiting=sum(one.waiting for one in counts),
+        retrying=sum(one.retrying for one in counts),
+        recrawl=sum(one.recrawl for one in counts),
+        done=sum(one.done for one in counts),
+        hosts=sum(one.hosts for one in counts),
+        outcomes=summed([one.outcomes for one in counts]),
+        reasons=summed([one.reasons for one in counts]),
+        refused=summed([one.refused for one in counts]),
+        lines=summed([one.lines for one in counts]),
+        not_pages=summed([one.not_pages for one in counts]),
+    )
