@@ -53,14 +53,36 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     given = parser.parse(arguments)
     from crawler.config.load import load, warnings
     from crawler.output.directory import is_crawl
-    from crawler.parse.seed_files import check
 
-    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=lambda config: check(config.input)).config
+    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=seed_faults).config
     if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
     return _crawl(config, signals, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+
+
+def seed_faults(config: Config) -> list[str]:
+    """What is wrong with the lists and URLs of a configuration."""
+    from crawler.parse.seed_files import check
+    from crawler.parse.seeds import check_urls
+
+    faults = check_urls(config.urls)
+    if faults and config.output is not None:  # an earlier version has taken such URLs, and wrote down that they are none
+        faults = check_urls(config.urls[_urls_read(Path(config.output)) :])
+    return [*check(config.input), *faults]
+
+
+def _urls_read(root: Path) -> int:
+    """How many URLs of the command line the crawl in ``root`` has read, if there is one."""
+    from crawler.frontier import open_reader
+    from crawler.output.directory import is_crawl
+    from crawler.parse.seeds import ARGV, lines_read
+
+    if not is_crawl(root):
+        return 0
+    with contextlib.closing(open_reader(root / "frontier")) as reader:
+        return lines_read(reader.positions().get(ARGV))
 
 
 RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
@@ -213,6 +235,8 @@ def _summary(report: Report, seconds: float) -> dict[str, Any]:
         "retrying": end.retrying,
         "bytes": end.bytes,
         "outcomes": dict(end.outcomes),
+        "reasons": dict(end.reasons),
+        "not_pages": dict(end.not_pages),
         "refused": dict(end.refused),
         "lines": dict(end.lines),
         "failing_hosts": dict(end.failing_hosts),

@@ -69,8 +69,9 @@ def _config(arguments: Sequence[str]) -> int:
     else:
         file = given.file or given.config
         from crawler.config.load import load, warnings
+        from crawler.parse.seeds import check_urls
 
-        loaded = load(flags(given), file=file)
+        loaded = load(flags(given), file=file, also=lambda config: check_urls(config.urls))
         if given.action == "show" and given.memory:
             from crawler.crawl.wiring import plan_of
 
@@ -198,7 +199,8 @@ def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
     import difflib
 
     close = difflib.get_close_matches(name, COMMANDS, n=1)
-    say(f"there is no command {name}" + (f"; did you mean {close[0]}?" if close else ": see crawler --help"))
+    meant = f"; did you mean {close[0]}?" if close else "; did you mean crawler run?" if "://" in name else ": see crawler --help"
+    say(f"there is no command {name}{meant}")
     return Exit.USAGE
 
 

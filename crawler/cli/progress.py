@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TextIO
 
 from crawler.core.model import NO_FAILURE, LongestHost, Snapshot
 from crawler.core.text import printable
+from crawler.parse.seeds import WHAT_TO_DO
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -24,6 +25,7 @@ _SAMPLES_MAX: Final = 256
 _MARGIN: Final = 3
 """Columns kept free behind the live line: the ^C that a terminal echoes there must not break it, or it is not erased."""
 _WORTH_SAYING_S: Final = 60.0
+_BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 
 class Eta(NamedTuple):
@@ -140,6 +142,9 @@ def closing_table(
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no URL of their own", *_columns(end.lines)]
+        lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]
+    if besides := [f"{count:,} {_BESIDES.get(kind, kind)}" for kind, count in sorted(end.not_pages.items()) if count]:
+        lines.append(f"fetched besides, no pages: {', '.join(besides)}")
     if end.refused:
         lines += ["links left out, by rule", *_columns(end.refused)]
     if end.failing_hosts:

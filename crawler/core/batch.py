@@ -5,13 +5,13 @@ Handed from the frontier to the store and to what writes the files, so that each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
 
 from crawler.core.link_block import LinkBlock
-from crawler.core.model import Done, Input, Lease, Link, Mark, Outcome
+from crawler.core.model import Done, Input, Lease, Link, Mark, Outcome, Tag
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -29,8 +29,8 @@ class Settled(Struct, frozen=True):
     """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
 
     ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
-    known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
-    settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
+    known and settled if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
+    settled again (robots, retry) leaves its earlier count; one that was settled as a page keeps that record."""
 
     lease: Lease
     outcome: Outcome
@@ -41,11 +41,13 @@ class Admitted(Struct, frozen=True):
     """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
 
     links: tuple[Link, ...]
-    faults: tuple[tuple[Input, str, str, str | None], ...] = ()
+    faults: tuple[tuple[Input, str, str, Tag | None], ...] = ()
     position: tuple[str, bytes] | None = None
     """(source, opaque position after these lines), committed together with them."""
     block: LinkBlock | None = None
     """The links of a part of a page, packed; they come behind ``links``."""
+    extras: Mapping[Input, str] = {}
+    """Further keys of the lines among ``faults`` (see ``Link.extra``)."""
 
 
 class Batch(Struct):

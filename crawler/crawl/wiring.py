@@ -64,10 +64,10 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
     ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
+    plan = plan_of(config, endless=endless)  # a limit that does not do begins no directory
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
         hosts = HostRules(config)
-        plan = plan_of(config, endless=endless)
         budget = Budget(plan)
         store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)  # again: see _leave
@@ -202,7 +202,7 @@ def _measure(
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
-    budget.measure("bench", lambda: pump.frontier.bench.load * BENCH_LINK_BYTES)
+    budget.measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
     budget.measure("robots", robots.memory_used if robots is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)

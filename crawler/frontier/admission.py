@@ -73,7 +73,7 @@ class Judged(Struct):
     """Different query strings by path key, where this batch adds to them."""
 
 
-def is_aside(link: Link) -> bool:
+def is_robots_visit(link: Link) -> bool:
     """A visit for robots rules is none of the page's at that URL: it is made as often as it is asked for."""
     return link.kind == "robots"
 
@@ -105,7 +105,7 @@ def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool) -> BatchColumns
                 columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
             columns.keys.append(keys_by.of(link.host, link.url))
             columns.depths.append(link.depth)
-            columns.ways.append(ASIDE if is_aside(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
+            columns.ways.append(ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
         if block is not None:
             _add_block(columns, block, with_paths)
     return columns
@@ -160,7 +160,7 @@ class Admissions:
                 at += len(block)
 
     def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
-        queued = replace(link, kind="expand") if expand and not is_aside(link) else link
+        queued = replace(link, kind="expand") if expand and not is_robots_visit(link) else link
         value = encode_link(queued, RECORDED if expand else 0)
         return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed")
 

@@ -190,4 +190,6 @@ def _count(admitted: Admitted) -> int:
 
 
 def _bytes(admitted: Admitted) -> int:
-    return sum(len(link.url) for link in admitted.links) + (admitted.block.size if admitted.block is not None else 0)
+    links = sum(len(link.url) + len(link.extra or "") for link in admitted.links)
+    block = admitted.block.size if admitted.block is not None else 0
+    return links + block + sum(map(len, admitted.extras.values()))

@@ -168,7 +168,7 @@ class Frontier:
             if self._robots is None or lease.link.kind == "robots" or self._robots.ready(lease.link):
                 break
             self.bench.give_back(lease)
-            self.bench.gate(lease.link.host, True)
+            self.bench.hold_for_robots(lease.link.host, True)
             self._refill.want_robots(lease.link)
         if lease is None:
             self._refill.rules_missed()
@@ -282,7 +282,7 @@ class Frontier:
         if isinstance(outcome, Retry) and not lease.key:
             # a robots.txt stands in no queue: it is its host's next link again
             batch.hosts[host] = rest
-            self.bench.put_first(Lease(lease.link.again(), b""))
+            self.bench.put_robots_first(Lease(lease.link.retried(), b""))
         else:
             retry_at = now + outcome.after if isinstance(outcome, Retry) else 0.0  # its host rests as long as it rests
             batch.settle(Settled(lease, outcome, retry_at), rest)
@@ -303,7 +303,7 @@ class Frontier:
         if lease.key:
             self._refill.give_back(lease)
         else:
-            self.bench.gate(asking_host(lease.link), False)
+            self.bench.hold_for_robots(asking_host(lease.link), False)
 
     def settle_unfetched(self, down: Sequence[tuple[Lease, tuple[str, str]]]) -> None:
         """Links of hosts given up, and links that killed the process too often: (lease, (outcome, reason)) of each."""
@@ -323,7 +323,7 @@ class Frontier:
         """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""
         for settled in batch:
             if not settled.lease.key:
-                self.bench.gate(asking_host(settled.lease.link), False)
+                self.bench.hold_for_robots(asking_host(settled.lease.link), False)
 
     def page_fetched(self) -> bool:
         """One page less to visit under --max-pages; whether that was the last."""
@@ -339,7 +339,7 @@ class Frontier:
         not on the bench: then it must go through its queue."""
         if link.host not in self.bench:
             return False
-        self.bench.put_first(Lease(link, b""))
+        self.bench.put_robots_first(Lease(link, b""))
         return True
 
     def rules_learned(self, learned: Sequence[tuple[str, bytes]]) -> None:
@@ -347,7 +347,7 @@ class Frontier:
         for of, record in learned:
             self._batches.open.robots[of] = record
             self._batches.mark_dirty(self._clock())
-            self.bench.gate(host_key(of + "/"), False)
+            self.bench.hold_for_robots(host_key(of + "/"), False)
             self.deal()
 
     # -- what comes in otherwise ----------------------------------------------------------------------------------

@@ -6,8 +6,11 @@ Its memory grows with the crawl; that is what the durable store is for.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 
+from msgspec import field
 from msgspec.structs import replace
 
 from crawler.core.batch import Batch, Prepared, Settled
@@ -24,13 +27,13 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
-    is_aside,
     is_robots_txt,
+    is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import RECORDED, Longest, Tally
-from crawler.frontier.memory_queues import Queues
-from crawler.frontier.store import Counts, Limits
+from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest, land
+from crawler.frontier.host_state import HostState
+from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 
 
 class _Prepared(Prepared):
@@ -46,18 +49,18 @@ class MemoryStore:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._tally = Tally(Counts())
+        self._tally = Counters(Counts())
         self._counts = Counts()
         self._longest = Longest()
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64)
         self._keys_by = Keys(self._secret)
-        self._queues = Queues()
+        self._queues = _Queues()
         self._names: dict[bytes, str] = {}  # fingerprint of a host → its key
         # by the key of a URL: its host's fingerprint, then its own
         self._depths: dict[bytes, int] = {}  # every known URL → its least depth
         self._lowered: dict[bytes, int] = {}  # as the batch in preparation found them
-        self._flying: set[bytes] = set()
+        self._flying: Counter[bytes] = Counter()  # URLs that are out, and as how many links
         self._retrying: set[bytes] = set()
         self._pages: dict[bytes, Known] = {}
         self._revived: set[bytes] = set()
@@ -79,7 +82,7 @@ class MemoryStore:
             link = settled.lease.link
             key = self._keys_by.of(link.host, link.url)
             settled_keys.append(key)
-            if not is_aside(link):
+            if not is_robots_visit(link):
                 ended[key] = fruitful(settled.outcome)
             elif is_robots_txt(link):
                 robots[key] = 0
@@ -122,7 +125,7 @@ class MemoryStore:
                 self._settle(settled, key, record)
         for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             link = settled.lease.link
-            if record is not None and is_aside(link) and is_robots_txt(link):
+            if record is not None and is_robots_visit(link) and is_robots_txt(link):
                 self._settle_aside(key, record)
         for name, rest in batch.hosts.items():
             self._queues.host(name, batch.now).visited(rest, batch.now)
@@ -146,35 +149,36 @@ class MemoryStore:
     def _settle(self, settled: Settled, key: bytes, record: Known | None) -> None:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
-        if not is_aside(link):
-            self._flying.discard(key)
+        if not is_robots_visit(link):
+            land(self._flying, key)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
-            if not is_aside(link):
+            if not is_robots_visit(link):
                 self._retrying.add(key)
-            self._queues.enter_later(settled.retry_at, link.again(), flags)
+            self._queues.enter_later(settled.retry_at, link.retried(), flags)
             return
         self._tally.leave(flags)
-        if record is not None and link.kind != "expand" and not is_aside(link):
+        if record is not None and link.kind != "expand" and not is_robots_visit(link):
             self._retrying.discard(key)
             self._revived.discard(key)
             self._record(key, record)
 
     def _settle_aside(self, key: bytes, record: Known) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before = self._pages.get(key)
         if key not in self._depths:
             self._depths[key] = 0
             self._tally.known += 1
-        elif key in self._pages and key not in self._revived:
-            self._tally.settle(self._pages[key].outcome, self._pages[key].reason, -1)
+        elif before is not None and before.link.kind == "robots":
+            self._tally.settle(before, -1)
         else:
             return
         self._record(key, record)
 
     def _record(self, key: bytes, record: Known) -> None:
         self._pages[key] = record
-        self._tally.settle(record.outcome, record.reason)
+        self._tally.settle(record)
 
     def _admit(self, admission: Admission, now: float) -> None:
         self._tally.admit(len(admission.keys), admission.expand)
@@ -198,18 +202,20 @@ class MemoryStore:
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
         page = self._url_key(link.url)
-        if not is_aside(link):
-            self._flying.add(page)
+        if not is_robots_visit(link):
+            self._flying[page] += 1
         depth = self._lowered.get(page, self._depths.get(page, link.depth))
         if self._limits.depth_limited and depth < link.depth:
             link = replace(link, depth=depth)
-        known = self._pages.get(page) if flags & RECORDED and not is_aside(link) else None
+        known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
         return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=0.0)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if lease.key in self._queues.out and not is_robots_visit(lease.link):
+                land(self._flying, self._url_key(lease.link.url))
         self._queues.give_back([lease.key for lease in leases])
-        self._flying.difference_update(self._url_key(lease.link.url) for lease in leases if not is_aside(lease.link))
 
     def next_due(self) -> float | None:
         return self._queues.next_due()
@@ -218,9 +224,9 @@ class MemoryStore:
         pages = [page for key, page in self._pages.items() if page.outcome in outcomes and key not in self._revived]
         pages = [page for page in pages if page.link.kind != "robots"]
         for page in pages:
-            link = page.link.anew()
+            link = page.link.revived()
             self._revived.add(self._url_key(link.url))
-            self._tally.settle(page.outcome, page.reason, -1)
+            self._tally.settle(page, -1)
             self._tally.waiting += 1
             self._queues.host(link.host, self._now).revive()
             self._queues.enter(link, link.priority, RECORDED)
@@ -288,8 +294,115 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = {self._url_key(item[2].url) for item in self._queues.out.values() if not is_aside(item[2])}
+        self._flying = Counter(self._url_key(item[2].url) for item in self._queues.out.values() if not is_robots_visit(item[2]))
         self._lowered = {}
 
     def close(self) -> None:
         """Nothing to let go."""
+
+
+# -- queues ---------------------------------------------------------------------------------------------------------
+
+Item = tuple[int, int, Link, int]
+"""Lane, sequence, link, flags: how a link stands in its host's queue."""
+
+
+class _Host(HostState):
+    queue: list[Item] = field(default_factory=list)
+    claimed: int = 0
+    ticket: int = 0
+
+
+class _Queues:
+    """A host stands in the heap once with its present ticket, while links of it wait and none is out."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, _Host] = {}
+        self.out: dict[bytes, Item] = {}
+        self._sequence = self._tickets = 0
+        self._ready: list[tuple[float, int, str]] = []
+        self._due: list[tuple[float, int, int, Link, int]] = []
+
+    def host(self, name: str, now: float) -> _Host:
+        host = self.hosts.get(name)
+        if host is None:
+            host = self.hosts[name] = _Host(now, now)
+        return host
+
+    def enter(self, link: Link, lane: int, flags: int) -> None:
+        """At the end of a lane. ``offer`` its host afterwards."""
+        self._sequence += 1
+        heappush(self.hosts[link.host].queue, (lane, self._sequence, link, flags))
+
+    def enter_later(self, at: float, link: Link, flags: int) -> None:
+        self._sequence += 1
+        heappush(self._due, (at, link.priority, self._sequence, link, flags))
+
+    def leave(self, key: bytes) -> int:
+        """A link that is out does not come back; its flags."""
+        _, _, link, flags = self.out.pop(key)
+        self.hosts[link.host].claimed -= 1
+        return flags
+
+    def offer(self, name: str) -> int:
+        """Let the host be claimed when it is due; how many links it has."""
+        host = self.hosts[name]
+        self._tickets += 1
+        host.ticket = self._tickets
+        if host.queue and not host.claimed:
+            heappush(self._ready, (host.due, host.ticket, name))
+        if len(self._ready) > 2 * len(self.hosts) + 64:
+            self._ready = [entry for entry in self._ready if self.hosts[entry[2]].ticket == entry[1]]
+            heapify(self._ready)
+        return len(host.queue) + host.claimed
+
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> Iterator[tuple[bytes, Item]]:
+        """As ``Store.claim``."""
+        self._promote(now)
+        for name, links in low.items():
+            if name in self.hosts:
+                yield from self._take(self.hosts[name], links)
+        while hosts > 0 and (first := self._first()) is not None and first[0] <= now:
+            heappop(self._ready)
+            yield from self._take(self.hosts[first[2]], per_host)
+            hosts -= 1
+
+    def _take(self, host: _Host, links: int) -> Iterator[tuple[bytes, Item]]:
+        for _ in range(min(links, len(host.queue))):
+            item = heappop(host.queue)
+            key = item[1].to_bytes(8, "big")
+            self.out[key] = item
+            host.claimed += 1
+            host.ticket = 0
+            yield key, item
+
+    def _first(self) -> tuple[float, int, str] | None:
+        while self._ready and self.hosts[self._ready[0][2]].ticket != self._ready[0][1]:
+            heappop(self._ready)
+        return self._ready[0] if self._ready else None
+
+    def _promote(self, now: float) -> None:
+        """Links whose time has come stand one lane before their peers."""
+        for _ in range(PROMOTED_MAX):
+            if not self._due or self._due[0][0] > now:
+                break
+            _, priority, _, link, flags = heappop(self._due)
+            self.enter(link, max(priority - 1, 0), flags | RETRYING)
+            self.offer(link.host)
+
+    def give_back(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if (item := self.out.pop(key, None)) is not None:
+                host = self.hosts[item[2].host]
+                host.claimed -= 1
+                heappush(host.queue, item)
+                self.offer(item[2].host)
+
+    def next_due(self) -> float | None:
+        first = self._first()
+        times = ([first[0]] if first else []) + ([self._due[0][0]] if self._due else [])
+        return min(times, default=None)
+
+    def waiting(self) -> set[bytes]:
+        """Keys of all links in queues or out."""
+        return {item[1].to_bytes(8, "big") for host in self.hosts.values() for item in host.queue} | self.out.keys()

@@ -209,9 +209,9 @@ class Pump:
         bench = self.frontier.bench
         if record is not None and robots.load(origin(link.url), record):
             bench.rest(link.host, self._opened_at + robots.delay(link))  # it may just have been visited
-            bench.gate(link.host, False)
+            bench.hold_for_robots(link.host, False)
         else:
-            bench.put_first(Lease(robots.link(link), b""))
+            bench.put_robots_first(Lease(robots.link(link), b""))
 
     def _check_finished(self) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""

@@ -43,10 +43,23 @@ class Counts(Struct, frozen=True, gc=False):
     outcomes: Mapping[str, int] = {}
     """Settled URLs by outcome."""
     reasons: Mapping[str, int] = {}
+    """Settled URLs by reason, and listed lines that are no URL."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule."""
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
+    not_pages: Mapping[str, int] = {}
+    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts. A sitemap counts as known
+    while it waits."""
+
+    @property
+    def all_known(self) -> int:
+        """With what is no page."""
+        return self.known + sum(self.not_pages.values())
+
+    @property
+    def all_done(self) -> int:
+        return self.done + sum(self.not_pages.values())
 
 
 class Store(Protocol):

@@ -1,5 +1,6 @@
 """No signal kills a crawl before it has said so: from the moment it can hear them to its exit."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -49,6 +50,21 @@ def test_signals_that_only_ask_never_kill_however_many_come_and_whenever(web, tm
     assert process.returncode == 0, said
     assert "10 of 10 URLs settled" in said and "/10 URLs" in said and "blocks allocated" in said
     assert len(rows_of(tmp_path)) == 10
+
+
+def test_what_is_sent_to_all_of_a_service_kills_no_parser_either(web, tmp_path):
+    """As ``systemctl kill`` does, and a terminal: also to parsers that have just been started."""
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(10)]
+    command = command_of(["run", *urls, "-o", str(tmp_path), *LOCAL, "--depth", "1", "--parsers", "2", "--progress", "none"])
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=CLEAN, text=True, start_new_session=True, **streams) as process:
+        wait_until_it_listens(process)
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGUSR1)
+            time.sleep(0.005)
+        said = process.stderr.read()
+    assert process.returncode == 0 and "10 of 10 URLs settled" in said, said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

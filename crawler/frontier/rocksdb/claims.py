@@ -6,6 +6,7 @@ nothing and walks over no entry twice. Claims write nothing: what is out is know
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -16,9 +17,9 @@ from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
-from crawler.frontier.admission import is_aside
+from crawler.frontier.admission import is_robots_visit
 from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
-from crawler.frontier.counters import RECORDED
+from crawler.frontier.counters import RECORDED, land
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     LAST,
@@ -48,8 +49,9 @@ class Claims:
         self._ready_from = self._due_from = b""
         self.bundles: dict[bytes, Bundle] = {}
         """Those with links out, as the store has them."""
-        self.flying: set[bytes] = set()
-        """Keys of the URLs that are out; kept under a depth limit only."""
+        self.flying: Counter[bytes] = Counter()
+        """Keys of the URLs that are out, and as how many links: one may be expanded once more while it is visited again. Kept
+        under a depth limit only."""
         self.lowered: Mapping[bytes, int] | None = None
         """Least depths found by the batch in preparation; None without a depth limit."""
         self.suspects: dict[bytes, int] = {}
@@ -144,7 +146,7 @@ class Claims:
         pages = self._page_keys(links, taken)
         depths = self._depths(pages) if self.lowered is not None else {}
         known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
-        self.flying.update(depths)
+        self.flying.update(page for page in pages if page in depths)
         return [
             self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page))
             for (key, _, record), (_, link), page in zip(taken, links, pages, strict=True)
@@ -154,7 +156,7 @@ class Claims:
         """Only made where they are needed: under a depth limit, and for links settled before."""
         return [
             key[:8] + self._keys_by.url(link.url.encode())
-            if (self.lowered is not None or flags & RECORDED) and not is_aside(link)
+            if (self.lowered is not None or flags & RECORDED) and not is_robots_visit(link)
             else b""
             for (flags, link), (key, _, _) in zip(links, taken, strict=True)
         ]
@@ -187,11 +189,11 @@ class Claims:
         free = []
         for lease in leases:
             host = lease.key[:HOST_BYTES]
-            if self.lowered is not None and not is_aside(lease.link):
-                self.flying.discard(host + self._keys_by.url(lease.link.url.encode()))
             out = self._out.get(host)
-            if out is not None:
-                out.pop(lease.key, None)
+            if out is not None and lease.key in out:
+                del out[lease.key]
+                if self.lowered is not None and not is_robots_visit(lease.link):
+                    land(self.flying, host + self._keys_by.url(lease.link.url.encode()))
                 if not out:
                     del self._out[host]
                     free.append(host)
@@ -216,8 +218,8 @@ class Claims:
         links = {lease.key: lease.link for lease in leases}
         for key, flags in self.waiting(links).items():
             self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
-            if self.lowered is not None and not is_aside(links[key]):
-                self.flying.add(key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode()))
+            if self.lowered is not None and not is_robots_visit(links[key]):
+                self.flying[key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode())] += 1
         for key, bundle in self._read_bundles(key for keys in self._out.values() for key in keys).items():
             self.bundles[key] = bundle
 

@@ -119,11 +119,16 @@ def _stand_in(path: Path) -> Iterator[Path]:
     current = (path / "CURRENT").read_bytes()
     manifest = os.fsdecode(current.strip())
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108 mkdtemp makes a name nobody else has
-    with tempfile.TemporaryDirectory(prefix="crawler-", dir=where) as folder:
-        (Path(folder) / "CURRENT").write_bytes(current)
-        if _is_manifest(manifest):  # or RocksDB says what is wrong with it
-            (Path(folder) / manifest).symlink_to(path / manifest)
-        yield Path(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crawler-", dir=where)))
+            (folder / "CURRENT").write_bytes(current)
+            if _is_manifest(manifest):  # or RocksDB says what is wrong with it
+                (folder / manifest).symlink_to(path / manifest)
+        except OSError as error:
+            what = f"to read a crawl takes room for some bytes in a temporary directory: {error.strerror}; name one by TMPDIR"
+            raise StorageError(f"{path}: {what}", errno=error.errno or 0) from error
+        yield folder
 
 
 def _opened_to_read(path: Path, options: Options, families: dict[str, Options]) -> Rdict:

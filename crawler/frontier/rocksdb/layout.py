@@ -49,6 +49,8 @@ LAST: Final = b"\xff" * 26
 """Sorts behind every key of ``ready`` and ``due``."""
 REVIVED: Final = 1
 """Flag of a page: it waits to be visited once more, on request."""
+NO_PAGE: Final = 2
+"""Flag of a page: it is counted as none. Not set by versions that counted robots.txt and sitemaps as pages."""
 
 _time = struct.Struct(">d")
 _tail = struct.Struct(">BQ")

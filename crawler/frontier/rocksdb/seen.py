@@ -11,7 +11,7 @@ from typing import Final
 
 from crawler.core.model import Known
 from crawler.frontier.admission import FRUITFUL
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import REVIVED, decode_page, decode_seen
 
@@ -24,7 +24,7 @@ class Seen:
 
     def __init__(self, database: Database, entries_max: int) -> None:
         self._database = database
-        self._recent: Recent[bytes, int] = Recent(entries_max // 2)
+        self._recent: GenerationCache[bytes, int] = GenerationCache(entries_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)
@@ -48,11 +48,12 @@ class Seen:
         """Those that were settled and may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
 
-    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, Known]]:
-        """URLs from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for when it is due.)"""
+    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
+        """URLs (key, flags, record) from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for
+        when it is due.)"""
         pages = ((key, *decode_page(value)) for key, value in self._database.scan("page", start=start))
         wanted = (
-            (key, known)
+            (key, flags, known)
             for key, flags, known in pages
             if known.outcome in outcomes and not flags & REVIVED and known.link.kind != "robots"
         )

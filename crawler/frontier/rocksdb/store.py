@@ -24,12 +24,12 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
-    is_aside,
     is_robots_txt,
+    is_robots_visit,
 )
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
-from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, POSITION, REVIVED, SUSPECT, decode_page, encode, file_key
+from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, NO_PAGE, POSITION, SUSPECT, decode_page, encode, file_key
 from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
@@ -64,7 +64,7 @@ class RocksStore(Facts):
         share = self._memory_bytes // 12  # nine are for the block cache and write buffers
         database = open_database(self._path, 9 * share, self._files_max)
         try:
-            schema = read_schema(database) or make_schema(database)
+            schema = make_schema(database, read_schema(database))
             super().__init__(database, schema.secret)
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
@@ -91,7 +91,7 @@ class RocksStore(Facts):
             lease = settled.lease
             key = self._keys_by.of(lease.link.host, lease.link.url)
             settled_keys.append(key)
-            if not is_aside(lease.link):
+            if not is_robots_visit(lease.link):
                 ended[key] = fruitful(settled.outcome)
             elif is_robots_txt(lease.link):
                 robots[key] = 0
@@ -149,7 +149,7 @@ class RocksStore(Facts):
         aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
             lease = settled.lease
-            if is_aside(lease.link):
+            if is_robots_visit(lease.link):
                 if record is not None and is_robots_txt(lease.link):
                     aside.append((key, record))
                 record = None
@@ -161,13 +161,14 @@ class RocksStore(Facts):
             self._settle_aside(tx, key, record, recorded)
 
     def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
-        before = recorded.get(key)
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before, flags = recorded.get(key), NO_PAGE
         if before is None and (value := self._database.get("page", key)) is not None:
-            flags, page = decode_page(value)
-            before = None if flags & REVIVED else page
+            flags, before = decode_page(value)
+        if before is not None and before.link.kind != "robots":
+            return
         if before is not None:
-            tx.unsettle(before)
+            tx.unsettle(before, flags)
         elif self._database.get("seen", key) is None:
             self._ledger.tally.known += 1
             tx.know(key, 0)
@@ -182,7 +183,9 @@ class RocksStore(Facts):
         new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
         tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
-        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_aside(settled.lease.link)}
+        failed = {
+            key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_robots_visit(settled.lease.link)
+        }
         nearer = depths.keys() - new if len(new) < len(depths) else set()
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
@@ -244,10 +247,10 @@ class RocksStore(Facts):
     def revive(self, outcomes: frozenset[str]) -> int:
         total, start = 0, b""
         while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
-            names = {key[:8]: known.link.host for key, known in chosen}
+            names = {key[:8]: known.link.host for key, _, known in chosen}
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-            for key, known in chosen:
-                tx.revive(key, known)
+            for key, flags, known in chosen:
+                tx.revive(key, flags, known)
             self._write(tx, self._state.now, self._state.wall, sync=True)
             total += len(chosen)
             start = chosen[-1][0] + b"\0"

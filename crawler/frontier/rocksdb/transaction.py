@@ -13,13 +13,14 @@ from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
 from crawler.core.link_block import encode_link
-from crawler.core.model import Known, Retry
+from crawler.core.model import NOT_PAGES, Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
-from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
+from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
+    NO_PAGE,
     QUEUE_KEY_BYTES,
     REVIVED,
     STATE_KEY,
@@ -46,7 +47,7 @@ class Hosts:
 
     def __init__(self, database: Database, records_max: int) -> None:
         self._database = database
-        self._recent: Recent[bytes, HostRecord] = Recent(records_max // 2)
+        self._recent: GenerationCache[bytes, HostRecord] = GenerationCache(records_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)
@@ -77,7 +78,7 @@ class Ledger:
     def __init__(self, database: Database, state: State, hosts_max: int) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
-        self.tally = Tally(state.counts)
+        self.tally = Counters(state.counts)
         self.longest = Longest()
         self.sequence = state.sequence
 
@@ -125,7 +126,7 @@ class Transaction:
             self._tally.retry(flags)
             self.sequence += 1
             due = pack_time(settled.retry_at) + queue_key(host, link.priority, self.sequence)
-            self.batch.put(due, encode_link(link.again(), flags | RETRYING), self._due)
+            self.batch.put(due, encode_link(link.retried(), flags | RETRYING), self._due)
             self.due_from.append(due)
             return
         self._tally.leave(flags)
@@ -133,15 +134,15 @@ class Transaction:
             self.record(page_key, known)
 
     def record(self, page_key: bytes, known: Known) -> None:
-        """A URL is settled."""
+        """A known URL is settled."""
         if len(known.etag or "") + len(known.last_modified or "") > VALIDATORS_CHARS_MAX:
             known = replace(known, etag=None, last_modified=None)
-        self._tally.settle(known.outcome, known.reason)
-        self.batch.put(page_key, encode_page(known, 0), self._page)
+        self._tally.settle(known)
+        self.batch.put(page_key, encode_page(known, NO_PAGE if known.link.kind in NOT_PAGES else 0), self._page)
 
-    def unsettle(self, known: Known) -> None:
-        """A URL is about to be settled once more: its earlier outcome counts no longer."""
-        self._tally.settle(known.outcome, known.reason, -1)
+    def unsettle(self, known: Known, flags: int) -> None:
+        """A URL is about to be settled once more: it counts no longer as it did."""
+        self._tally.settle(known, -1, as_page=not flags & NO_PAGE)
 
     def know(self, page_key: bytes, depth: int, retrying: bool = False) -> None:
         """A URL is known, at this least depth."""
@@ -189,12 +190,12 @@ class Transaction:
         self.batch.delete(due, self._due)
         self.batch.put(self._next(due[8:16], max(due[16] - 1, 0)), value, self._queue)
 
-    def revive(self, page_key: bytes, known: Known) -> None:
+    def revive(self, page_key: bytes, flags: int, known: Known) -> None:
         """A settled URL waits again, whatever its host had done."""
         self._record(page_key[:8]).revive()
-        self.unsettle(known)
+        self.unsettle(known, flags)
         self._tally.waiting += 1
-        link = known.link.anew()
+        link = known.link.revived()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
         self.batch.put(self._next(page_key[:8], link.priority), encode_link(link, RECORDED), self._queue)
 

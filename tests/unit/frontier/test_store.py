@@ -1,6 +1,7 @@
 """The contract of a store, over every kind: what this suite does not promise, the pump may not rely on."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -417,16 +418,57 @@ def test_a_url_that_stood_in_no_queue_is_settled_all_the_same(driver: Driver) ->
     robots = Lease(link("a/robots.txt", "robots"), b"")
     driver.commit([link("a/0")])
     assert driver.commit([link("a/robots.txt")], [(robots, done())]) == [KNOWN]
-    counts = driver.store.stats()
-    assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (2, 1, 1, {"ok": 1})
+    assert counted(driver) == (1, 1, 0, {}, {"robots": 1})
     driver.settle(robots, done(outcome="http_error"))
-    counts = driver.store.stats()
-    assert (counts.known, counts.done, counts.outcomes) == (2, 1, {"http_error": 1})
+    assert counted(driver) == (1, 1, 0, {}, {"robots": 1})
+    assert driver.store.lookup(robots.link.url).outcome == "http_error", "as the latest visit found it"
     driver.commit([link("b/robots.txt")])
     driver.settle(Lease(link("b/robots.txt", "robots"), b""), done())
     assert driver.store.lookup(link("b/robots.txt").url) == "waiting"  # it has a visit of its own coming
-    assert driver.store.stats().done == 1
+    assert counted(driver) == (2, 2, 0, {}, {"robots": 1})
     assert driver.store.revive(frozenset({"http_error"})) == 0
+
+
+def counted(driver: Driver) -> tuple[int, int, int, Mapping[str, int], Mapping[str, int]]:
+    counts = driver.store.stats()
+    assert counts.known == counts.waiting + counts.retrying + counts.done
+    assert counts.all_known - counts.known == counts.all_done - counts.done == sum(counts.not_pages.values())
+    return counts.known, counts.waiting + counts.retrying, counts.done, counts.outcomes, counts.not_pages
+
+
+def test_a_robots_txt_that_is_a_page_as_well_stays_one(driver: Driver) -> None:
+    """Somebody listed it: what a later visit for its rules finds changes neither its record nor any count."""
+    driver.commit([link("a/robots.txt", "seed")])
+    aside = Lease(link("a/robots.txt", "robots"), b"")
+    driver.settle(aside, done(outcome="http_error"))
+    driver.settle(driver.claim_one("a/robots.txt"), done())
+    assert counted(driver) == (1, 0, 1, {"ok": 1}, {})
+    driver.settle(aside, done(outcome="http_error"))
+    assert counted(driver) == (1, 0, 1, {"ok": 1}, {})
+    assert driver.store.lookup(aside.link.url).link.kind == "seed"
+    assert driver.store.revive(frozenset({"ok"})) == 1
+    driver.settle(aside, done(outcome="http_error"))
+    assert counted(driver) == (1, 1, 0, {}, {})
+    driver.settle(driver.claim_one("a/robots.txt"), done(outcome="http_error"))
+    assert counted(driver) == (1, 0, 1, {"http_error": 1}, {})
+
+
+def test_sitemaps_are_work_while_they_wait_and_no_pages_once_they_are_settled(driver: Driver) -> None:
+    driver.commit([link("a/map", "sitemap"), link("a/map2", "sitemap"), link("a/0")])
+    assert counted(driver) == (3, 3, 0, {}, {})
+    driver.settle(driver.claim_one("a/map"), done(link("a/1"), outcome="ok"))
+    assert counted(driver) == (3, 3, 0, {}, {"sitemap": 1})
+    driver.settle(driver.claim_one("a/map2"), TIMEOUT)
+    assert counted(driver) == (2, 2, 0, {}, {"sitemap": 2})
+    assert driver.commit([link("a/map"), link("a/map", "sitemap"), link("a/map", "seed")]) == [KNOWN] * 3
+    assert driver.store.revive(frozenset({"timeout"})) == 1
+    assert counted(driver) == (3, 3, 0, {}, {"sitemap": 1})
+    for name in ("a/0", "a/1", "a/map2"):
+        driver.settle(driver.claim_one(name), done())
+    assert counted(driver) == (2, 0, 2, {"ok": 2}, {"sitemap": 2})
+    if driver.kind == "embedded":
+        driver.reopen()
+        assert counted(driver) == (2, 0, 2, {"ok": 2}, {"sitemap": 2})
 
 
 # -- what killed the process --------------------------------------------------------------------------------------

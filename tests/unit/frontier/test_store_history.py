@@ -284,7 +284,7 @@ class StoreHistory(RuleBasedStateMachine):
         for key, (lease, outcome) in zip(keys, settled, strict=True):
             item = self.out.pop(key)[1]
             if isinstance(outcome, Retry):
-                item.link, item.out, item.crashes = lease.link.again(), False, 0
+                item.link, item.out, item.crashes = lease.link.retried(), False, 0
                 item.at, item.failed, item.ticket = now + outcome.after, True, model.ticket()
                 continue
             model.items.remove(item)
@@ -328,7 +328,7 @@ class StoreHistory(RuleBasedStateMachine):
         if self.kind == "embedded":  # by fingerprint: any order is right, this one has to be known to compare
             order = {lease_url: at for at, lease_url in enumerate(self.driver.by_fingerprint(model.pages))}
         for url in sorted(chosen, key=order.__getitem__):
-            again = chosen[url].link.again()
+            again = chosen[url].link.retried()
             model.items.append(Item(again, again.priority, model.ticket(), settled_before=True))
 
     @precondition(lambda self: self.kind == "embedded")
