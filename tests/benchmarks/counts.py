@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 from contenders import Job, Workload, ours
-from gauges import free_port
 from measure import HERE, farm
 from msgspec import Struct
 
@@ -73,7 +72,7 @@ def a_page(workload: Workload, way: Way | None = None) -> Counted:
 def _run(workload: Workload, scale: int, way: Way) -> Counted:
     """A list of ``scale`` times PAGES, or the whole of a web that has so many."""
     per_host = scale * PAGES // HOSTS
-    with farm(free_port(), f"--hosts={HOSTS}", f"--pages={per_host}", "--gzip=0") as web, TemporaryDirectory() as folder:
+    with farm(0, f"--hosts={HOSTS}", f"--pages={per_host}", "--gzip=0") as web, TemporaryDirectory() as folder:
         listed = Path(folder, "list")
         listed.write_text("\n".join(web.urls(scale * PAGES if workload == "list" else HOSTS, HOSTS)) + "\n")
         job = Job(workload, Path(folder), listed, 0, None, PER_HOST)

@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gauges import free_port
 from measure import CLIENT_CPU, HERE, Profile, farm, prepare, run
 
 LIST = ("ask", "keep")
@@ -253,7 +252,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, float]]:
     profile = Profile(options.gzip, options.tls, known_share=options.known_share)
     hosts = HOSTS if options.tls else 0
     with (
-        farm(free_port(), f"--hosts={HOSTS}", *profile.farm_options, tls_hosts=hosts) as web,
+        farm(0, f"--hosts={HOSTS}", *profile.farm_options, tls_hosts=hosts) as web,
         tempfile.NamedTemporaryFile("w+") as named,
     ):
         urls = "\n".join(web.urls(options.pages, HOSTS)) + "\n"

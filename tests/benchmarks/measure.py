@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 SAMPLE_EVERY_S = 0.25
 CLIENT_CPU, SERVER_CPU = "0", "1"
 SETTLE_S = 0.3
+START_TRIES = 5
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -138,10 +139,10 @@ class Profile:
 class Farm:
     """A running webfarm, with TLS before it where it has a ``ca``: the file with the authority of its certificates."""
 
-    def __init__(self, port: int, binary: Path, pid: int, front: subprocess.Popen[bytes] | None, tls_port: int, ca: Path) -> None:
+    def __init__(self, port: int, pid: int, front: subprocess.Popen[bytes] | None, tls_port: int, ca: Path) -> None:
         self.port = port
         self.ca = ca if front else None
-        self._binary = binary
+        self._binary = f"/proc/{pid}/exe"
         self._pids = [pid, front.pid] if front else [pid]
         self._naming = ["--port", str(port), "--tls-port", str(tls_port)]
 
@@ -166,18 +167,18 @@ class Farm:
 
 @contextlib.contextmanager
 def farm(port: int, *options: str, tls_hosts: int = 0) -> Iterator[Farm]:
-    """Build (once) and start webfarm on the server's CPU. ``tls_hosts``: so many of its hosts are to be had by TLS as well,
-    and named so."""
+    """Build (once) and start webfarm on the server's CPU. ``port``: 0 is any that is free. ``tls_hosts``: so many of its
+    hosts are to be had by TLS as well, and named so."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="farm-")))
         tls_port = free_port() if tls_hosts else 0
-        pid, binary = _started(port, *options, *(["--tls-port", str(tls_port)] if tls_hosts else []))
+        port, pid = _started(port, *options, *(["--tls-port", str(tls_port)] if tls_hosts else []))
         stack.callback(os.kill, pid, signal.SIGTERM)
         front = _fronted(tls_port, port, tls_hosts, folder / "ca.pem") if tls_hosts else None
         if front:
             stack.callback(front.wait)
             stack.callback(front.terminate)
-        yield Farm(port, binary, pid, front, tls_port, folder / "ca.pem")
+        yield Farm(port, pid, front, tls_port, folder / "ca.pem")
 
 
 def _fronted(port: int, web_port: int, hosts: int, ca: Path) -> subprocess.Popen[bytes]:
@@ -190,14 +191,16 @@ def _fronted(port: int, web_port: int, hosts: int, ca: Path) -> subprocess.Popen
     return front
 
 
-def _started(port: int, *options: str) -> tuple[int, Path]:
-    build = Path(os.environ.get("WEBFARM_BUILD", Path.home() / ".cache" / "webfarm"))
-    environ = {**os.environ, "WEBFARM_BUILD": str(build), "WEBFARM_CPU": SERVER_CPU, "WEBFARM_LOG": os.devnull}
-    command = [str(HERE / "webfarm" / "start.sh"), "--port", str(port), *options]
-    started = subprocess.run(command, env=environ, capture_output=True, text=True)
-    if started.returncode:
-        raise SystemExit(f"webfarm did not start: {started.stderr.strip()}")
-    return int(started.stdout), build / "webfarm"
+def _started(port: int, *options: str) -> tuple[int, int]:
+    """Its port and process id. A port that was free may be taken by the time it listens there: then another one."""
+    environ = {**os.environ, "WEBFARM_CPU": SERVER_CPU, "WEBFARM_LOG": os.devnull}
+    for _ in range(1 if port else START_TRIES):
+        chosen = port or free_port()
+        command = [str(HERE / "webfarm" / "start.sh"), "--port", str(chosen), *options]
+        started = subprocess.run(command, env=environ, capture_output=True, text=True)
+        if not started.returncode:
+            return chosen, int(started.stdout)
+    raise SystemExit(f"webfarm did not start: {started.stderr.strip()}")
 
 
 def prepare() -> None:

@@ -28,7 +28,6 @@ from typing import get_args
 import counts
 import floor
 from contenders import Contender, Job, Workload, contenders, reference
-from gauges import free_port
 from measure import SETTLE_S, Farm, Profile, farm, prepare, run
 
 FINITE_PAGES = 10
@@ -73,7 +72,7 @@ class Webs:
         if kind not in self._webs:
             pages = ["--pages", str(FINITE_PAGES)] if finite else []
             options = ["--hosts", str(self._hosts), *pages, *self._profile.farm_options, *self._options]
-            started = farm(free_port(), *options, tls_hosts=self._hosts if kind[1] else 0)
+            started = farm(0, *options, tls_hosts=self._hosts if kind[1] else 0)
             self._webs[kind] = self._stack.enter_context(started)
         return self._webs[kind]
 
