@@ -32,6 +32,11 @@ STACKED_RATIO_MAX: Final = 4
 """What one coding leaves to the next is compressed itself: beyond RATIO_FREE_BYTES hardly more comes out than went in. Bytes
 that decode to nothing (empty blocks, skippable frames) are seen by no limit of what comes out at the end."""
 _ZSTD_WINDOW_LOG_MAX: Final = 23  # 8 MiB, the window of the zstd content coding (RFC 9659 section 3)
+_ZSTD_BYTES: Final = 512 << 10
+"""Of a zstd decoder beside its window: two blocks of 128 KiB and its tables."""
+_BROTLI_WINDOW_LOG_MAX: Final = 24  # 16 MiB
+_BROTLI_BYTES: Final = 3 << 20
+"""Of a brotli decoder beside its window: 256 prefix codes of each of three kinds (RFC 7932 section 3.5), as tables."""
 _BROTLI_FEED_BYTES: Final = 4 << 10
 
 _IDENTITY: Final = frozenset({"", "identity"})
@@ -69,14 +74,13 @@ def decoded(chunks: Iterable[bytes], codings: tuple[str, ...]) -> Iterator[bytes
         raise FetchError("content_coding", f"{len(codings)} codings")
     pieces: Iterable[bytes] = chunks
     for above, name in enumerate(reversed(codings)):
-        if (stage := _STAGES.get(name)) is None:
-            raise FetchError("content_coding", name)
-        pieces = _stacked(stage, pieces) if above < len(codings) - 1 else stage(pieces)
+        pieces = stacked(pieces, name) if above < len(codings) - 1 else _stage(name)(pieces)
     yield from pieces
 
 
-def _stacked(stage: Stage, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """A stage below which another waits."""
+def stacked(chunks: Iterable[bytes], coding: str) -> Iterator[bytes]:
+    """As ``decoded`` for one coding, below which another waits."""
+    stage = _stage(coding)
     left = RATIO_FREE_BYTES
 
     def counted() -> Iterator[bytes]:
@@ -90,6 +94,47 @@ def _stacked(stage: Stage, chunks: Iterable[bytes]) -> Iterator[bytes]:
         if left < 0:
             raise FetchError("decode_ratio", f"over {STACKED_RATIO_MAX} : 1 between codings")
         yield piece
+
+
+def _stage(coding: str) -> Stage:
+    if (stage := _STAGES.get(coding)) is None:
+        raise FetchError("content_coding", coding)
+    return stage
+
+
+def decoder_bytes(coding: str, output_bytes_max: int, start: bytes = b"") -> int:
+    """Most that a decoder of ``coding`` holds in memory: its tables, and its window, of which it touches no more than has come
+    out. ``start``: the first byte of its input, if that is known. What it takes in and gives out comes in addition; so do the
+    40 KiB of gzip and deflate, for which this is 0."""
+    if coding == "br":
+        return min(_brotli_window_bytes(start), output_bytes_max) + _BROTLI_BYTES
+    if coding == "zstd":  # each frame has a window of its own: the first does not tell
+        return min(1 << _ZSTD_WINDOW_LOG_MAX, output_bytes_max) + _ZSTD_BYTES
+    return 0
+
+
+def decoder_bytes_max(output_bytes_max: int) -> int:
+    """The same for any coding, alone or in a stack that is undone one after the other."""
+    return max(decoder_bytes(coding, between_bytes_max(output_bytes_max)) for coding in _STAGES)
+
+
+def between_bytes_max(output_bytes_max: int) -> int:
+    """Most that one coding of a stack may leave to the next: nothing is made larger by coding it but by a little, and what is
+    beyond that decodes to nothing."""
+    return output_bytes_max + output_bytes_max // 64 + RATIO_FREE_BYTES
+
+
+def _brotli_window_bytes(start: bytes) -> int:
+    """RFC 7932 section 9.1, WBITS: 1, 4 or 7 bits, least significant first."""
+    if not start:
+        return 1 << _BROTLI_WINDOW_LOG_MAX
+    bits = start[0]
+    if not bits & 1:
+        return 1 << 16
+    if n := bits >> 1 & 7:
+        return 1 << 17 + n
+    n = bits >> 4 & 7
+    return 1 << (8 + n if n else 17)
 
 
 def bounded(pieces: Iterable[bytes], *, wire_bytes: int, decoded_bytes_max: int, ratio_max: float) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from crawler.core.errors import StorageError
 
-BUFFER_BYTES_MAX: Final = 1 << 20
+BUFFER_BYTES_MAX: Final = 512 << 10
 """Appended bytes that wait for one larger write."""
 BUFFER_PIECES_MAX: Final = 1024
 """Of them, in one write (IOV_MAX)."""
@@ -79,6 +79,11 @@ class MarkedFile:
     @property
     def size(self) -> int:
         return self._written + self._waiting_bytes
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait in memory."""
+        return self._waiting_bytes
 
     def append(self, data: bytes) -> int:
         """Add ``data``; the offset it begins at."""

@@ -93,6 +93,12 @@ class FetchError(CrawlerError):
         self.detail = detail
         super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
 
+    def kept(self) -> FetchError:
+        """The same as a value that outlives its raising: without the frames it came through, whose buffers and decoders a
+        traceback keeps alive."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
 
 class StorageError(CrawlerError):
     """A promise cannot be kept here and now. ``errno`` says which resource, 0 if none; ``final`` forbids to try again."""

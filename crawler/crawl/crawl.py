@@ -37,7 +37,7 @@ from crawler.policy.judge import Judge
 from crawler.policy.politeness import Rests
 from crawler.policy.robots_gate import RobotsDesk
 from crawler.resources.disk import Disk
-from crawler.resources.memory_budget import Reservation, weight
+from crawler.resources.memory_budget import Reservation, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
 
@@ -213,12 +213,12 @@ class Crawl:
         """The whole life of one link that robots.txt allows, between lease and outcome."""
         async with self.memory.budget.visit() as room:
             try:
-                page = await self.fetcher.fetch(self._as_kept(lease))
+                page = await self.fetcher.fetch(self._as_kept(lease), room)
             except FetchError as error:
                 return self._judge.error(lease, error)
             try:
                 self.metrics.answered(page)
-                room.received(page.body.memory_bytes)
+                room.received(page.body.memory_bytes, head_bytes(page.headers))
                 outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()

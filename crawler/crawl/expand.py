@@ -28,6 +28,7 @@ from crawler.parse.pool import Fault, Parser
 from crawler.parse.sitemap import Reader, read
 from crawler.policy.scope import Scope, ScopeRules
 from crawler.resources.memory_budget import Reservation, Visit
+from crawler.resources.memory_plan import SITEMAP_PART_BYTES, document_bytes
 
 LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
@@ -36,6 +37,8 @@ PART: Final = 4
 PART_BYTES_MIN: Final = 64 << 10
 PART_BYTES_MAX: Final = 512 << 10
 """Of URLs that a sitemap names, admitted at a time: short references to a long base may stand in it."""
+LARGE_BYTES: Final = 64 << 10
+"""Of a document whose references are counted, to hold no more memory for its links than it can have."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Of an answer, the fields that say something of links."""
@@ -47,6 +50,9 @@ class Undo(Protocol):
     async def decoded(self, page: Page, limit: int, /) -> bytes: ...
 
     async def unpacked(self, page: Page, limit: int, /) -> Body: ...
+
+    def decoder_bytes(self, page: Page, limit: int, /) -> int:
+        """Memory that either needs beside what comes out."""
 
 
 class Expander:
@@ -112,13 +118,17 @@ class Expander:
         if mime not in MIMES and not headers:
             return done
         assert self._parser is not None
-        held = await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire)))
-        body = await self._undo.decoded(page, self._config.max_parse) if mime in MIMES else b""
+        most = self._config.max_parse
+        size = min(most, max(page.bytes_decoded, page.bytes_wire))
+        held = await room.parse(size, self._config.max_outlinks, self._undo.decoder_bytes(page, most))
+        body = await self._undo.decoded(page, most) if mime in MIMES else b""
         if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
             body = b""
         if not body and not headers:
             held.release()
             return done
+        if len(body) > LARGE_BYTES:
+            held.shrink(document_bytes(len(body), _references(body, headers)))
         began = time.perf_counter()
         place = (link.depth + 1, link.anchor or link.url, self._reading)
         found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, *place)
@@ -136,6 +146,7 @@ class Expander:
         blocks = [block_of(columns, page) for columns in found.parts if columns.is_sound()]
         if len(blocks) < len(found.parts):  # a document may have taken its process over
             found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.parts) - len(blocks)
+        found.parts.clear()
         held.shrink(sum(block.size for block in blocks))
         while len(blocks) > 1:
             await self._admit(Admitted((), block=blocks.pop(0)))
@@ -168,7 +179,7 @@ class Expander:
 
     async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
-        await room.parse(PART_BYTES_MAX)
+        await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(done.page, self._config.max_sitemap)))
         packed = done.page.coding is not None
         body = await self._undo.unpacked(done.page, self._config.max_sitemap) if packed else done.page.body
         try:
@@ -211,6 +222,11 @@ class Expander:
                 yield link
             elif rule is not None:
                 refused[rule] = refused.get(rule, 0) + 1
+
+
+def _references(body: bytes, headers: Headers) -> int:
+    """No document has more: each is the value of an attribute, stands behind a comma, or in a header."""
+    return body.count(b"=") + body.count(b",") + sum(1 + value.count(b",") for _, value in headers)
 
 
 def _listed(words: Iterable[str]) -> str | None:

@@ -48,7 +48,7 @@ from crawler.resources import cgroup
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
-from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan, default_limit, divide
+from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Needs, Plan, default_limit, divide
 from crawler.resources.network import HELD_MAX, Network
 
 RUN_BACKOFF_MAX_S: Final = 300.0
@@ -92,6 +92,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             links_max=plan.bench_links_max,
             in_flight=in_flight,
             robots=robots,
+            links_room=budget,
             visits_max=config.max_pages or None,
             on_unfetched=failing_hosts.add,
             endless=endless,
@@ -107,7 +108,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
-            _measure(budget, store, pump, fetcher, robots, parser)
+            _measure(budget, store, pump, fetcher, robots, parser, journal)
             yield Crawl(
                 config,
                 root,
@@ -198,7 +199,13 @@ def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callab
 
 
 def _measure(
-    budget: Budget, store: Store, pump: Pump, fetcher: Fetcher, robots: RobotsDesk | None, parser: Parser | None
+    budget: Budget,
+    store: Store,
+    pump: Pump,
+    fetcher: Fetcher,
+    robots: RobotsDesk | None,
+    parser: Parser | None,
+    journal: Journal,
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
@@ -206,7 +213,7 @@ def _measure(
     budget.measure("robots", robots.memory_used if robots is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
-    budget.measure("write", lambda: pump.uncommitted_body_bytes)
+    budget.measure("write", lambda: journal.memory_used)
     budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
 
 
@@ -226,7 +233,16 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     limit = config.memory_limit or default_limit(group.limit if group else None)
     parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit) if config.depth else 0
     control = endless or config.metrics_listen is not None
-    return divide(limit, workers=config.workers, parsers=parsers, max_parse=config.max_parse, control=control)
+    needs = Needs(
+        workers=config.workers,
+        parsers=parsers,
+        max_parse=config.max_parse if config.depth else 0,
+        max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
+        max_head=config.max_head,
+        max_outlinks=config.max_outlinks,
+        control=control,
+    )
+    return divide(limit, needs)
 
 
 def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Store:

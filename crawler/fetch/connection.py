@@ -26,6 +26,8 @@ from crawler.fetch.head import fault_of, length_of, may_be_kept
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
 START_BYTES: Final = 16
+LONG_HEAD_BYTES: Final = 16 << 10
+"""A head that grows beyond this is received when there is memory for as much as a head may have."""
 OVERHEAD_FACTOR: Final = 1
 """Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``: chunks of a byte each would cost a
 second of our time for a megabyte of theirs."""
@@ -66,6 +68,8 @@ class Watched(ResponseHandler):
         self._start = b""
         self._carry = b""
         self._last = b""
+        self._held = b""  # of a long head that waits for memory
+        self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
         self._dirty = False
@@ -101,7 +105,8 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
-        self._start = self._carry = self._last = b""
+        self._start = self._carry = self._last = self._held = b""
+        self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
         super().set_response_params(**params)
@@ -114,6 +119,12 @@ class Watched(ResponseHandler):
                 self._drop()
             return
         exchange.received += len(data)
+        if self._held:  # reading is paused, and what was under way comes all the same
+            self._held += data
+        else:
+            self._receive(data, exchange)
+
+    def _receive(self, data: bytes, exchange: Exchange) -> None:
         if exchange.message is None and not (data := self._feed_head(data, exchange)) and self._left:
             return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
@@ -132,6 +143,10 @@ class Watched(ResponseHandler):
             if len(self._start) < START_BYTES:
                 self._start += data[at : at + START_BYTES - len(self._start)]
             end = self._end_of_head(data, at)
+            self._head_bytes += (size if end < 0 else end) - at
+            if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
+                self._held = data[at:]
+                return b""
             if end < 0:
                 self._carry = (self._carry + data[max(at, size - 3) :])[-3:]
                 for start in range(at, size, FEED_BYTES):
@@ -151,6 +166,28 @@ class Watched(ResponseHandler):
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _has_room(self, exchange: Exchange) -> bool:
+        """Whether there is memory for a long head. If not, nothing is read until there is, and no deadline passes."""
+        room, exchange.room = exchange.room, None
+        if room is None or room.head(self._head_bytes_max, self._go_on):
+            return True
+        self._pause_transport_reading()
+        if exchange.deadline is not None:
+            exchange.deadline.hold()
+        return False
+
+    def _go_on(self) -> None:
+        """There is memory for the head."""
+        exchange = self._exchange
+        if exchange is None or self._is_over():
+            return
+        if exchange.deadline is not None:
+            exchange.deadline.go_on()
+        held, self._held = self._held, b""
+        self._head_bytes = 0
+        self._resume_transport_reading()
+        self._receive(held, exchange)
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what

@@ -26,7 +26,7 @@ from crawler.core.model import Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline, Deadlines
-from crawler.fetch.decoding import Finisher
+from crawler.fetch.decoding import Finisher, Room
 from crawler.fetch.errors import Border, lacking
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
@@ -147,8 +147,9 @@ class Fetcher:
             pass
         return False
 
-    async def fetch(self, lease: Lease) -> Page:
-        """One attempt at a link. FetchError: there was no answer that could be read. StorageError: the fault is ours."""
+    async def fetch(self, lease: Lease, room: Room | None = None) -> Page:
+        """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: there was no answer
+        that could be read. StorageError: the fault is ours."""
         started = time.monotonic()
         self._in_flight += 1
         try:
@@ -161,18 +162,19 @@ class Fetcher:
             if proxied:
                 self._check_literal(request.host)
             tunnel = proxied and request.tls
-            exchange = Exchange(proxied=proxied, tunnel=tunnel)
+            exchange = Exchange(proxied=proxied, tunnel=tunnel, room=room)
             try:
-                return await self._exchange(link, request, exchange, started)
+                return await self._exchange(link, request, exchange, started, room)
             except FetchError as error:
                 if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
-            return await self._exchange(link, request, Exchange(proxied=proxied, tunnel=tunnel, fresh=True), started)
+            again = Exchange(proxied=proxied, tunnel=tunnel, fresh=True, room=room)
+            return await self._exchange(link, request, again, started, room)
         finally:
             self._in_flight -= 1
 
-    async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float) -> Page:
+    async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float, room: Room | None) -> Page:
         config = self._config
         kind = link.kind
         limit = config.max_robots if kind == "robots" else config.max_sitemap if kind == "sitemap" else config.max_body
@@ -185,6 +187,7 @@ class Fetcher:
         try:
             try:
                 with Deadline(self._deadlines, config.timeout) as deadline, Border(exchange, tls=request.tls):
+                    exchange.deadline = deadline
                     exchange.on_sent = partial(deadline.arm, config.first_byte_timeout, "first_byte_timeout")
                     deadline.arm(config.connect_timeout, "connect_timeout")
                     async with self._way.ask(request) as content:
@@ -194,7 +197,7 @@ class Fetcher:
             except FetchError as error:
                 if not head_at:
                     raise
-                fault = error
+                fault = error.kept()
             if exchange.our_errno:
                 raise lacking(exchange.our_errno)
             if fault is None and exchange.ending is not None:
@@ -206,7 +209,7 @@ class Fetcher:
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall
             codings = codings_of(message.headers.getall("Content-Encoding", ())) if body.size else ()
-            await self.finisher.finish(page, codings, limit)
+            await self.finisher.finish(page, codings, limit, room)
             page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
             self._bytes_wire += page.bytes_wire
             self._bytes_decoded += page.bytes_decoded
@@ -236,6 +239,7 @@ class Fetcher:
             silent_at = self._loop.time() + config.read_timeout
             slow_at = begun + max(config.min_rate_grace, body.size / config.min_rate) if config.min_rate else silent_at
             deadline.arm_at(*((slow_at, "min_rate") if slow_at < silent_at else (silent_at, "read_timeout")))
+            del chunk  # the next may be long in coming
         return None
 
     async def _pay(self, size: int, deadline: Deadline) -> float:

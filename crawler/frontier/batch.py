@@ -35,6 +35,8 @@ class OpenBatch:
         self.links_bytes = 0
         self.body_bytes = 0
         self.releases: list[Callable[[], None]] = []
+        """Of what outcomes hold, and of what admitted links hold: called when it is committed."""
+        self.admitted_releases: list[Callable[[], None]] = []
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
@@ -53,8 +55,10 @@ class OpenBatch:
             self.body_bytes += settled.outcome.page.body.size
             self.refuse(settled.outcome.refused or {})
 
-    def admit(self, admitted: Admitted) -> None:
+    def admit(self, admitted: Admitted, committed: Callable[[], None] | None = None) -> None:
         self.admitted.append(admitted)
+        if committed is not None:
+            self.admitted_releases.append(committed)
         self.links_count += _count(admitted)
         self.links_bytes += _bytes(admitted)
 
@@ -76,6 +80,7 @@ class OpenBatch:
         self.robots = failed.robots | self.robots
         self.retired = failed.retired | self.retired
         self._committed += failed._committed
+        self.admitted_releases += failed.admitted_releases
 
     def committed(self) -> asyncio.Future[None]:
         """A future that is done when this batch is committed."""
@@ -93,6 +98,9 @@ class OpenBatch:
                 settled.outcome.page.body.discard()
 
     def resolve(self) -> None:
+        """It is committed."""
+        for release in self.admitted_releases:
+            release()
         for future in self._committed:
             if not future.done():
                 future.set_result(None)
@@ -111,11 +119,6 @@ class Collector:
     def is_backed_up(self) -> bool:
         """One batch is being committed and the next is full: nothing more may be visited."""
         return self.closing is not None and self.open.is_full()
-
-    @property
-    def body_bytes(self) -> int:
-        """Of bodies on their way into the archive."""
-        return self.open.body_bytes + (self.closing.body_bytes if self.closing is not None else 0)
 
     def uncommitted_s(self, now: float) -> float:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""

@@ -70,6 +70,18 @@ class Politeness(Protocol):
         """The rest of a host after this visit, given its state before."""
 
 
+class Held(Protocol):
+    """Memory that is reserved."""
+
+    def release(self) -> None: ...
+
+
+class LinksRoom(Protocol):
+    """Where memory for links that are admitted by themselves is reserved: ``crawler.resources.memory_budget.Budget``."""
+
+    async def links(self, admitted: Admitted, /) -> Held: ...
+
+
 class Frontier:
     """The workers' side. ``visits_max``: no more visits than these (--max-pages), None: no limit. ``on_unfetched`` is told
     the host of each link that is settled without a visit."""
@@ -84,12 +96,13 @@ class Frontier:
         *,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
     ) -> None:
         self.bench = bench
         self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
-        self._in_flight, self._robots = in_flight, robots
+        self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
         self._visits_left = visits_max
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
@@ -354,8 +367,14 @@ class Frontier:
 
     async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
         """Links into the next batch, as soon as it has room. The future is done when they are committed."""
-        await self._batches.room()
-        self._batches.open.admit(admitted)
+        held = await self._links_room.links(admitted) if self._links_room is not None else None
+        try:
+            await self._batches.room()
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
+        self._batches.open.admit(admitted, held.release if held is not None else None)
         self._batches.mark_dirty(self._clock())
         return self._batches.open.committed()
 

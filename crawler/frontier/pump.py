@@ -17,7 +17,7 @@ from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
-from crawler.frontier.frontier import Frontier, Politeness, RobotsGate
+from crawler.frontier.frontier import Frontier, LinksRoom, Politeness, RobotsGate
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
 from crawler.frontier.store import Store
@@ -43,6 +43,7 @@ class Pump:
         links_max: int,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
@@ -60,6 +61,7 @@ class Pump:
             clock,
             in_flight=in_flight,
             robots=robots,
+            links_room=links_room,
             visits_max=visits_max,
             on_unfetched=on_unfetched,
         )
@@ -74,11 +76,6 @@ class Pump:
     def uncommitted_s(self) -> float:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""
         return self._batches.uncommitted_s(self._clock())
-
-    @property
-    def uncommitted_body_bytes(self) -> int:
-        """Of bodies on their way into the archive."""
-        return self._batches.body_bytes
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store answers, between two of the pump's own calls. Raises StorageError."""

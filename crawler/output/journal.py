@@ -7,12 +7,16 @@ counts before the commit, and after a failed one every file is cut back to its m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
 from crawler.output.archive import Archive, Kept
 from crawler.output.results import Results
 from crawler.output.rows import has_record, known_of, rows_of
+
+RECORD_BYTES: Final = 2 << 20
+"""Of the record that is being packed: a head of 256 KiB some times over, the packer's tables, a piece of the body."""
 
 
 class Journal:
@@ -21,6 +25,7 @@ class Journal:
     def __init__(self, archive: Archive, results: Results) -> None:
         self._archive = archive
         self._results = results
+        self._appending = False
         self._lengths: dict[str, int] = {}
         self.written_bytes = 0
         """Added to files since it was opened."""
@@ -39,6 +44,13 @@ class Journal:
         """Write the batch's records, index lines and rows, each once; what the store is to know of each settled lease
         (None: nothing new, for a Retry and for kind ``expand``). Spool files of bodies may have been moved."""
         self.is_ahead = True
+        self._appending = True
+        try:
+            return self._append(prepared)
+        finally:
+            self._appending = False
+
+    def _append(self, prepared: Prepared) -> list[Known | None]:
         settled = prepared.batch.settled
         wall = prepared.batch.wall
         if prepared.batch.retired:
@@ -76,6 +88,11 @@ class Journal:
         finally:
             self._results.cut(marks)
         self.is_ahead = False
+
+    @property
+    def memory_used(self) -> int:
+        """Bytes in memory: what waits to be written, and the record being made. May be asked by any thread."""
+        return self._archive.buffered + self._results.buffered + RECORD_BYTES * self._appending
 
     def roll(self) -> None:
         """The next ``sync`` closes the archive's files, so that other tools find them by their final names."""

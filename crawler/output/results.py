@@ -115,6 +115,12 @@ class Results:
         if file is not None:
             file.close()
 
+    @property
+    def buffered(self) -> int:
+        """Bytes appended that wait in memory. May be asked by any thread."""
+        file = self._file
+        return file.buffered if file is not None else 0
+
     def _key(self) -> str:
         return f"results/results-{self._number:06d}.jsonl"
 

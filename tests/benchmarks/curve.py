@@ -26,7 +26,7 @@ from known import write_list
 from measure import Farm, farm, tree
 
 from crawler.frontier import Limits, open_store
-from crawler.resources.memory_plan import divide
+from crawler.resources.memory_plan import Needs, divide
 
 LIMIT_MIB: Final = 256
 URLS_PER_HOST: Final = 10
@@ -65,7 +65,7 @@ def known(gauges: dict[str, float]) -> int:
 
 def asked_of_the_store(root: Path) -> dict[str, float]:
     """Milliseconds to open the store and claim from it the first time, and for each claim after that."""
-    plan = divide(LIMIT_MIB << 20, workers=100, parsers=1, max_parse=4 << 20)
+    plan = divide(LIMIT_MIB << 20, Needs(100, 1, max_parse=4 << 20, max_body=64 << 20, max_head=256 << 10, max_outlinks=100_000))
     began = time.perf_counter()
     store = open_store(
         "embedded", root / "frontier", Limits(True), now=time.time(), rest=lambda host: 0.0, memory_bytes=plan.accounts["store"]

@@ -55,6 +55,10 @@ class Archive(Protocol):
 
     def close(self) -> None: ...
 
+    @property
+    def buffered(self) -> int:
+        """Bytes appended that wait in memory. May be asked by any thread."""
+
 
 def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None) -> Archive:
     """The archive of the crawl in ``root``; ``rewind`` must come before the first ``append``.

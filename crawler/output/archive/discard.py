@@ -26,3 +26,7 @@ class DiscardArchive:
     def roll(self) -> None: ...
 
     def close(self) -> None: ...
+
+    @property
+    def buffered(self) -> int:
+        return 0

@@ -59,3 +59,7 @@ class FilesArchive:
     def roll(self) -> None: ...
 
     def close(self) -> None: ...
+
+    @property
+    def buffered(self) -> int:
+        return 0

@@ -161,6 +161,11 @@ class WarcArchive:
             finally:
                 pair.index.close()
 
+    @property
+    def buffered(self) -> int:
+        pair = self._pair
+        return pair.warc.buffered + pair.index.buffered if pair is not None else 0
+
     def _repeated(self, known: Known | None, page: Page) -> tuple[Ref, float, bytes] | None:
         """The earlier record that holds this very body, when it was fetched, and its digest."""
         if known is None or known.archive is None or known.digest is None or page.truncated:

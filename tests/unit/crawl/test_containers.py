@@ -42,7 +42,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Crawl._reserved": ("outcome", CLAIMED),
     "MemoryGovernor._visits": ("workers", WORKERS),
     "MemoryGovernor._given_up": ("workers", WORKERS),
-    "Visit.*": ("fixed", 4),
+    "Visit.*": ("fixed", 5),
     "Watch._entered": ("fixed", 3),
     "Vitals._samples": ("_SAMPLES_MAX", 64),
     "Metrics.*": ("labels are closed sets", FIXED),

@@ -21,7 +21,7 @@ from crawler.fetch.decoding import Finisher
 from crawler.parse.pool import Fault, open_parser
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Budget
-from crawler.resources.memory_plan import PARSE_COPIES, divide
+from crawler.resources.memory_plan import Needs, divide, document_bytes
 
 SEED = "http://www.example.org/a?b=1"
 LINK = Link(SEED, "www.example.org")
@@ -45,7 +45,9 @@ class Trial:
 
     def __init__(self, root: Path, parser: Any, **config: Any) -> None:
         settings = Config(**{"depth": 1, "scope": "host", **config})
-        self.budget = Budget(divide(256 << 20, workers=8, parsers=1, max_parse=2 << 20))
+        self.budget = Budget(
+            divide(256 << 20, Needs(8, 1, max_parse=2 << 20, max_body=8 << 20, max_head=256 << 10, max_outlinks=100_000))
+        )
         self.admitted: list[Link] = []
         self.held: list[int] = []
         self.sizes: list[int] = []
@@ -145,7 +147,7 @@ async def test_a_large_page_through_the_real_reader(tmp_path):
         done = await trial.expand(page_of(tmp_path, body, SEED, mime="text/html"))
     assert [link.url for link in (*trial.admitted, *links_of(done))] == [f"http://www.example.org/{n}" for n in range(4500)]
     assert len(links_of(done)) == 500
-    assert max(trial.held) <= PARSE_COPIES * len(body)
+    assert max(trial.held) <= document_bytes(len(body), 100_000)
 
 
 async def test_more_codings_than_are_undone_are_not_undone_for_links_either(tmp_path):

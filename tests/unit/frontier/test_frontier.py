@@ -13,12 +13,15 @@ from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Known, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
+from crawler.frontier.frontier import LinksRoom
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
 from crawler.policy.politeness import Rests
+from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_plan import VISIT_ACCOUNTS, Plan
 
 
 class Files:
@@ -51,7 +54,7 @@ class Files:
 
 
 class World:
-    def __init__(self, *, delay: float = 0.0, per_host: int = 1, failures: int = 8) -> None:
+    def __init__(self, *, delay: float = 0.0, per_host: int = 1, failures: int = 8, links_room: LinksRoom | None = None) -> None:
         self.clock = Clock()
         self.store = MemoryStore(Limits())
         self.files = Files()
@@ -65,6 +68,7 @@ class World:
             clock=self.clock.now,
             wall=self.clock.wall,
             links_max=200,
+            links_room=links_room,
         )
         self.frontier = self.pump.frontier
         self.visits: Counter[str] = Counter()
@@ -252,6 +256,28 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
         assert lease is not None
         frontier.settle(lease, Dropped("timeout", "total_timeout"))
         assert await frontier.take() is None, "committed, so that the crawl is over"
+        world.pump.end()
+        await pump
+    world.pump.close()
+
+
+async def test_links_admitted_by_themselves_hold_memory_until_they_are_committed():
+    room = Budget(Plan(1 << 30, dict.fromkeys(VISIT_ACCOUNTS, 10_000), 4, 0))
+    outcome = room.account("outcome")
+    world = World(links_room=room)
+    committed = await world.frontier.admit(Admitted(tuple(links(1, 10))))
+    assert outcome.used >= 7000
+    second = asyncio.create_task(world.frontier.admit(Admitted(tuple(links(2, 5)))))
+    given_up = asyncio.create_task(world.frontier.admit(Admitted(tuple(links(3, 2)))))
+    async with asyncio.timeout(20):
+        while outcome.waiting_count < 2:
+            await asyncio.sleep(0)
+        given_up.cancel()
+        world.files.fail_next = 1  # the batch is not committed, and what it owes stays reserved
+        pump = asyncio.create_task(world.pump.run(world.recover))
+        await committed
+        await (await second)
+        assert world.recovered and outcome.used == 0 and given_up.cancelled()
         world.pump.end()
         await pump
     world.pump.close()

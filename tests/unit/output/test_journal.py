@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections import Counter
 
@@ -20,6 +21,7 @@ from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
 from crawler.output.archive.reader import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
 from crawler.policy.judge import Judge
+from crawler.resources.memory_plan import WRITE_BYTES
 
 
 @pytest.fixture
@@ -371,3 +373,32 @@ def test_bytes_written_count_from_the_opening(tmp_path):
     grown = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) - before
     assert again.journal.written_bytes == grown > 0
     again.journal.close()
+
+
+@pytest.mark.parametrize("kind", ["warc", "files", "discard"])
+def test_what_is_written_takes_little_memory_however_much_it_is(tmp_path, kind):
+    crawl = Crawl(tmp_path, kind)
+    held = []
+
+    def chunks():
+        for _ in range(128):
+            yield os.urandom(64 << 10)
+
+    bodies = [crawl.page(f"{A}{n}", chunks(), mime="application/octet-stream") for n in range(2)]
+    pages = [*bodies, *(crawl.page(f"{B}{n}", b"<p>" * n, headers=((b"X", b"x" * 5000),)) for n in range(90))]
+    crawl.commit(links=[seed(page.url, at) for at, page in enumerate(pages)])
+    leases = {lease.link.url: lease for lease in crawl.claim(1000)}
+    append = crawl.journal._archive.append
+
+    def watched(*args):
+        held.append(crawl.journal.memory_used)
+        return append(*args)
+
+    crawl.journal._archive.append = watched
+    prepared = crawl.prepare([Settled(leases[page.url], Done(page, "ok")) for page in pages])
+    known = crawl.journal.append(prepared)
+    assert 0 < max(held) <= WRITE_BYTES
+    assert (crawl.journal.memory_used > 0) == bool(crawl.journal._results.buffered)
+    crawl.store.commit(prepared, known, crawl.journal.sync())
+    assert crawl.journal.memory_used == 0
+    crawl.journal.close()
