@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -24,10 +24,11 @@ from crawler.core.model import Done, Link
 from crawler.core.page import Body, Page
 from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options, Packed, decode_part
 from crawler.parse.microsyntax import robots_tag, text
-from crawler.parse.pool import Fault, Parser
-from crawler.parse.sitemap import Reader, read
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, Visit
+
+if TYPE_CHECKING:
+    from crawler.parse.pool import Fault, Parser
 
 LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
@@ -146,12 +147,12 @@ class Expander:
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
         found = await self._parser.call(OUTLINKS, body, *rest, result=Packed)
-        if not isinstance(found, Fault):
+        if isinstance(found, Packed):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
             found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Packed)
-        return (Packed([], [], {}) if isinstance(found, Fault) else found), fault
+        return (found if isinstance(found, Packed) else Packed([], [], {})), fault
 
     # -- sitemaps -------------------------------------------------------------------------------------------------
 
@@ -167,6 +168,8 @@ class Expander:
 
     async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
+        from crawler.parse.sitemap import Reader, read  # only few crawls read any
+
         await room.parse(PART_BYTES_MAX)
         packed = done.page.coding is not None
         body = await self._undo.unpacked(done.page, self._config.max_sitemap) if packed else done.page.body

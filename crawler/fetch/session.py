@@ -9,6 +9,7 @@ import resource
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -53,7 +54,9 @@ async def open_fetcher(
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
         logger.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
-    tls = tls_context(config.ca_file, insecure=config.insecure)
+    make_tls = cache(partial(tls_context, config.ca_file, insecure=config.insecure))
+    if config.ca_file is not None:
+        make_tls()  # what is wrong with it is told at the start; else the first https link is early enough
     profile_of = profiles(config, hosts)
     concurrency_max, idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # asyncio allots a buffer of this size to every TLS connection: 256 KiB unless told otherwise.
@@ -72,7 +75,7 @@ async def open_fetcher(
         connector = Connector(
             guard,
             resolver,
-            tls=tls,
+            make_tls=make_tls,
             idle_max=idle_max,
             idle_bytes_max=idle_bytes_max,
             idle_per_host_max=per_host,
