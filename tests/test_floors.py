@@ -44,7 +44,7 @@ FILE_LINES_MAX = 500
 NOT_YET = {
     ("output/reader.py", "frontier"),
     ("output/retention.py", "frontier"),
-    ("service/serve.py", "cli"),
+    ("service/run.py", "cli"),
 }
 """(file, folder): imports that still point up or sideways. An entry that is no longer needed fails."""
 

@@ -45,7 +45,7 @@ async def test_the_life_of_a_url(tmp_path):
             # visited: fetched, read and judged, and nothing is written yet
             outcome = await crawl.visit(lease)
             assert isinstance(outcome, Done) and (outcome.outcome, outcome.page.status) == ("ok", 200)
-            assert [found.url for found in outcome.outlinks] == [web.url("127.0.0.1", "/next")]
+            assert [found.url for found in outcome.block.links()] == [web.url("127.0.0.1", "/next")]
             assert store.lookup(seed) == "waiting"
 
             # settled and committed: record, row, outcome and outlinks become true together

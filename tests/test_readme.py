@@ -145,7 +145,21 @@ def test_commands_and_flags_of_the_readme_exist_and_every_command_is_shown():
     text = re.sub(r"`python tests/benchmarks/[^`]*`", "", README)
     flags = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
     settings = {key.replace("_", "-") for key in Config.model_fields}
-    commands = {"final", "format", "files", "data", "memory", "outcome", "mime", "no-robots", "config", "ready", "tag", "missing"}
+    commands = {
+        "final",
+        "format",
+        "kind",
+        "files",
+        "data",
+        "memory",
+        "outcome",
+        "mime",
+        "no-robots",
+        "config",
+        "ready",
+        "tag",
+        "missing",
+    }
     assert flags - settings - commands <= {"max-"}, flags - settings - commands
 
 

@@ -66,14 +66,31 @@ def outcomes_of(texts: Sequence[str]) -> frozenset[str]:
     """``--outcome a,b --outcome c`` as a set. Raises ConfigError."""
     from crawler.core.model import OutcomeName
 
-    known = get_args(OutcomeName)
+    return _named("outcome", texts, get_args(OutcomeName))
+
+
+ALL: Final = "all"
+PAGE: Final = "page"
+
+
+def kinds_of(texts: Sequence[str]) -> frozenset[str]:
+    """``--kind a,b --kind c`` as a set; ``page`` stands for all that are pages; empty for ``all``. Raises ConfigError."""
+    from crawler.core.model import KINDS, PAGES
+
+    names = _named("kind", texts, (*KINDS, PAGE, ALL))
+    if ALL in names:
+        return frozenset()
+    return names - {PAGE} | (PAGES if PAGE in names else frozenset())
+
+
+def _named(option: str, texts: Sequence[str], known: Sequence[str]) -> frozenset[str]:
     names = [name for text in texts for name in text.split(",") if name]
     faults = []
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             faults.append(
-                f"--outcome {name}: there is no such outcome; " + (f"did you mean {close[0]}?" if close else ", ".join(known))
+                f"--{option} {name}: there is no such {option}; " + (f"did you mean {close[0]}?" if close else ", ".join(known))
             )
     if faults:
         raise ConfigError(faults)

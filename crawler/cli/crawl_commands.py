@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crawler.config.sections import Config
     from crawler.frontier import Store
     from crawler.service.run import Report
+    from crawler.service.signals import Signals
 
 GC_OBJECTS = 2_000
 """New containers between two looks for cycles: 700, Python's own, took 5 % of a crawl's time, this takes 2 %. 20,000 would
@@ -32,7 +33,7 @@ NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds
 logger: Final = logging.getLogger(__name__)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser = Parser(
         "run",
         "run [URL ...] [-i FILE] ... -o DIR [options]",
@@ -41,7 +42,9 @@ def run(arguments: Sequence[str]) -> int:
         "  zcat urls.gz | crawler run -i - -o out/                                    from standard input\n"
         "  crawler run https://example.org --depth 3 --scope domain -o out/           follow links\n"
         "  crawler run -i urls.txt -o out/ --archive files --accept-mime 'image/*'    keep bodies as files\n"
-        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours",
+        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours\n\n"
+        "Ctrl-C, SIGTERM, SIGHUP  finish what is in flight, within --grace, and end; a second one ends at once, without loss\n"
+        "SIGUSR1, SIGUSR2         log a status line, a memory report",
     )
     parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object at the end")
@@ -49,18 +52,41 @@ def run(arguments: Sequence[str]) -> int:
     add_loudness(parser)
     given = parser.parse(arguments)
     from crawler.config.load import load, warnings
-    from crawler.parse.seed_files import check
+    from crawler.output.directory import is_crawl
 
-    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=lambda config: check(config.input)).config
-    if not (config.urls or config.input or Path(config.output or "", "frontier").exists()):
+    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=seed_faults).config
+    if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    return _crawl(config, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+    return _crawl(config, signals, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
 
 
-RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated"
-"""What may be otherwise the next time, and is not a judgement of the page."""
+def seed_faults(config: Config) -> list[str]:
+    """What is wrong with the lists and URLs of a configuration."""
+    from crawler.parse.seed_files import check
+    from crawler.parse.seeds import check_urls
+
+    faults = check_urls(config.urls)
+    if faults and config.output is not None:  # an earlier version has taken such URLs, and wrote down that they are none
+        faults = check_urls(config.urls[_urls_read(Path(config.output)) :])
+    return [*check(config.input), *faults]
+
+
+def _urls_read(root: Path) -> int:
+    """How many URLs of the command line the crawl in ``root`` has read, if there is one."""
+    from crawler.frontier import open_reader
+    from crawler.output.directory import is_crawl
+    from crawler.parse.seeds import ARGV, lines_read
+
+    if not is_crawl(root):
+        return 0
+    with contextlib.closing(open_reader(root / "frontier")) as reader:
+        return lines_read(reader.positions().get(ARGV))
+
+
+RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
+"""What may be otherwise the next time or with other settings, and is not a judgement of the page."""
 
 
 def retry(arguments: Sequence[str]) -> int:
@@ -69,8 +95,9 @@ def retry(arguments: Sequence[str]) -> int:
         "retry DIR [--outcome NAME,...]",
         "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
         "examples:\n"
-        "  crawler retry out/                                what the network or a server's fault ended\n"
+        "  crawler retry out/                                what the network, a server's fault or our settings ended\n"
         "  crawler retry out/ --outcome http_error,timeout\n"
+        "  crawler retry out/ --outcome blocked              with what --allow-net opens by now\n"
         "  crawler run -i urls.txt -o out/                   now fetch them",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
@@ -79,9 +106,7 @@ def retry(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     outcomes = outcomes_of(given.outcome or [RETRIED])
-    root = Path(given.directory)
-    if not (root / "frontier").is_dir():
-        raise ConfigError(f"{root}: there is no crawl here")
+    root = _crawl_in(given.directory)
     count = _revive(root, outcomes)
     print(f"crawler: {count:,} URLs are due again: go on with the command of this crawl", file=sys.stderr)
     return Exit.OK
@@ -90,6 +115,15 @@ def retry(arguments: Sequence[str]) -> int:
 def _revive(root: Path, outcomes: frozenset[str]) -> int:
     with _store_of(root) as store:
         return store.revive(outcomes)
+
+
+def _crawl_in(directory: str) -> Path:
+    from crawler.output.directory import is_crawl
+
+    root = Path(directory)
+    if not is_crawl(root):
+        raise ConfigError(f"{root}: there is no crawl here")
+    return root
 
 
 @contextlib.contextmanager
@@ -123,9 +157,7 @@ def retire(arguments: Sequence[str]) -> int:
     parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
     parser.add_argument("--missing", action="store_true", help="every full file that is not there")
     given = parser.parse(arguments)
-    root = Path(given.directory)
-    if not (root / "frontier").is_dir():
-        raise ConfigError(f"{root}: there is no crawl here")
+    root = _crawl_in(given.directory)
     if bool(given.files) == given.missing:
         raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
     retired = _retire(root, given.files)
@@ -141,7 +173,7 @@ def _retire(root: Path, files: Sequence[str]) -> list[str]:
         return retire_missing(root, store, files)
 
 
-def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
+def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
     from crawler.service.run import run_crawl
@@ -153,13 +185,21 @@ def _crawl(config: Config, spoken: Sequence[str], *, quiet: bool, summary: bool)
             logger.warning("%s", line)
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
         try:
-            report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval))
+            report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, signals=signals))
         except KeyboardInterrupt:
-            return Exit.STOPPED  # before it had begun, or when all was committed
+            return Exit.STOPPED  # of somebody else's handler, before it had begun or when all was committed
     seconds = time.monotonic() - began
-    if not quiet:
-        table = closing_table(report.snapshot, seconds, directory=str(config.output), stopped_by=report.stopped_by)
-        print(table, file=sys.stderr)
+    with contextlib.suppress(OSError):  # of a terminal that was closed
+        if not quiet:
+            table = closing_table(
+                report.snapshot,
+                seconds,
+                directory=str(config.output),
+                stopped_by=report.stopped_by,
+                begun=report.begun,
+                opened=bool(config.allow_net),
+            )
+            print(table, file=sys.stderr)
     if summary:
         print(json.dumps(_summary(report, seconds)))
     return report.exit_code
@@ -195,6 +235,8 @@ def _summary(report: Report, seconds: float) -> dict[str, Any]:
         "retrying": end.retrying,
         "bytes": end.bytes,
         "outcomes": dict(end.outcomes),
+        "reasons": dict(end.reasons),
+        "not_pages": dict(end.not_pages),
         "refused": dict(end.refused),
         "lines": dict(end.lines),
         "failing_hosts": dict(end.failing_hosts),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crawler.cli.client import Client
     from crawler.config.sections import Config
     from crawler.service.run import Report
+    from crawler.service.signals import Signals
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
@@ -26,7 +27,7 @@ NEEDS_DATA = {"output": "--data is missing: name the directory that holds this c
 logger: Final = logging.getLogger(__name__)
 
 
-def serve(arguments: Sequence[str]) -> int:
+def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser = Parser(
         "serve",
         "serve --data DIR [options]",
@@ -41,16 +42,15 @@ def serve(arguments: Sequence[str]) -> int:
     add_settings(parser)
     add_loudness(parser)
     given = parser.parse(arguments)
+    from crawler.cli.crawl_commands import in_a_loop, seed_faults
     from crawler.config.load import load, warnings
-    from crawler.parse.seed_files import check
 
     chosen = {key: value for key, value in flags(given).items() if value is not None}
 
     def read() -> Config:
-        return load(chosen, file=given.config, needs=NEEDS_DATA, also=lambda config: check(config.input)).config
+        return load(chosen, file=given.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
-    from crawler.cli.crawl_commands import in_a_loop
     from crawler.cli.log import log_of_daemon
     from crawler.service.serve import serve as served
 
@@ -63,6 +63,7 @@ def serve(arguments: Sequence[str]) -> int:
                 config,
                 load=read,
                 on_change=lambda new: log.change(new.log_level),
+                signals=signals,
             )
 
         report = in_a_loop(crawl)
@@ -87,6 +88,10 @@ def add(arguments: Sequence[str]) -> int:
     client, given = _client(parser, arguments)
     if not given.urls and not given.input:
         raise ConfigError("nothing to add: name URLs or a list (-i FILE)")
+    from crawler.parse.seeds import check_urls
+
+    if faults := check_urls(given.urls, command="crawler add"):
+        raise ConfigError(faults)
     if given.list and len(given.input) + bool(given.urls) != 1:
         raise ConfigError("--list names one list: give one -i FILE, or URLs")
     ended = 0
@@ -127,6 +132,10 @@ def _tell_added(called: str, told: Mapping[str, Any]) -> None:
     _say(f"{called}: {told['accepted']:,} accepted{invalid}" + (f", as list {told['list']}" if "list" in told else ""))
     for error in told["errors"]:
         _say(f"  line {error['line']}: {error['reason']}: {error['text']}")
+    from crawler.parse.seeds import WHAT_TO_DO
+
+    for reason in sorted({error["reason"] for error in told["errors"]} & WHAT_TO_DO.keys()):
+        _say(f"  {reason}: {WHAT_TO_DO[reason]}")
     if told["invalid"] > len(told["errors"]):
         _say(f"  and {told['invalid'] - len(told['errors']):,} more")
 

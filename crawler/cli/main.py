@@ -12,12 +12,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from errno import EDQUOT, EFBIG, EIO, ENOSPC, EWOULDBLOCK
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.version import __version__
 
-Command = Callable[[Sequence[str]], int]
+if TYPE_CHECKING:
+    from crawler.service.signals import Signals
+
+Command = Callable[..., int]
+"""Takes its arguments; those that crawl also the process's signals."""
 
 NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
 """What a disk says that does not take what a command prints."""
@@ -64,9 +68,10 @@ def _config(arguments: Sequence[str]) -> int:
         print(example(), end="")
     else:
         file = given.file or given.config
-        from crawler.config.load import load
+        from crawler.config.load import load, warnings
+        from crawler.parse.seeds import check_urls
 
-        loaded = load(flags(given), file=file)
+        loaded = load(flags(given), file=file, also=lambda config: check_urls(config.urls))
         if given.action == "show" and given.memory:
             from crawler.crawl.wiring import plan_of
 
@@ -74,7 +79,11 @@ def _config(arguments: Sequence[str]) -> int:
         elif given.action == "show":
             print(to_toml(loaded.config, loaded.origins), end="")
         else:
-            say(f"{file or 'the settings'}: no faults")
+            found = warnings(loaded.config)
+            for line in found:
+                say(f"warning: {line}")
+            counted = f", {len(found)} warning{'s' * (len(found) > 1)}" if found else ""
+            say(f"{file or 'the settings'}: no faults{counted}")
     return Exit.OK
 
 
@@ -122,9 +131,9 @@ def _ask_health(listen: str, path: str) -> int:
 def _from(module: str, name: str) -> Command:
     """A command imported only when it is called."""
 
-    def command(arguments: Sequence[str]) -> int:
+    def command(*arguments: object) -> int:
         called: Command = getattr(import_module(f"crawler.{module}"), name)
-        return called(arguments)
+        return called(*arguments)
 
     return command
 
@@ -149,6 +158,10 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
 }
 
 
+RELOADS: Final = {"run": False, "serve": True}
+"""The commands that crawl, and whether SIGHUP lets them read their configuration again."""
+
+
 def say(text: str) -> None:
     """Talk to the person: never on standard output."""
     print(f"crawler: {text}", file=sys.stderr)
@@ -168,8 +181,10 @@ def _help() -> str:
     )
 
 
-def _dispatch(arguments: Sequence[str]) -> int:
+def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
     name = arguments[0] if arguments else ""
+    if signals is not None:
+        return COMMANDS[name][0](arguments[1:], signals)
     if name in COMMANDS:
         return COMMANDS[name][0](arguments[1:])
     if name in ("-h", "--help", "help"):
@@ -184,14 +199,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
     import difflib
 
     close = difflib.get_close_matches(name, COMMANDS, n=1)
-    say(f"there is no command {name}" + (f"; did you mean {close[0]}?" if close else ": see crawler --help"))
+    meant = f"; did you mean {close[0]}?" if close else "; did you mean crawler run?" if "://" in name else ": see crawler --help"
+    say(f"there is no command {name}{meant}")
     return Exit.USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command; the exit code. Without ``arguments`` the process ends with it."""
+    words = sys.argv[1:] if arguments is None else arguments
+    signals = _taken(words)
     try:
-        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        code = _dispatch(words, signals)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -201,6 +219,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         return _failed(error)
+    finally:
+        if signals is not None and arguments is None:
+            signals.ignore()
+        elif signals is not None:
+            signals.give_back()
+
+
+def _taken(words: Sequence[str]) -> Signals | None:
+    """The signals of a command that crawls, before anything else is done: none may kill it. None for other commands."""
+    if not words or words[0] not in RELOADS:
+        return None
+    from crawler.service.signals import Signals
+
+    signals = Signals(reloads=RELOADS[words[0]])
+    signals.take()
+    return signals
 
 
 def _forget_output() -> None:

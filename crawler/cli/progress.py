@@ -8,10 +8,12 @@ from __future__ import annotations
 import shlex
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TextIO
 
 from crawler.core.model import NO_FAILURE, LongestHost, Snapshot
 from crawler.core.text import printable
+from crawler.parse.seeds import WHAT_TO_DO
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -23,6 +25,7 @@ _SAMPLES_MAX: Final = 256
 _MARGIN: Final = 3
 """Columns kept free behind the live line: the ^C that a terminal echoes there must not break it, or it is not erased."""
 _WORTH_SAYING_S: Final = 60.0
+_BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 
 class Eta(NamedTuple):
@@ -121,16 +124,27 @@ def _politeness_rules(seconds: float, host: LongestHost) -> str:
     return f"({printable(host.host)} alone: {duration(seconds)} at {host.rest:g} s; if it is yours: --delay 0 --per-host 16)"
 
 
-def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: str | None) -> str:
-    """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took."""
+def closing_table(
+    end: Snapshot,
+    seconds: float,
+    *,
+    directory: str,
+    stopped_by: str | None,
+    begun: Snapshot | None = None,
+    opened: bool = False,
+) -> str:
+    """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took;
+    ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net)."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
     lines += _columns(end.outcomes)
-    if end.outcomes.get("blocked"):
-        lines.append("blocked: addresses of private networks are refused; to open a range: --allow-net CIDR")
+    lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no URL of their own", *_columns(end.lines)]
+        lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]
+    if besides := [f"{count:,} {_BESIDES.get(kind, kind)}" for kind, count in sorted(end.not_pages.items()) if count]:
+        lines.append(f"fetched besides, no pages: {', '.join(besides)}")
     if end.refused:
         lines += ["links left out, by rule", *_columns(end.refused)]
     if end.failing_hosts:
@@ -142,6 +156,19 @@ def closing_table(end: Snapshot, seconds: float, *, directory: str, stopped_by: 
     return "\n".join(lines)
 
 
+def _blocked(count: int, earlier: int, directory: str, opened: bool) -> list[str]:
+    """What to do about ``count`` URLs that are blocked, ``earlier`` of them since an earlier run."""
+    lines = []
+    if count > earlier or (count and not opened):
+        lines.append("blocked: addresses of private networks are refused; to open a range: --allow-net CIDR")
+    if opened and earlier:
+        retry = f"crawler retry {shlex.quote(directory)} --outcome blocked"
+        lines.append(
+            f"blocked by earlier runs, not asked for again: {earlier:,}; to ask with what --allow-net opens now: {retry}"
+        )
+    return lines
+
+
 def _columns(counts: Mapping[str, int]) -> list[str]:
     shown = sorted(((count, printable(name)) for name, count in counts.items() if count), key=lambda pair: (-pair[0], pair[1]))
     width = max((len(name) for _, name in shown), default=0)
@@ -150,7 +177,10 @@ def _columns(counts: Mapping[str, int]) -> list[str]:
 
 
 class Progress:
-    """Takes snapshots as often as they come; writes at most four times a second, or every 10 s as plain lines."""
+    """Takes snapshots as often as they come; writes at most four times a second, or every 10 s as plain lines.
+
+    A stream that takes nothing any more, such as a terminal that was closed, is no reason for a crawl to end: from then on
+    nothing is said."""
 
     def __init__(self, mode: Literal["bar", "plain", "none"], stream: TextIO) -> None:
         self._mode, self._stream = mode, stream
@@ -169,7 +199,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)
@@ -177,21 +208,23 @@ class Progress:
             return
         self._written = now
         line = status_line(now, self._rates)
-        if self._live:
-            from rich.text import Text
+        with suppress(OSError):
+            if self._live:
+                from rich.text import Text
 
-            text = Text(line, no_wrap=True)
-            text.truncate(max(1, self._live.console.width - _MARGIN), overflow="ellipsis")
-            self._live.update(text, refresh=True)
-        elif self._mode == "plain":
-            print(line, file=self._stream, flush=True)
+                text = Text(line, no_wrap=True)
+                text.truncate(max(1, self._live.console.width - _MARGIN), overflow="ellipsis")
+                self._live.update(text, refresh=True)
+            elif self._mode == "plain":
+                print(line, file=self._stream, flush=True)
 
     def say(self, line: str) -> None:
         """A line of its own; a live line stays below it. May be called from another thread."""
-        if self._live:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(line, file=self._stream, flush=True)
+        with suppress(OSError):
+            if self._live:
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(line, file=self._stream, flush=True)
 
     def _is_due(self, now: Snapshot) -> bool:
         last = self._written

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
-from crawler.cli.arguments import Parser, outcomes_of
+from crawler.cli.arguments import ALL, PAGE, Parser, kinds_of, outcomes_of
 from crawler.cli.asking import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.core.errors import ConfigError, Exit, FetchError
@@ -32,7 +32,7 @@ WAIT_S = 50
 def results(arguments: Sequence[str]) -> int:
     parser = Parser(
         "results",
-        "results [DIR] [--final] [--outcome NAME,...] [--format jsonl|csv] [options]",
+        "results [DIR] [--final] [--outcome NAME,...] [--kind NAME,...] [--format jsonl|csv] [options]",
         "Prints result rows, in the order in which they were written.\n\nexamples:\n"
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
@@ -45,21 +45,26 @@ def results(arguments: Sequence[str]) -> int:
     parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (of a daemon)")
     parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
+    _add_kind(parser, ALL)
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
     add_settings(parser, only=WHERE)
     given = parser.parse(arguments)
-    outcomes = outcomes_of(given.outcome)
+    outcomes, kinds = outcomes_of(given.outcome), kinds_of(given.kind or [ALL])
+
+    def wanted(row: Row) -> bool:
+        return (not kinds or row["kind"] in kinds) and (not outcomes or row["outcome"] in outcomes)
+
     if given.directory is None:
-        return _results_of_daemon(given, outcomes)
+        return _results_of_daemon(given, wanted)
     if given.follow or given.cursor != "0-0":
         raise ConfigError("--follow and --cursor are for a daemon: leave DIR out")
     with _open(given.directory) as reading:
         rows = reading.final() if given.final else (row for _, row in reading.rows())
-        _print(_as_text((row for row in rows if not outcomes or row["outcome"] in outcomes), given.format))
+        _print(_as_text(filter(wanted, rows), given.format))
     return Exit.OK
 
 
-def _results_of_daemon(given: Namespace, outcomes: frozenset[str]) -> int:
+def _results_of_daemon(given: Namespace, wanted: Callable[[Row], bool]) -> int:
     if given.final:
         raise ConfigError("--final needs the crawl's directory: name DIR")
     client = client_of(given)
@@ -70,7 +75,7 @@ def _results_of_daemon(given: Namespace, outcomes: frozenset[str]) -> int:
         for behind, page in client.results(cursor, WAIT_S if given.follow else 0):
             for line in page.splitlines():
                 row = orjson.loads(line)
-                if not outcomes or row["outcome"] in outcomes:
+                if wanted(row):
                     yield row
             sys.stdout.flush()
             cursor = behind
@@ -95,30 +100,34 @@ def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
 def export(arguments: Sequence[str]) -> int:
     parser = Parser(
         "export",
-        "export DIR [--outcome NAME,...] [--mime TYPE,...] [--files TO]",
+        "export DIR [--outcome NAME,...] [--kind NAME,...] [--mime TYPE,...] [--files TO]",
         "Prints the decoded bodies that were kept as JSON lines, or writes them to files.\n\nexamples:\n"
         "  crawler export out/ --mime text/html > pages.jsonl          text as text, anything else in base64\n"
-        "  crawler export out/ --mime 'image/*' --files pictures/      files, named by their digest; prints what is what",
+        "  crawler export out/ --mime 'image/*' --files pictures/      files, named by their digest; prints what is what\n"
+        "  crawler export out/ --kind robots,sitemap                   what was fetched besides the pages",
     )
     _add_directory(parser)
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="of these outcomes (default ok)")
+    _add_kind(parser, PAGE)
     parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
     parser.add_argument("--files", metavar="TO", help="write files to this directory")
     given = parser.parse(arguments)
-    outcomes = outcomes_of(given.outcome or ["ok"])
+    outcomes, kinds = outcomes_of(given.outcome or ["ok"]), kinds_of(given.kind or [PAGE])
     mimes = tuple(part.lower() for text in given.mime for part in text.split(","))
     with _open(given.directory) as reading:
-        _print(_bodies(reading, outcomes, mimes, given.files))
+        _print(_bodies(reading, outcomes, mimes, kinds, given.files))
     return Exit.OK
 
 
-def _bodies(reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], to: str | None) -> Iterator[bytes]:
+def _bodies(
+    reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str], to: str | None
+) -> Iterator[bytes]:
     from crawler.output.export import is_wanted, json_line, to_file
     from crawler.output.results import body_ref
 
     retired = 0
     for result in reading.results():
-        if not is_wanted(result.row, outcomes, mimes) or body_ref(result.row) is None:
+        if not is_wanted(result.row, outcomes, mimes, kinds) or body_ref(result.row) is None:
             continue
         try:
             opened = result.open()
@@ -222,15 +231,23 @@ def verify(arguments: Sequence[str]) -> int:
     return Exit.STORAGE if found.faults else Exit.OK
 
 
+def _add_kind(parser: Parser, default: str) -> None:
+    named = "seed, link, redirect, sitemap, robots; page: all but the last two"
+    parser.add_argument(
+        "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
+    )
+
+
 def _add_directory(parser: Parser) -> None:
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
 
 
 def _open(directory: str) -> Reading:
-    if not Path(directory, "frontier").is_dir():
-        raise ConfigError(f"{directory}: there is no crawl here")
+    from crawler.output.directory import is_crawl
     from crawler.output.reader import Reading
 
+    if not is_crawl(Path(directory)):
+        raise ConfigError(f"{directory}: there is no crawl here")
     return Reading(directory)
 
 
@@ -238,7 +255,7 @@ def _lookup(reading: Reading, url: str) -> Known | str | None:
     try:
         return reading.lookup(url)
     except FetchError as error:
-        raise ConfigError(f"{url}: not a URL ({error.reason})") from error
+        raise ConfigError(f"{url}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error
 
 
 def _print(pieces: Iterable[bytes]) -> None:

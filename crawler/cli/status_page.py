@@ -33,6 +33,7 @@ def page(told: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, Any]
     if failures:
         lines += _table("reasons", told["reasons"])
     lines += _table("lines that are no URL of their own", told["lines"])
+    lines += _table("fetched besides, no pages", told.get("not_pages", {}))
     lines += _table("left out", told["refused"])
     lines += _hosts("most left", hosts.get("waiting", ()), lambda host: f"{host['waiting']:,} left")
     lines += _hosts("backed off", hosts.get("backoff", ()), _backoff)

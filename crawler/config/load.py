@@ -281,10 +281,16 @@ def _is_loopback(listen: str) -> bool:
 
 
 def warnings(config: Config) -> list[str]:
-    """What is allowed but should be said aloud when a crawl starts."""
+    """What is allowed but should be said aloud: when a crawl starts, and where its settings are checked."""
     said = []
     if not config.robots:
         said.append("robots.txt is not obeyed (--no-robots): only for hosts that are yours or whose owner agreed")
+    obeys = config.robots or any(table.robots for table in config.host)
+    if obeys and config.user_agent and config.name.lower() not in config.user_agent.lower():
+        said.append(  # RFC 9309, 2.2.1: the product token SHOULD be a substring of the identification string
+            f"user_agent does not contain the name {config.name}: webmasters see {config.user_agent!r} and write rules for that, "
+            f"but rules for {config.name} are obeyed: set --name to what robots.txt is to call this crawler"
+        )
     if config.insecure:
         said.append("TLS certificates are not verified (--insecure): anyone on the way can forge pages")
     if config.depth and config.scope in ("domain", "any") and not (config.contact or config.user_agent):

@@ -22,7 +22,7 @@ from crawler.core.text import printable
 
 S = TypeVar("S", bound=Section)
 
-IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_params", "sort_query")
+IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_params", "sort_query", "store")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
 
 FILE_NAME: Final = "crawl.toml"
@@ -154,11 +154,15 @@ def write_effective(directory: Path, config: Config) -> Path:
     path = directory / FILE_NAME
     temporary = directory / f"{FILE_NAME}.tmp"
     head = "# What this crawl runs with, written at each start and each change; secrets are shown as ***.\n\n"
-    with storing(temporary):
-        # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
-        temporary.write_text(head + to_toml(config.model_copy(update={"fresh": False})), encoding="utf-8")
-    sync_file(temporary)
-    rename(temporary, path)
+    try:
+        with storing(temporary):
+            # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
+            temporary.write_text(head + to_toml(config.model_copy(update={"fresh": False})), encoding="utf-8")
+        sync_file(temporary)
+        rename(temporary, path)
+    finally:
+        with storing(temporary):
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -5,11 +5,13 @@ Handed from the frontier to the store and to what writes the files, so that each
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
 
-from crawler.core.model import Input, Lease, Link, Mark, Outcome
+from crawler.core.link_block import LinkBlock
+from crawler.core.model import Done, Input, Lease, Link, Mark, Outcome, Tag
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -27,8 +29,8 @@ class Settled(Struct, frozen=True):
     """A lease and how its visit ended. ``retry_at`` is the crawl-clock time a Retry is due again.
 
     ``lease.key == b""``: it never stood in the queue (robots.txt): nothing to delete. The URL of a robots link becomes
-    known and done if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
-    settled again (robots, recrawl, retry) leaves its earlier outcome's count."""
+    known and settled if it was neither, but only if it is a robots.txt: what that was redirected to may be any page. A URL
+    settled again (robots, retry) leaves its earlier count; one that was settled as a page keeps that record."""
 
     lease: Lease
     outcome: Outcome
@@ -39,9 +41,13 @@ class Admitted(Struct, frozen=True):
     """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
 
     links: tuple[Link, ...]
-    faults: tuple[tuple[Input, str, str, str | None], ...] = ()
+    faults: tuple[tuple[Input, str, str, Tag | None], ...] = ()
     position: tuple[str, bytes] | None = None
     """(source, opaque position after these lines), committed together with them."""
+    block: LinkBlock | None = None
+    """The links of a part of a page, packed; they come behind ``links``."""
+    extras: Mapping[Input, str] = {}
+    """Further keys of the lines among ``faults`` (see ``Link.extra``)."""
 
 
 class Batch(Struct):
@@ -84,8 +90,26 @@ KNOWN, NEW, EXPAND, HOST_BUDGET, QUERY_EXPLOSION = Verdict
 class Prepared(Struct):
     """The store's answer to a batch, before anything is written. Only the latest one may be committed, once.
 
-    ``fresh`` is aligned with the batch's links in this order: for each of ``settled``, its outlinks; then for each of
-    ``admitted``, its links."""
+    ``fresh`` is a Verdict, as a byte, for each of the batch's links in the order of ``found_in``. ``fed`` are the hosts that
+    links were admitted for."""
 
     batch: Batch
-    fresh: list[Verdict]
+    fresh: bytes
+    fed: frozenset[str]
+
+
+def found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None]]:
+    """The links of a batch: for each of ``settled`` its outlinks, then its block; then the same for each of ``admitted``."""
+    for settled in batch.settled:
+        if isinstance(settled.outcome, Done):
+            yield settled.outcome.outlinks, settled.outcome.block
+    for admitted in batch.admitted:
+        yield admitted.links, admitted.block
+
+
+def link_verdicts(prepared: Prepared) -> Iterator[tuple[Sequence[Link], bytes]]:
+    """As ``found_in``: the links that came unpacked, and their verdicts."""
+    at = 0
+    for links, block in found_in(prepared.batch):
+        yield links, prepared.fresh[at : at + len(links)]
+        at += len(links) + len(block or ())

@@ -139,6 +139,13 @@ def length_of(path: Path) -> int:
             return -1
 
 
+def cut_back(path: Path, mark: int) -> None:
+    """Cut a file that nobody writes any more back to ``mark`` bytes, if it is there and longer."""
+    if length_of(path) > mark:
+        with storing(path):
+            os.truncate(path, mark)
+
+
 OPEN: Final = ".open"
 """Ends the name of an archive file until the commit that closes it."""
 

@@ -34,7 +34,7 @@ REASONS: Final[dict[str, tuple[str, ...]]] = {
     "redirect_error": ("loop", "too_many_redirects", "no_location", "bad_location"),
     "robots_denied": ("rule", "robots_unavailable"),
     "blocked": ("address",),
-    "invalid_url": ("syntax", "scheme", "too_long", "encoding", "json"),
+    "invalid_url": ("syntax", "scheme", "too_long", "encoding", "json", "more_than_url"),
     "skipped": ("duplicate", "crashed", "mime"),
 }
 """Every reason, by the outcome it explains. A reason belongs to exactly one outcome; ``host_down`` is the exception:

@@ -14,9 +14,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
+    from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "recrawl", "expand"]
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand"]
+
+KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots")
+"""Of result rows."""
+NOT_PAGES: Final = frozenset(("robots", "sitemap"))
+"""Kinds of what is fetched for the crawl's own sake: left out of counts of pages, exports and tables unless asked for."""
+PAGES: Final = frozenset(KINDS) - NOT_PAGES
 
 OutcomeName: TypeAlias = Literal[
     "ok",
@@ -49,6 +56,10 @@ PRIORITY_REDIRECT: Final = 16
 PRIORITY_DEFAULT: Final = 128
 
 
+Tag: TypeAlias = str | int | float
+"""A person's own label for a line: it comes back as it was given."""
+
+
 class Input(Struct, frozen=True, array_like=True, gc=False):
     """Where a person named a URL: the list as the person named it (``-`` is standard input) and the line, from 1."""
 
@@ -70,18 +81,29 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     """Exactly as given or found, where that differs from ``url``."""
     via: str | None = None
     input: Input | None = None
-    tag: str | None = None
+    tag: Tag | None = None
     anchor: str | None = None
     """The seed (canonical) whose scope this link lives in; None for a seed itself. A seed's redirect moves its anchor."""
     chain: bytes = b""
     """8-byte unsalted fingerprints of the URLs of this redirect chain, oldest first."""
     attempt: int = 1
+    listed: str | None = None
+    """Of a redirect that descends from a listed line: the URL exactly as the list gave it."""
+    extra: str | None = None
+    """Further keys of the listed line, a JSON object as text."""
 
-    def again(self) -> Link:
+    @property
+    def as_listed(self) -> str | None:
+        """The URL of the line this link descends from, exactly as the list gave it; None if it descends from none."""
+        if self.input is None or self.kind == "redirect":
+            return self.listed
+        return self.listed or self.given or self.url
+
+    def retried(self) -> Link:
         """The same link, one attempt later."""
         return replace(self, attempt=self.attempt + 1)
 
-    def anew(self) -> Link:
+    def revived(self) -> Link:
         """The same link, settled long ago and wanted once more: where redirects led then says nothing of today."""
         return replace(self, attempt=self.attempt + 1, chain=b"")
 
@@ -138,7 +160,7 @@ class Lease(Struct, frozen=True, gc=False):
     down: tuple[str, str] | None = None
     """(outcome, reason) if its host was given up: settle it unfetched."""
     known: Known | None = None
-    """What is known from an earlier visit (recrawl, retry)."""
+    """What is known from an earlier visit (retry)."""
     failures: int = 0
     """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench."""
     busy: int = 0
@@ -162,6 +184,8 @@ class Done(Struct, frozen=True):
     sign: HostSign = "alive"
     robots: str | None = None
     """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
+    block: LinkBlock | None = None
+    """The links of a page, packed; they come behind ``outlinks``."""
 
 
 class Dropped(Struct, frozen=True):
@@ -250,6 +274,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Body bytes received."""
     outcomes: Mapping[str, int] = {}
     """Settled URLs by outcome."""
+    reasons: Mapping[str, int] = {}
+    """Settled URLs and listed lines that are no URL, by reason."""
+    not_pages: Mapping[str, int] = {}
+    """Settled besides, and in no other count, by kind: ``robots``, ``sitemap``."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule."""
     lines: Mapping[str, int] = {}

@@ -20,7 +20,7 @@ from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import NO_FAILURE, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
+from crawler.core.model import NO_FAILURE, NOT_PAGES, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
@@ -178,7 +178,7 @@ class Crawl:
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them."""
         async for chunk in Lazily(self._seeds):
-            await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position))
+            await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
         self.frontier.seeds_ended()
 
     # -- one worker -----------------------------------------------------------------------------------------------
@@ -281,12 +281,13 @@ class Crawl:
         self.frontier.rules_learned(learned)
 
     def _count(self, lease: Lease, outcome: Outcome) -> None:
-        if isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
+        is_page = lease.link.kind not in NOT_PAGES
+        if is_page and isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
             self.failing_hosts.add(lease.link.host)
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if lease.link.kind != "robots" and self.frontier.page_fetched():
+        if is_page and self.frontier.page_fetched():
             self.drain("max_pages")
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")

@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-import msgspec
 from msgspec.structs import replace
 
 from crawler.config.sections import Config
 from crawler.core import urls
 from crawler.core.batch import Admitted
 from crawler.core.errors import FetchError
+from crawler.core.link_block import LinkBlock, block_of
 from crawler.core.model import Done, Link
 from crawler.core.page import Body, Page
-from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options, Packed, decode_part
+from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
+from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options
 from crawler.parse.microsyntax import robots_tag, text
-from crawler.policy.scope import Scope
+from crawler.policy.scope import Scope, ScopeRules
 from crawler.resources.memory_budget import Reservation, Visit
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
-OUTLINKS: Final = "crawler.parse.html:packed"
 PART: Final = 4
 """Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
 PART_BYTES_MIN: Final = 64 << 10
@@ -52,10 +51,18 @@ class Undo(Protocol):
 
 
 class Expander:
-    """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl."""
+    """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
+    the crawl's fingerprints."""
 
     def __init__(
-        self, config: Config, scope: Scope, parser: Parser | None, undo: Undo, admit: Callable[[Admitted], Awaitable[object]]
+        self,
+        config: Config,
+        scope: Scope,
+        parser: Parser | None,
+        undo: Undo,
+        admit: Callable[[Admitted], Awaitable[object]],
+        *,
+        secret: int,
     ) -> None:
         self._config = config
         self._undo = undo
@@ -65,7 +72,9 @@ class Expander:
         self._rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
-        self._options = Options(config.name, config.max_outlinks, config.resources, self._rules)
+        options = Options(config.name, config.max_outlinks, config.resources, self._rules)
+        with_queries = config.max_queries_per_path > 0
+        self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
@@ -112,46 +121,38 @@ class Expander:
             held.release()
             return done
         began = time.perf_counter()
-        found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, self._options)
+        place = (link.depth + 1, link.anchor or link.url, self._reading)
+        found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, *place)
         self.parsed(time.perf_counter() - began)
         del body
-        links, refused = await self._taken(link, found, held)
+        refused = found.refused
+        block = await self._block(link, found, held)
         if fault is not None:
             refused[fault.reason] = refused.get(fault.reason, 0) + 1
-        return replace(done, outlinks=links, refused=refused, robots=_listed(found.robots))
+        return replace(done, block=block, refused=refused, robots=_listed(found.robots))
 
-    async def _taken(self, page: Link, found: Packed, held: Reservation) -> tuple[tuple[Link, ...], dict[str, int]]:
-        """The last part of a page's links as those of this crawl, the others being admitted now; how many were left out, by rule.
-        What is held of them stays reserved, until the outcome is."""
-        links: tuple[Link, ...] = ()
-        refused = Counter(found.refused)
-        unread = found.parts
-        unread.reverse()
-        held.shrink(2 * sum(map(len, unread)))  # as bytes, and a part as objects
-        while unread:
-            if links:
-                await self._admit(Admitted(links))
-                links = ()
-                held.shrink(2 * sum(map(len, unread)))
-            try:
-                part = decode_part(unread.pop())
-            except msgspec.DecodeError:  # a document may have taken its process over
-                refused["parse_crashed"] += 1
-                break
-            links, left_out = self._scope.outlinks(page, part)
-            refused.update(left_out)
-        return links, dict(refused)
+    async def _block(self, page: Link, found: Packed, held: Reservation) -> LinkBlock | None:
+        """The last part of a page's links, the others being admitted now. What is held of them stays reserved, until the
+        outcome is."""
+        blocks = [block_of(columns, page) for columns in found.parts if columns.is_sound()]
+        if len(blocks) < len(found.parts):  # a document may have taken its process over
+            found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.parts) - len(blocks)
+        held.shrink(sum(block.size for block in blocks))
+        while len(blocks) > 1:
+            await self._admit(Admitted((), block=blocks.pop(0)))
+            held.shrink(sum(block.size for block in blocks))
+        return blocks[0] if blocks else None
 
     async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, Fault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
-        found = await self._parser.call(OUTLINKS, body, *rest, result=Packed)
+        found = await self._parser.call(FUNCTION, body, *rest, result=Packed)
         if isinstance(found, Packed):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
-            found = await self._parser.call(OUTLINKS, body[: len(body) // PART], *rest, result=Packed)
+            found = await self._parser.call(FUNCTION, body[: len(body) // PART], *rest, result=Packed)
         return (found if isinstance(found, Packed) else Packed([], [], {})), fault
 
     # -- sitemaps -------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Metrics:
         if outcome.sign in self.backoffs:
             self.backoffs[outcome.sign] += 1
         if isinstance(outcome, Done):
-            self.events["found"] += len(outcome.outlinks)
+            self.events["found"] += len(outcome.outlinks) + len(outcome.block or ())
         elif isinstance(outcome, Retry):
             self.events["retried"] += 1
         if kind == "robots":

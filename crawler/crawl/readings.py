@@ -23,7 +23,7 @@ MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
 single: one fetch at a time until it helps."""
 CONNECTION_STATES: Final = ("acquired", "idle")
 URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
-"""retrying: the last attempt failed · recrawl: due again by schedule. A URL is in one of them."""
+"""retrying: the last attempt failed. A URL is in one of them; nothing is due again by schedule, so ``recrawl`` is always 0."""
 HOST_STATES: Final = ("resting", "ready", "out", "stored")
 """On the bench and resting, due, or being visited; stored: known, and not on the bench."""
 CACHES: Final = ("dns", "robots")

@@ -29,6 +29,8 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
         in_flight=frontier.out_count,
         bytes=crawl.body_bytes,
         outcomes=counts.outcomes,
+        reasons=counts.reasons,
+        not_pages=counts.not_pages,
         refused=counts.refused,
         lines=counts.lines,
         longest_host=_longest_host(crawl),
@@ -43,12 +45,15 @@ def _state(frontier: Frontier) -> State:
 
 
 def _waits_for(crawl: Crawl) -> WaitsFor:
-    """What most of the workers wait for. Two cases:
+    """What most of the workers wait for. Three cases:
 
-    1. Of the visits out, half or more are held up inside: by the crawl-wide rate, for a parser, or for room in memory. That
+    1. A pause.
+    2. Of the visits out, half or more are held up inside: by the crawl-wide rate, for a parser, or for room in memory. That
        is the bottleneck, whatever the idle workers are short of.
-    2. Otherwise, what the frontier says: why it dealt nothing to the workers that asked in vain."""
+    3. Otherwise, what the frontier says: why it dealt nothing to the workers that asked in vain."""
     frontier, parser = crawl.frontier, crawl.parser
+    if (paused := frontier.paused_by) is not None:
+        return paused
     held_up: dict[WaitsFor, int] = {
         "rate": crawl.fetcher.stats().waiting_for_rate,
         "parser": parser.stats().documents_waiting if parser is not None else 0,

@@ -12,7 +12,7 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -20,14 +20,15 @@ from crawler.config import Config, HostRules
 from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.errors import ConfigError, StorageError
-from crawler.core.model import Limiter, Link
+from crawler.core.model import Limiter, Link, Mark
 from crawler.core.version import __version__
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
-from crawler.crawl.expand import OUTLINKS, Expander
+from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
+from crawler.crawl.outlinks import FUNCTION
 from crawler.fetch import Fetcher, open_fetcher
-from crawler.frontier import Limits, Store, open_store
+from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
@@ -65,20 +66,20 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
     ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
+    plan = plan_of(config, endless=endless)  # a limit that does not do begins no directory
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
         hosts = HostRules(config)
-        plan = plan_of(config, endless=endless)
         budget = Budget(plan)
         store = _open_store(config, root, hosts, plan)
-        stack.callback(store.close)
+        stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
         journal = Journal(open_archive(config, root), Results(root, config.roll_size))
-        stack.callback(journal.close)
+        stack.callback(_leave, config, root, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
         in_flight = _open_in_flight(root, config.workers + HELD_MAX, store) if config.store == "embedded" else None
-        robots = _open_robots(config, hosts, clock, plan.accounts["robots"])
+        robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
         politeness = Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures)
@@ -102,7 +103,9 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
         async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
-            expander = Expander(config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit)
+            expander = Expander(
+                config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit, secret=store.secret()
+            )
             metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
@@ -161,6 +164,29 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retentio
     )
 
 
+def _leave(config: Config, root: Path, store: Store, journal: Journal) -> None:
+    """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is
+    can be told only once the store is closed: a commit that failed may be there all the same."""
+    try:
+        store.close()
+    finally:
+        try:
+            if journal.is_ahead:
+                journal.cut(_committed(config, root, store))
+        except StorageError:
+            pass  # the next start does it
+        finally:
+            journal.close()
+
+
+def _committed(config: Config, root: Path, store: Store) -> Mapping[str, Mark]:
+    """The marks that a closed store holds."""
+    if config.store == "memory":
+        return store.marks()
+    with contextlib.closing(open_reader(root / "frontier")) as reader:
+        return reader.marks()
+
+
 def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
     return Judge(
         retries=config.retries,
@@ -178,7 +204,7 @@ def _measure(
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
-    budget.measure("bench", lambda: pump.frontier.bench.load * BENCH_LINK_BYTES)
+    budget.measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
     budget.measure("robots", robots.memory_used if robots is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
@@ -194,7 +220,7 @@ async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | Non
         return
     from crawler.parse.pool import open_parser  # not needed for a list
 
-    preload = f"{OUTLINKS} {PARSER}"
+    preload = f"{FUNCTION} {PARSER}"
     async with open_parser(config, parsers=plan.parsers, preload=preload, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
 
@@ -242,8 +268,9 @@ def _own_stdin(config: Config) -> BinaryIO | None:
     return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
 
 
-def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int) -> RobotsDesk | None:
-    if not config.robots and not config.sitemaps and not any(table.robots for table in config.host):
+def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int, *, may_change: bool) -> RobotsDesk | None:
+    """None where no robots.txt matters, and no [[host]] table may come to say otherwise while it runs."""
+    if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
     from crawler.policy.robots_cache import RulesCache
     from crawler.policy.robots_gate import RobotsDesk

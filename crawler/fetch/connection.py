@@ -8,6 +8,8 @@ aiohttp alone keeps a connection on which more arrived, and reads that as the an
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import select
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -30,6 +32,17 @@ second of our time for a megabyte of theirs."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
+
+
+class _PollFd(ctypes.Structure):
+    """struct pollfd of poll(2)."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+_poll: Final = ctypes.PyDLL(None).poll
+"""Keeps the interpreter's lock, unlike ``select.poll``: it never waits, and giving the lock away for each fetch would hand
+the loop's time to whichever thread wants it, five milliseconds at once."""
 
 
 class Watched(ResponseHandler):
@@ -57,17 +70,36 @@ class Watched(ResponseHandler):
         self._exact = False
         self._dirty = False
         self._closed_in_order = False
+        self._unread: _PollFd | None = None
+        self.ip: str | None = None
+        """The peer's address."""
+        self.is_tls = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.ip = str(peer[0]) if isinstance(peer, tuple) and peer else None
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        sock = transport.get_extra_info("socket")
+        self._unread = _PollFd(sock.fileno(), select.POLLIN) if sock is not None else None
 
     @property
     def idle(self) -> bool:
         """Connected, its last answer over, and nothing but that ever received."""
         return self._exchange is None and not self._dirty and not self.should_close and self.is_connected()
 
+    def is_quiet(self) -> bool:
+        """Of a connection that was idle: it still is, and nothing lies unread in the kernel: neither bytes, which would be the
+        response to what was not asked yet, nor the peer's FIN."""
+        if self._exchange is not None or self._dirty or self._unread is None or self._is_over():
+            return False
+        return bool(_poll(ctypes.byref(self._unread), 1, 0) == 0)
+
     def set_response_params(self, **params: Any) -> None:
         """A request is about to be written: its exchange is that of the running task."""
         exchange = CURRENT.get()
         assert exchange is not None
-        exchange.begin(self.transport, unasked=self._dirty)
+        exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
         self._start = self._carry = self._last = b""
         self._left = _UNKNOWN
@@ -90,31 +122,45 @@ class Watched(ResponseHandler):
     # -- head -----------------------------------------------------------------------------------------------------
 
     def _feed_head(self, data: bytes, exchange: Exchange) -> bytes:
-        """Feed heads, one at a time, until the final one is there; the bytes after it."""
-        while data and not self._is_over():
+        """Feed heads, one at a time, until the final one is there; the bytes after it. Linear in the data, however many heads
+        or empty lines it holds."""
+        at, size = 0, len(data)
+        while at < size and not self._is_over():
+            if not self._start and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
+                at = size - len(data[at:].lstrip(b"\r\n"))
+                continue
             if len(self._start) < START_BYTES:
-                self._start += data[: START_BYTES - len(self._start)]
-            end = (self._carry + data).find(_HEAD_END)
+                self._start += data[at : at + START_BYTES - len(self._start)]
+            end = self._end_of_head(data, at)
             if end < 0:
-                self._carry = (self._carry + data)[-3:]
-                for start in range(0, len(data), FEED_BYTES):
+                self._carry = (self._carry + data[max(at, size - 3) :])[-3:]
+                for start in range(at, size, FEED_BYTES):
                     super().data_received(data[start : start + FEED_BYTES])
                     if self._is_over():
                         break
-                data = b""
+                at = size
             else:
-                end += len(_HEAD_END) - len(self._carry)
                 self._carry = b""
-                super().data_received(data[:end])
-                data = data[end:]
+                super().data_received(data[at:end])
+                at = end
             if exchange.message is not None:
                 self._begin_body(exchange, exact=end >= 0)
-                return data
+                return data[at:]
             if end >= 0:
                 self._start = b""
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _end_of_head(self, data: bytes, at: int) -> int:
+        """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
+        came before."""
+        if self._carry:
+            seam = (self._carry + data[at : at + 3]).find(_HEAD_END)
+            if seam >= 0:
+                return at + seam + len(_HEAD_END) - len(self._carry)
+        found = data.find(_HEAD_END, at)
+        return found + len(_HEAD_END) if found >= 0 else -1
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head was parsed: interim answers are counted and dropped, a second final answer is never handed on."""
@@ -159,7 +205,12 @@ class Watched(ResponseHandler):
         if payload is None:
             return
         if not payload.is_eof():
-            super().data_received(data)
+            if self._left == _UNKNOWN or not self._exact:
+                super().data_received(data)
+            else:  # a body of known length needs no parser
+                payload.feed_data(data)
+                if not self._left:
+                    payload.feed_eof()
         if payload.is_eof():
             self._exchange = None
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)

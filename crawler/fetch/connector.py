@@ -6,11 +6,9 @@ on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of me
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import select
 import socket
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +24,7 @@ from aiohttp.tracing import Trace
 
 from crawler.core.errors import OUR_ERRNOS
 from crawler.fetch.connection import Watched
-from crawler.fetch.exchange import current
+from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import Guard, Refused
 from crawler.fetch.resolver import Resolver
 
@@ -132,21 +130,31 @@ class Connector(aiohttp.TCPConnector):
                 exchange.our_errno = error.errno or 0
             raise
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        """A pooled connection that is certainly at rest."""
-        exchange = current()
-        if exchange.fresh:
+    def reuse(self, key: ConnectionKey, exchange: Exchange) -> Watched | None:
+        """A pooled connection that is certainly at rest, as one in use from now on; to be given to ``_release``."""
+        if exchange.fresh or (waiting := self._conns.get(key)) is None:
             return None
-        while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            assert protocol is not None
+        found: Watched | None = None
+        not_before = time.monotonic() - KEEPALIVE_S
+        while waiting and found is None:
+            protocol, since = waiting.popleft()
+            assert isinstance(protocol, Watched)
             self._leave(protocol)
-            if isinstance(protocol, Watched) and protocol.idle and _is_quiet(protocol.transport):
-                exchange.reused = True
-                exchange.tunnel = False
-                return connection
-            connection.close()
-        return None
+            if since >= not_before and protocol.is_quiet():
+                found = protocol
+            else:
+                protocol.abort()
+        if not waiting:
+            del self._conns[key]
+        if found is not None:
+            self._acquired.add(found)
+            exchange.reused = True
+            exchange.tunnel = False
+        return found
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        protocol = self.reuse(key, current())
+        return Connection(self, key, protocol, self._loop) if protocol is not None else None
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Back to the pool, or closed at once: a TLS connection that says goodbye first may linger for long."""
@@ -185,22 +193,3 @@ class Connector(aiohttp.TCPConnector):
 
 def _weight(key: ConnectionKey) -> int:
     return IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
-
-
-class _PollFd(ctypes.Structure):
-    """struct pollfd of poll(2)."""
-
-    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
-
-
-_poll: Final = ctypes.PyDLL(None).poll
-"""Keeps the interpreter's lock, unlike ``select.poll``: it never waits, and giving the lock away for each fetch would hand
-the loop's time to whichever thread wants it, five milliseconds at once."""
-
-
-def _is_quiet(transport: asyncio.BaseTransport | None) -> bool:
-    """Nothing lies unread in the kernel: neither bytes, which would answer what was not asked yet, nor the peer's FIN."""
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None:
-        return False
-    return bool(_poll(ctypes.byref(_PollFd(sock.fileno(), select.POLLIN)), 1, 0) == 0)

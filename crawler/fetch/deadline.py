@@ -1,7 +1,7 @@
-"""One timer over one fetch: whichever of its deadlines comes first ends it.
+"""The deadlines of all fetches, looked at by one timer: whichever of a fetch's deadlines comes first ends it.
 
-The law: only the other side's slowness counts. Time that we made it wait (``hold``), or in which this process stood
-still, is given back.
+Only the other side's slowness counts. Time that we made it wait (``hold``), or in which this process stood still, is given
+back.
 """
 
 from __future__ import annotations
@@ -12,40 +12,74 @@ from typing import Final
 
 from crawler.core.errors import FetchError
 
+LOOK_EVERY_S: Final = 0.05
+"""A deadline is met so much late at most."""
 LATE_S: Final = 0.5
-"""A timer that fires this much late tells of our own standstill: what came meanwhile may still lie unread."""
+"""A look that comes this much late tells of our own standstill: what came meanwhile may still lie unread."""
 STANDSTILLS_MAX: Final = 5
 """So many are forgiven: a loop that is always late must not keep a fetch for ever."""
 
 
-class Deadline:
-    """``with Deadline(loop, total_s) as deadline: deadline.arm(10.0, "connect_timeout") ...``; raises FetchError there.
-    It begins to run when it is first armed.
+class Deadlines:
+    """Those that run. The timer runs only while there are any."""
 
-    Like ``asyncio.timeout``, with a reason, and moved on without touching the timer: a fast fetch costs one timer.
-    """
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._running: set[Deadline] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def add(self, deadline: Deadline) -> None:
+        self._running.add(deadline)
+        if self._timer is None:
+            self._start()
+
+    def discard(self, deadline: Deadline) -> None:
+        self._running.discard(deadline)
+
+    def _start(self) -> None:
+        self._look_at = self.loop.time() + LOOK_EVERY_S
+        self._timer = self.loop.call_at(self._look_at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        late = now - self._look_at
+        for deadline in list(self._running):
+            if late > LATE_S:
+                deadline.stood_still(late, now)
+            deadline.look(now)
+        if self._running:
+            self._start()
+
+
+class Deadline:
+    """``with Deadline(deadlines, total_s) as deadline: deadline.arm(10.0, "connect_timeout") ...``; raises FetchError there.
+
+    Like ``asyncio.timeout``, with a reason, and moved on without touching a timer."""
 
     __slots__ = (
         "_begun_cancels",
+        "_deadlines",
         "_held_at",
         "_loop",
         "_reason",
         "_standstills",
         "_task",
-        "_timer",
-        "_timer_at",
         "_total_at",
         "_when",
         "expired",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, total_s: float) -> None:
-        self._loop = loop
-        self._total_at = loop.time() + total_s
+    def __init__(self, deadlines: Deadlines, total_s: float) -> None:
+        self._deadlines = deadlines
+        self._loop = deadlines.loop
+        self._total_at = self._loop.time() + total_s
         self._when = self._total_at
         self._reason = "total_timeout"
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
         self._held_at = 0.0
         self._standstills = 0
         self.expired: str | None = None
@@ -61,8 +95,6 @@ class Deadline:
             when, reason = self._total_at, "total_timeout"
         self._when = when
         self._reason = reason
-        if self._timer is None or when < self._timer_at:
-            self._start(when)
 
     def hold(self) -> None:
         """What is waited for until ``go_on`` is not the other side's doing."""
@@ -76,41 +108,30 @@ class Deadline:
         self._total_at += held
         return held
 
+    def stood_still(self, seconds: float, now: float) -> None:
+        """This process did: what came meanwhile must have a chance to be read."""
+        if self._standstills < STANDSTILLS_MAX and not self._held_at:
+            self._standstills += 1
+            self._total_at = max(self._total_at + seconds, now + LATE_S)
+            self._when = max(self._when + seconds, now + LATE_S)
+
+    def look(self, now: float) -> None:
+        """End the fetch if its time is over."""
+        if self._when <= now and not self._held_at and self.expired is None:
+            self.expired = self._reason
+            self._task.cancel()
+
     def __enter__(self) -> Deadline:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._begun_cancels = task.cancelling()
+        self._deadlines.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadlines.discard(self)
         if self.expired is None:
             return
         if self._task.uncancel() <= self._begun_cancels and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise FetchError(self.expired) from None
-
-    def _start(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self._loop.call_at(when, self._fire)
-
-    def _fire(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        late = now - self._timer_at
-        if self._held_at:
-            self._start(now + LATE_S)
-        elif late > LATE_S and self._standstills < STANDSTILLS_MAX:
-            self._standstills += 1
-            self._when += late
-            self._total_at += late
-            self._start(max(now + LATE_S, self._when))
-        elif self._when > now:
-            self._start(self._when)
-        else:
-            self.expired = self._reason
-            self._task.cancel()

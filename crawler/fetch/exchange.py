@@ -5,7 +5,6 @@ The law: it belongs to the attempt, not to the connection. A connection that goe
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -66,13 +65,9 @@ class Exchange:
         """(reason, detail) of an answer that did not end as its framing promised."""
         self.sent_at = self.sent_wall = 0.0
 
-    def begin(self, transport: asyncio.BaseTransport | None, *, unasked: bool) -> None:
-        """A request is about to be written on a connection; ``unasked``: something has come on it already."""
-        self.unasked = unasked
-        if transport is not None:
-            self.tls = transport.get_extra_info("sslcontext") is not None
-            peer = transport.get_extra_info("peername")
-            self.ip = str(peer[0]) if isinstance(peer, tuple) and peer else None
+    def begin(self, ip: str | None, *, tls: bool, unasked: bool) -> None:
+        """A request is about to be written on a connection to ``ip``; ``unasked``: something has come on it already."""
+        self.ip, self.tls, self.unasked = ip, tls, unasked
         self.our_errno = 0  # met at one address, and another did
         self.message = None  # a CONNECT's, if any
         self.received = 0

@@ -25,7 +25,7 @@ from crawler.core.errors import FetchError
 from crawler.core.model import Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
 from crawler.fetch.connector import Connector
-from crawler.fetch.deadline import Deadline
+from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.decoding import Finisher
 from crawler.fetch.errors import Border, lacking
 from crawler.fetch.exchange import CURRENT, Exchange
@@ -80,6 +80,7 @@ class Fetcher:
         self.concurrency_max = concurrency_max
         """Fetches at a time that the descriptor limit allows."""
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop)
         self._bodies: set[Body] = set()  # of fetches in flight
         self.finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
@@ -171,7 +172,8 @@ class Fetcher:
 
     async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float) -> Page:
         config = self._config
-        limit = {"robots": config.max_robots, "sitemap": config.max_sitemap}.get(link.kind, config.max_body)
+        kind = link.kind
+        limit = config.max_robots if kind == "robots" else config.max_sitemap if kind == "sitemap" else config.max_body
         body = Body(self._tmp)
         self._bodies.add(body)
         head_at = 0.0
@@ -180,7 +182,7 @@ class Fetcher:
         self._requests += 1
         try:
             try:
-                with Deadline(self._loop, config.timeout) as deadline, Border(exchange, tls=request.tls):
+                with Deadline(self._deadlines, config.timeout) as deadline, Border(exchange, tls=request.tls):
                     exchange.on_sent = partial(deadline.arm, config.first_byte_timeout, "first_byte_timeout")
                     deadline.arm(config.connect_timeout, "connect_timeout")
                     async with self._way.ask(request) as content:

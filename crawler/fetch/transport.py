@@ -12,12 +12,13 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp.client_exceptions import ServerDisconnectedError
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 from yarl import URL
 
 from crawler.fetch.connector import Connector
+from crawler.fetch.exchange import current
 from crawler.fetch.request import Request
 
 LEAN_VERSIONS: Final = frozenset({"3.14.5"})
@@ -87,7 +88,7 @@ class Lean:
 class _LeanAsking:
     """What the connector wants to know of a request, and the exchange itself."""
 
-    __slots__ = ("_connection", "_request", "_way", "connection_key", "is_tls", "port")
+    __slots__ = ("_protocol", "_request", "_way", "connection_key", "is_tls", "port")
 
     proxy = None
     server_hostname = None
@@ -96,7 +97,7 @@ class _LeanAsking:
     def __init__(self, way: Lean, request: Request) -> None:
         self._way = way
         self._request = request
-        self._connection: Connection | None = None
+        self._protocol: ResponseHandler | None = None
         self.port = request.port
         self.is_tls = request.tls
         self.connection_key = ConnectionKey(request.host, request.port, request.tls, True, None, None, None, None)
@@ -109,11 +110,14 @@ class _LeanAsking:
         return _url(self._request.href)
 
     async def __aenter__(self) -> StreamReader:
-        connection = await self._way.connector.connect(self, [], _NO_TIMEOUT)  # type: ignore[arg-type]
-        self._connection = connection
+        connector = self._way.connector
+        protocol: ResponseHandler | None = connector.reuse(self.connection_key, current())
+        if protocol is None:
+            connection = await connector.connect(self, [], _NO_TIMEOUT)  # type: ignore[arg-type]
+            protocol, connection._protocol = connection.protocol, None  # released by us, as one that is used again
+        assert protocol is not None
+        self._protocol = protocol
         try:
-            protocol = connection.protocol
-            assert protocol is not None
             protocol.set_response_params(skip_payload=self._request.method == "HEAD", **self._way.params)
             transport = protocol.transport
             if transport is None or transport.is_closing():
@@ -121,13 +125,14 @@ class _LeanAsking:
             transport.write(self._request.head)
             _, payload = await protocol.read()
         except BaseException:
-            connection.close()
+            connector._release(self.connection_key, protocol, should_close=True)
             raise
         return payload
 
     async def __aexit__(self, *_: Any) -> None:
-        assert self._connection is not None
-        self._connection.release()  # closed there unless the answer ended exactly and nothing followed
+        assert self._protocol is not None
+        # closed there unless the response ended exactly and nothing followed
+        self._way.connector._release(self.connection_key, self._protocol)
 
 
 def _url(href: str) -> URL:

@@ -6,43 +6,74 @@ of pages crawled does not depend on timing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict
-from crawler.core.model import Done, Known, Link, Outcome, Retry
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
+from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.link_block import (
+    NO_QUERY,
+    QUERY_BYTES,
+    LinkBlock,
+    decode_link,
+    encode_link,
+    link_value,
+    packed_text,
+)
+from crawler.core.model import PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
+from crawler.core.urls import host_key
+from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
+from crawler.frontier.counters import RECORDED
 from crawler.frontier.store import Limits
-
-K = TypeVar("K", bound=Hashable)
 
 FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
 """Outcomes that may have had outlinks: only these are worth expanding once more."""
 
-_BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
+BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
+"""A seed, a redirect or a robots link is never left out by a budget."""
+
+QUEUED: Final = (NEW, EXPAND)
+
+UNBOUNDED: Final = 0
+BOUNDED: Final = 1
+ASIDE: Final = 2
+FORGED: Final = 3
+"""How a link is judged: whatever the budgets say; within them; not at all, as it is a visit for robots rules; or left out, as
+its key is not its own."""
 
 
-class Ask(Struct, Generic[K], frozen=True):
+class BatchColumns(Struct):
+    """A batch's links side by side, in the order of ``found_in``. ``keys`` are KEY_BYTES each: the host's, then the URL's;
+    ``paths`` holds the key of the URL before its question mark for the places that have one."""
+
+    keys: list[bytes]
+    depths: list[int]
+    ways: bytearray
+    paths: dict[int, bytes]
+
+
+class Ask(Struct, frozen=True):
     """What ``judge`` needs to be told. ``fruitful``: which of these known URLs were settled fruitfully or are being
-    visited now. ``admitted``: links admitted so far, by host. ``queries``: different query strings so far, by the URL
-    before its question mark."""
+    visited now. ``admitted``: links admitted so far, by host key. ``queries``: different query strings so far, by path key."""
 
-    fruitful: Callable[[Collection[K]], set[K]]
-    admitted: Callable[[Collection[str]], dict[str, int]]
-    queries: Callable[[Collection[str]], dict[str, int]]
+    fruitful: Callable[[Collection[bytes]], set[bytes]]
+    admitted: Callable[[Collection[bytes]], dict[bytes, int]]
+    queries: Callable[[Collection[bytes]], dict[bytes, int]]
 
 
-class Judged(Struct, Generic[K]):
-    fresh: list[Verdict]
+class Judged(Struct):
+    fresh: bytearray
     """As in ``Prepared``."""
-    depths: dict[K, int]
+    depths: dict[bytes, int]
     """Least depth of every URL that is new, or that was found nearer than before."""
-    queries: dict[str, int]
-    """Different query strings by the URL before its question mark, where this batch adds to them."""
+    queries: dict[bytes, int]
+    """Different query strings by path key, where this batch adds to them."""
 
 
-def is_aside(link: Link) -> bool:
+def is_robots_visit(link: Link) -> bool:
     """A visit for robots rules is none of the page's at that URL: it is made as often as it is asked for."""
     return link.kind == "robots"
 
@@ -65,69 +96,200 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def links_of(batch: Batch) -> list[Link]:
-    """All links of a batch, in the order of ``Prepared.fresh``."""
-    links: list[Link] = []
-    for settled in batch.settled:
-        if isinstance(settled.outcome, Done):
-            links += settled.outcome.outlinks
-    for admitted in batch.admitted:
-        links += admitted.links
-    return links
+def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool) -> BatchColumns:
+    """The keys of a batch's links, and how each is judged."""
+    columns = BatchColumns([], [], bytearray(), {})
+    for links, block in found_in(batch):
+        for link in links:
+            if with_paths and "?" in link.url:
+                columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
+            columns.keys.append(keys_by.of(link.host, link.url))
+            columns.depths.append(link.depth)
+            columns.ways.append(ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
+        if block is not None:
+            _add_block(columns, block, with_paths)
+    return columns
 
 
-def judge(links: Sequence[Link], keys: Sequence[K], known: dict[K, int], limits: Limits, ask: Ask[K]) -> Judged[K]:
-    """A verdict for each link. ``keys`` are the URLs' keys; ``known`` holds the least depth of those known before, and
-    those of this batch are added to it."""
-    depth_limited = limits.depth_limited
-    worth: set[K] = set()
-    if depth_limited:
-        nearer = {key for link, key in zip(links, keys, strict=True) if link.depth < known.get(key, 0) and not is_aside(link)}
-        worth = ask.fruitful(nearer) if nearer else set()
-    unknown = [link for link, key in zip(links, keys, strict=True) if key not in known and not is_aside(link)]
-    rules = _Rules(unknown, limits, ask)
-    fresh: list[Verdict] = []
-    depths: dict[K, int] = {}
-    for link, key in zip(links, keys, strict=True):
-        depth = known.get(key)
-        if is_aside(link):
-            verdict = EXPAND
-        elif depth is None:
-            verdict = rules.verdict(link)
+def _add_block(columns: BatchColumns, block: LinkBlock, with_paths: bool) -> None:
+    start, keys = len(columns.keys), block.keys()
+    columns.keys += keys
+    columns.depths += [block.depth] * len(keys)
+    columns.ways += bytes((BOUNDED,)) * len(keys)
+    if with_paths and block.columns.queries:
+        for at, key in enumerate(keys):
+            if (query := block.columns.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES]) != NO_QUERY:
+                columns.paths[start + at] = key[:HOST_BYTES] + query
+
+
+class Admission(Struct, frozen=True):
+    """What joins a host's queue as one entry: a link, or a bundle of links."""
+
+    keys: Sequence[bytes]
+    """Of the URLs. All are of one host."""
+    value: bytes
+    """As ``encode_link`` or ``encode_bundle`` makes it."""
+    host: str
+    priority: int = PRIORITY_DEFAULT
+    expand: bool = False
+    """Its URL was known before; this is no new page."""
+    is_seed: bool = False
+
+    @property
+    def host_key(self) -> bytes:
+        return self.keys[0][:HOST_BYTES]
+
+
+class Admissions:
+    """What joins the queues, in the order of the batch. Links of a block are not decoded, but for those that are expanded."""
+
+    def __init__(self, batch: Batch, columns: BatchColumns, judged: Judged, keys_by: Keys) -> None:
+        self._columns, self._judged, self._keys_by = columns, judged, keys_by
+        self.entries: list[Admission] = []
+        self.forged: list[int] = []
+        """Places of links whose keys are not theirs: the process that read the page was taken over."""
+        at = 0
+        for links, block in found_in(batch):
+            for link in links:
+                if judged.fresh[at] in QUEUED:
+                    self.entries.append(self._of_link(link, columns.keys[at], judged.fresh[at] == EXPAND))
+                at += 1
+            if block is not None:
+                if any(judged.fresh[at : at + len(block)]):
+                    self._add_block(block, at)
+                at += len(block)
+
+    def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
+        queued = replace(link, kind="expand") if expand and not is_robots_visit(link) else link
+        value = encode_link(queued, RECORDED if expand else 0)
+        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed")
+
+    def _add_block(self, block: LinkBlock, start: int) -> None:
+        """Its new links by host, in order; those that are expanded each by itself."""
+        keys, url_at = self._columns.keys, block.url_at()
+        by_host: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
+        for at, verdict in enumerate(self._judged.fresh[start : start + len(block)]):
             if verdict == NEW:
-                known[key] = depths[key] = link.depth
-        elif not depth_limited or link.depth >= depth:
-            verdict = KNOWN
-        else:
-            known[key] = depths[key] = link.depth
-            verdict = EXPAND if key in worth else KNOWN
-            worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
-        fresh.append(verdict)
-    return Judged(fresh, depths, rules.queries)
+                key = keys[start + at]
+                group = by_host.get(key[:HOST_BYTES])
+                if group is None:
+                    group = by_host[key[:HOST_BYTES]] = ([], [])
+                group[0].append(key)
+                group[1].append(url_at(at))
+            elif verdict == EXPAND:
+                url = url_at(at)
+                link = decode_link(link_value(url, packed_text(host_key(url.decode()).encode()), block.tail))[1]
+                self.entries.append(self._of_link(link, keys[start + at], True))
+        for group_keys, urls in by_host.values():
+            host = host_key(urls[0].decode())
+            if self._are_theirs(host, group_keys, urls):
+                self._add_group(block.tail, host, group_keys, urls)
+            else:
+                self.forged += self._forged_in(block, start)
+                return
+
+    def _add_group(self, tail: bytes, host: str, keys: list[bytes], urls: list[bytes]) -> None:
+        if len(urls) == 1:
+            self.entries.append(Admission(keys, link_value(urls[0], packed_text(host.encode()), tail), host))
+            return
+        for at in range(0, len(urls), LINKS_MAX):
+            bundle = bundle_of(host, tail, urls[at : at + LINKS_MAX])
+            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host))
+
+    def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
+        """Whether these are the keys of these URLs, all of this host."""
+        if keys[0][:HOST_BYTES] != self._keys_by.host(host):
+            return False
+        places = (f"http://{host}/".encode(), f"https://{host}/".encode())
+        url_key = self._keys_by.url
+        return all(url.startswith(places) and url_key(url) == key[HOST_BYTES:] for key, url in zip(keys, urls, strict=True))
+
+    def _forged_in(self, block: LinkBlock, start: int) -> list[int]:
+        """Places of the new links of a block whose keys are not theirs."""
+        keys, fresh = self._columns.keys, self._judged.fresh
+        new = ((at, url) for at, url in enumerate(block.urls(), start) if fresh[at] in QUEUED)
+        return [at for at, url in new if self._keys_by.of(host_key(url.decode()), url.decode()) != keys[at]]
 
 
-class _Rules:
-    """The budgets of hosts and paths, as far as these links need them."""
+def decide(
+    batch: Batch, columns: BatchColumns, known_of: Callable[[], dict[bytes, int]], limits: Limits, ask: Ask, keys_by: Keys
+) -> tuple[Judged, Admissions, int]:
+    """The verdicts on a batch, what joins the queues by them, and how many links were left out as forged. Where there were
+    any, all is judged again without them: a forged key must not make another's page known."""
+    forged = 0
+    while True:
+        judged = judge(columns, known_of(), limits, ask)
+        admissions = Admissions(batch, columns, judged, keys_by)
+        if not admissions.forged:
+            return judged, admissions, forged
+        forged += len(admissions.forged)
+        for at in admissions.forged:
+            columns.ways[at] = FORGED
 
-    def __init__(self, links: Sequence[Link], limits: Limits, ask: Ask[K]) -> None:
+
+def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: Ask) -> Judged:
+    """A verdict for each link. ``known`` holds the least depth of those known before; those of this batch are added to it.
+
+    Five cases, in this order:
+    1. a robots link is queued whatever is known;
+    2. an unknown URL is new, unless a budget of its host or path is used up;
+    3. a known URL stays known where depths do not matter, or it was found no nearer;
+    4. one that was found nearer is queued again for its links, if it may have had any;
+    5. else it is known, at its new depth."""
+    depth_limited = limits.depth_limited
+    worth = _worth(columns, known, ask) if depth_limited else set()
+    budgets = _Budgets(columns, known, limits, ask)
+    judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries)
+    fresh, depths, ways = judged.fresh, judged.depths, columns.ways
+    for at, key in enumerate(columns.keys):
+        depth = known.get(key)
+        if ways[at] > BOUNDED:
+            fresh[at] = EXPAND if ways[at] == ASIDE else KNOWN
+        elif depth is None:
+            fresh[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
+            if verdict == NEW:
+                known[key] = depths[key] = columns.depths[at]
+        elif depth_limited and columns.depths[at] < depth:
+            known[key] = depths[key] = columns.depths[at]
+            if key in worth:
+                fresh[at] = EXPAND
+                worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
+    return judged
+
+
+def _worth(columns: BatchColumns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:
+    """Known URLs found nearer than before that may have had links."""
+    places = zip(columns.keys, columns.depths, columns.ways, strict=True)
+    nearer = {key for key, depth, way in places if depth < known.get(key, 0) and way <= BOUNDED}
+    return ask.fruitful(nearer) if nearer else set()
+
+
+class _Budgets:
+    """The budgets of hosts and paths, as far as the unknown links need them."""
+
+    def __init__(self, columns: BatchColumns, known: Mapping[bytes, int], limits: Limits, ask: Ask) -> None:
         self._pages_max, self._queries_max = limits.pages_per_host, limits.queries_per_path
-        self._admitted: dict[str, int] = {}
-        self._queries: dict[str, int] = {}
-        self.queries: dict[str, int] = {}
-        if self._pages_max and (hosts := {link.host for link in links}):
-            self._admitted = ask.admitted(hosts)
-        if self._queries_max and (paths := {link.url.partition("?")[0] for link in links if "?" in link.url}):
-            self._queries = ask.queries(paths)
-
-    def verdict(self, link: Link) -> Verdict:
-        bounded = link.kind in _BOUNDED_KINDS
-        if self._pages_max and bounded and self._admitted.get(link.host, 0) >= self._pages_max:
-            return HOST_BUDGET
-        if self._queries_max and "?" in link.url:
-            path = link.url.partition("?")[0]
-            if bounded and self._queries.get(path, 0) >= self._queries_max:
-                return QUERY_EXPLOSION
-            self.queries[path] = self._queries[path] = self._queries.get(path, 0) + 1
+        self._columns = columns
+        self._admitted: dict[bytes, int] = {}
+        self._queries: dict[bytes, int] = {}
+        self.queries: dict[bytes, int] = {}
         if self._pages_max:
-            self._admitted[link.host] = self._admitted.get(link.host, 0) + 1
+            ways = columns.ways
+            hosts = {key[:HOST_BYTES] for at, key in enumerate(columns.keys) if key not in known and ways[at] <= BOUNDED}
+            self._admitted = ask.admitted(hosts) if hosts else {}
+        if self._queries_max and (paths := {path for at, path in columns.paths.items() if columns.keys[at] not in known}):
+            self._queries = ask.queries(paths)
+        self.apply = bool(self._pages_max or (self._queries_max and columns.paths))
+
+    def verdict(self, at: int, key: bytes) -> Verdict:
+        host, is_bounded = key[:HOST_BYTES], self._columns.ways[at] == BOUNDED
+        if self._pages_max and is_bounded and self._admitted.get(host, 0) >= self._pages_max:
+            return HOST_BUDGET
+        if self._queries_max and (path := self._columns.paths.get(at)) is not None:
+            count = self._queries.get(path, 0)
+            if is_bounded and count >= self._queries_max:
+                return QUERY_EXPLOSION
+            self.queries[path] = self._queries[path] = count + 1
+        if self._pages_max:
+            self._admitted[host] = self._admitted.get(host, 0) + 1
         return NEW

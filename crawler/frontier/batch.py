@@ -6,16 +6,16 @@ The law: a batch is committed whole or, after a failed write, its admissions are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from crawler.core.batch import Admitted, Batch, HostRest, Settled
-from crawler.core.model import Done, Link, Mark
+from crawler.core.model import Done, Mark
 
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
 LINKS_BYTES_MAX: Final = 4 << 20
-"""Of the URLs admitted by themselves: those of an outcome are bounded by its account."""
+"""Of the links admitted by themselves: those of an outcome are bounded by its account."""
 BODY_BYTES_MAX: Final = 32 << 20
 
 
@@ -49,7 +49,7 @@ class OpenBatch:
         if rest is not None:
             self.hosts[settled.lease.link.host] = rest
         if isinstance(settled.outcome, Done):
-            self.links_count += len(settled.outcome.outlinks)
+            self.links_count += len(settled.outcome.outlinks) + len(settled.outcome.block or ())
             self.body_bytes += settled.outcome.page.body.size
             self.refuse(settled.outcome.refused or {})
 
@@ -61,14 +61,6 @@ class OpenBatch:
     def refuse(self, refused: Mapping[str, int]) -> None:
         for rule, count in refused.items():
             self.refused[rule] = self.refused.get(rule, 0) + count
-
-    def links(self) -> Iterator[Link]:
-        """All links, in the order of ``Prepared.fresh``."""
-        for settled in self.settled:
-            if isinstance(settled.outcome, Done):
-                yield from settled.outcome.outlinks
-        for admitted in self.admitted:
-            yield from admitted.links
 
     def closed(self, now: float, wall: float) -> Batch:
         return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.retired)
@@ -194,8 +186,10 @@ class Collector:
 
 def _count(admitted: Admitted) -> int:
     """One at least: a position alone takes room as well."""
-    return max(1, len(admitted.links) + len(admitted.faults))
+    return max(1, len(admitted.links) + len(admitted.block or ()) + len(admitted.faults))
 
 
 def _bytes(admitted: Admitted) -> int:
-    return sum(len(link.url) for link in admitted.links)
+    links = sum(len(link.url) + len(link.extra or "") for link in admitted.links)
+    block = admitted.block.size if admitted.block is not None else 0
+    return links + block + sum(map(len, admitted.extras.values()))

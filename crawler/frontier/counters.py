@@ -1,16 +1,21 @@
 """The counters of a store while a commit changes them, and the hosts with the longest queues.
 
-The law: known = waiting + retrying + done, links to expand once more aside (they wait, but are known already).
+The law: known = waiting + retrying + done, links to expand once more aside (they wait, but are known already). What is
+settled and no page has left known, and is counted by its kind alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from heapq import nlargest
-from typing import Final
+from typing import Final, TypeVar
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, link_verdicts
+from crawler.core.model import NOT_PAGES, Known
 from crawler.frontier.store import Counts
+
+K = TypeVar("K", bound=Hashable)
 
 RETRYING: Final = 1
 """Flag of a waiting link: its last attempt failed."""
@@ -20,14 +25,14 @@ RECORDED: Final = 2
 RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
 
 
-class Tally:
+class Counters:
     """Counts that can change; ``freeze`` gives them as a value."""
 
     def __init__(self, counts: Counts) -> None:
         self.known, self.waiting, self.retrying = counts.known, counts.waiting, counts.retrying
         self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
-        self.lines = dict(counts.lines)
+        self.lines, self.not_pages = dict(counts.lines), dict(counts.not_pages)
 
     def freeze(self) -> Counts:
         return Counts(
@@ -41,11 +46,13 @@ class Tally:
             dict(self.reasons),
             dict(self.refused),
             dict(self.lines),
+            dict(self.not_pages),
         )
 
-    def admit(self, known_already: bool) -> None:
-        self.waiting += 1
-        self.known += not known_already
+    def admit(self, links: int, known_already: bool) -> None:
+        self.waiting += links
+        if not known_already:
+            self.known += links
 
     def leave(self, flags: int) -> None:
         """A waiting link was settled."""
@@ -60,25 +67,40 @@ class Tally:
             self.waiting -= 1
             self.retrying += 1
 
-    def settle(self, outcome: str, reason: str | None, by: int = 1) -> None:
-        """A URL is settled; with ``by=-1`` it is so no more."""
+    def settle(self, record: Known, by: int = 1, *, as_page: bool | None = None) -> None:
+        """A known URL is settled; with ``by=-1`` it is so no more. ``as_page``: how it was counted, where that is not told by
+        its kind (in a directory of an earlier version everything was a page)."""
+        if record.link.kind in NOT_PAGES if as_page is None else not as_page:
+            self.known -= by
+            _add(self.not_pages, record.link.kind, by)
+            return
         self.done += by
-        _add(self.outcomes, outcome, by)
-        if reason is not None:
-            _add(self.reasons, reason, by)
+        _add(self.outcomes, record.outcome, by)
+        if record.reason is not None:
+            _add(self.reasons, record.reason, by)
 
     def refuse(self, refused: Mapping[str, int]) -> None:
         for rule, count in refused.items():
             _add(self.refused, rule, count)
 
-    def listed(self, prepared: Prepared) -> None:
-        """Lines that have a row at once: the verdicts on listed links stand last."""
-        admitted = prepared.batch.admitted
-        links = [link for part in admitted for link in part.links]
-        verdicts = prepared.fresh[len(prepared.fresh) - len(links) :]
-        known = zip(links, verdicts, strict=True)
-        _add(self.lines, "duplicate", sum(link.kind == "seed" and verdict in (KNOWN, EXPAND) for link, verdict in known))
-        _add(self.lines, "invalid_url", sum(len(part.faults) for part in admitted))
+    def judged(self, prepared: Prepared, forged: int) -> None:
+        """Links that a budget left out, or that a parser process made up, and listed lines that have a row at once."""
+        if forged:
+            self.refuse({"parse_crashed": forged})
+        for verdict, rule in RULE_OF.items():
+            if count := prepared.fresh.count(verdict):
+                self.refuse({rule: count})
+        admitted = list(link_verdicts(prepared))[-len(prepared.batch.admitted) :] if prepared.batch.admitted else []
+        duplicates = (
+            link.kind == "seed" and verdict in (KNOWN, EXPAND)
+            for links, verdicts in admitted
+            for link, verdict in zip(links, verdicts, strict=True)
+        )
+        _add(self.lines, "duplicate", sum(duplicates))
+        _add(self.lines, "invalid_url", sum(len(part.faults) for part in prepared.batch.admitted))
+        for part in prepared.batch.admitted:
+            for _, _, reason, _ in part.faults:
+                _add(self.reasons, reason, 1)
 
 
 def _add(counts: dict[str, int], name: str, by: int) -> None:
@@ -86,6 +108,13 @@ def _add(counts: dict[str, int], name: str, by: int) -> None:
         counts[name] = total
     else:
         counts.pop(name, None)
+
+
+def land(flying: Counter[K], key: K) -> None:
+    """One link less of a URL is out."""
+    flying[key] -= 1
+    if flying[key] <= 0:
+        del flying[key]
 
 
 class Longest:

@@ -152,8 +152,8 @@ class Frontier:
     def _next(self, now: float) -> Lease | None:
         """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
         # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
-        if self.pauses and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
-            return self._idle(next(PAUSED_BY[pause] for pause in PAUSED_BY if pause in self.pauses))
+        if (paused := self.paused_by) is not None and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
+            return self._idle(paused)
         # 2. one batch is being committed and the next is full
         if self._batches.is_backed_up:
             return self._idle("disk")
@@ -168,7 +168,7 @@ class Frontier:
             if self._robots is None or lease.link.kind == "robots" or self._robots.ready(lease.link):
                 break
             self.bench.give_back(lease)
-            self.bench.gate(lease.link.host, True)
+            self.bench.hold_for_robots(lease.link.host, True)
             self._refill.want_robots(lease.link)
         if lease is None:
             self._refill.rules_missed()
@@ -187,6 +187,11 @@ class Frontier:
         slot = self._out.pop(id(lease))[1]
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)
+
+    @property
+    def paused_by(self) -> WaitsFor | None:
+        """What the gravest of the pauses waits for."""
+        return next((PAUSED_BY[pause] for pause in PAUSED_BY if pause in self.pauses), None) if self.pauses else None
 
     # -- who is out, and who may be -------------------------------------------------------------------------------
 
@@ -277,7 +282,7 @@ class Frontier:
         if isinstance(outcome, Retry) and not lease.key:
             # a robots.txt stands in no queue: it is its host's next link again
             batch.hosts[host] = rest
-            self.bench.put_first(Lease(lease.link.again(), b""))
+            self.bench.put_robots_first(Lease(lease.link.retried(), b""))
         else:
             retry_at = now + outcome.after if isinstance(outcome, Retry) else 0.0  # its host rests as long as it rests
             batch.settle(Settled(lease, outcome, retry_at), rest)
@@ -298,7 +303,7 @@ class Frontier:
         if lease.key:
             self._refill.give_back(lease)
         else:
-            self.bench.gate(asking_host(lease.link), False)
+            self.bench.hold_for_robots(asking_host(lease.link), False)
 
     def settle_unfetched(self, down: Sequence[tuple[Lease, tuple[str, str]]]) -> None:
         """Links of hosts given up, and links that killed the process too often: (lease, (outcome, reason)) of each."""
@@ -318,7 +323,7 @@ class Frontier:
         """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""
         for settled in batch:
             if not settled.lease.key:
-                self.bench.gate(asking_host(settled.lease.link), False)
+                self.bench.hold_for_robots(asking_host(settled.lease.link), False)
 
     def page_fetched(self) -> bool:
         """One page less to visit under --max-pages; whether that was the last."""
@@ -334,7 +339,7 @@ class Frontier:
         not on the bench: then it must go through its queue."""
         if link.host not in self.bench:
             return False
-        self.bench.put_first(Lease(link, b""))
+        self.bench.put_robots_first(Lease(link, b""))
         return True
 
     def rules_learned(self, learned: Sequence[tuple[str, bytes]]) -> None:
@@ -342,7 +347,7 @@ class Frontier:
         for of, record in learned:
             self._batches.open.robots[of] = record
             self._batches.mark_dirty(self._clock())
-            self.bench.gate(host_key(of + "/"), False)
+            self.bench.hold_for_robots(host_key(of + "/"), False)
             self.deal()
 
     # -- what comes in otherwise ----------------------------------------------------------------------------------

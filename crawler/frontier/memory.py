@@ -6,21 +6,42 @@ Its memory grows with the crawl; that is what the durable store is for.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 
+from msgspec import field
 from msgspec.structs import replace
 
-from crawler.core.batch import EXPAND, NEW, Batch, Prepared, Settled
+from crawler.core.batch import Batch, Prepared, Settled
+from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key
-from crawler.frontier.admission import FRUITFUL, Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
-from crawler.frontier.counters import RECORDED, RULE_OF, Longest, Tally
-from crawler.frontier.memory_queues import Queues
-from crawler.frontier.store import CRASHES_MAX, Counts, Limits
+from crawler.frontier.admission import (
+    FRUITFUL,
+    Admission,
+    Ask,
+    Judged,
+    check_settled,
+    columns_of,
+    decide,
+    fruitful,
+    is_robots_txt,
+    is_robots_visit,
+)
+from crawler.frontier.bundle import values_of
+from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest, land
+from crawler.frontier.host_state import HostState
+from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 
 
 class _Prepared(Prepared):
-    judged: Judged[str]
+    settled: list[bytes]
+    """Keys of the settled links."""
+    judged: Judged
+    admitted: list[Admission]
+    forged: int
 
 
 class MemoryStore:
@@ -28,19 +49,22 @@ class MemoryStore:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._tally = Tally(Counts())
+        self._tally = Counters(Counts())
         self._counts = Counts()
         self._longest = Longest()
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64)
-        self._queues = Queues()
-        self._depths: dict[str, int] = {}  # every known URL → its least depth
-        self._lowered: dict[str, int] = {}  # as the batch in preparation found them
-        self._flying: set[str] = set()
-        self._retrying: set[str] = set()
-        self._pages: dict[str, Known] = {}
-        self._revived: set[str] = set()
-        self._queries: dict[str, int] = {}
+        self._keys_by = Keys(self._secret)
+        self._queues = _Queues()
+        self._names: dict[bytes, str] = {}  # fingerprint of a host → its key
+        # by the key of a URL: its host's fingerprint, then its own
+        self._depths: dict[bytes, int] = {}  # every known URL → its least depth
+        self._lowered: dict[bytes, int] = {}  # as the batch in preparation found them
+        self._flying: Counter[bytes] = Counter()  # URLs that are out, and as how many links
+        self._retrying: set[bytes] = set()
+        self._pages: dict[bytes, Known] = {}
+        self._revived: set[bytes] = set()
+        self._queries: dict[bytes, int] = {}
         self._suspects: dict[bytes, int] = {}
         self._robots: dict[str, bytes] = {}
         self._marks: dict[str, Mark] = {}
@@ -50,33 +74,43 @@ class MemoryStore:
     # -- what is new ----------------------------------------------------------------------------------------------
 
     def prepare(self, batch: Batch) -> Prepared:
-        links = links_of(batch)
-        urls = [link.url for link in links]
-        known = {url: depth for url in urls if (depth := self._depths.get(url)) is not None}
-        ended: dict[str, bool] = {}
+        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
+        settled_keys = []
+        ended: dict[bytes, bool] = {}
+        robots: dict[bytes, int] = {}  # known from this batch on
         for settled in batch.settled:
-            url = settled.lease.link.url
-            if not is_aside(settled.lease.link):
-                ended[url] = fruitful(settled.outcome)
-            elif is_robots_txt(settled.lease.link):
-                known.setdefault(url, 0)
+            link = settled.lease.link
+            key = self._keys_by.of(link.host, link.url)
+            settled_keys.append(key)
+            if not is_robots_visit(link):
+                ended[key] = fruitful(settled.outcome)
+            elif is_robots_txt(link):
+                robots[key] = 0
             if settled.lease.key and settled.lease.key not in self._queues.out:
                 raise ValueError(f"not claimed: {settled.lease}")
 
-        def worth(urls: Collection[str]) -> set[str]:
-            return {url for url in urls if ended.get(url, url in self._flying or self._was_fruitful(url))}
+        def known_of() -> dict[bytes, int]:
+            return robots | {key: depth for key in columns.keys if (depth := self._depths.get(key)) is not None}
+
+        def worth(keys: Collection[bytes]) -> set[bytes]:
+            return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
 
         ask = Ask(worth, self._admitted, lambda paths: {path: self._queries.get(path, 0) for path in paths})
-        judged = judge(links, urls, known, self._limits, ask)
+        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         self._lowered = judged.depths
-        return _Prepared(batch, judged.fresh, judged)
+        fed = frozenset(each.host for each in admitted.entries)
+        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
 
-    def _was_fruitful(self, url: str) -> bool:
-        page = self._pages.get(url)
+    def _url_key(self, url: str) -> bytes:
+        return self._keys_by.of(host_key(url), url)
+
+    def _was_fruitful(self, key: bytes) -> bool:
+        page = self._pages.get(key)
         return page is not None and page.outcome in FRUITFUL
 
-    def _admitted(self, hosts: Collection[str]) -> dict[str, int]:
-        return {host: self._queues.hosts[host].admitted for host in hosts if host in self._queues.hosts}
+    def _admitted(self, hosts: Collection[bytes]) -> dict[bytes, int]:
+        names = {key: self._names[key] for key in hosts if key in self._names}
+        return {key: self._queues.hosts[name].admitted for key, name in names.items()}
 
     # -- making it true -------------------------------------------------------------------------------------------
 
@@ -86,20 +120,17 @@ class MemoryStore:
         check_settled(batch, known)
         self._depths.update(prepared.judged.depths)
         self._lowered = {}
-        for settled, record in zip(batch.settled, known, strict=True):
+        for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             if settled.lease.key:
-                self._settle(settled, record)
-        for settled, record in zip(batch.settled, known, strict=True):
+                self._settle(settled, key, record)
+        for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             link = settled.lease.link
-            if record is not None and is_aside(link) and is_robots_txt(link):
-                self._settle_aside(link.url, record)
+            if record is not None and is_robots_visit(link) and is_robots_txt(link):
+                self._settle_aside(key, record)
         for name, rest in batch.hosts.items():
-            self._queues.host(name, batch.now).rest(rest, batch.now)
-        for link, verdict in zip(links_of(batch), prepared.fresh, strict=True):
-            if verdict in (NEW, EXPAND):
-                self._admit(link, verdict == EXPAND, batch.now)
-            elif verdict in RULE_OF:
-                self._tally.refuse({RULE_OF[verdict]: 1})
+            self._queues.host(name, batch.now).visited(rest, batch.now)
+        for admission in prepared.admitted:
+            self._admit(admission, batch.now)
         self._queries.update(prepared.judged.queries)
         self._robots.update(batch.robots)
         self._marks.update(marks)
@@ -110,52 +141,54 @@ class MemoryStore:
                 self._marks[file] = mark
         self._positions.update(admitted.position for admitted in batch.admitted if admitted.position)
         self._tally.refuse(batch.refused)
-        self._tally.listed(prepared)
+        self._tally.judged(prepared, prepared.forged)
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
-        self._offer({*batch.hosts, *(link.host for link in links_of(batch)), *(s.lease.link.host for s in batch.settled)})
+        self._offer({*batch.hosts, *prepared.fed, *(settled.lease.link.host for settled in batch.settled)})
 
-    def _settle(self, settled: Settled, record: Known | None) -> None:
+    def _settle(self, settled: Settled, key: bytes, record: Known | None) -> None:
         lease, link = settled.lease, settled.lease.link
         self._suspects.pop(lease.key, None)
-        if not is_aside(link):
-            self._flying.discard(link.url)
+        if not is_robots_visit(link):
+            land(self._flying, key)
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
-            if not is_aside(link):
-                self._retrying.add(link.url)
-            self._queues.enter_later(settled.retry_at, link.again(), flags)
+            if not is_robots_visit(link):
+                self._retrying.add(key)
+            self._queues.enter_later(settled.retry_at, link.retried(), flags)
             return
         self._tally.leave(flags)
-        if record is not None and link.kind != "expand" and not is_aside(link):
-            self._retrying.discard(link.url)
-            self._revived.discard(link.url)
-            self._record(link.url, record)
+        if record is not None and link.kind != "expand" and not is_robots_visit(link):
+            self._retrying.discard(key)
+            self._revived.discard(key)
+            self._record(key, record)
 
-    def _settle_aside(self, url: str, record: Known) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
-        if url not in self._depths:
-            self._depths[url] = 0
+    def _settle_aside(self, key: bytes, record: Known) -> None:
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before = self._pages.get(key)
+        if key not in self._depths:
+            self._depths[key] = 0
             self._tally.known += 1
-        elif url in self._pages and url not in self._revived:
-            self._tally.settle(self._pages[url].outcome, self._pages[url].reason, -1)
+        elif before is not None and before.link.kind == "robots":
+            self._tally.settle(before, -1)
         else:
             return
-        self._record(url, record)
+        self._record(key, record)
 
-    def _record(self, url: str, record: Known) -> None:
-        self._pages[url] = record
-        self._tally.settle(record.outcome, record.reason)
+    def _record(self, key: bytes, record: Known) -> None:
+        self._pages[key] = record
+        self._tally.settle(record)
 
-    def _admit(self, link: Link, expand: bool, now: float) -> None:
-        self._tally.admit(expand)
-        host = self._queues.host(link.host, now)
-        if not expand:
-            host.admit(link, now)
-        elif not is_aside(link):
-            link = replace(link, kind="expand")
-        self._queues.enter(link, link.priority, RECORDED if expand else 0)
+    def _admit(self, admission: Admission, now: float) -> None:
+        self._tally.admit(len(admission.keys), admission.expand)
+        self._names[admission.host_key] = admission.host
+        host = self._queues.host(admission.host, now)
+        if not admission.expand:
+            host.admit(len(admission.keys), admission.is_seed, now)
+        for value in values_of(admission.value):
+            flags, link = decode_link(value)
+            self._queues.enter(link, admission.priority, flags)
 
     def _offer(self, names: Collection[str]) -> None:
         for name in names:
@@ -168,37 +201,34 @@ class MemoryStore:
         return [self._lease(key, link, flags) for key, (_, _, link, flags) in self._queues.claim(hosts, per_host, now, low)]
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
-        host = self._queues.hosts[link.host]
-        if not is_aside(link):
-            self._flying.add(link.url)
-        depth = self._lowered.get(link.url, self._depths.get(link.url, link.depth))
+        page = self._url_key(link.url)
+        if not is_robots_visit(link):
+            self._flying[page] += 1
+        depth = self._lowered.get(page, self._depths.get(page, link.depth))
         if self._limits.depth_limited and depth < link.depth:
             link = replace(link, depth=depth)
-        down = host.down
-        crashes = self._suspects.get(key, 0)
-        if crashes:
-            link = replace(link, attempt=link.attempt + crashes)
-            down = down or (("skipped", "crashed") if crashes >= CRASHES_MAX else None)
-        known = self._pages.get(link.url) if flags & RECORDED and not is_aside(link) else None
-        return Lease(link, key, 0.0 if host.down else host.due, crashes > 0, down, known, host.failures, host.busy)
+        known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
+        host = self._queues.hosts[link.host]
+        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=0.0)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if lease.key in self._queues.out and not is_robots_visit(lease.link):
+                land(self._flying, self._url_key(lease.link.url))
         self._queues.give_back([lease.key for lease in leases])
-        self._flying.difference_update(lease.link.url for lease in leases if not is_aside(lease.link))
 
     def next_due(self) -> float | None:
         return self._queues.next_due()
 
     def revive(self, outcomes: frozenset[str]) -> int:
-        pages = [page for url, page in self._pages.items() if page.outcome in outcomes and url not in self._revived]
+        pages = [page for key, page in self._pages.items() if page.outcome in outcomes and key not in self._revived]
         pages = [page for page in pages if page.link.kind != "robots"]
         for page in pages:
-            link = page.link.anew()
-            self._revived.add(link.url)
-            self._tally.settle(page.outcome, page.reason, -1)
+            link = page.link.revived()
+            self._revived.add(self._url_key(link.url))
+            self._tally.settle(page, -1)
             self._tally.waiting += 1
-            host = self._queues.host(link.host, self._now)
-            host.down, host.failures = None, 0
+            self._queues.host(link.host, self._now).revive()
             self._queues.enter(link, link.priority, RECORDED)
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
@@ -210,15 +240,16 @@ class MemoryStore:
         return self._counts
 
     def lookup(self, url: str) -> Known | str | None:
-        if (page := self._pages.get(url)) is not None:
+        key = self._url_key(url)
+        if (page := self._pages.get(key)) is not None:
             return page
-        if url not in self._depths:
+        if key not in self._depths:
             return None
-        return "retrying" if url in self._retrying else "waiting"
+        return "retrying" if key in self._retrying else "waiting"
 
     def budgets(self, url: str) -> tuple[int, int]:
-        host = host_key(url)
-        return self._admitted([host]).get(host, 0), self._queries.get(url.partition("?")[0], 0)
+        path = self._keys_by.of(host_key(url), url.partition("?")[0])
+        return self._admitted([path[:HOST_BYTES]]).get(path[:HOST_BYTES], 0), self._queries.get(path, 0)
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         return [self._robots.get(origin) for origin in origins]
@@ -263,8 +294,115 @@ class MemoryStore:
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
-        self._flying = {item[2].url for item in self._queues.out.values() if not is_aside(item[2])}
+        self._flying = Counter(self._url_key(item[2].url) for item in self._queues.out.values() if not is_robots_visit(item[2]))
         self._lowered = {}
 
     def close(self) -> None:
         """Nothing to let go."""
+
+
+# -- queues ---------------------------------------------------------------------------------------------------------
+
+Item = tuple[int, int, Link, int]
+"""Lane, sequence, link, flags: how a link stands in its host's queue."""
+
+
+class _Host(HostState):
+    queue: list[Item] = field(default_factory=list)
+    claimed: int = 0
+    ticket: int = 0
+
+
+class _Queues:
+    """A host stands in the heap once with its present ticket, while links of it wait and none is out."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, _Host] = {}
+        self.out: dict[bytes, Item] = {}
+        self._sequence = self._tickets = 0
+        self._ready: list[tuple[float, int, str]] = []
+        self._due: list[tuple[float, int, int, Link, int]] = []
+
+    def host(self, name: str, now: float) -> _Host:
+        host = self.hosts.get(name)
+        if host is None:
+            host = self.hosts[name] = _Host(now, now)
+        return host
+
+    def enter(self, link: Link, lane: int, flags: int) -> None:
+        """At the end of a lane. ``offer`` its host afterwards."""
+        self._sequence += 1
+        heappush(self.hosts[link.host].queue, (lane, self._sequence, link, flags))
+
+    def enter_later(self, at: float, link: Link, flags: int) -> None:
+        self._sequence += 1
+        heappush(self._due, (at, link.priority, self._sequence, link, flags))
+
+    def leave(self, key: bytes) -> int:
+        """A link that is out does not come back; its flags."""
+        _, _, link, flags = self.out.pop(key)
+        self.hosts[link.host].claimed -= 1
+        return flags
+
+    def offer(self, name: str) -> int:
+        """Let the host be claimed when it is due; how many links it has."""
+        host = self.hosts[name]
+        self._tickets += 1
+        host.ticket = self._tickets
+        if host.queue and not host.claimed:
+            heappush(self._ready, (host.due, host.ticket, name))
+        if len(self._ready) > 2 * len(self.hosts) + 64:
+            self._ready = [entry for entry in self._ready if self.hosts[entry[2]].ticket == entry[1]]
+            heapify(self._ready)
+        return len(host.queue) + host.claimed
+
+    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> Iterator[tuple[bytes, Item]]:
+        """As ``Store.claim``."""
+        self._promote(now)
+        for name, links in low.items():
+            if name in self.hosts:
+                yield from self._take(self.hosts[name], links)
+        while hosts > 0 and (first := self._first()) is not None and first[0] <= now:
+            heappop(self._ready)
+            yield from self._take(self.hosts[first[2]], per_host)
+            hosts -= 1
+
+    def _take(self, host: _Host, links: int) -> Iterator[tuple[bytes, Item]]:
+        for _ in range(min(links, len(host.queue))):
+            item = heappop(host.queue)
+            key = item[1].to_bytes(8, "big")
+            self.out[key] = item
+            host.claimed += 1
+            host.ticket = 0
+            yield key, item
+
+    def _first(self) -> tuple[float, int, str] | None:
+        while self._ready and self.hosts[self._ready[0][2]].ticket != self._ready[0][1]:
+            heappop(self._ready)
+        return self._ready[0] if self._ready else None
+
+    def _promote(self, now: float) -> None:
+        """Links whose time has come stand one lane before their peers."""
+        for _ in range(PROMOTED_MAX):
+            if not self._due or self._due[0][0] > now:
+                break
+            _, priority, _, link, flags = heappop(self._due)
+            self.enter(link, max(priority - 1, 0), flags | RETRYING)
+            self.offer(link.host)
+
+    def give_back(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if (item := self.out.pop(key, None)) is not None:
+                host = self.hosts[item[2].host]
+                host.claimed -= 1
+                heappush(host.queue, item)
+                self.offer(item[2].host)
+
+    def next_due(self) -> float | None:
+        first = self._first()
+        times = ([first[0]] if first else []) + ([self._due[0][0]] if self._due else [])
+        return min(times, default=None)
+
+    def waiting(self) -> set[bytes]:
+        """Keys of all links in queues or out."""
+        return {item[1].to_bytes(8, "big") for host in self.hosts.values() for item in host.queue} | self.out.keys()

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from crawler.core.batch import Prepared, Verdict
+from crawler.core.batch import Prepared
 from crawler.core.errors import StorageError
 from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
@@ -26,7 +26,6 @@ from crawler.frontier.workbench import Workbench
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
-QUEUED: Final = (Verdict.NEW, Verdict.EXPAND)
 
 
 class Pump:
@@ -148,9 +147,7 @@ class Pump:
         batch.discard_bodies()
         for host in batch.hosts:
             self.frontier.bench.forget(host, now)
-        fresh = [] if prepared is None else prepared.fresh
-        queued = (link.host for link, verdict in zip(batch.links(), fresh, strict=False) if verdict in QUEUED)
-        self._refill.committed(batch.hosts, queued)
+        self._refill.committed(batch.hosts, () if prepared is None else prepared.fed)
         batch.resolve()
         self._batches.committed()
 
@@ -212,9 +209,9 @@ class Pump:
         bench = self.frontier.bench
         if record is not None and robots.load(origin(link.url), record):
             bench.rest(link.host, self._opened_at + robots.delay(link))  # it may just have been visited
-            bench.gate(link.host, False)
+            bench.hold_for_robots(link.host, False)
         else:
-            bench.put_first(Lease(robots.link(link), b""))
+            bench.put_robots_first(Lease(robots.link(link), b""))
 
     def _check_finished(self) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""

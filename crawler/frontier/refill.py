@@ -58,7 +58,7 @@ class Refill:
         if host not in self._exhausted and (more := self._bench.shortage(host, SHARE_LINKS_MAX)):
             self._low[host] = more
             self.wanted.set()
-        if self._store_has_more and self._bench.load * 2 < self._links_max:
+        if self._store_has_more and self._bench.weight * 2 < self._links_max:
             self.wanted.set()
 
     def given_up(self, host: str) -> None:
@@ -114,7 +114,7 @@ class Refill:
         robots_wanted = {
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
         }
-        room = self._links_max - self._bench.load
+        room = self._links_max - self._bench.weight
         for host, more in low.items():
             low[host] = more if host not in self._bench else max(1, min(more, room))
             room -= low[host]
@@ -145,7 +145,7 @@ class Refill:
         self._exhausted.update(host for host, n in got.items() if n < low.get(host, CLAIM_LINKS_PER_HOST))
         self._exhausted.update(host for host in low if host not in got and host in self._bench)
         self._store_has_more = len(got.keys() - low.keys()) >= hosts
-        if self._store_has_more and (self._bench.load + len(leases)) * 2 < self._links_max:
+        if self._store_has_more and (self._bench.weight + len(leases)) * 2 < self._links_max:
             self.wanted.set()
 
 

@@ -16,12 +16,6 @@ from msgspec import Struct
 from crawler.core.batch import Batch, Prepared
 from crawler.core.model import Known, Lease, Mark
 
-CRASHES_MAX: Final = 3
-"""A link that was out at this many ends of the process is settled as skipped, ``crashed``."""
-
-REVIVE_AFTER_S: Final = 3600.0
-"""A new seed tries a given-up host again after this many seconds of the crawl clock."""
-
 PROMOTED_MAX: Final = 1000
 """Most links whose time has come that one claim moves back among the waiting."""
 
@@ -43,15 +37,29 @@ class Counts(Struct, frozen=True, gc=False):
     retrying: int = 0
     """Not settled; the last attempt failed."""
     recrawl: int = 0
+    """Always 0; its place in a store's records is taken."""
     done: int = 0
     hosts: int = 0
     outcomes: Mapping[str, int] = {}
     """Settled URLs by outcome."""
     reasons: Mapping[str, int] = {}
+    """Settled URLs by reason, and listed lines that are no URL."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule."""
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
+    not_pages: Mapping[str, int] = {}
+    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts. A sitemap counts as known
+    while it waits."""
+
+    @property
+    def all_known(self) -> int:
+        """With what is no page."""
+        return self.known + sum(self.not_pages.values())
+
+    @property
+    def all_done(self) -> int:
+        return self.done + sum(self.not_pages.values())
 
 
 class Store(Protocol):
@@ -121,7 +129,7 @@ class Store(Protocol):
 
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
         """Keep these counts, durable on return; keys of links that do not wait (any more) are left out. Such a link
-        is claimed with ``suspect`` set and its attempt raised by the count; from ``CRASHES_MAX`` on it is given up."""
+        is claimed with ``suspect`` set and its attempt raised by the count; from ``host_state.CRASHES_MAX`` on it is given up."""
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         """Hosts with the most waiting links and how many, of those touched since the store was opened; longest first."""

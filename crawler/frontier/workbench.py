@@ -40,8 +40,10 @@ class HostView(NamedTuple):
 
 def size(link: Link) -> int:
     """How many ordinary links a link takes the room of: each LINK_BYTES of its texts is one more."""
-    given = 4 * len(link.given) if link.given else 0  # perhaps not ASCII
-    return 1 + (len(link.url) + len(link.via or "") + len(link.anchor or "") + given) // LINK_BYTES
+    texts = len(link.url) + len(link.via or "") + len(link.anchor or "")
+    if link.given is not None or link.listed is not None or link.extra is not None:
+        texts += 4 * (len(link.given or "") + len(link.listed or "") + len(link.extra or ""))  # perhaps not ASCII
+    return 1 + texts // LINK_BYTES
 
 
 NOWHERE: Final = -1
@@ -52,12 +54,12 @@ LANES_MAX: Final = 8
 
 
 class _Host:
-    __slots__ = ("busy", "due", "failures", "gated", "out", "place", "queue", "robots_queue", "share")
+    __slots__ = ("busy", "due", "failures", "is_held", "out", "place", "queue", "robots_queue", "share")
 
     def __init__(self, due: float, failures: int, busy: int) -> None:
         self.queue: deque[Lease] = deque()
-        self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while gated
-        self.gated = False
+        self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while is_held
+        self.is_held = False
         self.place = NOWHERE
         """NOWHERE: it cannot deal · RESTING: in the heap · PARKED: at a group that is full · else the number of its lane."""
         self.out = 0
@@ -69,7 +71,7 @@ class _Host:
     def next(self) -> Lease | None:
         if self.robots_queue:
             return self.robots_queue[0]
-        return self.queue[0] if self.queue and not self.gated else None
+        return self.queue[0] if self.queue and not self.is_held else None
 
 
 class _Group:
@@ -95,7 +97,7 @@ class Workbench:
         self._lanes: tuple[OrderedDict[str, _Host], ...] = tuple(OrderedDict() for _ in range(LANES_MAX))
         self._ticket = count()
         self.waiting = 0
-        self.load = 0
+        self.weight = 0
         """As ``waiting``, with each link that is longer than usual counted as several: see ``size``."""
         self.out = 0
 
@@ -123,8 +125,8 @@ class Workbench:
             if host.place == NOWHERE:
                 self._place(name, host)
 
-    def put_first(self, lease: Lease) -> None:
-        """A robots link at its host: before the queue and even while the host is gated. One is enough for an origin."""
+    def put_robots_first(self, lease: Lease) -> None:
+        """A robots link at its host: before the queue and even while the host is is_held. One is enough for an origin."""
         host = self._hosts[lease.link.host]
         if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.robots_queue):
             host.robots_queue.append(lease)
@@ -136,10 +138,10 @@ class Workbench:
         if host := self._hosts.get(name):
             host.due = max(host.due, due)
 
-    def gate(self, name: str, shut: bool) -> None:
-        """Shut: the host deals nothing but what is put first."""
+    def hold_for_robots(self, name: str, held: bool) -> None:
+        """While it is held, the host deals nothing but robots links: its rules are not at hand."""
         if host := self._hosts.get(name):
-            host.gated = shut
+            host.is_held = held
             self._place(name, host)
 
     def take(self, now: float) -> Lease | None:
@@ -174,7 +176,7 @@ class Workbench:
             return None
         (host.robots_queue or host.queue).popleft()
         self.waiting -= 1
-        self.load -= size(lease.link)
+        self.weight -= size(lease.link)
         host.out += 1
         self.out += 1
         for group in self._groups_of(name, lease):
@@ -213,11 +215,11 @@ class Workbench:
         """Take all waiting leases of a host away (it was given up)."""
         host = self._hosts[name]
         leases = [*host.robots_queue, *host.queue]
-        host.gated = False
+        host.is_held = False
         host.robots_queue.clear()
         host.queue.clear()
         self.waiting -= len(leases)
-        self.load -= sum(size(lease.link) for lease in leases)
+        self.weight -= sum(size(lease.link) for lease in leases)
         return leases
 
     def forget(self, name: str, now: float) -> None:
@@ -273,7 +275,7 @@ class Workbench:
 
     def _came(self, lease: Lease) -> None:
         self.waiting += 1
-        self.load += size(lease.link)
+        self.weight += size(lease.link)
 
     def _place(self, name: str, host: _Host) -> None:
         """Into the heap if it could deal; out of the lane where it no longer belongs."""

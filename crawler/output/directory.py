@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,16 @@ from crawler.core.page import SPOOL
 PARTS: Final = ("frontier", "warc", "files", "index", "results", "lost+found", "tmp", "crawl.toml")
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
+
+
+def is_crawl(root: Path) -> bool:
+    """Whether there is a crawl in ``root``. ConfigError: nobody lets us look."""
+    try:
+        return stat.S_ISDIR((root / "frontier").stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{root}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -48,7 +59,7 @@ def locked(root: Path) -> Iterator[None]:
     except StorageError as error:
         if error.errno in OUR_ERRNOS:
             raise
-        raise ConfigError(f"{error}; name a directory that can be written with --output") from error
+        raise ConfigError(f"{error}; it must be a directory that can be written") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,13 +21,20 @@ from crawler.output.results import Row
 
 PIECE_BYTES: Final = 48 << 10
 """A multiple of three, so that base64 of the pieces is base64 of the whole."""
-FIELDS: Final = ("url", "canonical", "outcome", "status", "mime", "charset", "fetched_at", "truncated", "tag", "input")
+# fmt: off
+FIELDS: Final = (
+    "url", "canonical", "outcome", "status", "kind", "mime", "charset", "fetched_at", "truncated", "tag", "input", "listed",
+    "extra",
+)
+# fmt: on
 """Of the row, repeated beside its body."""
 _TEXTUAL: Final = frozenset(("application/json", "application/xhtml+xml", "application/xml", "application/javascript"))
 
 
-def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...]) -> bool:
-    """``mimes``: media types or ranges such as ``image/*``; empty means all, as for ``outcomes``."""
+def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str]) -> bool:
+    """``mimes``: media types or ranges such as ``image/*``; empty means all, as for ``outcomes`` and ``kinds``."""
+    if kinds and row["kind"] not in kinds:
+        return False
     mime = row["mime"] or ""
     named = not mimes or mime in mimes or f"{mime.partition('/')[0]}/*" in mimes or "*/*" in mimes
     return named and (not outcomes or row["outcome"] in outcomes)
@@ -36,7 +43,7 @@ def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...]) -> boo
 def json_line(row: Row, body: BinaryIO) -> Iterator[bytes]:
     """One line in pieces: the row's fields and ``text``, or ``base64`` where the body is not declared as text. Bytes that are
     not of the declared charset become U+FFFD."""
-    yield orjson.dumps({name: row[name] for name in FIELDS})[:-1]
+    yield orjson.dumps({name: row.get(name) for name in FIELDS})[:-1]
     decoder = _decoder(row)
     yield b',"base64":"' if decoder is None else b',"text":"'
     while piece := body.read(PIECE_BYTES):
@@ -87,4 +94,4 @@ def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
         temporary.replace(directory / path)
     finally:
         temporary.unlink(missing_ok=True)
-    return {**{field: row[field] for field in FIELDS}, "path": str(path)}
+    return {**{field: row.get(field) for field in FIELDS}, "path": str(path)}

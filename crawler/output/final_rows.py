@@ -13,13 +13,13 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from crawler.core.model import Input, Known, Ref
+from crawler.core.model import NOT_PAGES, Input, Known, Ref
 from crawler.core.text import cell
 from crawler.output.results import FIELDS, Row
 
 HOPS_MAX: Final = 32
 """Redirects followed from a known URL to its page."""
-_NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag")
+_NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag", "listed", "extra")
 """Fields that say how a URL was named; the others say what was found there."""
 
 Lookup: TypeAlias = Callable[[str], Known | str | None]
@@ -29,7 +29,7 @@ def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
     store's, as of the same commit."""
     for ref, row in rows:
-        if not row["final"]:
+        if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
             continue
         if row["canonical"] is None:
             yield row
@@ -37,7 +37,7 @@ def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable
             if (resolved := _resolved(ref, row, lookup, row_at)) is not None:
                 yield resolved
         elif _is_latest(ref, row, lookup):
-            yield row if _leads_here(row, lookup) else {**row, "input": None}
+            yield row if _leads_here(row, lookup) else {**row, "input": None, "listed": None, "extra": None}
 
 
 def _is_latest(ref: Ref, row: Row, lookup: Lookup) -> bool:
@@ -81,7 +81,7 @@ def _resolved(ref: Ref, row: Row, lookup: Lookup, row_at: Callable[[Ref], Row | 
     found = row_at(known.row)
     if found is None:
         return row
-    return {**found, **{name: row[name] for name in _NAMED}, "final": True}
+    return {**found, **{name: row.get(name) for name in _NAMED}, "final": True}
 
 
 def _page(row: Row, path: list[str], lookup: Lookup) -> Known | None:
@@ -153,5 +153,7 @@ def _cell(value: Any) -> Any:
         if value is None
         else cell(value)
         if isinstance(value, str)
+        else orjson.dumps(value).decode()
+        if isinstance(value, dict)
         else value
     )

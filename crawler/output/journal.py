@@ -24,6 +24,8 @@ class Journal:
         self._lengths: dict[str, int] = {}
         self.written_bytes = 0
         """Added to files since it was opened."""
+        self.is_ahead = False
+        """Something may have been written that no commit knows."""
 
     def write(self, prepared: Prepared) -> tuple[Sequence[Known | None], Mapping[str, Mark]]:
         """Append a batch and make it durable: what the store is to know of each settled lease, and the marks of every file it
@@ -36,6 +38,7 @@ class Journal:
     def append(self, prepared: Prepared) -> list[Known | None]:
         """Write the batch's records, index lines and rows, each once; what the store is to know of each settled lease
         (None: nothing new, for a Retry and for kind ``expand``). Spool files of bodies may have been moved."""
+        self.is_ahead = True
         settled = prepared.batch.settled
         wall = prepared.batch.wall
         if prepared.batch.retired:
@@ -54,6 +57,7 @@ class Journal:
 
     def committed(self) -> None:
         """The store has committed the marks: full files are closed, named and sorted."""
+        self.is_ahead = False
         self._archive.committed()
         self._results.committed()
 
@@ -61,7 +65,17 @@ class Journal:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
-        return self._archive.rewind(marks) + self._results.rewind(marks)
+        lost = self._archive.rewind(marks) + self._results.rewind(marks)
+        self.is_ahead = False
+        return lost
+
+    def cut(self, marks: Mapping[str, Mark]) -> None:
+        """Cut every file back, and close: the process ends, and whoever reads the directory then must find whole records."""
+        try:
+            self._archive.cut(marks)
+        finally:
+            self._results.cut(marks)
+        self.is_ahead = False
 
     def roll(self) -> None:
         """The next ``sync`` closes the archive's files, so that other tools find them by their final names."""

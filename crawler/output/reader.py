@@ -5,14 +5,14 @@ The law: what is shown is one commit's state, whole, also while the crawl runs; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from crawler.core import urls
 from crawler.core.durable import is_there
-from crawler.core.model import Known, Ref
+from crawler.core.model import KINDS, PAGES, Known, Ref
 from crawler.frontier import open_reader
 from crawler.output.archive.reader import is_gone, open_body
 from crawler.output.archive.verify import Verified, verify
@@ -35,9 +35,10 @@ class Reading:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def results(self) -> Iterator[Result]:
-        """Every row, in the order in which they were written, each with a way to its body."""
-        return read_results(self.root, self.marks, self.body, self.is_retired)
+    def results(self, kinds: Collection[str] = ()) -> Iterator[Result]:
+        """Every row, or those of these kinds, in the order in which they were written, each with a way to its body."""
+        every = read_results(self.root, self.marks, self.body, self.is_retired)
+        return (result for result in every if result.row["kind"] in kinds) if kinds else every
 
     def rows(self, start: tuple[str, int] | None = None) -> Iterator[tuple[Ref, Row]]:
         """Rows with their places, from a place (file, offset) on."""
@@ -87,8 +88,18 @@ class Reading:
         self._store.close()
 
 
-def read(directory: Path | str) -> Iterator[Result]:
-    """Every result of a crawl: ``.row`` and ``.open()``, in bounded memory, also while it runs. Rows that are written later
-    are not seen. StorageError: there is no crawl, or it is damaged."""
+def read(directory: Path | str, *, kinds: Collection[str] | None = PAGES) -> Iterator[Result]:
+    """The results of a crawl: ``.row`` and ``.open()``, in bounded memory, also while it runs. Rows that are written later
+    are not seen. StorageError: there is no crawl, or it is damaged.
+
+    ``kinds``: of rows, such as ``{"seed"}`` or ``{"robots", "sitemap"}``; by default those of pages, None for all. ValueError:
+    there is no such kind."""
+    wanted = frozenset((kinds,) if isinstance(kinds, str) else kinds or ())
+    if unknown := sorted(map(repr, wanted - set(KINDS))):
+        raise ValueError(f"there is no kind of row {', '.join(unknown)}: they are {', '.join(KINDS)}")
+    return _read(directory, wanted)
+
+
+def _read(directory: Path | str, kinds: frozenset[str]) -> Iterator[Result]:
     with Reading(directory) as reading:
-        yield from reading.results()
+        yield from reading.results(kinds)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 from msgspec import Struct
 
-from crawler.core.durable import MarkedFile, length_of, lose, make_dir, missing, storing
+from crawler.core.durable import MarkedFile, cut_back, length_of, lose, make_dir, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
 from crawler.output.file_names import number_of
@@ -25,7 +25,7 @@ SCHEMA: Final = 1
 FIELDS: Final = (
     "url", "canonical", "outcome", "status", "reason", "kind", "input", "final", "via", "depth", "hops", "location",
     "mime", "charset", "bytes_wire", "bytes_decoded", "sha256", "truncated", "fetched_at", "attempt", "timings", "ip",
-    "archive", "tag", "robots",
+    "archive", "tag", "robots", "listed", "extra",
 )
 # fmt: on
 """Of a row, behind ``schema``; all are always there, null where they do not apply."""
@@ -49,6 +49,8 @@ class Results:
         self._root = root
         self._roll_bytes = roll_bytes
         self._file: MarkedFile | None = None
+        self._begun: str | None = None
+        """The last file that was begun here: perhaps no commit knows it."""
         self._changed = False
         self._closed = False
         self._number = 0
@@ -99,6 +101,14 @@ class Results:
                 lost.append(lose(self._root, self._root / self._key()))
         return lost
 
+    def cut(self, marks: Mapping[str, Mark]) -> None:
+        """Close, and cut the open file back to its mark: the process ends. Only ``close`` may follow."""
+        with suppress(StorageError):
+            self.close()
+        names = {key for key, mark in marks.items() if _NAME.fullmatch(key) and not mark.closed}
+        for key in {*names, *((self._begun,) if self._begun else ())}:
+            cut_back(self._root / key, marks.get(key, Mark(0)).length)
+
     def close(self) -> None:
         file, self._file = self._file, None
         self._changed = self._closed = False
@@ -111,7 +121,9 @@ class Results:
     def _create(self) -> MarkedFile:
         while length_of(self._root / self._key()) >= 0:
             self._number += 1  # somebody else's: left alone
-        return MarkedFile.create(self._root / self._key())
+        file = MarkedFile.create(self._root / self._key())
+        self._begun = self._key()
+        return file
 
 
 class Result(Struct, frozen=True):

@@ -6,15 +6,17 @@ lead to; where that page was known already, a row ``skipped``, ``duplicate`` sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import orjson
 from msgspec.structs import replace
 
 from crawler.core import urls
-from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled
+from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import NOT_PAGES, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
 from crawler.output.archive import Kept
 from crawler.output.archive.records import date
@@ -23,6 +25,7 @@ from crawler.output.results import FIELDS, SCHEMA, Row
 VALIDATOR_BYTES_MAX: Final = 512
 """Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
 
+_is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
 
 
@@ -31,14 +34,13 @@ def rows_of(prepared: Prepared, kept: Sequence[Kept | None]) -> Iterator[tuple[i
 
     ``kept`` is aligned with ``batch.settled``: where the archive put each page."""
     batch = prepared.batch
-    fresh = iter(prepared.fresh)
+    verdicts = link_verdicts(prepared)
     for index, settled in enumerate(batch.settled):
-        found = settled.outcome.outlinks if isinstance(settled.outcome, Done) else ()
-        states = [next(fresh) for _ in found]
+        links, states = next(verdicts) if isinstance(settled.outcome, Done) else ((), b"")
         if has_row(settled):
-            yield from _visit_rows(index, settled, kept[index], list(zip(found, states, strict=True)), batch.wall)
+            yield from _visit_rows(index, settled, kept[index], list(zip(links, states, strict=True)), batch.wall)
     for admitted in batch.admitted:
-        yield from _admitted_rows(admitted, [next(fresh) for _ in admitted.links], batch.wall)
+        yield from _admitted_rows(admitted, next(verdicts)[1], batch.wall)
 
 
 def has_row(settled: Settled) -> bool:
@@ -59,7 +61,7 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     page = outcome.page if isinstance(outcome, Done) else None
     known = Known(
         settled.lease.link,
-        outcome.outcome,
+        _outcome(settled),
         outcome.reason,
         page.status if page else None,
         page.fetched_at if page else wall,
@@ -83,6 +85,20 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     )
 
 
+def _outcome(settled: Settled) -> str:
+    """That there is no robots.txt is well, and allows everything (RFC 9309, 2.3.1.3); what came instead is no robots.txt."""
+    outcome = settled.outcome
+    assert isinstance(outcome, Done | Dropped)
+    if (
+        settled.lease.link.kind == "robots"
+        and isinstance(outcome, Done)
+        and outcome.outcome == "ok"
+        and outcome.page.status >= 400
+    ):
+        return "http_error"
+    return outcome.outcome
+
+
 def _visit_rows(
     index: int, settled: Settled, kept: Kept | None, found: Sequence[tuple[Link, int]], wall: float
 ) -> Iterator[tuple[int | None, Row]]:
@@ -90,8 +106,8 @@ def _visit_rows(
     assert isinstance(outcome, Done | Dropped)
     onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
     carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
-    row = _link_row(link, outcome.outcome, outcome.reason)
-    row["final"] = not carries_on and link.kind != "robots"
+    row = _link_row(link, _outcome(settled), outcome.reason)
+    row["final"] = not carries_on and link.kind not in NOT_PAGES
     row["attempt"] = link.attempt
     if isinstance(outcome, Dropped):
         row["fetched_at"] = iso(wall)
@@ -116,15 +132,15 @@ def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> It
             row["fetched_at"] = iso(wall)
             yield None, row
     for named, text, reason, tag in admitted.faults:
-        row = dict(_EMPTY)
-        row.update(url=urls.masked(text), outcome="invalid_url", reason=reason, kind="seed", input=_input(named), final=True)
-        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=tag)
+        row, shown, extra = dict(_EMPTY), urls.masked(text), admitted.extras.get(named)
+        row.update(url=shown, outcome="invalid_url", reason=reason, kind="seed", input=_input(named), final=True)
+        row.update(depth=0, hops=0, fetched_at=iso(wall), tag=tag, listed=shown, extra=_object(extra))
         yield None, row
 
 
 def _link_row(link: Link, outcome: str, reason: str | None) -> Row:
     row = dict(_EMPTY)
-    row["url"] = link.url if link.given is None else urls.masked(link.given)
+    row["url"] = link.url if link.given is None or _is_absolute(link.given) is None else urls.masked(link.given)
     row["canonical"] = link.url
     row["outcome"] = outcome
     row["reason"] = reason
@@ -134,7 +150,15 @@ def _link_row(link: Link, outcome: str, reason: str | None) -> Row:
     row["depth"] = link.depth
     row["hops"] = link.hops
     row["tag"] = link.tag
+    if (listed := link.as_listed) is not None:
+        row["listed"] = urls.masked(listed)
+        row["extra"] = _object(link.extra)
     return row
+
+
+def _object(extra: str | None) -> orjson.Fragment | None:
+    """JSON as it is kept."""
+    return None if extra is None else orjson.Fragment(extra)
 
 
 def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:

@@ -10,9 +10,8 @@ walk, charset included; of 50 hostile documents of 1 MiB (depth, formatting, att
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
@@ -79,15 +78,6 @@ class Outlinks(Struct, frozen=True, array_like=True):
         return "noindex" in self.robots
 
 
-class Packed(Struct, frozen=True, array_like=True):
-    """An Outlinks on its way: whoever reads it holds the links of one part at a time, not a hundred thousand."""
-
-    parts: list[bytes]
-    """Each a msgpack array of at most PART_LINKS Outlinks."""
-    robots: list[str]
-    refused: dict[str, int]
-
-
 class Options(Struct, frozen=True, array_like=True):
     """``agent``: our product token, which robots directives may name. ``resources``: the images of pages, too."""
 
@@ -97,22 +87,16 @@ class Options(Struct, frozen=True, array_like=True):
     rules: Rules = Rules()
 
 
-encode: Final = msgspec.msgpack.Encoder().encode
-decode_part: Final = msgspec.msgpack.Decoder(list[Outlink]).decode
-
-
 def outlinks(
     body: bytes,
     url: str,
     mime: str | None,
     charset: str | None,
     headers: Iterable[Sequence[bytes]],
-    options: Options | Sequence[Any],
+    options: Options,
 ) -> Outlinks:
     """What a page links to. ``url`` is canonical; ``body`` is decoded and may be cut; ``charset`` is the header's;
-    ``headers`` are (name, value) as received. All but the answer may come as plain msgpack values."""
-    if not isinstance(options, Options):
-        options = msgspec.convert(options, Options)
+    ``headers`` are (name, value) as received."""
     named = [(name.lower(), text(value)) for name, value in headers if name.lower() in HEADERS]
     robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(value, options.agent)}
     found = _Found(url, options, len(body))
@@ -127,13 +111,6 @@ def outlinks(
     if body and mime in MIMES:
         read_as, base = _html(found, body, charset, robots)
     return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
-
-
-def packed(*page: Any) -> Packed:
-    """As ``outlinks``."""
-    found = outlinks(*page)
-    parts = [encode(found.links[at : at + PART_LINKS]) for at in range(0, len(found.links), PART_LINKS)]
-    return Packed(parts, found.robots, found.refused)
 
 
 class _Found:

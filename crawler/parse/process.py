@@ -6,12 +6,14 @@ The law: every document handed over is answered, or is first in ``in_hand`` when
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
@@ -31,6 +33,9 @@ _KEPT_ENVIRONMENT: Final = ("LANG", "LC_ALL", "LD_", "PYTHON", "PATH")
 """Nothing else of the environment reaches a process that reads hostile input: there may be secrets in it."""
 _ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(8 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
 """glibc keeps 8 MiB between documents rather than asking for them anew each time: a tenth of the time."""
+
+_NOT_FOR_PARSERS: Final = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
+"""As in ``crawler.parse.child._shield``."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -210,7 +215,7 @@ async def start(
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | _ALLOCATOR
     limits = (str(os.getpid()), str(memory_bytes), str(deadline_s * 3), str(ANSWER_BYTES_MAX))
     try:
-        with theirs:
+        with theirs, _deaf():
             popen = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec: half a millisecond
                 (sys.executable, "-P", "-B", "-m", "crawler.parse.child", preload, *limits),
                 stdin=theirs.fileno(),
@@ -231,6 +236,17 @@ async def start(
         ours.close()
         raise
     return process
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started here is born with these signals blocked: sent to the whole process group, or to all of a service, they
+    would kill it before it ignores them by itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_PARSERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def reap(popen: subprocess.Popen[bytes]) -> None:

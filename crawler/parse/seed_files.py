@@ -75,6 +75,8 @@ def _decompressed(source: str, read: Callable[[int], bytes], stack: ExitStack) -
 def _unreadable(source: str, line: int, error: Exception) -> ConfigError | StorageError:
     """The error to raise for what reading raised, met behind ``line`` lines."""
     what = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError) and "://" in source:
+        return ConfigError(f"list {source}: this is a URL, not a file: name it without -i")
     if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
         return StorageError(f"list {source}: {what}", errno=error.errno)
     if not line:

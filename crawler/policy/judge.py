@@ -114,6 +114,8 @@ class Judge:
             link.tag,
             link.anchor if self._move_anchor else link.anchor or link.url,
             chain,
+            listed=link.as_listed,
+            extra=link.extra,
         )
         return Done(page, "redirect", outlinks=(onward,), rest=rest)
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
-from publicsuffixlist import PublicSuffixList
+from msgspec import Struct
 
 from crawler.core.model import Link
-from crawler.core.urls import host_key
+from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
     from crawler.config.sections import ScopeConfig
 
 RULES: Final = (
@@ -48,7 +50,7 @@ RULES: Final = (
 )
 """Every rule that leaves links out, for metrics and for ``why``."""
 
-_NAMED: Final = frozenset({"seed", "robots", "recrawl", "expand"})
+_NAMED: Final = frozenset({"seed", "robots", "expand"})
 _PLACES_MAX: Final = 1024
 _DOMAINS_MAX: Final = 4096
 
@@ -64,12 +66,31 @@ class Found(Protocol):
     def nofollow(self) -> bool: ...
 
 
-class Scope:
-    """The rules of one crawl. ``obey``: honour rel=nofollow and its kin (off where robots.txt is not obeyed either)."""
+class ScopeRules(Struct, frozen=True, array_like=True):
+    """The settings of a Scope, as a parser process is sent them; see ``crawler.config.sections.ScopeConfig``."""
 
-    def __init__(self, config: ScopeConfig, *, obey: bool = True) -> None:
-        self._config = config
-        self._obey = obey
+    scope: str = "host"
+    depth: int = 0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_url: int = URL_BYTES_MAX
+    max_path_depth: int = 0
+    max_repeated_segments: int = 0
+    obey: bool = True
+    """Honour rel=nofollow and its kin (off where robots.txt is not obeyed either)."""
+
+    @classmethod
+    def of(cls, config: ScopeConfig, *, obey: bool = True) -> ScopeRules:
+        settings = {name: getattr(config, name) for name in cls.__struct_fields__ if name != "obey"}
+        return cls(**settings, obey=obey)
+
+
+class Scope:
+    """The rules of one crawl."""
+
+    def __init__(self, config: ScopeConfig | ScopeRules, *, obey: bool = True) -> None:
+        self._config = config if isinstance(config, ScopeRules) else ScopeRules.of(config, obey=obey)
+        config, self._obey = self._config, self._config.obey
         self._outside: Callable[[str, str, str], bool] | None = {"host": _other_host, "domain": _other_domain}.get(config.scope)
         if config.scope == "prefix":
             self._outside = _other_prefix
@@ -101,10 +122,15 @@ class Scope:
 
     def outlinks(self, page: Link, found: Iterable[Found]) -> tuple[tuple[Link, ...], dict[str, int]]:
         """What was found on a page as links of this crawl, and how many were refused, by rule."""
-        config, links, refused = self._config, [], Counter[str]()
+        refused: dict[str, int] = {}
         depth, via, tag, anchor = page.depth + 1, page.url, page.tag, page.anchor or page.url
-        too_deep = 0 <= config.depth < depth
-        max_url, obey, outside = config.max_url, self._obey, self._outside
+        admitted = self.admitted(depth, anchor, found, refused)
+        return tuple(Link(url, host, "link", depth, via=via, tag=tag, anchor=anchor) for url, host in admitted), refused
+
+    def admitted(self, depth: int, anchor: str, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+        """URL and host of those that belong to the crawl, at this depth; the others are counted in ``refused``, by rule."""
+        too_deep = 0 <= self._config.depth < depth
+        max_url, obey, outside, plain = self._config.max_url, self._obey, self._outside, self._plain
         for one in found:
             url, host = one.url, one.host
             if one.nofollow and obey:
@@ -113,15 +139,14 @@ class Scope:
                 rule = "url_length"
             elif too_deep:
                 rule = "depth"
-            elif self._plain and url.count("/") <= self._plain and (outside is None or not outside(url, host, anchor)):
+            elif plain and url.count("/") <= plain and (outside is None or not outside(url, host, anchor)):
                 rule = None
             else:
                 rule = self._refuses(url, host, anchor)
             if rule is None:
-                links.append(Link(url, host, "link", depth, via=via, tag=tag, anchor=anchor))
+                yield url, host
             else:
-                refused[rule] += 1
-        return tuple(links), dict(refused)
+                refused[rule] = refused.get(rule, 0) + 1
 
     def _refuses(self, url: str, host: str, anchor: str) -> str | None:
         """What place, shape and expressions say."""
@@ -200,4 +225,6 @@ def _repeats(path: str) -> int:
 
 @cache
 def _suffixes() -> PublicSuffixList:
+    from publicsuffixlist import PublicSuffixList  # some MiB, and only for crawls of whole domains
+
     return PublicSuffixList()

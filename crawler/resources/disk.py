@@ -11,7 +11,7 @@ import errno
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,10 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Disk:
-    """Watches the disk under ``root`` and takes the StorageErrors of visits and commits."""
+    """Watches the disk under ``root`` and takes the StorageErrors of visits and commits.
+
+    Two clocks run against the patience, each from its own beginning to its own end: the disk is low (until there is room
+    again), and writes fail (until a commit goes through: that there is room is no proof, a quota may be full)."""
 
     def __init__(
         self,
@@ -42,13 +45,16 @@ class Disk:
         min_free_bytes: int,
         patience_s: float,
         clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._root = root
         self._dealing = dealing
         self._min_free_bytes = max(min_free_bytes, FREE_BYTES_MIN)
         self._patience_s = patience_s
         self._clock = clock
-        self._since: float | None = None
+        self._sleep = sleep
+        self._low_since: float | None = None
+        self._failing_since: float | None = None
         self._wait_s = WATCH_EVERY_S
         self._scarce_since: float | None = None
         self._out_max: int | None = None
@@ -62,17 +68,20 @@ class Disk:
     async def watch(self) -> None:
         """Pause the frontier while the disk is low; raises StorageError when that lasts too long."""
         while True:
-            self._look()
-            await asyncio.sleep(WATCH_EVERY_S)
+            self.look()
+            await self._sleep(WATCH_EVERY_S)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Once. Raises StorageError when the disk has been low for too long."""
         self.free_bytes = _free_bytes(self._root)
         if self.free_bytes >= self._min_free_bytes:
+            self._low_since = None
             if Pause.DISK_LOW in self._dealing.pauses:
                 logger.info("disk: %d MiB free again; going on", self.free_bytes >> 20)
-                self._since = None
                 self._dealing.resume(Pause.DISK_LOW)
         else:
+            if self._low_since is None:
+                self._low_since = self._clock()
             if Pause.DISK_LOW not in self._dealing.pauses:
                 logger.warning(
                     "disk: %d MiB free at %s, less than min_free_disk (%d MiB); paused until there is more",
@@ -80,9 +89,8 @@ class Disk:
                     self._root,
                     self._min_free_bytes >> 20,
                 )
-                self._since = self._since or self._clock()
                 self._dealing.pause(Pause.DISK_LOW)
-            self._give_up_in_time(StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
+            self._give_up_in_time(self._low_since, StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, or took too long."""
@@ -90,24 +98,24 @@ class Disk:
         if error.final or error.errno == errno.EIO or self._dealing.draining:
             raise error
         logger.warning("storage: %s; going back to the last commit", error)
-        self._since = self._since or self._clock()
+        since = self._write_failed()
         while True:
-            self._give_up_in_time(error)
-            await asyncio.sleep(self._wait_s)
+            self._give_up_in_time(since, error)
+            await self._sleep(self._wait_s)
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
             if error.errno not in DISK or _free_bytes(self._root) >= self._min_free_bytes:
                 return
 
     def committed(self) -> None:
-        """A commit went through: what was wrong is over."""
-        self._since = None
+        """A commit went through: whatever kept writes from going through is over."""
+        self._failing_since = None
         self._wait_s = WATCH_EVERY_S
 
     async def visit_failed(self, error: StorageError, out: int) -> None:
         """A visit met our own trouble; its lease was given back. Slows down, pauses, or raises."""
         self._count(error)
         if error.errno in DISK:
-            self._since = self._since or self._clock()
+            self._give_up_in_time(self._write_failed(), error)
             if Pause.DISK_LOW not in self._dealing.pauses:
                 logger.warning("disk: %s; paused", error)
                 self._dealing.pause(Pause.DISK_LOW)  # the watch resumes it
@@ -115,14 +123,15 @@ class Disk:
         if error.errno not in SCARCE:
             raise error
         now = self._clock()
-        self._scarce_since = self._scarce_since or now
+        if self._scarce_since is None:
+            self._scarce_since = now
         if now - self._scarce_since > SCARCE_PATIENCE_S and self._out_max == 1:
             raise error
         before, self._out_max = self._out_max, max(1, min(out, self._out_max or out) // 2)
         self._dealing.limit(Limiter.SCARCE, self._out_max)
         if self._out_max != before:
             logger.warning("%s: at most %d fetches at a time now", errno.errorcode[error.errno], self._out_max)
-        await asyncio.sleep(WATCH_EVERY_S)
+        await self._sleep(WATCH_EVERY_S)
 
     def visit_worked(self, workers: int) -> None:
         """A fetch went through: allow one more at a time, up to the workers."""
@@ -140,8 +149,14 @@ class Disk:
         name = errno.errorcode.get(error.errno, "other")
         self.errors[name] = self.errors.get(name, 0) + 1
 
-    def _give_up_in_time(self, error: StorageError) -> None:
-        if self._since is not None and self._patience_s < math.inf and self._clock() - self._since > self._patience_s:
+    def _write_failed(self) -> float:
+        """Since when writes fail."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        return self._failing_since
+
+    def _give_up_in_time(self, since: float, error: StorageError) -> None:
+        if self._patience_s < math.inf and self._clock() - since > self._patience_s:
             raise error
 
 

@@ -207,6 +207,8 @@ def weight(done: Done) -> int:
     page = done.page
     headers = sum(map(len, chain.from_iterable(page.headers)))
     links = LINK_BYTES * len(done.outlinks) + sum(len(link.url) for link in done.outlinks)
+    if done.block is not None:
+        links += done.block.size
     return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + links
 
 

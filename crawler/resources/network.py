@@ -39,6 +39,9 @@ class Network:
 
     def observe(self, lease: Lease, outcome: Outcome) -> list[Visit]:
         """A visit that used the network has ended: it is settled now, or held until it is known whose fault that was."""
+        if isinstance(outcome, Done) and outcome.reason is None and self._outage.is_calm:
+            self._outage.answered(lease.link.host)
+            return [(lease, outcome)]
         return self._released(self._outage.note((lease, outcome), lease.link.host, _sign(outcome), self._clock()))
 
     def tick(self) -> list[Visit]:

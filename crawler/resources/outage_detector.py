@@ -77,6 +77,7 @@ class Outage(Generic[T]):
         self._answered: set[int] = set()
         self._answered_before: set[int] = set()
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
+        self._last_witness: str | None = None
         self._blind = False
         """A long row of dead hosts proved to be just that: until the next answer only hosts that had answered count."""
         self._doubtful = False
@@ -96,6 +97,17 @@ class Outage(Generic[T]):
     @property
     def offline(self) -> bool:
         return self._since is not None
+
+    @property
+    def is_calm(self) -> bool:
+        """Nothing is held or suspected: an answer changes no more than who answered last."""
+        return not self._held and not self._streak and self._since is None and not self._blind
+
+    def answered(self, host: str) -> None:
+        """A host has answered while all was calm."""
+        self._last_witness = host
+        if hash(host) not in self._answered:
+            self._remember(host)
 
     def note(self, item: T, host: str, sign: Sign, now: float) -> list[tuple[T, bool]]:
         """A visit has ended with this sign; what may be settled now. ``item`` may be among it, or be held."""
@@ -144,7 +156,8 @@ class Outage(Generic[T]):
     @property
     def witnesses(self) -> tuple[str, ...]:
         """Host keys that answered last. While offline, one whose port takes a connection settles it: see ``reached``."""
-        return tuple(reversed(self._witnesses))
+        last = (self._last_witness,) if self._last_witness is not None else ()
+        return tuple(dict.fromkeys((*last, *reversed(self._witnesses))))
 
     def reached(self) -> None:
         """A witness can be reached, so the hosts that failed are really gone; they no longer count as having answered."""
@@ -160,15 +173,18 @@ class Outage(Generic[T]):
         return Stats(self.offline, self._since or 0.0, self._outages, len(self._held), self._given_back, self._probes_all)
 
     def _answer(self, item: T, host: str) -> list[tuple[T, bool]]:
+        self._remember(host)
+        self._streak.clear()
+        self._since, self._blind = None, False
+        return [*self._release(leave=0), (item, True)]
+
+    def _remember(self, host: str) -> None:
         if hash(host) not in self._answered:
             if len(self._answered) >= self._remembered_max:
                 self._answered_before, self._answered = self._answered, set()
             self._answered.add(hash(host))
         if host not in self._witnesses:
             self._witnesses.append(host)
-        self._streak.clear()
-        self._since, self._blind = None, False
-        return [*self._release(leave=0), (item, True)]
 
     def _has_answered(self, host: str) -> bool:
         return hash(host) in self._answered or hash(host) in self._answered_before

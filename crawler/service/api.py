@@ -137,7 +137,6 @@ class Control:
             **snapshot,
             "paused_by": sorted(self.crawl.frontier.pauses),
             "hosts": self.crawl.frontier.counts.hosts,
-            "reasons": dict(self.crawl.frontier.counts.reasons),
             "pages_per_second": round(pages, 3),
             "bytes_per_second": round(size, 1),
             "workers": dict(readings.workers),

@@ -118,7 +118,7 @@ class _Upload:
             self._errors.append({"line": where.line, "text": text[:200], "reason": reason})
         position = chunk.position if self._keep_position else None
         if chunk.links or chunk.faults or position:
-            self._committed = await self._crawl.frontier.admit(Admitted(chunk.links, chunk.faults, position))
+            self._committed = await self._crawl.frontier.admit(Admitted(chunk.links, chunk.faults, position, extras=chunk.extras))
 
     async def _commit(self) -> None:
         """Batches are committed in order: with the last chunk all are."""

@@ -1,7 +1,7 @@
 """Settings changed while a crawl runs: by a reload (SIGHUP) or through the control API.
 
-The law: a change is checked whole and applied whole, or not at all; what cannot change without a restart is said by name,
-and ``crawl.toml`` in the directory always tells what is in effect.
+The law: a change is checked whole and applied whole, or not at all; what cannot change while it runs is said by name, with
+what it takes, and ``crawl.toml`` in the directory always tells what is in effect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crawler.config.load import changed
-from crawler.config.render import masked, write_effective
+from crawler.config.render import IDENTITY, masked, write_effective
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl.crawl import Crawl
@@ -47,7 +47,12 @@ CHANGEABLE: Final = frozenset(
         "log_level",
     }
 )
-"""All others are read once, at the start. Of [[host]] tables delay and per_host take effect; headers and proxy do not."""
+"""All others are read once, at the start. Of [[host]] tables all of it takes effect, from the next request on."""
+NEXT_START: Final = {
+    "urls": "it takes effect with the next start, if the old ones still stand first in it",
+    "output": "the next start goes on there: another directory is another crawl",
+}
+"""Where that says more than that it takes effect."""
 
 
 logger: Final = logging.getLogger(__name__)
@@ -71,7 +76,7 @@ class Changes:
             new = changed(self._crawl.config, changes)
             fixed = sorted(different(self._crawl.config, new) - CHANGEABLE)
             if fixed:
-                raise ConfigError([f"{key} can only be changed by a restart" for key in fixed])
+                raise ConfigError([_refusal(key) for key in fixed])
             await self._put(new)
         return self.settings()
 
@@ -86,7 +91,7 @@ class Changes:
                 return
             self.last_reload_successful = True
             for key in sorted(different(self._crawl.config, new) - CHANGEABLE - {"fresh"}):
-                logger.warning("reload: %s has changed; it takes effect with the next start", key)
+                logger.warning("reload: %s has changed; %s", key, _when(key))
             await self._put(self._crawl.config.model_copy(update={key: getattr(new, key) for key in CHANGEABLE}))
 
     async def _put(self, new: Config) -> None:
@@ -98,6 +103,19 @@ class Changes:
             except StorageError as error:
                 logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
             logger.info("changed: %s", ", ".join(keys))
+
+
+def _when(key: str) -> str:
+    """What it takes for a setting that cannot change while the crawl runs."""
+    if key in IDENTITY:
+        return "this crawl keeps the one it was begun with: only a new crawl takes another (--fresh, or another --output)"
+    return NEXT_START.get(key, "it takes effect with the next start")
+
+
+def _refusal(key: str) -> str:
+    if key in IDENTITY:
+        return f"{key} belongs to what this crawl was begun with: only a new crawl takes another (--fresh, or another --output)"
+    return f"{key} can only be changed by a restart"
 
 
 def different(old: Config, new: Config) -> set[str]:

@@ -10,11 +10,13 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from msgspec import Struct
 
+from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
@@ -22,6 +24,7 @@ from crawler.crawl.crawl import Crawl
 from crawler.crawl.wiring import open_crawl
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.memory_report import memory_report
+from crawler.service.signals import Signals
 
 E = TypeVar("E", bound=BaseException)
 
@@ -36,6 +39,8 @@ class Report(Struct, frozen=True):
     snapshot: Snapshot
     stopped_by: str | None = None
     error: str | None = None
+    begun: Snapshot | None = None
+    """What earlier runs had left in the directory."""
 
 
 async def run_crawl(
@@ -43,14 +48,21 @@ async def run_crawl(
     *,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     interval: float = 1.0,
+    signals: Signals | None = None,
 ) -> Report:
-    """One crawl from open to report. SIGTERM and SIGINT drain; a second one ends the process at once, without loss.
+    """One crawl from open to report. SIGTERM, SIGINT and SIGHUP drain; a second one ends the process at once, without loss.
+    SIGUSR1 logs a status line, SIGUSR2 where the memory is. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
-    async with open_crawl(config) as crawl:
+    async with contextlib.AsyncExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(Signals())
+        crawl = await stack.enter_async_context(open_crawl(config))
+        begun = crawl.stats()
         error = fault = None
-        with signals(crawl):
-            async with open_vitals(crawl) as vitals, _reporting(vitals):
+        async with open_vitals(crawl) as vitals:
+            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crawl, vitals)
+            with signals.heard(calls):
                 showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
@@ -67,32 +79,13 @@ async def run_crawl(
         if error is not None:
             logger.error("%s", error)
         code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
-        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
 async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
     while True:
         on_snapshot(crawl.stats())
         await asyncio.sleep(interval)
-
-
-@contextlib.asynccontextmanager
-async def _reporting(vitals: Vitals) -> AsyncIterator[None]:
-    """SIGUSR2 asks where the memory is."""
-    asked, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    async def report() -> None:
-        while await asked.wait():
-            asked.clear()
-            logger.info("%s", (await memory_report(vitals.readings())).rstrip())
-
-    loop.add_signal_handler(signal.SIGUSR2, asked.set)
-    reporting = asyncio.create_task(report(), name="memory report")
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGUSR2)
-        reporting.cancel()
 
 
 def first_of(group: BaseExceptionGroup[E]) -> E:
@@ -103,24 +96,44 @@ def first_of(group: BaseExceptionGroup[E]) -> E:
     return error
 
 
-@contextlib.contextmanager
-def signals(crawl: Crawl) -> Iterator[None]:
-    """The first SIGTERM or SIGINT drains; the second ends at once: what is committed is safe, the rest is fetched again."""
-    loop = asyncio.get_running_loop()
+def stopping(crawl: Crawl, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
+    """These drain; where something else has made it drain already, they end it at once: what is committed is safe."""
 
-    def told(name: str) -> None:
+    def stop(number: signal.Signals) -> None:
         if crawl.stopped_by is not None:
             os._exit(Exit.STOPPED)
-        crawl.drain(name)
+        crawl.drain(number.name)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, told, number.name)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    return {number: partial(stop, number) for number in numbers}
+
+
+def telling(crawl: Crawl, vitals: Vitals) -> dict[signal.Signals, Callable[[], None]]:
+    """What SIGUSR1 and SIGUSR2 do: log how far the crawl is, and where its memory is."""
+    line = status_liner(crawl)
+    reports: set[asyncio.Task[None]] = set()
+
+    async def report() -> None:
+        logger.info("%s", (await memory_report(vitals.readings())).rstrip())
+
+    def ask_for_report() -> None:
+        if not reports:  # one at a time
+            task = asyncio.create_task(report(), name="memory report")
+            reports.add(task)
+            task.add_done_callback(reports.discard)
+
+    return {signal.SIGUSR1: lambda: logger.info("%s", line()), signal.SIGUSR2: ask_for_report}
+
+
+def status_liner(crawl: Crawl) -> Callable[[], str]:
+    """What the status line says now."""
+    rates = Rates()
+
+    def line() -> str:
+        snapshot = crawl.stats()
+        rates.add(snapshot)
+        return status_line(snapshot, rates)
+
+    return line
 
 
 def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:

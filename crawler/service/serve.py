@@ -9,11 +9,10 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl.crawl import Crawl
@@ -21,10 +20,10 @@ from crawler.crawl.wiring import open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.listener import open_listener
-from crawler.service.memory_report import memory_report
 from crawler.service.reload import Changes
-from crawler.service.run import Report, first_of, signals
+from crawler.service.run import Report, first_of, status_liner, stopping, telling
 from crawler.service.sd_notify import Notifier
+from crawler.service.signals import Signals
 
 logger: Final = logging.getLogger(__name__)
 
@@ -35,14 +34,19 @@ async def serve(
     load: Callable[[], Config],
     on_ready: Callable[[int], None] = lambda port: None,
     on_change: Callable[[Config], None] = lambda config: None,
+    signals: Signals | None = None,
 ) -> Report:
     """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_change`` is told of the
-    settings from then on, ``on_ready`` of the port of the control API.
+    settings from then on, ``on_ready`` of the port of the control API. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()
     notifier.status("opening")
-    async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
+    async with contextlib.AsyncExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(Signals(reloads=True))
+        crawl = await stack.enter_async_context(open_crawl(config, endless=True))
+        vitals = await stack.enter_async_context(open_vitals(crawl))
 
         def use(new: Config) -> None:
             crawl.reconfigure(new)
@@ -54,7 +58,8 @@ async def serve(
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                with signals(crawl), _more_signals(tasks, crawl, vitals, changes, notifier, load):
+                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl, vitals)
+                with signals.heard(calls | _reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         logger.info("control API on port %d; crawling", port)
                         notifier.ready()
@@ -96,7 +101,7 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
         notifier.stopping()
 
     beside = [
-        tasks.create_task(notifier.keep(vitals.alive, _liner(crawl)), name="notify"),
+        tasks.create_task(notifier.keep(vitals.alive, status_liner(crawl)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]
     try:
@@ -106,51 +111,17 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
             task.cancel()
 
 
-def _liner(crawl: Crawl) -> Callable[[], str]:
-    """What the status line says now."""
-    rates = Rates()
-
-    def line() -> str:
-        snapshot = crawl.stats()
-        rates.add(snapshot)
-        return status_line(snapshot, rates)
-
-    return line
-
-
-@contextlib.contextmanager
-def _more_signals(
-    tasks: asyncio.TaskGroup,
-    crawl: Crawl,
-    vitals: Vitals,
-    changes: Changes,
-    notifier: Notifier,
-    load: Callable[[], Config],
-) -> Iterator[None]:
-    """What an operator's signals ask for: a reload, a status line, a memory report."""
-    line = _liner(crawl)
+def _reloading(
+    tasks: asyncio.TaskGroup, changes: Changes, notifier: Notifier, load: Callable[[], Config]
+) -> dict[signal.Signals, Callable[[], object]]:
+    """What SIGHUP does."""
 
     async def reload() -> None:
         notifier.reloading()
         await changes.reload(load)
         notifier.ready()
 
-    async def report() -> None:
-        logger.info("%s", (await memory_report(vitals.readings())).rstrip())
-
-    on_signal: Mapping[signal.Signals, Callable[[], object]] = {
-        signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload"),
-        signal.SIGUSR1: lambda: logger.info("%s", line()),
-        signal.SIGUSR2: lambda: tasks.create_task(report(), name="memory report"),
-    }
-    loop = asyncio.get_running_loop()
-    for number, call in on_signal.items():
-        loop.add_signal_handler(number, call)
-    try:
-        yield
-    finally:
-        for number in on_signal:
-            loop.remove_signal_handler(number)
+    return {signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload")}
 
 
 def _exit_code(crawl: Crawl, error: StorageError | None) -> Exit:

@@ -197,3 +197,17 @@ def test_healthcheck_fails_where_nothing_answers():
 def test_no_colour_is_honoured_on_a_terminal():
     code, drawn = on_a_terminal("config", "--help", environ={"NO_COLOR": "1"})
     assert code == 0 and "\x1b[" not in drawn
+
+
+@pytest.mark.parametrize("way", ["flag", "environment", "file"])
+def test_what_is_allowed_but_risky_is_found_by_the_check_and_is_no_fault(tmp_path, way):
+    (tmp_path / "crawler.toml").write_text('user_agent = "AcmeBot/2.0"\ninsecure = true\n')
+    words, environ = {
+        "flag": (["--user-agent", "AcmeBot/2.0", "--insecure"], {}),
+        "environment": ([], {"CRAWLER_USER_AGENT": "AcmeBot/2.0", "CRAWLER_INSECURE": "true"}),
+        "file": ([str(tmp_path / "crawler.toml")], {}),
+    }[way]
+    ended = crawler("config", "check", *words, environ=environ)
+    assert ended.returncode == 0 and ended.stderr.endswith("no faults, 2 warnings\n"), ended
+    assert "warning: user_agent does not contain the name flatcrawler" in ended.stderr
+    assert "warning: TLS certificates are not verified" in ended.stderr

@@ -5,6 +5,7 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -287,3 +288,101 @@ def test_verify_reads_the_store_through(crawled, tmp_path):
     table.write_bytes(data)
     ended = crawler("verify", str(tmp_path / "copy"))
     assert ended.returncode == 3 and table.name in ended.stdout and "Traceback" not in ended.stderr, ended
+
+
+SITEMAP = b'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url><loc>%s</loc></url></urlset>'
+
+
+@pytest.fixture(scope="module")
+def with_helpers(tmp_path_factory):
+    """A crawl of two pages, one of them named by a sitemap, with robots.txt as a page that says there is none."""
+    out = tmp_path_factory.mktemp("helpers") / "out"
+    web = webs.Web({"127.0.0.1": {"/": webs.text("home"), "/mapped": webs.text("mapped")}})
+    with web.running():
+        robots = webs.Answer(404, b"<html>Not here</html>")
+        sitemap = webs.Answer(body=SITEMAP % web.url("127.0.0.1", "/mapped").encode(), mime="application/xml")
+        web.hosts["127.0.0.1"].update({"/robots.txt": robots, "/sitemap.xml": sitemap})
+        ended = crawler("run", web.url("127.0.0.1"), "-o", str(out), "--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps")
+        assert ended.returncode == 0, ended.stderr
+    return out, ended.stderr
+
+
+def paths(lines: bytes) -> list[str]:
+    return ["/" + orjson.loads(line)["url"].split("/", 3)[3] for line in lines.splitlines()]
+
+
+def test_what_is_fetched_for_the_crawl_s_own_sake_is_no_page_of_it(with_helpers):
+    out, said = with_helpers
+    assert paths(raw("export", str(out))) == ["/", "/mapped"]
+    assert paths(raw("results", str(out), "--final")) == ["/", "/mapped"]
+    assert "2 of 2 URLs settled" in said and "fetched besides, no pages: 1 robots.txt, 1 of sitemaps" in said
+    assert "http_error" not in said and "hosts with most failures" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--kind", "sitemap"], ["/sitemap.xml"]),
+        (["--kind", "robots"], []),
+        (["--kind", "robots", "--outcome", "http_error"], ["/robots.txt"]),
+        (["--kind", "page,sitemap"], ["/", "/sitemap.xml", "/mapped"]),
+        (["--kind", "all", "--outcome", "ok,http_error"], ["/robots.txt", "/", "/sitemap.xml", "/mapped"]),
+        (["--kind", "link"], ["/mapped"]),
+    ],
+)
+def test_they_are_exported_where_they_are_asked_for(with_helpers, options, found):
+    assert sorted(paths(raw("export", str(with_helpers[0]), *options))) == sorted(found)
+
+
+def test_rows_can_be_chosen_by_kind(with_helpers):
+    out = str(with_helpers[0])
+    assert len(raw("results", out).splitlines()) == 4
+    assert sorted(paths(raw("results", out, "--kind", "robots,sitemap"))) == ["/robots.txt", "/sitemap.xml"]
+    assert sorted(paths(raw("results", out, "--kind", "page"))) == ["/", "/mapped"]
+    ended = crawler("results", out, "--kind", "robot")
+    assert ended.returncode == 2 and "did you mean robots?" in ended.stderr
+
+
+def test_each_line_finds_its_own_url_tag_and_keys_again(tmp_path):
+    """Through redirects, duplicates and failures: that is what a list is joined by."""
+    hosts = {"/robots.txt": webs.NOT_FOUND, "/a": webs.redirect("/b"), "/b": webs.redirect("c"), "/c": webs.text("end")}
+    hosts |= {"/d": webs.redirect("/c"), "/nowhere": webs.redirect("http://[/")}
+    with webs.Web({"127.0.0.1": hosts}).running() as web:
+        base = web.url("127.0.0.1", "")
+        listed = {
+            1: {"url": f"HTTP://127.0.0.1:{web.port}/a#x", "tag": 5, "id": "first", "more": {"n": [1, None]}},
+            2: {"url": f"{base}/c", "tag": "five"},
+            3: {"url": f"{base}/d", "id": 3},
+            4: {"url": f"{base}/./c", "id": 4},
+            5: {"url": f"{base}/nowhere", "id": 5, "tag": 0.5},
+            6: {"url": f"{base}/a\tTitle", "id": 6},
+            7: {"url": "no url", "id": 7},
+        }
+        lines = [json.dumps(line) for line in listed.values()]
+        (tmp_path / "list").write_text("\n".join([*lines, f"{base}/c\tTitle", f"{base}/c"]))
+        out = str(tmp_path / "out")
+        ended = crawler("run", "-i", str(tmp_path / "list"), "-o", out, *LOCAL)
+        assert ended.returncode == 0, ended.stderr
+    listed |= {8: {"url": f"{base}/c\tTitle"}, 9: {"url": f"{base}/c"}}
+    assert "more_than_url: a line holds one URL and nothing else" in ended.stderr
+    rows = [orjson.loads(line) for line in raw("results", out).splitlines()]
+    final = [orjson.loads(line) for line in raw("results", out, "--final").splitlines()]
+    assert sorted(row["input"]["line"] for row in final) == list(range(1, 10))
+    for row in [*rows, *final]:
+        line = listed[row["input"]["line"]]
+        extra = {key: value for key, value in line.items() if key not in ("url", "tag")}
+        assert (row["listed"], row["tag"], row["extra"]) == (line["url"], line.get("tag"), extra or None)
+        assert row["url"].lower().startswith("http://") or row["outcome"] == "invalid_url"
+    ends = {row["input"]["line"]: (row["outcome"], row["reason"], (row["canonical"] or "").removeprefix(base)) for row in final}
+    assert ends == {
+        **dict.fromkeys((1, 2, 3, 4, 9), ("ok", None, "/c")),
+        5: ("redirect_error", "bad_location", "/nowhere"),
+        6: ("invalid_url", "more_than_url", ""),
+        7: ("invalid_url", "syntax", ""),
+        8: ("invalid_url", "more_than_url", ""),
+    }
+    table = csv.DictReader(io.StringIO(raw("results", out, "--final", "--format", "csv").decode()))
+    by_line = {int(row["input_line"]): row for row in table}
+    assert json.loads(by_line[1]["extra"]) == {"id": "first", "more": {"n": [1, None]}} and by_line[1]["tag"] == "5"
+    exported = [orjson.loads(line) for line in raw("export", out).splitlines()]
+    assert {(line["tag"], line["listed"]) for line in exported} <= {(line.get("tag"), line["url"]) for line in listed.values()}

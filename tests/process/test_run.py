@@ -1,5 +1,6 @@
 """``crawler run`` as a person or a script meets it: real processes against a real server, streams and exit codes."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -318,3 +319,65 @@ def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
     for thread in threads:
         thread.join()
     assert codes == [0, 0] and all(len(rows_of(Path(tmp_path / name))) == 20 for name in "ab")
+
+
+def test_the_way_out_of_blocked_leads_out(site, tmp_path):
+    """Each hint that is followed is followed by the next one, until the page is there."""
+    command = ("run", *good(site, 2), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    said = crawler(*command).stderr
+    assert "to open a range: --allow-net CIDR" in said
+    said = crawler(*command, "--allow-net", "127.0.0.0/8").stderr
+    assert "to open a range" not in said and f"crawler retry {tmp_path} --outcome blocked" in said
+    assert "2 URLs are due again" in crawler("retry", str(tmp_path), "--outcome", "blocked").stderr
+    said = crawler(*command, "--allow-net", "127.0.0.0/8").stderr
+    assert "blocked" not in said
+    assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked", "blocked", "ok", "ok"]
+
+
+def test_blocked_is_among_what_is_retried_by_default(site, tmp_path):
+    command = ("run", *good(site, 3), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    crawler(*command)
+    assert "3 URLs are due again" in crawler("retry", str(tmp_path)).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["example.org"], "crawler run https://example.org"),
+        (["{}/urls.txt"], "is a file, not a URL: to read the URLs in it: crawler run -i {}/urls.txt"),
+        (["https://example.org/", "{}/urls.txt"], "crawler run -i {}/urls.txt"),
+        (["-i", "https://example.org/"], "this is a URL, not a file: name it without -i"),
+        (["http://a.test/\thttp://b.test/"], "a line holds one URL"),
+        (["https://example.org/", "--memory-limit", "1MiB"], "memory_limit"),
+    ],
+)
+def test_what_cannot_be_meant_says_what_to_type_and_begins_no_directory(tmp_path, words, said):
+    (tmp_path / "urls.txt").write_text("https://example.org/\n")
+    ended = crawler("run", *(word.format(tmp_path) for word in words), "-o", str(tmp_path / "new" / "out"))
+    assert ended.returncode == 2 and said.format(tmp_path) in ended.stderr, ended
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_crawl_that_had_taken_what_is_no_url_goes_on_with_the_same_command(site, tmp_path):
+    """As an earlier version did: it stands there as a line that is none."""
+    from crawler.config.sections import Config
+    from crawler.service.run import run_crawl
+
+    urls = [*good(site, 1), "no url"]
+    settings = {"urls": urls, "output": str(tmp_path), "robots": False, "allow_net": ["127.0.0.0/8"]}
+    asyncio.run(run_crawl(Config.model_validate(settings)))
+    ended = crawler("run", *urls, "-o", str(tmp_path), *LOCAL)
+    assert ended.returncode == 0, ended
+    ended = crawler("run", *urls, "another", "-o", str(tmp_path), *LOCAL)
+    assert ended.returncode == 2 and "another: not a URL" in ended.stderr
+
+
+def test_robots_txt_and_sitemaps_do_not_count_for_max_pages(tmp_path):
+    hosts = {f"127.0.0.{n}": {"/": webs.text("page"), "/robots.txt": webs.text("")} for n in range(2, 12)}
+    with webs.Web(hosts).running() as web:
+        urls = [web.url(host) for host in hosts]
+        options = ("--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps", "--max-pages", "6", "--workers", "1")
+        ended = crawler("run", *urls, "-o", str(tmp_path), *options)
+    assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
+    assert "\n6 of " in ended.stderr and "fetched besides, no pages: " in ended.stderr
+    assert Counter(row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed") == {"ok": 6}

@@ -159,6 +159,30 @@ def test_a_reload_takes_over_what_may_change_and_says_what_may_not(tmp_path):
         assert "rate = 7" in (tmp_path / "d" / "crawl.toml").read_text()
 
 
+def test_a_reload_tells_for_each_setting_what_it_takes(tmp_path):
+    """What a crawl was begun with would be refused by the next start: to say that it takes effect then would be false."""
+    file = tmp_path / "crawler.toml"
+    file.write_text("")
+    with served(tmp_path / "d", "--config", str(file)) as daemon:
+        changed = {"archive": '"files"', "depth": "3", "scope": '"domain"', "include": '["x"]', "exclude": '["y"]'}
+        changed |= {"drop_params": '["z"]', "sort_query": "true", "store": '"memory"', "workers": "7", "max_url": "99"}
+        changed |= {"urls": '["http://a.test/"]'}
+        file.write_text("".join(f"{key} = {value}\n" for key, value in changed.items()))
+        daemon.process.send_signal(signal.SIGHUP)
+        said = {}
+        while said.keys() != changed.keys():
+            found = daemon.said(r"reload: (\w+) has changed; (.*)$")
+            said[found[1]] = found[2]
+    for key, text in said.items():
+        assert ("--fresh" in text) == (key not in ("workers", "max_url", "urls")), (key, text)
+        assert ("with the next start" in text) == (key in ("workers", "max_url", "urls")), (key, text)
+    (tmp_path / "list").write_text("")
+    for key, text in said.items():  # and that is so
+        file.write_text(f"{key} = {changed[key]}\n")
+        ended = crawler("run", "-o", str(tmp_path / "d"), "-c", str(file), "-i", str(tmp_path / "list"), "--max-time", "100ms")
+        assert (ended.returncode == 2) == ("--fresh" in text), (key, ended)
+
+
 def test_the_log_may_be_a_file_that_is_rotated(tmp_path):
     log = tmp_path / "crawler.log"
     with crawling("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0", "--log-file", str(log)) as process:

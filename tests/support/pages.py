@@ -103,10 +103,11 @@ class Crawl:
         self.journal.rewind(self.store.marks())
         self.known = []
 
-    def prepare(self, settled=(), links=(), faults=()):
+    def prepare(self, settled=(), links=(), faults=(), extras=None):
         self.now += 1
         hosts = {one.lease.link.host: HostRest(self.now) for one in settled}
-        batch = Batch(list(settled), [Admitted(tuple(links), tuple(faults))], hosts, {}, self.now, WALL + self.now)
+        admitted = Admitted(tuple(links), tuple(faults), extras=extras or {})
+        batch = Batch(list(settled), [admitted], hosts, {}, self.now, WALL + self.now)
         return self.store.prepare(batch)
 
     def commit(self, *args, **named):

@@ -4,8 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
+from msgspec.structs import replace
+
 from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
-from crawler.core.model import Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
+from crawler.core.keys import Keys
+from crawler.core.link_block import pack
+from crawler.core.model import PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
 from crawler.core.urls import fingerprint, host_key
 from crawler.frontier import Limits, Store, open_store
@@ -26,6 +30,30 @@ def link(name: str, kind: str = "link", **fields: object) -> Link:
 
 def done(*outlinks: Link, outcome: str = "ok") -> Done:
     return Done(NO_PAGE, outcome, None, outlinks)
+
+
+def packed(outcome: Outcome, secret: int) -> Outcome:
+    """The same, with as many of its last links as a block can hold in one."""
+    if not isinstance(outcome, Done):
+        return outcome
+    links = list(outcome.outlinks)
+    last: list[Link] = []
+    while links and _fits(links[-1], last):
+        last.insert(0, links.pop())
+    if not last:
+        return outcome
+    page = Link(last[0].via or "", "", depth=last[0].depth - 1, tag=last[0].tag, anchor=last[0].anchor)
+    block = pack([one.url for one in last], Keys(secret), page)
+    assert block.links() == last
+    return replace(outcome, outlinks=tuple(links), block=block)
+
+
+def _fits(link: Link, others: list[Link]) -> bool:
+    shared = replace(link, url="", host="")
+    if link.via is None or link.anchor is None:
+        return False
+    is_new = all(link.url != other.url and shared == replace(other, url="", host="") for other in others)
+    return link.kind == "link" and link.priority == PRIORITY_DEFAULT and is_new
 
 
 TIMEOUT = Dropped("timeout", "total_timeout")
@@ -80,7 +108,7 @@ class Driver:
         self.now += 0.001
         prepared = self.prepare(*args, **fields)
         self.make_true(prepared)
-        return prepared.fresh
+        return list(prepared.fresh)
 
     def settle(self, lease: Lease, outcome: Outcome, rest: HostRest | None = None) -> list[int]:
         return self.commit((), [(lease, outcome)], None if rest is None else {lease.link.host: rest})

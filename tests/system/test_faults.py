@@ -21,6 +21,7 @@ from support.faults.shim import Faults
 from support.paths import SUPPORT, TESTS
 from support.programs import CLEAN, LOCAL, crawler, rows_of
 from support.sinful import Site, head, page, running, stay
+from support.whole import found_whole
 
 BY_SESSION = TESTS / "benchmarks" / "session_way.py"
 NOTED = SUPPORT / "faults" / "noted.py"
@@ -56,12 +57,12 @@ def crawl() -> Iterator[MixedCrawl]:
 class Trial:
     """One crawl under the shim, and the same command without it."""
 
-    def __init__(self, crawl: MixedCrawl, tmp: Path, disk_wait: str = "3s") -> None:
+    def __init__(self, crawl: MixedCrawl, tmp: Path, disk_wait: str = "3s", archive: str = "warc", rate: str = "200") -> None:
         self._crawl, self._tmp = crawl, tmp
         self.faults = Faults(tmp / "disk", tmp / "aside")
         self.out = tmp / "disk" / "out"
         self._said = (tmp / "said").open("w+")
-        options = ("--rate", "200", "--disk-wait", disk_wait)
+        options = ("--rate", rate, "--disk-wait", disk_wait, "--archive", archive)
         command = [sys.executable, str(NOTED), *crawl.command(tmp, self.out, *options)]
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._said, "stderr": self._said}
         self.command = command, CLEAN | self.faults.environment, streams
@@ -93,6 +94,7 @@ class Trial:
         code = self.process.wait(60)
         assert code in codes, f"exit {code}\n{self.said}"
         assert "Traceback" not in self.said, self.said
+        found_whole(self.out)
         if (self.out / "results").is_dir():
             assert self._crawl.blamed(self.out) == []
         again = crawler(*self._crawl.command(self._tmp, self.out))
@@ -116,6 +118,37 @@ def test_a_fault_while_it_starts(crawl: MixedCrawl, tmp_path: Path, rule: str, c
     with trial:
         trial.ends(codes)
         assert trial.faults.seen() or codes == EITHER, "the fault never came"
+
+
+def test_failures_that_passed_are_over(crawl: MixedCrawl, tmp_path: Path) -> None:
+    """The patience is for one failure that lasts, not for two that passed long after each other."""
+    with Trial(crawl, tmp_path, "1500ms", rate="30") as trial:
+        trial.wait_until_something_is_acknowledged()
+        for number in (1, 2, 3):
+            settled, began = len(trial.acknowledged()), time.monotonic()
+            trial.faults.rules("pwrite 1-1 ENOSPC")
+            while len(trial.acknowledged()) <= settled or time.monotonic() - began < 2:
+                assert trial.process.poll() is None, trial.said
+                time.sleep(0.02)
+            assert trial.said.count("going back to the last commit") == number
+        trial.ends(GOES_ON)
+
+
+TORN = [("warc", "*.warc.gz.open"), ("warc", "*.cdxj.open"), ("warc", "*.jsonl"), ("files", "*/body-*"), ("discard", "*.jsonl")]
+
+
+@pytest.mark.parametrize(("archive", "file"), TORN)
+def test_who_gives_up_on_a_full_disk_leaves_no_torn_record(crawl: MixedCrawl, tmp_path: Path, archive: str, file: str) -> None:
+    """A record is written to its half, then nothing more fits: exit 3, and what any reader finds are whole records."""
+    with Trial(crawl, tmp_path, "1s", archive) as trial:
+        trial.wait_until_something_is_acknowledged()
+        tears = [f"write,pwrite 1-1 {action} {file}" for action in ("SHORT", "ENOSPC")] * 15  # each attempt tears anew
+        trial.faults.rules(*tears, f"write,pwrite 1- ENOSPC {file}")
+        assert trial.process.wait(60) == 3, trial.said
+        assert len(trial.faults.seen()) > 3
+        found_whole(trial.out)
+    verified = crawler("verify", str(trial.out))
+    assert verified.returncode == 0, verified
 
 
 def test_it_pauses_on_a_full_disk_and_goes_on_by_itself(crawl: MixedCrawl, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Recent(Generic[K, V]):
+class GenerationCache(Generic[K, V]):
     """At most twice ``generation_entries_max`` entries. None cannot be a value."""
 
     __slots__ = ("_max", "_old", "_young")

@@ -6,23 +6,25 @@ nothing and walks over no entry twice. Claims write nothing: what is out is know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 from rocksdict import RdictIter
 
 from crawler.core.errors import StorageError
+from crawler.core.keys import HOST_BYTES, Keys
+from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
-from crawler.core.urls import fingerprint
-from crawler.frontier.admission import is_aside
-from crawler.frontier.counters import RECORDED
+from crawler.frontier.admission import is_robots_visit
+from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
+from crawler.frontier.counters import RECORDED, land
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     LAST,
     QUEUE_KEY_BYTES,
     HostRecord,
-    decode_link,
     decode_page,
     decode_seen,
     pack_time,
@@ -30,7 +32,6 @@ from crawler.frontier.rocksdb.layout import (
     unpack_time,
 )
 from crawler.frontier.rocksdb.transaction import Hosts
-from crawler.frontier.store import CRASHES_MAX
 
 Taken = tuple[bytes, bytes, HostRecord]
 """Queue key, value, record of the host."""
@@ -41,13 +42,16 @@ _NONE: Final[dict[bytes, int]] = {}
 class Claims:
     """``rest(host)`` is a host's configured rest: hosts not visited after ``opened_at`` count as just visited then."""
 
-    def __init__(self, database: Database, hosts: Hosts, secret: int, opened_at: float, rest: Callable[[str], float]) -> None:
-        self._database, self._hosts, self._secret = database, hosts, secret
+    def __init__(self, database: Database, hosts: Hosts, keys_by: Keys, opened_at: float, rest: Callable[[str], float]) -> None:
+        self._database, self._hosts, self._keys_by = database, hosts, keys_by
         self._opened_at, self._rest = opened_at, rest
         self._out: dict[bytes, dict[bytes, int]] = {}  # p → queue key → flags
         self._ready_from = self._due_from = b""
-        self.flying: set[bytes] = set()
-        """Keys of the URLs that are out; kept under a depth limit only."""
+        self.bundles: dict[bytes, Bundle] = {}
+        """Those with links out, as the store has them."""
+        self.flying: Counter[bytes] = Counter()
+        """Keys of the URLs that are out, and as how many links: one may be expanded once more while it is visited again. Kept
+        under a depth limit only."""
         self.lowered: Mapping[bytes, int] | None = None
         """Least depths found by the batch in preparation; None without a depth limit."""
         self.suspects: dict[bytes, int] = {}
@@ -63,7 +67,7 @@ class Claims:
         """As ``Store.claim``, without the promotion of what is due again."""
         taken: list[Taken] = []
         cursor = self._database.cursor("queue")
-        wanted = {fingerprint(name, self._secret): links for name, links in low.items()}
+        wanted = {self._keys_by.host(name): links for name, links in low.items()}
         records = self._hosts.load(wanted)
         for host, record in records.items():
             taken += self._take(cursor, host, record, wanted[host])
@@ -98,35 +102,51 @@ class Claims:
         cursor.status()
 
     def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int) -> list[Taken]:
-        """The host's first links that are not out: by lane, then sequence."""
+        """The host's first links that are not out: by lane, then sequence, then place in a bundle."""
         out = self._out.get(host, _NONE)
         taken: list[Taken] = []
         for lane in record.lanes:
             if len(taken) >= links:
                 break
             cursor.seek(queue_key(host, lane.number, lane.head))
-            for position in range(lane.count):
+            passed = 0
+            while passed < lane.count and len(taken) < links:
                 key = cursor.key()
                 if key is None or key[:9] != host + bytes((lane.number,)):
                     cursor.status()
                     raise StorageError("frontier store: a host's queue is shorter than its record says", final=True)
-                if position == 0:
+                if not passed:
                     lane.head = int.from_bytes(key[9:], "big")
-                if key not in out:
-                    taken.append((key, cursor.value(), record))
-                    if len(taken) >= links:
-                        break
+                entries = self._entries(key, cursor, out, links - len(taken))
+                taken += ((entry, value, record) for entry, value in entries[0])
+                passed += entries[1]
                 cursor.next()
         if taken:
             self._out.setdefault(host, {}).update((key, value[0]) for key, value, _ in taken)
         return taken
+
+    def _entries(
+        self, key: bytes, cursor: RdictIter, out: Mapping[bytes, int], links: int
+    ) -> tuple[list[tuple[bytes, bytes]], int]:
+        """(key, value) of up to so many links of the entry at the cursor that are not out, and how many it has in all."""
+        bundle = self.bundles.get(key)
+        if bundle is None:
+            value = cursor.value()
+            if not value[0] & BUNDLE:
+                return ([] if key in out else [(key, value)]), 1
+            bundle = decode_bundle(value)
+        places = bundle.places()
+        free = [place for place in places if place_key(key, place) not in out][:links]
+        if free:
+            self.bundles[key] = bundle
+        return [(place_key(key, place), value) for place, value in bundle.values(free).items()], len(places)
 
     def _leases(self, taken: Sequence[Taken]) -> list[Lease]:
         links = [decode_link(value) for _, value, _ in taken]
         pages = self._page_keys(links, taken)
         depths = self._depths(pages) if self.lowered is not None else {}
         known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
-        self.flying.update(depths)
+        self.flying.update(page for page in pages if page in depths)
         return [
             self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page))
             for (key, _, record), (_, link), page in zip(taken, links, pages, strict=True)
@@ -135,8 +155,8 @@ class Claims:
     def _page_keys(self, links: Sequence[tuple[int, Link]], taken: Sequence[Taken]) -> list[bytes]:
         """Only made where they are needed: under a depth limit, and for links settled before."""
         return [
-            key[:8] + fingerprint(link.url, self._secret)
-            if (self.lowered is not None or flags & RECORDED) and not is_aside(link)
+            key[:8] + self._keys_by.url(link.url.encode())
+            if (self.lowered is not None or flags & RECORDED) and not is_robots_visit(link)
             else b""
             for (flags, link), (key, _, _) in zip(links, taken, strict=True)
         ]
@@ -157,16 +177,10 @@ class Claims:
         return link if depth is None or depth >= link.depth else replace(link, depth=depth)
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None) -> Lease:
-        due, down = record.due, record.down
-        if down:
-            due = 0.0
-        elif record.since <= self._opened_at:
-            due = max(due, self._opened_at + self._rest(link.host))
+        """A host not visited since the store was opened counts as just visited then."""
+        earliest = self._opened_at + self._rest(link.host) if record.since <= self._opened_at else 0.0
         crashes = self.suspects.get(key, 0) if self.suspects else 0
-        if crashes:
-            link = replace(link, attempt=link.attempt + crashes)
-            down = down or (("skipped", "crashed") if crashes >= CRASHES_MAX else None)
-        return Lease(link, key, due, crashes > 0, down, known, record.failures, record.busy)
+        return record.lease(link, key, known, crashes=crashes, earliest=earliest)
 
     # -- coming back ----------------------------------------------------------------------------------------------
 
@@ -174,29 +188,58 @@ class Claims:
         """These are out no more: settled, or given back."""
         free = []
         for lease in leases:
-            host = lease.key[:8]
-            if self.lowered is not None and not is_aside(lease.link):
-                self.flying.discard(host + fingerprint(lease.link.url, self._secret))
+            host = lease.key[:HOST_BYTES]
             out = self._out.get(host)
-            if out is not None:
-                out.pop(lease.key, None)
+            if out is not None and lease.key in out:
+                del out[lease.key]
+                if self.lowered is not None and not is_robots_visit(lease.link):
+                    land(self.flying, host + self._keys_by.url(lease.link.url.encode()))
                 if not out:
                     del self._out[host]
                     free.append(host)
+        for key in {lease.key[:QUEUE_KEY_BYTES] for lease in leases if len(lease.key) > QUEUE_KEY_BYTES}:
+            out = self._out.get(key[:HOST_BYTES], _NONE)
+            if key in self.bundles and not any(place_key(key, place) in out for place in self.bundles[key].places()):
+                del self.bundles[key]
         for host, record in self._hosts.load(free).items():
             if (entry := record.ready_key(host)) is not None:
                 self.ready(host, entry)
 
+    def shrunk(self, bundles: Mapping[bytes, Bundle | None]) -> None:
+        """What is left of bundles, as it was written."""
+        for key, bundle in bundles.items():
+            if bundle is None:
+                del self.bundles[key]
+            else:
+                self.bundles[key] = bundle
+
     def hold(self, leases: Sequence[Lease]) -> None:
         """These are out (claimed before the database was opened anew); those that wait no more are left out."""
         links = {lease.key: lease.link for lease in leases}
-        keys = sorted(links)
-        values = self._database.many("queue", keys) if keys else []
-        for key, value in zip(keys, values, strict=True):
-            if value is not None:
-                self._out.setdefault(key[:8], {})[key] = value[0]
-                if self.lowered is not None and not is_aside(links[key]):
-                    self.flying.add(key[:8] + fingerprint(links[key].url, self._secret))
+        for key, flags in self.waiting(links).items():
+            self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
+            if self.lowered is not None and not is_robots_visit(links[key]):
+                self.flying[key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode())] += 1
+        for key, bundle in self._read_bundles(key for keys in self._out.values() for key in keys).items():
+            self.bundles[key] = bundle
+
+    def waiting(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Those of these leases' keys that stand in the queue, with their flags."""
+        keys = list(keys)
+        bundles = self._read_bundles(keys)
+        single = sorted(key for key in keys if len(key) == QUEUE_KEY_BYTES)
+        values = self._database.many("queue", single) if single else []
+        found = {key: value[0] for key, value in zip(single, values, strict=True) if value is not None}
+        for key in keys:
+            bundle, place = bundles.get(key[:QUEUE_KEY_BYTES]), int.from_bytes(key[QUEUE_KEY_BYTES:], "big")
+            if len(key) > QUEUE_KEY_BYTES and bundle is not None and place in bundle.places():
+                found[key] = 0
+        return found
+
+    def _read_bundles(self, keys: Iterable[bytes]) -> dict[bytes, Bundle]:
+        wanted = sorted({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES})
+        values = self._database.many("queue", wanted) if wanted else []
+        return {key: decode_bundle(value) for key, value in zip(wanted, values, strict=True) if value is not None}
 
     def ready(self, host: bytes, key: bytes) -> None:
         """The host has this ready entry now."""

@@ -6,11 +6,13 @@ true. No error of RocksDB passes as anything but a StorageError, and no scan end
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import re
 import resource
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from rocksdict import (
     ColumnFamily,
     DbClosedError,
     DBCompressionType,
+    DBPath,
     Options,
     Rdict,
     RdictIter,
@@ -68,6 +71,7 @@ _ERRNOS: Final = {
 }
 
 _rust_errno = re.compile(r"\(os error (\d+)\)").search
+_is_manifest = re.compile(r"MANIFEST-\d+").fullmatch
 
 
 def storage_error(error: Exception) -> StorageError:
@@ -105,6 +109,39 @@ def files_max_default() -> int:
     return max(20, min(512, soft // 4 if soft > 0 else 512))
 
 
+@contextlib.contextmanager
+def _stand_in(path: Path) -> Iterator[Path]:
+    """A folder that a store may be opened in to be read, while the store's own stays as it is: rocksdict writes a file of its
+    own into every folder it opens, to read as well. Needed only for as long as the opening takes. Raises OSError.
+
+    RocksDB looks here for CURRENT and the MANIFEST it names; tables and log are opened in ``path``. In memory where that can
+    be had: a full disk must not keep anybody from reading."""
+    current = (path / "CURRENT").read_bytes()
+    manifest = os.fsdecode(current.strip())
+    where = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108 mkdtemp makes a name nobody else has
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crawler-", dir=where)))
+            (folder / "CURRENT").write_bytes(current)
+            if _is_manifest(manifest):  # or RocksDB says what is wrong with it
+                (folder / manifest).symlink_to(path / manifest)
+        except OSError as error:
+            what = f"to read a crawl takes room for some bytes in a temporary directory: {error.strerror}; name one by TMPDIR"
+            raise StorageError(f"{path}: {what}", errno=error.errno or 0) from error
+        yield folder
+
+
+def _opened_to_read(path: Path, options: Options, families: dict[str, Options]) -> Rdict:
+    own = str(path.absolute())
+    options.set_wal_dir(own)
+    options.set_db_paths([DBPath(own, 1 << 60)])
+    with _stand_in(path.absolute()) as folder:
+        try:
+            return Rdict(str(folder), options, families, AccessType.read_only(False))
+        except Exception as error:
+            raise Exception(str(error).replace(str(folder), own)) from error  # as rocksdict raises it, by the store's name
+
+
 class Database:
     """``memory_bytes`` bounds block cache and write buffers together. Once closed, every method says so."""
 
@@ -113,10 +150,9 @@ class Database:
         self._cache_bytes = max(memory_bytes, MEMORY_BYTES_MIN)
         self._cache = Cache(self._cache_bytes)
         buffers = WriteBufferManager.new_write_buffer_manager_with_cache(self._cache_bytes // 4, False, self._cache)
-        access = AccessType.read_only(False) if read_only else AccessType.read_write()
         families = {name: self._options(name, memory_bytes) for name in FAMILIES}
         options = self._database_options(buffers, files_max, not read_only)
-        self._rdict: Rdict | None = Rdict(str(path), options, families, access)
+        self._rdict: Rdict | None = _opened_to_read(path, options, families) if read_only else Rdict(str(path), options, families)
         self._witness = None if read_only else Witness(path)
         self._families: dict[str, Rdict] = {}
         self._handles: dict[str, ColumnFamily] = {}

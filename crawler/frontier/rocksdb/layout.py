@@ -4,7 +4,7 @@ One database, one write-ahead log, eight families. Integers and times are big-en
 p = fingerprint of the host, u = fingerprint of the canonical URL, both seeded with the crawl's secret.
 
     seen    p8 u8               → least depth (2 bytes, only under a depth limit), "r" once an attempt failed
-    queue   p8 lane1 seq8       → flags, link; deleted when settled or retried
+    queue   p8 lane1 seq8       → flags, link, or several as a bundle; deleted when settled or retried
     host    p8                  → HostRecord
             p8 x8               → different query strings of the path with fingerprint x (4 bytes)
     ready   due8 p8             → nothing; exists exactly while the host's queue is not empty
@@ -22,16 +22,18 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.msgpack import Decoder, Encoder
 
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Link, Mark
+from crawler.core.model import Known, Mark
+from crawler.frontier.host_state import HostState
 from crawler.frontier.store import Counts
 
 FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""1: every entry of ``queue`` is a single link · 2: it may be a bundle. What 1 wrote is read as it is."""
 URL_RULES: Final = 1
 """Raised when ``crawler.core.urls`` changes what a canonical URL is: fingerprints made before would not match any more."""
 
@@ -47,6 +49,8 @@ LAST: Final = b"\xff" * 26
 """Sorts behind every key of ``ready`` and ``due``."""
 REVIVED: Final = 1
 """Flag of a page: it waits to be visited once more, on request."""
+NO_PAGE: Final = 2
+"""Flag of a page: it is counted as none. Not set by versions that counted robots.txt and sitemaps as pages."""
 
 _time = struct.Struct(">d")
 _tail = struct.Struct(">BQ")
@@ -78,29 +82,22 @@ class Lane(Struct, array_like=True, gc=False):
     count: int = 0
 
 
-class HostRecord(Struct, array_like=True):
-    """What is kept of a host. ``since`` is the crawl clock when ``due`` was last known for certain (its creation, a
-    visit), or when the host was given up."""
+class HostRecord(HostState):
+    """What is kept of a host, with its queue's lanes."""
 
-    due: float
-    since: float
-    failures: int = 0
-    busy: int = 0
-    admitted: int = 0
-    down: tuple[str, str] | None = None
-    lanes: list[Lane] = []
+    lanes: list[Lane] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
         return sum(lane.count for lane in self.lanes)
 
-    def enter(self, number: int, sequence: int) -> None:
-        """A link joins the lane's end."""
+    def enter(self, number: int, sequence: int, links: int) -> None:
+        """Links join the lane's end, as one entry."""
         for lane in self.lanes:
             if lane.number == number:
-                lane.count += 1
+                lane.count += links
                 return
-        self.lanes.append(Lane(number, sequence, 1))
+        self.lanes.append(Lane(number, sequence, links))
         self.lanes.sort(key=lambda lane: lane.number)
 
     def leave(self, number: int) -> None:
@@ -117,7 +114,6 @@ class HostRecord(Struct, array_like=True):
         return pack_time(self.due) + host if self.lanes else None
 
 
-_links = Decoder(Link)
 _pages = Decoder(Known)
 decode_host: Final = Decoder(HostRecord).decode
 decode_state: Final = Decoder(State).decode
@@ -136,14 +132,6 @@ def unpack_time(key: bytes) -> float:
 
 def queue_key(host: bytes, lane: int, sequence: int) -> bytes:
     return host + _tail.pack(lane, sequence)
-
-
-def encode_link(link: Link, flags: int) -> bytes:
-    return bytes((flags,)) + encode(link)
-
-
-def decode_link(value: bytes) -> tuple[int, Link]:
-    return value[0], _links.decode(memoryview(value)[1:])
 
 
 def encode_page(known: Known, flags: int) -> bytes:

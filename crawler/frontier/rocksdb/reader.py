@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from crawler.core.errors import StorageError
+from crawler.core.keys import Keys
 from crawler.core.model import Known, Mark
-from crawler.core.urls import fingerprint, host_key
+from crawler.core.urls import host_key
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
     FAMILIES,
@@ -44,13 +45,14 @@ class Facts:
     def __init__(self, database: Database, secret: int) -> None:
         self._database = database
         self._secret = secret
+        self._keys_by = Keys(secret)
 
     def secret(self) -> int:
         return self._secret
 
     @translated
     def lookup(self, url: str) -> Known | str | None:
-        key = fingerprint(host_key(url), self._secret) + fingerprint(url, self._secret)
+        key = self._keys_by.of(host_key(url), url)
         if (page := self._database.get("page", key)) is not None:
             return decode_page(page)[1]
         if (seen := self._database.get("seen", key)) is None:
@@ -59,7 +61,7 @@ class Facts:
 
     @translated
     def budgets(self, url: str) -> tuple[int, int]:
-        host, path = (fingerprint(text, self._secret) for text in (host_key(url), url.partition("?")[0]))
+        host, path = self._keys_by.host(host_key(url)), self._keys_by.url(url.partition("?")[0].encode())
         record, queries = self._database.get("host", host), self._database.get("host", host + path)
         return decode_host(record).admitted if record else 0, int.from_bytes(queries or b"", "big")
 
@@ -185,5 +187,5 @@ def manifest(path: Path) -> tuple[str, int]:
     try:
         name = (path / "CURRENT").read_text().strip()
         return name, (path / name).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return "", 0

@@ -5,14 +5,13 @@ Nine links of ten are known, half of them the navigation links of their host: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
-from crawler.core.model import Known, Link
-from crawler.core.urls import fingerprint, host_key
+from crawler.core.model import Known
 from crawler.frontier.admission import FRUITFUL
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import REVIVED, decode_page, decode_seen
 
@@ -23,22 +22,12 @@ class Seen:
     ENTRY_BYTES: Final = 160
     """Roughly what one takes in memory."""
 
-    def __init__(self, database: Database, secret: int, entries_max: int) -> None:
-        self._database, self._secret = database, secret
-        self._recent: Recent[bytes, int] = Recent(entries_max // 2)
+    def __init__(self, database: Database, entries_max: int) -> None:
+        self._database = database
+        self._recent: GenerationCache[bytes, int] = GenerationCache(entries_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)
-
-    def keys(self, links: Sequence[Link]) -> list[bytes]:
-        """As ``key`` of each; a batch names most URLs more than once."""
-        secret = self._secret
-        hosts = {host: fingerprint(host, secret) for host in {link.host for link in links}}
-        hashed = {url: hosts[host] + fingerprint(url, secret) for url, host in {link.url: link.host for link in links}.items()}
-        return [hashed[link.url] for link in links]
-
-    def key(self, url: str, host: str) -> bytes:
-        return fingerprint(host, self._secret) + fingerprint(url, self._secret)
 
     def depths(self, keys: Collection[bytes]) -> dict[bytes, int]:
         """The least depths of those that are known."""
@@ -59,23 +48,20 @@ class Seen:
         """Those that were settled and may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
 
-    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, Known]]:
-        """URLs from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for when it is due.)"""
+    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
+        """URLs (key, flags, record) from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for
+        when it is due.)"""
         pages = ((key, *decode_page(value)) for key, value in self._database.scan("page", start=start))
         wanted = (
-            (key, known)
+            (key, flags, known)
             for key, flags, known in pages
             if known.outcome in outcomes and not flags & REVIVED and known.link.kind != "robots"
         )
         return list(islice(wanted, limit))
 
-    def queries(self, paths: Collection[str]) -> dict[str, int]:
-        """Different query strings so far, by the URL before its question mark."""
-        keys = {self.path_key(path): path for path in paths}
-        return {keys[key]: int.from_bytes(value, "big") for key, value in self._found("host", keys)}
-
-    def path_key(self, path: str) -> bytes:
-        return self.key(path, host_key(path))
+    def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
+        """Different query strings so far, by the key of the URL before its question mark."""
+        return {key: int.from_bytes(value, "big") for key, value in self._found("host", paths)}
 
     def _found(self, family: str, keys: Collection[bytes]) -> list[tuple[bytes, bytes]]:
         if not keys:

@@ -13,14 +13,23 @@ from typing import Final
 
 from rocksdict import WriteBatch
 
-from crawler.core.batch import EXPAND, NEW, Batch, Prepared
+from crawler.core.batch import Batch, Prepared
+from crawler.core.keys import HOST_BYTES
 from crawler.core.model import Known, Lease, Mark, Retry
-from crawler.core.urls import fingerprint
-from crawler.frontier.admission import Ask, Judged, check_settled, fruitful, is_aside, is_robots_txt, judge, links_of
-from crawler.frontier.counters import RULE_OF
+from crawler.frontier.admission import (
+    Admission,
+    Ask,
+    Judged,
+    check_settled,
+    columns_of,
+    decide,
+    fruitful,
+    is_robots_txt,
+    is_robots_visit,
+)
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
-from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, POSITION, REVIVED, SUSPECT, decode_page, encode, file_key
+from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, NO_PAGE, POSITION, SUSPECT, decode_page, encode, file_key
 from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
@@ -32,15 +41,15 @@ REVIVED_MAX: Final = 1000
 
 
 class _Prepared(Prepared):
-    keys: list[bytes]
-    """Of the batch's links, as in ``seen``."""
     settled: list[bytes]
-    """Of the settled links."""
-    judged: Judged[bytes]
+    """Keys of the settled links."""
+    judged: Judged
+    admitted: list[Admission]
+    forged: int
 
 
 class RocksStore(Facts):
-    """See ``crawler.frontier.store.Store``. A lease's key is its queue key."""
+    """See ``crawler.frontier.store.Store``. A lease's key is its queue key, and in a bundle its place there."""
 
     def __init__(
         self, path: Path, limits: Limits, now: float, rest: Callable[[str], float], memory_bytes: int, files_max: int | None
@@ -60,8 +69,8 @@ class RocksStore(Facts):
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
             self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES)
-            self._seen = Seen(database, schema.secret, 2 * share // Seen.ENTRY_BYTES)
-            self._claims = Claims(database, self._ledger.hosts, schema.secret, self._opened_at, self._rest)
+            self._seen = Seen(database, 2 * share // Seen.ENTRY_BYTES)
+            self._claims = Claims(database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest)
             self._claims.lowered = {} if self._limits.depth_limited else None
             for key, value in database.scan("meta", SUSPECT):
                 self._claims.suspects[key[len(SUSPECT) :]] = int(value)
@@ -74,26 +83,30 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
-        links = links_of(batch)
-        keys = self._seen.keys(links)
-        known = self._seen.depths(keys)
+        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
         settled_keys = []
         ended: dict[bytes, bool] = {}
+        robots: dict[bytes, int] = {}  # known from this batch on
         for settled in batch.settled:
             lease = settled.lease
-            key = self._seen.key(lease.link.url, lease.link.host)
+            key = self._keys_by.of(lease.link.host, lease.link.url)
             settled_keys.append(key)
-            if not is_aside(lease.link):
+            if not is_robots_visit(lease.link):
                 ended[key] = fruitful(settled.outcome)
             elif is_robots_txt(lease.link):
-                known.setdefault(key, 0)
+                robots[key] = 0
             if lease.key and self._claims.flags(lease) is None:
                 raise ValueError(f"not claimed: {lease}")
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
-        judged = judge(links, keys, known, self._limits, ask)
+
+        def known_of() -> dict[bytes, int]:
+            return robots | self._seen.depths(columns.keys)
+
+        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         if self._limits.depth_limited:
             self._claims.lowered = judged.depths
-        return _Prepared(batch, judged.fresh, keys, settled_keys, judged)
+        fed = frozenset(each.host for each in admitted.entries)
+        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
 
     def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
         """Settled in this batch, out now, or settled before."""
@@ -101,9 +114,8 @@ class RocksStore(Facts):
         worth = {key for key in keys if ended.get(key, key in flying)}
         return worth | self._seen.fruitful([key for key in keys if key not in ended and key not in flying])
 
-    def _admitted(self, hosts: Collection[str]) -> dict[str, int]:
-        names = {fingerprint(host, self._secret): host for host in hosts}
-        return {names[key]: record.admitted for key, record in self._ledger.hosts.load(names).items()}
+    def _admitted(self, hosts: Collection[bytes]) -> dict[bytes, int]:
+        return {key: record.admitted for key, record in self._ledger.hosts.load(hosts).items()}
 
     # -- making it true -------------------------------------------------------------------------------------------
 
@@ -112,18 +124,16 @@ class RocksStore(Facts):
         assert isinstance(prepared, _Prepared)
         batch = prepared.batch
         check_settled(batch, known)
-        verdicts = zip(links_of(batch), prepared.keys, prepared.fresh, strict=True)
-        admitted = [(link, key, verdict == EXPAND) for link, key, verdict in verdicts if verdict in (NEW, EXPAND)]
-        rests = {fingerprint(host, self._secret): host for host in batch.hosts}
-        names = rests | {key[:8]: link.host for link, key, _ in admitted}
-        names |= {key[:8]: settled.lease.link.host for key, settled in zip(prepared.settled, batch.settled, strict=True)}
+        rests = {self._keys_by.host(host): host for host in batch.hosts}
+        names = rests | {each.host_key: each.host for each in prepared.admitted}
+        names |= {key[:HOST_BYTES]: each.lease.link.host for key, each in zip(prepared.settled, batch.settled, strict=True)}
         tx = Transaction(self._ledger, self._limits.depth_limited, batch.now, names)
         self._settle(tx, prepared, known)
         for host, name in rests.items():
             tx.rest(host, batch.hosts[name])
-        for link, key, expand in admitted:
-            tx.admit(link, key, expand)
-        self._note_depths(tx, prepared, {key for _, key, expand in admitted if not expand})
+        for each in prepared.admitted:
+            tx.admit(each)
+        self._note_depths(tx, prepared)
         self._note_rest(tx, prepared, marks)
         self._write(tx, batch.now, batch.wall, sync=True)
         leases = [settled.lease for settled in batch.settled if settled.lease.key]
@@ -139,7 +149,7 @@ class RocksStore(Facts):
         aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
             lease = settled.lease
-            if is_aside(lease.link):
+            if is_robots_visit(lease.link):
                 if record is not None and is_robots_txt(lease.link):
                     aside.append((key, record))
                 record = None
@@ -151,13 +161,14 @@ class RocksStore(Facts):
             self._settle_aside(tx, key, record, recorded)
 
     def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
-        """A robots.txt: settled, unless it waits for a visit of its own."""
-        before = recorded.get(key)
+        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+        before, flags = recorded.get(key), NO_PAGE
         if before is None and (value := self._database.get("page", key)) is not None:
-            flags, page = decode_page(value)
-            before = None if flags & REVIVED else page
+            flags, before = decode_page(value)
+        if before is not None and before.link.kind != "robots":
+            return
         if before is not None:
-            tx.unsettle(before)
+            tx.unsettle(before, flags)
         elif self._database.get("seen", key) is None:
             self._ledger.tally.known += 1
             tx.know(key, 0)
@@ -166,14 +177,16 @@ class RocksStore(Facts):
         recorded[key] = record
         tx.record(key, record)
 
-    def _note_depths(self, tx: Transaction, prepared: _Prepared, new: set[bytes]) -> None:
+    def _note_depths(self, tx: Transaction, prepared: _Prepared) -> None:
         """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
         depths = prepared.judged.depths
-        for key in new:
-            tx.know(key, depths[key])
+        new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
+        tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
-        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_aside(settled.lease.link)}
-        nearer = depths.keys() - new
+        failed = {
+            key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_robots_visit(settled.lease.link)
+        }
+        nearer = depths.keys() - new if len(new) < len(depths) else set()
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
 
@@ -181,7 +194,7 @@ class RocksStore(Facts):
         batch, put = prepared.batch, tx.batch.put
         host, robots, meta = (self._database.handle(name) for name in ("host", "robots", "meta"))
         for path, count in prepared.judged.queries.items():
-            put(self._seen.path_key(path), count.to_bytes(4, "big"), host)
+            put(path, count.to_bytes(4, "big"), host)
         for origin, record in batch.robots.items():
             put(origin.encode(), record, robots)
         for name, mark in marks.items():
@@ -195,15 +208,14 @@ class RocksStore(Facts):
             if admitted.position is not None:
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
-        self._ledger.tally.listed(prepared)
-        for verdict, rule in RULE_OF.items():
-            if count := prepared.fresh.count(verdict):
-                self._ledger.tally.refuse({rule: count})
+        self._ledger.tally.judged(prepared, prepared.forged)
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""
+        bundles = tx.shrink(self._claims.bundles)
         state = tx.finish(now, wall)
         self._database.write(tx.batch, sync=sync)
+        self._claims.shrunk(bundles)
         self._state, self._ledger.sequence = state, state.sequence
         for host, key in tx.moved:
             self._claims.ready(host, key)
@@ -235,10 +247,10 @@ class RocksStore(Facts):
     def revive(self, outcomes: frozenset[str]) -> int:
         total, start = 0, b""
         while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
-            names = {key[:8]: known.link.host for key, known in chosen}
+            names = {key[:8]: known.link.host for key, _, known in chosen}
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-            for key, known in chosen:
-                tx.revive(key, known)
+            for key, flags, known in chosen:
+                tx.revive(key, flags, known)
             self._write(tx, self._state.now, self._state.wall, sync=True)
             total += len(chosen)
             start = chosen[-1][0] + b"\0"
@@ -264,9 +276,7 @@ class RocksStore(Facts):
 
     @translated
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
-        keys = sorted(counts)
-        values = self._database.many("queue", keys) if keys else []
-        kept = {key: counts[key] for key, value in zip(keys, values, strict=True) if value is not None}
+        kept = {key: counts[key] for key in self._claims.waiting(counts)}
         self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()})
         self._claims.suspects.update(kept)
 

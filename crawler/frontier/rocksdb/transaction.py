@@ -5,19 +5,23 @@ The law: host records, ready entries and counters are changed together with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
-from crawler.core.model import Known, Link, Retry
-from crawler.frontier.admission import is_aside
-from crawler.frontier.counters import RECORDED, RETRYING, Longest, Tally
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.core.link_block import encode_link
+from crawler.core.model import NOT_PAGES, Known, Retry
+from crawler.frontier.admission import Admission
+from crawler.frontier.bundle import Bundle, encode_bundle
+from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
+from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
+    NO_PAGE,
+    QUEUE_KEY_BYTES,
     REVIVED,
     STATE_KEY,
     SUSPECT,
@@ -25,13 +29,11 @@ from crawler.frontier.rocksdb.layout import (
     State,
     decode_host,
     encode,
-    encode_link,
     encode_page,
     encode_seen,
     pack_time,
     queue_key,
 )
-from crawler.frontier.store import REVIVE_AFTER_S
 
 VALIDATORS_CHARS_MAX: Final = 512
 """Longer validators are not kept: a conditional request is not worth them."""
@@ -45,7 +47,7 @@ class Hosts:
 
     def __init__(self, database: Database, records_max: int) -> None:
         self._database = database
-        self._recent: Recent[bytes, HostRecord] = Recent(records_max // 2)
+        self._recent: GenerationCache[bytes, HostRecord] = GenerationCache(records_max // 2)
 
     def __len__(self) -> int:
         return len(self._recent)
@@ -76,7 +78,7 @@ class Ledger:
     def __init__(self, database: Database, state: State, hosts_max: int) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
-        self.tally = Tally(state.counts)
+        self.tally = Counters(state.counts)
         self.longest = Longest()
         self.sequence = state.sequence
 
@@ -91,6 +93,7 @@ class Transaction:
         self.sequence = ledger.sequence
         self.moved: list[tuple[bytes, bytes]] = []  # (p, ready key)
         self.due_from: list[bytes] = []
+        self.left: dict[bytes, set[int]] = {}  # bundle → places of links that have left it
         self._hosts, self._tally, self._longest = hosts, ledger.tally, ledger.longest
         self._depth_limited, self._now, self._names = depth_limited, now, names
         self._records = hosts.load(names)
@@ -112,7 +115,10 @@ class Transaction:
         """A link that stood in the queue stands there no more."""
         lease, link = settled.lease, settled.lease.link
         key, host = lease.key, lease.key[:8]
-        self.batch.delete(key, self._queue)
+        if len(key) == QUEUE_KEY_BYTES:
+            self.batch.delete(key, self._queue)
+        else:
+            self.left.setdefault(key[:QUEUE_KEY_BYTES], set()).add(int.from_bytes(key[QUEUE_KEY_BYTES:], "big"))
         if suspect:
             self.batch.delete(SUSPECT + key, self._meta)
         self._record(host).leave(key[8])
@@ -120,7 +126,7 @@ class Transaction:
             self._tally.retry(flags)
             self.sequence += 1
             due = pack_time(settled.retry_at) + queue_key(host, link.priority, self.sequence)
-            self.batch.put(due, encode_link(link.again(), flags | RETRYING), self._due)
+            self.batch.put(due, encode_link(link.retried(), flags | RETRYING), self._due)
             self.due_from.append(due)
             return
         self._tally.leave(flags)
@@ -128,58 +134,68 @@ class Transaction:
             self.record(page_key, known)
 
     def record(self, page_key: bytes, known: Known) -> None:
-        """A URL is settled."""
+        """A known URL is settled."""
         if len(known.etag or "") + len(known.last_modified or "") > VALIDATORS_CHARS_MAX:
             known = replace(known, etag=None, last_modified=None)
-        self._tally.settle(known.outcome, known.reason)
-        self.batch.put(page_key, encode_page(known, 0), self._page)
+        self._tally.settle(known)
+        self.batch.put(page_key, encode_page(known, NO_PAGE if known.link.kind in NOT_PAGES else 0), self._page)
 
-    def unsettle(self, known: Known) -> None:
-        """A URL is about to be settled once more: its earlier outcome counts no longer."""
-        self._tally.settle(known.outcome, known.reason, -1)
+    def unsettle(self, known: Known, flags: int) -> None:
+        """A URL is about to be settled once more: it counts no longer as it did."""
+        self._tally.settle(known, -1, as_page=not flags & NO_PAGE)
 
     def know(self, page_key: bytes, depth: int, retrying: bool = False) -> None:
         """A URL is known, at this least depth."""
         self.batch.put(page_key, encode_seen(depth if self._depth_limited else None, retrying), self._seen)
 
+    def know_all(self, page_keys: Sequence[bytes], depths: Mapping[bytes, int]) -> None:
+        """These URLs are known from now on, at these least depths."""
+        put, seen = self.batch.put, self._seen
+        if self._depth_limited:
+            for key in page_keys:
+                put(key, encode_seen(depths[key], False), seen)
+        else:
+            for key in page_keys:
+                put(key, b"", seen)
+
     def rest(self, host: bytes, rest: HostRest) -> None:
         """What a visit told of its host."""
-        record = self._record(host)
-        if not (rest.down and record.down):
-            record.since = self._now
-        record.due = self._now if rest.down else rest.due
-        record.failures, record.busy, record.down = rest.failures, rest.busy, rest.down
+        self._record(host).visited(rest, self._now)
 
-    def admit(self, link: Link, page_key: bytes, expand: bool) -> None:
-        """A link joins its host's queue."""
-        record = self._record(page_key[:8])
-        self._tally.admit(expand)
-        if expand and not is_aside(link):
-            link = replace(link, kind="expand")
-        elif not expand:
-            record.admitted += 1
-            if link.kind == "seed" and record.down and self._now - record.since >= REVIVE_AFTER_S:
-                record.down, record.failures, record.due = None, 0, self._now
-        value = encode_link(link, RECORDED if expand else 0)
-        self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
+    def admit(self, entry: Admission) -> None:
+        """Links join their host's queue."""
+        host, links = entry.host_key, len(entry.keys)
+        self._tally.admit(links, entry.expand)
+        if not entry.expand:
+            self._record(host).admit(links, entry.is_seed, self._now)
+        self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
 
-    def _next(self, host: bytes, lane: int) -> bytes:
+    def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
         self.sequence += 1
-        self._record(host).enter(lane, self.sequence)
+        self._record(host).enter(lane, self.sequence, links)
         return queue_key(host, lane, self.sequence)
+
+    def shrink(self, bundles: Mapping[bytes, Bundle]) -> dict[bytes, Bundle | None]:
+        """Write what is left of each bundle that links have left, and give it back. ``bundles`` are as the store has them."""
+        rest = {key: bundles[key].without(places) for key, places in self.left.items()}
+        for key, bundle in rest.items():
+            if bundle is None:
+                self.batch.delete(key, self._queue)
+            else:
+                self.batch.put(key, encode_bundle(bundle), self._queue)
+        return rest
 
     def promote(self, due: bytes, value: bytes) -> None:
         """A link whose time has come goes from ``due`` into the lane before its own."""
         self.batch.delete(due, self._due)
         self.batch.put(self._next(due[8:16], max(due[16] - 1, 0)), value, self._queue)
 
-    def revive(self, page_key: bytes, known: Known) -> None:
+    def revive(self, page_key: bytes, flags: int, known: Known) -> None:
         """A settled URL waits again, whatever its host had done."""
-        record = self._record(page_key[:8])
-        record.down, record.failures = None, 0
-        self.unsettle(known)
+        self._record(page_key[:8]).revive()
+        self.unsettle(known, flags)
         self._tally.waiting += 1
-        link = known.link.anew()
+        link = known.link.revived()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
         self.batch.put(self._next(page_key[:8], link.priority), encode_link(link, RECORDED), self._queue)
 

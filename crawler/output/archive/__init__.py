@@ -43,6 +43,10 @@ class Archive(Protocol):
         """Cut every file back to its mark and continue from there; the files moved to lost+found. Used at start, and
         after a failed batch. Marks of files that are not the archive's are left alone."""
 
+    def cut(self, marks: Mapping[str, Mark]) -> None:
+        """Close, and cut every file that is being written back to its mark: the process ends, and what was not committed must
+        not be found behind it. Only ``close`` may follow."""
+
     def retire(self, files: Iterable[str]) -> None:
         """These are about to be deleted: nothing that is appended from now on may refer to them."""
 

@@ -57,15 +57,18 @@ def sort(path: Path, run_bytes: int = RUN_BYTES) -> None:
     """Sort the file's lines bytewise (as ``LC_ALL=C sort``); it is replaced whole, durably, or not at all."""
     runs = path.with_name(path.name + ".runs")
     merged = path.with_name(path.name + ".tmp")
-    with storing(path), path.open("rb") as source, runs.open("w+b") as scratch:
-        ends = _write_runs(source, scratch, run_bytes)
-        if len(ends) > 1:
-            with merged.open("wb") as out:
-                out.writelines(heapq.merge(*_read_runs(scratch.fileno(), ends, run_bytes)))
-        sync_file(merged if len(ends) > 1 else runs)
-    rename(merged if len(ends) > 1 else runs, path)
-    with storing(runs):
-        runs.unlink(missing_ok=True)
+    try:
+        with storing(path), path.open("rb") as source, runs.open("w+b") as scratch:
+            ends = _write_runs(source, scratch, run_bytes)
+            if len(ends) > 1:
+                with merged.open("wb") as out:
+                    out.writelines(heapq.merge(*_read_runs(scratch.fileno(), ends, run_bytes)))
+            sync_file(merged if len(ends) > 1 else runs)
+        rename(merged if len(ends) > 1 else runs, path)
+    finally:  # half a file is of no use to anybody
+        with storing(runs):
+            runs.unlink(missing_ok=True)
+            merged.unlink(missing_ok=True)
 
 
 def _write_runs(source: BinaryIO, scratch: BinaryIO, run_bytes: int) -> list[int]:

@@ -1,7 +1,7 @@
 """One file per body: ``files/ab/cd/<sha256>.<ext>``, decoded, named by its own digest and the type found in its bytes.
 
 The law: nothing a server says reaches a path, and a name only ever stands for the bytes it is the digest of. Files carry
-no marks: one that no commit knows bears its content's name and is harmless.
+no marks: one that no commit knows is whole, bears its content's name and is harmless.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class FilesArchive:
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         self._dirty = False
         return []
+
+    def cut(self, marks: Mapping[str, Mark]) -> None: ...
 
     def retire(self, files: Iterable[str]) -> None: ...
 

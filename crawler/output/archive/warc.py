@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from crawler.core.durable import OPEN, MarkedFile, is_there, length_of, lose, make_dir, missing, rename, storing
+from crawler.core.durable import OPEN, MarkedFile, cut_back, is_there, length_of, lose, make_dir, missing, rename, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Known, Lease, Mark, Ref
 from crawler.core.page import Page
@@ -64,6 +64,8 @@ class WarcArchive:
             **info,
         }
         self._pair: Pair | None = None
+        self._begun: str | None = None
+        """The name of the last pair that was begun here: perhaps no commit knows it."""
         self._changed = False
         self._rolling = False
         self._serial = 0
@@ -135,6 +137,15 @@ class WarcArchive:
         self._serial = newest + 1
         return lost
 
+    def cut(self, marks: Mapping[str, Mark]) -> None:
+        with suppress(StorageError):  # what its descriptors still held lies behind the mark
+            self.close()
+        names = {key[5:-8] for key, mark in marks.items() if key.startswith("warc/") and not mark.closed}
+        for name in {*names, *((self._begun,) if self._begun else ())}:
+            kept = (marks.get(key, Mark(0)).length for key in (f"warc/{name}.warc.gz", f"index/{name}.cdxj"))
+            for path, mark in self._paths(name, *kept):
+                cut_back(path.with_name(path.name + OPEN), mark)
+
     def retire(self, files: Iterable[str]) -> None:
         self._retired = {file for file in {*self._retired, *files} if length_of(self._root / file) >= 0}
 
@@ -172,6 +183,7 @@ class WarcArchive:
             warc.close()
             raise
         self._serial += 1
+        self._begun = name
         self._pair = pair = Pair(name, warc, index)
         return pair
 

@@ -137,6 +137,27 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
     ]
 
 
+@pytest.mark.parametrize(
+    ("blocked", "earlier", "opened", "hints"),
+    [
+        (0, 0, False, []),
+        (3, 0, False, ["--allow-net"]),
+        (3, 3, False, ["--allow-net"]),
+        (5, 3, False, ["--allow-net"]),
+        (3, 3, True, ["retry"]),
+        (3, 0, True, ["--allow-net"]),
+        (5, 3, True, ["--allow-net", "retry"]),
+        (0, 0, True, []),
+    ],
+)
+def test_what_to_do_about_blocked_urls_is_not_what_was_done_already(blocked, earlier, opened, hints):
+    """Once a range is open, what an earlier run had settled as blocked needs a retry: nothing else asks for it again."""
+    end, begun = snap(0, outcomes={"blocked": blocked}), snap(0, outcomes={"blocked": earlier})
+    table = closing_table(end, 1, directory="my out", stopped_by=None, begun=begun, opened=opened)
+    said = [line for line in table.splitlines() if line.startswith("blocked")]
+    assert ["retry" if "crawler retry 'my out' --outcome blocked" in line else "--allow-net" for line in said] == hints
+
+
 def test_a_crawl_without_failures_lists_none():
     table = closing_table(snap(0, done=2, known=2, outcomes={"ok": 1, "redirect": 1}), 1, directory="o", stopped_by=None)
     assert "to list them" not in table and "stopped" not in table

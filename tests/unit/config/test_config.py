@@ -340,6 +340,28 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config(depth=1, scope="any", contact="me@example.org")) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, False),
+        ({"name": "acmebot"}, False),
+        ({"user_agent": "AcmeBot/2.0 (+https://acme.example/bot)"}, True),
+        ({"user_agent": "AcmeBot/2.0", "name": "acmebot"}, False),
+        ({"user_agent": "Mozilla/5.0 (compatible; ACMEBOT)", "name": "AcmeBot"}, False),
+        ({"user_agent": "AcmeBot/2.0", "name": "acme-bot"}, True),
+        ({"user_agent": "curl/8.5.0"}, True),
+        ({"user_agent": "based on flatcrawler 1.0"}, False),
+        ({"user_agent": "AcmeBot/2.0", "robots": False}, False),
+        ({"user_agent": "AcmeBot/2.0", "robots": False, "host": [{"match": "a.example", "robots": True}]}, True),
+    ],
+)
+def test_a_user_agent_that_hides_the_name_which_rules_are_matched_against_is_warned_of(settings, warned):
+    """RFC 9309, 2.2.1: whoever reads the User-Agent must find in it what robots.txt is to say."""
+    said = [line for line in warnings(Config.model_validate(settings)) if "user_agent" in line]
+    assert len(said) == warned
+    assert not warned or (settings["user_agent"] in said[0] and "--name" in said[0])
+
+
 def test_a_size_beyond_all_numbers_is_a_fault():
     with pytest.raises(ValueError, match="must be a size"):
         parse_size("1" * 5000 + "GiB")

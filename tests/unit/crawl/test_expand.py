@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.pages import page_of
 
 from crawler.config.sections import Config
 from crawler.core import urls
+from crawler.core.keys import Keys
+from crawler.core.link_block import Columns, block_of, pack
 from crawler.core.model import Done, Link
 from crawler.crawl.expand import Expander
+from crawler.crawl.outlinks import FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
-from crawler.parse.html import Outlink, Packed, encode
 from crawler.parse.pool import Fault, open_parser
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Budget
@@ -22,6 +25,7 @@ from crawler.resources.memory_plan import PARSE_COPIES, divide
 
 SEED = "http://www.example.org/a?b=1"
 LINK = Link(SEED, "www.example.org")
+SECRET = 7
 
 
 class Reader:
@@ -46,12 +50,13 @@ class Trial:
         self.held: list[int] = []
         self.sizes: list[int] = []
         finisher = Finisher(root, decode_body=False, ratio_max=100.0, codings_max=3)
-        self.expander = Expander(settings, Scope(settings), parser, finisher, self._admit)
+        self.expander = Expander(settings, Scope(settings), parser, finisher, self._admit, secret=SECRET)
 
     async def _admit(self, admitted: Any) -> None:
-        assert len(admitted.links) <= 2000
-        self.admitted += admitted.links
-        self.sizes.append(sum(len(link.url) for link in admitted.links))
+        links = links_of(admitted)
+        assert len(links) <= 2000
+        self.admitted += links
+        self.sizes.append(sum(len(link.url) for link in links))
         self.held.append(self.budget.account("parse").used)
 
     async def expand(self, page: Any) -> Done:
@@ -62,26 +67,36 @@ class Trial:
         return done
 
 
-def part(first: int, count: int) -> bytes:
-    numbers = range(first, first + count)
-    return encode([Outlink(f"http://www.example.org/{n}", "www.example.org", "a", n == 7) for n in numbers])
+def links_of(found: Any) -> list[Link]:
+    """Of an outcome, or of an admission."""
+    plain = found.outlinks if isinstance(found, Done) else found.links
+    return [*plain, *(found.block.links() if found.block is not None else ())]
+
+
+def part(first: int, count: int) -> Columns:
+    return pack([f"http://www.example.org/{n}" for n in range(first, first + count)], Keys(SECRET), LINK).columns
+
+
+def size(part: Columns) -> int:
+    return block_of(part, LINK).size
 
 
 async def test_parts_are_admitted_one_after_the_other_and_what_is_unread_stays_reserved(tmp_path):
     parts = [part(0, 2000), part(2000, 2000), part(4000, 5)]
-    trial = Trial(tmp_path, Reader(Packed(list(parts), ["noarchive"], {"scheme": 3})))
+    trial = Trial(tmp_path, Reader(Packed(list(parts), ["noarchive"], {"scheme": 3, "nofollow": 1})))
     done = await trial.expand(page_of(tmp_path, b"<a>" * 100_000, SEED))
-    urls = [link.url for link in (*trial.admitted, *done.outlinks)]
-    assert urls == [f"http://www.example.org/{n}" for n in range(4005) if n != 7]
-    assert trial.held == [2 * sum(map(len, parts)), 2 * sum(map(len, parts[1:]))]
+    urls = [link.url for link in (*trial.admitted, *links_of(done))]
+    assert urls == [f"http://www.example.org/{n}" for n in range(4005)]
+    assert trial.held == [sum(map(size, parts)), sum(map(size, parts[1:]))]
     assert (done.refused, done.robots) == ({"scheme": 3, "nofollow": 1}, "noarchive")
 
 
 async def test_a_damaged_part_is_its_documents_fault_and_loses_no_other(tmp_path):
-    trial = Trial(tmp_path, Reader(Packed([part(0, 3), b"\xc1", part(3, 3)], [], {})))
+    damaged = [replace(part(6, 1), keys=b"short"), replace(part(7, 1), urls=b"\xff"), replace(part(8, 1), ends=b"")]
+    trial = Trial(tmp_path, Reader(Packed([part(0, 3), *damaged, part(3, 3)], [], {})))
     done = await trial.expand(page_of(tmp_path, b"<a>", SEED))
-    assert [link.url[-1] for link in (*trial.admitted, *done.outlinks)] == ["0", "1", "2"]
-    assert done.refused == {"parse_crashed": 1}
+    assert [link.url[-1] for link in (*trial.admitted, *links_of(done))] == ["0", "1", "2", "3", "4", "5"]
+    assert done.refused == {"parse_crashed": 3}
 
 
 async def test_a_page_that_ends_its_parser_is_read_in_its_first_quarter(tmp_path):
@@ -89,7 +104,7 @@ async def test_a_page_that_ends_its_parser_is_read_in_its_first_quarter(tmp_path
     body = b"<a>" * 200_000
     done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED))
     assert reader.asked == [body, body[: len(body) // 4]]
-    assert (len(done.outlinks), done.refused) == (3, {"parse_crashed": 1})
+    assert (len(links_of(done)), done.refused) == (3, {"parse_crashed": 1})
 
 
 @pytest.mark.parametrize("body", [b"\0" * (2 << 20), b"", b"no tag at all", "kein Tag > hier".encode("utf-16")])
@@ -99,10 +114,10 @@ async def test_what_has_no_tag_is_not_sent_to_a_parser_but_for_its_headers(body,
     headers = (html, (b"Link", b"</0>; rel=next"))
     done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED, headers, mime="text/html"))
     assert reader.asked == [b""]
-    assert len(done.outlinks) == 1
+    assert len(links_of(done)) == 1
     done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED, (html,), mime="text/html"))
     assert reader.asked[1:] == []
-    assert done.outlinks == ()
+    assert links_of(done) == []
 
 
 async def test_what_has_no_links_holds_nothing_while_its_outcome_waits(tmp_path):
@@ -118,18 +133,18 @@ async def test_what_has_no_links_holds_nothing_while_its_outcome_waits(tmp_path)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16be", "shift-jis", "iso-2022-jp", "gb18030", "euc-kr", "big5"])
 async def test_a_tag_is_seen_in_every_encoding(encoding, tmp_path):
     body = '<a href="/0">一</a>'.encode(encoding)
-    async with open_parser(Config(), parsers=0, preload="crawler.parse.html:packed") as parser:
+    async with open_parser(Config(), parsers=0, preload=FUNCTION) as parser:
         page = page_of(tmp_path, body, SEED, ((b"Content-Type", b"text/html"),), mime="text/html", charset=encoding)
-        assert [link.url for link in (await Trial(tmp_path, parser).expand(page)).outlinks] == ["http://www.example.org/0"]
+        assert [link.url for link in links_of(await Trial(tmp_path, parser).expand(page))] == ["http://www.example.org/0"]
 
 
 async def test_a_large_page_through_the_real_reader(tmp_path):
     body = b"".join(b"<a href=/%d>x</a>" % n for n in range(4500))
-    async with open_parser(Config(), parsers=0, preload="crawler.parse.html:packed") as parser:
+    async with open_parser(Config(), parsers=0, preload=FUNCTION) as parser:
         trial = Trial(tmp_path, parser)
         done = await trial.expand(page_of(tmp_path, body, SEED, mime="text/html"))
-    assert [link.url for link in (*trial.admitted, *done.outlinks)] == [f"http://www.example.org/{n}" for n in range(4500)]
-    assert len(done.outlinks) == 500
+    assert [link.url for link in (*trial.admitted, *links_of(done))] == [f"http://www.example.org/{n}" for n in range(4500)]
+    assert len(links_of(done)) == 500
     assert max(trial.held) <= PARSE_COPIES * len(body)
 
 

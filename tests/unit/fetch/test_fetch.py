@@ -24,7 +24,7 @@ from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
-from crawler.fetch.deadline import Deadline
+from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.fetcher import _limiter
 from crawler.fetch.session import shares
@@ -300,29 +300,29 @@ async def test_time_we_take_ourselves_is_not_the_servers(site: Site, tmp_path: P
 
 
 async def test_a_deadline_ends_with_its_reason_and_leaves_other_cancellations_alone() -> None:
-    loop = asyncio.get_running_loop()
-    with pytest.raises(FetchError) as caught, Deadline(loop, 10) as deadline:
+    all_of_them = Deadlines(asyncio.get_running_loop())
+    with pytest.raises(FetchError) as caught, Deadline(all_of_them, 10) as deadline:
         deadline.arm(5, "connect_timeout")
         deadline.arm(0.05, "read_timeout")
         await asyncio.sleep(5)
     assert caught.value.reason == "read_timeout"
-    with pytest.raises(FetchError) as caught, Deadline(loop, 0.05) as deadline:
+    with pytest.raises(FetchError) as caught, Deadline(all_of_them, 0.05) as deadline:
         deadline.arm(5, "connect_timeout")
         await asyncio.sleep(5)
     assert caught.value.reason == "total_timeout"
-    with Deadline(loop, 30) as deadline:  # moved on again and again, without a timer each
+    with Deadline(all_of_them, 30) as deadline:  # moved on again and again
         for _ in range(7):
             deadline.arm(2.0, "read_timeout")
             await asyncio.sleep(0.3)
 
-    with pytest.raises(FetchError), Deadline(loop, 0.05) as deadline:  # a loop that is late again and again
+    with pytest.raises(FetchError), Deadline(all_of_them, 0.05) as deadline:  # a loop that is late again and again
         deadline.arm(0.05, "read_timeout")
         for _ in range(20):
             time.sleep(0.6)
             await asyncio.sleep(0.001)
 
     async def cancelled() -> None:
-        with Deadline(loop, 10):
+        with Deadline(all_of_them, 10):
             await asyncio.sleep(5)
 
     task = asyncio.create_task(cancelled())
@@ -330,6 +330,7 @@ async def test_a_deadline_ends_with_its_reason_and_leaves_other_cancellations_al
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert not len(all_of_them)
 
 
 def test_limiters_are_evenly_spaced_where_the_loop_can_keep_it() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.frontier.counters import Longest
-from crawler.frontier.rocksdb.cache import Recent
+from crawler.frontier.rocksdb.cache import GenerationCache
 
 keys = st.integers(0, 30)
 steps = st.one_of(
@@ -17,7 +17,7 @@ steps = st.one_of(
 
 @given(st.integers(1, 8), st.lists(steps, min_size=20, max_size=120))
 def test_what_it_remembers_is_what_was_put_last(size: int, history: list[tuple]) -> None:
-    recent: Recent[int, int] = Recent(size)
+    recent: GenerationCache[int, int] = GenerationCache(size)
     truth: dict[int, int] = {}
     for what, *arguments in history:
         if what == "set":
@@ -38,7 +38,7 @@ def test_what_it_remembers_is_what_was_put_last(size: int, history: list[tuple])
 
 
 def test_what_is_asked_for_again_and_again_stays() -> None:
-    recent: Recent[int, int] = Recent(100)
+    recent: GenerationCache[int, int] = GenerationCache(100)
     recent[0] = 7
     for key in range(1, 10_000):
         recent.update({key: key})

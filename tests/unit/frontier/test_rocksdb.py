@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from rocksdict import WriteBatch
 from support.killed_crawl import name
@@ -21,10 +22,10 @@ from support.stores import REST, TIMEOUT, Driver, done, link, names
 
 from crawler.core.batch import KNOWN, HostRest
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Mark
+from crawler.core.model import Known, Lease, Mark
 from crawler.frontier import open_reader
 from crawler.frontier.rocksdb.database import Database
-from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, URL_RULES, Schema, encode
+from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, encode
 
 
 @pytest.fixture
@@ -336,6 +337,38 @@ def test_a_store_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
     driver = Driver("embedded", path)
     driver.commit([link("a/0")])
     driver.store.close()
+
+
+def test_a_directory_of_a_version_that_counted_robots_txt_and_sitemaps_as_pages_goes_on(driver: Driver) -> None:
+    """Nothing is scanned: what is settled anew is counted as it is now, and until then as it was."""
+    robots, sitemap = Lease(link("a/robots.txt", "robots"), b""), link("a/map", "sitemap")
+    driver.commit([link("a/0"), sitemap], [(robots, done(outcome="http_error"))])
+    driver.settle(driver.claim_one("a/0"), done())
+    driver.settle(driver.claim_one("a/map"), TIMEOUT)
+    driver.store.close()
+    database = Database(driver.path, 8 << 20, 100)
+    batch = WriteBatch(raw_mode=True)
+    for key, value in database.scan("page"):
+        batch.put(key, b"\0" + value[1:], database.handle("page"))
+    state = msgspec.msgpack.decode(database.get("meta", STATE_KEY))
+    state[3] = {"known": 3, "done": 3, "hosts": 1, "outcomes": {"ok": 1, "http_error": 1, "timeout": 1}}
+    state[3]["reasons"] = {"total_timeout": 1}
+    batch.put(STATE_KEY, encode(state), database.handle("meta"))
+    database.write(batch, sync=True)
+    database.close()
+    driver.store = driver.open()
+    counts = driver.store.stats()
+    assert (counts.known, counts.done, counts.not_pages) == (3, 3, {})
+    driver.settle(robots, done(outcome="http_error"))
+    counts = driver.store.stats()
+    assert (counts.known, counts.done, counts.outcomes) == (2, 2, {"ok": 1, "timeout": 1})
+    assert counts.not_pages == {"robots": 1}
+    assert driver.store.revive(frozenset({"timeout"})) == 1
+    driver.now += 10
+    driver.settle(driver.claim_one("a/map"), done())
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (1, 0, 1, {"ok": 1})
+    assert counts.not_pages == {"robots": 1, "sitemap": 1}
 
 
 # -- readers ------------------------------------------------------------------------------------------------------

@@ -1,14 +1,19 @@
 """The contract of a store, over every kind: what this suite does not promise, the pump may not rely on."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.stores import REST, TIMEOUT, Driver, done, link, names, retry
+from msgspec.structs import replace
+from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
+from crawler.core.keys import Keys
+from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
-from crawler.frontier.store import CRASHES_MAX, REVIVE_AFTER_S, Limits
+from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
+from crawler.frontier.store import Limits
 
 DOWN = ("dns_error", "host_down")
 
@@ -278,7 +283,7 @@ def test_a_link_claimed_while_the_batch_is_written_has_the_depth_that_batch_foun
     prepared = limited.prepare([link("a/0", depth=1)])
     lease = limited.claim_one("a/0")
     limited.make_true(prepared)
-    assert prepared.fresh == [KNOWN] and lease.link.depth == 1
+    assert list(prepared.fresh) == [KNOWN] and lease.link.depth == 1
     assert limited.commit([link("a/0", depth=1)]) == [KNOWN]
     assert limited.commit([link("a/0", depth=0)]) == [EXPAND]
 
@@ -413,16 +418,57 @@ def test_a_url_that_stood_in_no_queue_is_settled_all_the_same(driver: Driver) ->
     robots = Lease(link("a/robots.txt", "robots"), b"")
     driver.commit([link("a/0")])
     assert driver.commit([link("a/robots.txt")], [(robots, done())]) == [KNOWN]
-    counts = driver.store.stats()
-    assert (counts.known, counts.waiting, counts.done, counts.outcomes) == (2, 1, 1, {"ok": 1})
+    assert counted(driver) == (1, 1, 0, {}, {"robots": 1})
     driver.settle(robots, done(outcome="http_error"))
-    counts = driver.store.stats()
-    assert (counts.known, counts.done, counts.outcomes) == (2, 1, {"http_error": 1})
+    assert counted(driver) == (1, 1, 0, {}, {"robots": 1})
+    assert driver.store.lookup(robots.link.url).outcome == "http_error", "as the latest visit found it"
     driver.commit([link("b/robots.txt")])
     driver.settle(Lease(link("b/robots.txt", "robots"), b""), done())
     assert driver.store.lookup(link("b/robots.txt").url) == "waiting"  # it has a visit of its own coming
-    assert driver.store.stats().done == 1
+    assert counted(driver) == (2, 2, 0, {}, {"robots": 1})
     assert driver.store.revive(frozenset({"http_error"})) == 0
+
+
+def counted(driver: Driver) -> tuple[int, int, int, Mapping[str, int], Mapping[str, int]]:
+    counts = driver.store.stats()
+    assert counts.known == counts.waiting + counts.retrying + counts.done
+    assert counts.all_known - counts.known == counts.all_done - counts.done == sum(counts.not_pages.values())
+    return counts.known, counts.waiting + counts.retrying, counts.done, counts.outcomes, counts.not_pages
+
+
+def test_a_robots_txt_that_is_a_page_as_well_stays_one(driver: Driver) -> None:
+    """Somebody listed it: what a later visit for its rules finds changes neither its record nor any count."""
+    driver.commit([link("a/robots.txt", "seed")])
+    aside = Lease(link("a/robots.txt", "robots"), b"")
+    driver.settle(aside, done(outcome="http_error"))
+    driver.settle(driver.claim_one("a/robots.txt"), done())
+    assert counted(driver) == (1, 0, 1, {"ok": 1}, {})
+    driver.settle(aside, done(outcome="http_error"))
+    assert counted(driver) == (1, 0, 1, {"ok": 1}, {})
+    assert driver.store.lookup(aside.link.url).link.kind == "seed"
+    assert driver.store.revive(frozenset({"ok"})) == 1
+    driver.settle(aside, done(outcome="http_error"))
+    assert counted(driver) == (1, 1, 0, {}, {})
+    driver.settle(driver.claim_one("a/robots.txt"), done(outcome="http_error"))
+    assert counted(driver) == (1, 0, 1, {"http_error": 1}, {})
+
+
+def test_sitemaps_are_work_while_they_wait_and_no_pages_once_they_are_settled(driver: Driver) -> None:
+    driver.commit([link("a/map", "sitemap"), link("a/map2", "sitemap"), link("a/0")])
+    assert counted(driver) == (3, 3, 0, {}, {})
+    driver.settle(driver.claim_one("a/map"), done(link("a/1"), outcome="ok"))
+    assert counted(driver) == (3, 3, 0, {}, {"sitemap": 1})
+    driver.settle(driver.claim_one("a/map2"), TIMEOUT)
+    assert counted(driver) == (2, 2, 0, {}, {"sitemap": 2})
+    assert driver.commit([link("a/map"), link("a/map", "sitemap"), link("a/map", "seed")]) == [KNOWN] * 3
+    assert driver.store.revive(frozenset({"timeout"})) == 1
+    assert counted(driver) == (3, 3, 0, {}, {"sitemap": 1})
+    for name in ("a/0", "a/1", "a/map2"):
+        driver.settle(driver.claim_one(name), done())
+    assert counted(driver) == (2, 0, 2, {"ok": 2}, {"sitemap": 2})
+    if driver.kind == "embedded":
+        driver.reopen()
+        assert counted(driver) == (2, 0, 2, {"ok": 2}, {"sitemap": 2})
 
 
 # -- what killed the process --------------------------------------------------------------------------------------
@@ -527,3 +573,15 @@ def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver
     driver.store.commit(prepared, [Known(lease.link, "ok", None, 200, 1.0, etag="e" * 10_000)], {})
     known = driver.store.lookup(lease.link.url)
     assert isinstance(known, Known) and (known.etag is None or driver.kind == "memory")
+
+
+def test_links_whose_keys_are_not_theirs_are_left_out(driver: Driver) -> None:
+    """A document may have taken its parser process over: it can name links, but keep nobody else's from being visited."""
+    [lease] = (driver.commit([link("a/0", "seed")]), driver.claim())[1]
+    keys_by = Keys(driver.store.secret())
+    honest = pack([link("b/1").url, link("a/2").url], keys_by, lease.link)
+    aimed = pack([link("b/1").url, link("c/3").url], keys_by, lease.link).columns.keys
+    forged = replace(honest, columns=replace(honest.columns, keys=aimed))
+    assert driver.commit([link("c/3", "seed")], [(lease, Done(NO_PAGE, "ok", block=forged))]) == [NEW, KNOWN, NEW]
+    assert sorted(names(driver.claim())) == ["b/1", "c/3"] and driver.store.stats().refused == {"parse_crashed": 1}
+    assert driver.commit([link("a/2", "seed")]) == [NEW]

@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
-from support.stores import REST, TIMEOUT, Driver, done, link, retry
+from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
 from crawler.core.model import Done, Known, Lease, Link, Outcome, Retry
+from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
 from crawler.frontier.rocksdb.reader import manifest
-from crawler.frontier.store import CRASHES_MAX, REVIVE_AFTER_S, Limits
+from crawler.frontier.store import Limits
 
 FRUITFUL = ("ok", "redirect", "truncated", "too_large")
 DOWN = ("connect_error", "host_down")
@@ -156,9 +157,13 @@ links = st.builds(
     depth=st.integers(0, 3),
     priority=st.sampled_from([128, 128, 128, 127, 16, 0]),
 )
+VIA = "http://via.test/"
+found = links.map(lambda one: replace(one, via=VIA, anchor=VIA))
 outcomes = st.one_of(
     st.builds(
-        lambda found, outcome: done(*found, outcome=outcome), st.lists(links, max_size=4), st.sampled_from(["ok", "http_error"])
+        lambda outlinks, outcome: done(*outlinks, outcome=outcome),
+        st.lists(found, max_size=4),
+        st.sampled_from(["ok", "http_error"]),
     ),
     st.just(TIMEOUT),
     st.builds(retry, st.floats(0.0, 30.0)),
@@ -239,8 +244,10 @@ class StoreHistory(RuleBasedStateMachine):
         assert lease.due == due
         assert lease.key not in self.out
 
-    @rule(data=st.data(), admitted=st.lists(links, max_size=8), claim_between=st.booleans(), give_up=st.integers(0, 7))
-    def commit(self, data: st.DataObject, admitted: list[Link], claim_between: bool, give_up: int) -> None:
+    @rule(
+        data=st.data(), admitted=st.lists(links, max_size=8), between=st.booleans(), give_up=st.integers(0, 7), pack=st.booleans()
+    )
+    def commit(self, data: st.DataObject, admitted: list[Link], between: bool, give_up: int, pack: bool) -> None:
         keys = data.draw(st.lists(st.sampled_from(self.keys()), unique=True, max_size=8)) if self.out else []
         settled = [(self.out[key][0], data.draw(outcomes)) for key in keys]
         self.driver.now += 0.001
@@ -251,13 +258,15 @@ class StoreHistory(RuleBasedStateMachine):
             hosts[lease.link.host] = HostRest(now + wait, failures, down, busy)
         found = [one for _, outcome in settled if isinstance(outcome, Done) for one in outcome.outlinks]
         before = dict(self.model.depths), {path: set(queries) for path, queries in self.model.queries.items()}
-        prepared = self.driver.prepare(admitted, settled, hosts)
+        secret = self.driver.store.secret()
+        given = [(lease, packed(outcome, secret) if pack else outcome) for lease, outcome in settled]
+        prepared = self.driver.prepare(admitted, given, hosts)
         fresh = self.model.verdicts(found + admitted, {lease.link.url: outcome for lease, outcome in settled})
-        assert prepared.fresh == fresh
+        assert list(prepared.fresh) == fresh
         if give_up == 0:
             self.model.depths, self.model.queries = before
             return self.rewind(data)
-        if claim_between:
+        if between:
             self.claim(3, 1, {})
         self.driver.make_true(prepared)
         self.take_over(keys, settled, hosts, found + admitted, fresh, now)
@@ -275,7 +284,7 @@ class StoreHistory(RuleBasedStateMachine):
         for key, (lease, outcome) in zip(keys, settled, strict=True):
             item = self.out.pop(key)[1]
             if isinstance(outcome, Retry):
-                item.link, item.out, item.crashes = lease.link.again(), False, 0
+                item.link, item.out, item.crashes = lease.link.retried(), False, 0
                 item.at, item.failed, item.ticket = now + outcome.after, True, model.ticket()
                 continue
             model.items.remove(item)
@@ -319,7 +328,7 @@ class StoreHistory(RuleBasedStateMachine):
         if self.kind == "embedded":  # by fingerprint: any order is right, this one has to be known to compare
             order = {lease_url: at for at, lease_url in enumerate(self.driver.by_fingerprint(model.pages))}
         for url in sorted(chosen, key=order.__getitem__):
-            again = chosen[url].link.again()
+            again = chosen[url].link.retried()
             model.items.append(Item(again, again.priority, model.ticket(), settled_before=True))
 
     @precondition(lambda self: self.kind == "embedded")

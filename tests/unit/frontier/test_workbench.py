@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.core.model import Lease, Link
-from crawler.frontier.workbench import Workbench, size
+from crawler.frontier.workbench import LANES_MAX, Workbench, size
 
 HOSTS = ["a.test", "b.test", "c.a.test", "d.a.test"]
 
@@ -65,11 +65,11 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
         elif step == "first" and host in bench and host not in heads:
             serial += 1
             new = Lease(Link(f"http://{host}/robots.txt", host, "robots"), b"%d" % serial)
-            bench.put_first(new)
+            bench.put_robots_first(new)
             heads.add(host)
             put[new.key] += 1
         elif step == "gate":
-            bench.gate(host, bool(n))
+            bench.hold_for_robots(host, bool(n))
             if host in bench:
                 (gated.add if n else gated.discard)(host)
         elif step == "take":
@@ -121,11 +121,11 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
         left = Counter(waiting.key for waiting in bench.leases())
         assert put == left + gone + Counter(held.key for held in out)
         assert bench.waiting == left.total()
-        assert bench.load == sum(size(waiting.link) for waiting in bench.leases())
+        assert bench.weight == sum(size(waiting.link) for waiting in bench.leases())
         assert bench.out == len(out)
 
     for host in list(gated):
-        bench.gate(host, False)
+        bench.hold_for_robots(host, False)
     for _ in range(10_000):  # whatever is left comes out, in the end
         now += 10
         while (taken := bench.take(now)) is not None:
@@ -178,7 +178,7 @@ def test_a_link_of_long_texts_counts_as_several():
     assert size(Link("http://a.test/1", "a.test", given="é" * 2000)) == 8
 
 
-@given(st.integers(1, 12), st.integers(2, 9), st.integers(1, 40))
+@given(st.integers(1, 12), st.integers(2, LANES_MAX), st.integers(1, 40))
 def test_visits_spread_over_hosts(hosts, per_host, workers):
     """No host is visited twice at a time while another due one is not visited at all; then no third before all have two."""
     bench = Workbench(lambda host: per_host)

@@ -65,6 +65,8 @@ def test_a_row_has_every_field(crawl):
         "archive": {"file": known.archive.file, "offset": known.archive.offset, "length": known.archive.length},
         "tag": "t",
         "robots": None,
+        "listed": "HTTP://a.example.org",
+        "extra": None,
     }
     assert row_at(crawl.root, known.row) == row
     assert known.digest == page.body.sha1
@@ -101,9 +103,19 @@ def test_retry_and_expand_write_nothing(crawl):
     assert crawl.store.marks() == {}
 
 
-def test_robots_rows_are_never_final(crawl):
-    _, (row,) = visit(crawl, Link(A + "robots.txt", "a.example.org", "robots"), Done(crawl.page(A + "robots.txt"), "ok"))
+@pytest.mark.parametrize("kind", ["robots", "sitemap"])
+def test_rows_of_what_is_no_page_are_never_final(crawl, kind):
+    _, (row,) = visit(crawl, Link(A + "robots.txt", "a.example.org", kind), Done(crawl.page(A + "robots.txt"), "ok"))
     assert (row["final"], row["archive"] is not None) == (False, True)
+    assert crawl.final() == []
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "ok"), (404, "http_error"), (410, "http_error")])
+def test_a_robots_txt_that_is_not_there_is_not_ok(crawl, status, outcome):
+    """That allows everything; but what was sent instead is no robots.txt."""
+    link = Link(A + "robots.txt", "a.example.org", "robots")
+    known, (row,) = visit(crawl, link, Done(crawl.page(link.url, status=status), "ok"))
+    assert row["outcome"] == known.outcome == outcome
 
 
 def redirect(page, target, link, **fields):
@@ -126,7 +138,7 @@ def test_a_redirect_to_a_known_page_is_followed_by_a_duplicate_row_for_the_line(
     _, (first, second) = visit(crawl, seed(A, 2), redirect(page, B, seed(A, 2), given="//b.example.org"))
     assert (first["final"], first["outcome"]) == (False, "redirect")
     assert {name: second[name] for name in ("url", "canonical", "outcome", "reason", "kind", "input", "final", "via")} == {
-        "url": "//b.example.org",
+        "url": B,
         "canonical": B,
         "outcome": "skipped",
         "reason": "duplicate",
@@ -245,17 +257,25 @@ def run_out(crawl, judge, web, dice, lines=()):
             lease = leases.pop()
             settled.append(Settled(lease, answer(crawl, judge, lease, web), crawl.now + 1))
         chunk, todo = todo[:2], todo[2:]
-        links = [seed(NAMES[what], line) for line, what in chunk if what != "invalid"]
+        links = [
+            seed(NAMES[what], line, given=as_listed(what), extra=f'{{"id":{line}}}') for line, what in chunk if what != "invalid"
+        ]
         faults = [(Input("list.txt", line), "no url", "syntax", None) for line, what in chunk if what == "invalid"]
+        extras = {where: f'{{"id":{where.line}}}' for where, *_ in faults}
         if dice.random() < 0.2:
-            crawl.journal.append(crawl.prepare(settled, links, faults))
+            crawl.journal.append(crawl.prepare(settled, links, faults, extras))
             crawl.journal.rewind(crawl.store.marks())
             if dice.random() < 0.5:
                 crawl.journal.close()
                 crawl = Crawl(crawl.root, roll_size=4000, store=crawl.store)
-        crawl.commit(settled, links, faults)
+        crawl.commit(settled, links, faults, extras)
         settled = []
     return crawl
+
+
+def as_listed(what):
+    """As a list gives it: not as it is fetched."""
+    return "no url" if what == "invalid" else NAMES[what].replace("http://h", "HTTP://H")
 
 
 def end_of(web, at):
@@ -290,7 +310,13 @@ def test_every_listed_line_has_one_final_row_and_it_is_that_of_its_page(tmp_path
             crawl.store.revive(frozenset({"ok", "redirect", "connect_error", "redirect_error"}))
             crawl = run_out(crawl, judge, web, dice)
         by_line = {}
-        for row in crawl.final():
+        final = crawl.final()
+        for row in [*crawl.rows(), *final]:
+            if row["input"]:
+                line = row["input"]["line"]
+                assert (row["listed"], row["extra"]) == (as_listed(lines[line - 1]), {"id": line})
+            assert row["canonical"] is None or row["url"].lower() in NAMES
+        for row in final:
             assert row["final"]
             if row["input"]:
                 assert by_line.setdefault(row["input"]["line"], row) is row

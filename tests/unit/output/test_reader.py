@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
+import orjson
 import pytest
 from support.pages import Crawl, seed, visit
 
 import crawler
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import Done
+from crawler.core.model import Done, Link
 from crawler.frontier import Limits, open_store
 from crawler.output.reader import Reading
 
@@ -33,6 +36,34 @@ def test_rows_and_bodies_while_it_runs(crawl):
         assert found == {f"{A}{n}": b"body %d" % n for n in range(number + 1)}
         if number == 2:
             crawl.journal.roll()
+
+
+def test_pages_are_read_and_what_is_none_only_where_asked_for(crawl):
+    for kind in ("seed", "link", "redirect", "sitemap", "robots"):
+        link = Link(A + kind, "a.example.org", kind)
+        visit(crawl, link, Done(crawl.page(link.url, kind.encode()), "ok"))
+
+    def kinds(**asked) -> list[str]:
+        return [result.row["kind"] for result in crawler.read(crawl.root, **asked)]
+
+    assert kinds() == ["seed", "link", "redirect"]
+    assert kinds(kinds=None) == ["seed", "link", "redirect", "sitemap", "robots"]
+    assert kinds(kinds={"robots", "seed"}) == ["seed", "robots"]
+    assert kinds(kinds=["sitemap"]) == kinds(kinds="sitemap") == ["sitemap"]
+    with pytest.raises(ValueError, match=r"no kind of row 'robot'.*seed, link, redirect, sitemap, robots"):
+        crawler.read(crawl.root, kinds=("robot", "seed"))
+
+
+def test_rows_of_an_earlier_version_lack_the_newest_fields(crawl):
+    """They are read, exported and joined all the same."""
+    from crawler.output.export import json_line
+    from crawler.output.final_rows import csv_lines
+
+    visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
+    with Reading(crawl.root) as reading:
+        old = [{name: value for name, value in row.items() if name not in ("listed", "extra")} for row in reading.final()]
+        assert orjson.loads(b"".join(json_line(old[0], io.BytesIO(b"x"))))["listed"] is None
+        assert [line.count(",") for line in csv_lines(old)] == [next(csv_lines(())).count(",")] * 2
 
 
 def test_what_is_open_shows_one_commit(crawl):

@@ -378,13 +378,3 @@ def test_hostile_headers_are_read_to_their_end(name: bytes, value: bytes) -> Non
 )
 def test_no_page_raises(body: bytes, charset: str | None, headers: Headers) -> None:
     read(body, headers, charset, resources=True)
-
-
-def test_a_call_travels_as_plain_values() -> None:
-    """As between processes: arguments decoded without types, the answer with its own."""
-    options = Options("ourbot", 10, True, Rules(drop_params=("x",)))
-    call = (b"<a href=/a?x=1>", PAGE, "text/html", None, [(b"link", b"<b>")], options)
-    there = msgspec.msgpack.decode(msgspec.msgpack.encode(call))
-    answer = msgspec.msgpack.encode(outlinks(*there))
-    assert msgspec.msgpack.decode(answer, type=Outlinks) == outlinks(*call)
-    assert [link.url for link in outlinks(*call).links] == ["http://example.org/dir/b", "http://example.org/a"]

@@ -16,13 +16,14 @@ from support.programs import LOCAL, crawler
 
 from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
+from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
 from crawler.frontier.rocksdb.reader import RocksReader
-from crawler.parse.html import Options, Packed, decode_part
+from crawler.parse.html import Options
 from crawler.parse.pool import Fault, open_parser, pool_size
+from crawler.policy.scope import ScopeRules
 
 SOON = ParseConfig(parse_timeout=0.4)
 MIB = 1 << 20
-OUTLINKS = "crawler.parse.html:packed"
 
 
 def alive(pid: int) -> bool:
@@ -275,17 +276,19 @@ async def test_a_process_has_nothing_but_its_socket(tmp_path, monkeypatch):
 async def test_outlinks_come_back_as_they_are_made_in_the_loop():
     """The real reader, and what it costs: a process that has it is still small."""
     page = b"<base href=/a/><a href=b>b</a><a rel=nofollow href='//c.example/?q=\xe9'>c</a><meta name=robots content=noarchive>"
-    arguments = (page, "https://a.example/", "text/html", "windows-1252", [(b"Link", b"</d>; rel=next")], Options("bot"))
+    arguments = (page, "https://a.example/", "text/html", "windows-1252", [(b"Link", b"</d>; rel=next")])
+    reading = encode(Reading(Options("bot"), ScopeRules(scope="any", depth=-1), 7, True))
+    arguments += (1, "https://a.example/", reading)
     answers = []
     for parsers in (0, 1):
-        async with open_parser(SOON, parsers=parsers, preload=f"{OUTLINKS} support.victims:act") as parser:
-            answers.append(await parser.call(OUTLINKS, *arguments, result=Packed))
+        async with open_parser(SOON, parsers=parsers, preload=f"{FUNCTION} support.victims:act") as parser:
+            answers.append(await parser.call(FUNCTION, *arguments, result=Packed))
             if parsers:
                 assert await parser.call("support.victims:resident", result=int) < 30 * MIB
                 modules = await parser.call("support.victims:modules", result=list)
                 assert not {"asyncio", "aiohttp", "pydantic", "rocksdict", "crawler.config"} & set(modules)
     assert answers[0] == answers[1]
-    assert [len(decode_part(part)) for part in answers[1].parts] == [3]
+    assert [len(part) for part in answers[1].parts] == [2] and answers[1].refused == {"nofollow": 1}
 
 
 def test_a_page_too_large_for_a_parser_is_read_as_far_as_it_can(tmp_path):

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,9 +22,19 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Input, Link
 from crawler.core.urls import Rules
 from crawler.parse.seed_files import BLOCK_BYTES, check, zstd
-from crawler.parse.seeds import CHUNK_LINES_MAX, LINE_BYTES_MAX, Chunk, Lines, read
-
-Fault = tuple[Input, str, str, str | None]
+from crawler.parse.seeds import (
+    CHUNK_LINES_MAX,
+    EXTRA_BYTES_MAX,
+    LEFT_OUT,
+    LINE_BYTES_MAX,
+    WHAT_TO_DO,
+    Chunk,
+    Fault,
+    Lines,
+    check_urls,
+    lines_read,
+    read,
+)
 
 
 def gather(chunks: Iterator[Chunk]) -> tuple[list[Link], list[Fault], bytes]:
@@ -76,7 +88,16 @@ def test_a_list_with_everything_in_it(tmp_path: Path) -> None:
         Link("http://a.example/", "a.example", input=at(1)),
         Link("http://b.example/x", "b.example", given="http://B.example:80/x#y", input=at(4)),
         Link("http://e.example/", "e.example", given="http://***@e.example/", input=at(8)),
-        Link("http://f.example/", "f.example", depth=2, priority=9, given="http://f.example", input=at(10), tag="t"),
+        Link(
+            "http://f.example/",
+            "f.example",
+            depth=2,
+            priority=9,
+            given="http://f.example",
+            input=at(10),
+            tag="t",
+            extra='{"id":[1]}',
+        ),
         Link("http://z.example/", "z.example", input=at(16)),
     ]
     assert faults == [
@@ -100,6 +121,185 @@ def test_hostile_lines_are_faults(line: bytes, tmp_path: Path) -> None:
     assert len(faults) == 1
     assert [link.input and link.input.line for link in links] == [2]
     json.dumps(faults[0][1]).encode()
+
+
+MORE = [
+    "http://a.example/\tTitle",
+    "http://a.example/\t200\t2024-01-01",
+    "17\thttp://a.example/",
+    "http://a.example/\vx",
+    "http://a.example/,http://b.example/",
+    "http://a.example/;HTTPS://b.example/",
+    "http://a.example/|http://b.example/",
+    "http://a.example/ http://b.example/",
+    'http://a.example/ "http://b.example/"',
+    "http://a.example/?q=1 https://b.example/",
+    "http://a.example/   Title",
+    "http://a.example/ # the first",
+    "http://a.example/ - Title",
+    "http://a.example/ | Title",
+    '"http://a.example/","Title, with comma"',
+    'http://a.example/,"Title"',
+    '"http://a.example/";17',
+    "17,http://a.example/",
+    '"http://a.example/"',
+    "'http://a.example/'",
+    "<http://a.example/>",
+    '<a href="http://a.example/">x</a>',
+    "[Title](http://a.example/)",
+    "- http://a.example/",
+    "* https://a.example/",
+    "1. http://a.example/",
+    "(http://a.example/)",
+    "URL: http://a.example/",
+    "url=http://a.example/",
+    '["http://a.example/"]',
+]
+ALONE = [
+    "http://a.example/my page.html",
+    "http://a.example/a,b;c|d",
+    "http://a.example/?u=http://b.example/",
+    "http://a.example/?u=x,http://b.example/",
+    "http://web.archive.example/2020/http://b.example/",
+    "http://a.example/filters:watermark(http://b.example/x.png,10)/y",
+    "http://a.example/it's,'so'",
+    "http://a.example/Foo_(bar)",
+    "http://a.example/#a - b",
+    "http://a.example/;v=1",
+    "\u00a0http://a.example/\u2003",
+    "\ufeffhttp://a.example/\u200b",
+]
+
+
+@pytest.mark.parametrize("line", MORE)
+def test_a_line_that_holds_more_than_a_url_is_told_and_not_fetched_as_one(line: str) -> None:
+    """Tables, quotes, brackets, list marks: the parser of URLs would make one URL of many of them."""
+    links, faults, _ = gather(fed(f"{line}\nhttp://z.example/\n".encode()))
+    assert [(fault[0].line, fault[1], fault[2]) for fault in faults] == [(1, line, "more_than_url")]
+    assert [link.url for link in links] == ["http://z.example/"]
+
+
+@pytest.mark.parametrize("line", ALONE)
+def test_a_url_with_unusual_characters_is_one_all_the_same(line: str) -> None:
+    links, faults, _ = gather(fed(line.encode()))
+    assert not faults and len(links) == 1
+    assert links[0].url.startswith("http://") and not links[0].url.endswith(("%E2%80%8B", "%C2%A0"))
+
+
+@given(
+    url=st.from_regex(r"https?://[a-z]{1,9}\.example/[A-Za-z0-9/._~-]{0,20}(\?[a-z]{1,5}=[A-Za-z0-9,;|]{0,5})?", fullmatch=True),
+    text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
+    turned=st.booleans(),
+)
+def test_no_column_beside_a_tab_ever_reaches_a_url(url: str, text: str, turned: bool) -> None:
+    line = f"{text}\t{url}" if turned else f"{url}\t{text}"
+    links, _faults, _ = gather(fed(line.encode()))
+    assert {link.url for link in links} <= {url}, "alone, where the other column is blank"
+    assert not text.strip("\u00a0 \ufeff\u200b\u200e\u200f").strip() or text.lstrip().startswith("#") or not links
+
+
+@pytest.mark.parametrize(
+    "line", ['{"url": "http://a.example/\\thttp://b.example/", "tag": 5}', '{"url": "a\\thttp://b/", "tag": 5}']
+)
+def test_a_url_within_json_is_held_to_the_same(line: str) -> None:
+    _, [(_, _, reason, tag)], _ = gather(fed(line.encode()))
+    assert (reason, tag) == ("more_than_url", 5)
+
+
+def test_lists_laid_one_behind_the_other_may_each_begin_with_a_mark() -> None:
+    data = b"\xef\xbb\xbf# first\nhttp://a.example/\n\xef\xbb\xbf# second\n\xef\xbb\xbf\n\xef\xbb\xbfhttp://b.example/\n"
+    links, faults, _ = gather(fed(data))
+    assert not faults and [(link.url, link.input.line) for link in links if link.input] == [
+        ("http://a.example/", 2),
+        ("http://b.example/", 5),
+    ]
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_list_in_utf_16_is_refused_whole_and_told_how_to_save_it(coding: str, packed: bool, tmp_path: Path) -> None:
+    data = "http://a.example/\nhttp://b.example/ä\n".encode(coding)
+    path = written(tmp_path / "list", gzip.compress(data) if packed else data)
+    with pytest.raises(ConfigError, match=r"list: it is UTF-16; save it as UTF-8"):
+        list(read([path]))
+
+
+def fed(data: bytes) -> Iterator[Chunk]:
+    lines = Lines("list", Rules())
+    yield from lines.feed(data)
+    yield from lines.finish()
+
+
+@pytest.mark.parametrize(
+    ("written_as", "tag"),
+    [
+        ("5", 5),
+        ("0", 0),
+        ("-7", -7),
+        ("5.5", 5.5),
+        ("1e3", 1000.0),
+        ('"5"', "5"),
+        ('"x"', "x"),
+        ("null", "mine"),
+        ('""', "mine"),
+        (str(1 << 64), str(1 << 64)),
+        (str((1 << 64) - 1), (1 << 64) - 1),
+        (str(-(1 << 63)), -(1 << 63)),
+        (str(-(1 << 70)), str(-(1 << 70))),
+    ],
+)
+def test_a_tag_is_text_or_a_number_and_comes_back_as_it_was(written_as: str, tag: object) -> None:
+    lines = Lines("list", Rules(), tag="mine")
+    [chunk] = lines.feed(f'{{"url": "http://a.example/", "tag": {written_as}}}\n'.encode())
+    [link] = chunk.links
+    assert link.tag == tag and type(link.tag) is type(tag)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(link), type=Link) == link
+    orjson.dumps(link.tag)
+
+
+@pytest.mark.parametrize("written_as", ["true", "[1]", '{"a": 1}', '"' + "x" * 257 + '"', "1e999", "NaN"])
+def test_what_is_no_tag_is_a_fault(written_as: str) -> None:
+    links, faults, _ = gather(fed(f'{{"url": "http://a.example/", "tag": {written_as}}}\n'.encode()))
+    assert not links and faults[0][2] == "json"
+
+
+keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(
+    lambda key: key not in ("url", "tag", "depth", "priority")
+)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+)
+
+
+@given(st.dictionaries(keys, values, max_size=8), st.booleans(), st.booleans())
+def test_other_keys_come_back_whole_as_far_as_they_have_room(more: dict[str, object], escaped: bool, good: bool) -> None:
+    """In their order, as one object of at most a KiB; and those that have no room are counted."""
+    url = "http://a.example/" if good else "no url"
+    line = json.dumps({"url": url, **more}, ensure_ascii=escaped)
+    [chunk] = fed(line.encode())
+    extra = chunk.links[0].extra if good else chunk.extras.get(Input("list", 1))
+    if extra is None:
+        assert not more
+        return
+    assert len(extra.encode()) <= EXTRA_BYTES_MAX
+    orjson.dumps({"extra": orjson.Fragment(extra)})
+    found = json.loads(extra)
+    left_out = found.pop(LEFT_OUT, 0) if LEFT_OUT not in more else 0
+    assert list(found) == [key for key in more if key in found]
+    assert found == {key: more[key] for key in found}
+    assert left_out == len(more) - len(found)
+    assert left_out == 0 or len(line) > EXTRA_BYTES_MAX // 2
+
+
+def test_what_no_row_could_hold_is_left_out_and_counted() -> None:
+    deep = "[" * 300 + "]" * 300
+    [chunk] = fed(f'{{"url": "http://a.example/", "deep": {deep}, "id": 17, "long": "{"x" * 2000}"}}'.encode())
+    assert chunk.links[0].extra == '{"id":17,"...":2}'
 
 
 @pytest.mark.parametrize("length", [LINE_BYTES_MAX - 1, LINE_BYTES_MAX, LINE_BYTES_MAX + 1, 200_000])
@@ -356,3 +556,51 @@ def test_passing_over_a_list_keeps_no_lines(tmp_path: Path) -> None:
         assert list(reader.feed(data[start : start + BLOCK_BYTES])) == []
     assert list(reader.finish()) == []
     assert reader.line == 300_000
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("example.org", "crawler run https://example.org"),
+        ("www.example.org/a?b=1#c", "crawler run 'https://www.example.org/a?b=1#c'"),
+        ("localhost:8000", "crawler run https://localhost:8000"),
+        ("127.0.0.1/x", "crawler run https://127.0.0.1/x"),
+        ("[::1]:8000/", "crawler run 'https://[::1]:8000/'"),
+        ("urls.txt", "is a file, not a URL: to read the URLs in it: crawler run -i urls.txt"),
+        ("my urls", "crawler run -i 'my urls'"),
+        ("folder", "is a directory, not a URL: to go on with the crawl in it: crawler run -o folder"),
+        ("missing.csv.gz", "no such file: a list is named with -i FILE"),
+        ("-", "to read a list from standard input: crawler run -i -"),
+        ("ftp://example.org/", "only http and https"),
+        ("http://", "write each URL whole"),
+        ('"http://example.org/"', "a line holds one URL"),
+        ("http://example.org/\thttp://example.com/", "a line holds one URL"),
+        ("x" * 5000, "not a URL"),
+    ],
+)
+def test_what_is_typed_as_a_url_and_is_none_is_told_with_what_to_type(
+    typed: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("urls.txt", "my urls"):
+        Path(name).write_text("http://a.example/\n")
+    Path("folder").mkdir()
+    [fault] = check_urls(["http://a.example/", typed, "https://b.example"])
+    assert said in fault and typed[:20] in fault
+    assert "crawler add" not in said or "crawler add" in check_urls([typed], command="crawler add")[0]
+
+
+def test_no_password_is_repeated_to_who_typed_it() -> None:
+    for typed in ("http://me:secret@ a/", "me:secret@example.org", "ftp://me:secret@example.org/"):
+        assert "secret" not in check_urls([typed])[0]
+
+
+def test_how_far_a_source_was_read_is_in_its_position() -> None:
+    chunks = list(read([], ["http://a.example/", "no url", "http://b.example/"]))
+    assert [lines_read(chunk.position[1]) for chunk in chunks] == [3] and lines_read(None) == 0
+
+
+def test_for_every_reason_of_an_invalid_line_it_is_said_what_to_do() -> None:
+    from crawler.core.errors import REASONS
+
+    assert set(REASONS["invalid_url"]) == WHAT_TO_DO.keys()

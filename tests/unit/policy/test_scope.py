@@ -93,7 +93,7 @@ def test_depth_counts_links_and_not_redirects() -> None:
     assert Scope(ScopeConfig(depth=-1)).follows(link(home, depth=99))
 
 
-@pytest.mark.parametrize("kind", ["seed", "robots", "recrawl", "expand"])
+@pytest.mark.parametrize("kind", ["seed", "robots", "expand"])
 def test_what_was_named_or_admitted_before_is_never_refused(kind: str) -> None:
     url = "http://else.example/" + "a/" * 100 + "x" * 3000
     assert refuses(url, kind, depth=99, scope="host", include=("never",), exclude=(".",)) is None

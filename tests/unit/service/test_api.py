@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import logging
 import socket
 import threading
 from pathlib import Path
@@ -434,7 +435,8 @@ async def test_settings_change_together_or_not_at_all(tmp_path):
         for changes, says in (
             ({"delay": 3, "rate": "x"}, "rate"),
             ({"delay": 3, "dellay": 4}, "did you mean delay"),
-            ({"delay": 3, "archive": "files"}, "archive can only be changed by a restart"),
+            ({"delay": 3, "archive": "files"}, "archive belongs to what this crawl was begun with: only a new crawl"),
+            ({"delay": 3, "depth": 4, "workers": 1}, "depth belongs to what this crawl was begun with: only a new crawl"),
             ({"delay": 3, "depth": 4, "workers": 1}, "workers can only be changed by a restart"),
         ):
             status, told = await d.ask("PATCH", "/v1/settings", json=changes)
@@ -445,6 +447,46 @@ async def test_settings_change_together_or_not_at_all(tmp_path):
             assert (await d.ask("PATCH", "/v1/settings", data=body, headers={"Content-Type": "application/json"}))[0] == 400
         assert (await d.ask("PATCH", "/v1/settings", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
         assert (await d.ask("PATCH", "/v1/settings", json={"x": "y" * 100_000}))[0] == 413
+
+
+async def test_all_of_a_host_table_takes_effect_while_it_runs(tmp_path, caplog):
+    """Also robots.txt, where none was obeyed before."""
+    caplog.set_level(logging.INFO)
+    rules = b"User-agent: *\nDisallow: /good/9\n"
+
+    class Ruled(Site):
+        async def answer(self, conn, target):
+            if target.endswith("/robots.txt"):
+                await conn.play([head(len(rules), mime="text/plain") + rules, stay])
+            else:
+                await super().answer(conn, target)
+
+    with running(Ruled(host="0.0.0.0")) as site:
+        port = site.ports["http"]
+        async with daemon(tmp_path) as d:
+
+            async def crawled(host: str, *numbers: int) -> list[bytes]:
+                before, (_, told) = len(site.requests), await d.ask("GET", "/v1/status")
+                await d.ask("POST", "/v1/seeds", data=lines(f"http://{host}:{port}/good/{n}" for n in numbers))
+                await d.until(done=told["done"] + len(numbers), in_flight=0)
+                return site.requests[before:]
+
+            async def change(**table) -> None:
+                status, _ = await d.ask("PATCH", "/v1/settings", json={"host": [{"match": "127.0.0.2"} | table]})
+                assert (status, caplog.messages[-1]) == (200, "changed: host")
+
+            (first,) = await crawled("127.0.0.2", 1)
+            assert b"Mine: yes" not in first
+            await change(robots=True, headers={"Mine": "yes"})
+            robots, second = await crawled("127.0.0.2", 2, 9)
+            assert robots.startswith(b"GET /robots.txt ") and second.startswith(b"GET /good/2 ") and b"Mine: yes" in second
+            assert len(await crawled("127.0.0.3", 1, 9)) == 2, "only where the table says so"
+            await change(robots=False, proxy=f"http://127.0.0.9:{port}")
+            (third,) = await crawled("127.0.0.2", 3)
+            assert third.startswith(f"GET http://127.0.0.2:{port}/good/3 ".encode()) and b"Mine: yes" not in third
+            await change(delay=7, per_host=3)
+            hosts = d.crawl.hosts
+            assert (hosts.delay("127.0.0.2"), hosts.per_host("127.0.0.2"), hosts.delay("127.0.0.3")) == (7.0, 3, 0.0)
 
 
 # -- who may ask ------------------------------------------------------------------------------------------------------

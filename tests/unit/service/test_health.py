@@ -73,7 +73,7 @@ async def test_robots_and_caches_are_counted(tmp_path, site):
     base = f"http://127.0.0.1:{site.ports['http']}"
     async with daemon(tmp_path, robots=True) as d:
         await d.ask("POST", "/v1/seeds", data="\n".join([f"{base}/good/{n}" for n in range(5)]).encode())
-        await d.until(done=6)
+        await d.until(done=5, not_pages={"robots": 1})
         found = await metrics(d)
     assert sum(value for name, value in found.items() if name.startswith("crawler_robots_fetches_total")) == 1
     assert found['crawler_cache_events_total{cache="robots",event="hit"}'] > 0

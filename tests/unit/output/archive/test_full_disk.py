@@ -8,9 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.pages import Ledger, page_of
+from support.pages import Crawl, Ledger, page_of, seed
+from support.whole import found_whole
 
+from crawler.core.batch import Settled
 from crawler.core.errors import StorageError
+from crawler.core.model import Done
 from crawler.output.archive.reader import open_body
 
 
@@ -68,6 +71,39 @@ def test_a_batch_that_does_not_fit_leaves_nothing_and_fits_later(small_disk, kin
     ledger.archive.close()
 
 
+@pytest.mark.parametrize("kind", ["warc", "files", "discard"])
+@pytest.mark.parametrize("begun", [True, False], ids=["in files of an earlier batch", "in new files"])
+def test_who_leaves_a_full_disk_leaves_whole_records_only(small_disk, kind, begun):
+    """Archive, index, rows and bodies end where the last commit says, also in files that no commit knows."""
+    crawl, committed = Crawl(small_disk, kind), {}
+
+    def batch(names, size):
+        crawl.commit(links=[seed(f"http://h/{name}", 1) for name in names])
+        return [Settled(lease, Done(crawl.page(lease.link.url, os.urandom(size)), "ok")) for lease in crawl.claim()]
+
+    if begun:
+        crawl.commit(batch(["a", "b"], 3000))
+        committed = found_whole(small_disk)
+        assert committed or kind == "discard"
+    settled = batch(range(30), 20_000)
+    prepared = crawl.prepare(settled)
+    fill(small_disk / "ballast")
+    if kind == "discard":  # nothing but rows: they must be more than there is room for
+        for one in settled:
+            one.outcome.page.headers += ((b"Location", b"x" * 30_000),)
+    with pytest.raises(StorageError):
+        crawl.journal.append(prepared)
+        crawl.journal.sync()
+    assert crawl.journal.is_ahead
+    crawl.journal.cut(crawl.store.marks())
+    crawl.journal.close()
+    for one in settled:
+        one.outcome.page.body.discard()
+    left = found_whole(small_disk)
+    assert committed.items() <= left.items()
+    assert not [name for name in left.keys() - committed.keys() if left[name] and not name.startswith("files/")]
+
+
 def test_no_room_to_sort_an_index_is_made_good_later(small_disk):
     ledger = Ledger(small_disk)
     for number in range(50):
@@ -77,9 +113,10 @@ def test_no_room_to_sort_an_index_is_made_good_later(small_disk):
     fill(small_disk / "ballast")
     with pytest.raises(StorageError, match=r"\.cdxj\.open"):
         ledger.archive.committed()
+    assert len(ledger.files("index")) == 1, "nothing half done is left"
     (small_disk / "ballast").unlink()
     assert ledger.archive.rewind(ledger.marks) == []
     lines = ledger.files("index")[0].read_bytes().splitlines()
-    assert len(lines) == 50
+    assert len(lines) == 50 and len(ledger.files("index")) == 1
     assert lines == sorted(lines)
     ledger.archive.close()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import shutil
 import tracemalloc
+import zlib
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from support.pages import Crawl, seed, visit
 
@@ -98,6 +100,18 @@ def test_a_file_that_is_missing_or_shorter_is_named(crawl, folder, harm):
     assert ("but it is missing" if harm == "missing" else "but it is only") in faults[0]
 
 
+def says_the_same(sound, copy, path, place) -> bool:
+    """Whether the member still unpacks, checksum and all, to what it held."""
+    texts = []
+    for root in (sound.root, copy.root):
+        data = (root / path.relative_to(copy.root)).read_bytes()[place["offset"] :][: place["length"]]
+        try:
+            texts.append(gzip.decompress(data))
+        except (OSError, EOFError, zlib.error):
+            return False
+    return texts[0] == texts[1]
+
+
 @settings(max_examples=100, deadline=None)
 @given(place=st.floats(0, 0.999), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_a_record_is_found_and_the_rest_is_still_checked(sound, tmp_path_factory, place, bit):
@@ -112,6 +126,9 @@ def test_a_flipped_bit_in_a_record_is_found_and_the_rest_is_still_checked(sound,
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1 << bit]))
+    if says_the_same(sound, copy, path, answers[0]):
+        shutil.rmtree(copy.root)
+        reject()  # between the end of the deflated data and its checksum are up to seven bits that mean nothing
     found, faults = check(copy)
     assert any(f"{path.name}: the " in fault and f" at {answers[0]['offset']} " in fault for fault in faults)
     assert found.records >= 2 * PAGES - 1

@@ -1,0 +1,166 @@
+"""A page's links, packed: made where the page is read, opened where they are stored, and carried unopened in between.
+
+A block is a few columns of bytes, so that a store decides by slices of them. What all links of the page share stands in it
+once; a link's own value is put together when it is admitted, and a ``Link`` object when it is claimed. Pure; the parser
+processes import it.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Final
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+from msgspec.structs import replace
+
+from crawler.core.keys import KEY_BYTES, Keys
+from crawler.core.model import Link
+from crawler.core.urls import host_key
+
+QUERY_BYTES: Final = 8
+NO_QUERY: Final = b"\0" * QUERY_BYTES
+
+_encode = Encoder().encode
+_surrogates = re.compile("[\ud800-\udfff]").sub
+_links = Decoder(Link)
+
+
+def encode_link(link: Link, flags: int = 0) -> bytes:
+    """A link as stores keep it: a byte of flags, then a msgpack array of its fields. Half a surrogate pair in what a person
+    gave has no UTF-8; it is kept as U+FFFD."""
+    try:
+        return bytes((flags,)) + _encode(link)
+    except UnicodeEncodeError:
+        return bytes((flags,)) + _encode(replace(link, given=_surrogates("\ufffd", link.given or "")))
+
+
+def decode_link(value: bytes) -> tuple[int, Link]:
+    """(flags, link)"""
+    return value[0], _links.decode(memoryview(value)[1:])
+
+
+class Columns(Struct, frozen=True, array_like=True, gc=False):
+    """What a parser process says of the links of a page, every URL once."""
+
+    keys: bytes
+    """KEY_BYTES a link: fingerprint of its host, fingerprint of its URL, both by the crawl's secret."""
+    urls: bytes
+    """The canonical URLs, one behind the other. ASCII, as canonical URLs are."""
+    ends: bytes
+    """Where each of ``urls`` ends: unsigned 32-bit integers in the machine's order."""
+    queries: bytes
+    """QUERY_BYTES a link: fingerprint of the URL before its question mark, NO_QUERY where there is none; empty if no link
+    has one, or nobody asks."""
+
+    def __len__(self) -> int:
+        return len(self.keys) // KEY_BYTES
+
+    def is_sound(self) -> bool:
+        """Whether the columns fit each other. (A process that a document took over may say anything.)"""
+        count, odd = divmod(len(self.keys), KEY_BYTES)
+        fits = not odd and len(self.ends) == 4 * count and len(self.queries) in (0, QUERY_BYTES * count)
+        return fits and self.urls.isascii()
+
+
+class LinkBlock(Struct, frozen=True, gc=False):
+    """The links of kind ``link`` that a page has, or a part of them."""
+
+    columns: Columns
+    depth: int
+    tail: bytes
+    """Encoded fields that all of them share, behind URL and host."""
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        columns = self.columns
+        return len(columns.keys) + len(columns.urls) + len(columns.ends) + len(columns.queries) + len(self.tail)
+
+    def keys(self) -> list[bytes]:
+        keys = self.columns.keys
+        return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+
+    def url_at(self) -> Callable[[int], bytes]:
+        """place → its URL."""
+        urls, ends = self.columns.urls, array("I", self.columns.ends)
+        return lambda at: urls[ends[at - 1] if at else 0 : ends[at]]
+
+    def urls(self) -> Iterator[bytes]:
+        urls = self.columns.urls
+        return (urls[start:end] for start, end in pairwise((0, *array("I", self.columns.ends))))
+
+    def links(self) -> list[Link]:
+        """All of them, decoded."""
+        hosts = (packed_text(host_key(url.decode()).encode()) for url in self.urls())
+        return [decode_link(link_value(url, host, self.tail))[1] for url, host in zip(self.urls(), hosts, strict=True)]
+
+
+def block_of(columns: Columns, page: Link) -> LinkBlock:
+    """The links of a page, which is ``page`` as it was visited."""
+    shared = Link("", "", "link", page.depth + 1, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
+    return LinkBlock(columns, shared.depth, _encode(shared)[3:])
+
+
+def link_value(url: bytes, host: bytes, tail: bytes) -> bytes:
+    """A link as ``encode_link`` makes it, without flags. ``host`` is encoded, ``tail`` as in ``LinkBlock``."""
+    return _HEAD + packed_text(url) + host + tail
+
+
+def packed_text(text: bytes) -> bytes:
+    """A msgpack string."""
+    size = len(text)
+    if size < 32:
+        return bytes((0xA0 | size,)) + text
+    if size < 256:
+        return bytes((0xD9, size)) + text
+    return b"\xda" + size.to_bytes(2, "big") + text
+
+
+class Packer:
+    """Collects the links of one page. ``with_queries``: the crawl limits the different query strings of a path."""
+
+    def __init__(self, keys_by: Keys, *, with_queries: bool) -> None:
+        self._host_key, self._url_key, self._with_queries = keys_by.host, keys_by.url, with_queries
+        self._keys: list[bytes] = []
+        self._urls: list[bytes] = []
+        self._queries: list[bytes] = []
+        self._has_query = False
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+    def add(self, url: str, host: str) -> None:
+        encoded = url.encode()
+        self._keys.append(self._host_key(host) + self._url_key(encoded))
+        self._urls.append(encoded)
+        if self._with_queries:
+            path, mark, _ = encoded.partition(b"?")
+            self._queries.append(self._url_key(path) if mark else NO_QUERY)
+            self._has_query = self._has_query or bool(mark)
+
+    def take(self) -> Columns:
+        """What was added since the last time."""
+        ends = array("I", accumulate(map(len, self._urls))).tobytes()
+        queries = b"".join(self._queries) if self._has_query else b""
+        columns = Columns(b"".join(self._keys), b"".join(self._urls), ends, queries)
+        self._keys, self._urls, self._queries, self._has_query = [], [], [], False
+        return columns
+
+
+def pack(urls: Sequence[str], keys_by: Keys, page: Link) -> LinkBlock:
+    """A block of these URLs, found on a page."""
+    packer = Packer(keys_by, with_queries=True)
+    for url in urls:
+        packer.add(url, host_key(url))
+    return block_of(packer.take(), page)
+
+
+_HEAD: Final = b"\0" + _encode(Link("", ""))[:1]
+"""No flags, and the head of a link's array."""

@@ -1,0 +1,73 @@
+"""What runs in a parser process for a page: its links found, judged by the rules that need no memory, and packed.
+
+Everything that is done for each link is done here, so that the loop only carries the block. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+
+from crawler.core.keys import Keys
+from crawler.core.link_block import Columns, Packer
+from crawler.parse.html import PART_LINKS, Options, outlinks
+from crawler.policy.scope import Scope, ScopeRules
+
+FUNCTION: Final = "crawler.crawl.outlinks:packed"
+"""As a parser process is told it."""
+
+
+class Reading(Struct, frozen=True, array_like=True):
+    """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path."""
+
+    options: Options
+    scope: ScopeRules
+    secret: int
+    with_queries: bool
+
+
+class Packed(Struct, frozen=True, array_like=True):
+    """``robots``: directives of X-Robots-Tag and meta robots that are for us. ``refused``: references left out, by rule."""
+
+    parts: list[Columns]
+    """Of at most PART_LINKS links each."""
+    robots: list[str]
+    refused: dict[str, int]
+
+
+encode: Final = Encoder().encode
+_decode = Decoder(Reading).decode
+
+
+@lru_cache(maxsize=4)
+def _reading(encoded: bytes) -> tuple[Reading, Scope, Keys]:
+    reading = _decode(encoded)
+    return reading, Scope(reading.scope), Keys(reading.secret)
+
+
+def packed(
+    body: bytes,
+    url: str,
+    mime: str,
+    charset: str | None,
+    headers: Sequence[tuple[bytes, bytes]],
+    depth: int,
+    anchor: str,
+    encoded_reading: bytes,
+) -> Packed:
+    """The links of a page. ``depth`` is theirs, ``anchor`` the seed whose scope they live in; the rest as ``html.outlinks``."""
+    reading, scope, keys = _reading(encoded_reading)
+    found = outlinks(body, url, mime, charset, headers, reading.options)
+    packer = Packer(keys, with_queries=reading.with_queries)
+    parts: list[Columns] = []
+    for link, host in scope.admitted(depth, anchor, found.links, found.refused):
+        packer.add(link, host)
+        if len(packer) == PART_LINKS:
+            parts.append(packer.take())
+    if len(packer):
+        parts.append(packer.take())
+    return Packed(parts, found.robots, found.refused)

@@ -1,0 +1,88 @@
+"""Whoever may read a crawl's directory can use all that reads it, whether the crawl has ended, runs, or was killed."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import webs
+from support.programs import CLEAN, LOCAL, command_of, crawler, crawling
+from support.unwritable import by_mount, by_permission
+
+READ = "import sys, crawler\nfor page in crawler.read(sys.argv[1]):\n    with page.open() as body: body.read()"
+
+
+@contextlib.contextmanager
+def crawled(state: str, directory: Path, web: webs.Web, archive: str):
+    """A crawl in this state, of which the page /0 was fetched at least."""
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(5)] + [web.url("127.0.0.2", "/slow")] * (state != "finished")
+    with crawling("run", *urls, "-o", str(directory), "--archive", archive, *LOCAL, "--progress", "plain") as process:
+        if state == "finished":
+            assert process.wait(60) == 0
+        else:
+            while crawler("results", str(directory)).stdout.count("\n") < 5:
+                assert process.poll() is None, process.stderr.read()
+        if state == "killed":
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+        yield
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in [directory, *directory.rglob("*")]}
+
+
+@pytest.mark.parametrize("unwritable", [by_permission, by_mount])
+@pytest.mark.parametrize(
+    ("state", "archive"),
+    [("finished", "warc"), ("finished", "files"), ("running", "warc"), ("running", "files"), ("killed", "warc")],
+)
+def test_all_that_reads_needs_no_leave_to_write(tmp_path, state, archive, unwritable):
+    out = tmp_path / "out"
+    answers = {"/slow": webs.Answer(hang=True)}
+    web = webs.Web({"127.0.0.2": answers}, default=lambda host, path: webs.text(f"page {path}"))
+    with web.running(), crawled(state, out, web, archive), unwritable(out) as before:
+        url = web.url("127.0.0.1", "/0")
+        there = snapshot(out)
+        said = {}
+        for command in (
+            ("results", out),
+            ("results", out, "--final", "--format", "csv"),
+            ("export", out),
+            ("export", out, "--files", tmp_path / "to"),
+            ("cat", out, url),
+            ("why", url, "--data", out),
+            ("verify", out),
+        ):
+            ended = subprocess.run(
+                [*before, *command_of(list(map(str, command)))], env=CLEAN, capture_output=True, text=True, check=False
+            )
+            assert ended.returncode == 0, (command, ended)
+            said[command[0]] = ended.stdout + ended.stderr
+        assert said["cat"] == "page /0" and "settled as ok" in said["why"] and "no faults" in said["verify"]
+        subprocess.run([*before, sys.executable, "-c", READ, str(out)], env=CLEAN, check=True, capture_output=True)
+        if state != "running":
+            assert snapshot(out) == there, "reading changes nothing"
+
+
+@pytest.mark.parametrize("command", [["results", "{}"], ["retry", "{}"], ["run", "-o", "{}"]])
+def test_a_directory_that_may_not_be_looked_into_is_said_to_be_so(tmp_path, command):
+    (tmp_path / "out" / "frontier").mkdir(parents=True)
+    with by_permission(tmp_path / "out") as before:
+        (tmp_path / "out").chmod(0)
+        arguments = [word.format(tmp_path / "out") for word in command]
+        ended = subprocess.run([*before, *command_of(arguments)], env=CLEAN, capture_output=True, text=True, check=False)
+        (tmp_path / "out").chmod(0o700)
+    assert ended.returncode == 2 and ended.stderr.endswith("out: Permission denied\n"), ended
+
+
+@pytest.mark.parametrize("command", ["retry", "retire"])
+def test_what_changes_a_crawl_says_that_it_must_write(tmp_path, command):
+    out = tmp_path / "out"
+    web = webs.Web(default=lambda host, path: webs.text("page"))
+    with web.running(), crawled("finished", out, web, "warc"), by_permission(out) as before:
+        arguments = [command, str(out), *(["--missing"] if command == "retire" else [])]
+        ended = subprocess.run([*before, *command_of(arguments)], env=CLEAN, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "it must be a directory that can be written" in ended.stderr, ended

@@ -1,0 +1,179 @@
+"""No signal kills a crawl before it has said so: from the moment it can hear them to its exit."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from support import webs
+from support.programs import CLEAN, LOCAL, command_of, crawler, crawling, rows_of
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(scope="module")
+def web():
+    web = webs.Web({"127.0.0.2": {"/slow": webs.Answer(hang=True)}}, default=lambda host, path: webs.text(f"page {path}"))
+    with web.running():
+        yield web
+
+
+def listens(process: subprocess.Popen, number: signal.Signals = signal.SIGUSR2) -> bool:
+    """Whether it has a handler for a signal by now: the interpreter has none while it starts."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    caught = int(next(line.split()[1] for line in lines if line.startswith("SigCgt")), 16)
+    return bool(caught >> number - 1 & 1)
+
+
+def wait_until_it_listens(process: subprocess.Popen) -> None:
+    while not listens(process):
+        assert process.poll() is None
+        time.sleep(0.002)
+
+
+def test_signals_that_only_ask_never_kill_however_many_come_and_whenever(web, tmp_path):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(10)]
+    with crawling("run", *urls, "-o", str(tmp_path), *LOCAL, "--progress", "none") as process:
+        wait_until_it_listens(process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGUSR1)
+            process.send_signal(signal.SIGUSR2)
+            time.sleep(0.001)
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "10 of 10 URLs settled" in said and "/10 URLs" in said and "blocks allocated" in said
+    assert len(rows_of(tmp_path)) == 10
+
+
+def test_what_is_sent_to_all_of_a_service_kills_no_parser_either(web, tmp_path):
+    """As ``systemctl kill`` does, and a terminal: also to parsers that have just been started."""
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(10)]
+    command = command_of(["run", *urls, "-o", str(tmp_path), *LOCAL, "--depth", "1", "--parsers", "2", "--progress", "none"])
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=CLEAN, text=True, start_new_session=True, **streams) as process:
+        wait_until_it_listens(process)
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGUSR1)
+            time.sleep(0.005)
+        said = process.stderr.read()
+    assert process.returncode == 0 and "10 of 10 URLs settled" in said, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["at its start", "while it opens", "while it crawls"])
+def test_a_signal_that_stops_drains_whenever_it_comes(web, tmp_path, number, moment):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(30)]
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--rate", "50", "--progress", "plain")
+    with crawling(*command) as process:
+        wait_until_it_listens(process)
+        while moment == "while it opens" and not (tmp_path / "frontier").exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        if moment == "while it crawls":
+            process.stderr.readline()
+            process.stderr.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 5, said
+    assert f"stopped before the end ({number.name})" in said
+    assert crawler(*command, "--rate", "0").returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_second_ends_at_once_also_before_it_crawls(web, tmp_path, number):
+    with crawling("run", web.url("127.0.0.2", "/slow"), "-o", str(tmp_path), *LOCAL) as process:
+        wait_until_it_listens(process)
+        process.send_signal(number)
+        process.send_signal(signal.SIGTERM if number != signal.SIGTERM else signal.SIGINT)
+        assert process.wait(10) == 5
+
+
+def test_who_was_started_to_survive_its_terminal_survives_it(web, tmp_path):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(20)]
+    command = ["nohup", *command_of(["run", *urls, "-o", str(tmp_path), *LOCAL, "--rate", "50", "--progress", "none"])]
+    with subprocess.Popen(
+        command, env=CLEAN, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_until_it_listens(process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+    assert process.returncode == 0 and len(rows_of(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("progress", ["bar", "plain"])
+def test_a_terminal_that_is_closed_drains_it_and_what_it_says_to_nobody_does_no_harm(web, tmp_path, progress):
+    leader, follower = pty.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(200)]
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--rate", "20", "--progress", progress)
+    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+    process = subprocess.Popen(command_of(command), env=CLEAN | {"TERM": "xterm"}, preexec_fn=own_terminal, **streams)
+    os.close(follower)
+    drawn = b""
+    while drawn.count(b"URLs") < 1:
+        drawn += os.read(leader, 65536)
+    os.close(leader)
+    assert process.wait(60) == 5
+    assert crawler(*command, "--rate", "0").returncode == 0
+    assert len(rows_of(tmp_path)) == 200
+
+
+def test_a_reader_of_its_talk_that_goes_away_does_not_end_it(web, tmp_path):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(20)]
+    with crawling(
+        "run", *urls, "-o", str(tmp_path), *LOCAL, "--rate", "50", "--progress", "plain", "--max-pages", "10"
+    ) as process:
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(60) == 5, "its own exit code, not one for the reader"
+    assert len(rows_of(tmp_path)) >= 10
+
+
+def test_the_daemon_hears_what_came_before_it_was_open(tmp_path):
+    config = tmp_path / "crawler.toml"
+    config.write_text("delay = 3\n")
+    out = tmp_path / "out"
+    command = ("serve", "--data", str(out), "-c", str(config), "--listen", "127.0.0.1:0", "--log-format", "text")
+    with crawling(*command) as process:
+        wait_until_it_listens(process)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            process.send_signal(number)
+        said = ""
+        while not ("blocks allocated" in said and "URLs" in said):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+USER = """
+import asyncio, signal, sys
+from crawler import Config, run_crawl
+mine = signal.signal(signal.SIGUSR1, lambda *_: None)
+before = [signal.getsignal(number) for number in {handled}]
+asyncio.run(run_crawl(Config.model_validate({{"urls": [sys.argv[1]], "output": sys.argv[2], "allow_net": ["127.0.0.0/8"]}})))
+assert before == [signal.getsignal(number) for number in {handled}]
+"""
+
+
+def test_a_program_of_somebody_else_gets_its_own_handlers_back(web, tmp_path):
+    program = USER.format(handled=[int(number) for number in HANDLED])
+    command = [sys.executable, "-c", program, web.url("127.0.0.1", "/1"), str(tmp_path)]
+    subprocess.run(command, env=CLEAN, check=True, capture_output=True, text=True)
+    assert [row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed"] == ["ok"]

@@ -1,0 +1,75 @@
+"""A page's links, packed in a parser process, are those that the page has and the scope admits, whatever the page."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.config.sections import ScopeConfig
+from crawler.core.keys import HOST_BYTES
+from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
+from crawler.core.model import Link
+from crawler.core.urls import fingerprint
+from crawler.crawl.outlinks import Reading, encode, packed
+from crawler.parse.html import PART_LINKS, Options, outlinks
+from crawler.policy.scope import Scope, ScopeRules
+
+SECRET = 7
+PAGE = "http://www.example.org/a/b"
+
+references = st.one_of(
+    st.sampled_from(
+        ["/", "c", "../d?x=1", "?y", "#z", "//other.example/", "http://www.example.org:81/", "mailto:x", "http://[", "é?ü"]
+    ),
+    st.text("ab/?.=&", max_size=12),
+    st.builds("http://{}.example.org/{}".format, st.sampled_from(["www", "b", "c"]), st.text("ab/?", max_size=8)),
+)
+elements = st.one_of(
+    st.builds('<a href="{}">'.format, references),
+    st.builds('<a rel=nofollow href="{}">'.format, references),
+    st.builds('<iframe src="{}">'.format, references),
+    st.sampled_from(["<meta name=robots content=nofollow>", "<base href=/base/x>", "<p>"]),
+)
+configs = st.builds(
+    ScopeConfig,
+    scope=st.sampled_from(["host", "domain", "prefix", "any"]),
+    depth=st.sampled_from([-1, 1, 2]),
+    exclude=st.sampled_from([(), ("x=",), ("other",)]),
+    include=st.sampled_from([(), ("example",)]),
+    max_path_depth=st.sampled_from([0, 2]),
+    max_repeated_segments=st.sampled_from([0, 1]),
+    max_url=st.sampled_from([2083, 30]),
+)
+
+
+@given(
+    st.lists(elements, max_size=20), configs, st.booleans(), st.integers(0, 2), st.sampled_from([None, "http://b.example.org/"])
+)
+def test_as_one_by_one(parts, config, obey, depth, anchor):
+    body = "".join(parts).encode()
+    page = Link(PAGE, "www.example.org", depth=depth, tag="t", anchor=anchor)
+    options = Options("bot")
+    found = outlinks(body, PAGE, "text/html", "utf-8", [], options)
+    links, refused = Scope(config, obey=obey).outlinks(page, found.links)
+    for rule, count in found.refused.items():
+        refused[rule] = refused.get(rule, 0) + count
+
+    reading = encode(Reading(options, ScopeRules.of(config, obey=obey), SECRET, True))
+    made = packed(body, PAGE, "text/html", "utf-8", [], page.depth + 1, page.anchor or PAGE, reading)
+    blocks = [block_of(columns, page) for columns in made.parts]
+    assert [link for block in blocks for link in block.links()] == list(links)
+    assert (made.refused, made.robots) == (refused, found.robots)
+    for block in blocks:
+        assert block.columns.is_sound()
+        for at, (key, link) in enumerate(zip(block.keys(), block.links(), strict=True)):
+            assert key == fingerprint(link.host, SECRET) + fingerprint(link.url, SECRET)
+            path, mark, _ = link.url.partition("?")
+            query = block.columns.queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES] or NO_QUERY
+            assert query == (fingerprint(path, SECRET) if mark else NO_QUERY)
+            assert len(key[:HOST_BYTES]) == HOST_BYTES
+
+
+def test_very_many_links_come_in_parts():
+    body = b"".join(b"<a href=/%d>" % n for n in range(2 * PART_LINKS + 1))
+    reading = encode(Reading(Options(), ScopeRules(depth=-1), SECRET, False))
+    made = packed(body, PAGE, "text/html", "utf-8", [], 1, PAGE, reading)
+    assert [len(part) for part in made.parts] == [PART_LINKS, PART_LINKS, 1]
+    assert not any(part.queries for part in made.parts)

@@ -1,0 +1,145 @@
+"""What a lost network may be to blame for is held, and settled once somebody answers or given back once nobody does."""
+
+import asyncio
+import logging
+
+import pytest
+from support.frontiers import Time, frontier, lease
+from support.pages import page_of
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Done, Dropped, Retry, Unvisited
+from crawler.resources.network import Network
+
+SUSPECT = Retry("timeout", "connect_timeout", 1.0)
+SILENT = Dropped("timeout", "read_timeout")
+REFUSED = Dropped("connect_error", "refused")
+PATIENCE_S = 600.0
+
+
+class World:
+    def __init__(self) -> None:
+        self.time, self.settled = Time(), []
+        self.frontier = frontier(self.time)
+        self.reachable: set[str] = set()
+        self.tried: list[str] = []
+        self.network = Network(
+            self.frontier,
+            self.reaches,
+            clock=self.time,
+            patience_s=PATIENCE_S,
+        )
+
+    async def reaches(self, host: str) -> bool:
+        self.tried.append(host)
+        return host in self.reachable
+
+    def ends(self, outcome, *hosts: str) -> None:
+        for host in hosts:
+            self.settle(self.network.observe(lease(f"http://{host}/"), outcome))
+
+    def settle(self, visits) -> None:
+        self.settled += ((lease.link.host, outcome) for lease, outcome in visits)
+
+    async def watched(self, until) -> None:
+        """As the crawl watches, until that holds."""
+        while not until():
+            self.time.now += 1
+            self.settle(self.network.tick())
+            await self.network.probe()
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def world(caplog):
+    caplog.set_level(logging.INFO)
+    return World()
+
+
+def hosts(count: int, name: str = "h") -> list[str]:
+    return [f"{name}{number}.test" for number in range(count)]
+
+
+def test_an_answer_is_settled_at_once(world):
+    world.ends(REFUSED, "a.test")
+    assert world.settled == [("a.test", REFUSED)] and world.frontier._held == 0
+
+
+def test_what_may_be_our_fault_is_held_until_somebody_answers(world, caplog):
+    world.ends(SUSPECT, *hosts(10))
+    world.ends(SILENT, "b.test")
+    assert world.settled == [] and world.frontier._held == 11
+    world.ends(REFUSED, "a.test")
+    assert world.settled == [*((host, SUSPECT) for host in hosts(10)), ("b.test", SILENT), ("a.test", REFUSED)]
+    assert world.frontier._held == 0 and not caplog.messages
+
+
+def test_when_nobody_answers_the_crawl_pauses_and_all_that_was_held_is_given_back(world, caplog):
+    world.ends(SUSPECT, *hosts(49))
+    assert world.frontier.pauses == set()
+    world.ends(SUSPECT, "last.test")
+    assert world.frontier.pauses == {"offline"} and len(caplog.messages) == 1
+    assert [outcome for _, outcome in world.settled] == [Unvisited()] * 50
+
+
+def test_a_page_that_was_cut_meanwhile_is_given_back_with_its_body(world, tmp_path):
+    page = page_of(tmp_path, [b"x" * 100_000])
+    world.ends(SUSPECT, *hosts(49))
+    world.ends(Done(page, "timeout", "read_timeout"), "cut.test")
+    assert page.body.path is not None and page.body.path.exists()
+    world.ends(SUSPECT, "last.test")
+    assert ("cut.test", Unvisited()) in world.settled and not page.body.path.exists()
+
+
+async def test_the_first_answer_from_anybody_ends_it(world, caplog):
+    world.ends(SUSPECT, *hosts(50))
+    world.ends(REFUSED, "a.test")
+    assert world.frontier.pauses == set() and world.settled[-1] == ("a.test", REFUSED) and len(caplog.messages) == 2
+
+
+async def test_a_host_that_had_answered_is_tried_and_ends_it_when_it_can_be_reached(world, caplog):
+    world.ends(REFUSED, "witness.test")
+    world.ends(SUSPECT, *hosts(50))
+    await world.watched(lambda: len(world.tried) > 2)
+    assert set(world.tried) == {"witness.test"} and world.frontier.pauses == {"offline"}
+    world.reachable.add("witness.test")
+    await world.watched(lambda: not world.frontier.pauses)
+    assert len(caplog.messages) == 2
+
+
+async def test_one_visit_is_dealt_now_and_then_to_see_whether_anybody_answers(world):
+    from crawler.core.model import Lease, Link
+
+    world.ends(SUSPECT, *hosts(50))
+    world.frontier.bench.put(Lease(Link(f"http://p.test/{n}", "p.test"), bytes([n + 1])) for n in range(9))
+    takers = [asyncio.create_task(world.frontier.take()) for _ in range(3)]
+    await world.watched(lambda: any(taker.done() for taker in takers))
+    assert sum(taker.done() for taker in takers) == 1, "one at a time"
+    for taker in takers:
+        taker.cancel()
+    await asyncio.wait(takers)
+
+
+async def test_an_outage_longer_than_the_patience_ends_the_crawl_and_a_shorter_one_before_counts_for_nothing(world):
+    world.ends(SUSPECT, *hosts(50))
+    world.time.now += PATIENCE_S - 10
+    world.ends(REFUSED, "a.test")
+    world.ends(SUSPECT, *hosts(50, "again"))
+    began = world.time.now
+    with pytest.raises(StorageError, match="network is down"):
+        await world.watched(lambda: False)
+    assert world.time.now - began >= PATIENCE_S
+
+
+async def test_what_is_held_while_nothing_else_is_out_is_settled_as_judged(world):
+    """No other visit could tell more."""
+    world.ends(SUSPECT, *hosts(3))
+    assert world.settled == []
+    await world.watched(lambda: world.settled)
+    assert world.settled == [(host, SUSPECT) for host in hosts(3)] and world.frontier.pauses == set()
+
+
+def test_the_end_of_the_crawl_gives_back_what_is_held(world):
+    world.ends(SUSPECT, *hosts(3))
+    world.settle(world.network.flush())
+    assert [outcome for _, outcome in world.settled] == [Unvisited()] * 3 and world.frontier._held == 0
