@@ -75,6 +75,8 @@ class Expander:
         options = Options(config.name, config.max_outlinks, config.resources, self._rules)
         with_queries = config.max_queries_per_path > 0
         self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
+        if config.sitemaps:
+            import crawler.parse.sitemap  # noqa: F401 - now: later there may be no descriptor left to import with
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
@@ -169,7 +171,7 @@ class Expander:
 
     async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
-        from crawler.parse.sitemap import Reader, read  # only few crawls read any
+        from crawler.parse.sitemap import Reader, read
 
         await room.parse(PART_BYTES_MAX)
         packed = done.page.coding is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import logging
+import os
 import resource
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import aiohttp
 
 from crawler.config.sections import FetchConfig, HostConfig
-from crawler.core.errors import ConfigError
+from crawler.core.errors import OUR_ERRNOS, ConfigError
 from crawler.fetch.connector import Connector
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.guard import Guard
@@ -133,7 +134,14 @@ def shares(descriptors: int) -> tuple[int, int]:
 
 
 def tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
-    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only."""
+    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only. ConfigError, or OSError: this machine
+    lacks what it takes to read them now."""
+    try:
+        if (system := ssl.get_default_verify_paths().cafile) is not None:
+            os.close(os.open(system, os.O_RDONLY))  # OpenSSL says nothing of a file it cannot open, and trusts nobody
+    except OSError as error:
+        if error.errno in OUR_ERRNOS:
+            raise
     context = ssl.create_default_context()
     if ca_file is not None:
         try:
