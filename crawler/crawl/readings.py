@@ -51,6 +51,8 @@ class Readings(Struct, frozen=True, kw_only=True):
     bytes_written: int = 0
     """To archive, index and results since the start."""
     connections: Mapping[str, int] = {}
+    connections_opened: int = 0
+    """Since the start."""
     urls: Mapping[str, int] = {}
     hosts: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
