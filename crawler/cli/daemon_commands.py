@@ -51,7 +51,10 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         return load(chosen, file=given.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
+    from crawler.cli.crawl_commands import import_aiohttp
     from crawler.cli.log import log_of_daemon
+
+    import_aiohttp()
     from crawler.service.serve import serve as served
 
     with log_of_daemon(config) as log:

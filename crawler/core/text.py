@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -18,6 +19,14 @@ def cell(text: str) -> str:
     """For a table: spreadsheets calculate a cell that begins like a formula, unless an apostrophe stands before it."""
     text = printable(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """What to append to a sentence on a name that is not known: the known one that looks most like it, if one does."""
+    import difflib  # only where something was mistyped
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else otherwise
 
 
 def json_text(line: bytes) -> bytes:

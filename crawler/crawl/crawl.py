@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -31,15 +31,17 @@ from crawler.frontier import Store
 from crawler.frontier.pump import Pump
 from crawler.output.journal import Journal
 from crawler.output.retention import Retention
-from crawler.parse.pool import Parser
 from crawler.parse.seeds import Chunk
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Rests
-from crawler.policy.robots_gate import RobotsDesk
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
+
+if TYPE_CHECKING:
+    from crawler.parse.pool import Parser
+    from crawler.policy.robots_gate import RobotsDesk
 
 NETWORK_EVERY_S: Final = 0.5
 SERVE_BACKOFF_MAX_S: Final = 3600.0

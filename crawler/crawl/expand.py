@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from msgspec.structs import replace
 
@@ -24,11 +24,12 @@ from crawler.core.page import Body, Page
 from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
 from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options
 from crawler.parse.microsyntax import robots_tag, text
-from crawler.parse.pool import Fault, Parser
-from crawler.parse.sitemap import Reader, read
 from crawler.policy.scope import Scope, ScopeRules
 from crawler.resources.memory_budget import Reservation, Visit
 from crawler.resources.memory_plan import SITEMAP_PART_BYTES, document_bytes
+
+if TYPE_CHECKING:
+    from crawler.parse.pool import Fault, Parser
 
 LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
@@ -80,6 +81,8 @@ class Expander:
         options = Options(config.name, config.max_outlinks, config.resources, self._rules)
         with_queries = config.max_queries_per_path > 0
         self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
+        if config.sitemaps:
+            import crawler.parse.sitemap  # noqa: F401 - now: later there may be no descriptor left to import with
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
@@ -158,12 +161,12 @@ class Expander:
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
         found = await self._parser.call(FUNCTION, body, *rest, result=Packed)
-        if not isinstance(found, Fault):
+        if isinstance(found, Packed):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
             found = await self._parser.call(FUNCTION, body[: len(body) // PART], *rest, result=Packed)
-        return (Packed([], [], {}) if isinstance(found, Fault) else found), fault
+        return (found if isinstance(found, Packed) else Packed([], [], {})), fault
 
     # -- sitemaps -------------------------------------------------------------------------------------------------
 
@@ -179,6 +182,8 @@ class Expander:
 
     async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
         """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
+        from crawler.parse.sitemap import Reader, read
+
         await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(done.page, self._config.max_sitemap)))
         packed = done.page.coding is not None
         body = await self._undo.unpacked(done.page, self._config.max_sitemap) if packed else done.page.body

@@ -42,7 +42,7 @@ def explain(root: Path, memory: Memory, url: str, via: str | None = None, *, is_
 
     ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
     the page ``via``, if that is known). FetchError: ``via`` is no URL."""
-    config = read_section(root, ScopeConfig) or ScopeConfig.model_validate({})
+    config = read_section(root, ScopeConfig) or ScopeConfig()
     try:
         canonical = urls.parse(url, rules=urls.Rules(config.max_url, config.drop_params, config.sort_query)).href
     except FetchError as error:

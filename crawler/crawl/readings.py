@@ -6,11 +6,13 @@ closed, and a part that is not there reads as 0.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Final, get_args
 
 from msgspec import Struct
 
+from crawler.core.errors import OUR_ERRNOS
 from crawler.core.model import State, WaitsFor
 
 STATES: Final = get_args(State)
@@ -26,6 +28,7 @@ HOST_STATES: Final = ("resting", "ready", "out", "stored")
 """On the bench and resting, due, or being visited; stored: known, and not on the bench."""
 CACHES: Final = ("dns", "robots")
 CACHE_EVENTS: Final = ("hit", "miss", "evicted")
+ERRNOS: Final = (*sorted(errno.errorcode[number] for number in OUR_ERRNOS), "other")
 
 
 class Account(Struct, frozen=True):

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from crawler.config import Config, HostRules
 from crawler.core import urls
@@ -38,11 +38,9 @@ from crawler.output.journal import Journal
 from crawler.output.results import Results
 from crawler.output.retention import Retention
 from crawler.parse import seeds
-from crawler.parse.pool import Parser, open_parser, pool_size
+from crawler.parse.html import PARSER
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Rests
-from crawler.policy.robots_cache import RulesCache
-from crawler.policy.robots_gate import RobotsDesk
 from crawler.policy.scope import RULES, Scope, domain_of
 from crawler.resources import cgroup
 from crawler.resources.disk import Disk
@@ -50,6 +48,10 @@ from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Needs, Plan, default_limit, divide
 from crawler.resources.network import HELD_MAX, Network
+
+if TYPE_CHECKING:
+    from crawler.parse.pool import Parser
+    from crawler.policy.robots_gate import RobotsDesk
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 
@@ -223,7 +225,10 @@ async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | Non
     if not config.depth:
         yield None
         return
-    async with open_parser(config, parsers=plan.parsers, preload=FUNCTION, memory_bytes=plan.parser_memory_bytes) as parser:
+    from crawler.parse.pool import open_parser  # not needed for a list
+
+    preload = f"{FUNCTION} {PARSER}"
+    async with open_parser(config, parsers=plan.parsers, preload=preload, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
 
 
@@ -231,7 +236,11 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     """The memory limit, divided. ConfigError if it is too small."""
     group = cgroup.find()
     limit = config.memory_limit or default_limit(group.limit if group else None)
-    parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit) if config.depth else 0
+    parsers = 0
+    if config.depth:
+        from crawler.parse.pool import pool_size
+
+        parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit)
     control = endless or config.metrics_listen is not None
     needs = Needs(
         workers=config.workers,
@@ -279,6 +288,9 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     """None where no robots.txt matters, and no [[host]] table may come to say otherwise while it runs."""
     if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
+    from crawler.policy.robots_cache import RulesCache
+    from crawler.policy.robots_gate import RobotsDesk
+
     return RobotsDesk(
         RulesCache(bytes_max),
         name=config.name,

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
-from aiolimiter import AsyncLimiter
 from msgspec import Struct
 
 from crawler.config.sections import FetchConfig, HostConfig
@@ -32,6 +31,9 @@ from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
 from crawler.fetch.transport import Way
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
 
 QUANTUM_BYTES: Final = 64 << 10
 """The byte rate is paid in pieces of this size."""
@@ -310,5 +312,7 @@ def _limiter(per_second: float) -> AsyncLimiter | None:
     """Evenly spaced, but for rates so high that the loop could not keep the spacing."""
     if per_second <= 0:
         return None
+    from aiolimiter import AsyncLimiter  # which asks the installed packages for its version: 10 ms
+
     at_once = max(1.0, per_second * LIMITER_PERIOD_S)
     return AsyncLimiter(at_once, at_once / per_second)

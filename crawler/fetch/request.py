@@ -90,7 +90,7 @@ def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str]
     general = _profile(common, {}, config.proxy)
     if not hosts:
         return lambda host: general
-    rules = HostRules(PolitenessConfig.model_validate({"host": tuple(hosts)}))
+    rules = HostRules(PolitenessConfig(host=tuple(hosts)))
     made = lru_cache(PROFILES_MAX)(lambda index: _profile(common, hosts[index].headers, hosts[index].proxy or config.proxy))
 
     def profile_of(host: str) -> Profile:

@@ -11,15 +11,16 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, Any, Final
 
-import aiodns
-import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError
 from crawler.fetch.exchange import CURRENT
+
+if TYPE_CHECKING:
+    import aiodns
 
 TTL_S_MIN, TTL_S_MAX = 60, 3600
 NEGATIVE_TTL_S: Final = {"nxdomain": 60.0, "no_address": 60.0, "servfail": 5.0}
@@ -32,18 +33,19 @@ IPV6_LOOK_S: Final = 60.0
 _TRIES: Final = 4
 
 _REASONS: Final = {
-    pycares.errno.ARES_ENODATA: "no_address",
-    pycares.errno.ARES_ENOTFOUND: "nxdomain",
-    pycares.errno.ARES_ENONAME: "nxdomain",
-    pycares.errno.ARES_EBADNAME: "nxdomain",
-    pycares.errno.ARES_EFORMERR: "servfail",
-    pycares.errno.ARES_ESERVFAIL: "servfail",
-    pycares.errno.ARES_ENOTIMP: "servfail",
-    pycares.errno.ARES_EREFUSED: "servfail",
-    pycares.errno.ARES_EBADRESP: "servfail",
-    pycares.errno.ARES_ETIMEOUT: "dns_timeout",
-    pycares.errno.ARES_ECONNREFUSED: "resolver_unreachable",
+    "ARES_ENODATA": "no_address",
+    "ARES_ENOTFOUND": "nxdomain",
+    "ARES_ENONAME": "nxdomain",
+    "ARES_EBADNAME": "nxdomain",
+    "ARES_EFORMERR": "servfail",
+    "ARES_ESERVFAIL": "servfail",
+    "ARES_ENOTIMP": "servfail",
+    "ARES_EREFUSED": "servfail",
+    "ARES_EBADRESP": "servfail",
+    "ARES_ETIMEOUT": "dns_timeout",
+    "ARES_ECONNREFUSED": "resolver_unreachable",
 }
+_OURS: Final = ("ARES_ENOMEM", "ARES_EFILE")
 
 Entry = tuple[str, ...] | str
 """The addresses, or the reason why there are none."""
@@ -67,13 +69,7 @@ class Resolver(AbstractResolver):
         self._timeout_s = timeout_s
         self._addresses_max = addresses_max
         self._names_max = names_max
-        self._dns = aiodns.DNSResolver(
-            nameservers=list(nameservers) or None,
-            loop=self._loop,
-            timeout=max(timeout_s / _TRIES, 0.25),
-            tries=_TRIES,
-            flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
-        )
+        self._nameservers = list(nameservers) or None
         self._cache: OrderedDict[str, tuple[float, Entry]] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Entry]] = {}
         self._lookups = 0
@@ -109,11 +105,31 @@ class Resolver(AbstractResolver):
             for ip in allowed[: self._addresses_max]
         ]
 
+    @cached_property
+    def _dns(self) -> aiodns.DNSResolver:
+        """c-ares, loaded with the first name: 20 ms, and a thread, that addresses do without. Raises StorageError."""
+        try:
+            import aiodns
+            import pycares
+
+            return aiodns.DNSResolver(
+                nameservers=self._nameservers,
+                loop=self._loop,
+                timeout=max(self._timeout_s / _TRIES, 0.25),
+                tries=_TRIES,
+                flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
+            )
+        except Exception as error:
+            if ours := _descriptors_spent():
+                raise StorageError("name lookup: no descriptor left", errno=ours) from error
+            raise
+
     async def close(self) -> None:
         for waiting in self._asked.values():
             waiting.cancel()
         self._asked.clear()
-        await self._dns.close()
+        if "_dns" in vars(self):
+            await self._dns.close()
 
     @property
     def names_known(self) -> int:
@@ -134,14 +150,15 @@ class Resolver(AbstractResolver):
         return found[1]
 
     def _ask(self, host: str) -> asyncio.Future[Entry]:
-        """One lookup for all who ask for this name meanwhile; it outlives those who give up."""
+        """One lookup for all who ask for this name meanwhile; it outlives those who give up. Raises StorageError."""
+        dns = self._dns
         self._lookups += 1
         if self._lookups % LOOKUPS_PER_CHANNEL_MAX == 0:
-            self._dns._channel.reinit()
+            dns._channel.reinit()
         waiting: asyncio.Future[Entry] = self._loop.create_future()
         self._asked[host] = waiting
         timer = self._loop.call_later(self._timeout_s, self._answer, host, waiting, "dns_timeout")
-        query = self._dns.getaddrinfo(host, family=self._families(), type=socket.SOCK_STREAM)
+        query = dns.getaddrinfo(host, family=self._families(), type=socket.SOCK_STREAM)
         query.add_done_callback(partial(self._answered, host, waiting, timer))
         return waiting
 
@@ -156,11 +173,11 @@ class Resolver(AbstractResolver):
         if error is None:
             entry, ttl_s = _addresses(query.result().nodes)
         else:
-            code = error.args[0] if error.args else None
-            if code in (pycares.errno.ARES_ENOMEM, pycares.errno.ARES_EFILE):
+            name = _error_names().get(error.args[0], "") if error.args else ""
+            if name in _OURS:
                 self._fail(host, waiting, StorageError("name lookup: out of memory or files"))
                 return
-            entry = _REASONS.get(code, "servfail") if isinstance(code, int) else "servfail"
+            entry = _REASONS.get(name, "servfail")
             ttl_s = NEGATIVE_TTL_S.get(entry, 0.0)
             if entry in ("resolver_unreachable", "dns_timeout") and (ours := _descriptors_spent()):
                 self._fail(host, waiting, StorageError("name lookup: no descriptor left", errno=ours))
@@ -192,6 +209,14 @@ class Resolver(AbstractResolver):
             self._ipv6_looked_at = now
             self._family = socket.AF_UNSPEC if _has_ipv6() else socket.AF_INET
         return self._family
+
+
+@cache
+def _error_names() -> dict[object, str]:
+    """c-ares' errors by number."""
+    from pycares import errno
+
+    return {getattr(errno, name): name for name in (*_REASONS, *_OURS)}
 
 
 def _addresses(nodes: Sequence[Any]) -> tuple[Entry, float]:

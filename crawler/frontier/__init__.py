@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from crawler.frontier.memory import MemoryStore
-from crawler.frontier.rocksdb.reader import RocksReader
-from crawler.frontier.rocksdb.store import RocksStore
 from crawler.frontier.store import Limits, Store
+
+if TYPE_CHECKING:
+    from crawler.frontier.rocksdb.reader import RocksReader
 
 MEMORY_BYTES: Final = 64 << 20
 
@@ -31,13 +31,19 @@ def open_store(
     host's configured rest in seconds: at open every host counts as just visited. ``memory_bytes`` bounds all caches and
     write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit)."""
     if kind == "memory":
+        from crawler.frontier.memory import MemoryStore
+
         return MemoryStore(limits)
+    from crawler.frontier.rocksdb.store import RocksStore
+
     return RocksStore(path, limits, now, rest, memory_bytes, files_max)
 
 
 def open_reader(path: Path) -> RocksReader:
     """Read a store while another process may be writing to it. Raises StorageError."""
+    from crawler.frontier.rocksdb.reader import RocksReader
+
     return RocksReader(path)
 
 
-__all__ = ["Limits", "RocksReader", "Store", "open_reader", "open_store"]
+__all__ = ["Limits", "Store", "open_reader", "open_store"]

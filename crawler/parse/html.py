@@ -10,14 +10,16 @@ walk, charset included; of 50 hostile documents of 1 MiB (depth, formatting, att
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import turbohtml
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, Rules, host_key
 from crawler.parse.microsyntax import directives, link_header, query_codec, reencoded, refresh, robots_tag, srcset, text
+
+if TYPE_CHECKING:
+    import turbohtml
 
 MIMES: Final = frozenset({"text/html", "application/xhtml+xml"})
 """Types whose bodies are read; of others only the headers are."""
@@ -32,6 +34,8 @@ OUTLINKS_BYTES_FACTOR: Final = 4
 than the page itself, times the factor."""
 PART_LINKS: Final = 2000
 """About half a megabyte, once they are objects."""
+PARSER: Final = "turbohtml:parse"
+"""What is to be loaded before the first document is read."""
 
 _HEAD_TAGS: Final = ("base", "meta")
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
@@ -234,6 +238,8 @@ def _base(found: _Found, href: str | None) -> str:
 def _parse(body: bytes, charset: str | None) -> turbohtml.Document:
     """BOM, header, meta prescan, then the detector (HTML, determining the character encoding). Links inside a declarative
     shadow root are links: left as a template, they are walked."""
+    import turbohtml  # a crawl that reads no page need not load it: 30 ms
+
     try:
         return turbohtml.parse(
             body, encoding=charset, detect_encoding=True, positions=False, allow_declarative_shadow_roots=False

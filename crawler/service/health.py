@@ -13,9 +13,7 @@ from typing import Final
 
 from crawler.core.model import Pause
 from crawler.crawl.crawl import Crawl
-from crawler.crawl.metrics import ERRNOS
-from crawler.crawl.readings import Account, Readings
-from crawler.service.listener import open_listener, watched
+from crawler.crawl.readings import ERRNOS, Account, Readings
 
 STUCK_S: Final = 60.0
 """No commit takes so long but where the crawl waits for the disk, and says so."""
@@ -32,6 +30,9 @@ async def open_vitals(crawl: Crawl) -> AsyncIterator[Vitals]:
     metrics.source = vitals.readings
     async with contextlib.AsyncExitStack() as stack:
         if crawl.config.metrics_listen:
+            # aiohttp's server takes 20 ms to import
+            from crawler.service.listener import open_listener, watched
+
             served = watched(metrics.registry, vitals.alive, vitals.ready)
             await stack.enter_async_context(open_listener(crawl.config.metrics_listen, served))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

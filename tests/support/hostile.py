@@ -66,8 +66,8 @@ async def fetching(
     **config: Any,
 ) -> AsyncIterator[Fetcher]:
     settings = LIMITS | {key: filled_in(value, site) for key, value in config.items()}
-    tables = [HostConfig.model_validate({key: filled_in(value, site) for key, value in host.items()}) for host in hosts]
-    opening = open_fetcher(FetchConfig.model_validate(settings), tmp=tmp, decode_body=decode_body, hosts=tables, lean=lean)
+    tables = [HostConfig(**{key: filled_in(value, site) for key, value in host.items()}) for host in hosts]
+    opening = open_fetcher(FetchConfig(**settings), tmp=tmp, decode_body=decode_body, hosts=tables, lean=lean)
     async with opening as fetcher:
         yield fetcher
 
@@ -75,7 +75,7 @@ async def fetching(
 def be_patient(fetcher: Fetcher) -> None:
     """From the next request on: what a busy machine makes late is no fault of a good page."""
     seconds = {"connect_timeout": 30.0, "first_byte_timeout": 30.0, "read_timeout": 30.0, "timeout": 60.0, "min_rate": 0}
-    fetcher._config = fetcher._config.model_copy(update=seconds)
+    fetcher._config = fetcher._config.replaced(**seconds)
 
 
 async def end_of(fetcher: Fetcher, url: str) -> tuple[str, str | None, bytes]:

@@ -9,9 +9,11 @@ import gzip
 import hashlib
 import resource
 import socket
+import ssl
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,13 @@ from support.sinful import Site, forever, hang, head, page, running, stay
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref
+from crawler.fetch import session
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.fetcher import _limiter
-from crawler.fetch.session import shares
+from crawler.fetch.session import shares, tls_context
 
 TEXT = b"<!doctype html><p>" + b"word " * 40_000
 MORE = {
@@ -266,7 +269,7 @@ async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_re
         await asyncio.gather(task, return_exceptions=True)
         assert fetcher.stats().bytes_in_flight == 0
         table = HostConfig(match="127.0.0.1", headers={"X-Key": "k3y"})
-        fetcher.change(FetchConfig.model_validate(LIMITS | {"max_body": 10}), [table])
+        fetcher.change(FetchConfig(**LIMITS | {"max_body": 10}), [table])
         assert (await end_of(fetcher, at(site, "/good/1")))[:2] == ("too_large", "max_body")
         assert fields_of(site.requests[-1])["x-key"] == "k3y"
 
@@ -472,26 +475,31 @@ async def test_cancelling_while_a_name_is_looked_up_or_connected_leaves_nothing_
 # -- our own trouble ----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = socket.socket()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno(), hard))
+    spare.close()
+    holders = []
+    try:
+        while True:
+            holders.append(socket.socket())
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for holder in holders:
+            holder.close()
+
+
 async def test_no_descriptor_left_is_our_trouble(site: Site, tmp_path: Path) -> None:
     async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), dns_timeout=0.5) as fetcher:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         for url in (at(site, "/good/1"), url_of("dns-good", site)):
-            spare = socket.socket()
-            resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno(), hard))
-            spare.close()
-            holders = []
-            try:
-                while True:
-                    holders.append(socket.socket())
-            except OSError:
-                pass
-            try:
-                with pytest.raises(StorageError) as caught:
-                    await fetcher.fetch(lease_of(url))
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                for holder in holders:
-                    holder.close()
+            with no_descriptor_left(), pytest.raises(StorageError) as caught:
+                await fetcher.fetch(lease_of(url))
             assert caught.value.errno == errno.EMFILE
         assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
 
@@ -510,6 +518,32 @@ async def test_certificates_that_cannot_be_read_are_the_operators_to_mend(site: 
         with pytest.raises(ConfigError, match="ca_file"):
             async with fetching(tmp_path, site, ca_file=str(path)):
                 pass
+
+
+async def test_certificates_are_read_with_the_first_https_link_once(site: Site, tmp_path: Path, monkeypatch) -> None:
+    read: list[int] = []
+
+    def counted(*args: object, **options: object) -> ssl.SSLContext:
+        read.append(1)
+        return tls_context(None, insecure=True)
+
+    monkeypatch.setattr(session, "tls_context", counted)
+    async with fetching(tmp_path, site) as fetcher:
+        assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
+        assert read == []
+        for n in range(2):
+            assert (await end_of(fetcher, f"https://127.0.0.1:{site.ports['tls-good']}/good/{n}"))[0] == "ok"
+    assert read == [1]
+
+
+@pytest.mark.skipif(ssl.get_default_verify_paths().cafile is None, reason="the system's certificates are looked for one by one")
+async def test_certificates_are_not_read_while_no_descriptor_is_left(site: Site, tmp_path: Path) -> None:
+    """OpenSSL would trust nobody, and say nothing, for the rest of the crawl."""
+    async with fetching(tmp_path, site) as fetcher:
+        with no_descriptor_left(), pytest.raises(StorageError) as caught:
+            await fetcher.fetch(lease_of(f"https://127.0.0.1:{site.ports['tls-good']}/good/1"))
+        assert caught.value.errno == errno.EMFILE
+        assert fetcher._connector._ssl is True, "made with the next link"
 
 
 async def test_a_connection_that_we_drop_fills_no_log(tmp_path, site, caplog):

@@ -305,7 +305,7 @@ def test_warcio_and_fastwarc_check_the_files_clean(ledger):
 
 
 def test_files_roll_at_a_commit_and_never_between(ledger):
-    ledger.config = ledger.config.model_copy(update={"roll_size": 5000})
+    ledger.config = ledger.config.replaced(roll_size=5000)
     ledger.reopen()
     for _ in range(4):
         for _ in range(4):
