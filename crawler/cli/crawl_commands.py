@@ -10,17 +10,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from crawler.cli.arguments import Parser, outcomes_of
+from crawler.cli.arguments import CommandParser, outcomes_of
 from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
-    from crawler.frontier import Store
     from crawler.service.run import Report
     from crawler.service.signals import Signals
 
@@ -34,7 +34,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "run",
         "run [URL ...] [-i FILE] ... -o DIR [options]",
         "Crawls until nothing is left. The same command again continues where it was stopped or killed.\n\nexamples:\n"
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     add_loudness(parser)
     given = parser.parse(arguments)
     from crawler.config.load import load, warnings
-    from crawler.output.directory import is_crawl
+    from crawler.output import is_crawl
 
     config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=seed_faults).config
     if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
@@ -76,7 +76,7 @@ def seed_faults(config: Config) -> list[str]:
 def _urls_read(root: Path) -> int:
     """How many URLs of the command line the crawl in ``root`` has read, if there is one."""
     from crawler.frontier import open_reader
-    from crawler.output.directory import is_crawl
+    from crawler.output import is_crawl
     from crawler.parse.seeds import ARGV, lines_read
 
     if not is_crawl(root):
@@ -90,7 +90,7 @@ RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,bloc
 
 
 def retry(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "retry",
         "retry DIR [--outcome NAME,...]",
         "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
@@ -106,45 +106,16 @@ def retry(arguments: Sequence[str]) -> int:
     )
     given = parser.parse(arguments)
     outcomes = outcomes_of(given.outcome or [RETRIED])
-    root = _crawl_in(given.directory)
-    count = _revive(root, outcomes)
-    print(f"crawler: {count:,} URLs are due again: go on with the command of this crawl", file=sys.stderr)
+    from crawler.crawl.maintenance import revive
+    from crawler.output import crawl_in
+
+    count = revive(crawl_in(given.directory), outcomes)
+    say(f"{count:,} URLs are due again: go on with the command of this crawl")
     return Exit.OK
 
 
-def _revive(root: Path, outcomes: frozenset[str]) -> int:
-    with _store_of(root) as store:
-        return store.revive(outcomes)
-
-
-def _crawl_in(directory: str) -> Path:
-    from crawler.output.directory import is_crawl
-
-    root = Path(directory)
-    if not is_crawl(root):
-        raise ConfigError(f"{root}: there is no crawl here")
-    return root
-
-
-@contextlib.contextmanager
-def _store_of(root: Path) -> Iterator[Store]:
-    """The store of a crawl that nobody runs."""
-    from crawler.config.render import read_identity
-    from crawler.frontier import Limits, open_store
-    from crawler.output.directory import locked
-
-    with locked(root):
-        begun = read_identity(root) or {"depth": 0}
-        limits = Limits(depth_limited=begun["depth"] > 0)
-        store = open_store("embedded", root / "frontier", limits, now=time.time(), rest=lambda host: 0.0)
-        try:
-            yield store
-        finally:
-            store.close()
-
-
 def retire(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "retire",
         "retire DIR FILE ... | retire DIR --missing",
         "Says that full files of a crawl are no longer kept: they were moved or deleted while nothing ran. The crawl then goes\n"
@@ -157,20 +128,15 @@ def retire(arguments: Sequence[str]) -> int:
     parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
     parser.add_argument("--missing", action="store_true", help="every full file that is not there")
     given = parser.parse(arguments)
-    root = _crawl_in(given.directory)
+    from crawler.crawl.maintenance import retire as retired_in
+    from crawler.output import crawl_in
+
+    root = crawl_in(given.directory)
     if bool(given.files) == given.missing:
         raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
-    retired = _retire(root, given.files)
-    for file in retired:
-        print(f"crawler: {file} is retired", file=sys.stderr)
+    for file in retired_in(root, given.files):
+        say(f"{file} is retired")
     return Exit.OK
-
-
-def _retire(root: Path, files: Sequence[str]) -> list[str]:
-    from crawler.output.retention import retire_missing
-
-    with _store_of(root) as store:
-        return retire_missing(root, store, files)
 
 
 def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:

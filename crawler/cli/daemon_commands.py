@@ -10,13 +10,13 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from crawler.cli.arguments import Parser
-from crawler.cli.asking import WHERE, client_of, refusable
+from crawler.cli.arguments import CommandParser
+from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
-    from crawler.cli.client import Client
     from crawler.config.sections import Config
     from crawler.service.run import Report
     from crawler.service.signals import Signals
@@ -28,7 +28,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "serve",
         "serve --data DIR [options]",
         "Crawls until it is told to end, fed and steered over HTTP (see: crawler add, crawler status).\n\nexamples:\n"
@@ -72,7 +72,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
 @refusable
 def add(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "add",
         "add [URL ...] [-i FILE] ... [--tag TAG] [--list NAME]",
         "Gives a running crawler more to crawl. Exit 0 means that it is committed: it survives any crash.\n\nexamples:\n"
@@ -115,11 +115,9 @@ def _add_file(client: Client, name: str, given: Namespace) -> int:
 
 
 def _add(client: Client, lines: BinaryIO, called: str, given: Namespace) -> int:
-    from crawler.cli.client import Refused
-
     try:
         told = client.add(lines, tag=given.tag, name=given.list)
-    except Refused as error:
+    except RequestRefused as error:
         if "accepted" in error.problem:
             _tell_added(called, error.problem)
         raise
@@ -129,20 +127,20 @@ def _add(client: Client, lines: BinaryIO, called: str, given: Namespace) -> int:
 
 def _tell_added(called: str, told: Mapping[str, Any]) -> None:
     invalid = f", {told['invalid']:,} invalid" if told["invalid"] else ""
-    _say(f"{called}: {told['accepted']:,} accepted{invalid}" + (f", as list {told['list']}" if "list" in told else ""))
+    say(f"{called}: {told['accepted']:,} accepted{invalid}" + (f", as list {told['list']}" if "list" in told else ""))
     for error in told["errors"]:
-        _say(f"  line {error['line']}: {error['reason']}: {error['text']}")
+        say(f"  line {error['line']}: {error['reason']}: {error['text']}")
     from crawler.parse.seeds import WHAT_TO_DO
 
     for reason in sorted({error["reason"] for error in told["errors"]} & WHAT_TO_DO.keys()):
-        _say(f"  {reason}: {WHAT_TO_DO[reason]}")
+        say(f"  {reason}: {WHAT_TO_DO[reason]}")
     if told["invalid"] > len(told["errors"]):
-        _say(f"  and {told['invalid'] - len(told['errors']):,} more")
+        say(f"  and {told['invalid'] - len(told['errors']):,} more")
 
 
 @refusable
 def status(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "status",
         "status [--json] [--watch] [options]",
         "Shows how a running crawler is doing.\n\nexamples:\n"
@@ -187,18 +185,14 @@ def drain(arguments: Sequence[str]) -> int:
 
 def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
     examples = f"{what}\n\nexamples:\n  crawler {name}\n  crawler {name} --listen 127.0.0.1:9702"
-    client, _ = _client(Parser(name, f"{name} [options]", examples), arguments)
+    client, _ = _client(CommandParser(name, f"{name} [options]", examples), arguments)
     told = client.ask("POST", f"/v1/{name}")
-    _say(f"{told['state']}, {told['in_flight']:,} in flight")
+    say(f"{told['state']}, {told['in_flight']:,} in flight")
     return Exit.OK
 
 
-def _client(parser: Parser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
+def _client(parser: CommandParser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
     """The daemon that the settings name, and the command's own arguments."""
     add_settings(parser, only=WHERE)
     given = parser.parse(arguments)
     return client_of(given), given
-
-
-def _say(text: str) -> None:
-    print(f"crawler: {text}", file=sys.stderr)

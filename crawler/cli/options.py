@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from pydantic.fields import FieldInfo
 
-from crawler.cli.arguments import Parser
+from crawler.cli.arguments import CommandParser
 from crawler.config.render import describe, unit
 from crawler.config.sections import SECTIONS
 
@@ -41,7 +41,7 @@ NOT_FLAGS: Final = frozenset(("urls", "host"))
 """URLs stand alone on the command line; [[host]] tables need a file."""
 
 
-def add_settings(parser: Parser, only: Collection[str] | None = None) -> None:
+def add_settings(parser: CommandParser, only: Collection[str] | None = None) -> None:
     """A flag for every setting, or for ``only`` these, grouped as the sections are, and -c for the file."""
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with settings (see: crawler config show --example)")
     for section in SECTIONS:
@@ -73,7 +73,7 @@ def _metavar(key: str, field: FieldInfo) -> str:
     return _WORD.get(key, "N" if numeric else "TEXT")
 
 
-def add_loudness(parser: Parser) -> None:
+def add_loudness(parser: CommandParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every visit")
 

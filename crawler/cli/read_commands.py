@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from crawler.cli.arguments import ALL, PAGE, Parser, kinds_of, outcomes_of
-from crawler.cli.asking import WHERE, client_of, refusable
+from crawler.cli.arguments import ALL, PAGE, CommandParser, kinds_of, outcomes_of
+from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
+from crawler.cli.output import say, write
 from crawler.core.errors import ConfigError, Exit, FetchError
 from crawler.core.text import json_text, printable
 
@@ -20,17 +21,16 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from crawler.core.model import Known
-    from crawler.output.reader import Reading
-    from crawler.output.results import Row
+    from crawler.output import CrawlReader, Row
 
 
 WAIT_S = 50
-"""A daemon is asked to wait so long for rows, then it is asked again."""
+"""How long one request waits for rows; then the next one does."""
 
 
 @refusable
 def results(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "results",
         "results [DIR] [--final] [--outcome NAME,...] [--kind NAME,...] [--format jsonl|csv] [options]",
         "Prints result rows, in the order in which they were written.\n\nexamples:\n"
@@ -58,9 +58,9 @@ def results(arguments: Sequence[str]) -> int:
         return _results_of_daemon(given, wanted)
     if given.follow or given.cursor != "0-0":
         raise ConfigError("--follow and --cursor are for a daemon: leave DIR out")
-    with _open(given.directory) as reading:
-        rows = reading.final() if given.final else (row for _, row in reading.rows())
-        _print(_as_text(filter(wanted, rows), given.format))
+    with _open(given.directory) as reader:
+        rows = reader.final() if given.final else (row for _, row in reader.rows())
+        write(_as_text(filter(wanted, rows), given.format))
     return Exit.OK
 
 
@@ -81,11 +81,11 @@ def _results_of_daemon(given: Namespace, wanted: Callable[[Row], bool]) -> int:
             cursor = behind
 
     try:
-        _print(_as_text(rows(), given.format))
+        write(_as_text(rows(), given.format))
     except KeyboardInterrupt:
         pass
     finally:
-        print(f"crawler: to go on from here: --cursor {cursor}", file=sys.stderr)
+        say(f"to go on from here: --cursor {cursor}")
     return Exit.OK
 
 
@@ -98,7 +98,7 @@ def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
 
 
 def export(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "export",
         "export DIR [--outcome NAME,...] [--kind NAME,...] [--mime TYPE,...] [--files TO]",
         "Prints the decoded bodies that were kept as JSON lines, or writes them to files.\n\nexamples:\n"
@@ -114,19 +114,19 @@ def export(arguments: Sequence[str]) -> int:
     given = parser.parse(arguments)
     outcomes, kinds = outcomes_of(given.outcome or ["ok"]), kinds_of(given.kind or [PAGE])
     mimes = tuple(part.lower() for text in given.mime for part in text.split(","))
-    with _open(given.directory) as reading:
-        _print(_bodies(reading, outcomes, mimes, kinds, given.files))
+    with _open(given.directory) as reader:
+        write(_bodies(reader, outcomes, mimes, kinds, given.files))
     return Exit.OK
 
 
 def _bodies(
-    reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str], to: str | None
+    reader: CrawlReader, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str], to: str | None
 ) -> Iterator[bytes]:
     from crawler.output.export import is_wanted, json_line, to_file
     from crawler.output.results import body_ref
 
     retired = 0
-    for result in reading.results():
+    for result in reader.results():
         if not is_wanted(result.row, outcomes, mimes, kinds) or body_ref(result.row) is None:
             continue
         try:
@@ -144,11 +144,11 @@ def _bodies(
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
     if retired:
-        print(f"crawler: {retired:,} bodies are no longer kept: their files were retired", file=sys.stderr)
+        say(f"{retired:,} bodies are no longer kept: their files were retired")
 
 
 def cat(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "cat",
         "cat DIR URL [--raw]",
         "Prints the body that was kept of a URL.\n\nexamples:\n"
@@ -159,14 +159,14 @@ def cat(arguments: Sequence[str]) -> int:
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--raw", action="store_true", help="as it is kept, its content coding not undone")
     given = parser.parse(arguments)
-    with _open(given.directory) as reading:
-        known = _lookup(reading, given.url)
+    with _open(given.directory) as reader:
+        known = _lookup(reader, given.url)
         if known is None or isinstance(known, str) or known.archive is None:
             return _nothing(given.url, known)
         try:
-            body = reading.body(known.archive, raw=given.raw)
+            body = reader.body(known.archive, raw=given.raw)
         except LookupError as error:
-            print(f"crawler: {given.url}: {error}", file=sys.stderr)
+            say(f"{given.url}: {error}")
             return Exit.NOTHING_FETCHED
         with body:
             shutil.copyfileobj(body, sys.stdout.buffer)
@@ -180,13 +180,13 @@ def _nothing(url: str, known: Known | str | None) -> int:
         said = "is not fetched yet"
     else:
         said = f"ended as {known.outcome}: no body was kept"
-    print(f"crawler: {url} {said}", file=sys.stderr)
+    say(f"{url} {said}")
     return Exit.NOTHING_FETCHED
 
 
 @refusable
 def why(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "why",
         "why URL [--data DIR] [--via URL] [--json] [options]",
         "Tells what became of a URL: its state, outcome, attempts and record, or the rule that left it out.\n\nexamples:\n"
@@ -200,23 +200,23 @@ def why(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     add_settings(parser, only=WHERE)
     given = parser.parse(arguments)
-    from crawler.crawl.explain import explain, told
+    from crawler.crawl.explain import as_text, explain
 
     if given.directory is None:
-        answer = client_of(given).ask("GET", "/v1/urls", {"url": given.url, "via": given.via})
-        print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
-        return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
-    with _open(given.directory) as reading:
+        explanation = client_of(given).ask("GET", "/v1/urls", {"url": given.url, "via": given.via})
+        print(json_text(orjson.dumps(explanation)).decode() if given.json else as_text(explanation))
+        return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+    with _open(given.directory) as reader:
         try:
-            answer = explain(reading.root, reading, given.url, given.via, is_retired=reading.is_retired)
+            explanation = explain(reader.root, reader, given.url, given.via, is_retired=reader.is_retired)
         except FetchError as error:
             raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
-    print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
-    return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
+    print(json_text(orjson.dumps(explanation)).decode() if given.json else as_text(explanation))
+    return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
 
 
 def verify(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "verify",
         "verify DIR",
         "Checks every record against its digests, every row against its record, every file against what was committed.\n"
@@ -224,40 +224,33 @@ def verify(arguments: Sequence[str]) -> int:
     )
     _add_directory(parser)
     given = parser.parse(arguments)
-    with _open(given.directory) as reading:
-        found = reading.verify(lambda fault: print(printable(fault), flush=True))
+    with _open(given.directory) as reader:
+        found = reader.verify(lambda fault: print(printable(fault), flush=True))
     counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows: {found.faults or 'no'} faults"
-    print(f"crawler: {counts}", file=sys.stderr)
+    say(counts)
     return Exit.STORAGE if found.faults else Exit.OK
 
 
-def _add_kind(parser: Parser, default: str) -> None:
+def _add_kind(parser: CommandParser, default: str) -> None:
     named = "seed, link, redirect, sitemap, robots; page: all but the last two"
     parser.add_argument(
         "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
     )
 
 
-def _add_directory(parser: Parser) -> None:
+def _add_directory(parser: CommandParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
 
 
-def _open(directory: str) -> Reading:
-    from crawler.output.directory import is_crawl
-    from crawler.output.reader import Reading
+def _open(directory: str) -> CrawlReader:
+    from crawler.crawl.reading import open_crawl_reader
+    from crawler.output import crawl_in
 
-    if not is_crawl(Path(directory)):
-        raise ConfigError(f"{directory}: there is no crawl here")
-    return Reading(directory)
+    return open_crawl_reader(crawl_in(directory))
 
 
-def _lookup(reading: Reading, url: str) -> Known | str | None:
+def _lookup(reader: CrawlReader, url: str) -> Known | str | None:
     try:
-        return reading.lookup(url)
+        return reader.lookup(url)
     except FetchError as error:
         raise ConfigError(f"{url}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error
-
-
-def _print(pieces: Iterable[bytes]) -> None:
-    for piece in pieces:
-        sys.stdout.buffer.write(piece)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from crawler.cli.progress import amount, duration, eta
 from crawler.core.model import NO_FAILURE, LongestHost
 from crawler.core.text import printable
+from crawler.crawl.status import amount, duration, eta
 
 WAITS: Final = {
     "politeness": "politeness: every host with a URL left rests",

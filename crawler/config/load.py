@@ -6,7 +6,6 @@ that contradict each other are all faults, each one sentence that names where it
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
 from crawler.config.types import MASKED, split_host_port
 from crawler.core.errors import ConfigError
+from crawler.core.text import did_you_mean
 
 PREFIX: Final = "CRAWLER_"
 _SECRET_BYTES_MAX: Final = 64 << 10
@@ -118,7 +118,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     for key in changes:
         given.origins[key] = str(key)
         if key not in Config.model_fields:
-            given.faults.append(f"there is no setting {key}{_meant(str(key), Config.model_fields)}")
+            given.faults.append(f"there is no setting {key}{did_you_mean(str(key), Config.model_fields)}")
         if key not in Config.model_fields or changes[key] is None:
             del given.values[key]
     new = _validate(given)
@@ -151,7 +151,7 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
         if key in Config.model_fields:
             layer[key] = value, f"{file}: {key}"
         else:
-            faults.append(f"{file}: there is no setting {key}{_meant(key, Config.model_fields)}")
+            faults.append(f"{file}: there is no setting {key}{did_you_mean(key, Config.model_fields)}")
     return layer
 
 
@@ -164,7 +164,7 @@ def _environment_layer(environ: Mapping[str, str], faults: list[str]) -> dict[st
         key = name.removeprefix(PREFIX).lower()
         if key not in Config.model_fields:
             known = [PREFIX + field.upper() for field in Config.model_fields]
-            faults.append(f"{name}: there is no such setting{_meant(name, known)}")
+            faults.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
         else:
             try:
                 layer[key] = _array(text) if _is_list(key) else text, name
@@ -180,11 +180,6 @@ def _array(text: str) -> Any:
 
 def _is_list(key: str) -> bool:
     return str(Config.model_fields[key].annotation).startswith("tuple[")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _read_secrets(given: _Given) -> None:
@@ -234,7 +229,7 @@ def _sentence(error: Any, given: _Given) -> str:
         table, *path = inner
         where += f" number {table + 1}" + "".join(f", {step}" for step in path)
         if error["type"] == "extra_forbidden":
-            return f"{where}: there is no such setting for a host{_meant(str(inner[-1]), HostConfig.model_fields)}"
+            return f"{where}: there is no such setting for a host{did_you_mean(str(inner[-1]), HostConfig.model_fields)}"
     context = error.get("ctx", {})
     if error["type"] == "value_error":
         said = str(context["error"])

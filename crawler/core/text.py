@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -23,3 +24,16 @@ def cell(text: str) -> str:
 def json_text(line: bytes) -> bytes:
     """JSON as it was, but for the control characters that JSON lets stand: a terminal would obey them."""
     return _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """``; did you mean NAME?``, of a name that ``word`` is close to; empty if there is none."""
+    import difflib  # here, because most commands mistype nothing
+
+    close = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def matches_mime(mime: str, pattern: str) -> bool:
+    """Whether a media type is of a type or range such as ``image/*`` (RFC 9110 12.5.1); both in lower case."""
+    return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))

@@ -18,6 +18,7 @@ from msgspec import Struct
 from crawler.core.durable import MarkedFile, cut_back, length_of, lose, make_dir, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
+from crawler.output.archive import refs_of
 from crawler.output.file_names import number_of
 
 SCHEMA: Final = 1
@@ -152,13 +153,8 @@ def read(
 
 def body_ref(row: Row) -> Ref | None:
     """Where the body of a row stands; None if none was kept."""
-    place = row["archive"]
-    if place is None:
-        return None
-    if "path" in place:
-        return Ref(place["path"], 0, row["bytes_decoded"])
-    place = place.get("revisit_of", place)
-    return Ref(place["file"], place["offset"], place["length"])
+    refs = refs_of(row)
+    return refs and refs[1]
 
 
 def rows(

@@ -16,14 +16,11 @@ from msgspec.structs import replace
 from crawler.core import urls
 from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import NOT_PAGES, Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
-from crawler.output.archive import Kept
+from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
 from crawler.output.results import FIELDS, SCHEMA, Row
-
-VALIDATOR_BYTES_MAX: Final = 512
-"""Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
@@ -178,19 +175,7 @@ def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) ->
         "total": round(timings.total, 6),
     }
     row["ip"] = page.ip
-    row["archive"] = _place(kept)
-
-
-def _place(kept: Kept | None) -> Row | None:
-    """Where this visit's record stands, and whose body it repeats."""
-    if kept is None:
-        return None
-    if kept.record.file.startswith("files/"):
-        return {"path": kept.record.file}
-    place = {"file": kept.record.file, "offset": kept.record.offset, "length": kept.record.length}
-    if kept.body != kept.record:
-        place["revisit_of"] = {"file": kept.body.file, "offset": kept.body.offset, "length": kept.body.length}
-    return place
+    row["archive"] = place_of(kept) if kept is not None else None
 
 
 def _location(page: Page) -> str | None:
@@ -205,7 +190,7 @@ def _location(page: Page) -> str | None:
 
 def _validators(page: Page) -> tuple[str | None, str | None]:
     etag, modified = page.header("etag"), page.header("last-modified")
-    if len(etag or "") + len(modified or "") > VALIDATOR_BYTES_MAX:
+    if len(etag or "") + len(modified or "") > VALIDATORS_CHARS_MAX:
         return None, None
     return etag, modified
 

@@ -28,10 +28,10 @@ from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.explain import explain
-from crawler.crawl.readings import Readings
-from crawler.output.archive.reader import is_gone
+from crawler.crawl.metrics import Readings
+from crawler.output.archive import is_gone
 from crawler.output.results import row_at
-from crawler.service.api_errors import Problem, guard
+from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
 from crawler.service.api_streams import Follow
 from crawler.service.listener import Handler, watched
@@ -79,7 +79,7 @@ class Control:
     def application(self) -> web.Application:
         """To be served by ``listener.open_listener`` on the configured address."""
         config = self.crawl.config
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[guard(config.listen, config.api_token)])
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[as_problem(config.listen, config.api_token)])
         for method, path, handler in self.routes():
             app.router.add_route(method, path, handler)
         return app
@@ -145,7 +145,7 @@ class Control:
                 "limit": readings.memory_limit,
                 "used": readings.memory_rss,
                 "state": readings.memory_state,
-                "accounts": {name: msgspec.to_builtins(account) for name, account in readings.accounts.items()},
+                "accounts": {name: account._asdict() for name, account in readings.accounts.items()},
             },
             "disk_free": readings.disk_free,
             "commit_age": round(readings.commit_age, 3),

@@ -12,7 +12,7 @@ import pytest
 from support.programs import CLEAN, crawler, on_a_terminal
 
 from crawler.cli import crawl_commands
-from crawler.cli.arguments import Parser
+from crawler.cli.arguments import CommandParser
 from crawler.cli.main import COMMANDS, main
 from crawler.config import render
 from crawler.config.sections import Config
@@ -50,7 +50,7 @@ def test_help_fits_the_terminal(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     prose = "Prose that is longer than forty columns is wrapped."
     examples = f"{prose}\n\nexamples:\n  crawler x out/                     does this\n  crawler y"
-    parser = Parser("x", "x DIR", examples)
+    parser = CommandParser("x", "x DIR", examples)
     parser.add_argument("--outcome", help="which is explained in a sentence of more than forty columns")
     lines = parser.format_help().splitlines()
     assert max(map(len, lines)) <= columns
@@ -191,7 +191,7 @@ def test_healthcheck_asks_the_running_crawler(health):
 
 def test_healthcheck_fails_where_nothing_answers():
     ended = crawler("healthcheck", "--listen", "127.0.0.1:1")
-    assert ended.returncode == 1 and "no answer" in ended.stderr
+    assert ended.returncode == 1 and "no response" in ended.stderr
 
 
 def test_no_colour_is_honoured_on_a_terminal():

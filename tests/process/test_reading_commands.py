@@ -165,7 +165,7 @@ def test_why_tells_what_became_of_a_url(site, crawled):
     assert f"redirects to {url(site, 'good/1')}" in why(url(site, "sin/moved"))
     assert "settled as connect_error (refused)" in why("http://127.0.0.1:1/")
     assert "line 7 of" in why("http://127.0.0.1:1/")
-    assert "is no URL: syntax" in why("http://a b/")
+    assert "is not a URL: syntax" in why("http://a b/")
     assert "never admitted" in why(url(site, "good/2"))
     assert "left out by the rule depth" in why(url(site, "good/2"), "--via", url(site, "good/1"))
     answer = orjson.loads(why(url(site, "sin/gone"), "--json"))

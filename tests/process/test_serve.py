@@ -323,7 +323,7 @@ def test_what_is_refused_is_said_plainly(daemon, tmp_path):
     assert client(daemon, "add", "-i", str(tmp_path / "none")).returncode == 2
     done = crawler("status", "--listen", "127.0.0.1:1")
     assert done.returncode == 1
-    assert "no answer from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+    assert "no response from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_token_is_read_from_its_file(tmp_path):

@@ -1,7 +1,7 @@
-"""WARC 1.1 files and their CDXJ indexes: appended in pairs, rolled at a commit, cut back to the last one.
+"""The archive kind ``warc``: WARC 1.1 files and their CDXJ indexes, appended in pairs, rolled at a commit.
 
-The law: a file is named ``.open`` exactly until the commit that closed it; what a kill left undone between that commit and
-the new names is done at the next ``rewind``. An uncommitted file of this crawl goes to lost+found, never away.
+Invariants: a file is named ``.open`` exactly until the commit that closed it; what a kill left undone between that commit
+and the new names is done at the next ``rewind``. An uncommitted file goes to lost+found and is never deleted.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from msgspec import Struct
 
+from crawler.config.sections import ArchiveConfig
 from crawler.core.durable import OPEN, MarkedFile, cut_back, is_there, length_of, lose, make_dir, missing, rename, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Known, Lease, Mark, Ref
 from crawler.core.page import Page
 from crawler.core.version import __version__
-from crawler.output.archive import Kept, cdxj, gzip_member, records
+from crawler.output.archive import cdxj, gzip_member, records
+from crawler.output.archive.kind import Findings, Kept, Place
+from crawler.output.archive.warc_reader import open_record_body
+from crawler.output.archive.warc_verify import WarcChecker
+from crawler.output.file_names import retired_in
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-[A-Za-z0-9._-]+")
 # fmt: off
@@ -246,3 +251,37 @@ def _response(page: Page, head: bytes) -> Iterable[bytes]:
     if body.path is None:
         return (gzip_member.deflated_whole(b"".join((head, *body.chunks(), records.END))),)
     return gzip_member.deflated(chain((head,), body.chunks(), (records.END,)))
+
+
+class WarcKind:
+    folders = ("warc", "index")
+    has_marks = True
+    decodes = False
+
+    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str]) -> WarcArchive:
+        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info)
+
+    def place(self, kept: Kept) -> Place:
+        record, body = kept.record, kept.body
+        place: Place = {"file": record.file, "offset": record.offset, "length": record.length}
+        if body != record:
+            place["revisit_of"] = {"file": body.file, "offset": body.offset, "length": body.length}
+        return place
+
+    def refs(self, place: Place, body_bytes: int) -> tuple[Ref, Ref] | None:
+        if "file" not in place:
+            return None
+        body = place.get("revisit_of", place)
+        return Ref(place["file"], place["offset"], place["length"]), Ref(body["file"], body["offset"], body["length"])
+
+    def is_gone(self, root: Path, marks: Mapping[str, Mark], file: str) -> bool:
+        return retired_in(marks)(file)
+
+    def open(self, root: Path, ref: Ref, *, raw: bool) -> BinaryIO:
+        return open_record_body(root, ref, raw=raw)
+
+    def checker(self, root: Path, marks: Mapping[str, Mark], findings: Findings) -> WarcChecker:
+        return WarcChecker(root, marks, findings)
+
+
+WARC: Final = WarcKind()

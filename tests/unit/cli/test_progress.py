@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.cli.progress import Eta, Progress, Rates, amount, closing_table, duration, eta, mode, status_line
+from crawler.cli.progress import Progress, closing_table, mode
 from crawler.core.model import LongestHost, Snapshot
+from crawler.crawl.status import Eta, Rates, amount, duration, eta, status_line
 
 HUGE = LongestHost("example.org", 97_200, 1.0, 1)
 

@@ -11,8 +11,8 @@ from support.pages import Crawl, seed, visit
 import crawler
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Link
+from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import Limits, open_store
-from crawler.output.reader import Reading
 
 A = "http://a.example.org/"
 
@@ -60,7 +60,7 @@ def test_rows_of_an_earlier_version_lack_the_newest_fields(crawl):
     from crawler.output.final_rows import csv_lines
 
     visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
-    with Reading(crawl.root) as reading:
+    with open_crawl_reader(crawl.root) as reading:
         old = [{name: value for name, value in row.items() if name not in ("listed", "extra")} for row in reading.final()]
         assert orjson.loads(b"".join(json_line(old[0], io.BytesIO(b"x"))))["listed"] is None
         assert [line.count(",") for line in csv_lines(old)] == [next(csv_lines(())).count(",")] * 2
@@ -68,13 +68,13 @@ def test_rows_of_an_earlier_version_lack_the_newest_fields(crawl):
 
 def test_what_is_open_shows_one_commit(crawl):
     visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
-    with Reading(crawl.root) as reading:
+    with open_crawl_reader(crawl.root) as reading:
         visit(crawl, seed(A + "2", 2), Done(crawl.page(A + "2"), "ok"))
         crawl.commit(links=[seed(A, 3)])
         assert [row["url"] for _, row in reading.rows()] == [A]
         assert [row["input"]["line"] for row in reading.final()] == [1]
         assert reading.verify(print).faults == 0
-    with Reading(crawl.root) as reading:
+    with open_crawl_reader(crawl.root) as reading:
         assert [(row["input"]["line"], row["outcome"]) for row in reading.final()] == [(1, "ok"), (2, "ok"), (3, "ok")]
         known = reading.lookup("HTTP://a.example.org")
         with reading.body(known.archive) as body:
@@ -86,4 +86,4 @@ def test_what_is_open_shows_one_commit(crawl):
 
 def test_a_directory_without_a_crawl_is_named(tmp_path):
     with pytest.raises(StorageError, match="frontier"):
-        Reading(tmp_path)
+        open_crawl_reader(tmp_path)

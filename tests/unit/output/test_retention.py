@@ -14,8 +14,8 @@ from crawler import read
 from crawler.cli.main import main
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
+from crawler.crawl.reading import open_crawl_reader
 from crawler.output.file_names import GONE, UNNAMED, expired, noticed, number_of, retired_in
-from crawler.output.reader import Reading
 from crawler.output.retention import Retention
 
 
@@ -344,5 +344,5 @@ async def test_marks_are_dropped_from_the_store_for_good(tmp_path, site):
         for path in sorted((root / name).iterdir())[:-1]:
             path.unlink()
     assert crawler("retire", str(root), "--missing").returncode == 0
-    with Reading(root) as reading:
+    with open_crawl_reader(root) as reading:
         assert sorted(file.partition("/")[0] for file in reading.marks if not file.startswith("results")) == ["index", "warc"]

@@ -17,8 +17,8 @@ from support.pages import Crawl, seed, visit
 
 from crawler.core.batch import Settled
 from crawler.core.model import Done, Dropped, Mark
-from crawler.output.archive.verify import verify
 from crawler.output.results import rows
+from crawler.output.verify import verify
 
 PAGES = 6
 
