@@ -93,6 +93,14 @@ def test_the_top_is_folders_alone():
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_archive_knows_its_kinds(path):
+    """Where files of each kind lie is asked of ``crawler.output.archive``, never told by a name."""
+    if not name_of(path).startswith("output/archive/"):
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        assert not [text for text in texts if isinstance(text, str) and text.startswith(("warc/", "files/"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_is_too_long(path):
     assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
 

@@ -1,4 +1,4 @@
-"""The commands that crawl: ``run``, and ``retry``, which gives a crawl more to do."""
+"""The commands ``run``, ``retry`` and ``retire``: crawl, and change a crawl that is not running."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser = CommandParser(
         "run",
         "run [URL ...] [-i FILE] ... -o DIR [options]",
-        "Crawls until nothing is left. The same command again continues where it was stopped or killed.\n\nexamples:\n"
+        "Crawls until nothing is left. Repeating the command continues where it was stopped or killed.\n\nexamples:\n"
         "  crawler run -i urls.txt -o out/                                            fetch a list\n"
         "  zcat urls.gz | crawler run -i - -o out/                                    from standard input\n"
         "  crawler run https://example.org --depth 3 --scope domain -o out/           follow links\n"
         "  crawler run -i urls.txt -o out/ --archive files --accept-mime 'image/*'    keep bodies as files\n"
-        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours\n\n"
+        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   your own server\n\n"
         "Ctrl-C, SIGTERM, SIGHUP  finish what is in flight, within --grace, and end; a second one ends at once, without loss\n"
         "SIGUSR1, SIGUSR2         log a status line, a memory report",
     )
-    parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin")
+    parser.add_argument("urls", nargs="*", metavar="URL", help="start URLs")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object at the end")
     add_settings(parser)
     add_loudness(parser)
-    given = parser.parse(arguments)
+    namespace = parser.parse(arguments)
     from crawler.config.load import load, warnings
     from crawler.output import is_crawl
 
-    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=seed_faults).config
+    config = load(flags(namespace), file=namespace.config, needs=NEEDS_OUTPUT, also=seed_faults).config
     if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    return _crawl(config, signals, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+    return _crawl(config, signals, [] if namespace.quiet else warnings(config), quiet=namespace.quiet, summary=namespace.json)
 
 
 def seed_faults(config: Config) -> list[str]:
@@ -74,7 +74,7 @@ def seed_faults(config: Config) -> list[str]:
 
 
 def _urls_read(root: Path) -> int:
-    """How many URLs of the command line the crawl in ``root`` has read, if there is one."""
+    """How many URLs of the command line the crawl in ``root`` has read; 0 if there is no crawl."""
     from crawler.frontier import open_reader
     from crawler.output import is_crawl
     from crawler.parse.seeds import ARGV, lines_read
@@ -86,30 +86,30 @@ def _urls_read(root: Path) -> int:
 
 
 RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
-"""What may be otherwise the next time or with other settings, and is not a judgement of the page."""
+"""Outcomes that another attempt or other settings may change; they say nothing about the page itself."""
 
 
 def retry(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "retry",
         "retry DIR [--outcome NAME,...]",
-        "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
+        "Schedules finished URLs to be fetched again by the command that began the crawl. Each new row has a higher attempt.\n\n"
         "examples:\n"
-        "  crawler retry out/                                what the network, a server's fault or our settings ended\n"
+        "  crawler retry out/                                what failed by network, server or our own settings\n"
         "  crawler retry out/ --outcome http_error,timeout\n"
-        "  crawler retry out/ --outcome blocked              with what --allow-net opens by now\n"
+        "  crawler retry out/ --outcome blocked              after --allow-net was widened\n"
         "  crawler run -i urls.txt -o out/                   now fetch them",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
     parser.add_argument(
         "--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED.replace(',', ', ')}"
     )
-    given = parser.parse(arguments)
-    outcomes = outcomes_of(given.outcome or [RETRIED])
+    namespace = parser.parse(arguments)
+    outcomes = outcomes_of(namespace.outcome or [RETRIED])
     from crawler.crawl.maintenance import revive
     from crawler.output import crawl_in
 
-    count = revive(crawl_in(given.directory), outcomes)
+    count = revive(crawl_in(namespace.directory), outcomes)
     say(f"{count:,} URLs are due again: go on with the command of this crawl")
     return Exit.OK
 
@@ -118,23 +118,23 @@ def retire(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "retire",
         "retire DIR FILE ... | retire DIR --missing",
-        "Says that full files of a crawl are no longer kept: they were moved or deleted while nothing ran. The crawl then goes\n"
-        "on without them; a file of which nobody has said so ends it with exit 3. (A running crawl notices by itself.)\n\n"
+        "Marks full files of a crawl as no longer kept: they were moved or deleted while it did not run. It then continues "
+        "without them; any other missing file ends it with exit 3. (A running crawl notices by itself.)\n\n"
         "examples:\n"
-        "  crawler retire out/ --missing                          all that are not there\n"
+        "  crawler retire out/ --missing                          all files that are missing\n"
         "  crawler retire out/ results/results-000000.jsonl       this one, named as in the directory",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
     parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
-    parser.add_argument("--missing", action="store_true", help="every full file that is not there")
-    given = parser.parse(arguments)
+    parser.add_argument("--missing", action="store_true", help="every full file that is missing")
+    namespace = parser.parse(arguments)
     from crawler.crawl.maintenance import retire as retired_in
     from crawler.output import crawl_in
 
-    root = crawl_in(given.directory)
-    if bool(given.files) == given.missing:
-        raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
-    for file in retired_in(root, given.files):
+    root = crawl_in(namespace.directory)
+    if bool(namespace.files) == namespace.missing:
+        raise ConfigError("which files? name them as in the directory, or give --missing for all that are missing")
+    for file in retired_in(root, namespace.files):
         say(f"{file} is retired")
     return Exit.OK
 
@@ -153,7 +153,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         try:
             report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, signals=signals))
         except KeyboardInterrupt:
-            return Exit.STOPPED  # of somebody else's handler, before it had begun or when all was committed
+            return Exit.STOPPED  # from another handler than ours: before it began, or after all was committed
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if not quiet:

@@ -30,9 +30,9 @@ NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
 HELP: Final = """\
 Crawl the URLs of a list; the same command again continues where it was killed:
     crawler run -i urls.txt -o out/
-Follow links, three deep, within the domain:
+Follow links, three links deep, within the domain:
     crawler run https://example.org --depth 3 --scope domain -o out/
-See what came of it:
+See the results:
     crawler results out/ --outcome timeout,dns_error
     crawler cat out/ https://example.org/
 
@@ -60,24 +60,24 @@ def _config(arguments: Sequence[str]) -> int:
     parser.add_argument("--example", action="store_true", help="show the defaults, every setting explained")
     parser.add_argument("--memory", action="store_true", help="show how the memory limit is divided")
     add_settings(parser)
-    given = parser.parse(arguments)
-    if given.action == "schema":
+    namespace = parser.parse(arguments)
+    if namespace.action == "schema":
         import json
 
         print(json.dumps(schema(), indent=2))
-    elif given.action == "show" and given.example:
+    elif namespace.action == "show" and namespace.example:
         print(example(), end="")
     else:
-        file = given.file or given.config
+        file = namespace.file or namespace.config
         from crawler.config.load import load, warnings
         from crawler.parse.seeds import check_urls
 
-        loaded = load(flags(given), file=file, also=lambda config: check_urls(config.urls))
-        if given.action == "show" and given.memory:
+        loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls))
+        if namespace.action == "show" and namespace.memory:
             from crawler.crawl.wiring import plan_of
 
             print(plan_of(loaded.config).table())
-        elif given.action == "show":
+        elif namespace.action == "show":
             print(to_toml(loaded.config, loaded.origins), end="")
         else:
             found = warnings(loaded.config)
@@ -101,11 +101,11 @@ def _healthcheck(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--ready", action="store_true", help="check that it accepts work, not only that it is alive")
     add_settings(parser, only=("listen", "metrics_listen"))
-    given = parser.parse(arguments)
+    namespace = parser.parse(arguments)
     from crawler.config.load import load
 
-    config = load(flags(given), file=given.config).config
-    return _ask_health(config.metrics_listen or config.listen, "/readyz" if given.ready else "/livez")
+    config = load(flags(namespace), file=namespace.config).config
+    return _ask_health(config.metrics_listen or config.listen, "/readyz" if namespace.ready else "/livez")
 
 
 def _ask_health(listen: str, path: str) -> int:
@@ -138,8 +138,8 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "add": (_from("cli.daemon_commands", "add"), "add URLs to a running crawler"),
     "status": (_from("cli.daemon_commands", "status"), "show how a running crawler is doing"),
     "pause": (_from("cli.daemon_commands", "pause"), "pause a running crawler"),
-    "resume": (_from("cli.daemon_commands", "resume"), "resume it"),
-    "drain": (_from("cli.daemon_commands", "drain"), "stop it gracefully"),
+    "resume": (_from("cli.daemon_commands", "resume"), "resume a paused crawler"),
+    "drain": (_from("cli.daemon_commands", "drain"), "stop a running crawler gracefully"),
     "results": (_from("cli.read_commands", "results"), "print result rows"),
     "cat": (_from("cli.read_commands", "cat"), "print the archived body of a URL"),
     "export": (_from("cli.read_commands", "export"), "export archived bodies as JSON lines or files"),

@@ -1,6 +1,6 @@
-"""Command line options, made from the Config's fields: one definition per setting gives the flag, its help and its checks.
+"""Command line options made from the fields of Config: one definition per setting gives the flag, its help and its checks.
 
-argparse only collects text here; what it means, and whether it is right, is for ``settings`` to say, all faults at once.
+argparse only collects text here; ``crawler.config.load`` converts and checks it, and reports all errors at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORD: Final = {
     "metrics_listen": "HOST:PORT",
     "drop_params": "NAME",
 }
-"""What stands for the value in the help, where its type does not say it."""
+"""Placeholder of the value in the help, where its type does not give one."""
 
 NOT_FLAGS: Final = frozenset(("urls", "host"))
 """URLs stand alone on the command line; [[host]] tables need a file."""
@@ -74,7 +74,7 @@ def _metavar(key: str, field: FieldInfo) -> str:
 
 
 def add_loudness(parser: CommandParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every visit")
 
 

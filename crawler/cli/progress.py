@@ -46,7 +46,7 @@ def closing_table(
     lines += _columns(end.outcomes)
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
-        lines += ["lines of the lists that are no URL of their own", *_columns(end.lines)]
+        lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
         lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]
     if besides := [f"{count:,} {_BESIDES.get(kind, kind)}" for kind, count in sorted(end.not_pages.items()) if count]:
         lines.append(f"fetched besides, no pages: {', '.join(besides)}")
@@ -84,8 +84,8 @@ def _columns(counts: Mapping[str, int]) -> list[str]:
 class Progress:
     """Takes snapshots as often as they come; writes at most four times a second, or every 10 s as plain lines.
 
-    A stream that takes nothing any more, such as a terminal that was closed, is no reason for a crawl to end: from then on
-    nothing is said."""
+    A stream that can no longer be written, such as a terminal that was closed, does not end a crawl: from then on nothing
+    is shown."""
 
     def __init__(self, mode: Literal["bar", "plain", "none"], stream: TextIO) -> None:
         self._mode, self._stream = mode, stream
@@ -124,7 +124,7 @@ class Progress:
                 print(line, file=self._stream, flush=True)
 
     def say(self, line: str) -> None:
-        """A line of its own; a live line stays below it. May be called from another thread."""
+        """Print a line above the live line. May be called from another thread."""
         with suppress(OSError):
             if self._live:
                 self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -223,7 +223,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-# -- how it is told -------------------------------------------------------------------------------------------------
+# -- exposition ----------------------------------------------------------------------------------------------------
 
 
 class _Exposed(Collector):
@@ -242,7 +242,7 @@ class _Exposed(Collector):
 
 
 def _counted(m: Metrics) -> Iterator[Metric]:
-    """What the crawl was told of."""
+    """What was counted."""
     build = GaugeMetricFamily("crawler_build_info", "Versions of the program and of what it stands on.", labels=list(m.build))
     build.add_metric(list(m.build.values()), 1)
     yield build

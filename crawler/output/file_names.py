@@ -56,12 +56,14 @@ def retired_in(marks: Mapping[str, Mark]) -> Callable[[str], bool]:
 
 def noticed(marks: Mapping[str, Mark], there: Mapping[str, float]) -> dict[str, Mark | None]:
     """What becomes of the marks of closed files that are not ``there`` (by when they were last written). None: no mark."""
+    # 1. Files that are lost, and the indexes of those that an operator moved: what is left of a pair is the operator's.
     lost = {file for file, mark in marks.items() if mark.closed and file not in there}
     index_of = indexes_in(marks)
     pairs = {index: file for file in marks if (index := index_of(file)) is not None}
     for index, file in pairs.items():
         if file in lost and not marks[file].retired:
-            lost.add(index)  # its operator moved it: what is left of the pair is the operator's
+            lost.add(index)
+    # 2. A mark is still needed of the newest in its folder, and of an index whose file is there; the others go.
     newest = _newest(marks)
     changed: dict[str, Mark | None] = {}
     for file in lost:

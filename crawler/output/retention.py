@@ -66,15 +66,18 @@ class Retention:
 
     async def look(self) -> None:
         """Once: notice what has gone, retire what is old or too much, delete what is retired. Raises StorageError."""
+        # 1. Decide: closed files that have gone, and those to be deleted.
         marks = dict(await self._marks())
         there = await asyncio.to_thread(self._there, marks)
         gone = noticed(marks, there)
         old = expired(marks, there, self._wall(), self._age_s, self._bytes_max)
         retired = {file: Mark(marks[file].length, closed=True, retired=True) for file in old}
+        # 2. The store first.
         if gone or retired:
             await self._retire({**retired, **gone})
         for file in sorted(file for file in gone if not marks[file].retired):
             logger.info("%s: moved or deleted while the crawl runs: retired", file)
+        # 3. Only now delete: what was retired just now, and what a kill kept an earlier look from deleting.
         doomed = [file for file, mark in {**marks, **retired}.items() if mark.retired and mark.length and file in there]
         if doomed:
             await asyncio.to_thread(self._delete, doomed)

@@ -1,6 +1,6 @@
 """Which result rows a batch makes, and what stands in them (schema 1). Pure.
 
-The law: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
+Invariant: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
 lead to; where that page was known already, a row ``skipped``, ``duplicate`` stands for the line.
 """
 
@@ -46,7 +46,7 @@ def has_row(settled: Settled) -> bool:
 
 
 def has_record(settled: Settled) -> bool:
-    """Whether the answer is kept: not where its body was not wanted."""
+    """Whether the response is kept: not where its body was not wanted."""
     return has_row(settled) and isinstance(settled.outcome, Done) and settled.outcome.outcome != "skipped"
 
 
@@ -109,7 +109,7 @@ def _visit_rows(
     if isinstance(outcome, Dropped):
         row["fetched_at"] = iso(wall)
     else:
-        _fill_answer(row, outcome.page, kept, onward[0].url if onward else None)
+        _fill_response(row, outcome.page, kept, onward[0].url if onward else None)
         row["robots"] = outcome.robots
         if not has_record(settled):
             row["sha256"] = None
@@ -158,7 +158,7 @@ def _object(extra: str | None) -> orjson.Fragment | None:
     return None if extra is None else orjson.Fragment(extra)
 
 
-def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
+def _fill_response(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
     timings = page.timings
     row["status"] = page.status
     row["location"] = target or _location(page)
@@ -179,7 +179,7 @@ def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) ->
 
 
 def _location(page: Page) -> str | None:
-    """Where an answer sends its reader: canonical if it can be parsed, else as sent."""
+    """Where a response redirects to: canonical if it can be parsed, else as sent."""
     if not 300 <= page.status < 400 or (text := page.header("location")) is None:
         return None
     try:

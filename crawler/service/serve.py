@@ -1,6 +1,6 @@
-"""The long-lived daemon: open, serve, drain, close, report. The same crawl as ``run``, fed and steered over HTTP.
+"""The daemon: open, serve, drain, close, report. The same crawl as ``run``, controlled over HTTP.
 
-The law: it ends only when told, or when a promise can no longer be kept; what was acknowledged before survives either.
+Invariants: it ends only when told to, or when a promise can no longer be kept; what was acknowledged survives both.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ async def serve(
     on_change: Callable[[Config], None] = lambda config: None,
     signals: Signals | None = None,
 ) -> Report:
-    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_change`` is told of the
-    settings from then on, ``on_ready`` of the port of the control API. ``signals``: those taken already, which stay so.
+    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_change`` gets the
+    settings from then on, ``on_ready`` the port of the control API. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()

@@ -125,19 +125,23 @@ class WarcArchive:
             self._finish(name)
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        # 1. Forget what is open. The file begun here may be one that no commit knows.
         ours = self._pair.name if self._pair is not None else None
         with suppress(StorageError):  # what its descriptors still held lies behind the mark
             self.close()
         for folder in ("warc", "index"):
             make_dir(self._root / folder)
+        # 2. Files that no commit knows go to lost+found, but for our own.
         names = {key[5:-8] for key in marks if key.startswith("warc/")}
         self._retired = {file for file, mark in marks.items() if mark.retired}
         newest = max(map(_serial, names), default=-1)
         lost = [lose(self._root, path) for name, path in self._uncommitted(newest) if name not in names and name != ours]
+        # 3. Files that a commit knows: closed ones are finished, the open one is cut back and continued.
         for name in sorted(names):
             self._restore(name, marks[f"warc/{name}.warc.gz"], marks.get(f"index/{name}.cdxj", Mark(0)))
+        # 4. Our own that no commit knows is begun again.
         if ours is not None and ours not in names:
-            self._open(ours, 0, 0)  # begun by this process, and not committed: begin it again
+            self._open(ours, 0, 0)
             newest = _serial(ours)
         self._serial = newest + 1
         return lost

@@ -127,7 +127,7 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         "  timeout     300",
         "  blocked      45",
         "blocked: addresses of private networks are refused; to open a range: --allow-net CIDR",
-        "lines of the lists that are no URL of their own",
+        "lines of the lists that are no new URL",
         "  invalid_url  12",
         "  duplicate     7",
         "links left out, by rule",
