@@ -19,6 +19,8 @@ from crawler.core.errors import StorageError
 
 BUFFER_BYTES_MAX: Final = 1 << 20
 """Appended bytes that wait for one larger write."""
+BUFFER_PIECES_MAX: Final = 1024
+"""Of them, in one write (IOV_MAX)."""
 
 
 @contextmanager
@@ -34,14 +36,16 @@ def storing(path: Path, *, syncing: bool = False) -> Iterator[None]:
 class MarkedFile:
     """``size`` counts every byte appended, written or not. All methods may raise StorageError."""
 
-    __slots__ = ("_buffer", "_failed", "_fd", "_written", "path")
+    __slots__ = ("_failed", "_fd", "_pieces", "_waiting_bytes", "_written", "path")
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
         """Use ``create`` or ``open``."""
         self.path = path
         self._fd = fd
         self._written = size
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
+        """Appended and not written yet: kept as they came, for copying them into one costs more than the write."""
+        self._waiting_bytes = 0
         self._failed = False
 
     def __repr__(self) -> str:
@@ -75,24 +79,25 @@ class MarkedFile:
 
     @property
     def size(self) -> int:
-        return self._written + len(self._buffer)
+        return self._written + self._waiting_bytes
 
     def append(self, data: bytes) -> int:
         """Add ``data``; the offset it begins at."""
-        offset = self.size
-        if len(self._buffer) + len(data) > BUFFER_BYTES_MAX:
+        offset = self._written + self._waiting_bytes
+        if self._waiting_bytes + len(data) > BUFFER_BYTES_MAX or len(self._pieces) == BUFFER_PIECES_MAX:
             self.flush()
-        if len(data) > BUFFER_BYTES_MAX:
-            self._write(data)
-        else:
-            self._buffer += data
+        self._pieces.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > BUFFER_BYTES_MAX:
+            self.flush()
         return offset
 
     def flush(self) -> None:
         """Hand everything to the kernel."""
-        if self._buffer or self._failed:
-            self._write(self._buffer)
-            self._buffer.clear()
+        if self._pieces or self._failed:
+            pieces = self._pieces
+            self._forget()
+            self._write(pieces)
 
     def sync(self) -> None:
         """Everything appended is on the disk."""
@@ -104,7 +109,7 @@ class MarkedFile:
 
     def cut(self, mark: int) -> None:
         """Forget what lies behind ``mark``, and that a write failed there."""
-        self._buffer.clear()
+        self._forget()
         with storing(self.path):
             os.ftruncate(self._fd, mark)
         self._written = mark
@@ -113,20 +118,25 @@ class MarkedFile:
     def close(self) -> None:
         """What was not flushed is lost. May be called again."""
         fd, self._fd = self._fd, -1
-        self._buffer.clear()
+        self._forget()
         self._failed = True
         if fd >= 0:
             with storing(self.path):
                 os.close(fd)
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _forget(self) -> None:
+        self._pieces, self._waiting_bytes = [], 0
+
+    def _write(self, pieces: list[bytes]) -> None:
         if self._failed:
             raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
         self._failed = True
-        with storing(self.path), memoryview(data) as view:
-            done = 0
-            while done < len(view):
-                done += os.pwrite(self._fd, view[done:], self._written + done)
+        with storing(self.path):
+            done = os.pwritev(self._fd, pieces, self._written)
+            if done < (whole := sum(map(len, pieces))):  # rare: a disk that is nearly full, or a signal
+                with memoryview(b"".join(pieces)) as view:
+                    while done < whole:
+                        done += os.pwrite(self._fd, view[done:], self._written + done)
         self._written += done
         self._failed = False
 

@@ -134,6 +134,10 @@ class Body:
         with self.open() as file, _ours():
             return file.read(n)
 
+    def in_memory(self) -> memoryview | None:
+        """The sealed body without a copy, where it is held in memory; None where it stands in a file."""
+        return memoryview(self._head) if self.path is None else None
+
     def chunks(self, n: int = CHUNK_BYTES) -> Iterator[bytes]:
         """The sealed body in pieces of at most ``n`` bytes."""
         if self.path is None:

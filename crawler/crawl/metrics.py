@@ -73,6 +73,8 @@ class Readings(Struct, frozen=True, kw_only=True):
     bytes_written: int = 0
     """To archive, index and results since the start."""
     connections: Mapping[str, int] = {}
+    connections_opened: int = 0
+    """Since the start."""
     urls: Mapping[str, int] = {}
     hosts: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
@@ -274,6 +276,7 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _gauge("crawler_in_flight_bytes", "Body bytes of requests in flight.", r.bytes_in_flight)
     yield CounterMetricFamily("crawler_written_bytes_total", "Bytes written to archive, index and results.", r.bytes_written)
     yield _gauges("crawler_connections", "Connections, by state.", "state", r.connections, CONNECTION_STATES)
+    yield CounterMetricFamily("crawler_connections_opened_total", "Connections made.", r.connections_opened)
     yield _gauges("crawler_frontier_urls", "Known URLs as of the last commit, by state.", "state", r.urls, URL_STATES)
     yield _gauges("crawler_frontier_hosts", "Known hosts, by state.", "state", r.hosts, HOST_STATES)
     refused = {**dict.fromkeys(rules, 0), **r.refused}

@@ -17,7 +17,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -63,6 +63,8 @@ class Connector(aiohttp.TCPConnector):
         self._idle_bytes_max = idle_bytes_max
         self._idle_bytes = 0
         self._idle_per_host_max = idle_per_host_max
+        self.opened = 0
+        """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
         self._idle: OrderedDict[ResponseHandler, ConnectionKey] = OrderedDict()
         self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave)  # type: ignore[assignment]
 
@@ -144,6 +146,16 @@ class Connector(aiohttp.TCPConnector):
             exchange.reused = True
             exchange.tunnel = False
         return found
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's name
+    ) -> ResponseHandler:
+        made = await super()._create_connection(req, traces, timeout)
+        self.opened += 1
+        return made
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         protocol = self.reuse(key, current())

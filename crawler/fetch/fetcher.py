@@ -56,6 +56,7 @@ class FetchStats(Struct, frozen=True):
     """Gauge: memory that idle connections take."""
     waiting_for_rate: int = 0
     """Gauge: fetches that the crawl-wide rate or bandwidth holds up."""
+    connections_opened: int = 0
 
 
 class Fetcher:
@@ -115,6 +116,7 @@ class Fetcher:
             sum(body.size for body in self._bodies),
             connected.idle_bytes,
             self._paced_count,
+            connected.opened,
         )
 
     @property

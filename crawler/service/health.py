@@ -67,6 +67,7 @@ class Vitals:
             bytes_in_flight=fetch.bytes_in_flight,
             bytes_written=crawl.journal.written_bytes,
             connections={"acquired": fetch.connections_acquired, "idle": fetch.connections_idle},
+            connections_opened=fetch.connections_opened,
             urls={
                 "waiting": counts.waiting,
                 "retrying": counts.retrying,

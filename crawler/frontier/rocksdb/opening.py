@@ -89,9 +89,11 @@ def read_schema(database: Database) -> Schema | None:
 
 
 @translated
-def make_schema(database: Database) -> Schema:
-    """Name a new store."""
-    schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64))
+def make_schema(database: Database, found: Schema | None) -> Schema:
+    """Name a new store, or one of an earlier schema, which from now on holds what earlier versions cannot read."""
+    if found is not None and found.schema == SCHEMA:
+        return found
+    schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64) if found is None else found.secret)
     batch = WriteBatch(raw_mode=True)
     batch.put(SCHEMA_KEY, encode(schema), database.handle("meta"))
     database.write(batch, sync=True)

@@ -64,7 +64,7 @@ class RocksStore(Facts):
         share = self._memory_bytes // 12  # nine are for the block cache and write buffers
         database = open_database(self._path, 9 * share, self._files_max)
         try:
-            schema = read_schema(database) or make_schema(database)
+            schema = make_schema(database, read_schema(database))
             super().__init__(database, schema.secret)
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)

@@ -57,11 +57,17 @@ def record_id(file: str, offset: int) -> str:
     return f"<urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:]}>"
 
 
+@lru_cache(maxsize=4)
+def warcinfo_id(file: str) -> str:
+    """``record_id`` of a file's first record, which every other one names."""
+    return record_id(file, 0)
+
+
 def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
     """The whole first record of a file, without ``END``."""
     block = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in info.items()).encode()
     return (
-        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {record_id(file, 0)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
         f"WARC-Filename: {file.rpartition('/')[2]}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
         f"Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n"
     ).encode() + block
@@ -70,7 +76,8 @@ def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
 def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
     """The record's head up to the body, ``http`` included."""
     block = hashlib.sha1(http, usedforsecurity=False)
-    for piece in page.body.chunks():
+    whole = page.body.in_memory()
+    for piece in page.body.chunks() if whole is None else (whole,):
         block.update(piece)
     extra = f"WARC-Payload-Digest: {sha1_text(page.body.sha1)}\r\n"
     if page.sniffed:
@@ -123,7 +130,7 @@ def _head(kind: str, page: Page, file: str, offset: int, extra: str, block_diges
     msgtype = "request" if kind == "request" else "response"
     return (
         f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
-        f"WARC-Warcinfo-ID: {record_id(file, 0)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n"
+        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n"
         f"{address}{extra}WARC-Block-Digest: {block_digest}\r\n"
         f"Content-Type: application/http; msgtype={msgtype}\r\nContent-Length: {length}\r\n\r\n"
     ).encode()

@@ -252,8 +252,8 @@ def _response(page: Page, head: bytes) -> Iterable[bytes]:
     body = page.body
     if page.coding or page.sniffed in _COMPRESSED:
         return gzip_member.stored(head, chain(body.chunks(gzip_member.STORED_BYTES_MAX), (records.END,)))
-    if body.path is None:
-        return (gzip_member.deflated_whole(b"".join((head, *body.chunks(), records.END))),)
+    if (whole := body.in_memory()) is not None:
+        return (gzip_member.deflated_whole(b"".join((head, whole, records.END))),)
     return gzip_member.deflated(chain((head,), body.chunks(), (records.END,)))
 
 

@@ -25,10 +25,10 @@ NAMES = frozenset(
         """
 crawler_build_info crawler_state crawler_requests_in_flight crawler_workers crawler_fetches_total crawler_responses_total
 crawler_fetch_errors_total crawler_fetch_duration_seconds crawler_phase_duration_seconds crawler_received_bytes_total
-crawler_decoded_bytes_total crawler_written_bytes_total crawler_in_flight_bytes crawler_connections crawler_frontier_urls
-crawler_frontier_hosts crawler_urls_total crawler_links_refused_total crawler_host_backoffs_total
-crawler_robots_fetches_total crawler_cache_events_total crawler_memory_limit_bytes crawler_memory_rss_bytes
-crawler_memory_budget_bytes crawler_memory_used_bytes crawler_memory_waits_total crawler_memory_state
+crawler_decoded_bytes_total crawler_written_bytes_total crawler_in_flight_bytes crawler_connections
+crawler_connections_opened_total crawler_frontier_urls crawler_frontier_hosts crawler_urls_total crawler_links_refused_total
+crawler_host_backoffs_total crawler_robots_fetches_total crawler_cache_events_total crawler_memory_limit_bytes
+crawler_memory_rss_bytes crawler_memory_budget_bytes crawler_memory_used_bytes crawler_memory_waits_total crawler_memory_state
 crawler_commit_duration_seconds crawler_commit_age_seconds crawler_disk_free_bytes crawler_storage_errors_total
 crawler_event_loop_lag_seconds crawler_config_last_reload_successful crawler_last_fetch_timestamp_seconds
 process_resident_memory_bytes process_open_fds python_gc_collections_total python_info
@@ -42,6 +42,7 @@ FULL = Readings(
     requests_in_flight=3,
     bytes_in_flight=1 << 20,
     connections={"acquired": 3, "idle": 9},
+    connections_opened=12,
     urls={"waiting": 10, "done": 5},
     hosts={"resting": 2},
     refused={"depth": 4},

@@ -353,6 +353,7 @@ async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Pat
         for n in (*range(20), 19, 19):
             await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
             assert fetcher.stats().connections_idle == min(n + 1, 5)
+            assert fetcher.stats().connections_opened == n + 1, "a connection that is used again was opened once"
         while site.connections > 5:
             await asyncio.sleep(0.01)
         await asyncio.gather(*(end_of(fetcher, at(site, "/good/1")) for _ in range(10)))
@@ -369,6 +370,9 @@ async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path
             assert fetcher.stats().idle_bytes == min(n + 1, 5) * IDLE_BYTES
         await end_of(fetcher, url_of("tls-good", site))
         assert fetcher.stats().idle_bytes == IDLE_TLS_BYTES + IDLE_BYTES
+        assert fetcher.stats().connections_opened == 11
+        await end_of(fetcher, url_of("tls-expired", site))
+        assert fetcher.stats().connections_opened == 11, "a handshake that failed makes none"
         assert fetcher.stats().connections_idle == 2
         fetcher.forget()
         assert fetcher.stats().idle_bytes == 0
