@@ -21,8 +21,7 @@ from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
-    from crawler.service.run import Report
-    from crawler.service.signals import Signals
+    from crawler.service import Report, Signals
 
 GC_OBJECTS = 2_000
 """New containers between two looks for cycles: 700, Python's own, took 5 % of a crawl's time, this takes 2 %. 20,000 would
@@ -142,7 +141,7 @@ def retire(arguments: Sequence[str]) -> int:
 def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
-    from crawler.service.run import run_crawl
+    from crawler.service import run_crawl
 
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()

@@ -18,8 +18,7 @@ from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
-    from crawler.service.run import Report
-    from crawler.service.signals import Signals
+    from crawler.service import Report, Signals
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 

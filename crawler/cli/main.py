@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, say
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
 
 if TYPE_CHECKING:
-    from crawler.service.signals import Signals
+    from crawler.service import Signals
 
 Command = Callable[..., int]
 """Takes its arguments; those that crawl also the process's signals."""
@@ -74,7 +73,7 @@ def _config(arguments: Sequence[str]) -> int:
 
         loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls))
         if namespace.action == "show" and namespace.memory:
-            from crawler.crawl.wiring import plan_of
+            from crawler.crawl import plan_of
 
             print(plan_of(loaded.config).table())
         elif namespace.action == "show":
@@ -185,6 +184,8 @@ def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
     if not name:
         print(_help(), end="", file=sys.stderr)
         return Exit.USAGE
+    from crawler.core.text import did_you_mean
+
     hint = did_you_mean(name, COMMANDS) or ("; did you mean crawler run?" if "://" in name else ": see crawler --help")
     say(f"there is no command {name}{hint}")
     return Exit.USAGE
@@ -216,7 +217,7 @@ def _taken(words: Sequence[str]) -> Signals | None:
     """The signals of a command that crawls, before anything else is done: none may kill it. None for other commands."""
     if not words or words[0] not in RELOADS:
         return None
-    from crawler.service.signals import Signals
+    from crawler.service import Signals
 
     signals = Signals(reloads=RELOADS[words[0]])
     signals.take()

@@ -247,7 +247,7 @@ def _add_directory(parser: CommandParser) -> None:
 
 
 def _open(directory: str) -> CrawlReader:
-    from crawler.crawl.reading import open_crawl_reader
+    from crawler.crawl import open_crawl_reader
     from crawler.output import crawl_in
 
     return open_crawl_reader(crawl_in(directory))

@@ -13,7 +13,7 @@ from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_store
-from crawler.output.directory import locked
+from crawler.output import locked
 from crawler.output.file_names import noticed
 
 

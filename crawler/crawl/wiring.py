@@ -32,11 +32,8 @@ from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
+from crawler.output import Journal, Results, Retention, open_directory
 from crawler.output.archive import KINDS, open_archive
-from crawler.output.directory import open_directory
-from crawler.output.journal import Journal
-from crawler.output.results import Results
-from crawler.output.retention import Retention
 from crawler.parse import seeds
 from crawler.parse.pool import Parser, open_parser, pool_size
 from crawler.policy.judge import Judge

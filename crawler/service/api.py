@@ -26,11 +26,10 @@ from crawler.core.errors import FetchError
 from crawler.core.model import Link, Pause, Ref
 from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl, Readings
 from crawler.crawl.explain import explain
-from crawler.crawl.metrics import Readings
+from crawler.output import row_at
 from crawler.output.archive import is_gone
-from crawler.output.results import row_at
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
 from crawler.service.api_streams import Follow

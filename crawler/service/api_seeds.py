@@ -20,7 +20,7 @@ from aiohttp import hdrs, web
 from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError
 from crawler.core.urls import Rules
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl
 from crawler.parse.seeds import ARGV, Chunk, Lines
 from crawler.service.api_errors import Problem
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl
 from crawler.output.archive import is_gone, open_body
 from crawler.output.file_names import number_of
 from crawler.output.results import ROW_BYTES_MAX

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from crawler.core.model import Pause
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
 from crawler.crawl.status import Rates
 from crawler.service.listener import open_listener, watched

@@ -11,7 +11,7 @@ import tracemalloc
 from collections import Counter
 from typing import Final
 
-from crawler.crawl.metrics import Readings
+from crawler.crawl import Readings
 
 TOP: Final = 25
 TASKS_MAX: Final = 50

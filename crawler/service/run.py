@@ -19,9 +19,8 @@ from msgspec import Struct
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.status import Rates, status_line
-from crawler.crawl.wiring import open_crawl
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.memory_report import memory_report
 from crawler.service.signals import Signals

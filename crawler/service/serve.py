@@ -15,8 +15,7 @@ from typing import Final
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.crawl.crawl import Crawl
-from crawler.crawl.wiring import open_crawl
+from crawler.crawl import Crawl, open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.listener import open_listener
