@@ -1,4 +1,4 @@
-"""A command's arguments: examples first, one usage line, and a suggestion where something was mistyped."""
+"""The parser of a command's arguments, and of outcomes and kinds among them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _fitted(text: str, width: int) -> str:
     return "\n".join(fitted)
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Examples first, one short usage line, and a suggestion for a flag that does not exist."""
 
     def __init__(self, name: str, usage: str, examples: str) -> None:

@@ -1,6 +1,6 @@
-"""Command line options, made from the Config's fields: one definition per setting gives the flag, its help and its checks.
+"""Command line options made from the fields of Config: one definition per setting gives the flag, its help and its checks.
 
-argparse only collects text here; what it means, and whether it is right, is for ``settings`` to say, all faults at once.
+argparse only collects text here; ``crawler.config.load`` converts and checks it, and reports all errors at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Collection
 from typing import Any, Final
 
-from crawler.cli.arguments import Parser
+from crawler.cli.arguments import CommandParser
 from crawler.config.fields import Setting
 from crawler.config.render import describe
 from crawler.config.sections import SECTIONS, Config
@@ -34,13 +34,13 @@ _WORD: Final = {
     "metrics_listen": "HOST:PORT",
     "drop_params": "NAME",
 }
-"""What stands for the value in the help, where its type does not say it."""
+"""Placeholder of the value in the help, where its type does not give one."""
 
 NOT_FLAGS: Final = frozenset(("urls", "host"))
 """URLs stand alone on the command line; [[host]] tables need a file."""
 
 
-def add_settings(parser: Parser, only: Collection[str] | None = None) -> None:
+def add_settings(parser: CommandParser, only: Collection[str] | None = None) -> None:
     """A flag for every setting, or for ``only`` these, grouped as the sections are, and -c for the file."""
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with settings (see: crawler config show --example)")
     for section in SECTIONS:
@@ -70,8 +70,8 @@ def _metavar(key: str, field: Setting) -> str:
     return _WORD.get(key, "N" if field.is_number else "TEXT")
 
 
-def add_loudness(parser: Parser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+def add_loudness(parser: CommandParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every visit")
 
 

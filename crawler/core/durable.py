@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,6 +169,17 @@ OPEN: Final = ".open"
 def is_there(path: Path) -> bool:
     """Whether a file stands there by its final name, or by the one it has while it is written."""
     return length_of(path) >= 0 or length_of(path.with_name(path.name + OPEN)) >= 0
+
+
+def open_there(path: Path) -> io.FileIO:
+    """The file that ``is_there``, to be read, under whichever of its names it has just now."""
+    with storing(path):
+        for name in (path, path.with_name(path.name + OPEN)):
+            try:
+                return name.open("rb", buffering=0)
+            except FileNotFoundError:
+                continue
+        return path.open("rb", buffering=0)  # renamed between the two looks
 
 
 def missing(path: Path, mark: int) -> StorageError:

@@ -116,6 +116,10 @@ class Ref(Struct, frozen=True, array_like=True, gc=False):
     length: int
 
 
+VALIDATORS_CHARS_MAX: Final = 512
+"""Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
+
+
 class Known(Struct, frozen=True, array_like=True, gc=False):
     """What the store keeps of a settled URL: for ``why``, ``cat``, ``retry``, duplicates and conditional requests."""
 

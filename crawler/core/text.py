@@ -32,3 +32,8 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
 def json_text(line: bytes) -> bytes:
     """JSON as it was, but for the control characters that JSON lets stand: a terminal would obey them."""
     return _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
+
+
+def matches_mime(mime: str, pattern: str) -> bool:
+    """Whether a media type is of a type or range such as ``image/*`` (RFC 9110 12.5.1); both in lower case."""
+    return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))

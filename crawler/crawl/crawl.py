@@ -29,8 +29,7 @@ from crawler.crawl.thread_iter import Lazily
 from crawler.fetch import Fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
-from crawler.output.journal import Journal
-from crawler.output.retention import Retention
+from crawler.output import Journal, Retention
 from crawler.parse.seeds import Chunk
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Rests

@@ -1,6 +1,6 @@
 """Every metric by name, in one registry per crawl, as Prometheus scrapes it.
 
-The law: labels come from closed sets, every known child is there from the start at 0, and no label holds a host or a URL.
+Invariants: labels come from closed sets, every known child is there from the start at 0, and no label holds a host or a URL.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from crawler.crawl.metrics import Durations, Metrics
-from crawler.crawl.readings import (
+from crawler.crawl.metrics import (
     CACHE_EVENTS,
     CACHES,
     CONNECTION_STATES,
@@ -25,6 +24,8 @@ from crawler.crawl.readings import (
     STATES,
     URL_STATES,
     WORKER_STATES,
+    Durations,
+    Metrics,
     Readings,
 )
 

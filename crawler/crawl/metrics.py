@@ -1,33 +1,51 @@
-"""What happens in a crawl, counted: what ``exposition`` tells a scraper.
+"""What happens in a crawl, counted, and what is read of it: what ``exposition`` tells a scraper.
 
-Counted in plain integers (a visit costs about a microsecond; the client library's own counters would cost six); what *is* is
-read when it is scraped, from one ``Readings``. All of it on the loop: no locks. Every known label is there from the start at 0.
+What happens is counted in plain integers (a visit costs about a microsecond; the client library's own counters would cost
+six), with every known label there from the start at 0. What *is* is read when it is scraped, from one ``Readings``: never
+counted beside the thing itself, so no gauge can drift. All of it on the event loop: no locks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, get_args
 
-from crawler.core.errors import REASONS
-from crawler.core.model import Done, Outcome, OutcomeName, Retry, Unvisited
+from msgspec import Struct
+
+from crawler.core.errors import OUR_ERRNOS, REASONS
+from crawler.core.model import Done, Outcome, OutcomeName, Retry, State, Unvisited, WaitsFor
 from crawler.core.page import Page
-from crawler.crawl.readings import Readings
+from crawler.resources.memory_budget import Use
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+STATES: Final = get_args(State)
+WORKER_STATES: Final = ("busy", *(reason for reason in get_args(WaitsFor) if reason != "nothing"))
+"""busy: it visits a URL · the others: what an idle worker waits for. Their sum is the number of workers."""
+MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
+"""normal · high: over 85 %, fewer fetches · critical: over 95 %, none · over: the largest bodies are given up ·
+single: one fetch at a time until it helps."""
+CONNECTION_STATES: Final = ("acquired", "idle")
+URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
+"""retrying: the last attempt failed. A URL is in one of them; nothing is due again by schedule, so ``recrawl`` is always 0."""
+HOST_STATES: Final = ("resting", "ready", "out", "stored")
+"""On the bench and resting, due, or being visited; stored: known, and not on the bench."""
+CACHES: Final = ("dns", "robots")
+CACHE_EVENTS: Final = ("hit", "miss", "evicted")
 
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Bounds of a visit and its phases."""
 COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PHASES: Final = ("queue", "first_byte", "body", "parse")
-"""queue: until the request is sent (rate, name lookup, connecting) · first_byte: from then to the answer's head · body: to
+"""queue: until the request is sent (rate, name lookup, connecting) · first_byte: from then to the response's head · body: to
 its end · parse: finding the links, queueing for a parser included."""
 CODES: Final = tuple(str(code.value) for code in HTTPStatus if code >= HTTPStatus.OK)
 ERRORS: Final = (*(reason for outcome, reasons in REASONS.items() if outcome != "skipped" for reason in reasons), "host_down")
@@ -36,8 +54,43 @@ EVENTS: Final = ("found", "admitted", "settled", "retried", "returned")
 retried: failed and due again · returned: given back unvisited (drain, our own trouble)."""
 BACKOFFS: Final = ("busy", "failed", "gone")
 ROBOTS_RESULTS: Final = ("read", "absent", "redirected", "retried", "unavailable")
+ERRNOS: Final = (*sorted(errno.errorcode[number] for number in OUR_ERRNOS), "other")
 LAG_EVERY_S: Final = 0.25
 _LAG_STEPS_MAX: Final = 400
+
+
+class Readings(Struct, frozen=True, kw_only=True):
+    """What a scrape reads of the crawl at that moment. Mappings may leave out what is 0; a part that is not there reads as 0.
+    Sizes in bytes, times in seconds."""
+
+    state: State = "opening"
+    workers: Mapping[str, int] = {}
+    """By WORKER_STATES."""
+    requests_in_flight: int = 0
+    bytes_in_flight: int = 0
+    """Of bodies that are being received."""
+    bytes_written: int = 0
+    """To archive, index and results since the start."""
+    connections: Mapping[str, int] = {}
+    connections_opened: int = 0
+    """Since the start."""
+    urls: Mapping[str, int] = {}
+    hosts: Mapping[str, int] = {}
+    refused: Mapping[str, int] = {}
+    """Links left out, by rule, since the directory was begun."""
+    cache_events: Mapping[tuple[str, str], int] = {}
+    """By (cache, event), since the start."""
+    memory_limit: int = 0
+    memory_rss: int = 0
+    """Of the whole process tree, shared pages counted once."""
+    accounts: Mapping[str, Use] = {}
+    memory_state: str = "normal"
+    commit_age: float = 0.0
+    """How long the oldest outcome or link not yet committed has waited; 0 if there is none."""
+    disk_free: int = 0
+    storage_errors: Mapping[str, int] = {}
+    """By errno name, since the start."""
+    last_reload_successful: bool = True
 
 
 class Durations:
@@ -73,8 +126,6 @@ class Metrics:
         self.phase_seconds = {phase: Durations(SECONDS) for phase in PHASES}
         self.commit_seconds = Durations(COMMIT_SECONDS)
         self.lag_seconds = Durations(LAG_SECONDS)
-        self.lag = 0.0
-        """Of the event loop, seconds, when it was last measured."""
         self._queue, self._first_byte, self._body, self._parse = self.phase_seconds.values()
         self._known = self._done = 0
         self.version = version
@@ -89,7 +140,7 @@ class Metrics:
     # -- what happens ---------------------------------------------------------------------------------------------
 
     def answered(self, page: Page) -> None:
-        """An exchange brought an answer, whatever is made of it."""
+        """An exchange brought a response, whatever is made of it."""
         codes, timings = self.codes, page.timings
         codes[page.status if page.status in codes else 0] += 1
         self.received += page.bytes_wire
@@ -141,7 +192,7 @@ class Metrics:
         while True:
             due = clock() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self.lag = late = max(0.0, clock() - due)
+            late = max(0.0, clock() - due)
             for _ in range(_LAG_STEPS_MAX):
                 self.lag_seconds.observe(late)
                 late -= LAG_EVERY_S

@@ -32,11 +32,8 @@ from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
-from crawler.output.archive import open_archive
-from crawler.output.directory import open_directory
-from crawler.output.journal import Journal
-from crawler.output.results import Results
-from crawler.output.retention import Retention
+from crawler.output import Journal, Results, Retention, open_directory
+from crawler.output.archive import KINDS, open_archive
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.judge import Judge
@@ -146,7 +143,7 @@ def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.Abstract
     return open_fetcher(
         config,
         tmp=root / "tmp",
-        decode_body=config.archive == "files",
+        decode_body=KINDS[config.archive].decodes,
         hosts=config.host,
         per_host=config.per_host,
         names_max=plan.dns_names_max,

@@ -23,6 +23,7 @@ from crawler.core.content_coding import codings_of
 from crawler.core.errors import FetchError
 from crawler.core.model import Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
+from crawler.core.text import matches_mime
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.decoding import Finisher, Room
@@ -278,7 +279,7 @@ class Fetcher:
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
             mime, _ = _content_type(message)
-            if mime is not None and not any(_matches(mime, pattern) for pattern in accepted):
+            if mime is not None and not any(matches_mime(mime, pattern) for pattern in accepted):
                 raise FetchError("mime", mime)
 
 
@@ -302,10 +303,6 @@ def _page(request: Request, message: RawResponseMessage, body: Body, fault: Fetc
 
 def _content_type(message: RawResponseMessage) -> tuple[str | None, str | None]:
     return content_type(tuple(message.headers.getall("Content-Type", ())))
-
-
-def _matches(mime: str, pattern: str) -> bool:
-    return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))
 
 
 def _limiter(per_second: float) -> AsyncLimiter | None:

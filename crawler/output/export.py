@@ -1,6 +1,6 @@
 """Kept bodies for other programs: as JSON lines with the text or base64, or as files named by their own digest.
 
-The law: a body of any size passes through in pieces, and nothing a server said reaches a path.
+Invariants: a body of any size passes through in pieces, and nothing a server sends reaches a path.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
+from crawler.core.text import matches_mime
 from crawler.output.results import Row
 
 PIECE_BYTES: Final = 48 << 10
@@ -36,8 +37,8 @@ def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...], kinds:
     if kinds and row["kind"] not in kinds:
         return False
     mime = row["mime"] or ""
-    named = not mimes or mime in mimes or f"{mime.partition('/')[0]}/*" in mimes or "*/*" in mimes
-    return named and (not outcomes or row["outcome"] in outcomes)
+    is_named = not mimes or any(matches_mime(mime, pattern) for pattern in mimes)
+    return is_named and (not outcomes or row["outcome"] in outcomes)
 
 
 def json_line(row: Row, body: BinaryIO) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """The file side of a commit: what one batch adds to archive, index and results.
 
-The law: between the store's prepare and its commit, everything of the batch is appended and made durable; none of it
+Invariants: between the store's prepare and its commit, everything of the batch is appended and made durable; none of it
 counts before the commit, and after a failed one every file is cut back to its mark. Only the writer thread comes here.
 """
 
@@ -82,7 +82,7 @@ class Journal:
         return lost
 
     def cut(self, marks: Mapping[str, Mark]) -> None:
-        """Cut every file back, and close: the process ends, and whoever reads the directory then must find whole records."""
+        """Cut every file back, and close: the process ends, and later readers of the directory must find whole records."""
         try:
             self._archive.cut(marks)
         finally:

@@ -1,6 +1,6 @@
 """Result rows on disk: JSON lines in ``results/results-NNNNNN.jsonl``, appended, rolled at a commit, read back.
 
-The law: a reader stops at the mark, so a row is seen once and for ever or not at all, also while a crawl runs.
+Invariant: a reader stops at the mark, so a row that was seen once stays, also while a crawl runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from msgspec import Struct
 from crawler.core.durable import MarkedFile, cut_back, length_of, lose, make_dir, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
+from crawler.output.archive import refs_of
 from crawler.output.file_names import number_of
 
 SCHEMA: Final = 1
@@ -88,15 +89,17 @@ class Results:
         own = {key: mark for key, mark in marks.items() if _NAME.fullmatch(key)}
         self._number = max(map(number_of, own), default=-1) + 1
         lost = []
+        # 1. Files that a commit knows: the open one is cut back and continued, closed ones must be whole.
         for key, mark in own.items():
             if not mark.closed:
                 self._file = MarkedFile.open(self._root / key, mark.length)
                 self._number = number_of(key)
             elif not mark.retired and length_of(self._root / key) < mark.length:
                 raise missing(self._root / key, mark.length)
+        # 2. The next file may exist already: begun by this process and not committed, or lost with an earlier one.
         if self._file is None and length_of(self._root / self._key()) >= 0:
             if self._key() == ours:
-                self._file = MarkedFile.open(self._root / ours, 0)  # begun by this process, and not committed
+                self._file = MarkedFile.open(self._root / ours, 0)
             else:
                 lost.append(lose(self._root, self._root / self._key()))
         return lost
@@ -126,7 +129,7 @@ class Results:
 
     def _create(self) -> MarkedFile:
         while length_of(self._root / self._key()) >= 0:
-            self._number += 1  # somebody else's: left alone
+            self._number += 1  # not this crawl's: left alone
         file = MarkedFile.create(self._root / self._key())
         self._begun = self._key()
         return file
@@ -158,13 +161,8 @@ def read(
 
 def body_ref(row: Row) -> Ref | None:
     """Where the body of a row stands; None if none was kept."""
-    place = row["archive"]
-    if place is None:
-        return None
-    if "path" in place:
-        return Ref(place["path"], 0, row["bytes_decoded"])
-    place = place.get("revisit_of", place)
-    return Ref(place["file"], place["offset"], place["length"])
+    refs = refs_of(row)
+    return refs and refs[1]
 
 
 def rows(

@@ -1,6 +1,6 @@
 """Which result rows a batch makes, and what stands in them (schema 1). Pure.
 
-The law: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
+Invariant: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
 lead to; where that page was known already, a row ``skipped``, ``duplicate`` stands for the line.
 """
 
@@ -16,14 +16,11 @@ from msgspec.structs import replace
 from crawler.core import urls
 from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import NOT_PAGES, Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
-from crawler.output.archive import Kept
+from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
 from crawler.output.results import FIELDS, SCHEMA, Row
-
-VALIDATOR_BYTES_MAX: Final = 512
-"""Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
@@ -49,7 +46,7 @@ def has_row(settled: Settled) -> bool:
 
 
 def has_record(settled: Settled) -> bool:
-    """Whether the answer is kept: not where its body was not wanted."""
+    """Whether the response is kept: not where its body was not wanted."""
     return has_row(settled) and isinstance(settled.outcome, Done) and settled.outcome.outcome != "skipped"
 
 
@@ -112,7 +109,7 @@ def _visit_rows(
     if isinstance(outcome, Dropped):
         row["fetched_at"] = iso(wall)
     else:
-        _fill_answer(row, outcome.page, kept, onward[0].url if onward else None)
+        _fill_response(row, outcome.page, kept, onward[0].url if onward else None)
         row["robots"] = outcome.robots
         if not has_record(settled):
             row["sha256"] = None
@@ -161,7 +158,7 @@ def _object(extra: str | None) -> orjson.Fragment | None:
     return None if extra is None else orjson.Fragment(extra)
 
 
-def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
+def _fill_response(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
     timings = page.timings
     row["status"] = page.status
     row["location"] = target or _location(page)
@@ -178,23 +175,11 @@ def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) ->
         "total": round(timings.total, 6),
     }
     row["ip"] = page.ip
-    row["archive"] = _place(kept)
-
-
-def _place(kept: Kept | None) -> Row | None:
-    """Where this visit's record stands, and whose body it repeats."""
-    if kept is None:
-        return None
-    if kept.record.file.startswith("files/"):
-        return {"path": kept.record.file}
-    place = {"file": kept.record.file, "offset": kept.record.offset, "length": kept.record.length}
-    if kept.body != kept.record:
-        place["revisit_of"] = {"file": kept.body.file, "offset": kept.body.offset, "length": kept.body.length}
-    return place
+    row["archive"] = place_of(kept) if kept is not None else None
 
 
 def _location(page: Page) -> str | None:
-    """Where an answer sends its reader: canonical if it can be parsed, else as sent."""
+    """Where a response redirects to: canonical if it can be parsed, else as sent."""
     if not 300 <= page.status < 400 or (text := page.header("location")) is None:
         return None
     try:
@@ -205,7 +190,7 @@ def _location(page: Page) -> str | None:
 
 def _validators(page: Page) -> tuple[str | None, str | None]:
     etag, modified = page.header("etag"), page.header("last-modified")
-    if len(etag or "") + len(modified or "") > VALIDATOR_BYTES_MAX:
+    if len(etag or "") + len(modified or "") > VALIDATORS_CHARS_MAX:
         return None, None
     return etag, modified
 

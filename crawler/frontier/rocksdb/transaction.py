@@ -13,7 +13,7 @@ from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
 from crawler.core.link_block import encode_link
-from crawler.core.model import NOT_PAGES, Known, Retry
+from crawler.core.model import NOT_PAGES, VALIDATORS_CHARS_MAX, Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
@@ -35,7 +35,6 @@ from crawler.frontier.rocksdb.layout import (
     queue_key,
 )
 
-VALIDATORS_CHARS_MAX: Final = 512
 """Longer validators are not kept: a conditional request is not worth them."""
 
 

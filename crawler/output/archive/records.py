@@ -1,7 +1,7 @@
 """WARC/1.1 records (ISO 28500:2017) as bytes. Pure: heads only, bodies are laid behind them by the caller.
 
-The law: a record's identifier follows from its place alone, so that a revisit can name a record from a ``Ref``. Whatever a
-server sent stands in the block as it came, except the one field that would now be a lie: ``Transfer-Encoding``.
+Invariants: a record's identifier follows from its place alone, so that a revisit can name a record from a ``Ref``. The block
+holds what the server sent as it came, except the one field that would now be false: ``Transfer-Encoding``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
 
 
 def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: float, digest: bytes) -> bytes:
-    """The whole record but ``END``: the answer's head, and where the body it would repeat stands."""
+    """The whole record but ``END``: the response's head, and where the body it would repeat stands."""
     profile = "server-not-modified" if page.status == 304 else "identical-payload-digest"
     extra = (
         f"WARC-Profile: {_PROFILE}{profile}\r\nWARC-Refers-To: {record_id(of.file, of.offset)}\r\n"
@@ -98,9 +98,9 @@ def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: f
     return _head("revisit", page, file, offset, extra, _block_digest(http), len(http)) + http
 
 
-def request(page: Page, file: str, offset: int, answer_offset: int) -> bytes:
-    """The whole record but ``END``, of the request whose answer stands at ``answer_offset``."""
-    extra = f"WARC-Concurrent-To: {record_id(file, answer_offset)}\r\n"
+def request(page: Page, file: str, offset: int, response_offset: int) -> bytes:
+    """The whole record but ``END``, of the request whose response stands at ``response_offset``."""
+    extra = f"WARC-Concurrent-To: {record_id(file, response_offset)}\r\n"
     return _head("request", page, file, offset, extra, _block_digest(page.request), len(page.request)) + page.request
 
 

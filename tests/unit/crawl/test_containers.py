@@ -44,7 +44,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "MemoryGovernor._given_up": ("workers", WORKERS),
     "Visit.*": ("fixed", 5),
     "Watch._entered": ("fixed", 3),
-    "Vitals._samples": ("_SAMPLES_MAX", 64),
+    "Rates._samples": ("_SAMPLES_MAX of crawler.crawl.status", 256),
+    "Snapshot.*": ("outcomes, reasons and rules are closed sets", FIXED),
     "Metrics.*": ("labels are closed sets", FIXED),
     "Durations.*": ("buckets", FIXED),
     "Disk.errors": ("errno names", FIXED),
@@ -103,6 +104,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Resolver._asked": ("workers", WORKERS),
     "Lines._links": ("a chunk of lines", 1000),
     "Lines._faults": ("a chunk of lines", 1000),
+    "Lines._extras": ("a chunk of lines", 1000),
+    "Chunk.extras": ("a chunk of lines", 1000),
     "Resolver._cache": ("dns", 3495),
     "Resolver.events": ("fixed", FIXED),
     "Watched._buffer": ("connection", FIXED),
@@ -180,9 +183,9 @@ async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_pat
     monkeypatch.setattr(batch, "LINKS_MAX", BATCH_LINKS)
     web = Web(default=lambda host, path: page(f"{path}/next", "/all"))
     with web.running():
-        first, few = await largest(tmp_path, web, 600)
-        then, many = await largest(tmp_path, web, 2400)
-    assert (few, many) == (600 * 2 + 120, 2400 * 2 + 480), "the list, what it links to"
+        first, few = await largest(tmp_path, web, 500)
+        then, many = await largest(tmp_path, web, 1500)
+    assert (few, many) == (500 * 2 + 100, 1500 * 2 + 300), "the list, what it links to"
     assert not [where for where in first.keys() | then.keys() if bound_of(where) is None], "say what bounds them"
     for most in (first, then):
         assert not {where: size for where, size in most.items() if size > bound_of(where)[1]}

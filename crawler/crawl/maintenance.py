@@ -1,0 +1,62 @@
+"""What a person changes in the directory of a crawl that is not running: URLs made due again, files no longer kept."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from crawler.config.render import read_identity
+from crawler.core.batch import Batch
+from crawler.core.durable import is_there
+from crawler.core.errors import ConfigError
+from crawler.core.model import Mark
+from crawler.frontier import Limits, Store, open_store
+from crawler.output import locked
+from crawler.output.file_names import noticed
+
+
+def revive(root: Path, outcomes: frozenset[str]) -> int:
+    """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
+    with _store_of(root) as store:
+        return store.revive(outcomes)
+
+
+def retire(root: Path, files: Sequence[str]) -> list[str]:
+    """Mark ``files``, or all closed files that are not there, as no longer kept; which these are. ConfigError: one of
+    ``files`` cannot be. StorageError with EWOULDBLOCK: it is running."""
+    with _store_of(root) as store:
+        marks = store.marks()
+        if faults := [fault for file in files if (fault := _why_kept(root, file, marks.get(file))) is not None]:
+            raise ConfigError(faults)
+        there = {file: 0.0 for file, mark in marks.items() if (file not in files if files else is_there(root / file))}
+        gone = {file: mark for file, mark in noticed(marks, there).items() if not marks[file].retired}
+        if gone:
+            batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(gone))
+            store.commit(store.prepare(batch), [], {})
+        return sorted(gone)
+
+
+def _why_kept(root: Path, file: str, mark: Mark | None) -> str | None:
+    """Why a file cannot be retired; None if it can."""
+    if mark is None or mark.retired:
+        return f"{file}: no such file was written by this crawl, or it is retired already"
+    if not mark.closed:
+        return f"{file}: it is not full yet: the crawl must go on with it"
+    if is_there(root / file):
+        return f"{file}: it is still there: move or delete it first"
+    return None
+
+
+@contextlib.contextmanager
+def _store_of(root: Path) -> Iterator[Store]:
+    """The store of a crawl that no process runs, nor can begin to run meanwhile."""
+    with locked(root):
+        begun = read_identity(root) or {"depth": 0}
+        limits = Limits(depth_limited=begun["depth"] > 0)
+        store = open_store("embedded", root / "frontier", limits, now=time.time(), rest=lambda host: 0.0)
+        try:
+            yield store
+        finally:
+            store.close()
