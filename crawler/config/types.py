@@ -113,9 +113,12 @@ def name_server(value: str) -> str:
 
 
 def http_proxy(value: str) -> str:
+    from crawler.core.urls import name_fault
+
     try:
         parts = urlsplit(value)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and parts.port != 0
+        good = good and not name_fault(parts.hostname or ".")
     except ValueError:
         good = False
     if not good:

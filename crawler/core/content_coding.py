@@ -6,6 +6,7 @@ every end was reached, nothing came after it.
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import zlib
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import brotli  # type: ignore[import-untyped]
 
-from crawler.core.errors import FetchError
+from crawler.core.errors import FetchError, StorageError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -38,11 +39,11 @@ _BROTLI_WINDOW_LOG_MAX: Final = 24  # 16 MiB
 _BROTLI_BYTES: Final = 3 << 20
 """Of a brotli decoder beside its window: 256 prefix codes of each of three kinds (RFC 7932 section 3.5), as tables."""
 _BROTLI_FEED_BYTES: Final = 4 << 10
+_BROTLI_TAIL_BYTES_MAX: Final = 64 << 10
 
 _IDENTITY: Final = frozenset({"", "identity"})
 _ALIASES: Final = {"x-gzip": "gzip", "x-compress": "compress"}
 _UNSUPPORTED: Final = frozenset({"compress", "exi", "pack200-gzip", "aes128gcm", "dcb", "dcz", "sdch"})
-_CODEC_ERRORS: Final[tuple[type[Exception], ...]] = (zlib.error, zstd.ZstdError)
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 Stage = Callable[[Iterable[bytes]], Iterator[bytes]]
@@ -192,7 +193,9 @@ def _members(chunks: Iterable[bytes], make: Callable[[], Any], magics: tuple[byt
 def _step(decoder: Any, data: bytes) -> bytes:
     try:
         piece: bytes = decoder.decompress(data, PIECE_BYTES)
-    except _CODEC_ERRORS as error:
+    except MemoryError:
+        raise StorageError("out of memory while decoding", errno=errno.ENOMEM) from None
+    except Exception as error:  # zlib.error, ZstdError, and whatever else a body may provoke in them
         raise FetchError("content_coding", str(error)) from None
     return piece
 
@@ -265,20 +268,43 @@ def _brotli(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if not chunk:
             yield chunk
         for start in range(0, len(chunk), _BROTLI_FEED_BYTES):  # a call that fails drops its output: small calls lose little
-            data = chunk[start : start + _BROTLI_FEED_BYTES]
             empty = False
-            more = True
-            while more:
-                try:
-                    piece: bytes = decoder.process(data, output_buffer_limit=PIECE_BYTES)
-                except brotli.error as error:
-                    raise FetchError("content_coding", str(error)) from None
-                data = b""
-                for offset in range(0, max(1, len(piece)), PIECE_BYTES):  # the limit is a hint to the library
-                    yield piece[offset : offset + PIECE_BYTES]
-                more = not decoder.is_finished() and (len(piece) >= PIECE_BYTES or not decoder.can_accept_more_data())
+            yield from _brotli_fed(decoder, chunk[start : start + _BROTLI_FEED_BYTES])
     if not empty and not decoder.is_finished():
         raise FetchError("coding_cut")
+
+
+def _brotli_fed(decoder: Any, data: bytes) -> Iterator[bytes]:
+    more = True
+    while more:
+        try:
+            piece: bytes = decoder.process(data, output_buffer_limit=PIECE_BYTES)
+            more = not decoder.is_finished() and (len(piece) >= PIECE_BYTES or not decoder.can_accept_more_data())
+        except MemoryError:
+            raise StorageError("out of memory while decoding", errno=errno.ENOMEM) from None
+        except Exception as error:  # brotli.error, and whatever else a body may provoke in it
+            raise FetchError("content_coding", str(error)) from None
+        data = b""
+        for offset in range(0, max(1, len(piece)), PIECE_BYTES):  # the limit is a hint to the library
+            yield piece[offset : offset + PIECE_BYTES]
+
+
+def brotli_with_tail(data: bytes, limit: int) -> bytes | None:
+    """What a little brotli body decodes to that is whole and has bytes behind its end, at most ``limit`` bytes of it; None if it
+    is another. Read byte by byte, to see the end before the bytes that spoil it."""
+    decoder = brotli.Decompressor()
+    found = bytearray()
+    for at in range(min(len(data), _BROTLI_TAIL_BYTES_MAX)):
+        try:
+            for piece in _brotli_fed(decoder, data[at : at + 1]):
+                found += piece
+                if len(found) > limit:
+                    return None
+        except FetchError:
+            return None
+        if decoder.is_finished():
+            return bytes(found)
+    return None
 
 
 _STAGES: Final[dict[str, Stage]] = {"gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}

@@ -166,13 +166,15 @@ class Lease(Struct, frozen=True, gc=False):
     known: Known | None = None
     """What is known from an earlier visit (retry)."""
     failures: int = 0
-    """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench."""
+    """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench, as the next two are."""
     busy: int = 0
+    has_answered: bool = False
 
 
-HostSign: TypeAlias = Literal["alive", "busy", "failed", "gone", "silent"]
-"""What a visit tells of its host. alive: it answered · busy: it asked us to slow down (429, 503) ·
-failed: no answer (connection, DNS, TLS, first byte) · gone: it does not exist (NXDOMAIN) · silent: the visit says nothing."""
+HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent"]
+"""What a visit tells of its host. alive: it responded · busy: it asked us to slow down (429, 503) · mute: it took the request
+and gave no response, which is the URL's own · failed: no address, no connection or no TLS · gone: no such name (NXDOMAIN) ·
+silent: the visit says nothing, for the host was not asked."""
 
 
 class Done(Struct, frozen=True):
@@ -184,8 +186,9 @@ class Done(Struct, frozen=True):
     outlinks: tuple[Link, ...] = ()
     refused: dict[str, int] | None = None
     """Links left out, by the rule that refused them."""
-    rest: float = 0.0
     sign: HostSign = "alive"
+    retry_after_s: float = 0.0
+    """What the Retry-After field of the response asks for."""
     robots: str | None = None
     """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
     block: LinkBlock | None = None
@@ -198,19 +201,19 @@ class Dropped(Struct, frozen=True):
     outcome: str
     reason: str | None = None
     detail: str = ""
-    rest: float = 0.0
     sign: HostSign = "silent"
 
 
 class Retry(Struct, frozen=True):
-    """Not settled: due again at ``after`` seconds from now, as the next attempt. Neither row nor record."""
+    """Not settled: due again after a back-off, as the next attempt. Neither row nor record."""
 
     outcome: str
     reason: str | None
-    after: float
-    rest: float = 0.0
     sign: HostSign = "failed"
     detail: str = ""
+    first_byte_s: float = 0.0
+    """From the request sent to the head of the response, if there was one."""
+    retry_after_s: float = 0.0
 
 
 class Unvisited(Struct, frozen=True):

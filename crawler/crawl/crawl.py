@@ -32,7 +32,7 @@ from crawler.frontier.pump import Pump
 from crawler.output import Journal, Retention
 from crawler.parse.seeds import Chunk
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Rests
+from crawler.policy.politeness import Politeness
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
@@ -65,7 +65,7 @@ class Crawl:
         store: Store,
         pump: Pump,
         hosts: HostRules,
-        politeness: Rests,
+        politeness: Politeness,
         robots: RobotsDesk | None,
         fetcher: Fetcher,
         parser: Parser | None,
@@ -109,12 +109,13 @@ class Crawl:
         self.hosts.change(config)
         self.fetcher.change(config, config.host)
         backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
-        self._judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
+        self._judge.change(retries=config.retries)
         self._politeness.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
         self.disk.change(min_free_bytes=config.min_free_disk)
         self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
+            self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
@@ -186,7 +187,12 @@ class Crawl:
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
         while (lease := await self.frontier.take()) is not None:
-            if (refusal := self._refusal(lease.link)) is not None:
+            try:
+                refusal = self._refusal(lease.link)
+            except Exception:
+                self.frontier.blame(lease)
+                raise
+            if refusal is not None:
                 self._settle(lease, refusal)
             else:
                 await self._visited(lease, worker)
@@ -199,9 +205,12 @@ class Crawl:
         except StorageError as error:
             self._settle(lease, Unvisited())
             await self.disk.visit_failed(error, self.frontier.out_count)
-        except BaseException:
+        except BaseException as error:
+            gave_up = self.memory.gave_up(worker)
+            if isinstance(error, Exception) and not gave_up:
+                self.frontier.blame(lease)
             self._settle(lease, Unvisited())
-            if not self.memory.gave_up(worker):
+            if not gave_up:
                 raise
         else:
             self.disk.visit_worked(self.config.workers)
@@ -248,10 +257,14 @@ class Crawl:
         return Dropped(*refused) if refused else None
 
     def _settle(self, lease: Lease, outcome: Outcome) -> None:
-        if lease.link.kind == "robots":
-            self._settle_robots(lease, outcome)
-        else:
-            self.frontier.settle(lease, outcome, self._release_of(lease))
+        try:
+            if lease.link.kind == "robots":
+                self._settle_robots(lease, outcome)
+            else:
+                self.frontier.settle(lease, outcome, self._release_of(lease))
+        except Exception:
+            self.frontier.blame(lease)
+            raise
         self.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
         if logger.isEnabledFor(logging.DEBUG):
@@ -275,7 +288,7 @@ class Crawl:
                 home = lease.link.via
                 found = [self._expander.sitemaps(origin, robots.sitemaps(origin), home) for origin, _ in learned]
                 outlinks = tuple(link for links in found for link in links)
-            outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, robots.delay(lease.link)))
+            outcome = replace(outcome, outlinks=outlinks)
         self.frontier.settle(lease, outcome, self._release_of(lease))
         self.frontier.rules_learned(learned)
 
@@ -310,6 +323,4 @@ def _log_visit(lease: Lease, outcome: Outcome) -> None:
     if isinstance(outcome, Done):
         page = outcome.page
         fields |= {"status": page.status, "bytes": page.bytes_wire, "seconds": round(page.timings.total, 3)}
-    elif isinstance(outcome, Retry):
-        fields["retry_in"] = round(outcome.after, 3)
     logger.debug("visit", extra=fields)

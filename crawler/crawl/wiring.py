@@ -20,7 +20,7 @@ from crawler.config import Config, HostRules
 from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.errors import ConfigError, StorageError
-from crawler.core.model import Limiter, Link, Mark
+from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
 from crawler.crawl.expand import Expander
@@ -37,7 +37,7 @@ from crawler.output.archive import KINDS, open_archive
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Rests
+from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope, domain_of
 from crawler.resources import cgroup
 from crawler.resources.disk import Disk
@@ -79,7 +79,13 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
-        politeness = Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures)
+        politeness = Politeness(
+            hosts,
+            robots.delay if robots is not None else lambda link: 0.0,
+            random.random,
+            backoff_max_s=backoff_max_s,
+            host_failures=config.host_failures,
+        )
         failing_hosts = FailingHosts()
         pump = Pump(
             store,
@@ -120,7 +126,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 fetcher=fetcher,
                 parser=parser,
                 expander=expander,
-                judge=_judge(config, rules, backoff_max_s, _rest(hosts, robots)),
+                judge=_judge(config, rules),
                 journal=journal,
                 retention=_retention(config, root, pump, store),
                 seeds=seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config)),
@@ -185,16 +191,9 @@ def _committed(config: Config, root: Path, store: Store) -> Mapping[str, Mark]:
         return reader.marks()
 
 
-def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
-    return Judge(
-        retries=config.retries,
-        max_redirects=config.max_redirects,
-        rules=rules,
-        backoff_max_s=backoff_max_s,
-        rest=rest,
-        jitter=random.random,
-        move_anchor=config.redirects == "any",
-    )
+def _judge(config: Config, rules: urls.Rules) -> Judge:
+    move_anchor = config.redirects == "any"
+    return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
 
 def _measure(
@@ -296,16 +295,6 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
         wall=clock.wall,
         reads_all=config.sitemaps,
     )
-
-
-def _rest(hosts: HostRules, robots: RobotsDesk | None) -> Callable[[Link, float], float]:
-    """The pause a host wishes after a visit: its delay, its Crawl-delay, or as long as it needed to begin its answer."""
-
-    def rest(link: Link, first_byte_s: float) -> float:
-        asked = robots.delay(link) if robots is not None else 0.0
-        return max(hosts.delay(link.host), asked, hosts.factor * first_byte_s)
-
-    return rest
 
 
 def _group_of(config: Config) -> Callable[[str], str | None]:

@@ -20,6 +20,7 @@ from aiohttp.helpers import _EXC_SENTINEL
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.core.errors import our_errno
+from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.head import fault_of, length_of, may_be_kept
 
@@ -29,8 +30,8 @@ START_BYTES: Final = 16
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
 OVERHEAD_FACTOR: Final = 1
-"""Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``: chunks of a byte each would cost a
-second of our time for a megabyte of theirs."""
+"""Of a body whose chunks the parser must read by itself, the framing may be this many times as long, beyond
+``head_bytes_max``: chunks of a byte each would cost a second of our time for a megabyte of theirs."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
@@ -72,6 +73,7 @@ class Watched(ResponseHandler):
         self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
+        self._chunks: Chunks | None = None
         self._dirty = False
         self._closed_in_order = False
         self._unread: _PollFd | None = None
@@ -109,6 +111,7 @@ class Watched(ResponseHandler):
         self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
+        self._chunks = None
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -226,7 +229,9 @@ class Watched(ResponseHandler):
         self._exact = exact and not fed and not self._dirty and may_be_kept(message)
         if payload is None or payload.is_eof():
             self._left = 0
-        elif not message.chunked and (length := length_of(message)) is not None:
+        elif message.chunked:
+            self._chunks = Chunks(self._head_bytes_max) if exact and not fed else None
+        elif (length := length_of(message)) is not None:
             self._left = length
 
     def _feed_body(self, data: bytes, exchange: Exchange) -> None:
@@ -238,22 +243,29 @@ class Watched(ResponseHandler):
             self._left -= len(data)
         elif data:
             self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
-        payload = self._payload
+        payload, chunks = self._payload, self._chunks
         if payload is None:
             return
+        is_resumed = not data  # aiohttp's way to have the parser go on with what it held back
+        if chunks is not None:
+            data = chunks.feed(data)
+            exchange.framing = chunks.framing
         if not payload.is_eof():
             if self._left == _UNKNOWN or not self._exact:
-                super().data_received(data)
+                if data or is_resumed:
+                    super().data_received(data)
             else:  # a body of known length needs no parser
                 payload.feed_data(data)
                 if not self._left:
                     payload.feed_eof()
-        if payload.is_eof():
+        if chunks is not None and chunks.fault is not None:
+            self._fail(*chunks.fault)
+        elif payload.is_eof():
             self._exchange = None
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
                 self._drop()
-        elif exchange.message.chunked and not self._reading_paused:
+        elif exchange.message.chunked and chunks is None and not self._reading_paused:
             body = payload.total_bytes
             if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
                 self._fail("malformed", "more chunk framing than body")

@@ -6,6 +6,7 @@ on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of me
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
@@ -23,6 +24,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from crawler.core.errors import OUR_ERRNOS
+from crawler.fetch.certificates import is_odd, matches, names
 from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import Guard, Refused
@@ -36,14 +38,15 @@ HAPPY_EYEBALLS_S: Final = 0.25
 
 
 class Connector(aiohttp.TCPConnector):
-    """The one pool of a crawl. ``limit`` is off: the crawl's workers are the limit."""
+    """The one pool of a crawl. ``limit`` is off: the crawl's workers are the limit. ``make_tls(check_names=...)`` makes the TLS
+    contexts; without it the host's name is checked here: see ``certificates``."""
 
     def __init__(
         self,
         guard: Guard,
         resolver: Resolver,
         *,
-        make_tls: Callable[[], ssl.SSLContext],
+        make_tls: Callable[..., ssl.SSLContext],
         idle_max: int,
         idle_bytes_max: int,
         idle_per_host_max: int,
@@ -112,12 +115,6 @@ class Connector(aiohttp.TCPConnector):
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         return [ResolveResult(hostname=name, host=name, port=port, family=family, proto=socket.IPPROTO_TCP, flags=0)]
 
-    def _get_ssl_context(self, req: aiohttp.ClientRequest) -> ssl.SSLContext | None:
-        """The system's certificates are read with the first https link: 30 ms that a crawl without one need not take."""
-        if req.is_ssl() and self._ssl is True:
-            self._ssl = self._make_tls()
-        return super()._get_ssl_context(req)
-
     def _socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
         exchange = current()
         try:
@@ -131,6 +128,44 @@ class Connector(aiohttp.TCPConnector):
             if error.errno in OUR_ERRNOS:
                 exchange.our_errno = error.errno or 0
             raise
+
+    # -- names in certificates: a proxy's as well as that of the host behind it
+
+    def _get_ssl_context(self, req: Any) -> ssl.SSLContext | None:
+        """The system's certificates are read with the first https link: 30 ms that a crawl without one need not take."""
+        if req.is_ssl() and self._ssl is True:
+            self._ssl = self._make_tls(check_names=True)
+        context = super()._get_ssl_context(req)
+        return self._make_tls(check_names=False) if context is self._ssl and self._is_odd(req) else context
+
+    def _is_odd(self, req: Any) -> bool:
+        checks = isinstance(self._ssl, ssl.SSLContext) and self._ssl.check_hostname
+        return checks and is_odd(req.url.raw_host or "")
+
+    async def _create_direct_connection(self, req: Any, *args: Any, **kwargs: Any) -> tuple[asyncio.Transport, ResponseHandler]:
+        made = await super()._create_direct_connection(req, *args, **kwargs)
+        if req.is_ssl() and self._is_odd(req):
+            self._check_name(req, made[0])
+        return made
+
+    async def _start_tls_connection(
+        self, underlying_transport: asyncio.Transport, req: Any, *args: Any, **kwargs: Any
+    ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
+        made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
+        if self._is_odd(req):
+            self._check_name(req, made[0])
+        return made
+
+    def _check_name(self, req: Any, transport: asyncio.BaseTransport) -> None:
+        """Close the connection, and raise, unless the certificate is for this host."""
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and matches(req.url.raw_host, names(tls.getpeercert())):
+            return
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+        raise aiohttp.ClientConnectorCertificateError(req.connection_key, ssl.CertificateError("hostname mismatch"))
+
+    # -- the pool
 
     def reuse(self, key: ConnectionKey, exchange: Exchange) -> Watched | None:
         """A pooled connection that is certainly at rest, as one in use from now on; to be given to ``_release``."""

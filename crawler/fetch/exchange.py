@@ -28,6 +28,7 @@ class Exchange:
         "connecting",
         "deadline",
         "ending",
+        "framing",
         "fresh",
         "interim",
         "ip",
@@ -71,6 +72,8 @@ class Exchange:
         self.ip: str | None = None
         self.received = 0
         """Bytes since the request, framing and all."""
+        self.framing = 0
+        """Of these, what framed the chunks of the body."""
         self.interim = 0
         """1xx answers received."""
         self.message: RawResponseMessage | None = None
@@ -84,12 +87,17 @@ class Exchange:
         self.ip, self.tls, self.unasked = ip, tls, unasked
         self.our_errno = 0  # met at one address, and another did
         self.message = None  # a CONNECT's, if any
-        self.received = 0
+        self.received = self.framing = 0
         self.connecting = self.tunnel and not self.connecting
         self.sent_at = time.monotonic()
         self.sent_wall = time.time()
         if self.on_sent is not None and not self.connecting:
             self.on_sent()
+
+    @property
+    def is_sent(self) -> bool:
+        """The host itself has been given the request: a proxy's tunnel is not it."""
+        return self.sent_at > 0.0 and not self.connecting
 
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""

@@ -7,10 +7,11 @@ ends a fetch, cancellation included, gives back its connection, timer and spool 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 QUANTUM_BYTES: Final = 64 << 10
 """The byte rate is paid in pieces of this size."""
+FRAMING_FREE_BYTES: Final = 512 << 10
+FRAMING_BYTES_PER_S: Final = 256 << 10
+"""Chunk framing beyond the free bytes of a body, and beyond as much as there is body, is read no faster over the whole crawl: a
+body in chunks of one byte comes whole, and all of them together take some hundredths of a core."""
 LIMITER_PERIOD_S: Final = 0.01
 """No limiter counts in shorter periods than the loop can keep."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
@@ -92,6 +97,12 @@ class Fetcher:
 
     def __repr__(self) -> str:
         return f"<Fetcher {self._in_flight} in flight, {self._connector.acquired} connected, {self._connector.idle} idle>"
+
+    @cached_property
+    def _framing_limit(self) -> AsyncLimiter:
+        from aiolimiter import AsyncLimiter
+
+        return AsyncLimiter(1, QUANTUM_BYTES / FRAMING_BYTES_PER_S)
 
     def pace(self, rate: float, bandwidth: float) -> None:
         """From now on: requests per second and bytes per second over the whole crawl; 0 means no limit."""
@@ -196,8 +207,10 @@ class Fetcher:
                     async with self._way.ask(request) as content:
                         self._check_head(link, exchange)
                         head_at = time.monotonic()
-                        fault = await self._read(content, body, limit, deadline)
+                        fault = await self._read(content, body, limit, deadline, exchange)
             except FetchError as error:
+                error.sent = exchange.is_sent
+                error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
                 if not head_at:
                     raise
                 fault = error.kept()
@@ -224,10 +237,13 @@ class Fetcher:
             self._bodies.discard(body)
             exchange.forget()
 
-    async def _read(self, content: StreamReader, body: Body, limit: int, deadline: Deadline) -> FetchError | None:
+    async def _read(
+        self, content: StreamReader, body: Body, limit: int, deadline: Deadline, exchange: Exchange
+    ) -> FetchError | None:
         """The body, chunk by chunk, at most ``limit`` bytes; the fault if there is more."""
         config = self._config
         begun = self._loop.time()
+        paid = FRAMING_FREE_BYTES
         if not content.is_eof():
             deadline.arm_at(begun + config.read_timeout, "read_timeout")
         while chunk := await content.readany():
@@ -239,6 +255,12 @@ class Fetcher:
                 begun += await self._pay(len(chunk), deadline)
             if content.at_eof():
                 break
+            while exchange.framing - body.size - paid >= QUANTUM_BYTES:
+                paid += QUANTUM_BYTES
+                began = self._loop.time()
+                deadline.arm_at(math.inf, "total_timeout")  # the waiting is theirs, but silence it is not
+                await self._framing_limit.acquire()
+                begun += self._loop.time() - began
             silent_at = self._loop.time() + config.read_timeout
             slow_at = begun + max(config.min_rate_grace, body.size / config.min_rate) if config.min_rate else silent_at
             deadline.arm_at(*((slow_at, "min_rate") if slow_at < silent_at else (silent_at, "read_timeout")))
@@ -275,7 +297,7 @@ class Fetcher:
         message = exchange.message
         assert message is not None
         if message.code == 407 and exchange.proxied:
-            raise FetchError("proxy", "status 407")
+            raise FetchError("proxy", "status 407", shared=True)
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
             mime, _ = _content_type(message)

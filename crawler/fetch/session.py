@@ -57,7 +57,7 @@ async def open_fetcher(
     guard = Guard(config.allow_net, config.deny_net)
     make_tls = cache(partial(tls_context, config.ca_file, insecure=config.insecure))
     if config.ca_file is not None:
-        make_tls()  # what is wrong with it is told at the start; else the first https link is early enough
+        make_tls(check_names=True)  # what is wrong with it is told at the start; else the first https link is early enough
     profile_of = profiles(config, hosts)
     concurrency_max, idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # asyncio allots a buffer of this size to every TLS connection: 256 KiB unless told otherwise.
@@ -133,9 +133,10 @@ def shares(descriptors: int) -> tuple[int, int]:
     return max(1, (usable - idle_max) // DESCRIPTORS_PER_FETCH), idle_max
 
 
-def tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
-    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only. ConfigError, or OSError: this machine
-    lacks what it takes to read them now."""
+def tls_context(ca_file: str | None, *, insecure: bool, check_names: bool = True) -> ssl.SSLContext:
+    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only. Without ``check_names`` the caller must find
+    out whether a certificate is for the host it asked for. ConfigError, or OSError: this machine lacks what it takes to read
+    them now."""
     try:
         if (system := ssl.get_default_verify_paths().cafile) is not None:
             os.close(os.open(system, os.O_RDONLY))  # OpenSSL says nothing of a file it cannot open, and trusts nobody
@@ -148,8 +149,9 @@ def tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"ca_file: {ca_file}: no certificates can be read: {error.strerror or error}") from None
-    if insecure:
+    if insecure or not check_names:
         context.check_hostname = False
+    if insecure:
         context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -29,6 +29,8 @@ class OpenBatch:
         self.refused: dict[str, int] = {}
         self.robots: dict[str, bytes] = {}
         self.retired: dict[str, Mark | None] = {}
+        self.has_suspect = False
+        """Of its visits, one was suspected of having ended the process before: no more than one."""
         self.is_last = False
         """It is committed even if it is empty: the files are closed with it."""
         self.links_count = 0
@@ -48,6 +50,7 @@ class OpenBatch:
 
     def settle(self, settled: Settled, rest: HostRest | None) -> None:
         self.settled.append(settled)
+        self.has_suspect |= settled.lease.suspect
         if rest is not None:
             self.hosts[settled.lease.link.host] = rest
         if isinstance(settled.outcome, Done):
@@ -68,6 +71,10 @@ class OpenBatch:
 
     def closed(self, now: float, wall: float) -> Batch:
         return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.retired)
+
+    def seed_hosts(self) -> set[str]:
+        """The hosts that a person named a URL of."""
+        return {link.host for admitted in self.admitted for link in admitted.links if link.kind == "seed"}
 
     def prepend(self, failed: OpenBatch) -> None:
         """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""

@@ -17,7 +17,7 @@ from crawler.core.batch import Batch, Prepared, Settled
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link, Mark, Retry
-from crawler.core.urls import host_key
+from crawler.core.urls import host_key, origin
 from crawler.frontier.admission import (
     FRUITFUL,
     Admission,
@@ -34,6 +34,7 @@ from crawler.frontier.bundle import values_of
 from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest, land
 from crawler.frontier.host_state import HostState
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
+from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
 
 
 class _Prepared(Prepared):
@@ -127,6 +128,8 @@ class MemoryStore:
             link = settled.lease.link
             if record is not None and is_robots_visit(link) and is_robots_txt(link):
                 self._settle_aside(key, record)
+        for settled in batch.settled:
+            self._suspects.pop(cleared_robots(settled) or b"", None)
         for name, rest in batch.hosts.items():
             self._queues.host(name, batch.now).visited(rest, batch.now)
         for admission in prepared.admitted:
@@ -185,7 +188,7 @@ class MemoryStore:
         self._names[admission.host_key] = admission.host
         host = self._queues.host(admission.host, now)
         if not admission.expand:
-            host.admit(len(admission.keys), admission.is_seed, now)
+            host.admit(len(admission.keys), admission.is_seed)
         for value in values_of(admission.value):
             flags, link = decode_link(value)
             self._queues.enter(link, admission.priority, flags)
@@ -209,7 +212,7 @@ class MemoryStore:
             link = replace(link, depth=depth)
         known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
-        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=0.0)
+        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -229,6 +232,7 @@ class MemoryStore:
             self._tally.settle(page, -1)
             self._tally.waiting += 1
             self._queues.host(link.host, self._now).revive()
+            self._suspects.pop(robots_key(origin(link.url)), None)
             self._queues.enter(link, link.priority, RECORDED)
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
@@ -280,7 +284,11 @@ class MemoryStore:
 
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
         waiting = self._queues.waiting()
+        robots, forgotten = bounded_robots(self._suspects, counts)
         self._suspects.update((key, count) for key, count in counts.items() if key in waiting)
+        self._suspects.update(robots)
+        for key in forgotten:
+            self._suspects.pop(key, None)
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         return self._longest.top(limit)
@@ -350,7 +358,7 @@ class _Queues:
         self._tickets += 1
         host.ticket = self._tickets
         if host.queue and not host.claimed:
-            heappush(self._ready, (host.due, host.ticket, name))
+            heappush(self._ready, (host.ready_at, host.ticket, name))
         if len(self._ready) > 2 * len(self.hosts) + 64:
             self._ready = [entry for entry in self._ready if self.hosts[entry[2]].ticket == entry[1]]
             heapify(self._ready)

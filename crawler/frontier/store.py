@@ -80,7 +80,8 @@ class Store(Protocol):
         """Up to ``per_host`` waiting links each from up to ``hosts`` hosts due at ``now`` that have none claimed, and
         up to the given number for each of ``low``, which have. By priority, then first in, first out; a retry that
         is due again stands one step of priority before its peers. A claimed link is not claimed again until given back
-        or settled. Links of a host that is down come at once, whatever it rests."""
+        or settled. Links of a host that is down come at once, whatever it rests. It is down until a new seed of it is
+        committed, one of its URLs is revived, or the store is opened anew."""
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """These were not visited: they may be claimed again. Writes nothing."""
@@ -98,7 +99,8 @@ class Store(Protocol):
         are counted only where ``Limits`` has a limit for them."""
 
     def revive(self, outcomes: frozenset[str]) -> int:
-        """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps."""
+        """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps. Their hosts
+        are given up no more, and their robots visits suspected of nothing."""
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         """The robots records kept for these origins."""
@@ -125,11 +127,13 @@ class Store(Protocol):
         """Keep it, durable on return."""
 
     def suspects(self) -> dict[bytes, int]:
-        """Leases by key that were out when the process died, and how often. Settling or retrying one clears it."""
+        """Leases by key that were out when the process died, and how often. Settling or retrying one clears it; a visit for
+        robots rules has ``suspects.robots_key`` for its key, and is cleared by an end that is not ``crashed``."""
 
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
         """Keep these counts, durable on return; keys of links that do not wait (any more) are left out. Such a link
-        is claimed with ``suspect`` set and its attempt raised by the count; from ``host_state.CRASHES_MAX`` on it is given up."""
+        is claimed with ``suspect`` set and its attempt raised by the count; from ``host_state.CRASHES_MAX`` on it is given up.
+        At most ``suspects.ROBOTS_SUSPECTS_MAX`` visits for robots rules are kept."""
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         """Hosts with the most waiting links and how many, of those touched since the store was opened; longest first."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, Rules, host_key
+from crawler.core.urls import Base, Rules, escaped, host_key
 from crawler.parse.microsyntax import directives, link_header, query_codec, reencoded, refresh, robots_tag, srcset, text
 
 if TYPE_CHECKING:
@@ -97,14 +97,14 @@ def outlinks(
 ) -> Outlinks:
     """What a page links to. ``url`` is canonical; ``body`` is decoded and may be cut; ``charset`` is the header's;
     ``headers`` are (name, value) as received."""
-    named = [(name.lower(), text(value)) for name, value in headers if name.lower() in HEADERS]
-    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(value, options.agent)}
+    named = [(name.lower(), value) for name, value in headers if name.lower() in HEADERS]
+    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(text(value), options.agent)}
     found = _Found(url, options, len(body))
     for name, value in named:
         if name == b"link":
-            for target, rel in link_header(value):
+            for target, rel in link_header(escaped(value)):
                 found.link(target, rel, "header")
-        elif name == b"refresh" and (onward := refresh(value)):
+        elif name == b"refresh" and (onward := refresh(escaped(value))):
             found.add(onward, "refresh")
     read_as: str | None = None
     base = url

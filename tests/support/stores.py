@@ -59,8 +59,12 @@ def _fits(link: Link, others: list[Link]) -> bool:
 TIMEOUT = Dropped("timeout", "total_timeout")
 
 
-def retry(after: float) -> Retry:
-    return Retry("timeout", "total_timeout", after)
+class RetryIn(Retry, frozen=True):
+    after: float = 0.0
+
+
+def retry(after: float) -> RetryIn:
+    return RetryIn("timeout", "total_timeout", after=after)
 
 
 def record(lease: Lease, outcome: Outcome) -> Known | None:
@@ -93,7 +97,8 @@ class Driver:
         **fields: object,
     ) -> Prepared:
         settled = [
-            Settled(lease, outcome, self.now + outcome.after if isinstance(outcome, Retry) else 0.0) for lease, outcome in settled
+            Settled(lease, outcome, self.now + outcome.after if isinstance(outcome, RetryIn) else 0.0)
+            for lease, outcome in settled
         ]
         rests = {one.lease.link.host: HostRest(self.now) for one in settled} if hosts is None else dict(hosts)
         admitted = [Admitted(tuple(links))]

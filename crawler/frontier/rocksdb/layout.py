@@ -111,7 +111,7 @@ class HostRecord(HostState):
         raise StorageError("frontier store: a host has fewer links than its queue", final=True)
 
     def ready_key(self, host: bytes) -> bytes | None:
-        return pack_time(self.due) + host if self.lanes else None
+        return pack_time(self.ready_at) + host if self.lanes else None
 
 
 _pages = Decoder(Known)

@@ -6,13 +6,14 @@ the disk really holds is read again. Memory does not grow with the crawl: everyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from rocksdict import WriteBatch
 
+from crawler.core import urls
 from crawler.core.batch import Batch, Prepared
 from crawler.core.keys import HOST_BYTES
 from crawler.core.model import Known, Lease, Mark, Retry
@@ -35,6 +36,7 @@ from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
+from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
 
 REVIVED_MAX: Final = 1000
 """Most links revived in one transaction."""
@@ -135,14 +137,23 @@ class RocksStore(Facts):
             tx.admit(each)
         self._note_depths(tx, prepared)
         self._note_rest(tx, prepared, marks)
+        cleared = self._clear(tx, (key for settled in batch.settled if (key := cleared_robots(settled)) is not None))
         self._write(tx, batch.now, batch.wall, sync=True)
         leases = [settled.lease for settled in batch.settled if settled.lease.key]
-        for lease in leases:
-            self._claims.suspects.pop(lease.key, None)
+        for key in (*cleared, *(lease.key for lease in leases)):
+            self._claims.suspects.pop(key, None)
         self._claims.release(leases)
         self._seen.note(prepared.judged.depths)
         if self._limits.depth_limited:
             self._claims.lowered = {}
+
+    def _clear(self, tx: Transaction, keys: Iterable[bytes]) -> set[bytes]:
+        """Of these visits for robots rules, the suspected ones: they are no more, once ``tx`` is written."""
+        suspects = self._claims.suspects
+        cleared = {key for key in keys if key in suspects} if suspects else set()
+        for key in cleared:
+            tx.batch.delete(SUSPECT + key, self._database.handle("meta"))
+        return cleared
 
     def _settle(self, tx: Transaction, prepared: _Prepared, known: Sequence[Known | None]) -> None:
         recorded: dict[bytes, Known] = {}
@@ -251,7 +262,10 @@ class RocksStore(Facts):
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
             for key, flags, known in chosen:
                 tx.revive(key, flags, known)
+            cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
             self._write(tx, self._state.now, self._state.wall, sync=True)
+            for key in cleared:
+                self._claims.suspects.pop(key, None)
             total += len(chosen)
             start = chosen[-1][0] + b"\0"
         return total
@@ -276,12 +290,18 @@ class RocksStore(Facts):
 
     @translated
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
-        kept = {key: counts[key] for key in self._claims.waiting(counts)}
-        self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()})
-        self._claims.suspects.update(kept)
+        suspects = self._claims.suspects
+        robots, forgotten = bounded_robots(suspects, counts)
+        kept = {key: counts[key] for key in self._claims.waiting(counts)} | robots
+        self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()}, [SUSPECT + key for key in forgotten])
+        suspects.update(kept)
+        for key in forgotten:
+            suspects.pop(key, None)
 
-    def _put_meta(self, values: Mapping[bytes, bytes]) -> None:
+    def _put_meta(self, values: Mapping[bytes, bytes], deleted: Sequence[bytes] = ()) -> None:
         batch = WriteBatch(raw_mode=True)
+        for key in deleted:
+            batch.delete(key, self._database.handle("meta"))
         for key, value in values.items():
             batch.put(key, value, self._database.handle("meta"))
         self._database.write(batch, sync=True)

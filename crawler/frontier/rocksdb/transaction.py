@@ -166,7 +166,7 @@ class Transaction:
         host, links = entry.host_key, len(entry.keys)
         self._tally.admit(links, entry.expand)
         if not entry.expand:
-            self._record(host).admit(links, entry.is_seed, self._now)
+            self._record(host).admit(links, entry.is_seed)
         self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
 
     def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:

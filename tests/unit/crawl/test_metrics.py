@@ -94,7 +94,7 @@ def test_every_known_child_is_there_from_the_start_at_zero():
     everything = [(reason, outcome) for reason, outcome in OUTCOME_OF.items()]
     for reason, outcome in everything:
         metrics.visited("link", Dropped(outcome, reason, sign="failed"))
-        metrics.visited("robots", Retry(outcome, reason, 1.0, sign="busy"))
+        metrics.visited("robots", Retry(outcome, reason, "busy"))
     for status in range(100, 600):
         metrics.answered(page(status))
     metrics.source = lambda: Readings(refused={"depth": 1}, storage_errors={"EIO": 2, "other": 1})
@@ -112,7 +112,7 @@ def test_visits_add_up(history):
         if name == "unvisited":
             metrics.visited("link", Unvisited())
         elif name == "retry":
-            metrics.visited("link", Retry("timeout", "read_timeout", 1.0))
+            metrics.visited("link", Retry("timeout", "read_timeout"))
         else:
             metrics.visited("link", Done(page(), name, outlinks=(Link("http://b.test/", "b.test"),)))
     assert sum(metrics.fetches.values()) + metrics.events["returned"] == len(history)
@@ -158,7 +158,7 @@ def test_robots_results(tmp_path):
         Done(page(503), "http_error"),
         Done(cut, "truncated", "cut"),
         Dropped("dns_error", "nxdomain"),
-        Retry("timeout", "connect_timeout", 1.0),
+        Retry("timeout", "connect_timeout"),
     ):
         metrics.visited("robots", outcome)
     assert metrics.robots == {"read": 1, "absent": 1, "redirected": 1, "retried": 1, "unavailable": 4}

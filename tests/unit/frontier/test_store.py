@@ -12,8 +12,9 @@ from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION,
 from crawler.core.keys import Keys
 from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
-from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
+from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.store import Limits
+from crawler.frontier.suspects import CRASHED, ROBOTS_SUSPECTS_MAX, robots_key
 
 DOWN = ("dns_error", "host_down")
 
@@ -369,20 +370,43 @@ def test_a_host_given_up_has_its_links_settled_at_once(driver: Driver) -> None:
     assert counts.reasons == {"nxdomain": 1, "host_down": 5}
 
 
-def test_a_new_seed_tries_a_given_up_host_again_after_a_while(driver: Driver) -> None:
+def test_a_new_seed_tries_a_given_up_host_again(driver: Driver) -> None:
+    """When its rest is over; one more failure is enough to give it up anew."""
     driver.commit([link("a/0", "seed")])
-    driver.settle(driver.claim_one("a/0"), Dropped("dns_error", "nxdomain"), HostRest(driver.now, 8, DOWN))
-    driver.now += REVIVE_AFTER_S / 2
-    driver.commit([link("a/1", "seed")])
-    lease = driver.claim_one("a/1")
-    assert lease.down == DOWN
-    driver.settle(lease, Dropped(*DOWN), HostRest(driver.now, 8, DOWN))
-    driver.now += REVIVE_AFTER_S / 2 + 1
+    rest = HostRest(driver.now + 600, 8, DOWN, 2, True)
+    driver.settle(driver.claim_one("a/0"), Dropped("dns_error", "nxdomain"), rest)
     driver.commit([link("a/2")])  # a link does not
     assert [lease.down for lease in driver.claim()] == [DOWN]
     driver.commit([link("a/3", "seed")])
     [lease] = driver.claim(0, 0, {"a.test": 1})
-    assert lease.down is None and lease.failures == 0
+    assert (lease.down, lease.failures, lease.busy, lease.has_answered) == (None, 7, 2, True)
+    assert lease.due == rest.due
+
+
+def test_a_host_given_up_by_an_earlier_process_is_tried_again(tmp_path: Path) -> None:
+    """It may be there now, or the settings right; one more failure is enough to give it up anew."""
+    driver = Driver("embedded", tmp_path / "store")
+    driver.commit([link(f"a/{i}") for i in range(9)])
+    [lease] = driver.claim(per_host=1)
+    driver.settle(lease, TIMEOUT, HostRest(driver.now, 8, DOWN, 0, True))
+    driver.now += 1
+    driver.reopen()
+    [lease] = driver.claim(per_host=1)
+    assert (lease.down, lease.failures, lease.has_answered) == (None, 7, True)
+    assert lease.due == driver.now + REST
+    driver.settle(lease, TIMEOUT, HostRest(driver.now, 8, DOWN, 0, True))
+    assert [lease.down for lease in driver.claim(per_host=3)] == [DOWN] * 3
+    driver.store.close()
+
+
+def test_that_a_host_has_answered_is_never_forgotten(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1"), link("a/2")])
+    driver.settle(driver.claim_one("a/0"), TIMEOUT, HostRest(driver.now, 0, None, 0, True))
+    driver.settle(driver.claim_one("a/1"), TIMEOUT, HostRest(driver.now, 1, None, 0, False))
+    if driver.kind == "embedded":
+        driver.reopen()
+    driver.now += REST
+    assert driver.claim_one("a/2").has_answered
 
 
 def test_revived_urls_are_visited_once_more(driver: Driver) -> None:
@@ -493,6 +517,42 @@ def test_suspects_count_as_attempts_and_are_given_up_in_the_end(driver: Driver) 
     driver.now += 2
     [lease] = driver.claim(0, 0, {"a.test": 1})
     assert lease.link.attempt == 3 and not lease.suspect
+
+
+def test_a_robots_visit_is_suspected_until_it_ends_otherwise(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    keys = {host: robots_key(f"http://{host}.test") for host in "ab"}
+    driver.store.set_suspects({keys["a"]: 1, keys["b"]: CRASHES_MAX})
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.suspects() == {keys["a"]: 1, keys["b"]: CRASHES_MAX}
+    visits = {host: Lease(link(f"{host}/robots.txt", "robots", anchor=f"http://{host}.test"), b"") for host in "ab"}
+    driver.commit((), [(visits["b"], CRASHED)])
+    assert keys["b"] in driver.store.suspects()
+    driver.commit((), [(visits["a"], TIMEOUT)])
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.suspects() == {keys["b"]: CRASHES_MAX}
+
+
+def test_a_revived_url_has_its_robots_txt_suspected_no_more(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    driver.settle(driver.claim_one("a/0"), CRASHED)
+    driver.store.set_suspects({robots_key("http://a.test"): CRASHES_MAX})
+    assert driver.store.revive(frozenset({"skipped"})) == 1
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.suspects() == {}
+
+
+def test_suspected_robots_visits_are_bounded(driver: Driver) -> None:
+    driver.store.set_suspects({robots_key(f"http://h{n}.test"): 1 + (n < 10) for n in range(ROBOTS_SUSPECTS_MAX)})
+    driver.store.set_suspects({robots_key(f"http://more{n}.test"): 2 for n in range(100)})
+    if driver.kind == "embedded":
+        driver.reopen()
+    kept = driver.store.suspects()
+    assert len(kept) == ROBOTS_SUSPECTS_MAX
+    assert sum(count == 2 for count in kept.values()) == 110
 
 
 # -- what else it keeps -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
 from crawler.core.model import Done, Known, Lease, Link, Outcome, Retry
-from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
+from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.rocksdb.reader import manifest
 from crawler.frontier.store import Limits
 
@@ -43,6 +43,10 @@ class Host:
     since: float
     rest: HostRest = field(default_factory=lambda: HostRest(0.0))
     admitted: int = 0
+
+    @property
+    def ready_at(self) -> float:
+        return self.since if self.rest.down else self.due
 
 
 class Model:
@@ -105,9 +109,8 @@ class Model:
 
     def rest(self, name: str, rest: HostRest, now: float) -> None:
         host = self.host(name, now)
-        if not (rest.down and host.rest.down):
-            host.since = now
-        host.rest, host.due = rest, now if rest.down else rest.due
+        has_answered = host.rest.has_answered or rest.has_answered
+        host.rest, host.since, host.due = replace(rest, has_answered=has_answered), now, rest.due
 
     def enter(self, one: Link, verdict: int, now: float) -> None:
         host = self.host(one.host, now)
@@ -116,8 +119,8 @@ class Model:
             return
         host.admitted += 1
         self.items.append(Item(one, one.priority, self.ticket()))
-        if one.kind == "seed" and host.rest.down and now - host.since >= REVIVE_AFTER_S:
-            host.rest, host.due = HostRest(now, 0, None, host.rest.busy), now
+        if one.kind == "seed" and host.rest.down:
+            host.rest = replace(host.rest, failures=max(0, host.rest.failures - 1), down=None)
 
     def promote(self, now: float) -> None:
         for item in sorted(self.items, key=lambda item: (item.at or 0.0, item.link.priority, item.ticket)):
@@ -169,11 +172,12 @@ outcomes = st.one_of(
     st.builds(retry, st.floats(0.0, 30.0)),
 )
 rests = st.builds(
-    lambda wait, failures, down, busy: (wait, failures, DOWN if down else None, busy),
+    lambda wait, failures, down, busy, has_answered: (wait, failures, DOWN if down else None, busy, has_answered),
     st.floats(0.0, 20.0),
     st.integers(0, 9),
     st.integers(0, 5).map(lambda n: n == 0),
     st.integers(0, 3),
+    st.booleans(),
 )
 
 
@@ -201,7 +205,7 @@ class StoreHistory(RuleBasedStateMachine):
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.01, 1.0, 7.0, REVIVE_AFTER_S]))
+    @rule(seconds=st.sampled_from([0.01, 1.0, 7.0, 3600.0]))
     def wait(self, seconds: float) -> None:
         self.driver.now += seconds
 
@@ -216,7 +220,7 @@ class StoreHistory(RuleBasedStateMachine):
             by_host.setdefault(lease.link.host, []).append(lease)
         asked = {host for host in wanted if any(not item.out for item in model.waiting(host))}
         assert asked <= by_host.keys()
-        free = [host for host in model.free_hosts() if model.hosts[host].due <= now and host not in asked]
+        free = [host for host in model.free_hosts() if model.hosts[host].ready_at <= now and host not in asked]
         assert len(by_host.keys() - asked) == min(hosts, len(free))
         assert by_host.keys() - asked <= set(free)
         for host, got in by_host.items():
@@ -235,11 +239,15 @@ class StoreHistory(RuleBasedStateMachine):
             depth = min(depth, self.model.depths[item.link.url])
         assert lease.link == replace(item.link, depth=depth, attempt=item.link.attempt + item.crashes)
         crashed = ("skipped", "crashed") if item.crashes >= CRASHES_MAX else None
-        assert lease.suspect == (item.crashes > 0) and lease.down == (host.rest.down or crashed)
-        assert (lease.failures, lease.busy) == (host.rest.failures, host.rest.busy)
+        down, failures = host.rest.down, host.rest.failures
+        is_old = self.kind == "embedded" and host.since <= self.opened_at
+        if down and is_old:
+            down, failures = None, max(0, failures - 1)
+        assert lease.suspect == (item.crashes > 0) and lease.down == (down or crashed)
+        assert (lease.failures, lease.busy, lease.has_answered) == (failures, host.rest.busy, host.rest.has_answered)
         assert lease.known == (self.model.pages.get(lease.link.url) if item.settled_before else None)
-        due = 0.0 if host.rest.down else host.due
-        if self.kind == "embedded" and not host.rest.down and host.since <= self.opened_at:
+        due = 0.0 if down else host.due
+        if is_old:
             due = max(due, self.opened_at + REST)
         assert lease.due == due
         assert lease.key not in self.out
@@ -254,8 +262,8 @@ class StoreHistory(RuleBasedStateMachine):
         now = self.driver.now
         hosts = {}
         for lease, _ in settled:
-            wait, failures, down, busy = data.draw(rests)
-            hosts[lease.link.host] = HostRest(now + wait, failures, down, busy)
+            wait, *rest = data.draw(rests)
+            hosts[lease.link.host] = HostRest(now + wait, *rest)
         found = [one for _, outcome in settled if isinstance(outcome, Done) for one in outcome.outlinks]
         before = dict(self.model.depths), {path: set(queries) for path, queries in self.model.queries.items()}
         secret = self.driver.store.secret()
@@ -322,7 +330,7 @@ class StoreHistory(RuleBasedStateMachine):
         chosen = {url: page for url, page in model.pages.items() if page.outcome == outcome and url not in queued}
         for page in chosen.values():
             host = model.hosts[page.link.host]
-            host.rest = HostRest(host.due, 0, None, host.rest.busy)
+            host.rest = replace(host.rest, failures=0, down=None)
         assert self.driver.store.revive(frozenset({outcome})) == len(chosen)
         order = {url: at for at, url in enumerate(model.pages)}
         if self.kind == "embedded":  # by fingerprint: any order is right, this one has to be known to compare
@@ -379,7 +387,7 @@ class StoreHistory(RuleBasedStateMachine):
     def what_comes_next_is_known(self) -> None:
         if not hasattr(self, "driver"):
             return
-        times = [self.model.hosts[host].due for host in self.model.free_hosts()]
+        times = [self.model.hosts[host].ready_at for host in self.model.free_hosts()]
         times += [item.at for item in self.model.items if item.at is not None]
         assert self.driver.store.next_due() == min(times, default=None)
 

@@ -99,7 +99,7 @@ def test_retry_and_expand_write_nothing(crawl):
     crawl.commit(links=[seed(A, 1), Link(B, "b.example.org", "expand")])
     for lease in crawl.claim():
         expand = lease.link.url == B
-        crawl.commit([Settled(lease, Done(crawl.page(B), "ok") if expand else Retry("timeout", "total_timeout", 9.0), 1e9)])
+        crawl.commit([Settled(lease, Done(crawl.page(B), "ok") if expand else Retry("timeout", "total_timeout"), 1e9)])
         assert crawl.known == [None]
     assert crawl.rows() == []
     assert crawl.store.marks() == {}
@@ -296,14 +296,7 @@ def end_of(web, at):
 def test_every_listed_line_has_one_final_row_and_it_is_that_of_its_page(tmp_path_factory, webs, lines, number):
     dice = random.Random(number)
     crawl = Crawl(tmp_path_factory.mktemp("j"), roll_size=4000)
-    judge = Judge(
-        retries=1,
-        max_redirects=10,
-        rules=urls.Rules(),
-        backoff_max_s=1.0,
-        rest=lambda link, first_byte: 0.0,
-        jitter=dice.random,
-    )
+    judge = Judge(retries=1, max_redirects=10, rules=urls.Rules())
     crawl = run_out(crawl, judge, webs[0], dice, lines)
     listed = Counter(row["input"]["line"] for row in crawl.rows() if row["final"] and row["input"])
     assert listed == Counter(range(1, len(lines) + 1))
