@@ -172,14 +172,14 @@ def table(lines: Sequence[Result]) -> str:
 
 def readme_table(lines: Sequence[Result]) -> str:
     """Both workloads side by side."""
-    figures = ("CPU s", "× floor", "× REF", "pages/s")
+    figures = ("CPU s", "× floor", "× REF", "connections")
     head = ["", *(f"{workload}, {figure}" for workload in get_args(Workload) for figure in figures)]
     rows = []
     for name in dict.fromkeys(line.name for line in lines):
         cells = [_name(next(line for line in lines if line.name == name)).replace("ours", "this")]
         for workload in get_args(Workload):
             found = next((line for line in lines if (line.workload, line.name) == (workload, name)), None)
-            cells += [*_costs(found), _whole(found.pages_per_s)] if found else [""] * len(figures)
+            cells += [*_costs(found), _whole(found.connections)] if found else [""] * len(figures)
         rows.append(cells)
     return _markdown([head, *rows])
 
