@@ -9,7 +9,6 @@ from collections import Counter
 
 import orjson
 import pytest
-from crawler.output.archive.reader import open_body
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from crawler.core import urls
 from crawler.core.batch import Settled
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
+from crawler.output.archive import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
 from crawler.policy.judge import Judge
 from crawler.resources.memory_plan import WRITE_BYTES
