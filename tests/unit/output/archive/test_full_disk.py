@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from crawler.output.archive.reader import open_body
 from support.pages import Crawl, Ledger, page_of, seed
 from support.whole import found_whole
 
 from crawler.core.batch import Settled
 from crawler.core.errors import StorageError
 from crawler.core.model import Done
+from crawler.output.archive import open_body
 
 
 @pytest.fixture

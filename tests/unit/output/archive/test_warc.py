@@ -16,7 +16,6 @@ from itertools import pairwise
 
 import pytest
 from cdxj_indexer.main import CDXJIndexer
-from crawler.output.archive.reader import open_body
 from fastwarc.warc import ArchiveIterator as FastIterator
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from warcio.archiveiterator import ArchiveIterator
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
+from crawler.output.archive import open_body
 from crawler.output.archive.records import sha1_text
 
 
