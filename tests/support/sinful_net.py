@@ -281,7 +281,7 @@ async def _by_tcp(conn: Conn) -> None:
 
 
 RECORDS: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("good", "good_", "good__a-b", "good_x"), ("127.0.0.1",)),
+    **dict.fromkeys(("good", "good_", "good__a-b", "good_x", "good_xsin"), ("127.0.0.1",)),
     "wrong-id": ("127.0.0.1",),
     "private": ("10.0.0.1",),
     "metadata": ("169.254.169.254",),

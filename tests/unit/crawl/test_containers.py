@@ -9,6 +9,7 @@ from support.machine import Machine
 from support.webs import Web, page
 
 from crawler.config.load import load
+from crawler.core.durable import BUFFER_PIECES_MAX
 from crawler.crawl.wiring import open_crawl
 from crawler.fetch.connector import IDLE_BYTES
 from crawler.frontier import batch
@@ -52,6 +53,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Plan.accounts": ("fixed", FIXED),
     "Scope.*": ("settings", FIXED),
     "Journal._lengths": ("open files", FIXED),
+    "MarkedFile._pieces": ("BUFFER_PIECES_MAX of crawler.core.durable", BUFFER_PIECES_MAX),
     "WarcArchive._info": ("fixed", FIXED),
     "WarcArchive._retired": ("files about to be deleted", FIXED),
     "Retention._folders": ("fixed", 3),
@@ -67,9 +69,12 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Frontier._waiters": ("workers", WORKERS),
     "Collector._begun": ("fixed", 2),
     "Frontier._limits": ("fixed", FIXED),
+    "Frontier._denied": ("hosts on the bench when their robots rules could not be had, until what waits is settled", CLAIMED),
     "Frontier.pauses": ("fixed", FIXED),
     "Refill._exhausted": ("bench", CLAIMED),
     "Refill._low": ("bench", CLAIMED),
+    "Refill.emptying": ("as Refill._low", CLAIMED),
+    "Got.*": ("what a trip was asked for", CLAIMED),
     "Refill._returned": ("bench", CLAIMED),
     "Refill._robots_wanted": ("bench", CLAIMED),
     "OpenBatch.*": ("outcome; BATCH of links and outcomes", BATCH),
@@ -81,13 +86,14 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Admitted.*": ("BATCH", BATCH),
     "Bundle.lengths": ("LINKS_MAX of frontier.bundle", 256),
     "InFlight._free": ("workers and held visits", WORKERS + 500),
+    "InFlight._blamed": ("its slots; the process is about to end", WORKERS + 500),
     "InFlight.found": ("workers and held visits", WORKERS + 500),
     # store
     "Claims._out": ("bench", CLAIMED),
     "Claims.bundles": ("bench", CLAIMED),
     "Claims.flying": ("bench", CLAIMED),
     "Claims.lowered": ("BATCH", BATCH),
-    "Claims.suspects": ("visits out at a kill", WORKERS + 500),
+    "Claims.suspects": ("visits out at a kill, ROBOTS_SUSPECTS_MAX", WORKERS + 1500),
     "Database.*": ("column families", FIXED),
     "HostRecord.lanes": ("priorities", FIXED),
     "Longest._waiting": ("2 HOSTS_MAX", 1025),
@@ -107,11 +113,13 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Lines._extras": ("a chunk of lines", 1000),
     "Chunk.extras": ("a chunk of lines", 1000),
     "Resolver._cache": ("dns", 3495),
+    "Resolver._denied": ("a quarter of Resolver._cache", 875),
     "Resolver.events": ("fixed", FIXED),
     "Watched._buffer": ("connection", FIXED),
     "Outage._held": ("HELD_MAX", 500),
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
+    "RobotsDesk._failures": ("FAILURES_MAX", 4096),
     # parse
     "Parser._functions": ("fixed", FIXED),
     "Parser._processes": ("parsers", FIXED),

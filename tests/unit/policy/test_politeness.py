@@ -59,14 +59,19 @@ def test_a_host_that_fails_or_is_busy_backs_off_further_each_time(sign, counted)
 def test_a_host_rests_until_its_robots_txt_is_asked_for_again():
     """It is the host's next link: nothing else of it may be visited meanwhile, and it may not be asked for at once."""
     outcome = Retry("http_error", None, "alive")
-    for link, seconds in ((ROBOTS, 1.0), (ROBOTS.again(), 2.0), (ROBOTS.again().again(), 4.0), (LINK.again().again(), 1.0)):
+    for link, seconds in (
+        (ROBOTS, 1.0),
+        (ROBOTS.retried(), 2.0),
+        (ROBOTS.retried().retried(), 4.0),
+        (LINK.retried().retried(), 1.0),
+    ):
         assert rest_after(outcome, link=link) == seconds
 
 
 def test_a_link_backs_off_by_itself_and_a_name_longer():
     polite = politeness(backoff_max_s=5.0)
     timeout, name = Retry("timeout", "connect_timeout"), Retry("dns_error", "servfail")
-    links = (LINK, LINK.again(), LINK.again().again())
+    links = (LINK, LINK.retried(), LINK.retried().retried())
     assert [polite.retry_in(link, timeout) for link in links] == [1.0, 2.0, 2.5]
     assert [polite.retry_in(link, name) for link in links] == [2.0, 2.5, 2.5]
 
@@ -95,7 +100,8 @@ UNASKED = Dropped("blocked", "address")
         ([FAILED] * 9, 8),
         ([FAILED] * 7 + [ALIVE] + [FAILED] * 7, None),
         ([FAILED] * 7 + [MUTE] * 50, None),
-        ([FAILED] * 7 + [MUTE] * 50 + [FAILED], 58),
+        ([FAILED] * 7 + [MUTE] + [FAILED] * 7, None),
+        ([FAILED] * 7 + [MUTE] + [FAILED] * 8, 16),
         ([FAILED] * 7 + [UNASKED] * 50 + [Unvisited()], None),
         ([MUTE] * 500, None),
         ([GONE] * 9, 3),
