@@ -1,6 +1,7 @@
 """Memory before a swarm: the heaviest responses there are, all at once, and a limit that must hold.
 
-    nice python tests/benchmarks/swarm.py --memory-limit 256MiB -- --depth 1 --no-robots
+    nice python tests/benchmarks/swarm.py --memory-limit 256MiB -- --no-robots
+    nice python tests/benchmarks/swarm.py --memory-limit 256MiB -- --no-robots --depth 1 --scope any
 
 Thirty of each of twenty kinds (``tests/support/sins_heavy.py``), each kind once at each of thirty hosts, which all have a
 robots.txt of 400 KiB. What follows ``--`` is given to ``crawler run``. Prints the peak, and what each account used then. Ends
@@ -59,7 +60,8 @@ class Swarm(Site):
 
 def lines(port: int, each: int, kinds: Sequence[str]) -> list[str]:
     """Each kind once at each host."""
-    return [f"http://127.0.2.{1 + number}:{port}/sin/{kind}" for number in range(each) for kind in kinds]
+    hosts = [f"127.0.{2 + number // 250}.{1 + number % 250}:{port}" for number in range(each)]
+    return [f"http://{host}/sin/{kind}" for host in hosts for kind in kinds]
 
 
 class Sample(NamedTuple):

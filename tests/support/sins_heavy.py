@@ -77,9 +77,21 @@ def wide_zstd(data: bytes) -> bytes:
 
 
 def links(size: int) -> bytes:
-    """A page of links, as many as fit."""
-    text = b"".join(b"<a href=/l/%d>" % number for number in range(size // 13))
+    """A page of as many links as fit, which lead to few other pages."""
+    text = b"".join(b"<a href=/l/%d>" % (number % 50) for number in range(size // 13))
     return text[:size]
+
+
+@functools.cache
+def long_links(port: int) -> bytes:
+    """A page of links as long as may be, all to one host: those of every such page are the same."""
+    text = b"".join(b"<a href=//127.0.2.1:%d/l?%d=%s>" % (port, number, b"x" * 2000) for number in range(LARGE_BYTES // 2050))
+    data = gzip.compress(text, 1)
+    return head(len(data), "Content-Encoding: gzip") + data
+
+
+async def send_long_links(conn: Conn) -> None:
+    await sent(lambda: long_links(conn.site.ports["http"]))(conn)
 
 
 _CHUNKED: Final = head(None, "Transfer-Encoding: chunked")
@@ -100,7 +112,7 @@ HEAVY: Final[dict[str, Sin]] = {
     # bodies
     "heavy-body": Sin(whole("", lambda: noise(LARGE_BYTES), BINARY), "ok", None, _CAPPED),
     "heavy-links": Sin(whole("", lambda: links(LARGE_BYTES)), "ok", None, _CAPPED),
-    "heavy-links-gzip": Sin(whole("gzip", lambda: gzip.compress(links(LARGE_BYTES), 1)), "ok", None, _CAPPED),
+    "heavy-long-links": Sin([send_long_links], "ok", None, _CAPPED),
     "close-endless": SINS["close-endless"],
     "chunked-endless": SINS["chunked-endless"],
     "length-exabytes": SINS["length-exabytes"],

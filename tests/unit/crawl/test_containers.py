@@ -53,7 +53,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Plan.accounts": ("fixed", FIXED),
     "Scope.*": ("settings", FIXED),
     "Journal._lengths": ("open files", FIXED),
-    "MarkedFile._pieces": ("BUFFER_PIECES_MAX of crawler.core.durable", BUFFER_PIECES_MAX),
+    "MarkedFile._pieces": ("write", BUFFER_PIECES_MAX),
     "WarcArchive._info": ("fixed", FIXED),
     "WarcArchive._retired": ("files about to be deleted", FIXED),
     "Retention._folders": ("fixed", 3),

@@ -15,7 +15,7 @@ from crawler.core import urls
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, block_of, pack
 from crawler.core.model import Done, Link
-from crawler.crawl.expand import Expander
+from crawler.crawl.expand import LARGE_BYTES, Expander
 from crawler.crawl.outlinks import FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
 from crawler.parse.pool import Fault, open_parser
@@ -91,6 +91,28 @@ async def test_parts_are_admitted_one_after_the_other_and_what_is_unread_stays_r
     assert urls == [f"http://www.example.org/{n}" for n in range(4005)]
     assert trial.held == [sum(map(size, parts)), sum(map(size, parts[1:]))]
     assert (done.refused, done.robots) == ({"scheme": 3, "nofollow": 1}, "noarchive")
+
+
+class Holding(Reader):
+    """Remembers what was reserved when it was asked."""
+
+    trial: Trial
+
+    async def call(self, *args: Any, **named: Any) -> Any:
+        self.held = self.trial.budget.account("parse").used
+        return await super().call(*args, **named)
+
+
+@pytest.mark.parametrize(
+    ("body", "references"), [(b"<p>word " * 100_000, 0), (b"<a href=/x>" * 50, 50), (b"<a href=/x>" * 70_000, 70_000)]
+)
+async def test_a_document_holds_what_it_and_all_that_may_come_of_it_take(tmp_path, body, references):
+    """A large one whose references were counted no more than that; a small one as much as any of its size."""
+    reader = Holding(Packed([part(0, 3)], [], {}))
+    reader.trial = trial = Trial(tmp_path, reader)
+    await trial.expand(page_of(tmp_path, body, SEED))
+    exactly = document_bytes(len(body), references)
+    assert reader.held == exactly if len(body) > LARGE_BYTES else reader.held >= exactly
 
 
 async def test_a_damaged_part_is_its_documents_fault_and_loses_no_other(tmp_path):
