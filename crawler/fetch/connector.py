@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -161,8 +161,7 @@ class Connector(aiohttp.TCPConnector):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and matches(req.url.raw_host, names(tls.getpeercert())):
             return
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()  # uvloop's are no subclass of it
         raise aiohttp.ClientConnectorCertificateError(req.connection_key, ssl.CertificateError("hostname mismatch"))
 
     # -- the pool
