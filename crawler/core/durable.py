@@ -20,7 +20,7 @@ from crawler.core.errors import StorageError
 BUFFER_BYTES_MAX: Final = 512 << 10
 """Appended bytes that wait for one larger write."""
 BUFFER_PIECES_MAX: Final = 1024
-"""Of them, in one write (IOV_MAX)."""
+"""In so many pieces: each takes memory beside its bytes."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ class MarkedFile:
         self._fd = fd
         self._written = size
         self._pieces: list[bytes] = []
-        """Appended and not written yet: kept as they came, for copying them into one costs more than the write."""
+        """Appended and not written yet: put together by the write, for a buffer that grows is copied again and again."""
         self._waiting_bytes = 0
         self._failed = False
 
@@ -136,12 +136,10 @@ class MarkedFile:
         if self._failed:
             raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
         self._failed = True
-        with storing(self.path):
-            done = os.pwritev(self._fd, pieces, self._written)
-            if done < (whole := sum(map(len, pieces))):  # rare: a disk that is nearly full, or a signal
-                with memoryview(b"".join(pieces)) as view:
-                    while done < whole:
-                        done += os.pwrite(self._fd, view[done:], self._written + done)
+        with storing(self.path), memoryview(b"".join(pieces)) as view:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], self._written + done)
         self._written += done
         self._failed = False
 

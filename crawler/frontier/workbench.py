@@ -168,13 +168,13 @@ class Workbench:
         """A lease of a host that has left its lane. Five cases: it has nothing to deal, as many visits out as it may have,
         or a rest that began meanwhile; its group is full; or it deals."""
         lease = host.next()
+        if host.due > now and host.out < self._per_host(name):  # one with nothing to deal as well: the store may not know it yet
+            self._rest_until(name, host, host.due)
+            return None
         if lease is None:
             self.forget(name, now)
             return None
         if host.out >= self._per_host(name):
-            return None
-        if host.due > now:
-            self._rest_until(name, host, host.due)
             return None
         if self._is_parked(name, host, lease, now):
             return None

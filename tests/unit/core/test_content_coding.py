@@ -222,7 +222,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("log", range(10, 25))
 def test_a_brotli_window_is_told_by_the_first_byte(log: int) -> None:
-    start = brotli.compress(os.urandom(1000), quality=0 if log < 16 else 5, lgwin=log)[:1]
+    start = brotli.compress(os.urandom(1000), quality=5, lgwin=log)[:1]
     told = decoder_bytes("br", 1 << 30, start) - decoder_bytes("br", 0, start)
     assert told == 1 << log
 

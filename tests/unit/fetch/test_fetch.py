@@ -382,8 +382,8 @@ async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path
 
 
 async def test_heavy_answers_at_once_stay_within_memory(site: Site, tmp_path: Path) -> None:
-    heavy = ["header-endless", "headers-endless", "interim-endless-new-lines", "close-endless", "chunked-bytewise-endless"]
-    heavy += ["chunked-extension-endless", "tls-endless", "endless-new-lines", "chunked-trailers-endless", "zstd-bomb", "br-bomb"]
+    heavy = ["header-endless", "headers-endless", "interim-endless-new-lines", "close-endless", "tls-endless"]
+    heavy += ["chunked-extension-endless", "endless-new-lines", "chunked-trailers-endless", "zstd-bomb", "br-bomb"]
     async with fetching(tmp_path, site, ca_file="{ca}", max_body=4 << 20) as fetcher:
         tracemalloc.start()
         try:
@@ -579,8 +579,9 @@ async def test_certificates_are_read_with_the_first_https_link_once(site: Site, 
 
 
 @pytest.mark.skipif(ssl.get_default_verify_paths().cafile is None, reason="the system's certificates are looked for one by one")
-async def test_certificates_are_not_read_while_no_descriptor_is_left(site: Site, tmp_path: Path) -> None:
+async def test_certificates_are_not_read_while_no_descriptor_is_left(site: Site, tmp_path: Path, monkeypatch) -> None:
     """OpenSSL would trust nobody, and say nothing, for the rest of the crawl."""
+    monkeypatch.setattr(session, "tls_context", session.tls_context.__wrapped__)  # which support.hostile remembers for all tests
     async with fetching(tmp_path, site) as fetcher:
         with no_descriptor_left(), pytest.raises(StorageError) as caught:
             await fetcher.fetch(lease_of(f"https://127.0.0.1:{site.ports['tls-good']}/good/1"))
