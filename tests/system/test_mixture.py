@@ -54,6 +54,8 @@ OTHERWISE: Final[dict[str, tuple[str, str | None]]] = {
     "dns-unreachable": ("blocked", "address"),
     "tls-unknown-authority": ("ok", None),
     "tls-wrong-host-insecure": ("tls_error", "certificate"),
+    "tls-wildcard-insecure": ("tls_error", "certificate"),
+    "tls-wildcard-unknown-authority": ("ok", None),
 }
 """Where the settings that all share make a sin end in another way than those of its own: HEAD, a larger body, a range that
 is open, another name server, a known authority."""
