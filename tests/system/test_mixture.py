@@ -136,7 +136,7 @@ class Mixture:
             sin = ALL[name]
             reasons = sin.reason if isinstance(sin.reason, tuple) else (sin.reason,)
             allowed = {OTHERWISE[name]} if name in OTHERWISE else {(sin.outcome, reason) for reason in reasons}
-            if name.startswith("dns-"):
+            if name.startswith(("dns-", "tls-wildcard")):
                 allowed |= UNNAMED
             if name.startswith("proxy-no-name"):  # each name twice: whichever comes first gives its host up
                 allowed.add(("dns_error", "host_down"))
