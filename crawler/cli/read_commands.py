@@ -126,6 +126,7 @@ def _bodies(
 ) -> Iterator[bytes]:
     from crawler.output.export import is_wanted, json_line, to_file
     from crawler.output.results import body_ref
+    from crawler.parse.encoding import read_text
 
     retired = 0
     for result in reader.results():
@@ -138,7 +139,7 @@ def _bodies(
             continue
         with opened as body:
             if to is None:
-                yield from json_line(result.row, body)
+                yield from json_line(result.row, body, read_text)
             else:
                 try:
                     made = to_file(result.row, body, Path(to))

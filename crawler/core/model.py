@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand"]
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
 
 KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots")
 """Of result rows."""
-NOT_PAGES: Final = frozenset(("robots", "sitemap"))
+NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 """Kinds of what is fetched for the crawl's own sake: left out of counts of pages, exports and tables unless asked for."""
 PAGES: Final = frozenset(KINDS) - NOT_PAGES
+SITEMAPS: Final = frozenset(("sitemap", "expand_sitemap"))
+"""Kinds of links that are read as sitemaps."""
+EXPANDED: Final = frozenset(("expand", "expand_sitemap"))
+"""Kinds of links to known URLs that are visited once more for what they link to: without a row or record of their own."""
 
 OutcomeName: TypeAlias = Literal[
     "ok",
@@ -48,6 +52,8 @@ NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
 
 NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
 """Outcomes of links that nobody was asked for."""
+READABLE: Final = frozenset({"ok", "truncated", "too_large"})
+"""Outcomes of pages that are read for links."""
 ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
 """Outcomes of links whose host answered."""
 
@@ -193,6 +199,10 @@ class Done(Struct, frozen=True):
     """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
     block: LinkBlock | None = None
     """The links of a page, packed; they come behind ``outlinks``."""
+    encoding: str | None = None
+    """What its text was decoded by (WHATWG name), where it was read."""
+    cut: tuple[tuple[str, str], ...] = ()
+    """(rule, words) of each cause why it was not read whole, or not as it stands."""
 
 
 class Dropped(Struct, frozen=True):

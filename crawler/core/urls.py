@@ -42,6 +42,7 @@ _plain = re.compile(
 ).fullmatch
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):").match
 _surrogate = re.compile(r"[\ud800-\udfff]").search
+_called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
 _beyond_ascii = re.compile(rb"[\x80-\xff]").sub
 
 
@@ -218,6 +219,11 @@ def host_key(href: str) -> str:
     http and https on their default ports share it."""
     start = 7 if href[4] == ":" else 8
     return href[start : href.find("/", start)]
+
+
+def is_called_sitemap(href: str) -> bool:
+    """Whether the path of a canonical URL is one that sitemaps have."""
+    return _called_sitemap(href.partition("?")[0], len(origin(href))) is not None
 
 
 def fingerprint(data: str | bytes, seed: int = 0) -> bytes:

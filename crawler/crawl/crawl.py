@@ -20,7 +20,20 @@ from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import NO_FAILURE, NOT_PAGES, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
+from crawler.core.model import (
+    EXPANDED,
+    NO_FAILURE,
+    NOT_PAGES,
+    Done,
+    Dropped,
+    Lease,
+    Link,
+    Outcome,
+    Retry,
+    Snapshot,
+    State,
+    Unvisited,
+)
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
@@ -39,6 +52,7 @@ from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
 
 if TYPE_CHECKING:
+    from crawler.crawl.sitemaps import Sitemaps
     from crawler.parse.pool import Parser
     from crawler.policy.robots_gate import RobotsDesk
 
@@ -188,6 +202,8 @@ class Crawl:
         assert worker is not None
         while (lease := await self.frontier.take()) is not None:
             try:
+                if self._expander.sitemaps is not None:
+                    await self._name_sitemaps(self._expander.sitemaps, lease)
                 refusal = self._refusal(lease.link)
             except Exception:
                 self.frontier.blame(lease)
@@ -196,6 +212,15 @@ class Crawl:
                 self._settle(lease, refusal)
             else:
                 await self._visited(lease, worker)
+
+    async def _name_sitemaps(self, sitemaps: Sitemaps, lease: Lease) -> None:
+        """The sitemaps of this link's origin, for the site it belongs to: before the visit, which robots.txt may forbid."""
+        assert self.robots is not None
+        try:
+            await sitemaps.name(lease.link, self.robots.sitemaps)
+        except BaseException:
+            self._settle(lease, Unvisited())
+            raise
 
     async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
@@ -242,9 +267,11 @@ class Crawl:
                 raise
 
     def _as_kept(self, lease: Lease) -> Lease:
-        """Where the earlier body was retired, "not modified" would be no answer."""
+        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no answer."""
         earlier = lease.known.archive if lease.known is not None else None
-        return lease if earlier is None or is_there(self.root / earlier.file) else replace(lease, known=None)
+        if earlier is None or (lease.link.kind not in EXPANDED and is_there(self.root / earlier.file)):
+            return lease
+        return replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
         robots = self.robots
@@ -282,13 +309,9 @@ class Crawl:
         learned = [] if onward else robots.learn(lease.link, outcome)
         is_queued = onward is not None and not self.frontier.put_robots(onward)
         if isinstance(outcome, Done):
-            if onward is not None and is_queued:
-                outlinks: tuple[Link, ...] = (onward,)
-            else:
-                home = lease.link.via
-                found = [self._expander.sitemaps(origin, robots.sitemaps(origin), home) for origin, _ in learned]
-                outlinks = tuple(link for links in found for link in links)
-            outcome = replace(outcome, outlinks=outlinks)
+            outcome = replace(outcome, outlinks=(onward,) if onward is not None and is_queued else ())
+            if cut := robots.cut(outcome, [origin for origin, _ in learned]):
+                outcome = replace(outcome, refused={"max_robots": 1}, cut=(("max_robots", cut),))
         self.frontier.settle(lease, outcome, self._release_of(lease))
         self.frontier.rules_learned(learned)
 

@@ -110,7 +110,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             expander = Expander(
                 config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit, secret=store.secret()
             )
-            metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
+            metrics = Metrics(version=__version__, rules=RULES)
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
             _measure(budget, store, pump, fetcher, robots, parser, journal)
@@ -217,14 +217,19 @@ def _measure(
 
 @contextlib.asynccontextmanager
 async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
-    """None where no page's outlinks are wanted."""
-    if not config.depth:
+    """None where neither a page's outlinks nor a sitemap's are wanted."""
+    preload = [FUNCTION, PARSER] if config.depth else []
+    if config.sitemaps:
+        from crawler.crawl import sitemap_entries
+
+        preload.append(sitemap_entries.FUNCTION)
+    if not preload:
         yield None
         return
     from crawler.parse.pool import open_parser  # not needed for a list
 
-    preload = f"{FUNCTION} {PARSER}"
-    async with open_parser(config, parsers=plan.parsers, preload=preload, memory_bytes=plan.parser_memory_bytes) as parser:
+    functions = " ".join(preload)
+    async with open_parser(config, parsers=plan.parsers, preload=functions, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
 
 
@@ -233,7 +238,7 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     group = cgroup.find()
     limit = config.memory_limit or default_limit(group.limit if group else None)
     parsers = 0
-    if config.depth:
+    if config.depth or config.sitemaps:
         from crawler.parse.pool import pool_size
 
         parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit)
@@ -254,7 +259,7 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
     return open_store(
         config.store,
         root / "frontier",
-        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path),
+        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps),
         now=Clock().now(),
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],

@@ -22,7 +22,7 @@ from msgspec import Struct
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.content_coding import codings_of
 from crawler.core.errors import FetchError
-from crawler.core.model import Lease, Link
+from crawler.core.model import SITEMAPS, Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
 from crawler.core.text import matches_mime
 from crawler.fetch.connector import Connector
@@ -45,6 +45,8 @@ FRAMING_BYTES_PER_S: Final = 256 << 10
 body in chunks of one byte comes whole, and all of them together take some hundredths of a core."""
 LIMITER_PERIOD_S: Final = 0.01
 """No limiter counts in shorter periods than the loop can keep."""
+_READ_BY_US: Final = frozenset({"robots", *SITEMAPS})
+"""Kinds of links that are read for the crawl's own sake: by GET, and of any type."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
 
 
@@ -170,7 +172,7 @@ class Fetcher:
             if self._request_limit is not None:
                 await self._paced(self._request_limit)
             link = lease.link
-            method = "GET" if link.kind in ("robots", "sitemap") else self._config.method
+            method = "GET" if link.kind in _READ_BY_US else self._config.method
             request = request_of(method, link.url, self._profile_of(link.host), conditions(lease))
             proxied = request.proxy is not None
             if proxied:
@@ -190,8 +192,8 @@ class Fetcher:
 
     async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float, room: Room | None) -> Page:
         config = self._config
-        kind = link.kind
-        limit = config.max_robots if kind == "robots" else config.max_sitemap if kind == "sitemap" else config.max_body
+        is_sitemap = link.kind in SITEMAPS
+        limit = config.max_sitemap if is_sitemap else config.max_robots if link.kind == "robots" else config.max_body
         body = Body(self._tmp)
         self._bodies.add(body)
         head_at = 0.0
@@ -299,7 +301,7 @@ class Fetcher:
         if message.code == 407 and exchange.proxied:
             raise FetchError("proxy", "status 407", shared=True)
         accepted = self._config.accept_mime
-        if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
+        if accepted and message.code == 200 and link.kind not in _READ_BY_US:
             mime, _ = _content_type(message)
             if mime is not None and not any(matches_mime(mime, pattern) for pattern in accepted):
                 raise FetchError("mime", mime)

@@ -23,10 +23,10 @@ from crawler.core.link_block import (
     link_value,
     packed_text,
 )
-from crawler.core.model import PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
-from crawler.core.urls import host_key
+from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
+from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
-from crawler.frontier.counters import RECORDED
+from crawler.frontier.counters import RECORDED, UNCOUNTED
 from crawler.frontier.store import Limits
 
 FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
@@ -47,12 +47,18 @@ its key is not its own."""
 
 class BatchColumns(Struct):
     """A batch's links side by side, in the order of ``found_in``. ``keys`` are KEY_BYTES each: the host's, then the URL's;
-    ``paths`` holds the key of the URL before its question mark for the places that have one."""
+    ``paths`` holds the key of the URL before its question mark for the places that have one, ``roles`` for those of sitemaps
+    the key of the sitemap as that of one site (``role_of``)."""
 
     keys: list[bytes]
     depths: list[int]
     ways: bytearray
     paths: dict[int, bytes]
+    roles: dict[int, bytes]
+
+    def asked(self) -> list[bytes]:
+        """All keys of which it matters whether they are known."""
+        return [*self.keys, *self.roles.values()] if self.roles else self.keys
 
 
 class Ask(Struct, frozen=True):
@@ -71,11 +77,28 @@ class Judged(Struct):
     """Least depth of every URL that is new, or that was found nearer than before."""
     queries: dict[bytes, int]
     """Different query strings by path key, where this batch adds to them."""
+    roles: list[bytes]
+    """Keys of sitemaps as those of their sites, where they are new; they stand in ``depths`` as well."""
 
 
 def is_robots_visit(link: Link) -> bool:
     """A visit for robots rules is none of the page's at that URL: it is made as often as it is asked for."""
     return link.kind == "robots"
+
+
+def role_of(link: Link) -> str | None:
+    """A sitemap as that of one site, None for any other link. ``anchor`` is the same for all sitemaps of a site
+    (``Scope.site``); no URL has a blank. A listed line, or where it redirects to, may be a sitemap if it is called like one."""
+    if link.kind == "sitemap" or (link.input is not None and is_called_sitemap(link.url)):
+        return f"{link.url} {link.anchor or link.url}"
+    return None
+
+
+def expanded(link: Link) -> Link:
+    """A link to a known URL, as it is queued for what it links to."""
+    if is_robots_visit(link):
+        return link
+    return replace(link, kind="expand_sitemap" if link.kind == "sitemap" else "expand")
 
 
 def is_robots_txt(link: Link) -> bool:
@@ -92,17 +115,20 @@ def fruitful(outcome: Outcome) -> bool:
 def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
     """ValueError unless every settled link has its record, but for those that are to be retried or expanded."""
     for settled, record in zip(batch.settled, known, strict=True):
-        if record is None and not isinstance(settled.outcome, Retry) and settled.lease.link.kind != "expand":
+        if record is None and not isinstance(settled.outcome, Retry) and settled.lease.link.kind not in EXPANDED:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool) -> BatchColumns:
+def columns_of(batch: Batch, keys_by: Keys, limits: Limits) -> BatchColumns:
     """The keys of a batch's links, and how each is judged."""
-    columns = BatchColumns([], [], bytearray(), {})
+    columns = BatchColumns([], [], bytearray(), {}, {})
+    with_paths = limits.queries_per_path > 0
     for links, block in found_in(batch):
         for link in links:
             if with_paths and "?" in link.url:
                 columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
+            if limits.sitemaps and (role := role_of(link)) is not None:
+                columns.roles[len(columns.keys)] = keys_by.of(link.host, role)
             columns.keys.append(keys_by.of(link.host, link.url))
             columns.depths.append(link.depth)
             columns.ways.append(ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED)
@@ -134,6 +160,7 @@ class Admission(Struct, frozen=True):
     expand: bool = False
     """Its URL was known before; this is no new page."""
     is_seed: bool = False
+    is_page: bool = True
 
     @property
     def host_key(self) -> bytes:
@@ -160,9 +187,10 @@ class Admissions:
                 at += len(block)
 
     def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
-        queued = replace(link, kind="expand") if expand and not is_robots_visit(link) else link
-        value = encode_link(queued, RECORDED if expand else 0)
-        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed")
+        is_page = link.kind not in NOT_PAGES
+        flags = (RECORDED if expand else 0) | (0 if is_page else UNCOUNTED)
+        value = encode_link(expanded(link) if expand else link, flags)
+        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page)
 
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
@@ -235,11 +263,12 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     2. an unknown URL is new, unless a budget of its host or path is used up;
     3. a known URL stays known where depths do not matter, or it was found no nearer;
     4. one that was found nearer is queued again for its links, if it may have had any;
-    5. else it is known, at its new depth."""
+    5. else it is known, at its new depth.
+    Then a known sitemap is queued again for each site that names it for the first time, and is to have its entries."""
     depth_limited = limits.depth_limited
     worth = _worth(columns, known, ask) if depth_limited else set()
     budgets = _Budgets(columns, known, limits, ask)
-    judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries)
+    judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries, [])
     fresh, depths, ways = judged.fresh, judged.depths, columns.ways
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
@@ -254,6 +283,12 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
             if key in worth:
                 fresh[at] = EXPAND
                 worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
+    for at, role in columns.roles.items():
+        if role not in known and fresh[at] in (KNOWN, *QUEUED):
+            known[role] = depths[role] = 0
+            judged.roles.append(role)
+            if fresh[at] == KNOWN:
+                fresh[at] = EXPAND
     return judged
 
 

@@ -15,7 +15,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from crawler.core.batch import Admitted, HostRest, Settled
-from crawler.core.model import NO_FAILURE, Dropped, Lease, Limiter, Link, Mark, Outcome, Pause, Retry, Unvisited, WaitsFor
+from crawler.core.model import (
+    NO_FAILURE,
+    NOT_PAGES,
+    Dropped,
+    Lease,
+    Limiter,
+    Link,
+    Mark,
+    Outcome,
+    Pause,
+    Retry,
+    Unvisited,
+    WaitsFor,
+)
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
 from crawler.frontier.in_flight import InFlight
@@ -91,7 +104,7 @@ class LinksRoom(Protocol):
 
 class Frontier:
     """The workers' side. ``visits_max``: no more visits than these (--max-pages), None: no limit. ``on_unfetched`` is told
-    the host of each link that is settled without a visit."""
+    the host of each page that is settled without a visit."""
 
     def __init__(
         self,
@@ -345,7 +358,7 @@ class Frontier:
                 self.rules_learned(self._robots.learn(lease.link, dropped))
             if lease.key:
                 self._batches.open.settle(Settled(lease, dropped), None)
-                if outcome not in NO_FAILURE:
+                if lease.link.kind not in NOT_PAGES and outcome not in NO_FAILURE:
                     self._on_unfetched(lease.link.host)
             if reason == "host_down" or lease.link.host in self._denied:
                 self._refill.given_up(lease.link.host)

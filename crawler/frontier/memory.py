@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.core.batch import Batch, Prepared, Settled
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
-from crawler.core.model import Known, Lease, Link, Mark, Retry
+from crawler.core.model import EXPANDED, NOT_PAGES, Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key, origin
 from crawler.frontier.admission import (
     FRUITFUL,
@@ -31,7 +31,7 @@ from crawler.frontier.admission import (
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest, land
+from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.host_state import HostState
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
@@ -75,7 +75,7 @@ class MemoryStore:
     # -- what is new ----------------------------------------------------------------------------------------------
 
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
+        columns = columns_of(batch, self._keys_by, self._limits)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
@@ -91,7 +91,7 @@ class MemoryStore:
                 raise ValueError(f"not claimed: {settled.lease}")
 
         def known_of() -> dict[bytes, int]:
-            return robots | {key: depth for key in columns.keys if (depth := self._depths.get(key)) is not None}
+            return robots | {key: depth for key in columns.asked() if (depth := self._depths.get(key)) is not None}
 
         def worth(keys: Collection[bytes]) -> set[bytes]:
             return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
@@ -161,8 +161,8 @@ class MemoryStore:
                 self._retrying.add(key)
             self._queues.enter_later(settled.retry_at, link.retried(), flags)
             return
-        self._tally.leave(flags)
-        if record is not None and link.kind != "expand" and not is_robots_visit(link):
+        self._tally.leave(link, flags)
+        if record is not None and link.kind not in EXPANDED and not is_robots_visit(link):
             self._retrying.discard(key)
             self._revived.discard(key)
             self._record(key, record)
@@ -172,7 +172,6 @@ class MemoryStore:
         before = self._pages.get(key)
         if key not in self._depths:
             self._depths[key] = 0
-            self._tally.known += 1
         elif before is not None and before.link.kind == "robots":
             self._tally.settle(before, -1)
         else:
@@ -184,7 +183,7 @@ class MemoryStore:
         self._tally.settle(record)
 
     def _admit(self, admission: Admission, now: float) -> None:
-        self._tally.admit(len(admission.keys), admission.expand)
+        self._tally.admit(len(admission.keys), is_new_page=admission.is_page and not admission.expand)
         self._names[admission.host_key] = admission.host
         host = self._queues.host(admission.host, now)
         if not admission.expand:
@@ -233,7 +232,7 @@ class MemoryStore:
             self._tally.waiting += 1
             self._queues.host(link.host, self._now).revive()
             self._suspects.pop(robots_key(origin(link.url)), None)
-            self._queues.enter(link, link.priority, RECORDED)
+            self._queues.enter(link, link.priority, RECORDED | (UNCOUNTED if link.kind in NOT_PAGES else 0))
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
         return len(pages)

@@ -21,11 +21,13 @@ PROMOTED_MAX: Final = 1000
 
 
 class Limits(Struct, frozen=True):
-    """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit."""
+    """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit. ``sitemaps``: they are
+    read, each for every site that names it."""
 
     depth_limited: bool = False
     pages_per_host: int = 0
     queries_per_path: int = 0
+    sitemaps: bool = False
 
 
 class Counts(Struct, frozen=True, gc=False):
@@ -49,8 +51,7 @@ class Counts(Struct, frozen=True, gc=False):
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
     not_pages: Mapping[str, int] = {}
-    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts. A sitemap counts as known
-    while it waits."""
+    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
 
     @property
     def all_known(self) -> int:
@@ -71,7 +72,7 @@ class Store(Protocol):
     def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
         """Make the batch true in one synced transaction; durable on return.
 
-        ``known`` is aligned with ``batch.settled`` (None for Retry and for kind ``expand``). ``marks`` are the files
+        ``known`` is aligned with ``batch.settled`` (None for Retry and for the kinds EXPANDED). ``marks`` are the files
         touched: the rest keep theirs. After a StorageError the batch may be there nevertheless (the disk took it, but
         did not say so): once ``rewind`` has returned, it is exactly if ``clock() == prepared.batch.now``.
         """

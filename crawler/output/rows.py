@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.core import urls
 from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
 from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
@@ -42,7 +42,7 @@ def rows_of(prepared: Prepared, kept: Sequence[Kept | None]) -> Iterator[tuple[i
 
 def has_row(settled: Settled) -> bool:
     """A retry is not settled yet, and a page that is expanded once more has its row."""
-    return isinstance(settled.outcome, Done | Dropped) and settled.lease.link.kind != "expand"
+    return isinstance(settled.outcome, Done | Dropped) and settled.lease.link.kind not in EXPANDED
 
 
 def has_record(settled: Settled) -> bool:
@@ -111,6 +111,10 @@ def _visit_rows(
     else:
         _fill_response(row, outcome.page, kept, onward[0].url if onward else None)
         row["robots"] = outcome.robots
+        row["encoding"] = outcome.encoding
+        if outcome.cut:
+            row["cut"] = ",".join(rule for rule, _ in outcome.cut)
+            row["fault"] = "; ".join(f"{rule}: {words}" for rule, words in outcome.cut)
         if not has_record(settled):
             row["sha256"] = None
     yield index, row

@@ -13,7 +13,7 @@ from typing import Final
 
 from crawler.core import urls
 from crawler.core.errors import FetchError
-from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, HostSign, Lease, Link, Retry
+from crawler.core.model import PRIORITY_REDIRECT, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
 from crawler.core.page import Page
 
 RETRY_OUTCOMES: Final = frozenset({"timeout", "connect_error", "dns_error", "truncated"})
@@ -92,7 +92,7 @@ class Judge:
         onward = Link(
             target.href,
             target.host,
-            link.kind if is_robots or link.kind == "sitemap" else "redirect",
+            "robots" if is_robots else "sitemap" if link.kind in SITEMAPS else "redirect",
             link.depth,
             PRIORITY_REDIRECT,
             link.hops + 1,

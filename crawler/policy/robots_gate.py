@@ -9,7 +9,7 @@ at most five redirects.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from crawler.core import urls
@@ -136,10 +136,19 @@ class RobotsDesk:
         """Empty the cache; the store keeps the records."""
         self._cache.clear()
 
-    def sitemaps(self, origin: str) -> tuple[str, ...]:
-        """What an origin's robots.txt names as its sitemaps."""
+    def sitemaps(self, origin: str) -> tuple[str, ...] | None:
+        """What an origin's robots.txt names as its sitemaps; None while nobody knows."""
         rules = self._cache.get(origin)
-        return rules.sitemaps if rules is not None else ()
+        return rules.sitemaps if rules is not None and not rules.unavailable else None
+
+    def cut(self, outcome: Done, origins: Sequence[str]) -> str:
+        """What was not read of a robots.txt, from which the rules of these origins were learned; "" if it is whole."""
+        if not origins or outcome.outcome == "redirect":
+            return ""
+        if outcome.outcome == "too_large":
+            return f"only its first {outcome.page.body.size} bytes count"
+        named = max(len(self.sitemaps(origin) or ()) for origin in origins)
+        return f"only its first {named} sitemaps are read" if named >= robots_rules.SITEMAPS_MAX else ""
 
     def onward(self, link: Link, outcome: Outcome) -> Link | None:
         """The next robots link, if a robots visit was redirected and may follow."""

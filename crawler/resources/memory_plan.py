@@ -52,8 +52,9 @@ URL_BYTES_MAX: Final = 2083
 LINK_BYTES: Final = 700
 """A link as an object, without the text of its URL."""
 REFERENCE_BYTES_MIN: Final = 6
-SITEMAP_PART_BYTES: Final = 3 * 512 * _KIB
-"""Of a sitemap: its entries are read and admitted in parts."""
+SITEMAP_PART_BYTES: Final = 6 * 512 * _KIB
+"""A part of a sitemap, and what is kept of the part before, on its way to a parser process and back: its entries are read and
+admitted in parts."""
 VISITS_MIN: Final = 4
 VISITS_FEW: Final = 16
 OUTCOME_BYTES_MIN: Final = 8 * _MIB

@@ -143,6 +143,7 @@ def test_export_writes_files_named_by_their_own_digest(site, crawled, tmp_path):
 def test_export_pieces_join_whatever_the_reader_gives():
     """Base64 of pieces is base64 of the whole only if each piece but the last is a multiple of three bytes."""
     from crawler.output.export import FIELDS, json_line
+    from crawler.parse.encoding import read_text
 
     class Dribble(io.BytesIO):
         def read(self, size=-1):
@@ -150,12 +151,14 @@ def test_export_pieces_join_whatever_the_reader_gives():
 
     row = dict.fromkeys(FIELDS) | {"mime": "image/png"}
     data = bytes(range(256)) * 3
-    assert base64.b64decode(orjson.loads(b"".join(json_line(row, Dribble(data))))["base64"]) == data
+    assert base64.b64decode(orjson.loads(b"".join(json_line(row, Dribble(data), read_text)))["base64"]) == data
     text = "äöü€" * 100
     row |= {"mime": "text/plain", "charset": "utf-8"}
-    assert orjson.loads(b"".join(json_line(row, Dribble(text.encode()))))["text"] == text
+    assert orjson.loads(b"".join(json_line(row, Dribble(text.encode()), read_text)))["text"] == text
     row |= {"charset": "no-such-charset"}
-    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"))))["text"] == "\ufffd ok"
+    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"), read_text)))["text"] == "\xff ok"  # as browsers do
+    row |= {"charset": "utf-8"}
+    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"), read_text)))["text"] == "\ufffd ok"
     assert PIECE_BYTES % 3 == 0
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
 from crawler.core.keys import Keys
 from crawler.core.link_block import pack
-from crawler.core.model import PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
+from crawler.core.model import EXPANDED, PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
 from crawler.core.urls import fingerprint, host_key
 from crawler.frontier import Limits, Store, open_store
@@ -18,7 +18,7 @@ NO_PAGE = cast(Page, None)
 """A store never looks at the page of an outcome."""
 
 REST = 1.0
-NO_LIMITS = Limits()
+NO_LIMITS = Limits(sitemaps=True)
 
 
 def link(name: str, kind: str = "link", **fields: object) -> Link:
@@ -69,7 +69,7 @@ def retry(after: float) -> RetryIn:
 
 def record(lease: Lease, outcome: Outcome) -> Known | None:
     """What the journal would give for it."""
-    if isinstance(outcome, Retry) or lease.link.kind == "expand":
+    if isinstance(outcome, Retry) or lease.link.kind in EXPANDED:
         return None
     assert isinstance(outcome, Done | Dropped)
     return Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)

@@ -4,6 +4,7 @@ One database, one write-ahead log, eight families. Integers and times are big-en
 p = fingerprint of the host, u = fingerprint of the canonical URL, both seeded with the crawl's secret.
 
     seen    p8 u8               → least depth (2 bytes, only under a depth limit), "r" once an attempt failed
+            p8 s8               → the same for a sitemap as that of one site: s = fingerprint of its URL and the site
     queue   p8 lane1 seq8       → flags, link, or several as a bundle; deleted when settled or retried
     host    p8                  → HostRecord
             p8 x8               → different query strings of the path with fingerprint x (4 bytes)

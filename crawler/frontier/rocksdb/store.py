@@ -85,7 +85,7 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0)
+        columns = columns_of(batch, self._keys_by, self._limits)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
@@ -102,7 +102,7 @@ class RocksStore(Facts):
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
 
         def known_of() -> dict[bytes, int]:
-            return robots | self._seen.depths(columns.keys)
+            return robots | self._seen.depths(columns.asked())
 
         judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         if self._limits.depth_limited:
@@ -180,8 +180,8 @@ class RocksStore(Facts):
             return
         if before is not None:
             tx.unsettle(before, flags)
+            self._ledger.tally.known -= not flags & NO_PAGE
         elif self._database.get("seen", key) is None:
-            self._ledger.tally.known += 1
             tx.know(key, 0)
         else:
             return
@@ -192,6 +192,7 @@ class RocksStore(Facts):
         """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
         depths = prepared.judged.depths
         new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
+        new += prepared.judged.roles
         tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
         failed = {

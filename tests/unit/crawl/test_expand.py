@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from support.pages import page_of
+from support.pages import links_of, page_of
 
 from crawler.config.sections import Config
-from crawler.core import urls
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, block_of, pack
 from crawler.core.model import Done, Link
@@ -67,12 +66,6 @@ class Trial:
             done = await self.expander.expand(LINK, Done(page, "ok"), room)
         assert self.budget.account("parse").used == 0
         return done
-
-
-def links_of(found: Any) -> list[Link]:
-    """Of an outcome, or of an admission."""
-    plain = found.outlinks if isinstance(found, Done) else found.links
-    return [*plain, *(found.block.links() if found.block is not None else ())]
 
 
 def part(first: int, count: int) -> Columns:
@@ -182,41 +175,3 @@ async def test_more_codings_than_are_undone_are_not_undone_for_links_either(tmp_
         await Trial(tmp_path, reader).expand(page)
         assert reader.asked == asked
         body = gzip.compress(b"<a href=/0>")
-
-
-@pytest.mark.parametrize(
-    ("named", "taken"),
-    [
-        ("/map", True),
-        ("http://www.example.org/anything.html", True),
-        ("http://other.example/hub.html", False),
-        ("http://other.example/", False),
-        ("http://sitemap.example/hub", False),
-        ("http://other.example/map.xml", True),
-        ("http://other.example/map.xml.gz?day=1", True),
-        ("http://other.example/sitemap_index.php", True),
-        ("http://other.example/feed.atom", True),
-    ],
-)
-def test_anothers_page_is_not_taken_for_a_sitemap(named, taken, tmp_path):
-    """Visited as one, it would be known, and its links never followed."""
-    expander = Trial(tmp_path, Reader(), sitemaps=True).expander
-    links = [link.url for link in expander.sitemaps("http://www.example.org", (named,), SEED)]
-    assert links == ([urls.join("http://www.example.org/", named)] if taken else []) + ["http://www.example.org/sitemap.xml"]
-
-
-async def test_a_sitemap_of_short_entries_to_a_long_base_is_admitted_in_parts_of_bounded_size(tmp_path):
-    base = "http://www.example.org/" + "a" * 1900 + "/s.xml"
-    feed = b"<feed><entry>" + b"".join(b'<link href="%d"/>' % n for n in range(1000)) + b"</entry></feed>"
-    trial = Trial(tmp_path, None)
-    for coding, body in ((None, feed), ("gzip", gzip.compress(feed))):
-        trial.admitted.clear()
-        trial.sizes.clear()
-        page = page_of(tmp_path, body, base, ((b"Content-Type", b"application/xml"),), coding=coding)
-        async with trial.budget.visit() as room:
-            room.received(0)
-            done = await trial.expander.expand(Link(base, "www.example.org", "sitemap"), Done(page, "ok"), room)
-        assert len(trial.admitted) + len(done.outlinks) == 1000
-        assert max(trial.sizes) < (512 << 10) + 2083
-        assert sum(len(link.url) for link in done.outlinks) < (512 << 10) + 2083
-    assert not list((tmp_path / "tmp").glob("body-*"))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
-from crawler.core.model import Done, Known, Lease, Link, Outcome, Retry
+from crawler.core.model import EXPANDED, Done, Input, Known, Lease, Link, Outcome, Retry
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.rocksdb.reader import manifest
 from crawler.frontier.store import Limits
@@ -55,6 +55,7 @@ class Model:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.depths: dict[str, int] = {}
+        self.roles: set[tuple[str, str | None]] = set()
         self.items: list[Item] = []
         self.pages: dict[str, Known] = {}
         self.hosts: dict[str, Host] = {}
@@ -75,6 +76,8 @@ class Model:
             admitted = (host.admitted if host else 0) + self.new_in(fresh, links, one.host)
             queries = self.queries.setdefault(path, set())
             bounded = one.kind in ("link", "sitemap")
+            is_listed_sitemap = one.input is not None and "sitemap" in one.url
+            role = (one.url, one.anchor or one.url) if one.kind == "sitemap" or is_listed_sitemap else None
             if one.url in self.depths:
                 verdict = KNOWN
                 if self.limits.depth_limited and one.depth < self.depths[one.url]:
@@ -91,6 +94,9 @@ class Model:
                 self.depths[one.url] = one.depth
                 if query:
                     queries.add(query)
+            if role is not None and role not in self.roles and verdict not in (HOST_BUDGET, QUERY_EXPLOSION):
+                self.roles.add(role)
+                verdict = EXPAND if verdict == KNOWN else verdict
             fresh.append(verdict)
         return fresh
 
@@ -115,7 +121,8 @@ class Model:
     def enter(self, one: Link, verdict: int, now: float) -> None:
         host = self.host(one.host, now)
         if verdict == EXPAND:
-            self.items.append(Item(replace(one, kind="expand"), one.priority, self.ticket(), settled_before=True))
+            again = replace(one, kind="expand_sitemap" if one.kind == "sitemap" else "expand")
+            self.items.append(Item(again, one.priority, self.ticket(), settled_before=True))
             return
         host.admitted += 1
         self.items.append(Item(one, one.priority, self.ticket()))
@@ -152,13 +159,20 @@ def copy_as_it_lies(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
 
 
-PATHS = [f"{host}/{path}" for host in "abc" for path in ("", "1", "2", "3", "x?1", "x?2", "x?3", "x?4")]
-links = st.builds(
-    link,
-    st.sampled_from(PATHS),
-    st.sampled_from(["link", "link", "link", "seed", "redirect"]),
-    depth=st.integers(0, 3),
-    priority=st.sampled_from([128, 128, 128, 127, 16, 0]),
+PATHS = [f"{host}/{path}" for host in "abc" for path in ("", "1", "2", "3", "x?1", "x?2", "x?3", "x?4", "sitemap")]
+paths = st.sampled_from(PATHS)
+priorities = st.sampled_from([128, 128, 128, 127, 16, 0])
+sites = st.sampled_from(["http://a.test/", "http://b.test/"])
+links = st.one_of(
+    st.builds(
+        link,
+        paths,
+        st.sampled_from(["link", "link", "link", "seed", "redirect"]),
+        depth=st.integers(0, 3),
+        priority=priorities,
+    ),
+    st.builds(link, paths, st.sampled_from(["seed", "redirect"]), priority=priorities, input=st.just(Input("list", 1))),
+    st.builds(link, paths, st.just("sitemap"), anchor=sites, depth=st.integers(0, 1), priority=priorities),
 )
 VIA = "http://via.test/"
 found = links.map(lambda one: replace(one, via=VIA, anchor=VIA))
@@ -188,7 +202,7 @@ class StoreHistory(RuleBasedStateMachine):
     def begin(self, depth: bool, pages: int, queries: int) -> None:
         self.root = Path(tempfile.mkdtemp())
         self.turn = 0
-        limits = Limits(depth, pages, queries)
+        limits = Limits(depth, pages, queries, sitemaps=True)
         self.model = Model(limits)
         with patch("crawler.frontier.rocksdb.opening.secrets.randbits", return_value=7):  # or no history could be replayed
             self.driver = Driver(self.kind, self.root / "0", limits)
@@ -265,14 +279,18 @@ class StoreHistory(RuleBasedStateMachine):
             wait, *rest = data.draw(rests)
             hosts[lease.link.host] = HostRest(now + wait, *rest)
         found = [one for _, outcome in settled if isinstance(outcome, Done) for one in outcome.outlinks]
-        before = dict(self.model.depths), {path: set(queries) for path, queries in self.model.queries.items()}
+        before = (
+            dict(self.model.depths),
+            set(self.model.roles),
+            {path: set(queries) for path, queries in self.model.queries.items()},
+        )
         secret = self.driver.store.secret()
         given = [(lease, packed(outcome, secret) if pack else outcome) for lease, outcome in settled]
         prepared = self.driver.prepare(admitted, given, hosts)
         fresh = self.model.verdicts(found + admitted, {lease.link.url: outcome for lease, outcome in settled})
         assert list(prepared.fresh) == fresh
         if give_up == 0:
-            self.model.depths, self.model.queries = before
+            self.model.depths, self.model.roles, self.model.queries = before
             return self.rewind(data)
         if between:
             self.claim(3, 1, {})
@@ -296,7 +314,7 @@ class StoreHistory(RuleBasedStateMachine):
                 item.at, item.failed, item.ticket = now + outcome.after, True, model.ticket()
                 continue
             model.items.remove(item)
-            if item.link.kind != "expand":
+            if item.link.kind not in EXPANDED:
                 model.pages[lease.link.url] = Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)
         for host, rest in hosts.items():
             model.rest(host, rest, now)
@@ -326,7 +344,7 @@ class StoreHistory(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(["timeout", "ok", "dns_error"]))
     def revive(self, outcome: str) -> None:
         model = self.model
-        queued = {item.link.url for item in model.items if item.link.kind != "expand"}
+        queued = {item.link.url for item in model.items if item.link.kind not in EXPANDED}
         chosen = {url: page for url, page in model.pages.items() if page.outcome == outcome and url not in queued}
         for page in chosen.values():
             host = model.hosts[page.link.host]
@@ -364,9 +382,11 @@ class StoreHistory(RuleBasedStateMachine):
         if not hasattr(self, "driver"):
             return
         counts, model = self.driver.store.stats(), self.model
-        queued = {item.link.url for item in model.items if item.link.kind != "expand"}
-        settled = [page for url, page in model.pages.items() if url not in queued]
-        assert counts.known == len(model.depths)
+        queued = {item.link.url for item in model.items if item.link.kind not in EXPANDED}
+        settled = [page for url, page in model.pages.items() if url not in queued and page.link.kind != "sitemap"]
+        waiting = {item.link.url for item in model.items if item.link.kind == "sitemap"}
+        sitemaps = waiting | {url for url, page in model.pages.items() if page.link.kind == "sitemap" and url not in queued}
+        assert counts.known == len(model.depths.keys() - sitemaps)
         assert counts.waiting == sum(not item.failed for item in model.items)
         assert counts.retrying == sum(item.failed for item in model.items)
         assert counts.done == len(settled) == sum(counts.outcomes.values())

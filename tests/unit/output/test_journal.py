@@ -35,10 +35,13 @@ A = "http://a.example.org/"
 B = "http://b.example.org/"
 
 
+CUT = (("body_cut", "8 bytes of it came"), ("outlinks", "3 references were left out"))
+
+
 def test_a_row_has_every_field(crawl):
     page = crawl.page(A, status=203, mime="text/html", charset="utf-8", truncated="length")
     link = seed(A, 7, given="HTTP://a.example.org", tag="t", depth=2, hops=1, via=B, attempt=3)
-    known, (row,) = visit(crawl, link, Done(page, "truncated", "cut"))
+    known, (row,) = visit(crawl, link, Done(page, "truncated", "cut", encoding="UTF-8", cut=CUT))
     assert list(row) == ["schema", *FIELDS]
     assert row == {
         "schema": 1,
@@ -69,6 +72,9 @@ def test_a_row_has_every_field(crawl):
         "robots": None,
         "listed": "HTTP://a.example.org",
         "extra": None,
+        "encoding": "UTF-8",
+        "cut": "body_cut,outlinks",
+        "fault": "body_cut: 8 bytes of it came; outlinks: 3 references were left out",
     }
     assert row_at(crawl.root, known.row) == row
     assert known.digest == page.body.sha1
