@@ -143,6 +143,8 @@ class Sitemaps:
             reading.cut["sitemap_fault"] = words
             is_guess = reading.kind is None and link.url.endswith("/sitemap.xml") and list(reading.faults) == ["not_a_sitemap"]
             logger.log(logging.DEBUG if is_guess else logging.WARNING, "sitemap_fault: %s: %s", link.url, words)
+        if over := reading.refused.get("outlinks"):
+            reading.cut["outlinks"] = f"{over} references were left out"
         cut = tuple(reading.cut.items())
         done = replace(done, outlinks=links, block=block, refused=reading.refused, encoding=reading.encoding, cut=cut)
         return done, reading.kind is None and self._is_page(link, page)

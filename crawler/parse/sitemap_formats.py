@@ -22,6 +22,8 @@ from crawler.core.urls import Base, Rules
 from crawler.parse.microsyntax import codec_of, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
+ENTRY_URLS_MAX: Final = 100
+"""Of an entry: one is usual, and an Atom entry may have one for each language and type (RFC 4287 4.1.2)."""
 ENTRY_BYTES_MAX: Final = 512 << 10
 """From the end of one entry to the end of the next: RSS may carry whole articles."""
 HEAD_CHARS_MAX: Final = 64 << 10
@@ -179,8 +181,9 @@ class Reading:
                 self._found[url] = None
                 self._bytes_left -= len(url)
 
-    def refuse(self, rule: str) -> None:
-        self._refused[rule] = self._refused.get(rule, 0) + 1
+    def refuse(self, rule: str, count: int = 1) -> None:
+        if count:
+            self._refused[rule] = self._refused.get(rule, 0) + count
 
     def keep(self, text: str, at: int) -> None:
         """What is behind this place is read with the next part."""
@@ -350,7 +353,8 @@ class Strict:
         self._is_atom = reading.state.kind == "atom"
         self._text: list[str] | None = None
         self._text_chars = 0
-        self._urls: list[str] = []
+        self._urls: list[str] = []  # of this entry
+        self._urls_over = 0
         self._data = b""
         self._shift = 0
 
@@ -384,7 +388,7 @@ class Strict:
                 self._text, self._text_chars = [], 0
                 self._parser.CharacterDataHandler = self._characters
             elif attributes.get("rel", "alternate") == "alternate":
-                self._urls.append(attributes.get("href", ""))
+                self._take(attributes.get("href", ""))
         if len(self._open) >= ELEMENT_DEPTH_MAX or len(name) > NAME_CHARS_MAX:
             raise Odd("too_deep", f"over {ELEMENT_DEPTH_MAX} elements in one another, or a name of over {NAME_CHARS_MAX} letters")
         self._open.append(name)
@@ -414,14 +418,22 @@ class Strict:
         elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            self._urls.append(text)
+            self._take(text)
+
+    def _take(self, url: str) -> None:
+        if len(self._urls) < ENTRY_URLS_MAX:
+            self._urls.append(url)
+        else:
+            self._urls_over += 1
 
     def _entry_ended(self) -> None:
         self._text = self._parser.CharacterDataHandler = None
         at = self._parser.CurrentByteIndex + self._shift
         for url in self._urls:  # not before: an entry that is not whole is read again
             self._reading.add(url)
+        self._reading.refuse("outlinks", self._urls_over)
         self._urls.clear()
+        self._urls_over = 0
         if self._data.startswith(b"</", at):  # not the end of an empty element
             self.safe = self._data.index(b">", at) + 1
             self.path = self._open.copy()

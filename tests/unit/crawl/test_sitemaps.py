@@ -21,6 +21,7 @@ from crawler.crawl.expand import Expander
 from crawler.fetch.decoding import Finisher
 from crawler.parse.pool import Fault, Parser, open_parser
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX
+from crawler.parse.sitemap_formats import ENTRY_URLS_MAX
 from crawler.policy.scope import RULES, Scope
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_plan import Needs, divide
@@ -227,7 +228,7 @@ async def test_indexes_in_one_another_end(trial: Trial) -> None:
 
 async def test_a_sitemap_of_short_entries_to_a_long_base_is_admitted_in_parts_of_bounded_size(trial: Trial) -> None:
     base = "http://a.example/" + "a" * 1900 + "/s.xml"
-    feed = b"<feed><entry>" + b"".join(b'<link href="%d"/>' % n for n in range(1000)) + b"</entry></feed>"
+    feed = b"<feed>" + b"".join(b'<entry><link href="%d"/></entry>' % n for n in range(1000)) + b"</feed>"
     for coding, body in ((None, feed), ("gzip", gzip.compress(feed))):
         trial.sizes.clear()
         links, done = await trial.read(body, Link(base, HOST, "sitemap", anchor=SEED), coding=coding)
@@ -235,6 +236,12 @@ async def test_a_sitemap_of_short_entries_to_a_long_base_is_admitted_in_parts_of
         assert max(trial.sizes) < (512 << 10) + 2083
         assert sum(len(link.url) for link in links_of(done)) < (512 << 10) + 2083
     assert not list((trial.root / "tmp").glob("body-*"))
+
+
+async def test_an_entry_of_many_links_is_read_in_part(trial: Trial) -> None:
+    feed = b"<feed><entry>" + b"".join(b'<link href="%d"/>' % n for n in range(1000)) + b"</entry></feed>"
+    links, done = await trial.read(feed)
+    assert (len(links), done.refused) == (ENTRY_URLS_MAX, {"outlinks": 1000 - ENTRY_URLS_MAX})
 
 
 async def test_a_part_that_a_parser_could_not_read_is_told_and_the_others_are_read(tmp_path: Path, parser: Parser) -> None:
