@@ -86,6 +86,11 @@ def is_robots_visit(link: Link) -> bool:
     return link.kind == "robots"
 
 
+def is_own_visit(link: Link) -> bool:
+    """Its end, or its failing, is its URL's: one for links alone, or for robots rules, changes nothing of what is known of it."""
+    return link.kind not in EXPANDED and link.kind != "robots"
+
+
 def role_of(link: Link) -> str | None:
     """A sitemap as that of one site, None for any other link. ``anchor`` is the same for all sitemaps of a site
     (``Scope.site``); no URL has a blank. A listed line, or where it redirects to, may be a sitemap if it is called like one."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.core.batch import Batch, Prepared, Settled
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
-from crawler.core.model import EXPANDED, NOT_PAGES, Known, Lease, Link, Mark, Retry
+from crawler.core.model import NOT_PAGES, Known, Lease, Link, Mark, Retry
 from crawler.core.urls import host_key, origin
 from crawler.frontier.admission import (
     FRUITFUL,
@@ -27,6 +27,7 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
+    is_own_visit,
     is_robots_txt,
     is_robots_visit,
 )
@@ -157,12 +158,12 @@ class MemoryStore:
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
-            if not is_robots_visit(link):
+            if is_own_visit(link):
                 self._retrying.add(key)
             self._queues.enter_later(settled.retry_at, link.retried(), flags)
             return
         self._tally.leave(link, flags)
-        if record is not None and link.kind not in EXPANDED and not is_robots_visit(link):
+        if record is not None and is_own_visit(link):
             self._retrying.discard(key)
             self._revived.discard(key)
             self._record(key, record)

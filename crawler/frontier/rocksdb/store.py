@@ -25,6 +25,7 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
+    is_own_visit,
     is_robots_txt,
     is_robots_visit,
 )
@@ -195,9 +196,7 @@ class RocksStore(Facts):
         new += prepared.judged.roles
         tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
-        failed = {
-            key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_robots_visit(settled.lease.link)
-        }
+        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and is_own_visit(settled.lease.link)}
         nearer = depths.keys() - new if len(new) < len(depths) else set()
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)

@@ -397,7 +397,7 @@ class StoreHistory(RuleBasedStateMachine):
     def every_url_is_known_as_what_it_is(self) -> None:
         if not hasattr(self, "driver"):
             return
-        failed = {item.link.url for item in self.model.items if item.failed}
+        failed = {item.link.url for item in self.model.items if item.failed and item.link.kind not in EXPANDED}
         for name in PATHS:
             url = link(name).url
             state = "retrying" if url in failed else "waiting" if url in self.model.depths else None
