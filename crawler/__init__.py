@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from crawler.config.sections import Config
     from crawler.core.errors import ConfigError, CrawlerError, FetchError, StorageError
     from crawler.crawl.crawl import Crawl
+    from crawler.crawl.reading import read
     from crawler.crawl.wiring import open_crawl
-    from crawler.output.reader import read
     from crawler.service.run import run_crawl
 
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "FetchError": "core.errors",
     "StorageError": "core.errors",
     "open_crawl": "crawl.wiring",
-    "read": "output.reader",
+    "read": "crawl.reading",
     "run_crawl": "service.run",
 }
 """Public names and where they live. Imported when first asked for: ``crawler --version`` should not load them."""

@@ -12,8 +12,8 @@ import yaml
 from prometheus_client import generate_latest
 
 from crawler.config.sections import Config
-from crawler.crawl.metrics import Metrics
-from crawler.crawl.readings import Account, Readings
+from crawler.crawl.metrics import Metrics, Readings
+from crawler.resources.memory_budget import Use
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 SYSTEMD = DEPLOY / "systemd"
@@ -122,7 +122,7 @@ def test_each_alert_is_tested_and_explained():
 
 def metrics():
     """Every name a query may use, with the labels and label values there are."""
-    source = Readings(accounts={"store": Account(1, 1)}, refused={"depth": 1})
+    source = Readings(accounts={"store": Use(1, 1, 0)}, refused={"depth": 1})
     found = {}
     for line in generate_latest(Metrics(lambda: source).registry).decode().splitlines():
         if line.startswith("#"):

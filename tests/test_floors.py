@@ -41,13 +41,6 @@ IMPURE_MODULES = {"asyncio", "aiohttp", "aiodns", "rocksdict", "multiprocessing"
 ENTRIES_MAX = 13
 FILE_LINES_MAX = 500
 
-NOT_YET = {
-    ("output/reader.py", "frontier"),
-    ("output/retention.py", "frontier"),
-    ("service/run.py", "cli"),
-}
-"""(file, folder): imports that still point up or sideways. An entry that is no longer needed fails."""
-
 FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
@@ -84,14 +77,7 @@ def test_imports_go_strictly_down(path):
     own = path.relative_to(PACKAGE).parts[0]
     for folder in folders_imported(path) - {own}:
         assert folder in FLOOR_OF, f"{name_of(path)} imports crawler.{folder}: nobody imports the package itself"
-        goes_down = FLOOR_OF[folder] < FLOOR_OF[own]
-        is_excused = (name_of(path), folder) in NOT_YET
-        assert goes_down != is_excused, f"{name_of(path)} " + ("is in NOT_YET without need" if goes_down else f"imports {folder}")
-
-
-def test_no_excuse_is_left_over():
-    for name, folder in NOT_YET:
-        assert folder in folders_imported(PACKAGE / name), f"{name} does not import {folder} any more"
+        assert FLOOR_OF[folder] < FLOOR_OF[own], f"{name_of(path)} imports {folder}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -104,6 +90,14 @@ def test_the_top_is_folders_alone():
     entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed"}
     assert entries == {"__init__.py", "__main__.py", *FLOOR_OF}
     assert len(entries) <= ENTRIES_MAX
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_archive_knows_its_kinds(path):
+    """Where files of each kind lie is asked of ``crawler.output.archive``, never told by a name."""
+    if not name_of(path).startswith("output/archive/"):
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        assert not [text for text in texts if isinstance(text, str) and text.startswith(("warc/", "files/"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -144,7 +144,7 @@ def test_commands_and_flags_of_the_readme_exist_and_every_command_is_shown():
     assert set(re.findall(r"(?m)^(?:.*&& \.venv/bin/)?crawler (\w+)", "\n".join(COMMAND_LINES))) == set(COMMANDS)
     text = re.sub(r"`python tests/benchmarks/[^`]*`", "", README)
     flags = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
-    settings = {key.replace("_", "-") for key in Config.model_fields}
+    settings = {key.replace("_", "-") for key in Config.fields}
     commands = {
         "final",
         "format",

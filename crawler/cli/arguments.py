@@ -1,9 +1,8 @@
-"""A command's arguments: examples first, one usage line, and a suggestion where something was mistyped."""
+"""The parser of a command's arguments, and of outcomes and kinds among them."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn, get_args
 
 from crawler.core.errors import ConfigError, Exit
+from crawler.core.text import did_you_mean
 
 _GAP: Final = re.compile(r"(?<=\S) {3,}(?=\S)")
 """Between an example and what it does."""
@@ -36,7 +36,7 @@ def _fitted(text: str, width: int) -> str:
     return "\n".join(fitted)
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Examples first, one short usage line, and a suggestion for a flag that does not exist."""
 
     def __init__(self, name: str, usage: str, examples: str) -> None:
@@ -53,8 +53,8 @@ class Parser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             flag = unknown[0].partition("=")[0]
-            close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(f"there is no {flag} here" + (f"; did you mean {close[0]}?" if close else f" (see {self.prog} --help)"))
+            meant = did_you_mean(flag, self._option_string_actions, f" (see {self.prog} --help)")
+            self.error(f"there is no {flag} here{meant}")
         return namespace
 
     def error(self, message: str) -> NoReturn:
@@ -88,10 +88,8 @@ def _named(option: str, texts: Sequence[str], known: Sequence[str]) -> frozenset
     faults = []
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            faults.append(
-                f"--{option} {name}: there is no such {option}; " + (f"did you mean {close[0]}?" if close else ", ".join(known))
-            )
+            meant = did_you_mean(name, known, f"; {', '.join(known)}")
+            faults.append(f"--{option} {name}: there is no such {option}{meant}")
     if faults:
         raise ConfigError(faults)
     return frozenset(names)

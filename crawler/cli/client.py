@@ -1,6 +1,6 @@
-"""Talking to a running daemon from the command line: one request, one answer, in plain words.
+"""HTTP client of a running crawler: where it listens, one request, and how an error response ends a command.
 
-The law: what could not be done is a sentence on standard error and an exit code that is not 0; data goes to standard output.
+What could not be done is a sentence on standard error and an exit code that is not 0; data goes to standard output.
 """
 
 from __future__ import annotations
@@ -8,22 +8,30 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
-from crawler.config.types import split_host_port
-from crawler.core.errors import CrawlerError
+from crawler.cli.output import say
+from crawler.core.errors import CrawlerError, Exit
 
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+WHERE: Final = ("listen", "api_token_file")
+"""The settings that say where a daemon is."""
 TIMEOUT_S: Final = 90.0
-"""Longer than the daemon waits for a client, so that its answer says what was wrong."""
+"""Longer than the daemon waits for a client, so that its response says what was wrong."""
 _PIECE_BYTES: Final = 64 << 10
-_ANSWER_BYTES_MAX: Final = 64 << 20
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 what listens on every address is asked on loopback
+_RESPONSE_BYTES_MAX: Final = 64 << 20
+_HEALTH_BYTES_MAX: Final = 1000
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Where to reach a daemon that listens on every address."""
 
 
-class Refused(CrawlerError):
-    """The daemon could not be asked, or said no. ``status`` is 0 where it did not answer."""
+class RequestRefused(CrawlerError):
+    """The daemon could not be reached, or refused the request. ``status`` is 0 where there was no response."""
 
     def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
         self.status = status
@@ -35,8 +43,6 @@ class Client:
     """``listen`` is the daemon's HOST:PORT, ``token`` its bearer token if it has one."""
 
     def __init__(self, listen: str, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        host, port = split_host_port(listen)
-        self._host, self._port = _EVERYWHERE.get(host, host), port
         self._listen, self._token, self._timeout_s = listen, token, timeout_s
 
     @contextlib.contextmanager
@@ -47,44 +53,42 @@ class Client:
         query: Mapping[str, Any] | None = None,
         body: IO[bytes] | Iterator[bytes] | bytes | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer, its body not read yet. Refused: there is none, or it is a problem."""
+        """The response, its body not read yet. RequestRefused: there is none, or it is a problem."""
         words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
         headers = {"Content-Type": "text/plain"} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         try:
-            # it may answer before it has read everything: what it says then is worth reading
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, f"{path}?{words}" if words else path, body, headers)
-            answer = connection.getresponse()
-            if answer.status >= 400:
-                raise _refused(answer)
-            yield answer
+            with _connected(self._listen, self._timeout_s) as connection:
+                # it may respond before it has read everything: that response is worth reading
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(method, f"{path}?{words}" if words else path, body, headers)
+                response = connection.getresponse()
+                if response.status >= 400:
+                    raise _refused(response)
+                yield response
         except (OSError, http.client.HTTPException) as error:
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Refused(f"no answer from {self._listen}: {said}; is it running (crawler serve)?") from error
-        finally:
-            connection.close()
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise RequestRefused(f"no response from {self._listen}: {reason}; is it running (crawler serve)?") from error
 
     def ask(self, method: str, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer's JSON object."""
-        with self.open(method, path, query) as answer:
-            return dict(json.loads(answer.read(_ANSWER_BYTES_MAX)))
+        """The JSON object of the response."""
+        with self.open(method, path, query) as response:
+            return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:
         """Send a list; what became of it, once it is committed."""
         pieces = iter(lambda: lines.read(_PIECE_BYTES), b"")
-        with self.open("POST", "/v1/seeds", {"tag": tag, "list": name}, pieces) as answer:
-            return dict(json.loads(answer.read(_ANSWER_BYTES_MAX)))
+        with self.open("POST", "/v1/seeds", {"tag": tag, "list": name}, pieces) as response:
+            return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
 
     def results(self, cursor: str = "0-0", wait_s: int = 0) -> Iterator[tuple[str, bytes]]:
         """(cursor behind it, rows) for as long as there are more; with ``wait_s`` for ever."""
         while True:
             rows = bytearray()
-            with self.open("GET", "/v1/results", {"cursor": cursor, "wait": wait_s}) as answer:
-                cursor = answer.headers["Next-Cursor"]
-                while piece := answer.read(_PIECE_BYTES):
+            with self.open("GET", "/v1/results", {"cursor": cursor, "wait": wait_s}) as response:
+                cursor = response.headers["Next-Cursor"]
+                while piece := response.read(_PIECE_BYTES):
                     rows += piece
             if rows:
                 yield cursor, bytes(rows)
@@ -92,11 +96,56 @@ class Client:
                 return
 
 
-def _refused(answer: http.client.HTTPResponse) -> Refused:
-    text = answer.read(_ANSWER_BYTES_MAX).decode("utf-8", "replace")
+def health(listen: str, path: str, timeout_s: float) -> tuple[int, str]:
+    """(status, text) of ``/livez`` or ``/readyz``, which need no token. OSError, HTTPException: there is no response."""
+    with _connected(listen, timeout_s) as connection:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(_HEALTH_BYTES_MAX).decode("utf-8", "replace").strip()
+
+
+@contextlib.contextmanager
+def _connected(listen: str, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+    from crawler.config.types import split_host_port
+
+    host, port = split_host_port(listen)
+    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=timeout_s)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _refused(response: http.client.HTTPResponse) -> RequestRefused:
+    text = response.read(_RESPONSE_BYTES_MAX).decode("utf-8", "replace")
     try:
         problem = json.loads(text)
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
-        problem, detail = {}, text.strip() or answer.reason
-    return Refused(detail, answer.status, problem)
+        problem, detail = {}, text.strip() or response.reason
+    return RequestRefused(detail, response.status, problem)
+
+
+def client_of(arguments: Namespace) -> Client:
+    """The daemon that flags, environment and file name."""
+    from crawler.cli.options import flags
+    from crawler.config.load import load
+
+    chosen = {key: value for key, value in flags(arguments).items() if key in WHERE}
+    config = load(chosen, file=arguments.config).config
+    return Client(config.listen, config.api_token)
+
+
+def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """A request that the daemon refuses is the caller's to mend (exit 2); a daemon that is not there or is busy is not
+    (exit 1)."""
+
+    @wraps(command)
+    def refused_or_done(arguments: Sequence[str]) -> int:
+        try:
+            return command(arguments)
+        except RequestRefused as error:
+            say(str(error))
+            return Exit.USAGE if 400 <= error.status < 500 else Exit.INTERNAL
+
+    return refused_or_done

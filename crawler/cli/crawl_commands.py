@@ -1,28 +1,27 @@
-"""The commands that crawl: ``run``, and ``retry``, which gives a crawl more to do."""
+"""The commands ``run``, ``retry`` and ``retire``: crawl, and change a crawl that is not running."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from crawler.cli.arguments import Parser, outcomes_of
+from crawler.cli.arguments import CommandParser, outcomes_of
 from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
+    import asyncio
+
     from crawler.config.sections import Config
-    from crawler.frontier import Store
-    from crawler.service.run import Report
-    from crawler.service.signals import Signals
+    from crawler.service import Report, Signals
 
 GC_OBJECTS = 2_000
 """New containers between two looks for cycles: 700, Python's own, took 5 % of a crawl's time, this takes 2 %. 20,000 would
@@ -34,32 +33,32 @@ logger: Final = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "run",
         "run [URL ...] [-i FILE] ... -o DIR [options]",
-        "Crawls until nothing is left. The same command again continues where it was stopped or killed.\n\nexamples:\n"
+        "Crawls until nothing is left. Repeating the command continues where it was stopped or killed.\n\nexamples:\n"
         "  crawler run -i urls.txt -o out/                                            fetch a list\n"
         "  zcat urls.gz | crawler run -i - -o out/                                    from standard input\n"
         "  crawler run https://example.org --depth 3 --scope domain -o out/           follow links\n"
         "  crawler run -i urls.txt -o out/ --archive files --accept-mime 'image/*'    keep bodies as files\n"
-        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   a server of yours\n\n"
+        "  crawler run http://127.0.0.1:8000/ --allow-net 127.0.0.0/8 --no-robots --delay 0 -o out/   your own server\n\n"
         "Ctrl-C, SIGTERM, SIGHUP  finish what is in flight, within --grace, and end; a second one ends at once, without loss\n"
         "SIGUSR1, SIGUSR2         log a status line, a memory report",
     )
-    parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin")
+    parser.add_argument("urls", nargs="*", metavar="URL", help="start URLs")
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object at the end")
     add_settings(parser)
     add_loudness(parser)
-    given = parser.parse(arguments)
+    namespace = parser.parse(arguments)
     from crawler.config.load import load, warnings
-    from crawler.output.directory import is_crawl
+    from crawler.output import is_crawl
 
-    config = load(flags(given), file=given.config, needs=NEEDS_OUTPUT, also=seed_faults).config
+    config = load(flags(namespace), file=namespace.config, needs=NEEDS_OUTPUT, also=seed_faults).config
     if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    return _crawl(config, signals, [] if given.quiet else warnings(config), quiet=given.quiet, summary=given.json)
+    return _crawl(config, signals, [] if namespace.quiet else warnings(config), quiet=namespace.quiet, summary=namespace.json)
 
 
 def seed_faults(config: Config) -> list[str]:
@@ -74,9 +73,9 @@ def seed_faults(config: Config) -> list[str]:
 
 
 def _urls_read(root: Path) -> int:
-    """How many URLs of the command line the crawl in ``root`` has read, if there is one."""
+    """How many URLs of the command line the crawl in ``root`` has read; 0 if there is no crawl."""
     from crawler.frontier import open_reader
-    from crawler.output.directory import is_crawl
+    from crawler.output import is_crawl
     from crawler.parse.seeds import ARGV, lines_read
 
     if not is_crawl(root):
@@ -86,107 +85,65 @@ def _urls_read(root: Path) -> int:
 
 
 RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
-"""What may be otherwise the next time or with other settings, and is not a judgement of the page."""
+"""Outcomes that another attempt or other settings may change; they say nothing about the page itself."""
 
 
 def retry(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "retry",
         "retry DIR [--outcome NAME,...]",
-        "Makes settled URLs due again; the crawl's own command then fetches them. Their new rows have a higher attempt.\n\n"
+        "Schedules finished URLs to be fetched again by the command that began the crawl. Each new row has a higher attempt.\n\n"
         "examples:\n"
-        "  crawler retry out/                                what the network, a server's fault or our settings ended\n"
+        "  crawler retry out/                                what failed by network, server or our own settings\n"
         "  crawler retry out/ --outcome http_error,timeout\n"
-        "  crawler retry out/ --outcome blocked              with what --allow-net opens by now\n"
+        "  crawler retry out/ --outcome blocked              after --allow-net was widened\n"
         "  crawler run -i urls.txt -o out/                   now fetch them",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
     parser.add_argument(
         "--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED.replace(',', ', ')}"
     )
-    given = parser.parse(arguments)
-    outcomes = outcomes_of(given.outcome or [RETRIED])
-    root = _crawl_in(given.directory)
-    count = _revive(root, outcomes)
-    print(f"crawler: {count:,} URLs are due again: go on with the command of this crawl", file=sys.stderr)
+    namespace = parser.parse(arguments)
+    outcomes = outcomes_of(namespace.outcome or [RETRIED])
+    from crawler.crawl.maintenance import revive
+    from crawler.output import crawl_in
+
+    count = revive(crawl_in(namespace.directory), outcomes)
+    say(f"{count:,} URLs are due again: go on with the command of this crawl")
     return Exit.OK
 
 
-def _revive(root: Path, outcomes: frozenset[str]) -> int:
-    """Each part in its turn: where this is cut off, the same command again does the rest."""
-    return sum(store.revive(outcomes) for store in _stores_of(root))
-
-
-def _crawl_in(directory: str) -> Path:
-    from crawler.output.directory import is_crawl
-
-    root = Path(directory)
-    if not is_crawl(root):
-        raise ConfigError(f"{root}: there is no crawl here")
-    return root
-
-
-def _stores_of(root: Path) -> Iterator[Store]:
-    """The stores of a crawl that nobody runs, one after the other: it has one, or one for each part."""
-    from crawler.config.render import read_identity
-    from crawler.frontier import Limits, open_store
-    from crawler.frontier.division import read, store_of
-    from crawler.output.directory import locked
-
-    with locked(root):
-        begun = read_identity(root) or {"depth": 0}
-        limits = Limits(depth_limited=begun["depth"] > 0)
-        path = root / "frontier"
-        division = read(path)
-        shares = [None] if division is None else [division.share(part) for part in range(division.parts)]
-        for share in shares:
-            own = path if share is None else store_of(path, share.own)
-            store = open_store("embedded", own, limits, now=time.time(), rest=lambda host: 0.0, share=share)
-            with contextlib.closing(store):
-                yield store
-
-
 def retire(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "retire",
         "retire DIR FILE ... | retire DIR --missing",
-        "Says that full files of a crawl are no longer kept: they were moved or deleted while nothing ran. The crawl then goes\n"
-        "on without them; a file of which nobody has said so ends it with exit 3. (A running crawl notices by itself.)\n\n"
+        "Marks full files of a crawl as no longer kept: they were moved or deleted while it did not run. It then continues "
+        "without them; any other missing file ends it with exit 3. (A running crawl notices by itself.)\n\n"
         "examples:\n"
-        "  crawler retire out/ --missing                          all that are not there\n"
+        "  crawler retire out/ --missing                          all files that are missing\n"
         "  crawler retire out/ results/results-000000.jsonl       this one, named as in the directory",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
     parser.add_argument("files", metavar="FILE", nargs="*", help="relative to DIR; a WARC file takes its index with it")
-    parser.add_argument("--missing", action="store_true", help="every full file that is not there")
-    given = parser.parse(arguments)
-    root = _crawl_in(given.directory)
-    if bool(given.files) == given.missing:
-        raise ConfigError("which files? name them as in the directory, or all that are not there with --missing")
-    retired = _retire(root, given.files)
-    for file in retired:
-        print(f"crawler: {file} is retired", file=sys.stderr)
+    parser.add_argument("--missing", action="store_true", help="every full file that is missing")
+    namespace = parser.parse(arguments)
+    from crawler.crawl.maintenance import retire as retired_in
+    from crawler.output import crawl_in
+
+    root = crawl_in(namespace.directory)
+    if bool(namespace.files) == namespace.missing:
+        raise ConfigError("which files? name them as in the directory, or give --missing for all that are missing")
+    for file in retired_in(root, namespace.files):
+        say(f"{file} is retired")
     return Exit.OK
-
-
-def _retire(root: Path, files: Sequence[str]) -> list[str]:
-    from crawler.frontier import open_reader
-    from crawler.output.retention import retire_missing
-
-    with contextlib.closing(open_reader(root / "frontier")) as reader:
-        everywhere = reader.marks()
-    retired: list[str] = []
-    for store in _stores_of(root):
-        own = [file for file in files if file in store.marks() or file not in everywhere]  # which says what is wrong with it
-        if own or not files:
-            retired += retire_missing(root, store, own)
-    return retired
 
 
 def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
-    from crawler.service.run import run_crawl
+
+    import_aiohttp()
+    from crawler.service import run_crawl
 
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
@@ -197,7 +154,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         try:
             report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, signals=signals))
         except KeyboardInterrupt:
-            return Exit.STOPPED  # of somebody else's handler, before it had begun or when all was committed
+            return Exit.STOPPED  # from another handler than ours: before it began, or after all was committed
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if not quiet:
@@ -211,12 +168,34 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
             )
             print(table, file=sys.stderr)
     if summary:
+        import json
+
         print(json.dumps(_summary(report, seconds)))
     return report.exit_code
 
 
+def import_aiohttp() -> None:
+    """aiohttp without what it prepares, when it is imported, for defaults that a crawl replaces: the system's certificates in two
+    TLS contexts (55 ms), and c-ares (20 ms). The crawl's own connector makes its own of either, when a link first needs it.
+
+    For a process that is the crawler's own: elsewhere those defaults are others' to use."""
+    if "aiohttp" in sys.modules:
+        return
+    import ssl
+
+    ssl.SSLContext.set_default_verify_paths = lambda context: None  # type: ignore[assignment]
+    sys.modules["aiodns"] = None  # type: ignore[assignment] # as if it were not installed
+    try:
+        import aiohttp  # noqa: F401
+    finally:
+        del ssl.SSLContext.set_default_verify_paths  # it was inherited
+        del sys.modules["aiodns"]
+
+
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
     """uvloop where it is installed: a fifth of the memory for every TLS connection, and less work on each."""
+    import asyncio
+
     from crawler.resources.memory_pressure import tidy_heaps
 
     try:

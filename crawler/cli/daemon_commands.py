@@ -1,4 +1,4 @@
-"""The commands around a daemon: ``serve`` runs one; ``add``, ``status``, ``pause``, ``resume``, ``drain`` talk to it."""
+"""The commands of a daemon: ``serve`` runs it; ``add``, ``status``, ``pause``, ``resume`` and ``drain`` talk to it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from crawler.cli.arguments import Parser
-from crawler.cli.asking import WHERE, client_of, refusable
+from crawler.cli.arguments import CommandParser
+from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
-    from crawler.cli.client import Client
     from crawler.config.sections import Config
-    from crawler.service.run import Report
-    from crawler.service.signals import Signals
+    from crawler.service import Report, Signals
 
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
@@ -28,10 +27,10 @@ logger: Final = logging.getLogger(__name__)
 
 
 def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "serve",
         "serve --data DIR [options]",
-        "Crawls until it is told to end, fed and steered over HTTP (see: crawler add, crawler status).\n\nexamples:\n"
+        "Runs a crawler as a daemon, controlled over HTTP (see: crawler add, crawler status).\n\nexamples:\n"
         "  crawler serve --data /var/lib/crawler --config /etc/crawler/crawler.toml\n"
         "  crawler serve --data out/ --depth 3 --metrics-listen 127.0.0.1:9701\n\n"
         "SIGTERM, SIGINT  finish what is in flight, within --grace, and end; a second one ends at once, without loss\n"
@@ -41,17 +40,20 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     parser.add_argument("--data", dest="output", metavar="DIR", help="the crawl's directory; the same as --output")
     add_settings(parser)
     add_loudness(parser)
-    given = parser.parse(arguments)
+    namespace = parser.parse(arguments)
     from crawler.cli.crawl_commands import in_a_loop, seed_faults
     from crawler.config.load import load, warnings
 
-    chosen = {key: value for key, value in flags(given).items() if value is not None}
+    chosen = {key: value for key, value in flags(namespace).items() if value is not None}
 
     def read() -> Config:
-        return load(chosen, file=given.config, needs=NEEDS_DATA, also=seed_faults).config
+        return load(chosen, file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
+    from crawler.cli.crawl_commands import import_aiohttp
     from crawler.cli.log import log_of_daemon
+
+    import_aiohttp()
     from crawler.service.serve import serve as served
 
     with log_of_daemon(config) as log:
@@ -72,10 +74,10 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
 @refusable
 def add(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "add",
         "add [URL ...] [-i FILE] ... [--tag TAG] [--list NAME]",
-        "Gives a running crawler more to crawl. Exit 0 means that it is committed: it survives any crash.\n\nexamples:\n"
+        "Adds URLs to a running crawler. Exit 0 means that they are committed: they survive any crash.\n\nexamples:\n"
         "  crawler add https://example.org/ --tag news\n"
         "  crawler add -i more.txt.gz                 a list of any length, plain or gzip, as run reads them\n"
         "  crawler add -i more.txt --list more        with a name, the same command again continues after a failure\n"
@@ -85,64 +87,62 @@ def add(arguments: Sequence[str]) -> int:
     parser.add_argument("-i", "--input", action="append", default=[], metavar="FILE", help="a URL list, - for standard input")
     parser.add_argument("--tag", metavar="TAG", help="a label that comes back in the results")
     parser.add_argument("--list", metavar="NAME", help="the list's name in the results; it can be continued under it")
-    client, given = _client(parser, arguments)
-    if not given.urls and not given.input:
+    client, namespace = _client(parser, arguments)
+    if not namespace.urls and not namespace.input:
         raise ConfigError("nothing to add: name URLs or a list (-i FILE)")
     from crawler.parse.seeds import check_urls
 
-    if faults := check_urls(given.urls, command="crawler add"):
+    if faults := check_urls(namespace.urls, command="crawler add"):
         raise ConfigError(faults)
-    if given.list and len(given.input) + bool(given.urls) != 1:
+    if namespace.list and len(namespace.input) + bool(namespace.urls) != 1:
         raise ConfigError("--list names one list: give one -i FILE, or URLs")
     ended = 0
-    if given.urls:
+    if namespace.urls:
         import io
 
-        ended |= _add(client, io.BytesIO("\n".join(given.urls).encode(errors="surrogatepass")), "the URLs", given)
-    for name in given.input:
-        ended |= _add_file(client, name, given)
+        ended |= _add(client, io.BytesIO("\n".join(namespace.urls).encode(errors="surrogatepass")), "the URLs", namespace)
+    for name in namespace.input:
+        ended |= _add_file(client, name, namespace)
     return ended
 
 
-def _add_file(client: Client, name: str, given: Namespace) -> int:
+def _add_file(client: Client, name: str, namespace: Namespace) -> int:
     if name == "-":
-        return _add(client, sys.stdin.buffer, "standard input", given)
+        return _add(client, sys.stdin.buffer, "standard input", namespace)
     try:
         with Path(name).open("rb") as stream:
-            return _add(client, stream, name, given)
+            return _add(client, stream, name, namespace)
     except OSError as error:
         raise ConfigError(f"--input {name}: {error.strerror}") from error
 
 
-def _add(client: Client, lines: BinaryIO, called: str, given: Namespace) -> int:
-    from crawler.cli.client import Refused
-
+def _add(client: Client, lines: BinaryIO, called: str, namespace: Namespace) -> int:
     try:
-        told = client.add(lines, tag=given.tag, name=given.list)
-    except Refused as error:
+        added = client.add(lines, tag=namespace.tag, name=namespace.list)
+    except RequestRefused as error:
         if "accepted" in error.problem:
-            _tell_added(called, error.problem)
+            _say_added(called, error.problem)
         raise
-    _tell_added(called, told)
+    _say_added(called, added)
     return Exit.OK
 
 
-def _tell_added(called: str, told: Mapping[str, Any]) -> None:
-    invalid = f", {told['invalid']:,} invalid" if told["invalid"] else ""
-    _say(f"{called}: {told['accepted']:,} accepted{invalid}" + (f", as list {told['list']}" if "list" in told else ""))
-    for error in told["errors"]:
-        _say(f"  line {error['line']}: {error['reason']}: {error['text']}")
+def _say_added(called: str, added: Mapping[str, Any]) -> None:
+    invalid = f", {added['invalid']:,} invalid" if added["invalid"] else ""
+    say(f"{called}: {added['accepted']:,} accepted{invalid}" + (f", as list {added['list']}" if "list" in added else ""))
+    for error in added["errors"]:
+        say(f"  line {error['line']}: {error['reason']}: {error['text']}")
     from crawler.parse.seeds import WHAT_TO_DO
 
-    for reason in sorted({error["reason"] for error in told["errors"]} & WHAT_TO_DO.keys()):
-        _say(f"  {reason}: {WHAT_TO_DO[reason]}")
-    if told["invalid"] > len(told["errors"]):
-        _say(f"  and {told['invalid'] - len(told['errors']):,} more")
+    for reason in sorted({error["reason"] for error in added["errors"]} & WHAT_TO_DO.keys()):
+        say(f"  {reason}: {WHAT_TO_DO[reason]}")
+    if added["invalid"] > len(added["errors"]):
+        say(f"  and {added['invalid'] - len(added['errors']):,} more")
 
 
 @refusable
 def status(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "status",
         "status [--json] [--watch] [options]",
         "Shows how a running crawler is doing.\n\nexamples:\n"
@@ -150,10 +150,10 @@ def status(arguments: Sequence[str]) -> int:
         "  crawler status --watch               again every two seconds, until Ctrl-C\n"
         "  crawler status --json | jq .known",
     )
-    parser.add_argument("--json", action="store_true", help="everything it tells, as one JSON object")
+    parser.add_argument("--json", action="store_true", help="all of it as one JSON object")
     parser.add_argument("--watch", action="store_true", help="again every two seconds")
-    client, given = _client(parser, arguments)
-    if given.json:
+    client, namespace = _client(parser, arguments)
+    if namespace.json:
         import json
 
         print(json.dumps(client.ask("GET", "/v1/status"), indent=2))
@@ -161,44 +161,42 @@ def status(arguments: Sequence[str]) -> int:
     from crawler.cli.status_page import page
 
     while True:
-        told = client.ask("GET", "/v1/status")
+        now = client.ask("GET", "/v1/status")
         hosts = {sort: client.ask("GET", "/v1/hosts", {"sort": sort, "limit": 5})["hosts"] for sort in ("waiting", "backoff")}
-        clear = "\x1b[H\x1b[2J" if given.watch and sys.stdout.isatty() else ""
-        print(clear + page(told, hosts), flush=True)
-        if not given.watch:
+        clear = "\x1b[H\x1b[2J" if namespace.watch and sys.stdout.isatty() else ""
+        print(clear + page(now, hosts), flush=True)
+        if not namespace.watch:
             return Exit.OK
         time.sleep(2)
 
 
 @refusable
 def pause(arguments: Sequence[str]) -> int:
-    return _steer("pause", "Starts no more visits until resume; those in flight end.", arguments)
+    return _steer(
+        "pause", "Pauses a running crawler: it starts no more visits until resume, and finishes those in flight.", arguments
+    )
 
 
 @refusable
 def resume(arguments: Sequence[str]) -> int:
-    return _steer("resume", "Goes on after pause.", arguments)
+    return _steer("resume", "Resumes a paused crawler.", arguments)
 
 
 @refusable
 def drain(arguments: Sequence[str]) -> int:
-    return _steer("drain", "Finishes what is in flight, commits, and ends the daemon.", arguments)
+    return _steer("drain", "Stops a running crawler gracefully: it finishes what is in flight, commits, and ends.", arguments)
 
 
 def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
     examples = f"{what}\n\nexamples:\n  crawler {name}\n  crawler {name} --listen 127.0.0.1:9702"
-    client, _ = _client(Parser(name, f"{name} [options]", examples), arguments)
-    told = client.ask("POST", f"/v1/{name}")
-    _say(f"{told['state']}, {told['in_flight']:,} in flight")
+    client, _ = _client(CommandParser(name, f"{name} [options]", examples), arguments)
+    now = client.ask("POST", f"/v1/{name}")
+    say(f"{now['state']}, {now['in_flight']:,} in flight")
     return Exit.OK
 
 
-def _client(parser: Parser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
+def _client(parser: CommandParser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
     """The daemon that the settings name, and the command's own arguments."""
     add_settings(parser, only=WHERE)
-    given = parser.parse(arguments)
-    return client_of(given), given
-
-
-def _say(text: str) -> None:
-    print(f"crawler: {text}", file=sys.stderr)
+    namespace = parser.parse(arguments)
+    return client_of(namespace), namespace

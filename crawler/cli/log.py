@@ -38,15 +38,15 @@ _ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "t
 
 Form = Literal["text", "json"]
 
-_LOST: Final = "%d lines were not logged: nobody read them fast enough, or they could not be written"
+_LOST: Final = "%d lines were not logged: they were not read fast enough, or could not be written"
 
 logger: Final = logging.getLogger(__name__)
 
 
 class Log(QueueListener):
-    """What this package logs from ``level`` on, and libraries from a warning on, written by ``sink`` in a thread of its own.
+    """What this package logs from ``level`` on, and libraries from a warning on, written by ``sink`` in another thread.
 
-    Context manager: on leaving, the lines that wait are written, unless nobody reads them within ``CLOSE_S``."""
+    Context manager: on leaving, the waiting lines are written, unless that takes longer than ``CLOSE_S``."""
 
     def __init__(self, sink: logging.Handler, *, level: str, form: Form, stamped: bool = True) -> None:
         self._records: SimpleQueue[logging.LogRecord] = SimpleQueue()
@@ -181,10 +181,10 @@ class JsonFormatter(logging.Formatter):
     ``exception`` with its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage()} | _fields(record)
+        event = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage()} | _fields(record)
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str)
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -192,7 +192,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as ``extra``, and whose line it is, where it is not ours."""
+    """The ``extra`` of the record, and the logger of a line that is not this package's."""
     fields = {key: value for key, value in vars(record).items() if key not in _ATTRIBUTES}
     if record.name.partition(".")[0] != PACKAGE:
         fields["logger"] = record.name

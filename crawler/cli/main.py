@@ -1,27 +1,32 @@
-"""The command line: which commands there are, and how each ends.
+"""The command line: the table of commands, and the exit code of each.
 
-The law: standard output is data, standard error is talk; the exit code is one of ``errors.Exit``. Everything heavy is
-imported inside the command that needs it, so that ``--help`` and ``--version`` answer at once.
+Invariants: standard output is data, standard error is talk; the exit code is one of ``errors.Exit``. Everything heavy is
+imported inside the command that needs it, so that ``--help`` and ``--version`` are quick.
 """
 
 from __future__ import annotations
 
-import os
+import gc
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from errno import EDQUOT, EFBIG, EIO, ENOSPC, EWOULDBLOCK
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from crawler.cli.output import forget_output, say
 from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
 
 if TYPE_CHECKING:
-    from crawler.service.signals import Signals
+    from crawler.service import Signals
 
 Command = Callable[..., int]
 """Takes its arguments; those that crawl also the process's signals."""
+
+START_GC_OBJECTS: Final = 30_000
+"""New containers between two looks for cycles, until a crawl sets its own. What is imported stays: to look through it after each
+700, which is Python's own, took a tenth of a start."""
 
 NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
 """What a disk says that does not take what a command prints."""
@@ -29,9 +34,9 @@ NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
 HELP: Final = """\
 Crawl the URLs of a list; the same command again continues where it was killed:
     crawler run -i urls.txt -o out/
-Follow links, three deep, within the domain:
+Follow links, three links deep, within the domain:
     crawler run https://example.org --depth 3 --scope domain -o out/
-See what came of it:
+See the results:
     crawler results out/ --outcome timeout,dns_error
     crawler cat out/ https://example.org/
 
@@ -40,18 +45,18 @@ commands:
 
 
 def _config(arguments: Sequence[str]) -> int:
-    from crawler.cli.arguments import Parser
+    from crawler.cli.arguments import CommandParser
     from crawler.cli.options import add_settings, flags
     from crawler.config.render import example, schema, to_toml
 
-    parser = Parser(
+    parser = CommandParser(
         "config",
         "config check|show|schema [FILE] [options]",
         "examples:\n"
-        "  crawler config check crawler.toml           every fault of a file, at once\n"
-        "  crawler config show -c crawler.toml -w 50   what would be in effect, and where each value came from\n"
-        "  crawler config show --example               a complete file, every setting explained\n"
-        "  crawler config show --memory --memory-limit 256MiB   how the limit is divided, or why it does not do\n"
+        "  crawler config check crawler.toml           lists all errors of a file\n"
+        "  crawler config show -c crawler.toml -w 50   the settings in effect, and where each comes from\n"
+        "  crawler config show --example               a complete file with every setting explained\n"
+        "  crawler config show --memory --memory-limit 256MiB   how the limit is divided, or why it is too small\n"
         "  crawler config schema                       JSON schema of the file, for editors",
     )
     parser.add_argument("action", choices=("check", "show", "schema"), metavar="check|show|schema")
@@ -59,24 +64,24 @@ def _config(arguments: Sequence[str]) -> int:
     parser.add_argument("--example", action="store_true", help="show the defaults, every setting explained")
     parser.add_argument("--memory", action="store_true", help="show how the memory limit is divided")
     add_settings(parser)
-    given = parser.parse(arguments)
-    if given.action == "schema":
+    namespace = parser.parse(arguments)
+    if namespace.action == "schema":
         import json
 
         print(json.dumps(schema(), indent=2))
-    elif given.action == "show" and given.example:
+    elif namespace.action == "show" and namespace.example:
         print(example(), end="")
     else:
-        file = given.file or given.config
+        file = namespace.file or namespace.config
         from crawler.config.load import load, warnings
         from crawler.parse.seeds import check_urls
 
-        loaded = load(flags(given), file=file, also=lambda config: check_urls(config.urls))
-        if given.action == "show" and given.memory:
-            from crawler.crawl.wiring import plan_of
+        loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls))
+        if namespace.action == "show" and namespace.memory:
+            from crawler.crawl import plan_of
 
             print(plan_of(loaded.config).table())
-        elif given.action == "show":
+        elif namespace.action == "show":
             print(to_toml(loaded.config, loaded.origins), end="")
         else:
             found = warnings(loaded.config)
@@ -88,44 +93,37 @@ def _config(arguments: Sequence[str]) -> int:
 
 
 def _healthcheck(arguments: Sequence[str]) -> int:
-    from crawler.cli.arguments import Parser
+    from crawler.cli.arguments import CommandParser
     from crawler.cli.options import add_settings, flags
 
-    parser = Parser(
+    parser = CommandParser(
         "healthcheck",
         "healthcheck [--ready] [options]",
-        "Asks the crawler on this machine whether it is alive: exit 0 if so, 1 if not.\n\nexamples:\n"
+        "Checks that the crawler on this machine is alive: exit 0 if it is, 1 if not.\n\nexamples:\n"
         "  crawler healthcheck\n"
         "  crawler healthcheck --ready --metrics-listen 127.0.0.1:9701",
     )
-    parser.add_argument("--ready", action="store_true", help="ask whether it takes work, not only whether it lives")
+    parser.add_argument("--ready", action="store_true", help="check that it accepts work, not only that it is alive")
     add_settings(parser, only=("listen", "metrics_listen"))
-    given = parser.parse(arguments)
+    namespace = parser.parse(arguments)
     from crawler.config.load import load
 
-    config = load(flags(given), file=given.config).config
-    return _ask_health(config.metrics_listen or config.listen, "/readyz" if given.ready else "/livez")
+    config = load(flags(namespace), file=namespace.config).config
+    return _ask_health(config.metrics_listen or config.listen, "/readyz" if namespace.ready else "/livez")
 
 
 def _ask_health(listen: str, path: str) -> int:
-    from http.client import HTTPConnection, HTTPException
+    from http.client import HTTPException
 
-    from crawler.config.types import split_host_port
+    from crawler.cli.client import health
 
-    host, port = split_host_port(listen)
-    # what listens on every address is asked on loopback
-    connection = HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=5)  # noqa: S104
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        text = answer.read(1000).decode("utf-8", "replace").strip()
+        status, text = health(listen, path, timeout_s=5)
     except (OSError, HTTPException) as error:
-        say(f"no answer from {listen}: {error}")
-        return 1
-    finally:
-        connection.close()
-    say(f"{listen}{path}: {answer.status} {text}")
-    return 0 if answer.status == 200 else 1
+        say(f"no response from {listen}: {error}")
+        return Exit.INTERNAL
+    say(f"{listen}{path}: {status} {text}")
+    return Exit.OK if status == 200 else Exit.INTERNAL
 
 
 def _from(module: str, name: str) -> Command:
@@ -139,32 +137,27 @@ def _from(module: str, name: str) -> Command:
 
 
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
-    "run": (_from("cli.crawl_commands", "run"), "crawl until nothing is left, or go on with a crawl"),
-    "serve": (_from("cli.daemon_commands", "serve"), "crawl until told to end, fed over HTTP"),
-    "add": (_from("cli.daemon_commands", "add"), "give a running crawler more URLs"),
+    "run": (_from("cli.crawl_commands", "run"), "crawl until nothing is left, or continue a crawl"),
+    "serve": (_from("cli.daemon_commands", "serve"), "run a crawler as a daemon, controlled over HTTP"),
+    "add": (_from("cli.daemon_commands", "add"), "add URLs to a running crawler"),
     "status": (_from("cli.daemon_commands", "status"), "show how a running crawler is doing"),
-    "pause": (_from("cli.daemon_commands", "pause"), "let a running crawler start no more visits"),
-    "resume": (_from("cli.daemon_commands", "resume"), "let it go on"),
-    "drain": (_from("cli.daemon_commands", "drain"), "let it finish what is in flight and end"),
+    "pause": (_from("cli.daemon_commands", "pause"), "pause a running crawler"),
+    "resume": (_from("cli.daemon_commands", "resume"), "resume a paused crawler"),
+    "drain": (_from("cli.daemon_commands", "drain"), "stop a running crawler gracefully"),
     "results": (_from("cli.read_commands", "results"), "print result rows"),
-    "cat": (_from("cli.read_commands", "cat"), "print the body kept of a URL"),
-    "export": (_from("cli.read_commands", "export"), "print or write the bodies kept"),
-    "why": (_from("cli.read_commands", "why"), "tell what became of a URL"),
-    "retry": (_from("cli.crawl_commands", "retry"), "make failed URLs due again"),
-    "retire": (_from("cli.crawl_commands", "retire"), "say that full files were moved or deleted"),
-    "verify": (_from("cli.read_commands", "verify"), "check everything a crawl has written"),
-    "config": (_config, "check, show or describe the settings"),
-    "healthcheck": (_healthcheck, "ask a running crawler whether it is well"),
+    "cat": (_from("cli.read_commands", "cat"), "print the archived body of a URL"),
+    "export": (_from("cli.read_commands", "export"), "export archived bodies as JSON lines or files"),
+    "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
+    "retry": (_from("cli.crawl_commands", "retry"), "schedule failed URLs to be fetched again"),
+    "retire": (_from("cli.crawl_commands", "retire"), "mark archive files as moved or deleted"),
+    "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),
+    "config": (_config, "check, show or describe settings"),
+    "healthcheck": (_healthcheck, "check that a running crawler is alive"),
 }
 
 
 RELOADS: Final = {"run": False, "serve": True}
 """The commands that crawl, and whether SIGHUP lets them read their configuration again."""
-
-
-def say(text: str) -> None:
-    """Talk to the person: never on standard output."""
-    print(f"crawler: {text}", file=sys.stderr)
 
 
 def _help() -> str:
@@ -196,11 +189,8 @@ def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
     if not name:
         print(_help(), end="", file=sys.stderr)
         return Exit.USAGE
-    import difflib
-
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    meant = f"; did you mean {close[0]}?" if close else "; did you mean crawler run?" if "://" in name else ": see crawler --help"
-    say(f"there is no command {name}{meant}")
+    otherwise = "; did you mean crawler run?" if "://" in name else ": see crawler --help"
+    say(f"there is no command {name}{did_you_mean(name, COMMANDS, otherwise)}")
     return Exit.USAGE
 
 
@@ -208,12 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Without ``arguments`` the process ends with it."""
     words = sys.argv[1:] if arguments is None else arguments
     signals = _taken(words)
+    gc.set_threshold(START_GC_OBJECTS, *gc.get_threshold()[1:])
     try:
         code = _dispatch(words, signals)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _forget_output()  # the reader has seen enough: no error
+        forget_output()  # the reader has seen enough: no error
         return Exit.OK
     except KeyboardInterrupt:
         return 130
@@ -230,16 +221,11 @@ def _taken(words: Sequence[str]) -> Signals | None:
     """The signals of a command that crawls, before anything else is done: none may kill it. None for other commands."""
     if not words or words[0] not in RELOADS:
         return None
-    from crawler.service.signals import Signals
+    from crawler.service import Signals
 
     signals = Signals(reloads=RELOADS[words[0]])
     signals.take()
     return signals
-
-
-def _forget_output() -> None:
-    """What is still buffered must not be tried again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _failed(error: Exception) -> int:
@@ -253,11 +239,13 @@ def _failed(error: Exception) -> int:
         return Exit.USAGE
     if isinstance(cause, OSError) and cause.errno in NO_ROOM:
         say(f"{cause.filename or 'the output'}: {cause.strerror}")
-        _forget_output()
+        forget_output()
         return Exit.STORAGE
     if isinstance(cause, StorageError):
         say(str(cause))
         return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE
+    import traceback
+
     traceback.print_exception(error)
     say("internal error: this should not happen; please report it with the lines above")
     return Exit.INTERNAL

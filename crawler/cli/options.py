@@ -1,19 +1,18 @@
-"""Command line options, made from the Config's fields: one definition per setting gives the flag, its help and its checks.
+"""Command line options made from the fields of Config: one definition per setting gives the flag, its help and its checks.
 
-argparse only collects text here; what it means, and whether it is right, is for ``settings`` to say, all faults at once.
+argparse only collects text here; ``crawler.config.load`` converts and checks it, and reports all errors at once.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from pydantic.fields import FieldInfo
-
-from crawler.cli.arguments import Parser
-from crawler.config.render import describe, unit
-from crawler.config.sections import SECTIONS
+from crawler.cli.arguments import CommandParser
+from crawler.config.fields import Setting
+from crawler.config.render import describe
+from crawler.config.sections import SECTIONS, Config
 
 SHORT: Final = {"input": "-i", "output": "-o", "workers": "-w"}
 _WORD: Final = {
@@ -35,23 +34,23 @@ _WORD: Final = {
     "metrics_listen": "HOST:PORT",
     "drop_params": "NAME",
 }
-"""What stands for the value in the help, where its type does not say it."""
+"""Placeholder of the value in the help, where its type does not give one."""
 
 NOT_FLAGS: Final = frozenset(("urls", "host"))
 """URLs stand alone on the command line; [[host]] tables need a file."""
 
 
-def add_settings(parser: Parser, only: Collection[str] | None = None) -> None:
+def add_settings(parser: CommandParser, only: Collection[str] | None = None) -> None:
     """A flag for every setting, or for ``only`` these, grouped as the sections are, and -c for the file."""
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with settings (see: crawler config show --example)")
     for section in SECTIONS:
         group = parser.add_argument_group((section.__doc__ or "").lower())
-        for key, field in section.model_fields.items():
+        for key, field in section.fields.items():
             if key not in NOT_FLAGS and (only is None or key in only):
                 _add(group, key, field)
 
 
-def _add(group: Any, key: str, field: FieldInfo) -> None:
+def _add(group: Any, key: str, field: Setting) -> None:
     names = [SHORT[key]] if key in SHORT else []
     names.append("--" + key.replace("_", "-"))
     options: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "help": describe(field).replace("%", "%%")}
@@ -59,29 +58,26 @@ def _add(group: Any, key: str, field: FieldInfo) -> None:
         options["action"] = argparse.BooleanOptionalAction
     else:
         options["metavar"] = _metavar(key, field)
-        options["action"] = "append" if isinstance(field.default, tuple) else "store"
+        options["action"] = "append" if field.is_list else "store"
     group.add_argument(*names, **options)
 
 
-def _metavar(key: str, field: FieldInfo) -> str:
-    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
-    if choices:
-        return "|".join(choices)
-    if written_as := unit(field):
-        return written_as.upper()
-    numeric = any(kind in str(field.annotation) for kind in ("int", "float"))
-    return _WORD.get(key, "N" if numeric else "TEXT")
+def _metavar(key: str, field: Setting) -> str:
+    if field.choices:
+        return "|".join(field.choices)
+    if field.unit:
+        return field.unit.upper()
+    return _WORD.get(key, "N" if field.is_number else "TEXT")
 
 
-def add_loudness(parser: Parser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+def add_loudness(parser: CommandParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every visit")
 
 
 def flags(namespace: argparse.Namespace) -> dict[str, Any]:
     """The settings given on the command line, by key."""
-    known = {key for section in SECTIONS for key in section.model_fields}
-    given = {key: value for key, value in vars(namespace).items() if key in known and value != []}
+    given = {key: value for key, value in vars(namespace).items() if key in Config.fields and value != []}
     if getattr(namespace, "quiet", False):
         given = {"progress": "none", "log_level": "error"} | given
     if getattr(namespace, "verbose", False):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from crawler.cli.arguments import ALL, PAGE, Parser, kinds_of, outcomes_of
-from crawler.cli.asking import WHERE, client_of, refusable
+from crawler.cli.arguments import ALL, PAGE, CommandParser, kinds_of, outcomes_of
+from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
+from crawler.cli.output import say, write
 from crawler.core.errors import ConfigError, Exit, FetchError
 from crawler.core.text import json_text, printable
 
@@ -20,59 +21,60 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from crawler.core.model import Known
-    from crawler.output.reader import Reading
-    from crawler.output.results import Row
+    from crawler.output import CrawlReader, Row
 
 
 WAIT_S = 50
-"""A daemon is asked to wait so long for rows, then it is asked again."""
+"""How long one request waits for rows; then the next one does."""
 
 
 @refusable
 def results(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "results",
         "results [DIR] [--final] [--outcome NAME,...] [--kind NAME,...] [--format jsonl|csv] [options]",
-        "Prints result rows, in the order in which they were written.\n\nexamples:\n"
+        "Prints result rows in the order in which they were written.\n\nexamples:\n"
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
-        "  crawler results out/ --outcome timeout,dns_error         what failed so\n"
-        "  crawler results --follow                                 of the crawler that runs on this machine, as they come\n"
-        "  crawler results --follow --cursor 0-52310                from where an earlier one stopped (it says where)",
+        "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
+        "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
+        "  crawler results --follow --cursor 0-52310                from where an earlier command stopped (it prints where)",
     )
-    parser.add_argument("directory", metavar="DIR", nargs="?", help="the crawl's directory; without it a daemon is asked")
-    parser.add_argument("--follow", action="store_true", help="wait for more (of a daemon)")
-    parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (of a daemon)")
+    parser.add_argument(
+        "directory", metavar="DIR", nargs="?", help="the crawl's directory; without it the running daemon is asked"
+    )
+    parser.add_argument("--follow", action="store_true", help="wait for more (daemon only)")
+    parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (daemon only)")
     parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
     _add_kind(parser, ALL)
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
     add_settings(parser, only=WHERE)
-    given = parser.parse(arguments)
-    outcomes, kinds = outcomes_of(given.outcome), kinds_of(given.kind or [ALL])
+    namespace = parser.parse(arguments)
+    outcomes, kinds = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL])
 
     def wanted(row: Row) -> bool:
         return (not kinds or row["kind"] in kinds) and (not outcomes or row["outcome"] in outcomes)
 
-    if given.directory is None:
-        return _results_of_daemon(given, wanted)
-    if given.follow or given.cursor != "0-0":
+    if namespace.directory is None:
+        return _results_of_daemon(namespace, wanted)
+    if namespace.follow or namespace.cursor != "0-0":
         raise ConfigError("--follow and --cursor are for a daemon: leave DIR out")
-    with _open(given.directory) as reading:
-        rows = reading.final() if given.final else (row for _, row in reading.rows())
-        _print(_as_text(filter(wanted, rows), given.format))
+    with _open(namespace.directory) as reader:
+        rows = reader.final() if namespace.final else (row for _, row in reader.rows())
+        write(_as_text(filter(wanted, rows), namespace.format))
     return Exit.OK
 
 
-def _results_of_daemon(given: Namespace, wanted: Callable[[Row], bool]) -> int:
-    if given.final:
+def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> int:
+    if namespace.final:
         raise ConfigError("--final needs the crawl's directory: name DIR")
-    client = client_of(given)
-    cursor = given.cursor
+    client = client_of(namespace)
+    cursor = namespace.cursor
 
     def rows() -> Iterator[Row]:
         nonlocal cursor
-        for behind, page in client.results(cursor, WAIT_S if given.follow else 0):
+        for behind, page in client.results(cursor, WAIT_S if namespace.follow else 0):
             for line in page.splitlines():
                 row = orjson.loads(line)
                 if wanted(row):
@@ -81,11 +83,11 @@ def _results_of_daemon(given: Namespace, wanted: Callable[[Row], bool]) -> int:
             cursor = behind
 
     try:
-        _print(_as_text(rows(), given.format))
+        write(_as_text(rows(), namespace.format))
     except KeyboardInterrupt:
         pass
     finally:
-        print(f"crawler: to go on from here: --cursor {cursor}", file=sys.stderr)
+        say(f"to go on from here: --cursor {cursor}")
     return Exit.OK
 
 
@@ -98,12 +100,12 @@ def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
 
 
 def export(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "export",
         "export DIR [--outcome NAME,...] [--kind NAME,...] [--mime TYPE,...] [--files TO]",
-        "Prints the decoded bodies that were kept as JSON lines, or writes them to files.\n\nexamples:\n"
+        "Exports decoded archived bodies as JSON lines, or to files.\n\nexamples:\n"
         "  crawler export out/ --mime text/html > pages.jsonl          text as text, anything else in base64\n"
-        "  crawler export out/ --mime 'image/*' --files pictures/      files, named by their digest; prints what is what\n"
+        "  crawler export out/ --mime 'image/*' --files pictures/      files named by digest; prints their rows\n"
         "  crawler export out/ --kind robots,sitemap                   what was fetched besides the pages",
     )
     _add_directory(parser)
@@ -111,22 +113,23 @@ def export(arguments: Sequence[str]) -> int:
     _add_kind(parser, PAGE)
     parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
     parser.add_argument("--files", metavar="TO", help="write files to this directory")
-    given = parser.parse(arguments)
-    outcomes, kinds = outcomes_of(given.outcome or ["ok"]), kinds_of(given.kind or [PAGE])
-    mimes = tuple(part.lower() for text in given.mime for part in text.split(","))
-    with _open(given.directory) as reading:
-        _print(_bodies(reading, outcomes, mimes, kinds, given.files))
+    namespace = parser.parse(arguments)
+    outcomes, kinds = outcomes_of(namespace.outcome or ["ok"]), kinds_of(namespace.kind or [PAGE])
+    mimes = tuple(part.lower() for text in namespace.mime for part in text.split(","))
+    with _open(namespace.directory) as reader:
+        write(_bodies(reader, outcomes, mimes, kinds, namespace.files))
     return Exit.OK
 
 
 def _bodies(
-    reading: Reading, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str], to: str | None
+    reader: CrawlReader, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str], to: str | None
 ) -> Iterator[bytes]:
     from crawler.output.export import is_wanted, json_line, to_file
     from crawler.output.results import body_ref
+    from crawler.parse.encoding import read_text
 
     retired = 0
-    for result in reading.results():
+    for result in reader.results():
         if not is_wanted(result.row, outcomes, mimes, kinds) or body_ref(result.row) is None:
             continue
         try:
@@ -136,7 +139,7 @@ def _bodies(
             continue
         with opened as body:
             if to is None:
-                yield from json_line(result.row, body)
+                yield from json_line(result.row, body, read_text)
             else:
                 try:
                     made = to_file(result.row, body, Path(to))
@@ -144,29 +147,29 @@ def _bodies(
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
     if retired:
-        print(f"crawler: {retired:,} bodies are no longer kept: their files were retired", file=sys.stderr)
+        say(f"{retired:,} bodies are no longer kept: their files were retired")
 
 
 def cat(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "cat",
         "cat DIR URL [--raw]",
-        "Prints the body that was kept of a URL.\n\nexamples:\n"
+        "Prints the archived body of a URL.\n\nexamples:\n"
         "  crawler cat out/ https://example.org/\n"
         "  crawler cat out/ https://example.org/ --raw | gunzip       as it was sent",
     )
     _add_directory(parser)
     parser.add_argument("url", metavar="URL")
-    parser.add_argument("--raw", action="store_true", help="as it is kept, its content coding not undone")
-    given = parser.parse(arguments)
-    with _open(given.directory) as reading:
-        known = _lookup(reading, given.url)
+    parser.add_argument("--raw", action="store_true", help="as archived, without undoing its content coding")
+    namespace = parser.parse(arguments)
+    with _open(namespace.directory) as reader:
+        known = _lookup(reader, namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
-            return _nothing(given.url, known)
+            return _nothing(namespace.url, known)
         try:
-            body = reading.body(known.archive, raw=given.raw)
+            body = reader.body(known.archive, raw=namespace.raw)
         except LookupError as error:
-            print(f"crawler: {given.url}: {error}", file=sys.stderr)
+            say(f"{namespace.url}: {error}")
             return Exit.NOTHING_FETCHED
         with body:
             shutil.copyfileobj(body, sys.stdout.buffer)
@@ -175,89 +178,84 @@ def cat(arguments: Sequence[str]) -> int:
 
 def _nothing(url: str, known: Known | str | None) -> int:
     if known is None:
-        said = "is not known to this crawl"
+        reason = "is not known to this crawl"
     elif isinstance(known, str):
-        said = "is not fetched yet"
+        reason = "is not fetched yet"
     else:
-        said = f"ended as {known.outcome}: no body was kept"
-    print(f"crawler: {url} {said}", file=sys.stderr)
+        reason = f"ended as {known.outcome}: no body was kept"
+    say(f"{url} {reason}")
     return Exit.NOTHING_FETCHED
 
 
 @refusable
 def why(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "why",
         "why URL [--data DIR] [--via URL] [--json] [options]",
-        "Tells what became of a URL: its state, outcome, attempts and record, or the rule that left it out.\n\nexamples:\n"
+        "Explains what happened to a URL: its state, outcome, attempts and record, or the rule that left it out.\n\nexamples:\n"
         "  crawler why https://example.org/ --data out/\n"
-        "  crawler why https://example.org/                 asks the crawler that runs on this machine\n"
+        "  crawler why https://example.org/                 asks the crawler running on this machine\n"
         "  crawler why https://example.org/a/b --data out/ --via https://example.org/   as a link of that page",
     )
     parser.add_argument("url", metavar="URL")
-    parser.add_argument("--data", metavar="DIR", dest="directory", help="the crawl's directory; without it a daemon is asked")
-    parser.add_argument("--via", metavar="URL", help="the page on which the link stands, for what depth and scope say of it")
+    parser.add_argument(
+        "--data", metavar="DIR", dest="directory", help="the crawl's directory; without it the running daemon is asked"
+    )
+    parser.add_argument("--via", metavar="URL", help="the page that links to it: decides depth and scope")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     add_settings(parser, only=WHERE)
-    given = parser.parse(arguments)
-    from crawler.crawl.explain import explain, told
+    namespace = parser.parse(arguments)
+    from crawler.crawl.explain import as_text, explain
 
-    if given.directory is None:
-        answer = client_of(given).ask("GET", "/v1/urls", {"url": given.url, "via": given.via})
-        print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
-        return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
-    with _open(given.directory) as reading:
+    if namespace.directory is None:
+        explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
+        print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
+        return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+    with _open(namespace.directory) as reader:
         try:
-            answer = explain(reading.root, reading, given.url, given.via, is_retired=reading.is_retired)
+            explanation = explain(reader.root, reader, namespace.url, namespace.via, is_retired=reader.is_retired)
         except FetchError as error:
-            raise ConfigError(f"{given.via or given.url}: not a URL ({error.reason})") from error
-    print(json_text(orjson.dumps(answer)).decode() if given.json else told(answer))
-    return Exit.NOTHING_FETCHED if answer["state"] == "unknown" else Exit.OK
+            raise ConfigError(f"{namespace.via or namespace.url}: not a URL ({error.reason})") from error
+    print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
+    return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
 
 
 def verify(arguments: Sequence[str]) -> int:
-    parser = Parser(
+    parser = CommandParser(
         "verify",
         "verify DIR",
         "Checks every record against its digests, every row against its record, every file against what was committed.\n"
         "Prints each fault; exit 0 if there is none, 3 otherwise.\n\nexamples:\n  crawler verify out/",
     )
     _add_directory(parser)
-    given = parser.parse(arguments)
-    with _open(given.directory) as reading:
-        found = reading.verify(lambda fault: print(printable(fault), flush=True))
+    namespace = parser.parse(arguments)
+    with _open(namespace.directory) as reader:
+        found = reader.verify(lambda fault: print(printable(fault), flush=True))
     counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows: {found.faults or 'no'} faults"
-    print(f"crawler: {counts}", file=sys.stderr)
+    say(counts)
     return Exit.STORAGE if found.faults else Exit.OK
 
 
-def _add_kind(parser: Parser, default: str) -> None:
+def _add_kind(parser: CommandParser, default: str) -> None:
     named = "seed, link, redirect, sitemap, robots; page: all but the last two"
     parser.add_argument(
         "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
     )
 
 
-def _add_directory(parser: Parser) -> None:
+def _add_directory(parser: CommandParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
 
 
-def _open(directory: str) -> Reading:
-    from crawler.output.directory import is_crawl
-    from crawler.output.reader import Reading
+def _open(directory: str) -> CrawlReader:
+    from crawler.crawl import open_crawl_reader
+    from crawler.output import crawl_in
 
-    if not is_crawl(Path(directory)):
-        raise ConfigError(f"{directory}: there is no crawl here")
-    return Reading(directory)
+    return open_crawl_reader(crawl_in(directory))
 
 
-def _lookup(reading: Reading, url: str) -> Known | str | None:
+def _lookup(reader: CrawlReader, url: str) -> Known | str | None:
     try:
-        return reading.lookup(url)
+        return reader.lookup(url)
     except FetchError as error:
         raise ConfigError(f"{url}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error
-
-
-def _print(pieces: Iterable[bytes]) -> None:
-    for piece in pieces:
-        sys.stdout.buffer.write(piece)

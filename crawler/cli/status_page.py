@@ -1,4 +1,4 @@
-"""The page that ``crawler status`` prints: how far, how fast, what it waits for, what stands out. Pure."""
+"""The page of ``crawler status``: progress, speed, what the crawl waits for, and which hosts stand out. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from crawler.cli.progress import amount, duration, eta
 from crawler.core.model import NO_FAILURE, LongestHost
 from crawler.core.text import printable
+from crawler.crawl.status import amount, duration, eta
 
 WAITS: Final = {
     "politeness": "politeness: every host with a URL left rests",
@@ -24,50 +24,53 @@ WAITS: Final = {
 _WIDTH: Final = 12
 
 
-def page(told: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """``told`` and ``hosts`` as GET /v1/status and /v1/hosts answer."""
-    lines = [_headline(told), ""]
-    lines += [f"{name:<{_WIDTH}}{text}" for name, text in _facts(told)]
-    lines += _table("outcomes", told["outcomes"])
-    failures = sum(count for name, count in told["outcomes"].items() if name not in NO_FAILURE)
+def page(status: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """``status`` and ``hosts``: the responses of GET /v1/status and /v1/hosts, the latter by ``sort``."""
+    lines = [_headline(status), ""]
+    lines += [f"{name:<{_WIDTH}}{text}" for name, text in _facts(status)]
+    lines += _table("outcomes", status["outcomes"])
+    failures = sum(count for name, count in status["outcomes"].items() if name not in NO_FAILURE)
     if failures:
-        lines += _table("reasons", told["reasons"])
-    lines += _table("lines that are no URL of their own", told["lines"])
-    lines += _table("fetched besides, no pages", told.get("not_pages", {}))
-    lines += _table("left out", told["refused"])
+        lines += _table("reasons", status["reasons"])
+    lines += _table("lines that are no new URL", status["lines"])
+    lines += _table("fetched besides, no pages", status.get("not_pages", {}))
+    lines += _table("left out", status["refused"])
     lines += _hosts("most left", hosts.get("waiting", ()), lambda host: f"{host['waiting']:,} left")
     lines += _hosts("backed off", hosts.get("backoff", ()), _backoff)
     return "\n".join(lines)
 
 
-def _headline(told: Mapping[str, Any]) -> str:
-    state = told["state"]
-    if told["paused_by"]:
-        state += f" by {', '.join(told['paused_by'])}"
-    up = duration(max(0.0, time.time() - told["started_at"]))
-    return f"{state} · {printable(told['directory'])} · up {up} · pid {told['pid']} · {told['version']}"
+def _headline(status: Mapping[str, Any]) -> str:
+    state = status["state"]
+    if status["paused_by"]:
+        state += f" by {', '.join(status['paused_by'])}"
+    up = duration(max(0.0, time.time() - status["started_at"]))
+    return f"{state} · {printable(status['directory'])} · up {up} · pid {status['pid']} · {status['version']}"
 
 
-def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    left = told["waiting"] + told["retrying"]
-    share = f" ({told['done'] / told['known']:.1%})" if told["known"] else ""
-    retrying = f", {told['retrying']:,} of them to retry" if told["retrying"] else ""
+def _facts(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    left = status["waiting"] + status["retrying"]
+    share = f" ({status['done'] / status['known']:.1%})" if status["known"] else ""
+    retrying = f", {status['retrying']:,} of them to retry" if status["retrying"] else ""
     facts = [
-        ("URLs", f"{told['done']:,} of {told['known']:,} done{share}, {left:,} left{retrying}, {told['hosts']:,} hosts"),
-        ("speed", f"{told['pages_per_second']:,.1f}/s, {amount(told['bytes_per_second'])}/s, {told['in_flight']:,} in flight"),
+        ("URLs", f"{status['done']:,} of {status['known']:,} done{share}, {left:,} left{retrying}, {status['hosts']:,} hosts"),
+        (
+            "speed",
+            f"{status['pages_per_second']:,.1f}/s, {amount(status['bytes_per_second'])}/s, {status['in_flight']:,} in flight",
+        ),
     ]
-    longest = LongestHost(**told["longest_host"]) if told.get("longest_host") else None
-    if left and told["state"] == "running" and (expected := eta(left, told["pages_per_second"], longest)):
+    longest = LongestHost(**status["longest_host"]) if status.get("longest_host") else None
+    if left and status["state"] == "running" and (expected := eta(left, status["pages_per_second"], longest)):
         alone = f" ({printable(expected.host.host)} alone, at {expected.host.rest:g} s)" if expected.host else ""
         facts.append(("ends in", f"{duration(expected.seconds)}{alone}"))
-    if told["waits_for"] in WAITS:
-        facts.append(("waits for", WAITS[told["waits_for"]]))
-    memory = told["memory"]
+    if status["waits_for"] in WAITS:
+        facts.append(("waits for", WAITS[status["waits_for"]]))
+    memory = status["memory"]
     limit = f" of {amount(memory['limit'])}" if memory["limit"] else ""
     facts.append(("memory", f"{amount(memory['used'])}{limit}, {memory['state']}{_fullest(memory['accounts'])}"))
-    errors = "".join(f", {count} × {name}" for name, count in told.get("storage_errors", {}).items() if count)
-    late = f", oldest uncommitted {duration(told['commit_age'])}" if told["commit_age"] >= 1 else ""
-    facts.append(("disk", f"{amount(told['disk_free'])} free{late}{errors}"))
+    errors = "".join(f", {count} × {name}" for name, count in status.get("storage_errors", {}).items() if count)
+    late = f", oldest uncommitted {duration(status['commit_age'])}" if status["commit_age"] >= 1 else ""
+    facts.append(("disk", f"{amount(status['disk_free'])} free{late}{errors}"))
     return facts
 
 

@@ -6,22 +6,19 @@ that contradict each other are all faults, each one sentence that names where it
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
-import ssl
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
-
+from crawler.config.fields import Fault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
 from crawler.config.types import MASKED, split_host_port
 from crawler.core.errors import ConfigError
+from crawler.core.text import did_you_mean
 
 PREFIX: Final = "CRAWLER_"
 _SECRET_BYTES_MAX: Final = 64 << 10
@@ -32,28 +29,6 @@ _NOT_OURS: Final = re.compile(r"CRAWLER_(?:CONFIG|SHARED|SERVICE_(?:HOST|PORT\w*
 environment of every container beside a service called ``crawler``."""
 
 _ARRAY: Final = re.compile(r"\[\s*[\"'{\]]")
-
-_SAY: Final = {
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-    "string_too_short": "must not be empty",
-    "tuple_type": "must be a list, such as ['one', 'two']",
-    "dict_type": "must be a table, such as {{Name = 'value'}}",
-    "model_type": "must be a table: write [[host]] and its settings below it",
-    "missing": "is missing",
-    "literal_error": "must be one of {expected}",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "string_pattern_mismatch": "must match {pattern}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +87,12 @@ def load(
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy with some settings replaced, by key; None means the default. ConfigError with every fault there is."""
-    given = _Given(
-        {**config.model_dump(exclude_defaults=True), **changes}, dict.fromkeys(Config.model_fields, "the settings"), []
-    )
+    given = _Given({**config.given(), **changes}, dict.fromkeys(Config.fields, "the settings"), [])
     for key in changes:
         given.origins[key] = str(key)
-        if key not in Config.model_fields:
-            given.faults.append(f"there is no setting {key}{_meant(str(key), Config.model_fields)}")
-        if key not in Config.model_fields or changes[key] is None:
+        if key not in Config.fields:
+            given.faults.append(f"there is no setting {key}{did_you_mean(str(key), Config.fields)}")
+        if key not in Config.fields or changes[key] is None:
             del given.values[key]
     new = _validate(given)
     if given.faults:
@@ -134,6 +107,8 @@ def _flag(key: str, value: Any) -> str:
 
 
 def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
+    import tomllib  # most runs have no file
+
     try:
         with Path(file).open("rb") as stream:
             text = stream.read(_FILE_BYTES_MAX + 1)
@@ -148,10 +123,10 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
         return {}
     layer: dict[str, tuple[Any, str]] = {}
     for key, value in table.items():
-        if key in Config.model_fields:
+        if key in Config.fields:
             layer[key] = value, f"{file}: {key}"
         else:
-            faults.append(f"{file}: there is no setting {key}{_meant(key, Config.model_fields)}")
+            faults.append(f"{file}: there is no setting {key}{did_you_mean(key, Config.fields)}")
     return layer
 
 
@@ -162,29 +137,28 @@ def _environment_layer(environ: Mapping[str, str], faults: list[str]) -> dict[st
         if not name.startswith(PREFIX) or not text or _NOT_OURS.fullmatch(name):
             continue
         key = name.removeprefix(PREFIX).lower()
-        if key not in Config.model_fields:
-            known = [PREFIX + field.upper() for field in Config.model_fields]
-            faults.append(f"{name}: there is no such setting{_meant(name, known)}")
+        if key not in Config.fields:
+            known = [PREFIX + field.upper() for field in Config.fields]
+            faults.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
         else:
             try:
                 layer[key] = _array(text) if _is_list(key) else text, name
-            except tomllib.TOMLDecodeError as error:
+            except ValueError as error:
                 faults.append(f"{name}: begins like a TOML array but is none: {error}")
     return layer
 
 
 def _array(text: str) -> Any:
     """One item, or a TOML array of them: items may hold commas and spaces, so nothing is split."""
-    return tomllib.loads(f"v = {text}")["v"] if _ARRAY.match(text) else [text]
+    if not _ARRAY.match(text):
+        return [text]
+    import tomllib
+
+    return tomllib.loads(f"v = {text}")["v"]
 
 
 def _is_list(key: str) -> bool:
-    return str(Config.model_fields[key].annotation).startswith("tuple[")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return Config.fields[key].is_list
 
 
 def _read_secrets(given: _Given) -> None:
@@ -209,12 +183,10 @@ def _validate(given: _Given) -> Config:
     values = {key: (value,) if isinstance(value, str) and _is_list(key) else value for key, value in given.values.items()}
     faulty = {key for key, value in values.items() if MASKED in str(value) and _is_masked(key, value)}
     given.faults.extend(f"{given.origins[key]}: is masked as {MASKED}: give the real value" for key in sorted(faulty))
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as errors:
-        given.faults.extend(_sentence(error, given) for error in errors.errors() if error["loc"][0] not in faulty)
-        faulty.update(str(error["loc"][0]) for error in errors.errors())
-        config = Config.model_validate({key: value for key, value in values.items() if key not in faulty})
+    good, faults = Config.read(values)
+    given.faults.extend(_sentence(fault, given) for fault in faults if fault.path[0] not in faulty)
+    faulty.update(str(fault.path[0]) for fault in faults)
+    config = Config().replaced(**{key: value for key, value in good.items() if key not in faulty})
     given.faults.extend(text for keys, text in _contradictions(config, given.origins) if not faulty.intersection(keys))
     return config
 
@@ -226,29 +198,18 @@ def _is_masked(key: str, value: Any) -> bool:
     return key in SECRET_FILES or (key == "urls" and any(f"{MASKED}@" in str(url) for url in value))
 
 
-def _sentence(error: Any, given: _Given) -> str:
-    """``where value: what to write``. Values that may hold a secret are not repeated."""
-    key, *inner = error["loc"]
-    where = given.origins[key]
+def _sentence(fault: Fault, given: _Given) -> str:
+    """``where value: what to write``."""
+    key, *inner = fault.path
+    where = given.origins[str(key)]
     if key == "host" and inner:
         table, *path = inner
-        where += f" number {table + 1}" + "".join(f", {step}" for step in path)
-        if error["type"] == "extra_forbidden":
-            return f"{where}: there is no such setting for a host{_meant(str(inner[-1]), HostConfig.model_fields)}"
-    context = error.get("ctx", {})
-    if error["type"] == "value_error":
-        said = str(context["error"])
-    else:
-        said = _SAY.get(error["type"], error["msg"]).format_map({name: _plain(value) for name, value in context.items()})
-    value = error["input"]
-    hidden = key in SECRET_FILES or key in ("header", "urls") or "headers" in inner or "proxy" in inner
-    told = isinstance(value, str | int | float) and not isinstance(value, bool) and not hidden
-    shown = f" {str(value)[:80]!r}" if told else ""
-    return f"{where}{shown}: {said}"
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        where += f" number {int(table) + 1}" + "".join(f", {step}" for step in path)
+        if fault.is_unknown:
+            return f"{where}: there is no such setting for a host{did_you_mean(str(inner[-1]), HostConfig.fields)}"
+    told = isinstance(fault.value, str | int | float) and not isinstance(fault.value, bool)
+    shown = f" {str(fault.value)[:80]!r}" if told else ""
+    return f"{where}{shown}: {fault.text}"
 
 
 def _contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tuple[tuple[str, ...], str]]:
@@ -265,6 +226,8 @@ def _contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tupl
             "stand for every page that has them: delete those by their age yourself",
         )
     if config.ca_file:
+        import ssl
+
         try:
             ssl.create_default_context(cafile=config.ca_file)
         except (OSError, ValueError) as error:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
-from pydantic.fields import FieldInfo
-
-from crawler.config.sections import SECTIONS, Config, HostConfig, Section
-from crawler.config.types import MASKED, AsSize, AsTime
+from crawler.config.fields import Section, Setting, shape_of
+from crawler.config.sections import SECTIONS, Config, HostConfig
+from crawler.config.types import MASKED
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.text import printable
@@ -28,17 +26,6 @@ IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_para
 FILE_NAME: Final = "crawl.toml"
 _CREDENTIALS: Final = re.compile(r"(^[^:/?#]*:[/\\]*)[^/\\?#]*@")
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def unit(field: FieldInfo) -> str | None:
-    """``size`` or ``time`` if the field is written with a unit."""
-    pending: list[Any] = [field.annotation, *field.metadata]
-    while pending:
-        item = pending.pop()
-        if item in (AsSize, AsTime):
-            return "size" if item == AsSize else "time"
-        pending.extend(get_args(item))
-    return None
 
 
 def format_size(size: int) -> str:
@@ -74,13 +61,14 @@ def _key(key: str) -> str:
 
 def masked(config: Config) -> dict[str, Any]:
     """All settings by key, as plain values, without secrets."""
-    values = config.model_dump()
+    values = dict(vars(config))
     values["api_token"] = config.api_token and MASKED
     values["proxy"] = config.proxy and _hide(config.proxy)
     values["urls"] = tuple(_hide(url) for url in config.urls)
-    for table in values["host"]:
-        table["headers"] = dict.fromkeys(table["headers"], MASKED)
-        table["proxy"] = table["proxy"] and _hide(table["proxy"])
+    values["host"] = tuple(
+        vars(table) | {"headers": dict.fromkeys(table.headers, MASKED), "proxy": table.proxy and _hide(table.proxy)}
+        for table in config.host
+    )
     return values
 
 
@@ -93,16 +81,16 @@ def to_toml(config: Config, origins: Mapping[str, str] | None = None) -> str:
     values, lines = masked(config), []
     for section in SECTIONS:
         lines += ["", f"# {section.__doc__}"]
-        for key, field in section.model_fields.items():
+        for key, field in section.fields.items():
             if key == "host":
                 continue
-            line = f"# {key} is not set" if values[key] is None else f"{key} = {_toml(values[key], unit(field))}"
+            line = f"# {key} is not set" if values[key] is None else f"{key} = {_toml(values[key], field.unit)}"
             origin = (origins or {}).get(key)
             lines.append(f"{line}  # from {printable(origin)}" if origin else line)
     for table in values["host"]:
         lines += ["", "[[host]]"]
-        fields = HostConfig.model_fields
-        lines += [f"{key} = {_toml(value, unit(fields[key]))}" for key, value in table.items() if value not in (None, {})]
+        fields = HostConfig.fields
+        lines += [f"{key} = {_toml(value, fields[key].unit)}" for key, value in table.items() if value not in (None, {})]
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -115,38 +103,93 @@ def example() -> str:
     ]
     for section in SECTIONS:
         lines += ["", f"# ---- {section.__doc__} ----"]
-        for key, field in section.model_fields.items():
+        for key, field in section.fields.items():
             if key != "host":
                 lines += ["", *_explained(key, field)]
     lines += ["", "# ---- Other settings for some hosts ----", "", f"# {HostConfig.__doc__}", "# [[host]]"]
-    for key, field in HostConfig.model_fields.items():
+    for key, field in HostConfig.fields.items():
         lines.append(f"# {key} = {_sample(field)}  # {field.description}")
     return "\n".join(lines) + "\n"
 
 
-def _explained(key: str, field: FieldInfo) -> list[str]:
-    choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
-    comment = f"# {field.description}" + (f" ({', '.join(choices)})" if choices else "")
+def _explained(key: str, field: Setting) -> list[str]:
+    comment = f"# {field.description}" + (f" ({', '.join(field.choices)})" if field.choices else "")
     if field.default is None:
         return [comment, f"# {key} = {_sample(field)}"]
-    return [comment, f"{key} = {_toml(field.default, unit(field))}"]
+    return [comment, f"{key} = {_toml(field.default, field.unit)}"]
 
 
-def describe(field: FieldInfo) -> str:
+def describe(field: Setting) -> str:
     """The help of a setting with its default, where it has one that its description does not tell."""
-    said = str(field.description)
+    said = field.description
     if field.default in (None, ()) or field.default is False or "default" in said or (not field.default and "0 =" in said):
         return said
-    return f"{said} (default {_toml(field.default, unit(field)).strip(chr(34))})"
+    return f"{said} (default {_toml(field.default, field.unit).strip(chr(34))})"
 
 
-def _sample(field: FieldInfo) -> str:
-    return _toml(field.examples[0] if field.examples else "", unit(field))
+def _sample(field: Setting) -> str:
+    return _toml(field.examples[0] if field.examples else "", field.unit)
 
 
 def schema() -> dict[str, Any]:
     """JSON schema of the TOML file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(mode="validation")}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": {HostConfig.__name__: _object(HostConfig)},
+        **_object(Config),
+    }
+
+
+def _object(section: type[Section]) -> dict[str, Any]:
+    fields = section.fields
+    described: dict[str, Any] = {
+        "title": section.__name__,
+        "description": section.__doc__,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {key: _property(key, field) for key, field in fields.items()},
+    }
+    if required := [key for key, field in fields.items() if field.is_required]:
+        described["required"] = required
+    return described
+
+
+def _property(key: str, field: Setting) -> dict[str, Any]:
+    described = {"title": key.replace("_", " ").title(), "description": field.description, **_kind(field.annotation)}
+    if not field.is_required:
+        described["default"] = field.default
+    if field.examples:
+        described["examples"] = list(field.examples)
+    return described
+
+
+_TYPES: Final[Mapping[Any, str]] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def _kind(annotation: Any) -> dict[str, Any]:
+    """What JSON schema says of a type. Bounds of what is written with a unit cannot be said: it may be text."""
+    base, checks, is_optional = shape_of(annotation)
+    kinds: list[dict[str, Any]]
+    if any(check.unit for check in checks):
+        kinds = [{"type": _TYPES[base]}, {"type": "string"}]
+    else:
+        kinds = [_bare(base)]
+        for check in checks:
+            kinds[0] |= check.schema
+    if is_optional:
+        kinds.append({"type": "null"})
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def _bare(base: Any) -> dict[str, Any]:
+    origin = get_origin(base)
+    if origin is Literal:
+        return {"type": "string", "enum": list(get_args(base))}
+    if origin is tuple:
+        return {"type": "array", "items": _kind(get_args(base)[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _kind(get_args(base)[1])}
+    return {"type": _TYPES[base]} if base in _TYPES else {"$ref": f"#/$defs/{base.__name__}"}
 
 
 def write_effective(directory: Path, config: Config) -> Path:
@@ -157,7 +200,7 @@ def write_effective(directory: Path, config: Config) -> Path:
     try:
         with storing(temporary):
             # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
-            temporary.write_text(head + to_toml(config.model_copy(update={"fresh": False})), encoding="utf-8")
+            temporary.write_text(head + to_toml(config.replaced(fresh=False)), encoding="utf-8")
         sync_file(temporary)
         rename(temporary, path)
     finally:
@@ -182,11 +225,14 @@ def read_section(directory: Path, section: type[S], keys: Iterable[str] | None =
     StorageError for trouble that is not the file's."""
     path = directory / FILE_NAME
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return section.model_validate({key: table[key] for key in keys or section.model_fields if key in table})
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # a first run has nothing to read
+
+        table = tomllib.loads(text)
+        return section(**{key: table[key] for key in keys or section.fields if key in table})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
             raise StorageError(f"{path}: {error.strerror}", errno=error.errno) from error
         raise ConfigError(f"{path}: cannot be read as this crawl's configuration ({error}): restore it, or begin anew") from error

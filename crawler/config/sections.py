@@ -2,15 +2,12 @@
 ``deploy/crawler.toml`` are all made from these fields.
 
 One flat frozen ``Config`` is what the operator writes; it is composed of sections, and each part of the crawler is typed
-to its own section only. The first line of a section's docstring is its title. How a Config comes to be is in ``settings``.
+to its own section only. The first line of a section's docstring is its title. How a Config comes to be is in ``load``.
 """
 
-from __future__ import annotations
+from typing import Annotated, Final, Literal
 
-from typing import Annotated, Any, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-
+from crawler.config.fields import Field, Section
 from crawler.config.types import (
     AsSize,
     Bytes,
@@ -31,21 +28,9 @@ from crawler.config.types import (
     Regex,
     Seconds,
     Text,
+    bounds,
+    matching,
 )
-
-
-class Section(BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True, hide_input_in_errors=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """``delay = true`` would be one second."""
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError("must not be true or false")
-        return value
 
 
 class HostConfig(Section):
@@ -55,29 +40,34 @@ class HostConfig(Section):
     delay: Seconds | None = Field(None, examples=[5], description="rest after each visit")
     per_host: Positive | None = Field(None, examples=[2], description="visits at a time")
     headers: HostHeaders = Field(
-        {}, examples=[{"Authorization": "Bearer ..."}], description="request headers for these hosts only, secrets included"
+        {},
+        examples=[{"Authorization": "Bearer ..."}],
+        description="request headers for these hosts only, secrets included",
+        secret=True,
     )
-    proxy: Proxy | None = Field(None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts")
+    proxy: Proxy | None = Field(
+        None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts", secret=True
+    )
     robots: bool | None = Field(None, examples=[False], description="obey robots.txt")
 
 
 class InputConfig(Section):
     """What to crawl"""
 
-    urls: tuple[Text, ...] = Field((), description="URLs to begin with")
+    urls: tuple[Text, ...] = Field((), description="URLs to begin with", secret=True)
     input: tuple[Text, ...] = Field((), description="URL lists: files (plain, .gz, .zst, JSON lines) or - for standard input")
 
 
 class ScopeConfig(Section):
     """Which links to follow"""
 
-    depth: int = Field(0, ge=-1, description="how many links away from a seed to go; -1 means without limit")
+    depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
     scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
     include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions")
     exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions")
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
     max_redirects: Count = Field(10, description="redirects followed from one URL")
-    max_url: Annotated[int, Field(ge=16)] = Field(2083, description="longest URL, in bytes")
+    max_url: Annotated[int, bounds(ge=16)] = Field(2083, description="longest URL, in bytes")
     max_outlinks: Count = Field(100_000, description="links taken from one page")
     max_path_depth: Count = Field(32, description="path segments in a followed link; 0 = no limit")
     max_repeated_segments: Count = Field(3, description="times one path segment may appear in a followed link; 0 = no limit")
@@ -94,49 +84,57 @@ class ScopeConfig(Section):
 class PolitenessConfig(Section):
     """How gently"""
 
-    per_host: Positive = Field(1, description="visits at one host at a time")
-    delay: Seconds = Field(1.0, description="rest of a host after each visit")
-    factor: Annotated[float, Field(ge=0)] = Field(1.0, description="rest at least this times the time to first byte")
-    crawl_delay_cap: Seconds = Field(30.0, description="longest Crawl-delay honoured")
+    per_host: Positive = Field(1, description="visits at one host at a time", reloadable=True)
+    delay: Seconds = Field(1.0, description="rest of a host after each visit", reloadable=True)
+    factor: Annotated[float, bounds(ge=0)] = Field(
+        1.0, description="rest at least this times the time to first byte", reloadable=True
+    )
+    crawl_delay_cap: Seconds = Field(30.0, description="longest Crawl-delay honoured", reloadable=True)
     politeness_by: Literal["host", "domain"] = Field("host", description="domain: one delay for all hosts of a domain as well")
     robots: bool = Field(True, description="obey robots.txt (RFC 9309)")
-    retries: Count = Field(2, description="further attempts after a failure that may pass")
+    retries: Count = Field(2, description="further attempts after a failure that may pass", reloadable=True)
     backoff_max: Seconds | None = Field(
-        None, examples=["5min"], description="longest back-off of a host (default 5 min in run, 1 h in serve)"
+        None, examples=["5min"], description="longest back-off of a host (default 5 min in run, 1 h in serve)", reloadable=True
     )
-    host_failures: Positive = Field(8, description="failures in a row after which a host is given up")
-    host: tuple[HostConfig, ...] = Field((), description="[[host]] tables: other settings for some hosts")
+    host_failures: Positive = Field(8, description="failures in a row after which a host is given up", reloadable=True)
+    host: tuple[HostConfig, ...] = Field((), description="[[host]] tables: other settings for some hosts", reloadable=True)
 
 
 class FetchConfig(Section):
     """How to fetch"""
 
     method: Literal["GET", "HEAD"] = Field("GET", description="HEAD checks links without fetching bodies")
-    workers: Annotated[int, Field(ge=1, le=100_000)] = Field(100, description="most fetches at a time")
-    rate: Annotated[float, Field(ge=0)] = Field(0.0, description="requests per second over the whole crawl; 0 = no limit")
-    bandwidth: Bytes = Field(0, description="bytes per second over the whole crawl; 0 = no limit")
-    timeout: Deadline = Field(600.0, description="one attempt in all")
-    connect_timeout: Deadline = Field(10.0, description="name lookup, connect and TLS handshake")
-    first_byte_timeout: Deadline = Field(30.0, description="request sent until the answer begins")
-    read_timeout: Deadline = Field(20.0, description="silence within a body")
-    min_rate: Bytes = Field(1024, description="slowest body, bytes per second, after min_rate_grace; 0 = no limit")
-    min_rate_grace: Seconds = Field(30.0, description="how long a body may be slower than min_rate")
-    max_body: Bytes = Field(64 << 20, description="longest body kept, as sent and as decoded")
-    max_decode_ratio: Annotated[float, Field(ge=1)] = Field(1000.0, description="decoded to sent bytes of a body over 1 MiB")
-    max_codings: Annotated[int, Field(ge=0, le=8)] = Field(3, description="content codings laid over one another")
-    max_robots: Annotated[int, Field(ge=1024, le=500 << 10), AsSize] = Field(
+    workers: Annotated[int, bounds(ge=1, le=100_000)] = Field(100, description="most fetches at a time")
+    rate: Annotated[float, bounds(ge=0)] = Field(
+        0.0, description="requests per second over the whole crawl; 0 = no limit", reloadable=True
+    )
+    bandwidth: Bytes = Field(0, description="bytes per second over the whole crawl; 0 = no limit", reloadable=True)
+    timeout: Deadline = Field(600.0, description="one attempt in all", reloadable=True)
+    connect_timeout: Deadline = Field(10.0, description="name lookup, connect and TLS handshake", reloadable=True)
+    first_byte_timeout: Deadline = Field(30.0, description="request sent until the answer begins", reloadable=True)
+    read_timeout: Deadline = Field(20.0, description="silence within a body", reloadable=True)
+    min_rate: Bytes = Field(
+        1024, description="slowest body, bytes per second, after min_rate_grace; 0 = no limit", reloadable=True
+    )
+    min_rate_grace: Seconds = Field(30.0, description="how long a body may be slower than min_rate", reloadable=True)
+    max_body: Bytes = Field(64 << 20, description="longest body kept, as sent and as decoded", reloadable=True)
+    max_decode_ratio: Annotated[float, bounds(ge=1)] = Field(1000.0, description="decoded to sent bytes of a body over 1 MiB")
+    max_codings: Annotated[int, bounds(ge=0, le=8)] = Field(3, description="content codings laid over one another")
+    max_robots: Annotated[int, bounds(ge=1024, le=500 << 10), AsSize] = Field(
         500 << 10, description="as much of a robots.txt as is read"
     )
-    max_sitemap: Annotated[int, Field(ge=1024, le=50 << 20), AsSize] = Field(
+    max_sitemap: Annotated[int, bounds(ge=1024, le=50 << 20), AsSize] = Field(
         50 << 20, description="as much of a sitemap as is read, as sent and as decoded"
     )
-    max_header_line: Annotated[int, Field(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
+    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
     max_headers: Positive = Field(256, description="header lines of an answer")
-    max_head: Annotated[int, Field(ge=1024), AsSize] = Field(
+    max_head: Annotated[int, bounds(ge=1024), AsSize] = Field(
         256 << 10, description="all heads of an answer, interim (1xx) ones too"
     )
     max_interim: Count = Field(8, description="interim (1xx) answers before the answer")
-    accept_mime: tuple[MimeRange, ...] = Field((), description="keep only bodies of these types, such as text/html or image/*")
+    accept_mime: tuple[MimeRange, ...] = Field(
+        (), description="keep only bodies of these types, such as text/html or image/*", reloadable=True
+    )
     user_agent: HeaderText | None = Field(
         None,
         examples=["example-bot/1.0 (+https://example.org/bot)"],
@@ -146,8 +144,10 @@ class FetchConfig(Section):
     contact: Contact | None = Field(
         None, examples=["https://example.org/bot"], description="a URL or mail address in the User-Agent, for webmasters"
     )
-    header: tuple[HeaderLine, ...] = Field((), description="further request headers for all hosts, as 'Name: value'")
-    proxy: Proxy | None = Field(None, examples=["http://proxy.example:3128"], description="HTTP proxy for all requests")
+    header: tuple[HeaderLine, ...] = Field((), description="further request headers for all hosts, as 'Name: value'", secret=True)
+    proxy: Proxy | None = Field(
+        None, examples=["http://proxy.example:3128"], description="HTTP proxy for all requests", secret=True
+    )
     proxy_file: Text | None = Field(
         None, examples=["/etc/crawler/proxy"], description="file holding the proxy's URL, where it contains a password"
     )
@@ -166,12 +166,16 @@ class ArchiveConfig(Section):
     """What to keep"""
 
     archive: Literal["warc", "files", "discard"] = Field("warc", description="how pages are kept")
-    roll_size: Annotated[int, Field(ge=1), AsSize] = Field(
+    roll_size: Annotated[int, bounds(ge=1), AsSize] = Field(
         1 << 30, description="archive and result files are rolled at this size"
     )
-    retain_age: Seconds = Field(0.0, description="delete full files of the archive and the results after this long; 0 = never")
-    retain_bytes: Bytes = Field(0, description="delete the oldest of them above this size in all; 0 = no limit")
-    warc_prefix: str = Field("CRAWL", pattern=r"^[A-Za-z0-9_]{1,32}$", description="first part of the names of WARC files")
+    retain_age: Seconds = Field(
+        0.0, description="delete full files of the archive and the results after this long; 0 = never", reloadable=True
+    )
+    retain_bytes: Bytes = Field(0, description="delete the oldest of them above this size in all; 0 = no limit", reloadable=True)
+    warc_prefix: Annotated[str, matching(r"^[A-Za-z0-9_]{1,32}$")] = Field(
+        "CRAWL", description="first part of the names of WARC files"
+    )
 
 
 class StorageConfig(Section):
@@ -180,7 +184,7 @@ class StorageConfig(Section):
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
-    min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk")
+    min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
 
 
@@ -191,10 +195,12 @@ class LimitsConfig(Section):
         None, examples=["512MiB"], description="for the whole process tree (default 512 MiB, or 80 % of the cgroup's)"
     )
     max_pages: Count = Field(0, description="stop after this many pages; 0 = no limit")
-    max_bytes: Bytes = Field(0, description="stop after this many body bytes; 0 = no limit")
+    max_bytes: Bytes = Field(0, description="stop after this many body bytes; 0 = no limit", reloadable=True)
     max_time: Seconds = Field(0.0, description="stop after this long; 0 = no limit")
-    max_failed: Annotated[float, Field(ge=0, le=100)] = Field(100.0, description="exit 8 if more than this percentage failed")
-    grace: Seconds = Field(30.0, description="how long a drain may take")
+    max_failed: Annotated[float, bounds(ge=0, le=100)] = Field(
+        100.0, description="exit 8 if more than this percentage failed", reloadable=True
+    )
+    grace: Seconds = Field(30.0, description="how long a drain may take", reloadable=True)
 
 
 class ParseConfig(Section):
@@ -215,7 +221,7 @@ class ControlConfig(Section):
     )
     listen: Listen = Field("127.0.0.1:9700", description="HOST:PORT of the control API of serve")
     api_token: Text | None = Field(
-        None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback"
+        None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
@@ -225,7 +231,9 @@ class ControlConfig(Section):
         examples=["/var/log/crawler/crawler.log"],
         description="where to log; reopened after a rename (default: stderr)",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe message logged", reloadable=True
+    )
 
 
 SECTIONS: Final = (
@@ -257,3 +265,7 @@ class Config(
     ControlConfig,
 ):
     """All sections as one flat, frozen value: the keys of the TOML file."""
+
+
+RELOADABLE: Final = frozenset(key for key, field in Config.fields.items() if field.reloadable)
+"""What may change while a crawl runs. All others are read once, at the start."""

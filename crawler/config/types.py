@@ -12,7 +12,7 @@ import re
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from crawler.config.fields import Check
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)?", re.I)
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
@@ -113,9 +113,12 @@ def name_server(value: str) -> str:
 
 
 def http_proxy(value: str) -> str:
+    from crawler.core.urls import name_fault
+
     try:
         parts = urlsplit(value)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and parts.port != 0
+        good = good and not name_fault(parts.hostname or ".")
     except ValueError:
         good = False
     if not good:
@@ -181,24 +184,55 @@ def header_text(value: str) -> str:
     return value
 
 
-AsSize: Final = BeforeValidator(parse_size, json_schema_input_type=int | str)
-AsTime: Final = BeforeValidator(parse_time, json_schema_input_type=float | str)
-Bytes = Annotated[int, Field(ge=0), AsSize]
-Seconds = Annotated[float, Field(ge=0), AsTime]
-Deadline = Annotated[float, Field(gt=0), AsTime]
+def bounds(ge: float | None = None, gt: float | None = None, le: float | None = None) -> Check:
+    """Least and largest value; ``gt``: more than."""
+
+    def check(value: Any) -> Any:
+        if ge is not None and value < ge:
+            raise ValueError(f"must be at least {ge}")
+        if gt is not None and value <= gt:
+            raise ValueError(f"must be more than {gt}")
+        if le is not None and value > le:
+            raise ValueError(f"must be at most {le}")
+        return value
+
+    said = {"minimum": ge, "exclusiveMinimum": gt, "maximum": le}
+    return Check(check, {key: bound for key, bound in said.items() if bound is not None})
+
+
+def matching(pattern: str) -> Check:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must match {pattern}")
+        return value
+
+    return Check(check, {"pattern": pattern})
+
+
+def not_empty(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+AsSize: Final = Check(parse_size, unit="size")
+AsTime: Final = Check(parse_time, unit="time")
+Bytes = Annotated[int, bounds(ge=0), AsSize]
+Seconds = Annotated[float, bounds(ge=0), AsTime]
+Deadline = Annotated[float, bounds(gt=0), AsTime]
 """A time limit that cannot be switched off: without it one server could hold a worker for ever."""
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Network = Annotated[str, AfterValidator(network)]
-Regex = Annotated[str, AfterValidator(regex)]
-Listen = Annotated[str, AfterValidator(listen_address)]
-NameServer = Annotated[str, AfterValidator(name_server)]
-Proxy = Annotated[str, AfterValidator(http_proxy)]
-HeaderLine = Annotated[str, AfterValidator(header_line)]
-HostHeaders = Annotated[dict[str, str], AfterValidator(host_headers)]
-HostMatch = Annotated[str, AfterValidator(host_match)]
-MimeRange = Annotated[str, AfterValidator(mime_range)]
-Contact = Annotated[str, AfterValidator(contact)]
-ProductToken = Annotated[str, AfterValidator(product_token)]
-HeaderText = Annotated[str, AfterValidator(header_text)]
-Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, bounds(ge=0)]
+Positive = Annotated[int, bounds(ge=1)]
+Network = Annotated[str, Check(network)]
+Regex = Annotated[str, Check(regex)]
+Listen = Annotated[str, Check(listen_address)]
+NameServer = Annotated[str, Check(name_server)]
+Proxy = Annotated[str, Check(http_proxy)]
+HeaderLine = Annotated[str, Check(header_line)]
+HostHeaders = Annotated[dict[str, str], Check(host_headers)]
+HostMatch = Annotated[str, Check(host_match)]
+MimeRange = Annotated[str, Check(mime_range)]
+Contact = Annotated[str, Check(contact)]
+ProductToken = Annotated[str, Check(product_token)]
+HeaderText = Annotated[str, Check(header_text)]
+Text = Annotated[str, Check(not_empty, {"minLength": 1})]

@@ -23,6 +23,8 @@ class HostRest(Struct, frozen=True, gc=False):
     down: tuple[str, str] | None = None
     busy: int = 0
     """Times in a row it asked us to slow down (429, 503)."""
+    has_answered: bool = False
+    """It took a request at any time of this crawl."""
 
 
 class Settled(Struct, frozen=True):

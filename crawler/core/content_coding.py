@@ -6,6 +6,7 @@ every end was reached, nothing came after it.
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import zlib
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import brotli  # type: ignore[import-untyped]
 
-from crawler.core.errors import FetchError
+from crawler.core.errors import FetchError, StorageError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -32,12 +33,17 @@ STACKED_RATIO_MAX: Final = 4
 """What one coding leaves to the next is compressed itself: beyond RATIO_FREE_BYTES hardly more comes out than went in. Bytes
 that decode to nothing (empty blocks, skippable frames) are seen by no limit of what comes out at the end."""
 _ZSTD_WINDOW_LOG_MAX: Final = 23  # 8 MiB, the window of the zstd content coding (RFC 9659 section 3)
+_ZSTD_BYTES: Final = 512 << 10
+"""Of a zstd decoder beside its window: two blocks of 128 KiB and its tables."""
+_BROTLI_WINDOW_LOG_MAX: Final = 24  # 16 MiB
+_BROTLI_BYTES: Final = 3 << 20
+"""Of a brotli decoder beside its window: 256 prefix codes of each of three kinds (RFC 7932 section 3.5), as tables."""
 _BROTLI_FEED_BYTES: Final = 4 << 10
+_BROTLI_TAIL_BYTES_MAX: Final = 64 << 10
 
 _IDENTITY: Final = frozenset({"", "identity"})
 _ALIASES: Final = {"x-gzip": "gzip", "x-compress": "compress"}
 _UNSUPPORTED: Final = frozenset({"compress", "exi", "pack200-gzip", "aes128gcm", "dcb", "dcz", "sdch"})
-_CODEC_ERRORS: Final[tuple[type[Exception], ...]] = (zlib.error, zstd.ZstdError)
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 Stage = Callable[[Iterable[bytes]], Iterator[bytes]]
@@ -69,14 +75,13 @@ def decoded(chunks: Iterable[bytes], codings: tuple[str, ...]) -> Iterator[bytes
         raise FetchError("content_coding", f"{len(codings)} codings")
     pieces: Iterable[bytes] = chunks
     for above, name in enumerate(reversed(codings)):
-        if (stage := _STAGES.get(name)) is None:
-            raise FetchError("content_coding", name)
-        pieces = _stacked(stage, pieces) if above < len(codings) - 1 else stage(pieces)
+        pieces = stacked(pieces, name) if above < len(codings) - 1 else _stage(name)(pieces)
     yield from pieces
 
 
-def _stacked(stage: Stage, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """A stage below which another waits."""
+def stacked(chunks: Iterable[bytes], coding: str) -> Iterator[bytes]:
+    """As ``decoded`` for one coding, below which another waits."""
+    stage = _stage(coding)
     left = RATIO_FREE_BYTES
 
     def counted() -> Iterator[bytes]:
@@ -90,6 +95,47 @@ def _stacked(stage: Stage, chunks: Iterable[bytes]) -> Iterator[bytes]:
         if left < 0:
             raise FetchError("decode_ratio", f"over {STACKED_RATIO_MAX} : 1 between codings")
         yield piece
+
+
+def _stage(coding: str) -> Stage:
+    if (stage := _STAGES.get(coding)) is None:
+        raise FetchError("content_coding", coding)
+    return stage
+
+
+def decoder_bytes(coding: str, output_bytes_max: int, start: bytes = b"") -> int:
+    """Most that a decoder of ``coding`` holds in memory: its tables, and its window, of which it touches no more than has come
+    out. ``start``: the first byte of its input, if that is known. What it takes in and gives out comes in addition; so do the
+    40 KiB of gzip and deflate, for which this is 0."""
+    if coding == "br":
+        return min(_brotli_window_bytes(start), output_bytes_max) + _BROTLI_BYTES
+    if coding == "zstd":  # each frame has a window of its own: the first does not tell
+        return min(1 << _ZSTD_WINDOW_LOG_MAX, output_bytes_max) + _ZSTD_BYTES
+    return 0
+
+
+def decoder_bytes_max(output_bytes_max: int) -> int:
+    """The same for any coding, alone or in a stack that is undone one after the other."""
+    return max(decoder_bytes(coding, between_bytes_max(output_bytes_max)) for coding in _STAGES)
+
+
+def between_bytes_max(output_bytes_max: int) -> int:
+    """Most that one coding of a stack may leave to the next: nothing is made larger by coding it but by a little, and what is
+    beyond that decodes to nothing."""
+    return output_bytes_max + output_bytes_max // 64 + RATIO_FREE_BYTES
+
+
+def _brotli_window_bytes(start: bytes) -> int:
+    """RFC 7932 section 9.1, WBITS: 1, 4 or 7 bits, least significant first."""
+    if not start:
+        return 1 << _BROTLI_WINDOW_LOG_MAX
+    bits = start[0]
+    if not bits & 1:
+        return 1 << 16
+    if n := bits >> 1 & 7:
+        return 1 << 17 + n
+    n = bits >> 4 & 7
+    return 1 << (8 + n if n else 17)
 
 
 def bounded(pieces: Iterable[bytes], *, wire_bytes: int, decoded_bytes_max: int, ratio_max: float) -> Iterator[bytes]:
@@ -147,7 +193,9 @@ def _members(chunks: Iterable[bytes], make: Callable[[], Any], magics: tuple[byt
 def _step(decoder: Any, data: bytes) -> bytes:
     try:
         piece: bytes = decoder.decompress(data, PIECE_BYTES)
-    except _CODEC_ERRORS as error:
+    except MemoryError:
+        raise StorageError("out of memory while decoding", errno=errno.ENOMEM) from None
+    except Exception as error:  # zlib.error, ZstdError, and whatever else a body may provoke in them
         raise FetchError("content_coding", str(error)) from None
     return piece
 
@@ -220,20 +268,43 @@ def _brotli(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if not chunk:
             yield chunk
         for start in range(0, len(chunk), _BROTLI_FEED_BYTES):  # a call that fails drops its output: small calls lose little
-            data = chunk[start : start + _BROTLI_FEED_BYTES]
             empty = False
-            more = True
-            while more:
-                try:
-                    piece: bytes = decoder.process(data, output_buffer_limit=PIECE_BYTES)
-                except brotli.error as error:
-                    raise FetchError("content_coding", str(error)) from None
-                data = b""
-                for offset in range(0, max(1, len(piece)), PIECE_BYTES):  # the limit is a hint to the library
-                    yield piece[offset : offset + PIECE_BYTES]
-                more = not decoder.is_finished() and (len(piece) >= PIECE_BYTES or not decoder.can_accept_more_data())
+            yield from _brotli_fed(decoder, chunk[start : start + _BROTLI_FEED_BYTES])
     if not empty and not decoder.is_finished():
         raise FetchError("coding_cut")
+
+
+def _brotli_fed(decoder: Any, data: bytes) -> Iterator[bytes]:
+    more = True
+    while more:
+        try:
+            piece: bytes = decoder.process(data, output_buffer_limit=PIECE_BYTES)
+            more = not decoder.is_finished() and (len(piece) >= PIECE_BYTES or not decoder.can_accept_more_data())
+        except MemoryError:
+            raise StorageError("out of memory while decoding", errno=errno.ENOMEM) from None
+        except Exception as error:  # brotli.error, and whatever else a body may provoke in it
+            raise FetchError("content_coding", str(error)) from None
+        data = b""
+        for offset in range(0, max(1, len(piece)), PIECE_BYTES):  # the limit is a hint to the library
+            yield piece[offset : offset + PIECE_BYTES]
+
+
+def brotli_with_tail(data: bytes, limit: int) -> bytes | None:
+    """What a little brotli body decodes to that is whole and has bytes behind its end, at most ``limit`` bytes of it; None if it
+    is another. Read byte by byte, to see the end before the bytes that spoil it."""
+    decoder = brotli.Decompressor()
+    found = bytearray()
+    for at in range(min(len(data), _BROTLI_TAIL_BYTES_MAX)):
+        try:
+            for piece in _brotli_fed(decoder, data[at : at + 1]):
+                found += piece
+                if len(found) > limit:
+                    return None
+        except FetchError:
+            return None
+        if decoder.is_finished():
+            return bytes(found)
+    return None
 
 
 _STAGES: Final[dict[str, Stage]] = {"gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from typing import Final
 
 from crawler.core.errors import StorageError
 
-BUFFER_BYTES_MAX: Final = 1 << 20
+BUFFER_BYTES_MAX: Final = 512 << 10
 """Appended bytes that wait for one larger write."""
+BUFFER_PIECES_MAX: Final = 1024
+"""In so many pieces: each takes memory beside its bytes."""
 
 
 @contextmanager
@@ -33,14 +36,16 @@ def storing(path: Path, *, syncing: bool = False) -> Iterator[None]:
 class MarkedFile:
     """``size`` counts every byte appended, written or not. All methods may raise StorageError."""
 
-    __slots__ = ("_buffer", "_failed", "_fd", "_written", "path")
+    __slots__ = ("_failed", "_fd", "_pieces", "_waiting_bytes", "_written", "path")
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
         """Use ``create`` or ``open``."""
         self.path = path
         self._fd = fd
         self._written = size
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
+        """Appended and not written yet: put together by the write, for a buffer that grows is copied again and again."""
+        self._waiting_bytes = 0
         self._failed = False
 
     def __repr__(self) -> str:
@@ -74,24 +79,30 @@ class MarkedFile:
 
     @property
     def size(self) -> int:
-        return self._written + len(self._buffer)
+        return self._written + self._waiting_bytes
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait in memory."""
+        return self._waiting_bytes
 
     def append(self, data: bytes) -> int:
         """Add ``data``; the offset it begins at."""
-        offset = self.size
-        if len(self._buffer) + len(data) > BUFFER_BYTES_MAX:
+        offset = self._written + self._waiting_bytes
+        if self._waiting_bytes + len(data) > BUFFER_BYTES_MAX or len(self._pieces) == BUFFER_PIECES_MAX:
             self.flush()
-        if len(data) > BUFFER_BYTES_MAX:
-            self._write(data)
-        else:
-            self._buffer += data
+        self._pieces.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > BUFFER_BYTES_MAX:
+            self.flush()
         return offset
 
     def flush(self) -> None:
         """Hand everything to the kernel."""
-        if self._buffer or self._failed:
-            self._write(self._buffer)
-            self._buffer.clear()
+        if self._pieces or self._failed:
+            pieces = self._pieces
+            self._forget()
+            self._write(pieces)
 
     def sync(self) -> None:
         """Everything appended is on the disk."""
@@ -103,7 +114,7 @@ class MarkedFile:
 
     def cut(self, mark: int) -> None:
         """Forget what lies behind ``mark``, and that a write failed there."""
-        self._buffer.clear()
+        self._forget()
         with storing(self.path):
             os.ftruncate(self._fd, mark)
         self._written = mark
@@ -112,17 +123,20 @@ class MarkedFile:
     def close(self) -> None:
         """What was not flushed is lost. May be called again."""
         fd, self._fd = self._fd, -1
-        self._buffer.clear()
+        self._forget()
         self._failed = True
         if fd >= 0:
             with storing(self.path):
                 os.close(fd)
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _forget(self) -> None:
+        self._pieces, self._waiting_bytes = [], 0
+
+    def _write(self, pieces: list[bytes]) -> None:
         if self._failed:
             raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
         self._failed = True
-        with storing(self.path), memoryview(data) as view:
+        with storing(self.path), memoryview(b"".join(pieces)) as view:
             done = 0
             while done < len(view):
                 done += os.pwrite(self._fd, view[done:], self._written + done)
@@ -153,6 +167,17 @@ OPEN: Final = ".open"
 def is_there(path: Path) -> bool:
     """Whether a file stands there by its final name, or by the one it has while it is written."""
     return length_of(path) >= 0 or length_of(path.with_name(path.name + OPEN)) >= 0
+
+
+def open_there(path: Path) -> io.FileIO:
+    """The file that ``is_there``, to be read, under whichever of its names it has just now."""
+    with storing(path):
+        for name in (path, path.with_name(path.name + OPEN)):
+            try:
+                return name.open("rb", buffering=0)
+            except FileNotFoundError:
+                continue
+        return path.open("rb", buffering=0)  # renamed between the two looks
 
 
 def missing(path: Path, mark: int) -> StorageError:

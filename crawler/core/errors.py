@@ -32,7 +32,7 @@ REASONS: Final[dict[str, tuple[str, ...]]] = {
     "truncated": ("content_length", "chunked", "cut", "coding_cut"),
     "too_large": ("max_body", "max_decoded"),
     "redirect_error": ("loop", "too_many_redirects", "no_location", "bad_location"),
-    "robots_denied": ("rule", "robots_unavailable"),
+    "robots_denied": ("rule", "robots_unavailable", "robots_blocked"),
     "blocked": ("address",),
     "invalid_url": ("syntax", "scheme", "too_long", "encoding", "json", "more_than_url"),
     "skipped": ("duplicate", "crashed", "mime"),
@@ -87,11 +87,23 @@ class ConfigError(CrawlerError):
 class FetchError(CrawlerError):
     """One URL could not be fetched. ``reason`` is one of REASONS, ``outcome`` follows from it."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, permanent: bool = False, shared: bool = False) -> None:
         self.reason = reason
         self.outcome = OUTCOME_OF[reason]
         self.detail = detail
+        self.permanent = permanent
+        """It will be so whenever it is tried again."""
+        self.shared = shared
+        """Nobody was asked for this URL's sake: the failure is another's, or its proxy's."""
+        self.sent = False
+        """The host had taken the request."""
         super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
+
+    def kept(self) -> FetchError:
+        """The same as a value that outlives its raising: without the frames it came through, whose buffers and decoders a
+        traceback keeps alive."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 class StorageError(CrawlerError):

@@ -114,9 +114,9 @@ class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
         return [decode_link(link_value(url, host, self.tail))[1] for url, host in zip(self.urls(), hosts, strict=True)]
 
 
-def block_of(columns: Columns, page: Link) -> LinkBlock:
-    """The links of a page, which is ``page`` as it was visited."""
-    shared = Link("", "", "link", page.depth + 1, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
+def block_of(columns: Columns, page: Link, *, deeper: int = 1) -> LinkBlock:
+    """The links of a page, which is ``page`` as it was visited; by so many ``deeper`` than it."""
+    shared = Link("", "", "link", page.depth + deeper, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
     return LinkBlock(columns, shared.depth, _encode(shared)[3:])
 
 

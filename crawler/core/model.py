@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand"]
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
 
 KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots")
 """Of result rows."""
-NOT_PAGES: Final = frozenset(("robots", "sitemap"))
+NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 """Kinds of what is fetched for the crawl's own sake: left out of counts of pages, exports and tables unless asked for."""
 PAGES: Final = frozenset(KINDS) - NOT_PAGES
+SITEMAPS: Final = frozenset(("sitemap", "expand_sitemap"))
+"""Kinds of links that are read as sitemaps."""
+EXPANDED: Final = frozenset(("expand", "expand_sitemap"))
+"""Kinds of links to known URLs that are visited once more for what they link to: without a row or record of their own."""
 
 OutcomeName: TypeAlias = Literal[
     "ok",
@@ -48,6 +52,8 @@ NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
 
 NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
 """Outcomes of links that nobody was asked for."""
+READABLE: Final = frozenset({"ok", "truncated", "too_large"})
+"""Outcomes of pages that are read for links."""
 ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
 """Outcomes of links whose host answered."""
 
@@ -116,6 +122,10 @@ class Ref(Struct, frozen=True, array_like=True, gc=False):
     length: int
 
 
+VALIDATORS_CHARS_MAX: Final = 512
+"""Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
+
+
 class Known(Struct, frozen=True, array_like=True, gc=False):
     """What the store keeps of a settled URL: for ``why``, ``cat``, ``retry``, duplicates and conditional requests."""
 
@@ -162,13 +172,15 @@ class Lease(Struct, frozen=True, gc=False):
     known: Known | None = None
     """What is known from an earlier visit (retry)."""
     failures: int = 0
-    """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench."""
+    """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench, as the next two are."""
     busy: int = 0
+    has_answered: bool = False
 
 
-HostSign: TypeAlias = Literal["alive", "busy", "failed", "gone", "silent"]
-"""What a visit tells of its host. alive: it answered · busy: it asked us to slow down (429, 503) ·
-failed: no answer (connection, DNS, TLS, first byte) · gone: it does not exist (NXDOMAIN) · silent: the visit says nothing."""
+HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent"]
+"""What a visit tells of its host. alive: it responded · busy: it asked us to slow down (429, 503) · mute: it took the request
+and gave no response, which is the URL's own · failed: no address, no connection or no TLS · gone: no such name (NXDOMAIN) ·
+silent: the visit says nothing, for the host was not asked."""
 
 
 class Done(Struct, frozen=True):
@@ -180,12 +192,17 @@ class Done(Struct, frozen=True):
     outlinks: tuple[Link, ...] = ()
     refused: dict[str, int] | None = None
     """Links left out, by the rule that refused them."""
-    rest: float = 0.0
     sign: HostSign = "alive"
+    retry_after_s: float = 0.0
+    """What the Retry-After field of the response asks for."""
     robots: str | None = None
     """What X-Robots-Tag and, where the page was read for links, meta robots say to us: ``nofollow,noindex``."""
     block: LinkBlock | None = None
     """The links of a page, packed; they come behind ``outlinks``."""
+    encoding: str | None = None
+    """What its text was decoded by (WHATWG name), where it was read."""
+    cut: tuple[tuple[str, str], ...] = ()
+    """(rule, words) of each cause why it was not read whole, or not as it stands."""
 
 
 class Dropped(Struct, frozen=True):
@@ -194,19 +211,19 @@ class Dropped(Struct, frozen=True):
     outcome: str
     reason: str | None = None
     detail: str = ""
-    rest: float = 0.0
     sign: HostSign = "silent"
 
 
 class Retry(Struct, frozen=True):
-    """Not settled: due again at ``after`` seconds from now, as the next attempt. Neither row nor record."""
+    """Not settled: due again after a back-off, as the next attempt. Neither row nor record."""
 
     outcome: str
     reason: str | None
-    after: float
-    rest: float = 0.0
     sign: HostSign = "failed"
     detail: str = ""
+    first_byte_s: float = 0.0
+    """From the request sent to the head of the response, if there was one."""
+    retry_after_s: float = 0.0
 
 
 class Unvisited(Struct, frozen=True):

@@ -134,6 +134,10 @@ class Body:
         with self.open() as file, _ours():
             return file.read(n)
 
+    def in_memory(self) -> memoryview | None:
+        """The sealed body without a copy, where it is held in memory; None where it stands in a file."""
+        return memoryview(self._head) if self.path is None else None
+
     def chunks(self, n: int = CHUNK_BYTES) -> Iterator[bytes]:
         """The sealed body in pieces of at most ``n`` bytes."""
         if self.path is None:
@@ -240,13 +244,20 @@ class Page:
 
     def header(self, name: str) -> str | None:
         """The first field of that name, as UTF-8 if it is that, else latin-1; None if there is none."""
+        value = self.raw_header(name)
+        if value is None:
+            return None
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
+
+    def raw_header(self, name: str) -> bytes | None:
+        """The first field of that name as it came; None if there is none."""
         wanted = name.lower().encode()
         for key, value in self.headers:
             if len(key) == len(wanted) and key.lower() == wanted:
-                try:
-                    return value.decode()
-                except UnicodeDecodeError:
-                    return value.decode("latin-1")
+                return value
         return None
 
     def pieces(self) -> Iterator[bytes]:

@@ -38,6 +38,12 @@ class RollingFile:
         """Bytes of the file that is written; 0 where it is yet to be made."""
         return self._file.size if self._file is not None else 0
 
+    @property
+    def buffered(self) -> int:
+        """Bytes appended that wait in memory. May be asked by any thread."""
+        file = self._file
+        return file.buffered if file is not None else 0
+
     def write(self, data: bytes) -> tuple[str, int]:
         """Append; (file, offset) of where it stands."""
         if self._file is None:

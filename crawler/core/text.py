@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -20,6 +21,19 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """What to append to a sentence on a name that is not known: the known one that looks most like it, if one does."""
+    import difflib  # only where something was mistyped
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else otherwise
+
+
 def json_text(line: bytes) -> bytes:
     """JSON as it was, but for the control characters that JSON lets stand: a terminal would obey them."""
     return _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
+
+
+def matches_mime(mime: str, pattern: str) -> bool:
+    """Whether a media type is of a type or range such as ``image/*`` (RFC 9110 12.5.1); both in lower case."""
+    return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))

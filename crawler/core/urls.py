@@ -26,6 +26,9 @@ TEXT_CHARS_MAX: Final = 64 << 10
 _ORIGINS_MAX: Final = 1024
 
 _PORTS: Final = {"http": 80, "https": 443}
+_LABEL_BYTES_MAX: Final = 63
+_NAME_BYTES_MAX: Final = 253
+"""RFC 1035 2.3.4: 255 octets with the lengths of the labels and the root's."""
 
 # Origin, path, query: nothing in them that the parser would change. A character class, not the standard's own sets:
 # leaving a character out only costs time. The fragment is cut off, so anything the parser would take may stand in it. What
@@ -39,6 +42,8 @@ _plain = re.compile(
 ).fullmatch
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):").match
 _surrogate = re.compile(r"[\ud800-\udfff]").search
+_called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
+_beyond_ascii = re.compile(rb"[\x80-\xff]").sub
 
 
 class Rules(Struct, frozen=True):
@@ -183,6 +188,25 @@ def join(base: str, href: str) -> str:
     return Base(base).join(href)
 
 
+def escaped(reference: bytes) -> str:
+    """A URL reference as it stands in a header field. Its bytes beyond ASCII are in no encoding (RFC 9110 5.5): each is
+    percent-encoded as it is, as browsers do (RFC 3986 2.1)."""
+    return _beyond_ascii(lambda byte: b"%%%02X" % byte[0][0], reference).decode("ascii")
+
+
+def name_fault(hostname: str) -> str | None:
+    """Why no host can have this name (RFC 1035 2.3.4, which the URL standard does not ask for); None if one can."""
+    if len(hostname) <= _LABEL_BYTES_MAX and ".." not in hostname and hostname[0] != ".":
+        return None
+    name = hostname.removesuffix(".")
+    if len(name) > _NAME_BYTES_MAX:
+        return f"a name of {len(name)} bytes"
+    longest = max(map(len, name.split(".")))
+    if longest > _LABEL_BYTES_MAX:
+        return f"a label of {longest} bytes"
+    return None if all(name.split(".")) else "an empty label"
+
+
 def origin(href: str) -> str:
     """``https://example.org:8443`` of a canonical URL."""
     end = href.find("/", 8)  # behind "https://" or the first letter behind "http://"
@@ -195,6 +219,11 @@ def host_key(href: str) -> str:
     http and https on their default ports share it."""
     start = 7 if href[4] == ":" else 8
     return href[start : href.find("/", start)]
+
+
+def is_called_sitemap(href: str) -> bool:
+    """Whether the path of a canonical URL is one that sitemaps have."""
+    return _called_sitemap(href.partition("?")[0], len(origin(href))) is not None
 
 
 def fingerprint(data: str | bytes, seed: int = 0) -> bytes:

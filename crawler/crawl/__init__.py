@@ -1,1 +1,30 @@
-"""The life of one URL, and the wiring of all parts."""
+"""The life of one URL, and the wiring of all parts. Names are imported when first asked for: what only reads a status line
+must not load a crawl."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crawler.crawl.crawl import Crawl
+    from crawler.crawl.metrics import Readings
+    from crawler.crawl.reading import open_crawl_reader, read
+    from crawler.crawl.wiring import open_crawl, plan_of
+
+_HOMES = {
+    "Crawl": "crawl",
+    "Readings": "metrics",
+    "open_crawl": "wiring",
+    "open_crawl_reader": "reading",
+    "plan_of": "wiring",
+    "read": "reading",
+}
+
+__all__ = ["Crawl", "Readings", "open_crawl", "open_crawl_reader", "plan_of", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -20,7 +20,20 @@ from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import NO_FAILURE, NOT_PAGES, Done, Dropped, Lease, Link, Outcome, Retry, Snapshot, State, Unvisited
+from crawler.core.model import (
+    EXPANDED,
+    NO_FAILURE,
+    NOT_PAGES,
+    Done,
+    Dropped,
+    Lease,
+    Link,
+    Outcome,
+    Retry,
+    Snapshot,
+    State,
+    Unvisited,
+)
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
@@ -29,17 +42,19 @@ from crawler.crawl.thread_iter import Lazily
 from crawler.fetch import Fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
-from crawler.output.journal import Journal
-from crawler.output.retention import Retention
-from crawler.parse.pool import Parser
+from crawler.output import Journal, Retention
 from crawler.parse.seeds import Chunk
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Rests
-from crawler.policy.robots_gate import RobotsDesk
+from crawler.policy.politeness import Politeness
 from crawler.resources.disk import Disk
-from crawler.resources.memory_budget import Reservation, weight
+from crawler.resources.memory_budget import Reservation, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
+
+if TYPE_CHECKING:
+    from crawler.crawl.sitemaps import Sitemaps
+    from crawler.parse.pool import Parser
+    from crawler.policy.robots_gate import RobotsDesk
 
 NETWORK_EVERY_S: Final = 0.5
 SERVE_BACKOFF_MAX_S: Final = 3600.0
@@ -64,7 +79,7 @@ class Crawl:
         store: Store,
         pump: Pump,
         hosts: HostRules,
-        politeness: Rests,
+        politeness: Politeness,
         robots: RobotsDesk | None,
         fetcher: Fetcher,
         parser: Parser | None,
@@ -108,12 +123,13 @@ class Crawl:
         self.hosts.change(config)
         self.fetcher.change(config, config.host)
         backoff_max_s = config.backoff_max or SERVE_BACKOFF_MAX_S
-        self._judge.change(retries=config.retries, backoff_max_s=backoff_max_s)
+        self._judge.change(retries=config.retries)
         self._politeness.change(backoff_max_s=backoff_max_s, host_failures=config.host_failures)
         self.disk.change(min_free_bytes=config.min_free_disk)
         self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
+            self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
@@ -185,10 +201,26 @@ class Crawl:
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
         while (lease := await self.frontier.take()) is not None:
-            if (refusal := self._refusal(lease.link)) is not None:
+            try:
+                if self._expander.sitemaps is not None:
+                    await self._name_sitemaps(self._expander.sitemaps, lease)
+                refusal = self._refusal(lease.link)
+            except Exception:
+                self.frontier.blame(lease)
+                raise
+            if refusal is not None:
                 self._settle(lease, refusal)
             else:
                 await self._visited(lease, worker)
+
+    async def _name_sitemaps(self, sitemaps: Sitemaps, lease: Lease) -> None:
+        """The sitemaps of this link's origin, for the site it belongs to: before the visit, which robots.txt may forbid."""
+        assert self.robots is not None
+        try:
+            await sitemaps.name(lease.link, self.robots.sitemaps)
+        except BaseException:
+            self._settle(lease, Unvisited())
+            raise
 
     async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
@@ -198,9 +230,12 @@ class Crawl:
         except StorageError as error:
             self._settle(lease, Unvisited())
             await self.disk.visit_failed(error, self.frontier.out_count)
-        except BaseException:
+        except BaseException as error:
+            gave_up = self.memory.gave_up(worker)
+            if isinstance(error, Exception) and not gave_up:
+                self.frontier.blame(lease)
             self._settle(lease, Unvisited())
-            if not self.memory.gave_up(worker):
+            if not gave_up:
                 raise
         else:
             self.disk.visit_worked(self.config.workers)
@@ -213,12 +248,12 @@ class Crawl:
         """The whole life of one link that robots.txt allows, between lease and outcome."""
         async with self.memory.budget.visit() as room:
             try:
-                page = await self.fetcher.fetch(self._as_kept(lease))
+                page = await self.fetcher.fetch(self._as_kept(lease), room)
             except FetchError as error:
                 return self._judge.error(lease, error)
             try:
                 self.metrics.answered(page)
-                room.received(page.body.memory_bytes)
+                room.received(page.body.memory_bytes, head_bytes(page.headers))
                 outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()
@@ -232,9 +267,11 @@ class Crawl:
                 raise
 
     def _as_kept(self, lease: Lease) -> Lease:
-        """Where the earlier body was retired, "not modified" would be no answer."""
+        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no answer."""
         earlier = lease.known.archive if lease.known is not None else None
-        return lease if earlier is None or is_there(self.root / earlier.file) else replace(lease, known=None)
+        if earlier is None or (lease.link.kind not in EXPANDED and is_there(self.root / earlier.file)):
+            return lease
+        return replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
         robots = self.robots
@@ -247,10 +284,14 @@ class Crawl:
         return Dropped(*refused) if refused else None
 
     def _settle(self, lease: Lease, outcome: Outcome) -> None:
-        if lease.link.kind == "robots":
-            self._settle_robots(lease, outcome)
-        else:
-            self.frontier.settle(lease, outcome, self._release_of(lease))
+        try:
+            if lease.link.kind == "robots":
+                self._settle_robots(lease, outcome)
+            else:
+                self.frontier.settle(lease, outcome, self._release_of(lease))
+        except Exception:
+            self.frontier.blame(lease)
+            raise
         self.metrics.visited(lease.link.kind, outcome)
         self._count(lease, outcome)
         if logger.isEnabledFor(logging.DEBUG):
@@ -268,13 +309,9 @@ class Crawl:
         learned = [] if onward else robots.learn(lease.link, outcome)
         is_queued = onward is not None and not self.frontier.put_robots(onward)
         if isinstance(outcome, Done):
-            if onward is not None and is_queued:
-                outlinks: tuple[Link, ...] = (onward,)
-            else:
-                home = lease.link.via
-                found = [self._expander.sitemaps(origin, robots.sitemaps(origin), home) for origin, _ in learned]
-                outlinks = tuple(link for links in found for link in links)
-            outcome = replace(outcome, outlinks=outlinks, rest=max(outcome.rest, robots.delay(lease.link)))
+            outcome = replace(outcome, outlinks=(onward,) if onward is not None and is_queued else ())
+            if cut := robots.cut(outcome, [origin for origin, _ in learned]):
+                outcome = replace(outcome, refused={"max_robots": 1}, cut=(("max_robots", cut),))
         self.frontier.settle(lease, outcome, self._release_of(lease))
         self.frontier.rules_learned(learned)
 
@@ -309,6 +346,4 @@ def _log_visit(lease: Lease, outcome: Outcome) -> None:
     if isinstance(outcome, Done):
         page = outcome.page
         fields |= {"status": page.status, "bytes": page.bytes_wire, "seconds": round(page.timings.total, 3)}
-    elif isinstance(outcome, Retry):
-        fields["retry_in"] = round(outcome.after, 3)
     logger.debug("visit", extra=fields)

@@ -6,36 +6,35 @@ links than one batch should carry are admitted in parts before their page's outc
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final, Literal, Protocol
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
 from crawler.config.sections import Config
 from crawler.core import urls
 from crawler.core.batch import Admitted
-from crawler.core.errors import FetchError
 from crawler.core.link_block import LinkBlock, block_of
-from crawler.core.model import Done, Link
+from crawler.core.model import READABLE, Done, Link
 from crawler.core.page import Body, Page
 from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
-from crawler.parse.html import HEADERS, MIMES, PART_LINKS, RULE_OF, Options
+from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag, text
-from crawler.parse.pool import Fault, Parser
-from crawler.parse.sitemap import Reader, read
 from crawler.policy.scope import Scope, ScopeRules
 from crawler.resources.memory_budget import Reservation, Visit
+from crawler.resources.memory_plan import document_bytes
 
-LINKS_PER_OUTCOME_MAX: Final = PART_LINKS
-READABLE: Final = frozenset({"ok", "truncated", "too_large"})
+if TYPE_CHECKING:
+    from crawler.crawl.sitemaps import Sitemaps
+    from crawler.parse.pool import Fault, Parser
+
 PART: Final = 4
 """Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
 PART_BYTES_MIN: Final = 64 << 10
-PART_BYTES_MAX: Final = 512 << 10
-"""Of URLs that a sitemap names, admitted at a time: short references to a long base may stand in it."""
+LARGE_BYTES: Final = 64 << 10
+"""Of a document whose references are counted, to hold no more memory for its links than it can have."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Of an answer, the fields that say something of links."""
@@ -47,6 +46,9 @@ class Undo(Protocol):
     async def decoded(self, page: Page, limit: int, /) -> bytes: ...
 
     async def unpacked(self, page: Page, limit: int, /) -> Body: ...
+
+    def decoder_bytes(self, page: Page, limit: int, /) -> int:
+        """Memory that either needs beside what comes out."""
 
 
 class Expander:
@@ -69,12 +71,18 @@ class Expander:
         self._scope = scope
         self._parser = parser
         self._admit = admit
-        self._rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
-        options = Options(config.name, config.max_outlinks, config.resources, self._rules)
+        options = Options(config.name, config.max_outlinks, config.resources, rules)
         with_queries = config.max_queries_per_path > 0
         self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries, by_domain))
+        self.sitemaps: Sitemaps | None = None
+        """None: no sitemaps are read in this crawl."""
+        if config.sitemaps and parser is not None:
+            from crawler.crawl.sitemaps import Sitemaps
+
+            self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit)
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
@@ -93,10 +101,13 @@ class Expander:
     async def _expanded(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
         if done.outcome == "redirect":
             return self._redirect(done)
+        sitemaps = self.sitemaps
+        if sitemaps is not None and await sitemaps.is_one(link, done, room):
+            done, is_page = await sitemaps.read(link, done, room)
+            if not is_page:
+                return done
         if done.outcome not in READABLE:
             return done
-        if link.kind == "sitemap":
-            return await self._sitemap(link, done, room)
         if self._parser is None or not self._scope.follows(link):
             return done
         return await self._page(link, done, headers, room)
@@ -113,13 +124,18 @@ class Expander:
         if mime not in MIMES and not headers:
             return done
         assert self._parser is not None
-        held = await room.parse(min(self._config.max_parse, max(page.bytes_decoded, page.bytes_wire)))
-        body = await self._undo.decoded(page, self._config.max_parse) if mime in MIMES else b""
+        most = self._config.max_parse
+        size = min(most, max(page.bytes_decoded, page.bytes_wire))
+        held = await room.parse(size, self._config.max_outlinks, self._undo.decoder_bytes(page, most))
+        body = await self._undo.decoded(page, most) if mime in MIMES else b""
+        cut = self._cut(done) if mime in MIMES else []
         if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
             body = b""
         if not body and not headers:
             held.release()
-            return done
+            return _with_cut(done, cut, {}) if cut else done
+        if len(body) > LARGE_BYTES:
+            held.shrink(document_bytes(len(body), _references(body, headers)))
         began = time.perf_counter()
         place = (link.depth + 1, link.anchor or link.url, self._reading)
         found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, *place)
@@ -128,8 +144,25 @@ class Expander:
         refused = found.refused
         block = await self._block(link, found, held)
         if fault is not None:
-            refused[fault.reason] = refused.get(fault.reason, 0) + 1
-        return replace(done, block=block, refused=refused, robots=_listed(found.robots))
+            cut.append((fault.reason, "its first part was read" if found.parts else "nothing of it was read"))
+        elif "parse_crashed" in refused:
+            cut.append(("parse_crashed", f"{refused['parse_crashed']} parts of its links were damaged"))
+        if "outlinks" in refused:
+            cut.append(("outlinks", f"{refused['outlinks']} references were left out"))
+        if cut or done.refused:
+            done = _with_cut(done, cut, refused)
+            refused = done.refused or refused
+        return replace(done, block=block, refused=refused, robots=_listed(found.robots), encoding=found.encoding)
+
+    def _cut(self, done: Done) -> list[tuple[str, str]]:
+        """Why not all of a page is there to be read."""
+        cut: list[tuple[str, str]] = []
+        page = done.page
+        if done.outcome != "ok":
+            cut.append(("body_cut", f"{page.bytes_decoded} bytes of it came: {done.reason or done.outcome}"))
+        if page.bytes_decoded > self._config.max_parse:
+            cut.append(("max_parse", f"{self._config.max_parse} of {page.bytes_decoded} bytes were read"))
+        return cut
 
     async def _block(self, page: Link, found: Packed, held: Reservation) -> LinkBlock | None:
         """The last part of a page's links, the others being admitted now. What is held of them stays reserved, until the
@@ -137,6 +170,7 @@ class Expander:
         blocks = [block_of(columns, page) for columns in found.parts if columns.is_sound()]
         if len(blocks) < len(found.parts):  # a document may have taken its process over
             found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.parts) - len(blocks)
+        found.parts.clear()
         held.shrink(sum(block.size for block in blocks))
         while len(blocks) > 1:
             await self._admit(Admitted((), block=blocks.pop(0)))
@@ -148,76 +182,26 @@ class Expander:
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
         found = await self._parser.call(FUNCTION, body, *rest, result=Packed)
-        if not isinstance(found, Fault):
+        if isinstance(found, Packed):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
             found = await self._parser.call(FUNCTION, body[: len(body) // PART], *rest, result=Packed)
-        return (Packed([], [], {}) if isinstance(found, Fault) else found), fault
+        return (found if isinstance(found, Packed) else Packed([], [], {})), fault
 
-    # -- sitemaps -------------------------------------------------------------------------------------------------
 
-    def sitemaps(self, origin: str, named: tuple[str, ...], home: str | None) -> Iterator[Link]:
-        """The sitemaps of an origin whose robots.txt was read: those it names, and the usual place. ``home`` is the seed
-        for whose sake it was read: the entries live in its scope, and so must the origin."""
-        if not self._config.sitemaps:
-            return
-        host, home = urls.host_key(origin + "/"), home or origin + "/"
-        if self._scope.refuses(Link(f"{origin}/sitemap.xml", host, "sitemap", hops=1, anchor=home)) is None:
-            page = Link(f"{origin}/robots.txt", host, "robots", hops=-1, anchor=home)
-            yield from self._entries(page, [*named, "/sitemap.xml"], "sitemap", {})
+def _with_cut(done: Done, cut: list[tuple[str, str]], refused: Mapping[str, int]) -> Done:
+    """The outcome with these causes why its page was not read whole, and one count of each."""
+    counts = Counter(done.refused or {})
+    counts.update(refused)
+    counts.update(rule for rule, _ in cut if rule not in refused)
+    return replace(done, refused=dict(counts), cut=(*done.cut, *cut))
 
-    async def _sitemap(self, link: Link, done: Done, room: Visit) -> Done:
-        """Entries of a sitemap are as deep as the seed whose site it describes; its own sitemaps are one hop on."""
-        await room.parse(PART_BYTES_MAX)
-        packed = done.page.coding is not None
-        body = await self._undo.unpacked(done.page, self._config.max_sitemap) if packed else done.page.body
-        try:
-            reader = Reader(depth=link.hops, bytes_max=self._config.max_sitemap)
-            refused: dict[str, int] = {}
-            links: list[Link] = []
-            size = 0
-            for part in read(body.chunks(), reader):
-                for entry in self._entries(link, part, "sitemap" if reader.kind == "index" else "link", refused):
-                    if len(links) >= LINKS_PER_OUTCOME_MAX or size > PART_BYTES_MAX:
-                        await self._admit(Admitted(tuple(links)))
-                        links, size = [], 0
-                    links.append(entry)
-                    size += len(entry.url)
-                await asyncio.sleep(0)
-        finally:
-            if packed:
-                body.discard()
-        if reader.fault:
-            refused["sitemap_fault"] = refused.get("sitemap_fault", 0) + 1
-        return replace(done, outlinks=tuple(links), refused=refused)
 
-    def _entries(
-        self, page: Link, entries: Iterable[str], kind: Literal["sitemap", "link"], refused: dict[str, int]
-    ) -> Iterator[Link]:
-        """What a sitemap names, but for what a rule refuses, counted in ``refused``."""
-        hops = page.hops + 1 if kind == "sitemap" else 0
-        for entry in dict.fromkeys(entries):
-            try:
-                url = urls.parse(entry, page.url, self._rules)
-            except FetchError as error:
-                rule: str | None = RULE_OF.get(error.reason, error.reason)
-                link = None
-            else:
-                link = Link(url.href, url.host, kind, hops=hops, via=page.url, tag=page.tag, anchor=page.anchor)
-                rule = self._scope.refuses(link)
-                if kind == "sitemap" and url.host != page.host and not _names_sitemap(url.path):
-                    rule = rule or "sitemap_fault"
-            if rule is None and link is not None:
-                yield link
-            elif rule is not None:
-                refused[rule] = refused.get(rule, 0) + 1
+def _references(body: bytes, headers: Headers) -> int:
+    """No document has more: each is the value of an attribute, stands behind a comma, or in a header."""
+    return body.count(b"=") + body.count(b",") + sum(1 + value.count(b",") for _, value in headers)
 
 
 def _listed(words: Iterable[str]) -> str | None:
     return ",".join(sorted(set(words))) or None
-
-
-_names_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
-"""Of a path: on another host only what is called like a sitemap is taken for one. A page that is visited as a sitemap is known
-from then on, and its links are not followed: nobody may have that done to another's pages."""

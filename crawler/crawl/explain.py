@@ -1,34 +1,29 @@
-"""Why a URL is where it is: its state and record, or the rule that leaves it out. Asked of the directory, not of the web."""
+"""Explains what happened to a URL: its state and record, or the rule that leaves it out. Asks the store, not the web."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
 
 from crawler.config.render import read_section
-from crawler.config.sections import ScopeConfig
+from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
 from crawler.core.errors import FetchError
-from crawler.core.model import Known, Link
+from crawler.core.model import READABLE, Known, Link
 from crawler.core.text import printable
+from crawler.output.results import Row, row_at
 from crawler.policy.robots_rules import Rules
 from crawler.policy.scope import Scope
 
+if TYPE_CHECKING:
+    from crawler.frontier import Store
+    from crawler.output import CrawlReader
 
-class Memory(Protocol):
-    """What a crawl remembers of canonical URLs (see ``Store``)."""
-
-    def lookup(self, url: str) -> Known | str | None: ...
-
-    def budgets(self, url: str) -> tuple[int, int]: ...
-
-    def robots(self, origins: Sequence[str]) -> list[bytes | None]: ...
-
-
+_HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 PLACES: Final = {
     "host": "links to other hosts than the seed's are left out",
     "domain": "links to other domains than the seed's are left out",
@@ -37,25 +32,30 @@ PLACES: Final = {
 }
 
 
-def explain(root: Path, memory: Memory, url: str, via: str | None = None, *, is_retired: Callable[[str], bool]) -> dict[str, Any]:
-    """What is remembered in the crawl of directory ``root``, and of which files ``is_retired`` says so.
+def explain(
+    root: Path, store: Store | CrawlReader, url: str, via: str | None = None, *, is_retired: Callable[[str], bool]
+) -> dict[str, Any]:
+    """What the store of the crawl in ``root`` knows of a URL, and which files that it names ``is_retired``.
 
     ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
-    the page ``via``, if that is known). FetchError: ``via`` is no URL."""
-    config = read_section(root, ScopeConfig) or ScopeConfig.model_validate({})
+    the page ``via``, if that is known). FetchError: ``via`` is not a URL."""
+    config = read_section(root, ScopeConfig) or ScopeConfig()
     try:
         canonical = urls.parse(url, rules=urls.Rules(config.max_url, config.drop_params, config.sort_query)).href
     except FetchError as error:
         return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
-    answer: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
-    known = memory.lookup(canonical)
+    explanation: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
+    known = store.lookup(canonical)
     if isinstance(known, Known):
         places = {"archive": known.archive, "row": known.row}
         retired = [name for name, place in places.items() if place is not None and is_retired(place.file)]
-        return answer | {"state": "done", "record": record_of(known) | {"retired": retired}} | _denial(memory, known)
+        record = record_of(known) | _reading_of(_row(root, known, is_retired)) | {"retired": retired}
+        return explanation | {"state": "done", "record": record} | _denial(store, known)
     if known is not None:
-        return answer | {"state": known}
-    return answer | _refusal(memory, config, canonical, via)
+        return explanation | {"state": known}
+    if via is None:
+        return explanation | _refusal(store, config, canonical)
+    return explanation | _absence(root, store, config, canonical, via, is_retired)
 
 
 def record_of(known: Known) -> dict[str, Any]:
@@ -79,31 +79,92 @@ def record_of(known: Known) -> dict[str, Any]:
     }
 
 
-def _denial(memory: Memory, known: Known) -> dict[str, Any]:
+def _denial(store: Store | CrawlReader, known: Known) -> dict[str, Any]:
     """The line of robots.txt that forbids it, as it is kept now."""
-    record = memory.robots([urls.origin(known.link.url)])[0] if known.reason == "rule" else None
+    record = store.robots([urls.origin(known.link.url)])[0] if known.reason == "rule" else None
     rules = Rules.from_bytes(record) if record else None
     return {"denied_by": rules.denied_by(known.link.url) if rules else None}
 
 
-def _refusal(memory: Memory, config: ScopeConfig, url: str, via: str | None) -> dict[str, Any]:
-    page = memory.lookup(urls.canonical(via)) if via else None
+def _row(root: Path, known: Known, is_retired: Callable[[str], bool]) -> Row:
+    """The result row of a settled URL; empty if it is kept no longer."""
+    if known.row is None or is_retired(known.row.file):
+        return {}
+    return row_at(root, known.row) or {}
+
+
+def _reading_of(row: Row) -> dict[str, Any]:
+    """How its text was read."""
+    return {name: row.get(name) for name in ("encoding", "cut", "fault")}
+
+
+def _refusal(store: Store | CrawlReader, config: ScopeConfig, url: str) -> dict[str, Any]:
+    """Nothing is known of where the link stands: place and depth cannot refuse it."""
+    rule = Scope(config).refuses(Link(url, urls.host_key(url), "link"))
+    rule = rule or _refused_by_counts(config, url, *store.budgets(url))
+    return {"rule": rule, "depth": config.depth, "scope": config.scope}
+
+
+def _absence(
+    root: Path, store: Store | CrawlReader, config: ScopeConfig, url: str, via: str, is_retired: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Why a link that is said to stand on the page ``via`` was not admitted."""
+    absence: dict[str, Any] = {"rule": None, "depth": config.depth, "scope": config.scope, "via": None, "unread": None}
+    page = store.lookup(urls.canonical(via))
     if isinstance(page, Known):
-        depth, anchor = page.link.depth + 1, page.link.anchor or page.link.url
-    else:
-        depth, anchor = 0, None  # nothing is known of where the link stands: place and depth cannot refuse it
-    rule = Scope(config).refuses(Link(url, urls.host_key(url), "link", depth, anchor=anchor))
-    rule = rule or _refused_by_memory(config, url, *memory.budgets(url))
-    told = {"rule": rule, "depth": config.depth, "scope": config.scope}
-    if via:
-        told["via"] = page.link.url if isinstance(page, Known) else None
-    return told
+        obeys = (read_section(root, PolitenessConfig) or PolitenessConfig()).robots
+        via_page = _Via(config, page, _row(root, page, is_retired), obeys)
+        return absence | {"via": page.link.url} | via_page.left_out(url, store.budgets(url))
+    if page is not None:
+        absence |= {"via": urls.canonical(via), "unread": "it waits for its visit"}
+    return absence
 
 
-def _refused_by_memory(config: ScopeConfig, url: str, admitted: int, queries: int) -> str | None:
+class _Via:
+    """A settled page on which a link is said to stand. ``obeys``: the crawl honours robots directives."""
+
+    def __init__(self, config: ScopeConfig, page: Known, row: Row, obeys: bool) -> None:
+        self._config, self._page, self._row, self._obeys = config, page, row, obeys
+
+    def left_out(self, url: str, budgets: tuple[int, int]) -> dict[str, Any]:
+        """The rule that leaves out a link of this page, or why none of its links, or not all, were looked at. Only a rule that
+        was applied to the page's links is named."""
+        page, row, is_sitemap = self._page, self._row, self._is_sitemap()
+        if page.outcome not in READABLE and not (is_sitemap and row.get("encoding")):
+            return {"unread": self._unread()}
+        scope = Scope(self._config)
+        if not is_sitemap and not scope.follows(page.link):
+            return {"rule": "depth"}
+        if not is_sitemap and row.get("encoding", "") is None and not row.get("cut"):  # "": a row of an earlier version
+            return {"unread": f"its body was not read for links; its type is {row['mime'] or 'not told'}"}
+        depth = page.link.depth + (not is_sitemap)
+        rule = scope.refuses(Link(url, urls.host_key(url), "link", depth, anchor=page.link.anchor or page.link.url))
+        if rule is None and self._obeys and "nofollow" in (row.get("robots") or "").split(","):
+            rule = "nofollow"
+        if row.get("cut"):
+            return {"rule": rule, "cut": row["cut"], "fault": row["fault"]}
+        return {"rule": rule or _used_up(self._config, url, *budgets)}
+
+    def _is_sitemap(self) -> bool:
+        """What was named as one, and what a person listed that may have been read as one."""
+        link, config = self._page.link, self._config
+        return link.kind == "sitemap" or bool(config.sitemaps and link.input and self._row.get("mime") not in _HTML)
+
+    def _unread(self) -> str:
+        if self._page.location:
+            return f"it redirects to {self._page.location}"
+        return f"it ended as {self._page.outcome}" + (f" ({self._page.reason})" if self._page.reason else "")
+
+
+def _refused_by_counts(config: ScopeConfig, url: str, admitted: int, queries: int) -> str | None:
     """The rule that a store's counts speak for: the budgets, and the place where nothing was ever admitted for a host."""
     if config.scope == "host" and config.depth and not admitted:
         return "host"
+    return _used_up(config, url, admitted, queries)
+
+
+def _used_up(config: ScopeConfig, url: str, admitted: int, queries: int) -> str | None:
+    """The budget that is used up."""
     if "?" in url and 0 < config.max_queries_per_path <= queries:
         return "query_explosion"
     if 0 < config.max_pages_per_host <= admitted:
@@ -111,44 +172,49 @@ def _refused_by_memory(config: ScopeConfig, url: str, admitted: int, queries: in
     return None
 
 
-def told(answer: dict[str, Any]) -> str:
+def as_text(explanation: dict[str, Any]) -> str:
     """For a person."""
-    lines = [str(answer["canonical"] or answer["url"])]
-    if answer["state"] == "invalid":
-        lines.append(f"is no URL: {answer['rule']}")
-    elif answer["state"] == "unknown":
-        lines += _unknown(answer)
-    elif answer["state"] == "done":
-        lines += _done(answer["record"])
-        if answer.get("denied_by"):
-            lines.append(f"robots.txt says {answer['denied_by']}")
+    lines = [str(explanation["canonical"] or explanation["url"])]
+    if explanation["state"] == "invalid":
+        lines.append(f"is not a URL: {explanation['rule']}")
+    elif explanation["state"] == "unknown":
+        lines += _unknown(explanation)
+    elif explanation["state"] == "done":
+        lines += _done(explanation["record"])
+        if explanation.get("denied_by"):
+            lines.append(f"robots.txt says {explanation['denied_by']}")
     else:
-        lines.append({"waiting": "waits for its visit", "retrying": "failed, and waits to be tried again"}[answer["state"]])
-    lines += _prospects(answer)
+        lines.append({"waiting": "waits for its visit", "retrying": "failed, and waits to be tried again"}[explanation["state"]])
+    lines += _prospects(explanation)
     return "\n  ".join(map(printable, lines))
 
 
-def _unknown(answer: dict[str, Any]) -> list[str]:
-    if answer["rule"]:
-        return [f"left out by the rule {answer['rule']}"]
-    if "via" in answer and answer["via"] is None:
+def _unknown(explanation: dict[str, Any]) -> list[str]:
+    if explanation["rule"]:
+        is_told = "via" in explanation
+        return [f"{'' if is_told else 'never admitted; found on a page, it would be '}left out by the rule {explanation['rule']}"]
+    if explanation.get("unread"):
+        return [f"never admitted, and no links were read of the page it is said to stand on: {explanation['unread']}"]
+    if "via" in explanation and explanation["via"] is None:
         return ["never admitted, and the page it is said to stand on was not fetched"]
-    if "via" in answer:
+    if explanation.get("cut"):
+        return [f"never admitted: it is not in what was read of that page ({explanation['fault']})"]
+    if "via" in explanation:
         return ["never admitted, though no rule refuses it: the link was not found on that page, or it says nofollow"]
-    said = f"followed to depth {answer['depth']}" if answer["depth"] >= 0 else "followed without limit"
-    place = PLACES[answer["scope"]]
-    return ["never admitted: it was not listed, and not found on a page", f"links are {said}" + (f"; {place}" if place else "")]
+    extent = f"followed to depth {explanation['depth']}" if explanation["depth"] >= 0 else "followed without limit"
+    place = PLACES[explanation["scope"]]
+    return ["never admitted: it was not listed, and not found on a page", f"links are {extent}" + (f"; {place}" if place else "")]
 
 
-def _prospects(answer: dict[str, Any]) -> list[str]:
+def _prospects(explanation: dict[str, Any]) -> list[str]:
     """What only a running daemon knows."""
-    lines = ["is being visited"] if answer.get("in_flight") else []
-    if answer["state"] in ("waiting", "retrying") and answer.get("host_due_in"):
-        lines.append(f"its host rests {answer['host_due_in']:.0f} s more")
-    if answer.get("robots") not in (None, "allowed"):
+    lines = ["is being visited"] if explanation.get("in_flight") else []
+    if explanation["state"] in ("waiting", "retrying") and explanation.get("host_due_in"):
+        lines.append(f"its host rests {explanation['host_due_in']:.0f} s more")
+    if explanation.get("robots") not in (None, "allowed"):
         lines.append(
             {"rule": "robots.txt forbids it", "not asked yet": "its robots.txt has not been asked for yet"}.get(
-                answer["robots"], "its robots.txt cannot be had"
+                explanation["robots"], "its robots.txt cannot be had"
             )
         )
     return lines
@@ -162,11 +228,16 @@ def _done(record: dict[str, Any]) -> list[str]:
     source = record["input"]
     found = f", found on {record['via']}" if record["via"] else ""
     listed = f", line {source['line']} of {source['list']}" if source else ""
-    lines.append(f"{record['kind']}, depth {record['depth']}{found}{listed}")
+    far = f", depth {record['depth']}" if record["depth"] else ""
+    lines.append(f"{record['kind']}{far}{found}{listed}")
     if record["location"]:
         lines.append(f"redirects to {record['location']}")
-    for name, said in (("archive", "body"), ("row", "row")):
+    if record.get("encoding"):
+        lines.append(f"read as {record['encoding']}")
+    if record.get("cut"):
+        lines.append(f"not read whole, or not as it stands: {record['fault']}")
+    for name, label in (("archive", "body"), ("row", "row")):
         if place := record[name]:
             gone = " (no longer kept: that file was retired)" if name in record.get("retired", ()) else ""
-            lines.append(f"{said}: {place['file']}, {place['length']} bytes at {place['offset']}{gone}")
+            lines.append(f"{label}: {place['file']}, {place['length']} bytes at {place['offset']}{gone}")
     return lines

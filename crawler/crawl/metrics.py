@@ -1,46 +1,51 @@
-"""Every metric by name, in one registry per crawl.
+"""What happens in a crawl, counted, and what is read of it: what ``exposition`` tells a scraper.
 
-The law: labels come from closed sets, every known child is there from the start at 0, and no label holds a host or a
-URL. What happens is counted here in plain integers (a visit costs about a microsecond; the client library's own counters
-would cost six); what *is* is read when it is scraped, from one ``Readings``. All of it on the loop: no locks.
+What happens is counted in plain integers (a visit costs about a microsecond; the client library's own counters would cost
+six), with every known label there from the start at 0. What *is* is read when it is scraped, from one ``Readings``: never
+counted beside the thing itself, so no gauge can drift. All of it on the event loop: no locks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import platform
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from http import HTTPStatus
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from msgspec import Struct
 
 from crawler.core.errors import OUR_ERRNOS, REASONS
-from crawler.core.model import Done, Outcome, OutcomeName, Retry, Unvisited
+from crawler.core.model import Done, Outcome, OutcomeName, Retry, State, Unvisited, WaitsFor
 from crawler.core.page import Page
-from crawler.crawl.readings import (
-    CACHE_EVENTS,
-    CACHES,
-    CONNECTION_STATES,
-    HOST_STATES,
-    MEMORY_STATES,
-    STATES,
-    URL_STATES,
-    WORKER_STATES,
-    Readings,
-)
+from crawler.resources.memory_budget import Use
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+STATES: Final = get_args(State)
+WORKER_STATES: Final = ("busy", *(reason for reason in get_args(WaitsFor) if reason != "nothing"))
+"""busy: it visits a URL · the others: what an idle worker waits for. Their sum is the number of workers."""
+MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
+"""normal · high: over 85 %, fewer fetches · critical: over 95 %, none · over: the largest bodies are given up ·
+single: one fetch at a time until it helps."""
+CONNECTION_STATES: Final = ("acquired", "idle")
+URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
+"""retrying: the last attempt failed. A URL is in one of them; nothing is due again by schedule, so ``recrawl`` is always 0."""
+HOST_STATES: Final = ("resting", "ready", "out", "stored")
+"""On the bench and resting, due, or being visited; stored: known, and not on the bench."""
+CACHES: Final = ("dns", "robots")
+CACHE_EVENTS: Final = ("hit", "miss", "evicted")
 
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Bounds of a visit and its phases."""
 COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PHASES: Final = ("queue", "first_byte", "body", "parse")
-"""queue: until the request is sent (rate, name lookup, connecting) · first_byte: from then to the answer's head · body: to
+"""queue: until the request is sent (rate, name lookup, connecting) · first_byte: from then to the response's head · body: to
 its end · parse: finding the links, queueing for a parser included."""
 CODES: Final = tuple(str(code.value) for code in HTTPStatus if code >= HTTPStatus.OK)
 ERRORS: Final = (*(reason for outcome, reasons in REASONS.items() if outcome != "skipped" for reason in reasons), "host_down")
@@ -52,6 +57,40 @@ ROBOTS_RESULTS: Final = ("read", "absent", "redirected", "retried", "unavailable
 ERRNOS: Final = (*sorted(errno.errorcode[number] for number in OUR_ERRNOS), "other")
 LAG_EVERY_S: Final = 0.25
 _LAG_STEPS_MAX: Final = 400
+
+
+class Readings(Struct, frozen=True, kw_only=True):
+    """What a scrape reads of the crawl at that moment. Mappings may leave out what is 0; a part that is not there reads as 0.
+    Sizes in bytes, times in seconds."""
+
+    state: State = "opening"
+    workers: Mapping[str, int] = {}
+    """By WORKER_STATES."""
+    requests_in_flight: int = 0
+    bytes_in_flight: int = 0
+    """Of bodies that are being received."""
+    bytes_written: int = 0
+    """To archive, index and results since the start."""
+    connections: Mapping[str, int] = {}
+    connections_opened: int = 0
+    """Since the start."""
+    urls: Mapping[str, int] = {}
+    hosts: Mapping[str, int] = {}
+    refused: Mapping[str, int] = {}
+    """Links left out, by rule, since the directory was begun."""
+    cache_events: Mapping[tuple[str, str], int] = {}
+    """By (cache, event), since the start."""
+    memory_limit: int = 0
+    memory_rss: int = 0
+    """Of the whole process tree, shared pages counted once."""
+    accounts: Mapping[str, Use] = {}
+    memory_state: str = "normal"
+    commit_age: float = 0.0
+    """How long the oldest outcome or link not yet committed has waited; 0 if there is none."""
+    disk_free: int = 0
+    storage_errors: Mapping[str, int] = {}
+    """By errno name, since the start."""
+    last_reload_successful: bool = True
 
 
 class Durations:
@@ -87,21 +126,21 @@ class Metrics:
         self.phase_seconds = {phase: Durations(SECONDS) for phase in PHASES}
         self.commit_seconds = Durations(COMMIT_SECONDS)
         self.lag_seconds = Durations(LAG_SECONDS)
-        self.lag = 0.0
-        """Of the event loop, seconds, when it was last measured."""
         self._queue, self._first_byte, self._body, self._parse = self.phase_seconds.values()
         self._known = self._done = 0
-        self.build = {"version": version, "python": platform.python_version(), **_versions()}
-        self.registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self.registry.register(_Exposed(self))
+        self.version = version
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """What a scrape reads. The client library is imported only where something is scraped: it takes 20 ms of a start."""
+        from crawler.crawl.exposition import registry_of
+
+        return registry_of(self)
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
     def answered(self, page: Page) -> None:
-        """An exchange brought an answer, whatever is made of it."""
+        """An exchange brought a response, whatever is made of it."""
         codes, timings = self.codes, page.timings
         codes[page.status if page.status in codes else 0] += 1
         self.received += page.bytes_wire
@@ -153,7 +192,7 @@ class Metrics:
         while True:
             due = clock() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self.lag = late = max(0.0, clock() - due)
+            late = max(0.0, clock() - due)
             for _ in range(_LAG_STEPS_MAX):
                 self.lag_seconds.observe(late)
                 late -= LAG_EVERY_S
@@ -173,120 +212,3 @@ def _robots_result(outcome: Outcome) -> str:
         if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
             return "absent"
     return "unavailable"
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("aiohttp", "rocksdict", "uvloop"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
-
-
-# -- how it is told -------------------------------------------------------------------------------------------------
-
-
-class _Exposed(Collector):
-    """All families, made anew at each scrape."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def describe(self) -> Iterable[Metric]:
-        return [*_counted(self._metrics), *_read(Readings())]
-
-    def collect(self) -> Iterable[Metric]:
-        readings = self._metrics.source()
-        yield from _counted(self._metrics)
-        yield from _read(readings, self._metrics.rules)
-
-
-def _counted(m: Metrics) -> Iterator[Metric]:
-    """What the crawl was told of."""
-    build = GaugeMetricFamily("crawler_build_info", "Versions of the program and of what it stands on.", labels=list(m.build))
-    build.add_metric(list(m.build.values()), 1)
-    yield build
-    yield _counters("crawler_fetches_total", "Visits ended, by outcome; each attempt counts.", "outcome", m.fetches)
-    codes = {str(code) if code else "other": count for code, count in m.codes.items()}
-    yield _counters("crawler_responses_total", "Answers, by status code.", "code", codes)
-    yield _counters("crawler_fetch_errors_total", "Visits that failed, by reason.", "reason", m.errors)
-    yield _histogram("crawler_fetch_duration_seconds", "Fetches that brought an answer.", "", {"": m.fetch_seconds})
-    yield _histogram("crawler_phase_duration_seconds", "Parts of a visit, by phase.", "phase", m.phase_seconds)
-    yield CounterMetricFamily("crawler_received_bytes_total", "Body bytes as they came over the wire.", m.received)
-    yield CounterMetricFamily("crawler_decoded_bytes_total", "Body bytes after content decoding, where it was done.", m.decoded)
-    yield _counters("crawler_urls_total", "What became of URLs, by event.", "event", m.events)
-    yield _counters("crawler_host_backoffs_total", "Visits after which a host was backed off, by cause.", "cause", m.backoffs)
-    yield _counters("crawler_robots_fetches_total", "Fetches of robots.txt, by result.", "result", m.robots)
-    yield _histogram("crawler_commit_duration_seconds", "Commits, from closing the batch.", "", {"": m.commit_seconds})
-    yield _histogram("crawler_event_loop_lag_seconds", "How late the event loop is.", "", {"": m.lag_seconds})
-    yield _gauge("crawler_last_fetch_timestamp_seconds", "When the last answer came, 0 if none has.", m.last_fetch)
-
-
-def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
-    """What was read for this scrape."""
-    yield _one_of("crawler_state", "1 for the state the crawl is in.", r.state, STATES)
-    yield _gauges("crawler_workers", "Workers, by what they do or wait for.", "state", r.workers, WORKER_STATES)
-    yield _gauge("crawler_requests_in_flight", "Requests sent or being sent, not yet answered in full.", r.requests_in_flight)
-    yield _gauge("crawler_in_flight_bytes", "Body bytes of requests in flight.", r.bytes_in_flight)
-    yield CounterMetricFamily("crawler_written_bytes_total", "Bytes written to archive, index and results.", r.bytes_written)
-    yield _gauges("crawler_connections", "Connections, by state.", "state", r.connections, CONNECTION_STATES)
-    yield _gauges("crawler_frontier_urls", "Known URLs as of the last commit, by state.", "state", r.urls, URL_STATES)
-    yield _gauges("crawler_frontier_hosts", "Known hosts, by state.", "state", r.hosts, HOST_STATES)
-    refused = {**dict.fromkeys(rules, 0), **r.refused}
-    yield _counters("crawler_links_refused_total", "Links left out, by rule.", "rule", refused)
-    cache = CounterMetricFamily("crawler_cache_events_total", "Cache look-ups and evictions.", labels=["cache", "event"])
-    for name in CACHES:
-        for event in CACHE_EVENTS:
-            cache.add_metric([name, event], r.cache_events.get((name, event), 0))
-    yield cache
-    yield _gauge("crawler_memory_limit_bytes", "The limit for the whole process tree.", r.memory_limit)
-    yield _gauge("crawler_memory_rss_bytes", "Used by the process tree, shared pages counted once.", r.memory_rss)
-    budgets = {name: account.budget for name, account in r.accounts.items()}
-    yield _gauges("crawler_memory_budget_bytes", "What an account may use.", "account", budgets, budgets)
-    used = {name: account.used for name, account in r.accounts.items()}
-    yield _gauges("crawler_memory_used_bytes", "What an account uses.", "account", used, used)
-    waits = {name: account.waits for name, account in r.accounts.items()}
-    yield _counters("crawler_memory_waits_total", "Times something waited for an account.", "account", waits)
-    yield _one_of("crawler_memory_state", "1 for the state memory is in.", r.memory_state, MEMORY_STATES)
-    yield _gauge("crawler_commit_age_seconds", "How long the oldest uncommitted outcome has waited.", r.commit_age)
-    yield _gauge("crawler_disk_free_bytes", "Free where the crawl's directory is.", r.disk_free)
-    errors = {**dict.fromkeys(ERRNOS, 0), **r.storage_errors}
-    yield _counters("crawler_storage_errors_total", "This machine's own trouble, by errno.", "errno", errors)
-    yield _gauge("crawler_config_last_reload_successful", "0 after a reload that was refused.", r.last_reload_successful)
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, float(value))
-
-
-def _gauges(name: str, text: str, label: str, values: Mapping[str, float], known: Iterable[str]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for value in known:
-        family.add_metric([value], values.get(value, 0))
-    return family
-
-
-def _one_of(name: str, text: str, current: str, known: Iterable[str]) -> Metric:
-    return _gauges(name, text, "state", {current: 1}, known)
-
-
-def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
-    return family
-
-
-def _histogram(name: str, text: str, label: str, values: Mapping[str, Durations]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=[label] if label else [])
-    for value, durations in values.items():
-        total, buckets = 0, []
-        for bound, count in zip((*map(str, durations.bounds), "+Inf"), durations.counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        family.add_metric([value] if label else [], buckets, durations.sum)
-    return family

@@ -5,7 +5,7 @@ Everything that is done for each link is done here, so that the loop only carrie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -34,12 +34,14 @@ class Reading(Struct, frozen=True, array_like=True):
 
 
 class Packed(Struct, frozen=True, array_like=True):
-    """``robots``: directives of X-Robots-Tag and meta robots that are for us. ``refused``: references left out, by rule."""
+    """``robots``: directives of X-Robots-Tag and meta robots that are for us. ``refused``: references left out, by rule.
+    ``encoding``: what the page was read in, by its WHATWG name; None if it was not."""
 
     parts: list[Columns]
     """Of at most PART_LINKS links each."""
     robots: list[str]
     refused: dict[str, int]
+    encoding: str | None = None
 
 
 encode: Final = Encoder().encode
@@ -47,7 +49,7 @@ _decode = Decoder(Reading).decode
 
 
 @lru_cache(maxsize=4)
-def _reading(encoded: bytes) -> tuple[Reading, Scope, Keys]:
+def reading_of(encoded: bytes) -> tuple[Reading, Scope, Keys]:
     reading = _decode(encoded)
     return reading, Scope(reading.scope), Keys(reading.secret, domain_of if reading.by_domain else None)
 
@@ -63,14 +65,20 @@ def packed(
     encoded_reading: bytes,
 ) -> Packed:
     """The links of a page. ``depth`` is theirs, ``anchor`` the seed whose scope they live in; the rest as ``html.outlinks``."""
-    reading, scope, keys = _reading(encoded_reading)
+    reading, scope, keys = reading_of(encoded_reading)
     found = outlinks(body, url, mime, charset, headers, reading.options)
-    packer = Packer(keys, with_queries=reading.with_queries)
+    admitted = scope.admitted(depth, anchor, found.links, found.refused)
+    parts = parts_of(admitted, Packer(keys, with_queries=reading.with_queries))
+    return Packed(parts, found.robots, found.refused, found.charset)
+
+
+def parts_of(links: Iterable[tuple[str, str]], packer: Packer) -> list[Columns]:
+    """These links (URL, host), packed."""
     parts: list[Columns] = []
-    for link, host in scope.admitted(depth, anchor, found.links, found.refused):
-        packer.add(link, host)
+    for url, host in links:
+        packer.add(url, host)
         if len(packer) == PART_LINKS:
             parts.append(packer.take())
     if len(packer):
         parts.append(packer.take())
-    return Packed(parts, found.robots, found.refused)
+    return parts

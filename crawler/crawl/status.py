@@ -1,17 +1,25 @@
-"""A running crawl at one moment, and what its idle workers wait for. Reads, never changes."""
+"""A running crawl at one moment: its snapshot, its rates, when it will be done, and the status line. Reads, never changes.
+
+``snapshot_of`` reads the crawl; all else here is pure and knows the snapshot alone.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crawler.core.model import LongestHost, Pause, Snapshot, State, WaitsFor
+from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from crawler.crawl.crawl import Crawl
     from crawler.frontier.frontier import Frontier
 
 FAILING_HOSTS: Final = 10
+RATE_WINDOW_S: Final = 30.0
+_SAMPLES_MAX: Final = 256
+_WORTH_SAYING_S: Final = 60.0
 
 
 def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
@@ -72,3 +80,96 @@ def _longest_host(crawl: Crawl) -> LongestHost | None:
     host, waiting = longest[0]
     hosts = crawl.hosts
     return LongestHost(host, waiting, hosts.delay(host), hosts.per_host(host))
+
+
+class Eta(NamedTuple):
+    """Seconds until the crawl is done as far as is known now; ``host`` if that one's politeness decides it."""
+
+    seconds: float
+    host: LongestHost | None
+
+
+def eta(rest: int, rate: float, longest: LongestHost | None) -> Eta | None:
+    """max(rest ÷ rate, the longest host's waiting × its rest ÷ per_host); None if nothing can be said."""
+    by_rate = rest / rate if rate > 0 else None
+    by_host = longest.waiting * longest.rest / longest.per_host if longest else 0.0
+    if longest and by_host > (by_rate or 0.0):
+        return Eta(by_host, longest)
+    return None if by_rate is None else Eta(by_rate, None)
+
+
+class Rates:
+    """Pages and bytes per second over the last 30 s of snapshots."""
+
+    def __init__(self) -> None:
+        self._samples: deque[Snapshot] = deque(maxlen=_SAMPLES_MAX)
+
+    def add(self, snapshot: Snapshot) -> None:
+        if self._samples and snapshot.at - self._samples[-1].at < RATE_WINDOW_S / _SAMPLES_MAX:
+            return
+        self._samples.append(snapshot)
+        while snapshot.at - self._samples[0].at > RATE_WINDOW_S:
+            self._samples.popleft()
+
+    @property
+    def pages(self) -> float:
+        """Never negative, though a store that is set back after a failed commit has fewer done."""
+        return max(0, self._samples[-1].done - self._samples[0].done) / self._seconds if self._seconds else 0.0
+
+    @property
+    def bytes(self) -> float:
+        return (self._samples[-1].bytes - self._samples[0].bytes) / self._seconds if self._seconds else 0.0
+
+    @property
+    def _seconds(self) -> float:
+        return self._samples[-1].at - self._samples[0].at if self._samples else 0.0
+
+
+def duration(seconds: float) -> str:
+    """``27 h``, ``3 min 20 s``, ``2 d 3 h``: at most two units."""
+    rest = round(seconds)
+    parts: list[str] = []
+    for length, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, rest = divmod(rest, length)
+        if count or (not parts and name == "s"):
+            parts.append(f"{count:,} {name}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+def amount(size: float) -> str:
+    """``3.4 MB``, in powers of 1000."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if size < 999.5 or prefix == "T":
+            return f"{size:.0f} B" if not prefix else f"{size:.3g} {prefix}B" if size < 100 else f"{size:.0f} {prefix}B"
+        size /= 1000
+    raise AssertionError
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.1f}/s"
+
+
+def status_line(now: Snapshot, rates: Rates) -> str:
+    """Done of known, how fast, what the workers wait for, and when it will be over."""
+    parts = [
+        f"{now.state}: " * (now.state != "running") + f"{now.done:,}/{now.known:,}{'+' * now.reading} URLs",
+        _per_second(rates.pages),
+        f"{amount(rates.bytes)}/s",
+        f"{now.in_flight:,} in flight",
+    ]
+    if now.retrying:
+        parts.append(f"{now.retrying:,} to retry")
+    if now.waits_for != "nothing":
+        parts.append(f"waits for {now.waits_for}")
+    rest = now.waiting + now.retrying
+    if now.state == "running" and rest and (expected := eta(rest, rates.pages, now.longest_host)):
+        parts.append(f"{'at least ' * now.reading}{duration(expected.seconds)} left")
+        if expected.host and expected.seconds >= _WORTH_SAYING_S:
+            return " · ".join(parts) + " " + _politeness_rules(expected.seconds, expected.host)
+    return " · ".join(parts)
+
+
+def _politeness_rules(seconds: float, host: LongestHost) -> str:
+    return f"({printable(host.host)} alone: {duration(seconds)} at {host.rest:g} s; if it is yours: --delay 0 --per-host 16)"

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from msgspec import Struct
 
@@ -24,7 +24,7 @@ from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.keys import Share
-from crawler.core.model import Limiter, Link, Mark
+from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
 from crawler.crawl.expand import Expander
@@ -32,32 +32,31 @@ from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.fetch import Fetcher, open_fetcher
-from crawler.frontier import Limits, RocksReader, Store, open_store
+from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.division import agreed, store_of
-from crawler.frontier.exchange.board import Board
-from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
-from crawler.output.archive import open_archive
-from crawler.output.directory import open_directory
+from crawler.output import Journal, Results, Retention, open_directory
+from crawler.output.archive import KINDS, open_archive
 from crawler.output.file_names import WHOLE
-from crawler.output.journal import Journal
-from crawler.output.results import Results
-from crawler.output.retention import Retention
 from crawler.parse import seeds
-from crawler.parse.pool import Parser, open_parser, pool_size
+from crawler.parse.html import PARSER
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Rests
-from crawler.policy.robots_cache import RulesCache
-from crawler.policy.robots_gate import RobotsDesk
+from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope
 from crawler.resources import cgroup
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
-from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan, default_limit, divide
+from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Needs, Plan, default_limit, divide
 from crawler.resources.network import HELD_MAX, Network
+
+if TYPE_CHECKING:
+    from crawler.frontier.exchange.board import Board
+    from crawler.frontier.exchange.exchange import Exchange
+    from crawler.parse.pool import Parser
+    from crawler.policy.robots_gate import RobotsDesk
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 
@@ -93,7 +92,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         store = _open_store(config, own, hosts, plan, part.share if part is not None else None)
         stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
-        exchange = Exchange(root, part.share, part.board, store.positions()) if part is not None else None
+        exchange = _open_exchange(root, store, part) if part is not None else None
         number = part.share.own if part is not None else WHOLE
         files = open_archive(config, root, part=number), Results(root, config.roll_size, number)
         journal = Journal(*files, exchange.outbox if exchange is not None else None)
@@ -104,7 +103,13 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
-        politeness = Rests(hosts.delay, random.random, backoff_max_s=backoff_max_s, host_failures=config.host_failures)
+        politeness = Politeness(
+            hosts,
+            robots.delay if robots is not None else lambda link: 0.0,
+            random.random,
+            backoff_max_s=backoff_max_s,
+            host_failures=config.host_failures,
+        )
         failing_hosts = FailingHosts()
         pump = Pump(
             store,
@@ -116,6 +121,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             links_max=plan.bench_links_max,
             in_flight=in_flight,
             robots=robots,
+            links_room=budget,
             visits_max=config.max_pages or None,
             on_unfetched=failing_hosts.add,
             endless=endless,
@@ -135,10 +141,10 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 secret=store.secret(),
                 by_domain=part is not None and part.share.group_of is not None,
             )
-            metrics = Metrics(version=__version__, rules=(*RULES, "parse_crashed", "parse_timeout", "sitemap_fault"))
+            metrics = Metrics(version=__version__, rules=RULES)
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
-            _measure(budget, store, pump, fetcher, robots, parser)
+            _measure(budget, store, pump, fetcher, robots, parser, journal)
             yield Crawl(
                 config,
                 root,
@@ -151,7 +157,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 fetcher=fetcher,
                 parser=parser,
                 expander=expander,
-                judge=_judge(config, rules, backoff_max_s, _rest(hosts, robots)),
+                judge=_judge(config, rules),
                 journal=journal,
                 retention=_retention(config, root, pump, store),
                 seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
@@ -174,7 +180,7 @@ def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.Abstract
     return open_fetcher(
         config,
         tmp=root / "tmp",
-        decode_body=config.archive == "files",
+        decode_body=KINDS[config.archive].decodes,
         hosts=config.host,
         per_host=config.per_host,
         names_max=plan.dns_names_max,
@@ -191,6 +197,12 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retentio
         retire=pump.frontier.retire,
         wall=time.time,
     )
+
+
+def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
+    from crawler.frontier.exchange.exchange import Exchange  # not needed for a whole crawl
+
+    return Exchange(root, part.share, part.board, store.positions())
 
 
 def _seeds(config: Config, store: Store, rules: urls.Rules) -> Iterator[seeds.Chunk]:
@@ -216,24 +228,23 @@ def _committed(config: Config, own: Path, store: Store) -> Mapping[str, Mark]:
     """The marks that a closed store holds."""
     if config.store == "memory":
         return store.marks()
-    with contextlib.closing(RocksReader(own)) as reader:
+    with contextlib.closing(open_reader(own)) as reader:
         return reader.marks()
 
 
-def _judge(config: Config, rules: urls.Rules, backoff_max_s: float, rest: Callable[[Link, float], float]) -> Judge:
-    return Judge(
-        retries=config.retries,
-        max_redirects=config.max_redirects,
-        rules=rules,
-        backoff_max_s=backoff_max_s,
-        rest=rest,
-        jitter=random.random,
-        move_anchor=config.redirects == "any",
-    )
+def _judge(config: Config, rules: urls.Rules) -> Judge:
+    move_anchor = config.redirects == "any"
+    return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
 
 def _measure(
-    budget: Budget, store: Store, pump: Pump, fetcher: Fetcher, robots: RobotsDesk | None, parser: Parser | None
+    budget: Budget,
+    store: Store,
+    pump: Pump,
+    fetcher: Fetcher,
+    robots: RobotsDesk | None,
+    parser: Parser | None,
+    journal: Journal,
 ) -> None:
     """By what to read how much of a fixed account is used."""
     budget.measure("store", store.memory_used)
@@ -241,17 +252,25 @@ def _measure(
     budget.measure("robots", robots.memory_used if robots is not None else int)
     budget.measure("idle", lambda: fetcher.stats().idle_bytes)
     budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
-    budget.measure("write", lambda: pump.uncommitted_body_bytes)
+    budget.measure("write", lambda: journal.memory_used)
     budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
 
 
 @contextlib.asynccontextmanager
 async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
-    """None where no page's outlinks are wanted."""
-    if not config.depth:
+    """None where neither a page's outlinks nor a sitemap's are wanted."""
+    preload = [FUNCTION, PARSER] if config.depth else []
+    if config.sitemaps:
+        from crawler.crawl import sitemap_entries
+
+        preload.append(sitemap_entries.FUNCTION)
+    if not preload:
         yield None
         return
-    async with open_parser(config, parsers=plan.parsers, preload=FUNCTION, memory_bytes=plan.parser_memory_bytes) as parser:
+    from crawler.parse.pool import open_parser  # not needed for a list
+
+    functions = " ".join(preload)
+    async with open_parser(config, parsers=plan.parsers, preload=functions, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
 
 
@@ -259,16 +278,29 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     """The memory limit, divided. ConfigError if it is too small."""
     group = cgroup.find()
     limit = config.memory_limit or default_limit(group.limit if group else None)
-    parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit) if config.depth else 0
+    parsers = 0
+    if config.depth or config.sitemaps:
+        from crawler.parse.pool import pool_size
+
+        parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit)
     control = endless or config.metrics_listen is not None
-    return divide(limit, workers=config.workers, parsers=parsers, max_parse=config.max_parse, control=control)
+    needs = Needs(
+        workers=config.workers,
+        parsers=parsers,
+        max_parse=config.max_parse if config.depth else 0,
+        max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
+        max_head=config.max_head,
+        max_outlinks=config.max_outlinks,
+        control=control,
+    )
+    return divide(limit, needs)
 
 
 def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None) -> Store:
     return open_store(
         config.store,
         own,
-        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path),
+        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps),
         now=Clock().now(),
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],
@@ -299,6 +331,9 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     """None where no robots.txt matters, and no [[host]] table may come to say otherwise while it runs."""
     if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
+    from crawler.policy.robots_cache import RulesCache
+    from crawler.policy.robots_gate import RobotsDesk
+
     return RobotsDesk(
         RulesCache(bytes_max),
         name=config.name,
@@ -307,16 +342,6 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
         wall=clock.wall,
         reads_all=config.sitemaps,
     )
-
-
-def _rest(hosts: HostRules, robots: RobotsDesk | None) -> Callable[[Link, float], float]:
-    """The pause a host wishes after a visit: its delay, its Crawl-delay, or as long as it needed to begin its answer."""
-
-    def rest(link: Link, first_byte_s: float) -> float:
-        asked = robots.delay(link) if robots is not None else 0.0
-        return max(hosts.delay(link.host), asked, hosts.factor * first_byte_s)
-
-    return rest
 
 
 def _group_of(config: Config) -> Callable[[str], str | None]:

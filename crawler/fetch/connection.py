@@ -20,15 +20,18 @@ from aiohttp.helpers import _EXC_SENTINEL
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.core.errors import our_errno
+from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.head import fault_of, length_of, may_be_kept
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
 START_BYTES: Final = 16
+LONG_HEAD_BYTES: Final = 16 << 10
+"""A head that grows beyond this is received when there is memory for as much as a head may have."""
 OVERHEAD_FACTOR: Final = 1
-"""Chunk framing may be this many times the body it frames, beyond ``head_bytes_max``: chunks of a byte each would cost a
-second of our time for a megabyte of theirs."""
+"""Of a body whose chunks the parser must read by itself, the framing may be this many times as long, beyond
+``head_bytes_max``: chunks of a byte each would cost a second of our time for a megabyte of theirs."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
@@ -66,8 +69,11 @@ class Watched(ResponseHandler):
         self._start = b""
         self._carry = b""
         self._last = b""
+        self._held = b""  # of a long head that waits for memory
+        self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
+        self._chunks: Chunks | None = None
         self._dirty = False
         self._closed_in_order = False
         self._unread: _PollFd | None = None
@@ -101,9 +107,11 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
-        self._start = self._carry = self._last = b""
+        self._start = self._carry = self._last = self._held = b""
+        self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
+        self._chunks = None
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -114,6 +122,12 @@ class Watched(ResponseHandler):
                 self._drop()
             return
         exchange.received += len(data)
+        if self._held:  # reading is paused, and what was under way comes all the same
+            self._held += data
+        else:
+            self._receive(data, exchange)
+
+    def _receive(self, data: bytes, exchange: Exchange) -> None:
         if exchange.message is None and not (data := self._feed_head(data, exchange)) and self._left:
             return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
@@ -132,6 +146,10 @@ class Watched(ResponseHandler):
             if len(self._start) < START_BYTES:
                 self._start += data[at : at + START_BYTES - len(self._start)]
             end = self._end_of_head(data, at)
+            self._head_bytes += (size if end < 0 else end) - at
+            if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
+                self._held = data[at:]
+                return b""
             if end < 0:
                 self._carry = (self._carry + data[max(at, size - 3) :])[-3:]
                 for start in range(at, size, FEED_BYTES):
@@ -151,6 +169,28 @@ class Watched(ResponseHandler):
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _has_room(self, exchange: Exchange) -> bool:
+        """Whether there is memory for a long head. If not, nothing is read until there is, and no deadline passes."""
+        room, exchange.room = exchange.room, None
+        if room is None or room.head(self._head_bytes_max, self._go_on):
+            return True
+        self._pause_transport_reading()
+        if exchange.deadline is not None:
+            exchange.deadline.hold()
+        return False
+
+    def _go_on(self) -> None:
+        """There is memory for the head."""
+        exchange = self._exchange
+        if exchange is None or self._is_over():
+            return
+        if exchange.deadline is not None:
+            exchange.deadline.go_on()
+        held, self._held = self._held, b""
+        self._head_bytes = 0
+        self._resume_transport_reading()
+        self._receive(held, exchange)
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
@@ -189,7 +229,9 @@ class Watched(ResponseHandler):
         self._exact = exact and not fed and not self._dirty and may_be_kept(message)
         if payload is None or payload.is_eof():
             self._left = 0
-        elif not message.chunked and (length := length_of(message)) is not None:
+        elif message.chunked:
+            self._chunks = Chunks(self._head_bytes_max) if exact and not fed else None
+        elif (length := length_of(message)) is not None:
             self._left = length
 
     def _feed_body(self, data: bytes, exchange: Exchange) -> None:
@@ -201,22 +243,29 @@ class Watched(ResponseHandler):
             self._left -= len(data)
         elif data:
             self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
-        payload = self._payload
+        payload, chunks = self._payload, self._chunks
         if payload is None:
             return
+        is_resumed = not data  # aiohttp's way to have the parser go on with what it held back
+        if chunks is not None:
+            data = chunks.feed(data)
+            exchange.framing = chunks.framing
         if not payload.is_eof():
             if self._left == _UNKNOWN or not self._exact:
-                super().data_received(data)
+                if data or is_resumed:
+                    super().data_received(data)
             else:  # a body of known length needs no parser
                 payload.feed_data(data)
                 if not self._left:
                     payload.feed_eof()
-        if payload.is_eof():
+        if chunks is not None and chunks.fault is not None:
+            self._fail(*chunks.fault)
+        elif payload.is_eof():
             self._exchange = None
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
                 self._drop()
-        elif exchange.message.chunked and not self._reading_paused:
+        elif exchange.message.chunked and chunks is None and not self._reading_paused:
             body = payload.total_bytes
             if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
                 self._fail("malformed", "more chunk framing than body")

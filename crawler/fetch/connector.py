@@ -6,22 +6,25 @@ on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of me
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from crawler.core.errors import OUR_ERRNOS
+from crawler.fetch.certificates import is_odd, matches, names
 from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import Guard, Refused
@@ -35,14 +38,15 @@ HAPPY_EYEBALLS_S: Final = 0.25
 
 
 class Connector(aiohttp.TCPConnector):
-    """The one pool of a crawl. ``limit`` is off: the crawl's workers are the limit."""
+    """The one pool of a crawl. ``limit`` is off: the crawl's workers are the limit. ``make_tls(check_names=...)`` makes the TLS
+    contexts; without it the host's name is checked here: see ``certificates``."""
 
     def __init__(
         self,
         guard: Guard,
         resolver: Resolver,
         *,
-        tls: ssl.SSLContext,
+        make_tls: Callable[..., ssl.SSLContext],
         idle_max: int,
         idle_bytes_max: int,
         idle_per_host_max: int,
@@ -53,16 +57,18 @@ class Connector(aiohttp.TCPConnector):
             limit=0,
             resolver=resolver,
             use_dns_cache=False,
-            ssl=tls,
             happy_eyeballs_delay=HAPPY_EYEBALLS_S,
             socket_factory=self._socket,
             keepalive_timeout=KEEPALIVE_S,
         )
         self._guard = guard
+        self._make_tls = make_tls
         self._idle_max = idle_max
         self._idle_bytes_max = idle_bytes_max
         self._idle_bytes = 0
         self._idle_per_host_max = idle_per_host_max
+        self.opened = 0
+        """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
         self._idle: OrderedDict[ResponseHandler, ConnectionKey] = OrderedDict()
         self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave)  # type: ignore[assignment]
 
@@ -123,6 +129,43 @@ class Connector(aiohttp.TCPConnector):
                 exchange.our_errno = error.errno or 0
             raise
 
+    # -- names in certificates: a proxy's as well as that of the host behind it
+
+    def _get_ssl_context(self, req: Any) -> ssl.SSLContext | None:
+        """The system's certificates are read with the first https link: 30 ms that a crawl without one need not take."""
+        if req.is_ssl() and self._ssl is True:
+            self._ssl = self._make_tls(check_names=True)
+        context = super()._get_ssl_context(req)
+        return self._make_tls(check_names=False) if context is self._ssl and self._is_odd(req) else context
+
+    def _is_odd(self, req: Any) -> bool:
+        checks = isinstance(self._ssl, ssl.SSLContext) and self._ssl.check_hostname
+        return checks and is_odd(req.url.raw_host or "")
+
+    async def _create_direct_connection(self, req: Any, *args: Any, **kwargs: Any) -> tuple[asyncio.Transport, ResponseHandler]:
+        made = await super()._create_direct_connection(req, *args, **kwargs)
+        if req.is_ssl() and self._is_odd(req):
+            self._check_name(req, made[0])
+        return made
+
+    async def _start_tls_connection(
+        self, underlying_transport: asyncio.Transport, req: Any, *args: Any, **kwargs: Any
+    ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
+        made = await super()._start_tls_connection(underlying_transport, req, *args, **kwargs)
+        if self._is_odd(req):
+            self._check_name(req, made[0])
+        return made
+
+    def _check_name(self, req: Any, transport: asyncio.BaseTransport) -> None:
+        """Close the connection, and raise, unless the certificate is for this host."""
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and matches(req.url.raw_host, names(tls.getpeercert())):
+            return
+        cast(asyncio.Transport, transport).abort()  # uvloop's are no subclass of it
+        raise aiohttp.ClientConnectorCertificateError(req.connection_key, ssl.CertificateError("hostname mismatch"))
+
+    # -- the pool
+
     def reuse(self, key: ConnectionKey, exchange: Exchange) -> Watched | None:
         """A pooled connection that is certainly at rest, as one in use from now on; to be given to ``_release``."""
         if exchange.fresh or (waiting := self._conns.get(key)) is None:
@@ -144,6 +187,16 @@ class Connector(aiohttp.TCPConnector):
             exchange.reused = True
             exchange.tunnel = False
         return found
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's name
+    ) -> ResponseHandler:
+        made = await super()._create_connection(req, traces, timeout)
+        self.opened += 1
+        return made
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         protocol = self.reuse(key, current())

@@ -1,7 +1,8 @@
-"""The one place where errors of aiohttp, ssl, DNS and the system are named, and become ours (DESIGN 13).
+"""The one place where errors of aiohttp, ssl, DNS and the system are named, and become ours.
 
-The law: what this machine lacks is a StorageError; what one URL's other side did is a FetchError; anything else is a bug
-and passes as it is. No detail quotes foreign text that could hold a header, a URL or a password.
+Invariants: what this machine lacks is a StorageError; what one URL's other side did, and whatever a library says of it, is a
+FetchError; an error of our own code passes as it is. No detail quotes foreign text that could hold a header, a URL or a
+password.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError
+from crawler.core.errors import OUR_ERRNOS, CrawlerError, FetchError, StorageError
 from crawler.fetch.exchange import Exchange
 
 _BY_ERRNO: Final = {
@@ -26,6 +27,8 @@ _BY_ERRNO: Final = {
 }
 _FOREIGN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, MemoryError)
 _TLS_ENDINGS: Final = frozenset({None, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+_PACKAGE: Final = __name__.partition(".")[0]
+_PROXY_REFUSES_US: Final = 407
 
 
 class Border:
@@ -43,6 +46,29 @@ class Border:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, _FOREIGN):
             raise translated(error, self._exchange, tls=self._tls) from None
+        if isinstance(error, Exception) and not isinstance(error, CrawlerError) and _is_foreign(error):
+            raise unforeseen(error, self._exchange) from None
+
+
+def unforeseen(error: Exception, exchange: Exchange) -> FetchError:
+    """What a library said of a URL or a response in no word that it promises: UnicodeError of a host name, ValueError of a
+    status, RuntimeError of a connection that is closed just now. Only its type is told: the message quotes its input."""
+    if exchange.ending is not None:
+        return FetchError(*exchange.ending)
+    name = type(error).__name__
+    if exchange.is_sent:
+        return FetchError("malformed", name)
+    return FetchError("syntax" if isinstance(error, ValueError) else "unreachable", name)
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Raised in a library, or a ValueError: our code calls none with anything but foreign text here."""
+    if isinstance(error, ValueError):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] != _PACKAGE
 
 
 def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchError | StorageError:
@@ -55,7 +81,8 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
     if exchange.refused is not None:
         return FetchError("address", exchange.refused)
     if exchange.connecting and not isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError, ssl.CertificateError)):
-        return FetchError("proxy", f"status {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else "no tunnel")
+        status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else 0
+        return FetchError("proxy", f"status {status}" if status else "no tunnel", shared=status == _PROXY_REFUSES_US)
     if exchange.unasked:
         return FetchError("unsolicited", "data came before the request")
     if exchange.ending is not None:

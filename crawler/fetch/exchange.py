@@ -8,9 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp.http import RawResponseMessage
+
+from crawler.fetch.deadline import Deadline
+
+
+class HeadRoom(Protocol):
+    """``crawler.resources.memory_budget.Visit``"""
+
+    def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 
 
 class Exchange:
@@ -18,7 +26,9 @@ class Exchange:
 
     __slots__ = (
         "connecting",
+        "deadline",
         "ending",
+        "framing",
         "fresh",
         "interim",
         "ip",
@@ -30,6 +40,7 @@ class Exchange:
         "received",
         "refused",
         "reused",
+        "room",
         "sent_at",
         "sent_wall",
         "tls",
@@ -37,13 +48,17 @@ class Exchange:
         "unasked",
     )
 
-    def __init__(self, *, proxied: bool = False, tunnel: bool = False, fresh: bool = False) -> None:
+    def __init__(self, *, proxied: bool = False, tunnel: bool = False, fresh: bool = False, room: HeadRoom | None = None) -> None:
         self.proxied = proxied
         """The socket leads to a proxy that the operator named, not to the URL's host."""
         self.tunnel = tunnel
         """The proxy must still be asked for a way through (CONNECT)."""
         self.fresh = fresh
         """Pooled connections must not be used."""
+        self.room = room
+        """Where memory for a long head is to be had; None: it needs not be asked for, or not any more."""
+        self.deadline: Deadline | None = None
+        """Of the attempt, once it runs."""
         self.reused = False
         self.refused: str | None = None
         """The guard's rule, if it refused the address."""
@@ -57,6 +72,8 @@ class Exchange:
         self.ip: str | None = None
         self.received = 0
         """Bytes since the request, framing and all."""
+        self.framing = 0
+        """Of these, what framed the chunks of the body."""
         self.interim = 0
         """1xx answers received."""
         self.message: RawResponseMessage | None = None
@@ -70,16 +87,21 @@ class Exchange:
         self.ip, self.tls, self.unasked = ip, tls, unasked
         self.our_errno = 0  # met at one address, and another did
         self.message = None  # a CONNECT's, if any
-        self.received = 0
+        self.received = self.framing = 0
         self.connecting = self.tunnel and not self.connecting
         self.sent_at = time.monotonic()
         self.sent_wall = time.time()
         if self.on_sent is not None and not self.connecting:
             self.on_sent()
 
+    @property
+    def is_sent(self) -> bool:
+        """The host itself has been given the request: a proxy's tunnel is not it."""
+        return self.sent_at > 0.0 and not self.connecting
+
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""
-        self.message = self.on_sent = None
+        self.message = self.on_sent = self.room = self.deadline = None
 
 
 CURRENT: Final[ContextVar[Exchange | None]] = ContextVar("exchange", default=None)

@@ -7,36 +7,46 @@ ends a fetch, cancellation included, gives back its connection, timer and spool 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
-from aiolimiter import AsyncLimiter
 from msgspec import Struct
 
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.content_coding import codings_of
 from crawler.core.errors import FetchError
-from crawler.core.model import Lease, Link
+from crawler.core.model import SITEMAPS, Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
+from crawler.core.text import matches_mime
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline, Deadlines
-from crawler.fetch.decoding import Finisher
+from crawler.fetch.decoding import Finisher, Room
 from crawler.fetch.errors import Border, lacking
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
 from crawler.fetch.transport import Way
 
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
+
 QUANTUM_BYTES: Final = 64 << 10
 """The byte rate is paid in pieces of this size."""
+FRAMING_FREE_BYTES: Final = 512 << 10
+FRAMING_BYTES_PER_S: Final = 256 << 10
+"""Chunk framing beyond the free bytes of a body, and beyond as much as there is body, is read no faster over the whole crawl: a
+body in chunks of one byte comes whole, and all of them together take some hundredths of a core."""
 LIMITER_PERIOD_S: Final = 0.01
 """No limiter counts in shorter periods than the loop can keep."""
+_READ_BY_US: Final = frozenset({"robots", *SITEMAPS})
+"""Kinds of links that are read for the crawl's own sake: by GET, and of any type."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
 
 
@@ -55,6 +65,7 @@ class FetchStats(Struct, frozen=True):
     """Gauge: memory that idle connections take."""
     waiting_for_rate: int = 0
     """Gauge: fetches that the crawl-wide rate or bandwidth holds up."""
+    connections_opened: int = 0
 
 
 class Fetcher:
@@ -89,6 +100,12 @@ class Fetcher:
     def __repr__(self) -> str:
         return f"<Fetcher {self._in_flight} in flight, {self._connector.acquired} connected, {self._connector.idle} idle>"
 
+    @cached_property
+    def _framing_limit(self) -> AsyncLimiter:
+        from aiolimiter import AsyncLimiter
+
+        return AsyncLimiter(1, QUANTUM_BYTES / FRAMING_BYTES_PER_S)
+
     def pace(self, rate: float, bandwidth: float) -> None:
         """From now on: requests per second and bytes per second over the whole crawl; 0 means no limit."""
         self._paced_count = 0
@@ -114,6 +131,7 @@ class Fetcher:
             sum(body.size for body in self._bodies),
             connected.idle_bytes,
             self._paced_count,
+            connected.opened,
         )
 
     @property
@@ -145,35 +163,37 @@ class Fetcher:
             pass
         return False
 
-    async def fetch(self, lease: Lease) -> Page:
-        """One attempt at a link. FetchError: there was no answer that could be read. StorageError: the fault is ours."""
+    async def fetch(self, lease: Lease, room: Room | None = None) -> Page:
+        """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: there was no answer
+        that could be read. StorageError: the fault is ours."""
         started = time.monotonic()
         self._in_flight += 1
         try:
             if self._request_limit is not None:
                 await self._paced(self._request_limit)
             link = lease.link
-            method = "GET" if link.kind in ("robots", "sitemap") else self._config.method
+            method = "GET" if link.kind in _READ_BY_US else self._config.method
             request = request_of(method, link.url, self._profile_of(link.host), conditions(lease))
             proxied = request.proxy is not None
             if proxied:
                 self._check_literal(request.host)
             tunnel = proxied and request.tls
-            exchange = Exchange(proxied=proxied, tunnel=tunnel)
+            exchange = Exchange(proxied=proxied, tunnel=tunnel, room=room)
             try:
-                return await self._exchange(link, request, exchange, started)
+                return await self._exchange(link, request, exchange, started, room)
             except FetchError as error:
                 if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
-            return await self._exchange(link, request, Exchange(proxied=proxied, tunnel=tunnel, fresh=True), started)
+            again = Exchange(proxied=proxied, tunnel=tunnel, fresh=True, room=room)
+            return await self._exchange(link, request, again, started, room)
         finally:
             self._in_flight -= 1
 
-    async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float) -> Page:
+    async def _exchange(self, link: Link, request: Request, exchange: Exchange, started: float, room: Room | None) -> Page:
         config = self._config
-        kind = link.kind
-        limit = config.max_robots if kind == "robots" else config.max_sitemap if kind == "sitemap" else config.max_body
+        is_sitemap = link.kind in SITEMAPS
+        limit = config.max_sitemap if is_sitemap else config.max_robots if link.kind == "robots" else config.max_body
         body = Body(self._tmp)
         self._bodies.add(body)
         head_at = 0.0
@@ -183,16 +203,19 @@ class Fetcher:
         try:
             try:
                 with Deadline(self._deadlines, config.timeout) as deadline, Border(exchange, tls=request.tls):
+                    exchange.deadline = deadline
                     exchange.on_sent = partial(deadline.arm, config.first_byte_timeout, "first_byte_timeout")
                     deadline.arm(config.connect_timeout, "connect_timeout")
                     async with self._way.ask(request) as content:
                         self._check_head(link, exchange)
                         head_at = time.monotonic()
-                        fault = await self._read(content, body, limit, deadline)
+                        fault = await self._read(content, body, limit, deadline, exchange)
             except FetchError as error:
+                error.sent = exchange.is_sent
+                error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
                 if not head_at:
                     raise
-                fault = error
+                fault = error.kept()
             if exchange.our_errno:
                 raise lacking(exchange.our_errno)
             if fault is None and exchange.ending is not None:
@@ -204,7 +227,7 @@ class Fetcher:
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall
             codings = codings_of(message.headers.getall("Content-Encoding", ())) if body.size else ()
-            await self.finisher.finish(page, codings, limit)
+            await self.finisher.finish(page, codings, limit, room)
             page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
             self._bytes_wire += page.bytes_wire
             self._bytes_decoded += page.bytes_decoded
@@ -216,10 +239,13 @@ class Fetcher:
             self._bodies.discard(body)
             exchange.forget()
 
-    async def _read(self, content: StreamReader, body: Body, limit: int, deadline: Deadline) -> FetchError | None:
+    async def _read(
+        self, content: StreamReader, body: Body, limit: int, deadline: Deadline, exchange: Exchange
+    ) -> FetchError | None:
         """The body, chunk by chunk, at most ``limit`` bytes; the fault if there is more."""
         config = self._config
         begun = self._loop.time()
+        paid = FRAMING_FREE_BYTES
         if not content.is_eof():
             deadline.arm_at(begun + config.read_timeout, "read_timeout")
         while chunk := await content.readany():
@@ -231,9 +257,16 @@ class Fetcher:
                 begun += await self._pay(len(chunk), deadline)
             if content.at_eof():
                 break
+            while exchange.framing - body.size - paid >= QUANTUM_BYTES:
+                paid += QUANTUM_BYTES
+                began = self._loop.time()
+                deadline.arm_at(math.inf, "total_timeout")  # the waiting is theirs, but silence it is not
+                await self._framing_limit.acquire()
+                begun += self._loop.time() - began
             silent_at = self._loop.time() + config.read_timeout
             slow_at = begun + max(config.min_rate_grace, body.size / config.min_rate) if config.min_rate else silent_at
             deadline.arm_at(*((slow_at, "min_rate") if slow_at < silent_at else (silent_at, "read_timeout")))
+            del chunk  # the next may be long in coming
         return None
 
     async def _pay(self, size: int, deadline: Deadline) -> float:
@@ -266,11 +299,11 @@ class Fetcher:
         message = exchange.message
         assert message is not None
         if message.code == 407 and exchange.proxied:
-            raise FetchError("proxy", "status 407")
+            raise FetchError("proxy", "status 407", shared=True)
         accepted = self._config.accept_mime
-        if accepted and message.code == 200 and link.kind not in ("robots", "sitemap"):
+        if accepted and message.code == 200 and link.kind not in _READ_BY_US:
             mime, _ = _content_type(message)
-            if mime is not None and not any(_matches(mime, pattern) for pattern in accepted):
+            if mime is not None and not any(matches_mime(mime, pattern) for pattern in accepted):
                 raise FetchError("mime", mime)
 
 
@@ -296,13 +329,11 @@ def _content_type(message: RawResponseMessage) -> tuple[str | None, str | None]:
     return content_type(tuple(message.headers.getall("Content-Type", ())))
 
 
-def _matches(mime: str, pattern: str) -> bool:
-    return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))
-
-
 def _limiter(per_second: float) -> AsyncLimiter | None:
     """Evenly spaced, but for rates so high that the loop could not keep the spacing."""
     if per_second <= 0:
         return None
+    from aiolimiter import AsyncLimiter  # which asks the installed packages for its version: 10 ms
+
     at_once = max(1.0, per_second * LIMITER_PERIOD_S)
     return AsyncLimiter(at_once, at_once / per_second)

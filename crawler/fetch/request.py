@@ -17,6 +17,7 @@ from crawler.config.sections import FetchConfig, HostConfig, PolitenessConfig
 from crawler.core.content_coding import ACCEPTED
 from crawler.core.errors import FetchError
 from crawler.core.model import Lease
+from crawler.core.urls import name_fault
 from crawler.core.version import __version__
 
 MASK: Final = "***"
@@ -49,7 +50,8 @@ class Request(Struct, frozen=True, gc=False):
 
 
 def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str, str], ...]) -> Request:
-    """``href`` is canonical; ``extra`` are further fields. FetchError ``syntax``: it has no place to connect to."""
+    """``href`` is canonical; ``extra`` are further fields. FetchError ``syntax``: it has no place to connect to;
+    ``nxdomain``: no host can have its name, whoever would be asked (a proxy takes any, and TLS then fails on it)."""
     scheme, separator, rest = href.partition("://")
     authority, slash, path = rest.partition("/")
     name, colon, port = authority.rpartition(":")
@@ -57,6 +59,8 @@ def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str,
         name, port = authority, "443" if scheme == "https" else "80"
     if not separator or not slash or not name or not port.isdigit() or "@" in authority or not href.isascii():
         raise FetchError("syntax", "the URL cannot be requested")
+    if fault := name_fault(name):
+        raise FetchError("nxdomain", fault, permanent=True)
     start = f"{method} /{path} HTTP/1.1\r\nHost: {authority}\r\n".encode()
     end = "".join(f"{key}: {value}\r\n" for key, value in extra).encode() + b"\r\n" if extra else b"\r\n"
     masked = start + profile.masked + end
@@ -90,7 +94,7 @@ def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str]
     general = _profile(common, {}, config.proxy)
     if not hosts:
         return lambda host: general
-    rules = HostRules(PolitenessConfig.model_validate({"host": tuple(hosts)}))
+    rules = HostRules(PolitenessConfig(host=tuple(hosts)))
     made = lru_cache(PROFILES_MAX)(lambda index: _profile(common, hosts[index].headers, hosts[index].proxy or config.proxy))
 
     def profile_of(host: str) -> Profile:

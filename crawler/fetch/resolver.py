@@ -1,7 +1,12 @@
-"""Names to addresses by aiodns, with the one thing a crawl needs beyond it: to know why a name has no address.
+"""Names to addresses by aiodns, with what a crawl needs beyond it: to know why a name has no address, and to ask again.
 
-The law: NXDOMAIN, an empty answer, a failing server, silence and an unreachable resolver are five different reasons; what
-is remembered is bounded and soon forgotten; addresses the guard refuses never leave here.
+Invariants: NXDOMAIN, an empty response, a failing server, silence and an unreachable resolver are five different reasons.
+Only addresses are remembered, never that there are none: whoever asks again has the name server asked again. A name that had
+addresses keeps them for a while when it suddenly has none (RFC 8767). Addresses the guard refuses never leave here, and all
+that is remembered is bounded.
+
+Names are absolute: search domains of the machine are not tried, for a foreign page's ``http://wiki/`` must not become a host
+of the network that we are in.
 """
 
 from __future__ import annotations
@@ -11,42 +16,60 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
-import aiodns
-import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
+from msgspec import Struct
 
 from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError
+from crawler.core.urls import name_fault
 from crawler.fetch.exchange import CURRENT
+from crawler.fetch.ipv6 import Ipv6
+
+if TYPE_CHECKING:
+    import aiodns
 
 TTL_S_MIN, TTL_S_MAX = 60, 3600
-NEGATIVE_TTL_S: Final = {"nxdomain": 60.0, "no_address": 60.0, "servfail": 5.0}
-"""How long a failure is remembered; silence and an unreachable resolver are not."""
+STALE_S_MAX: Final = 300.0
+"""So long beyond their time addresses serve a name that is now said to have none, or of which nobody says anything."""
+STALE_ASK_EVERY_S: Final = 5.0
+"""The name is asked for again so often meanwhile."""
 LOOKUPS_PER_CHANNEL_MAX: Final = 4096
-"""c-ares keeps each answer for its TTL, without bound: after this many lookups its cache is emptied."""
+"""c-ares keeps each response for its TTL, without bound: after this many lookups a new channel takes its place."""
+RENEW_EVERY_S: Final = 1.0
+"""A channel is a thread and some descriptors: there is a new one no more often than this."""
 NODES_MAX: Final = 64
-"""Addresses of one answer that are looked at."""
-IPV6_LOOK_S: Final = 60.0
+"""Addresses of one response that are looked at."""
 _TRIES: Final = 4
 
 _REASONS: Final = {
-    pycares.errno.ARES_ENODATA: "no_address",
-    pycares.errno.ARES_ENOTFOUND: "nxdomain",
-    pycares.errno.ARES_ENONAME: "nxdomain",
-    pycares.errno.ARES_EBADNAME: "nxdomain",
-    pycares.errno.ARES_EFORMERR: "servfail",
-    pycares.errno.ARES_ESERVFAIL: "servfail",
-    pycares.errno.ARES_ENOTIMP: "servfail",
-    pycares.errno.ARES_EREFUSED: "servfail",
-    pycares.errno.ARES_EBADRESP: "servfail",
-    pycares.errno.ARES_ETIMEOUT: "dns_timeout",
-    pycares.errno.ARES_ECONNREFUSED: "resolver_unreachable",
+    "ARES_ENODATA": "no_address",
+    "ARES_ENOTFOUND": "nxdomain",
+    "ARES_ENONAME": "nxdomain",
+    "ARES_EBADNAME": "nxdomain",
+    "ARES_EFORMERR": "servfail",
+    "ARES_ESERVFAIL": "servfail",
+    "ARES_ENOTIMP": "servfail",
+    "ARES_EREFUSED": "servfail",
+    "ARES_EBADRESP": "servfail",
+    "ARES_ETIMEOUT": "dns_timeout",
+    "ARES_ECONNREFUSED": "resolver_unreachable",
 }
+_OURS: Final = ("ARES_ENOMEM", "ARES_EFILE")
+KEPT_BY_CARES: Final = frozenset({"nxdomain", "no_address"})
+"""c-ares remembers these as their SOA says (RFC 2308 section 5), and cannot be told not to."""
 
 Entry = tuple[str, ...] | str
 """The addresses, or the reason why there are none."""
+
+
+class _Known(Struct):
+    addresses: tuple[str, ...]
+    fresh_until: float
+    """Loop time; then the name is asked for again."""
+    stale_until: float
 
 
 class Resolver(AbstractResolver):
@@ -64,39 +87,40 @@ class Resolver(AbstractResolver):
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._refuses = refuses
+        self._nameservers = list(nameservers) or None
         self._timeout_s = timeout_s
         self._addresses_max = addresses_max
         self._names_max = names_max
-        self._dns = aiodns.DNSResolver(
-            nameservers=list(nameservers) or None,
-            loop=self._loop,
-            timeout=max(timeout_s / _TRIES, 0.25),
-            tries=_TRIES,
-            flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
-        )
-        self._cache: OrderedDict[str, tuple[float, Entry]] = OrderedDict()
+        self._cache: OrderedDict[str, _Known] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Entry]] = {}
+        self._channels: WeakSet[aiodns.DNSResolver] = WeakSet()  # a former one lives until the last of its lookups is over
+        self._channel_number = 0
+        self._renewed_at = self._loop.time()
+        self._dns: aiodns.DNSResolver | None = None  # the latest channel; loaded with the first name
+        self._denied: OrderedDict[str, int] = OrderedDict()  # name → the channel that may remember it has no address
         self._lookups = 0
         self.events = {"hit": 0, "miss": 0, "evicted": 0}
         """Of the cache."""
-        self._family = socket.AF_UNSPEC
-        self._ipv6_looked_at = -IPV6_LOOK_S
+        self._ipv6 = Ipv6()
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """The addresses of ``host``, in order of preference. FetchError: one of dns_error's reasons, or ``address``."""
-        entry = self._known(host)
+        """The addresses of ``host``, in order of preference. FetchError: one of dns_error's reasons, or ``address``; or
+        ``proxy``, where it is the proxy's name."""
+        entry: Entry | None = self._fresh(host)
         self.events["miss" if entry is None else "hit"] += 1
+        is_shared = False
         if entry is None:
+            if not (host and host.isascii() and host.isprintable()) or name_fault(host):
+                raise FetchError("nxdomain", "no such name can exist", permanent=True)  # pycares raises what it likes, or asks
+            is_shared = host in self._asked
             entry = await asyncio.shield(self._asked.get(host) or self._ask(host))
-        if isinstance(entry, str):
-            raise FetchError(entry)
         exchange = CURRENT.get()
-        if exchange is not None and exchange.proxied:
-            allowed = entry
-        else:
-            allowed = tuple(ip for ip in entry if self._refuses(ip) is None)
-            if not allowed:
-                raise FetchError("address", f"{entry[0]}: {self._refuses(entry[0])}")
+        proxied = exchange is not None and exchange.proxied
+        if isinstance(entry, str):
+            raise FetchError("proxy", entry) if proxied else FetchError(entry, shared=is_shared)
+        allowed = entry if proxied else tuple(ip for ip in entry if self._refuses(ip) is None)
+        if not allowed:
+            raise FetchError("address", f"{entry[0]}: {self._refuses(entry[0])}")
         return [
             ResolveResult(
                 hostname=host,
@@ -113,66 +137,117 @@ class Resolver(AbstractResolver):
         for waiting in self._asked.values():
             waiting.cancel()
         self._asked.clear()
-        await self._dns.close()
+        for dns in list(self._channels):
+            await dns.close()
+
+    def forget(self) -> None:
+        """Names are asked for anew from now on."""
+        self._cache.clear()
 
     @property
     def names_known(self) -> int:
+        """Names that are remembered."""
         return len(self._cache)
 
-    def forget(self) -> None:
-        """Empty the cache."""
-        self._cache.clear()
-
-    def _known(self, host: str) -> Entry | None:
-        found = self._cache.get(host)
-        if found is None:
+    def _fresh(self, host: str) -> tuple[str, ...] | None:
+        """The addresses of a name, while they need not be asked for."""
+        known = self._cache.get(host)
+        if known is None:
             return None
-        if found[0] <= self._loop.time():
-            del self._cache[host]
+        if known.fresh_until <= self._loop.time():
             return None
         self._cache.move_to_end(host)
-        return found[1]
+        return known.addresses
+
+    # -- one lookup -----------------------------------------------------------------------------------------------
 
     def _ask(self, host: str) -> asyncio.Future[Entry]:
         """One lookup for all who ask for this name meanwhile; it outlives those who give up."""
-        self._lookups += 1
-        if self._lookups % LOOKUPS_PER_CHANNEL_MAX == 0:
-            self._dns._channel.reinit()
         waiting: asyncio.Future[Entry] = self._loop.create_future()
         self._asked[host] = waiting
-        timer = self._loop.call_later(self._timeout_s, self._answer, host, waiting, "dns_timeout")
-        query = self._dns.getaddrinfo(host, family=self._families(), type=socket.SOCK_STREAM)
-        query.add_done_callback(partial(self._answered, host, waiting, timer))
+        wait_s = 0.0
+        if self._denied.get(host) == self._channel_number:  # this channel might say so again without asking
+            wait_s = self._renewed_at + RENEW_EVERY_S - self._loop.time()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._begin, host, waiting)
+        else:
+            self._begin(host, waiting)
         return waiting
 
-    def _answered(
-        self, host: str, waiting: asyncio.Future[Entry], timer: asyncio.TimerHandle, query: asyncio.Future[Any]
+    def _begin(self, host: str, waiting: asyncio.Future[Entry]) -> None:
+        if waiting.done():
+            return
+        self._lookups += 1
+        if self._lookups % LOOKUPS_PER_CHANNEL_MAX == 0 or self._denied.get(host) == self._channel_number:
+            self._renew_channel()
+        if self._dns is None:
+            try:
+                self._dns = self._open_channel()
+            except StorageError as error:
+                self._fail(host, waiting, error)
+                return
+        timer = self._loop.call_later(self._timeout_s, self._end, host, waiting, "dns_timeout")
+        waiting.add_done_callback(lambda _: timer.cancel())
+        self._query(host, waiting, socket.AF_UNSPEC if self._ipv6.may_lead_anywhere() else socket.AF_INET)
+
+    def _query(self, host: str, waiting: asyncio.Future[Entry], family: socket.AddressFamily, *, is_second: bool = False) -> None:
+        dns = self._dns
+        assert dns is not None
+        query = dns.getaddrinfo(host, family=family, type=socket.SOCK_STREAM)
+        query.add_done_callback(partial(self._came, host, waiting, family, dns, self._channel_number, is_second))
+
+    def _came(
+        self,
+        host: str,
+        waiting: asyncio.Future[Entry],
+        family: socket.AddressFamily,
+        dns: aiodns.DNSResolver,
+        channel: int,
+        is_second: bool,
+        query: asyncio.Future[Any],
     ) -> None:
-        timer.cancel()
+        """What a query brought; ``dns`` is kept until then. Five cases:
+
+        1. addresses, or nothing that anybody waits for any more;
+        2. no memory, or no descriptor: that is our own trouble;
+        3. c-ares calls it an unreachable server, too, where it had no descriptor a moment ago: it is asked once more;
+        4. no IPv4 address: the name is asked for an IPv6 one, wherever that may lead somewhere;
+        5. a reason why there is none."""
         if query.cancelled():
             waiting.cancel()
             return
         error = query.exception()
-        if error is None:
-            entry, ttl_s = _addresses(query.result().nodes)
+        addresses, ttl_s = self._addresses(query.result().nodes) if error is None else ((), 0.0)
+        if addresses:
+            self._learn(host, addresses, ttl_s)
+            self._end(host, waiting, addresses)
+        if waiting.done():  # what comes too late counts as silence
+            return
+        reason, code = "no_address", None
+        if error is not None:
+            code = _error_names().get(error.args[0]) if error.args else None
+            reason = _REASONS.get(code or "", "servfail")
+        lacking = descriptors_spent() if reason in ("resolver_unreachable", "dns_timeout") else 0
+        if lacking or code in _OURS:
+            self._fail(host, waiting, StorageError("name lookup: out of memory or descriptors", errno=lacking))
+        elif reason == "resolver_unreachable" and not is_second:
+            self._query(host, waiting, family, is_second=True)
+        elif reason == "no_address" and family == socket.AF_INET and self._ipv6.is_there():
+            self._query(host, waiting, socket.AF_INET6)
         else:
-            code = error.args[0] if error.args else None
-            if code in (pycares.errno.ARES_ENOMEM, pycares.errno.ARES_EFILE):
-                self._fail(host, waiting, StorageError("name lookup: out of memory or files"))
-                return
-            entry = _REASONS.get(code, "servfail") if isinstance(code, int) else "servfail"
-            ttl_s = NEGATIVE_TTL_S.get(entry, 0.0)
-            if entry in ("resolver_unreachable", "dns_timeout") and (ours := _descriptors_spent()):
-                self._fail(host, waiting, StorageError("name lookup: no descriptor left", errno=ours))
-                return
-        if ttl_s:
-            self._cache[host] = (self._loop.time() + ttl_s, entry)
-            if len(self._cache) > self._names_max:
-                self._cache.popitem(last=False)
-                self.events["evicted"] += 1
-        self._answer(host, waiting, entry)
+            if reason in KEPT_BY_CARES or family == socket.AF_INET6:
+                self._deny(host, channel)
+            self._end(host, waiting, reason)
 
-    def _answer(self, host: str, waiting: asyncio.Future[Entry], entry: Entry) -> None:
+    def _end(self, host: str, waiting: asyncio.Future[Entry], entry: Entry) -> None:
+        """A lookup is over. Where it brought no address, those that the name had serve for a while."""
+        if isinstance(entry, str) and (known := self._cache.get(host)) is not None:
+            now = self._loop.time()
+            if now < known.stale_until:
+                known.fresh_until = now + STALE_ASK_EVERY_S
+                entry = known.addresses
+            else:
+                del self._cache[host]
         if self._asked.get(host) is waiting:
             del self._asked[host]
         if not waiting.done():
@@ -185,40 +260,76 @@ class Resolver(AbstractResolver):
             waiting.set_exception(error)
             waiting.exception()  # whoever asked may be gone: nobody need hear of it
 
-    def _families(self) -> socket.AddressFamily:
-        """Only IPv4 where IPv6 leads nowhere: asked again now and then, for networks come and go."""
-        now = self._loop.time()
-        if now - self._ipv6_looked_at >= IPV6_LOOK_S:
-            self._ipv6_looked_at = now
-            self._family = socket.AF_UNSPEC if _has_ipv6() else socket.AF_INET
-        return self._family
+    def _learn(self, host: str, addresses: tuple[str, ...], ttl_s: float) -> None:
+        fresh_until = self._loop.time() + ttl_s
+        self._cache[host] = _Known(addresses, fresh_until, fresh_until + STALE_S_MAX)
+        self._cache.move_to_end(host)
+        if len(self._cache) > self._names_max:
+            self._cache.popitem(last=False)
+            self.events["evicted"] += 1
+        self._denied.pop(host, None)
+
+    # -- channels -------------------------------------------------------------------------------------------------
+
+    def _open_channel(self) -> aiodns.DNSResolver:
+        """StorageError: this machine has no descriptor, thread or memory for it. c-ares is loaded with the first name: 20 ms
+        that addresses do without."""
+        try:
+            import aiodns
+            import pycares
+
+            dns = aiodns.DNSResolver(
+                nameservers=self._nameservers,
+                loop=self._loop,
+                timeout=max(self._timeout_s / _TRIES, 0.25),
+                tries=_TRIES,
+                flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
+            )
+        except Exception as error:  # without descriptors an import fails in as many ways as c-ares
+            raise StorageError(f"name lookup cannot begin: {error}", errno=descriptors_spent()) from error
+        self._channels.add(dns)
+        return dns
+
+    def _renew_channel(self) -> None:
+        """Another takes its place, which remembers nothing; the lookups under way end in the old one."""
+        try:
+            dns = self._open_channel()
+        except StorageError:
+            return  # the old one goes on
+        self._dns = dns
+        self._channel_number += 1
+        self._renewed_at = self._loop.time()
+
+    def _deny(self, host: str, channel: int) -> None:
+        self._denied[host] = channel
+        self._denied.move_to_end(host)
+        if len(self._denied) > self._names_max // 4 + 1:
+            self._denied.popitem(last=False)
+
+    def _addresses(self, nodes: Sequence[Any]) -> tuple[tuple[str, ...], float]:
+        """(addresses without repeats or scopes, and without those that no route leads to; seconds to remember them)"""
+        found: dict[str, None] = {}
+        ttl_s = TTL_S_MAX
+        for node in nodes[:NODES_MAX]:
+            if node.family in (socket.AF_INET, socket.AF_INET6):
+                found[node.addr[0].decode("ascii", "replace")] = None
+                ttl_s = min(ttl_s, node.ttl)
+        if any(":" in ip for ip in found):
+            permitted = [ip for ip in found if self._refuses(ip) is None]  # what is refused stays, to say so
+            for lost in set(permitted).difference(self._ipv6.reachable(permitted)):
+                del found[lost]
+        return tuple(found), float(max(ttl_s, TTL_S_MIN))
 
 
-def _addresses(nodes: Sequence[Any]) -> tuple[Entry, float]:
-    """(addresses without repeats or scopes, or a reason; seconds to remember it)"""
-    found: dict[str, None] = {}
-    ttl_s = TTL_S_MAX
-    for node in nodes[:NODES_MAX]:
-        address = node.addr[0].decode("ascii", "replace")
-        if node.family in (socket.AF_INET, socket.AF_INET6):
-            found[address] = None
-            ttl_s = min(ttl_s, node.ttl)
-    if not found:
-        return "no_address", NEGATIVE_TTL_S["no_address"]
-    return tuple(found), float(max(ttl_s, TTL_S_MIN))
+@cache
+def _error_names() -> dict[object, str]:
+    """c-ares' errors by number."""
+    from pycares import errno
+
+    return {getattr(errno, name): name for name in (*_REASONS, *_OURS)}
 
 
-def _has_ipv6() -> bool:
-    """Whether there is a route to the global IPv6 network. Sends nothing."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.connect(("2001:500:2::c", 53))
-    except OSError:
-        return False
-    return True
-
-
-def _descriptors_spent() -> int:
+def descriptors_spent() -> int:
     """The errno if no descriptor can be had now, else 0: c-ares calls that an unreachable server."""
     try:
         os.close(os.dup(2))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import logging
+import os
 import resource
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import aiohttp
 
 from crawler.config.sections import FetchConfig, HostConfig
-from crawler.core.errors import ConfigError
+from crawler.core.errors import OUR_ERRNOS, ConfigError
 from crawler.fetch.connector import Connector
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.guard import Guard
@@ -53,7 +55,9 @@ async def open_fetcher(
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
         logger.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
-    tls = tls_context(config.ca_file, insecure=config.insecure)
+    make_tls = cache(partial(tls_context, config.ca_file, insecure=config.insecure))
+    if config.ca_file is not None:
+        make_tls(check_names=True)  # what is wrong with it is told at the start; else the first https link is early enough
     profile_of = profiles(config, hosts)
     concurrency_max, idle_max = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # asyncio allots a buffer of this size to every TLS connection: 256 KiB unless told otherwise.
@@ -72,7 +76,7 @@ async def open_fetcher(
         connector = Connector(
             guard,
             resolver,
-            tls=tls,
+            make_tls=make_tls,
             idle_max=idle_max,
             idle_bytes_max=idle_bytes_max,
             idle_per_host_max=per_host,
@@ -129,16 +133,25 @@ def shares(descriptors: int) -> tuple[int, int]:
     return max(1, (usable - idle_max) // DESCRIPTORS_PER_FETCH), idle_max
 
 
-def tls_context(ca_file: str | None, *, insecure: bool) -> ssl.SSLContext:
-    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only."""
+def tls_context(ca_file: str | None, *, insecure: bool, check_names: bool = True) -> ssl.SSLContext:
+    """One context for all: the system's authorities and ``ca_file``; HTTP/1.1 only. Without ``check_names`` the caller must find
+    out whether a certificate is for the host it asked for. ConfigError, or OSError: this machine lacks what it takes to read
+    them now."""
+    try:
+        if (system := ssl.get_default_verify_paths().cafile) is not None:
+            os.close(os.open(system, os.O_RDONLY))  # OpenSSL says nothing of a file it cannot open, and trusts nobody
+    except OSError as error:
+        if error.errno in OUR_ERRNOS:
+            raise
     context = ssl.create_default_context()
     if ca_file is not None:
         try:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"ca_file: {ca_file}: no certificates can be read: {error.strerror or error}") from None
-    if insecure:
+    if insecure or not check_names:
         context.check_hostname = False
+    if insecure:
         context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
     return context

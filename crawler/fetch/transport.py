@@ -50,7 +50,13 @@ class BySession:
     def ask(self, request: Request) -> Asking:
         return _SessionAsking(
             self._session.request(
-                request.method, _url(request.href), headers=request.fields, proxy=request.proxy, allow_redirects=False
+                request.method,
+                _url(request.href),
+                headers=request.fields,
+                proxy=request.proxy,
+                allow_redirects=False,
+                # behind a proxy aiohttp would look for the dot in the certificate, and send it (RFC 6066 3 forbids it)
+                server_hostname=request.host.rstrip(".") if request.tls and request.host.endswith(".") else None,
             )
         )
 

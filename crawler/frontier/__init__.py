@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from crawler.core.keys import Share
-from crawler.frontier.division import read as division_at
-from crawler.frontier.memory import MemoryStore
-from crawler.frontier.parts_reader import PartsReader
-from crawler.frontier.rocksdb.reader import RocksReader
-from crawler.frontier.rocksdb.store import RocksStore
 from crawler.frontier.store import Limits, Store
+
+if TYPE_CHECKING:
+    from crawler.frontier.parts_reader import PartsReader
+    from crawler.frontier.rocksdb.reader import RocksReader
 
 MEMORY_BYTES: Final = 64 << 20
 
@@ -36,14 +35,25 @@ def open_store(
     write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit).
     ``share``: which hosts are its own; None: all are."""
     if kind == "memory":
+        from crawler.frontier.memory import MemoryStore
+
         return MemoryStore(limits, share)
+    from crawler.frontier.rocksdb.store import RocksStore
+
     return RocksStore(path, limits, now, rest, memory_bytes, files_max, share)
 
 
 def open_reader(path: Path) -> RocksReader | PartsReader:
     """Read a store, or those of all parts, while other processes may be writing to them. Raises StorageError."""
+    from crawler.frontier.division import read as division_at
+    from crawler.frontier.rocksdb.reader import RocksReader
+
     division = division_at(path)
-    return RocksReader(path) if division is None else PartsReader(path, division)
+    if division is None:
+        return RocksReader(path)
+    from crawler.frontier.parts_reader import PartsReader
+
+    return PartsReader(path, division)
 
 
-__all__ = ["Limits", "RocksReader", "Store", "open_reader", "open_store"]
+__all__ = ["Limits", "Store", "open_reader", "open_store"]

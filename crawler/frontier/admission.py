@@ -23,10 +23,10 @@ from crawler.core.link_block import (
     link_value,
     packed_text,
 )
-from crawler.core.model import PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
-from crawler.core.urls import host_key
+from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
+from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
-from crawler.frontier.counters import RECORDED
+from crawler.frontier.counters import RECORDED, UNCOUNTED
 from crawler.frontier.store import Limits
 
 FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
@@ -50,18 +50,21 @@ UNJUDGED: Final = {ASIDE: EXPAND, FORGED: KNOWN, AWAY: FOREIGN}
 
 class BatchColumns(Struct):
     """A batch's links side by side, in the order of ``found_in``. ``keys`` are KEY_BYTES each: the host's, then the URL's;
-    ``paths`` holds the key of the URL before its question mark for the places that have one."""
+    ``paths`` holds the key of the URL before its question mark for the places that have one, ``roles`` for those of sitemaps
+    the key of the sitemap as that of one site (``role_of``)."""
 
     keys: list[bytes]
     depths: list[int]
     ways: bytearray
     paths: dict[int, bytes]
+    roles: dict[int, bytes]
 
-    def own_keys(self) -> list[bytes]:
-        """Of the links that are judged here."""
-        if AWAY not in self.ways:
-            return self.keys
-        return [key for key, way in zip(self.keys, self.ways, strict=True) if way != AWAY]
+    def asked(self) -> list[bytes]:
+        """All keys of which it matters whether they are known: of links that are judged here."""
+        keys = self.keys
+        if AWAY in self.ways:
+            keys = [key for key, way in zip(keys, self.ways, strict=True) if way != AWAY]
+        return [*keys, *self.roles.values()] if self.roles else keys
 
 
 class Ask(Struct, frozen=True):
@@ -80,11 +83,33 @@ class Judged(Struct):
     """Least depth of every URL that is new, or that was found nearer than before."""
     queries: dict[bytes, int]
     """Different query strings by path key, where this batch adds to them."""
+    roles: list[bytes]
+    """Keys of sitemaps as those of their sites, where they are new; they stand in ``depths`` as well."""
 
 
 def is_robots_visit(link: Link) -> bool:
     """A visit for robots rules is none of the page's at that URL: it is made as often as it is asked for."""
     return link.kind == "robots"
+
+
+def is_own_visit(link: Link) -> bool:
+    """Its end, or its failing, is its URL's: one for links alone, or for robots rules, changes nothing of what is known of it."""
+    return link.kind not in EXPANDED and link.kind != "robots"
+
+
+def role_of(link: Link) -> str | None:
+    """A sitemap as that of one site, None for any other link. ``anchor`` is the same for all sitemaps of a site
+    (``Scope.site``); no URL has a blank. A listed line, or where it redirects to, may be a sitemap if it is called like one."""
+    if link.kind == "sitemap" or (link.input is not None and is_called_sitemap(link.url)):
+        return f"{link.url} {link.anchor or link.url}"
+    return None
+
+
+def expanded(link: Link) -> Link:
+    """A link to a known URL, as it is queued for what it links to."""
+    if is_robots_visit(link):
+        return link
+    return replace(link, kind="expand_sitemap" if link.kind == "sitemap" else "expand")
 
 
 def is_robots_txt(link: Link) -> bool:
@@ -101,14 +126,15 @@ def fruitful(outcome: Outcome) -> bool:
 def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
     """ValueError unless every settled link has its record, but for those that are to be retried or expanded."""
     for settled, record in zip(batch.settled, known, strict=True):
-        if record is None and not isinstance(settled.outcome, Retry) and settled.lease.link.kind != "expand":
+        if record is None and not isinstance(settled.outcome, Retry) and settled.lease.link.kind not in EXPANDED:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool, share: Share | None = None) -> BatchColumns:
+def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None = None) -> BatchColumns:
     """The keys of a batch's links, and how each is judged. ``share``: which hosts are judged here, None: all."""
-    columns = BatchColumns([], [], bytearray(), {})
+    columns = BatchColumns([], [], bytearray(), {}, {})
     ways = None if share is None else bytes(BOUNDED if owner == share.own else AWAY for owner in share.owners)
+    with_paths = limits.queries_per_path > 0
     for links, block in found_in(batch):
         for link in links:
             key = keys_by.of(link.host, link.url)
@@ -118,6 +144,8 @@ def columns_of(batch: Batch, keys_by: Keys, *, with_paths: bool, share: Share | 
                 way = ASIDE if is_robots_visit(link) else BOUNDED if link.kind in BOUNDED_KINDS else UNBOUNDED
                 if with_paths and "?" in link.url:
                     columns.paths[len(columns.keys)] = keys_by.of(link.host, link.url.partition("?")[0])
+                if limits.sitemaps and (role := role_of(link)) is not None:
+                    columns.roles[len(columns.keys)] = keys_by.of(link.host, role)
             columns.keys.append(key)
             columns.depths.append(link.depth)
             columns.ways.append(way)
@@ -151,6 +179,7 @@ class Admission(Struct, frozen=True):
     expand: bool = False
     """Its URL was known before; this is no new page."""
     is_seed: bool = False
+    is_page: bool = True
 
     @property
     def host_key(self) -> bytes:
@@ -177,11 +206,10 @@ class Admissions:
                 at += len(block)
 
     def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
-        queued = link
-        if expand and not is_robots_visit(link):  # a line that named it has its row: what it leads to now is no line's
-            queued = replace(link, kind="expand", input=None, listed=None, extra=None)
-        value = encode_link(queued, RECORDED if expand else 0)
-        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed")
+        is_page = link.kind not in NOT_PAGES
+        flags = (RECORDED if expand else 0) | (0 if is_page else UNCOUNTED)
+        value = encode_link(expanded(link) if expand else link, flags)
+        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page)
 
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
@@ -254,11 +282,12 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     2. an unknown URL is new, unless a budget of its host or path is used up;
     3. a known URL stays known where depths do not matter, or it was found no nearer;
     4. one that was found nearer is queued again for its links, if it may have had any;
-    5. else it is known, at its new depth."""
+    5. else it is known, at its new depth.
+    Then a known sitemap is queued again for each site that names it for the first time, and is to have its entries."""
     depth_limited = limits.depth_limited
     worth = _worth(columns, known, ask) if depth_limited else set()
     budgets = _Budgets(columns, known, limits, ask)
-    judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries)
+    judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries, [])
     fresh, depths, ways = judged.fresh, judged.depths, columns.ways
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
@@ -273,6 +302,12 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
             if key in worth:
                 fresh[at] = EXPAND
                 worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
+    for at, role in columns.roles.items():
+        if role not in known and fresh[at] in (KNOWN, *QUEUED):
+            known[role] = depths[role] = 0
+            judged.roles.append(role)
+            if fresh[at] == KNOWN:
+                fresh[at] = EXPAND
     return judged
 
 

@@ -29,12 +29,16 @@ class OpenBatch:
         self.refused: dict[str, int] = {}
         self.robots: dict[str, bytes] = {}
         self.retired: dict[str, Mark | None] = {}
+        self.has_suspect = False
+        """Of its visits, one was suspected of having ended the process before: no more than one."""
         self.is_last = False
         """It is committed even if it is empty: the files are closed with it."""
         self.links_count = 0
         self.links_bytes = 0
         self.body_bytes = 0
         self.releases: list[Callable[[], None]] = []
+        """Of what outcomes hold, and of what admitted links hold: called when it is committed."""
+        self.admitted_releases: list[Callable[[], None]] = []
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
@@ -46,6 +50,7 @@ class OpenBatch:
 
     def settle(self, settled: Settled, rest: HostRest | None) -> None:
         self.settled.append(settled)
+        self.has_suspect |= settled.lease.suspect
         if rest is not None:
             self.hosts[settled.lease.link.host] = rest
         if isinstance(settled.outcome, Done):
@@ -53,8 +58,10 @@ class OpenBatch:
             self.body_bytes += settled.outcome.page.body.size
             self.refuse(settled.outcome.refused or {})
 
-    def admit(self, admitted: Admitted) -> None:
+    def admit(self, admitted: Admitted, committed: Callable[[], None] | None = None) -> None:
         self.admitted.append(admitted)
+        if committed is not None:
+            self.admitted_releases.append(committed)
         self.links_count += _count(admitted)
         self.links_bytes += _bytes(admitted)
 
@@ -64,6 +71,10 @@ class OpenBatch:
 
     def closed(self, now: float, wall: float) -> Batch:
         return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.retired)
+
+    def seed_hosts(self) -> set[str]:
+        """The hosts that a person named a URL of."""
+        return {link.host for admitted in self.admitted for link in admitted.links if link.kind == "seed"}
 
     def prepend(self, failed: OpenBatch) -> None:
         """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
@@ -76,6 +87,7 @@ class OpenBatch:
         self.robots = failed.robots | self.robots
         self.retired = failed.retired | self.retired
         self._committed += failed._committed
+        self.admitted_releases += failed.admitted_releases
 
     def committed(self) -> asyncio.Future[None]:
         """A future that is done when this batch is committed."""
@@ -93,6 +105,9 @@ class OpenBatch:
                 settled.outcome.page.body.discard()
 
     def resolve(self) -> None:
+        """It is committed."""
+        for release in self.admitted_releases:
+            release()
         for future in self._committed:
             if not future.done():
                 future.set_result(None)
@@ -111,11 +126,6 @@ class Collector:
     def is_backed_up(self) -> bool:
         """One batch is being committed and the next is full: nothing more may be visited."""
         return self.closing is not None and self.open.is_full()
-
-    @property
-    def body_bytes(self) -> int:
-        """Of bodies on their way into the archive."""
-        return self.open.body_bytes + (self.closing.body_bytes if self.closing is not None else 0)
 
     def uncommitted_s(self, now: float) -> float:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""

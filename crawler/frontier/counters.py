@@ -1,7 +1,7 @@
 """The counters of a store while a commit changes them, and the hosts with the longest queues.
 
-The law: known = waiting + retrying + done, links to expand once more aside (they wait, but are known already). What is
-settled and no page has left known, and is counted by its kind alone.
+The law: known = waiting + retrying + done, but for what waits and is no new page: links to expand once more, and what is no
+page at all. That is never known, and once it is settled it is counted by its kind alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from heapq import nlargest
 from typing import Final, TypeVar
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, link_verdicts
-from crawler.core.model import NOT_PAGES, Known
+from crawler.core.model import NOT_PAGES, Known, Link
 from crawler.frontier.store import Counts
 
 K = TypeVar("K", bound=Hashable)
@@ -21,6 +21,8 @@ RETRYING: Final = 1
 """Flag of a waiting link: its last attempt failed."""
 RECORDED: Final = 2
 """Flag of a waiting link: its URL was settled before (to be retried on request, or to be expanded once more)."""
+UNCOUNTED: Final = 4
+"""Flag of a waiting link that is no page: it is not among the known. (Earlier versions counted a sitemap while it waited.)"""
 
 RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
 
@@ -49,13 +51,15 @@ class Counters:
             dict(self.not_pages),
         )
 
-    def admit(self, links: int, known_already: bool) -> None:
+    def admit(self, links: int, *, is_new_page: bool) -> None:
         self.waiting += links
-        if not known_already:
+        if is_new_page:
             self.known += links
 
-    def leave(self, flags: int) -> None:
+    def leave(self, link: Link, flags: int) -> None:
         """A waiting link was settled."""
+        if link.kind == "sitemap" and not flags & UNCOUNTED:
+            self.known -= 1
         if flags & RETRYING:
             self.retrying -= 1
         else:
@@ -68,10 +72,9 @@ class Counters:
             self.retrying += 1
 
     def settle(self, record: Known, by: int = 1, *, as_page: bool | None = None) -> None:
-        """A known URL is settled; with ``by=-1`` it is so no more. ``as_page``: how it was counted, where that is not told by
-        its kind (in a directory of an earlier version everything was a page)."""
+        """A URL is settled; with ``by=-1`` it is so no more. ``as_page``: how it was counted, where that is not told by its kind
+        (in a directory of an earlier version everything was a page)."""
         if record.link.kind in NOT_PAGES if as_page is None else not as_page:
-            self.known -= by
             _add(self.not_pages, record.link.kind, by)
             return
         self.done += by

@@ -6,15 +6,13 @@ The law: it is divided once, before anything else is in it; what stands in the f
 from __future__ import annotations
 
 import secrets
-import tomllib
-from errno import ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
 
 from crawler.core.domains import domain_of
-from crawler.core.durable import make_dir, rename, storing, sync_file
+from crawler.core.durable import length_of, make_dir, rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.keys import SLOTS, GroupOf, Share, divided
 
@@ -37,6 +35,10 @@ class Division(Struct, frozen=True):
     def share(self, part: int) -> Share:
         return Share(part, self.owners, self.secret, self.group_of)
 
+    def shares(self) -> list[Share]:
+        """Of all parts."""
+        return [self.share(part) for part in range(self.parts)]
+
 
 def store_of(path: Path, part: int) -> Path:
     """Where a part keeps its store, below the ``path`` of the whole."""
@@ -46,13 +48,13 @@ def store_of(path: Path, part: int) -> Path:
 def read(path: Path) -> Division | None:
     """None: it is not divided. StorageError, ``final``: the file is damaged."""
     file = path / FILE_NAME
+    if length_of(file) < 0:
+        return None
+    import tomllib  # not needed for a whole crawl
+
     try:
         with storing(file):
             table = tomllib.loads(file.read_text())
-    except StorageError as error:
-        if error.errno in (ENOENT, ENOTDIR):
-            return None
-        raise
     except ValueError as error:
         raise StorageError(f"{file}: damaged: {error}", final=True) from error
     return _division(file, table)

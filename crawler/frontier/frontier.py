@@ -11,16 +11,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from crawler.core.batch import Admitted, HostRest, Settled
-from crawler.core.model import Done, Dropped, Lease, Limiter, Link, Mark, Outcome, Pause, Retry, Unvisited, WaitsFor
+from crawler.core.model import (
+    NO_FAILURE,
+    NOT_PAGES,
+    Dropped,
+    Lease,
+    Limiter,
+    Link,
+    Mark,
+    Outcome,
+    Pause,
+    Retry,
+    Unvisited,
+    WaitsFor,
+)
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
 from crawler.frontier.store import Counts
+from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
 
 DEAL_SLACK_S: Final = 0.0005
@@ -54,26 +68,44 @@ class RobotsGate(Protocol):
     def load(self, origin: str, record: bytes) -> bool:
         """Take in the record the store kept for an origin; whether that made it ready."""
 
-    def learn(self, link: Link, outcome: Outcome) -> Sequence[tuple[str, bytes]]:
-        """What the end of a robots link taught: (origin, record to keep) of each."""
+    def learn(self, link: Link, outcome: Outcome) -> Sequence[tuple[str, bytes | None]]:
+        """What the end of a robots link taught: (origin, record to keep) of each; None where the rules could not be had."""
 
-    def delay(self, link: Link) -> float:
-        """The Crawl-delay of a link's origin, seconds."""
+    def failure(self, link: Link) -> tuple[str, str] | None:
+        """(outcome, reason) where the rules of a link's origin could not be had lately: what waits for them ends so."""
+
+    def forgive(self, host: str) -> None:
+        """Forget that the rules of a host could not be had."""
 
 
 class Politeness(Protocol):
     """How long hosts rest; ``crawler.policy.politeness`` has the one that crawls use."""
 
-    def delay(self, host: str) -> float:
-        """A host's configured rest, seconds."""
+    def pause(self, link: Link) -> float:
+        """Between two visits of a link's host, whatever the first one brought; seconds."""
 
-    def after(self, outcome: Done | Dropped | Retry, now: float, due: float, failures: int, busy: int) -> HostRest:
-        """The rest of a host after this visit, given its state before."""
+    def retry_in(self, link: Link, outcome: Retry) -> float:
+        """Seconds until a link is due again."""
+
+    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float) -> HostRest:
+        """The rest of a host after a visit of a link, given its state before."""
+
+
+class Held(Protocol):
+    """Memory that is reserved."""
+
+    def release(self) -> None: ...
+
+
+class LinksRoom(Protocol):
+    """Where memory for links that are admitted by themselves is reserved: ``crawler.resources.memory_budget.Budget``."""
+
+    async def links(self, admitted: Admitted, /) -> Held: ...
 
 
 class Frontier:
     """The workers' side. ``visits_max``: no more visits than these (--max-pages), None: no limit. ``on_unfetched`` is told
-    the host of each link that is settled without a visit."""
+    the host of each page that is settled without a visit."""
 
     def __init__(
         self,
@@ -85,15 +117,18 @@ class Frontier:
         *,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
     ) -> None:
         self.bench = bench
         self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
-        self._in_flight, self._robots = in_flight, robots
+        self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
         self._visits_left = visits_max
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
+        self._denied: set[str] = set()
+        """Hosts whose robots rules could not be had: what waits for those is being settled."""
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._deals_one = False
@@ -176,7 +211,7 @@ class Frontier:
             waiting = self.bench.waiting or self.counts.waiting + self.counts.retrying
             return self._idle("politeness" if waiting else "frontier")
         self._deals_one = False
-        self._out[id(lease)] = (lease, self._in_flight.enter(lease.key) if self._in_flight and lease.key else -1)
+        self._out[id(lease)] = (lease, self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1)
         self._refill.dealt(lease.link.host)
         return lease
 
@@ -188,6 +223,15 @@ class Frontier:
         slot = self._out.pop(id(lease))[1]
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)
+
+    def blame(self, lease: Lease) -> None:
+        """The visit of this lease, or its settlement, is about to end the process: the next one is to suspect it."""
+        if self._in_flight is None:
+            return
+        if id(lease) in self._out:
+            self._in_flight.blame(self._out[id(lease)][1])
+        else:
+            self._in_flight.accuse((suspect_key(lease),))
 
     @property
     def paused_by(self) -> WaitsFor | None:
@@ -271,26 +315,26 @@ class Frontier:
             batch.releases.append(committed)
         self._leave(lease)
         host, now = lease.link.host, self._clock()
-        due, failures, busy = self.bench.state(host)
+        rest = self._politeness.after(lease.link, outcome, self.bench.state(host), now)
+        self.bench.release(lease, rest)
         if isinstance(outcome, Unvisited):
-            self.bench.release(lease, max(due, now + self._politeness.delay(host)))
             self._give_back(lease)
             self.deal()
             return
-        rest = self._politeness.after(outcome, now, due, failures, busy)
-        self.bench.remember(host, rest.failures, rest.busy)
-        self.bench.release(lease, rest.due)
         if isinstance(outcome, Retry) and not lease.key:
             # a robots.txt stands in no queue: it is its host's next link again
             batch.hosts[host] = rest
-            self.bench.put_robots_first(Lease(lease.link.retried(), b""))
+            self.bench.put_robots_first(Lease(lease.link.retried(), b"", suspect=lease.suspect))
         else:
-            retry_at = now + outcome.after if isinstance(outcome, Retry) else 0.0  # its host rests as long as it rests
+            # its host rests as long as it rests
+            retry_at = now + self._politeness.retry_in(lease.link, outcome) if isinstance(outcome, Retry) else 0.0
             batch.settle(Settled(lease, outcome, retry_at), rest)
+            if lease.suspect:
+                self.bench.hold_suspects(True)
         if rest.down:
             self._give_up(host, rest.down)
         is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
-        self._batches.mark_dirty(now, urgent=is_last or rest.busy + rest.failures > 0)
+        self._batches.mark_dirty(now, urgent=is_last or lease.suspect or rest.busy + rest.failures > 0)
         self.deal()
 
     def _give_up(self, host: str, down: tuple[str, str]) -> None:
@@ -307,15 +351,17 @@ class Frontier:
             self.bench.hold_for_robots(asking_host(lease.link), False)
 
     def settle_unfetched(self, down: Sequence[tuple[Lease, tuple[str, str]]]) -> None:
-        """Links of hosts given up, and links that killed the process too often: (lease, (outcome, reason)) of each."""
+        """Links of hosts given up, links whose robots rules cannot be had, and links that killed the process too often: (lease,
+        (outcome, reason)) of each."""
         for lease, (outcome, reason) in down:
             dropped = Dropped(outcome, reason)
             if lease.link.kind == "robots" and self._robots is not None:
                 self.rules_learned(self._robots.learn(lease.link, dropped))
             if lease.key:
                 self._batches.open.settle(Settled(lease, dropped), None)
-                self._on_unfetched(lease.link.host)
-            if reason == "host_down":
+                if lease.link.kind not in NOT_PAGES and outcome not in NO_FAILURE:
+                    self._on_unfetched(lease.link.host)
+            if reason == "host_down" or lease.link.host in self._denied:
                 self._refill.given_up(lease.link.host)
         if down:
             self._batches.mark_dirty(self._clock())
@@ -343,20 +389,44 @@ class Frontier:
         self.bench.put_robots_first(Lease(link, b""))
         return True
 
-    def rules_learned(self, learned: Sequence[tuple[str, bytes]]) -> None:
-        """(origin, record) of each: kept with the next batch; the hosts that waited for them may deal again."""
+    def rules_learned(self, learned: Sequence[tuple[str, bytes | None]]) -> None:
+        """(origin, record) of each: kept with the next batch; the hosts that waited for them may deal again. None: the rules
+        could not be had. What waits for them is settled now, however long its host rests."""
         for of, record in learned:
-            self._batches.open.robots[of] = record
-            self._batches.mark_dirty(self._clock())
-            self.bench.hold_for_robots(host_key(of + "/"), False)
+            host = host_key(of + "/")
+            self.bench.hold_for_robots(host, False)
+            if record is not None:
+                self._batches.open.robots[of] = record
+                self._batches.mark_dirty(self._clock())
+            else:
+                self._denied.add(host)
+                denied = self.bench.withdraw(host, self.denial)
+                self.settle_unfetched([(lease, why) for lease in denied if (why := self.denial(lease.link))])
+                self._refill.given_up(host)
             self.deal()
+
+    def denial(self, link: Link) -> tuple[str, str] | None:
+        """(outcome, reason) of a link whose robots rules could not be had, at a host of which this has just been learned."""
+        if self._robots is None or link.host not in self._denied or link.kind == "robots":
+            return None
+        return self._robots.failure(link)
+
+    def denied_while(self, emptying: Collection[str]) -> None:
+        """Of the hosts whose robots rules could not be had, only these may still have links in the store."""
+        self._denied.intersection_update(emptying)
 
     # -- what comes in otherwise ----------------------------------------------------------------------------------
 
     async def admit(self, admitted: Admitted) -> asyncio.Future[None]:
         """Links into the next batch, as soon as it has room. The future is done when they are committed."""
-        await self._batches.room()
-        self._batches.open.admit(admitted)
+        held = await self._links_room.links(admitted) if self._links_room is not None else None
+        try:
+            await self._batches.room()
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
+        self._batches.open.admit(admitted, held.release if held is not None else None)
         self._batches.mark_dirty(self._clock())
         return self._batches.open.committed()
 

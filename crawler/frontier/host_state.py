@@ -13,13 +13,17 @@ from crawler.core.model import Known, Lease, Link
 CRASHES_MAX: Final = 3
 """A link that was out at this many ends of the process is settled as skipped, ``crashed``."""
 
-REVIVE_AFTER_S: Final = 3600.0
-"""A new seed tries a given-up host again after this many seconds of the crawl clock."""
+
+class _Later(Struct, array_like=True, kw_only=True):
+    """Fields added later: keyword-only ones come last in the records of every subclass, so that older records are read."""
+
+    has_answered: bool = False
+    """It took a request at any time of this crawl."""
 
 
-class HostState(Struct, array_like=True):
-    """``since`` is the crawl clock when ``due`` was last known for certain (its creation, a visit), or when the host was
-    given up. ``failures`` and ``busy`` count those in a row, ``admitted`` the links so far."""
+class HostState(_Later, array_like=True):
+    """``since`` is the crawl clock when ``due`` was last known for certain: at its creation, or its last visit. ``failures`` and
+    ``busy`` count those in a row, ``admitted`` the links so far."""
 
     due: float
     since: float
@@ -31,28 +35,37 @@ class HostState(Struct, array_like=True):
 
     def visited(self, rest: HostRest, now: float) -> None:
         """What a visit told of it."""
-        if not (rest.down and self.down):
-            self.since = now
-        self.due = now if rest.down else rest.due
+        self.since, self.due = now, rest.due
         self.failures, self.busy, self.down = rest.failures, rest.busy, rest.down
+        self.has_answered |= rest.has_answered
 
-    def admit(self, links: int, is_seed: bool, now: float) -> None:
-        """New links of it join its queue. A person who names a host that was given up long ago wants it tried again."""
+    @property
+    def ready_at(self) -> float:
+        """When its links may be claimed; those of a host that was given up at once, to be settled unfetched."""
+        return self.since if self.down else self.due
+
+    def admit(self, links: int, is_seed: bool) -> None:
+        """New links of it join its queue. A person who names a host that was given up wants it tried again: one more failure
+        gives it up anew."""
         self.admitted += links
-        if is_seed and self.down and now - self.since >= REVIVE_AFTER_S:
-            self.down, self.failures, self.due = None, 0, now
+        if is_seed and self.down:
+            self.down, self.failures = None, max(0, self.failures - 1)
 
     def revive(self) -> None:
         """A settled URL of it is wanted once more, whatever the host had done."""
         self.down, self.failures = None, 0
 
-    def lease(self, link: Link, key: bytes, known: Known | None, *, crashes: int, earliest: float) -> Lease:
+    def lease(self, link: Link, key: bytes, known: Known | None, *, crashes: int, earliest: float | None) -> Lease:
         """The right to visit a link of it: not before its rest is over, nor before ``earliest``; at once if it was given up.
-        ``crashes``: how often the link was out when the process ended; each counts as an attempt."""
-        down = self.down
-        due = 0.0 if down else max(self.due, earliest)
+        ``crashes``: how often the link was out when the process ended; each counts as an attempt. ``earliest`` is None once
+        it was visited since the store was opened: what an earlier process could not reach may be there now, or the settings
+        right, so that one more failure gives it up anew."""
+        down, failures = self.down, self.failures
+        if down and earliest is not None:
+            down, failures = None, max(0, failures - 1)
+        due = 0.0 if down else max(self.due, earliest or 0.0)
         if crashes:
             link = replace(link, attempt=link.attempt + crashes)
             if down is None and crashes >= CRASHES_MAX:
                 down = ("skipped", "crashed")
-        return Lease(link, key, due, crashes > 0, down, known, self.failures, self.busy)
+        return Lease(link, key, due, crashes > 0, down, known, failures, self.busy, self.has_answered)

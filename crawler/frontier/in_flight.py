@@ -2,16 +2,20 @@
 
 The file is mapped into memory, so that a note costs no system call and survives SIGKILL (not a power cut, after which
 nobody is suspected). After an unclean end the slots name the links that may have killed the process: all of them if it
-crashed, those that had been out for long if it was killed, since anybody may kill a process at any time.
+crashed, those that had been out for long if it was killed, since anybody may kill a process at any time. Where an exception
+ended it, the visit that raised it is known, and its slot alone is left (``blame``).
 """
 
 from __future__ import annotations
 
 import faulthandler
+import math
 import mmap
 import os
 import struct
 import time
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +43,7 @@ class InFlight:
         finally:
             os.close(fd)
         self._free = list(range(slots - 1, -1, -1))
+        self._blamed: set[int] = set()
         self._crash_file = path.with_name("crash").open("w")
         faulthandler.enable(self._crash_file)
 
@@ -49,7 +54,20 @@ class InFlight:
         BEAT.pack_into(self._map, 0, now)
         return slot
 
+    def blame(self, slot: int) -> None:
+        """This visit is about to end the process: its slot stays as it is, and counts however long it was out."""
+        key, _ = SLOT.unpack_from(self._map, BEAT.size + slot * SLOT.size)
+        SLOT.pack_into(self._map, BEAT.size + slot * SLOT.size, key, -math.inf)
+        self._blamed.add(slot)
+
+    def accuse(self, keys: Iterable[bytes]) -> None:
+        """The same of visits that are out no more, as far as there is room."""
+        for key in islice(keys, len(self._free)):
+            self.blame(self.enter(key))
+
     def leave(self, slot: int) -> None:
+        if slot in self._blamed:
+            return
         SLOT.pack_into(self._map, BEAT.size + slot * SLOT.size, b"", 0.0)
         self._free.append(slot)
 

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from crawler.core.batch import Batch, Prepared, Settled
 from crawler.core.keys import HOST_BYTES, Keys, Share
 from crawler.core.link_block import decode_link
-from crawler.core.model import Known, Lease, Link, Mark, Retry
-from crawler.core.urls import host_key
+from crawler.core.model import NOT_PAGES, Known, Lease, Link, Mark, Retry
+from crawler.core.urls import host_key, origin
 from crawler.frontier.admission import (
     FRUITFUL,
     Admission,
@@ -27,13 +27,15 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
+    is_own_visit,
     is_robots_txt,
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest, land
+from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.host_state import HostState
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
+from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
 
 
 class _Prepared(Prepared):
@@ -74,8 +76,7 @@ class MemoryStore:
     # -- what is new ----------------------------------------------------------------------------------------------
 
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0, share=self._share)
-        own_keys = columns.own_keys()
+        columns = columns_of(batch, self._keys_by, self._limits, self._share)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
@@ -91,7 +92,7 @@ class MemoryStore:
                 raise ValueError(f"not claimed: {settled.lease}")
 
         def known_of() -> dict[bytes, int]:
-            return robots | {key: depth for key in own_keys if (depth := self._depths.get(key)) is not None}
+            return robots | {key: depth for key in columns.asked() if (depth := self._depths.get(key)) is not None}
 
         def worth(keys: Collection[bytes]) -> set[bytes]:
             return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
@@ -128,6 +129,8 @@ class MemoryStore:
             link = settled.lease.link
             if record is not None and is_robots_visit(link) and is_robots_txt(link):
                 self._settle_aside(key, record)
+        for settled in batch.settled:
+            self._suspects.pop(cleared_robots(settled) or b"", None)
         for name, rest in batch.hosts.items():
             self._queues.host(name, batch.now).visited(rest, batch.now)
         for admission in prepared.admitted:
@@ -158,12 +161,12 @@ class MemoryStore:
         flags = self._queues.leave(lease.key)
         if isinstance(settled.outcome, Retry):
             self._tally.retry(flags)
-            if not is_robots_visit(link):
+            if is_own_visit(link):
                 self._retrying.add(key)
             self._queues.enter_later(settled.retry_at, link.retried(), flags)
             return
-        self._tally.leave(flags)
-        if record is not None and link.kind != "expand" and not is_robots_visit(link):
+        self._tally.leave(link, flags)
+        if record is not None and is_own_visit(link):
             self._retrying.discard(key)
             self._revived.discard(key)
             self._record(key, record)
@@ -173,7 +176,6 @@ class MemoryStore:
         before = self._pages.get(key)
         if key not in self._depths:
             self._depths[key] = 0
-            self._tally.known += 1
         elif before is not None and before.link.kind == "robots":
             self._tally.settle(before, -1)
         else:
@@ -185,11 +187,11 @@ class MemoryStore:
         self._tally.settle(record)
 
     def _admit(self, admission: Admission, now: float) -> None:
-        self._tally.admit(len(admission.keys), admission.expand)
+        self._tally.admit(len(admission.keys), is_new_page=admission.is_page and not admission.expand)
         self._names[admission.host_key] = admission.host
         host = self._queues.host(admission.host, now)
         if not admission.expand:
-            host.admit(len(admission.keys), admission.is_seed, now)
+            host.admit(len(admission.keys), admission.is_seed)
         for value in values_of(admission.value):
             flags, link = decode_link(value)
             self._queues.enter(link, admission.priority, flags)
@@ -213,7 +215,7 @@ class MemoryStore:
             link = replace(link, depth=depth)
         known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
-        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=0.0)
+        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -233,7 +235,8 @@ class MemoryStore:
             self._tally.settle(page, -1)
             self._tally.waiting += 1
             self._queues.host(link.host, self._now).revive()
-            self._queues.enter(link, link.priority, RECORDED)
+            self._suspects.pop(robots_key(origin(link.url)), None)
+            self._queues.enter(link, link.priority, RECORDED | (UNCOUNTED if link.kind in NOT_PAGES else 0))
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
         return len(pages)
@@ -284,7 +287,11 @@ class MemoryStore:
 
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
         waiting = self._queues.waiting()
+        robots, forgotten = bounded_robots(self._suspects, counts)
         self._suspects.update((key, count) for key, count in counts.items() if key in waiting)
+        self._suspects.update(robots)
+        for key in forgotten:
+            self._suspects.pop(key, None)
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         return self._longest.top(limit)
@@ -354,7 +361,7 @@ class _Queues:
         self._tickets += 1
         host.ticket = self._tickets
         if host.queue and not host.claimed:
-            heappush(self._ready, (host.due, host.ticket, name))
+            heappush(self._ready, (host.ready_at, host.ticket, name))
         if len(self._ready) > 2 * len(self.hosts) + 64:
             self._ready = [entry for entry in self._ready if self.hosts[entry[2]].ticket == entry[1]]
             heapify(self._ready)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -19,13 +19,17 @@ from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
-from crawler.frontier.exchange.exchange import Exchange
-from crawler.frontier.exchange.inbox import Received
-from crawler.frontier.frontier import Frontier, Politeness, RobotsGate
+from crawler.frontier.frontier import Frontier, LinksRoom, Politeness, RobotsGate
+from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
-from crawler.frontier.refill import Refill
+from crawler.frontier.refill import Got, Refill
 from crawler.frontier.store import Store
+from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
+
+if TYPE_CHECKING:
+    from crawler.frontier.exchange.exchange import Exchange
+    from crawler.frontier.exchange.inbox import Received
 
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ class Pump:
         links_max: int,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
@@ -56,6 +61,7 @@ class Pump:
     ) -> None:
         self._store, self._clock, self._wall = store, clock, wall
         self._in_flight, self._robots, self._endless, self._exchange = in_flight, robots, endless, exchange
+        self._politeness = politeness
         self._batches = Collector()
         self._committer = Committer(store, journal)
         self._refill = Refill(store, self._committer, bench, clock, links_max)
@@ -67,6 +73,7 @@ class Pump:
             clock,
             in_flight=in_flight,
             robots=robots,
+            links_room=links_room,
             visits_max=visits_max,
             on_unfetched=on_unfetched,
         )
@@ -81,11 +88,6 @@ class Pump:
     def uncommitted_s(self) -> float:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""
         return self._batches.uncommitted_s(self._clock())
-
-    @property
-    def uncommitted_body_bytes(self) -> int:
-        """Of bodies on their way into the archive."""
-        return self._batches.body_bytes
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store answers, between two of the pump's own calls. Raises StorageError."""
@@ -149,18 +151,34 @@ class Pump:
                 batch.discard_bodies()
                 self.frontier.undone(batch.settled)
                 self._batches.undo(batch)
+                self.frontier.bench.hold_suspects(False)
+        except Exception:
+            self._accuse(batch)
+            raise
         else:
             self._after_commit(batch, prepared)
             for listener in self._on_commit:
                 listener(self.committed_at - began)
 
+    def _accuse(self, batch: OpenBatch) -> None:
+        """What one of these visits brought cannot be written, and ends the process. If some were suspected before, it is one
+        of them: they are visited, and committed, one at a time."""
+        if self._in_flight is not None:
+            leases = [settled.lease for settled in batch.settled]
+            self._in_flight.accuse(map(suspect_key, [lease for lease in leases if lease.suspect] or leases))
+
     def _after_commit(self, batch: OpenBatch, prepared: Prepared | None) -> None:
         self.frontier.counts = self._store.stats()
         self.committed_at = now = self._clock()
         batch.discard_bodies()
+        if batch.has_suspect:
+            self.frontier.bench.hold_suspects(False)
         for host in batch.hosts:
             self.frontier.bench.forget(host, now)
         self._refill.committed(batch.hosts, () if prepared is None else prepared.fed)
+        if self._robots is not None:
+            for host in batch.seed_hosts():  # a person wants something of it; the store has lifted its own verdict
+                self._robots.forgive(host)
         batch.resolve()
         self._batches.committed()
 
@@ -196,10 +214,10 @@ class Pump:
             return
         if got is None:
             return
-        self._take_in(got.leases)
-        for link, record in got.records:
+        self._take_in(got)
+        for link, record, crashes in got.records:
             if self._robots is not None and link.host in self.frontier.bench:
-                self._take_in_robots(self._robots, link, record)
+                self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
     def _failed(self, error: StorageError) -> None:
@@ -208,26 +226,39 @@ class Pump:
         self.frontier.pause(Pause.DISK)
         self._batches.mark_dirty(self._clock(), urgent=True)
 
-    def _take_in(self, leases: Sequence[Lease]) -> None:
-        """Claimed links: onto the bench, or settled at once where their host was given up meanwhile."""
+    def _take_in(self, got: Got) -> None:
+        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile or their robots
+        rules cannot be had. 2. They were claimed for that, but their host is tried again: the store has more of it than there
+        is room for here. 3. They come onto the bench."""
         down: list[tuple[Lease, tuple[str, str]]] = []
         up: list[Lease] = []
-        for lease in leases:
-            if (why := lease.down or self._batches.given_up(lease.link.host)) is not None:
+        for lease in got.leases:
+            host = lease.link.host
+            why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
+            if why is not None:
                 down.append((lease, why))
+            elif host in got.emptied:
+                self._refill.give_back(lease)
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
         self.frontier.settle_unfetched(down)
+        self.frontier.denied_while(self._refill.emptying)
 
-    def _take_in_robots(self, robots: RobotsGate, link: Link, record: bytes | None) -> None:
-        """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first."""
+    def _take_in_robots(self, robots: RobotsGate, link: Link, record: bytes | None, crashes: int) -> None:
+        """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first; but never again
+        where that visit has ended the process too often."""
         bench = self.frontier.bench
         if record is not None and robots.load(origin(link.url), record):
-            bench.rest(link.host, self._opened_at + robots.delay(link))  # it may just have been visited
+            bench.rest(link.host, self._opened_at + self._politeness.pause(link))  # it may just have been visited
             bench.hold_for_robots(link.host, False)
+            return
+        wanted = robots.link(link)
+        lease = Lease(replace(wanted, attempt=wanted.attempt + crashes), b"", suspect=crashes > 0)
+        if crashes >= CRASHES_MAX:
+            self.frontier.settle_unfetched([(lease, ("skipped", "crashed"))])
         else:
-            bench.put_robots_first(Lease(robots.link(link), b""))
+            bench.put_robots_first(lease)
 
     def _check_finished(self, *, committed: bool = False) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""

@@ -19,6 +19,7 @@ from crawler.core.model import Lease, Link
 from crawler.core.urls import origin
 from crawler.frontier.committer import Committer
 from crawler.frontier.store import Store
+from crawler.frontier.suspects import robots_key
 from crawler.frontier.workbench import Workbench
 
 CLAIM_HOSTS_MAX: Final = 256
@@ -36,7 +37,10 @@ class Got(Struct, frozen=True):
     """What a trip brought: leases, and for each host that waits for robots rules a link of it and the record kept."""
 
     leases: list[Lease]
-    records: list[tuple[Link, bytes | None]]
+    records: list[tuple[Link, bytes | None, int]]
+    """The third is how often the visit for these rules has ended the process."""
+    emptied: set[str]
+    """Hosts whose links were wanted to be settled unfetched."""
 
 
 class Refill:
@@ -45,6 +49,8 @@ class Refill:
         self._clock = clock
         self._links_max = links_max
         self._low: dict[str, int] = {}  # host → links it should be given
+        self.emptying: set[str] = set()
+        """Of these hosts, those whose links are wanted to be settled unfetched."""
         self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
         self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
         self._returned: list[Lease] = []
@@ -64,6 +70,7 @@ class Refill:
     def given_up(self, host: str) -> None:
         """All that still waits for this host is wanted, to be settled unfetched."""
         self._low[host] = CLAIM_LINKS_DOWN
+        self.emptying.add(host)
         self.wanted.set()
 
     def want_robots(self, link: Link) -> None:
@@ -110,33 +117,40 @@ class Refill:
         """One trip, with the robots records of so many hosts; None if the store was rewound meanwhile. Raises StorageError."""
         epoch = self._epoch
         low, self._low = self._low, {}
+        emptied, self.emptying = self.emptying, set()
         returned, self._returned = self._returned, []
         robots_wanted = {
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
         }
         room = self._links_max - self._bench.weight
         for host, more in low.items():
-            low[host] = more if host not in self._bench else max(1, min(more, room))
-            room -= low[host]
+            if host not in emptied:
+                low[host] = more if host not in self._bench else max(1, min(more, room))
+                room -= low[host]
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
         origins = [origin(link.url) for link in robots_wanted.values()]
-        leases, records = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
+        leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
         if epoch != self._epoch:
             self._robots_wanted = robots_wanted | self._robots_wanted
+            for host in emptied:
+                self.given_up(host)
             self.wanted.set()
             return None
         if any(lease.suspect for lease in leases):
             _shuffle_hosts(leases)
-        self._learn(leases, low, hosts)
-        return Got(leases, list(zip(robots_wanted.values(), records, strict=True)))
+        self._learn(leases, {host: more for host, more in low.items() if host not in emptied}, hosts)
+        return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied)
 
     def _trip(
         self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]
-    ) -> tuple[list[Lease], list[bytes | None]]:
+    ) -> tuple[list[Lease], list[bytes | None], list[int]]:
         self._store.give_back(returned)
         leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), low)
         self._due = self._store.next_due() if hosts else None  # a full bench says itself when it has room
-        return leases, self._store.robots(origins) if origins else []
+        if not origins:
+            return leases, [], []
+        suspects = self._store.suspects()
+        return leases, self._store.robots(origins), [suspects.get(robots_key(of), 0) for of in origins]
 
     def _learn(self, leases: list[Lease], low: dict[str, int], hosts: int) -> None:
         got: dict[str, int] = {}

@@ -21,11 +21,13 @@ PROMOTED_MAX: Final = 1000
 
 
 class Limits(Struct, frozen=True):
-    """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit."""
+    """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit. ``sitemaps``: they are
+    read, each for every site that names it."""
 
     depth_limited: bool = False
     pages_per_host: int = 0
     queries_per_path: int = 0
+    sitemaps: bool = False
 
 
 class Counts(Struct, frozen=True, gc=False):
@@ -49,8 +51,7 @@ class Counts(Struct, frozen=True, gc=False):
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
     not_pages: Mapping[str, int] = {}
-    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts. A sitemap counts as known
-    while it waits."""
+    """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
 
     @property
     def all_known(self) -> int:
@@ -71,7 +72,7 @@ class Store(Protocol):
     def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
         """Make the batch true in one synced transaction; durable on return.
 
-        ``known`` is aligned with ``batch.settled`` (None for Retry and for kind ``expand``). ``marks`` are the files
+        ``known`` is aligned with ``batch.settled`` (None for Retry and for the kinds EXPANDED). ``marks`` are the files
         touched: the rest keep theirs. After a StorageError the batch may be there nevertheless (the disk took it, but
         did not say so): once ``rewind`` has returned, it is exactly if ``clock() == prepared.batch.now``.
         """
@@ -80,7 +81,8 @@ class Store(Protocol):
         """Up to ``per_host`` waiting links each from up to ``hosts`` hosts due at ``now`` that have none claimed, and
         up to the given number for each of ``low``, which have. By priority, then first in, first out; a retry that
         is due again stands one step of priority before its peers. A claimed link is not claimed again until given back
-        or settled. Links of a host that is down come at once, whatever it rests."""
+        or settled. Links of a host that is down come at once, whatever it rests. It is down until a new seed of it is
+        committed, one of its URLs is revived, or the store is opened anew."""
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """These were not visited: they may be claimed again. Writes nothing."""
@@ -98,7 +100,8 @@ class Store(Protocol):
         are counted only where ``Limits`` has a limit for them."""
 
     def revive(self, outcomes: frozenset[str]) -> int:
-        """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps."""
+        """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps. Their hosts
+        are given up no more, and their robots visits suspected of nothing."""
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         """The robots records kept for these origins."""
@@ -125,11 +128,13 @@ class Store(Protocol):
         """Keep it, durable on return."""
 
     def suspects(self) -> dict[bytes, int]:
-        """Leases by key that were out when the process died, and how often. Settling or retrying one clears it."""
+        """Leases by key that were out when the process died, and how often. Settling or retrying one clears it; a visit for
+        robots rules has ``suspects.robots_key`` for its key, and is cleared by an end that is not ``crashed``."""
 
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
         """Keep these counts, durable on return; keys of links that do not wait (any more) are left out. Such a link
-        is claimed with ``suspect`` set and its attempt raised by the count; from ``host_state.CRASHES_MAX`` on it is given up."""
+        is claimed with ``suspect`` set and its attempt raised by the count; from ``host_state.CRASHES_MAX`` on it is given up.
+        At most ``suspects.ROBOTS_SUSPECTS_MAX`` visits for robots rules are kept."""
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         """Hosts with the most waiting links and how many, of those touched since the store was opened; longest first."""

@@ -19,6 +19,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Final, NamedTuple
 
+from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
 
 SUSPECTS = "\0suspects"
@@ -54,18 +55,20 @@ LANES_MAX: Final = 8
 
 
 class _Host:
-    __slots__ = ("busy", "due", "failures", "is_held", "out", "place", "queue", "robots_queue", "share")
+    __slots__ = ("busy", "down", "due", "failures", "has_answered", "is_held", "out", "place", "queue", "robots_queue", "share")
 
-    def __init__(self, due: float, failures: int, busy: int) -> None:
+    def __init__(self, lease: Lease) -> None:
         self.queue: deque[Lease] = deque()
-        self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while is_held
+        self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while it is held
         self.is_held = False
         self.place = NOWHERE
         """NOWHERE: it cannot deal · RESTING: in the heap · PARKED: at a group that is full · else the number of its lane."""
         self.out = 0
-        self.due = due
-        self.failures = failures
-        self.busy = busy
+        self.due = lease.due
+        self.failures = lease.failures
+        self.busy = lease.busy
+        self.has_answered = lease.has_answered
+        self.down: tuple[str, str] | None = None
         self.share = 0  # the most links it has had here
 
     def next(self) -> Lease | None:
@@ -116,9 +119,10 @@ class Workbench:
             name = lease.link.host
             host = self._hosts.get(name)
             if host is None:
-                host = self._hosts[name] = _Host(lease.due, lease.failures, lease.busy)
-            elif lease.due > host.due:
-                host.due = lease.due
+                host = self._hosts[name] = _Host(lease)
+            else:
+                host.due = max(host.due, lease.due)
+                host.down = None  # the store says so
             (host.robots_queue if lease.link.kind == "robots" else host.queue).append(lease)
             host.share = max(host.share, len(host.queue))
             self._came(lease)
@@ -164,13 +168,13 @@ class Workbench:
         """A lease of a host that has left its lane. Five cases: it has nothing to deal, as many visits out as it may have,
         or a rest that began meanwhile; its group is full; or it deals."""
         lease = host.next()
+        if host.due > now and host.out < self._per_host(name):  # one with nothing to deal as well: the store may not know it yet
+            self._rest_until(name, host, host.due)
+            return None
         if lease is None:
             self.forget(name, now)
             return None
         if host.out >= self._per_host(name):
-            return None
-        if host.due > now:
-            self._rest_until(name, host, host.due)
             return None
         if self._is_parked(name, host, lease, now):
             return None
@@ -192,24 +196,27 @@ class Workbench:
         self._came(lease)
         self._place(lease.link.host, host)
 
-    def release(self, lease: Lease, due: float) -> None:
-        """A visit ended: none of its host (and group) starts before ``due``, crawl-clock seconds."""
-        host = self._leave(lease)
+    def release(self, lease: Lease, rest: HostRest) -> None:
+        """A visit ended: none of its host (and group) starts before that rest is over."""
+        host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
+        host.failures, host.busy, host.down, host.has_answered = rest.failures, rest.busy, rest.down, rest.has_answered
         for name in self._groups_of(lease.link.host, lease):
             if name != SUSPECTS:
                 group = self._group(name, lease.link.host)
                 group.due = max(group.due, due)
         self._place(lease.link.host, host)
 
-    def state(self, name: str) -> tuple[float, int, int]:
-        """(due, failures, busy) of a host on the bench."""
-        host = self._hosts[name]
-        return host.due, host.failures, host.busy
+    def hold_suspects(self, held: bool) -> None:
+        """While they are held, no link that is suspected is dealt: what the last one brought is not committed yet."""
+        group = self._group(SUSPECTS, "")
+        group.limit = 0 if held else 1
+        self._unpark(group)
 
-    def remember(self, name: str, failures: int, busy: int) -> None:
+    def state(self, name: str) -> HostRest:
+        """How a host on the bench stands."""
         host = self._hosts[name]
-        host.failures, host.busy = failures, busy
+        return HostRest(host.due, host.failures, host.down, host.busy, host.has_answered)
 
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""
@@ -222,13 +229,28 @@ class Workbench:
         self.weight -= sum(size(lease.link) for lease in leases)
         return leases
 
+    def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
+        """Take those of a host's waiting leases away whose link is unwanted; robots links stay."""
+        if (host := self._hosts.get(name)) is None:
+            return []
+        leases = [lease for lease in host.queue if is_unwanted(lease.link)]
+        gone = {id(lease) for lease in leases}
+        host.queue = deque(lease for lease in host.queue if id(lease) not in gone)
+        self.waiting -= len(leases)
+        self.weight -= sum(size(lease.link) for lease in leases)
+        return leases
+
     def forget(self, name: str, now: float) -> None:
         """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
         host = self._hosts.get(name)
         if host is not None and not host.out and host.place == NOWHERE and not host.queue and not host.robots_queue:
             del self._hosts[name]
         if len(self._groups) > 2 * len(self._hosts) + 64:
-            idle = [key for key, group in self._groups.items() if not group.out and not group.parked and group.due <= now]
+            idle = [
+                key
+                for key, group in self._groups.items()
+                if group.limit and not group.out and not group.parked and group.due <= now
+            ]
             for key in idle:
                 del self._groups[key]
 
@@ -325,8 +347,11 @@ class Workbench:
         for key in self._groups_of(name, lease):
             group = self._group(key, name)
             group.out -= 1
-            while group.parked:
-                parked = group.parked.popleft()
-                if back := self._hosts.get(parked):
-                    self._rest_until(parked, back, max(back.due, group.due))
+            self._unpark(group)
         return host
+
+    def _unpark(self, group: _Group) -> None:
+        while group.parked:
+            parked = group.parked.popleft()
+            if back := self._hosts.get(parked):
+                self._rest_until(parked, back, max(back.due, group.due))

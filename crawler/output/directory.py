@@ -1,6 +1,6 @@
-"""The crawl's directory: who may use it, whose crawl it holds, and setting an earlier one aside.
+"""The crawl's directory: whether it holds a crawl and which, its lock, and setting an earlier crawl aside.
 
-The law: one process at a time; a directory begun with one identity is not continued with another; nothing is deleted.
+Invariants: one process at a time; a directory begun with one identity is not continued with another; nothing is deleted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from crawler.config.sections import Config
 from crawler.core.durable import make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
+from crawler.output.archive import FOLDERS
 
-PARTS: Final = ("frontier", "warc", "files", "index", "results", "exchange", "lost+found", "tmp", "crawl.toml")
+PARTS: Final = ("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp", "crawl.toml")
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
 
 
+def crawl_in(directory: Path | str) -> Path:
+    """The directory, in which there is a crawl. ConfigError: there is none."""
+    if not is_crawl(root := Path(directory)):
+        raise ConfigError(f"{root}: there is no crawl here")
+    return root
+
+
 def is_crawl(root: Path) -> bool:
-    """Whether there is a crawl in ``root``. ConfigError: nobody lets us look."""
+    """Whether there is a crawl in ``root``. ConfigError: it may not be read."""
     try:
         return stat.S_ISDIR((root / "frontier").stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,8 +79,8 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def _set_aside(root: Path) -> None:
-    found = [root / name for name in PARTS if (root / name).exists()]
-    if not found:
+    parts = [root / name for name in PARTS if (root / name).exists()]
+    if not parts:
         return
     named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
     aside, number = named, 0
@@ -81,7 +89,7 @@ def _set_aside(root: Path) -> None:
         aside = named.with_name(f"{named.name}.{number}")
     with storing(root):
         aside.mkdir()
-        for path in found:
+        for path in parts:
             path.rename(aside / path.name)
     sync_dir(aside)
     sync_dir(root)
@@ -97,7 +105,7 @@ def _check_identity(root: Path, config: Config) -> None:
 
 
 def _make_tmp(root: Path) -> None:
-    """A tmp/ without spools: those of a process that is gone are worth nothing. Whatever else lies there is not ours."""
+    """A tmp/ without spools, which are useless once their process has gone. Other files there are left alone."""
     tmp = root / "tmp"
     try:
         tmp.mkdir(exist_ok=True)

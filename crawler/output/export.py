@@ -1,22 +1,22 @@
 """Kept bodies for other programs: as JSON lines with the text or base64, or as files named by their own digest.
 
-The law: a body of any size passes through in pieces, and nothing a server said reaches a path.
+Invariants: a body of any size passes through in pieces, and nothing a server sends reaches a path.
 """
 
 from __future__ import annotations
 
 import base64
-import codecs
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import orjson
 
 from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
+from crawler.core.text import matches_mime
 from crawler.output.results import Row
 
 PIECE_BYTES: Final = 48 << 10
@@ -28,6 +28,8 @@ FIELDS: Final = (
 )
 # fmt: on
 """Of the row, repeated beside its body."""
+ReadText: TypeAlias = Callable[[BinaryIO, str | None, str | None, str | None], tuple[str, Iterator[str]]]
+"""A body, its type and charset by the header, and its encoding if that is known → the encoding, and the text in pieces."""
 _TEXTUAL: Final = frozenset(("application/json", "application/xhtml+xml", "application/xml", "application/javascript"))
 
 
@@ -36,34 +38,28 @@ def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...], kinds:
     if kinds and row["kind"] not in kinds:
         return False
     mime = row["mime"] or ""
-    named = not mimes or mime in mimes or f"{mime.partition('/')[0]}/*" in mimes or "*/*" in mimes
-    return named and (not outcomes or row["outcome"] in outcomes)
+    is_named = not mimes or any(matches_mime(mime, pattern) for pattern in mimes)
+    return is_named and (not outcomes or row["outcome"] in outcomes)
 
 
-def json_line(row: Row, body: BinaryIO) -> Iterator[bytes]:
-    """One line in pieces: the row's fields and ``text``, or ``base64`` where the body is not declared as text. Bytes that are
-    not of the declared charset become U+FFFD."""
-    yield orjson.dumps({name: row.get(name) for name in FIELDS})[:-1]
-    decoder = _decoder(row)
-    yield b',"base64":"' if decoder is None else b',"text":"'
-    while piece := body.read(PIECE_BYTES):
-        if decoder is None:
+def json_line(row: Row, body: BinaryIO, read_text: ReadText) -> Iterator[bytes]:
+    """One line in pieces: the row's fields and ``text``, or ``base64`` where the body is not declared as text. ``encoding`` is
+    what the text was decoded by, also where the row does not know it; bytes that are not of it become U+FFFD."""
+    fields = {name: row.get(name) for name in FIELDS}
+    if not _is_text(row["mime"] or ""):
+        yield orjson.dumps({**fields, "encoding": None})[:-1] + b',"base64":"'
+        while piece := body.read(PIECE_BYTES):
             yield base64.b64encode(_filled(piece, body))
-        else:
-            yield _escaped(decoder.decode(piece))
-    if decoder is not None:
-        yield _escaped(decoder.decode(b"", final=True))
+    else:
+        encoding, pieces = read_text(body, row["mime"], row["charset"], row.get("encoding"))
+        yield orjson.dumps({**fields, "encoding": encoding})[:-1] + b',"text":"'
+        for text in pieces:
+            yield _escaped(text)
     yield b'"}\n'
 
 
-def _decoder(row: Row) -> codecs.IncrementalDecoder | None:
-    mime = row["mime"] or ""
-    if not (mime.startswith("text/") or mime in _TEXTUAL or mime.endswith(("+xml", "+json"))):
-        return None
-    try:
-        return codecs.getincrementaldecoder(row["charset"] or "utf-8")(errors="replace")
-    except (LookupError, ValueError):
-        return codecs.getincrementaldecoder("utf-8")(errors="replace")
+def _is_text(mime: str) -> bool:
+    return mime.startswith("text/") or mime in _TEXTUAL or mime.endswith(("+xml", "+json"))
 
 
 def _filled(piece: bytes, body: BinaryIO) -> bytes:

@@ -1,6 +1,9 @@
-"""The marked files of a crawl by their names, which of them are no longer kept, and what retention makes of them. Pure.
+"""Names of a crawl's marked files: which belong together, which are no longer kept, what retention makes of them. Pure.
 
-The law: a mark goes only after its file has gone, and the newest of each kind stays: numbers are never given twice, and a
+Results are ``results/results-NUMBER.jsonl``; a file of an archive is ``FOLDER/PREFIX-TIME-SERIAL-HOST...``, and its index, if
+it has one, stands under the same PREFIX-TIME-SERIAL in ``index/``.
+
+Invariants: a mark goes only after its file has gone, and the newest of each folder stays. So no number is given twice, and a
 file without a mark that is older than one with a mark is known to have been there.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from crawler.core.model import Mark
@@ -19,8 +22,11 @@ GONE: Final = Mark(0, closed=True, retired=True)
 """Of a file that was moved or deleted, and whose mark is still needed."""
 UNNAMED: Final = math.inf
 """In place of the time of a closed file that has not got its final name yet."""
-_PART: Final = re.compile(r"results/p(\d{2,})-.*|(?:warc|index)/[A-Za-z0-9_]+-\d{17}-\d{5,}-p(\d{2,})~.*")
-_NUMBER: Final = re.compile(r"(?:warc|index)/[A-Za-z0-9_]+-\d{17}-(\d{5,})-.*|results/(?:p\d{2,}-)?results-(\d{6,})\.jsonl")
+_INDEX: Final = "index/"
+_NAME: Final = re.compile(
+    r"[a-z]+/(?P<unit>[A-Za-z0-9_]+-\d{17}-(?P<serial>\d{5,}))-(?:p(?P<part>\d{2,})~)?.*"
+    r"|results/(?:p(?P<results_part>\d{2,})-)?results-(?P<number>\d{6,})\.jsonl"
+)
 
 
 WHOLE: Final = -1
@@ -34,14 +40,15 @@ def part_prefix(part: int, end: str) -> str:
 
 def part_of(file: str) -> int:
     """The part of a crawl that writes a file, or WHOLE."""
-    match = _PART.fullmatch(file)
-    return int(match[1] or match[2]) if match else WHOLE
+    match = _NAME.fullmatch(file)
+    number = match and (match["part"] or match["results_part"])
+    return int(number) if number else WHOLE
 
 
 def number_of(file: str) -> int:
-    """Serial of a WARC file or an index, number of a results file; -1 if it is none of them."""
-    match = _NUMBER.fullmatch(file)
-    return int(match[1] or match[2]) if match else -1
+    """Serial of an archive's file or index, number of a results file; -1 if it is none of them."""
+    match = _NAME.fullmatch(file)
+    return int(match["serial"] or match["number"]) if match else -1
 
 
 def order(file: str) -> tuple[int, int]:
@@ -49,9 +56,14 @@ def order(file: str) -> tuple[int, int]:
     return part_of(file), number_of(file)
 
 
-def index_of(warc: str) -> str:
-    """The index beside a WARC file."""
-    return "index/" + warc.removeprefix("warc/").removesuffix(".warc.gz") + ".cdxj"
+def indexes_in(marks: Mapping[str, Mark]) -> Callable[[str], str | None]:
+    """The index of an archive's file; None if it has none."""
+    indexes = {_unit_of(file): file for file in marks if file.startswith(_INDEX)}
+
+    def index_of(file: str) -> str | None:
+        return None if file.startswith(_INDEX) or (unit := _unit_of(file)) is None else indexes.get(unit)
+
+    return index_of
 
 
 def retired_in(marks: Mapping[str, Mark]) -> Callable[[str], bool]:
@@ -61,54 +73,61 @@ def retired_in(marks: Mapping[str, Mark]) -> Callable[[str], bool]:
     def retired(file: str) -> bool:
         if (mark := marks.get(file)) is not None:
             return mark.retired
-        return -1 < number_of(file) < newest.get(_kind(file), -1)
+        return -1 < number_of(file) < newest.get(_folder(file), -1)
 
     return retired
 
 
 def noticed(marks: Mapping[str, Mark], there: Mapping[str, float]) -> dict[str, Mark | None]:
     """What becomes of the marks of closed files that are not ``there`` (by when they were last written). None: no mark."""
+    # 1. Files that are lost, and the indexes of those that an operator moved: what is left of a pair is the operator's.
     lost = {file for file, mark in marks.items() if mark.closed and file not in there}
-    for file in [file for file in lost if file.startswith("warc/") and not marks[file].retired]:
-        lost.add(index_of(file))  # its operator moved it: what is left of the pair is the operator's
+    index_of = indexes_in(marks)
+    pairs = {index: file for file in marks if (index := index_of(file)) is not None}
+    for index, file in pairs.items():
+        if file in lost and not marks[file].retired:
+            lost.add(index)
+    # 2. A mark is still needed of the newest in its folder, and of an index whose file is there; the others go.
     newest = _newest(marks)
-    told: dict[str, Mark | None] = {}
-    for file in lost & marks.keys():
-        is_needed = number_of(file) >= newest[_kind(file)] or _is_half_of_a_pair(file, marks, lost)
-        told[file] = GONE if is_needed else None
-    return {file: mark for file, mark in told.items() if mark != marks[file]}
+    changed: dict[str, Mark | None] = {}
+    for file in lost:
+        is_lost_alone = file in pairs and pairs[file] not in lost
+        is_needed = number_of(file) >= newest[_folder(file)] or is_lost_alone
+        changed[file] = GONE if is_needed else None
+    return {file: mark for file, mark in changed.items() if mark != marks[file]}
 
 
 def expired(marks: Mapping[str, Mark], there: Mapping[str, float], now: float, age_s: float, bytes_max: int) -> list[str]:
     """Files to be deleted: closed ones older than ``age_s``, and the oldest of those that are together more than
-    ``bytes_max``; 0 is no limit. A WARC file comes with its index."""
+    ``bytes_max``; 0 is no limit. An archive's file comes with its index."""
+    index_of = indexes_in(marks)
     kept = {file: mark for file, mark in marks.items() if not mark.retired}
     total = sum(mark.length for mark in kept.values())
     chosen: list[str] = []
     for file in sorted((file for file, mark in kept.items() if mark.closed and file in there), key=lambda file: there[file]):
-        if file.startswith("index/") or there[file] == UNNAMED:
+        if file.startswith(_INDEX) or there[file] == UNNAMED:
             continue
         if not (age_s and now - there[file] > age_s) and not (bytes_max and total > bytes_max):
             continue
-        unit = [each for each in (file, index_of(file)) if each in kept]
-        total -= sum(kept[each].length for each in unit)
-        chosen += unit
+        pair = [name for name in (file, index_of(file)) if name in kept]
+        total -= sum(kept[name].length for name in pair)
+        chosen += pair
     return chosen
-
-
-def _is_half_of_a_pair(file: str, marks: Mapping[str, Mark], lost: Set[str]) -> bool:
-    """An index that was lost alone."""
-    warc = "warc/" + file.removeprefix("index/").removesuffix(".cdxj") + ".warc.gz"
-    return file.startswith("index/") and warc in marks and warc not in lost
 
 
 def _newest(marks: Mapping[str, Mark]) -> dict[tuple[str, int], int]:
     newest: dict[tuple[str, int], int] = {}
     for file in marks:
-        newest[_kind(file)] = max(newest.get(_kind(file), -1), number_of(file))
+        newest[_folder(file)] = max(newest.get(_folder(file), -1), number_of(file))
     return newest
 
 
-def _kind(file: str) -> tuple[str, int]:
-    """Files of one kind, and one part, are numbered."""
+def _folder(file: str) -> tuple[str, int]:
+    """The files of one folder, and one part, are numbered."""
     return file.partition("/")[0], part_of(file)
+
+
+def _unit_of(file: str) -> tuple[str, int] | None:
+    """What the names of an archive's file and of its index have in common."""
+    match = _NAME.fullmatch(file)
+    return (match["unit"], part_of(file)) if match else None

@@ -1,6 +1,6 @@
-"""What became of every listed line: final rows, the latest attempt of each URL, duplicates resolved. And rows as CSV.
+"""Final rows: one per listed line, the latest attempt of each URL, duplicates resolved. And rows as CSV.
 
-The law: a listed line has at most one row here, and exactly one once all that descends from it is settled. Nothing is
+Invariants: a listed line has at most one row here, and exactly one once all that descends from it is settled. Nothing is
 remembered between rows: the store is asked instead, so the memory used does not grow with the crawl.
 """
 
@@ -72,14 +72,17 @@ def _resolved(ref: Ref, row: Row, lookup: Lookup, row_at: Callable[[Ref], Row | 
     between listed pages); None if the line has another row, or if there is no line."""
     if row["input"] is None:
         return None
+    # 1. The redirects that led the line here must still do so: otherwise the row is of an earlier visit.
     path = _path(row["canonical"], row["via"], row["kind"], lookup)
     if path is None or (path and not _belongs_to(lookup(path[0]), ref, row)):
-        return None  # of an earlier visit to a page that redirected here
+        return None
     known = _page(row, path, lookup)
     if known is None or known.row is None:
         return row
+    # 3. The page's own row may be this line's already.
     if _is_named_by(row, known, lookup):
         return None
+    # 4. The page's row, named as the line named it; none if its results file was retired.
     found = row_at(known.row)
     if found is None:
         return row

@@ -1,6 +1,6 @@
 """The file side of a commit: what one batch adds to archive, index and results.
 
-The law: between the store's prepare and its commit, everything of the batch is appended and made durable; none of it
+Invariants: between the store's prepare and its commit, everything of the batch is appended and made durable; none of it
 counts before the commit, and after a failed one every file is cut back to its mark. Only the writer thread comes here.
 """
 
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
 from crawler.output.archive import Archive, Kept
 from crawler.output.results import Results
 from crawler.output.rows import has_record, known_of, rows_of
+
+RECORD_BYTES: Final = 2 << 20
+"""Of the record that is being packed: a head of 256 KiB some times over, the packer's tables, a piece of the body."""
 
 
 class Outbox(Protocol):
@@ -32,6 +35,9 @@ class Outbox(Protocol):
 
     def close(self) -> None: ...
 
+    @property
+    def buffered(self) -> int: ...
+
 
 class Journal:
     """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first."""
@@ -40,6 +46,7 @@ class Journal:
         self._archive = archive
         self._results = results
         self._outbox = outbox
+        self._appending = False
         self._lengths: dict[str, int] = {}
         self.written_bytes = 0
         """Added to files since it was opened."""
@@ -58,6 +65,13 @@ class Journal:
         """Write the batch's records, index lines and rows, each once; what the store is to know of each settled lease
         (None: nothing new, for a Retry and for kind ``expand``). Spool files of bodies may have been moved."""
         self.is_ahead = True
+        self._appending = True
+        try:
+            return self._append(prepared)
+        finally:
+            self._appending = False
+
+    def _append(self, prepared: Prepared) -> list[Known | None]:
         settled = prepared.batch.settled
         wall = prepared.batch.wall
         if prepared.batch.retired:
@@ -96,11 +110,16 @@ class Journal:
         return lost
 
     def cut(self, marks: Mapping[str, Mark]) -> None:
-        """Cut every file back, and close: the process ends, and whoever reads the directory then must find whole records."""
+        """Cut every file back, and close: the process ends, and later readers of the directory must find whole records."""
         with contextlib.ExitStack() as stack:
             for files in self._all():
                 stack.callback(files.cut, marks)
         self.is_ahead = False
+
+    @property
+    def memory_used(self) -> int:
+        """Bytes in memory: what waits to be written, and the record being made. May be asked by any thread."""
+        return sum(files.buffered for files in self._all()) + RECORD_BYTES * self._appending
 
     def roll(self) -> None:
         """The next ``sync`` closes the archive's files, so that other tools find them by their final names."""

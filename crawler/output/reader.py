@@ -1,35 +1,54 @@
 """A crawl's directory read back: rows, bodies, what became of each line, and whether all of it is sound.
 
-The law: what is shown is one commit's state, whole, also while the crawl runs; nothing in the directory is changed.
+Invariants: what is shown is the state of one commit, whole, also while the crawl runs; nothing in the directory is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from crawler.core import urls
 from crawler.core.durable import is_there
-from crawler.core.model import KINDS, PAGES, Known, Ref
-from crawler.frontier import open_reader
-from crawler.output.archive.reader import is_gone, open_body
-from crawler.output.archive.verify import Verified, verify
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Mark, Ref
+from crawler.output.archive import Findings, is_gone, open_body
 from crawler.output.final_rows import final_rows
 from crawler.output.results import Result, Row, row_at, rows
 from crawler.output.results import read as read_results
+from crawler.output.verify import verify
 
 
-class Reading:
-    """The directory as of its last commit when this was opened. Every method may raise StorageError."""
+class StoreReader(Protocol):
+    """What a store shows to readers beside it (see ``crawler.frontier.open_reader``)."""
 
-    def __init__(self, directory: Path | str) -> None:
-        self.root = Path(directory)
-        self._store = open_reader(self.root / "frontier")
-        self.marks = self._store.marks()
+    def lookup(self, url: str) -> Known | str | None: ...
 
-    def __enter__(self) -> Reading:
+    def budgets(self, url: str) -> tuple[int, int]: ...
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]: ...
+
+    def marks(self) -> Mapping[str, Mark]: ...
+
+    def refresh(self) -> None: ...
+
+    def verify(self) -> Iterable[StorageError]: ...
+
+    def close(self) -> None: ...
+
+
+class CrawlReader:
+    """The crawl in ``root`` as of its last commit when ``store`` was opened. Every method may raise StorageError."""
+
+    def __init__(self, root: Path, store: StoreReader) -> None:
+        """Closes ``store`` in the end."""
+        self.root = root
+        self._store = store
+        self.marks = store.marks()
+
+    def __enter__(self) -> CrawlReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -76,30 +95,12 @@ class Reading:
         self._store.refresh()
         return is_gone(self.root, self._store.marks(), file)
 
-    def verify(self, report: Callable[[str], None]) -> Verified:
+    def verify(self, report: Callable[[str], None]) -> Findings:
         """Check every mark, record, digest, row and entry of the store; each fault is reported in one sentence."""
-        verified = verify(self.root, self.marks, (row for _, row in self.rows()), report)
+        findings = verify(self.root, self.marks, (row for _, row in self.rows()), report)
         for fault in self._store.verify():
-            verified.faults += 1
-            report(str(fault))
-        return verified
+            findings.fault(str(fault))
+        return findings
 
     def close(self) -> None:
         self._store.close()
-
-
-def read(directory: Path | str, *, kinds: Collection[str] | None = PAGES) -> Iterator[Result]:
-    """The results of a crawl: ``.row`` and ``.open()``, in bounded memory, also while it runs. Rows that are written later
-    are not seen. StorageError: there is no crawl, or it is damaged.
-
-    ``kinds``: of rows, such as ``{"seed"}`` or ``{"robots", "sitemap"}``; by default those of pages, None for all. ValueError:
-    there is no such kind."""
-    wanted = frozenset((kinds,) if isinstance(kinds, str) else kinds or ())
-    if unknown := sorted(map(repr, wanted - set(KINDS))):
-        raise ValueError(f"there is no kind of row {', '.join(unknown)}: they are {', '.join(KINDS)}")
-    return _read(directory, wanted)
-
-
-def _read(directory: Path | str, kinds: frozenset[str]) -> Iterator[Result]:
-    with Reading(directory) as reading:
-        yield from reading.results(kinds)

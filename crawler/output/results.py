@@ -1,6 +1,6 @@
 """Result rows on disk: JSON lines in ``results/results-NNNNNN.jsonl``, appended, rolled at a commit, read back.
 
-The law: a reader stops at the mark, so a row is seen once and for ever or not at all, also while a crawl runs.
+Invariant: a reader stops at the mark, so a row that was seen once stays, also while a crawl runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
 from crawler.core.rolling import RollingFile
+from crawler.output.archive import refs_of
 from crawler.output.file_names import WHOLE, order, part_prefix
 
 SCHEMA: Final = 1
@@ -25,7 +26,7 @@ SCHEMA: Final = 1
 FIELDS: Final = (
     "url", "canonical", "outcome", "status", "reason", "kind", "input", "final", "via", "depth", "hops", "location",
     "mime", "charset", "bytes_wire", "bytes_decoded", "sha256", "truncated", "fetched_at", "attempt", "timings", "ip",
-    "archive", "tag", "robots", "listed", "extra",
+    "archive", "tag", "robots", "listed", "extra", "encoding", "cut", "fault",
 )
 # fmt: on
 """Of a row, behind ``schema``; all are always there, null where they do not apply."""
@@ -79,13 +80,8 @@ def read(
 
 def body_ref(row: Row) -> Ref | None:
     """Where the body of a row stands; None if none was kept."""
-    place = row["archive"]
-    if place is None:
-        return None
-    if "path" in place:
-        return Ref(place["path"], 0, row["bytes_decoded"])
-    place = place.get("revisit_of", place)
-    return Ref(place["file"], place["offset"], place["length"])
+    refs = refs_of(row)
+    return refs and refs[1]
 
 
 def rows(

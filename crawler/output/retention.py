@@ -1,27 +1,26 @@
-"""Closed files of a crawl that are no longer kept: deleted by age and bytes, or moved away by the operator while it runs.
+"""Retires closed files of a running crawl: deletes them by age and bytes, and notices those that its operator moved away.
 
-The law: what the store knows comes first. A file is deleted only after a commit has marked it as retired, and loses its
-mark only after it has gone; a kill in between leaves something to be done again. A file that has no mark is nobody's to
-delete.
+Invariants: what the store knows comes first. A file is deleted only after a commit has marked it as retired, and loses its
+mark only after it has gone; after a kill in between the rest is done again. A file without a mark is never deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from crawler.core.batch import Batch
-from crawler.core.durable import OPEN, is_there, storing
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.durable import OPEN, storing
+from crawler.core.errors import StorageError
 from crawler.core.model import Mark
-from crawler.frontier.store import Store
+from crawler.output.archive import MARKED_FOLDERS
 from crawler.output.file_names import EXCHANGE, UNNAMED, expired, noticed
 
 LOOK_EVERY_S: Final = 60.0
-FOLDERS: Final = ("warc", "index", "results")
+FOLDERS: Final = (*MARKED_FOLDERS, "results")
+"""With files that have marks."""
 
 
 logger: Final = logging.getLogger(__name__)
@@ -67,15 +66,18 @@ class Retention:
 
     async def look(self) -> None:
         """Once: notice what has gone, retire what is old or too much, delete what is retired. Raises StorageError."""
+        # 1. Decide: closed files that have gone, and those to be deleted.
         marks = {file: mark for file, mark in (await self._marks()).items() if not file.startswith(EXCHANGE)}
         there = await asyncio.to_thread(self._there, marks)
         gone = noticed(marks, there)
         old = expired(marks, there, self._wall(), self._age_s, self._bytes_max)
         retired = {file: Mark(marks[file].length, closed=True, retired=True) for file in old}
+        # 2. The store first.
         if gone or retired:
             await self._retire({**retired, **gone})
         for file in sorted(file for file in gone if not marks[file].retired):
             logger.info("%s: moved or deleted while the crawl runs: retired", file)
+        # 3. Only now delete: what was retired just now, and what a kill kept an earlier look from deleting.
         doomed = [file for file, mark in {**marks, **retired}.items() if mark.retired and mark.length and file in there]
         if doomed:
             await asyncio.to_thread(self._delete, doomed)
@@ -92,29 +94,6 @@ class Retention:
         for file in files:
             with storing(self._root / file):
                 (self._root / file).unlink(missing_ok=True)
-
-
-def retire_missing(root: Path, store: Store, files: Sequence[str]) -> list[str]:
-    """Of a crawl that nobody runs: the closed files that are not there have been retired by a person, or only ``files``;
-    which they are now. Raises ConfigError."""
-    marks = {file: mark for file, mark in store.marks().items() if not file.startswith(EXCHANGE)}
-    faults = []
-    for file in files:
-        mark = marks.get(file)
-        if mark is None or mark.retired:
-            faults.append(f"{file}: no such file was written by this crawl, or it is retired already")
-        elif not mark.closed:
-            faults.append(f"{file}: it is not full yet: the crawl must go on with it")
-        elif is_there(root / file):
-            faults.append(f"{file}: it is still there: move or delete it first")
-    if faults:
-        raise ConfigError(faults)
-    there = {file: 0.0 for file, mark in marks.items() if (file not in files if files else is_there(root / file))}
-    gone = {file: mark for file, mark in noticed(marks, there).items() if not marks[file].retired}
-    if gone:
-        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(gone))
-        store.commit(store.prepare(batch), [], {})
-    return sorted(gone)
 
 
 def _written_at(path: Path) -> float | None:

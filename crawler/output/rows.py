@@ -1,6 +1,6 @@
 """Which result rows a batch makes, and what stands in them (schema 1). Pure.
 
-The law: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
+Invariant: every listed line gets exactly one row with ``final: true``. It is its own, or that of the page its redirects
 lead to; where that page was known already, a row ``skipped``, ``duplicate`` stands for the line. Of a seed, or a redirect's
 target, that another part of the crawl owns, that part makes this row.
 """
@@ -17,14 +17,11 @@ from msgspec.structs import replace
 from crawler.core import urls
 from crawler.core.batch import EXPAND, FOREIGN, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import NOT_PAGES, Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
-from crawler.output.archive import Kept
+from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
 from crawler.output.results import FIELDS, SCHEMA, Row
-
-VALIDATOR_BYTES_MAX: Final = 512
-"""Of ETag and Last-Modified together; longer ones are not kept, so the next visit is unconditional."""
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
 DUPLICATE: Final = (KNOWN, EXPAND)
@@ -50,11 +47,11 @@ def rows_of(prepared: Prepared, kept: Sequence[Kept | None]) -> Iterator[tuple[i
 
 def has_row(settled: Settled) -> bool:
     """A retry is not settled yet, and a page that is expanded once more has its row."""
-    return isinstance(settled.outcome, Done | Dropped) and settled.lease.link.kind != "expand"
+    return isinstance(settled.outcome, Done | Dropped) and settled.lease.link.kind not in EXPANDED
 
 
 def has_record(settled: Settled) -> bool:
-    """Whether the answer is kept: not where its body was not wanted."""
+    """Whether the response is kept: not where its body was not wanted."""
     return has_row(settled) and isinstance(settled.outcome, Done) and settled.outcome.outcome != "skipped"
 
 
@@ -117,8 +114,12 @@ def _visit_rows(
     if isinstance(outcome, Dropped):
         row["fetched_at"] = iso(wall)
     else:
-        _fill_answer(row, outcome.page, kept, onward[0].url if onward else None)
+        _fill_response(row, outcome.page, kept, onward[0].url if onward else None)
         row["robots"] = outcome.robots
+        row["encoding"] = outcome.encoding
+        if outcome.cut:
+            row["cut"] = ",".join(rule for rule, _ in outcome.cut)
+            row["fault"] = "; ".join(f"{rule}: {words}" for rule, words in outcome.cut)
         if not has_record(settled):
             row["sha256"] = None
     yield index, row
@@ -167,7 +168,7 @@ def _object(extra: str | None) -> orjson.Fragment | None:
     return None if extra is None else orjson.Fragment(extra)
 
 
-def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
+def _fill_response(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
     timings = page.timings
     row["status"] = page.status
     row["location"] = target or _location(page)
@@ -184,23 +185,11 @@ def _fill_answer(row: Row, page: Page, kept: Kept | None, target: str | None) ->
         "total": round(timings.total, 6),
     }
     row["ip"] = page.ip
-    row["archive"] = _place(kept)
-
-
-def _place(kept: Kept | None) -> Row | None:
-    """Where this visit's record stands, and whose body it repeats."""
-    if kept is None:
-        return None
-    if kept.record.file.startswith("files/"):
-        return {"path": kept.record.file}
-    place = {"file": kept.record.file, "offset": kept.record.offset, "length": kept.record.length}
-    if kept.body != kept.record:
-        place["revisit_of"] = {"file": kept.body.file, "offset": kept.body.offset, "length": kept.body.length}
-    return place
+    row["archive"] = place_of(kept) if kept is not None else None
 
 
 def _location(page: Page) -> str | None:
-    """Where an answer sends its reader: canonical if it can be parsed, else as sent."""
+    """Where a response redirects to: canonical if it can be parsed, else as sent."""
     if not 300 <= page.status < 400 or (text := page.header("location")) is None:
         return None
     try:
@@ -211,7 +200,7 @@ def _location(page: Page) -> str | None:
 
 def _validators(page: Page) -> tuple[str | None, str | None]:
     etag, modified = page.header("etag"), page.header("last-modified")
-    if len(etag or "") + len(modified or "") > VALIDATOR_BYTES_MAX:
+    if len(etag or "") + len(modified or "") > VALIDATORS_CHARS_MAX:
         return None, None
     return etag, modified
 

@@ -9,15 +9,28 @@ walk, charset included; of 50 hostile documents of 1 MiB (depth, formatting, att
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import turbohtml
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, Rules, host_key
-from crawler.parse.microsyntax import directives, link_header, query_codec, reencoded, refresh, robots_tag, srcset, text
+from crawler.core.urls import Base, Rules, escaped, host_key
+from crawler.parse.microsyntax import (
+    directives,
+    link_header,
+    query_codec,
+    reencoded,
+    refresh,
+    robots_tag,
+    srcset,
+    text,
+    xml_label,
+)
+
+if TYPE_CHECKING:
+    import turbohtml
 
 MIMES: Final = frozenset({"text/html", "application/xhtml+xml"})
 """Types whose bodies are read; of others only the headers are."""
@@ -32,11 +45,31 @@ OUTLINKS_BYTES_FACTOR: Final = 4
 than the page itself, times the factor."""
 PART_LINKS: Final = 2000
 """About half a megabyte, once they are objects."""
+PARSER: Final = "turbohtml:parse"
+"""What is to be loaded before the first document is read."""
 
 _HEAD_TAGS: Final = ("base", "meta")
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
 _HINTS: Final = frozenset({"dns-prefetch", "preconnect"})
 _TOLD: Final = frozenset({"canonical", "alternate", "next", "prev"})
+_PAGES: Final = _TOLD | frozenset(
+    {"author", "help", "license", "privacy-policy", "terms-of-service"}
+    | {"copyright", "previous", "first", "last", "start", "up", "index", "contents", "amphtml"}
+)
+"""Relations by which a <link> is a hyperlink (HTML, 4.6.7), and what was said for them before it. ``search`` is one there, but
+leads to a description for programs."""
+_PARTS: Final = frozenset(
+    {"stylesheet", "icon", "apple-touch-icon", "apple-touch-icon-precomposed", "mask-icon", "manifest", "preload"}
+    | {"modulepreload", "pingback", "search", "edituri", "wlwmanifest"}
+)
+"""Relations by which it is none whatever else it is: "alternate stylesheet", "alternate icon"."""
+_meta_charset = re.compile(rb"<meta[^>]*charset", re.IGNORECASE).search
+_no_page = re.compile(
+    r"\s*(?:(?:image|audio|video|font)/|[^;]*(?:oembed|javascript|ecmascript|/css|opensearchdescription|rsd|wlwmanifest)\b"
+    r"|[^;]*(?<!/feed\+)json\b)",
+    re.IGNORECASE,
+).match
+"""Types of what only programs and pages ask for. A feed is a document."""
 RULE_OF: Final = {"too_long": "url_length"}
 """The rule that leaves a reference out, where it is not called as the reason why it is no URL."""
 _DIRECTIVES: Final = frozenset(
@@ -75,7 +108,7 @@ class Outlinks(Struct, frozen=True, array_like=True):
 
 
 class Options(Struct, frozen=True, array_like=True):
-    """``agent``: our product token, which robots directives may name. ``resources``: the images of pages, too."""
+    """``agent``: our product token, which robots directives may name. ``resources``: what pages are made of, too."""
 
     agent: str = ""
     max_outlinks: int = 100_000
@@ -93,19 +126,19 @@ def outlinks(
 ) -> Outlinks:
     """What a page links to. ``url`` is canonical; ``body`` is decoded and may be cut; ``charset`` is the header's;
     ``headers`` are (name, value) as received."""
-    named = [(name.lower(), text(value)) for name, value in headers if name.lower() in HEADERS]
-    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(value, options.agent)}
+    named = [(name.lower(), value) for name, value in headers if name.lower() in HEADERS]
+    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(text(value), options.agent)}
     found = _Found(url, options, len(body))
     for name, value in named:
         if name == b"link":
-            for target, rel in link_header(value):
-                found.link(target, rel, "header")
-        elif name == b"refresh" and (onward := refresh(value)):
+            for target, rel, kind in link_header(escaped(value)):
+                found.link(target, rel, kind, "header")
+        elif name == b"refresh" and (onward := refresh(escaped(value))):
             found.add(onward, "refresh")
     read_as: str | None = None
     base = url
     if body and mime in MIMES:
-        read_as, base = _html(found, body, charset, robots)
+        read_as, base = _html(found, body, mime, charset, robots)
     return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
 
 
@@ -159,17 +192,20 @@ class _Found:
         else:
             self.refuse("resource")
 
-    def link(self, reference: str, rel: str, kind: str = "link") -> None:
-        """A <link> or Link header, by its relations; hints name a host, not a page."""
+    def link(self, reference: str, rel: str, mime: str, kind: str = "link") -> None:
+        """A <link> or Link header, by its relations and type; hints name a host, not a page."""
         rels = rel.lower().split()
-        if _HINTS.isdisjoint(rels):
-            told = next((word for word in rels if word in _TOLD), kind)
-            self.add(reference, told if kind == "link" else kind, "nofollow" in rels)
+        if not _HINTS.isdisjoint(rels):
+            return
+        if not self.options.resources and (_PAGES.isdisjoint(rels) or not _PARTS.isdisjoint(rels) or _no_page(mime)):
+            return self.refuse("resource")
+        told = next((word for word in rels if word in _TOLD), kind)
+        self.add(reference, told if kind == "link" else kind, "nofollow" in rels)
 
 
-def _html(found: _Found, body: bytes, charset: str | None, robots: set[str]) -> tuple[str, str]:
+def _html(found: _Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> tuple[str, str]:
     """Take a document's links, and its robots directives; its encoding and base URL."""
-    document = _parse(body, charset)
+    document = document_of(body, charset, mime)
     encoding = document.encoding or "UTF-8"
     found.codec = query_codec(encoding)
     base: str | None = None
@@ -204,17 +240,19 @@ def _element(found: _Found, tag: str, attr: Callable[[str], str | None]) -> None
     """Anything else that links."""
     if tag == "link":
         if href := attr("href"):
-            found.link(href, attr("rel") or "")
-        for url in srcset(attr("imagesrcset") or ""):
-            found.add(url, "srcset")
+            found.link(href, attr("rel") or "", attr("type") or "")
+        candidates = attr("imagesrcset")
     elif tag == "iframe" or tag == "frame":
         if source := attr("src"):
             found.add(source, tag)
+        return
     else:
         if tag == "img" and (source := attr("src")):
             found.resource(source, tag)
-        for url in srcset(attr("srcset") or ""):
-            found.add(url, "srcset")
+        candidates = attr("srcset")
+    if candidates:
+        for url in srcset(candidates):
+            found.resource(url, "srcset")
 
 
 def _base(found: _Found, href: str | None) -> str:
@@ -231,12 +269,27 @@ def _base(found: _Found, href: str | None) -> str:
     return base
 
 
-def _parse(body: bytes, charset: str | None) -> turbohtml.Document:
-    """BOM, header, meta prescan, then the detector (HTML, determining the character encoding). Links inside a declarative
-    shadow root are links: left as a template, they are walked."""
-    try:
-        return turbohtml.parse(
-            body, encoding=charset, detect_encoding=True, positions=False, allow_declarative_shadow_roots=False
-        )
-    except LookupError:  # a label that no standard knows
-        return _parse(body, None)
+def document_of(body: bytes, charset: str | None, mime: str | None) -> turbohtml.Document:
+    """A document in its encoding: BOM, header, meta, XML declaration (before meta in XHTML, whose own it is), then the detector
+    (HTML, determining the character encoding). Links inside a declarative shadow root are links: left as a template, they
+    are walked."""
+    for label in (charset, _declared(body, mime)):
+        if label is not None:
+            try:
+                return _parse(body, label)
+            except LookupError:  # a label that no standard knows
+                pass
+    return _parse(body, None)
+
+
+def _declared(body: bytes, mime: str | None) -> str | None:
+    """What the XML declaration says, where that counts."""
+    if body[:5] != b"<?xml" or (mime != "application/xhtml+xml" and _meta_charset(body, 0, 1024)):
+        return None
+    return xml_label(body)
+
+
+def _parse(body: bytes, label: str | None) -> turbohtml.Document:
+    import turbohtml  # a crawl that reads no page need not load it: 30 ms
+
+    return turbohtml.parse(body, encoding=label, detect_encoding=True, positions=False, allow_declarative_shadow_roots=False)

@@ -23,6 +23,7 @@ _candidate = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)").match
 _descriptors = re.compile(r"(?:[^,(]++|\([^)]*+\)?)*+").match
 _target = re.compile(r"[\s,]*+<([^>]*+)>([^,\"]*+(?:\"(?:[^\"\\]++|\\.)*+\"[^,\"]*+)*+)").match
 _rel = re.compile(r";\s*+rel\s*+=\s*+(?:\"([^\"]*+)\"|([^\s;,]++))", re.IGNORECASE).search
+_type = re.compile(r";\s*+type\s*+=\s*+(?:\"([^\"]*+)\"|([^\s;,]++))", re.IGNORECASE).search
 _token = re.compile(r"[A-Za-z0-9_.\-]+").fullmatch
 
 
@@ -45,13 +46,13 @@ def srcset(value: str) -> Iterator[str]:
             at = descriptors.end()
 
 
-def link_header(value: str) -> Iterator[tuple[str, str]]:
-    """(target, rel) of each link (RFC 8288)."""
+def link_header(value: str) -> Iterator[tuple[str, str, str]]:
+    """(target, rel, type) of each link (RFC 8288)."""
     at = 0
     while match := _target(value, at):
         at = match.end()
-        rel = _rel(match[2])
-        yield match[1], (rel[1] or rel[2] or "") if rel else ""
+        rel, mime = _rel(match[2]), _type(match[2])
+        yield match[1], (rel[1] or rel[2] or "") if rel else "", (mime[1] or mime[2] or "") if mime else ""
 
 
 def directives(content: str) -> set[str]:
@@ -82,6 +83,30 @@ def text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+# ---- what a text says of its own encoding; it reads as ASCII, so it is not UTF-16 whatever it says
+
+_xml_declared = re.compile(rb"<\?xml[^>]{0,200}?\sencoding\s*=\s*[\"']([A-Za-z0-9_.:\-]{1,40})[\"']").search
+_css_declared = re.compile(rb"@charset \"([A-Za-z0-9_.:\-]{1,40})\";").match
+_DECLARED_BYTES: Final = 64 << 10
+
+
+def xml_label(body: bytes) -> str | None:
+    """The label in an XML declaration, also where something stands before it that should not."""
+    return _label(_xml_declared(body, 0, _DECLARED_BYTES))
+
+
+def css_label(body: bytes) -> str | None:
+    """The label in an @charset rule (CSS Syntax, determining the fallback encoding)."""
+    return _label(_css_declared(body))
+
+
+def _label(found: re.Match[bytes] | None) -> str | None:
+    if found is None:
+        return None
+    label = found[1].decode().lower()
+    return "utf-8" if label.startswith(("utf-16", "utf16")) else label
+
+
 # ---- a query is sent in the encoding of its page (URL, query state)
 
 _CODECS: Final = {
@@ -105,6 +130,13 @@ def query_codec(encoding: str) -> str | None:
         return codecs.lookup(_CODECS.get(name, name)).name
     except LookupError:
         return None
+
+
+def codec_of(encoding: str) -> str:
+    """Python's name for the codec that decodes an encoding (WHATWG name)."""
+    if encoding == "GBK":
+        return "gb18030"  # the standard has one decoder for both
+    return query_codec(encoding) or {"UTF-16LE": "utf-16-le", "UTF-16BE": "utf-16-be"}.get(encoding, "utf-8")
 
 
 def reencoded(reference: str, codec: str) -> str:

@@ -130,7 +130,7 @@ class Parser:
             return answer
         status, payload = answer
         if status == FAILED:
-            return Fault("parse_crashed", payload.decode(errors="replace"))
+            return Fault("parse_crashed", bytes(payload).decode(errors="replace"))
         try:
             return msgspec.msgpack.decode(payload, type=result)
         except msgspec.DecodeError as error:  # a document may have taken its process over

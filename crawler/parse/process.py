@@ -52,7 +52,7 @@ class Job:
 
     __slots__ = ("answer", "frame", "tried")
 
-    def __init__(self, frame: bytes | bytearray, answer: asyncio.Future[tuple[int, bytes] | Fault]) -> None:
+    def __init__(self, frame: bytes | bytearray, answer: asyncio.Future[tuple[int, bytes | memoryview] | Fault]) -> None:
         self.frame = frame
         self.answer = answer
         self.tried = False
@@ -160,12 +160,18 @@ class ParserProcess(asyncio.Protocol):
             if len(self._buffer) - at - HEAD.size < size:
                 break
             at += HEAD.size + size
-            self._received(status, bytes(self._buffer[at - size : at]))
-        del self._buffer[:at]
+            if at == len(self._buffer):  # as large answers end: it is not copied
+                whole, self._buffer = self._buffer, bytearray()
+                self._received(status, memoryview(whole)[at - size :])
+                at = 0
+            else:
+                self._received(status, bytes(memoryview(self._buffer)[at - size : at]))
+        if at:
+            del self._buffer[:at]
         if len(self.in_hand) <= IN_HAND_LOW:
             self._hungry(self)
 
-    def _received(self, status: int, payload: bytes) -> None:
+    def _received(self, status: int, payload: bytes | memoryview) -> None:
         self._ticks = 0
         if not self.ready:
             if status == READY:
@@ -175,7 +181,7 @@ class ParserProcess(asyncio.Protocol):
                     self._bytes_in_hand = len(self._alone.frame)
                     self._send([self._alone.frame])
             else:
-                self.broken = payload.decode(errors="replace")
+                self.broken = bytes(payload).decode(errors="replace")
                 self.kill()
         elif self.in_hand and status & ~RETIRE in (VALUE, FAILED):
             job = self.in_hand.popleft()

@@ -1,197 +1,409 @@
-"""The forms a sitemap comes in, read from plain bytes: XML (urlset, sitemapindex, RSS, Atom) or one URL a line.
+"""A part of a sitemap, read in a parser process: XML (urlset, sitemapindex, RSS, Atom) or one URL a line.
 
-The law: bytes in any order end in URLs or in a Stop, and nothing here grows with the input. expat, not lxml: it builds no
-tree, and lxml keeps the name of every element it ever saw (measured: 35 MiB after one hostile file). A document type with
-anything inside is refused, so there are no entities to expand.
+The law: one part in; its entries, and what the next part needs, out. Whatever the bytes, reading ends, it holds no more than a
+part and an entry, and a fault is named and damages no entry but the one it stands in.
+
+expat reads a part. Where it finds a fault, it is helped over it (crawler.parse.sitemap_repair), entry by entry where it must
+be. Nobody expands entities, and a document type with anything inside is refused.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, TypeAlias
 from xml.parsers import expat
 
+import msgspec
+from msgspec import Struct
+
+from crawler.core.errors import FetchError
+from crawler.core.urls import Base, Rules
+from crawler.parse.microsyntax import codec_of, xml_label
+
 URL_CHARS_MAX: Final = 8 << 10
-TEXT_CHARS_FREE: Final = 64 << 10
-"""A list of URLs has its first one within these."""
-TOKEN_BYTES_MAX: Final = 256 << 10
-"""A tag, comment or instruction: expat scans an unfinished one again with every piece."""
+ENTRY_URLS_MAX: Final = 100
+"""Of an entry: one is usual, and an Atom entry may have one for each language and type (RFC 4287 4.1.2)."""
+ENTRY_BYTES_MAX: Final = 512 << 10
+"""From the end of one entry to the end of the next: RSS may carry whole articles."""
+HEAD_CHARS_MAX: Final = 64 << 10
+"""A document shows what it is within these."""
+ANSWER_BYTES_MAX: Final = 512 << 10
+"""Of URLs: short references to a long base may stand in a part. What does not fit is read by the next call."""
 ELEMENT_DEPTH_MAX: Final = 32
-NAMES_MAX: Final = 1_000
-"""Different names of elements and attributes: expat keeps each."""
+NAME_CHARS_MAX: Final = 256
+_FEED_BYTES: Final = 16 << 10
 
 Kind: TypeAlias = Literal["urlset", "index", "rss", "atom", "text"]
-Fault: TypeAlias = Literal[
-    "not_a_sitemap",
-    "too_large",
-    "too_many_urls",
-    "index_depth",
-    "xml",
-    "encoding",
-    "doctype",
-    "token_too_long",
-    "too_deep",
-    "too_many_names",
-    "gzip",
-    "gzip_cut",
-    "decode_ratio",
-]
+Fault: TypeAlias = Literal["not_a_sitemap", "doctype", "xml", "encoding", "entry_too_long", "too_deep", "too_many_faults"]
+End: TypeAlias = Literal["", "whole", "cut"]
+"""Whether more follows a part, it is the last, or it is where the document was cut."""
 
-_ROOTS: Final[dict[str, Kind]] = {"urlset": "urlset", "sitemapindex": "index", "rss": "rss", "RDF": "rss", "feed": "atom"}
-_PLACES: Final[dict[Kind, tuple[str, str]]] = {
+ROOTS: Final[dict[str, Kind]] = {"urlset": "urlset", "sitemapindex": "index", "rss": "rss", "RDF": "rss", "feed": "atom"}
+PLACES: Final[dict[Kind, tuple[str, str]]] = {
     "urlset": ("url", "loc"),
     "index": ("sitemap", "loc"),
     "rss": ("item", "link"),
     "atom": ("entry", "link"),
 }
-_DECLARED = re.compile(rb"<\?xml[^>]{0,200}?\sencoding\s*=\s*[\"']([^\"']{0,40})", re.IGNORECASE)
-_ENCODINGS = re.compile(r"us-ascii|iso-8859-\d{1,2}|windows-125\d|koi8-[ru]", re.IGNORECASE)
-"""Those of one byte a character. Matched before Python looks for a codec, because it remembers every name it was asked."""
+"""An entry's element, and the one in it that holds the URL."""
+
+_space: Final = " \t\r\n\0\ufeff"
+_raw_byte = re.compile("[\udc80-\udcff]")
+_root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])").search
+_entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
+_is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
+_subset = re.compile(r"<!DOCTYPE[^>\[]*\[", re.IGNORECASE).search
+_opens_end_tag = re.compile(r".*</(?:[A-Za-z_][\w.\-]*:)?\Z", re.DOTALL).match
+_is_url = re.compile(r"https?://", re.IGNORECASE).match
+
+
+class How(Struct, frozen=True, array_like=True):
+    """``url`` is the sitemap's own, ``charset`` its header's."""
+
+    url: str
+    charset: str | None = None
+    rules: Rules = Rules()
+
+
+class State(Struct, array_like=True):
+    """What was left of the parts before."""
+
+    encoding: str = ""
+    decoder: tuple[bytes, int] | None = None
+    kind: Kind | None = None
+    is_guess: bool = False
+    """The kind is known by the entries alone."""
+    path: list[str] = []
+    """The elements that are open, as written."""
+    rest: bytes = b""
+    """What of them is not read yet, as UTF-8; with it the next part begins."""
+    line: int = 1
+    """Where that is."""
+    repairs: int = 0
+    """Damaged entries so far."""
+    is_over: bool = False
+    """Nothing is read any more."""
+
+
+class Part(Struct, array_like=True):
+    """What was read. ``entries``: canonical URLs. ``refused``: how many are none, by rule. ``faults``: how many there are by
+    name, and the first in words. ``more``: it held more entries than one answer may; call again without bytes."""
+
+    entries: list[str]
+    kind: Kind | None
+    encoding: str
+    state: bytes
+    refused: dict[str, int]
+    faults: dict[str, tuple[int, str]]
+    more: bool = False
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(State).decode
+
+
+def part(data: bytes, state: bytes, end: End, how: How | list[object]) -> Part:
+    """Read on with these bytes. ``state``: as the part before gave it back; ``b""`` for the first."""
+    reading = Reading(_decode(state) if state else State(), how if isinstance(how, How) else msgspec.convert(how, How))
+    try:
+        if not reading.state.is_over:
+            reading.read(data, end)
+    except Full:
+        return reading.answer(more=True)
+    except Stop as stop:
+        reading.fault(stop.fault, stop.detail)
+        reading.state.is_over, reading.state.rest = True, b""
+    return reading.answer()
+
+
+def without_part(state: bytes) -> bytes:
+    """The state to go on from where a part, and what was left before it, could not be read at all."""
+    before = _decode(state) if state else State("UTF-8")
+    before.rest, before.decoder = b"", None
+    return _encode(before)
 
 
 class Stop(Exception):
-    """Reading ends here."""
+    """Reading ends here, for the whole document."""
 
     def __init__(self, fault: Fault, detail: str = "") -> None:
-        self.fault = fault
-        self.detail = detail
+        self.fault, self.detail = fault, detail
 
 
-class Form(Protocol):
-    """Told of URLs by the functions it was made with: ``named(kind)`` once, then ``add(url)``; ``skip()`` what is none."""
-
-    def read(self, piece: bytes) -> None: ...
-
-    def end(self) -> None: ...
-
-    def release(self) -> None:
-        """Break the reference cycle with the parser."""
+class Full(Exception):
+    """No more entries fit into this answer. What is not read is in the state."""
 
 
-def form_of(head: bytes, named: Callable[[Kind], None], add: Callable[[str], None], skip: Callable[[], None]) -> Form:
-    """Chosen by the first bytes of the document, which are to be read by it."""
-    if head[:2] in (b"<\0", b"\0<"):
-        return _Xml("utf-16le" if head[0] else "utf-16be", named, add)
-    if head[:4] in (b"\xff\xfe<\0", b"\xfe\xff\0<"):
-        return _Xml("utf-16", named, add)
-    if head[:1] == b"<":
-        return _Xml(_declared(head), named, add)
-    return _Text("utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8", named, add, skip)
+class Odd(Exception):
+    """What expat lets pass, but we do not read."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        self.fault, self.detail = fault, detail
 
 
-def _declared(head: bytes) -> str:
-    declared = _DECLARED.match(head)
-    name = declared[1].decode("latin-1").lower() if declared else "utf-8"
-    if name.startswith(("utf-8", "utf8", "utf-16")):
-        return "utf-8"  # it reads as ASCII, so it is not UTF-16 whatever it says
-    if not _ENCODINGS.fullmatch(name):
-        raise Stop("encoding", name)
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        raise Stop("encoding", name) from None
+class Reading:
+    """One call."""
 
+    def __init__(self, state: State, how: How) -> None:
+        self.state, self._how = state, how
+        self._join = Base(how.url, how.rules).join
+        self._found: dict[str, None] = {}
+        self._bytes_left = ANSWER_BYTES_MAX
+        self._refused: dict[str, int] = {}
+        self._faults: dict[str, tuple[int, str]] = {}
 
-class _Text:
-    """One URL a line, UTF-8. A file that begins without any is something else."""
+    def answer(self, *, more: bool = False) -> Part:
+        state = self.state
+        return Part(list(self._found), state.kind, state.encoding, _encode(state), self._refused, self._faults, more)
 
-    def __init__(
-        self, encoding: str, named: Callable[[Kind], None], add: Callable[[str], None], skip: Callable[[], None]
-    ) -> None:
-        self._named, self._add, self._skip = named, add, skip
-        self._any = False
-        self._decode = codecs.getincrementaldecoder(encoding)("replace").decode
-        self._rest = ""
-        self._chars = 0
+    def fault(self, name: Fault, detail: str) -> None:
+        count, first = self._faults.get(name, (0, detail))
+        self._faults[name] = count + 1, first
 
-    def read(self, piece: bytes, *, final: bool = False) -> None:
-        text = self._decode(piece, final)
-        self._chars += len(text)
-        # Only the beginning of an endless line is kept: enough to see that it is too long.
-        lines = (self._rest + text.replace("\r", "\n")).split("\n")
-        self._rest = "" if final else lines.pop()[: URL_CHARS_MAX + 1]
+    @property
+    def is_full(self) -> bool:
+        return self._bytes_left <= 0
+
+    def add(self, reference: str) -> None:
+        """Take what stands where a URL should. Bytes that are not of the encoding are percent-encoded as they are."""
+        reference = _raw_byte.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", reference.strip(_space))
+        try:
+            if not reference:
+                raise FetchError("syntax")
+            if len(reference) > URL_CHARS_MAX:
+                raise FetchError("too_long")
+            url = self._join(reference)
+        except FetchError as error:
+            self.refuse("url_length" if error.reason == "too_long" else error.reason)
+        else:
+            if url not in self._found:
+                self._found[url] = None
+                self._bytes_left -= len(url)
+
+    def refuse(self, rule: str, count: int = 1) -> None:
+        if count:
+            self._refused[rule] = self._refused.get(rule, 0) + count
+
+    def keep(self, text: str, at: int) -> None:
+        """What is behind this place is read with the next part."""
+        self.state.line += text.count("\n", 0, at)
+        self.state.rest = text[at:].encode("utf-8", "surrogatepass")
+
+    def read(self, data: bytes, end: End) -> None:
+        state = self.state
+        text = state.rest.decode("utf-8", "surrogatepass") + self._decoded(data, end)
+        if state.kind is None:
+            text = self._begun(text)
+            if state.kind is None:
+                if end or len(text) >= HEAD_CHARS_MAX:
+                    raise Stop("not_a_sitemap")
+                return self.keep(text, 0)
+        if state.kind == "text":
+            return self._lines(text, end)
+        return self._xml(text, end)
+
+    def _begun(self, text: str) -> str:
+        """Choose the kind, by what stands there first: a root, an entry, or a URL alone in its line."""
+        bare = text.lstrip(_space)
+        self.state.line += text.count("\n", 0, len(text) - len(bare))
+        if _is_html(bare):
+            raise Stop("not_a_sitemap", "an HTML page")
+        if (root := _root(bare)) is not None:
+            self.state.kind = ROOTS[root[2]]
+        elif (entry := _entry(bare)) is not None and any(f"{leaf}>" in bare or f"{leaf} " in bare for leaf in ("loc", "link")):
+            self.state.is_guess = True
+            self.state.kind = next(kind for kind, place in PLACES.items() if place[0] == entry[1])
+        else:
+            lines = [line for line in map(str.strip, bare[:HEAD_CHARS_MAX].splitlines()) if line]
+            urls = sum(_is_url(line) is not None for line in lines)
+            if urls and (bare[0] != "<" or 2 * urls >= len(lines)):
+                self.state.kind = "text"
+        return bare
+
+    # -- bytes into text: what is not of the encoding stays, byte by byte, as halves of surrogate pairs --------------------
+
+    def _decoded(self, data: bytes, end: End) -> str:
+        state = self.state
+        if not state.encoding:
+            data = self._without_bom(data)
+        decoder = codecs.getincrementaldecoder(codec_of(state.encoding))("crawler.raw")
+        if state.decoder is not None:  # none is as it begins: (b"", 0) is no state of ISO-2022-JP, and ends CPython
+            decoder.setstate(state.decoder)
+        text = decoder.decode(data, bool(end))
+        state.decoder = decoder.getstate()
+        if (wrong := _raw_byte.search(text)) is not None:
+            line = state.line + state.rest.count(b"\n") + text.count("\n", 0, wrong.start())
+            self.fault("encoding", f"line {line}: byte 0x{ord(wrong[0]) - 0xDC00:02X} is not {state.encoding}")
+        return text
+
+    def _without_bom(self, data: bytes) -> bytes:
+        """Choose the encoding: BOM, header, XML declaration (RFC 7303, 3). Letters with a NUL each are UTF-16."""
+        state, head = self.state, data[:1024]
+        for bom, name in ((codecs.BOM_UTF8, "UTF-8"), (codecs.BOM_UTF16_LE, "UTF-16LE"), (codecs.BOM_UTF16_BE, "UTF-16BE")):
+            if data.startswith(bom):
+                state.encoding = name
+                return data[len(bom) :]
+        if 4 * head.count(0) > len(head):
+            state.encoding = "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
+            return data
+        for label in (self._how.charset, xml_label(data)):
+            if label is not None and not label.lower().startswith(("utf-16", "utf16")):
+                if (known := _encoding_of(label)) is not None:
+                    state.encoding = known
+                    return data
+                self.fault("encoding", f"{label[:40]} is not read")
+        state.encoding = "UTF-8"
+        return data
+
+    # -- one URL a line ----------------------------------------------------------------------------------------------------
+
+    def _lines(self, text: str, end: End) -> None:
+        lines = text.replace("\r", "\n").split("\n")
+        rest = "" if end == "whole" else lines.pop()
+        at = 0
         for line in lines:
-            line = line.strip(" \t\0\ufeff")
-            if line[:8].lower().startswith(("http://", "https://")):
-                if not self._any:
-                    self._any = True
-                    self._named("text")
-                self._add(line)
+            if self.is_full:
+                self.keep(text, at)
+                raise Full
+            at += len(line) + 1
+            if _is_url(line := line.strip(_space)):
+                self.add(line)
             elif line:
-                self._skip()
-        if not self._any and (final or self._chars > TEXT_CHARS_FREE):
-            raise Stop("not_a_sitemap")
+                self.refuse("syntax")
+        # Only the beginning of an endless line is kept: enough to see that it is too long.
+        self.keep(text[:at] + rest[: URL_CHARS_MAX + 1], min(at, len(text)))
 
-    def end(self) -> None:
-        self.read(b"", final=True)
+    # -- XML ---------------------------------------------------------------------------------------------------------------
 
-    def release(self) -> None:
-        pass
+    def _xml(self, text: str, end: End) -> None:
+        """Three ways: 1. the part is well-formed: what is behind its last whole entry is kept; 2. there is a fault: what is
+        behind the last whole entry before it is repaired; 3. bytes that are no characters: all of it is repaired."""
+        state = self.state
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:  # it is named already
+            return self._repair(text, end)
+        strict = Strict(self, state.path)
+        try:
+            strict.read(data, end == "whole")
+        except expat.ExpatError as error:
+            self.fault("xml", f"line {state.line + error.lineno - 1}: {expat.ErrorString(error.code)}")
+        except Odd as odd:
+            self.fault(odd.fault, odd.detail)
+        except Full:
+            self._go_on(strict, data)
+            raise
+        else:
+            self._go_on(strict, data)
+            if end or len(state.rest) <= ENTRY_BYTES_MAX:
+                return None
+            data, strict.safe = state.rest, 0
+        finally:
+            strict.release()
+        self._go_on(strict, data)
+        return self._repair(state.rest.decode(), end)
+
+    def _go_on(self, strict: Strict, data: bytes) -> None:
+        """From the end of the last whole entry."""
+        state = self.state
+        state.path, state.rest = strict.path, data[strict.safe :]
+        state.line += data.count(b"\n", 0, strict.safe)
+
+    def _repair(self, text: str, end: End) -> None:
+        """Read what can be read of whole entries; the beginning of another is kept."""
+        from crawler.parse.sitemap_repair import mended, repaired  # few parts need it
+
+        state = self.state
+        assert state.kind is not None
+        if not state.path:
+            root = _root(text)
+            if _subset(text, 0, root.start() if root else len(text)):
+                raise Stop("doctype")
+            state.path = [root[1] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
+        cut = len(text)
+        if not end:
+            cut = _behind_last(text, PLACES[state.kind][0])
+            if len(text) - cut > ENTRY_BYTES_MAX:
+                self.fault("entry_too_long", f"line {state.line}: no end of an entry within {ENTRY_BYTES_MAX} bytes")
+                cut = len(text)
+        head, tail = mended(text[:cut]).encode(), text[cut:].encode("utf-8", "surrogatepass")
+        line = state.line + text.count("\n", 0, cut)
+        left = repaired(self, head)
+        state.rest = head[left:] + tail
+        state.line = line - head.count(b"\n", left)
+        if left < len(head):
+            raise Full
 
 
-class _Xml:
-    """The URLs in the places that the root element's name tells."""
+class Strict:
+    """expat, told which elements are open already. The URLs of whole entries go to ``reading``."""
 
-    def __init__(self, encoding: str, named: Callable[[Kind], None], add: Callable[[str], None]) -> None:
-        self._named, self._add = named, add
-        self._atom = False
-        self._names: dict[str, str] = {}
-        self._parser = expat.ParserCreate(encoding, None, self._names)
+    def __init__(self, reading: Reading, path: list[str]) -> None:
+        self.path, self.safe = path, 0
+        """The elements open behind the last whole entry, and how many bytes that is."""
+        self._reading = reading
+        self._open: list[str] = []
+        self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._doctype
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._leave
-        self._path: list[str] = []
-        self._entry = self._leaf = ""
+        self._entry, self._leaf = PLACES[reading.state.kind or "urlset"]
+        self._is_atom = reading.state.kind == "atom"
         self._text: list[str] | None = None
         self._text_chars = 0
-        self._bytes = 0
+        self._urls: list[str] = []  # of this entry
+        self._urls_over = 0
+        self._data = b""
+        self._shift = 0
 
-    def read(self, piece: bytes) -> None:
-        self._parse(piece, False)
-        self._bytes += len(piece)
-        if self._bytes - max(self._parser.CurrentByteIndex, 0) > TOKEN_BYTES_MAX:
-            raise Stop("token_too_long")
-        if len(self._names) > NAMES_MAX:
-            raise Stop("too_many_names")
-
-    def end(self) -> None:
-        self._parse(b"", True)
+    def read(self, data: bytes, last: bool, at: int = 0) -> None:
+        """From a place on. Raises ExpatError, Odd, Stop, Full."""
+        before = "".join(f"<{name}>" for name in self.path).encode()
+        self._data, self._shift, self.safe = data, at - len(before), at
+        self._parser.Parse(before, False)
+        view = memoryview(data)
+        while True:  # in pieces: most that is read again has a fault not far from here
+            self._parser.Parse(view[at : at + _FEED_BYTES], last and at + _FEED_BYTES >= len(data))
+            at += _FEED_BYTES
+            if at >= len(data):
+                break
 
     def release(self) -> None:
+        """Break the reference cycle with the parser."""
         self._parser.StartDoctypeDeclHandler = self._parser.StartElementHandler = None
         self._parser.EndElementHandler = self._parser.CharacterDataHandler = None
-
-    def _parse(self, piece: bytes, final: bool) -> None:
-        try:
-            self._parser.Parse(piece, final)
-        except expat.ExpatError as error:
-            raise Stop("xml", str(error)) from None
 
     def _doctype(self, name: str, system: str | None, public: str | None, subset: bool) -> None:
         if subset:
             raise Stop("doctype")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        name = name.rpartition(":")[2]
-        if not self._path:
-            kind = _ROOTS.get(name)
-            if kind is None:
-                raise Stop("not_a_sitemap")
-            self._entry, self._leaf = _PLACES[kind]
-            self._atom = kind == "atom"
-            self._named(kind)
-        elif name == self._leaf and self._path[-1] == self._entry:
-            if not self._atom:
+        local = name.rpartition(":")[2]
+        if not self._open:
+            self._root(name, local)
+        elif local == self._leaf and self._open[-1].rpartition(":")[2] == self._entry:
+            if not self._is_atom:
                 self._text, self._text_chars = [], 0
                 self._parser.CharacterDataHandler = self._characters
             elif attributes.get("rel", "alternate") == "alternate":
-                self._add(attributes.get("href", ""))
-        if len(self._path) >= ELEMENT_DEPTH_MAX:
-            raise Stop("too_deep")
-        self._path.append(name)
+                self._take(attributes.get("href", ""))
+        if len(self._open) >= ELEMENT_DEPTH_MAX or len(name) > NAME_CHARS_MAX:
+            raise Odd("too_deep", f"over {ELEMENT_DEPTH_MAX} elements in one another, or a name of over {NAME_CHARS_MAX} letters")
+        self._open.append(name)
+
+    def _root(self, name: str, local: str) -> None:
+        """What the root is called decides, where it could be read."""
+        state = self._reading.state
+        if (kind := ROOTS.get(local)) is not None:
+            state.kind = kind
+            self._entry, self._leaf = PLACES[kind]
+            self._is_atom = kind == "atom"
+        elif not self.path:
+            if state.is_guess and local != self._entry:
+                raise Stop("not_a_sitemap", f"the root is {name[:40]}")
+            raise Odd("xml", f"line {state.line}: the root is {name[:40]}")
 
     def _characters(self, text: str) -> None:
         if self._text is not None and self._text_chars <= URL_CHARS_MAX:
@@ -199,8 +411,62 @@ class _Xml:
             self._text_chars += len(text)
 
     def _leave(self, name: str) -> None:
-        self._path.pop()
-        if self._text is not None and self._path[-1] == self._entry:
+        opened = self._open
+        opened.pop()
+        if name.rpartition(":")[2] == self._entry:
+            self._entry_ended()
+        elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            self._add(text)
+            self._take(text)
+
+    def _take(self, url: str) -> None:
+        if len(self._urls) < ENTRY_URLS_MAX:
+            self._urls.append(url)
+        else:
+            self._urls_over += 1
+
+    def _entry_ended(self) -> None:
+        self._text = self._parser.CharacterDataHandler = None
+        at = self._parser.CurrentByteIndex + self._shift
+        for url in self._urls:  # not before: an entry that is not whole is read again
+            self._reading.add(url)
+        self._reading.refuse("outlinks", self._urls_over)
+        self._urls.clear()
+        self._urls_over = 0
+        if self._data.startswith(b"</", at):  # not the end of an empty element
+            self.safe = self._data.index(b">", at) + 1
+            self.path = self._open.copy()
+            if self._reading.is_full:
+                raise Full
+
+
+def _behind_last(text: str, entry: str) -> int:
+    """The place behind the last end tag of an entry; 0 if there is none."""
+    at = len(text)
+    while (at := text.rfind(f"{entry}>", 0, at)) > 0:
+        if _opens_end_tag(text, max(0, at - NAME_CHARS_MAX), at):
+            return at + len(entry) + 1
+    return 0
+
+
+def _encoding_of(label: str) -> str | None:
+    """The WHATWG name of an encoding that can be read piece by piece."""
+    if label.lower() in ("utf-8", "utf8"):
+        return "UTF-8"
+    from crawler.parse.encoding import name_of  # few sitemaps are in another
+
+    name = name_of(label)
+    return None if name in ("replacement", "x-user-defined") else name
+
+
+def _raw(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that are not of the encoding, as halves of surrogate pairs (as ``surrogateescape`` has them), but for ASCII."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    if error.encoding.startswith("utf-16"):
+        return "\ufffd", error.end
+    return "".join(chr(byte if byte < 0x80 else 0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("crawler.raw", _raw)

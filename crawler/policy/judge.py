@@ -1,34 +1,31 @@
-"""How a visit ended: from one page or one error to one outcome. Pure but for the random numbers handed in.
+"""How a visit ended: from one page or one error to one outcome. Pure.
 
-The law: every answer and every error has exactly one outcome and at most one reason, both from closed sets; an attempt
-that may pass later is a Retry while attempts are left, and only then.
+Invariants: every response and every error has exactly one outcome and at most one reason, both from closed sets; an attempt
+that may pass later is a Retry while attempts are left, and only then. How long anybody waits then is ``politeness``'s.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from crawler.core import urls
 from crawler.core.errors import FetchError
-from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, HostSign, Lease, Link, Retry
+from crawler.core.model import PRIORITY_REDIRECT, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
 from crawler.core.page import Page
 
 RETRY_OUTCOMES: Final = frozenset({"timeout", "connect_error", "dns_error", "truncated"})
-RETRY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
+RETRY_STATUS: Final = frozenset({408, 425, 429})
+"""And those of a server's fault: see ``may_pass``."""
+FINAL_5XX: Final = frozenset({501, 505})
 BUSY_STATUS: Final = frozenset({429, 503})
 REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
-NO_ANSWER: Final = frozenset({"connect_error", "dns_error", "tls_error"})
-NO_ANSWER_REASONS: Final = frozenset({"connect_timeout", "first_byte_timeout"})
-PERMANENT_REASONS: Final = frozenset({"nxdomain"})
-RETRY_BASE_S: Final = 1.0
 
 
 class Judge:
-    """``rest(link, first_byte_s)`` is the pause a host wishes after a visit; ``jitter()`` gives numbers in [0, 1)."""
+    """``move_anchor``: a seed that is redirected takes its scope along."""
 
     def __init__(
         self,
@@ -36,75 +33,66 @@ class Judge:
         retries: int,
         max_redirects: int,
         rules: urls.Rules,
-        backoff_max_s: float,
-        rest: Callable[[Link, float], float],
-        jitter: Callable[[], float],
         move_anchor: bool = True,
     ) -> None:
         self._retries = retries
         self._max_redirects = max_redirects
         self._rules = rules
-        self._backoff_max_s = backoff_max_s
-        self._rest = rest
-        self._jitter = jitter
         self._move_anchor = move_anchor
 
-    def change(self, *, retries: int, backoff_max_s: float) -> None:
-        self._retries, self._backoff_max_s = retries, backoff_max_s
+    def change(self, *, retries: int) -> None:
+        self._retries = retries
 
     def error(self, lease: Lease, error: FetchError) -> Dropped | Retry:
-        """No answer, or one that could not be read at all."""
-        rest = self._rest(lease.link, 0.0)
-        sign = sign_of(error)
-        if error.outcome in RETRY_OUTCOMES and error.reason not in PERMANENT_REASONS and self._may_retry(lease):
-            return self._retry(lease, error.outcome, error.reason, rest, sign, error.detail)
-        return Dropped(error.outcome, error.reason, error.detail, rest if sign != "silent" else 0.0, sign)
+        """No response, or one that could not be read at all."""
+        sign = host_sign(error)
+        if error.outcome in RETRY_OUTCOMES and not error.permanent and self._may_retry(lease):
+            return Retry(error.outcome, error.reason, sign, error.detail)
+        return Dropped(error.outcome, error.reason, error.detail, sign)
 
     def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:
-        """An answer, whole or not; its outlinks are still to be found, but for the redirect's target."""
-        rest = self._rest(lease.link, page.timings.first_byte)
+        """A response, whole or not; its outlinks are still to be found, but for the redirect's target. Four cases: it may be
+        another the next time; it is not whole; it redirects; it is what it is."""
+        is_busy = page.status in BUSY_STATUS
+        sign: HostSign = "busy" if is_busy else "alive"
+        # RFC 9110 10.2.3 has it on 503 and any 3xx, other rules on 413 and 429: whoever sends it is heard
+        after_s = retry_after(page.header("retry-after"), wall) if page.status >= 300 else 0.0
         fault = page.fault
         if fault is None and page.status in (206, 226) and is_part(page.status, page.header("content-range")):
             fault = FetchError("cut")
+        outcome, reason = (fault.outcome, fault.reason) if fault is not None else ("http_error", None)
+        if (may_pass(page.status) or outcome in RETRY_OUTCOMES) and self._may_retry(lease):
+            return Retry(outcome, reason, sign, "", page.timings.first_byte, after_s)
         if fault is not None:
-            outcome, reason = fault.outcome, fault.reason
-            if outcome in RETRY_OUTCOMES and self._may_retry(lease):
-                return self._retry(lease, outcome, reason, rest, "alive")
-            return Done(page, outcome, reason, rest=rest)
-        busy = page.status in BUSY_STATUS
-        if busy:
-            rest = max(rest, min(retry_after(page.header("retry-after"), wall), self._backoff_max_s))
-        if page.status in RETRY_STATUS and self._may_retry(lease):
-            return self._retry(lease, "http_error", None, rest, "busy" if busy else "alive")
+            return Done(page, outcome, reason, sign=sign, retry_after_s=after_s)
         if page.status in REDIRECT_STATUS:
-            return self._redirect(lease, page, rest)
-        fine = 200 <= page.status < 300 or page.status == 304
+            return self._redirect(lease, page, after_s)
+        is_fine = 200 <= page.status < 300 or page.status == 304
         if lease.link.kind == "robots" and 400 <= page.status < 500:
-            fine = not busy  # that there is none is an answer: everything is allowed (RFC 9309, 2.3.1.3)
-        outcome = "ok" if fine else "http_error"
-        return Done(page, outcome, rest=rest, sign="busy" if busy else "alive")
+            is_fine = not is_busy  # that there is none says that everything is allowed (RFC 9309, 2.3.1.3)
+        return Done(page, "ok" if is_fine else "http_error", sign=sign, retry_after_s=after_s)
 
-    def _redirect(self, lease: Lease, page: Page, rest: float) -> Done:
+    def _redirect(self, lease: Lease, page: Page, after_s: float) -> Done:
         link = lease.link
-        location = page.header("location")
-        if not location:
-            return Done(page, "redirect_error", "no_location", rest=rest)
+        raw, location = page.raw_header("location"), page.header("location")
+        if not raw or not location:
+            return Done(page, "redirect_error", "no_location", retry_after_s=after_s)
         try:
-            target = urls.parse(location, link.url, self._rules)
+            target = urls.parse(urls.escaped(raw), link.url, self._rules)
         except FetchError:
-            return Done(page, "redirect_error", "bad_location", rest=rest)
+            return Done(page, "redirect_error", "bad_location", retry_after_s=after_s)
         chain = link.chain + urls.fingerprint(link.url)
         if _stands_in(urls.fingerprint(target.href), chain):
-            return Done(page, "redirect_error", "loop", rest=rest)
-        is_robots = link.kind == "robots"  # the desk knows how many of these are followed
+            return Done(page, "redirect_error", "loop", retry_after_s=after_s)
+        is_robots = link.kind == "robots"  # the robots gate knows how many of these are followed
         if not self._max_redirects and not is_robots:
-            return Done(page, "redirect", rest=rest)
+            return Done(page, "redirect", retry_after_s=after_s)
         if link.hops >= self._max_redirects and not is_robots:
-            return Done(page, "redirect_error", "too_many_redirects", rest=rest)
+            return Done(page, "redirect_error", "too_many_redirects", retry_after_s=after_s)
         onward = Link(
             target.href,
             target.host,
-            link.kind if is_robots or link.kind == "sitemap" else "redirect",
+            "robots" if is_robots else "sitemap" if link.kind in SITEMAPS else "redirect",
             link.depth,
             PRIORITY_REDIRECT,
             link.hops + 1,
@@ -117,28 +105,35 @@ class Judge:
             listed=link.as_listed,
             extra=link.extra,
         )
-        return Done(page, "redirect", outlinks=(onward,), rest=rest)
+        return Done(page, "redirect", outlinks=(onward,), retry_after_s=after_s)
 
     def _may_retry(self, lease: Lease) -> bool:
         return lease.link.attempt <= self._retries
 
-    def _retry(self, lease: Lease, outcome: str, reason: str | None, rest: float, sign: HostSign, detail: str = "") -> Retry:
-        """A robots.txt is its host's next link: the whole host waits until it is asked for again."""
-        after = self._after(lease)
-        return Retry(outcome, reason, after, max(rest, after) if lease.link.kind == "robots" else rest, sign, detail)
 
-    def _after(self, lease: Lease) -> float:
-        ceiling = min(self._backoff_max_s, RETRY_BASE_S * 2.0 ** min(lease.link.attempt, 32))
-        return self._jitter() * ceiling
+def may_pass(status: int) -> bool:
+    """Whether a response may be another the next time. An unknown 5xx is treated as 500, and so is a status beyond 599
+    (RFC 9110 15); 501 and 505 say that the server cannot."""
+    return status in RETRY_STATUS or (status >= 500 and status not in FINAL_5XX)
 
 
-def sign_of(error: FetchError) -> HostSign:
-    """What an error tells of its host."""
+def host_sign(error: FetchError) -> HostSign:
+    """What an error tells of its host. Only no address, no connection and no TLS are signs that it is down. Five cases:
+
+    1. it was not asked: the URL or its address is refused, the proxy cannot be had, or another visit's lookup failed;
+    2. there is no such name;
+    3. no TLS, whenever that shows; or no address or connection, so that the request could not be sent;
+    4. the request was sent, and no response came;
+    5. something came that is no response, or none that is wanted."""
+    if error.outcome in ("blocked", "invalid_url") or error.shared:
+        return "silent"
     if error.reason == "nxdomain":
         return "gone"
-    if error.outcome in NO_ANSWER or error.reason in NO_ANSWER_REASONS:
+    if error.outcome == "tls_error":
         return "failed"
-    return "silent" if error.outcome in ("blocked", "invalid_url") else "alive"
+    if error.outcome in RETRY_OUTCOMES and error.outcome != "truncated":
+        return "mute" if error.sent else "failed"
+    return "alive"
 
 
 def is_part(status: int, content_range: str | None) -> bool:
@@ -159,11 +154,11 @@ def retry_after(value: str | None, wall: float) -> float:
         return float(value[:12])
     try:
         when = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError, IndexError):
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.fromtimestamp(wall, UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError, LookupError):  # which of these depends on the nonsense
         return 0.0
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.fromtimestamp(wall, UTC)).total_seconds())
 
 
 def _stands_in(fingerprint: bytes, chain: bytes) -> bool:

@@ -1,27 +1,49 @@
-"""How long a host rests after a visit, and when it is given up. Pure but for the random number handed in.
+"""How long a host rests after a visit, when a link is tried again, and when a host is given up: decided here and nowhere
+else. Pure but for the random numbers handed in.
 
-Rest = the visit's own wish (delay, factor × time to first byte, Crawl-delay), or Retry-After, or the full-jitter
-exponential back-off of a host that fails or asks us to slow down, whichever is longest.
+Rest = the longest of: the host's delay, factor × time to first byte, its Crawl-delay; Retry-After; and the full-jitter
+exponential back-off of a host that fails or asks us to slow down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from crawler.core.batch import HostRest
-from crawler.core.model import Done, Dropped, Retry
+from crawler.core.model import Done, Dropped, Link, Outcome, Retry, Unvisited
 
 BACKOFF_BASE_S: Final = 1.0
+NXDOMAINS_MAX: Final = 3
+"""A host that has never answered is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
 
 
-class Rests:
-    """``delay(host)`` is a host's configured rest; ``jitter()`` gives numbers in [0, 1)."""
+class HostSettings(Protocol):
+    """What the operator set; ``crawler.config.HostRules``."""
+
+    @property
+    def factor(self) -> float: ...
+
+    def delay(self, host: str) -> float: ...
+
+
+class Politeness:
+    """``crawl_delay(link)`` is what the robots.txt of a link's origin asks for, as far as it is known; ``jitter()`` gives
+    numbers in [0, 1)."""
 
     def __init__(
-        self, delay: Callable[[str], float], jitter: Callable[[], float], *, backoff_max_s: float, host_failures: int
+        self,
+        hosts: HostSettings,
+        crawl_delay: Callable[[Link], float],
+        jitter: Callable[[], float],
+        *,
+        backoff_max_s: float,
+        host_failures: int,
     ) -> None:
-        self.delay = delay
+        self._hosts = hosts
+        self._crawl_delay = crawl_delay
         self._jitter = jitter
         self._backoff_max_s = backoff_max_s
         self._host_failures = host_failures
@@ -29,23 +51,59 @@ class Rests:
     def change(self, *, backoff_max_s: float, host_failures: int) -> None:
         self._backoff_max_s, self._host_failures = backoff_max_s, host_failures
 
+    def pause(self, link: Link) -> float:
+        """Between two visits of a link's host, whatever the first one brought; seconds."""
+        return max(self._hosts.delay(link.host), self._crawl_delay(link))
+
     def backoff(self, times: int) -> float:
         """After so many failures in a row. Full jitter: anywhere up to the exponential ceiling, so that hosts do not come
         back in step."""
         return self._jitter() * min(self._backoff_max_s, BACKOFF_BASE_S * 2.0 ** min(times - 1, 32))
 
-    def after(self, outcome: Done | Dropped | Retry, now: float, due: float, failures: int, busy: int) -> HostRest:
-        """The rest of a host after this visit, given its state before."""
-        rest = outcome.rest
-        if outcome.sign == "alive":
+    def retry_in(self, link: Link, outcome: Retry) -> float:
+        """Seconds until a link is due again. A name is asked for later than a page: what name servers remember of a failure
+        must have a chance to be forgotten."""
+        return self.backoff(link.attempt + (2 if outcome.outcome == "dns_error" else 1))
+
+    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float) -> HostRest:
+        """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before."""
+        if isinstance(outcome, Unvisited):
+            return replace(host, due=max(host.due, now + self._hosts.delay(link.host)))
+        rest = self._wish(link, outcome)
+        sign, failures, busy = outcome.sign, host.failures, host.busy
+        has_answered = host.has_answered or sign in ("alive", "busy", "mute")
+        if sign == "alive":
             failures = busy = 0
-        elif outcome.sign == "busy":
+        elif sign == "mute":
+            failures = 0
+        elif sign == "busy":
             failures, busy = 0, busy + 1
             rest = max(rest, self.backoff(busy))
-        elif outcome.sign in ("failed", "gone"):
+        elif sign in ("failed", "gone"):
             failures += 1
             rest = max(rest, self.backoff(failures))
-        down = None
-        if outcome.sign == "gone" or failures >= self._host_failures:
+        down = host.down if sign == "silent" else None
+        if sign in ("failed", "gone") and failures >= self._failures_max(outcome, has_answered):
             down = (outcome.outcome, "host_down")
-        return HostRest(max(due, now + rest), failures, down, busy)
+            rest = self._wish(link, outcome)  # nothing of it waits any more, and what comes later need not
+        return HostRest(max(host.due, now + rest), failures, down, busy, has_answered)
+
+    def _wish(self, link: Link, outcome: Done | Dropped | Retry) -> float:
+        """What the visit itself asks for, without what the host has done before."""
+        if isinstance(outcome, Dropped):
+            return 0.0 if outcome.sign == "silent" else self.pause(link)
+        rest = self.pause(link)
+        first_byte_s = outcome.page.timings.first_byte if isinstance(outcome, Done) else outcome.first_byte_s
+        rest = max(rest, self._hosts.factor * first_byte_s)
+        if outcome.retry_after_s:
+            rest = max(rest, min(outcome.retry_after_s, self._backoff_max_s))
+        if link.kind == "robots" and isinstance(outcome, Retry):
+            rest = max(rest, self.retry_in(link, outcome))  # it is its host's next link: the whole host waits for it
+        return rest
+
+    def _failures_max(self, outcome: Done | Dropped | Retry, has_answered: bool) -> int:
+        """With so many failures in a row a host is given up. That there is no such name is believed sooner, and at once if it
+        is not to be asked for again; but not of a host that has answered."""
+        if outcome.sign != "gone" or has_answered:
+            return self._host_failures
+        return min(self._host_failures, NXDOMAINS_MAX) if isinstance(outcome, Retry) else 1

@@ -1,16 +1,19 @@
 """Which links robots.txt allows, and which robots.txt must be fetched first. No I/O: the pump and the crawl ask and tell.
 
-The law: no link is visited whose origin's rules are not known, and rules that cannot be had deny (RFC 9309, 2.3.1.4).
+Invariants: no link is visited whose origin's rules are not known. Rules that cannot be had deny (RFC 9309, 2.3.1.4), but for
+five minutes at most, and no longer than until somebody wants it tried again: that verdict is kept nowhere but here.
 A robots link carries the origin that waits for it in ``anchor`` and the seed for whose sake it is asked in ``via``, through
 at most five redirects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from crawler.core import urls
+from crawler.core.content_coding import brotli_with_tail
 from crawler.core.model import PRIORITY_ROBOTS, Done, Dropped, Link, Outcome, Retry, Unvisited
 from crawler.core.page import Page
 from crawler.policy import robots_rules
@@ -19,6 +22,17 @@ from crawler.policy.robots_cache import RulesCache
 REDIRECTS_MAX: Final = 5
 """RFC 9309, 2.3.1.2."""
 UNAVAILABLE: Final = ("robots_denied", "robots_unavailable")
+BLOCKED: Final = ("robots_denied", "robots_blocked")
+"""The robots.txt was redirected to an address that may not be connected to. The page's own host is not blocked: to open that
+address would be for nothing."""
+FAILURE_S_MAX: Final = 300.0
+"""So long it is believed that the rules cannot be had."""
+FAILURES_MAX: Final = 4096
+"""Origins of which that is remembered; the others are asked for again sooner."""
+FAILURE_BYTES: Final = 400
+
+Failure = tuple[str, str]
+"""(outcome, reason)"""
 
 
 class RobotsDesk:
@@ -41,6 +55,7 @@ class RobotsDesk:
         self._obeys = obeys
         self._wall = wall
         self._reads_all = reads_all
+        self._failures: OrderedDict[str, tuple[float, Failure]] = OrderedDict()  # origin → wall time, how it ended
 
     def change(self, *, crawl_delay_cap_s: float) -> None:
         self._crawl_delay_cap_s = crawl_delay_cap_s
@@ -51,7 +66,9 @@ class RobotsDesk:
         return {"hit": stats.hits, "miss": stats.misses, "evicted": stats.evictions}
 
     def ready(self, link: Link) -> bool:
-        """Whether a link may be dealt: its origin's rules are at hand and fresh, or do not matter."""
+        """Whether a link may be dealt: its origin's rules are at hand and fresh, could not be had, or do not matter."""
+        if self._failures and self._failed(urls.origin(link.url)) is not None:
+            return True
         rules = self._cache.get(urls.origin(link.url))
         if rules is not None and rules.fresh(self._wall(), self._name):
             return True
@@ -64,19 +81,45 @@ class RobotsDesk:
         return Link(f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, via=home, anchor=origin)
 
     def load(self, origin: str, record: bytes) -> bool:
-        """Take in what the store kept; whether it is fresh."""
+        """Take in what the store kept; whether it is fresh. Versions that kept failures, too, kept them for an hour."""
         rules = self._cache.put(origin, record)
+        if rules is not None and rules.unavailable:
+            self._cache.discard(origin)
+            return False
         return rules is not None and rules.fresh(self._wall(), self._name)
+
+    def failure(self, link: Link) -> Failure | None:
+        """(outcome, reason) where the rules of a link's origin could not be had lately: what waits for them ends so."""
+        return self._failed(urls.origin(link.url)) if self._failures and self._obeys(link.host) else None
+
+    def forgive(self, host: str | None = None) -> None:
+        """Forget that rules could not be had: of this host, since somebody wants it tried again; or of all, since the settings
+        have changed."""
+        if host is None:
+            self._failures.clear()
+        elif self._failures:
+            for origin in (f"http://{host}", f"https://{host}"):
+                self._failures.pop(origin, None)
+
+    def _failed(self, origin: str) -> Failure | None:
+        found = self._failures.get(origin)
+        if found is None:
+            return None
+        if abs(self._wall() - found[0]) >= FAILURE_S_MAX:
+            del self._failures[origin]
+            return None
+        return found[1]
 
     def refuses(self, link: Link) -> tuple[str, str] | None:
         """(outcome, reason) if the link must not be visited. KeyError if its rules have just left the cache."""
         if link.kind == "robots" or not self._obeys(link.host):
             return None
-        rules = self._cache.get(urls.origin(link.url))
+        origin = urls.origin(link.url)
+        if self._failures and (failure := self._failed(origin)) is not None:
+            return failure
+        rules = self._cache.get(origin)
         if rules is None:
             raise KeyError(link.url)
-        if rules.unavailable:
-            return rules.record.failure or UNAVAILABLE
         return None if rules.allows(link.url) else ("robots_denied", "rule")
 
     def delay(self, link: Link) -> float:
@@ -87,16 +130,25 @@ class RobotsDesk:
     def memory_used(self) -> int:
         """Bytes held by the cache."""
         stats = self._cache.stats()
-        return stats.kept_bytes + stats.parsed_bytes
+        return stats.kept_bytes + stats.parsed_bytes + len(self._failures) * FAILURE_BYTES
 
     def forget(self) -> None:
         """Empty the cache; the store keeps the records."""
         self._cache.clear()
 
-    def sitemaps(self, origin: str) -> tuple[str, ...]:
-        """What an origin's robots.txt names as its sitemaps."""
+    def sitemaps(self, origin: str) -> tuple[str, ...] | None:
+        """What an origin's robots.txt names as its sitemaps; None while nobody knows."""
         rules = self._cache.get(origin)
-        return rules.sitemaps if rules is not None else ()
+        return rules.sitemaps if rules is not None and not rules.unavailable else None
+
+    def cut(self, outcome: Done, origins: Sequence[str]) -> str:
+        """What was not read of a robots.txt, from which the rules of these origins were learned; "" if it is whole."""
+        if not origins or outcome.outcome == "redirect":
+            return ""
+        if outcome.outcome == "too_large":
+            return f"only its first {outcome.page.body.size} bytes count"
+        named = max(len(self.sitemaps(origin) or ()) for origin in origins)
+        return f"only its first {named} sitemaps are read" if named >= robots_rules.SITEMAPS_MAX else ""
 
     def onward(self, link: Link, outcome: Outcome) -> Link | None:
         """The next robots link, if a robots visit was redirected and may follow."""
@@ -104,38 +156,66 @@ class RobotsDesk:
             return None if self._at_hand(outcome.outlinks[0]) else outcome.outlinks[0]
         return None
 
-    def learn(self, link: Link, outcome: Outcome) -> list[tuple[str, bytes]]:
-        """What the last visit for some origin's rules taught: (origin, record to keep). Where that origin was redirected to
-        the robots.txt of another, the other's rules are known, too."""
+    def learn(self, link: Link, outcome: Outcome) -> list[tuple[str, bytes | None]]:
+        """What the last visit for some origin's rules taught: (origin, record to keep); None where they could not be had. Where
+        that origin was redirected to the robots.txt of another, the other's rules are known, too."""
         if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
             return []
-        origins = {link.anchor}
+        own, onward = urls.origin(link.url), link
+        read = self._read(outcome)
+        found = {link.anchor: read}
         if isinstance(outcome, Done) and outcome.outcome == "redirect" and outcome.outlinks:
-            rules = self._at_hand(outcome.outlinks[0]) or self._read(outcome)
-        else:
-            rules = self._read(outcome)
-            origins |= {own for own in (urls.origin(link.url),) if link.url == f"{own}/robots.txt"}
-        record = rules.to_bytes()
-        for origin in origins:
+            onward = outcome.outlinks[0]
+            found[link.anchor] = self._at_hand(onward) or read
+        elif link.url == f"{own}/robots.txt":
+            found[own] = read
+        if found[link.anchor] == ("blocked", "address") and urls.host_key(f"{link.anchor}/") != onward.host:
+            found[link.anchor] = BLOCKED
+        return [(origin, self._keep(origin, rules)) for origin, rules in found.items()]
+
+    def _keep(self, origin: str, rules: robots_rules.Rules | Failure) -> bytes | None:
+        if isinstance(rules, robots_rules.Rules):
+            self._failures.pop(origin, None)
+            record = rules.to_bytes()
             self._cache.put(origin, record)
-        return [(origin, record) for origin in origins]
+            return record
+        self._failures[origin] = (self._wall(), rules)
+        self._failures.move_to_end(origin)
+        if len(self._failures) > FAILURES_MAX:
+            self._failures.popitem(last=False)
+        return None
 
-    def _read(self, outcome: Done | Dropped) -> robots_rules.Rules:
-        if isinstance(outcome, Done) and not _is_stacked(outcome.page):
-            page = outcome.page
-            body = page.decoded(robots_rules.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
-            cut = outcome.outcome == "too_large"
-            if cut or (page.fault is None and outcome.outcome != "truncated") or 400 <= page.status < 500:
-                control = page.header("cache-control")
-                return robots_rules.read(page.status, body, name=self._name, wall=self._wall(), cache_control=control, cut=cut)
-        failure = (outcome.outcome, outcome.reason or "robots_unavailable")
-        return robots_rules.read(0, b"", name=self._name, wall=self._wall(), failure=failure)
+    def _read(self, outcome: Done | Dropped) -> robots_rules.Rules | Failure:
+        """The rules that a visit brought, or how what waits for them ends."""
+        if not isinstance(outcome, Done) or _is_stacked(outcome.page):
+            return outcome.outcome, outcome.reason or UNAVAILABLE[1]
+        page = outcome.page
+        body = page.decoded(robots_rules.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
+        is_cut = outcome.outcome == "too_large"
+        # what follows the end of its content coding is none of its rules, and takes nothing from them
+        is_whole = (page.fault is None and outcome.outcome != "truncated") or outcome.reason == "trailing_data"
+        if outcome.reason == "content_coding" and page.coding == "br" and (before_tail := _before_tail(page)) is not None:
+            body, is_whole = before_tail, True
+        if not (is_cut or is_whole or 400 <= page.status < 500):
+            return outcome.outcome, outcome.reason or UNAVAILABLE[1]
+        control = page.header("cache-control")
+        rules = robots_rules.read(page.status, body, name=self._name, wall=self._wall(), cache_control=control, cut=is_cut)
+        return UNAVAILABLE if rules.unavailable else rules
 
-    def _at_hand(self, link: Link) -> robots_rules.Rules | None:
-        """The rules in a robots.txt, if that is what the link names and it was read lately."""
+    def _at_hand(self, link: Link) -> robots_rules.Rules | Failure | None:
+        """The rules in a robots.txt, or how its visit failed, if that is what the link names and it was visited lately."""
         origin = urls.origin(link.url)
-        rules = self._cache.get(origin) if link.url == f"{origin}/robots.txt" else None
+        if link.url != f"{origin}/robots.txt":
+            return None
+        if (failure := self._failed(origin)) is not None:
+            return failure
+        rules = self._cache.get(origin)
         return rules if rules is not None and rules.fresh(self._wall(), self._name) else None
+
+
+def _before_tail(page: Page) -> bytes | None:
+    """The body of a brotli robots.txt that is spoilt only by what follows it."""
+    return brotli_with_tail(page.body.prefix(robots_rules.BODY_BYTES_MAX), robots_rules.BODY_BYTES_MAX)
 
 
 def _is_stacked(page: Page) -> bool:

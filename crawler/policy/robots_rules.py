@@ -27,7 +27,6 @@ TTL_SECONDS_MAX: Final = 86_400.0
 """RFC 9309 2.4: not used for longer than a day."""
 TTL_SECONDS_MIN: Final = 600.0
 """``Cache-Control: max-age`` may shorten the day, not to a fetch before every page."""
-TTL_SECONDS_UNAVAILABLE: Final = 3_600.0
 _RECORD_BYTES_MAX: Final = 4 << 20
 _VERSION: Final = b"\x01"
 
@@ -58,8 +57,6 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
     lines: str = ""
     crawl_delay: float | None = None
     sitemaps: tuple[str, ...] = ()
-    failure: tuple[str, str] | None = None
-    """(outcome, reason) of a fetch that got no answer: what waits for these rules ends the same way."""
 
 
 class Rules:
@@ -130,7 +127,6 @@ def read(
     name: str,
     wall: float,
     cache_control: str | None = None,
-    failure: tuple[str, str] | None = None,
     cut: bool = False,
 ) -> Rules:
     """Rules from the answer at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
@@ -140,7 +136,7 @@ def read(
     """
     name = name.lower()
     if _unavailable(status):
-        return Rules(Record(status, wall, TTL_SECONDS_UNAVAILABLE, name, failure=failure))
+        return Rules(Record(status, wall, 0.0, name))
     ttl = _ttl(cache_control)
     if status >= 300:
         return Rules(Record(status, wall, ttl, name))

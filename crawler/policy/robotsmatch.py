@@ -31,11 +31,14 @@ class Matcher:
         self._index = [] if few else _index(lines)
 
     def allows(self, url: str) -> bool:
-        if self._tree is not None:
-            return self._tree.can_fetch(url, "*")
-        rules = _narrow(self._index, url)
-        few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
-        return few and _tree(rules).can_fetch(url, "*")
+        try:
+            if self._tree is not None:
+                return self._tree.can_fetch(url, "*")
+            rules = _narrow(self._index, url)
+            few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
+            return few and _tree(rules).can_fetch(url, "*")
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError):
+            return False  # whatever foreign rules provoke in Protego: what cannot be evaluated denies
 
 
 def is_little(lines: str) -> bool:

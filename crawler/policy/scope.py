@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from crawler.core.domains import domain_of
-from crawler.core.model import Link
+from crawler.core.model import EXPANDED, Link
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -39,17 +39,22 @@ RULES: Final = (
     "scheme",
     "encoding",
     "outlinks",
-    # pages and sitemaps that could not be read to their end
+    "sitemap_name",
+    # documents that were not read to their end, or not as they stand: one each
+    "max_parse",
+    "body_cut",
     "parse_crashed",
     "parse_timeout",
     "sitemap_fault",
+    "max_robots",
     # these need the store's memory
     "host_budget",
     "query_explosion",
 )
 """Every rule that leaves links out, for metrics and for ``why``."""
 
-_NAMED: Final = frozenset({"seed", "robots", "expand"})
+_NAMED: Final = frozenset({"seed", "robots", *EXPANDED})
+_ANYWHERE: Final = "http://anywhere.invalid/"
 _PLACES_MAX: Final = 1024
 
 
@@ -101,6 +106,15 @@ class Scope:
     def follows(self, page: Link) -> bool:
         """Whether a page at this depth may have outlinks at all; if not, it need not be parsed."""
         return self._config.depth < 0 or page.depth < self._config.depth
+
+    def site(self, anchor: str) -> str:
+        """One anchor for all that have the same place."""
+        if self._outside is None:
+            return _ANYWHERE
+        host, folder = _place(anchor)
+        if self._config.scope == "domain":
+            return f"http://{domain_of(host)}/"
+        return f"http://{host}{folder if self._config.scope == 'prefix' else '/'}"
 
     def refuses(self, link: Link) -> str | None:
         """The rule that refuses a link, None if it is admitted."""

@@ -5,11 +5,13 @@ The law: a figure that cannot be read is missing, never an error: a container ma
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Final, NamedTuple
 
 PROC: Final = Path("/proc")
 CGROUP: Final = Path("/sys/fs/cgroup")
+PAGE_BYTES: Final = resource.getpagesize()
 _UNLIMITED: Final = 1 << 60
 """v1 writes a number of this order for no limit."""
 
@@ -31,6 +33,12 @@ def pss(pid: int | str, proc: Path = PROC) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
     return 0
+
+
+def resident(pid: int | str, proc: Path = PROC) -> int:
+    """Bytes of a process, what it shares counted whole; 0 if it is gone. Some 15 µs, where ``pss`` walks all its pages."""
+    fields = " ".join(_lines(proc / str(pid) / "statm")).split()
+    return int(fields[1]) * PAGE_BYTES if len(fields) > 1 and fields[1].isascii() and fields[1].isdigit() else 0
 
 
 def find(proc: Path = PROC, root: Path = CGROUP) -> Group | None:
@@ -88,4 +96,4 @@ def _number(path: Path) -> int | None:
     return int(lines[0]) if lines and lines[0].isascii() and lines[0].isdigit() else None
 
 
-__all__ = ["Group", "find", "pss", "used"]
+__all__ = ["Group", "find", "pss", "resident", "used"]

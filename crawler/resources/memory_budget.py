@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from crawler.core.model import Done
-from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, PARSE_COPIES, VISIT_ACCOUNTS, Plan
+from crawler.core.batch import Admitted
+from crawler.core.link_block import LinkBlock
+from crawler.core.model import Done, Link
+from crawler.resources.memory_plan import (
+    BODY_BYTES,
+    CONNECTION_BYTES,
+    HEAD_COPIES,
+    LINK_BYTES,
+    VISIT_ACCOUNTS,
+    Plan,
+    reading_bytes,
+)
 
 LATER: Final = {name: VISIT_ACCOUNTS[at:] for at, name in enumerate(VISIT_ACCOUNTS)}
 """What may not be held when an account is taken: itself, and those behind it."""
-LINK_BYTES: Final = 700
-"""A link of an outcome, without the text of its URL."""
 OUTCOME_BYTES: Final = 2048
+FIELD_BYTES: Final = 192
+"""A header field of a page, without its text."""
 
 
 class Use(NamedTuple):
@@ -85,19 +95,28 @@ class Account:
         """Wait until there is room. One reservation larger than the account counts, and waits, as the whole account."""
         if (reservation := self.take_now(size)) is not None:
             return reservation
-        size = min(size, self.bytes_max)
-        self.waits += 1
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
+        turn = self.queue(size)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self.give(0)  # smaller ones may have stood behind it
-            else:
-                self.give(size)
+            self.leave(turn, size)
             raise
-        return Reservation(self, size)
+        return Reservation(self, min(size, self.bytes_max))
+
+    def queue(self, size: int) -> asyncio.Future[None]:
+        """A place in the queue: when it is done, ``size`` is taken. It must be left if it is wanted no longer."""
+        self.waits += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((min(size, self.bytes_max), turn))
+        return turn
+
+    def leave(self, turn: asyncio.Future[None], size: int) -> None:
+        """Give up a place in the queue, or what was taken by it."""
+        if turn.done() and not turn.cancelled():
+            self.give(min(size, self.bytes_max))
+        else:
+            turn.cancel()
+            self.give(0)  # smaller ones may have stood behind it
 
     def give(self, size: int) -> None:
         self.used -= size
@@ -114,11 +133,12 @@ class Account:
 class Visit:
     """What one visit holds. See ``Budget.visit``."""
 
-    __slots__ = ("_accounts", "_held")
+    __slots__ = ("_accounts", "_held", "_turn")
 
     def __init__(self, accounts: Mapping[str, Account]) -> None:
         self._accounts = accounts
         self._held: dict[str, Reservation] = {}
+        self._turn: tuple[asyncio.Future[None], int] | None = None  # in the queue for a long head
 
     async def __aenter__(self) -> Visit:
         try:
@@ -133,21 +153,52 @@ class Visit:
         self.release()
 
     async def take(self, name: str, size: int) -> Reservation:
+        self._check(name)
+        account = self._accounts[name]
+        self._held[name] = reservation = account.take_now(size) or await account.take(size)
+        return reservation
+
+    def _check(self, name: str) -> None:
         held = self._held
         for other in LATER[name]:
             assert other not in held or not held[other].bytes, f"{name} after {other}"
-        account = self._accounts[name]
-        held[name] = reservation = account.take_now(size) or await account.take(size)
-        return reservation
 
-    def received(self, memory_bytes: int) -> None:
-        """The answer is here: its connection is free, and its body holds ``memory_bytes`` (the rest is on disk)."""
+    def head(self, size: int, granted: Callable[[], None]) -> bool:
+        """Room for a head of up to ``size`` bytes, which is no ordinary one: whether it is there now. If not, ``granted`` is
+        called when it is; a response is received by callbacks, which cannot wait."""
+        self._check("head")
+        account, size = self._accounts["head"], HEAD_COPIES * size
+        if (reservation := account.take_now(size)) is not None:
+            self._held["head"] = reservation
+            return True
+        turn = account.queue(size)
+        self._turn = turn, size
+
+        def taken(_: asyncio.Future[None]) -> None:
+            if self._turn is not None and self._turn[0] is turn:  # else it was left
+                self._turn = None
+                self._held["head"] = Reservation(account, min(size, account.bytes_max))
+                granted()
+
+        turn.add_done_callback(taken)
+        return False
+
+    def received(self, memory_bytes: int, head_bytes: int = 0) -> None:
+        """The response is here: its connection is free, its body holds ``memory_bytes`` (the rest is on disk), its head
+        ``head_bytes``."""
         self._held["connection"].release()
         self._held["body"].shrink(memory_bytes)
+        if (head := self._held.get("head")) is not None:
+            head.shrink(HEAD_COPIES * head_bytes)
 
-    async def parse(self, input_bytes: int) -> Reservation:
-        """To be released when the document is parsed (``with await visit.parse(n):``); ``input_bytes`` decoded."""
-        return await self.take("parse", PARSE_COPIES * input_bytes)
+    async def decode(self, size: int) -> Reservation:
+        """For a decoder; to be released when it is gone (``with await visit.decode(n):``)."""
+        return await self.take("parse", size)
+
+    async def parse(self, input_bytes: int, outlinks: int, decoder_bytes: int) -> Reservation:
+        """For a document of so many decoded bytes and at most so many links, which a decoder of ``decoder_bytes`` undoes first;
+        to be released when what was found in it is held no longer."""
+        return await self.take("parse", reading_bytes(input_bytes, outlinks, decoder_bytes))
 
     async def outcome(self, size: int) -> Reservation:
         """For an outcome and what it holds in memory: body, headers, outlinks. It outlives the visit; the commit releases it."""
@@ -156,6 +207,9 @@ class Visit:
         return reservation
 
     def release(self) -> None:
+        if self._turn is not None:
+            (turn, size), self._turn = self._turn, None
+            self._accounts["head"].leave(turn, size)
         for reservation in self._held.values():
             if reservation.bytes:
                 reservation.release()
@@ -192,6 +246,11 @@ class Budget:
         the end is released. It does not wait while fewer than ``plan.visits_max`` are out."""
         return Visit(self._accounts)
 
+    async def links(self, admitted: Admitted) -> Reservation:
+        """For links that are admitted by themselves; the commit releases it."""
+        account, size = self._accounts["outcome"], _links_bytes(admitted.links, admitted.block)
+        return account.take_now(size) or await account.take(size)
+
     def uses(self) -> dict[str, Use]:
         """Every account by name, for the gauges."""
         found = {}
@@ -205,11 +264,18 @@ class Budget:
 def weight(done: Done) -> int:
     """About what an outcome holds in memory until it is committed, bytes."""
     page = done.page
-    headers = sum(map(len, chain.from_iterable(page.headers)))
-    links = LINK_BYTES * len(done.outlinks) + sum(len(link.url) for link in done.outlinks)
-    if done.block is not None:
-        links += done.block.size
-    return OUTCOME_BYTES + page.body.memory_bytes + headers + len(page.request) + links
+    head = head_bytes(page.headers) + len(page.request)
+    return OUTCOME_BYTES + page.body.memory_bytes + head + _links_bytes(done.outlinks, done.block)
 
 
-__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "weight"]
+def head_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """About what the fields of a head hold in memory, bytes."""
+    return FIELD_BYTES * len(headers) + sum(map(len, chain.from_iterable(headers)))
+
+
+def _links_bytes(links: Sequence[Link], block: LinkBlock | None) -> int:
+    plain = LINK_BYTES * len(links) + sum(len(link.url) for link in links)
+    return plain + block.size if block is not None else plain
+
+
+__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "head_bytes", "weight"]

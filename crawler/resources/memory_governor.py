@@ -16,7 +16,17 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Limiter, Pause
 from crawler.resources.dealing import Dealing
 from crawler.resources.memory_budget import Budget
-from crawler.resources.memory_pressure import EVERY_S, TRIM_EVERY_S, Decision, Meter, Reading, Watch, give_back, trim
+from crawler.resources.memory_pressure import (
+    EVERY_S,
+    LOOK_EVERY_S,
+    TRIM_EVERY_S,
+    Decision,
+    Meter,
+    Reading,
+    Watch,
+    give_back,
+    trim,
+)
 
 ENDED: Final = "memory: the limit cannot be held; give more with --memory-limit, or fewer --workers"
 
@@ -74,7 +84,15 @@ class MemoryGovernor:
             if (now := self._clock()) - trimmed_at >= TRIM_EVERY_S:
                 trimmed_at = now
                 await self._aside(trim)
-            await asyncio.sleep(EVERY_S)
+            await self._next_reading()
+
+    async def _next_reading(self) -> None:
+        """Until it is due. Memory can be taken within a tenth of the time between two."""
+        due = self._clock() + EVERY_S
+        while (left := due - self._clock()) > 0:
+            await asyncio.sleep(min(left, LOOK_EVERY_S))
+            if self._meter.is_urgent():
+                return
 
     async def _aside(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from crawler.core.content_coding import decoder_bytes_max
 from crawler.core.errors import ConfigError
 
 _KIB: Final = 1 << 10
@@ -28,21 +30,43 @@ STORE_BYTES_MAX: Final = 128 * _MIB
 CONTROL_BYTES: Final = 4 * _MIB
 DNS_BYTES: Final = 2 * _MIB
 CONNECTION_BYTES: Final = 192 * _KIB
-"""One in use: the read buffer up to its high-water mark, TLS buffers and state."""
+"""One in use: the read buffer up to its high-water mark, an ordinary head, TLS buffers and state; afterwards the decoder of its
+body, but for what ``decoder_bytes`` counts."""
 BODY_BYTES: Final = 128 * _KIB
 """Of a body that is being received: what stays in memory of it, and one chunk."""
+HEAD_COPIES: Final = 3
+"""A long head while it is received and kept: its lines, the same as a list and as a table of text."""
 BENCH_LINK_BYTES: Final = 1_200
 DNS_NAME_BYTES: Final = 600
-PARSE_COPIES: Final = 3
-"""A document on its way to a parser process: decoded, framed, and its links coming back."""
+WRITE_BYTES: Final = 4 * _MIB
+"""Buffers of the files that are appended to, half a MiB each, and the record being packed."""
+ANSWER_URL_BYTES_FREE: Final = 256 * _KIB
+ANSWER_URL_BYTES_MAX: Final = 3 * _MIB
+ANSWER_URL_FACTOR: Final = 4
+"""URLs that a parser gives out for one document: so many are free, and so many times its size (crawler.parse.html)."""
+ANSWER_BYTES_MAX: Final = 8 * _MIB
+"""All that it gives out for one (crawler.parse.process)."""
+ANSWER_LINK_BYTES: Final = 28
+"""Of a link beside its URL (crawler.core.link_block)."""
+URL_BYTES_MAX: Final = 2083
+LINK_BYTES: Final = 700
+"""A link as an object, without the text of its URL."""
+REFERENCE_BYTES_MIN: Final = 6
+SITEMAP_PART_BYTES: Final = 6 * 512 * _KIB
+"""A part of a sitemap, and what is kept of the part before, on its way to a parser process and back: its entries are read and
+admitted in parts."""
 VISITS_MIN: Final = 4
+VISITS_FEW: Final = 16
 OUTCOME_BYTES_MIN: Final = 8 * _MIB
 OUTCOME_BYTES_MAX: Final = 96 * _MIB
 PARSE_BYTES_MAX: Final = 64 * _MIB
+HEAD_BYTES_MAX: Final = 16 * _MIB
+SETTING_BYTES_MIN: Final = 64 * _KIB
+"""No smaller setting is proposed."""
 
 LIMIT_BYTES: Final = 512 * _MIB
 LIMIT_BYTES_MAX: Final = 1 << 40
-VISIT_ACCOUNTS: Final = ("connection", "body", "parse", "outcome")
+VISIT_ACCOUNTS: Final = ("connection", "body", "head", "parse", "outcome")
 """In the order in which a visit takes them."""
 SAYS: Final[Mapping[str, str]] = {
     "base": "interpreter and libraries",
@@ -52,11 +76,12 @@ SAYS: Final[Mapping[str, str]] = {
     "robots": "rules of robots.txt",
     "dns": "addresses of hosts",
     "idle": "connections kept for a next request",
-    "write": "what is being written",
+    "write": "file buffers, and the record being written",
     "control": "metrics and control",
     "connection": "connections in use",
     "body": "bodies being received",
-    "parse": "documents being parsed",
+    "head": "long response heads",
+    "parse": "documents being decoded or parsed",
     "outcome": "outcomes and links not yet committed",
 }
 
@@ -92,74 +117,117 @@ def default_limit(cgroup_bytes: int | None) -> int:
     return min(LIMIT_BYTES, cgroup_bytes * 4 // 5) if cgroup_bytes else LIMIT_BYTES
 
 
-def divide(limit: int, *, workers: int, parsers: int, max_parse: int, control: bool = False) -> Plan:
+def document_bytes(input_bytes: int, outlinks: int) -> int:
+    """Most that a document of so many decoded bytes takes on its way to a parser process and back: itself and the same as it
+    is handed over, and what comes back and is unpacked. ``outlinks``: no more than so many come of it."""
+    outlinks = min(outlinks, input_bytes // REFERENCE_BYTES_MIN + 1)
+    urls = min(ANSWER_URL_BYTES_MAX, max(ANSWER_URL_BYTES_FREE, ANSWER_URL_FACTOR * input_bytes), URL_BYTES_MAX * outlinks)
+    return 2 * input_bytes + 2 * min(ANSWER_BYTES_MAX, urls + ANSWER_LINK_BYTES * outlinks)
+
+
+def reading_bytes(input_bytes: int, outlinks: int, decoder_bytes: int | None = None) -> int:
+    """The same from the moment it is decoded, in pieces that are then put together."""
+    if decoder_bytes is None:
+        decoder_bytes = decoder_bytes_max(input_bytes)
+    return max(2 * input_bytes + decoder_bytes, document_bytes(input_bytes, outlinks))
+
+
+class Needs(Struct, frozen=True):
+    """The settings that a plan depends on. ``max_parse`` 0: no document is parsed. ``max_body``: most bytes that anything is
+    decoded to."""
+
+    workers: int
+    parsers: int
+    max_parse: int
+    max_body: int
+    max_head: int
+    max_outlinks: int
+    control: bool = False
+
+
+def divide(limit: int, needs: Needs) -> Plan:
     """The plan for ``limit`` bytes. ConfigError if it is too small: the table, the smallest limit that would do, and the
     largest settings that would."""
-    plan = _divided(limit, workers, parsers, max_parse, control)
-    if plan.visits_max >= min(VISITS_MIN, workers):
+    plan = _divided(limit, needs)
+    if _is_enough(plan, needs):
         return plan
     faults = [
         f"memory_limit {_words(limit)} is too small:\n{plan.table()}",
-        f"the smallest memory_limit for these settings is {_words(_smallest(workers, parsers, max_parse, control))}",
+        f"the smallest memory_limit for these settings is {_words(_smallest(needs))}",
     ]
-    if (fewer := _largest_parsers(limit, workers, parsers, max_parse, control)) is not None:
+    if (fewer := _largest_parsers(limit, needs)) is not None:
         faults.append(f"with this memory_limit: parsers {fewer}")
-    if (shorter := _largest_parse(limit, workers, parsers, max_parse, control)) is not None:
-        faults.append(f"with this memory_limit: max_parse {_words(shorter)}")
+    less = {name: _largest(name, limit, needs) for name in ("max_parse", "max_body", "max_head")}
+    faults += [f"with this memory_limit: {name} {_words(size)}" for name, size in less.items() if size is not None]
     raise ConfigError(faults)
 
 
-def _divided(limit: int, workers: int, parsers: int, max_parse: int, control: bool) -> Plan:
+def _divided(limit: int, needs: Needs) -> Plan:
+    """A quarter is the store's; where that leaves room for few visits, as little as it can do with."""
+    plan = _beside_store(limit, needs, _between(STORE_BYTES_MIN, limit // 4, STORE_BYTES_MAX))
+    return plan if plan.visits_max >= min(VISITS_FEW, needs.workers) else _beside_store(limit, needs, STORE_BYTES_MIN)
+
+
+def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
     accounts = {
         "base": BASE_BYTES,
-        "store": _between(STORE_BYTES_MIN, limit // 4, STORE_BYTES_MAX),
-        "parsers": parsers * _between(PARSER_BYTES_MIN, limit // 8 // max(1, parsers), PARSER_BYTES_MAX),
+        "store": store_bytes,
+        "parsers": needs.parsers * _between(PARSER_BYTES_MIN, limit // 8 // max(1, needs.parsers), PARSER_BYTES_MAX),
         "bench": _between(2 * _MIB, limit // 32, 16 * _MIB),
         "robots": _between(2 * _MIB, limit // 32, 32 * _MIB),
         "dns": DNS_BYTES,
         "idle": _between(1 * _MIB, limit // 64, 16 * _MIB),
-        "write": _between(4 * _MIB, limit // 32, 16 * _MIB),
-        "control": CONTROL_BYTES if control else 0,
+        "write": WRITE_BYTES,
+        "control": CONTROL_BYTES if needs.control else 0,
     }
     rest = limit - sum(accounts.values())
-    accounts["parse"] = PARSE_COPIES * max_parse
+    accounts["head"] = _between(HEAD_COPIES * needs.max_head, limit // 128, HEAD_BYTES_MAX)
+    reading = reading_bytes(needs.max_parse, needs.max_outlinks) if needs.max_parse else 0
+    accounts["parse"] = max(decoder_bytes_max(needs.max_body), reading, SITEMAP_PART_BYTES)
+    rest -= accounts["head"] + accounts["parse"]
     accounts["outcome"] = _between(OUTCOME_BYTES_MIN, rest // 4, OUTCOME_BYTES_MAX)
-    rest -= accounts["parse"] + accounts["outcome"]
-    visits = min(workers, max(0, rest // (CONNECTION_BYTES + BODY_BYTES)))
+    rest -= accounts["outcome"]
+    visits = min(needs.workers, max(0, rest // (CONNECTION_BYTES + BODY_BYTES)))
     accounts["connection"] = visits * CONNECTION_BYTES
     accounts["body"] = visits * BODY_BYTES
     rest -= accounts["connection"] + accounts["body"]
     if rest > 0 and visits:
-        # Larger batches and more documents on their way have a use for what is left; beyond that nobody has.
-        accounts["outcome"] = max(accounts["outcome"], min(accounts["outcome"] + rest // 2, OUTCOME_BYTES_MAX))
-        accounts["parse"] = max(accounts["parse"], min(accounts["parse"] + rest // 2, PARSE_BYTES_MAX))
-    return Plan(limit, {name: accounts[name] for name in SAYS}, visits, parsers)
+        # Larger batches, and more documents and long heads at a time, have a use for what is left; beyond that nobody has.
+        for name, share, most in (("outcome", 2, OUTCOME_BYTES_MAX), ("parse", 4, PARSE_BYTES_MAX), ("head", 8, HEAD_BYTES_MAX)):
+            accounts[name] = max(accounts[name], min(accounts[name] + rest // share, most))
+    return Plan(limit, {name: accounts[name] for name in SAYS}, visits, needs.parsers)
 
 
-def _fits(limit: int, workers: int, parsers: int, max_parse: int, control: bool) -> bool:
-    return _divided(limit, workers, parsers, max_parse, control).visits_max >= min(VISITS_MIN, workers)
+def _is_enough(plan: Plan, needs: Needs) -> bool:
+    return plan.visits_max >= min(VISITS_MIN, needs.workers)
 
 
-def _smallest(workers: int, parsers: int, max_parse: int, control: bool) -> int:
+def _fits(limit: int, needs: Needs) -> bool:
+    return _is_enough(_divided(limit, needs), needs)
+
+
+def _smallest(needs: Needs) -> int:
     """In whole MiB."""
     low, high = 0, LIMIT_BYTES_MAX // _MIB
     while high - low > 1:
         middle = (low + high) // 2
-        if _fits(middle * _MIB, workers, parsers, max_parse, control):
+        if _fits(middle * _MIB, needs):
             high = middle
         else:
             low = middle
     return high * _MIB
 
 
-def _largest_parsers(limit: int, workers: int, parsers: int, max_parse: int, control: bool) -> int | None:
-    return next((fewer for fewer in range(parsers - 1, -1, -1) if _fits(limit, workers, fewer, max_parse, control)), None)
+def _largest_parsers(limit: int, needs: Needs) -> int | None:
+    return next((fewer for fewer in range(needs.parsers - 1, -1, -1) if _fits(limit, replace(needs, parsers=fewer))), None)
 
 
-def _largest_parse(limit: int, workers: int, parsers: int, max_parse: int, control: bool) -> int | None:
-    while (max_parse := max_parse // 2) >= 64 * _KIB:
-        if _fits(limit, workers, parsers, max_parse, control):
-            return max_parse
+def _largest(name: str, limit: int, needs: Needs) -> int | None:
+    """Half of a setting in bytes, or a quarter ..., if that would do."""
+    size = getattr(needs, name)
+    while (size := size // 2) >= SETTING_BYTES_MIN:
+        if _fits(limit, replace(needs, **{name: size})):
+            return int(size)
     return None
 
 
@@ -176,4 +244,4 @@ def _words(size: int) -> str:
     return f"{size / _MIB:.0f}MiB" if size >= 10 * _MIB or size % _MIB == 0 else f"{size / _KIB:.0f}KiB"
 
 
-__all__ = ["Plan", "default_limit", "divide"]
+__all__ = ["Needs", "Plan", "default_limit", "divide", "document_bytes", "reading_bytes"]

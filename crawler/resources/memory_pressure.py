@@ -16,6 +16,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from crawler.resources import cgroup
 
 EVERY_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.05
+"""Between two readings: whether so much has come that the next one cannot wait."""
+GROWN_SHARE: Final = 0.02
+"""Of the limit: less growth is not looked at."""
 HIGH: Final = 0.85
 CRITICAL: Final = 0.95
 OVER: Final = 1.0
@@ -97,12 +101,25 @@ class Meter:
         self._children = children
         self._proc = proc
         self._root = root
+        self._read_pss = self._read_resident = 0
 
     def read(self) -> Reading:
         """A few milliseconds of system calls: for a thread. A group's limit may be changed while we run."""
-        tree = cgroup.pss("self", self._proc) + sum(cgroup.pss(pid, self._proc) for pid in tuple(self._children()))
+        self._read_resident = self._resident()
+        self._read_pss = tree = sum(cgroup.pss(pid, self._proc) for pid in self._tree())
         group = cgroup.find(self._proc, self._root)
         return Reading(tree, self._limit, cgroup.used(group), group.limit) if group else Reading(tree, self._limit)
+
+    def is_urgent(self) -> bool:
+        """Whether the tree has grown by so much since the last reading that another state may be due. Some 50 µs."""
+        grown = self._resident() - self._read_resident
+        return grown > GROWN_SHARE * self._limit and self._read_pss + grown > HIGH * self._limit
+
+    def _resident(self) -> int:
+        return sum(cgroup.resident(pid, self._proc) for pid in self._tree())
+
+    def _tree(self) -> tuple[int | str, ...]:
+        return ("self", *self._children())
 
 
 class Watch:

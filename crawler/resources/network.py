@@ -13,7 +13,7 @@ from typing import Final
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Lease, Outcome, Pause, Retry, Unvisited
 from crawler.resources.dealing import Dealing
-from crawler.resources.outage_detector import HELD_MAX, Outage, Sign, sign_of
+from crawler.resources.outage_detector import HELD_MAX, Outage, Sign, network_sign
 
 Visit = tuple[Lease, Outcome]
 
@@ -95,7 +95,7 @@ def _sign(outcome: Outcome) -> Sign:
     if isinstance(outcome, Unvisited):
         return "nothing"
     detail = outcome.detail if isinstance(outcome, Dropped | Retry) else ""
-    return sign_of(outcome.reason, detail)
+    return network_sign(outcome.reason, detail)
 
 
 __all__ = ["HELD_MAX", "Network"]

@@ -45,7 +45,7 @@ _NO_WAY_OUT: Final = frozenset({"ENETUNREACH", "ENETDOWN", "ENONET"})
 T = TypeVar("T")
 
 
-def sign_of(reason: str | None, detail: str = "") -> Sign:
+def network_sign(reason: str | None, detail: str = "") -> Sign:
     """What a visit's reason (of errors.REASONS; None: an HTTP answer) says of the network; ``detail`` as FetchError has it."""
     if reason is None:
         return "answer"
@@ -225,4 +225,4 @@ class Outage(Generic[T]):
         return free
 
 
-__all__ = ["Outage", "Sign", "Stats", "sign_of"]
+__all__ = ["Outage", "Sign", "Stats", "network_sign"]

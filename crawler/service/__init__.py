@@ -1,1 +1,20 @@
-"""One crawl as a process."""
+"""One crawl as a process: run, serve, the control API. Names are imported when first asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crawler.service.run import Report, run_crawl
+    from crawler.service.signals import Signals
+
+_HOMES = {"Report": "run", "Signals": "signals", "run_crawl": "run"}
+
+__all__ = ["Report", "Signals", "run_crawl"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
 """The control API: a running crawl over HTTP, as described by ``crawler/service/openapi.yaml``.
 
-The law: nothing here changes the crawl but through the faces it has anyway (pause, drain, admit, change), and no client,
-however many and however slow, holds up a visit: answers are bounded, streamed in pieces, and cut off in time.
+Invariants: requests change the crawl only through methods that it has anyway (pause, drain, admit, reconfigure). No client,
+however slow, holds up a visit: responses are bounded, streamed in pieces, and cut off in time.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from crawler.core.errors import FetchError
 from crawler.core.model import Link, Pause, Ref
 from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl, Readings
 from crawler.crawl.explain import explain
-from crawler.crawl.readings import Readings
-from crawler.output.archive.reader import is_gone
-from crawler.output.results import row_at
-from crawler.service.api_errors import Problem, guard
+from crawler.output import row_at
+from crawler.output.archive import is_gone
+from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
 from crawler.service.api_streams import Follow
 from crawler.service.listener import Handler, watched
 from crawler.service.memory_report import memory_report
 
 REQUEST_S: Final = 30.0
-"""For an answer that is not a stream."""
+"""For a response that is not a stream."""
 BODY_BYTES_MAX: Final = 64 << 10
 """Of a request that is not an upload."""
 CONNECTIONS_MAX: Final = 128
@@ -79,7 +78,7 @@ class Control:
     def application(self) -> web.Application:
         """To be served by ``listener.open_listener`` on the configured address."""
         config = self.crawl.config
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[guard(config.listen, config.api_token)])
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[as_problem(config.listen, config.api_token)])
         for method, path, handler in self.routes():
             app.router.add_route(method, path, handler)
         return app
@@ -119,7 +118,7 @@ class Control:
         except FetchError as error:
             raise Problem(400, f"not a URL that can be crawled: {error.reason} {error.detail}".strip()) from None
 
-    # -- what is asked --------------------------------------------------------------------------------------------
+    # -- queries ------------------------------------------------------------------------------------------------
 
     async def get_status(self, request: web.Request) -> web.Response:
         return _json(self.status())
@@ -145,7 +144,7 @@ class Control:
                 "limit": readings.memory_limit,
                 "used": readings.memory_rss,
                 "state": readings.memory_state,
-                "accounts": {name: msgspec.to_builtins(account) for name, account in readings.accounts.items()},
+                "accounts": {name: account._asdict() for name, account in readings.accounts.items()},
             },
             "disk_free": readings.disk_free,
             "commit_age": round(readings.commit_age, 3),
@@ -191,12 +190,12 @@ class Control:
         pump, store = self.crawl.pump, self.crawl.store
         try:
             explained = partial(explain, is_retired=self._is_retired)
-            told = await pump.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
+            explanation = await pump.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
-        if place := told.get("record", {}).get("row"):
-            told["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
-        return _json(told | self._prospects(url))
+        if place := explanation.get("record", {}).get("row"):
+            explanation["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
+        return _json(explanation | self._prospects(url))
 
     def _is_retired(self, file: str) -> bool:
         """In the engine thread."""
@@ -206,16 +205,16 @@ class Control:
         """What stands between this URL and a visit: its host's rest, and its robots rules as far as they are at hand."""
         crawl, host = self.crawl, parse(url).host
         view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
-        told: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
+        prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
         if view is not None:
-            told["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
+            prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
         if crawl.robots is not None:
             try:
                 refused = crawl.robots.refuses(Link(url, host))
-                told["robots"] = "allowed" if refused is None else refused[1]
+                prospects["robots"] = "allowed" if refused is None else refused[1]
             except KeyError:
-                told["robots"] = "not asked yet"
-        return told
+                prospects["robots"] = "not asked yet"
+        return prospects
 
     async def get_body(self, request: web.Request) -> web.StreamResponse:
         return await self.follow.get_body(self.canonical(request), request)
@@ -228,7 +227,7 @@ class Control:
         seconds = _number(request, "seconds", 0, 20)
         return web.Response(text=await memory_report(self.readings(), trace_s=seconds))
 
-    # -- what is told ---------------------------------------------------------------------------------------------
+    # -- commands ------------------------------------------------------------------------------------------------
 
     async def post_pause(self, request: web.Request) -> web.Response:
         self.crawl.frontier.pause(Pause.USER)

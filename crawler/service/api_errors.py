@@ -1,6 +1,6 @@
-"""What a client of the control API is told when something is wrong: problem details (RFC 9457), always as JSON.
+"""Errors of the control API as problem details (RFC 9457), and who may use it.
 
-The law: whoever asks is told what to do next; what the program did wrong is in its log, not in the answer.
+A problem says what the client can do next; what the program did wrong is in its log, not in the response.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.service.listener import Handler
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
-"""Asked by service managers: without token, and they say nothing but one word."""
+"""For service managers: they need no token, and tell one word."""
 
 
 logger: Final = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ class Problem(Exception):
         )
 
 
-def guard(listen: str, token: str | None) -> Any:
-    """The middleware before every handler: who may ask, and what errors become."""
+def as_problem(listen: str, token: str | None) -> Any:
+    """The middleware before every handler: refuses who may not ask, and turns errors into problems."""
     names = _own_names(listen)
 
     @web.middleware
-    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             _admit(request, token, names)
             return await handler(request)
@@ -61,7 +61,7 @@ def guard(listen: str, token: str | None) -> Any:
         except StorageError as error:
             return Problem(503, str(error)).response()
         except TimeoutError:
-            return Problem(504, "the store did not answer in time; try again").response()
+            return Problem(504, "the store did not respond in time; try again").response()
         except web.RequestPayloadError as error:
             return Problem(400, f"the request's body cannot be read: {error}").response()
         except ConnectionError:
@@ -70,7 +70,7 @@ def guard(listen: str, token: str | None) -> Any:
             logger.exception("control API: %s %s", request.method, request.path)
             return Problem(500, "this should not happen; the crawler's log says more").response()
 
-    return guarded
+    return admitted
 
 
 _DETAILS: Final = {
@@ -86,11 +86,11 @@ def _own_names(listen: str) -> frozenset[str]:
 
 
 def _admit(request: web.Request, token: str | None, names: frozenset[str]) -> None:
-    """Let in who knows the token, or who is on this machine and is not a web page in its browser."""
+    """Admit clients that know the token, or that are on this machine and not a web page in its browser."""
     if request.headers.get("Sec-Fetch-Site") == "cross-site" or not _same_origin(request):
         raise Problem(403, "requests of other web sites are refused")
     if token is None:
-        if not _is_own(request.host, names):  # another site's name that was made to point here (DNS rebinding)
+        if not _is_own(request.host, names):  # DNS rebinding: another site's name that points here
             raise Problem(403, f"ask for this crawler by its address; {request.host!r} is not it")
     elif request.path not in OPEN:
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")

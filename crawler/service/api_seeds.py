@@ -1,7 +1,7 @@
 """Seeds over HTTP: a list of any length, read no faster than the frontier admits it, acknowledged when it is committed.
 
-The law: what was acknowledged is never lost; what was not can be sent again under the same name and is taken up where it
-stopped. No upload holds more than a few blocks in memory, and one that stalls ends.
+Invariants: what was acknowledged is never lost; the rest can be sent again under the same name, and is continued where it
+stopped. No upload holds more than a few blocks in memory, and one that stalls is ended.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from aiohttp import hdrs, web
 from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError
 from crawler.core.urls import Rules
-from crawler.crawl.crawl import Crawl
+from crawler.crawl import Crawl
 from crawler.parse.seeds import ARGV, Chunk, Lines
 from crawler.service.api_errors import Problem
 
 BLOCK_BYTES: Final = 16 << 10
 """Parsed at a time, some 300 URLs: about 2 ms of the loop."""
 ERRORS_MAX: Final = 100
-"""Invalid lines told in an answer; the results have them all."""
+"""Invalid lines named in a response; the results have them all."""
 STALL_S: Final = 60.0
 UPLOAD_BYTES_MAX: Final = 64 << 30
 UPLOADS_MAX: Final = 8
@@ -58,7 +58,7 @@ class Uploads:
             await upload.receive(request)
         finally:
             self._names.discard(name)
-        return web.Response(body=orjson.dumps({"list": name, **upload.told()}), content_type="application/json")
+        return web.Response(body=orjson.dumps({"list": name, **upload.summary()}), content_type="application/json")
 
     def _named(self, request: web.Request) -> tuple[str, str | None, bool]:
         """(list, tag, whether the client chose the list's name)"""
@@ -81,7 +81,7 @@ class _Upload:
     def __init__(self, crawl: Crawl, lines: Lines, is_named: bool) -> None:
         self._crawl = crawl
         self._lines = lines
-        self._keep_position = is_named  # one that nobody can name cannot be continued
+        self._keep_position = is_named  # without a name it cannot be continued
         self._committed: asyncio.Future[None] | None = None
         self._accepted = self._invalid = 0
         self._errors: list[dict[str, Any]] = []
@@ -95,13 +95,13 @@ class _Upload:
                 await self._take(chunk)
         except ConfigError as error:
             await self._commit()
-            raise Problem(409, str(error), **self.told()) from None
+            raise Problem(409, str(error), **self.summary()) from None
         except TimeoutError:
             await self._commit()
-            raise Problem(408, f"nothing came for {STALL_S:.0f} s; what is told here is committed", **self.told()) from None
+            raise Problem(408, f"nothing came for {STALL_S:.0f} s; what is told here is committed", **self.summary()) from None
         except (zlib.error, EOFError) as error:
             await self._commit()
-            raise Problem(400, f"not gzip, or not to its end: {error}", **self.told()) from None
+            raise Problem(400, f"not gzip, or not to its end: {error}", **self.summary()) from None
         await self._commit()
 
     async def _admit(self, block: bytes) -> None:
@@ -111,7 +111,7 @@ class _Upload:
     async def _take(self, chunk: Chunk) -> None:
         if self._crawl.frontier.draining:
             await self._commit()
-            raise Problem(503, "the crawler is ending; what is told here is committed", **self.told())
+            raise Problem(503, "the crawler is ending; what is told here is committed", **self.summary())
         self._accepted += len(chunk.links)
         self._invalid += len(chunk.faults)
         for where, text, reason, _ in chunk.faults[: max(0, ERRORS_MAX - len(self._errors))]:
@@ -125,7 +125,7 @@ class _Upload:
         if self._committed is not None:
             await self._committed
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         return {
             "lines": self._lines.line,
             "accepted": self._accepted,

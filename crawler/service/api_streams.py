@@ -1,7 +1,7 @@
-"""Results and bodies over HTTP, streamed: readers that may be slow, gone for weeks, or back after a restart.
+"""Streams results and bodies over HTTP, to readers that may be slow, gone for weeks, or back after a restart.
 
-The law: a cursor stands behind a row that was committed, so it is good for ever; a reader stops at the mark. A stream
-holds one piece in memory, whatever it streams.
+Invariants: a cursor stands behind a committed row, so it never expires; a reader stops at the mark. A stream holds one
+piece in memory, whatever it streams.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from msgspec import Struct
 from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
-from crawler.crawl.crawl import Crawl
-from crawler.output.archive.reader import is_gone, open_body
+from crawler.crawl import Crawl
+from crawler.output.archive import is_gone, open_body
 from crawler.output.file_names import number_of
 from crawler.output.results import ROW_BYTES_MAX
 from crawler.service.api_errors import Problem
 
-PAGE_BYTES: Final = 1 << 20
-"""Rows of one answer, as far as rows end."""
+ROWS_BYTES: Final = 1 << 20
+"""Of one response, cut where a row ends."""
 PIECE_BYTES: Final = 16 << 10
 STREAMS_MAX: Final = 24
 """At a time, of some 110 KiB each: what is on its way to a client that does not read. Others wait."""
@@ -39,7 +39,7 @@ _CURSOR: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
 NEXT: Final = "Next-Cursor"
 
 
-class Page(Struct, frozen=True):
+class RowRange(Struct, frozen=True):
     """Rows from ``offset`` to ``end`` of the results file ``number``; ``path`` is None where there are none."""
 
     number: int
@@ -57,18 +57,18 @@ class Follow:
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/results"""
-        page = await self._page(_cursor(request.query.get("cursor", "0-0")), _wait(request))
-        headers = {NEXT: f"{page.number}-{page.end}", "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
+        rows = await self._rows(_cursor(request.query.get("cursor", "0-0")), _wait(request))
+        headers = {NEXT: f"{rows.number}-{rows.end}", "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
         response = web.StreamResponse(headers=headers)
-        left = response.content_length = page.end - page.offset
-        if page.path is None:
+        left = response.content_length = rows.end - rows.offset
+        if rows.path is None:
             return web.Response(headers=headers)
         try:
-            file = page.path.open("rb", buffering=0)
+            file = rows.path.open("rb", buffering=0)
         except FileNotFoundError:
             raise Problem(503, "these rows are being retired; try again", headers={"Retry-After": "1"}) from None
         with file:
-            file.seek(page.offset)
+            file.seek(rows.offset)
 
             def read() -> bytes:
                 nonlocal left
@@ -91,7 +91,7 @@ class Follow:
         marks = await self._crawl.pump.ask(self._crawl.store.marks)
         if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
             raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
-        # it is somebody else's: a browser must neither show it nor run it
+        # a foreign document: a browser must neither show nor run it
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Disposition": "attachment",
@@ -101,7 +101,7 @@ class Follow:
         with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
             return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
 
-    async def _page(self, cursor: tuple[int, int], wait_s: float) -> Page:
+    async def _rows(self, cursor: tuple[int, int], wait_s: float) -> RowRange:
         """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
         pump, clock = self._crawl.pump, asyncio.get_running_loop().time
         until = clock() + wait_s
@@ -110,14 +110,14 @@ class Follow:
             if pump.committed_at != seen:
                 seen = pump.committed_at
                 marks = await pump.ask(self._crawl.store.marks)
-                page = await asyncio.to_thread(page_behind, self._root, marks, cursor)
-            if page.path is not None or pump.frontier.draining or clock() >= until:
-                return page
+                rows = await asyncio.to_thread(rows_behind, self._root, marks, cursor)
+            if rows.path is not None or pump.frontier.draining or clock() >= until:
+                return rows
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _stream(self, request: web.Request, response: web.StreamResponse, read: Callable[[], bytes]) -> web.StreamResponse:
         """Piece by piece, no faster than the client takes them. What fails midway, or is taken too slowly, cuts the
-        connection: the answer has begun."""
+        connection: the response has begun."""
         try:
             async with asyncio.timeout(SLOT_S):
                 await self._slots.acquire()
@@ -146,8 +146,8 @@ class Follow:
         return response
 
 
-def page_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) -> Page:
-    """The rows that come next, at most PAGE_BYTES of them or one. Problem: the cursor was never given out."""
+def rows_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) -> RowRange:
+    """The rows that come next, at most ROWS_BYTES of them or one. Problem: the cursor was never given out."""
     number, offset = cursor
     numbers = {number_of(key): key for key in marks if key.startswith("results/")}
     if number > max(numbers, default=0) or (not numbers and offset):
@@ -160,23 +160,23 @@ def page_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) 
         if start > mark.length:
             raise Problem(400, "there is no such cursor")
         if start == mark.length:
-            return Page(at, start, start)
+            return RowRange(at, start, start)
         path = root / numbers[at]
         if length_of(path) < mark.length:
             raise missing(path, mark.length)
-        return Page(at, start, _last_row_end(path, start, mark.length), path)
+        return RowRange(at, start, _last_row_end(path, start, mark.length), path)
     last = max(numbers, default=0)
-    return Page(last, marks[numbers[last]].length if numbers else 0, marks[numbers[last]].length if numbers else 0)
+    return RowRange(last, marks[numbers[last]].length if numbers else 0, marks[numbers[last]].length if numbers else 0)
 
 
 def _last_row_end(path: Path, start: int, mark: int) -> int:
-    """Where the last row ends that is wholly within a page from ``start``; the first row's end where it is longer."""
+    """Where the last row ends that is wholly within ROWS_BYTES from ``start``; the first row's end where it is longer."""
     with storing(path), path.open("rb") as file:
         if start:
             file.seek(start - 1)
             if file.read(1) != b"\n":
                 raise Problem(400, "there is no such cursor")
-        end = min(mark, start + PAGE_BYTES)
+        end = min(mark, start + ROWS_BYTES)
         while end > start:
             begin = max(start, end - PIECE_BYTES)
             file.seek(begin)
@@ -194,7 +194,7 @@ def _last_row_end(path: Path, start: int, mark: int) -> int:
 def _cursor(text: str) -> tuple[int, int]:
     match = _CURSOR.fullmatch(text)
     if match is None:
-        raise Problem(400, f"cursor must be what an earlier answer gave as {NEXT}")
+        raise Problem(400, f"cursor must be what an earlier response gave as {NEXT}")
     return int(match[1]), int(match[2])
 
 

@@ -1,27 +1,23 @@
-"""A running crawl as numbers: what a scrape, the status page and the service manager are told of it. Reads, never changes.
+"""Health of a running crawl: the readings of a scrape, its rates, and whether it is alive and ready. Reads, never changes.
 
-The law: nothing is asked of the disk or of another thread here; whatever is told is already in memory.
+Everything it reads is in memory already: it asks neither the disk nor another thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from crawler.core.model import Pause
-from crawler.crawl.crawl import Crawl
-from crawler.crawl.metrics import ERRNOS
-from crawler.crawl.readings import Account, Readings
-from crawler.service.listener import open_listener, watched
+from crawler.crawl import Crawl
+from crawler.crawl.metrics import ERRNOS, Readings
+from crawler.crawl.status import Rates
 
 STUCK_S: Final = 60.0
-"""No commit takes so long but where the crawl waits for the disk, and says so."""
+"""Longer than any commit takes, except where the crawl waits for the disk and says so."""
 SAMPLE_EVERY_S: Final = 1.0
-RATE_WINDOW_S: Final = 30.0
-_SAMPLES_MAX: Final = 64
 
 
 @contextlib.asynccontextmanager
@@ -32,6 +28,9 @@ async def open_vitals(crawl: Crawl) -> AsyncIterator[Vitals]:
     metrics.source = vitals.readings
     async with contextlib.AsyncExitStack() as stack:
         if crawl.config.metrics_listen:
+            # aiohttp's server takes 20 ms to import
+            from crawler.service.listener import open_listener, watched
+
             served = watched(metrics.registry, vitals.alive, vitals.ready)
             await stack.enter_async_context(open_listener(crawl.config.metrics_listen, served))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -51,7 +50,7 @@ class Vitals:
 
     def __init__(self, crawl: Crawl) -> None:
         self._crawl = crawl
-        self._samples: deque[tuple[float, int, int]] = deque(maxlen=_SAMPLES_MAX)
+        self._rates = Rates()
         self.last_reload_successful: Callable[[], bool] = lambda: True
 
     def readings(self) -> Readings:
@@ -70,6 +69,7 @@ class Vitals:
             bytes_in_flight=fetch.bytes_in_flight,
             bytes_written=crawl.journal.written_bytes,
             connections={"acquired": fetch.connections_acquired, "idle": fetch.connections_idle},
+            connections_opened=fetch.connections_opened,
             urls={
                 "waiting": counts.waiting,
                 "retrying": counts.retrying,
@@ -81,7 +81,7 @@ class Vitals:
             cache_events=self._cache_events(),
             memory_limit=memory.budget.plan.limit,
             memory_rss=memory.reading.pss,
-            accounts={name: Account(*use) for name, use in memory.budget.uses().items()},
+            accounts=memory.budget.uses(),
             memory_state=memory.watch.stats().state,
             commit_age=crawl.pump.uncommitted_s,
             disk_free=crawl.disk.free_bytes,
@@ -97,32 +97,22 @@ class Vitals:
     async def sampling(self) -> None:
         """Sample for ever."""
         while True:
-            self.sample()
+            self._rates.add(self._crawl.stats())
             await asyncio.sleep(SAMPLE_EVERY_S)
 
-    def sample(self) -> None:
-        """Remember how far the crawl is; to be called about once a second."""
-        snapshot = self._crawl.stats()
-        self._samples.append((snapshot.at, snapshot.done, snapshot.bytes))
-        while snapshot.at - self._samples[0][0] > RATE_WINDOW_S:
-            self._samples.popleft()
-
     def rates(self) -> tuple[float, float]:
-        """URLs settled and body bytes received per second over the last RATE_WINDOW_S."""
-        if len(self._samples) < 2:
-            return 0.0, 0.0
-        (then, done, size), (now, done_now, size_now) = self._samples[0], self._samples[-1]
-        return max(0.0, (done_now - done) / (now - then)), (size_now - size) / (now - then)
+        """URLs settled and body bytes received per second, of late."""
+        return self._rates.pages, self._rates.bytes
 
     def alive(self) -> str | None:
-        """What keeps the crawl from getting on, and a restart might cure."""
+        """What keeps the crawl from making progress, where a restart might cure it; None if it is alive."""
         uncommitted_s = self._crawl.pump.uncommitted_s
         if uncommitted_s > STUCK_S and not self._crawl.frontier.pauses & {Pause.DISK, Pause.DISK_LOW}:
             return f"no commit for {uncommitted_s:.0f} s"
         return None
 
     def ready(self) -> str | None:
-        """Why it does not do new work just now. A person's pause is not among it: seeds are taken."""
+        """Why it takes no new work just now; None if it does. It still takes seeds while a person has paused it."""
         pauses = self._crawl.frontier.pauses
         state = self._crawl.stats().state
         if state == "running" or (state == "paused" and pauses == {Pause.USER}):

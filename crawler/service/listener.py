@@ -1,7 +1,7 @@
 """A bounded HTTP listener: the only way this package accepts connections.
 
-The law: whoever connects, and however slowly, holds at most one of ``connections_max`` connections, and not for ever. A
-client that sends no complete request head in time is closed; one that stops reading is closed by TCP itself.
+Invariants: at most ``connections_max`` connections are open, and no client holds one for ever. A client that sends no
+complete request head in time is closed; one that stops reading is closed by TCP itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READ_BYTES: Final = 16 << 10
 """Twice this may wait to be read of one connection before its client is slowed."""
 logger: Final = logging.getLogger(__name__)
 logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
-"""A request that is none is its client's fault, who is told so: nobody can fill the log with it."""
+"""A malformed request is its client's fault: the client is told, and the log is not filled with it."""
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -103,11 +103,11 @@ def watched(registry: CollectorRegistry, alive: Callable[[], str | None], ready:
 
 
 def _health(check: Callable[[], str | None]) -> Handler:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         wrong = check()
         return web.Response(status=503 if wrong else 200, text=f"{wrong or 'ok'}\n", headers={"Cache-Control": "no-store"})
 
-    return answer
+    return respond
 
 
 async def _bind(address: str) -> list[socket.socket]:

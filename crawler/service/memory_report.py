@@ -1,6 +1,6 @@
 """Where the memory is: accounts, tasks by coroutine, and the lines of code that allocated most. Costs nothing until asked.
 
-The law: what is told comes from the running process itself, and asking never changes what the crawl does.
+It reads the running process, and changes nothing that the crawl does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tracemalloc
 from collections import Counter
 from typing import Final
 
-from crawler.crawl.readings import Readings
+from crawler.crawl import Readings
 
 TOP: Final = 25
 TASKS_MAX: Final = 50
@@ -20,7 +20,7 @@ _MIB: Final = 1 << 20
 
 async def memory_report(readings: Readings, *, trace_s: float = 0.0) -> str:
     """Text for a person. With ``trace_s`` allocations are traced for so long, which slows the crawl meanwhile; without it
-    they are told only if tracing is on anyway (PYTHONTRACEMALLOC=1)."""
+    they are listed only if tracing is on anyway (PYTHONTRACEMALLOC=1)."""
     lines = [*_accounts(readings), "", *_tasks(), ""]
     began = trace_s > 0 and not tracemalloc.is_tracing()
     if began:

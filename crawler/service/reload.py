@@ -14,46 +14,15 @@ from typing import Any, Final
 
 from crawler.config.load import changed
 from crawler.config.render import IDENTITY, masked, write_effective
-from crawler.config.sections import Config
+from crawler.config.sections import RELOADABLE, Config
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl.crawl import Crawl
 
-CHANGEABLE: Final = frozenset(
-    {
-        "rate",
-        "bandwidth",
-        "delay",
-        "per_host",
-        "factor",
-        "crawl_delay_cap",
-        "host",
-        "retries",
-        "backoff_max",
-        "host_failures",
-        "timeout",
-        "connect_timeout",
-        "first_byte_timeout",
-        "read_timeout",
-        "min_rate",
-        "min_rate_grace",
-        "max_body",
-        "accept_mime",
-        "min_free_disk",
-        "retain_age",
-        "retain_bytes",
-        "max_bytes",
-        "max_failed",
-        "grace",
-        "log_level",
-    }
-)
-"""All others are read once, at the start. Of [[host]] tables all of it takes effect, from the next request on."""
 NEXT_START: Final = {
     "urls": "it takes effect with the next start, if the old ones still stand first in it",
     "output": "the next start goes on there: another directory is another crawl",
 }
 """Where that says more than that it takes effect."""
-
 
 logger: Final = logging.getLogger(__name__)
 
@@ -74,7 +43,7 @@ class Changes:
         """Change some settings (None: back to the default); all settings. ConfigError: nothing was changed."""
         async with self._one_at_a_time:
             new = changed(self._crawl.config, changes)
-            fixed = sorted(different(self._crawl.config, new) - CHANGEABLE)
+            fixed = sorted(different(self._crawl.config, new) - RELOADABLE)
             if fixed:
                 raise ConfigError([_refusal(key) for key in fixed])
             await self._put(new)
@@ -90,9 +59,9 @@ class Changes:
                 logger.warning("reload refused, nothing was changed:\n%s", "\n".join(f"  {fault}" for fault in error.faults))
                 return
             self.last_reload_successful = True
-            for key in sorted(different(self._crawl.config, new) - CHANGEABLE - {"fresh"}):
+            for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
                 logger.warning("reload: %s has changed; %s", key, _when(key))
-            await self._put(self._crawl.config.model_copy(update={key: getattr(new, key) for key in CHANGEABLE}))
+            await self._put(self._crawl.config.replaced(**{key: getattr(new, key) for key in RELOADABLE}))
 
     async def _put(self, new: Config) -> None:
         keys = sorted(different(self._crawl.config, new))
@@ -120,4 +89,4 @@ def _refusal(key: str) -> str:
 
 def different(old: Config, new: Config) -> set[str]:
     """The keys in which two configurations differ."""
-    return {key for key in Config.model_fields if getattr(old, key) != getattr(new, key)}
+    return {key for key in Config.fields if getattr(old, key) != getattr(new, key)}

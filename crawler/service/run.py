@@ -1,6 +1,6 @@
 """One crawl from open to report: signals, progress, exit code.
 
-The law: the first signal drains, the second ends at once, and both lose nothing; whatever ended the crawl is told.
+Invariants: the first signal drains, the second ends at once, and neither loses anything; the report names what ended it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from crawler.cli.progress import Rates, status_line
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
-from crawler.crawl.crawl import Crawl
-from crawler.crawl.wiring import open_crawl
+from crawler.crawl import Crawl, open_crawl
+from crawler.crawl.status import Rates, status_line
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.memory_report import memory_report
 from crawler.service.signals import Signals
@@ -142,8 +141,8 @@ def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
         return Exit.STOPPED
     fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
     failed = sum(count for name, count in fetched.items() if name not in NO_FAILURE)
-    given = sum(end.outcomes.values()) + end.lines.get("invalid_url", 0)
-    if given and not any(name in ANSWERED for name in fetched):
+    listed = sum(end.outcomes.values()) + end.lines.get("invalid_url", 0)
+    if listed and not any(name in ANSWERED for name in fetched):
         return Exit.OK if end.outcomes.get("robots_denied") else Exit.NOTHING_FETCHED
     if failed * 100 > max_failed * sum(fetched.values()):
         return Exit.FAILURES

@@ -1,6 +1,6 @@
-"""Telling systemd how it goes: sd_notify(3) over the datagram socket it names. Nothing happens where there is none.
+"""sd_notify(3): state, status line and watchdog for systemd, over the datagram socket that it names, if it names one.
 
-The law: WATCHDOG is only ever sent by the event loop itself, and only while the crawl gets on.
+Invariant: WATCHDOG is sent by the event loop itself, and only while the crawl makes progress.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Notifier:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_s = _watchdog_s(environ)
-        """WATCHDOG must come this often; None if nobody waits for it."""
+        """WATCHDOG must come this often; None if systemd does not wait for it."""
 
     def ready(self) -> None:
         self._send("READY=1")
@@ -60,12 +60,12 @@ class Notifier:
             await asyncio.sleep(every)
 
     def _send(self, message: str) -> None:
-        """A service manager that cannot be told is no reason to stop."""
+        """Send if possible: a service manager that cannot be reached does not end a crawl."""
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as told:
-                told.sendto(message.encode(), self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+                channel.sendto(message.encode(), self._address)
         except OSError:
             pass
 

@@ -1,6 +1,6 @@
-"""The long-lived daemon: open, serve, drain, close, report. The same crawl as ``run``, fed and steered over HTTP.
+"""The daemon: open, serve, drain, close, report. The same crawl as ``run``, controlled over HTTP.
 
-The law: it ends only when told, or when a promise can no longer be kept; what was acknowledged before survives either.
+Invariants: it ends only when told to, or when a promise can no longer be kept; what was acknowledged survives both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Final
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.crawl.crawl import Crawl
-from crawler.crawl.wiring import open_crawl
+from crawler.crawl import Crawl, open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.listener import open_listener
@@ -36,8 +35,8 @@ async def serve(
     on_change: Callable[[Config], None] = lambda config: None,
     signals: Signals | None = None,
 ) -> Report:
-    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_change`` is told of the
-    settings from then on, ``on_ready`` of the port of the control API. ``signals``: those taken already, which stay so.
+    """Crawl until a signal or the API drains it. ``load`` reads the configuration anew for SIGHUP; ``on_change`` gets the
+    settings from then on, ``on_ready`` the port of the control API. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()

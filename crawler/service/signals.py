@@ -1,8 +1,8 @@
 """The signals of a crawling process, from its start to its end.
 
-Invariants: no signal named here kills the process before it has said so itself; the first that stops it is never lost, the
-second ends it at once. Handlers are the interpreter's own, not an event loop's: a loop has none before it runs, and takes
-them away when it closes, and in between a signal would kill. What comes while nobody listens is kept until somebody does.
+Invariants: no signal named here kills the process before it has said so; the first that stops it is never lost, the
+second ends it at once. Handlers are the interpreter's own, not an event loop's: a loop has none before it runs and after it
+closes, and in between a signal would kill. A signal that comes while nothing listens is kept until something does.
 """
 
 from __future__ import annotations

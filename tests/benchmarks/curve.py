@@ -26,7 +26,7 @@ from known import write_list
 from measure import Farm, farm, tree
 
 from crawler.frontier import Limits, open_store
-from crawler.resources.memory_plan import divide
+from crawler.resources.memory_plan import Needs, divide
 
 LIMIT_MIB: Final = 256
 URLS_PER_HOST: Final = 10
@@ -44,11 +44,13 @@ def begun(root: Path, urls: int, farm_port: int) -> None:
     assert crawl.stdin is not None
     lines = (crawl.stdin, urls, max(1, urls // URLS_PER_HOST), farm_port)
     threading.Thread(target=write_list, args=lines, daemon=True).start()
-    while known(scraped(port)) < urls:
-        assert crawl.poll() is None
-        time.sleep(0.5)
-    crawl.kill()
-    crawl.wait()
+    try:
+        while known(scraped(port)) < urls:
+            assert crawl.poll() is None
+            time.sleep(0.5)
+    finally:
+        crawl.kill()
+        crawl.wait()
 
 
 def command(root: Path, port: int) -> list[str]:
@@ -63,7 +65,7 @@ def known(gauges: dict[str, float]) -> int:
 
 def asked_of_the_store(root: Path) -> dict[str, float]:
     """Milliseconds to open the store and claim from it the first time, and for each claim after that."""
-    plan = divide(LIMIT_MIB << 20, workers=100, parsers=1, max_parse=4 << 20)
+    plan = divide(LIMIT_MIB << 20, Needs(100, 1, max_parse=4 << 20, max_body=64 << 20, max_head=256 << 10, max_outlinks=100_000))
     began = time.perf_counter()
     store = open_store(
         "embedded", root / "frontier", Limits(True), now=time.time(), rest=lambda host: 0.0, memory_bytes=plan.accounts["store"]
@@ -158,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--known", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--pages", type=int, default=20_000)
-    parser.add_argument("--port", type=int, default=8940, help="of the web")
+    parser.add_argument("--port", type=int, default=0, help="of the web (default: one that is free)")
     parser.add_argument("--dir", type=Path, help="where the crawls are kept while they last (default: /tmp)")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -168,7 +170,7 @@ def main() -> None:
         for urls in options.known:
             with tempfile.TemporaryDirectory(dir=options.dir) as folder:
                 root = Path(folder, "crawl")
-                begun(root, urls, options.port)
+                begun(root, urls, web.port)
                 row = {"known": urls, "hosts": urls // URLS_PER_HOST, "disk_mib": disk_mib(root)}
                 rows.append(row | asked_of_the_store(root) | crawled(root, web, options.pages))
                 print(", ".join(f"{key} {value:,.1f}" for key, value in rows[-1].items()), flush=True)

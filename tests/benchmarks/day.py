@@ -27,8 +27,8 @@ from typing import Any
 
 from gauges import free_port, scraped, tree_pss
 
+from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import open_reader
-from crawler.output.reader import Reading
 
 HOSTS = 200
 LIST = "day"
@@ -153,7 +153,7 @@ def agreed(day: Day, found: dict[str, float]) -> None:
     reader = open_reader(day.root / "frontier")
     counts = reader.stats()
     reader.close()
-    with Reading(day.root) as reading:
+    with open_crawl_reader(day.root) as reading:
         rows = Counter(result.row["outcome"] for result in reading.results())
         verified = reading.verify(print)
     assert found['crawler_frontier_urls{state="done"}'] == counts.done == sum(rows.values()), (counts, rows)

@@ -5,11 +5,12 @@ no politeness, no robots, no retries, no metrics, no threads. Their sums are a f
 
     ask    aiohttp's connector, pool and C parser, the request as ready bytes, the body read and dropped
     keep   three digests, one gzip member by isal, one row by orjson, appended; synced every 100 pages
-    read   the document parsed, its links joined by slicing
+    read   the document decoded where it came compressed, and parsed; its links joined by slicing
     queue  RocksDB tuned as ours: links looked up, new ones put into ``seen`` and ``queue``, the page settled; synced every
            100 pages. Keys and values are made beforehand
 
-CPU is user and system time of the part's own loop, start-up left out; that of REF counts whole, as in ``run.py``.
+A list needs the first two, a crawl all four. CPU is user and system time of the part's own loop, start-up left out; that of
+REF counts whole, as in ``run.py``, which runs these parts in each of its rounds.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import os
 import random
+import ssl
 import statistics
 import subprocess
 import sys
@@ -29,8 +32,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import CLIENT_CPU, HERE, farm, prepare, run
+from measure import CLIENT_CPU, HERE, Profile, farm, prepare, run
 
+LIST = ("ask", "keep")
+CRAWL = ("ask", "keep", "read", "queue")
 HOSTS = 200
 SAMPLES = 400
 """Different pages that ``keep`` and ``read`` go round."""
@@ -47,28 +52,31 @@ def clocked(work: Callable[[], Any]) -> float:
 # -- the parts: each gives the CPU seconds of its loop ---------------------------------------------------------------------
 
 
-def ask(urls: list[str], bodies: list[bytes], folder: Path) -> float:
+def ask(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
     import aiohttp
     import uvloop
     from aiohttp.client_reqrep import ConnectionKey
     from yarl import URL
 
+    accepted = "Accept: */*\r\nAccept-Encoding: gzip\r\n" if options.gzip else "Accept: */*\r\n"
+    context = trust_of(options.ca)
+
     class Asking:
         """What the connector wants to know of a request."""
 
         proxy = server_hostname = None
-        ssl = True
+        ssl = context or True
 
         def __init__(self, url: str) -> None:
             self.href = url
-            authority, _, path = url.removeprefix("http://").partition("/")
+            authority, _, path = url.partition("//")[2].partition("/")
             host, _, port = authority.partition(":")
             self.port = int(port)
-            self.head = f"GET /{path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: floor\r\nAccept: */*\r\n\r\n".encode()
-            self.connection_key = ConnectionKey(host, self.port, False, True, None, None, None, None)
+            self.head = f"GET /{path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: floor\r\n{accepted}\r\n".encode()
+            self.connection_key = ConnectionKey(host, self.port, self.is_ssl(), self.ssl, None, None, None, None)
 
         def is_ssl(self) -> bool:
-            return False
+            return context is not None
 
         @property
         def url(self) -> URL:
@@ -96,7 +104,7 @@ def ask(urls: list[str], bodies: list[bytes], folder: Path) -> float:
         return clocked(lambda: runner.run(all_of_them()))
 
 
-def keep(urls: list[str], bodies: list[bytes], folder: Path) -> float:
+def keep(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
     import orjson
     from isal import isal_zlib
 
@@ -120,20 +128,24 @@ def keep(urls: list[str], bodies: list[bytes], folder: Path) -> float:
     return clocked(work)
 
 
-def read(urls: list[str], bodies: list[bytes], folder: Path) -> float:
+def read(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
     import turbohtml
+    from isal import isal_zlib
 
     def work() -> None:
         for number, url in enumerate(urls):
             origin = url[: url.find("/", 8)]
-            document = turbohtml.parse(bodies[number % len(bodies)], encoding="utf-8", detect_encoding=True, positions=False)
+            body = bodies[number % len(bodies)]
+            if options.gzip:
+                body = isal_zlib.decompress(body, 31)
+            document = turbohtml.parse(body, encoding="utf-8", detect_encoding=True, positions=False)
             hrefs = [element.attr("href") for element in document.iter_elements(["a", "area", "link", "img", "iframe"])]
             assert {origin + href if href[0] == "/" else href for href in hrefs if href}
 
     return clocked(work)
 
 
-def queue(urls: list[str], bodies: list[bytes], folder: Path) -> float:
+def queue(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
     from rocksdict import WriteBatch
 
     from crawler.core.urls import fingerprint
@@ -142,10 +154,15 @@ def queue(urls: list[str], bodies: list[bytes], folder: Path) -> float:
     hosts = [fingerprint(str(n)) for n in range(HOSTS)]
     chance = random.Random(1)
 
+    met: list[bytes] = []
+
     def link(home: bytes) -> bytes:
-        """As webfarm's pages link: a fifth to other hosts, popular pages more often."""
+        """As webfarm's pages link: a fifth to other hosts, popular pages more often; or to what was met before."""
+        if met and chance.random() < options.known_share:
+            return chance.choice(met)
         host = home if chance.random() < 0.8 else chance.choice(hosts)
-        return host + fingerprint(str(int(1_000_000 * chance.random() ** 2)))
+        met.append(host + fingerprint(str(int(1_000_000 * chance.random() ** 2))))
+        return met[-1]
 
     pages = [(hosts[n % HOSTS], n, [link(hosts[n % HOSTS]) for _ in range(20)]) for n in range(len(urls))]
     waiting, settled, record = b"v" * 90, b"v" * 160, b"v" * 60
@@ -182,42 +199,72 @@ def queue(urls: list[str], bodies: list[bytes], folder: Path) -> float:
     return cpu_s
 
 
-PARTS: dict[str, Callable[[list[str], list[bytes], Path], float]] = {"ask": ask, "keep": keep, "read": read, "queue": queue}
+Part = Callable[[list[str], list[bytes], Path, argparse.Namespace], float]
+PARTS: dict[str, Part] = {"ask": ask, "keep": keep, "read": read, "queue": queue}
+
+
+def trust_of(ca: Path | None) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=ca) if ca else None
+
+
+def sample(url: str, options: argparse.Namespace) -> bytes:
+    """A body as it comes over the wire."""
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"} if options.gzip else {})
+    with urllib.request.urlopen(request, context=trust_of(options.ca)) as response:
+        return bytes(response.read())
+
+
+def cost_of(part: str, urls: str, profile: Profile, ca: Path | None) -> float:
+    """CPU seconds of one part over these URLs, a line each, in a process of its own."""
+    command = ["taskset", "-c", CLIENT_CPU, sys.executable, __file__, "--part", part, f"--known-share={profile.known_share}"]
+    command += ["--gzip"] * profile.gzip + ([f"--ca={ca}"] if ca else [])
+    return float(subprocess.run(command, input=urls, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--port", type=int, default=8980)
+    parser.add_argument("--gzip", action="store_true", help="the web compresses")
+    parser.add_argument("--tls", action="store_true", help="asked by TLS")
+    parser.add_argument("--known-share", type=float, default=0.0, help="of a page's links")
+    parser.add_argument("--json", type=Path, help="write every round here, in microseconds a page")
     parser.add_argument("--part", choices=PARTS, help="one part alone, over the URLs of standard input: its CPU seconds")
+    parser.add_argument("--ca", type=Path, help="of --part, where its URLs are https: who signed the certificates")
     options = parser.parse_args()
     if options.part:
         urls = sys.stdin.read().split()
-        bodies = [urllib.request.urlopen(url).read() for url in urls[:SAMPLES]]
+        bodies = [sample(url, options) for url in urls[:SAMPLES]]
         with tempfile.TemporaryDirectory(prefix="floor-") as folder:
-            print(PARTS[options.part](urls, bodies, Path(folder)))
+            print(PARTS[options.part](urls, bodies, Path(folder), options))
         return
     prepare()
-    with farm(options.port, "--hosts", str(HOSTS), "--gzip=0") as web, tempfile.NamedTemporaryFile("w+") as named:
-        urls = "\n".join(web.urls(options.pages, HOSTS))
-        named.write(urls + "\n")
-        named.flush()
-        rounds: list[dict[str, float]] = []
-        for _ in range(options.rounds):
-            ref = run([sys.executable, str(HERE / "ref.py"), named.name], timeout_s=600).cpu_s
-            command = ["taskset", "-c", CLIENT_CPU, sys.executable, __file__, "--part"]
-            costs = {
-                part: float(subprocess.run([*command, part], input=urls, capture_output=True, text=True, check=True).stdout)
-                for part in PARTS
-            }
-            more = {"list": costs["keep"], "crawl": costs["keep"] + costs["read"] + costs["queue"]}
-            sums = {name: costs["ask"] + rest for name, rest in more.items()}
-            sums |= {f"{name}, by session.get": ref + rest for name, rest in more.items()}
-            rounds.append({"REF": ref} | costs | sums)
+    rounds = [*measured(options)]
     for name in rounds[0]:
-        us = statistics.median(one[name] for one in rounds) / options.pages * 1e6
+        us = statistics.median(one[name] for one in rounds)
         print(f"{name:22} {us:7.1f} µs a page  {statistics.median(one[name] / one['REF'] for one in rounds):5.2f} × REF")
+    if options.json:
+        options.json.write_text(json.dumps(rounds, indent=1) + "\n")
+
+
+def measured(options: argparse.Namespace) -> Iterator[dict[str, float]]:
+    """Microseconds a page of REF, of each part and of their sums, a round each."""
+    profile = Profile(options.gzip, options.tls, known_share=options.known_share)
+    hosts = HOSTS if options.tls else 0
+    with (
+        farm(0, f"--hosts={HOSTS}", *profile.farm_options, tls_hosts=hosts) as web,
+        tempfile.NamedTemporaryFile("w+") as named,
+    ):
+        urls = "\n".join(web.urls(options.pages, HOSTS)) + "\n"
+        named.write(urls)
+        named.flush()
+        environ = {"SSL_CERT_FILE": str(web.ca)} if web.ca else {}
+        for _ in range(options.rounds):
+            ref = run([sys.executable, str(HERE / "ref.py"), named.name], timeout_s=600, environ=environ).cpu_s
+            costs = {part: cost_of(part, urls, profile, web.ca) for part in PARTS}
+            sums = {"list": sum(costs[part] for part in LIST), "crawl": sum(costs[part] for part in CRAWL)}
+            sums |= {f"{name}, by session.get": ref + cost - costs["ask"] for name, cost in sums.items()}
+            yield {name: cost / options.pages * 1e6 for name, cost in ({"REF": ref} | costs | sums).items()}
 
 
 if __name__ == "__main__":

@@ -23,12 +23,10 @@ from gauges import free_port, scraped, tree_pss
 
 def write_list(out: BinaryIO, urls: int, hosts: int, port: int = 8) -> None:
     """``urls`` lines, turn by turn over ``hosts`` addresses of 127.0.0.0/8, so that no host's links come together."""
-    names = [f"http://127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:{port}/" for n in range(1, hosts + 1)]
-    for start in range(0, urls, hosts):
-        page = start // hosts
-        for low in range(0, min(hosts, urls - start), 10_000):
-            part = names[low : min(low + 10_000, urls - start)]
-            out.write("".join(f"{name}p/{page}\n" for name in part).encode())
+    for low in range(0, urls, 10_000):
+        turns = ((line // hosts, 1 + line % hosts) for line in range(low, min(low + 10_000, urls)))
+        lines = (f"http://127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:{port}/p/{page}\n" for page, n in turns)
+        out.write("".join(lines).encode())
     out.close()
 
 

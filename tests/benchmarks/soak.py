@@ -155,7 +155,7 @@ def judged(samples: list[dict[str, float]]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1200)
-    parser.add_argument("--farm-port", type=int, default=8960)
+    parser.add_argument("--farm-port", type=int, default=0, help="default: one that is free")
     parser.add_argument("--dir", type=Path, help="where the crawl is kept while it lasts (default: /tmp)")
     parser.add_argument("--archive", default="warc")
     options: Any = parser.parse_args()

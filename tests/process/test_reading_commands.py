@@ -1,4 +1,4 @@
-"""``results``, ``export``, ``cat``, ``why``, ``retry`` and ``verify`` over a real crawl, as processes."""
+"""``results``, ``export``, ``cat``, ``why``, ``retry`` and ``verify`` over a real crawl."""
 
 import base64
 import csv
@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support import webs
-from support.programs import CLEAN, LOCAL, command_of, crawler, crawling
+from support.programs import CLEAN, LOCAL, command, crawling
 from support.sinful import Site, head, page, running, stay
 
 from crawler.output.export import PIECE_BYTES
@@ -48,7 +48,7 @@ def crawled(site, request, tmp_path_factory) -> Path:
     paths = ["good/1", "good/1", "sin/moved", "sin/picture", "sin/zipped", "sin/gone"]
     lines = [*(url(site, path) for path in paths), "http://127.0.0.1:1/", "not a url"]
     (root / "list").write_text("\n".join(lines))
-    ended = crawler(
+    ended = command(
         "run", "-i", str(root / "list"), "-o", str(root / "out"), *LOCAL, "--retries", "0", "--archive", request.param
     )
     assert ended.returncode == 0, ended.stderr
@@ -56,7 +56,9 @@ def crawled(site, request, tmp_path_factory) -> Path:
 
 
 def raw(*arguments: str) -> bytes:
-    return subprocess.run(command_of(arguments), env=CLEAN, capture_output=True, check=True).stdout
+    ended = command(*arguments, text=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def test_results_are_the_rows_as_written(crawled):
@@ -82,13 +84,13 @@ def test_results_can_be_chosen_by_outcome_and_shown_as_a_table(crawled):
 
 
 def test_an_outcome_that_does_not_exist_is_a_usage_error(crawled):
-    ended = crawler("results", str(crawled), "--outcome", "timeuot")
+    ended = command("results", str(crawled), "--outcome", "timeuot")
     assert ended.returncode == 2 and "did you mean timeout?" in ended.stderr
 
 
-@pytest.mark.parametrize("command", [["results"], ["export"], ["cat", "{}", "http://a.example/"], ["verify"], ["retry"]])
-def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, command):
-    ended = crawler(*(command if "{}" in command else [*command, "{}"])[:1], str(tmp_path), *command[2:])
+@pytest.mark.parametrize("words", [["results"], ["export"], ["cat", "http://a.example/"], ["verify"], ["retry"]])
+def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, words):
+    ended = command(words[0], str(tmp_path), *words[1:])
     assert ended.returncode == 2 and "there is no crawl here" in ended.stderr
 
 
@@ -101,18 +103,18 @@ def test_cat_prints_the_decoded_body(site, crawled):
 
 @pytest.mark.parametrize(("path", "said"), [("good/77", "is not known"), ("sin/gone", None)])
 def test_cat_says_why_there_is_nothing(site, crawled, path, said):
-    ended = crawler("cat", str(crawled), url(site, path))
+    ended = command("cat", str(crawled), url(site, path))
     assert (ended.returncode, ended.stdout) == ((4, "") if said else (0, ""))
     assert said is None or said in ended.stderr
 
 
 def test_cat_of_a_failure_says_how_it_ended(crawled):
-    ended = crawler("cat", str(crawled), "http://127.0.0.1:1/")
+    ended = command("cat", str(crawled), "http://127.0.0.1:1/")
     assert ended.returncode == 4 and "ended as connect_error: no body was kept" in ended.stderr
 
 
 def test_a_text_that_is_no_url_is_a_usage_error(crawled):
-    assert crawler("cat", str(crawled), "not a url").returncode == 2
+    assert command("cat", str(crawled), "not a url").returncode == 2
 
 
 def test_export_gives_texts_as_text_and_all_else_in_base64(site, crawled):
@@ -141,6 +143,7 @@ def test_export_writes_files_named_by_their_own_digest(site, crawled, tmp_path):
 def test_export_pieces_join_whatever_the_reader_gives():
     """Base64 of pieces is base64 of the whole only if each piece but the last is a multiple of three bytes."""
     from crawler.output.export import FIELDS, json_line
+    from crawler.parse.encoding import read_text
 
     class Dribble(io.BytesIO):
         def read(self, size=-1):
@@ -148,24 +151,26 @@ def test_export_pieces_join_whatever_the_reader_gives():
 
     row = dict.fromkeys(FIELDS) | {"mime": "image/png"}
     data = bytes(range(256)) * 3
-    assert base64.b64decode(orjson.loads(b"".join(json_line(row, Dribble(data))))["base64"]) == data
+    assert base64.b64decode(orjson.loads(b"".join(json_line(row, Dribble(data), read_text)))["base64"]) == data
     text = "äöü€" * 100
     row |= {"mime": "text/plain", "charset": "utf-8"}
-    assert orjson.loads(b"".join(json_line(row, Dribble(text.encode()))))["text"] == text
+    assert orjson.loads(b"".join(json_line(row, Dribble(text.encode()), read_text)))["text"] == text
     row |= {"charset": "no-such-charset"}
-    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"))))["text"] == "\ufffd ok"
+    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"), read_text)))["text"] == "\xff ok"  # as browsers do
+    row |= {"charset": "utf-8"}
+    assert orjson.loads(b"".join(json_line(row, io.BytesIO(b"\xff ok"), read_text)))["text"] == "\ufffd ok"
     assert PIECE_BYTES % 3 == 0
 
 
 def test_why_tells_what_became_of_a_url(site, crawled):
     def why(*arguments: str) -> str:
-        return crawler("why", *arguments, "--data", str(crawled)).stdout
+        return command("why", *arguments, "--data", str(crawled)).stdout
 
     assert "settled as ok, status 200, attempt 1" in why(url(site, "good/1"))
     assert f"redirects to {url(site, 'good/1')}" in why(url(site, "sin/moved"))
     assert "settled as connect_error (refused)" in why("http://127.0.0.1:1/")
     assert "line 7 of" in why("http://127.0.0.1:1/")
-    assert "is no URL: syntax" in why("http://a b/")
+    assert "is not a URL: syntax" in why("http://a b/")
     assert "never admitted" in why(url(site, "good/2"))
     assert "left out by the rule depth" in why(url(site, "good/2"), "--via", url(site, "good/1"))
     answer = orjson.loads(why(url(site, "sin/gone"), "--json"))
@@ -177,30 +182,30 @@ def test_why_names_the_rule_that_only_the_crawl_s_memory_knows(tmp_path):
         default=lambda host, path: webs.page("/a?1", "/a?2", "/a?3", "/b", "/c", "/d", "http://127.0.0.2/")
     ).running() as web:
         seed, bounds = web.url("127.0.0.1"), ("--max-queries-per-path", "2", "--max-pages-per-host", "5")
-        crawler("run", seed, "-o", str(tmp_path / "out"), "--depth", "2", *bounds, *LOCAL)
+        command("run", seed, "-o", str(tmp_path / "out"), "--depth", "2", *bounds, *LOCAL)
         for path, said in (("/a?3", "query_explosion"), ("/d", "host_budget"), ("/a?2", None)):
-            told = crawler("why", web.url("127.0.0.1", path), "--data", str(tmp_path / "out")).stdout
+            told = command("why", web.url("127.0.0.1", path), "--data", str(tmp_path / "out")).stdout
             assert (f"left out by the rule {said}" if said else "settled as ok") in told
-    assert "left out by the rule host" in crawler("why", "http://127.0.0.2/", "--data", str(tmp_path / "out")).stdout
+    assert "left out by the rule host" in command("why", "http://127.0.0.2/", "--data", str(tmp_path / "out")).stdout
 
 
 def test_why_names_the_line_of_robots_txt(tmp_path):
     texts = {"/robots.txt": webs.text("User-agent: *\nDisallow: /a\nDisallow: /ab*c$\n")}
     with webs.Web({"127.0.0.1": texts}).running() as web:
         url = web.url("127.0.0.1", "/abc")
-        crawler("run", url, "-o", str(tmp_path), "--allow-net", "127.0.0.0/8")
-    assert "robots.txt says Disallow: /ab*c$" in crawler("why", url, "--data", str(tmp_path)).stdout
+        command("run", url, "-o", str(tmp_path), "--allow-net", "127.0.0.0/8")
+    assert "robots.txt says Disallow: /ab*c$" in command("why", url, "--data", str(tmp_path)).stdout
 
 
 def test_why_of_what_is_not_known_has_its_exit_code(site, crawled):
-    assert crawler("why", url(site, "good/2"), "--data", str(crawled)).returncode == 4
-    assert crawler("why", url(site, "good/2"), "--data", str(crawled), "--via", "not a url").returncode == 2
+    assert command("why", url(site, "good/2"), "--data", str(crawled)).returncode == 4
+    assert command("why", url(site, "good/2"), "--data", str(crawled), "--via", "not a url").returncode == 2
 
 
 def test_verify_finds_what_was_changed(crawled, tmp_path):
     import shutil
 
-    ended = crawler("verify", str(crawled))
+    ended = command("verify", str(crawled))
     assert (ended.returncode, ended.stdout) == (0, "") and "no faults" in ended.stderr
     copy = tmp_path / "copy"
     shutil.copytree(crawled, copy)
@@ -210,17 +215,17 @@ def test_verify_finds_what_was_changed(crawled, tmp_path):
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    ended = crawler("verify", str(copy))
+    ended = command("verify", str(copy))
     assert ended.returncode == 3 and len(ended.stdout.splitlines()) >= 1 and victim.name in ended.stdout
 
 
 def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
     out = str(tmp_path / "out")
-    command = ("run", url(site, "good/5"), url(site, "sin/gone"), "http://127.0.0.1:1/", "-o", out, *LOCAL, "--retries", "0")
-    assert crawler(*command).returncode == 0
-    ended = crawler("retry", out, "--outcome", "http_error,connect_error")
+    again = ("run", url(site, "good/5"), url(site, "sin/gone"), "http://127.0.0.1:1/", "-o", out, *LOCAL, "--retries", "0")
+    assert command(*again).returncode == 0
+    ended = command("retry", out, "--outcome", "http_error,connect_error")
     assert ended.returncode == 0 and ended.stdout == "" and "2 URLs are due again" in ended.stderr
-    ended = crawler(*command)
+    ended = command(*again)
     assert ended.returncode == 0, ended.stderr
     rows = [orjson.loads(line) for line in raw("results", out).splitlines()]
     assert sorted((row["outcome"], row["attempt"]) for row in rows) == [
@@ -232,17 +237,17 @@ def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
     ]
     latest = [orjson.loads(line) for line in raw("results", out, "--final").splitlines()]
     assert sorted((row["outcome"], row["attempt"]) for row in latest) == [("connect_error", 2), ("http_error", 2), ("ok", 1)]
-    assert "1 URLs are due again" in crawler("retry", out).stderr  # by default not the 404
+    assert "1 URLs are due again" in command("retry", out).stderr  # by default not the 404
 
 
 def test_a_running_crawl_can_be_read_but_not_retried(site, tmp_path):
     out = str(tmp_path / "out")
-    command = ("run", url(site, "good/9"), url(site, "sin/slow"), "-o", out, *LOCAL, "--per-host", "2", "--progress", "plain")
-    with crawling(*command) as process:
-        while "good/9" not in crawler("results", out).stdout:
+    words = ("run", url(site, "good/9"), url(site, "sin/slow"), "-o", out, *LOCAL, "--per-host", "2", "--progress", "plain")
+    with crawling(*words) as process:
+        while "good/9" not in command("results", out).stdout:
             assert process.poll() is None, process.stderr.read()
         assert raw("cat", out, url(site, "good/9")) == page(9, 2000)
-        assert crawler("retry", out).returncode == 75
+        assert command("retry", out).returncode == 75
 
 
 def test_in_python_a_crawl_is_read_row_by_row(site, crawled):
@@ -269,10 +274,10 @@ def test_nothing_that_a_server_says_steers_the_terminal(tmp_path):
     with running(Site(scripts=scripts)) as site:
         out, addresses = str(tmp_path / "out"), [f"http://127.0.0.1:{site.ports['http']}/sin/{name}" for name in scripts]
         options = ("-o", out, "--depth", "1", "--log-level", "debug", "-v", *LOCAL)
-        said = [crawler("run", *addresses, *options)]
-        said += [crawler("results", out, "--format", form) for form in ("csv", "jsonl")]
-        said += [crawler("why", address, "--data", out, *how) for address in addresses for how in ((), ("--json",))]
-        said += [crawler("verify", out)]
+        said = [command("run", *addresses, *options)]
+        said += [command("results", out, "--format", form) for form in ("csv", "jsonl")]
+        said += [command("why", address, "--data", out, *how) for address in addresses for how in ((), ("--json",))]
+        said += [command("verify", out)]
     assert [ended.returncode for ended in said] == [0] * len(said), said
     assert not [ended for ended in said if set(ended.stdout + ended.stderr) & set("\x1b\x07\x9b")]
     (away,) = [row for row in map(orjson.loads, said[2].stdout.splitlines()) if row["reason"] == "bad_location"]
@@ -286,7 +291,7 @@ def test_verify_reads_the_store_through(crawled, tmp_path):
     data = bytearray(table.read_bytes())
     data[10] ^= 1
     table.write_bytes(data)
-    ended = crawler("verify", str(tmp_path / "copy"))
+    ended = command("verify", str(tmp_path / "copy"))
     assert ended.returncode == 3 and table.name in ended.stdout and "Traceback" not in ended.stderr, ended
 
 
@@ -302,7 +307,7 @@ def with_helpers(tmp_path_factory):
         robots = webs.Answer(404, b"<html>Not here</html>")
         sitemap = webs.Answer(body=SITEMAP % web.url("127.0.0.1", "/mapped").encode(), mime="application/xml")
         web.hosts["127.0.0.1"].update({"/robots.txt": robots, "/sitemap.xml": sitemap})
-        ended = crawler("run", web.url("127.0.0.1"), "-o", str(out), "--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps")
+        ended = command("run", web.url("127.0.0.1"), "-o", str(out), "--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps")
         assert ended.returncode == 0, ended.stderr
     return out, ended.stderr
 
@@ -339,7 +344,7 @@ def test_rows_can_be_chosen_by_kind(with_helpers):
     assert len(raw("results", out).splitlines()) == 4
     assert sorted(paths(raw("results", out, "--kind", "robots,sitemap"))) == ["/robots.txt", "/sitemap.xml"]
     assert sorted(paths(raw("results", out, "--kind", "page"))) == ["/", "/mapped"]
-    ended = crawler("results", out, "--kind", "robot")
+    ended = command("results", out, "--kind", "robot")
     assert ended.returncode == 2 and "did you mean robots?" in ended.stderr
 
 
@@ -361,7 +366,7 @@ def test_each_line_finds_its_own_url_tag_and_keys_again(tmp_path):
         lines = [json.dumps(line) for line in listed.values()]
         (tmp_path / "list").write_text("\n".join([*lines, f"{base}/c\tTitle", f"{base}/c"]))
         out = str(tmp_path / "out")
-        ended = crawler("run", "-i", str(tmp_path / "list"), "-o", out, *LOCAL)
+        ended = command("run", "-i", str(tmp_path / "list"), "-o", out, *LOCAL)
         assert ended.returncode == 0, ended.stderr
     listed |= {8: {"url": f"{base}/c\tTitle"}, 9: {"url": f"{base}/c"}}
     assert "more_than_url: a line holds one URL and nothing else" in ended.stderr

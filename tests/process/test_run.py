@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support import webs
-from support.programs import CLEAN, LOCAL, crawler, crawling, on_a_terminal, rows_of
+from support.programs import CLEAN, LOCAL, command, crawler, crawling, on_a_terminal, rows_of
 from support.sinful import Site, hang, head, running, stay
 from warcio.archiveiterator import ArchiveIterator
 
@@ -68,7 +68,7 @@ def wait_for_talk(process, text: str) -> str:
 def test_a_list_is_crawled_and_told_about(site, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "list").write_text("\n".join([*good(site, 30), "# comment", "", sin(site, "gone")]))
-    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL)
+    ended = command("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL)
     assert (ended.returncode, ended.stdout) == (0, "")
     assert Counter(row["outcome"] for row in rows_of(out)) == {"ok": 30, "http_error": 1}
     lines = ended.stderr.splitlines()
@@ -85,7 +85,7 @@ def test_the_list_may_come_from_standard_input(site, tmp_path):
 
 
 def test_the_summary_is_one_json_object_and_quiet_is_quiet(site, tmp_path):
-    ended = crawler("run", *good(site, 3), "-o", str(tmp_path), *LOCAL, "--json", "-q")
+    ended = command("run", *good(site, 3), "-o", str(tmp_path), *LOCAL, "--json", "-q")
     assert (ended.returncode, ended.stderr) == (0, "")
     summary = orjson.loads(ended.stdout)
     assert summary["exit_code"] == 0 and summary["outcomes"] == {"ok": 3}
@@ -93,10 +93,10 @@ def test_the_summary_is_one_json_object_and_quiet_is_quiet(site, tmp_path):
 
 
 def test_the_same_command_again_fetches_nothing_twice(site, tmp_path):
-    command = ("run", *good(site, 3, first=1000), "-o", str(tmp_path), *LOCAL)
-    assert crawler(*command).returncode == 0
+    words = ("run", *good(site, 3, first=1000), "-o", str(tmp_path), *LOCAL)
+    assert command(*words).returncode == 0
     seen = len(site.requests)
-    ended = crawler(*command)
+    ended = command(*words)
     assert ended.returncode == 0 and "3 of 3 URLs settled" in ended.stderr
     assert len(site.requests) == seen and len(rows_of(tmp_path)) == 3
 
@@ -104,52 +104,52 @@ def test_the_same_command_again_fetches_nothing_twice(site, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drains_and_the_same_command_continues(site, tmp_path, number):
     urls = good(site, 40)
-    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--delay", "100ms", "--progress", "plain")
-    with crawling(*command) as process:
+    words = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--delay", "100ms", "--progress", "plain")
+    with crawling(*words) as process:
         wait_for_talk(process, "URLs")
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 5
     assert f"stopped before the end ({number.name}): the same command continues" in said
-    assert crawler(*command, "--delay", "0").returncode == 0
+    assert command(*words, "--delay", "0").returncode == 0
     assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
 
 
 def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
     urls = [sin(site, "slow"), *good(site, 5)]
-    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
-    with crawling(*command) as process:
+    words = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
+    with crawling(*words) as process:
         wait_for_request(process, site, "/sin/slow")
         process.send_signal(signal.SIGINT)
         wait_for_talk(process, "draining")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 5
-    assert crawler(*command).returncode == 0
+    assert command(*words).returncode == 0
     assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
 
 
 def test_a_drain_does_not_wait_for_a_page_that_never_comes(site, tmp_path):
-    command = ("run", sin(site, "hang"), *good(site, 3), "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--grace", "2s")
-    with crawling(*command, "--timeout", "10min", "--first-byte-timeout", "10min") as process:
+    words = ("run", sin(site, "hang"), *good(site, 3), "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--grace", "2s")
+    with crawling(*words, "--timeout", "10min", "--first-byte-timeout", "10min") as process:
         wait_for_request(process, site, "/sin/hang")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 5
-    assert "waits for its visit" in crawler("why", sin(site, "hang"), "--data", str(tmp_path)).stdout
+    assert "waits for its visit" in command("why", sin(site, "hang"), "--data", str(tmp_path)).stdout
 
 
 def test_killed_again_and_again_it_loses_nothing_and_stores_nothing_twice(site, tmp_path):
     urls = good(site, 160, first=5000)
     (tmp_path / "list").write_text("\n".join(urls))
     out = tmp_path / "out"
-    command = ("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--per-host", "4", "--delay", "10ms")
+    words = ("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--per-host", "4", "--delay", "10ms")
     for kill in range(3):
-        with crawling(*command) as process:
+        with crawling(*words) as process:
             wait_for_request(process, site, f"/good/{5000 + 50 * kill}")
             process.kill()
-    assert crawler(*command).returncode == 0
+    assert command(*words).returncode == 0
     assert sorted(row["url"] for row in rows_of(out) if row["final"]) == sorted(urls)
     assert Counter(uri for kind, uri in records_of(out) if kind == "response") == Counter(urls)
-    assert crawler("verify", str(out)).returncode == 0
+    assert command("verify", str(out)).returncode == 0
 
 
 def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path):
@@ -167,12 +167,12 @@ def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path)
 def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
     with crawling("run", sin(site, "hang"), "-o", str(tmp_path), *LOCAL, "--progress", "plain") as process:
         wait_for_request(process, site, "/sin/hang")
-        ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
+        ended = command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
         assert ended.returncode == 75 and "in use" in ended.stderr
 
 
 def test_all_faults_of_a_command_line_are_told_at_once():
-    ended = crawler("run", "-w", "many", "--delay", "soon", "-i", "/not/there", "-i", "/")
+    ended = command("run", "-w", "many", "--delay", "soon", "-i", "/not/there", "-i", "/")
     assert ended.returncode == 2 and ended.stdout == ""
     said = [line.removeprefix("crawler: ").partition(":")[0] for line in ended.stderr.splitlines()]
     assert sorted(said) == ["--delay 'soon'", "--workers 'many'", "-o/--output is missing", "list /", "list /not/there"]
@@ -180,7 +180,7 @@ def test_all_faults_of_a_command_line_are_told_at_once():
 
 def test_nothing_is_begun_where_a_list_is_missing(tmp_path):
     out = tmp_path / "out"
-    assert crawler("run", "-i", str(tmp_path / "none"), "-o", str(out)).returncode == 2
+    assert command("run", "-i", str(tmp_path / "none"), "-o", str(out)).returncode == 2
     assert not out.exists()
 
 
@@ -195,17 +195,17 @@ def test_nothing_is_begun_where_a_list_is_missing(tmp_path):
 )
 def test_what_cannot_be_done_is_said_plainly(tmp_path, arguments, said):
     (tmp_path / "file").write_text("")
-    ended = crawler("run", *(argument.format(tmp=tmp_path) for argument in arguments))
+    ended = command("run", *(argument.format(tmp=tmp_path) for argument in arguments))
     assert ended.returncode == 2, ended.stderr
     assert said.format(tmp=tmp_path) in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_a_crawl_is_not_continued_as_another_one(site, tmp_path):
-    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL).returncode == 0
-    ended = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--depth", "2", "--archive", "files")
+    assert command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL).returncode == 0
+    ended = command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--depth", "2", "--archive", "files")
     assert ended.returncode == 2
     assert "archive: this directory was begun with" in ended.stderr and "depth: this directory was begun with 0" in ended.stderr
-    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
+    assert command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
     assert len(list(tmp_path.glob("previous-*/warc/*"))) == 1
 
 
@@ -220,7 +220,7 @@ def test_what_pages_say_to_robots_is_honoured_and_recorded(tmp_path):
     pages["/"] = webs.page(*pages)
     with webs.Web({"127.0.0.1": pages}).running() as web:
         options = ("--allow-net", "127.0.0.0/8", "--delay", "0")
-        assert crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path), "--depth", "2", *options).returncode == 0
+        assert command("run", web.url("127.0.0.1"), "-o", str(tmp_path), "--depth", "2", *options).returncode == 0
     robots = {row["canonical"].partition(f":{web.port}")[2]: row["robots"] for row in rows_of(tmp_path)}
     both = "nofollow,noindex"
     assert {path: word for path, word in robots.items() if word} == {"/headed": both, "/meta": both, "/named": "noarchive"}
@@ -240,21 +240,21 @@ def test_what_a_person_keeps_in_the_directory_stays_there(site, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     (tmp_path / "tmp" / "body-0123").write_text("of a process that was killed")
-    assert crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files").returncode == 0
+    assert command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files").returncode == 0
     assert [path.read_text() for path in mine] == ["mine"] * 3 and not (tmp_path / "tmp" / "body-0123").exists()
 
 
 def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
-    assert crawler("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0").returncode == 4
-    command = ("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
-    assert crawler(*command, "--max-failed", "20").returncode == 8
-    assert crawler(*command, "--max-failed", "30").returncode == 0
+    assert command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0").returncode == 4
+    words = ("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
+    assert command(*words, "--max-failed", "20").returncode == 8
+    assert command(*words, "--max-failed", "30").returncode == 0
 
 
 def test_a_host_given_up_stands_among_those_with_most_failures(site, tmp_path):
     dead = [f"http://127.0.0.9:1/{n}" for n in range(20)]
     options = ("--retries", "0", "--backoff-max", "10ms", "--json")
-    ended = crawler("run", *good(site, 1), sin(site, "gone"), *dead, "-o", str(tmp_path), *LOCAL, *options)
+    ended = command("run", *good(site, 1), sin(site, "gone"), *dead, "-o", str(tmp_path), *LOCAL, *options)
     assert orjson.loads(ended.stdout)["failing_hosts"] == {"127.0.0.9:1": 20, f"127.0.0.1:{site.ports['http']}": 1}
     assert Counter(row["reason"] for row in rows_of(tmp_path) if row["outcome"] == "connect_error").keys() == {
         "refused",
@@ -264,22 +264,22 @@ def test_a_host_given_up_stands_among_those_with_most_failures(site, tmp_path):
 
 def test_a_list_without_a_url_is_told_as_such(tmp_path):
     (tmp_path / "list").write_text("www.example.org\nftp://example.org/\n# comment\n")
-    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), "--json")
+    ended = command("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), "--json")
     assert ended.returncode == 4 and orjson.loads(ended.stdout)["lines"] == {"invalid_url": 2}
     assert "  invalid_url  2" in ended.stderr.splitlines()
     assert f"to list them: crawler results {tmp_path / 'out'} --outcome invalid_url" in ended.stderr
 
 
 def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, tmp_path):
-    ended = crawler("run", *good(site, 1), "-o", str(tmp_path), "--no-robots")
+    ended = command("run", *good(site, 1), "-o", str(tmp_path), "--no-robots")
     assert ended.returncode == 4 and "--allow-net CIDR" in ended.stderr
     assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked"]
 
 
 @pytest.mark.parametrize("limit", [("--max-pages", "5"), ("--max-bytes", "10kB"), ("--max-time", "1s")])
 def test_a_limit_stops_early(site, tmp_path, limit):
-    command = ("run", *good(site, 60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
-    ended = crawler(*command)
+    words = ("run", *good(site, 60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
+    ended = command(*words)
     assert ended.returncode == 5 and "stopped before the end (max_" in ended.stderr
     assert 3 <= len(rows_of(tmp_path)) <= 40
 
@@ -297,11 +297,11 @@ def test_progress_can_be_plain_on_a_terminal_and_colour_is_not_used(site, tmp_pa
 
 
 def test_verbose_tells_of_every_visit_and_json_lines_are_json(site, tmp_path):
-    ended = crawler("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "a"), *LOCAL, "-v")
+    ended = command("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "a"), *LOCAL, "-v")
     visits = [line for line in ended.stderr.splitlines() if line.startswith("crawler: visit ")]
     assert len(visits) == 4 and any("outcome=http_error" in line and "status=404" in line for line in visits)
     options = ("-v", "--log-format", "json", "--progress", "none")
-    ended = crawler("run", *good(site, 3), "-o", str(tmp_path / "b"), *LOCAL, *options)
+    ended = command("run", *good(site, 3), "-o", str(tmp_path / "b"), *LOCAL, *options)
     told = [orjson.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
     assert [line["event"] for line in told if line["level"] == "debug"] == ["visit"] * 3
     assert {line["outcome"] for line in told if line["level"] == "debug"} == {"ok"}
@@ -323,21 +323,21 @@ def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
 
 def test_the_way_out_of_blocked_leads_out(site, tmp_path):
     """Each hint that is followed is followed by the next one, until the page is there."""
-    command = ("run", *good(site, 2), "-o", str(tmp_path), "--no-robots", "--delay", "0")
-    said = crawler(*command).stderr
+    words = ("run", *good(site, 2), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    said = command(*words).stderr
     assert "to open a range: --allow-net CIDR" in said
-    said = crawler(*command, "--allow-net", "127.0.0.0/8").stderr
+    said = command(*words, "--allow-net", "127.0.0.0/8").stderr
     assert "to open a range" not in said and f"crawler retry {tmp_path} --outcome blocked" in said
-    assert "2 URLs are due again" in crawler("retry", str(tmp_path), "--outcome", "blocked").stderr
-    said = crawler(*command, "--allow-net", "127.0.0.0/8").stderr
+    assert "2 URLs are due again" in command("retry", str(tmp_path), "--outcome", "blocked").stderr
+    said = command(*words, "--allow-net", "127.0.0.0/8").stderr
     assert "blocked" not in said
     assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked", "blocked", "ok", "ok"]
 
 
 def test_blocked_is_among_what_is_retried_by_default(site, tmp_path):
-    command = ("run", *good(site, 3), "-o", str(tmp_path), "--no-robots", "--delay", "0")
-    crawler(*command)
-    assert "3 URLs are due again" in crawler("retry", str(tmp_path)).stderr
+    words = ("run", *good(site, 3), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    command(*words)
+    assert "3 URLs are due again" in command("retry", str(tmp_path)).stderr
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_blocked_is_among_what_is_retried_by_default(site, tmp_path):
 )
 def test_what_cannot_be_meant_says_what_to_type_and_begins_no_directory(tmp_path, words, said):
     (tmp_path / "urls.txt").write_text("https://example.org/\n")
-    ended = crawler("run", *(word.format(tmp_path) for word in words), "-o", str(tmp_path / "new" / "out"))
+    ended = command("run", *(word.format(tmp_path) for word in words), "-o", str(tmp_path / "new" / "out"))
     assert ended.returncode == 2 and said.format(tmp_path) in ended.stderr, ended
     assert not (tmp_path / "new").exists()
 
@@ -365,10 +365,10 @@ def test_a_crawl_that_had_taken_what_is_no_url_goes_on_with_the_same_command(sit
 
     urls = [*good(site, 1), "no url"]
     settings = {"urls": urls, "output": str(tmp_path), "robots": False, "allow_net": ["127.0.0.0/8"]}
-    asyncio.run(run_crawl(Config.model_validate(settings)))
-    ended = crawler("run", *urls, "-o", str(tmp_path), *LOCAL)
+    asyncio.run(run_crawl(Config(**settings)))
+    ended = command("run", *urls, "-o", str(tmp_path), *LOCAL)
     assert ended.returncode == 0, ended
-    ended = crawler("run", *urls, "another", "-o", str(tmp_path), *LOCAL)
+    ended = command("run", *urls, "another", "-o", str(tmp_path), *LOCAL)
     assert ended.returncode == 2 and "another: not a URL" in ended.stderr
 
 
@@ -377,7 +377,7 @@ def test_robots_txt_and_sitemaps_do_not_count_for_max_pages(tmp_path):
     with webs.Web(hosts).running() as web:
         urls = [web.url(host) for host in hosts]
         options = ("--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps", "--max-pages", "6", "--workers", "1")
-        ended = crawler("run", *urls, "-o", str(tmp_path), *options)
+        ended = command("run", *urls, "-o", str(tmp_path), *options)
     assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
     assert "\n6 of " in ended.stderr and "fetched besides, no pages: " in ended.stderr
     assert Counter(row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed") == {"ok": 6}

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 import trustme
-from support.programs import LOCAL, crawler, crawling, rows_of
+from support.programs import LOCAL, command, crawler, crawling, rows_of
 from support.sinful import Site, hang, head, page, running, stay
 from support.sinful_net import name_server
 
@@ -156,7 +156,7 @@ def flags(site: Site, ca: Path) -> tuple[str, ...]:
 
 
 def final_of(out: Path) -> list[dict]:
-    return [orjson.loads(line) for line in crawler("results", str(out), "--final").stdout.splitlines()]
+    return [orjson.loads(line) for line in command("results", str(out), "--final").stdout.splitlines()]
 
 
 def check(site: Site, out: Path, numbers: dict[int, Line]) -> None:
@@ -183,25 +183,25 @@ def check(site: Site, out: Path, numbers: dict[int, Line]) -> None:
 
 def test_every_line_has_one_final_row_whatever_becomes_of_it(site, tmp_path):
     numbers = written(site, tmp_path / "list", the_list(site))
-    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *flags(site, tmp_path / "ca"))
+    ended = command("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *flags(site, tmp_path / "ca"))
     assert ended.returncode == 0, ended.stderr
     check(site, tmp_path / "out", numbers)
     rows = {row["canonical"]: row for row in rows_of(tmp_path / "out") if row["outcome"] != "skipped"}
     end = rows[f"https://good.www.sin.test:{site.ports['https']}/good/900"]
     assert end["hops"] == 2 and end["depth"] == 0 and end["kind"] == "redirect" and end["ip"] == "127.0.0.1"
-    assert crawler("verify", str(tmp_path / "out")).returncode == 0
+    assert command("verify", str(tmp_path / "out")).returncode == 0
 
 
 def test_it_is_the_same_after_kills(site, tmp_path):
     numbers = written(site, tmp_path / "list", the_list(site))
-    command = ("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *flags(site, tmp_path / "ca"))
+    words = ("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *flags(site, tmp_path / "ca"))
     for wanted in ("good/7 ", "sin/up-2 ", "sin/chain-2 ", "good/902 "):
         site.requests.clear()
-        with crawling(*command, "--workers", "2") as process:
+        with crawling(*words, "--workers", "2") as process:
             while process.poll() is None and not any(f"/{wanted}".encode() in request for request in site.requests):
                 pass
             process.kill()
-    assert crawler(*command).returncode == 0
+    assert command(*words).returncode == 0
     check(site, tmp_path / "out", numbers)
 
 
@@ -213,30 +213,30 @@ def packed(form: str, data: bytes) -> bytes:
 def test_a_longer_list_continues_and_a_changed_one_is_refused(site, tmp_path, form):
     urls = [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(30)]
     path = tmp_path / f"list.{form}"
-    command = ("run", "-i", str(path), "-o", str(tmp_path / "out"), *LOCAL)
+    words = ("run", "-i", str(path), "-o", str(tmp_path / "out"), *LOCAL)
     path.write_bytes(packed(form, "\n".join(urls[:20]).encode()))  # no line end behind the last
-    assert crawler(*command).returncode == 0
+    assert command(*words).returncode == 0
     path.write_bytes(packed(form, "\n".join(urls).encode() + b"\n"))
-    assert crawler(*command).returncode == 0
+    assert command(*words).returncode == 0
     assert sorted((row["input"]["line"], row["url"]) for row in rows_of(tmp_path / "out")) == list(enumerate(urls, 1))
     path.write_bytes(packed(form, "\n".join([urls[0], "http://127.0.0.1/somewhere/else", *urls[2:]]).encode() + b"\n"))
-    ended = crawler(*command)
+    ended = command(*words)
     assert ended.returncode == 2 and f"list {path}: it was changed" in ended.stderr and "Traceback" not in ended.stderr
     path.write_bytes(packed(form, "\n".join(urls[:5]).encode() + b"\n"))
-    ended = crawler(*command)
+    ended = command(*words)
     assert ended.returncode == 2 and str(path) in ended.stderr and "shorter" in ended.stderr
-    assert crawler("run", "-o", str(tmp_path / "out"), *LOCAL).returncode == 0, "without it the crawl goes on"
+    assert command("run", "-o", str(tmp_path / "out"), *LOCAL).returncode == 0, "without it the crawl goes on"
 
 
 def test_standard_input_is_read_up_to_its_position_again(site, tmp_path):
     urls = [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(12)]
-    command = ("run", "-i", "-", "-o", str(tmp_path), *LOCAL)
-    assert crawler(*command, input="\n".join(urls[:5]) + "\n").returncode == 0
-    assert crawler(*command, input="\n".join(urls) + "\n").returncode == 0
+    words = ("run", "-i", "-", "-o", str(tmp_path), *LOCAL)
+    assert crawler(*words, input="\n".join(urls[:5]) + "\n").returncode == 0
+    assert crawler(*words, input="\n".join(urls) + "\n").returncode == 0
     assert [row["input"] for row in sorted(rows_of(tmp_path), key=lambda row: row["input"]["line"])] == [
         {"list": "-", "line": line} for line in range(1, 13)
     ]
-    ended = crawler(*command, input="\n".join(reversed(urls)) + "\n")
+    ended = crawler(*words, input="\n".join(reversed(urls)) + "\n")
     assert ended.returncode == 2 and "standard input: it was changed" in ended.stderr
 
 
@@ -244,9 +244,9 @@ def test_several_lists_and_urls_of_the_command_line_are_one_crawl(site, tmp_path
     base = f"http://127.0.0.1:{site.ports['http']}/good"
     (tmp_path / "a").write_text(f"{base}/1\n{base}/2\n")
     (tmp_path / "b").write_text(f"{base}/2\n{base}/3\n")
-    ended = crawler("run", f"{base}/3", "-i", str(tmp_path / "a"), "-i", str(tmp_path / "b"), "-o", str(tmp_path / "out"), *LOCAL)
+    ended = command("run", f"{base}/3", "-i", str(tmp_path / "a"), "-i", str(tmp_path / "b"), "-o", str(tmp_path / "out"), *LOCAL)
     assert ended.returncode == 0
     rows = [(row["input"]["list"], row["input"]["line"], row["outcome"]) for row in final_of(tmp_path / "out")]
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     assert sorted(rows) == sorted([("argv", 1, "ok"), (a, 1, "ok"), (a, 2, "ok"), (b, 1, "ok"), (b, 2, "ok")])
-    assert crawler("cat", str(tmp_path / "out"), f"{base}/2").stdout.encode() == page(2, 2000)
+    assert command("cat", str(tmp_path / "out"), f"{base}/2").stdout.encode() == page(2, 2000)

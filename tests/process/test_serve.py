@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 from support.daemons import served
-from support.programs import LOCAL, crawler, crawling, rows_of
+from support.programs import LOCAL, command, crawler, crawling, rows_of
 from support.sinful import Site, head, running, stay
 
 
@@ -72,13 +72,13 @@ def test_a_second_signal_ends_it_at_once_without_loss(tmp_path, site):
 
 def test_it_does_not_end_by_itself_and_each_of_run_and_serve_continues_the_other(tmp_path, site):
     root = tmp_path / "d"
-    assert crawler("run", *good(site, 2), "-o", str(root), *LOCAL).returncode == 0
+    assert command("run", *good(site, 2), "-o", str(root), *LOCAL).returncode == 0
     with served(root) as daemon:
         assert daemon.ask("GET", "/v1/status")["done"] == 2
         daemon.ask("POST", "/v1/seeds", "\n".join(good(site, 3, first=1)).encode())
         until(daemon, done=4)
         assert ended(daemon)[0] == 0
-    done = crawler("run", *good(site, 2), *good(site, 1, first=9), "-o", str(root), *LOCAL)
+    done = command("run", *good(site, 2), *good(site, 1, first=9), "-o", str(root), *LOCAL)
     assert done.returncode == 0, done.stderr
     assert sorted(row["url"] for row in rows_of(root) if row["outcome"] == "ok") == sorted(
         [*good(site, 4), *good(site, 1, first=9)]
@@ -179,7 +179,7 @@ def test_a_reload_tells_for_each_setting_what_it_takes(tmp_path):
     (tmp_path / "list").write_text("")
     for key, text in said.items():  # and that is so
         file.write_text(f"{key} = {changed[key]}\n")
-        ended = crawler("run", "-o", str(tmp_path / "d"), "-c", str(file), "-i", str(tmp_path / "list"), "--max-time", "100ms")
+        ended = command("run", "-o", str(tmp_path / "d"), "-c", str(file), "-i", str(tmp_path / "list"), "--max-time", "100ms")
         assert (ended.returncode == 2) == ("--fresh" in text), (key, ended)
 
 
@@ -254,7 +254,9 @@ def daemon(tmp_path_factory, site):
 
 
 def client(daemon, *arguments, **options):
-    return crawler(*arguments, environ={"CRAWLER_LISTEN": daemon.listen}, **options)
+    """In this process, but for what needs a standard input."""
+    run = crawler if options else command
+    return run(*arguments, environ={"CRAWLER_LISTEN": daemon.listen}, **options)
 
 
 def test_add_tells_what_became_of_each_list(daemon, site, tmp_path):
@@ -321,9 +323,9 @@ def test_what_is_refused_is_said_plainly(daemon, tmp_path):
     assert (done.returncode, "list must be" in done.stderr) == (2, True)
     assert client(daemon, "add").returncode == 2
     assert client(daemon, "add", "-i", str(tmp_path / "none")).returncode == 2
-    done = crawler("status", "--listen", "127.0.0.1:1")
+    done = command("status", "--listen", "127.0.0.1:1")
     assert done.returncode == 1
-    assert "no answer from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+    assert "no response from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_token_is_read_from_its_file(tmp_path):
@@ -339,7 +341,7 @@ def test_a_token_is_read_from_its_file(tmp_path):
 
 
 def test_an_address_open_to_others_needs_a_token(tmp_path):
-    done = crawler("serve", "--data", str(tmp_path / "d"), "--listen", "0.0.0.0:0")
+    done = command("serve", "--data", str(tmp_path / "d"), "--listen", "0.0.0.0:0")
     assert (done.returncode, "api_token_file" in done.stderr) == (2, True)
 
 
@@ -358,7 +360,7 @@ def test_metrics_are_served_on_an_address_of_their_own_without_token(tmp_path):
     with served(tmp_path / "d", "--metrics-listen", f"127.0.0.1:{port}", "--api-token-file", str(token)):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b'crawler_state{state="running"} 1.0' in answer.read()
-        assert crawler("healthcheck", "--metrics-listen", f"127.0.0.1:{port}").returncode == 0
+        assert command("healthcheck", "--metrics-listen", f"127.0.0.1:{port}").returncode == 0
 
 
 def test_no_descriptor_is_left_behind_by_clients_that_go(daemon):

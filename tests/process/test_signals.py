@@ -167,7 +167,7 @@ import asyncio, signal, sys
 from crawler import Config, run_crawl
 mine = signal.signal(signal.SIGUSR1, lambda *_: None)
 before = [signal.getsignal(number) for number in {handled}]
-asyncio.run(run_crawl(Config.model_validate({{"urls": [sys.argv[1]], "output": sys.argv[2], "allow_net": ["127.0.0.0/8"]}})))
+asyncio.run(run_crawl(Config(urls=[sys.argv[1]], output=sys.argv[2], allow_net=["127.0.0.0/8"])))
 assert before == [signal.getsignal(number) for number in {handled}]
 """
 

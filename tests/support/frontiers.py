@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from msgspec import Struct
+
 from crawler.core.model import Lease, Link
 from crawler.core.urls import host_key
 from crawler.frontier.frontier import Frontier
@@ -9,7 +13,31 @@ from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
-from crawler.policy.politeness import Rests
+from crawler.policy.politeness import Politeness
+
+
+class Hosts(Struct, frozen=True):
+    """The same settings for every host."""
+
+    delay_s: float = 0.0
+    factor: float = 0.0
+
+    def delay(self, host: str) -> float:
+        return self.delay_s
+
+
+def politeness(
+    delay_s: float = 0.0,
+    *,
+    jitter: Callable[[], float] = lambda: 0.5,
+    backoff_max_s: float = 1.0,
+    host_failures: int = 8,
+    factor: float = 0.0,
+    crawl_delay_s: float = 0.0,
+) -> Politeness:
+    return Politeness(
+        Hosts(delay_s, factor), lambda link: crawl_delay_s, jitter, backoff_max_s=backoff_max_s, host_failures=host_failures
+    )
 
 
 class Time:
@@ -42,7 +70,7 @@ def frontier(time: Time) -> Frontier:
     return Pump(
         MemoryStore(Limits()),
         Workbench(lambda host: 10),
-        Rests(lambda host: 0.0, lambda: 0.5, backoff_max_s=1.0, host_failures=8),
+        politeness(),
         NoFiles(),
         clock=time,
         wall=time,

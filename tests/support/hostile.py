@@ -26,9 +26,7 @@ session.tls_context = cache(session.tls_context)  # type: ignore[assignment]
 
 ALL = SINS | CODINGS | NET | SMUGGLED
 LIMITS: dict[str, Any] = {"allow_net": ("127.0.0.0/8",), "max_body": 1 << 20}
-JUDGE = Judge(
-    retries=0, max_redirects=10, rules=urls.Rules(), backoff_max_s=1.0, rest=lambda link, first: 0.0, jitter=lambda: 0.0
-)
+JUDGE = Judge(retries=0, max_redirects=10, rules=urls.Rules())
 
 
 def sinful_site() -> Site:
@@ -66,8 +64,8 @@ async def fetching(
     **config: Any,
 ) -> AsyncIterator[Fetcher]:
     settings = LIMITS | {key: filled_in(value, site) for key, value in config.items()}
-    tables = [HostConfig.model_validate({key: filled_in(value, site) for key, value in host.items()}) for host in hosts]
-    opening = open_fetcher(FetchConfig.model_validate(settings), tmp=tmp, decode_body=decode_body, hosts=tables, lean=lean)
+    tables = [HostConfig(**{key: filled_in(value, site) for key, value in host.items()}) for host in hosts]
+    opening = open_fetcher(FetchConfig(**settings), tmp=tmp, decode_body=decode_body, hosts=tables, lean=lean)
     async with opening as fetcher:
         yield fetcher
 
@@ -75,7 +73,7 @@ async def fetching(
 def be_patient(fetcher: Fetcher) -> None:
     """From the next request on: what a busy machine makes late is no fault of a good page."""
     seconds = {"connect_timeout": 30.0, "first_byte_timeout": 30.0, "read_timeout": 30.0, "timeout": 60.0, "min_rate": 0}
-    fetcher._config = fetcher._config.model_copy(update=seconds)
+    fetcher._config = fetcher._config.replaced(**seconds)
 
 
 async def end_of(fetcher: Fetcher, url: str) -> tuple[str, str | None, bytes]:

@@ -30,6 +30,12 @@ def body_of(root: Path, *chunks: bytes) -> Body:
     return body
 
 
+def links_of(found: Done | Admitted) -> list[Link]:
+    """Of an outcome, or of an admission."""
+    plain = found.outlinks if isinstance(found, Done) else found.links
+    return [*plain, *(found.block.links() if found.block is not None else ())]
+
+
 def page_of(
     root: Path,
     content: bytes | Iterable[bytes] = b"<p>hello",

@@ -19,7 +19,7 @@ from support.sinful import Conn, Script, Site, forever, hang, head, heard, rst
 
 CERTIFICATES: Final = (
     *("good", "self-signed", "expired", "not-yet", "wrong-host", "wants-certificate", "only-1.2", "only-1.1"),
-    *("long-chain", "refuses-name", "other-protocol"),
+    *("long-chain", "refuses-name", "other-protocol", "wildcard"),
 )
 HANDSHAKES: Final[dict[str, Script]] = {
     # port name: what is said instead of a handshake
@@ -71,7 +71,8 @@ async def tls_ports(site: Site) -> AsyncIterator[None]:
     for name in CERTIFICATES:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         issuer = trustme.CA() if name == "self-signed" else ca
-        identities = ["elsewhere.test"] if name == "wrong-host" else ["localhost", *(f"127.0.0.{n}" for n in range(1, 100))]
+        names = {"wrong-host": ["elsewhere.test"], "wildcard": ["*.sin.test"]}
+        identities = names.get(name, ["localhost", *(f"127.0.0.{n}" for n in range(1, 100))])
         dates = {"expired": {"not_after": now - day}, "not-yet": {"not_before": now + day}}.get(name, {})
         issuer.issue_cert(*identities, **dates).configure_cert(context)
         if name == "good":
@@ -188,10 +189,16 @@ def _bound() -> socket.socket:
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answers by the first label of the name: see ``_answer``. ``asked`` are the names of all queries."""
+    """Answers by the first label of the name, or as it is told by ``says``: see ``_answer``. ``asked`` are the names of all
+    queries."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self._said: dict[str, tuple[str, bool]] = {}
+
+    def says(self, name: str, kind: str, *, soa: bool = False) -> None:
+        """From now on ``name`` is answered as ``kind``; with ``soa``, with how long there is nothing (RFC 2308 3)."""
+        self._said[name] = kind, soa
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:
         self.transport = transport
@@ -206,6 +213,7 @@ class NameServer(asyncio.DatagramProtocol):
             labels.append(query[at + 1 : at + 1 + query[at]].decode("latin-1").lower())
             at += 1 + query[at]
         kind, question = labels[0] if labels else "", query[12 : at + 5]
+        kind, soa = self._said.get(".".join(labels), (kind, False))
         v6 = question[-4:-2] == b"\0\x1c"
         self.asked.append(".".join(labels))
         if kind.startswith("tcp-"):
@@ -235,7 +243,13 @@ class NameServer(asyncio.DatagramProtocol):
         if kind == "long-ago":
             answers = [b"\xc0\x0c" + question[-4:] + struct.pack(">IH", 2**32 - 1, len(r)) + r for r in records]
         number = b"\xff\xff" if kind == "wrong-id" else query[:2]
-        yield number + struct.pack(">HHHHH", 0x8180 | code, 1, len(answers), 0, 0) + question + b"".join(answers)
+        answers += [_AUTHORITY] if soa else []
+        counts = (len(answers) - soa, int(soa))
+        yield number + struct.pack(">HHHHH", 0x8180 | code, 1, *counts, 0) + question + b"".join(answers)
+
+
+_AUTHORITY: Final = b"\4test\0\0\6\0\1" + struct.pack(">IH", 60, 22) + b"\0\0" + struct.pack(">IIIII", 1, 60, 60, 60, 60)
+"""A start of authority that lets everybody remember for a minute that there is nothing."""
 
 
 def _alias(n: int) -> bytes:
@@ -267,7 +281,7 @@ async def _by_tcp(conn: Conn) -> None:
 
 
 RECORDS: Final[dict[str, tuple[str, ...]]] = {
-    "good": ("127.0.0.1",),
+    **dict.fromkeys(("good", "good_", "good__a-b", "good_x", "good_xsin"), ("127.0.0.1",)),
     "wrong-id": ("127.0.0.1",),
     "private": ("10.0.0.1",),
     "metadata": ("169.254.169.254",),
@@ -279,6 +293,8 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
     "link-local": ("fe80::1",),
     "all-refused": ("10.0.0.1", "192.168.0.1", "::1", "fd00::1"),
     "mixed": ("10.0.0.1", "127.0.0.1", "fd00::1"),
+    "six": ("::1",),
+    "both": ("127.0.0.1", "::1"),
     "dead": ("127.1.0.8", "127.1.0.9"),
     "dead-then-good": ("127.1.0.9", "127.0.0.1"),
     "many": tuple(f"127.1.1.{n}" for n in range(1, 26)),

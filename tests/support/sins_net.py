@@ -133,6 +133,27 @@ TLS: Final = {
     "tls-not-yet": secured("not-yet", "tls_error", "certificate"),
     "tls-wrong-host": secured("wrong-host", "tls_error", "certificate"),
     "tls-wrong-host-insecure": secured("wrong-host", "ok", insecure=True),
+    **{
+        f"tls-wildcard-{n}": at(f"https://{name}:{{tls-wildcard}}/good/1", *end, dns=("127.0.0.1:{dns}",), **TRUST)
+        for n, (name, end) in enumerate(
+            {
+                "good.sin.test": ("ok",),
+                "good_.sin.test": ("ok",),
+                "good__a-b.sin.test": ("ok",),
+                "GOOD_X.sin.test": ("ok",),
+                "good_.sin.test.": ("ok",),
+                "good.a_b.sin.test": ("tls_error", "certificate"),
+                "good_.a.sin.test": ("tls_error", "certificate"),
+                "good_.sin.test.other.test": ("tls_error", "certificate"),
+                "good_xsin.test": ("tls_error", "certificate"),
+                "good.other_.test": ("tls_error", "certificate"),
+            }.items()
+        )
+    },
+    "tls-wildcard-unknown-authority": at(
+        "https://good_.sin.test:{tls-wildcard}/good/1", "tls_error", "certificate", dns=("127.0.0.1:{dns}",)
+    ),
+    "tls-wildcard-insecure": at("https://good_.a.sin.test:{tls-wildcard}/good/1", "ok", dns=("127.0.0.1:{dns}",), insecure=True),
     "tls-wants-certificate": secured("wants-certificate", "tls_error", "handshake"),
     **{
         f"tls-{name}": secured(name, "tls_error", "handshake")
@@ -167,6 +188,20 @@ TLS: Final = {
 }
 
 
+NO_NAMES: Final = [
+    "a..test",
+    "..test",
+    ".a.test",
+    "a.test..",
+    "a" * 64 + ".test",
+    "b." + "a" * 64,
+    ".".join(["a" * 63] * 4),
+    "..",
+    ".",
+]
+"""URLs may have these names, and no host can (RFC 1035 2.3.4)."""
+
+
 def through(proxy: str, url: str, outcome: str, reason: str | tuple[str, ...] | None = None, **config: Any) -> Sin:
     return at(url, outcome, reason, proxy=f"http://127.0.0.1:{{{proxy}}}", **TRUST | config)
 
@@ -180,6 +215,15 @@ PROXIED: Final = {
     "proxy-over-tls-https": at(SECURE, "ok", proxy="https://localhost:{proxy-tls}", **TRUST),
     "proxy-over-tls-wrong-host": at(SECURE, "tls_error", "certificate", proxy="https://localhost:{tls-wrong-host}", **TRUST),
     "proxy-https-wrong-host": through("proxy-good", "https://localhost:{tls-wrong-host}/", "tls_error", "certificate"),
+    "proxy-wildcard": through("proxy-good", "https://good_.sin.test:{tls-wildcard}/good/1", "ok"),
+    "proxy-wildcard-too-deep": through(
+        "proxy-good", "https://good_.a.sin.test:{tls-wildcard}/good/1", "tls_error", "certificate"
+    ),
+    **{
+        f"proxy-no-name-{scheme}-{n}": through("proxy-good", f"{scheme}://{name}/", "dns_error", "nxdomain")
+        for scheme in ("http", "https")
+        for n, name in enumerate(NO_NAMES)
+    },
     "proxy-http-403": through("proxy-403", PLAIN, "http_error"),
     "proxy-http-407": through("proxy-407", PLAIN, "connect_error", "proxy"),
     "proxy-http-garbage": through("proxy-garbage", PLAIN, "bad_response", "malformed"),

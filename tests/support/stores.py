@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
 from crawler.core.keys import Keys, Share
 from crawler.core.link_block import pack
-from crawler.core.model import PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
+from crawler.core.model import EXPANDED, PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
 from crawler.core.urls import fingerprint, host_key
 from crawler.frontier import Limits, Store, open_store
@@ -18,7 +18,7 @@ NO_PAGE = cast(Page, None)
 """A store never looks at the page of an outcome."""
 
 REST = 1.0
-NO_LIMITS = Limits()
+NO_LIMITS = Limits(sitemaps=True)
 
 
 def link(name: str, kind: str = "link", **fields: object) -> Link:
@@ -59,13 +59,17 @@ def _fits(link: Link, others: list[Link]) -> bool:
 TIMEOUT = Dropped("timeout", "total_timeout")
 
 
-def retry(after: float) -> Retry:
-    return Retry("timeout", "total_timeout", after)
+class RetryIn(Retry, frozen=True):
+    after: float = 0.0
+
+
+def retry(after: float) -> RetryIn:
+    return RetryIn("timeout", "total_timeout", after=after)
 
 
 def record(lease: Lease, outcome: Outcome) -> Known | None:
     """What the journal would give for it."""
-    if isinstance(outcome, Retry) or lease.link.kind == "expand":
+    if isinstance(outcome, Retry) or lease.link.kind in EXPANDED:
         return None
     assert isinstance(outcome, Done | Dropped)
     return Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)
@@ -96,7 +100,8 @@ class Driver:
         **fields: object,
     ) -> Prepared:
         settled = [
-            Settled(lease, outcome, self.now + outcome.after if isinstance(outcome, Retry) else 0.0) for lease, outcome in settled
+            Settled(lease, outcome, self.now + outcome.after if isinstance(outcome, RetryIn) else 0.0)
+            for lease, outcome in settled
         ]
         rests = {one.lease.link.host: HostRest(self.now) for one in settled} if hosts is None else dict(hosts)
         admitted = [Admitted(tuple(links))]

@@ -19,7 +19,7 @@ from support.faults.log import notes, read_log
 from support.faults.mixed import MixedCrawl, acknowledged_by
 from support.faults.shim import Faults
 from support.paths import SUPPORT, TESTS
-from support.programs import CLEAN, LOCAL, crawler, rows_of
+from support.programs import CLEAN, LOCAL, command, crawler, rows_of
 from support.sinful import Site, head, page, running, stay
 from support.whole import found_whole
 
@@ -147,7 +147,7 @@ def test_who_gives_up_on_a_full_disk_leaves_no_torn_record(crawl: MixedCrawl, tm
         assert trial.process.wait(60) == 3, trial.said
         assert len(trial.faults.seen()) > 3
         found_whole(trial.out)
-    verified = crawler("verify", str(trial.out))
+    verified = command("verify", str(trial.out))
     assert verified.returncode == 0, verified
 
 

@@ -70,8 +70,9 @@ def ends_of_all(site: Site, tmp: Path, way: str) -> dict[str, Exception]:
             for name in ALL:
                 tasks.create_task(one(name))
         assert list(tmp.iterdir()) == []
-        while site.connections:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while site.connections:
+                await asyncio.sleep(0.01)
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(commit_all())

@@ -6,14 +6,17 @@ A link sent twice does no harm, so what was sent lately is not sent again; what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Final
 
-from crawler.core.batch import FOREIGN, Prepared, found_in
+from msgspec.structs import replace
+
+from crawler.core.batch import FOREIGN, Batch, Prepared, found_in
 from crawler.core.keys import KEY_BYTES, Share
 from crawler.core.link_block import LinkBlock, encode_link
-from crawler.core.model import Link, Mark
+from crawler.core.model import EXPANDED, Done, Link, Mark
 from crawler.core.rolling import RollingFile
 from crawler.core.urls import host_key
 from crawler.frontier.cache import GenerationCache
@@ -55,8 +58,10 @@ class Outbox:
         parcels: dict[int, _Packing] = {}
         if FOREIGN in prepared.fresh:
             at = 0
-            for links, block in found_in(prepared.batch):
+            for links, block, is_again in _found_in(prepared.batch):
                 foreign = [link for link, verdict in zip(links, prepared.fresh[at:], strict=False) if verdict == FOREIGN]
+                if is_again:
+                    foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
                 at += len(links) + len(block or ())
                 for to, piece in self._pieces(foreign, block).items():
                     self._pack(parcels, to).add(piece)
@@ -135,6 +140,11 @@ class Outbox:
     def close(self) -> None:
         self._files.close()
 
+    @property
+    def buffered(self) -> int:
+        """Bytes appended that wait in memory. May be asked by any thread."""
+        return self._files.buffered
+
     def _announce(self) -> None:
         end = place(self._files.number, self._files.size)
         if end != self._board.written(self._share.own):
@@ -159,6 +169,13 @@ class Outbox:
         """About how much the slowest part has still to read."""
         written, read = self._board.written(self._share.own), self._board.read_by_all(self._share.own)
         return (number_of(written) - number_of(read)) * self._roll_bytes + offset_of(written) - offset_of(read)
+
+
+def _found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, bool]]:
+    """As ``found_in``; and whether the page was visited for its links alone: a line that named it has its row."""
+    visits = [settled.lease.link.kind in EXPANDED for settled in batch.settled if isinstance(settled.outcome, Done)]
+    for (links, block), is_again in zip(found_in(batch), chain(visits, repeat(False))):  # noqa: B905 - the second has no end
+        yield links, block, is_again
 
 
 class _Packing:

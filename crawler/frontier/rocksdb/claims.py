@@ -178,7 +178,7 @@ class Claims:
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None) -> Lease:
         """A host not visited since the store was opened counts as just visited then."""
-        earliest = self._opened_at + self._rest(link.host) if record.since <= self._opened_at else 0.0
+        earliest = self._opened_at + self._rest(link.host) if record.since <= self._opened_at else None
         crashes = self.suspects.get(key, 0) if self.suspects else 0
         return record.lease(link, key, known, crashes=crashes, earliest=earliest)
 

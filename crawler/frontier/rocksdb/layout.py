@@ -5,6 +5,7 @@ p = key of the host, u = fingerprint of the canonical URL, both seeded with the 
 byte of p is the host's slot: what begins with it is one range in ``seen``, ``queue``, ``host`` and ``page``.
 
     seen    p8 u8               → least depth (2 bytes, only under a depth limit), "r" once an attempt failed
+            p8 s8               → the same for a sitemap as that of one site: s = fingerprint of its URL and the site
     queue   p8 lane1 seq8       → flags, link, or several as a bundle; deleted when settled or retried
     host    p8                  → HostRecord
             p8 x8               → different query strings of the path with fingerprint x (4 bytes)
@@ -112,7 +113,7 @@ class HostRecord(HostState):
         raise StorageError("frontier store: a host has fewer links than its queue", final=True)
 
     def ready_key(self, host: bytes) -> bytes | None:
-        return pack_time(self.due) + host if self.lanes else None
+        return pack_time(self.ready_at) + host if self.lanes else None
 
 
 _pages = Decoder(Known)

@@ -89,8 +89,13 @@ def read_schema(database: Database) -> Schema | None:
 
 
 @translated
-def make_schema(database: Database, secret: int | None = None) -> Schema:
-    """Name a new store. ``secret``: of the crawl it is a part of."""
+def make_schema(database: Database, found: Schema | None, secret: int | None = None) -> Schema:
+    """Name a new store, or one of an earlier schema, which from now on holds what earlier versions cannot read. ``secret``:
+    of the crawl that a new store is a part of."""
+    if found is not None and found.schema == SCHEMA:
+        return found
+    if found is not None:
+        secret = found.secret
     schema = Schema(SCHEMA, URL_RULES, secrets.randbits(64) if secret is None else secret)
     batch = WriteBatch(raw_mode=True)
     batch.put(SCHEMA_KEY, encode(schema), database.handle("meta"))

@@ -6,13 +6,14 @@ the disk really holds is read again. Memory does not grow with the crawl: everyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from rocksdict import WriteBatch
 
+from crawler.core import urls
 from crawler.core.batch import Batch, Prepared
 from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Share
@@ -26,6 +27,7 @@ from crawler.frontier.admission import (
     columns_of,
     decide,
     fruitful,
+    is_own_visit,
     is_robots_txt,
     is_robots_visit,
 )
@@ -37,6 +39,7 @@ from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
+from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
 
 REVIVED_MAX: Final = 1000
 """Most links revived in one transaction."""
@@ -74,7 +77,7 @@ class RocksStore(Facts):
         database = open_database(self._path, 9 * share, self._files_max)
         try:
             of = self._share
-            schema = read_schema(database) or make_schema(database, of.secret if of is not None else None)
+            schema = make_schema(database, read_schema(database), of.secret if of is not None else None)
             if of is not None and schema.secret != of.secret:
                 raise StorageError(f"{self._path}: the frontier store is of another crawl", final=True)
             super().__init__(database, schema.secret, of.group_of if of is not None else None)
@@ -95,8 +98,7 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
-        columns = columns_of(batch, self._keys_by, with_paths=self._limits.queries_per_path > 0, share=self._share)
-        own_keys = columns.own_keys()
+        columns = columns_of(batch, self._keys_by, self._limits, self._share)
         settled_keys = []
         ended: dict[bytes, bool] = {}
         robots: dict[bytes, int] = {}  # known from this batch on
@@ -113,7 +115,7 @@ class RocksStore(Facts):
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
 
         def known_of() -> dict[bytes, int]:
-            return robots | self._seen.depths(own_keys)
+            return robots | self._seen.depths(columns.asked())
 
         judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         if self._limits.depth_limited:
@@ -148,14 +150,23 @@ class RocksStore(Facts):
             tx.admit(each)
         self._note_depths(tx, prepared)
         self._note_rest(tx, prepared, marks)
+        cleared = self._clear(tx, (key for settled in batch.settled if (key := cleared_robots(settled)) is not None))
         self._write(tx, batch.now, batch.wall, sync=True)
         leases = [settled.lease for settled in batch.settled if settled.lease.key]
-        for lease in leases:
-            self._claims.suspects.pop(lease.key, None)
+        for key in (*cleared, *(lease.key for lease in leases)):
+            self._claims.suspects.pop(key, None)
         self._claims.release(leases)
         self._seen.note(prepared.judged.depths)
         if self._limits.depth_limited:
             self._claims.lowered = {}
+
+    def _clear(self, tx: Transaction, keys: Iterable[bytes]) -> set[bytes]:
+        """Of these visits for robots rules, the suspected ones: they are no more, once ``tx`` is written."""
+        suspects = self._claims.suspects
+        cleared = {key for key in keys if key in suspects} if suspects else set()
+        for key in cleared:
+            tx.batch.delete(SUSPECT + key, self._database.handle("meta"))
+        return cleared
 
     def _settle(self, tx: Transaction, prepared: _Prepared, known: Sequence[Known | None]) -> None:
         recorded: dict[bytes, Known] = {}
@@ -182,8 +193,8 @@ class RocksStore(Facts):
             return
         if before is not None:
             tx.unsettle(before, flags)
+            self._ledger.tally.known -= not flags & NO_PAGE
         elif self._database.get("seen", key) is None:
-            self._ledger.tally.known += 1
             tx.know(key, 0)
         else:
             return
@@ -194,11 +205,10 @@ class RocksStore(Facts):
         """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
         depths = prepared.judged.depths
         new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
+        new += prepared.judged.roles
         tx.know_all(new, depths)
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
-        failed = {
-            key for key, settled in settled if isinstance(settled.outcome, Retry) and not is_robots_visit(settled.lease.link)
-        }
+        failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and is_own_visit(settled.lease.link)}
         nearer = depths.keys() - new if len(new) < len(depths) else set()
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
@@ -268,7 +278,10 @@ class RocksStore(Facts):
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
             for key, flags, known in chosen:
                 tx.revive(key, flags, known)
+            cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
             self._write(tx, self._state.now, self._state.wall, sync=True)
+            for key in cleared:
+                self._claims.suspects.pop(key, None)
             total += len(chosen)
             start = chosen[-1][0] + b"\0"
         return total
@@ -293,12 +306,18 @@ class RocksStore(Facts):
 
     @translated
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
-        kept = {key: counts[key] for key in self._claims.waiting(counts)}
-        self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()})
-        self._claims.suspects.update(kept)
+        suspects = self._claims.suspects
+        robots, forgotten = bounded_robots(suspects, counts)
+        kept = {key: counts[key] for key in self._claims.waiting(counts)} | robots
+        self._put_meta({SUSPECT + key: str(count).encode() for key, count in kept.items()}, [SUSPECT + key for key in forgotten])
+        suspects.update(kept)
+        for key in forgotten:
+            suspects.pop(key, None)
 
-    def _put_meta(self, values: Mapping[bytes, bytes]) -> None:
+    def _put_meta(self, values: Mapping[bytes, bytes], deleted: Sequence[bytes] = ()) -> None:
         batch = WriteBatch(raw_mode=True)
+        for key in deleted:
+            batch.delete(key, self._database.handle("meta"))
         for key, value in values.items():
             batch.put(key, value, self._database.handle("meta"))
         self._database.write(batch, sync=True)

@@ -13,11 +13,11 @@ from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
 from crawler.core.link_block import encode_link
-from crawler.core.model import NOT_PAGES, Known, Retry
+from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.cache import GenerationCache
-from crawler.frontier.counters import RECORDED, RETRYING, Counters, Longest
+from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     NO_PAGE,
@@ -35,7 +35,6 @@ from crawler.frontier.rocksdb.layout import (
     queue_key,
 )
 
-VALIDATORS_CHARS_MAX: Final = 512
 """Longer validators are not kept: a conditional request is not worth them."""
 
 
@@ -129,8 +128,8 @@ class Transaction:
             self.batch.put(due, encode_link(link.retried(), flags | RETRYING), self._due)
             self.due_from.append(due)
             return
-        self._tally.leave(flags)
-        if known is not None and link.kind != "expand":
+        self._tally.leave(link, flags)
+        if known is not None and link.kind not in EXPANDED:
             self.record(page_key, known)
 
     def record(self, page_key: bytes, known: Known) -> None:
@@ -165,9 +164,9 @@ class Transaction:
     def admit(self, entry: Admission) -> None:
         """Links join their host's queue."""
         host, links = entry.host_key, len(entry.keys)
-        self._tally.admit(links, entry.expand)
+        self._tally.admit(links, is_new_page=entry.is_page and not entry.expand)
         if not entry.expand:
-            self._record(host).admit(links, entry.is_seed, self._now)
+            self._record(host).admit(links, entry.is_seed)
         self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
 
     def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
@@ -197,7 +196,8 @@ class Transaction:
         self._tally.waiting += 1
         link = known.link.revived()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
-        self.batch.put(self._next(page_key[:8], link.priority), encode_link(link, RECORDED), self._queue)
+        value = encode_link(link, RECORDED | (UNCOUNTED if flags & NO_PAGE else 0))
+        self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
 
     def finish(self, now: float, wall: float) -> State:
         """The touched hosts' records and ready entries, and the totals as of ``now``."""

@@ -1,60 +1,33 @@
-"""Where pages are kept. One Protocol, three kinds: ``warc``, ``files``, ``discard``.
+"""Where pages are kept: the table of kinds, and what can be asked without knowing the kind.
 
-Only the writer thread calls an archive, between the store's prepare and commit (crawler.output.journal). The law: ``append``
-promises nothing; what lies before a mark that was committed is there once and for ever.
+A new kind is a file with its ``Archive`` and ``Kind`` and a line in ``KINDS``; its name is a value of ``archive`` in
+``crawler.config.sections``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-from msgspec import Struct
+from typing import Any, BinaryIO, Final
 
 from crawler.config.sections import ArchiveConfig
-from crawler.core.model import Done, Lease, Mark, Ref
-from crawler.output.file_names import WHOLE
+from crawler.core.errors import StorageError
+from crawler.core.model import Mark, Ref
+from crawler.output.archive.discard import DISCARD
+from crawler.output.archive.files import FILES
+from crawler.output.archive.kind import Archive, Checker, Findings, Kept, Kind, Place
+from crawler.output.archive.warc import WARC
+from crawler.output.file_names import WHOLE, retired_in
 
+KINDS: Final[dict[str, Kind]] = {"warc": WARC, "files": FILES, "discard": DISCARD}
+"""By the value of the setting ``archive``."""
 
-class Kept(Struct, frozen=True, gc=False):
-    """Where a page was put. ``body`` is where its bytes stand: an earlier record, if ``record`` is a revisit of it."""
+FOLDERS: Final = tuple(folder for kind in KINDS.values() for folder in kind.folders)
+"""Made in a crawl's directory."""
+MARKED_FOLDERS: Final = tuple(folder for kind in KINDS.values() if kind.has_marks for folder in kind.folders)
+"""Of these, the ones with files whose lengths are committed."""
 
-    record: Ref
-    body: Ref
-    body_at: float
-    """When ``body`` was fetched: wall time, seconds since the epoch."""
-    unmodified: bool = False
-    """The server said 304: the page's own body is empty, the digest of what it stands for is the earlier one's."""
-
-
-class Archive(Protocol):
-    """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called."""
-
-    def append(self, lease: Lease, done: Done) -> Kept | None:
-        """Write one page and its index line; None if this kind keeps nothing. It may move the body's spool file."""
-
-    def sync(self) -> dict[str, Mark]:
-        """Make all appended bytes durable; the marks of the files that changed. A full file is marked ``closed``."""
-
-    def committed(self) -> None:
-        """The marks of the last ``sync`` are committed: closed files get their final name and sorted index."""
-
-    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
-        """Cut every file back to its mark and continue from there; the files moved to lost+found. Used at start, and
-        after a failed batch. Marks of files that are not the archive's are left alone."""
-
-    def cut(self, marks: Mapping[str, Mark]) -> None:
-        """Close, and cut every file that is being written back to its mark: the process ends, and what was not committed must
-        not be found behind it. Only ``close`` may follow."""
-
-    def retire(self, files: Iterable[str]) -> None:
-        """These are about to be deleted: nothing that is appended from now on may refer to them."""
-
-    def roll(self) -> None:
-        """Ask for the open files to be closed by the next ``sync`` (end of a crawl)."""
-
-    def close(self) -> None: ...
+_KIND_OF: Final = {kind.folders[0]: kind for kind in KINDS.values() if kind.folders}
 
 
 def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None, part: int = WHOLE) -> Archive:
@@ -62,17 +35,49 @@ def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | No
 
     ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...).
     ``part``: which part of a divided crawl writes it."""
-    if config.archive == "warc":
-        from crawler.output.archive.warc import WarcArchive
-
-        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info or {}, part=part)
-    if config.archive == "files":
-        from crawler.output.archive.files import FilesArchive
-
-        return FilesArchive(root)
-    from crawler.output.archive.discard import DiscardArchive
-
-    return DiscardArchive()
+    return KINDS[config.archive].writer(config, root, info or {}, part)
 
 
-__all__ = ["Archive", "Kept", "open_archive"]
+def kind_of(file: str) -> Kind | None:
+    """The kind whose records stand in this file; None if it is no archive file."""
+    return _KIND_OF.get(file.partition("/")[0])
+
+
+def place_of(kept: Kept) -> Place:
+    """A row's ``archive`` field."""
+    return _KIND_OF[kept.record.file.partition("/")[0]].place(kept)
+
+
+def refs_of(row: Mapping[str, Any]) -> tuple[Ref, Ref] | None:
+    """Where the (record, body) of a row stand; None if nothing was kept. StorageError: no kind of archive knows the place."""
+    place = row["archive"]
+    if place is None:
+        return None
+    for kind in _KIND_OF.values():
+        if (refs := kind.refs(place, row["bytes_decoded"])) is not None:
+            return refs
+    raise StorageError(f"the row of {row['url']} names a place that no archive has: {place}")
+
+
+def is_gone(root: Path, marks: Mapping[str, Mark], file: str) -> bool:
+    """Whether the file that a ``Ref`` names, of a record or of a row, is no longer kept."""
+    kind = kind_of(file)
+    return retired_in(marks)(file) if kind is None else kind.is_gone(root, marks, file)
+
+
+def open_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
+    """The body that ``Kept.body`` names, in bounded memory: decoded, or ``raw`` as it is kept.
+
+    Of a body whose coding is cut or corrupt (its row says so), what can be decoded. StorageError: it is not there."""
+    kind = kind_of(ref.file)
+    if kind is None:
+        raise StorageError(f"{ref.file}: no archive has such a file")
+    return kind.open(root, ref, raw=raw)
+
+
+# fmt: off
+__all__ = [
+    "FOLDERS", "KINDS", "MARKED_FOLDERS", "Archive", "Checker", "Findings", "Kept", "Kind", "Place", "is_gone", "kind_of",
+    "open_archive", "open_body", "place_of", "refs_of",
+]
+# fmt: on

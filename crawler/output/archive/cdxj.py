@@ -1,6 +1,6 @@
-"""CDXJ: one index line per answer, as cdxj-indexer makes it from the record, and the sorting of a full index.
+"""CDXJ: one index line per response, as cdxj-indexer makes it from the record, and the sorting of a full index.
 
-The law: sorting holds no more than RUN_BYTES of lines in memory, and can be done again from any point it was killed at.
+Invariants: sorting holds no more than RUN_BYTES of lines in memory, and can be done again from any point it was killed at.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def sort(path: Path, run_bytes: int = RUN_BYTES) -> None:
                     out.writelines(heapq.merge(*_read_runs(scratch.fileno(), ends, run_bytes)))
             sync_file(merged if len(ends) > 1 else runs)
         rename(merged if len(ends) > 1 else runs, path)
-    finally:  # half a file is of no use to anybody
+    finally:  # half a file is useless
         with storing(runs):
             runs.unlink(missing_ok=True)
             merged.unlink(missing_ok=True)

@@ -1,20 +1,27 @@
-"""One file per body: ``files/ab/cd/<sha256>.<ext>``, decoded, named by its own digest and the type found in its bytes.
+"""The archive kind ``files``: one file per body, ``files/ab/cd/<sha256>.<ext>``, named by its digest and sniffed type.
 
-The law: nothing a server says reaches a path, and a name only ever stands for the bytes it is the digest of. Files carry
-no marks: one that no commit knows is whole, bears its content's name and is harmless.
+Invariants: nothing a server sends reaches a path; a name stands only for the bytes it is the digest of. Files carry no
+marks: one that no commit knows is whole, has the name of its content, and does no harm.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
-from crawler.core.durable import storing, sync_file_system
+from crawler.config.sections import ArchiveConfig
+from crawler.core.durable import is_there, open_there, storing, sync_file_system
+from crawler.core.errors import StorageError
 from crawler.core.model import Done, Lease, Mark, Ref
 from crawler.core.sniff import EXTENSIONS
-from crawler.output.archive import Kept
+from crawler.output.archive.kind import Findings, Kept, Place
 
-FALLBACK = "bin"
+FALLBACK: Final = "bin"
+FOLDER: Final = "files"
+READ_BYTES: Final = 1 << 20
 
 
 class FilesArchive:
@@ -30,7 +37,7 @@ class FilesArchive:
             return Kept(known.archive, known.archive, known.archived_at or known.fetched_at, unmodified=True)
         body = done.page.body
         digest = body.sha256.hex()
-        name = f"files/{digest[:2]}/{digest[2:4]}/{digest}.{EXTENSIONS.get(done.page.sniffed or '', FALLBACK)}"
+        name = f"{FOLDER}/{digest[:2]}/{digest[2:4]}/{digest}.{EXTENSIONS.get(done.page.sniffed or '', FALLBACK)}"
         path = self._root / name
         if not path.parent.is_dir():
             with storing(path.parent):
@@ -59,3 +66,60 @@ class FilesArchive:
     def roll(self) -> None: ...
 
     def close(self) -> None: ...
+
+    @property
+    def buffered(self) -> int:
+        return 0
+
+
+class FilesKind:
+    folders = (FOLDER,)
+    has_marks = False
+    decodes = True
+
+    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], part: int) -> FilesArchive:
+        return FilesArchive(root)
+
+    def place(self, kept: Kept) -> Place:
+        return {"path": kept.record.file}
+
+    def refs(self, place: Place, body_bytes: int) -> tuple[Ref, Ref] | None:
+        if "path" not in place:
+            return None
+        ref = Ref(place["path"], 0, body_bytes)
+        return ref, ref
+
+    def is_gone(self, root: Path, marks: Mapping[str, Mark], file: str) -> bool:
+        """There are no marks: a file that is not there was deleted."""
+        return not is_there(root / file)
+
+    def open(self, root: Path, ref: Ref, *, raw: bool) -> BinaryIO:
+        return io.BufferedReader(open_there(root / ref.file))
+
+    def checker(self, root: Path, marks: Mapping[str, Mark], findings: Findings) -> FilesChecker:
+        return FilesChecker(root, findings)
+
+
+class FilesChecker:
+    """Each body against its name and its row; a body that several rows name is read for each of them."""
+
+    def __init__(self, root: Path, findings: Findings) -> None:
+        self._root, self._findings = root, findings
+
+    def row(self, ref: Ref, row: Mapping[str, Any]) -> None:
+        with self._findings.noting():
+            self._check(ref.file, row["sha256"])
+
+    def end(self) -> None: ...
+
+    def _check(self, name: str, sha256: str | None) -> None:
+        digest = hashlib.sha256()
+        with open_there(self._root / name) as file, storing(self._root / name):
+            while piece := file.read(READ_BYTES):
+                digest.update(piece)
+        self._findings.records += 1
+        if digest.hexdigest() != name.rpartition("/")[2].partition(".")[0] or sha256 not in (None, digest.hexdigest()):
+            raise StorageError(f"{name}: its sha256 is {digest.hexdigest()}")
+
+
+FILES: Final = FilesKind()

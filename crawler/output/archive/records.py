@@ -1,7 +1,7 @@
 """WARC/1.1 records (ISO 28500:2017) as bytes. Pure: heads only, bodies are laid behind them by the caller.
 
-The law: a record's identifier follows from its place alone, so that a revisit can name a record from a ``Ref``. Whatever a
-server sent stands in the block as it came, except the one field that would now be a lie: ``Transfer-Encoding``.
+Invariants: a record's identifier follows from its place alone, so that a revisit can name a record from a ``Ref``. The block
+holds what the server sent as it came, except the one field that would now be false: ``Transfer-Encoding``.
 """
 
 from __future__ import annotations
@@ -57,11 +57,17 @@ def record_id(file: str, offset: int) -> str:
     return f"<urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:]}>"
 
 
+@lru_cache(maxsize=4)
+def warcinfo_id(file: str) -> str:
+    """``record_id`` of a file's first record, which every other one names."""
+    return record_id(file, 0)
+
+
 def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
     """The whole first record of a file, without ``END``."""
     block = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in info.items()).encode()
     return (
-        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {record_id(file, 0)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
         f"WARC-Filename: {file.rpartition('/')[2]}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
         f"Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n"
     ).encode() + block
@@ -70,7 +76,8 @@ def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
 def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
     """The record's head up to the body, ``http`` included."""
     block = hashlib.sha1(http, usedforsecurity=False)
-    for piece in page.body.chunks():
+    whole = page.body.in_memory()
+    for piece in page.body.chunks() if whole is None else (whole,):
         block.update(piece)
     extra = f"WARC-Payload-Digest: {sha1_text(page.body.sha1)}\r\n"
     if page.sniffed:
@@ -81,7 +88,7 @@ def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
 
 
 def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: float, digest: bytes) -> bytes:
-    """The whole record but ``END``: the answer's head, and where the body it would repeat stands."""
+    """The whole record but ``END``: the response's head, and where the body it would repeat stands."""
     profile = "server-not-modified" if page.status == 304 else "identical-payload-digest"
     extra = (
         f"WARC-Profile: {_PROFILE}{profile}\r\nWARC-Refers-To: {record_id(of.file, of.offset)}\r\n"
@@ -91,9 +98,9 @@ def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: f
     return _head("revisit", page, file, offset, extra, _block_digest(http), len(http)) + http
 
 
-def request(page: Page, file: str, offset: int, answer_offset: int) -> bytes:
-    """The whole record but ``END``, of the request whose answer stands at ``answer_offset``."""
-    extra = f"WARC-Concurrent-To: {record_id(file, answer_offset)}\r\n"
+def request(page: Page, file: str, offset: int, response_offset: int) -> bytes:
+    """The whole record but ``END``, of the request whose response stands at ``response_offset``."""
+    extra = f"WARC-Concurrent-To: {record_id(file, response_offset)}\r\n"
     return _head("request", page, file, offset, extra, _block_digest(page.request), len(page.request)) + page.request
 
 
@@ -123,7 +130,7 @@ def _head(kind: str, page: Page, file: str, offset: int, extra: str, block_diges
     msgtype = "request" if kind == "request" else "response"
     return (
         f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
-        f"WARC-Warcinfo-ID: {record_id(file, 0)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n"
+        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n"
         f"{address}{extra}WARC-Block-Digest: {block_digest}\r\n"
         f"Content-Type: application/http; msgtype={msgtype}\r\nContent-Length: {length}\r\n\r\n"
     ).encode()

@@ -1,7 +1,7 @@
 """SURT: the sort key of CDX files, as pywb and the Internet Archive's tools make it (the rules of webarchive-commons'
 IAURLCanonicalizer). Pure.
 
-The law: byte for byte the key that cdxj-indexer writes for the same canonical URL. It is not a form that could be
+Invariant: byte for byte the key that cdxj-indexer writes for the same canonical URL. It is not a form that could be
 fetched: session ids, letter case and the order of parameters are gone.
 """
 

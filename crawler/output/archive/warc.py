@@ -1,7 +1,7 @@
-"""WARC 1.1 files and their CDXJ indexes: appended in pairs, rolled at a commit, cut back to the last one.
+"""The archive kind ``warc``: WARC 1.1 files and their CDXJ indexes, appended in pairs, rolled at a commit.
 
-The law: a file is named ``.open`` exactly until the commit that closed it; what a kill left undone between that commit and
-the new names is done at the next ``rewind``. An uncommitted file of this crawl goes to lost+found, never away.
+Invariants: a file is named ``.open`` exactly until the commit that closed it; what a kill left undone between that commit
+and the new names is done at the next ``rewind``. An uncommitted file goes to lost+found and is never deleted.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from msgspec import Struct
 
+from crawler.config.sections import ArchiveConfig
 from crawler.core.durable import OPEN, MarkedFile, cut_back, is_there, length_of, lose, make_dir, missing, rename, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Known, Lease, Mark, Ref
 from crawler.core.page import Page
 from crawler.core.version import __version__
-from crawler.output.archive import Kept, cdxj, gzip_member, records
-from crawler.output.file_names import WHOLE, part_of, part_prefix
+from crawler.output.archive import cdxj, gzip_member, records
+from crawler.output.archive.kind import Findings, Kept, Place
+from crawler.output.archive.warc_reader import open_record_body
+from crawler.output.archive.warc_verify import WarcChecker
+from crawler.output.file_names import WHOLE, part_of, part_prefix, retired_in
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-(?:p\d{2,}~)?[A-Za-z0-9._-]+")
 # fmt: off
@@ -129,19 +133,23 @@ class WarcArchive:
             self._finish(name)
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        # 1. Forget what is open. The file begun here may be one that no commit knows.
         ours = self._pair.name if self._pair is not None else None
         with suppress(StorageError):  # what its descriptors still held lies behind the mark
             self.close()
         for folder in ("warc", "index"):
             make_dir(self._root / folder)
+        # 2. Files that no commit knows go to lost+found, but for our own.
         names = {key[5:-8] for key in marks if key.startswith("warc/")}
         self._retired = {file for file, mark in marks.items() if mark.retired}
         newest = max(map(_serial, names), default=-1)
         lost = [lose(self._root, path) for name, path in self._uncommitted(newest) if name not in names and name != ours]
+        # 3. Files that a commit knows: closed ones are finished, the open one is cut back and continued.
         for name in sorted(names):
             self._restore(name, marks[f"warc/{name}.warc.gz"], marks.get(f"index/{name}.cdxj", Mark(0)))
+        # 4. Our own that no commit knows is begun again.
         if ours is not None and ours not in names:
-            self._open(ours, 0, 0)  # begun by this process, and not committed: begin it again
+            self._open(ours, 0, 0)
             newest = _serial(ours)
         self._serial = newest + 1
         return lost
@@ -169,6 +177,11 @@ class WarcArchive:
                 pair.warc.close()
             finally:
                 pair.index.close()
+
+    @property
+    def buffered(self) -> int:
+        pair = self._pair
+        return pair.warc.buffered + pair.index.buffered if pair is not None else 0
 
     def _repeated(self, known: Known | None, page: Page) -> tuple[Ref, float, bytes] | None:
         """The earlier record that holds this very body, when it was fetched, and its digest."""
@@ -252,6 +265,40 @@ def _response(page: Page, head: bytes) -> Iterable[bytes]:
     body = page.body
     if page.coding or page.sniffed in _COMPRESSED:
         return gzip_member.stored(head, chain(body.chunks(gzip_member.STORED_BYTES_MAX), (records.END,)))
-    if body.path is None:
-        return (gzip_member.deflated_whole(b"".join((head, *body.chunks(), records.END))),)
+    if (whole := body.in_memory()) is not None:
+        return (gzip_member.deflated_whole(b"".join((head, whole, records.END))),)
     return gzip_member.deflated(chain((head,), body.chunks(), (records.END,)))
+
+
+class WarcKind:
+    folders = ("warc", "index")
+    has_marks = True
+    decodes = False
+
+    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], part: int) -> WarcArchive:
+        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info, part=part)
+
+    def place(self, kept: Kept) -> Place:
+        record, body = kept.record, kept.body
+        place: Place = {"file": record.file, "offset": record.offset, "length": record.length}
+        if body != record:
+            place["revisit_of"] = {"file": body.file, "offset": body.offset, "length": body.length}
+        return place
+
+    def refs(self, place: Place, body_bytes: int) -> tuple[Ref, Ref] | None:
+        if "file" not in place:
+            return None
+        body = place.get("revisit_of", place)
+        return Ref(place["file"], place["offset"], place["length"]), Ref(body["file"], body["offset"], body["length"])
+
+    def is_gone(self, root: Path, marks: Mapping[str, Mark], file: str) -> bool:
+        return retired_in(marks)(file)
+
+    def open(self, root: Path, ref: Ref, *, raw: bool) -> BinaryIO:
+        return open_record_body(root, ref, raw=raw)
+
+    def checker(self, root: Path, marks: Mapping[str, Mark], findings: Findings) -> WarcChecker:
+        return WarcChecker(root, marks, findings)
+
+
+WARC: Final = WarcKind()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 from warcio.archiveiterator import ArchiveIterator
 
-from support.programs import LOCAL, crawler, rows_of
+from support.programs import LOCAL, command, rows_of
 from support.sinful import Script, Site, head, page, stay
 
 HOSTS = 20
@@ -97,7 +97,7 @@ class MixedCrawl:
         visits = {row["canonical"]: datetime.fromisoformat(row["fetched_at"]).timestamp() for row in rows if row["attempt"]}
         again = {url: at for url, at in (acknowledged or {}).items() if abs(visits[url] - at) > 0.002}
         assert not again, f"fetched again after it was committed: {again}"
-        verified = crawler("verify", str(out))
+        verified = command("verify", str(out))
         assert verified.returncode == 0, verified.stdout + verified.stderr
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.cli.progress import Eta, Progress, Rates, amount, closing_table, duration, eta, mode, status_line
+from crawler.cli.progress import Progress, closing_table, mode
 from crawler.core.model import LongestHost, Snapshot
+from crawler.crawl.status import Eta, Rates, amount, duration, eta, status_line
 
 HUGE = LongestHost("example.org", 97_200, 1.0, 1)
 
@@ -126,7 +127,7 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         "  timeout     300",
         "  blocked      45",
         "blocked: addresses of private networks are refused; to open a range: --allow-net CIDR",
-        "lines of the lists that are no URL of their own",
+        "lines of the lists that are no new URL",
         "  invalid_url  12",
         "  duplicate     7",
         "links left out, by rule",

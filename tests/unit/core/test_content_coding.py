@@ -2,15 +2,28 @@
 
 import gzip
 import os
+import subprocess
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler.core.content_coding import CODINGS_MAX, MEMBERS_MAX, PIECE_BYTES, bounded, codings_of, decoded, zstd
+from crawler.core.content_coding import (
+    CODINGS_MAX,
+    MEMBERS_MAX,
+    PIECE_BYTES,
+    bounded,
+    codings_of,
+    decoded,
+    decoder_bytes,
+    decoder_bytes_max,
+    zstd,
+)
 from crawler.core.errors import FetchError
 
 
@@ -202,3 +215,59 @@ def test_every_step_of_a_stack_is_a_turn_for_others() -> None:
         pieces.extend(decoded([outer], ("gzip", "gzip")))
     assert refused.value.reason == "decode_ratio"
     assert len(pieces) >= 15 and not any(pieces)
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("log", range(10, 25))
+def test_a_brotli_window_is_told_by_the_first_byte(log: int) -> None:
+    start = brotli.compress(os.urandom(1000), quality=5, lgwin=log)[:1]
+    told = decoder_bytes("br", 1 << 30, start) - decoder_bytes("br", 0, start)
+    assert told == 1 << log
+
+
+@given(start=st.binary(max_size=1), size=st.integers(0, 1 << 32))
+def test_no_start_makes_a_decoder_larger_than_the_largest(start: bytes, size: int) -> None:
+    assert 0 < decoder_bytes("br", size, start) <= decoder_bytes("br", size) <= decoder_bytes_max(size)
+    assert decoder_bytes("gzip", size) == decoder_bytes("deflate", size) == 0
+
+
+HELD = """
+import os, random, sys
+from crawler.core.content_coding import decoded, decoder_bytes
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
+chunks = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+for _ in decoded(chunks[:1], (sys.argv[2],)):
+    break
+before = most = resident()
+for piece in decoded(chunks, (sys.argv[2],)):
+    most = max(most, resident())
+print(most - before, decoder_bytes(sys.argv[2], 64 << 20, data[:1]))
+"""
+
+
+def widest_br(data: bytes) -> bytes:
+    return brotli.compress(data, quality=5, lgwin=24)
+
+
+def widest_zstd(data: bytes) -> bytes:
+    return zstd.compress(data, options={zstd.CompressionParameter.window_log: 23})
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("br", widest_br), ("zstd", widest_zstd), ("gzip", gzip.compress)])
+def test_a_decoder_holds_no_more_than_it_says(tmp_path: Path, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    """Of a body that fills the widest window its coding has."""
+    (tmp_path / "body").write_bytes(compress(os.urandom(4 * MIB) * 6))
+    ran = subprocess.run(
+        [sys.executable, "-c", HELD, str(tmp_path / "body"), coding], capture_output=True, text=True, check=True, timeout=100
+    )
+    held, told = map(int, ran.stdout.split())
+    assert held <= told + MIB
+    assert held > told // 2 or coding == "gzip"

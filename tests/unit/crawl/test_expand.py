@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from support.pages import page_of
+from support.pages import links_of, page_of
 
 from crawler.config.sections import Config
-from crawler.core import urls
 from crawler.core.keys import Keys
 from crawler.core.link_block import Columns, block_of, pack
 from crawler.core.model import Done, Link
-from crawler.crawl.expand import Expander
+from crawler.crawl.expand import LARGE_BYTES, Expander
 from crawler.crawl.outlinks import FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
 from crawler.parse.pool import Fault, open_parser
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Budget
-from crawler.resources.memory_plan import PARSE_COPIES, divide
+from crawler.resources.memory_plan import Needs, divide, document_bytes
 
 SEED = "http://www.example.org/a?b=1"
 LINK = Link(SEED, "www.example.org")
@@ -45,7 +44,9 @@ class Trial:
 
     def __init__(self, root: Path, parser: Any, **config: Any) -> None:
         settings = Config(**{"depth": 1, "scope": "host", **config})
-        self.budget = Budget(divide(256 << 20, workers=8, parsers=1, max_parse=2 << 20))
+        self.budget = Budget(
+            divide(256 << 20, Needs(8, 1, max_parse=2 << 20, max_body=8 << 20, max_head=256 << 10, max_outlinks=100_000))
+        )
         self.admitted: list[Link] = []
         self.held: list[int] = []
         self.sizes: list[int] = []
@@ -67,12 +68,6 @@ class Trial:
         return done
 
 
-def links_of(found: Any) -> list[Link]:
-    """Of an outcome, or of an admission."""
-    plain = found.outlinks if isinstance(found, Done) else found.links
-    return [*plain, *(found.block.links() if found.block is not None else ())]
-
-
 def part(first: int, count: int) -> Columns:
     return pack([f"http://www.example.org/{n}" for n in range(first, first + count)], Keys(SECRET), LINK).columns
 
@@ -89,6 +84,28 @@ async def test_parts_are_admitted_one_after_the_other_and_what_is_unread_stays_r
     assert urls == [f"http://www.example.org/{n}" for n in range(4005)]
     assert trial.held == [sum(map(size, parts)), sum(map(size, parts[1:]))]
     assert (done.refused, done.robots) == ({"scheme": 3, "nofollow": 1}, "noarchive")
+
+
+class Holding(Reader):
+    """Remembers what was reserved when it was asked."""
+
+    trial: Trial
+
+    async def call(self, *args: Any, **named: Any) -> Any:
+        self.held = self.trial.budget.account("parse").used
+        return await super().call(*args, **named)
+
+
+@pytest.mark.parametrize(
+    ("body", "references"), [(b"<p>word " * 100_000, 0), (b"<a href=/x>" * 50, 50), (b"<a href=/x>" * 70_000, 70_000)]
+)
+async def test_a_document_holds_what_it_and_all_that_may_come_of_it_take(tmp_path, body, references):
+    """A large one whose references were counted no more than that; a small one as much as any of its size."""
+    reader = Holding(Packed([part(0, 3)], [], {}))
+    reader.trial = trial = Trial(tmp_path, reader)
+    await trial.expand(page_of(tmp_path, body, SEED))
+    exactly = document_bytes(len(body), references)
+    assert reader.held == exactly if len(body) > LARGE_BYTES else reader.held >= exactly
 
 
 async def test_a_damaged_part_is_its_documents_fault_and_loses_no_other(tmp_path):
@@ -145,7 +162,7 @@ async def test_a_large_page_through_the_real_reader(tmp_path):
         done = await trial.expand(page_of(tmp_path, body, SEED, mime="text/html"))
     assert [link.url for link in (*trial.admitted, *links_of(done))] == [f"http://www.example.org/{n}" for n in range(4500)]
     assert len(links_of(done)) == 500
-    assert max(trial.held) <= PARSE_COPIES * len(body)
+    assert max(trial.held) <= document_bytes(len(body), 100_000)
 
 
 async def test_more_codings_than_are_undone_are_not_undone_for_links_either(tmp_path):
@@ -158,41 +175,3 @@ async def test_more_codings_than_are_undone_are_not_undone_for_links_either(tmp_
         await Trial(tmp_path, reader).expand(page)
         assert reader.asked == asked
         body = gzip.compress(b"<a href=/0>")
-
-
-@pytest.mark.parametrize(
-    ("named", "taken"),
-    [
-        ("/map", True),
-        ("http://www.example.org/anything.html", True),
-        ("http://other.example/hub.html", False),
-        ("http://other.example/", False),
-        ("http://sitemap.example/hub", False),
-        ("http://other.example/map.xml", True),
-        ("http://other.example/map.xml.gz?day=1", True),
-        ("http://other.example/sitemap_index.php", True),
-        ("http://other.example/feed.atom", True),
-    ],
-)
-def test_anothers_page_is_not_taken_for_a_sitemap(named, taken, tmp_path):
-    """Visited as one, it would be known, and its links never followed."""
-    expander = Trial(tmp_path, Reader(), sitemaps=True).expander
-    links = [link.url for link in expander.sitemaps("http://www.example.org", (named,), SEED)]
-    assert links == ([urls.join("http://www.example.org/", named)] if taken else []) + ["http://www.example.org/sitemap.xml"]
-
-
-async def test_a_sitemap_of_short_entries_to_a_long_base_is_admitted_in_parts_of_bounded_size(tmp_path):
-    base = "http://www.example.org/" + "a" * 1900 + "/s.xml"
-    feed = b"<feed><entry>" + b"".join(b'<link href="%d"/>' % n for n in range(1000)) + b"</entry></feed>"
-    trial = Trial(tmp_path, None)
-    for coding, body in ((None, feed), ("gzip", gzip.compress(feed))):
-        trial.admitted.clear()
-        trial.sizes.clear()
-        page = page_of(tmp_path, body, base, ((b"Content-Type", b"application/xml"),), coding=coding)
-        async with trial.budget.visit() as room:
-            room.received(0)
-            done = await trial.expander.expand(Link(base, "www.example.org", "sitemap"), Done(page, "ok"), room)
-        assert len(trial.admitted) + len(done.outlinks) == 1000
-        assert max(trial.sizes) < (512 << 10) + 2083
-        assert sum(len(link.url) for link in done.outlinks) < (512 << 10) + 2083
-    assert not list((tmp_path / "tmp").glob("body-*"))

@@ -18,11 +18,11 @@ from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.urls import host_key
+from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import Part, open_crawl
 from crawler.frontier.division import agreed, read, store_of
 from crawler.frontier.exchange.board import Board
-from crawler.output.directory import open_directory
-from crawler.output.reader import Reading
+from crawler.output import CrawlReader, open_directory
 
 PARTS = 3
 HOSTS = [f"127.0.7.{n}" for n in range(1, 13)]
@@ -89,7 +89,7 @@ async def test_parts_crawl_what_one_process_would(tmp_path):
     # one may ask for a robots.txt again, for whose host another part has followed a redirect to it
     assert {url for url in alone if "robots" not in url} == {url for url in together if "robots" not in url}
     again = [url for url, times in together.items() if times > 1 and "robots" not in url]
-    with Reading(tmp_path / "one") as first, Reading(tmp_path / "many") as second:
+    with open_crawl_reader(tmp_path / "one") as first, open_crawl_reader(tmp_path / "many") as second:
         assert told(first) == told(second)
         assert {file.split("/")[1][:4] for file in second.marks if file.startswith("results/")} == {"p00-", "p01-", "p02-"}
         faults: list[str] = []
@@ -116,7 +116,7 @@ def records_of(root: Path) -> list[str]:
     return urls
 
 
-def told(reading: Reading) -> object:
+def told(reading: CrawlReader) -> object:
     """What may not depend on who crawled it."""
     counts = reading._store.stats()
     lines = [row for row in reading.final() if row["input"] is not None]
@@ -158,7 +158,7 @@ async def test_hosts_of_a_domain_are_visited_by_one_part(tmp_path):
     division = read(tmp_path / "out/frontier")
     owners = {division.share(0).owner(division.share(0).keys_by().host(f"{name}.one.test")) for name in "abcdefgh"}
     assert len(owners) == 1
-    with Reading(tmp_path / "out") as reading:
+    with open_crawl_reader(tmp_path / "out") as reading:
         assert all(reading.lookup(web.url(f"{name}.one.test")).outcome == "ok" for name in "abcdefgh")
 
 

@@ -9,9 +9,11 @@ import gzip
 import hashlib
 import resource
 import socket
+import ssl
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,13 @@ from support.sinful import Site, forever, hang, head, page, running, stay
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref
+from crawler.fetch import session
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.fetcher import _limiter
-from crawler.fetch.session import shares
+from crawler.fetch.session import shares, tls_context
 
 TEXT = b"<!doctype html><p>" + b"word " * 40_000
 MORE = {
@@ -266,7 +269,7 @@ async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_re
         await asyncio.gather(task, return_exceptions=True)
         assert fetcher.stats().bytes_in_flight == 0
         table = HostConfig(match="127.0.0.1", headers={"X-Key": "k3y"})
-        fetcher.change(FetchConfig.model_validate(LIMITS | {"max_body": 10}), [table])
+        fetcher.change(FetchConfig(**LIMITS | {"max_body": 10}), [table])
         assert (await end_of(fetcher, at(site, "/good/1")))[:2] == ("too_large", "max_body")
         assert fields_of(site.requests[-1])["x-key"] == "k3y"
 
@@ -353,6 +356,7 @@ async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Pat
         for n in (*range(20), 19, 19):
             await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
             assert fetcher.stats().connections_idle == min(n + 1, 5)
+            assert fetcher.stats().connections_opened == n + 1, "a connection that is used again was opened once"
         while site.connections > 5:
             await asyncio.sleep(0.01)
         await asyncio.gather(*(end_of(fetcher, at(site, "/good/1")) for _ in range(10)))
@@ -369,14 +373,17 @@ async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path
             assert fetcher.stats().idle_bytes == min(n + 1, 5) * IDLE_BYTES
         await end_of(fetcher, url_of("tls-good", site))
         assert fetcher.stats().idle_bytes == IDLE_TLS_BYTES + IDLE_BYTES
+        assert fetcher.stats().connections_opened == 11
+        await end_of(fetcher, url_of("tls-expired", site))
+        assert fetcher.stats().connections_opened == 11, "a handshake that failed makes none"
         assert fetcher.stats().connections_idle == 2
         fetcher.forget()
         assert fetcher.stats().idle_bytes == 0
 
 
 async def test_heavy_answers_at_once_stay_within_memory(site: Site, tmp_path: Path) -> None:
-    heavy = ["header-endless", "headers-endless", "interim-endless-new-lines", "close-endless", "chunked-bytewise-endless"]
-    heavy += ["chunked-extension-endless", "tls-endless", "endless-new-lines", "chunked-trailers-endless", "zstd-bomb", "br-bomb"]
+    heavy = ["header-endless", "headers-endless", "interim-endless-new-lines", "close-endless", "tls-endless"]
+    heavy += ["chunked-extension-endless", "endless-new-lines", "chunked-trailers-endless", "zstd-bomb", "br-bomb"]
     async with fetching(tmp_path, site, ca_file="{ca}", max_body=4 << 20) as fetcher:
         tracemalloc.start()
         try:
@@ -416,6 +423,57 @@ async def test_an_answer_that_came_before_the_request_is_none() -> None:
         await asyncio.sleep(0)
         with pytest.raises(Exception, match="disconnected"):
             await protocol.read()
+
+
+class Copied(bytes):
+    """Counts the bytes that are cut out of it."""
+
+    count = 0
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        if not isinstance(found, bytes):
+            return found
+        Copied.count += len(found)
+        return Copied(found)
+
+    def lstrip(self, chars=None):
+        found = super().lstrip(chars)
+        Copied.count += len(found)
+        return Copied(found)
+
+    def __radd__(self, other):
+        return Copied(other + bytes(self))
+
+
+FLOODS = {
+    "CRLF": b"\r\n" * (128 << 10),
+    "LF": b"\n" * (256 << 10),
+    "CR": b"\r" * (256 << 10),
+    "mixed": b"\r\n\n\r\r\n" * (40 << 10),
+    "CRLF before a head": b"\r\n" * (100 << 10) + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "interim heads": b"HTTP/1.1 102 Processing\r\n\r\n" * 8 + b"\r\n" * (100 << 10),
+    "a head, then CRLF": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n" * (100 << 10),
+}
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 64 << 10, 1 << 10])
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_of_empty_lines_is_read_once(name: str, piece: int) -> None:
+    """256 KiB of them once held the loop for nine seconds: for each, what was left of the flood was copied."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(lambda: Watched(loop, 1 << 20, 8), sock=ours)
+        CURRENT.set(Exchange())
+        protocol.set_response_params(read_until_eof=True, max_line_size=32 << 10, max_field_size=32 << 10, max_headers=256)
+        Copied.count, flood = 0, FLOODS[name]
+        for start in range(0, len(flood), piece):
+            if not transport.is_closing():
+                protocol.data_received(Copied(flood[start : start + piece]))
+        assert Copied.count < 3 * len(flood)
+        transport.abort()
+        await asyncio.sleep(0)
 
 
 async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Site, tmp_path: Path) -> None:
@@ -468,26 +526,22 @@ async def test_cancelling_while_a_name_is_looked_up_or_connected_leaves_nothing_
 # -- our own trouble ----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Below the limit stand only those that are never closed, whatever comes free meanwhile, here or in the site's thread."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_no_descriptor_left_is_our_trouble(site: Site, tmp_path: Path) -> None:
     async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), dns_timeout=0.5) as fetcher:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         for url in (at(site, "/good/1"), url_of("dns-good", site)):
-            spare = socket.socket()
-            resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno(), hard))
-            spare.close()
-            holders = []
-            try:
-                while True:
-                    holders.append(socket.socket())
-            except OSError:
-                pass
-            try:
-                with pytest.raises(StorageError) as caught:
-                    await fetcher.fetch(lease_of(url))
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                for holder in holders:
-                    holder.close()
+            with no_descriptor_left(), pytest.raises(StorageError) as caught:
+                await fetcher.fetch(lease_of(url))
             assert caught.value.errno == errno.EMFILE
         assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
 
@@ -506,6 +560,33 @@ async def test_certificates_that_cannot_be_read_are_the_operators_to_mend(site: 
         with pytest.raises(ConfigError, match="ca_file"):
             async with fetching(tmp_path, site, ca_file=str(path)):
                 pass
+
+
+async def test_certificates_are_read_with_the_first_https_link_once(site: Site, tmp_path: Path, monkeypatch) -> None:
+    read: list[int] = []
+
+    def counted(*args: object, **options: object) -> ssl.SSLContext:
+        read.append(1)
+        return tls_context(None, insecure=True)
+
+    monkeypatch.setattr(session, "tls_context", counted)
+    async with fetching(tmp_path, site) as fetcher:
+        assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
+        assert read == []
+        for n in range(2):
+            assert (await end_of(fetcher, f"https://127.0.0.1:{site.ports['tls-good']}/good/{n}"))[0] == "ok"
+    assert read == [1]
+
+
+@pytest.mark.skipif(ssl.get_default_verify_paths().cafile is None, reason="the system's certificates are looked for one by one")
+async def test_certificates_are_not_read_while_no_descriptor_is_left(site: Site, tmp_path: Path, monkeypatch) -> None:
+    """OpenSSL would trust nobody, and say nothing, for the rest of the crawl."""
+    monkeypatch.setattr(session, "tls_context", session.tls_context.__wrapped__)  # which support.hostile remembers for all tests
+    async with fetching(tmp_path, site) as fetcher:
+        with no_descriptor_left(), pytest.raises(StorageError) as caught:
+            await fetcher.fetch(lease_of(f"https://127.0.0.1:{site.ports['tls-good']}/good/1"))
+        assert caught.value.errno == errno.EMFILE
+        assert fetcher._connector._ssl is True, "made with the next link"
 
 
 async def test_a_connection_that_we_drop_fills_no_log(tmp_path, site, caplog):

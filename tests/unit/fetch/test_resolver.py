@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 from support.sinful import Site
 from support.sinful_net import name_server, odd_ports
 
-from crawler.core.errors import FetchError
+from crawler.core.errors import FetchError, StorageError
+from crawler.fetch import ipv6
 from crawler.fetch import resolver as module
 from crawler.fetch.guard import Guard
 from crawler.fetch.resolver import Resolver
@@ -38,6 +41,13 @@ async def reason(resolver: Resolver, name: str) -> str:
     return caught.value.reason
 
 
+def expire(resolver: Resolver, name: str, after: float = 0.0) -> None:
+    """As if its time had come, and so many seconds more had passed."""
+    known = resolver._cache[name]
+    past = known.fresh_until - asyncio.get_running_loop().time() + after
+    resolver._cache[name] = replace(known, fresh_until=known.fresh_until - past, stale_until=known.stale_until - past)
+
+
 def times_asked(site: Site, name: str) -> int:
     """How often the name server was asked for IPv4 or IPv6 addresses of the name."""
     return site.name_server.asked.count(name)
@@ -53,18 +63,144 @@ async def test_a_name_is_asked_once_and_remembered() -> None:
         assert times_asked(site, "good.sin.test") == first
 
 
-async def test_failures_are_remembered_by_kind() -> None:
-    async with resolving(timeout_s=0.4) as (resolver, site):
-        for name, wanted, remembered in (
-            ("nxdomain.sin.test", "nxdomain", True),
-            ("empty.sin.test", "no_address", True),
-            ("servfail.sin.test", "servfail", True),
-            ("silent.sin.test", "dns_timeout", False),
-        ):
-            assert await reason(resolver, name) == wanted
+FAILURES = {
+    "nxdomain": "nxdomain",
+    "empty": "no_address",
+    "servfail": "servfail",
+    "refused": "servfail",
+    "formerr": "servfail",
+    "notimp": "servfail",
+    "garbage": "servfail",
+    "lying-count": "servfail",
+    "cname-loop": "no_address",
+    "pointer-loop": "servfail",
+    "silent": "dns_timeout",
+    "wrong-id": "dns_timeout",
+}
+"""How the name server fails, and the reason then."""
+
+
+@pytest.mark.parametrize("soa", [False, True])
+@pytest.mark.parametrize("kind", FAILURES)
+async def test_whoever_asks_again_is_answered_by_the_name_server(monkeypatch, kind: str, soa: bool) -> None:
+    """No failure is remembered, whatever its zone says of how long it holds (RFC 2308); a wrong answer passes."""
+    monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)
+    async with resolving(timeout_s=0.6) as (resolver, site):
+        name = f"good.x{kind}.sin.test"
+        site.name_server.says(name, kind, soa=soa)
+        for _ in range(2):
             before = times_asked(site, name)
-            assert await reason(resolver, name) == wanted
-            assert (times_asked(site, name) == before) == remembered, name
+            assert await reason(resolver, name) == FAILURES[kind]
+            assert times_asked(site, name) > before
+        site.name_server.says(name, "good")
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+async def test_a_name_that_had_addresses_keeps_them_for_a_while(monkeypatch, kind: str) -> None:
+    """RFC 8767: what the name server said before is better than that it fails now."""
+    monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)
+    async with resolving(timeout_s=0.6) as (resolver, site):
+        name = f"good.x{kind}.sin.test"
+        await addresses(resolver, name)
+        site.name_server.says(name, kind)
+        expire(resolver, name)
+        before = times_asked(site, name)
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+        assert times_asked(site, name) > before
+        before = times_asked(site, name)
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+        assert times_asked(site, name) == before, "it is not asked for every visit"
+        expire(resolver, name, after=module.STALE_S_MAX)
+        assert await reason(resolver, name) == FAILURES[kind]
+        assert resolver.names_known == 0
+        site.name_server.says(name, "good")
+        assert await addresses(resolver, name) == ["127.0.0.1"]
+
+
+async def test_one_query_is_one_failure() -> None:
+    async with resolving() as (resolver, site):
+        site.name_server.says("good.sin.test", "servfail")
+        ended = await asyncio.gather(*(resolver.resolve("good.sin.test") for _ in range(20)), return_exceptions=True)
+        assert [error.shared for error in ended] == [False] + [True] * 19
+
+
+ADDRESSES = {
+    "first": {"20010db8000000000000000000000001": "00", "fe80000000000000000000000000000a": "20", "0" * 31 + "1": "10"},
+    "second": {"fe80000000000000000000000000000a": "20", "0" * 31 + "1": "10"},
+    "loopback": {"0" * 31 + "1": "10"},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("case", ADDRESSES)
+@pytest.mark.parametrize(
+    ("kind", "leads", "found"),
+    [
+        ("six", {"::1"}, ["::1"]),
+        ("six", set(), []),
+        ("both", {"::1"}, ["127.0.0.1", "::1"]),
+        ("both", set(), ["127.0.0.1"]),
+        ("good", set(), ["127.0.0.1"]),
+    ],
+)
+async def test_addresses_of_ipv6_are_asked_for_where_they_may_be_reached(monkeypatch, case, kind, leads, found) -> None:
+    monkeypatch.setattr(ipv6, "_own_scopes", lambda: frozenset(ADDRESSES[case].values()))
+    monkeypatch.setattr(ipv6, "_leads_to", lambda ip: ip in leads)
+    async with resolving(allow=["127.0.0.0/8", "::1/128"]) as (resolver, site):
+        if case == "none" and kind == "six":
+            found = []
+        if case != "first" and kind == "both":
+            found = ["127.0.0.1"]  # the one is enough, and asking for the other would double the queries
+        if found:
+            assert sorted(await addresses(resolver, f"{kind}.sin.test")) == found
+        else:
+            assert await reason(resolver, f"{kind}.sin.test") == "no_address"
+        asked = times_asked(site, f"{kind}.sin.test")
+        assert asked == (2 if case == "first" or (kind == "six" and case != "none") else 1)
+
+
+async def test_where_ipv6_is_lost_the_network_is_to_blame(monkeypatch) -> None:
+    routes = {"::1"}
+    monkeypatch.setattr(ipv6, "_leads_to", lambda ip: ip in routes)
+    async with resolving(allow=["::1/128"]) as (resolver, _):
+        assert await addresses(resolver, "six.sin.test") == ["::1"]
+        routes.clear()
+        assert await addresses(resolver, "six.other.sin.test") == ["::1"], "connecting to it tells of our network"
+
+
+async def test_names_are_asked_as_they_are(tmp_path) -> None:
+    """No search domain is appended (RFC 3986 3.2.2): one bare name means the same on every machine."""
+    async with resolving() as (resolver, site):
+        for name in ("good", "nxdomain", "nxdomain.a"):
+            with contextlib.suppress(FetchError):
+                await resolver.resolve(name)
+        assert set(site.name_server.asked) <= {"good", "nxdomain", "nxdomain.a"}
+
+
+ODD_NAMES = [
+    "a..test",
+    ".",
+    "a" * 64,
+    "x\0y",
+    "a b",
+    "\udc80",
+    "xn--\xe9",
+    "é" * 300,
+    "a$b.test",
+    "",
+    "a" * 300,
+    "*.test",
+    "-.test",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_no_name_raises_anything_but_a_fetch_error(name: str) -> None:
+    async with resolving(timeout_s=0.5) as (resolver, _):
+        with contextlib.suppress(FetchError):
+            await resolver.resolve(name)
+        assert resolver._asked == {}
 
 
 async def test_an_unreachable_name_server_is_no_missing_name() -> None:
@@ -78,10 +214,10 @@ async def test_what_is_remembered_is_bounded_and_expires() -> None:
         for n in range(6):
             await addresses(resolver, f"good.n{n}.sin.test")
         assert list(resolver._cache) == [f"good.n{n}.sin.test" for n in (3, 4, 5)]
-        expires, entry = resolver._cache["good.n5.sin.test"]
-        assert module.TTL_S_MIN - 5 < expires - asyncio.get_running_loop().time() <= module.TTL_S_MIN  # its TTL is 0
+        known = resolver._cache["good.n5.sin.test"]
+        assert module.TTL_S_MIN - 5 < known.fresh_until - asyncio.get_running_loop().time() <= module.TTL_S_MIN  # its TTL is 0
         before = times_asked(site, "good.n5.sin.test")
-        resolver._cache["good.n5.sin.test"] = (expires - 100, entry)
+        expire(resolver, "good.n5.sin.test")
         await addresses(resolver, "good.n5.sin.test")
         assert times_asked(site, "good.n5.sin.test") > before
 
@@ -131,3 +267,30 @@ async def test_whoever_gives_up_does_not_spoil_it_for_the_others() -> None:
         with pytest.raises(asyncio.CancelledError):
             await alone
     assert site.name_server.asked.count("silent.sin.test") >= 1
+
+
+async def test_channels_do_not_pile_up(monkeypatch) -> None:
+    """However many names must be asked for anew, the next channel comes when the last is old enough, and only that one stays."""
+    async with resolving() as (resolver, site):
+        for n in range(20):
+            assert await reason(resolver, f"nxdomain.n{n}.sin.test") == "nxdomain"
+        assert resolver._channel_number == 0, "what is not asked for again needs no other channel"
+        monkeypatch.setattr(module, "RENEW_EVERY_S", 0.2)
+        found = await asyncio.gather(*(resolver.resolve(f"nxdomain.n{n}.sin.test") for n in range(20)), return_exceptions=True)
+        assert [error.reason for error in found] == ["nxdomain"] * 20
+        assert resolver._channel_number == 1
+        assert list(resolver._channels) == [resolver._dns]
+        assert all(times_asked(site, f"nxdomain.n{n}.sin.test") > 1 for n in range(20))
+
+
+@pytest.mark.parametrize("spent", [[0, 0], [24], [0, 24]])
+async def test_an_unreachable_server_is_asked_once_more_for_it_may_be_us(monkeypatch, spent) -> None:
+    """c-ares calls it so, too, when it had no descriptor: by the time that is looked at, one may have come free again."""
+    left = list(spent)
+    monkeypatch.setattr(module, "descriptors_spent", lambda: left.pop(0))
+    async with resolving(server="closed") as (resolver, _):
+        with pytest.raises(StorageError if spent[-1] else FetchError) as caught:
+            await resolver.resolve("good.sin.test")
+        assert left == []
+        assert (caught.value.errno if spent[-1] else caught.value.reason) == (24 if spent[-1] else "resolver_unreachable")
+        assert resolver._asked == {}

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from support.frontiers import politeness
 from support.pages import WALL, page_of
 from support.stores import REST, packed
 
 from crawler.config.sections import ArchiveConfig
-from crawler.core.batch import Admitted, Batch, HostRest, Settled
+from crawler.core.batch import FOREIGN, Admitted, Batch, HostRest, Prepared, Settled
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.keys import Share, divided
@@ -36,7 +37,6 @@ from crawler.output.archive import open_archive
 from crawler.output.file_names import WHOLE
 from crawler.output.journal import Journal
 from crawler.output.results import Results, rows
-from crawler.policy.politeness import Rests
 
 SECRET = 0x1234_5678_9ABC_DEF0
 DEPTH = 3
@@ -330,7 +330,7 @@ class Running:
         journal = Journal(open_archive(config, self.root), Results(self.root, 1 << 20, number), exchange.outbox)
         journal.rewind(store.marks())
         bench = Workbench(lambda host: 1)
-        rests = Rests(lambda host: 0.0, lambda: 0.5, backoff_max_s=1.0, host_failures=8)
+        rests = politeness(backoff_max_s=1.0, host_failures=8)
         clock, wall = self.clock.now, self.clock.wall
         pump = Pump(store, bench, rests, journal, clock=clock, wall=wall, links_max=100, exchange=exchange)
 
@@ -473,6 +473,19 @@ def test_what_makes_a_row_is_sent_as_often_as_it_is_found(parts):
     ]
     assert parts[1].store.stats().lines == {"duplicate": 1}  # the line of a redirect is a URL of its own
     assert parts[0].store.stats().lines == {}
+
+
+@pytest.mark.parametrize(("kind", "input"), [("seed", Input("list", 1)), ("expand", None)])
+def test_what_a_line_leads_to_when_it_is_visited_for_links_alone_is_no_lines(parts, kind, input):
+    """The line that found a page again, nearer, has its row."""
+    onward = Link(f"http://{THERE}/a", THERE, "redirect", via=f"http://{HERE}/", input=Input("list", 1), listed=f"http://{HERE}/")
+    lease = Lease(Link(f"http://{HERE}/", HERE, kind, input=Input("list", 1)), b"")
+    settled = Settled(lease, Done(page_of(parts[0].root, b"", lease.link.url), "redirect", outlinks=(onward,)))
+    outbox = parts[0].outbox
+    outbox.append(Prepared(Batch([settled], [], {}, {}, 0.0, WALL), bytes((FOREIGN,)), frozenset()))
+    outbox.sync()
+    outbox.committed()
+    assert [link.input for link in gets(parts[1])] == [input]
 
 
 def test_robots_rules_go_to_the_part_whose_origin_asked(parts):

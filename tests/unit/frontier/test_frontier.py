@@ -7,18 +7,25 @@ import random
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
+from support.frontiers import politeness
 
 from crawler.core.batch import Admitted, Prepared
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Known, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
+from crawler.frontier.frontier import LinksRoom
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
-from crawler.policy.politeness import Rests
+from crawler.policy import robots_rules
+from crawler.policy.robots_cache import RulesCache
+from crawler.policy.robots_gate import RobotsDesk
+from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_plan import VISIT_ACCOUNTS, Plan
 
 
 class Files:
@@ -51,7 +58,7 @@ class Files:
 
 
 class World:
-    def __init__(self, *, delay: float = 0.0, per_host: int = 1, failures: int = 8) -> None:
+    def __init__(self, *, delay: float = 0.0, per_host: int = 1, failures: int = 8, links_room: LinksRoom | None = None) -> None:
         self.clock = Clock()
         self.store = MemoryStore(Limits())
         self.files = Files()
@@ -60,11 +67,12 @@ class World:
         self.pump = Pump(
             self.store,
             self.bench,
-            Rests(lambda host: delay, random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
+            politeness(delay, jitter=random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
             self.files,
             clock=self.clock.now,
             wall=self.clock.wall,
             links_max=200,
+            links_room=links_room,
         )
         self.frontier = self.pump.frontier
         self.visits: Counter[str] = Counter()
@@ -175,7 +183,7 @@ async def test_a_retry_comes_again_as_the_next_attempt():
 
     async def visit(lease):
         attempts.append(lease.link.attempt)
-        return Retry("timeout", "read_timeout", 0.01, sign="alive") if len(attempts) < 3 else await drop(lease)
+        return Retry("timeout", "read_timeout", "alive") if len(attempts) < 3 else await drop(lease)
 
     await world.crawl(links(1, 1), visit)
     assert attempts == [1, 2, 3]
@@ -220,7 +228,7 @@ async def test_politeness_holds_through_the_pump(per_host):
         await asyncio.sleep(0.001)
         out[host] -= 1
         ended[host] = world.clock.now()
-        return Dropped("blocked", "address", rest=0.02)
+        return Dropped("bad_response", "malformed", sign="alive")
 
     await world.crawl(links(5, 30), visit, workers=20)
     assert world.visits.total() == 150
@@ -235,7 +243,7 @@ async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
     for link in links:
         refill.want_robots(link)
     trips = [await refill.get(rules_max) for rules_max in (3, 1000, 1000, 1000)]
-    assert [link for got in trips for link, _ in got.records] == links
+    assert [link for got in trips for link, _, _ in got.records] == links
     assert asked == [3, RULES_PER_TRIP_MAX, 1]
 
 
@@ -252,6 +260,28 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
         assert lease is not None
         frontier.settle(lease, Dropped("timeout", "total_timeout"))
         assert await frontier.take() is None, "committed, so that the crawl is over"
+        world.pump.end()
+        await pump
+    world.pump.close()
+
+
+async def test_links_admitted_by_themselves_hold_memory_until_they_are_committed():
+    room = Budget(Plan(1 << 30, dict.fromkeys(VISIT_ACCOUNTS, 10_000), 4, 0))
+    outcome = room.account("outcome")
+    world = World(links_room=room)
+    committed = await world.frontier.admit(Admitted(tuple(links(1, 10))))
+    assert outcome.used >= 7000
+    second = asyncio.create_task(world.frontier.admit(Admitted(tuple(links(2, 5)))))
+    given_up = asyncio.create_task(world.frontier.admit(Admitted(tuple(links(3, 2)))))
+    async with asyncio.timeout(20):
+        while outcome.waiting_count < 2:
+            await asyncio.sleep(0)
+        given_up.cancel()
+        world.files.fail_next = 1  # the batch is not committed, and what it owes stays reserved
+        pump = asyncio.create_task(world.pump.run(world.recover))
+        await committed
+        await (await second)
+        assert world.recovered and outcome.used == 0 and given_up.cancelled()
         world.pump.end()
         await pump
     world.pump.close()
@@ -308,3 +338,135 @@ async def test_it_says_why_nothing_is_dealt():
     world.pump.end()
     await pump
     world.pump.close()
+
+
+# -- robots rules that cannot be had ------------------------------------------------------------------------------
+
+
+class Robots:
+    """A gate over real rules, and how the visit of a robots.txt ends."""
+
+    def __init__(self, world: World, outcome: Dropped) -> None:
+        cache = RulesCache(1 << 20)
+        self.gate = RobotsDesk(cache, name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=world.clock.wall)
+        self.outcome: Dropped | None = outcome
+        world.pump._robots = world.frontier._robots = self.gate
+        self.world = world
+
+    async def crawl(self, links, more=()) -> None:
+        world = self.world
+
+        async def work() -> None:
+            while (lease := await world.frontier.take()) is not None:
+                world.visits[lease.link.url] += 1
+                if lease.link.kind == "robots":
+                    outcome = self.outcome or Dropped("robots_denied", "rule")
+                    learned = self.gate.learn(lease.link, outcome)
+                    if self.outcome is None:
+                        record = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+                        self.gate.forgive()
+                        self.gate._cache.put(lease.link.anchor, record)
+                        learned = [(lease.link.anchor, record)]
+                    world.frontier.settle(lease, outcome)
+                    world.frontier.rules_learned(learned)
+                else:
+                    refused = self.gate.refuses(lease.link)
+                    world.frontier.settle(lease, Dropped(*refused) if refused else Dropped("skipped", "mime"))
+
+        async with asyncio.TaskGroup() as tasks:
+            pump = tasks.create_task(world.pump.run(world.recover))
+            crew = [tasks.create_task(work()) for _ in range(4)]
+            await (await world.frontier.admit(Admitted(tuple(links))))
+            for batch in more:
+                while world.frontier.counts.waiting:
+                    await asyncio.sleep(0)
+                self.outcome = None
+                await (await world.frontier.admit(Admitted(tuple(batch))))
+            world.frontier.seeds_ended()
+            await asyncio.wait(crew)
+            world.pump.end()
+            await pump
+        world.pump.close()
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+async def test_what_waits_for_rules_that_cannot_be_had_is_settled_however_long_its_host_rests(count):
+    """Its back-off is far longer than the test may last, and as long as the verdict is kept."""
+    world = World(delay=10_000.0)
+    ended = Dropped("connect_error", "refused", sign="failed")
+    await Robots(world, ended).crawl([*links(1, count), *(Link(f"http://other{n}.test/", f"other{n}.test") for n in range(5))])
+    assert world.frontier.counts.reasons["refused"] >= count
+    assert {url for url in world.visits if "//h0." in url} == {"http://h0.test/robots.txt"}
+    assert world.visits["http://h0.test/robots.txt"] == 1
+    assert world.frontier.counts.waiting == 0
+
+
+async def test_a_new_seed_has_the_robots_txt_asked_for_again():
+    world = World()
+    robots = Robots(world, Dropped("timeout", "first_byte_timeout", sign="mute"))
+    later = [Link(f"http://h0.test/later{n}", "h0.test", "seed") for n in range(30)]
+    await robots.crawl(links(1, 50), [later])
+    assert world.visits["http://h0.test/robots.txt"] == 2
+    assert sum(world.visits[link.url] for link in later) == 30
+    assert world.frontier.counts.reasons["first_byte_timeout"] >= 50
+
+
+async def test_rules_of_one_scheme_that_cannot_be_had_say_nothing_of_the_other():
+    """Both are one host on the bench."""
+    world = World()
+    robots = Robots(world, Dropped("tls_error", "handshake", sign="alive"))
+    read = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+    robots.gate._cache.put("http://h0.test", read)
+    mixed = [Link(f"{scheme}://h0.test/{n}", "h0.test") for n in range(700) for scheme in ("http", "https")]
+    await robots.crawl(mixed)
+    assert {url for url in world.visits if url.startswith("https:")} == {"https://h0.test/robots.txt"}
+    assert sum(url.startswith("http:") for url in world.visits) == 700
+    assert world.frontier.counts.reasons["handshake"] >= 700
+
+
+# -- hosts given up -----------------------------------------------------------------------------------------------
+
+
+async def test_lines_added_later_to_a_host_that_was_given_up_are_tried():
+    world = World(failures=3)
+    is_back = False
+
+    async def visit(lease):
+        await asyncio.sleep(0)
+        return Dropped("skipped", "mime", sign="alive") if is_back else Dropped("connect_error", "refused", sign="failed")
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.visits[lease.link.url] += 1
+            world.frontier.settle(lease, await visit(lease))
+
+    later = [Link(f"http://h0.test/later{n}", "h0.test", "seed") for n in range(2000)]
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(4)]
+        await (await world.frontier.admit(Admitted(tuple(links(1, 1500)))))
+        while world.frontier.counts.waiting:
+            await asyncio.sleep(0)
+        assert world.visits.total() == 3
+        is_back = True
+        await (await world.frontier.admit(Admitted(tuple(later))))
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert sum(world.visits[link.url] for link in later) == 2000
+    assert world.frontier.counts.reasons == {"refused": 3, "host_down": 1497, "mime": 2000}
+
+
+async def test_suspects_are_visited_and_committed_one_at_a_time():
+    """So that a commit that ends the process is known to have been one of them's doing."""
+    world = World(per_host=9)
+    together = []
+    write = world.files.write
+    world.files.write = lambda prepared: together.append(sum(s.lease.suspect for s in prepared.batch.settled)) or write(prepared)
+    claim = world.store.claim
+    world.store.claim = lambda *args: [replace(lease, suspect=True) for lease in claim(*args)]
+    await world.crawl(links(5, 8), drop)
+    assert world.visits.total() == 40
+    assert set(together) <= {0, 1} and sum(together) == 40

@@ -77,3 +77,27 @@ def test_slots_are_used_again(tmp_path):
     trace.heartbeat()
     assert began and os.path.getsize(tmp_path / "out") < 200
     trace.close()
+
+
+def test_the_visit_that_raised_is_known_however_short_it_was(tmp_path):
+    flown = InFlight(tmp_path / "out", 4)
+    other, guilty = flown.enter(b"other"), flown.enter(b"guilty")
+    flown.blame(guilty)
+    flown.leave(guilty)
+    flown.leave(other)
+    flown.heartbeat()
+    flown.close()
+    flown = InFlight(tmp_path / "out", 4)
+    assert (flown.found, flown.crashed) == ([b"guilty"], "")
+    flown.close()
+
+
+def test_visits_that_are_over_may_be_accused_as_far_as_there_is_room(tmp_path):
+    flown = InFlight(tmp_path / "out", 3)
+    out = flown.enter(b"out")
+    flown.accuse([b"one", b"two", b"three"])
+    flown.leave(out)
+    flown.close()
+    flown = InFlight(tmp_path / "out", 3)
+    assert sorted(flown.found) == [b"one", b"two"]
+    flown.close()

@@ -25,7 +25,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Known, Lease, Mark
 from crawler.frontier import open_reader
 from crawler.frontier.rocksdb.database import Database
-from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, encode
+from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 
 
 @pytest.fixture
@@ -238,6 +238,28 @@ def test_a_store_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None
         assert error.final and words in str(error)
         with pytest.raises(StorageError, match=words):
             open_reader(tmp_path / "store")
+
+
+def test_a_store_of_an_earlier_schema_goes_on_and_says_so(tmp_path: Path) -> None:
+    """It may now hold what the earlier version would misread."""
+    path = tmp_path / "store"
+    filled(path).store.close()
+    database = Database(path, 8 << 20, 20)
+    value = database.get("meta", SCHEMA_KEY)
+    assert value is not None
+    now = decode_schema(value)
+    batch = WriteBatch(raw_mode=True)
+    batch.put(SCHEMA_KEY, encode(Schema(SCHEMA - 1, now.url_rules, now.secret)), database.handle("meta"))
+    database.write(batch, sync=True)
+    database.close()
+    open_reader(path).close()
+    driver = Driver("embedded", path)
+    assert driver.store.state().counts.waiting == 600
+    driver.store.close()
+    database = Database(path, 8 << 20, 20)
+    value = database.get("meta", SCHEMA_KEY)
+    assert value is not None and decode_schema(value) == now
+    database.close()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Keys, Share
 from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
-from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
+from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.store import Limits
+from crawler.frontier.suspects import CRASHED, ROBOTS_SUSPECTS_MAX, robots_key
 
 DOWN = ("dns_error", "host_down")
 
@@ -33,7 +34,7 @@ def driver(kind: str, tmp_path: Path):
 
 @pytest.fixture
 def limited(kind: str, tmp_path: Path):
-    driver = Driver(kind, tmp_path / "store", Limits(depth_limited=True))
+    driver = Driver(kind, tmp_path / "store", Limits(depth_limited=True, sitemaps=True))
     yield driver
     driver.store.close()
 
@@ -289,6 +290,68 @@ def test_a_link_claimed_while_the_batch_is_written_has_the_depth_that_batch_foun
     assert limited.commit([link("a/0", depth=0)]) == [EXPAND]
 
 
+def test_a_sitemap_is_read_for_each_site_that_names_it_whatever_of_it_is_known(driver: Driver) -> None:
+    """Once a site, as the first or for its links alone: that has no second record."""
+    of_a, of_b = (link("m/s", "sitemap", anchor=f"http://{site}.test/") for site in "ab")
+    assert driver.commit([of_a, of_a, of_b]) == [NEW, KNOWN, EXPAND]
+    assert driver.commit([link("m/s", "seed"), of_b]) == [KNOWN, KNOWN]
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done) == (0, 2, 0)
+    first, second = driver.claim()
+    assert (first.link.kind, first.link.anchor) == ("sitemap", of_a.anchor)
+    assert (second.link.kind, second.link.anchor) == ("expand_sitemap", of_b.anchor)
+    driver.settle(first, done())
+    driver.settle(second, done(link("b/1")))
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.not_pages) == (1, 1, 0, {"sitemap": 1})
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.commit([of_a, of_b]) == [KNOWN, KNOWN]
+    assert driver.commit([link("m/s", "sitemap", anchor="http://c.test/")]) == [EXPAND]
+
+
+def test_a_page_or_seed_that_a_site_names_as_its_sitemap_is_read_as_one(limited: Driver) -> None:
+    limited.commit([link("a/s", "seed"), link("a/t", depth=1)])
+    for lease in limited.claim():
+        limited.settle(lease, done())
+    named = [link(name, "sitemap", anchor="http://a.test/") for name in ("a/s", "a/t")]
+    assert limited.commit(named) == [EXPAND, EXPAND]
+    assert [lease.link.kind for lease in limited.claim()] == ["expand_sitemap"] * 2
+    assert limited.commit([*named, link("a/s"), link("a/t", depth=1)]) == [KNOWN] * 4
+    known = limited.store.lookup(link("a/s").url)
+    assert isinstance(known, Known) and known.link.kind == "seed"
+
+
+def test_a_listed_sitemap_is_read_for_its_own_place_whatever_of_it_is_known(driver: Driver) -> None:
+    """As a line of a list, or what that redirects to, and only if it is called like one; a line stays a duplicate."""
+    names = ("m/sitemap?page=1", "m/feed.atom", "m/urls.TXT", "m/s.xml.gz", "m/page")
+    driver.commit([link(name, "sitemap", anchor="http://b.test/") for name in names])
+    lines = [link(name, kind, input=Input("list", 1)) for name in names for kind in ("seed", "redirect")]
+    assert driver.commit(lines) == [EXPAND, KNOWN] * 4 + [KNOWN] * 2
+    assert driver.commit(lines) == [KNOWN] * 10
+    assert driver.store.stats().lines == {"duplicate": 10}
+    assert sorted(lease.link.kind for lease in driver.claim()) == ["expand"] * 4 + ["sitemap"] * 5
+
+
+def test_where_no_sitemaps_are_read_none_is_expanded(kind: str, tmp_path: Path) -> None:
+    driver = Driver(kind, tmp_path / "store", Limits())
+    lines = [link("m/s.xml", "link"), link("m/s.xml", "seed", input=Input("list", 1))]
+    assert driver.commit(lines) == [NEW, KNOWN]
+    driver.store.close()
+
+
+def test_a_sitemap_of_another_site_is_tried_again_when_it_fails(driver: Driver) -> None:
+    driver.commit([link("m/s", "sitemap", anchor=f"http://{site}.test/") for site in "ab"])
+    first, second = driver.claim()
+    driver.commit((), [(first, done()), (second, retry(2))])
+    driver.now += 3
+    [again] = driver.claim()
+    assert (again.link.kind, again.link.attempt, again.link.anchor) == ("expand_sitemap", 2, "http://b.test/")
+    driver.settle(again, TIMEOUT)
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.retrying, counts.not_pages) == (0, 0, 0, {"sitemap": 1})
+
+
 def test_lines_that_are_no_url_of_their_own_are_counted(driver: Driver) -> None:
     fault = (Input("list", 9), "no URL", "syntax", None)
 
@@ -370,20 +433,43 @@ def test_a_host_given_up_has_its_links_settled_at_once(driver: Driver) -> None:
     assert counts.reasons == {"nxdomain": 1, "host_down": 5}
 
 
-def test_a_new_seed_tries_a_given_up_host_again_after_a_while(driver: Driver) -> None:
+def test_a_new_seed_tries_a_given_up_host_again(driver: Driver) -> None:
+    """When its rest is over; one more failure is enough to give it up anew."""
     driver.commit([link("a/0", "seed")])
-    driver.settle(driver.claim_one("a/0"), Dropped("dns_error", "nxdomain"), HostRest(driver.now, 8, DOWN))
-    driver.now += REVIVE_AFTER_S / 2
-    driver.commit([link("a/1", "seed")])
-    lease = driver.claim_one("a/1")
-    assert lease.down == DOWN
-    driver.settle(lease, Dropped(*DOWN), HostRest(driver.now, 8, DOWN))
-    driver.now += REVIVE_AFTER_S / 2 + 1
+    rest = HostRest(driver.now + 600, 8, DOWN, 2, True)
+    driver.settle(driver.claim_one("a/0"), Dropped("dns_error", "nxdomain"), rest)
     driver.commit([link("a/2")])  # a link does not
     assert [lease.down for lease in driver.claim()] == [DOWN]
     driver.commit([link("a/3", "seed")])
     [lease] = driver.claim(0, 0, {"a.test": 1})
-    assert lease.down is None and lease.failures == 0
+    assert (lease.down, lease.failures, lease.busy, lease.has_answered) == (None, 7, 2, True)
+    assert lease.due == rest.due
+
+
+def test_a_host_given_up_by_an_earlier_process_is_tried_again(tmp_path: Path) -> None:
+    """It may be there now, or the settings right; one more failure is enough to give it up anew."""
+    driver = Driver("embedded", tmp_path / "store")
+    driver.commit([link(f"a/{i}") for i in range(9)])
+    [lease] = driver.claim(per_host=1)
+    driver.settle(lease, TIMEOUT, HostRest(driver.now, 8, DOWN, 0, True))
+    driver.now += 1
+    driver.reopen()
+    [lease] = driver.claim(per_host=1)
+    assert (lease.down, lease.failures, lease.has_answered) == (None, 7, True)
+    assert lease.due == driver.now + REST
+    driver.settle(lease, TIMEOUT, HostRest(driver.now, 8, DOWN, 0, True))
+    assert [lease.down for lease in driver.claim(per_host=3)] == [DOWN] * 3
+    driver.store.close()
+
+
+def test_that_a_host_has_answered_is_never_forgotten(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1"), link("a/2")])
+    driver.settle(driver.claim_one("a/0"), TIMEOUT, HostRest(driver.now, 0, None, 0, True))
+    driver.settle(driver.claim_one("a/1"), TIMEOUT, HostRest(driver.now, 1, None, 0, False))
+    if driver.kind == "embedded":
+        driver.reopen()
+    driver.now += REST
+    assert driver.claim_one("a/2").has_answered
 
 
 def test_revived_urls_are_visited_once_more(driver: Driver) -> None:
@@ -430,9 +516,10 @@ def test_a_url_that_stood_in_no_queue_is_settled_all_the_same(driver: Driver) ->
     assert driver.store.revive(frozenset({"http_error"})) == 0
 
 
-def counted(driver: Driver) -> tuple[int, int, int, Mapping[str, int], Mapping[str, int]]:
+def counted(driver: Driver, aside: int = 0) -> tuple[int, int, int, Mapping[str, int], Mapping[str, int]]:
+    """``aside``: how many wait that are no pages."""
     counts = driver.store.stats()
-    assert counts.known == counts.waiting + counts.retrying + counts.done
+    assert counts.known == counts.waiting - aside + counts.retrying + counts.done
     assert counts.all_known - counts.known == counts.all_done - counts.done == sum(counts.not_pages.values())
     return counts.known, counts.waiting + counts.retrying, counts.done, counts.outcomes, counts.not_pages
 
@@ -454,16 +541,16 @@ def test_a_robots_txt_that_is_a_page_as_well_stays_one(driver: Driver) -> None:
     assert counted(driver) == (1, 0, 1, {"http_error": 1}, {})
 
 
-def test_sitemaps_are_work_while_they_wait_and_no_pages_once_they_are_settled(driver: Driver) -> None:
+def test_sitemaps_are_work_while_they_wait_and_no_pages(driver: Driver) -> None:
     driver.commit([link("a/map", "sitemap"), link("a/map2", "sitemap"), link("a/0")])
-    assert counted(driver) == (3, 3, 0, {}, {})
+    assert counted(driver, 2) == (1, 3, 0, {}, {})
     driver.settle(driver.claim_one("a/map"), done(link("a/1"), outcome="ok"))
-    assert counted(driver) == (3, 3, 0, {}, {"sitemap": 1})
+    assert counted(driver, 1) == (2, 3, 0, {}, {"sitemap": 1})
     driver.settle(driver.claim_one("a/map2"), TIMEOUT)
     assert counted(driver) == (2, 2, 0, {}, {"sitemap": 2})
     assert driver.commit([link("a/map"), link("a/map", "sitemap"), link("a/map", "seed")]) == [KNOWN] * 3
     assert driver.store.revive(frozenset({"timeout"})) == 1
-    assert counted(driver) == (3, 3, 0, {}, {"sitemap": 1})
+    assert counted(driver, 1) == (2, 3, 0, {}, {"sitemap": 1})
     for name in ("a/0", "a/1", "a/map2"):
         driver.settle(driver.claim_one(name), done())
     assert counted(driver) == (2, 0, 2, {"ok": 2}, {"sitemap": 2})
@@ -494,6 +581,42 @@ def test_suspects_count_as_attempts_and_are_given_up_in_the_end(driver: Driver) 
     driver.now += 2
     [lease] = driver.claim(0, 0, {"a.test": 1})
     assert lease.link.attempt == 3 and not lease.suspect
+
+
+def test_a_robots_visit_is_suspected_until_it_ends_otherwise(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    keys = {host: robots_key(f"http://{host}.test") for host in "ab"}
+    driver.store.set_suspects({keys["a"]: 1, keys["b"]: CRASHES_MAX})
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.suspects() == {keys["a"]: 1, keys["b"]: CRASHES_MAX}
+    visits = {host: Lease(link(f"{host}/robots.txt", "robots", anchor=f"http://{host}.test"), b"") for host in "ab"}
+    driver.commit((), [(visits["b"], CRASHED)])
+    assert keys["b"] in driver.store.suspects()
+    driver.commit((), [(visits["a"], TIMEOUT)])
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.suspects() == {keys["b"]: CRASHES_MAX}
+
+
+def test_a_revived_url_has_its_robots_txt_suspected_no_more(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    driver.settle(driver.claim_one("a/0"), CRASHED)
+    driver.store.set_suspects({robots_key("http://a.test"): CRASHES_MAX})
+    assert driver.store.revive(frozenset({"skipped"})) == 1
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.suspects() == {}
+
+
+def test_suspected_robots_visits_are_bounded(driver: Driver) -> None:
+    driver.store.set_suspects({robots_key(f"http://h{n}.test"): 1 + (n < 10) for n in range(ROBOTS_SUSPECTS_MAX)})
+    driver.store.set_suspects({robots_key(f"http://more{n}.test"): 2 for n in range(100)})
+    if driver.kind == "embedded":
+        driver.reopen()
+    kept = driver.store.suspects()
+    assert len(kept) == ROBOTS_SUSPECTS_MAX
+    assert sum(count == 2 for count in kept.values()) == 110
 
 
 # -- what else it keeps -------------------------------------------------------------------------------------------
@@ -633,13 +756,3 @@ def test_a_store_of_another_crawl_is_no_part_of_this_one(tmp_path: Path) -> None
     Driver("embedded", tmp_path / "store", share=share_of("a")).store.close()
     with pytest.raises(StorageError, match="another crawl"):
         Driver("embedded", tmp_path / "store", share=replace(share_of("a"), secret=12))
-
-
-def test_what_a_line_leads_to_when_it_is_expanded_is_no_lines(limited: Driver) -> None:
-    """The line that found a page again, nearer, has its row."""
-    limited.commit([link("a/0", depth=2)])
-    limited.settle(limited.claim_one("a/0"), done())
-    assert limited.commit([link("a/0", "seed", input=Input("list", 1), extra="{}")]) == [EXPAND]
-    lease = limited.claim_one("a/0")
-    assert (lease.link.kind, lease.link.depth) == ("expand", 0)
-    assert (lease.link.input, lease.link.as_listed, lease.link.extra) == (None, None, None)

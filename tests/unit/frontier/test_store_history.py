@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
-from crawler.core.model import Done, Known, Lease, Link, Outcome, Retry
-from crawler.frontier.host_state import CRASHES_MAX, REVIVE_AFTER_S
+from crawler.core.model import EXPANDED, Done, Input, Known, Lease, Link, Outcome, Retry
+from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.rocksdb.reader import manifest
 from crawler.frontier.store import Limits
 
@@ -44,6 +44,10 @@ class Host:
     rest: HostRest = field(default_factory=lambda: HostRest(0.0))
     admitted: int = 0
 
+    @property
+    def ready_at(self) -> float:
+        return self.since if self.rest.down else self.due
+
 
 class Model:
     """The same promises, held by looking at everything every time."""
@@ -51,6 +55,7 @@ class Model:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.depths: dict[str, int] = {}
+        self.roles: set[tuple[str, str | None]] = set()
         self.items: list[Item] = []
         self.pages: dict[str, Known] = {}
         self.hosts: dict[str, Host] = {}
@@ -71,6 +76,8 @@ class Model:
             admitted = (host.admitted if host else 0) + self.new_in(fresh, links, one.host)
             queries = self.queries.setdefault(path, set())
             bounded = one.kind in ("link", "sitemap")
+            is_listed_sitemap = one.input is not None and "sitemap" in one.url
+            role = (one.url, one.anchor or one.url) if one.kind == "sitemap" or is_listed_sitemap else None
             if one.url in self.depths:
                 verdict = KNOWN
                 if self.limits.depth_limited and one.depth < self.depths[one.url]:
@@ -87,6 +94,9 @@ class Model:
                 self.depths[one.url] = one.depth
                 if query:
                     queries.add(query)
+            if role is not None and role not in self.roles and verdict not in (HOST_BUDGET, QUERY_EXPLOSION):
+                self.roles.add(role)
+                verdict = EXPAND if verdict == KNOWN else verdict
             fresh.append(verdict)
         return fresh
 
@@ -105,20 +115,19 @@ class Model:
 
     def rest(self, name: str, rest: HostRest, now: float) -> None:
         host = self.host(name, now)
-        if not (rest.down and host.rest.down):
-            host.since = now
-        host.rest, host.due = rest, now if rest.down else rest.due
+        has_answered = host.rest.has_answered or rest.has_answered
+        host.rest, host.since, host.due = replace(rest, has_answered=has_answered), now, rest.due
 
     def enter(self, one: Link, verdict: int, now: float) -> None:
         host = self.host(one.host, now)
         if verdict == EXPAND:
-            expand = replace(one, kind="expand", input=None, listed=None, extra=None)
-            self.items.append(Item(expand, one.priority, self.ticket(), settled_before=True))
+            again = replace(one, kind="expand_sitemap" if one.kind == "sitemap" else "expand")
+            self.items.append(Item(again, one.priority, self.ticket(), settled_before=True))
             return
         host.admitted += 1
         self.items.append(Item(one, one.priority, self.ticket()))
-        if one.kind == "seed" and host.rest.down and now - host.since >= REVIVE_AFTER_S:
-            host.rest, host.due = HostRest(now, 0, None, host.rest.busy), now
+        if one.kind == "seed" and host.rest.down:
+            host.rest = replace(host.rest, failures=max(0, host.rest.failures - 1), down=None)
 
     def promote(self, now: float) -> None:
         for item in sorted(self.items, key=lambda item: (item.at or 0.0, item.link.priority, item.ticket)):
@@ -150,13 +159,20 @@ def copy_as_it_lies(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
 
 
-PATHS = [f"{host}/{path}" for host in "abc" for path in ("", "1", "2", "3", "x?1", "x?2", "x?3", "x?4")]
-links = st.builds(
-    link,
-    st.sampled_from(PATHS),
-    st.sampled_from(["link", "link", "link", "seed", "redirect"]),
-    depth=st.integers(0, 3),
-    priority=st.sampled_from([128, 128, 128, 127, 16, 0]),
+PATHS = [f"{host}/{path}" for host in "abc" for path in ("", "1", "2", "3", "x?1", "x?2", "x?3", "x?4", "sitemap")]
+paths = st.sampled_from(PATHS)
+priorities = st.sampled_from([128, 128, 128, 127, 16, 0])
+sites = st.sampled_from(["http://a.test/", "http://b.test/"])
+links = st.one_of(
+    st.builds(
+        link,
+        paths,
+        st.sampled_from(["link", "link", "link", "seed", "redirect"]),
+        depth=st.integers(0, 3),
+        priority=priorities,
+    ),
+    st.builds(link, paths, st.sampled_from(["seed", "redirect"]), priority=priorities, input=st.just(Input("list", 1))),
+    st.builds(link, paths, st.just("sitemap"), anchor=sites, depth=st.integers(0, 1), priority=priorities),
 )
 VIA = "http://via.test/"
 found = links.map(lambda one: replace(one, via=VIA, anchor=VIA))
@@ -170,11 +186,12 @@ outcomes = st.one_of(
     st.builds(retry, st.floats(0.0, 30.0)),
 )
 rests = st.builds(
-    lambda wait, failures, down, busy: (wait, failures, DOWN if down else None, busy),
+    lambda wait, failures, down, busy, has_answered: (wait, failures, DOWN if down else None, busy, has_answered),
     st.floats(0.0, 20.0),
     st.integers(0, 9),
     st.integers(0, 5).map(lambda n: n == 0),
     st.integers(0, 3),
+    st.booleans(),
 )
 
 
@@ -185,7 +202,7 @@ class StoreHistory(RuleBasedStateMachine):
     def begin(self, depth: bool, pages: int, queries: int) -> None:
         self.root = Path(tempfile.mkdtemp())
         self.turn = 0
-        limits = Limits(depth, pages, queries)
+        limits = Limits(depth, pages, queries, sitemaps=True)
         self.model = Model(limits)
         with patch("crawler.frontier.rocksdb.opening.secrets.randbits", return_value=7):  # or no history could be replayed
             self.driver = Driver(self.kind, self.root / "0", limits)
@@ -202,7 +219,7 @@ class StoreHistory(RuleBasedStateMachine):
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.01, 1.0, 7.0, REVIVE_AFTER_S]))
+    @rule(seconds=st.sampled_from([0.01, 1.0, 7.0, 3600.0]))
     def wait(self, seconds: float) -> None:
         self.driver.now += seconds
 
@@ -217,7 +234,7 @@ class StoreHistory(RuleBasedStateMachine):
             by_host.setdefault(lease.link.host, []).append(lease)
         asked = {host for host in wanted if any(not item.out for item in model.waiting(host))}
         assert asked <= by_host.keys()
-        free = [host for host in model.free_hosts() if model.hosts[host].due <= now and host not in asked]
+        free = [host for host in model.free_hosts() if model.hosts[host].ready_at <= now and host not in asked]
         assert len(by_host.keys() - asked) == min(hosts, len(free))
         assert by_host.keys() - asked <= set(free)
         for host, got in by_host.items():
@@ -236,11 +253,15 @@ class StoreHistory(RuleBasedStateMachine):
             depth = min(depth, self.model.depths[item.link.url])
         assert lease.link == replace(item.link, depth=depth, attempt=item.link.attempt + item.crashes)
         crashed = ("skipped", "crashed") if item.crashes >= CRASHES_MAX else None
-        assert lease.suspect == (item.crashes > 0) and lease.down == (host.rest.down or crashed)
-        assert (lease.failures, lease.busy) == (host.rest.failures, host.rest.busy)
+        down, failures = host.rest.down, host.rest.failures
+        is_old = self.kind == "embedded" and host.since <= self.opened_at
+        if down and is_old:
+            down, failures = None, max(0, failures - 1)
+        assert lease.suspect == (item.crashes > 0) and lease.down == (down or crashed)
+        assert (lease.failures, lease.busy, lease.has_answered) == (failures, host.rest.busy, host.rest.has_answered)
         assert lease.known == (self.model.pages.get(lease.link.url) if item.settled_before else None)
-        due = 0.0 if host.rest.down else host.due
-        if self.kind == "embedded" and not host.rest.down and host.since <= self.opened_at:
+        due = 0.0 if down else host.due
+        if is_old:
             due = max(due, self.opened_at + REST)
         assert lease.due == due
         assert lease.key not in self.out
@@ -255,17 +276,21 @@ class StoreHistory(RuleBasedStateMachine):
         now = self.driver.now
         hosts = {}
         for lease, _ in settled:
-            wait, failures, down, busy = data.draw(rests)
-            hosts[lease.link.host] = HostRest(now + wait, failures, down, busy)
+            wait, *rest = data.draw(rests)
+            hosts[lease.link.host] = HostRest(now + wait, *rest)
         found = [one for _, outcome in settled if isinstance(outcome, Done) for one in outcome.outlinks]
-        before = dict(self.model.depths), {path: set(queries) for path, queries in self.model.queries.items()}
+        before = (
+            dict(self.model.depths),
+            set(self.model.roles),
+            {path: set(queries) for path, queries in self.model.queries.items()},
+        )
         secret = self.driver.store.secret()
         given = [(lease, packed(outcome, secret) if pack else outcome) for lease, outcome in settled]
         prepared = self.driver.prepare(admitted, given, hosts)
         fresh = self.model.verdicts(found + admitted, {lease.link.url: outcome for lease, outcome in settled})
         assert list(prepared.fresh) == fresh
         if give_up == 0:
-            self.model.depths, self.model.queries = before
+            self.model.depths, self.model.roles, self.model.queries = before
             return self.rewind(data)
         if between:
             self.claim(3, 1, {})
@@ -289,7 +314,7 @@ class StoreHistory(RuleBasedStateMachine):
                 item.at, item.failed, item.ticket = now + outcome.after, True, model.ticket()
                 continue
             model.items.remove(item)
-            if item.link.kind != "expand":
+            if item.link.kind not in EXPANDED:
                 model.pages[lease.link.url] = Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)
         for host, rest in hosts.items():
             model.rest(host, rest, now)
@@ -319,11 +344,11 @@ class StoreHistory(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(["timeout", "ok", "dns_error"]))
     def revive(self, outcome: str) -> None:
         model = self.model
-        queued = {item.link.url for item in model.items if item.link.kind != "expand"}
+        queued = {item.link.url for item in model.items if item.link.kind not in EXPANDED}
         chosen = {url: page for url, page in model.pages.items() if page.outcome == outcome and url not in queued}
         for page in chosen.values():
             host = model.hosts[page.link.host]
-            host.rest = HostRest(host.due, 0, None, host.rest.busy)
+            host.rest = replace(host.rest, failures=0, down=None)
         assert self.driver.store.revive(frozenset({outcome})) == len(chosen)
         order = {url: at for at, url in enumerate(model.pages)}
         if self.kind == "embedded":  # by fingerprint: any order is right, this one has to be known to compare
@@ -357,9 +382,11 @@ class StoreHistory(RuleBasedStateMachine):
         if not hasattr(self, "driver"):
             return
         counts, model = self.driver.store.stats(), self.model
-        queued = {item.link.url for item in model.items if item.link.kind != "expand"}
-        settled = [page for url, page in model.pages.items() if url not in queued]
-        assert counts.known == len(model.depths)
+        queued = {item.link.url for item in model.items if item.link.kind not in EXPANDED}
+        settled = [page for url, page in model.pages.items() if url not in queued and page.link.kind != "sitemap"]
+        waiting = {item.link.url for item in model.items if item.link.kind == "sitemap"}
+        sitemaps = waiting | {url for url, page in model.pages.items() if page.link.kind == "sitemap" and url not in queued}
+        assert counts.known == len(model.depths.keys() - sitemaps)
         assert counts.waiting == sum(not item.failed for item in model.items)
         assert counts.retrying == sum(item.failed for item in model.items)
         assert counts.done == len(settled) == sum(counts.outcomes.values())
@@ -370,7 +397,7 @@ class StoreHistory(RuleBasedStateMachine):
     def every_url_is_known_as_what_it_is(self) -> None:
         if not hasattr(self, "driver"):
             return
-        failed = {item.link.url for item in self.model.items if item.failed}
+        failed = {item.link.url for item in self.model.items if item.failed and item.link.kind not in EXPANDED}
         for name in PATHS:
             url = link(name).url
             state = "retrying" if url in failed else "waiting" if url in self.model.depths else None
@@ -380,7 +407,7 @@ class StoreHistory(RuleBasedStateMachine):
     def what_comes_next_is_known(self) -> None:
         if not hasattr(self, "driver"):
             return
-        times = [self.model.hosts[host].due for host in self.model.free_hosts()]
+        times = [self.model.hosts[host].ready_at for host in self.model.free_hosts()]
         times += [item.at for item in self.model.items if item.at is not None]
         assert self.driver.store.next_due() == min(times, default=None)
 

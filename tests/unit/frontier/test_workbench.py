@@ -8,6 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
 from crawler.frontier.workbench import LANES_MAX, Workbench, size
 
@@ -93,7 +94,7 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
         elif step == "release" and out:
             done = out.pop(n % len(out))
             if flag:
-                bench.release(done, now + n)
+                bench.release(done, HostRest(now + n))
                 name = done.link.host
                 rest_until[name] = max(rest_until.get(name, 0.0), now + n)
                 if by_domain:
@@ -103,7 +104,7 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
             elif done.link.kind != "robots":
                 bench.give_back(done)
             else:
-                bench.release(done, now)
+                bench.release(done, HostRest(now))
                 gone[done.key] += 1
         elif step == "clear" and host in bench:
             for lost in bench.clear(host):
@@ -132,7 +133,7 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
             out.append(taken)
         if not out:
             break
-        bench.release(out.pop(), now)
+        bench.release(out.pop(), HostRest(now))
     assert bench.waiting == 0, "a link was never dealt"
 
 
@@ -141,7 +142,7 @@ def test_two_visits_at_a_time_start_together_and_rest_together():
     bench.put([lease("a.test", n) for n in range(5)])
     first, second = bench.take(0.0), bench.take(0.0)
     assert first and second and bench.take(0.0) is None
-    bench.release(first, 1.0)
+    bench.release(first, HostRest(1.0))
     assert bench.take(0.5) is None
     assert bench.take(1.0) is not None
 
@@ -153,7 +154,7 @@ def test_hosts_take_turns():
     for now in range(8):
         while (taken := bench.take(float(now))) is not None:
             turns.append(taken.link.host)
-            bench.release(taken, now + 1.0)
+            bench.release(taken, HostRest(now + 1.0))
     assert Counter(turns) == {"a.test": 8, "b.test": 8}
 
 
@@ -163,7 +164,7 @@ def test_a_hungry_hosts_share_doubles_up_to_the_bound():
     wanted = []
     for n in range(6):
         while (taken := bench.take(0.0)) is not None:
-            bench.release(taken, 0.0)
+            bench.release(taken, HostRest(0.0))
         wanted.append(bench.shortage("a.test", 32))
         bench.put([lease("a.test", 100 * n + i) for i in range(wanted[-1])])
         assert bench.shortage("a.test", 32) == 0, "it has just been fed"
@@ -190,7 +191,7 @@ def test_visits_spread_over_hosts(hosts, per_host, workers):
     assert len(taken) == min(workers, hosts * per_host)
     assert max(out.values()) - min(out[f"h{host}.test"] for host in range(hosts)) <= 1
     for each in taken:
-        bench.release(each, 0.0)
+        bench.release(each, HostRest(0.0))
         again = bench.take(0.0)
         out[each.link.host] -= 1
         if again is not None:
@@ -206,5 +207,5 @@ def test_a_host_that_was_dealt_is_behind_all_that_were_not():
     for _ in range(20):
         taken = bench.take(0.0)
         order.append(taken.link.host)
-        bench.release(taken, 0.0)
+        bench.release(taken, HostRest(0.0))
     assert order == [f"h{n % 5}.test" for n in range(20)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections import Counter
 
@@ -17,9 +18,10 @@ from crawler.core import urls
 from crawler.core.batch import Settled
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
-from crawler.output.archive.reader import open_body
+from crawler.output.archive import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
 from crawler.policy.judge import Judge
+from crawler.resources.memory_plan import WRITE_BYTES
 
 
 @pytest.fixture
@@ -33,10 +35,13 @@ A = "http://a.example.org/"
 B = "http://b.example.org/"
 
 
+CUT = (("body_cut", "8 bytes of it came"), ("outlinks", "3 references were left out"))
+
+
 def test_a_row_has_every_field(crawl):
     page = crawl.page(A, status=203, mime="text/html", charset="utf-8", truncated="length")
     link = seed(A, 7, given="HTTP://a.example.org", tag="t", depth=2, hops=1, via=B, attempt=3)
-    known, (row,) = visit(crawl, link, Done(page, "truncated", "cut"))
+    known, (row,) = visit(crawl, link, Done(page, "truncated", "cut", encoding="UTF-8", cut=CUT))
     assert list(row) == ["schema", *FIELDS]
     assert row == {
         "schema": 1,
@@ -67,6 +72,9 @@ def test_a_row_has_every_field(crawl):
         "robots": None,
         "listed": "HTTP://a.example.org",
         "extra": None,
+        "encoding": "UTF-8",
+        "cut": "body_cut,outlinks",
+        "fault": "body_cut: 8 bytes of it came; outlinks: 3 references were left out",
     }
     assert row_at(crawl.root, known.row) == row
     assert known.digest == page.body.sha1
@@ -97,7 +105,7 @@ def test_retry_and_expand_write_nothing(crawl):
     crawl.commit(links=[seed(A, 1), Link(B, "b.example.org", "expand")])
     for lease in crawl.claim():
         expand = lease.link.url == B
-        crawl.commit([Settled(lease, Done(crawl.page(B), "ok") if expand else Retry("timeout", "total_timeout", 9.0), 1e9)])
+        crawl.commit([Settled(lease, Done(crawl.page(B), "ok") if expand else Retry("timeout", "total_timeout"), 1e9)])
         assert crawl.known == [None]
     assert crawl.rows() == []
     assert crawl.store.marks() == {}
@@ -294,14 +302,7 @@ def end_of(web, at):
 def test_every_listed_line_has_one_final_row_and_it_is_that_of_its_page(tmp_path_factory, webs, lines, number):
     dice = random.Random(number)
     crawl = Crawl(tmp_path_factory.mktemp("j"), roll_size=4000)
-    judge = Judge(
-        retries=1,
-        max_redirects=10,
-        rules=urls.Rules(),
-        backoff_max_s=1.0,
-        rest=lambda link, first_byte: 0.0,
-        jitter=dice.random,
-    )
+    judge = Judge(retries=1, max_redirects=10, rules=urls.Rules())
     crawl = run_out(crawl, judge, webs[0], dice, lines)
     listed = Counter(row["input"]["line"] for row in crawl.rows() if row["final"] and row["input"])
     assert listed == Counter(range(1, len(lines) + 1))
@@ -371,3 +372,32 @@ def test_bytes_written_count_from_the_opening(tmp_path):
     grown = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) - before
     assert again.journal.written_bytes == grown > 0
     again.journal.close()
+
+
+@pytest.mark.parametrize("kind", ["warc", "files", "discard"])
+def test_what_is_written_takes_little_memory_however_much_it_is(tmp_path, kind):
+    crawl = Crawl(tmp_path, kind)
+    held = []
+
+    def chunks():
+        for _ in range(128):
+            yield os.urandom(64 << 10)
+
+    bodies = [crawl.page(f"{A}{n}", chunks(), mime="application/octet-stream") for n in range(2)]
+    pages = [*bodies, *(crawl.page(f"{B}{n}", b"<p>" * n, headers=((b"X", b"x" * 5000),)) for n in range(90))]
+    crawl.commit(links=[seed(page.url, at) for at, page in enumerate(pages)])
+    leases = {lease.link.url: lease for lease in crawl.claim(1000)}
+    append = crawl.journal._archive.append
+
+    def watched(*args):
+        held.append(crawl.journal.memory_used)
+        return append(*args)
+
+    crawl.journal._archive.append = watched
+    prepared = crawl.prepare([Settled(leases[page.url], Done(page, "ok")) for page in pages])
+    known = crawl.journal.append(prepared)
+    assert 0 < max(held) <= WRITE_BYTES
+    assert (crawl.journal.memory_used > 0) == bool(crawl.journal._results.buffered)
+    crawl.store.commit(prepared, known, crawl.journal.sync())
+    assert crawl.journal.memory_used == 0
+    crawl.journal.close()

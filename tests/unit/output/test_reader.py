@@ -11,8 +11,8 @@ from support.pages import Crawl, seed, visit
 import crawler
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Link
+from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import Limits, open_store
-from crawler.output.reader import Reading
 
 A = "http://a.example.org/"
 
@@ -58,32 +58,34 @@ def test_rows_of_an_earlier_version_lack_the_newest_fields(crawl):
     """They are read, exported and joined all the same."""
     from crawler.output.export import json_line
     from crawler.output.final_rows import csv_lines
+    from crawler.parse.encoding import read_text
 
+    newest = ("listed", "extra", "encoding", "cut", "fault")
     visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
-    with Reading(crawl.root) as reading:
-        old = [{name: value for name, value in row.items() if name not in ("listed", "extra")} for row in reading.final()]
-        assert orjson.loads(b"".join(json_line(old[0], io.BytesIO(b"x"))))["listed"] is None
+    with open_crawl_reader(crawl.root) as reader:
+        old = [{name: value for name, value in row.items() if name not in newest} for row in reader.final()]
+        assert orjson.loads(b"".join(json_line(old[0], io.BytesIO(b"x"), read_text)))["listed"] is None
         assert [line.count(",") for line in csv_lines(old)] == [next(csv_lines(())).count(",")] * 2
 
 
 def test_what_is_open_shows_one_commit(crawl):
     visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
-    with Reading(crawl.root) as reading:
+    with open_crawl_reader(crawl.root) as reader:
         visit(crawl, seed(A + "2", 2), Done(crawl.page(A + "2"), "ok"))
         crawl.commit(links=[seed(A, 3)])
-        assert [row["url"] for _, row in reading.rows()] == [A]
-        assert [row["input"]["line"] for row in reading.final()] == [1]
-        assert reading.verify(print).faults == 0
-    with Reading(crawl.root) as reading:
-        assert [(row["input"]["line"], row["outcome"]) for row in reading.final()] == [(1, "ok"), (2, "ok"), (3, "ok")]
-        known = reading.lookup("HTTP://a.example.org")
-        with reading.body(known.archive) as body:
+        assert [row["url"] for _, row in reader.rows()] == [A]
+        assert [row["input"]["line"] for row in reader.final()] == [1]
+        assert reader.verify(print).faults == 0
+    with open_crawl_reader(crawl.root) as reader:
+        assert [(row["input"]["line"], row["outcome"]) for row in reader.final()] == [(1, "ok"), (2, "ok"), (3, "ok")]
+        known = reader.lookup("HTTP://a.example.org")
+        with reader.body(known.archive) as body:
             assert body.read() == b"<p>hello"
-        assert reading.lookup(A + "never") is None
+        assert reader.lookup(A + "never") is None
         with pytest.raises(FetchError):
-            reading.lookup("no url")
+            reader.lookup("no url")
 
 
 def test_a_directory_without_a_crawl_is_named(tmp_path):
     with pytest.raises(StorageError, match="frontier"):
-        Reading(tmp_path)
+        open_crawl_reader(tmp_path)

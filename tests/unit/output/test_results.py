@@ -197,8 +197,8 @@ def test_long_rows_pass_and_reading_is_bounded(book):
 
 def test_a_result_opens_the_body_its_row_names(book):
     place = {"file": "warc/x.warc.gz", "offset": 7, "length": 9}
-    book.results.append({"url": "u1", "archive": place})
-    book.results.append({"url": "u2", "archive": {**place, "offset": 70, "revisit_of": place}})
+    book.results.append({"url": "u1", "archive": place, "bytes_decoded": 5})
+    book.results.append({"url": "u2", "archive": {**place, "offset": 70, "revisit_of": place}, "bytes_decoded": 5})
     book.results.append({"url": "u3", "archive": {"path": "files/ab/cd/x.html"}, "bytes_decoded": 5})
     book.results.append({"url": "u4", "archive": None})
     book.commit()

@@ -7,15 +7,14 @@ import shutil
 
 import pytest
 from support.daemons import daemon, served
-from support.programs import LOCAL, crawler
+from support.programs import LOCAL, command, crawler
 from support.sinful import Site, head, running, stay
 
 from crawler import read
-from crawler.cli.main import main
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
+from crawler.crawl.reading import open_crawl_reader
 from crawler.output.file_names import GONE, UNNAMED, expired, noticed, number_of, retired_in
-from crawler.output.reader import Reading
 from crawler.output.retention import Retention
 
 
@@ -232,20 +231,20 @@ async def test_a_file_that_was_moved_while_nothing_ran_ends_the_crawl_until_some
         (["warc/none"], "no such file"),
         ([f"warc/{max(os.listdir(root / 'warc'))}"], "there"),
     ):
-        done = crawler("retire", str(root), *wrong)
+        done = command("retire", str(root), *wrong)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
-    done = crawler("retire", str(root), file)
+    done = command("retire", str(root), file)
     assert done.returncode == 0 and f"{file} is retired" in done.stderr
-    assert crawler("retire", str(root), "--missing").stderr == ""
+    assert command("retire", str(root), "--missing").stderr == ""
     await crawled(root, site, 3)
 
     (url,) = good(site, 1)
-    done = crawler("cat", str(root), url)
+    done = command("cat", str(root), url)
     assert (done.returncode, "is no longer kept" in done.stderr, "Traceback" in done.stderr) == (4, True, False)
-    assert "no longer kept" in crawler("why", url, "--data", str(root)).stdout
-    done = crawler("export", str(root))
+    assert "no longer kept" in command("why", url, "--data", str(root)).stdout
+    done = command("export", str(root))
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and "1 bodies are no longer kept" in done.stderr
-    assert crawler("verify", str(root)).returncode == 0
+    assert command("verify", str(root)).returncode == 0
     gone, *kept = list(read(root))
     with pytest.raises(LookupError, match="no longer kept"):
         gone.open()
@@ -258,14 +257,14 @@ async def test_rows_that_were_retired_are_passed_over(tmp_path, site):
     await crawled(root, site, 1, 2, 3)
     (root / "results" / "results-000000.jsonl").unlink()
     (root / "results" / "results-000002.jsonl").unlink()
-    done = crawler("retire", str(root), "--missing")
+    done = command("retire", str(root), "--missing")
     assert done.returncode == 0, done.stderr
     await crawled(root, site, 4)
-    urls = [json.loads(line)["url"] for line in crawler("results", str(root)).stdout.splitlines()]
+    urls = [json.loads(line)["url"] for line in command("results", str(root)).stdout.splitlines()]
     assert urls == good(site, 2, 4)
     assert (root / "results" / "results-000003.jsonl").exists(), "no number is given twice"
-    assert crawler("verify", str(root)).returncode == 0
-    assert crawler("results", str(root), "--final").returncode == 0
+    assert command("verify", str(root)).returncode == 0
+    assert command("results", str(root), "--final").returncode == 0
 
 
 async def test_a_running_crawl_notices_and_deletes_and_answers_for_it(tmp_path, site):
@@ -322,18 +321,18 @@ async def test_nothing_is_asked_by_condition_whose_body_was_retired(tmp_path):
                 await d.until(waiting=0, in_flight=0, done=1)
             assert (b"If-None-Match" in site.requests[-1]) is False, "the first, and after it was retired"
             if not is_retired:
-                assert main(["retry", str(tmp_path), "--outcome", "ok"]) == 0
+                assert command("retry", str(tmp_path), "--outcome", "ok").returncode == 0
                 async with daemon(tmp_path, roll_size=1) as d:
                     await d.until(waiting=0, in_flight=0, done=1)
                 assert b"If-None-Match" in site.requests[-1]
                 for path in (tmp_path / "warc").iterdir():
                     path.unlink()
-                assert main(["retire", str(tmp_path), "--missing"]) == 0
-                assert main(["retry", str(tmp_path), "--outcome", "ok"]) == 0
+                assert command("retire", str(tmp_path), "--missing").returncode == 0
+                assert command("retry", str(tmp_path), "--outcome", "ok").returncode == 0
 
 
 def test_retention_of_bodies_that_stand_for_many_pages_is_refused(tmp_path):
-    done = crawler("run", "http://a.test/", "-o", str(tmp_path), "--archive", "files", "--retain-age", "30d")
+    done = command("run", "http://a.test/", "-o", str(tmp_path), "--archive", "files", "--retain-age", "30d")
     assert (done.returncode, "--retain-age" in done.stderr) == (2, True)
 
 
@@ -343,6 +342,6 @@ async def test_marks_are_dropped_from_the_store_for_good(tmp_path, site):
     for name in ("warc", "index"):
         for path in sorted((root / name).iterdir())[:-1]:
             path.unlink()
-    assert crawler("retire", str(root), "--missing").returncode == 0
-    with Reading(root) as reading:
-        assert sorted(file.partition("/")[0] for file in reading.marks if not file.startswith("results")) == ["index", "warc"]
+    assert command("retire", str(root), "--missing").returncode == 0
+    with open_crawl_reader(root) as reader:
+        assert sorted(file.partition("/")[0] for file in reader.marks if not file.startswith("results")) == ["index", "warc"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -66,11 +67,6 @@ def test_a_page_with_everything_on_it() -> None:
         "/de": "alternate",
         "/dir/page?page=2": "next",
         "/license": "link",
-        "/norel": "link",
-        "/style.css": "link",
-        "/icon": "link",
-        "/p0": "link",
-        **{f"/{name}": "srcset" for name in ("p1", "p2", "img1", "img2", "s1", "s2")},
         "/dir/one": "a",
         "/two": "a",
         "/iframe": "iframe",
@@ -81,14 +77,82 @@ def test_a_page_with_everything_on_it() -> None:
         "/area": "area",
     }
     assert {link.url for link in found.links if link.nofollow} == {"http://example.org/de", "http://example.org/area"}
-    assert found.refused == {"resource": 1, "scheme": 2, "syntax": 1}
+    assert found.refused == {"resource": 11, "scheme": 2, "syntax": 1}
+    parts = {link.url.removeprefix("http://example.org"): link.kind for link in read(html, resources=True).links}
+    assert (
+        parts.items()
+        >= {
+            "/norel": "link",
+            "/style.css": "link",
+            "/icon": "link",
+            "/p0": "link",
+            "/img": "img",
+            **{f"/{name}": "srcset" for name in ("p1", "p2", "img1", "img2", "s1", "s2")},
+        }.items()
+    )
     assert (found.base, found.charset, found.robots) == (PAGE, "UTF-8", [])
 
 
 def test_images_are_taken_when_asked() -> None:
     html = "<img src=/img srcset='/img1 480w'><picture><source src=/s></picture>"
-    assert kinds(html) == {"/img1": "srcset"}
+    assert kinds(html) == {}
     assert kinds(html, resources=True) == {"/img": "img", "/img1": "srcset"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_page"),
+    [
+        ("rel=alternate hreflang=de", True),
+        ("rel='Alternate' type='text/html; charset=utf-8'", True),
+        ("rel=alternate type=application/rss+xml", True),
+        ("rel=alternate type=application/atom+xml", True),
+        ("rel=alternate type=application/feed+json", True),
+        ("rel=alternate type=application/pdf", True),
+        ("rel=alternate media=handheld", True),
+        ("rel=canonical", True),
+        ("rel='prev nofollow'", True),
+        ("rel='next prefetch'", True),
+        ("rel=author", True),
+        ("rel=license", True),
+        ("rel=help", True),
+        ("rel=privacy-policy", True),
+        ("rel=alternate type=application/json+oembed", False),
+        ("rel=alternate type=text/xml+oembed", False),
+        ("rel=alternate type=application/json", False),
+        ("rel=alternate type=application/activity+json", False),
+        ("rel=alternate type='image/png'", False),
+        ("rel='alternate stylesheet' href=/x", False),
+        ("rel='alternate icon' type=image/svg+xml", False),
+        ("rel='SHORTCUT ICON'", False),
+        ("rel=apple-touch-icon", False),
+        ("rel=mask-icon", False),
+        ("rel=manifest", False),
+        ("rel=preload as=script", False),
+        ("rel=prefetch", False),
+        ("rel=modulepreload", False),
+        ("rel=pingback", False),
+        ("rel=EditURI type=application/rsd+xml", False),
+        ("rel=wlwmanifest type=application/wlwmanifest+xml", False),
+        ("rel=search type=application/opensearchdescription+xml", False),
+        ("rel='https://api.w.org/'", False),
+        ("rel=amphtml", True),
+        ("rel=shortlink", False),
+        ("rel=''", False),
+        ("", False),
+    ],
+)
+def test_without_resources_a_link_element_is_followed_by_its_meaning(attributes: str, is_page: bool) -> None:
+    """HTML, 4.6.7: hyperlinks, not what a page is made of or what only programs ask for; so in a Link header."""
+    found = read(f"<link href=/x {attributes}>")
+    assert (len(found.links), found.refused) == ((1, {}) if is_page else (0, {"resource": 1}))
+    assert len(read(f"<link href=/x {attributes}>", resources=True).links) == 1
+    header = "; ".join(re.sub(r"='([^']*)'", r'="\1"', word) for word in re.split(r" (?=\w+=)", attributes))
+    assert len(read("", [(b"Link", f"</x>; {header}".encode())]).links) == is_page
+
+
+def test_what_an_a_links_to_is_followed_whatever_it_is() -> None:
+    html = "<link rel=icon href=/icon.png><a href=/icon.png>i</a><img srcset='/icon.png 2x'>"
+    assert kinds(html) == {"/icon.png": "a"}
 
 
 def test_frames_are_documents() -> None:
@@ -134,13 +198,15 @@ def test_links_in_headers() -> None:
     assert [(link.url, link.kind) for link in found.links] == [
         ("https://h.example/a", "header"),
         ("http://example.org/b", "header"),
-        ("http://example.org/dir/d", "header"),
-        ("http://example.org/style.css", "header"),
         ("http://example.org/%C3%BC", "header"),
         ("http://example.org/onward", "refresh"),
     ]
-    assert (found.charset, found.refused) == (None, {})
-    assert list(link_header('<a>; rel="unended, <b>')) == [("a", "")]
+    assert (found.charset, found.refused) == (None, {"resource": 2})
+    assert list(link_header('<a>; rel="unended, <b>')) == [("a", "", "")]
+    assert list(link_header('<a>; Type="text/html" ;REL=next, <b>;type=image/png')) == [
+        ("a", "next", "text/html"),
+        ("b", "", "image/png"),
+    ]
     assert list(link_header("no link, <b>")) == []
 
 
@@ -256,6 +322,12 @@ def test_what_nobody_declares_is_detected() -> None:
         (b"<a href=\xe9>", "latin1", "windows-1252", "%C3%A9"),
         ("<a href=\u20ac>".encode("utf-16-be"), "utf-16be", "UTF-16BE", "%E2%82%AC"),
         (b"<a href=x>", "iso-2022-kr", "replacement", None),
+        (b"<?xml version='1.0' encoding='koi8-r'?><a href=\xe9>", None, "KOI8-R", "%D0%98"),
+        (b"<?xml version='1.0' encoding='koi8-r'?><a href=\xe9>", "latin1", "windows-1252", "%C3%A9"),
+        (b"<?xml version='1.0' encoding='koi8-r'?><a href=\xe9>", "no-such-charset", "KOI8-R", "%D0%98"),
+        (b"<?xml version='1.0' encoding='koi8-r'?><meta charset=latin1><a href=\xe9>", None, "windows-1252", "%C3%A9"),
+        (b"<?xml version='1.0' encoding='no-such'?><a href=\xc3\xa9>", "nor-such", "UTF-8", "%C3%A9"),
+        (b"<?xml version='1.0' encoding='utf-16'?><a href=\xc3\xa9>", None, "UTF-8", "%C3%A9"),
     ],
 )
 def test_bom_over_header_over_meta(body: bytes, charset: str | None, encoding: str, path: str | None) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote_to_bytes
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crawler.core.errors import REASONS, FetchError
 from crawler.core.model import Done, Dropped, Lease, Link, Retry
 from crawler.core.page import Body, Page, Timings
 from crawler.core.urls import Rules
-from crawler.policy.judge import Judge, retry_after, sign_of
+from crawler.policy.judge import Judge, host_sign, may_pass, retry_after
 
 WALL = 1_800_000_000.0
 
 
 def judge(**changes) -> Judge:
-    settings = {"retries": 2, "max_redirects": 3, "rules": Rules(), "backoff_max_s": 300.0} | changes
-    return Judge(rest=lambda link, first_byte: 1.0, jitter=lambda: 0.5, **settings)
+    return Judge(**({"retries": 2, "max_redirects": 3, "rules": Rules()} | changes))
 
 
 def lease(attempt: int = 1, **link) -> Lease:
@@ -75,7 +78,7 @@ def test_a_part_that_nobody_asked_for_is_not_the_page(tmp_path, content_range, o
     assert (done.outcome, done.reason) == (outcome, "cut" if outcome == "truncated" else None)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 506, 507, 508, 509, 520, 526, 530, 598, 599, 600, 999])
 def test_a_status_that_may_pass_is_tried_again_twice(tmp_path, status):
     for attempt in (1, 2):
         assert isinstance(judge().page(lease(attempt), page(tmp_path, status), WALL), Retry)
@@ -84,22 +87,36 @@ def test_a_status_that_may_pass_is_tried_again_twice(tmp_path, status):
     assert done.outcome == "http_error"
 
 
-def test_a_host_rests_until_its_robots_txt_is_asked_for_again(tmp_path):
-    """It is the host's next link: nothing else of it may be visited meanwhile, and it may not be asked for at once."""
-    for kind, rest in (("robots", 2.0), ("link", 1.0)):
-        retry = judge().page(lease(2, kind=kind), page(tmp_path, 500), WALL)
-        assert isinstance(retry, Retry)
-        assert (retry.after, retry.rest) == (2.0, rest)
-        error = judge().error(lease(2, kind=kind), FetchError("connect_timeout"))
-        assert isinstance(error, Retry)
-        assert error.rest == rest
+def test_which_statuses_may_pass():
+    final = {status for status in range(100, 1000) if not may_pass(status)}
+    assert final == set(range(100, 500)) - {408, 425, 429} | {501, 505}
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_busy_hosts_rest_as_long_as_they_ask(tmp_path, status):
-    retry = judge().page(lease(), page(tmp_path, status, (b"Retry-After", b"77")), WALL)
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308, 403, 404, 413, 425, 429, 500, 503, 520, 599])
+def test_what_retry_after_asks_for_is_heard_whatever_it_stands_on(tmp_path, status, retries):
+    headers = ((b"retry-AFTER", b"77"), (b"Location", b"/elsewhere"))
+    outcome = judge(retries=retries).page(lease(), page(tmp_path, status, *headers), WALL)
+    assert isinstance(outcome, Retry if may_pass(status) and retries else Done)
+    assert outcome.retry_after_s == 77.0
+    assert outcome.sign == ("busy" if status in (429, 503) else "alive")
+
+
+@pytest.mark.parametrize("status", [500, 503, 520])
+def test_an_error_that_may_pass_is_tried_again_whatever_its_page_is_like(tmp_path, status):
+    """A proxy's error page may be broken itself."""
+    broken = page(tmp_path, status, (b"Retry-After", b"77"), fault=FetchError("trailing_data"))
+    retry = judge().page(lease(), broken, WALL)
     assert isinstance(retry, Retry)
-    assert (retry.sign, retry.rest) == ("busy", 77.0)
+    assert (retry.reason, retry.retry_after_s, retry.sign) == ("trailing_data", 77.0, "busy" if status == 503 else "alive")
+    done = judge().page(lease(attempt=3), broken, WALL)
+    assert isinstance(done, Done)
+    assert (done.outcome, done.reason) == ("bad_response", "trailing_data")
+
+
+def test_a_page_that_is_well_has_no_wish(tmp_path):
+    done = judge().page(lease(), page(tmp_path, 200, (b"Retry-After", b"77")), WALL)
+    assert done.retry_after_s == 0.0
 
 
 @pytest.mark.parametrize(
@@ -115,6 +132,12 @@ def test_busy_hosts_rest_as_long_as_they_ask(tmp_path, status):
         (None, 0.0),
         ("9" * 400, 999999999999.0),
         ("Fri, 99 Jan 99999 99:99:99 GMT", 0.0),
+        ("Sat, 01 Jan 0001 00:00:00 +2359", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", pytest.approx(251_602_329_599 - 1.8e9 + 86_340, rel=0.01)),
+        ("Fri, 15 Jan 2027 08:01:40 +9999", 0.0),
+        ("\udc80", 0.0),
+        ("\0", 0.0),
+        ("²", 0.0),
     ],
 )
 def test_retry_after(value, seconds):
@@ -126,21 +149,36 @@ def test_every_reason_is_judged_the_same_way_each_time():
         for reason in reasons:
             error = FetchError(reason)
             first = judge().error(lease(), error)
-            retried = outcome in ("timeout", "connect_error", "dns_error", "truncated") and reason != "nxdomain"
+            retried = outcome in ("timeout", "connect_error", "dns_error", "truncated")
             assert isinstance(first, Retry) == retried, reason
             last = judge().error(lease(attempt=3), error)
             assert isinstance(last, Dropped)
             assert (last.outcome, last.reason) == (outcome, reason)
 
 
-def test_what_an_error_says_of_its_host():
-    signs = {reason: sign_of(FetchError(reason)) for reasons in REASONS.values() for reason in reasons}
-    assert signs["nxdomain"] == "gone"
-    assert {signs[r] for r in ("refused", "unreachable", "servfail", "certificate", "connect_timeout", "first_byte_timeout")} == {
-        "failed"
-    }
-    assert {signs[r] for r in ("malformed", "read_timeout", "cut")} == {"alive"}
-    assert {signs[r] for r in ("address", "syntax")} == {"silent"}
+def test_what_will_never_be_otherwise_is_not_tried_again():
+    assert isinstance(judge().error(lease(), FetchError("nxdomain", permanent=True)), Dropped)
+
+
+def sign(reason: str, *, sent: bool = False, shared: bool = False) -> str:
+    error = FetchError(reason, shared=shared)
+    error.sent = sent
+    return host_sign(error)
+
+
+@pytest.mark.parametrize("reason", [reason for reasons in REASONS.values() for reason in reasons])
+def test_what_an_error_says_of_its_host(reason):
+    """A host is down if it has no address, no connection or no TLS. What happens to a request that it has taken is the URL's."""
+    outcome = FetchError(reason).outcome
+    unasked = outcome in ("blocked", "invalid_url")
+    if unasked or outcome == "tls_error" or reason == "nxdomain":
+        wanted = "silent" if unasked else "gone" if reason == "nxdomain" else "failed"
+        assert sign(reason) == sign(reason, sent=True) == wanted
+    elif outcome in ("dns_error", "connect_error", "timeout"):
+        assert (sign(reason), sign(reason, sent=True)) == ("failed", "mute")
+    else:
+        assert sign(reason) == sign(reason, sent=True) == "alive"
+    assert sign(reason, shared=True) == "silent"
 
 
 def redirect(tmp_path, location: bytes | None, **link) -> Done:
@@ -156,6 +194,38 @@ def test_a_redirect_is_an_outlink_of_its_own(tmp_path):
     (onward,) = done.outlinks
     assert (onward.url, onward.kind, onward.depth, onward.hops) == ("http://a.test/y", "redirect", 2, 1)
     assert (onward.via, onward.tag, onward.anchor, onward.given) == ("http://a.test/x", "t", "http://a.test/", "/y#part")
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        (b"/\xf8", "http://a.test/%F8"),
+        (b"/jos\xe9?q=\xe9#\xe9", "http://a.test/jos%E9?q=%E9"),
+        (b"/caf\xc3\xa9", "http://a.test/caf%C3%A9"),
+        (b"/\x93\xfa\x96{", "http://a.test/%93%FA%96%7B"),  # Shift_JIS, of which one byte is ASCII
+        (b"?\xff\xfe\x80", "http://a.test/x?%FF%FE%80"),
+        (b"/\xc3\xa9\xe9/%e9%C3", "http://a.test/%C3%A9%E9/%e9%C3"),
+        (b"/\xed\xa0\x80", "http://a.test/%ED%A0%80"),
+        (b"http://b\xc3\xbccher.test/\xfc", "http://xn--bcher-kva.test/%FC"),
+        (b"//user:\xe9@b.test/\xe9", "http://b.test/%E9"),
+    ],
+)
+def test_bytes_of_a_location_are_asked_for_as_they_are(tmp_path, location, target):
+    assert redirect(tmp_path, location).outlinks[0].url == target
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_of_a_location_are_lost_or_changed(tmp_path_factory, path):
+    """Percent-decoded, the path asked for is the path sent, but for what the URL standard does to ASCII."""
+    path = bytes(byte for byte in path if byte >= 0x80 or chr(byte).isalnum())
+    (onward,) = redirect(tmp_path_factory.getbasetemp(), b"/y/" + path).outlinks
+    assert unquote_to_bytes(onward.url.removeprefix("http://a.test/y/")) == path
+
+
+@given(st.binary(max_size=80))
+def test_no_location_and_no_retry_after_raises(tmp_path_factory, value):
+    headers = ((b"Location", value), (b"Retry-After", value))
+    judge().page(lease(), page(tmp_path_factory.getbasetemp(), 302, *headers), WALL)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +275,7 @@ def test_a_difference_that_was_not_asked_for_is_not_the_page(tmp_path):
 
 def test_a_location_that_is_longer_than_any_url_is_not_kept_as_given(tmp_path):
     """Its fragment is no part of the URL, and would wait on the bench with it."""
-    for length, given in ((100, True), (3000, False)):
+    for length, is_kept in ((100, True), (3000, False)):
         location = b"/y#" + b"x" * length
         (onward,) = redirect(tmp_path, location).outlinks
-        assert (onward.url, onward.given) == ("http://a.test/y", location.decode() if given else None)
+        assert (onward.url, onward.given) == ("http://a.test/y", location.decode() if is_kept else None)

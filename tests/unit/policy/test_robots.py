@@ -114,12 +114,6 @@ def test_unknown_rules_allow_nothing(status):
     assert "robots.txt: " in str(found.denied_by("http://a.example/"))
 
 
-def test_a_failed_fetch_is_remembered():
-    """What waits for rules that cannot be had ends as their fetch did."""
-    found = read(0, b"", name="f", wall=0, failure=("timeout", "connect_timeout"))
-    assert Rules.from_bytes(found.to_bytes()).record.failure == ("timeout", "connect_timeout")  # type: ignore[union-attr]
-
-
 def test_a_day_at_most():
     assert rules("").record.ttl == 86_400
     assert rules("", cache_control="public, max-age=3600").record.ttl == 3_600

@@ -6,12 +6,25 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.pages import page_of
 
+from crawler.core.content_coding import decoder_bytes
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Link
 from crawler.resources.memory_budget import Account, Budget, weight
-from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, VISIT_ACCOUNTS, Plan, default_limit, divide
+from crawler.resources.memory_plan import (
+    BODY_BYTES,
+    CONNECTION_BYTES,
+    HEAD_COPIES,
+    VISIT_ACCOUNTS,
+    Needs,
+    Plan,
+    default_limit,
+    divide,
+    document_bytes,
+    reading_bytes,
+)
 
 MIB = 1 << 20
 
@@ -21,45 +34,55 @@ MIB = 1 << 20
     st.integers(1, 100_000),
     st.integers(0, 64),
     st.integers(0, 1 << 30),
+    st.integers(0, 1 << 40),
+    st.integers(0, 1 << 24),
     st.booleans(),
 )
-def test_a_plan_fits_its_limit_or_is_refused_with_one_that_does(limit, workers, parsers, max_parse, control):
-    settings = {"workers": workers, "parsers": parsers, "max_parse": max_parse, "control": control}
+def test_a_plan_fits_its_limit_or_is_refused_with_one_that_does(limit, workers, parsers, max_parse, max_body, max_head, control):
+    needs = Needs(workers, parsers, max_parse, max_body, max_head, 100_000, control)
     try:
-        plan = divide(limit, **settings)
+        plan = divide(limit, needs)
     except ConfigError as error:
         assert "too small" in error.faults[0]
         assert "interpreter and libraries" in error.faults[0]
         smallest = int(error.faults[1].rpartition(" ")[2].removesuffix("MiB")) * MIB
         assert smallest > limit
-        assert divide(smallest, **settings).visits_max >= min(4, workers)
+        assert divide(smallest, needs).visits_max >= min(4, workers)
         with pytest.raises(ConfigError):
-            divide(smallest - MIB, **settings)
+            divide(smallest - MIB, needs)
         for fault in error.faults[2:]:
             *_, key, value = fault.split()
             fewer = int(value) if key == "parsers" else int(value[:-3]) << {"KiB": 10, "MiB": 20}[value[-3:]]
-            assert divide(limit, **(settings | {key: fewer})).visits_max >= min(4, workers)
+            assert divide(limit, replace(needs, **{key: fewer})).visits_max >= min(4, workers)
     else:
         assert sum(plan.accounts.values()) <= limit
         assert min(4, workers) <= plan.visits_max <= workers
         assert plan.accounts["connection"] == plan.visits_max * CONNECTION_BYTES
-        assert plan.accounts["parse"] >= 3 * max_parse, "no reservation exceeds its account"
+        largest = max(decoder_bytes("br", max_body), decoder_bytes("zstd", max_body))
+        if max_parse:
+            largest = max(largest, document_bytes(max_parse, 100_000), reading_bytes(max_parse, 100_000))
+        assert plan.accounts["parse"] >= largest, "no reservation exceeds its account"
+        assert plan.accounts["head"] >= HEAD_COPIES * max_head
         assert all(size >= 0 for size in plan.accounts.values())
         assert plan.parser_memory_bytes > 0 or not parsers
 
 
 def test_ordinary_limits():
-    small = divide(256 * MIB, workers=500, parsers=1, max_parse=4 * MIB, control=True)
+    needs = Needs(
+        workers=500, parsers=1, max_parse=4 * MIB, max_body=64 * MIB, max_head=256 << 10, max_outlinks=100_000, control=True
+    )
+    small = divide(256 * MIB, needs)
     assert small.visits_max > 60
     assert small.accounts["store"] == 64 * MIB
-    assert divide(512 * MIB, workers=100, parsers=1, max_parse=4 * MIB).visits_max == 100
+    assert divide(512 * MIB, replace(needs, workers=100)).visits_max == 100
+    assert divide(150 * MIB, replace(needs, workers=100, parsers=0, max_parse=0)).visits_max >= 4
     assert "256MiB" in small.table().splitlines()[-1]
     assert default_limit(None) == default_limit(1 << 40) == 512 * MIB
     assert default_limit(100 * MIB) == 80 * MIB
 
 
-def plan_of(connection: int, body: int, parse: int, outcome: int) -> Plan:
-    sizes = (connection, body, parse, outcome)
+def plan_of(connection: int, body: int, parse: int, outcome: int, head: int = MIB) -> Plan:
+    sizes = (connection, body, head, parse, outcome)
     return Plan(1 << 30, dict(zip(VISIT_ACCOUNTS, sizes, strict=True)) | {"base": 7}, 4, 0)
 
 
@@ -114,7 +137,7 @@ async def test_what_may_not_be_waited_for():
     """An earlier account is never taken while a later one is held: that is how two visits would wait for each other."""
     budget = Budget(plan_of(10**6, 10**6, 10**6, 10**6))
     async with budget.visit() as visit:
-        await visit.parse(10)
+        await visit.parse(10, 1, 0)
         with pytest.raises(AssertionError):
             await visit.take("body", 1)
         with pytest.raises(AssertionError):
@@ -134,6 +157,7 @@ async def test_uses_are_told_for_every_account():
     assert budget.uses() == {
         "connection": (10**6, 0, 0),
         "body": (10**6, 0, 0),
+        "head": (MIB, 0, 0),
         "parse": (10**6, 0, 0),
         "outcome": (10**6, 50, 0),
         "base": (7, 5, 0),
@@ -167,10 +191,17 @@ class History:
     async def visit(self) -> None:
         async with self.budget.visit() as visit:
             await self.pause()
-            visit.received(self.draw.randrange(BODY_BYTES))
+            if self.draw.random() < 0.3:
+                granted = asyncio.Event()
+                if not visit.head(self.draw.randrange(1, 40), granted.set):
+                    await granted.wait()
+                await self.pause()
+            visit.received(self.draw.randrange(BODY_BYTES), self.draw.randrange(10))
             await self.pause()
             if self.draw.random() < 0.7:
-                with await visit.parse(self.draw.randrange(1, 40)):
+                with await visit.decode(self.draw.randrange(1, 40)):
+                    await self.pause()
+                with await visit.take("parse", self.draw.randrange(1, 120)):
                     await self.pause()
             held = await visit.outcome(self.draw.randrange(200))
             self.uncommitted.append(held)
@@ -200,9 +231,16 @@ class History:
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 1 << 32), st.integers(1, 5), st.integers(1, 3), st.integers(50, 400), st.integers(100, 900))
-def test_no_history_leaks_or_stops_or_exceeds_an_account(seed, connections, bodies, parse, outcome):
-    budget = Budget(plan_of(connections * CONNECTION_BYTES, bodies * BODY_BYTES, parse, outcome))
+@given(
+    st.integers(0, 1 << 32),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(50, 400),
+    st.integers(100, 900),
+    st.integers(40, 400),
+)
+def test_no_history_leaks_or_stops_or_exceeds_an_account(seed, connections, bodies, parse, outcome, head):
+    budget = Budget(plan_of(connections * CONNECTION_BYTES, bodies * BODY_BYTES, parse, outcome, head))
     history = History(seed, budget)
 
     async def main() -> None:

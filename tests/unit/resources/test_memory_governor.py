@@ -93,6 +93,17 @@ async def test_a_worker_that_waits_holds_nothing_of_its_last_page(web, tmp_path)
         await running
 
 
+async def test_what_comes_between_two_readings_is_acted_on(web, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_governor, "EVERY_S", 3600.0)
+    async with crawling(web, tmp_path) as (crawl, machine):
+        running = asyncio.create_task(crawl.memory.run())
+        await until(lambda: crawl.memory.reading.pss == 100 * MIB)
+        for mib, state in (250, "critical"), (270, "over"):
+            machine.set(mib, 100)
+            await until(lambda state=state: crawl.memory.watch.stats().state == state)
+        running.cancel()
+
+
 async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, monkeypatch):
     trims: list[None] = []
     monkeypatch.setattr(memory_governor, "trim", lambda: trims.append(None))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.machine import Machine
 
 from crawler.resources import cgroup
 from crawler.resources.memory_pressure import CRITICAL, END_AFTER_S, HIGH, RESTART_AFTER_S, SINGLE_AFTER_S, Meter, Reading, Watch
@@ -87,6 +88,20 @@ def test_v1(proc, root):
     found = cgroup.find(proc, root)
     assert found == cgroup.Group(path, 128 * MIB, v1=True)
     assert cgroup.used(found) == 45 * MIB
+
+
+def test_growth_is_urgent_only_where_it_may_change_something(tmp_path):
+    machine = Machine(tmp_path)
+    assert machine.meter.read().pss == 100 * MIB and not machine.meter.is_urgent()
+    for own, is_urgent in (200, False), (212, False), (220, True), (300, True), (90, False):
+        machine.set(own, 100)
+        assert machine.meter.is_urgent() is is_urgent, own
+    machine.set(300, 100)
+    machine.meter.read()
+    machine.set(304, 100)
+    assert not machine.meter.is_urgent(), "it has just been read, and little has come"
+    machine.set(310, 100)
+    assert machine.meter.is_urgent()
 
 
 @given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=80))

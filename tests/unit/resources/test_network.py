@@ -11,7 +11,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Retry, Unvisited
 from crawler.resources.network import Network
 
-SUSPECT = Retry("timeout", "connect_timeout", 1.0)
+SUSPECT = Retry("timeout", "connect_timeout")
 SILENT = Dropped("timeout", "read_timeout")
 REFUSED = Dropped("connect_error", "refused")
 PATIENCE_S = 600.0

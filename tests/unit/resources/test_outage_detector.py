@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.core import errors
-from crawler.resources.outage_detector import HELD_MAX, HOLD_S, Outage, sign_of
+from crawler.resources.outage_detector import HELD_MAX, HOLD_S, Outage, network_sign
 
 SIGNS = ["answer", "silence", "suspect", "unnamed", "local", "nothing"]
 FAILING = ["suspect", "unnamed", "local"]
@@ -26,7 +26,7 @@ def answer(outage, hosts):
 
 def test_every_reason_has_a_sign():
     reasons = [reason for reasons in errors.REASONS.values() for reason in reasons]
-    signs = {reason: sign_of(reason) for reason in reasons}
+    signs = {reason: network_sign(reason) for reason in reasons}
     assert {reason for reason, sign in signs.items() if sign in FAILING} == {
         "connect_timeout",
         "unreachable",
@@ -38,9 +38,9 @@ def test_every_reason_has_a_sign():
         assert signs[reason] == "answer"
     for reason in ("rule", "robots_unavailable", "address", "syntax", "duplicate"):
         assert signs[reason] == "nothing"
-    assert sign_of(None) == "answer"
-    assert sign_of("unreachable", "ENETUNREACH") == "local"
-    assert sign_of("unreachable", "EHOSTUNREACH") == "suspect"
+    assert network_sign(None) == "answer"
+    assert network_sign("unreachable", "ENETUNREACH") == "local"
+    assert network_sign("unreachable", "EHOSTUNREACH") == "suspect"
 
 
 def test_a_list_of_dead_hosts_is_just_that():

@@ -356,7 +356,7 @@ async def all_rows(d, cursor="0-0"):
 
 
 async def test_a_cursor_gives_every_row_once_over_pages_files_and_restarts(tmp_path, site, monkeypatch):
-    monkeypatch.setattr(api_streams, "PAGE_BYTES", 5000)
+    monkeypatch.setattr(api_streams, "ROWS_BYTES", 5000)
     found, cursor = [], "0-0"
     for first in (0, 40):
         async with daemon(tmp_path, roll_size=20_000) as d:
@@ -389,7 +389,7 @@ async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, curs
 
 
 async def test_a_row_longer_than_a_page_is_a_page(tmp_path, site, monkeypatch):
-    monkeypatch.setattr(api_streams, "PAGE_BYTES", 100)
+    monkeypatch.setattr(api_streams, "ROWS_BYTES", 100)
     async with daemon(tmp_path) as d:
         await d.ask("POST", "/v1/seeds", data=lines(good(site, 3)))
         await d.until(done=3)

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.pages import Ledger, page_of
 
-from crawler.output.archive import Kept
-from crawler.output.archive.reader import open_body
+from crawler.output.archive import Kept, open_body
 
 KINDS = ["warc", "files", "discard"]
 

@@ -14,7 +14,7 @@ from support.whole import found_whole
 from crawler.core.batch import Settled
 from crawler.core.errors import StorageError
 from crawler.core.model import Done
-from crawler.output.archive.reader import open_body
+from crawler.output.archive import open_body
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from warcio.archiveiterator import ArchiveIterator
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
-from crawler.output.archive.reader import open_body
+from crawler.output.archive import open_body
 from crawler.output.archive.records import sha1_text
 
 
@@ -305,7 +305,7 @@ def test_warcio_and_fastwarc_check_the_files_clean(ledger):
 
 
 def test_files_roll_at_a_commit_and_never_between(ledger):
-    ledger.config = ledger.config.model_copy(update={"roll_size": 5000})
+    ledger.config = ledger.config.replaced(roll_size=5000)
     ledger.reopen()
     for _ in range(4):
         for _ in range(4):

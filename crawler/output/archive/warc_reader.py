@@ -1,27 +1,26 @@
-"""Records and bodies read back in bounded pieces, also from files that are still being written.
+"""WARC records and their bodies, read back in bounded pieces, also from files that are still being written.
 
-The law: only what a ``Ref`` or a mark vouches for is read, and what is not exactly a record there is a StorageError that
-names the place.
+Invariants: only what a ``Ref`` or a mark vouches for is read; anything there that is not exactly a record is a StorageError
+that names the place.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from crawler.core.content_coding import codings_of, decoded
-from crawler.core.durable import is_there, storing
+from crawler.core.durable import open_there
 from crawler.core.errors import FetchError, StorageError
-from crawler.core.model import Mark, Ref
+from crawler.core.model import Ref
 from crawler.output.archive.gzip_member import MemberReader
 from crawler.output.archive.records import END
-from crawler.output.file_names import retired_in
 
 HEAD_BYTES_MAX: Final = 16 << 20
-"""Of an answer's status line and fields: above what the fetcher's own limits let through."""
+"""Of a response's status line and fields: above what the fetcher's own limits let through."""
 
 
 class RecordReader:
@@ -78,30 +77,11 @@ class RecordReader:
         return StorageError(f"{self._where} {how}")
 
 
-def open_file(root: Path, file: str) -> io.FileIO:
-    """A file of the crawl by its final name, under whichever name it has just now."""
-    path = root / file
-    with storing(path):
-        for name in (path, path.with_name(path.name + ".open")):
-            try:
-                return name.open("rb", buffering=0)
-            except FileNotFoundError:
-                continue
-        return path.open("rb", buffering=0)  # renamed between the two looks
-
-
-def is_gone(root: Path, marks: Mapping[str, Mark], file: str) -> bool:
-    """Whether the file that a ``Ref`` names is no longer kept. Bodies kept as files have no marks: somebody deleted it."""
-    return not is_there(root / file) if file.startswith("files/") else retired_in(marks)(file)
-
-
-def open_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
-    """The body that ``Kept.body`` names, in bounded memory: decoded, or ``raw`` as it is kept.
+def open_record_body(root: Path, ref: Ref, *, raw: bool = False) -> BinaryIO:
+    """The body of the response record at ``ref``, in bounded memory: decoded, or ``raw`` as it is kept.
 
     Of a body whose coding is cut or corrupt (its row says so), what can be decoded."""
-    file = open_file(root, ref.file)
-    if ref.file.startswith("files/"):
-        return io.BufferedReader(file)
+    file = open_there(root / ref.file)
     try:
         record = RecordReader(file, ref.file, ref.offset, ref.offset + ref.length)
         if record.kind != "response":

@@ -17,8 +17,8 @@ from support.pages import Crawl, seed, visit
 
 from crawler.core.batch import Settled
 from crawler.core.model import Done, Dropped, Mark
-from crawler.output.archive.verify import verify
 from crawler.output.results import rows
+from crawler.output.verify import verify
 
 PAGES = 6
 
@@ -98,6 +98,14 @@ def test_a_file_that_is_missing_or_shorter_is_named(crawl, folder, harm):
     assert found.faults
     assert f"{path}: " in faults[0]
     assert ("but it is missing" if harm == "missing" else "but it is only") in faults[0]
+
+
+def test_rows_of_a_missing_file_do_not_hide_those_of_the_next(crawl):
+    """One fault, of the file itself: its rows have nothing to be checked against, and all others have their records."""
+    path = first_of(crawl, "warc")
+    path.unlink()
+    _, faults = check(crawl)
+    assert len(faults) == 1 and f"{path}: " in faults[0], faults
 
 
 def says_the_same(sound, copy, path, place) -> bool:

@@ -1,0 +1,84 @@
+"""What a person changes in the directory of a crawl that is not running: URLs made due again, files no longer kept."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from crawler.config.render import read_identity
+from crawler.core.batch import Batch
+from crawler.core.durable import is_there
+from crawler.core.errors import ConfigError
+from crawler.core.model import Mark
+from crawler.frontier import Limits, Store, open_reader, open_store
+from crawler.frontier.division import read as read_division
+from crawler.frontier.division import store_of
+from crawler.output import locked
+from crawler.output.file_names import EXCHANGE, noticed
+
+
+def revive(root: Path, outcomes: frozenset[str]) -> int:
+    """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
+    with _stores_of(root) as stores:
+        return sum(store.revive(outcomes) for store in stores)
+
+
+def retire(root: Path, files: Sequence[str]) -> list[str]:
+    """Mark ``files``, or all closed files that are not there, as no longer kept; which these are. ConfigError: one of
+    ``files`` cannot be. StorageError with EWOULDBLOCK: it is running."""
+    with _stores_of(root) as stores:
+        with contextlib.closing(open_reader(root / "frontier")) as reader:
+            marks = _own(reader.marks())
+        if faults := [fault for file in files if (fault := _why_kept(root, file, marks.get(file))) is not None]:
+            raise ConfigError(faults)
+        return sorted(file for store in stores for file in _retired(root, store, files))
+
+
+def _retired(root: Path, store: Store, files: Sequence[str]) -> list[str]:
+    """Of the files of one store."""
+    marks = _own(store.marks())
+    there = {file: 0.0 for file, mark in marks.items() if (file not in files if files else is_there(root / file))}
+    gone = {file: mark for file, mark in noticed(marks, there).items() if not marks[file].retired}
+    if gone:
+        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(gone))
+        store.commit(store.prepare(batch), [], {})
+    return list(gone)
+
+
+def _own(marks: Mapping[str, Mark]) -> dict[str, Mark]:
+    """Without the files that the parts of a crawl send each other, and delete themselves."""
+    return {file: mark for file, mark in marks.items() if not file.startswith(EXCHANGE)}
+
+
+def _why_kept(root: Path, file: str, mark: Mark | None) -> str | None:
+    """Why a file cannot be retired; None if it can."""
+    if mark is None or mark.retired:
+        return f"{file}: no such file was written by this crawl, or it is retired already"
+    if not mark.closed:
+        return f"{file}: it is not full yet: the crawl must go on with it"
+    if is_there(root / file):
+        return f"{file}: it is still there: move or delete it first"
+    return None
+
+
+@contextlib.contextmanager
+def _stores_of(root: Path) -> Iterator[Iterator[Store]]:
+    """The stores of a crawl that no process runs, nor can begin to run meanwhile: it has one, or one for each of its parts.
+    Each is closed when the next is asked for, so that where this is cut off, the same command again does the rest."""
+    path = root / "frontier"
+    with locked(root):
+        begun = read_identity(root) or {"depth": 0}
+        limits = Limits(depth_limited=begun["depth"] > 0)
+        division = read_division(path)
+
+        def opened() -> Generator[Store]:
+            for share in division.shares() if division is not None else [None]:
+                own = path if share is None else store_of(path, share.own)
+                store = open_store("embedded", own, limits, now=time.time(), rest=lambda host: 0.0, share=share)
+                with contextlib.closing(store):
+                    yield store
+
+        with contextlib.closing(opened()) as stores:
+            yield stores

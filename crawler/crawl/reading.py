@@ -1,0 +1,33 @@
+"""Opens a crawl's directory for reading: the one place where rows and archive meet the store that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from crawler.core.model import KINDS, PAGES
+from crawler.frontier import open_reader
+from crawler.output import CrawlReader, Result
+
+
+def open_crawl_reader(directory: Path | str) -> CrawlReader:
+    """The crawl in ``directory``, also while another process runs it. StorageError: there is none, or it is damaged."""
+    root = Path(directory)
+    return CrawlReader(root, open_reader(root / "frontier"))
+
+
+def read(directory: Path | str, *, kinds: Collection[str] | None = PAGES) -> Iterator[Result]:
+    """The results of a crawl: ``.row`` and ``.open()``, in bounded memory, also while it runs. Rows that are written later
+    are not seen. StorageError: there is no crawl, or it is damaged.
+
+    ``kinds``: of rows, such as ``{"seed"}`` or ``{"robots", "sitemap"}``; by default those of pages, None for all. ValueError:
+    there is no such kind."""
+    wanted = frozenset((kinds,) if isinstance(kinds, str) else kinds or ())
+    if unknown := sorted(map(repr, wanted - set(KINDS))):
+        raise ValueError(f"there is no kind of row {', '.join(unknown)}: they are {', '.join(KINDS)}")
+    return _read(directory, wanted)
+
+
+def _read(directory: Path | str, kinds: frozenset[str]) -> Iterator[Result]:
+    with open_crawl_reader(directory) as reader:
+        yield from reader.results(kinds)

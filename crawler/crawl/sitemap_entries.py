@@ -1,0 +1,48 @@
+"""What runs in a parser process for a part of a sitemap: its entries found, judged by the rules that need no memory, and packed.
+
+As ``crawler.crawl.outlinks`` does for a page. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.core.link_block import Columns, Packer
+from crawler.core.urls import host_key
+from crawler.crawl.outlinks import parts_of, reading_of
+from crawler.parse.html import Outlink
+from crawler.parse.sitemap_formats import End, How, Part, part
+
+FUNCTION: Final = "crawler.crawl.sitemap_entries:packed_part"
+"""As a parser process is told it."""
+
+
+class PackedPart(Struct, array_like=True):
+    """``part.entries`` are those of an index; those of any other sitemap stand in ``links``, without what a rule refuses.
+    ``count`` is how many entries were taken, ``is_over`` says that there are more than may be."""
+
+    part: Part
+    links: list[Columns]
+    count: int
+    is_over: bool
+
+
+def packed_part(
+    data: bytes, state: bytes, end: End, left: int, url: str, charset: str | None, depth: int, anchor: str, encoded_reading: bytes
+) -> PackedPart:
+    """Read on with these bytes; ``state`` and ``end`` as in ``sitemap_formats.part``, at most ``left`` entries are taken. ``url``
+    and ``charset`` are the sitemap's, ``depth`` and ``anchor`` those of the links it names."""
+    reading, scope, keys = reading_of(encoded_reading)
+    found = part(data, state, end, How(url, charset, reading.options.rules))
+    is_over = len(found.entries) > left
+    del found.entries[left:]
+    count = len(found.entries)
+    links: list[Columns] = []
+    if found.kind != "index":
+        entries = [Outlink(entry, host_key(entry), "sitemap") for entry in found.entries]
+        found.entries = []
+        admitted = scope.admitted(depth, anchor, entries, found.refused)
+        links = parts_of(admitted, Packer(keys, with_queries=reading.with_queries))
+    return PackedPart(found, links, count, is_over)

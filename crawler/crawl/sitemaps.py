@@ -1,0 +1,281 @@
+"""Sitemaps: which belong to a site, and what they name. Their bytes are read in parser processes, part by part.
+
+The law: whoever names a sitemap vouches for it, and each site that does gets its entries, whatever of it is known already; what
+is not read, or not as it stands, is counted, named in its row and told in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from crawler.config.sections import Config
+from crawler.core import urls
+from crawler.core.batch import Admitted
+from crawler.core.errors import FetchError
+from crawler.core.link_block import LinkBlock, block_of
+from crawler.core.model import READABLE, SITEMAPS, Done, Link
+from crawler.core.page import Page
+from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
+from crawler.parse.html import MIMES, PART_LINKS
+from crawler.parse.pool import Fault, Parser
+from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX, Unpacked
+from crawler.parse.sitemap_formats import Part, without_part
+from crawler.policy.scope import Scope
+from crawler.resources.memory_budget import Visit
+from crawler.resources.memory_plan import SITEMAP_PART_BYTES
+
+SITES_MAX: Final = 4096
+LOST_PARTS_MAX: Final = 3
+"""A sitemap so many parts of which ended their parser, or ran out of time, is read no further."""
+_LOOKED_AT_BYTES: Final = 4 << 10
+_MEDIA: Final = ("image/", "audio/", "video/", "font/")
+
+if TYPE_CHECKING:
+    from crawler.crawl.expand import Undo
+
+logger = logging.getLogger(__name__)
+
+
+class Sitemaps:
+    """``reading`` is what a parser process must know of the crawl (``outlinks.Reading``, encoded); ``admit`` takes links into the
+    next batch."""
+
+    def __init__(
+        self,
+        config: Config,
+        scope: Scope,
+        rules: urls.Rules,
+        reading: bytes,
+        parser: Parser,
+        undo: Undo,
+        admit: Callable[[Admitted], Awaitable[object]],
+    ) -> None:
+        self._config = config
+        self._scope = scope
+        self._rules = rules
+        self._reading = reading
+        self._parser = parser
+        self._undo = undo
+        self._admit = admit
+        self._sites: dict[tuple[str, str], None] = {}
+
+    async def name(self, link: Link, named: Callable[[str], Sequence[str] | None]) -> None:
+        """Admit the sitemaps of the origin of a link that is about to be visited, for the site that the link belongs to, when
+        that site first comes there: those that the origin's robots.txt names, and the usual place. ``named(origin)`` is None
+        while nobody knows. (What is remembered of sites may be forgotten: the store knows which sitemaps it has.)"""
+        if link.kind == "robots":
+            return
+        origin, site = urls.origin(link.url), self._scope.site(link.anchor or link.url)
+        if (origin, site) in self._sites or (found := named(origin)) is None:
+            return
+        if len(self._sites) >= SITES_MAX:
+            self._sites.clear()
+        if links := tuple(self.of(origin, found, site)):
+            await self._admit(Admitted(links))
+        self._sites[origin, site] = None
+
+    def of(self, origin: str, named: Sequence[str], site: str) -> Iterator[Link]:
+        """The sitemaps of an origin. The entries live in the scope of ``site``, and so must the origin."""
+        host = urls.host_key(origin + "/")
+        if self._scope.refuses(Link(f"{origin}/sitemap.xml", host, "sitemap", hops=1, anchor=site)) is None:
+            page = Link(f"{origin}/robots.txt", host, "robots", hops=-1, anchor=site)
+            for name in dict.fromkeys((*named, "/sitemap.xml")):
+                try:
+                    url = urls.parse(name, page.url, self._rules)
+                except FetchError:
+                    continue
+                link, rule = self._sitemap(page, url.href)
+                if rule is None:
+                    yield link
+
+    async def is_one(self, link: Link, done: Done, room: Visit) -> bool:
+        """Whether a response is to be read as a sitemap: a link that was named as one, or a line of a list (or where it redirects
+        to) that looks like one."""
+        page = done.page
+        if link.kind in SITEMAPS:
+            return done.outcome in READABLE or _is_readable_in_part(done)
+        if link.input is None or done.outcome not in READABLE or (page.sniffed or page.mime or "").startswith(_MEDIA):
+            return False
+        with await room.decode(self._undo.decoder_bytes(page, _LOOKED_AT_BYTES)):
+            head = await self._undo.decoded(page, _LOOKED_AT_BYTES)
+        if head[:2] == b"\x1f\x8b":
+            try:
+                head = zlib.decompressobj(31).decompress(head, _LOOKED_AT_BYTES)
+            except zlib.error:
+                return False
+        head = head.replace(b"\0", b"")  # of UTF-16
+        if _is_sitemap(head):
+            return page.mime not in MIMES or not _is_html(head)
+        is_listing = _is_list(head) and urls.is_called_sitemap(link.url)
+        return page.mime not in MIMES and bool(_is_feed(head) or is_listing)
+
+    async def read(self, link: Link, done: Done, room: Visit) -> tuple[Done, bool]:
+        """The same outcome with what the sitemap names, and whether it is a page instead, to be read as one. The entries are as
+        deep as the page whose site it describes; its own sitemaps are one hop on."""
+        page = done.page
+        most, is_coded = self._config.max_sitemap, page.coding is not None
+        held = await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most)))
+        body = await self._undo.unpacked(page, most) if is_coded else page.body
+        held.shrink(SITEMAP_PART_BYTES)
+        try:
+            reading = _Reading(link, page)
+            unpacked = Unpacked(body.chunks(), bytes_max=most, is_cut=done.outcome != "ok")
+            links, block = await self._links(reading, unpacked)
+        finally:
+            held.release()
+            if is_coded:
+                body.discard()
+        if reading.kind is None and link.kind not in SITEMAPS:
+            return done, True
+        if done.outcome != "ok":
+            reading.fault(done.reason or done.outcome, 1, "")
+        if unpacked.fault:
+            reading.fault(unpacked.fault, 1, unpacked.detail)
+        if reading.faults:
+            words = reading.words()
+            reading.refuse("sitemap_fault")
+            reading.cut["sitemap_fault"] = words
+            is_guess = reading.kind is None and link.url.endswith("/sitemap.xml") and list(reading.faults) == ["not_a_sitemap"]
+            logger.log(logging.DEBUG if is_guess else logging.WARNING, "sitemap_fault: %s: %s", link.url, words)
+        if over := reading.refused.get("outlinks"):
+            reading.cut["outlinks"] = f"{over} references were left out"
+        cut = tuple(reading.cut.items())
+        done = replace(done, outlinks=links, block=block, refused=reading.refused, encoding=reading.encoding, cut=cut)
+        return done, reading.kind is None and self._is_page(link, page)
+
+    def _is_page(self, link: Link, page: Page) -> bool:
+        """Whether what was named as a sitemap is a page of the site, such as a list of links for people."""
+        is_html = (page.mime in MIMES or page.sniffed in MIMES) and not _is_file(_path(link.url))
+        return is_html and self._scope.refuses(replace(link, kind="link")) is None
+
+    async def _links(self, reading: _Reading, unpacked: Unpacked) -> tuple[tuple[Link, ...], LinkBlock | None]:
+        """The last of what is named, sitemaps and links; the others are admitted now."""
+        links: list[Link] = []
+        block: LinkBlock | None = None
+        async for found in self._parts(reading, unpacked):
+            for link in self._sitemaps(reading, found.part):
+                if len(links) >= PART_LINKS:
+                    await self._admit(Admitted(tuple(links)))
+                    links.clear()
+                links.append(link)
+            for columns in found.links:
+                if not columns.is_sound():  # a document may have taken its process over
+                    reading.refuse("parse_crashed")
+                    continue
+                if block is not None:
+                    await self._admit(Admitted((), block=block))
+                block = block_of(columns, reading.link, deeper=0)
+        return tuple(links), block
+
+    def _sitemaps(self, reading: _Reading, part: Part) -> Iterator[Link]:
+        """The sitemaps that an index names, but for what a rule refuses."""
+        for url in part.entries:
+            if part.kind != "index" or not url.startswith(("http://", "https://")):
+                continue  # a document may have taken its process over
+            link, rule = self._sitemap(reading.link, url)
+            if rule is None:
+                yield link
+            else:
+                reading.refuse(rule)
+
+    async def _parts(self, reading: _Reading, unpacked: Unpacked) -> AsyncIterator[PackedPart]:
+        """What a parser process reads, until the end or a cap."""
+        link, charset = reading.link, reading.charset
+        place = (link.url, charset, link.depth, link.anchor or link.url, self._reading)
+        state, left = b"", URLS_MAX
+        for data, end in unpacked:
+            more = True
+            while more:
+                found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart)
+                if isinstance(found, Fault):
+                    if reading.lost(found, len(data)) >= LOST_PARTS_MAX:
+                        return
+                    state = without_part(state)
+                    break
+                part = found.part
+                data, state, more = b"", part.state, part.more
+                reading.take(part)
+                if part.kind == "index" and link.hops >= INDEX_DEPTH_MAX:
+                    reading.fault("index_depth", 1, f"over {INDEX_DEPTH_MAX} indexes in one another")
+                    return
+                left -= found.count
+                yield found
+                if found.is_over:
+                    reading.fault("too_many_urls", 1, f"only {URLS_MAX} of its URLs are read")
+                    return
+
+    def _sitemap(self, page: Link, url: str) -> tuple[Link, str | None]:
+        """A sitemap that another, or a robots.txt, names, and the rule that refuses it."""
+        host, site = urls.host_key(url), self._scope.site(page.anchor or page.url)
+        link = Link(url, host, "sitemap", page.depth, hops=page.hops + 1, via=page.url, tag=page.tag, anchor=site)
+        rule = self._scope.refuses(link)
+        if rule is None and host != page.host and not urls.is_called_sitemap(url):
+            # What is visited as a sitemap is known from then on, and if it is a page its links are not followed: nobody may
+            # have that done to another's.
+            rule = "sitemap_name"
+        return link, rule
+
+
+class _Reading:
+    """What is known of one sitemap that is being read."""
+
+    def __init__(self, link: Link, page: Page) -> None:
+        self.link, self.charset = link, page.charset
+        self.kind: str | None = None
+        self.encoding: str | None = None
+        self.refused: dict[str, int] = {}
+        self.cut: dict[str, str] = {}
+        self.faults: dict[str, tuple[int, str]] = {}
+        self._lost = self._lost_bytes = 0
+
+    def take(self, part: Part) -> None:
+        self.kind, self.encoding = part.kind or self.kind, part.encoding
+        for rule, count in part.refused.items():
+            self.refuse(rule, count)
+        for name, (count, detail) in part.faults.items():
+            self.fault(name, count, detail)
+
+    def fault(self, name: str, count: int, detail: str) -> None:
+        before, first = self.faults.get(name, (0, detail))
+        self.faults[name] = before + count, first
+
+    def lost(self, fault: Fault, size: int) -> int:
+        """A part could not be read; how many there are of them."""
+        self.refuse(fault.reason)
+        self._lost += 1
+        self._lost_bytes += size
+        self.cut[fault.reason] = f"{self._lost_bytes} bytes were not read"
+        return self._lost
+
+    def refuse(self, rule: str, count: int = 1) -> None:
+        self.refused[rule] = self.refused.get(rule, 0) + count
+
+    def words(self) -> str:
+        """``xml, 3 times, first line 12: undefined entity; too_large: ...``"""
+        said = (
+            name + (f", {count} times, first" if count > 1 and detail else "") + (f": {detail}" if detail else "")
+            for name, (count, detail) in self.faults.items()
+        )
+        return "; ".join(said)
+
+
+def _is_readable_in_part(done: Done) -> bool:
+    """Whether what could be decoded of a response may be read: nothing else of it is wrong."""
+    return done.outcome == "bad_response" and 200 <= done.page.status < 300 and done.page.coding is not None
+
+
+def _path(url: str) -> str:
+    return url.partition("?")[0][len(urls.origin(url)) :]
+
+
+_is_file = re.compile(r"\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
+_is_sitemap = re.compile(rb"<(?:[A-Za-z_][\w.\-]{0,40}:)?(?:urlset|sitemapindex)[\s>]").search
+_is_feed = re.compile(rb"<(?:rss|feed|(?:[A-Za-z_][\w.\-]{0,40}:)RDF)[\s>]").search
+_is_html = re.compile(rb"\s*<(?:!DOCTYPE\s+html|html)[\s>]", re.IGNORECASE).match
+_is_list = re.compile(rb"(?:\xef\xbb\xbf)?\s*https?://", re.IGNORECASE).match

@@ -1,0 +1,112 @@
+"""Chunked framing, read ahead of the parser (RFC 9112 7.1), which then gets the same body in few chunks and plain lines.
+
+Why: llhttp refuses the blank that a chunk extension may begin with (7.1.1, BWS: a recipient MUST parse it), and calls back
+into Python several times for every chunk, so that a body in chunks of one byte would cost seconds. What is fed to it is one
+chunk for all that has come, without extensions; the last chunk and its trailers stay as they are, and stay its to judge.
+
+Invariant: nothing passes here that llhttp would refuse but for white space before an extension, and white space, as before,
+behind the size.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+LINE_BYTES_MAX: Final = 16 << 10
+"""A chunk's size and its extensions."""
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
+_plain: Final = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n").match
+"""Between most chunks."""
+_DIGITS_MAX: Final = 16
+"""Hexadecimal, beyond leading zeros: 64 bits."""
+
+
+class Chunks:
+    """``feed`` what has come after the head. ``extra_max``: bytes of extensions and padding that are put up with."""
+
+    __slots__ = ("_carry", "_extra_left", "_left", "_within", "fault", "framing", "is_last")
+
+    def __init__(self, extra_max: int) -> None:
+        self._extra_left = extra_max
+        self._carry = b""  # the beginning of a line
+        self._left = 0  # bytes of this chunk's data to come
+        self._within = False  # a chunk has begun: a line end is due after its data
+        self.framing = 0
+        """Bytes that were no data, of the chunks before the last."""
+        self.is_last = False
+        """The last chunk has begun: what comes now goes to the parser as it is."""
+        self.fault: tuple[str, str] | None = None
+        """(reason, detail) once the framing cannot be read on."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What the parser is to be given in its place; nothing more once there is a fault."""
+        if self.is_last:
+            return data
+        if self.fault is not None:
+            return b""
+        data, self._carry = self._carry + data if self._carry else data, b""
+        body: list[bytes] = []
+        at, rest = 0, b""
+        while at < len(data):
+            if self._left:
+                piece = data[at : at + self._left]
+                body.append(piece)
+                self._left -= len(piece)
+                at += len(piece)
+                continue
+            begin = at
+            if self._within and (plain := _plain(data, at)) is not None:
+                size, at = int(plain[1], 16), plain.end()
+                self.framing += at - begin
+                piece = data[at : at + size]
+                body.append(piece)
+                at += len(piece)
+                self._left = size - len(piece)
+                continue
+            if self._within:
+                if data[at:] == b"\r":
+                    self._carry = b"\r"
+                    break
+                if data[at : at + 2] != b"\r\n" and data[at : at + 1] != b"\n":  # as lenient as the parser is here
+                    self.fault = ("chunked", "framing of the body")
+                    break
+                at += 2 if data[at : at + 1] == b"\r" else 1
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._wait(data[begin:], data[at:])
+                break
+            found = self._size(data[at:end])
+            if found is None:
+                break
+            if not found:
+                self.is_last = True
+                rest = b"0" + data[end:]
+                break
+            self._left, self._within = found, True
+            self.framing += end + 2 - begin
+            at = end + 2
+        joined = b"".join(body)
+        return (b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b"") + rest
+
+    def _wait(self, framing: bytes, line: bytes) -> None:
+        """For the end of a line. A bare line feed ends none."""
+        if b"\n" in line:
+            self.fault = ("chunked", "framing of the body")
+        elif len(line) > min(LINE_BYTES_MAX, self._extra_left):
+            self.fault = ("malformed", "a chunk's line is too long")
+        else:
+            self._carry = framing
+
+    def _size(self, line: bytes) -> int | None:
+        match = _SIZE(line)
+        if match is None:
+            self.fault = ("chunked", "framing of the body")
+            return None
+        digits = match[1].lstrip(b"0")
+        self._extra_left -= len(line) - len(digits)
+        if len(digits) > _DIGITS_MAX:
+            self.fault = ("chunked", "framing of the body")
+        elif self._extra_left < 0 or len(line) > LINE_BYTES_MAX:
+            self.fault = ("malformed", "more chunk extensions than body")
+        return None if self.fault else int(digits or b"0", 16)

@@ -1,0 +1,190 @@
+"""Checks WARC files: every record against its digests, its row and its index line.
+
+Invariants: one pass over the files, in bounded memory. Rows and records were appended in one order, so they are read side by
+side: each row moves the reading position to the record that it names. A damaged record ends nothing: reading goes on at the
+next record that a row names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from crawler.core.durable import open_there, storing
+from crawler.core.errors import StorageError
+from crawler.core.model import Mark, Ref
+from crawler.output.archive.kind import Findings
+from crawler.output.archive.records import sha1_text
+from crawler.output.archive.warc_reader import RecordReader
+from crawler.output.file_names import indexes_in, order, retired_in
+
+FOLDER: Final = "warc/"
+INDEX_LINE_BYTES_MAX: Final = 1 << 20
+RESPONSES: Final = frozenset({"response", "revisit"})
+
+
+class WarcChecker:
+    """The files of one crawl, in the order of their parts and serial numbers."""
+
+    def __init__(self, root: Path, marks: Mapping[str, Mark], findings: Findings) -> None:
+        self._root, self._marks, self._findings = root, marks, findings
+        self._is_retired, self._index_of = retired_in(marks), indexes_in(marks)
+        files = sorted((file for file, mark in marks.items() if file.startswith(FOLDER) and not mark.retired), key=order)
+        self._ahead = dict.fromkeys(files)  # not begun yet
+        self._at: _File | None = None
+
+    def row(self, ref: Ref, row: Mapping[str, Any]) -> None:
+        if self._is_retired(ref.file):
+            return
+        if ref.file not in self._marks:
+            self._findings.fault(f"{ref.file}: a row names this file, but no commit does")
+            return
+        while ref.file in self._ahead:
+            self._next()
+        if self._at is None or self._at.name != ref.file:
+            self._findings.fault(f"{ref.file}: a row names a record at {ref.offset}, which is not there")
+        else:
+            self._at.row(ref, row)
+
+    def end(self) -> None:
+        while self._ahead:
+            self._next()
+        self._leave()
+
+    def _next(self) -> None:
+        self._leave()
+        file = next(iter(self._ahead))
+        del self._ahead[file]
+        self._at = _File(self._root, file, self._marks[file].length, self._findings)
+
+    def _leave(self) -> None:
+        """What is left of the current file has no row; then its index is checked."""
+        if (file := self._at) is None:
+            return
+        responses = file.end()
+        with self._findings.noting():
+            self._check_index(file.name, responses)
+        self._at = None
+
+    def _check_index(self, file: str, responses: int | None) -> None:
+        """One line per response; in order, once the file is closed."""
+        name = self._index_of(file)
+        if name is None:
+            raise StorageError(f"{file}: no length was committed of its index")
+        mark = self._marks[name]
+        if mark.retired:
+            return
+        count, last, left = 0, b"", mark.length
+        with storing(self._root / name), io.BufferedReader(open_there(self._root / name)) as lines:
+            while left > 0 and (line := lines.readline(min(left, INDEX_LINE_BYTES_MAX))):
+                if mark.closed and line < last:
+                    raise StorageError(f"{name}: line {count + 1} is out of order")
+                count, last, left = count + 1, line, left - len(line)
+        if responses is not None and count != responses:
+            raise StorageError(f"{name}: {count} lines for {responses} responses")
+
+
+class _File:
+    """One file that is read up to ``end_offset``, record by record; ``offset`` is where the next one begins."""
+
+    def __init__(self, root: Path, name: str, end_offset: int, findings: Findings) -> None:
+        self.name = name
+        self._end, self._findings = end_offset, findings
+        self._offset = self._responses = 0
+        self._is_whole = True
+        self._is_lost = False
+        """The record at ``offset`` is damaged: where the next one begins only a row can tell."""
+        try:
+            self._file: io.FileIO | None = open_there(root / name)
+        except StorageError:
+            self._file = None  # reported with its mark
+
+    def row(self, ref: Ref, row: Mapping[str, Any]) -> None:
+        """Four cases of where the row's record lies:
+
+        1. In a file that cannot be opened: its mark was reported.
+        2. At a damaged record, which was reported. A row behind it says where reading goes on.
+        3. At the end of a record: it is read and compared. Records before it have no row.
+        4. Anywhere else: there is no such record."""
+        if self._file is None:
+            return
+        self._read_to(ref.offset)
+        if self._is_lost:
+            if ref.offset <= self._offset:
+                return
+            self._offset, self._is_lost = min(ref.offset, self._end), False
+        if ref.offset != self._offset or self._offset >= self._end:
+            self._not_there(ref)
+        elif (record := self._read()) is not None:
+            kind, length, sha256 = record
+            if kind not in RESPONSES:
+                self._not_there(ref)
+            elif ref.length != length:
+                self._findings.fault(f"{self.name}: the record at {ref.offset} is {length} bytes long, its row says otherwise")
+            elif sha256 is not None and row["sha256"] != sha256:
+                self._findings.fault(
+                    f"{self.name}: the body of the record at {ref.offset} is not the one of its row ({row['sha256']})"
+                )
+
+    def end(self) -> int | None:
+        """Read the rest, which no row names, and close; how many responses the file holds, None if that cannot be told."""
+        if self._file is None:
+            return None
+        self._read_to(self._end)
+        self._file.close()
+        return self._responses if self._is_whole else None
+
+    def _read_to(self, offset: int) -> None:
+        """Read the records before ``offset``: those of responses should have had a row."""
+        while self._offset < min(offset, self._end) and not self._is_lost:
+            at, record = self._offset, self._read()
+            if record is not None and record[0] in RESPONSES and not self._findings.rows_retired:
+                self._findings.fault(f"{self.name}: no row names the record at {at}")
+
+    def _read(self) -> tuple[str, int, str | None] | None:
+        """The next record, as ``_checked`` says; None if it is damaged."""
+        assert self._file is not None
+        try:
+            kind, length, sha256 = _checked(self._file, self.name, self._offset, self._end)
+        except StorageError as error:
+            self._findings.fault(str(error))
+            self._is_whole, self._is_lost = False, True
+            return None
+        self._findings.records += 1
+        self._responses += kind in RESPONSES
+        self._offset += length
+        return kind, length, sha256
+
+    def _not_there(self, ref: Ref) -> None:
+        self._findings.fault(f"{self.name}: a row names a record at {ref.offset}, which is not there")
+
+
+def _checked(file: BinaryIO, name: str, offset: int, end: int) -> tuple[str, int, str | None]:
+    """(kind, length, sha256 of the payload of a response) of the record at ``offset``. StorageError: it is damaged."""
+    record = RecordReader(file, name, offset, end)
+    block = hashlib.sha1(usedforsecurity=False)
+
+    def digested() -> Iterator[bytes]:
+        for piece in record.block():
+            block.update(piece)
+            yield piece
+
+    if record.kind == "response":
+        _, payload = record.split(digested())
+        sha1, sha256 = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
+        for piece in payload:
+            sha1.update(piece)
+            sha256.update(piece)
+        if record.fields.get("warc-payload-digest") != sha1_text(sha1.digest()):
+            raise record.broken("has another payload than its digest says")
+        found = sha256.hexdigest()
+    else:
+        found = None
+        for _ in digested():
+            pass
+    if record.fields.get("warc-block-digest") != sha1_text(block.digest()):
+        raise record.broken("has another block than its digest says")
+    return record.kind, record.length, found

@@ -1,0 +1,162 @@
+"""A part of a sitemap that is not well-formed: what is plain is mended, and expat is helped over the rest. In parser processes;
+imported by the first fault.
+
+The law: an entry that is well-formed is read as if there were no fault anywhere; of a damaged one as much as is plain, and never
+a URL that may have been cut. Linear in the text but for a bounded number of damaged entries.
+
+Recovery by a library alone was measured on the catalogue of tests/unit/parse/test_sitemap_faults.py: lxml (``recover=True``;
+7 MiB and 60 ms to import) reads ``?a=1&b=2`` as ``?a=1=2`` and loses every entry behind an open quote, comment or CDATA section,
+a second root, or text before the first; turbohtml's tree, made for HTML, reads ``&copy=1`` as ``©=1`` and loses what is behind
+an open <title>. So entries are told apart first, and only a damaged one goes to turbohtml's tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+from xml.parsers import expat
+
+from turbohtml import Tokenizer, TokenType, unescape
+
+from crawler.parse.sitemap_formats import PLACES, Full, Kind, Odd, Reading, Stop, Strict
+
+REPAIRS_MAX: Final = 50_000
+"""Damaged entries of one document: as many as it may have URLs."""
+REPAIRS_PER_CALL_MAX: Final = 2_000
+"""About 0.2 s."""
+
+# An open comment or CDATA section is none: what stands in it may be all that is left of the document.
+_CDATA: Final = r"<!\[CDATA\[(?:(?!<!\[CDATA\[|\]\]>).)*+\]\]>"
+_WHOLE: Final = rb"<!--(?:(?!<!--|-->).)*+-->|" + _CDATA.encode()
+_tags_of: Final = {
+    kind: re.compile(_WHOLE + rb"|<(/?)(?:[A-Za-z_][\w.\-]*:)?%b(?=[\s>/])[^<>]*>?" % entry.encode(), re.DOTALL).finditer
+    for kind, (entry, _) in PLACES.items()
+}
+_SIBLINGS: Final = frozenset(
+    {"lastmod", "changefreq", "priority", "title", "description", "guid", "pubdate", "author", "category", "comments"}
+    | {"enclosure", "source", "updated", "published", "summary", "content", "id"}
+)
+"""What may stand beside a URL whose end tag is missing. Before any other tag it may have been cut."""
+
+_by_cdata = re.compile(f"({_CDATA})", re.DOTALL).split
+_wrong = re.compile(
+    "&(?:#[0-9]{1,9};|#x[0-9A-Fa-f]{1,8};|[A-Za-z][A-Za-z0-9]{0,40};)?|[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]"
+)
+_XML: Final = frozenset({"&amp;", "&lt;", "&gt;", "&quot;", "&apos;"})
+_marks = re.compile(r"<!--|-->|<!\[CDATA\[|\]\]>")
+_open_quote = re.compile(r"(=\s*)[\"'](?=[^\"'<]*<)")
+_tag_start = re.compile(r"<(/?)(?=[A-Za-z_:])")
+
+
+def mended(text: str) -> str:
+    """The text with every reference and character made what it can only have meant; CDATA sections are as they are."""
+    if "<![CDATA[" not in text:
+        return _wrong.sub(_meant, text)
+    return "".join(_raw(piece) if at % 2 else _wrong.sub(_meant, piece) for at, piece in enumerate(_by_cdata(text)))
+
+
+def repaired(reading: Reading, data: bytes) -> int:
+    """Read the entries of these bytes, of which none begins that does not end, unless the document ends; how many bytes are
+    done with: fewer than all when there is more than one call should do."""
+    at, repairs = 0, 0
+    while at < len(data):
+        if reading.is_full or repairs > REPAIRS_PER_CALL_MAX:
+            return at
+        strict = Strict(reading, reading.state.path)
+        is_faulty = True
+        try:
+            strict.read(data, False, at)
+            is_faulty = False
+        except (expat.ExpatError, Odd):
+            pass
+        except Full:
+            return strict.safe
+        finally:
+            strict.release()
+        at = strict.safe
+        if not is_faulty and not data[at:].strip():
+            break
+        at = _over(reading, data, at)
+        repairs += 1
+        reading.state.repairs += 1
+        if reading.state.repairs > REPAIRS_MAX:
+            raise Stop("too_many_faults", f"over {REPAIRS_MAX} damaged entries")
+    return len(data)
+
+
+def _over(reading: Reading, data: bytes, at: int) -> int:
+    """The place behind a fault, which is in the next entry or before it. What is plain of that entry is read."""
+    kind = reading.state.kind
+    assert kind is not None and kind != "text"
+    start = -1
+    for tag in _tags_of[kind](data, at):
+        if tag[1] is None:
+            continue  # a comment or a CDATA section
+        if start >= 0:
+            end = tag.end() if tag[1] else tag.start()
+            break
+        if not tag[1]:
+            start = tag.start()
+            if data[at:start].strip():
+                return start  # what stands before it is skipped
+    else:
+        end = len(data)
+    if start >= 0:
+        for url in _loose(kind, data[start:end].decode()):
+            reading.add(url)
+    return end
+
+
+def _raw(cdata: str) -> str:
+    """A CDATA section without what may stand nowhere."""
+    return re.sub("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]", _meant, cdata)
+
+
+def _meant(wrong: re.Match[str]) -> str:
+    found = wrong[0]
+    if found[0] != "&":
+        code = ord(found) - 0xDC00
+        return f"%{code:02X}" if 0x80 <= code <= 0xFF else "\ufffd" if "\ud800" <= found <= "\udfff" else ""
+    if found in _XML:
+        return found
+    meant = unescape(found) if found.endswith(";") else found
+    if meant == found:
+        return "&amp;" + found[1:]
+    return "".join(f"&#{ord(char)};" for char in meant if _is_char(char))
+
+
+def _is_char(char: str) -> bool:
+    """Whether XML knows it (XML 1.0, 2.2)."""
+    return char in "\t\n\r" or " " <= char <= "\ud7ff" or "\ue000" <= char <= "\ufffd" or char >= "\U00010000"
+
+
+def _loose(kind: Kind, entry: str) -> Iterator[str]:
+    """The URLs of one entry, by turbohtml's tokenizer: it reads on after anything. As HTML knows some of its names (a <title>
+    holds text only, a <link> nothing), all get a prefix; what is open is closed, or was no mark."""
+    pieces = _by_cdata(entry)
+    text = "".join(_text_of(piece) if at % 2 else _marks.sub("", piece) for at, piece in enumerate(pieces))
+    url: list[str] | None = None
+    leaf = ""
+    for token in Tokenizer(resolve_references=True).feed(_tag_start.sub(r"<\1x-", _open_quote.sub(r"\1", text))):
+        name = token.tag or ""
+        if token.type in (TokenType.TEXT, TokenType.CHARACTER_REFERENCE):
+            if url is not None:
+                url.append(token.data or "")
+        elif token.type == TokenType.START_TAG or token.type == TokenType.END_TAG:
+            is_end = token.type == TokenType.END_TAG
+            if not leaf:  # the entry's own tag
+                leaf = f"{name.removesuffix(PLACES[kind][0])}{PLACES[kind][1]}"
+                continue
+            if url is not None and (is_end or name[2:].rpartition(":")[2] in _SIBLINGS):
+                yield "".join(url)
+            url = None
+            if name == leaf and not is_end:
+                if kind != "atom":
+                    url = []
+                elif (token.attr("rel") or "alternate") == "alternate":
+                    yield token.attr("href") or ""
+
+
+def _text_of(cdata: str) -> str:
+    return cdata[9:-3].replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,86 @@
+"""A visit that ends the process three times is settled as crashed, whatever raised and wherever: the crawl comes to its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import webs
+from support.programs import CLEAN, rows_of
+
+BREAKS = {
+    "fetch": "from crawler.fetch.fetcher import Fetcher as C; name = 'fetch'; of = lambda a: a[1].link.url",
+    "judge": "from crawler.policy.judge import Judge as C; name = 'page'; of = lambda a: a[1].link.url",
+    "expand": "from crawler.crawl.expand import Expander as C; name = 'expand'; of = lambda a: a[1].url",
+    "refusal": "from crawler.policy.robots_gate import RobotsDesk as C; name = 'refuses'; of = lambda a: a[1].url",
+    "rest": "from crawler.policy.politeness import Politeness as C; name = 'after'; of = lambda a: a[1].url",
+    "robots": (
+        "from crawler.policy.robots_gate import RobotsDesk as C; name = 'learn';"
+        "of = lambda a: a[1].url if type(a[2]).__name__ == 'Done' else ''"
+    ),
+    "row": (
+        "from crawler.output.journal import Journal as C; name = 'write';"
+        "of = lambda a: ' '.join(s.lease.link.url for s in a[1].batch.settled if type(s.outcome).__name__ == 'Done')"
+    ),
+}
+"""Where a library might raise: which call, and the URL that it is for."""
+BREAK = """
+import asyncio, inspect
+{where}
+whole = getattr(C, name)
+def check(a):
+    if {poison!r} in of(a):
+        raise ArithmeticError('nobody has foreseen this')
+if inspect.iscoroutinefunction(whole):
+    async def broken(*a, **k):
+        check(a)
+        return await whole(*a, **k)
+else:
+    def broken(*a, **k):
+        check(a)
+        return whole(*a, **k)
+setattr(C, name, broken)
+from crawler.cli.main import main
+raise SystemExit(main())
+"""
+
+
+def run(tmp_path: Path, name: str, urls: list[str]) -> tuple[int, str]:
+    """The crawler, but that one of its calls raises for one URL."""
+    poison = "//127.0.0.3" if name == "robots" else "/poison"
+    program = BREAK.format(where=BREAKS[name], poison=poison)
+    local = [
+        "--allow-net",
+        "127.0.0.0/8",
+        "--delay",
+        "0",
+        "--factor",
+        "0",
+        "--progress",
+        "none",
+        "--retries",
+        "0",
+        "--depth",
+        "1",
+    ]
+    command = [sys.executable, "-c", program, "run", *urls, "-o", str(tmp_path / "out"), *local]
+    ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, check=False, timeout=120)
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_ends_the_process_thrice_is_given_up(tmp_path, name):
+    pages = {f"/{n}": webs.page() for n in range(6)} | {"/poison": webs.page()}
+    with webs.Web({"127.0.0.2": pages, "127.0.0.3": pages}).running() as web:
+        urls = [web.url("127.0.0.2", f"/{n}") for n in range(6)]
+        urls += [web.url("127.0.0.3", "/0" if name == "robots" else "/poison")]
+        for _ in range(3):
+            code, told = run(tmp_path, name, urls)
+            assert code == 1, told
+        code, told = run(tmp_path, name, urls)
+        assert code == 0, told
+    ends = Counter((row["outcome"], row["reason"]) for row in rows_of(tmp_path / "out") if row["kind"] != "robots")
+    assert ends == {("ok", None): 6, ("skipped", "crashed"): 1}

@@ -1,0 +1,348 @@
+"""Sitemaps on their way to the frontier: which a site has, what they name, and that nothing is left out without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pages import links_of, page_of
+from support.sitemaps import document, entry_of, urls_of
+
+from crawler.config.sections import Config
+from crawler.core import urls
+from crawler.core.model import Done, Input, Link
+from crawler.crawl import sitemaps
+from crawler.crawl.expand import Expander
+from crawler.fetch.decoding import Finisher
+from crawler.parse.pool import Fault, Parser, open_parser
+from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX
+from crawler.parse.sitemap_formats import ENTRY_URLS_MAX
+from crawler.policy.scope import RULES, Scope
+from crawler.resources.memory_budget import Budget
+from crawler.resources.memory_plan import Needs, divide
+
+HOST = "a.example"
+SEED = "http://a.example/"
+MAP = Link("http://a.example/map.xml", HOST, "sitemap", anchor=SEED)
+LISTED = Input("list", 1)
+
+
+class Faulty:
+    """A parser of which some calls end as they are told: number → fault."""
+
+    def __init__(self, parser: Parser, faults: dict[int, Fault]) -> None:
+        self.parser, self.faults, self.calls = parser, faults, 0
+
+    async def call(self, *arguments: Any, result: Any) -> Any:
+        self.calls += 1
+        return self.faults.get(self.calls) or await self.parser.call(*arguments, result=result)
+
+
+class Trial:
+    """An expander whose admitted links are kept."""
+
+    def __init__(self, root: Path, parser: Any, **config: Any) -> None:
+        self.root = root
+        settings = Config(**{"sitemaps": True, **config})
+        self.budget = Budget(
+            divide(256 << 20, Needs(8, 1, max_parse=2 << 20, max_body=8 << 20, max_head=256 << 10, max_outlinks=100_000))
+        )
+        self.admitted: list[Link] = []
+        self.sizes: list[int] = []
+        finisher = Finisher(root, decode_body=False, ratio_max=100.0, codings_max=3)
+        self.expander = Expander(settings, Scope(settings), parser, finisher, self._admit, secret=7)
+        self.sitemaps = self.expander.sitemaps
+
+    async def _admit(self, admitted: Any) -> None:
+        links = links_of(admitted)
+        assert len(links) <= 2000
+        self.admitted += links
+        self.sizes.append(sum(len(link.url) for link in links))
+
+    async def read(self, body: bytes, link: Link = MAP, outcome: str = "ok", **fields: Any) -> tuple[list[Link], Done]:
+        self.admitted.clear()
+        page = page_of(self.root, body, link.url, (), **{"mime": "application/xml", "sniffed": None, **fields})
+        async with self.budget.visit() as room:
+            room.received(0)
+            done = await self.expander.expand(link, Done(page, outcome, fields.get("reason")), room)
+        assert self.budget.account("parse").used == 0
+        assert set(done.refused or {}) <= set(RULES)
+        assert {rule for rule, _ in done.cut} <= set(done.refused or {})
+        return [*self.admitted, *links_of(done)], done
+
+
+@pytest.fixture
+async def parser() -> AsyncIterator[Parser]:
+    async with open_parser(Config(), parsers=0) as parser:
+        yield parser
+
+
+@pytest.fixture
+def trial(tmp_path: Path, parser: Parser) -> Trial:
+    return Trial(tmp_path, parser, depth=1)
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"),
+    [
+        ("/map", True),
+        ("http://www.example.org/anything.html", True),
+        ("http://other.example/hub.html", False),
+        ("http://other.example/", False),
+        ("http://sitemap.example/hub", False),
+        ("http://other.example/map.xml", True),
+        ("http://other.example/map.xml.gz?day=1", True),
+        ("http://other.example/sitemap_index.php", True),
+        ("http://other.example/feed.atom", True),
+        ("http://[bad", False),
+    ],
+)
+def test_anothers_page_is_not_taken_for_a_sitemap(named: str, taken: bool, trial: Trial) -> None:
+    """Visited as one, it would be known, and its links never followed."""
+    links = [link.url for link in trial.sitemaps.of("http://www.example.org", (named,), "http://www.example.org/")]
+    assert links == ([urls.join("http://www.example.org/", named)] if taken else []) + ["http://www.example.org/sitemap.xml"]
+
+
+async def test_what_is_not_taken_is_counted_by_a_rule_of_its_own(tmp_path: Path, parser: Parser) -> None:
+    trial = Trial(tmp_path, parser, scope="any")
+    index = document("index", "utf-8", [entry_of("index", url) for url in ("http://b.example/hub", "http://b.example/s.xml")])
+    links, done = await trial.read(index.encode())
+    assert [(link.url, link.kind, link.hops) for link in links] == [("http://b.example/s.xml", "sitemap", 1)]
+    assert (done.refused, done.cut) == ({"sitemap_name": 1}, ())
+
+
+@pytest.mark.parametrize(
+    ("scope", "homes"),
+    [
+        ("host", ["http://a.example/x/y", "https://a.example/", "http://b.example/"]),
+        ("domain", ["http://www.a.example/", "http://a.example/x", "http://b.example/"]),
+        ("prefix", ["http://a.example/x/1", "https://a.example/x/2", "http://a.example/y/"]),
+        ("any", ["http://a.example/", "http://b.example/"]),
+    ],
+)
+def test_all_that_is_in_one_place_is_one_site(scope: str, homes: list[str]) -> None:
+    """What is in the place of an anchor is in that of its site, and the other way round."""
+    rules = Scope(Config(scope=scope))
+    sites = [rules.site(home) for home in homes]
+    assert len(set(sites)) == len(homes) - 1
+    assert [rules.site(site) for site in sites] == sites
+    for home, site in zip(homes, sites, strict=True):
+        for url in homes:
+            link = Link(url, urls.host_key(url), "link")
+            assert rules.refuses(Link(link.url, link.host, "link", anchor=home)) == rules.refuses(
+                Link(link.url, link.host, "link", anchor=site)
+            )
+
+
+async def test_each_site_names_the_sitemaps_of_an_origin_once(tmp_path: Path, parser: Parser) -> None:
+    trial = Trial(tmp_path, parser, scope="prefix")
+
+    async def named(link: Link, sitemaps: tuple[str, ...] | None = ("/map.xml",)) -> list[tuple[str, str | None]]:
+        trial.admitted.clear()
+        await trial.sitemaps.name(link, lambda origin: sitemaps)
+        return [(link.url.removeprefix("http://a.example"), link.anchor) for link in trial.admitted]
+
+    x, y = "http://a.example/x/", "http://a.example/y/"
+    assert await named(Link(x, HOST), None) == []  # nobody knows yet
+    assert await named(Link(x, HOST)) == [("/map.xml", x), ("/sitemap.xml", x)]
+    assert await named(Link(x + "other", HOST)) == []
+    assert await named(Link(x + "deeper", HOST, "link", 1, anchor=x + "other")) == []
+    assert await named(Link(y, HOST, "redirect")) == [("/map.xml", y), ("/sitemap.xml", y)]
+    assert await named(Link("http://a.example/z/robots.txt", HOST, "robots")) == []
+    assert await named(Link("http://b.example/", "b.example", "link", anchor=x)) == []  # no place of this site
+    trial.sitemaps._sites = dict.fromkeys((str(n), "") for n in range(sitemaps.SITES_MAX))
+    assert len(await named(Link(x, HOST))) == 2
+    assert len(trial.sitemaps._sites) == 1
+
+
+async def test_a_site_whose_sitemaps_could_not_be_admitted_names_them_again(trial: Trial) -> None:
+    async def refuse(admitted: Any) -> None:
+        raise asyncio.CancelledError
+
+    admit, trial.sitemaps._admit = trial.sitemaps._admit, refuse
+    with pytest.raises(asyncio.CancelledError):
+        await trial.sitemaps.name(Link(SEED, HOST), lambda origin: ())
+    trial.sitemaps._admit = admit
+    await trial.sitemaps.name(Link(SEED, HOST), lambda origin: ())
+    assert [link.url for link in trial.admitted] == ["http://a.example/sitemap.xml"]
+
+
+async def test_a_fault_is_counted_told_and_logged_with_its_place(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
+    body = "<urlset>\n\n<url><loc>http://a.example/1?a&b</loc></url><url><loc>http://a.example/2</loc></url>&nbsp;</urlset>"
+    links, done = await trial.read(body.encode())
+    assert [link.url for link in links] == ["http://a.example/1?a&b", "http://a.example/2"]
+    assert (done.outcome, done.refused, done.encoding) == ("ok", {"sitemap_fault": 1}, "UTF-8")
+    [(rule, words)] = done.cut
+    assert (rule, "line 3" in words) == ("sitemap_fault", True)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "http://a.example/map.xml" in record.getMessage() and words in record.getMessage()
+
+
+async def test_a_page_at_the_usual_place_is_nobodys_fault(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
+    """Many servers answer anything with a page; it is counted, and no warning."""
+    link = Link("http://a.example/sitemap.xml", HOST, "sitemap", anchor=SEED)
+    _, done = await trial.read(b"<!doctype html><p>hello <a href=/x>x</a>", link, mime="text/html", sniffed="text/html")
+    assert (done.refused, links_of(done)) == ({"sitemap_fault": 1}, [])
+    assert [record.levelno for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    ("link", "body", "outcome", "config", "name", "count"),
+    [
+        (MAP, "\n".join(urls_of(URLS_MAX + 1)), "ok", {}, "too_many_urls", URLS_MAX),
+        (MAP, "\n".join(urls_of(URLS_MAX)), "ok", {}, None, URLS_MAX),
+        (MAP, "\n".join(urls_of(200)), "ok", {"max_sitemap": 2048}, "too_large", 64),
+        (MAP, "\n".join(urls_of(200)), "too_large", {}, "max_body", 199),
+        (MAP, "\n".join(urls_of(200)), "truncated", {}, "cut", 199),
+        (MAP, "", "ok", {}, "not_a_sitemap", 0),
+    ],
+)
+async def test_the_caps(
+    link: Link, body: str, outcome: str, config: dict[str, Any], name: str | None, count: int, tmp_path: Path, parser: Parser
+) -> None:
+    """What a cap leaves out is counted, and which cap it was is told."""
+    reason = name if outcome != "ok" else None
+    trial = Trial(tmp_path, parser, **config)
+    page = page_of(tmp_path, body.encode(), link.url, (), mime="text/plain")
+    async with trial.budget.visit() as room:
+        room.received(0)
+        done = await trial.expander.expand(link, Done(page, outcome, reason), room)
+    assert len(trial.admitted) + len(links_of(done)) == count
+    assert done.refused == ({} if name is None else {"sitemap_fault": 1})
+    assert [words.partition(":")[0] for _, words in done.cut] == ([] if name is None else [name])
+
+
+async def test_indexes_in_one_another_end(trial: Trial) -> None:
+    index = document("index", "utf-8", [entry_of("index", url) for url in urls_of(2)]).encode()
+    for hops in range(INDEX_DEPTH_MAX + 1):
+        links, done = await trial.read(index, Link(MAP.url, HOST, "sitemap", hops=hops, anchor=SEED))
+        assert [link.hops for link in links] == ([hops + 1] * 2 if hops < INDEX_DEPTH_MAX else [])
+        assert ("index_depth" in str(done.cut)) == (hops == INDEX_DEPTH_MAX)
+
+
+async def test_a_sitemap_of_short_entries_to_a_long_base_is_admitted_in_parts_of_bounded_size(trial: Trial) -> None:
+    base = "http://a.example/" + "a" * 1900 + "/s.xml"
+    feed = b"<feed>" + b"".join(b'<entry><link href="%d"/></entry>' % n for n in range(1000)) + b"</feed>"
+    for coding, body in ((None, feed), ("gzip", gzip.compress(feed))):
+        trial.sizes.clear()
+        links, done = await trial.read(body, Link(base, HOST, "sitemap", anchor=SEED), coding=coding)
+        assert len(links) == 1000
+        assert max(trial.sizes) < (512 << 10) + 2083
+        assert sum(len(link.url) for link in links_of(done)) < (512 << 10) + 2083
+    assert not list((trial.root / "tmp").glob("body-*"))
+
+
+async def test_an_entry_of_many_links_is_read_in_part(trial: Trial) -> None:
+    feed = b"<feed><entry>" + b"".join(b'<link href="%d"/>' % n for n in range(1000)) + b"</entry></feed>"
+    links, done = await trial.read(feed)
+    assert (len(links), done.refused) == (ENTRY_URLS_MAX, {"outlinks": 1000 - ENTRY_URLS_MAX})
+
+
+async def test_a_part_that_a_parser_could_not_read_is_told_and_the_others_are_read(tmp_path: Path, parser: Parser) -> None:
+    entries = [entry_of("urlset", url) for url in urls_of(20_000)]
+    body = document("urlset", "utf-8", entries).encode()
+    for reason in ("parse_timeout", "parse_crashed"):
+        trial = Trial(tmp_path, Faulty(parser, {2: Fault(reason)}))
+        links, done = await trial.read(body)
+        assert 12_000 < len(links) < 20_000 and links[-1].url == urls_of(20_000)[-1]
+        assert done.refused is not None and done.refused[reason] == 1
+        assert dict(done.cut)[reason] == f"{256 << 10} bytes were not read"
+
+
+async def test_a_sitemap_that_ends_its_parser_again_and_again_is_given_up(tmp_path: Path, parser: Parser) -> None:
+    trial = Trial(tmp_path, Faulty(parser, dict.fromkeys(range(1, 1000), Fault("parse_crashed"))))
+    links, done = await trial.read(b" " * (4 << 20))
+    assert links == [] and done.refused is not None
+    assert done.refused["parse_crashed"] == sitemaps.LOST_PARTS_MAX
+    assert trial.sitemaps._parser.calls == sitemaps.LOST_PARTS_MAX
+
+
+XML = document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(3)])
+
+
+@pytest.mark.parametrize(
+    ("path", "mime", "body", "count"),
+    [
+        ("map.xml", "text/xml", XML.encode(), 3),
+        ("map", None, XML.encode(), 3),
+        ("map.html", "text/html", XML.encode(), 3),
+        ("map.xml.gz", "application/gzip", gzip.compress(XML.encode()), 3),
+        ("map", "binary/octet-stream", gzip.compress(XML.encode()), 3),
+        ("map.xml", "text/xml", XML.encode("utf-16"), 3),
+        ("map.xml", "text/xml", ("<br/>\n<b>Warning</b>: x\n" + XML).encode(), 3),
+        ("map.xml", "text/xml", XML.replace("<url>", "&nbsp;<url>").encode(), 3),
+        ("feed", "application/rss+xml", document("rss", "utf-8", [entry_of("rss", url) for url in urls_of(3)]).encode(), 3),
+        ("feed", "application/atom+xml", document("atom", "utf-8", [entry_of("atom", url) for url in urls_of(3)]).encode(), 3),
+        ("sitemap.txt", "text/plain", "\n".join(urls_of(3)).encode(), 3),
+        ("notes.md", "text/plain", "\n".join(urls_of(3)).encode(), 0),
+        ("map.xml", "text/xml", b"<opml><url><loc>http://a.example/</loc></url></opml>", 0),
+        ("", "text/html", b"<!doctype html><p>about <urlset> and <rss>", 0),
+        ("x.gz", "application/gzip", b"\x1f\x8b nothing", 0),
+        ("x.png", "image/png", b"\x89PNG<rss>", 0),
+    ],
+)
+async def test_a_listed_line_that_is_a_sitemap_is_read_as_one(
+    path: str, mime: str | None, body: bytes, count: int, tmp_path: Path, parser: Parser
+) -> None:
+    """Its entries are as deep as it is, and bear its tag; but only where sitemaps are wanted, and only of what was listed, or
+    what that redirects to."""
+    seed = Link(SEED + path, HOST, "seed", 0, input=LISTED, tag="t")
+    for link in (seed, Link(SEED + path, HOST, "redirect", 0, input=LISTED, tag="t", hops=1)):
+        links, done = await Trial(tmp_path, parser).read(body, link, mime=mime)
+        assert [(link.url, link.depth, link.tag, link.anchor) for link in links] == [
+            (url, 0, "t", SEED + path) for url in urls_of(count)
+        ]
+        assert (done.encoding is not None) == bool(count)
+    assert (await Trial(tmp_path, parser, sitemaps=False).read(body, seed, mime=mime))[0] == []
+    assert (await Trial(tmp_path, parser).read(body, Link(SEED + path, HOST, "link", 0, anchor=SEED), mime=mime))[0] == []
+
+
+async def test_a_listed_index_leads_to_its_sitemaps(trial: Trial) -> None:
+    index = document("index", "utf-8", [entry_of("index", "http://a.example/1.xml.gz")])
+    [link], _ = await trial.read(index.encode(), Link(SEED + "x/index.xml", HOST, "seed", input=LISTED))
+    assert (link.url, link.kind, link.depth, link.anchor) == ("http://a.example/1.xml.gz", "sitemap", 0, SEED)
+
+
+async def test_a_list_of_links_for_people_is_read_as_the_page_it_is(trial: Trial) -> None:
+    """robots.txt may name it; its links are followed as those of any page, and it is told that it is no sitemap."""
+    html = b"<!doctype html><a href=/1>1</a><a href=http://b.example/>2</a>"
+    link = Link("http://a.example/sitemap.html", HOST, "sitemap", anchor=SEED)
+    links, done = await trial.read(html, link, mime="text/html", sniffed="text/html")
+    assert [(link.url, link.depth) for link in links] == [("http://a.example/1", 1)]
+    assert done.refused == {"sitemap_fault": 1, "host": 1}
+    assert done.encoding is not None and dict(done.cut)["sitemap_fault"].startswith("not_a_sitemap")
+    anothers = Link("http://b.example/sitemap.html", "b.example", "sitemap", anchor=SEED)
+    assert (await trial.read(html, anothers, mime="text/html", sniffed="text/html"))[0] == []
+
+
+async def test_what_can_be_decoded_of_a_sitemap_is_read(trial: Trial) -> None:
+    body = gzip.compress(document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(3)]).encode())
+    for more, reason, count in ((b"\n", "trailing_data", 3), (b"\x1f\x8b rest", "content_coding", 3)):
+        page = page_of(trial.root, body + more, MAP.url, (), mime="text/xml", coding="gzip")
+        async with trial.budget.visit() as room:
+            room.received(0)
+            done = await trial.expander.expand(MAP, Done(page, "bad_response", reason), room)
+        assert (len(links_of(done)), done.refused) == (count, {"sitemap_fault": 1})
+        assert reason in str(done.cut)
+    page = page_of(trial.root, body, MAP.url, (), mime="text/xml", status=404, coding="gzip")
+    async with trial.budget.visit() as room:
+        room.received(0)
+        assert links_of(await trial.expander.expand(MAP, Done(page, "bad_response", "trailing_data"), room)) == []
+
+
+async def test_through_a_parser_process(tmp_path: Path) -> None:
+    """As in a crawl: well-formed, faulty and huge."""
+    urls = urls_of(30_000)
+    entries = [entry_of("urlset", url, "&nbsp;" * (n % 1000 == 7)) for n, url in enumerate(urls)]
+    async with open_parser(Config(), parsers=1, memory_bytes=24 << 20) as parser:
+        trial = Trial(tmp_path, parser)
+        links, done = await trial.read(gzip.compress(document("urlset", "utf-8", entries).encode()))
+        assert [link.url for link in links] == urls
+        assert done.refused == {"sitemap_fault": 1}
+        assert parser.stats().restarts == 0

@@ -1,0 +1,206 @@
+"""Memory that few responses need is reserved before it is taken: long heads and decoders wait for it, all others ask nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import brotli
+import pytest
+import uvloop
+from support.hostile import fetching, lease_of
+from support.sinful import Site, forever, head, page, running, stay
+
+from crawler.core.errors import FetchError
+from crawler.core.page import Page
+from crawler.fetch import Fetcher
+from crawler.resources.memory_budget import Account, Budget
+from crawler.resources.memory_plan import BODY_BYTES, CONNECTION_BYTES, HEAD_COPIES, VISIT_ACCOUNTS, Plan
+
+KIB, MIB = 1 << 10, 1 << 20
+HEAD_BYTES = 256 * KIB
+LONG = [f"X-{n}: {'x' * 1000}" for n in range(100)]
+PARTS = head(2, *LONG)
+CODED = brotli.compress(page(1, 300_000), lgwin=24)
+BOMB = gzip.compress(bytes(9 * MIB))
+SCRIPTS = {
+    "long": [PARTS + b"ok", stay],
+    "long-in-parts": [*(part for at in range(0, len(PARTS), 9_000) for part in (PARTS[at : at + 9_000], 0.001)), b"ok", stay],
+    "long-without-end": [head(None, *LONG)[:-4], forever(b"x" * 10_000)],
+    "long-after-interim": [b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"x" * 15_000 + b">\r\n\r\n" + PARTS + b"ok", stay],
+    "short": [head(2, *LONG[:10]) + b"ok", stay],
+    "coded": [head(len(CODED), "Content-Encoding: br") + CODED, stay],
+    "gzipped": [head(len(gzip.compress(page(1, 300_000))), "Content-Encoding: gzip") + gzip.compress(page(1, 300_000)), stay],
+    "bomb": [head(len(BOMB), "Content-Encoding: gzip") + BOMB, stay],
+}
+ENDED_HEADS = ["long", "long-in-parts", "long-after-interim"]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with running(Site(scripts=SCRIPTS)) as site:
+        yield site
+
+
+def budget_of(visits: int = 1) -> Budget:
+    """Room for so many visits, one long head and one decoder."""
+    sizes = (visits * CONNECTION_BYTES, visits * BODY_BYTES, HEAD_COPIES * HEAD_BYTES, 20 * MIB, MIB)
+    return Budget(Plan(1 << 30, dict(zip(VISIT_ACCOUNTS, sizes, strict=True)), visits, 0))
+
+
+class Visited:
+    """A visit under way, as the crawl makes it, with all of one account taken by somebody else."""
+
+    def __init__(self, fetcher: Fetcher, site: Site, name: str, account: str, budget: Budget) -> None:
+        self.budget, self.fetcher = budget, fetcher
+        self.account: Account = budget.account(account)
+        self.others = self.account.take_now(self.account.bytes_max)
+        self.task = asyncio.create_task(self._visit(f"http://127.0.0.1:{site.ports['http']}/sin/{name}"))
+
+    async def _visit(self, url: str) -> Page:
+        async with self.budget.visit() as room:
+            return await self.fetcher.fetch(lease_of(url), room)
+
+    async def until_it_waits(self) -> None:
+        async with asyncio.timeout(60):
+            while not self.account.waiting_count:
+                assert not self.task.done(), "it did not wait"
+                await asyncio.sleep(0.002)
+
+    def go_on(self) -> None:
+        assert self.others is not None
+        self.others.release()
+
+
+@contextlib.asynccontextmanager
+async def visiting(site: Site, tmp: Path, name: str, account: str) -> AsyncIterator[Visited]:
+    patient = {"first_byte_timeout": 60, "read_timeout": 60, "connect_timeout": 60, "max_head": HEAD_BYTES, "max_body": 8 * MIB}
+    budget = budget_of()
+    async with fetching(tmp, site, **patient) as fetcher:
+        visited = Visited(fetcher, site, name, account, budget)
+        try:
+            yield visited
+        finally:
+            visited.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, FetchError):
+                (await visited.task).body.discard()
+        visited.go_on()
+        assert fetcher.stats().connections_acquired == 0
+    assert all(use.used == 0 for use in budget.uses().values())
+    assert list(tmp.iterdir()) == []
+
+
+@pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop_factory(request: pytest.FixtureRequest):
+    return request.param
+
+
+def run(main, loop_factory) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("name", ENDED_HEADS)
+def test_a_long_head_is_received_when_there_is_memory_for_it_and_no_deadline_passes(site, tmp_path, name, loop_factory):
+    async def main() -> None:
+        async with visiting(site, tmp_path, name, "head") as visited:
+            await visited.until_it_waits()
+            (deadline,) = visited.fetcher._deadlines._running
+            deadline.look(asyncio.get_running_loop().time() + 10**6)
+            assert deadline.expired is None, "it is not the server that is late"
+            visited.go_on()
+            got = await visited.task
+            assert [value for key, value in got.headers if key.startswith(b"X-")] == [b"x" * 1000] * len(LONG)
+            assert got.body.prefix(9) == b"ok" and got.fault is None
+            got.body.discard()
+
+    run(main, loop_factory)
+
+
+def test_a_head_that_waits_may_be_given_up(site, tmp_path, loop_factory):
+    async def main() -> None:
+        async with visiting(site, tmp_path, "long", "head") as visited:
+            await visited.until_it_waits()
+            visited.task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await visited.task
+            visited.go_on()
+            assert visited.account.used == 0
+
+    run(main, loop_factory)
+
+
+async def test_long_heads_are_received_one_after_the_other_where_there_is_room_for_one(site, tmp_path):
+    budget = budget_of(20)
+    most = 0
+
+    async def visit(fetcher: Fetcher) -> None:
+        nonlocal most
+        async with budget.visit() as room:
+            got = await fetcher.fetch(lease_of(f"http://127.0.0.1:{site.ports['http']}/sin/long"), room)
+            most = max(most, budget.account("head").used)
+            assert len(got.headers) == len(LONG) + 2
+            got.body.discard()
+
+    async with fetching(tmp_path, site, max_head=HEAD_BYTES, timeout=600, first_byte_timeout=600) as fetcher:
+        await asyncio.gather(*(visit(fetcher) for _ in range(20)))
+    assert most == HEAD_COPIES * HEAD_BYTES and budget.account("head").waits
+    assert budget.account("head").used == 0
+
+
+async def test_a_head_that_never_ends_is_refused_as_if_nobody_had_waited(site, tmp_path):
+    async with visiting(site, tmp_path, "long-without-end", "head") as visited:
+        await visited.until_it_waits()
+        visited.go_on()
+        with pytest.raises(FetchError) as ended:
+            await visited.task
+        assert ended.value.reason == "header_too_large"
+
+
+@pytest.mark.parametrize("name", ["short", "gzipped"])
+@pytest.mark.parametrize("account", ["head", "parse"])
+async def test_an_ordinary_response_asks_for_nothing_more(site, tmp_path, name, account):
+    async with visiting(site, tmp_path, name, account) as visited:
+        (await visited.task).body.discard()
+        assert visited.account.waits == 0
+
+
+async def test_no_decoder_runs_before_its_memory_is_reserved(site, tmp_path):
+    async with visiting(site, tmp_path, "coded", "parse") as visited:
+        await visited.until_it_waits()
+        visited.go_on()
+        got = await visited.task
+        assert (got.bytes_decoded, got.fault, visited.account.used) == (300_000, None, 0)
+        got.body.discard()
+
+
+async def test_a_fault_that_is_kept_keeps_nothing_it_was_raised_among(site, tmp_path):
+    async with visiting(site, tmp_path, "bomb", "head") as visited:
+        got = await visited.task
+        assert got.fault is not None and got.fault.reason == "max_decoded"
+        assert got.fault.__traceback__ is got.fault.__context__ is got.fault.__cause__ is None
+        got.body.discard()
+
+
+def far_apart(size: int) -> bytes:
+    """Noise that comes again after 4 MiB."""
+    noise = random.Random(1).randbytes(4 * MIB)
+    return (noise * (size // len(noise) + 1))[:size]
+
+
+async def test_one_coding_of_a_stack_is_undone_after_the_other(site, tmp_path):
+    """Bodies of three brotli windows take the memory of one."""
+    data = far_apart(8 * MIB - 64 * KIB)
+    for _ in range(3):
+        data = brotli.compress(data, quality=1, lgwin=24)
+    site.scripts["thrice"] = [head(len(data), "Content-Encoding: br, br, br") + data, stay]
+    async with visiting(site, tmp_path, "thrice", "parse") as visited:
+        await visited.until_it_waits()
+        visited.go_on()
+        got = await visited.task
+        assert (got.bytes_decoded, got.fault) == (8 * MIB - 64 * KIB, None)
+        got.body.discard()
