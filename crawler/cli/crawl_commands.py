@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,16 +144,14 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
 
     import_aiohttp()
-    from crawler.service import run_crawl
-
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
-    with Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
+    with _opened(config) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
         for line in spoken:
             logger.warning("%s", line)
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
         try:
-            report = in_a_loop(lambda: run_crawl(config, on_snapshot=progress.show, interval=interval, signals=signals))
+            report = in_a_loop(lambda: run_crawl(on_snapshot=progress.show, interval=interval, signals=signals))
         except KeyboardInterrupt:
             return Exit.STOPPED  # from another handler than ours: before it began, or after all was committed
     seconds = time.monotonic() - began
@@ -174,6 +173,32 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     return report.exit_code
 
 
+@contextlib.contextmanager
+def _opened(config: Config) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
+    """What runs the crawl, in this process or in several, which are begun from here."""
+    from crawler.service import run_crawl
+
+    if (parts := processes_of(config)) == 1:
+        yield partial(run_crawl, config)
+        return
+    from crawler.service.parts.opening import open_parts
+    from crawler.service.parts.run import run_parts
+
+    settle_memory()
+    with open_parts(config, parts, loop_factory()) as opened:
+        yield partial(run_parts, config, opened)
+
+
+def processes_of(config: Config) -> int:
+    """How many a crawl is to have: as the settings say, as its directory is divided, or one."""
+    if config.processes is not None or config.output is None or config.fresh:
+        return config.processes or 1
+    from crawler.frontier.division import read
+
+    division = read(Path(config.output) / "frontier")
+    return division.parts if division is not None else 1
+
+
 def import_aiohttp() -> None:
     """aiohttp without what it prepares, when it is imported, for defaults that a crawl replaces: the system's certificates in two
     TLS contexts (55 ms), and c-ares (20 ms). The crawl's own connector makes its own of either, when a link first needs it.
@@ -193,22 +218,33 @@ def import_aiohttp() -> None:
 
 
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
-    """uvloop where it is installed: a fifth of the memory for every TLS connection, and less work on each."""
+    """Run it to its end."""
     import asyncio
 
-    from crawler.resources.memory_pressure import tidy_heaps
+    settle_memory()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(crawl())
 
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it is installed: a fifth of the memory for every TLS connection, and less work on each."""
     try:
         import uvloop
 
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return uvloop.new_event_loop
     except ImportError:
-        new_loop = asyncio.new_event_loop
+        import asyncio
+
+        return asyncio.new_event_loop
+
+
+def settle_memory() -> None:
+    """Before threads and other processes begin."""
+    from crawler.resources.memory_pressure import tidy_heaps
+
     tidy_heaps()
     gc.freeze()  # what is imported by now stays
     gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(crawl())
 
 
 def _summary(report: Report, seconds: float) -> dict[str, Any]:

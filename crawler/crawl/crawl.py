@@ -112,6 +112,8 @@ class Crawl:
         self.failing_hosts = failing_hosts
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
+        self.visits_used: Callable[[], None] = lambda: self.drain("max_pages")
+        """Called when as many pages are fetched as may be."""
         self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
         self._drain = asyncio.Event()
@@ -322,8 +324,8 @@ class Crawl:
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if is_page and self.frontier.page_fetched():
-            self.drain("max_pages")
+        if is_page and self.frontier.is_used_up:
+            self.visits_used()
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")
 

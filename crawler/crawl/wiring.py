@@ -37,7 +37,7 @@ from crawler.frontier.division import agreed, store_of
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
-from crawler.output import Journal, Results, Retention, open_directory
+from crawler.output import Journal, Results, Retention, make_tmp, open_directory
 from crawler.output.archive import KINDS, open_archive
 from crawler.output.file_names import WHOLE
 from crawler.parse import seeds
@@ -49,7 +49,16 @@ from crawler.resources import cgroup
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
-from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Needs, Plan, default_limit, divide
+from crawler.resources.memory_plan import (
+    BASE_BYTES,
+    BENCH_LINK_BYTES,
+    DNS_NAME_BYTES,
+    PART_BASE_BYTES,
+    Needs,
+    Plan,
+    default_limit,
+    divide,
+)
 from crawler.resources.network import HELD_MAX, Network
 
 if TYPE_CHECKING:
@@ -79,12 +88,13 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
     ConfigError: the operator must edit something; StorageError: the directory is in use (EWOULDBLOCK), damaged, or full."""
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
-    plan = plan_of(config, endless=endless)  # a limit that does not do begins no directory
+    plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
     with contextlib.ExitStack() as stack:
         root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
-        own = root / "frontier"
+        own, tmp = root / "frontier", root / "tmp"
         if part is not None:
             own = store_of(own, part.share.own)
+            tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
         else:
             agreed(own, 1, by_domain=False)
         hosts = HostRules(config)
@@ -122,7 +132,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             in_flight=in_flight,
             robots=robots,
             links_room=budget,
-            visits_max=config.max_pages or None,
+            visits_max=_visits_max(config, part),
             on_unfetched=failing_hosts.add,
             endless=endless,
             exchange=exchange,
@@ -130,7 +140,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         stack.callback(pump.close)
         frontier = pump.frontier
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
-        async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
+        async with _open_fetcher(config, tmp, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             expander = Expander(
                 config,
@@ -176,10 +186,10 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             )
 
 
-def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.AbstractAsyncContextManager[Fetcher]:
+def _open_fetcher(config: Config, tmp: Path, plan: Plan) -> contextlib.AbstractAsyncContextManager[Fetcher]:
     return open_fetcher(
         config,
-        tmp=root / "tmp",
+        tmp=tmp,
         decode_body=KINDS[config.archive].decodes,
         hosts=config.host,
         per_host=config.per_host,
@@ -197,6 +207,11 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retentio
         retire=pump.frontier.retire,
         wall=time.time,
     )
+
+
+def _visits_max(config: Config, part: Part | None) -> int | None:
+    """A part is allowed its visits as it needs them."""
+    return None if not config.max_pages else config.max_pages if part is None else 0
 
 
 def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
@@ -274,16 +289,10 @@ async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | Non
         yield parser
 
 
-def plan_of(config: Config, *, endless: bool = False) -> Plan:
-    """The memory limit, divided. ConfigError if it is too small."""
-    group = cgroup.find()
-    limit = config.memory_limit or default_limit(group.limit if group else None)
-    parsers = 0
-    if config.depth or config.sitemaps:
-        from crawler.parse.pool import pool_size
-
-        parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit)
-    control = endless or config.metrics_listen is not None
+def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> Plan:
+    """The memory limit, divided. ConfigError if it is too small. ``is_part``: it is what one part of a crawl may use."""
+    parsers = parsers_of(config)
+    control = (endless or config.metrics_listen is not None) and not is_part
     needs = Needs(
         workers=config.workers,
         parsers=parsers,
@@ -292,8 +301,24 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
         control=control,
+        base=PART_BASE_BYTES if is_part else BASE_BYTES,
     )
-    return divide(limit, needs)
+    return divide(memory_limit_of(config), needs)
+
+
+def memory_limit_of(config: Config) -> int:
+    """For the whole process tree."""
+    group = cgroup.find()
+    return config.memory_limit or default_limit(group.limit if group else None)
+
+
+def parsers_of(config: Config) -> int:
+    """How many parser processes there are."""
+    if not (config.depth or config.sitemaps):
+        return 0
+    from crawler.parse.pool import pool_size
+
+    return pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=memory_limit_of(config))
 
 
 def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None) -> Store:

@@ -28,6 +28,7 @@ class OpenBatch:
         self.hosts: dict[str, HostRest] = {}
         self.refused: dict[str, int] = {}
         self.robots: dict[str, bytes] = {}
+        self.denials: dict[str, tuple[str, str]] = {}
         self.retired: dict[str, Mark | None] = {}
         self.has_suspect = False
         """Of its visits, one was suspected of having ended the process before: no more than one."""
@@ -70,7 +71,7 @@ class OpenBatch:
             self.refused[rule] = self.refused.get(rule, 0) + count
 
     def closed(self, now: float, wall: float) -> Batch:
-        return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.retired)
+        return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.denials, self.retired)
 
     def seed_hosts(self) -> set[str]:
         """The hosts that a person named a URL of."""
@@ -85,6 +86,7 @@ class OpenBatch:
         self.is_last |= failed.is_last
         self.refuse(failed.refused)
         self.robots = failed.robots | self.robots
+        self.denials = failed.denials | self.denials
         self.retired = failed.retired | self.retired
         self._committed += failed._committed
         self.admitted_releases += failed.admitted_releases

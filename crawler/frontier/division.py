@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from crawler.core.domains import domain_of
-from crawler.core.durable import length_of, make_dir, rename, storing, sync_file
+from crawler.core.durable import make_dir, rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.keys import SLOTS, GroupOf, Share, divided
 
@@ -48,8 +48,9 @@ def store_of(path: Path, part: int) -> Path:
 def read(path: Path) -> Division | None:
     """None: it is not divided. StorageError, ``final``: the file is damaged."""
     file = path / FILE_NAME
-    if length_of(file) < 0:
-        return None
+    with storing(file):
+        if not file.exists():
+            return None
     import tomllib  # not needed for a whole crawl
 
     try:

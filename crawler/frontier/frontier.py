@@ -18,6 +18,7 @@ from crawler.core.batch import Admitted, HostRest, Settled
 from crawler.core.model import (
     NO_FAILURE,
     NOT_PAGES,
+    Done,
     Dropped,
     Lease,
     Limiter,
@@ -74,6 +75,12 @@ class RobotsGate(Protocol):
     def failure(self, link: Link) -> tuple[str, str] | None:
         """(outcome, reason) where the rules of a link's origin could not be had lately: what waits for them ends so."""
 
+    def failed(self, origin: str) -> tuple[str, str] | None:
+        """(outcome, reason) where the rules of an origin could not be had lately."""
+
+    def deny(self, origin: str, failure: tuple[str, str]) -> None:
+        """The rules of an origin could not be had: another part of the crawl has found out."""
+
     def forgive(self, host: str) -> None:
         """Forget that the rules of a host could not be had."""
 
@@ -125,6 +132,8 @@ class Frontier:
         self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
         self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
         self._visits_left = visits_max
+        self.visits_wanted: Callable[[], None] = lambda: None
+        """Called where no more visits are allowed than are out."""
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
         self._denied: set[str] = set()
@@ -198,6 +207,7 @@ class Frontier:
             return self._idle(LIMITED_BY[self._limit])
         # 4. --max-pages allows no more than are out
         if self._visits_left is not None and len(self._out) >= self._visits_left:
+            self.visits_wanted()
             return self._idle("frontier")
         # 5. no host is due; one that is, but whose robots rules must be had first, is held and they are sent for
         while (lease := self.bench.take(now)) is not None:
@@ -314,6 +324,8 @@ class Frontier:
         if committed is not None:
             batch.releases.append(committed)
         self._leave(lease)
+        if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind not in NOT_PAGES:
+            self._visits_left -= 1
         host, now = lease.link.host, self._clock()
         rest = self._politeness.after(lease.link, outcome, self.bench.state(host), now)
         self.bench.release(lease, rest)
@@ -372,12 +384,28 @@ class Frontier:
             if not settled.lease.key:
                 self.bench.hold_for_robots(asking_host(settled.lease.link), False)
 
-    def page_fetched(self) -> bool:
-        """One page less to visit under --max-pages; whether that was the last."""
-        if self._visits_left is None:
-            return False
-        self._visits_left -= 1
-        return self._visits_left <= 0
+    @property
+    def is_used_up(self) -> bool:
+        """Whether as many pages are fetched as may be under --max-pages."""
+        return self._visits_left is not None and self._visits_left <= 0
+
+    @property
+    def visits_left(self) -> int:
+        """Pages that may still be visited under --max-pages; 0 where there is no such limit."""
+        return self._visits_left or 0
+
+    def allow(self, visits: int) -> None:
+        """So many visits more than before."""
+        if self._visits_left is not None:
+            self._visits_left += visits
+            self.deal()
+
+    def give_up_visits(self) -> int:
+        """Allow only those that are out; how many fewer that is."""
+        spare = max(0, self.visits_left - len(self._out))
+        if spare:
+            self.allow(-spare)
+        return spare
 
     # -- robots rules ---------------------------------------------------------------------------------------------
 
@@ -399,6 +427,8 @@ class Frontier:
                 self._batches.open.robots[of] = record
                 self._batches.mark_dirty(self._clock())
             else:
+                if self._robots is not None and (failure := self._robots.failed(of)) is not None:
+                    self._batches.open.denials[of] = failure
                 self._denied.add(host)
                 denied = self.bench.withdraw(host, self.denial)
                 self.settle_unfetched([(lease, why) for lease in denied if (why := self.denial(lease.link))])
@@ -430,9 +460,14 @@ class Frontier:
         self._batches.mark_dirty(self._clock())
         return self._batches.open.committed()
 
-    async def receive(self, admitted: Sequence[Admitted], robots: Sequence[tuple[str, bytes]]) -> asyncio.Future[None]:
-        """What another part has sent, all of it into one batch: links, and (origin, robots record) of origins whose hosts wait
-        here. The future is done when it is committed."""
+    async def receive(
+        self,
+        admitted: Sequence[Admitted],
+        robots: Sequence[tuple[str, bytes]],
+        denials: Sequence[tuple[str, tuple[str, str]]],
+    ) -> asyncio.Future[None]:
+        """What another part has sent, all of it into one batch: links, and of origins whose hosts wait here (origin, robots
+        record), or (origin, (outcome, reason)) where the rules could not be had. The future is done when it is committed."""
         await self._batches.room()
         for one in admitted:
             self._batches.open.admit(one)
@@ -441,7 +476,9 @@ class Frontier:
         if self._robots is not None:
             for of, record in robots:
                 self._robots.load(of, record)
-            self.rules_learned(robots)
+            for of, failure in denials:
+                self._robots.deny(of, failure)
+            self.rules_learned([*robots, *((of, None) for of, _ in denials)])
         return committed
 
     def refuse(self, refused: Mapping[str, int]) -> None:

@@ -298,7 +298,7 @@ class Pump:
             return None
 
     async def _admit(self, exchange: Exchange, received: Received) -> None:
-        committed = await self.frontier.receive(received.admitted, received.robots)
+        committed = await self.frontier.receive(received.admitted, received.robots, received.denials)
         committed.add_done_callback(lambda done: None if done.cancelled() else exchange.committed(received))
 
     def _pace(self, exchange: Exchange) -> None:

@@ -1,6 +1,6 @@
 """What a crawl writes, and how it is read back."""
 
-from crawler.output.directory import crawl_in, is_crawl, locked, open_directory
+from crawler.output.directory import crawl_in, is_crawl, locked, make_tmp, open_directory
 from crawler.output.journal import Journal
 from crawler.output.reader import CrawlReader, StoreReader
 from crawler.output.results import Result, Results, Row, row_at
@@ -9,6 +9,6 @@ from crawler.output.retention import Retention
 # fmt: off
 __all__ = [
     "CrawlReader", "Journal", "Result", "Results", "Retention", "Row", "StoreReader", "crawl_in", "is_crawl", "locked",
-    "open_directory", "row_at",
+    "make_tmp", "open_directory", "row_at",
 ]
 # fmt: on

@@ -52,7 +52,7 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
         if config.fresh:
             _set_aside(root)
         _check_identity(root, config)
-        _make_tmp(root)
+        make_tmp(root / "tmp")
         write_effective(root, config)
         yield root
 
@@ -104,12 +104,12 @@ def _check_identity(root: Path, config: Config) -> None:
         raise ConfigError([*conflicts, advice])
 
 
-def _make_tmp(root: Path) -> None:
-    """A tmp/ without spools, which are useless once their process has gone. Other files there are left alone."""
-    tmp = root / "tmp"
+def make_tmp(tmp: Path) -> Path:
+    """The folder without spools, which are useless once their process has gone. Other files there are left alone."""
     try:
         tmp.mkdir(exist_ok=True)
-        for path in tmp.glob(f"{SPOOL}*"):
+        for path in tmp.rglob(f"{SPOOL}*"):
             path.unlink()
     except OSError as error:
         raise StorageError(f"{tmp}: {error.strerror}", errno=error.errno or 0) from error
+    return tmp

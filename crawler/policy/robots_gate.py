@@ -67,7 +67,7 @@ class RobotsDesk:
 
     def ready(self, link: Link) -> bool:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, could not be had, or do not matter."""
-        if self._failures and self._failed(urls.origin(link.url)) is not None:
+        if self._failures and self.failed(urls.origin(link.url)) is not None:
             return True
         rules = self._cache.get(urls.origin(link.url))
         if rules is not None and rules.fresh(self._wall(), self._name):
@@ -90,7 +90,11 @@ class RobotsDesk:
 
     def failure(self, link: Link) -> Failure | None:
         """(outcome, reason) where the rules of a link's origin could not be had lately: what waits for them ends so."""
-        return self._failed(urls.origin(link.url)) if self._failures and self._obeys(link.host) else None
+        return self.failed(urls.origin(link.url)) if self._failures and self._obeys(link.host) else None
+
+    def deny(self, origin: str, failure: Failure) -> None:
+        """The rules of an origin could not be had: another part of the crawl has found out."""
+        self._keep(origin, failure)
 
     def forgive(self, host: str | None = None) -> None:
         """Forget that rules could not be had: of this host, since somebody wants it tried again; or of all, since the settings
@@ -101,7 +105,8 @@ class RobotsDesk:
             for origin in (f"http://{host}", f"https://{host}"):
                 self._failures.pop(origin, None)
 
-    def _failed(self, origin: str) -> Failure | None:
+    def failed(self, origin: str) -> Failure | None:
+        """How the visit for an origin's rules has failed lately."""
         found = self._failures.get(origin)
         if found is None:
             return None
@@ -115,7 +120,7 @@ class RobotsDesk:
         if link.kind == "robots" or not self._obeys(link.host):
             return None
         origin = urls.origin(link.url)
-        if self._failures and (failure := self._failed(origin)) is not None:
+        if self._failures and (failure := self.failed(origin)) is not None:
             return failure
         rules = self._cache.get(origin)
         if rules is None:
@@ -207,7 +212,7 @@ class RobotsDesk:
         origin = urls.origin(link.url)
         if link.url != f"{origin}/robots.txt":
             return None
-        if (failure := self._failed(origin)) is not None:
+        if (failure := self.failed(origin)) is not None:
             return failure
         rules = self._cache.get(origin)
         return rules if rules is not None and rules.fresh(self._wall(), self._name) else None

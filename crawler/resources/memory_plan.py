@@ -20,6 +20,10 @@ _MIB: Final = 1 << 20
 
 BASE_BYTES: Final = 72 * _MIB
 """Interpreter and libraries (62 MiB when imported) and what the allocator cannot give back."""
+PART_BASE_BYTES: Final = 40 * _MIB
+"""The same of a process that is one part of a crawl: it shares the libraries with the others."""
+PARENT_BYTES: Final = 40 * _MIB
+"""The parent of the parts, and the process they are forked from."""
 PARSER_OWN_BYTES: Final = 16 * _MIB
 """A parser process at rest, without what it shares."""
 PARSER_BYTES_MIN: Final = 40 * _MIB
@@ -143,6 +147,7 @@ class Needs(Struct, frozen=True):
     max_head: int
     max_outlinks: int
     control: bool = False
+    base: int = BASE_BYTES
 
 
 def divide(limit: int, needs: Needs) -> Plan:
@@ -170,7 +175,7 @@ def _divided(limit: int, needs: Needs) -> Plan:
 
 def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
     accounts = {
-        "base": BASE_BYTES,
+        "base": needs.base,
         "store": store_bytes,
         "parsers": needs.parsers * _between(PARSER_BYTES_MIN, limit // 8 // max(1, needs.parsers), PARSER_BYTES_MAX),
         "bench": _between(2 * _MIB, limit // 32, 16 * _MIB),
@@ -244,4 +249,4 @@ def _words(size: int) -> str:
     return f"{size / _MIB:.0f}MiB" if size >= 10 * _MIB or size % _MIB == 0 else f"{size / _KIB:.0f}KiB"
 
 
-__all__ = ["Needs", "Plan", "default_limit", "divide", "document_bytes", "reading_bytes"]
+__all__ = ["PARENT_BYTES", "PART_BASE_BYTES", "Needs", "Plan", "default_limit", "divide", "document_bytes", "reading_bytes"]

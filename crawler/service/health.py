@@ -14,6 +14,7 @@ from crawler.core.model import Pause
 from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
 from crawler.crawl.status import Rates
+from crawler.service.memory_report import memory_report
 
 STUCK_S: Final = 60.0
 """Longer than any commit takes, except where the crawl waits for the disk and says so."""
@@ -88,6 +89,10 @@ class Vitals:
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
         )
+
+    async def memory_report(self) -> str:
+        """Where the memory is, for people."""
+        return await memory_report(self.readings())
 
     def _cache_events(self) -> dict[tuple[str, str], int]:
         fetcher, robots = self._crawl.fetcher, self._crawl.robots

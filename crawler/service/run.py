@@ -10,19 +10,18 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
-from crawler.crawl import Crawl, open_crawl
+from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
-from crawler.service.health import Vitals, open_vitals
-from crawler.service.memory_report import memory_report
+from crawler.service.health import open_vitals
 from crawler.service.signals import Signals
 
 E = TypeVar("E", bound=BaseException)
@@ -60,9 +59,9 @@ async def run_crawl(
         begun = crawl.stats()
         error = fault = None
         async with open_vitals(crawl) as vitals:
-            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crawl, vitals)
+            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crawl.stats, vitals.memory_report)
             with signals.heard(calls):
-                showing = asyncio.create_task(_show(crawl, on_snapshot, interval), name="progress")
+                shown = asyncio.create_task(showing(crawl.stats, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
                 except* StorageError as group:
@@ -70,7 +69,7 @@ async def run_crawl(
                 except* ConfigError as group:
                     fault = first_of(group)
                 finally:
-                    showing.cancel()
+                    shown.cancel()
         if fault is not None:
             raise fault
         snapshot = crawl.stats("ended")
@@ -81,9 +80,10 @@ async def run_crawl(
         return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
-async def _show(crawl: Crawl, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
+async def showing(stats: Callable[[], Snapshot], on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
+    """Hand over what there is to show, for ever."""
     while True:
-        on_snapshot(crawl.stats())
+        on_snapshot(stats())
         await asyncio.sleep(interval)
 
 
@@ -95,7 +95,15 @@ def first_of(group: BaseExceptionGroup[E]) -> E:
     return error
 
 
-def stopping(crawl: Crawl, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
+class Drains(Protocol):
+    """What can be asked to end: a crawl, or its parts."""
+
+    stopped_by: str | None
+
+    def drain(self, why: str) -> None: ...
+
+
+def stopping(crawl: Drains, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
     """These drain; where something else has made it drain already, they end it at once: what is committed is safe."""
 
     def stop(number: signal.Signals) -> None:
@@ -106,13 +114,15 @@ def stopping(crawl: Crawl, *numbers: signal.Signals) -> dict[signal.Signals, Cal
     return {number: partial(stop, number) for number in numbers}
 
 
-def telling(crawl: Crawl, vitals: Vitals) -> dict[signal.Signals, Callable[[], None]]:
-    """What SIGUSR1 and SIGUSR2 do: log how far the crawl is, and where its memory is."""
-    line = status_liner(crawl)
+def telling(
+    stats: Callable[[], Snapshot], memory: Callable[[], Coroutine[None, None, str]]
+) -> dict[signal.Signals, Callable[[], None]]:
+    """What SIGUSR1 and SIGUSR2 do: log how far the crawl is, and where its ``memory`` is."""
+    line = status_liner(stats)
     reports: set[asyncio.Task[None]] = set()
 
     async def report() -> None:
-        logger.info("%s", (await memory_report(vitals.readings())).rstrip())
+        logger.info("%s", (await memory()).rstrip())
 
     def ask_for_report() -> None:
         if not reports:  # one at a time
@@ -123,12 +133,12 @@ def telling(crawl: Crawl, vitals: Vitals) -> dict[signal.Signals, Callable[[], N
     return {signal.SIGUSR1: lambda: logger.info("%s", line()), signal.SIGUSR2: ask_for_report}
 
 
-def status_liner(crawl: Crawl) -> Callable[[], str]:
+def status_liner(stats: Callable[[], Snapshot]) -> Callable[[], str]:
     """What the status line says now."""
     rates = Rates()
 
     def line() -> str:
-        snapshot = crawl.stats()
+        snapshot = stats()
         rates.add(snapshot)
         return status_line(snapshot, rates)
 

@@ -57,7 +57,7 @@ async def serve(
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl, vitals)
+                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl.stats, vitals.memory_report)
                 with signals.heard(calls | _reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         logger.info("control API on port %d; crawling", port)
@@ -100,7 +100,7 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
         notifier.stopping()
 
     beside = [
-        tasks.create_task(notifier.keep(vitals.alive, status_liner(crawl)), name="notify"),
+        tasks.create_task(notifier.keep(vitals.alive, status_liner(crawl.stats)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]
     try:

@@ -34,6 +34,8 @@ class Signals:
         self._calls: Mapping[signal.Signals, Callable[[], object]] = {}
         self._loop: AbstractEventLoop | None = None
         self._stopped = False
+        self.at_once: Callable[[], None] = lambda: None
+        """Called before the process ends at once: it may have others to end first."""
 
     def __enter__(self) -> Signals:
         self.take()
@@ -82,6 +84,7 @@ class Signals:
         came = signal.Signals(number)
         if came in self._stops:
             if self._stopped:
+                self.at_once()
                 os._exit(Exit.STOPPED)  # what is committed is safe, the rest is fetched again
             self._stopped = True
         if came in self._calls and self._loop is not None:

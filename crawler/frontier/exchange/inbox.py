@@ -19,7 +19,7 @@ from crawler.core.keys import Share
 from crawler.core.link_block import decode_link
 from crawler.frontier.exchange.board import Board, Place, number_of, offset_of, place
 from crawler.frontier.exchange.outbox import SUFFIX, prefix_of
-from crawler.frontier.exchange.segment import END, HEAD_BYTES, Head, head_of, parcel_of
+from crawler.frontier.exchange.segment import END, HEAD_BYTES, Head, Parcel, head_of, parcel_of
 
 
 def source_of(part: int) -> str:
@@ -28,12 +28,14 @@ def source_of(part: int) -> str:
 
 
 class Received(Struct, frozen=True):
-    """One segment. ``admitted`` is to be committed in one batch, and ``robots`` (origin, record) with it."""
+    """One segment. ``admitted`` is to be committed in one batch, and ``robots`` (origin, record) with it; ``denials`` are
+    (origin, (outcome, reason))."""
 
     sender: int
     until: Place
     admitted: list[Admitted]
     robots: list[tuple[str, bytes]]
+    denials: list[tuple[str, tuple[str, str]]]
     links: int
 
 
@@ -69,7 +71,7 @@ class Inbox:
         """How far others were read without anything for this part: to be committed now and then, so that they may delete
         what all have read."""
         passed = [part for part in self._others if self._at[part] != self._given[part]]
-        return [self._given_out(part, [], [], 0) for part in passed]
+        return [self._given_out(part, [], Parcel([], [], []), 0) for part in passed]
 
     def committed(self, received: Received) -> None:
         """A batch with this is committed."""
@@ -126,12 +128,12 @@ class Inbox:
         except ValueError:
             raise self._damaged(part) from None
         self._at[part] += head.size
-        return self._given_out(part, admitted, parcel.robots, head.count)
+        return self._given_out(part, admitted, parcel, head.count)
 
-    def _given_out(self, part: int, admitted: list[Admitted], robots: list[tuple[str, bytes]], links: int) -> Received:
+    def _given_out(self, part: int, admitted: list[Admitted], parcel: Parcel, links: int) -> Received:
         until = self._given[part] = self._at[part]
         admitted.append(Admitted((), position=(source_of(part), until.to_bytes(8, "big"))))
-        return Received(part, until, admitted, robots, links)
+        return Received(part, until, admitted, parcel.robots, parcel.denials, links)
 
     def _damaged(self, part: int) -> StorageError:
         at = offset_of(self._at[part])

@@ -68,11 +68,16 @@ class Outbox:
                     if parcels[to].size > SEGMENT_BYTES_MAX:
                         self._write(to, parcels.pop(to))
         for origin, record in prepared.batch.robots.items():
-            to = self._share.owner(self._keys_by.host(host_key(f"{origin}/")))
-            if to != self._share.own:
+            if (to := self._owner(origin)) != self._share.own:
                 self._pack(parcels, to).parcel.robots.append((origin, record))
+        for origin, failure in prepared.batch.denials.items():
+            if (to := self._owner(origin)) != self._share.own:
+                self._pack(parcels, to).parcel.denials.append((origin, failure))
         for to, packing in parcels.items():
             self._write(to, packing)
+
+    def _owner(self, origin: str) -> int:
+        return self._share.owner(self._keys_by.host(host_key(f"{origin}/")))
 
     def _pieces(self, links: list[Link], block: LinkBlock | None) -> dict[int, Piece]:
         """By part."""
@@ -182,7 +187,7 @@ class _Packing:
     """A parcel, while it is put together."""
 
     def __init__(self) -> None:
-        self.parcel = Parcel([], [])
+        self.parcel = Parcel([], [], [])
         self.size = self.links = 0
 
     def add(self, piece: Piece) -> None:

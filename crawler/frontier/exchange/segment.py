@@ -43,6 +43,8 @@ class Parcel(Struct, array_like=True):
     pieces: list[Piece]
     robots: list[tuple[str, bytes]]
     """(origin, robots record)"""
+    denials: list[tuple[str, tuple[str, str]]]
+    """(origin, (outcome, reason)), where its robots rules could not be had"""
 
 
 class Head(Struct, frozen=True):

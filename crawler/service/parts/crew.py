@@ -1,0 +1,329 @@
+"""All parts of a crawl, as their parent has them: begun, begun again, watched, and drained together.
+
+Invariants: what one part may do, all are told; a part that dies is begun again, and one that goes on dying ends the crawl, as
+does what one of them cannot mend by itself. The parent crawls nothing, and opens no store that is written to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import msgspec
+
+from crawler.config.sections import Config
+from crawler.core.model import Snapshot, State
+from crawler.crawl.metrics import Metrics, Readings
+from crawler.crawl.wiring import memory_limit_of
+from crawler.resources import cgroup
+from crawler.service.parts.channel import Channel, Gone, error_of
+from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
+from crawler.service.parts.nursery import Nursery
+from crawler.service.parts.shares import Visits
+
+DEATHS_MAX: Final = 4
+DEATHS_WITHIN_S: Final = 600.0
+"""So many deaths of one part in so long end the crawl."""
+SNAPSHOT_EVERY_S: Final = 0.25
+LOOK_EVERY_S: Final = 1.0
+ANSWER_S: Final = 10.0
+"""A part that stands still longer is told of as it was."""
+
+logger: Final = logging.getLogger(__name__)
+
+_looks = msgspec.msgpack.Decoder(Look)
+_snapshots = msgspec.msgpack.Decoder(Snapshot)
+
+
+class PartsError(Exception):
+    """A part goes on dying: a fault of the program, or of what is around it."""
+
+
+class _Part:
+    """One part, through all its processes."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.channel: Channel | None = None
+        self.is_open = False
+        self.has_ended = False
+        """By itself, and said so."""
+        self.error: Exception | None = None
+        self.look = Look(Snapshot(at=0.0, state="opening"))
+        self.before = Counted()
+        """By its processes that have ended."""
+        self.before_bytes = 0
+        self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+
+    def snapshot(self) -> Snapshot:
+        seen = self.look.snapshot
+        return msgspec.structs.replace(seen, bytes=seen.bytes + self.before_bytes)
+
+    def died(self) -> None:
+        """What its process has counted is kept; what it was at is not."""
+        seen = self.look
+        self.before = ended_counted([self.before, seen.counted])
+        self.before_bytes += seen.snapshot.bytes
+        still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening")
+        self.look = msgspec.structs.replace(seen, snapshot=still, counted=Counted(), requests=0, received_bytes=0, waits=0)
+
+
+class Crew:
+    """``share(number)`` gives the settings of a part as they are now."""
+
+    def __init__(self, config: Config, parts: int, nursery: Nursery, share: Callable[[int], Config], metrics: Metrics) -> None:
+        self.config, self.metrics = config, metrics
+        self._nursery, self._share = nursery, share
+        self._parts = [_Part(number) for number in range(parts)]
+        self._visits = Visits(config.max_pages, parts) if config.max_pages else None
+        self.stopped_by: str | None = None
+        """As ``Crawl.stopped_by``."""
+        self._error: Exception | None = None
+        self._memory_limit = memory_limit_of(config)
+        self._own_bytes = 0
+        """Of the parent, and of the process that parts are forked from."""
+        self._drain = asyncio.Event()
+        self.begun: Snapshot | None = None
+        """What earlier runs had left in the directory, once all parts are open."""
+        self.opened: Final = asyncio.Event()
+
+    # -- the whole ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until every part has ended. Raises what ended one of them early: StorageError, ConfigError, PartsError."""
+        self._nursery.ended = self._ended
+        self._nursery.lost = self._lose_nursery
+        with self._nursery.heard():
+            async with asyncio.TaskGroup() as tasks:
+                keepers = [tasks.create_task(self._keep(part), name=f"part {part.number}") for part in self._parts]
+                helpers = [tasks.create_task(self._watch(), name="watch")]
+                if self.config.max_time:
+                    helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
+                await asyncio.wait(keepers)
+                for helper in helpers:
+                    helper.cancel()
+        if self._error is not None:
+            raise self._error
+
+    def drain(self, why: str) -> None:
+        """All parts finish what is in flight within the grace, commit, end."""
+        if self.stopped_by is None:
+            self.stopped_by = why
+        self._drain.set()
+        self._tell_all("drain", why)
+
+    async def drains(self) -> None:
+        """Returns when a drain has begun."""
+        await self._drain.wait()
+
+    def kill(self) -> None:
+        """End all parts at once: what is committed is safe."""
+        self._nursery.kill()
+
+    def stats(self, state: State | None = None) -> Snapshot:
+        """The crawl as its parts were seen last."""
+        return whole([part.snapshot() for part in self._parts], state)
+
+    def readings(self) -> Readings:
+        of_parts = sum(part.look.readings.memory_rss for part in self._parts)
+        return all_readings(
+            [part.look.readings for part in self._parts],
+            memory_limit=self._memory_limit,
+            memory_rss=of_parts + self._own_bytes,
+        )
+
+    def alive(self) -> str | None:
+        """As ``Vitals.alive``: what keeps a part from making progress."""
+        return next((f"part {part.number}: {part.look.stuck}" for part in self._parts if part.look.stuck), None)
+
+    def ready(self) -> str | None:
+        """As ``Vitals.ready``: why a part takes no new work."""
+        return next((f"part {part.number}: {part.look.unready}" for part in self._parts if part.look.unready), None)
+
+    async def memory_report(self, trace_s: float = 0.0) -> str:
+        """Where the memory of each part is, for people."""
+        reports = await self.ask_each("memory_report", trace_s)
+        return "\n".join(f"part {number}\n{report}" for number, report in enumerate(reports))
+
+    async def look(self) -> None:
+        """See all parts anew."""
+        self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
+        async with asyncio.TaskGroup() as tasks:
+            for part in self._parts:
+                tasks.create_task(self._look(part))
+        counted = [one for part in self._parts for one in (part.before, part.look.counted)]
+        put_counted(self.metrics, counted)
+
+    async def ask_each(self, name: str, *arguments: object) -> list[Any]:
+        """What each part answers that is open, in their order."""
+        channels = [part.channel for part in self._parts if part.is_open and part.channel is not None]
+        answers = await asyncio.gather(*(channel.ask(name, *arguments) for channel in channels), return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    def _tell_all(self, name: str, *arguments: object) -> None:
+        for part in self._parts:
+            if part.is_open and part.channel is not None:
+                part.channel.tell(name, *arguments)
+
+    # -- one part -------------------------------------------------------------------------------------------------
+
+    async def _keep(self, part: _Part) -> None:
+        """Begin it, and begin it again, until it has ended by itself or cannot go on."""
+        while True:
+            code = await self._live(part)
+            if part.has_ended:
+                return
+            if part.error is not None:
+                self._fail(part.error)
+                return
+            if self._visits is not None:
+                self._visits.lose(part.number)
+            if self._drain.is_set() or self._error is not None:
+                return
+            if (fault := self._why_not_again(part, code)) is not None:
+                self._fail(fault)
+                return
+
+    async def _live(self, part: _Part) -> int:
+        """One process of it, from its beginning to its end; the exit code."""
+        part.exit = asyncio.get_running_loop().create_future()
+        part.is_open = False
+        sock = self._nursery.begin(part.number)
+        _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(self._handlers(part)), sock=sock)
+        part.channel = channel
+        try:
+            channel.tell("begin", pickle.dumps(self._share(part.number)))
+            return await part.exit
+        finally:
+            part.channel, part.is_open = None, False
+            channel.close()
+
+    def _handlers(self, part: _Part) -> dict[str, Callable[..., Any]]:
+        def opened(look: bytes) -> None:
+            part.look, part.is_open = _looks.decode(look), True
+            if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
+                self.begun = self.stats()
+                self.opened.set()
+            if self.stopped_by is not None and part.channel is not None:
+                part.channel.tell("drain", self.stopped_by)
+
+        def ended(look: bytes, stopped_by: str | None) -> None:
+            part.look, part.has_ended, part.is_open = _looks.decode(look), True, False
+
+        def failed(kind: str, words: list[Any]) -> None:
+            part.error, part.is_open = error_of(kind, words), False
+
+        return {
+            "opened": opened,
+            "ended": ended,
+            "failed": failed,
+            "log": _log,
+            "farewell": lambda: None,
+            "visits": lambda left: self._allow(part.number, left),
+        }
+
+    def _why_not_again(self, part: _Part, code: int) -> Exception | None:
+        """Why a part that has died cannot be begun again; None if it can."""
+        part.died()
+        part.deaths.append(time.monotonic())
+        how = f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
+        if part.number == 0 and "-" in self.config.input:
+            return PartsError(f"part 0 {how}, and what it has read of standard input cannot be read again: repeat the command")
+        if len(part.deaths) == DEATHS_MAX and part.deaths[-1] - part.deaths[0] < DEATHS_WITHIN_S:
+            return PartsError(f"part {part.number} {how}, for the {DEATHS_MAX}th time in {DEATHS_WITHIN_S / 60:.0f} minutes")
+        logger.error("part %d %s: it is begun again", part.number, how)
+        return None
+
+    def _fail(self, error: Exception) -> None:
+        """The others drain; the crawl ends with the first error."""
+        if self._error is None:
+            self._error = error
+        self._tell_all("drain", "another part")
+        self._drain.set()
+
+    def _ended(self, number: int, code: int) -> None:
+        if not self._parts[number].exit.done():
+            self._parts[number].exit.set_result(code)
+
+    def _lose_nursery(self) -> None:
+        self._fail(PartsError("the process that begins the parts of this crawl has ended"))
+        self.kill()
+        for part in self._parts:
+            if not part.exit.done():
+                part.exit.set_result(1)
+
+    # -- what is watched for all ----------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """How far the parts are, and whether a limit of the whole is reached."""
+        looked_at = 0.0
+        while True:
+            if (now := time.monotonic()) - looked_at >= LOOK_EVERY_S:
+                looked_at = now
+                await self.look()
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    for part in self._parts:
+                        tasks.create_task(self._see(part))
+            if self.config.max_bytes and self.stats().bytes >= self.config.max_bytes:
+                self.drain("max_bytes")
+            await asyncio.sleep(SNAPSHOT_EVERY_S)
+
+    async def _look(self, part: _Part) -> None:
+        async with self._asked(part) as channel:
+            if channel is not None and (seen := await channel.ask("look")) and part.channel is channel and part.is_open:
+                part.look = _looks.decode(seen)
+
+    async def _see(self, part: _Part) -> None:
+        async with self._asked(part) as channel:
+            if channel is not None and (seen := await channel.ask("snapshot")) and part.channel is channel and part.is_open:
+                part.look = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen))
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, part: _Part) -> AsyncIterator[Channel | None]:
+        """Its channel, if it is open; what it does not answer in time is left as it was."""
+        with contextlib.suppress(Gone, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                yield part.channel if part.is_open else None
+
+    async def _stop_in(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.drain("max_time")
+
+    async def _allow(self, number: int, left: int) -> int:
+        """Visits that a part may make more. Where none are left, the others give back what they will not need."""
+        visits = self._visits
+        if visits is None or self.stopped_by is not None:
+            return 0
+        visits.has_left(number, left)
+        if not visits.left:
+            for part in self._parts:
+                if part.number != number and part.is_open and part.channel is not None:
+                    with contextlib.suppress(Gone):
+                        spare, still = await part.channel.ask("give_up_visits")
+                        visits.has_left(part.number, still)
+                        visits.left += spare
+        if visits.are_used:
+            self.drain("max_pages")
+            return 0
+        return visits.take(number)
+
+
+def _log(name: str, level: int, text: str, created: float, fields: dict[str, Any]) -> None:
+    """A line of a part, in the parent's log."""
+    to = logging.getLogger(name)
+    if to.isEnabledFor(level):
+        record = logging.makeLogRecord(
+            {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": text, "created": created, **fields}
+        )
+        to.handle(record)
+
+
+__all__ = ["Crew", "PartsError"]

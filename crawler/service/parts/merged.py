@@ -1,0 +1,172 @@
+"""What the parts of a crawl tell of themselves, and the same of the whole. Pure.
+
+Counts are sums: each page, host and link is one part's. What is not a count says what holds most of the crawl up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from crawler.core.model import LongestHost, Snapshot, State, WaitsFor
+from crawler.crawl.metrics import MEMORY_STATES, Durations, Metrics, Readings
+from crawler.crawl.status import FAILING_HOSTS
+from crawler.resources.memory_budget import Use
+
+K = TypeVar("K")
+
+_STATES: Final[Sequence[State]] = ("draining", "running", "offline", "paused", "opening", "ended")
+"""The state of the whole is the first of these that a part is in."""
+
+
+class Counted(Struct, frozen=True):
+    """What ``Metrics`` has counted."""
+
+    counters: Mapping[str, Mapping[str, int]] = {}
+    codes: Mapping[int, int] = {}
+    sizes: Mapping[str, int] = {}
+    last_fetch: float = 0.0
+    durations: Mapping[str, tuple[list[int], float]] = {}
+    """Of each histogram the counts of its buckets, and the sum."""
+
+
+class Look(Struct, frozen=True):
+    """One part at one moment. ``waits`` are the visits that the crawl-wide rate or bandwidth holds up."""
+
+    snapshot: Snapshot
+    readings: Readings = Readings()
+    counted: Counted = Counted()
+    requests: int = 0
+    """Sent since it began."""
+    received_bytes: int = 0
+    waits: int = 0
+    stuck: str | None = None
+    """As ``Vitals.alive``."""
+    unready: str | None = "opening"
+    """As ``Vitals.ready``."""
+
+
+# -- the snapshot -------------------------------------------------------------------------------------------------
+
+
+def whole(snapshots: Sequence[Snapshot], state: State | None = None) -> Snapshot:
+    """Of all parts: each as it was seen last."""
+    if not snapshots:
+        return Snapshot(at=0.0, state=state or "opening")
+    first: State = next(name for name in _STATES if any(one.state == name for one in snapshots))
+    failing = summed([dict(one.failing_hosts) for one in snapshots])
+    return Snapshot(
+        at=max(one.at for one in snapshots),
+        state=state or first,
+        waits_for=_waits_for([one.waits_for for one in snapshots]),
+        reading=any(one.reading for one in snapshots),
+        known=sum(one.known for one in snapshots),
+        waiting=sum(one.waiting for one in snapshots),
+        retrying=sum(one.retrying for one in snapshots),
+        done=sum(one.done for one in snapshots),
+        in_flight=sum(one.in_flight for one in snapshots),
+        bytes=sum(one.bytes for one in snapshots),
+        outcomes=summed([one.outcomes for one in snapshots]),
+        reasons=summed([one.reasons for one in snapshots]),
+        not_pages=summed([one.not_pages for one in snapshots]),
+        refused=summed([one.refused for one in snapshots]),
+        lines=summed([one.lines for one in snapshots]),
+        longest_host=max((one.longest_host for one in snapshots if one.longest_host), key=_lasts, default=None),
+        failing_hosts=tuple(sorted(failing.items(), key=lambda pair: (-pair[1], pair[0]))[:FAILING_HOSTS]),
+    )
+
+
+def _lasts(host: LongestHost) -> tuple[float, int]:
+    return host.waiting * host.rest / host.per_host, host.waiting
+
+
+def _waits_for(reasons: Sequence[WaitsFor]) -> WaitsFor:
+    """What most of those wait for that have something to do; the first of them where there are as many of each."""
+    return Counter([reason for reason in reasons if reason != "frontier"] or reasons).most_common(1)[0][0]
+
+
+def summed(named: Sequence[Mapping[K, int]]) -> dict[K, int]:
+    total: dict[K, int] = {}
+    for one in named:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+# -- what a scrape reads ------------------------------------------------------------------------------------------
+
+
+def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
+    """Of all parts; ``own`` is what the parent knows better."""
+    if not parts:
+        return replace(Readings(), **own)
+    accounts: dict[str, Use] = {}
+    for one in parts:
+        for name, use in one.accounts.items():
+            before = accounts.get(name)
+            accounts[name] = use if before is None else Use(*(a + b for a, b in zip(before, use, strict=True)))
+    all_of = Readings(
+        state=next((name for name in _STATES if any(one.state == name for one in parts)), "opening"),
+        workers=summed([one.workers for one in parts]),
+        requests_in_flight=sum(one.requests_in_flight for one in parts),
+        bytes_in_flight=sum(one.bytes_in_flight for one in parts),
+        bytes_written=sum(one.bytes_written for one in parts),
+        connections=summed([one.connections for one in parts]),
+        connections_opened=sum(one.connections_opened for one in parts),
+        urls=summed([one.urls for one in parts]),
+        hosts=summed([one.hosts for one in parts]),
+        refused=summed([one.refused for one in parts]),
+        cache_events=summed([one.cache_events for one in parts]),
+        memory_limit=sum(one.memory_limit for one in parts),
+        memory_rss=sum(one.memory_rss for one in parts),
+        accounts=accounts,
+        memory_state=max((one.memory_state for one in parts), key=MEMORY_STATES.index),
+        commit_age=max(one.commit_age for one in parts),
+        disk_free=min(one.disk_free for one in parts),
+        storage_errors=summed([one.storage_errors for one in parts]),
+    )
+    return replace(all_of, **own)
+
+
+_COUNTERS: Final = ("fetches", "errors", "events", "backoffs", "robots")
+_HISTOGRAMS: Final = ("fetch_seconds", "commit_seconds", "lag_seconds")
+
+
+def counted(metrics: Metrics) -> Counted:
+    return Counted(
+        {name: getattr(metrics, name) for name in _COUNTERS},
+        metrics.codes,
+        {"received": metrics.received, "decoded": metrics.decoded},
+        metrics.last_fetch,
+        {name: (one.counts, one.sum) for name, one in _histograms(metrics).items()},
+    )
+
+
+def put_counted(metrics: Metrics, parts: Sequence[Counted]) -> None:
+    """What these have counted, in place of what was there."""
+    for name in _COUNTERS:
+        getattr(metrics, name).update(summed([one.counters.get(name, {}) for one in parts]))
+    metrics.codes.update(summed([one.codes for one in parts]))
+    metrics.received, metrics.decoded = (sum(one.sizes.get(name, 0) for one in parts) for name in ("received", "decoded"))
+    metrics.last_fetch = max((one.last_fetch for one in parts), default=0.0)
+    for name, histogram in _histograms(metrics).items():
+        found = [one.durations[name] for one in parts if name in one.durations]
+        if found:
+            histogram.counts = [sum(column) for column in zip(*(counts for counts, _ in found), strict=True)]
+            histogram.sum = sum(total for _, total in found)
+
+
+def _histograms(metrics: Metrics) -> dict[str, Durations]:
+    phases = {f"phase {name}": one for name, one in metrics.phase_seconds.items()}
+    return {name: getattr(metrics, name) for name in _HISTOGRAMS} | phases
+
+
+def ended_counted(parts: Sequence[Counted]) -> Counted:
+    """Of processes that have ended, as one: what was counted does not become less when a part is started again."""
+    scratch = Metrics()
+    put_counted(scratch, parts)
+    return counted(scratch)

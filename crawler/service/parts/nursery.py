@@ -1,0 +1,167 @@
+"""A small process from which the parts of a crawl are forked, at the start and each time one has died.
+
+It is forked itself before its parent has a loop or threads of work, with all imported that a part needs: its children share
+that memory, and none inherits a lock that somebody held. It does nothing but fork and wait.
+
+Invariant: it lives no longer than the parent, and neither do the parts: each sees the parent's end of its socket closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn
+
+_ORDER: Final = struct.Struct("<B")
+"""The number of the part to be begun; its socket comes along."""
+_WORD: Final = struct.Struct("<Bii")
+"""The number of a part, its process id, and 0: it has begun; or how its process ended (as ``os.waitstatus_to_exitcode``), and
+-1000 for no end."""
+BEGUN: Final = -1000
+_NOT_FOR_PARTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+Main = Callable[[int, socket.socket], int]
+"""What a part does with its number and its socket; its exit code."""
+
+
+class Nursery:
+    """The parent's side. ``begin`` has a part begun, and ``ended`` is told the number, pid and exit code of each that ends
+    (negative: the signal that killed it)."""
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid, self._sock = pid, sock
+        self.pids: dict[int, int] = {}
+        """Number of a part → its process id."""
+        self.ended: Callable[[int, int], None] = lambda number, code: None
+        self.lost: Callable[[], None] = lambda: None
+        """Called when it has ended, which it must not."""
+
+    def begin(self, number: int) -> socket.socket:
+        """Our end of the socket of a part that is being forked."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._sock, [_ORDER.pack(number)], [theirs.fileno()])
+        return ours
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Within a running loop."""
+        loop = asyncio.get_running_loop()
+        self._sock.setblocking(False)
+        loop.add_reader(self._sock, self._hear)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self._sock)
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                data = self._sock.recv(_WORD.size)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                data = b""
+            if not data:
+                asyncio.get_running_loop().remove_reader(self._sock)
+                self.lost()
+                return
+            number, pid, code = _WORD.unpack(data)
+            if code == BEGUN:
+                self.pids[number] = pid
+            else:
+                self.pids.pop(number, None)
+                self.ended(number, code)
+
+    def kill(self) -> None:
+        """End all parts at once: what is committed is safe."""
+        for pid in self.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """It ends, and is waited for."""
+        self._sock.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+@contextlib.contextmanager
+def open_nursery(main: Main) -> Iterator[Nursery]:
+    """Fork it; ``main`` is what each part does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _be_one(theirs, main)
+    theirs.close()
+    nursery = Nursery(pid, ours)
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
+def _be_one(parent: socket.socket, main: Main) -> NoReturn:
+    code = 1
+    try:
+        for number in _NOT_FOR_PARTS:
+            signal.signal(number, signal.SIG_IGN)
+        _fork_on_demand(parent, main)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _fork_on_demand(parent: socket.socket, main: Main) -> None:
+    """Until the parent has gone."""
+    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    numbers: dict[int, int] = {}  # pid → part
+    while True:
+        readable, _, _ = select.select([parent.fileno(), wake], [], [])
+        if wake in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 4096)
+            _report(parent, numbers)
+        if parent.fileno() in readable:
+            data, fds, _, _ = socket.recv_fds(parent, _ORDER.size, 1)
+            if not data:
+                return
+            number = _ORDER.unpack(data)[0]
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for fd in (wake, woken):
+                    os.close(fd)
+                parent.close()
+                _be_part(number, socket.socket(fileno=fds[0]), main)
+            os.close(fds[0])
+            numbers[pid] = number
+            parent.send(_WORD.pack(number, pid, BEGUN))
+
+
+def _report(parent: socket.socket, numbers: dict[int, int]) -> None:
+    """Tell of all that have ended."""
+    while numbers:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        if (number := numbers.pop(pid, None)) is not None:
+            parent.send(_WORD.pack(number, pid, os.waitstatus_to_exitcode(status)))
+
+
+def _be_part(number: int, sock: socket.socket, main: Main) -> NoReturn:
+    code = 1
+    try:
+        code = main(number, sock)
+    finally:
+        os._exit(code)

@@ -1,0 +1,98 @@
+"""Opens a crawl for several processes: its directory, its division, what the parts share, and the nursery they come from.
+
+All of it before there is a loop or a thread: what is made here is inherited by every part, the directory's lock with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from mmap import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from crawler.config.sections import Config
+from crawler.core.errors import ConfigError
+from crawler.crawl import plan_of
+from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
+from crawler.frontier.division import Division, agreed
+from crawler.frontier.exchange.board import Board
+from crawler.output import open_directory
+from crawler.service.parts.nursery import Nursery, open_nursery
+from crawler.service.parts.part import crawl_part, part_main
+from crawler.service.parts.shares import share_of
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+
+_PRELOAD: Final = ("crawler.frontier.rocksdb.store", "crawler.frontier.exchange.exchange", "crawler.policy.robots_gate")
+"""What a part imports once it runs: imported before, it is shared."""
+
+
+class Opened(Struct, frozen=True):
+    root: Path
+    division: Division
+    nursery: Nursery
+
+    def share(self, config: Config, part: int) -> Config:
+        """The settings of one part."""
+        return _share(config, part, self.division.parts)
+
+
+@contextlib.contextmanager
+def open_parts(
+    config: Config, parts: int, new_loop: Callable[[], asyncio.AbstractEventLoop], *, endless: bool = False
+) -> Iterator[Opened]:
+    """ConfigError, and StorageError where the directory cannot be opened, as ``open_crawl``."""
+    if config.output is None:
+        raise ConfigError("no directory: name one with --output")
+    if config.store == "memory":
+        raise ConfigError("processes: with --store memory there is one process: a part that died would forget what it knew")
+    _check_memory(config, parts, endless=endless)
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(open_directory(Path(config.output), config))
+        division = agreed(root / "frontier", parts, by_domain=config.politeness_by == "domain")
+        assert division is not None
+        bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
+        for bell in bells:
+            stack.callback(os.close, bell)
+        board = Board(parts, mmap(-1, Board.size(parts)), bells)
+        for name in _PRELOAD:
+            import_module(name)
+        gc.freeze()
+        main = partial(_main, division, board, new_loop, endless=endless)
+        yield Opened(root, division, stack.enter_context(open_nursery(main)))
+
+
+def _main(
+    division: Division,
+    board: Board,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    number: int,
+    sock: socket.socket,
+    *,
+    endless: bool,
+) -> int:
+    return part_main(new_loop, lambda: crawl_part(Part(division.share(number), board), sock, endless=endless))
+
+
+def _share(config: Config, part: int, parts: int) -> Config:
+    return share_of(config, part, parts, memory_limit=memory_limit_of(config), parsers=parsers_of(config))
+
+
+def _check_memory(config: Config, parts: int, *, endless: bool) -> None:
+    share = _share(config, parts - 1, parts)
+    try:
+        plan_of(share, endless=endless, is_part=True)
+    except ConfigError as error:
+        said = (
+            f"processes: each of {parts} may use {(share.memory_limit or 0) >> 20} MiB of the memory limit, which is too little"
+        )
+        raise ConfigError([said, *error.faults, "or take fewer --processes, or a larger --memory-limit"]) from None

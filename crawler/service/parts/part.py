@@ -1,0 +1,178 @@
+"""One part of a crawl, as a process of its own: it opens and runs its share, and does what its parent says.
+
+Invariants: it lives no longer than its parent. It ends by itself only when the whole crawl has nothing left to do; how it
+ended it says before it ends, and where it does not say so it has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from crawler.config.sections import Config
+from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.crawl import Crawl, open_crawl
+from crawler.crawl.wiring import Part
+from crawler.service.health import Vitals, open_vitals
+from crawler.service.memory_report import memory_report
+from crawler.service.parts.channel import Channel, Gone, words_of
+from crawler.service.parts.merged import Look, counted
+
+LOG_BYTES_MAX: Final = 1 << 20
+"""Of lines that the parent has not taken yet: beyond it they are dropped."""
+ASK_AGAIN_S: Final = 0.2
+_ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+async def crawl_part(part: Part, sock: socket.socket, *, endless: bool) -> int:
+    """All of it; the exit code. The parent says first with which settings."""
+    begun: asyncio.Future[Config] = asyncio.get_running_loop().create_future()
+    handlers: dict[str, Callable[..., Any]] = {"begin": lambda config: begun.set_result(pickle.loads(config))}  # noqa: S301 - our own
+    _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(handlers), sock=sock)
+    channel.gone.add_done_callback(lambda gone: os._exit(Exit.STOPPED))  # what is committed is safe
+    config = await begun
+    package = logging.getLogger("crawler")
+    package.setLevel(config.log_level.upper())
+    log = _ToParent(channel, part.share.own)
+    logging.getLogger().handlers[:] = [log]
+    try:
+        async with open_crawl(config, endless=endless, part=part) as crawl, open_vitals(crawl) as vitals:
+            deputy = Deputy(crawl, vitals, channel)
+            handlers |= deputy.handlers()
+            channel.tell("opened", encode(deputy.look()))
+            async with deputy.asking_for_visits():
+                await crawl.run()
+            end = encode(deputy.look(ended=True))
+        channel.tell("ended", end, crawl.stopped_by)
+        code = Exit.OK
+    except* (StorageError, ConfigError) as group:
+        error = _first_of(group)
+        channel.tell("failed", *words_of(error))
+        code = Exit.STORAGE if isinstance(error, StorageError) else Exit.USAGE
+    except* Exception as group:
+        logging.getLogger(__name__).error("internal error:\n%s", "".join(traceback.format_exception(group)))
+        code = Exit.INTERNAL
+    await _close(channel, log)
+    return int(code)
+
+
+async def _close(channel: Channel, log: _ToParent) -> None:
+    """Once the parent has all that was told."""
+    logging.getLogger().removeHandler(log)
+    with contextlib.suppress(Gone, RuntimeError):
+        await channel.ask("farewell")
+
+
+def _first_of(group: BaseExceptionGroup[Any]) -> Exception:
+    error: Any = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error  # type: ignore[no-any-return]
+
+
+class Deputy:
+    """What the parent may ask of a part."""
+
+    def __init__(self, crawl: Crawl, vitals: Vitals, channel: Channel) -> None:
+        self._crawl, self._vitals, self._channel = crawl, vitals, channel
+        self._wanted = asyncio.Event()
+
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "look": lambda: encode(self.look()),
+            "snapshot": lambda: encode(self._crawl.stats()),
+            "drain": self._crawl.drain,
+            "give_up_visits": self.give_up_visits,
+            "memory_report": self.memory_report,
+        }
+
+    def look(self, *, ended: bool = False) -> Look:
+        crawl = self._crawl
+        fetched = crawl.fetcher.stats()
+        return Look(
+            crawl.stats("ended" if ended else None),
+            self._vitals.readings(),
+            counted(crawl.metrics),
+            fetched.requests,
+            fetched.bytes_wire,
+            fetched.waiting_for_rate,
+            self._vitals.alive(),
+            self._vitals.ready(),
+        )
+
+    def give_up_visits(self) -> tuple[int, int]:
+        """(visits that this part will not need, those that it has left)"""
+        spare = self._crawl.frontier.give_up_visits()
+        return spare, self._crawl.frontier.visits_left
+
+    async def memory_report(self, trace_s: float) -> str:
+        return await memory_report(self._vitals.readings(), trace_s=trace_s)
+
+    @contextlib.asynccontextmanager
+    async def asking_for_visits(self) -> Any:
+        """Under --max-pages: whenever this part could visit more than it may."""
+        if not self._crawl.config.max_pages:
+            yield
+            return
+        frontier = self._crawl.frontier
+        frontier.visits_wanted = self._wanted.set
+        self._crawl.visits_used = self._wanted.set
+        asking = asyncio.create_task(self._ask_for_visits(), name="visits")
+        try:
+            yield
+        finally:
+            asking.cancel()
+
+    async def _ask_for_visits(self) -> None:
+        frontier = self._crawl.frontier
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            allowed = await self._channel.ask("visits", frontier.visits_left)
+            if allowed:
+                frontier.allow(allowed)
+            else:
+                await asyncio.sleep(ASK_AGAIN_S)
+                frontier.deal()
+
+
+class _ToParent(logging.Handler):
+    """Hands each line to the parent, which alone writes the log."""
+
+    def __init__(self, channel: Channel, part: int) -> None:
+        super().__init__()
+        self._channel, self._part = channel, part
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {key: value for key, value in vars(record).items() if key not in _ATTRIBUTES}
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        told = {key: value if isinstance(value, int | float | str | None) else str(value) for key, value in fields.items()}
+        arguments = (record.name, record.levelno, text, record.created, told | {"part": self._part})
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._tell, arguments)
+
+    def _tell(self, arguments: tuple[object, ...]) -> None:
+        if self._channel.unsent_bytes < LOG_BYTES_MAX:
+            self._channel.tell("log", *arguments)
+
+
+def part_main(new_loop: Callable[[], asyncio.AbstractEventLoop], crawl: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """In a process that was forked for it."""
+    gc.freeze()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(crawl())

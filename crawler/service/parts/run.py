@@ -1,0 +1,85 @@
+"""``run`` by several processes: as ``crawler.service.run``, of which this is the other half.
+
+Invariants: the first signal drains, the second ends at once, and neither loses anything; the report names what ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from crawler.config.sections import Config
+from crawler.core.errors import Exit, StorageError
+from crawler.core.model import Snapshot
+from crawler.core.version import __version__
+from crawler.crawl.metrics import Metrics
+from crawler.policy.scope import RULES
+from crawler.service.parts.crew import Crew, PartsError
+from crawler.service.parts.opening import Opened
+from crawler.service.run import Report, exit_code, showing, stopping, telling
+from crawler.service.signals import Signals
+
+logger: Final = logging.getLogger(__name__)
+
+
+def crew_of(config: Config, opened: Opened) -> Crew:
+    """The parts of an opened crawl, not begun yet. ``Crew.config`` may be replaced: the next processes take it."""
+    metrics = Metrics(version=__version__, rules=RULES)
+    crew = Crew(config, opened.division.parts, opened.nursery, lambda part: opened.share(crew.config, part), metrics)
+    metrics.source = crew.readings
+    return crew
+
+
+async def run_parts(
+    config: Config,
+    opened: Opened,
+    *,
+    on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
+    interval: float = 1.0,
+    signals: Signals | None = None,
+) -> Report:
+    """As ``run_crawl``, for a crawl that is opened for several processes."""
+    error: Exception | None = None
+    with contextlib.ExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(Signals())
+        crew = crew_of(config, opened)
+        signals.at_once = crew.kill
+        async with scraped(config, crew):
+            calls = stopping(crew, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crew.stats, crew.memory_report)
+            with signals.heard(calls):
+                shown = asyncio.create_task(showing(crew.stats, on_snapshot, interval), name="progress")
+                try:
+                    await crew.run()
+                except (StorageError, PartsError) as failure:
+                    error = failure
+                finally:
+                    shown.cancel()
+        snapshot = crew.stats("ended")
+        on_snapshot(snapshot)
+        if error is not None:
+            logger.error("%s", error)
+        if isinstance(error, PartsError):
+            code = Exit.INTERNAL
+        elif error is not None:
+            code = Exit.STORAGE
+        else:
+            code = exit_code(snapshot, config.max_failed, crew.stopped_by is not None)
+        return Report(code, snapshot, crew.stopped_by, str(error) if error is not None else None, crew.begun)
+
+
+@contextlib.asynccontextmanager
+async def scraped(config: Config, crew: Crew) -> AsyncIterator[None]:
+    """Serve /metrics, /livez and /readyz where the configuration says so."""
+    if not config.metrics_listen:
+        yield
+        return
+    from crawler.service.listener import open_listener, watched
+
+    served = watched(crew.metrics.registry, crew.alive, crew.ready)
+    async with open_listener(config.metrics_listen, served):
+        yield

@@ -1,0 +1,77 @@
+"""What one part of a crawl may use of everything that its settings give to the whole. Pure.
+
+Invariant: what the parts may use together is never more than the setting. What counts for the crawl as a whole (max_pages,
+max_bytes, max_time) is the parent's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from crawler.config.sections import Config
+from crawler.core.errors import ConfigError
+from crawler.resources.memory_plan import PARENT_BYTES
+
+GRANT_VISITS_MAX: Final = 32
+"""Visits that a part is allowed at once under --max-pages."""
+
+
+def share_of(config: Config, part: int, parts: int, *, memory_limit: int, parsers: int) -> Config:
+    """The settings of one part. ``memory_limit`` and ``parsers`` are those of the whole. ConfigError: there is not enough."""
+    if config.workers < parts:
+        raise ConfigError(f"processes: {parts} processes need as many workers at least: --workers {parts}")
+    return config.replaced(
+        workers=config.workers // parts + (part < config.workers % parts),
+        memory_limit=memory_of(memory_limit, parts),
+        parsers=max(1, parsers // parts) if parsers else 0,
+        rate=config.rate / parts,
+        bandwidth=config.bandwidth // parts,
+        retain_bytes=config.retain_bytes // parts,
+        input=config.input if part == 0 else (),
+        urls=config.urls if part == 0 else (),
+        max_bytes=0,
+        max_time=0.0,
+        metrics_listen=None,
+        fresh=False,
+    )
+
+
+def memory_of(limit: int, parts: int) -> int:
+    """Of the whole limit, in bytes."""
+    return max(0, limit - PARENT_BYTES) // parts
+
+
+class Visits:
+    """The pages that may still be visited under --max-pages, and how many of them each part has been allowed.
+
+    ``outstanding`` of a part are allowed and not fetched, as far as is known."""
+
+    def __init__(self, visits: int, parts: int) -> None:
+        self.left = visits
+        self._parts = parts
+        self._outstanding = [0] * parts
+
+    def has_left(self, part: int, visits: int) -> None:
+        """So many has a part left of what it was allowed."""
+        self._outstanding[part] = visits
+
+    def take(self, part: int) -> int:
+        """How many more a part is allowed now; fewer as they run out, so that nobody keeps what others could use."""
+        visits = min(self.left, max(1, min(GRANT_VISITS_MAX, self.left // (2 * self._parts))))
+        self.left -= visits
+        self._outstanding[part] += visits
+        return visits
+
+    def give_back(self, part: int, visits: int) -> None:
+        """A part will not use so many."""
+        self.left += visits
+        self._outstanding[part] -= visits
+
+    def lose(self, part: int) -> None:
+        """A part has died: what it was allowed counts as used, since nobody knows how much of it was."""
+        self._outstanding[part] = 0
+
+    @property
+    def are_used(self) -> bool:
+        """Whether no part may visit one more."""
+        return not self.left and not any(self._outstanding)

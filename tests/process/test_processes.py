@@ -1,0 +1,208 @@
+"""``run --processes``: one crawl by several processes, each of which, and their parent, may be killed at any time.
+
+KILLS=100 pytest -s tests/process/test_processes.py -k killed_parts    kills that often
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.crews import are_gone, children, kill, parts_of, wait_for_parts
+from support.faults.mixed import MixedCrawl
+from support.programs import CLEAN, LOCAL, command_of, crawler, crawling, rows_of
+from support.sinful import running
+from support.webs import Answer, Web, page, redirect, text
+
+KILLS = int(os.environ.get("KILLS", "6"))
+HOSTS = [f"127.0.7.{n}" for n in range(1, 21)]
+TWO = ("--processes", "2", "--min-free-disk", "0", "--parsers", "0")
+
+
+def chain(pages: int = 60, wait: float = 0.0) -> Web:
+    """Page n links to pages 2n and 2n + 1, of other hosts, up to ``pages`` in all."""
+    web = Web()
+
+    def answer(host: str, path: str) -> Answer:
+        n = int(path[1:])
+        links = [web.url(HOSTS[m % len(HOSTS)], f"/{m}") for m in (2 * n, 2 * n + 1) if m <= pages]
+        return page(*links, wait=wait)
+
+    web.default = answer
+    return web
+
+
+def first(web: Web) -> str:
+    return web.url(HOSTS[1], "/1")
+
+
+@pytest.mark.timeout(60 + 10 * KILLS)
+def test_killed_parts_and_parents_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> None:
+    rng = random.Random(os.environ.get("KILLS_SEED", time.time_ns()))
+    crawl = MixedCrawl(max(300, 60 * KILLS))
+    out = tmp_path / "out"
+    settings = ("--processes", str(rng.randint(2, 4)), "--memory-limit", "2GiB", "--rate", "600")
+    kills = parents = 0
+    with running(crawl.site):
+        command = command_of(crawl.command(tmp_path, out, *settings))
+        while kills < KILLS:
+            with subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+                for _ in range(rng.choice([0, 1, 3])):  # parts first, each three times at most: the fourth would end it
+                    while not (alive := parts_of(process.pid)) and process.poll() is None:
+                        time.sleep(0.005)
+                    time.sleep(rng.uniform(0, 0.4))
+                    if process.poll() is None:
+                        kill(rng.choice(alive))
+                        kills += 1
+                time.sleep(rng.uniform(0, 0.4))
+                left = parts_of(process.pid)
+                process.kill()
+                process.wait()
+            assert are_gone(left)
+            if process.returncode != -9:
+                break
+            kills, parents = kills + 1, parents + 1
+        ended = crawler(*crawl.command(tmp_path, out, *settings[:4]), timeout=120)
+        assert ended.returncode == 0, ended.stderr
+        crawl.check(out)
+    print(f"{kills} kills, {parents} of parents, over {crawl.pages} pages")
+    assert kills >= KILLS, "the crawl ended before it was killed so often"
+
+
+def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_the_crawl(tmp_path: Path) -> None:
+    web = chain(wait=0.05)
+    with web.running():
+        command = ("run", first(web), "--depth", "9", "--scope", "any", "-o", str(tmp_path / "out"), *LOCAL, *TWO)
+        with crawling(*command, "--rate", "1", "--grace", "1s") as process:
+            victim = 0
+            for _ in range(4):
+                victim = max(wait_for_parts(process.pid, 2, but=victim))
+                kill(victim)
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert said.count("was killed by signal 9: it is begun again") + said.count("for the 4th time in 10 minutes") >= 4
+        ended = crawler(*command)
+    assert ended.returncode == 0, ended.stderr
+    assert sum(row["outcome"] == "ok" for row in rows_of(tmp_path / "out")) == 60
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_drains_all_parts_and_a_second_one_ends_them(tmp_path: Path, signals: int) -> None:
+    web = chain()
+    held = Answer(hang=True)
+    web.hosts = {HOSTS[2]: {"/2": lambda: held}}
+    with web.running():
+        command = ("run", first(web), "--depth", "9", "--scope", "any", "-o", str(tmp_path / "out"), *LOCAL, *TWO)
+        with crawling(*command, "--grace", "1s" if signals == 1 else "50s") as process:
+            while not any(visit.path == "/2" for visit in web.visits):
+                time.sleep(0.01)
+            parts = [*children(process.pid), *parts_of(process.pid)]
+            assert len(parts) == 3
+            for part in parts:  # as a terminal or a service manager does
+                os.kill(part, signal.SIGTERM)
+            process.terminate()
+            if signals == 2:
+                while "draining" not in (process.stderr.readline() if process.stderr else ""):
+                    assert process.poll() is None
+                process.terminate()
+            assert process.wait(30) == 5
+        assert are_gone(parts)
+        held = page()
+        assert crawler(*command).returncode == 0
+    done = Counter(row["canonical"] for row in rows_of(tmp_path / "out"))
+    assert set(done.values()) == {1}
+    assert crawler("verify", str(tmp_path / "out")).returncode == 0
+
+
+def test_no_more_pages_than_allowed_are_fetched_by_all_parts_together(tmp_path: Path) -> None:
+    web = chain(400)
+    with web.running():
+        command = ("run", first(web), "--depth", "9", "--scope", "any", *LOCAL)
+        ended = crawler(*command, "-o", str(tmp_path / "one"), "--max-pages", "50", "--json")
+        assert (ended.returncode, len(web.visits)) == (5, 50)
+        web.visits.clear()
+        command = (*command, "-o", str(tmp_path / "out"), *TWO)
+        ended = crawler(*command, "--max-pages", "100", "--json")
+        assert (ended.returncode, json.loads(ended.stdout)["stopped_by"]) == (5, "max_pages")
+        assert len(web.visits) == 100 == json.loads(ended.stdout)["done"]
+        with crawling(*command, "--max-pages", "100") as process:
+            while len(web.visits) < 130:
+                time.sleep(0.005)
+            kill(parts_of(process.pid)[0])
+            assert process.wait(30) == 5
+        assert 130 <= len(web.visits) <= 200
+        assert crawler(*command).returncode == 0
+    assert Counter(row["canonical"] for row in rows_of(tmp_path / "out")) == Counter(set(web.asked()))
+
+
+def test_robots_rules_reach_the_part_that_waits_for_them(tmp_path: Path) -> None:
+    """Redirected to hosts of other parts: the rules that were found there, or that they could not be had."""
+    web = Web()
+
+    def answer(host: str, path: str) -> Answer:
+        n = HOSTS.index(host)
+        if path != "/robots.txt":
+            return page()
+        if n < 10:
+            return redirect(web.url(HOSTS[n + 10], "/robots.txt"))
+        return text("User-agent: *\nDisallow: /no") if n < 15 else Answer(503)
+
+    web.default = answer
+    with web.running():
+        urls = [web.url(host, path) for host in HOSTS[:10] for path in ("/yes", "/no")]
+        (tmp_path / "list").write_text("\n".join(urls))
+        obeying = tuple(word for word in LOCAL if word != "--no-robots")
+        ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *obeying, *TWO, "--retries", "0")
+    assert ended.returncode == 0, ended.stderr
+    rows = {row["canonical"]: (row["outcome"], row["reason"]) for row in rows_of(tmp_path / "out") if row["final"]}
+    assert [rows[web.url(HOSTS[0], path)] for path in ("/yes", "/no")] == [("ok", None), ("robots_denied", "rule")]
+    assert [rows[web.url(HOSTS[5], path)] for path in ("/yes", "/no")] == [("robots_denied", "robots_unavailable")] * 2
+    assert Counter(rows.values()) == Counter({("ok", None): 5, ("robots_denied", "rule"): 5, rows[web.url(HOSTS[5], "/no")]: 10})
+
+
+def test_what_the_parts_count_is_told_as_one(tmp_path: Path) -> None:
+    web = chain()
+    web.hosts = {HOSTS[3]: {"/3": Answer(404)}}
+    with web.running():
+        urls = [first(web), first(web), web.url(HOSTS[3], "/3")]
+        (tmp_path / "list").write_text("\n".join([*urls, "no url"]))
+        arguments = (
+            "run",
+            "-i",
+            str(tmp_path / "list"),
+            "--depth",
+            "9",
+            "--scope",
+            "any",
+            *LOCAL,
+            "--json",
+            "--min-free-disk",
+            "0",
+        )
+        told = []
+        for processes in ("1", "3"):
+            out = str(tmp_path / processes)
+            ended = crawler(*arguments, "-o", out, "--processes", processes, "--memory-limit", "1GiB", "--parsers", "0")
+            assert ended.returncode == 0, ended.stderr
+            told.append({name: value for name, value in json.loads(ended.stdout).items() if name != "seconds"})
+            again = crawler(*arguments, "-o", out, "--memory-limit", "1GiB")  # as it was begun
+            assert json.loads(again.stdout)["known"] == told[-1]["known"]
+    assert told[0] == told[1]
+    assert len(list((tmp_path / "3/frontier").glob("part-*"))) == 3 and not (tmp_path / "1/frontier/parts.toml").exists()
+
+
+def test_more_processes_than_there_is_memory_or_work_for_are_refused(tmp_path: Path) -> None:
+    for arguments, said in {
+        ("--memory-limit", "200MiB"): "each of 2 may use 80 MiB",
+        ("--workers", "1"): "at least: --workers 2",
+        ("--store", "memory"): "with --store memory there is one process",
+    }.items():
+        ended = crawler("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "out"), "--processes", "2", *arguments)
+        assert (ended.returncode, said in ended.stderr, (tmp_path / "out").exists()) == (2, True, False)
