@@ -15,7 +15,7 @@ from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Known, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
-from crawler.frontier.frontier import LinksRoom
+from crawler.frontier.handed import LinksRoom
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
