@@ -11,11 +11,9 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
-from heapq import nlargest
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -23,25 +21,19 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.model import Link, Pause, Ref
 from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
-from crawler.crawl import Crawl, Readings
-from crawler.crawl.explain import explain
-from crawler.output import row_at
-from crawler.output.archive import is_gone
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
 from crawler.service.api_streams import Follow
 from crawler.service.listener import Handler, watched
-from crawler.service.memory_report import memory_report
+from crawler.service.steered import HOSTS_MAX, Sort, Steered
 
 REQUEST_S: Final = 30.0
 """For a response that is not a stream."""
 BODY_BYTES_MAX: Final = 64 << 10
 """Of a request that is not an upload."""
 CONNECTIONS_MAX: Final = 128
-HOSTS_MAX: Final = 1000
 OPENAPI: Final = "openapi.yaml"
 _SORTS: Final = ("waiting", "backoff", "errors")
 
@@ -50,24 +42,22 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Control:
-    """What the API needs besides the crawl itself, as functions: ``readings`` and ``rates`` (pages/s, bytes/s) of this
-    moment, ``change(settings)`` which applies some settings and gives them all (ConfigError: none was applied)."""
+    """What the API needs besides the crawl itself, as functions: ``change(settings)`` which applies some settings and gives
+    them all (ConfigError: none was applied)."""
 
     def __init__(
         self,
-        crawl: Crawl,
+        crawl: Steered,
         root: Path,
         *,
         registry: CollectorRegistry,
-        readings: Callable[[], Readings],
-        rates: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
         change: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
         settings: Callable[[], Mapping[str, Any]],
         alive: Callable[[], str | None] = lambda: None,
         ready: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.crawl, self.root, self.registry = crawl, root, registry
-        self.readings, self.rates, self.change, self.settings = readings, rates, change, settings
+        self.change, self.settings = change, settings
         self.alive, self.ready = alive, ready
         config = crawl.config
         self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
@@ -121,21 +111,22 @@ class Control:
     # -- queries ------------------------------------------------------------------------------------------------
 
     async def get_status(self, request: web.Request) -> web.Response:
-        return _json(self.status())
+        return _json(await self.status())
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Everything about the crawl at this moment."""
+        await self.crawl.look()
         snapshot = msgspec.to_builtins(self.crawl.stats())
         del snapshot["at"]
-        readings, (pages, size) = self.readings(), self.rates()
+        readings, (pages, size) = self.crawl.readings(), self.crawl.rates()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "directory": str(self.root),
             "started_at": self.began,
             **snapshot,
-            "paused_by": sorted(self.crawl.frontier.pauses),
-            "hosts": self.crawl.frontier.counts.hosts,
+            "paused_by": sorted(self.crawl.pauses()),
+            "hosts": self.crawl.hosts_known(),
             "pages_per_second": round(pages, 3),
             "bytes_per_second": round(size, 1),
             "workers": dict(readings.workers),
@@ -156,65 +147,16 @@ class Control:
         sort = request.query.get("sort", "waiting")
         if sort not in _SORTS:
             raise Problem(400, f"sort must be one of {', '.join(_SORTS)}")
-        limit = _number(request, "limit", 20, HOSTS_MAX)
-        crawl, now = self.crawl, self.crawl.clock.now()
-        benched = {view.host: view for view in crawl.frontier.bench.hosts()}
-        waiting: dict[str, int] = dict(await crawl.pump.ask(crawl.store.longest, HOSTS_MAX))
-        errors = dict(crawl.failing_hosts.top(HOSTS_MAX))
-        if sort == "waiting":
-            chosen = list(waiting)[:limit]
-        elif sort == "errors":
-            chosen = list(errors)[:limit]
-        else:
-            backed_off = [view for view in benched.values() if view.failures or view.busy]
-            chosen = [view.host for view in nlargest(limit, backed_off, key=lambda view: view.due)]
-        hosts = []
-        for host in chosen:
-            view = benched.get(host)
-            hosts.append(
-                {
-                    "host": host,
-                    "waiting": waiting.get(host, view.waiting if view else 0),
-                    "errors": errors.get(host, 0),
-                    "in_flight": view.out if view else 0,
-                    "due_in": round(max(0.0, view.due - now), 3) if view else None,
-                    "failures": view.failures if view else None,
-                    "busy": view.busy if view else None,
-                }
-            )
+        hosts = await self.crawl.hosts(cast("Sort", sort), _number(request, "limit", 20, HOSTS_MAX))
         return _json({"sort": sort, "hosts": hosts})
 
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
         url = self.canonical(request)
-        pump, store = self.crawl.pump, self.crawl.store
         try:
-            explained = partial(explain, is_retired=self._is_retired)
-            explanation = await pump.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
+            return _json(await self.crawl.explain(url, request.query["url"], request.query.get("via")))
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
-        if place := explanation.get("record", {}).get("row"):
-            explanation["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
-        return _json(explanation | self._prospects(url))
-
-    def _is_retired(self, file: str) -> bool:
-        """In the engine thread."""
-        return is_gone(self.root, self.crawl.store.marks(), file)
-
-    def _prospects(self, url: str) -> dict[str, Any]:
-        """What stands between this URL and a visit: its host's rest, and its robots rules as far as they are at hand."""
-        crawl, host = self.crawl, parse(url).host
-        view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
-        prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
-        if view is not None:
-            prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
-        if crawl.robots is not None:
-            try:
-                refused = crawl.robots.refuses(Link(url, host))
-                prospects["robots"] = "allowed" if refused is None else refused[1]
-            except KeyError:
-                prospects["robots"] = "not asked yet"
-        return prospects
 
     async def get_body(self, request: web.Request) -> web.StreamResponse:
         return await self.follow.get_body(self.canonical(request), request)
@@ -225,24 +167,24 @@ class Control:
 
     async def get_memory(self, request: web.Request) -> web.Response:
         seconds = _number(request, "seconds", 0, 20)
-        return web.Response(text=await memory_report(self.readings(), trace_s=seconds))
+        return web.Response(text=await self.crawl.memory_report(seconds))
 
     # -- commands ------------------------------------------------------------------------------------------------
 
     async def post_pause(self, request: web.Request) -> web.Response:
-        self.crawl.frontier.pause(Pause.USER)
+        await self.crawl.pause()
         logger.info("paused by the control API")
-        return _json(self.status())
+        return _json(await self.status())
 
     async def post_resume(self, request: web.Request) -> web.Response:
-        self.crawl.frontier.resume(Pause.USER)
+        await self.crawl.resume()
         logger.info("resumed by the control API")
-        return _json(self.status())
+        return _json(await self.status())
 
     async def post_drain(self, request: web.Request) -> web.Response:
         logger.info("drained by the control API")
         self.crawl.drain("control API")
-        return _json(self.status())
+        return _json(await self.status())
 
     async def get_settings(self, request: web.Request) -> web.Response:
         return _json(self.settings())

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -20,9 +20,9 @@ from aiohttp import hdrs, web
 from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError
 from crawler.core.urls import Rules
-from crawler.crawl import Crawl
 from crawler.parse.seeds import ARGV, Chunk, Lines
 from crawler.service.api_errors import Problem
+from crawler.service.steered import Steered
 
 BLOCK_BYTES: Final = 16 << 10
 """Parsed at a time, some 300 URLs: about 2 ms of the loop."""
@@ -39,7 +39,7 @@ _TAG_CHARS_MAX: Final = 256
 class Uploads:
     """The lists that are being received."""
 
-    def __init__(self, crawl: Crawl, rules: Rules) -> None:
+    def __init__(self, crawl: Steered, rules: Rules) -> None:
         self._crawl = crawl
         self._rules = rules
         self._names: set[str] = set()
@@ -53,7 +53,7 @@ class Uploads:
             raise Problem(409, f"list {name} is being received already")
         self._names.add(name)
         try:
-            position = (await self._crawl.pump.ask(self._crawl.store.positions)).get(name) if is_named else None
+            position = await self._crawl.position(name) if is_named else None
             upload = _Upload(self._crawl, Lines(name, self._rules, position, tag), is_named)
             await upload.receive(request)
         finally:
@@ -78,11 +78,11 @@ class Uploads:
 
 
 class _Upload:
-    def __init__(self, crawl: Crawl, lines: Lines, is_named: bool) -> None:
+    def __init__(self, crawl: Steered, lines: Lines, is_named: bool) -> None:
         self._crawl = crawl
         self._lines = lines
         self._keep_position = is_named  # without a name it cannot be continued
-        self._committed: asyncio.Future[None] | None = None
+        self._committed: Awaitable[None] | None = None
         self._accepted = self._invalid = 0
         self._errors: list[dict[str, Any]] = []
 
@@ -109,7 +109,7 @@ class _Upload:
             await self._take(chunk)
 
     async def _take(self, chunk: Chunk) -> None:
-        if self._crawl.frontier.draining:
+        if self._crawl.is_draining():
             await self._commit()
             raise Problem(503, "the crawler is ending; what is told here is committed", **self.summary())
         self._accepted += len(chunk.links)
@@ -118,7 +118,7 @@ class _Upload:
             self._errors.append({"line": where.line, "text": text[:200], "reason": reason})
         position = chunk.position if self._keep_position else None
         if chunk.links or chunk.faults or position:
-            self._committed = await self._crawl.frontier.admit(Admitted(chunk.links, chunk.faults, position, extras=chunk.extras))
+            self._committed = await self._crawl.admit(Admitted(chunk.links, chunk.faults, position, extras=chunk.extras))
 
     async def _commit(self) -> None:
         """Batches are committed in order: with the last chunk all are."""

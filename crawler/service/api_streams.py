@@ -18,11 +18,11 @@ from msgspec import Struct
 from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
-from crawler.crawl import Crawl
 from crawler.output.archive import is_gone, open_body
-from crawler.output.file_names import number_of
+from crawler.output.file_names import WHOLE, number_of, part_of, part_prefix
 from crawler.output.results import ROW_BYTES_MAX
 from crawler.service.api_errors import Problem
+from crawler.service.steered import Steered
 
 ROWS_BYTES: Final = 1 << 20
 """Of one response, cut where a row ends."""
@@ -35,30 +35,40 @@ RATE_MIN: Final = 16 << 10
 """Bytes per second; a client that takes less for longer than SLOW_S is cut off, and may come back with its cursor."""
 WAIT_S_MAX: Final = 60.0
 _LOOK_EVERY_S: Final = 0.25
-_CURSOR: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
+_CURSOR: Final = re.compile(r"(?:p(\d{2})-)?(\d{1,9})-(\d{1,18})")
 NEXT: Final = "Next-Cursor"
 
 
+Cursor = dict[int, tuple[int, int]]
+"""How far the rows of each part of a crawl were read: (number of the results file, offset). A crawl that is not divided is one
+part, WHOLE; of a part that is not in it nothing was read."""
+
+
 class RowRange(Struct, frozen=True):
-    """Rows from ``offset`` to ``end`` of the results file ``number``; ``path`` is None where there are none."""
+    """Rows of one part from ``offset`` to ``end`` of the results file ``number``; ``path`` is None where there are none."""
 
     number: int
     offset: int
     end: int
     path: Path | None = None
+    part: int = WHOLE
+    backlog: int = 0
+    """Bytes from ``offset`` on, also of later files."""
 
 
 class Follow:
     """The readers of one crawl in ``root``."""
 
-    def __init__(self, crawl: Crawl, root: Path) -> None:
+    def __init__(self, crawl: Steered, root: Path) -> None:
         self._crawl, self._root = crawl, root
         self._slots = asyncio.Semaphore(STREAMS_MAX)
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/results"""
-        rows = await self._rows(_cursor(request.query.get("cursor", "0-0")), _wait(request))
-        headers = {NEXT: f"{rows.number}-{rows.end}", "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
+        cursor = _cursor(request.query.get("cursor", "0-0"))
+        rows = await self._rows(cursor, _wait(request))
+        behind = _text(cursor | {rows.part: (rows.number, rows.end)})
+        headers = {NEXT: behind, "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
         response = web.StreamResponse(headers=headers)
         left = response.content_length = rows.end - rows.offset
         if rows.path is None:
@@ -83,12 +93,12 @@ class Follow:
         raw = request.query.get("raw", "false")
         if raw not in ("true", "false"):
             raise Problem(400, "raw must be true or false")
-        known = await self._crawl.pump.ask(self._crawl.store.lookup, url)
+        known = await self._crawl.lookup(url)
         if not isinstance(known, Known):
             raise Problem(404, "this URL has not been fetched", state=known or "unknown")
         if known.archive is None:
             raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
-        marks = await self._crawl.pump.ask(self._crawl.store.marks)
+        marks = await self._crawl.marks()
         if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
             raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
         # a foreign document: a browser must neither show nor run it
@@ -101,17 +111,16 @@ class Follow:
         with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
             return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
 
-    async def _rows(self, cursor: tuple[int, int], wait_s: float) -> RowRange:
+    async def _rows(self, cursor: Cursor, wait_s: float) -> RowRange:
         """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
-        pump, clock = self._crawl.pump, asyncio.get_running_loop().time
+        crawl, clock = self._crawl, asyncio.get_running_loop().time
         until = clock() + wait_s
-        seen = -1.0
+        seen: object = None
         while True:
-            if pump.committed_at != seen:
-                seen = pump.committed_at
-                marks = await pump.ask(self._crawl.store.marks)
-                rows = await asyncio.to_thread(rows_behind, self._root, marks, cursor)
-            if rows.path is not None or pump.frontier.draining or clock() >= until:
+            if seen is None or crawl.commits() != seen:
+                seen = crawl.commits()
+                rows = await asyncio.to_thread(rows_behind, self._root, await crawl.marks(), cursor)
+            if rows.path is not None or crawl.is_draining() or clock() >= until:
                 return rows
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -146,27 +155,45 @@ class Follow:
         return response
 
 
-def rows_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) -> RowRange:
-    """The rows that come next, at most ROWS_BYTES of them or one. Problem: the cursor was never given out."""
+def rows_behind(root: Path, marks: Mapping[str, Mark], cursor: Cursor) -> RowRange:
+    """The rows that come next, at most ROWS_BYTES of them or one: of the part that has most. Problem: the cursor was never given
+    out."""
+    parts: dict[int, dict[int, str]] = {}
+    for file in marks:
+        if file.startswith("results/"):
+            parts.setdefault(part_of(file), {})[number_of(file)] = file
+    for part in cursor:
+        if cursor[part] != (0, 0) and part not in parts:
+            raise Problem(400, "there is no such cursor")
+    found = [_behind(root, marks, part, parts[part], cursor.get(part, (0, 0))) for part in sorted(parts)]
+    return max(found, key=lambda rows: rows.backlog, default=RowRange(0, 0, 0, part=min(cursor, default=WHOLE)))
+
+
+def _behind(root: Path, marks: Mapping[str, Mark], part: int, files: Mapping[int, str], cursor: tuple[int, int]) -> RowRange:
+    """The same of the results files of one part, by number."""
     number, offset = cursor
-    numbers = {number_of(key): key for key in marks if key.startswith("results/")}
-    if number > max(numbers, default=0) or (not numbers and offset):
+    if number > max(files):
         raise Problem(400, "there is no such cursor")
-    for at in sorted(each for each in numbers if each >= number):
-        mark = marks[numbers[at]]
+    ahead = sorted(each for each in files if each >= number)
+    backlog = sum(marks[files[at]].length for at in ahead if not marks[files[at]].retired)
+    for at in ahead:
+        mark = marks[files[at]]
         start = offset if at == number else 0
-        if mark.retired or (start == mark.length and mark.closed):
+        if mark.retired:
             continue
         if start > mark.length:
             raise Problem(400, "there is no such cursor")
         if start == mark.length:
-            return RowRange(at, start, start)
-        path = root / numbers[at]
+            backlog -= start
+            if mark.closed:
+                continue
+            return RowRange(at, start, start, part=part)
+        path = root / files[at]
         if length_of(path) < mark.length:
             raise missing(path, mark.length)
-        return RowRange(at, start, _last_row_end(path, start, mark.length), path)
-    last = max(numbers, default=0)
-    return RowRange(last, marks[numbers[last]].length if numbers else 0, marks[numbers[last]].length if numbers else 0)
+        return RowRange(at, start, _last_row_end(path, start, mark.length), path, part, backlog - start)
+    length = marks[files[max(files)]].length
+    return RowRange(max(files), length, length, part=part)
 
 
 def _last_row_end(path: Path, start: int, mark: int) -> int:
@@ -191,11 +218,21 @@ def _last_row_end(path: Path, start: int, mark: int) -> int:
     return start + len(row)
 
 
-def _cursor(text: str) -> tuple[int, int]:
-    match = _CURSOR.fullmatch(text)
-    if match is None:
-        raise Problem(400, f"cursor must be what an earlier response gave as {NEXT}")
-    return int(match[1]), int(match[2])
+def _cursor(text: str) -> Cursor:
+    cursor: Cursor = {}
+    for word in text.split("."):
+        match = _CURSOR.fullmatch(word)
+        part = int(match[1]) if match is not None and match[1] else WHOLE
+        if match is None or part in cursor:
+            raise Problem(400, f"cursor must be what an earlier response gave as {NEXT}")
+        cursor[part] = int(match[2]), int(match[3])
+    return cursor
+
+
+def _text(cursor: Cursor) -> str:
+    """As ``_cursor`` reads it."""
+    begun = {part: place for part, place in cursor.items() if place != (0, 0)} or {WHOLE: (0, 0)}
+    return ".".join(f"{part_prefix(part, '-')}{number}-{offset}" for part, (number, offset) in sorted(begun.items()))
 
 
 def _wait(request: web.Request) -> float:

@@ -90,9 +90,9 @@ class Vitals:
             last_reload_successful=self.last_reload_successful(),
         )
 
-    async def memory_report(self) -> str:
+    async def memory_report(self, trace_s: float = 0.0) -> str:
         """Where the memory is, for people."""
-        return await memory_report(self.readings())
+        return await memory_report(self.readings(), trace_s=trace_s)
 
     def _cache_events(self) -> dict[tuple[str, str], int]:
         fetcher, robots = self._crawl.fetcher, self._crawl.robots

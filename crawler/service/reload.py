@@ -16,7 +16,7 @@ from crawler.config.load import changed
 from crawler.config.render import IDENTITY, masked, write_effective
 from crawler.config.sections import RELOADABLE, Config
 from crawler.core.errors import ConfigError, StorageError
-from crawler.crawl.crawl import Crawl
+from crawler.service.steered import Steered
 
 NEXT_START: Final = {
     "urls": "it takes effect with the next start, if the old ones still stand first in it",
@@ -28,10 +28,10 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Changes:
-    """The settings of a running crawl. ``apply(config)`` makes the parts use it."""
+    """The settings of a running crawl."""
 
-    def __init__(self, crawl: Crawl, root: Path, apply: Callable[[Config], None]) -> None:
-        self._crawl, self._root, self._apply = crawl, root, apply
+    def __init__(self, crawl: Steered, root: Path) -> None:
+        self._crawl, self._root = crawl, root
         self._one_at_a_time = asyncio.Lock()
         self.last_reload_successful = True
 
@@ -66,7 +66,7 @@ class Changes:
     async def _put(self, new: Config) -> None:
         keys = sorted(different(self._crawl.config, new))
         if keys:
-            self._apply(new)
+            await self._crawl.reconfigure(new)
             try:
                 await asyncio.to_thread(write_effective, self._root, new)
             except StorageError as error:

@@ -11,7 +11,7 @@ import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
@@ -23,6 +23,10 @@ from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, status_liner, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
+from crawler.service.steered import Direct, Steered
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 logger: Final = logging.getLogger(__name__)
 
@@ -47,13 +51,10 @@ async def serve(
         crawl = await stack.enter_async_context(open_crawl(config, endless=True))
         vitals = await stack.enter_async_context(open_vitals(crawl))
 
-        def use(new: Config) -> None:
-            crawl.reconfigure(new)
-            on_change(new)
-
-        changes = Changes(crawl, Path(config.output or ""), use)
+        steered = Direct(crawl, vitals, on_change)
+        changes = Changes(steered, Path(config.output or ""))
         vitals.last_reload_successful = lambda: changes.last_reload_successful
-        control = _control(crawl, vitals, changes)
+        control = control_of(steered, vitals, changes, crawl.metrics.registry)
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -78,17 +79,23 @@ async def serve(
         return Report(_exit_code(crawl, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
 
-def _control(crawl: Crawl, vitals: Vitals, changes: Changes) -> Control:
+class Health(Protocol):
+    """As ``Vitals``."""
+
+    def alive(self) -> str | None: ...
+
+    def ready(self) -> str | None: ...
+
+
+def control_of(crawl: Steered, health: Health, changes: Changes, registry: CollectorRegistry) -> Control:
     return Control(
         crawl,
         Path(crawl.config.output or ""),
-        registry=crawl.metrics.registry,
-        readings=vitals.readings,
-        rates=vitals.rates,
+        registry=registry,
         change=changes.patch,
         settings=changes.settings,
-        alive=vitals.alive,
-        ready=vitals.ready,
+        alive=health.alive,
+        ready=health.ready,
     )
 
 

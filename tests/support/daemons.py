@@ -16,6 +16,7 @@ from crawler.service.api import Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
+from crawler.service.steered import Direct
 from support.programs import CLEAN, LOCAL
 
 ROOMY = "8GiB"
@@ -55,13 +56,12 @@ class Daemon:
 async def daemon(root, **settings):
     config = load(PLAIN | {"output": str(root)} | settings, environ={}).config
     async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
-        changes = Changes(crawl, root, crawl.reconfigure)
+        steered = Direct(crawl, vitals)
+        changes = Changes(steered, root)
         control = Control(
-            crawl,
+            steered,
             root,
             registry=crawl.metrics.registry,
-            readings=vitals.readings,
-            rates=vitals.rates,
             change=changes.patch,
             settings=changes.settings,
             alive=vitals.alive,

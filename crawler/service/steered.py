@@ -1,0 +1,199 @@
+"""What the control API may ask of a crawl, and do to it: here for one that runs in this process.
+
+Invariant: nothing here changes a crawl but through methods that it has anyway. ``crawler.service.parts`` has the same for a
+crawl by several processes, where each of them answers by what stands here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from heapq import nlargest
+from typing import Any, Final, Literal, Protocol
+
+from crawler.config.sections import Config
+from crawler.core.batch import Admitted
+from crawler.core.model import Known, Link, Mark, Pause, Ref, Snapshot
+from crawler.core.urls import parse
+from crawler.crawl import Crawl, Readings
+from crawler.crawl.explain import explain
+from crawler.output import row_at
+from crawler.output.archive import is_gone
+from crawler.service.health import Vitals
+
+HOSTS_MAX: Final = 1000
+Sort = Literal["waiting", "backoff", "errors"]
+Host = dict[str, Any]
+"""As GET /v1/hosts tells of one."""
+
+
+class Steered(Protocol):
+    """URLs are canonical. What asks the store may raise StorageError."""
+
+    @property
+    def config(self) -> Config:
+        """The settings in effect."""
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Why the crawl was stopped early; None if it was not."""
+
+    def stats(self) -> Snapshot: ...
+
+    def readings(self) -> Readings: ...
+
+    def rates(self) -> tuple[float, float]:
+        """URLs settled and body bytes received per second, of late."""
+
+    async def look(self) -> None:
+        """What is told next is of this moment."""
+
+    def pauses(self) -> Collection[str]: ...
+
+    def hosts_known(self) -> int: ...
+
+    def is_draining(self) -> bool: ...
+
+    def commits(self) -> object:
+        """Another value after each commit; None: that is not known."""
+
+    async def hosts(self, sort: Sort, limit: int) -> Sequence[Host]:
+        """Those that stand out by one measure, the first of it first."""
+
+    async def explain(self, url: str, given: str, via: str | None) -> Mapping[str, Any]:
+        """What is known of a URL, and why it is where it is; FetchError: ``via`` is none. ``given``: as somebody wrote it."""
+
+    async def lookup(self, url: str) -> Known | str | None: ...
+
+    async def marks(self) -> Mapping[str, Mark]: ...
+
+    async def position(self, source: str) -> bytes | None:
+        """How far a list was read."""
+
+    async def admit(self, admitted: Admitted) -> Awaitable[None]:
+        """As soon as there is room for it; done when it is committed."""
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    def drain(self, why: str) -> None: ...
+
+    async def reconfigure(self, config: Config) -> None:
+        """From now on these settings hold, as far as they may change while a crawl runs."""
+
+    async def memory_report(self, trace_s: float = 0.0) -> str:
+        """Where the memory is, for people."""
+
+
+class Direct:
+    """``on_change`` is told of settings that have changed."""
+
+    def __init__(self, crawl: Crawl, vitals: Vitals, on_change: Callable[[Config], None] = lambda config: None) -> None:
+        self._crawl, self._vitals, self._on_change = crawl, vitals, on_change
+        self.readings, self.rates, self.memory_report = vitals.readings, vitals.rates, vitals.memory_report
+        self.drain = crawl.drain
+
+    @property
+    def config(self) -> Config:
+        return self._crawl.config
+
+    @property
+    def stopped_by(self) -> str | None:
+        return self._crawl.stopped_by
+
+    def stats(self) -> Snapshot:
+        return self._crawl.stats()
+
+    async def look(self) -> None:
+        return None
+
+    def pauses(self) -> Collection[str]:
+        return self._crawl.frontier.pauses
+
+    def hosts_known(self) -> int:
+        return self._crawl.frontier.counts.hosts
+
+    def is_draining(self) -> bool:
+        return self._crawl.frontier.draining
+
+    def commits(self) -> object:
+        return self._crawl.pump.committed_at
+
+    async def hosts(self, sort: Sort, limit: int) -> Sequence[Host]:
+        crawl, now = self._crawl, self._crawl.clock.now()
+        benched = {view.host: view for view in crawl.frontier.bench.hosts()}
+        waiting: dict[str, int] = dict(await crawl.pump.ask(crawl.store.longest, HOSTS_MAX))
+        errors = dict(crawl.failing_hosts.top(HOSTS_MAX))
+        if sort == "waiting":
+            chosen = list(waiting)[:limit]
+        elif sort == "errors":
+            chosen = list(errors)[:limit]
+        else:
+            backed_off = [view for view in benched.values() if view.failures or view.busy]
+            chosen = [view.host for view in nlargest(limit, backed_off, key=lambda view: view.due)]
+        hosts = []
+        for host in chosen:
+            view = benched.get(host)
+            hosts.append(
+                {
+                    "host": host,
+                    "waiting": waiting.get(host, view.waiting if view else 0),
+                    "errors": errors.get(host, 0),
+                    "in_flight": view.out if view else 0,
+                    "due_in": round(max(0.0, view.due - now), 3) if view else None,
+                    "failures": view.failures if view else None,
+                    "busy": view.busy if view else None,
+                }
+            )
+        return hosts
+
+    async def explain(self, url: str, given: str, via: str | None) -> Mapping[str, Any]:
+        crawl = self._crawl
+        explained = partial(explain, is_retired=self._is_retired)
+        explanation = await crawl.pump.ask(explained, crawl.root, crawl.store, given, via)
+        if place := explanation.get("record", {}).get("row"):
+            explanation["row"] = await asyncio.to_thread(row_at, crawl.root, Ref(**place))
+        return explanation | self.prospects(url)
+
+    def prospects(self, url: str) -> dict[str, Any]:
+        """What stands between a URL and a visit: its host's rest, and its robots rules as far as they are at hand."""
+        crawl, host = self._crawl, parse(url).host
+        view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
+        prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
+        if view is not None:
+            prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
+        if crawl.robots is not None:
+            try:
+                refused = crawl.robots.refuses(Link(url, host))
+                prospects["robots"] = "allowed" if refused is None else refused[1]
+            except KeyError:
+                prospects["robots"] = "not asked yet"
+        return prospects
+
+    def _is_retired(self, file: str) -> bool:
+        """In the engine thread."""
+        return is_gone(self._crawl.root, self._crawl.store.marks(), file)
+
+    async def lookup(self, url: str) -> Known | str | None:
+        return await self._crawl.pump.ask(self._crawl.store.lookup, url)
+
+    async def marks(self) -> Mapping[str, Mark]:
+        return await self._crawl.pump.ask(self._crawl.store.marks)
+
+    async def position(self, source: str) -> bytes | None:
+        return (await self._crawl.pump.ask(self._crawl.store.positions)).get(source)
+
+    async def admit(self, admitted: Admitted) -> Awaitable[None]:
+        return await self._crawl.frontier.admit(admitted)
+
+    async def pause(self) -> None:
+        self._crawl.frontier.pause(Pause.USER)
+
+    async def resume(self) -> None:
+        self._crawl.frontier.resume(Pause.USER)
+
+    async def reconfigure(self, config: Config) -> None:
+        self._crawl.reconfigure(config)
+        self._on_change(config)
