@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from crawler.cli.arguments import CommandParser, outcomes_of
 from crawler.cli.options import add_loudness, add_settings, flags
@@ -146,7 +147,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     import_aiohttp()
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
-    with _opened(config) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
+    with opened_for(config, "run") as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
         for line in spoken:
             logger.warning("%s", line)
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
@@ -174,19 +175,18 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
 
 
 @contextlib.contextmanager
-def _opened(config: Config) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
-    """What runs the crawl, in this process or in several, which are begun from here."""
-    from crawler.service import run_crawl
-
+def opened_for(config: Config, command: Literal["run", "serve"]) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
+    """What runs or serves the crawl, in this process or in several, which are begun from here."""
     if (parts := processes_of(config)) == 1:
-        yield partial(run_crawl, config)
+        name = "run_crawl" if command == "run" else "serve"
+        yield partial(getattr(import_module(f"crawler.service.{command}"), name), config)
         return
     from crawler.service.parts.opening import open_parts
-    from crawler.service.parts.run import run_parts
 
+    crawl = getattr(import_module(f"crawler.service.parts.{command}"), f"{command}_parts")
     settle_memory()
-    with open_parts(config, parts, loop_factory()) as opened:
-        yield partial(run_parts, config, opened)
+    with open_parts(config, parts, loop_factory(), endless=command == "serve") as opened:
+        yield partial(crawl, config, opened)
 
 
 def processes_of(config: Config) -> int:

@@ -50,21 +50,16 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         return load(chosen, file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
-    from crawler.cli.crawl_commands import import_aiohttp, processes_of
+    from crawler.cli.crawl_commands import import_aiohttp, opened_for
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()
-    from crawler.service.serve import serve as served
-
-    if processes_of(config) > 1:
-        raise ConfigError("processes: serve has one process; run may have more")
-    with log_of_daemon(config) as log:
+    with opened_for(config, "serve") as served, log_of_daemon(config) as log:
         for line in warnings(config):
             logger.warning("%s", line)
 
         def crawl() -> Coroutine[Any, Any, Report]:
             return served(
-                config,
                 load=read,
                 on_change=lambda new: log.change(new.log_level),
                 signals=signals,

@@ -9,15 +9,16 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.crawl import Crawl, open_crawl
+from crawler.core.model import Snapshot
+from crawler.crawl import open_crawl
 from crawler.service.api import CONNECTIONS_MAX, Control
-from crawler.service.health import Vitals, open_vitals
+from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, status_liner, stopping, telling
@@ -59,12 +60,13 @@ async def serve(
         try:
             async with asyncio.TaskGroup() as tasks:
                 calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl.stats, vitals.memory_report)
-                with signals.heard(calls | _reloading(tasks, changes, notifier, load)):
+                with signals.heard(calls | reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         logger.info("control API on port %d; crawling", port)
                         notifier.ready()
                         on_ready(port)
-                        await _run(tasks, crawl, vitals, notifier)
+                        with beside(tasks, crawl.drains, vitals.alive, crawl.stats, notifier):
+                            await crawl.run()
         except* StorageError as group:
             error = first_of(group)
         except* ConfigError as group:
@@ -76,7 +78,7 @@ async def serve(
             logger.error("%s", error)
         ended_by = crawl.stopped_by or "itself"
         logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        return Report(_exit_code(crawl, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        return Report(exit_code(crawl.stopped_by, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
 
 class Health(Protocol):
@@ -99,25 +101,32 @@ def control_of(crawl: Steered, health: Health, changes: Changes, registry: Colle
     )
 
 
-async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier: Notifier) -> None:
-    """The crawl, and beside it what systemd wants to know."""
+@contextlib.contextmanager
+def beside(
+    tasks: asyncio.TaskGroup,
+    drains: Callable[[], Coroutine[None, None, None]],
+    alive: Callable[[], str | None],
+    stats: Callable[[], Snapshot],
+    notifier: Notifier,
+) -> Iterator[None]:
+    """What systemd wants to know, while the crawl runs."""
 
     async def tell_the_end() -> None:
-        await crawl.drains()
+        await drains()
         notifier.stopping()
 
-    beside = [
-        tasks.create_task(notifier.keep(vitals.alive, status_liner(crawl.stats)), name="notify"),
+    telling = [
+        tasks.create_task(notifier.keep(alive, status_liner(stats)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]
     try:
-        await crawl.run()
+        yield
     finally:
-        for task in beside:
+        for task in telling:
             task.cancel()
 
 
-def _reloading(
+def reloading(
     tasks: asyncio.TaskGroup, changes: Changes, notifier: Notifier, load: Callable[[], Config]
 ) -> dict[signal.Signals, Callable[[], object]]:
     """What SIGHUP does."""
@@ -130,8 +139,8 @@ def _reloading(
     return {signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload")}
 
 
-def _exit_code(crawl: Crawl, error: StorageError | None) -> Exit:
+def exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
     """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
     if error is not None:
         return Exit.STORAGE
-    return Exit.STOPPED if (crawl.stopped_by or "").startswith("max_") else Exit.OK
+    return Exit.STOPPED if (stopped_by or "").startswith("max_") else Exit.OK

@@ -12,7 +12,7 @@ import logging
 import pickle
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ import msgspec
 from crawler.config.sections import Config
 from crawler.core.model import Snapshot, State
 from crawler.crawl.metrics import Metrics, Readings
+from crawler.crawl.status import Rates
 from crawler.crawl.wiring import memory_limit_of
 from crawler.resources import cgroup
 from crawler.service.parts.channel import Channel, Gone, error_of
@@ -59,6 +60,8 @@ class _Part:
         self.before = Counted()
         """By its processes that have ended."""
         self.before_bytes = 0
+        self.config: Config | None = None
+        """What its process was told last."""
         self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.deaths: deque[float] = deque(maxlen=DEATHS_MAX)
 
@@ -72,7 +75,9 @@ class _Part:
         self.before = ended_counted([self.before, seen.counted])
         self.before_bytes += seen.snapshot.bytes
         still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening")
-        self.look = msgspec.structs.replace(seen, snapshot=still, counted=Counted(), requests=0, received_bytes=0, waits=0)
+        was = seen.readings
+        readings = Readings(urls=was.urls, refused=was.refused, memory_limit=was.memory_limit, disk_free=was.disk_free)
+        self.look = Look(still, readings, hosts=seen.hosts)
 
 
 class Crew:
@@ -85,11 +90,14 @@ class Crew:
         self._visits = Visits(config.max_pages, parts) if config.max_pages else None
         self.stopped_by: str | None = None
         """As ``Crawl.stopped_by``."""
+        self._is_paused = False
         self._error: Exception | None = None
         self._memory_limit = memory_limit_of(config)
         self._own_bytes = 0
         """Of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
+        self.rates: Final = Rates()
+        self.last_reload_successful: Callable[[], bool] = lambda: True
         self.begun: Snapshot | None = None
         """What earlier runs had left in the directory, once all parts are open."""
         self.opened: Final = asyncio.Event()
@@ -137,7 +145,43 @@ class Crew:
             [part.look.readings for part in self._parts],
             memory_limit=self._memory_limit,
             memory_rss=of_parts + self._own_bytes,
+            last_reload_successful=self.last_reload_successful(),
         )
+
+    async def pause(self) -> None:
+        """Nothing is dealt until ``resume``."""
+        self._is_paused = True
+        await self.ask_each("pause")
+
+    async def resume(self) -> None:
+        self._is_paused = False
+        await self.ask_each("resume")
+
+    async def reconfigure(self, config: Config) -> None:
+        """From now on these settings hold; once all parts that live have taken them."""
+        self.config = config
+        for part in self._parts:
+            part.config = self._share(part.number)
+        told = [part for part in self._parts if part.is_open and part.channel is not None]
+        answers = [part.channel.ask("reconfigure", pickle.dumps(part.config)) for part in told if part.channel is not None]
+        await asyncio.gather(*answers, return_exceptions=True)
+
+    def pauses(self) -> set[str]:
+        return {pause for part in self._parts for pause in part.look.pauses}
+
+    def hosts_known(self) -> int:
+        return sum(part.look.hosts for part in self._parts)
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drain.is_set()
+
+    async def ask(self, number: int, name: str, *arguments: object) -> Any:
+        """What one part answers. Raises as ``Channel.ask``; ``Gone``: it is just being begun."""
+        part = self._parts[number]
+        if not part.is_open or part.channel is None:
+            raise Gone
+        return await part.channel.ask(name, *arguments)
 
     def alive(self) -> str | None:
         """As ``Vitals.alive``: what keeps a part from making progress."""
@@ -154,6 +198,7 @@ class Crew:
 
     async def look(self) -> None:
         """See all parts anew."""
+        self.rates.add(self.stats())
         self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
         async with asyncio.TaskGroup() as tasks:
             for part in self._parts:
@@ -199,7 +244,8 @@ class Crew:
         _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(self._handlers(part)), sock=sock)
         part.channel = channel
         try:
-            channel.tell("begin", pickle.dumps(self._share(part.number)))
+            part.config = self._share(part.number)
+            channel.tell("begin", pickle.dumps(part.config))
             return await part.exit
         finally:
             part.channel, part.is_open = None, False
@@ -207,12 +253,13 @@ class Crew:
 
     def _handlers(self, part: _Part) -> dict[str, Callable[..., Any]]:
         def opened(look: bytes) -> None:
+            assert part.channel is not None
             part.look, part.is_open = _looks.decode(look), True
+            for name, arguments in self._missed(part):
+                part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
                 self.begun = self.stats()
                 self.opened.set()
-            if self.stopped_by is not None and part.channel is not None:
-                part.channel.tell("drain", self.stopped_by)
 
         def ended(look: bytes, stopped_by: str | None) -> None:
             part.look, part.has_ended, part.is_open = _looks.decode(look), True, False
@@ -228,6 +275,16 @@ class Crew:
             "farewell": lambda: None,
             "visits": lambda left: self._allow(part.number, left),
         }
+
+    def _missed(self, part: _Part) -> Iterator[tuple[str, tuple[object, ...]]]:
+        """What has been said to all while this part was not there."""
+        if part.config != (config := self._share(part.number)):
+            part.config = config
+            yield "reconfigure", (pickle.dumps(config),)
+        if self._is_paused:
+            yield "pause", ()
+        if self._drain.is_set():
+            yield "drain", (self.stopped_by or "another part",)
 
     def _why_not_again(self, part: _Part, code: int) -> Exception | None:
         """Why a part that has died cannot be begun again; None if it can."""

@@ -48,6 +48,9 @@ class Look(Struct, frozen=True):
     """As ``Vitals.alive``."""
     unready: str | None = "opening"
     """As ``Vitals.ready``."""
+    pauses: tuple[str, ...] = ()
+    hosts: int = 0
+    """Known."""
 
 
 # -- the snapshot -------------------------------------------------------------------------------------------------

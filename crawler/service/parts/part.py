@@ -24,9 +24,10 @@ from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.wiring import Part
 from crawler.service.health import Vitals, open_vitals
-from crawler.service.memory_report import memory_report
 from crawler.service.parts.channel import Channel, Gone, words_of
 from crawler.service.parts.merged import Look, counted
+from crawler.service.parts.seeding import decode_admitted
+from crawler.service.steered import Direct
 
 LOG_BYTES_MAX: Final = 1 << 20
 """Of lines that the parent has not taken yet: beyond it they are dropped."""
@@ -87,6 +88,8 @@ class Deputy:
 
     def __init__(self, crawl: Crawl, vitals: Vitals, channel: Channel) -> None:
         self._crawl, self._vitals, self._channel = crawl, vitals, channel
+        self._direct = Direct(crawl, vitals)
+        self._admitting = asyncio.Lock()
         self._wanted = asyncio.Event()
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -95,7 +98,16 @@ class Deputy:
             "snapshot": lambda: encode(self._crawl.stats()),
             "drain": self._crawl.drain,
             "give_up_visits": self.give_up_visits,
-            "memory_report": self.memory_report,
+            "memory_report": self._vitals.memory_report,
+            "hosts": self._direct.hosts,
+            "prospects": self._direct.prospects,
+            "lookup": self.lookup,
+            "marks": self.marks,
+            "position": self._direct.position,
+            "admit": self.admit,
+            "pause": self._direct.pause,
+            "resume": self._direct.resume,
+            "reconfigure": self.reconfigure,
         }
 
     def look(self, *, ended: bool = False) -> Look:
@@ -110,6 +122,8 @@ class Deputy:
             fetched.waiting_for_rate,
             self._vitals.alive(),
             self._vitals.ready(),
+            tuple(sorted(crawl.frontier.pauses)),
+            crawl.frontier.counts.hosts,
         )
 
     def give_up_visits(self) -> tuple[int, int]:
@@ -117,8 +131,22 @@ class Deputy:
         spare = self._crawl.frontier.give_up_visits()
         return spare, self._crawl.frontier.visits_left
 
-    async def memory_report(self, trace_s: float) -> str:
-        return await memory_report(self._vitals.readings(), trace_s=trace_s)
+    async def lookup(self, url: str) -> bytes:
+        return encode(await self._direct.lookup(url))
+
+    async def marks(self) -> bytes:
+        return encode(await self._direct.marks())
+
+    async def admit(self, admitted: bytes) -> None:
+        """Returns when it is committed. What was told first is admitted first."""
+        async with self._admitting:
+            committed = await self._direct.admit(decode_admitted(admitted))
+        await committed
+
+    async def reconfigure(self, config: bytes) -> None:
+        new = pickle.loads(config)  # noqa: S301 - our own
+        logging.getLogger("crawler").setLevel(new.log_level.upper())
+        await self._direct.reconfigure(new)
 
     @contextlib.asynccontextmanager
     async def asking_for_visits(self) -> Any:

@@ -63,13 +63,14 @@ async def run_parts(
         on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
-        if isinstance(error, PartsError):
-            code = Exit.INTERNAL
-        elif error is not None:
-            code = Exit.STORAGE
-        else:
-            code = exit_code(snapshot, config.max_failed, crew.stopped_by is not None)
+        stopped = crew.stopped_by is not None
+        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, stopped)
         return Report(code, snapshot, crew.stopped_by, str(error) if error is not None else None, crew.begun)
+
+
+def code_of(error: Exception) -> Exit:
+    """Of a crawl that one of its parts has ended."""
+    return Exit.INTERNAL if isinstance(error, PartsError) else Exit.STORAGE
 
 
 @contextlib.asynccontextmanager

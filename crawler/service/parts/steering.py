@@ -1,0 +1,140 @@
+"""What the control API may ask of a crawl by several processes, and do to it (see ``crawler.service.steered``).
+
+What concerns one URL is asked of the part that owns its host; seeds go to the first part, which reads all lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from crawler.config.sections import Config
+from crawler.core.batch import Admitted
+from crawler.core.errors import StorageError
+from crawler.core.model import Known, Mark, Ref, Snapshot
+from crawler.core.urls import host_key
+from crawler.crawl import Readings, open_crawl_reader
+from crawler.crawl.explain import explain
+from crawler.output import row_at
+from crawler.service.parts.channel import Gone
+from crawler.service.parts.crew import Crew
+from crawler.service.parts.opening import Opened
+from crawler.service.parts.seeding import encode_admitted
+from crawler.service.steered import Host, Sort
+
+ADMITTED_AT_ONCE_MAX: Final = 8
+"""Chunks of seeds on their way to the first part."""
+GONE_AGAIN_S: Final = 0.1
+GONE_S: Final = 20.0
+"""So long a part is waited for that is just being begun again."""
+_MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
+
+_known = msgspec.msgpack.Decoder(Known | str | None)
+_marks = msgspec.msgpack.Decoder(dict[str, Mark])
+
+
+class SteeredParts:
+    """``on_change`` is told of settings that have changed."""
+
+    def __init__(self, crew: Crew, opened: Opened, on_change: Callable[[Config], None] = lambda config: None) -> None:
+        self._crew, self._root, self._on_change = crew, opened.root, on_change
+        self._share = opened.division.share(0)
+        self._keys_by = self._share.keys_by()
+        self._parts = opened.division.parts
+        self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
+        self._last: asyncio.Task[None] | None = None
+        self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
+        self.memory_report, self.pauses, self.hosts_known = crew.memory_report, crew.pauses, crew.hosts_known
+
+    @property
+    def config(self) -> Config:
+        return self._crew.config
+
+    @property
+    def stopped_by(self) -> str | None:
+        return self._crew.stopped_by
+
+    def stats(self) -> Snapshot:
+        return self._crew.stats()
+
+    def readings(self) -> Readings:
+        return self._crew.readings()
+
+    def rates(self) -> tuple[float, float]:
+        return self._crew.rates.pages, self._crew.rates.bytes
+
+    def is_draining(self) -> bool:
+        return self._crew.is_draining
+
+    def commits(self) -> object:
+        return None
+
+    async def hosts(self, sort: Sort, limit: int) -> Sequence[Host]:
+        found: list[Host] = [host for hosts in await self._crew.ask_each("hosts", sort, limit) for host in hosts]
+        return sorted(found, key=lambda host: host[_MEASURES[sort]] or 0, reverse=True)[:limit]
+
+    async def explain(self, url: str, given: str, via: str | None) -> Mapping[str, Any]:
+        """By the stores of all parts, as they are committed: what stands on another host's page is another part's."""
+
+        def read() -> dict[str, Any]:
+            with open_crawl_reader(self._root) as reader:
+                explanation = explain(self._root, reader, given, via, is_retired=reader.is_retired)
+                if place := explanation.get("record", {}).get("row"):
+                    explanation["row"] = row_at(self._root, Ref(**place))
+                return explanation
+
+        explanation = await asyncio.to_thread(read)
+        prospects: dict[str, Any] = await self._ask_owner(url, "prospects", url)
+        return explanation | prospects
+
+    async def lookup(self, url: str) -> Known | str | None:
+        known: Known | str | None = _known.decode(await self._ask_owner(url, "lookup", url))
+        return known
+
+    async def marks(self) -> Mapping[str, Mark]:
+        told = [await self._ask(part, "marks") for part in range(self._parts)]
+        return {file: mark for marks in told for file, mark in _marks.decode(marks).items()}
+
+    async def position(self, source: str) -> bytes | None:
+        return await self._ask(0, "position", source)  # type: ignore[no-any-return]
+
+    async def admit(self, admitted: Admitted) -> Awaitable[None]:
+        """One after the other is admitted; each is done when all before it are, too."""
+        await self._room.acquire()
+        self._last = asyncio.create_task(self._admit(encode_admitted(admitted), self._last), name="seeds")
+        self._last.add_done_callback(self._admitted)
+        return self._last
+
+    async def _admit(self, admitted: bytes, before: asyncio.Task[None] | None) -> None:
+        answer = asyncio.ensure_future(self._crew.ask(0, "admit", admitted))
+        if before is not None and not before.done():
+            await asyncio.wait([before, answer])
+            before.result()
+        try:
+            await answer
+        except Gone:
+            raise StorageError("the process that takes seeds has died, and is begun again: send the rest again") from None
+
+    def _admitted(self, task: asyncio.Task[None]) -> None:
+        self._room.release()
+        if not task.cancelled():
+            task.exception()  # whoever sent it is told; a client that has gone is not
+
+    async def reconfigure(self, config: Config) -> None:
+        await self._crew.reconfigure(config)
+        self._on_change(config)
+
+    async def _ask_owner(self, url: str, name: str, *arguments: object) -> Any:
+        return await self._ask(self._share.owner(self._keys_by.host(host_key(url))), name, *arguments)
+
+    async def _ask(self, part: int, name: str, *arguments: object) -> Any:
+        """Of a part, once it is there."""
+        async with asyncio.timeout(GONE_S):
+            while True:
+                try:
+                    return await self._crew.ask(part, name, *arguments)
+                except Gone:
+                    await asyncio.sleep(GONE_AGAIN_S)

@@ -1,0 +1,147 @@
+"""``serve --processes``: what the control API tells and does, where several processes do the work."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import pytest
+from support.crews import are_gone, kill, parts_of, wait_for_parts
+from support.daemons import served
+from support.programs import crawler, rows_of
+from support.webs import Answer, Web, page
+
+HOSTS = [f"127.0.8.{n}" for n in range(1, 21)]
+THREE = ("--processes", "3", "--parsers", "0", "--memory-limit", "1GiB", "--depth", "2", "--scope", "any")
+
+
+@pytest.fixture(scope="module")
+def web():
+    """Each host has pages that link to the next host's; one answers that there is nothing."""
+    web = Web({HOSTS[4]: {"/gone": Answer(404)}})
+
+    def answer(host: str, path: str) -> Answer:
+        links = [web.url(HOSTS[(HOSTS.index(host) + 1) % 20], f"{path}x")] if host in HOSTS and len(path) < 4 else []
+        return page(*links, f"/{'y' * 3}")
+
+    web.default = answer
+    with web.running():
+        yield web
+
+
+@pytest.fixture(scope="module")
+def daemon(web, tmp_path_factory):
+    with served(tmp_path_factory.mktemp("served"), *THREE) as daemon:
+        urls = [web.url(host, "/a") for host in HOSTS[:10]] + [web.url(HOSTS[4], "/gone"), "no url", web.url(HOSTS[0], "/a")]
+        daemon.listed = "\n".join(urls).encode()
+        daemon.told = daemon.ask("POST", "/v1/seeds?list=mine", daemon.listed)
+        until(daemon, lambda status: status["done"] == status["known"] == 42)
+        yield daemon
+
+
+def until(daemon, is_so):
+    while not is_so(status := daemon.ask("GET", "/v1/status")):
+        time.sleep(0.05)
+    return status
+
+
+def raw(daemon, path):
+    with urllib.request.urlopen(f"http://{daemon.listen}{path}", timeout=30) as answer:
+        return answer.read(), answer.headers
+
+
+def rows_from(daemon, cursor=""):
+    found = []
+    while True:
+        data, headers = raw(daemon, f"/v1/results?cursor={cursor}" if cursor else "/v1/results")
+        if not data:
+            return found, headers["Next-Cursor"]
+        found += [json.loads(line) for line in data.splitlines()]
+        cursor = headers["Next-Cursor"]
+
+
+def test_seeds_are_taken_and_acknowledged(daemon):
+    assert (daemon.told["lines"], daemon.told["accepted"], daemon.told["invalid"]) == (13, 12, 1)
+    again = daemon.ask("POST", "/v1/seeds?list=mine", daemon.listed)
+    assert again["accepted"] == 0, "it is continued behind what was read"
+
+
+def test_the_status_and_the_metrics_are_those_of_all(daemon):
+    status = daemon.ask("GET", "/v1/status")
+    assert status["outcomes"]["ok"] == status["done"] - 1 and status["outcomes"]["http_error"] == 1
+    assert status["lines"] == {"invalid_url": 1, "duplicate": 1} and status["hosts"] == 12
+    assert sum(status["workers"].values()) == 100 and status["memory"]["limit"] == 1 << 30
+    assert 0 < status["memory"]["used"] < 1 << 30
+    ok = None
+    while ok != status["outcomes"]["ok"]:  # the parts are looked at every second
+        scraped, _ = raw(daemon, "/metrics")
+        lines = dict(line.rsplit(" ", 1) for line in scraped.decode().splitlines() if not line.startswith("#"))
+        ok = int(float(lines['crawler_fetches_total{outcome="ok"}']))
+    assert int(float(lines['crawler_frontier_urls{state="done"}'])) == status["done"]
+    assert float(lines["crawler_commit_duration_seconds_count"]) > 3
+    assert raw(daemon, "/readyz")[0] == b"ok\n" == raw(daemon, "/livez")[0]
+
+
+def test_every_row_comes_once_with_the_cursor(daemon):
+    rows, cursor = rows_from(daemon)
+    assert cursor.count("p0") == 3
+    assert Counter(row["canonical"] for row in rows if row["reason"] != "duplicate").most_common(1)[0][1] == 1
+    assert len(rows) == daemon.ask("GET", "/v1/status")["done"] + 2
+    assert rows_from(daemon, cursor) == ([], cursor)
+    for wrong in ("0-1", "p07-0-1", "p00-9-0", f"{cursor}.{cursor}"):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            raw(daemon, f"/v1/results?cursor={wrong}")
+
+
+def test_one_url_is_asked_of_its_owner(daemon, web):
+    for host in HOSTS[:6]:
+        told = daemon.ask("GET", f"/v1/urls?url={web.url(host, '/a')}")
+        assert (told["state"], told["record"]["outcome"], told["row"]["outcome"], told["host"]) == (
+            "done",
+            "ok",
+            "ok",
+            f"{host}:{web.port}",
+        )
+        assert raw(daemon, f"/v1/body?url={web.url(host, '/a')}")[0].startswith(b"<a href=")
+    absent = daemon.ask("GET", f"/v1/urls?url={web.url(HOSTS[3], '/deep')}&via={web.url(HOSTS[2], '/axx')}")
+    assert (absent["state"], absent["via"]) == ("unknown", web.url(HOSTS[2], "/axx"))
+    hosts = daemon.ask("GET", "/v1/hosts?sort=errors&limit=3")["hosts"]
+    assert [(host["host"], host["errors"]) for host in hosts] == [(f"{HOSTS[4]}:{web.port}", 1)]
+    assert "part 2" in raw(daemon, "/debug/memory")[0].decode()
+
+
+def test_settings_and_pauses_hold_for_all_and_for_those_that_are_begun_again(daemon, web):
+    paused = daemon.ask("POST", "/v1/pause")
+    assert (paused["state"], paused["paused_by"]) == ("paused", ["user"])
+    assert daemon.ask("PATCH", "/v1/settings", b'{"rate": 90, "log_level": "debug"}', {"Content-Type": "application/json"})[
+        "rate"
+    ] == pytest.approx(90)
+    known = daemon.ask("GET", "/v1/status")["known"]
+    assert daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/bbb") for host in HOSTS).encode())["accepted"] == 20
+    until(daemon, lambda status: status["waiting"] == 20)
+    victim = parts_of(daemon.process.pid)[-1]
+    kill(victim)
+    wait_for_parts(daemon.process.pid, 3, but=victim)
+    status = until(daemon, lambda status: sum(status["workers"].values()) == 100)
+    assert (status["state"], status["known"], status["waiting"]) == ("paused", known + 20, 20), "it is paused, too"
+    daemon.ask("POST", "/v1/resume")
+    until(daemon, lambda status: status["waiting"] == 0 == status["in_flight"] and status["done"] >= known + 20)
+
+
+def test_it_drains_when_it_is_told_to_and_goes_on_later(web, tmp_path):
+    with served(tmp_path, *THREE) as daemon:
+        daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/c") for host in HOSTS[:5]).encode())
+        parts = parts_of(daemon.process.pid)
+        assert len(parts) == 3
+        daemon.ask("POST", "/v1/drain")
+        assert daemon.process.wait(30) == 0 and are_gone(parts)
+    with served(tmp_path, "--depth", "2", "--scope", "any", "--memory-limit", "1GiB", "--parsers", "0") as daemon:
+        status = until(daemon, lambda status: status["done"] == status["known"] == 21)
+        assert len(parts_of(daemon.process.pid)) == 3, "as it was begun"
+        daemon.process.terminate()
+        assert daemon.process.wait(30) == 0
+    assert len(rows_of(tmp_path)) == status["done"]
+    assert crawler("verify", str(tmp_path)).returncode == 0
