@@ -42,6 +42,9 @@ from crawler.frontier.workbench import Workbench
 DEAL_SLACK_S: Final = 0.0005
 """A timer that rang a moment early would find nothing due."""
 
+VISITS_LOW: Final = 64
+"""Under --max-pages: with so many left, more are asked for."""
+
 PAUSED_BY: Final[dict[Pause, WaitsFor]] = {
     Pause.DISK: "disk",
     Pause.DISK_LOW: "disk",
@@ -81,7 +84,7 @@ class Frontier:
         self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
         self._visits_left = visits_max
         self.visits_wanted: Callable[[], None] = lambda: None
-        """Called where no more visits are allowed than are out."""
+        """Called where hardly more visits are allowed than are out."""
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
         self._denied: set[str] = set()
@@ -154,9 +157,10 @@ class Frontier:
         if self._limit is not None and len(self._out) - self._held >= self._limits[self._limit]:
             return self._idle(LIMITED_BY[self._limit])
         # 4. --max-pages allows no more than are out
-        if self._visits_left is not None and len(self._out) >= self._visits_left:
+        if self._visits_left is not None and (spare := self._visits_left - len(self._out)) <= VISITS_LOW:
             self.visits_wanted()
-            return self._idle("frontier")
+            if spare <= 0:
+                return self._idle("frontier")
         # 5. no host is due; one that is, but whose robots rules must be had first, is held and they are sent for
         while (lease := self.bench.take(now)) is not None:
             if self._robots is None or lease.link.kind == "robots" or self._robots.ready(lease.link):

@@ -273,7 +273,7 @@ class Crew:
             "failed": failed,
             "log": _log,
             "farewell": lambda: None,
-            "visits": lambda left: self._allow(part.number, left),
+            "visits": lambda left, spare: self._allow(part.number, left, spare),
         }
 
     def _missed(self, part: _Part) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -354,19 +354,20 @@ class Crew:
         await asyncio.sleep(seconds)
         self.drain("max_time")
 
-    async def _allow(self, number: int, left: int) -> int:
-        """Visits that a part may make more. Where none are left, the others give back what they will not need."""
+    async def _allow(self, number: int, left: int, spare: int) -> int:
+        """Visits that a part may make more; it has ``left`` so many, of which it does not need ``spare`` yet. Where no more can be
+        allowed, the others give back what they do not need, to a part that has nothing to spare."""
         visits = self._visits
         if visits is None or self.stopped_by is not None:
             return 0
         visits.has_left(number, left)
-        if not visits.left:
+        if not visits.left and not spare:
             for part in self._parts:
                 if part.number != number and part.is_open and part.channel is not None:
                     with contextlib.suppress(Gone):
-                        spare, still = await part.channel.ask("give_up_visits")
+                        given, still = await part.channel.ask("give_up_visits")
                         visits.has_left(part.number, still)
-                        visits.left += spare
+                        visits.left += given
         if visits.are_used:
             self.drain("max_pages")
             return 0

@@ -168,7 +168,8 @@ class Deputy:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            allowed = await self._channel.ask("visits", frontier.visits_left)
+            spare = max(0, frontier.visits_left - frontier.out_count)
+            allowed = await self._channel.ask("visits", frontier.visits_left, spare)
             if allowed:
                 frontier.allow(allowed)
             else:

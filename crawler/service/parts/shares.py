@@ -12,7 +12,7 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.resources.memory_plan import PARENT_BYTES
 
-GRANT_VISITS_MAX: Final = 32
+GRANT_VISITS_MAX: Final = 256
 """Visits that a part is allowed at once under --max-pages."""
 
 
@@ -61,11 +61,6 @@ class Visits:
         self.left -= visits
         self._outstanding[part] += visits
         return visits
-
-    def give_back(self, part: int, visits: int) -> None:
-        """A part will not use so many."""
-        self.left += visits
-        self._outstanding[part] -= visits
 
     def lose(self, part: int) -> None:
         """A part has died: what it was allowed counts as used, since nobody knows how much of it was."""
