@@ -355,8 +355,8 @@ class Crew:
         self.drain("max_time")
 
     async def _allow(self, number: int, left: int, spare: int) -> int:
-        """Visits that a part may make more; it has ``left`` so many, of which it does not need ``spare`` yet. Where no more can be
-        allowed, the others give back what they do not need, to a part that has nothing to spare."""
+        """Visits that a part may make more; it has ``left`` so many, of which it does not need ``spare`` yet. Where no more can
+        be allowed, the others give back what they do not need, to a part that has nothing to spare."""
         visits = self._visits
         if visits is None or self.stopped_by is not None:
             return 0
