@@ -29,7 +29,7 @@ class RollingFile:
         self._begun: str | None = None
         """The last file that was begun here: perhaps no commit knows it."""
         self._changed = False
-        self._closed = False
+        self._closed = self._rolling = False
         self.number = 0
         """Of the file that is written, or will be next."""
 
@@ -54,14 +54,19 @@ class RollingFile:
 
     def sync(self) -> dict[str, Mark]:
         """Make all that was appended durable; the mark of the file if it changed. A full file is marked ``closed``."""
-        if self._file is None or not self._changed:
+        rolling, self._rolling = self._rolling, False
+        if self._file is None or not self._file.size or not (self._changed or rolling):
             return {}
-        self._closed = self._file.size >= self._roll_bytes
+        self._closed = rolling or self._file.size >= self._roll_bytes
         if self._closed and self._trailer:
             self._file.append(self._trailer)
         self._file.sync()
         self._changed = False
         return {self._key(): Mark(self._file.size, self._closed)}
+
+    def roll(self) -> None:
+        """The next ``sync`` closes the file."""
+        self._rolling = True
 
     def committed(self) -> None:
         """The mark of the last ``sync`` is committed: a full file is followed by a new one."""

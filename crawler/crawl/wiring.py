@@ -27,14 +27,15 @@ from crawler.core.keys import Share
 from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
+from crawler.crawl.dividing import divided_for
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Limits, Store, open_reader, open_store
-from crawler.frontier.division import agreed, store_of
-from crawler.frontier.in_flight import InFlight
+from crawler.frontier.division import store_of
+from crawler.frontier.in_flight import open_in_flight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Results, Retention, make_tmp, open_directory
@@ -96,7 +97,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             own = store_of(own, part.share.own)
             tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
         else:
-            agreed(own, 1, by_domain=False)
+            divided_for(config, root, 1)
         hosts = HostRules(config)
         budget = Budget(plan)
         store = _open_store(config, own, hosts, plan, part.share if part is not None else None)
@@ -109,7 +110,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         stack.callback(_leave, config, own, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
-        in_flight = _open_in_flight(own, config.workers + HELD_MAX, store) if config.store == "embedded" else None
+        in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
         patience_s = math.inf if endless else config.disk_wait
@@ -331,20 +332,6 @@ def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: 
         memory_bytes=plan.accounts["store"],
         share=share,
     )
-
-
-def _open_in_flight(own: Path, slots: int, store: Store) -> InFlight:
-    """The slots of the visits that are out; what an unclean end left there is suspected once more."""
-    try:
-        in_flight = InFlight(own / "out", slots)
-    except OSError as error:
-        raise StorageError(f"{own}: {error.strerror}", errno=error.errno or 0) from error
-    if in_flight.crashed:
-        logger.warning("the last process crashed:\n%s", in_flight.crashed)
-    if in_flight.found:
-        counts = store.suspects()
-        store.set_suspects({key: counts.get(key, 0) + 1 for key in in_flight.found})
-    return in_flight
 
 
 def _own_stdin(config: Config) -> BinaryIO | None:

@@ -1,6 +1,7 @@
 """How a frontier is divided among processes: ``parts.toml``, and where each part keeps its store.
 
-The law: it is divided once, before anything else is in it; what stands in the file says who owns which host.
+Invariants: what stands in the file says who owns which host. It is divided anew only while nobody crawls, and a division that
+was begun (``moving.toml``) is ended before anything else is done.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.keys import SLOTS, GroupOf, Share, divided
 
 FILE_NAME: Final = "parts.toml"
+MOVING_NAME: Final = "moving.toml"
+"""The division that is to be, while hosts are moved."""
 PARTS_MAX: Final = 64
 
 
@@ -27,6 +30,8 @@ class Division(Struct, frozen=True):
     owners: bytes
     secret: int
     by_domain: bool
+    generation: int = 0
+    """How often the frontier was divided anew."""
 
     @property
     def group_of(self) -> GroupOf | None:
@@ -45,9 +50,19 @@ def store_of(path: Path, part: int) -> Path:
     return path / f"part-{part:02d}"
 
 
-def read(path: Path) -> Division | None:
+def stores_of(path: Path, division: Division | None) -> dict[Path, tuple[int, ...]]:
+    """The stores, and the slots of each."""
+    if division is None or division.parts == 1:
+        return {path: tuple(range(SLOTS))}
+    return {
+        store_of(path, part): tuple(slot for slot in range(SLOTS) if division.owners[slot] == part)
+        for part in range(division.parts)
+    }
+
+
+def read(path: Path, name: str = FILE_NAME) -> Division | None:
     """None: it is not divided. StorageError, ``final``: the file is damaged."""
-    file = path / FILE_NAME
+    file = path / name
     with storing(file):
         if not file.exists():
             return None
@@ -61,38 +76,50 @@ def read(path: Path) -> Division | None:
     return _division(file, table)
 
 
-def agreed(path: Path, parts: int, *, by_domain: bool) -> Division | None:
-    """The division among so many parts, begun now where nothing is there yet; None for one. ConfigError: it is divided
-    otherwise."""
-    found = read(path)
-    if found is None and not (path / "CURRENT").exists():
-        return _begin(path, parts, by_domain) if parts > 1 else None
-    begun = found.parts if found is not None else 1
-    if begun != parts:
-        raise ConfigError(f"processes: this directory was begun with {begun}, now it is {parts}: go on with --processes {begun}")
-    if found is not None and found.by_domain != by_domain:
-        before, now = (("host", "domain")[by] for by in (found.by_domain, by_domain))
-        raise ConfigError(
-            f"politeness_by: this directory was begun with {before}, now it is {now}: with several processes it stays"
-        )
-    return found
-
-
-def _begin(path: Path, parts: int, by_domain: bool) -> Division:
+def begin(path: Path, parts: int, *, by_domain: bool) -> Division:
+    """Divide a frontier in which there is nothing."""
     division = Division(parts, divided(parts), secrets.randbits(64), by_domain)
-    make_dir(path)
-    new = path / f"{FILE_NAME}.new"
+    write(path / FILE_NAME, division)
+    return division
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is no frontier yet."""
+    return not (path / "CURRENT").exists() and read(path) is None and moving_at(path) is None
+
+
+def moving_at(path: Path) -> Division | None:
+    """The division that was begun, and perhaps not ended. One part: it is to be whole again."""
+    return read(path, MOVING_NAME)
+
+
+def check(found: Division | None, parts: int, *, by_domain: bool) -> None:
+    """ConfigError: it can never be divided so. ``found``: as it is divided, None: not at all."""
+    before = found.by_domain if found is not None else by_domain and parts > 1
+    if found is None and before:
+        raise ConfigError("politeness_by domain: this directory was begun with one process: go on with --processes 1")
+    if found is not None and parts > 1 and found.by_domain != by_domain:
+        was, now = (("host", "domain")[by] for by in (found.by_domain, by_domain))
+        raise ConfigError(f"politeness_by: this directory was begun with {was}, now it is {now}: with several processes it stays")
+    if found is not None and parts == 1 and found.by_domain:
+        raise ConfigError("politeness_by domain: this directory was begun with several processes: it needs two at least")
+
+
+def write(file: Path, division: Division) -> None:
+    """Whole or not at all."""
+    make_dir(file.parent)
+    new = file.with_name(f"{file.name}.new")
     with storing(new):
         new.write_text(_text(division))
     sync_file(new)
-    rename(new, path / FILE_NAME)
-    return division
+    rename(new, file)
 
 
 def _text(division: Division) -> str:
     return (
         "# Which process owns which hosts. Written by the crawler: do not change it.\n"
         f"schema = 1\nprocesses = {division.parts}\nby_domain = {str(division.by_domain).lower()}\n"
+        f"generation = {division.generation}\n"
         f'secret = "{division.secret:016x}"\nowners = "{division.owners.hex()}"\n'
     )
 
@@ -102,7 +129,9 @@ def _division(path: Path, table: dict[str, Any]) -> Division:
         raise StorageError(f"{path}: was written by a newer version", final=True)
     try:
         parts, by_domain = int(table["processes"]), bool(table["by_domain"])
-        division = Division(parts, bytes.fromhex(table["owners"]), int(table["secret"], 16), by_domain)
+        division = Division(
+            parts, bytes.fromhex(table["owners"]), int(table["secret"], 16), by_domain, table.get("generation", 0)
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{path}: damaged: {error!r}", final=True) from error
     if len(division.owners) != SLOTS or not 1 <= parts <= PARTS_MAX or max(division.owners) >= parts:

@@ -9,6 +9,7 @@ ended it, the visit that raised it is known, and its slot alone is left (``blame
 from __future__ import annotations
 
 import faulthandler
+import logging
 import math
 import mmap
 import os
@@ -19,12 +20,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from crawler.core.errors import StorageError
+from crawler.frontier.store import Store
+
 KEY_BYTES_MAX: Final = 31
 SLOT: Final = struct.Struct(f"<{KEY_BYTES_MAX + 1}pd")
 """A queue key behind its length, and when its visit began (monotonic clock of this machine, seconds)."""
 BEAT: Final = struct.Struct("<d")
 OUT_LONG_S: Final = 1.0
 SLOTS_MAX: Final = 200_000
+
+logger: Final = logging.getLogger(__name__)
 
 
 class InFlight:
@@ -79,6 +85,20 @@ class InFlight:
         faulthandler.disable()
         self._crash_file.close()
         self._map.close()
+
+
+def open_in_flight(path: Path, slots: int, store: Store) -> InFlight:
+    """The slots of the visits that are out; what an unclean end left there is suspected once more. Raises StorageError."""
+    try:
+        in_flight = InFlight(path, slots)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", errno=error.errno or 0) from error
+    if in_flight.crashed:
+        logger.warning("the last process crashed:\n%s", in_flight.crashed)
+    if in_flight.found:
+        counts = store.suspects()
+        store.set_suspects({key: counts.get(key, 0) + 1 for key in in_flight.found})
+    return in_flight
 
 
 def _crash_of(path: Path) -> str:

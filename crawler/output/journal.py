@@ -121,9 +121,12 @@ class Journal:
         """Bytes in memory: what waits to be written, and the record being made. May be asked by any thread."""
         return sum(files.buffered for files in self._all()) + RECORD_BYTES * self._appending
 
-    def roll(self) -> None:
-        """The next ``sync`` closes the archive's files, so that other tools find them by their final names."""
+    def roll(self, *, rows: bool = False) -> None:
+        """The next ``sync`` closes the archive's files, so that other tools find them by their final names; and those of the
+        ``rows``."""
         self._archive.roll()
+        if rows:
+            self._results.roll()
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
@@ -21,10 +22,12 @@ from crawler.frontier.exchange.board import Board, Place, number_of, offset_of, 
 from crawler.frontier.exchange.outbox import SUFFIX, prefix_of
 from crawler.frontier.exchange.segment import END, HEAD_BYTES, Head, Parcel, head_of, parcel_of
 
+SOURCE: Final = "\0part:"
+"""Behind it the number of a part: the name under which a store keeps how far it was read. No list has such a name."""
+
 
 def source_of(part: int) -> str:
-    """Under this name a store keeps how far a part was read. No list and no person can have it."""
-    return f"\0part:{part:02d}"
+    return f"{SOURCE}{part:02d}"
 
 
 class Received(Struct, frozen=True):

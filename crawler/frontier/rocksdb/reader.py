@@ -133,6 +133,10 @@ class RocksReader:
         """Which crawl this is, as its owner wrote it."""
         return self._ask(Facts.identity)
 
+    def secret(self) -> int:
+        """The seed of the crawl's fingerprints."""
+        return self._ask(Facts.secret)
+
     def stats(self) -> Counts:
         """The totals."""
         return self._ask(Facts.state).counts

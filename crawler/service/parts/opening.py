@@ -20,8 +20,9 @@ from msgspec import Struct
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.crawl import plan_of
+from crawler.crawl.dividing import divided_for
 from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
-from crawler.frontier.division import Division, agreed
+from crawler.frontier.division import Division
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
 from crawler.service.parts.nursery import Nursery, open_nursery
@@ -58,7 +59,7 @@ def open_parts(
     _check_memory(config, parts, endless=endless)
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
-        division = agreed(root / "frontier", parts, by_domain=config.politeness_by == "domain")
+        division = divided_for(config, root, parts)
         assert division is not None
         bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
         for bell in bells:

@@ -16,11 +16,12 @@ from warcio.archiveiterator import ArchiveIterator
 
 from crawler.config.load import load
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import StorageError
 from crawler.core.urls import host_key
+from crawler.crawl.dividing import divided_for
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import Part, open_crawl
-from crawler.frontier.division import agreed, read, store_of
+from crawler.frontier.division import read, store_of
 from crawler.frontier.exchange.board import Board
 from crawler.output import CrawlReader, open_directory
 
@@ -33,7 +34,7 @@ def config_of(root: Path, **settings: object) -> Config:
     return load(plain | {"output": str(root)} | settings, environ={}).config
 
 
-async def crawled(config: Config, by_domain: bool = False) -> None:
+async def crawled(config: Config) -> None:
     """All parts, from their opening to the end."""
     root = Path(config.output)
     bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(PARTS)]
@@ -44,7 +45,7 @@ async def crawled(config: Config, by_domain: bool = False) -> None:
             await crawl.run()
 
     with open_directory(root, config):
-        division = agreed(root / "frontier", PARTS, by_domain=by_domain)
+        division = divided_for(config, root, PARTS)
         async with asyncio.TaskGroup() as tasks:
             for number in range(PARTS):
                 tasks.create_task(run(number))
@@ -153,7 +154,7 @@ async def test_hosts_of_a_domain_are_visited_by_one_part(tmp_path):
     with web.running():
         urls = (web.url("a.one.test"),)
         settings = {"depth": 2, "scope": "any", "dns": (web.dns,), "politeness_by": "domain", "robots": False}
-        await crawled(config_of(tmp_path / "out", urls=urls, **settings), by_domain=True)
+        await crawled(config_of(tmp_path / "out", urls=urls, **settings))
         assert len(web.asked()) == 8 == web.asked().total()
     division = read(tmp_path / "out/frontier")
     owners = {division.share(0).owner(division.share(0).keys_by().host(f"{name}.one.test")) for name in "abcdefgh"}
@@ -162,25 +163,8 @@ async def test_hosts_of_a_domain_are_visited_by_one_part(tmp_path):
         assert all(reading.lookup(web.url(f"{name}.one.test")).outcome == "ok" for name in "abcdefgh")
 
 
-def test_a_directory_stays_divided_as_it_was_begun(tmp_path):
-    path = tmp_path / "frontier"
-    assert agreed(path, 1, by_domain=False) is None and not path.exists()
-    division = agreed(path, 4, by_domain=False)
-    assert read(path) == division == agreed(path, 4, by_domain=False)
-    for parts in (1, 2, 5):
-        with pytest.raises(ConfigError, match="--processes 4"):
-            agreed(path, parts, by_domain=False)
-    with pytest.raises(ConfigError, match="begun with host"):
-        agreed(path, 4, by_domain=True)
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "whole/CURRENT").touch()
-    with pytest.raises(ConfigError, match="--processes 1"):
-        agreed(tmp_path / "whole", 2, by_domain=False)
-
-
 @pytest.mark.parametrize("damage", ["", "schema = 2", 'schema = 1\nprocesses = 2\nby_domain = false\nsecret = "z"\nowners = ""'])
 def test_a_damaged_division_is_told(tmp_path, damage):
-    agreed(tmp_path, 2, by_domain=False)
     (tmp_path / "parts.toml").write_text(damage)
     with pytest.raises(StorageError, match=r"parts\.toml") as caught:
         read(tmp_path)

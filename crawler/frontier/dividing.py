@@ -1,0 +1,118 @@
+"""Divides a frontier anew: each slot goes to the store of its new owner, before any part begins.
+
+    moving.toml written → slots copied → parts.toml written → totals taken over, what was given away deleted → moving.toml deleted
+
+Invariants: killed anywhere, it is gone on with at the next start, from the beginning of the step; a slot has one owner by
+parts.toml at any time, and that one has all of it. Nothing is on its way between parts, and no file is open (see
+``crawler.crawl.dividing``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from crawler.core.durable import storing, sync_dir
+from crawler.core.keys import Keys
+from crawler.frontier.division import FILE_NAME, MOVING_NAME, Division, read, store_of, stores_of, write
+from crawler.frontier.exchange.inbox import SOURCE
+from crawler.frontier.exchange.outbox import FOLDER
+from crawler.frontier.rocksdb.layout import MARK, POSITION
+from crawler.frontier.rocksdb.moving import MovingStore
+
+GONE: Final = (MARK + FOLDER.encode(), POSITION + SOURCE.encode())
+"""Of ``meta``, once it is divided anew: there is no exchange file any more."""
+
+
+def is_switched(path: Path, new: Division) -> bool:
+    """Whether the new division is in force already, and only cleaning up is left."""
+    found = read(path)
+    return found is None if new.parts == 1 else found is not None and found.generation == new.generation
+
+
+def move(path: Path, new: Division) -> int:
+    """From the division that is in force to the new one; the number of entries copied. Nothing of it is in force before all
+    is there."""
+    write(path / MOVING_NAME, new)
+    old = stores_of(path, read(path))
+    wanted = stores_of(path, new)
+    copied = 0
+    for source, slots in old.items():
+        for target, own in wanted.items():
+            if source != target and (moved := set(slots) & set(own)):
+                with _opened(source, new) as giver, _opened(target, new) as taker:
+                    copied += giver.give(taker, moved)
+    for target in wanted:  # also one that has got nothing
+        with _opened(target, new):
+            pass
+    if new.parts > 1:
+        write(path / FILE_NAME, new)
+    else:
+        with storing(path):
+            (path / FILE_NAME).unlink()
+        sync_dir(path)
+    return copied
+
+
+def clean_up(path: Path, before: Mapping[Path, object], new: Division, part_of: Callable[[str], int]) -> None:
+    """Take over the totals of the stores ``before`` that are no more, and delete what was given away. ``part_of`` says which
+    part writes a file of this name: it is to find its mark."""
+    wanted = stores_of(path, new)
+    first = next(iter(wanted))
+    gone = [store for store in before if store not in wanted and (store / "CURRENT").exists()]
+    states = []
+    for store in [*gone, *wanted]:
+        with _opened(store, new) as opened:
+            states.append(opened.state)
+    for store in gone:
+        with _opened(store, new) as ended, _opened(first, new) as heir:
+            heir.take_over(ended, f"{new.generation}:{store.name}")
+    if new.parts > 1:
+        with _opened(first, new) as heir:
+            for file in heir.marks():
+                if 0 < (part := part_of(file)) < new.parts:
+                    with _opened(store_of(path, part), new) as owner:
+                        heir.give_mark(file, owner)
+    latest = max(states, key=lambda state: state.now)
+    latest_sequence = max(states, key=lambda state: state.sequence)
+    for store, slots in wanted.items():
+        with _opened(store, new) as opened:
+            opened.settle(slots, latest, latest_sequence.sequence, GONE)
+    for store in before:
+        if store not in wanted:
+            _delete(path, store)
+    if new.parts > 1:
+        _sweep(path)
+    shutil.rmtree(path.parent / FOLDER, ignore_errors=True)
+    with storing(path):
+        (path / MOVING_NAME).unlink()
+    sync_dir(path)
+
+
+def stores_there(path: Path) -> dict[Path, tuple[int, ...]]:
+    """Every store that there is, whosever."""
+    found = [path] if (path / "CURRENT").exists() else []
+    return dict.fromkeys([*found, *sorted(path.glob("part-[0-9][0-9]"))], ())
+
+
+def _opened(store: Path, new: Division) -> contextlib.closing[MovingStore]:
+    return contextlib.closing(MovingStore(store, new.secret, lambda secret: Keys(secret, new.group_of)))
+
+
+def _delete(path: Path, store: Path) -> None:
+    """A store whose hosts are all elsewhere; without its CURRENT it is none, however much is left of it."""
+    with storing(store):
+        (store / "CURRENT").unlink(missing_ok=True)
+        if store != path:
+            shutil.rmtree(store)
+
+
+def _sweep(path: Path) -> None:
+    """What a store of the whole has left among those of the parts."""
+    with storing(path):
+        for file in path.iterdir():
+            if file.is_file() and not file.name.startswith((FILE_NAME, MOVING_NAME)):
+                file.unlink()

@@ -1,0 +1,185 @@
+"""Moves hosts from one store to another, slot by slot: everything of them, key by key, as it stands.
+
+Invariants: each step may be done again from its beginning, however far it came before; a store holds what it had until all of
+it stands elsewhere. Nobody else has these stores open meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+from rocksdict import WriteBatch
+
+from crawler.core.keys import HOST_BYTES, SLOTS, Keys
+from crawler.core.urls import host_key
+from crawler.frontier.bundle import BUNDLE
+from crawler.frontier.counters import RETRYING, Counters
+from crawler.frontier.parts_reader import total
+from crawler.frontier.rocksdb.database import Database, translated
+from crawler.frontier.rocksdb.layout import (
+    MARK,
+    POSITION,
+    STATE_KEY,
+    SUSPECT,
+    State,
+    decode_host,
+    decode_state,
+    encode,
+    file_key,
+    file_name,
+)
+from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
+from crawler.frontier.suspects import ROBOTS_KEY
+
+MEMORY_BYTES: Final = 32 << 20
+ENTRIES_PER_WRITE: Final = 4000
+BY_SLOT: Final = ("seen", "queue", "host", "page")
+"""Families whose keys begin with the host's."""
+BY_TIME: Final = ("ready", "due")
+"""Families whose keys begin with a time, the host's behind it."""
+TIME_BYTES: Final = 8
+MERGED: Final = b"merged:"
+"""Under this and a name a store notes whose totals it has taken over."""
+
+Entry = tuple[str, bytes, bytes]
+"""(family, key, value)"""
+
+
+class MovingStore:
+    """A store that is opened to give hosts away, and to take them. StorageError: it is another crawl's, or damaged."""
+
+    def __init__(self, path: Path, secret: int | None, keys_of: Callable[[int], Keys]) -> None:
+        """``secret``: the crawl's, where it is known."""
+        self._database = open_database(path, MEMORY_BYTES, None)
+        self.secret = _named(self._database, secret)
+        self._keys_by = keys_of(self.secret)
+
+    @translated
+    def give(self, to: MovingStore, slots: Collection[int]) -> int:
+        """Copy the hosts of these slots; the number of entries."""
+        return to.put(self._entries_of(frozenset(slots)))
+
+    def _entries_of(self, slots: frozenset[int]) -> Iterator[Entry]:
+        for family in BY_SLOT:
+            for slot in sorted(slots):
+                for key, value in self._database.scan(family, bytes((slot,))):
+                    yield family, key, value
+        for family in BY_TIME:
+            for key, value in self._database.scan(family):
+                if key[TIME_BYTES] in slots:
+                    yield family, key, value
+        for key, value in self._database.scan("robots"):
+            if self._slot_of_origin(key) in slots:
+                yield "robots", key, value
+        for key, value in self._database.scan("meta", SUSPECT):
+            if key.startswith(SUSPECT + ROBOTS_KEY) or key[len(SUSPECT)] in slots:
+                yield "meta", key, value
+
+    def _slot_of_origin(self, origin: bytes) -> int:
+        return self._keys_by.host(host_key(f"{origin.decode()}/"))[0]
+
+    @translated
+    def put(self, entries: Iterable[Entry]) -> int:
+        """Durable on return."""
+        count, batch = 0, WriteBatch(raw_mode=True)
+        for family, key, value in entries:
+            batch.put(key, value, self._database.handle(family))
+            count += 1
+            if count % ENTRIES_PER_WRITE == 0:
+                self._database.write(batch, sync=False)
+                batch = WriteBatch(raw_mode=True)
+        self._database.write(batch, sync=True)
+        return count
+
+    @translated
+    def take_over(self, of: MovingStore, name: str) -> None:
+        """The totals, marks and positions of a store that will be no more, once; what waits is counted by ``settle``."""
+        note = MERGED + name.encode()
+        if self._database.get("meta", note) is not None:
+            return
+        own, others = self._state(), of._state()
+        batch, meta = WriteBatch(raw_mode=True), self._database.handle("meta")
+        for prefix in (MARK, POSITION):
+            for key, value in of._database.scan("meta", prefix):
+                batch.put(key, value, meta)
+        batch.put(STATE_KEY, encode(replace(own, counts=total([own.counts, others.counts]))), meta)
+        batch.put(note, b"1", meta)
+        self._database.write(batch, sync=True)
+
+    @translated
+    def marks(self) -> list[str]:
+        """The files of which it holds marks."""
+        return [file_name(MARK, key) for key, _ in self._database.scan("meta", MARK)]
+
+    @translated
+    def give_mark(self, file: str, to: MovingStore) -> None:
+        key, meta = file_key(MARK, file), self._database.handle("meta")
+        value = self._database.get("meta", key)
+        assert value is not None
+        to.put([("meta", key, value)])
+        batch = WriteBatch(raw_mode=True)
+        batch.delete(key, meta)
+        self._database.write(batch, sync=True)
+
+    @translated
+    def settle(self, slots: Collection[int], latest: State, sequence: int, gone: Collection[bytes]) -> None:
+        """Keep the hosts of these slots alone, count what waits of them, and go on behind ``sequence`` and, in time, behind
+        ``latest``. ``gone`` are prefixes of entries of ``meta`` that mean nothing any more."""
+        foreign = frozenset(range(SLOTS)) - frozenset(slots)
+        batch = WriteBatch(raw_mode=True)
+        for family in BY_SLOT:
+            for slot in foreign:
+                end = bytes((slot + 1,)) if slot + 1 < SLOTS else b"\xff" * 64
+                batch.delete_range(bytes((slot,)), end, self._database.handle(family))
+        self._database.write(batch, sync=False)
+        self._delete((family, key) for family in BY_TIME for key, _ in self._database.scan(family) if key[TIME_BYTES] in foreign)
+        self._delete(("robots", key) for key, _ in self._database.scan("robots") if self._slot_of_origin(key) in foreign)
+        self._delete(("meta", key) for prefix in gone for key, _ in self._database.scan("meta", prefix))
+        own = self._state()
+        counts = Counters(own.counts)
+        counts.waiting, counts.retrying, counts.hosts = self._waiting()
+        settled = State(max(own.sequence, sequence), max(own.now, latest.now), max(own.wall, latest.wall), counts.freeze())
+        batch = WriteBatch(raw_mode=True)
+        batch.put(STATE_KEY, encode(settled), self._database.handle("meta"))
+        self._database.write(batch, sync=True)
+
+    def _delete(self, keys: Iterable[tuple[str, bytes]]) -> None:
+        found = iter(keys)  # of what stood there when the scan began
+        while some := list(islice(found, ENTRIES_PER_WRITE)):
+            batch = WriteBatch(raw_mode=True)
+            for family, key in some:
+                batch.delete(key, self._database.handle(family))
+            self._database.write(batch, sync=False)
+
+    def _waiting(self) -> tuple[int, int, int]:
+        """(links that wait, those of which the last attempt failed, hosts)"""
+        links = hosts = retrying = 0
+        for key, value in self._database.scan("host"):
+            if len(key) == HOST_BYTES:  # others count the query strings of its paths
+                links, hosts = links + decode_host(value).waiting, hosts + 1
+        for family in ("queue", "due"):
+            for _, value in self._database.scan(family):
+                links += family == "due"
+                retrying += not value[0] & BUNDLE and bool(value[0] & RETRYING)
+        return links - retrying, retrying, hosts
+
+    def _state(self) -> State:
+        value = self._database.get("meta", STATE_KEY)
+        return decode_state(value) if value is not None else State()
+
+    @property
+    def state(self) -> State:
+        return translated(self._state)()
+
+    @translated
+    def close(self) -> None:
+        self._database.close()
+
+
+@translated
+def _named(database: Database, secret: int | None) -> int:
+    return make_schema(database, read_schema(database), secret).secret

@@ -1,0 +1,154 @@
+"""A crawl that goes on with another number of processes: its hosts move first, and a move that is cut off is ended."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+from support.programs import CLEAN, LOCAL, crawler, rows_of
+from support.webs import Answer, Web, page, redirect
+
+from crawler.config.load import load
+from crawler.config.sections import Config
+from crawler.core.errors import ConfigError
+from crawler.crawl.dividing import divided_for
+from crawler.crawl.reading import open_crawl_reader
+from crawler.frontier.store import Counts
+from crawler.output import locked
+
+SUPPORT = ROOT / "tests/support"
+HOSTS = [f"127.0.9.{n}" for n in range(1, 31)]
+PAGES = 300
+
+
+def web_of() -> Web:
+    """Pages of a tree over all hosts; every tenth redirects to the next page, every eleventh fails, and is retried at once."""
+    web = Web()
+
+    def answer(host: str, path: str) -> Answer:
+        n = int(path[1:])
+        if n % 10 == 7:
+            return redirect(web.url(HOSTS[(n + 1) % 30], f"/{n + 1}"))
+        if n % 11 == 5:
+            return Answer(503, headers=(("Retry-After", "0"),))
+        return page(*(web.url(HOSTS[m % 30], f"/{m}") for m in (3 * n, 3 * n + 1, 3 * n + 2) if m <= PAGES))
+
+    web.default = answer
+    return web
+
+
+def command_of(web: Web, root: Path, *more: str) -> tuple[str, ...]:
+    urls = [web.url(HOSTS[n % 30], f"/{n}") for n in (1, 2, 2, 3)]
+    arguments = (*urls, "-o", str(root), "--depth", "9", "--scope", "any", "--parsers", "0", "--memory-limit", "2GiB")
+    return ("run", *arguments, "--backoff-max", "10ms", "--host-failures", "99", *LOCAL, *more)
+
+
+def seen(root: Path) -> tuple[Counts, dict[str, str], list[str]]:
+    with open_crawl_reader(root) as reader:
+        rows = [row["canonical"] for _, row in reader.rows()]
+        return reader._store.stats(), {url: str(reader.lookup(url)) for url in URLS}, rows
+
+
+def config_of(root: Path) -> Config:
+    return load({"output": str(root), "depth": 9, "scope": "any"}, environ={}).config
+
+
+URLS: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Crawls that were stopped midway, by their number of processes: much waits, some of it between the parts."""
+    web = web_of()
+    with web.running():
+        URLS[:] = [web.url(HOSTS[n % 30], f"/{n}") for n in range(1, PAGES)]
+        found = {}
+        for parts in (1, 3):
+            root = tmp_path_factory.mktemp("begun") / str(parts)
+            ended = crawler(*command_of(web, root, "--processes", str(parts), "--max-pages", "60"))
+            assert ended.returncode == 5, ended.stderr
+            found[parts] = root
+        yield web, found
+
+
+@pytest.mark.parametrize(("before", "numbers"), [(3, [1, 4]), pytest.param(1, [3, 2, 1], marks=pytest.mark.slow)])
+def test_it_goes_on_with_any_number_and_ends_as_if_it_had_never_changed(begun, tmp_path, before, numbers):
+    web, roots = begun
+    root = tmp_path / "out"
+    shutil.copytree(roots[before], root)
+    config = config_of(root)
+    for parts in numbers:
+        was = seen(root)
+        with locked(root):
+            division = divided_for(config, root, parts)
+        assert (division.parts if division is not None else 1) == parts
+        counts, known, rows = seen(root)
+        # what was on its way has come: more may be known, and listed lines that were known have their rows
+        assert counts.done == was[0].done and counts.known >= was[0].known and set(was[2]) <= set(rows)
+        assert {url for url, state in was[1].items() if state != "None"} <= {
+            url for url, state in known.items() if state != "None"
+        }
+        assert crawler("verify", str(root)).returncode == 0
+        ended = crawler(*command_of(web, root, "--processes", str(parts), "--max-pages", "20"))
+        assert ended.returncode == 5, ended.stderr
+    assert crawler(*command_of(web, root)).returncode == 0, "as it was divided last"
+    once = Counter(row["canonical"] for row in rows_of(root) if row["reason"] != "duplicate")
+    assert set(once.values()) == {1}
+    alone = tmp_path / "alone"
+    assert crawler(*command_of(web, alone)).returncode == 0
+    assert once == Counter(row["canonical"] for row in rows_of(alone) if row["reason"] != "duplicate")
+    finals = [
+        sorted((row["input"]["line"], row["outcome"]) for row in rows_of(each) if row["final"] and row["input"])
+        for each in (root, alone)
+    ]
+    assert finals[0] == finals[1]
+    assert crawler("verify", str(root)).returncode == 0
+    assert not (root / "lost+found").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stride"),
+    [(3, 2, 9), *(pytest.param(*both, 1, marks=pytest.mark.slow) for both in ((1, 2), (3, 2), (2, 1)))],
+)
+@pytest.mark.timeout(600)
+def test_cut_off_anywhere_it_is_gone_on_with(begun, tmp_path, before, after, stride):
+    _, roots = begun
+    start = roots[1]
+    if before > 1:
+        start = tmp_path / "start"
+        shutil.copytree(roots[3], start)
+        with locked(start):
+            divided_for(config_of(start), start, before)
+    command = [sys.executable, str(SUPPORT / "divided.py"), str(start), str(tmp_path), str(after), str(stride), *URLS]
+    ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    uncut, *cut = ended.stdout.splitlines()
+    assert len(cut) * stride > 10
+    assert [number for number, line in enumerate(cut, 1) if line != uncut] == []
+
+
+def test_hosts_of_a_domain_have_one_owner_from_the_beginning_or_never(begun, tmp_path):
+    _, roots = begun
+    by_domain = load({"output": "x", "politeness_by": "domain"}, environ={}).config
+    for root, parts, said in (
+        (roots[1], 2, "begun with one process"),
+        (roots[3], 2, "begun with host"),
+        (roots[3], 3, "begun with host"),
+    ):
+        with locked(root), pytest.raises(ConfigError, match=said):
+            divided_for(by_domain, root, parts)
+    with locked(tmp_path):
+        assert divided_for(by_domain.replaced(output=str(tmp_path)), tmp_path, 2).by_domain
+        with pytest.raises(ConfigError, match="two at least"):
+            divided_for(by_domain, tmp_path, 1)
+
+
+def test_nothing_is_written_where_there_is_one_process(tmp_path):
+    with locked(tmp_path):
+        assert divided_for(config_of(tmp_path), tmp_path, 1) is None
+    assert not (tmp_path / "frontier").exists()
