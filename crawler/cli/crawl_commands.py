@@ -31,6 +31,8 @@ take less than 1 %, but what closed connections leave behind then made 25 MiB.""
 NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
 
 
+Command = Literal["run", "serve"]
+
 logger: Final = logging.getLogger(__name__)
 
 
@@ -147,9 +149,12 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     import_aiohttp()
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
-    with opened_for(config, "run") as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
+    parts, why = processes_of(config, "run")
+    with opened_for(config, "run", parts) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
         for line in spoken:
             logger.warning("%s", line)
+        if why:
+            logger.info("%s", why)
         interval = LIVE_EVERY_S if shown == "bar" else 1.0
         try:
             report = in_a_loop(lambda: run_crawl(on_snapshot=progress.show, interval=interval, signals=signals))
@@ -175,9 +180,9 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
 
 
 @contextlib.contextmanager
-def opened_for(config: Config, command: Literal["run", "serve"]) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
+def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
     """What runs or serves the crawl, in this process or in several, which are begun from here."""
-    if (parts := processes_of(config)) == 1:
+    if parts == 1:
         name = "run_crawl" if command == "run" else "serve"
         yield partial(getattr(import_module(f"crawler.service.{command}"), name), config)
         return
@@ -189,14 +194,23 @@ def opened_for(config: Config, command: Literal["run", "serve"]) -> Iterator[Cal
         yield partial(crawl, config, opened)
 
 
-def processes_of(config: Config) -> int:
-    """How many a crawl is to have: as the settings say, as its directory is divided, or one."""
-    if config.processes is not None or config.output is None or config.fresh:
-        return config.processes or 1
-    from crawler.frontier.division import read
+def processes_of(config: Config, command: Command) -> tuple[int, str]:
+    """How many a crawl is to have: as the settings say, as its directory is divided, or one; and why, if nobody has said so."""
+    if config.processes:
+        return config.processes, ""
+    from crawler.config.types import AUTO
+    from crawler.frontier.division import is_empty, moving_at, read
 
-    division = read(Path(config.output) / "frontier")
-    return division.parts if division is not None else 1
+    path = Path(config.output or "") / "frontier"
+    if config.output is not None and not config.fresh and not is_empty(path):
+        division = moving_at(path) or read(path)
+        return (division.parts if division is not None else 1), ""
+    if config.processes != AUTO:
+        return 1, ""
+    from crawler.service.parts.auto import processes_for
+
+    processes, why = processes_for(config, endless=command == "serve")
+    return processes, f"{processes} process{'es' * (processes > 1)}: {why}"
 
 
 def import_aiohttp() -> None:

@@ -50,13 +50,16 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         return load(chosen, file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
-    from crawler.cli.crawl_commands import import_aiohttp, opened_for
+    from crawler.cli.crawl_commands import import_aiohttp, opened_for, processes_of
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()
-    with opened_for(config, "serve") as served, log_of_daemon(config) as log:
+    parts, why = processes_of(config, "serve")
+    with opened_for(config, "serve", parts) as served, log_of_daemon(config) as log:
         for line in warnings(config):
             logger.warning("%s", line)
+        if why:
+            logger.info("%s", why)
 
         def crawl() -> Coroutine[Any, Any, Report]:
             return served(

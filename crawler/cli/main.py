@@ -19,6 +19,7 @@ from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
 
 if TYPE_CHECKING:
+    from crawler.config.sections import Config
     from crawler.service import Signals
 
 Command = Callable[..., int]
@@ -78,9 +79,7 @@ def _config(arguments: Sequence[str]) -> int:
 
         loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls))
         if namespace.action == "show" and namespace.memory:
-            from crawler.crawl import plan_of
-
-            print(plan_of(loaded.config).table())
+            print(_memory_table(loaded.config))
         elif namespace.action == "show":
             print(to_toml(loaded.config, loaded.origins), end="")
         else:
@@ -90,6 +89,18 @@ def _config(arguments: Sequence[str]) -> int:
             counted = f", {len(found)} warning{'s' * (len(found) > 1)}" if found else ""
             say(f"{file or 'the settings'}: no faults{counted}")
     return Exit.OK
+
+
+def _memory_table(config: Config) -> str:
+    from crawler.cli.crawl_commands import processes_of
+    from crawler.crawl import plan_of
+
+    parts, _ = processes_of(config, "run")
+    if parts == 1:
+        return plan_of(config).table()
+    from crawler.service.parts.opening import plan_of_parts
+
+    return plan_of_parts(config, parts)
 
 
 def _healthcheck(arguments: Sequence[str]) -> int:

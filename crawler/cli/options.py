@@ -66,7 +66,7 @@ def _metavar(key: str, field: Setting) -> str:
     if field.choices:
         return "|".join(field.choices)
     if field.unit:
-        return field.unit.upper()
+        return "N|auto" if field.unit == "auto" else field.unit.upper()
     return _WORD.get(key, "N" if field.is_number else "TEXT")
 
 

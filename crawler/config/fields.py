@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, NoRetur
 
 from crawler.core.errors import ConfigError
 
-Unit = Literal["size", "time"]
+Unit = Literal["size", "time", "auto"]
+"""How a number may be written besides: with a unit, or as the word auto."""
 
 
 class Check:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 from crawler.config.fields import Section, Setting, shape_of
 from crawler.config.sections import SECTIONS, Config, HostConfig
-from crawler.config.types import MASKED
+from crawler.config.types import AUTO, MASKED
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.text import printable
@@ -47,6 +47,8 @@ def _toml(value: Any, written_as: str | None = None) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
+        if written_as == "auto" and value == AUTO:
+            return '"auto"'
         return format_size(int(value)) if written_as == "size" else format_time(value) if written_as == "time" else repr(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + "}"

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    AsAuto,
     AsSize,
     Bytes,
     Contact,
@@ -105,8 +106,10 @@ class FetchConfig(Section):
 
     method: Literal["GET", "HEAD"] = Field("GET", description="HEAD checks links without fetching bodies")
     workers: Annotated[int, bounds(ge=1, le=100_000)] = Field(100, description="most fetches at a time")
-    processes: Annotated[int, bounds(ge=1, le=64)] | None = Field(
-        None, examples=[2], description="processes that share the crawl (default: as many as it was begun with; a new one 1)"
+    processes: Annotated[int, bounds(ge=0, le=64), AsAuto] | None = Field(
+        None,
+        examples=[2],
+        description="processes that share the crawl, or auto: as many as help (default: as it was begun; a new crawl has 1)",
     )
     rate: Annotated[float, bounds(ge=0)] = Field(
         0.0, description="requests per second over the whole crawl; 0 = no limit", reloadable=True

@@ -215,8 +215,11 @@ def not_empty(value: str) -> str:
     return value
 
 
+AUTO: Final = 0
+"""The number that the word auto stands for."""
 AsSize: Final = Check(parse_size, unit="size")
 AsTime: Final = Check(parse_time, unit="time")
+AsAuto: Final = Check(lambda value: AUTO if value == "auto" else value, unit="auto")
 Bytes = Annotated[int, bounds(ge=0), AsSize]
 Seconds = Annotated[float, bounds(ge=0), AsTime]
 Deadline = Annotated[float, bounds(gt=0), AsTime]

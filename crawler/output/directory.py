@@ -21,10 +21,14 @@ from crawler.core.durable import make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
+from crawler.output.file_names import EXCHANGE
 
 PARTS: Final = ("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp", "crawl.toml")
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
+PARTS_END_S: Final = 1.0
+"""Where several processes have crawled: when their parent was killed, the others are gone a moment later, and the lock with
+them."""
 
 
 def crawl_in(directory: Path | str) -> Path:
@@ -69,13 +73,23 @@ def locked(root: Path) -> Iterator[None]:
             raise
         raise ConfigError(f"{error}; it must be a directory that can be written") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK) from None
+        until = time.monotonic() + (PARTS_END_S if (root / EXCHANGE).exists() else 0.0)
+        while not _is_free(lock):
+            if time.monotonic() >= until:
+                raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK)
+            time.sleep(0.02)
         yield
     finally:
         os.close(lock)
+
+
+def _is_free(lock: int) -> bool:
+    """Whether it is ours now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 
 def _set_aside(root: Path) -> None:

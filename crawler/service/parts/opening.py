@@ -25,6 +25,7 @@ from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
 from crawler.frontier.division import Division
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
+from crawler.resources.memory_plan import PARENT_BYTES
 from crawler.service.parts.nursery import Nursery, open_nursery
 from crawler.service.parts.part import crawl_part, part_main
 from crawler.service.parts.shares import share_of
@@ -86,6 +87,13 @@ def _main(
 
 def _share(config: Config, part: int, parts: int) -> Config:
     return share_of(config, part, parts, memory_limit=memory_limit_of(config), parsers=parsers_of(config))
+
+
+def plan_of_parts(config: Config, parts: int) -> str:
+    """The memory limit as several processes divide it, for people. ConfigError if it is too small."""
+    _check_memory(config, parts, endless=False)
+    table = plan_of(_share(config, 0, parts), is_part=True).table()
+    return f"each of {parts} processes, beside {PARENT_BYTES >> 20}MiB for their parent\n{table}"
 
 
 def _check_memory(config: Config, parts: int, *, endless: bool) -> None:
