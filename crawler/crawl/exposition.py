@@ -89,6 +89,8 @@ def _counted(m: Metrics) -> Iterator[Metric]:
     yield _counters("crawler_robots_fetches_total", "Fetches of robots.txt, by result.", "result", m.robots)
     yield _histogram("crawler_commit_duration_seconds", "Commits, from closing the batch.", "", {"": m.commit_seconds})
     yield _histogram("crawler_event_loop_lag_seconds", "How late the event loop is.", "", {"": m.lag_seconds})
+    exchanged = {"sent": m.links_sent, "received": m.links_received}
+    yield _counters("crawler_exchange_links_total", "Links between the processes of a crawl.", "direction", exchanged)
     yield _gauge("crawler_last_fetch_timestamp_seconds", "When the last answer came, 0 if none has.", m.last_fetch)
 
 
@@ -123,6 +125,9 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _gauge("crawler_disk_free_bytes", "Free where the crawl's directory is.", r.disk_free)
     errors = {**dict.fromkeys(ERRNOS, 0), **r.storage_errors}
     yield _counters("crawler_storage_errors_total", "This machine's own trouble, by errno.", "errno", errors)
+    yield _gauge("crawler_processes", "Processes that crawl.", r.processes)
+    yield CounterMetricFamily("crawler_process_restarts_total", "Processes begun again after they died.", r.process_restarts)
+    yield _gauge("crawler_exchange_lag_bytes", "How far the slowest process is behind with what others sent.", r.exchange_lag)
     yield _gauge("crawler_config_last_reload_successful", "0 after a reload that was refused.", r.last_reload_successful)
 
 

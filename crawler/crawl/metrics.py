@@ -91,6 +91,11 @@ class Readings(Struct, frozen=True, kw_only=True):
     storage_errors: Mapping[str, int] = {}
     """By errno name, since the start."""
     last_reload_successful: bool = True
+    processes: int = 1
+    """That crawl."""
+    process_restarts: int = 0
+    exchange_lag: int = 0
+    """Bytes that the slowest process is behind with what another has sent it."""
 
 
 class Durations:
@@ -121,6 +126,8 @@ class Metrics:
         self.robots = dict.fromkeys(ROBOTS_RESULTS, 0)
         self.rules = tuple(rules)
         self.received = self.decoded = 0
+        self.links_sent = self.links_received = 0
+        """Between the processes of a crawl."""
         self.last_fetch = 0.0
         self.fetch_seconds = Durations(SECONDS)
         self.phase_seconds = {phase: Durations(SECONDS) for phase in PHASES}

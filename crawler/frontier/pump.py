@@ -61,7 +61,8 @@ class Pump:
         exchange: Exchange | None = None,
     ) -> None:
         self._store, self._clock, self._wall = store, clock, wall
-        self._in_flight, self._robots, self._endless, self._exchange = in_flight, robots, endless, exchange
+        self._in_flight, self._robots, self._endless = in_flight, robots, endless
+        self.exchange: Final = exchange
         self._politeness = politeness
         self._batches = Collector()
         self._committer = Committer(store, journal)
@@ -108,8 +109,8 @@ class Pump:
                 tasks.create_task(self._commit_loop(), name="commit"),
                 tasks.create_task(self._refill_loop(), name="refill"),
             ]
-            if self._exchange is not None:
-                exchange = tasks.create_task(self._exchange_loop(self._exchange), name="exchange")
+            if self.exchange is not None:
+                exchange = tasks.create_task(self._exchange_loop(self.exchange), name="exchange")
                 await asyncio.wait(loops)
                 exchange.cancel()
 
@@ -266,8 +267,8 @@ class Pump:
         frontier, batches = self.frontier, self._batches
         is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
         is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
-        if self._exchange is not None:
-            self._exchange.tell(done=is_done, committed=committed)
+        if self.exchange is not None:
+            self.exchange.tell(done=is_done, committed=committed)
         elif is_done and not self._endless:
             frontier.finish()
 

@@ -88,6 +88,7 @@ class Vitals:
             disk_free=crawl.disk.free_bytes,
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
+            exchange_lag=crawl.pump.exchange.outbox.lag_bytes() if crawl.pump.exchange is not None else 0,
         )
 
     async def memory_report(self, trace_s: float = 0.0) -> str:

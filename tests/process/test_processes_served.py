@@ -82,6 +82,9 @@ def test_the_status_and_the_metrics_are_those_of_all(daemon):
         ok = int(float(lines['crawler_fetches_total{outcome="ok"}']))
     assert int(float(lines['crawler_frontier_urls{state="done"}'])) == status["done"]
     assert float(lines["crawler_commit_duration_seconds_count"]) > 3
+    assert float(lines["crawler_processes"]) == 3
+    assert lines['crawler_exchange_links_total{direction="sent"}'] == lines['crawler_exchange_links_total{direction="received"}']
+    assert float(lines['crawler_exchange_links_total{direction="sent"}']) > 10
     assert raw(daemon, "/readyz")[0] == b"ok\n" == raw(daemon, "/livez")[0]
 
 

@@ -64,6 +64,7 @@ class _Part:
         """What its process was told last."""
         self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+        self.restarts = 0
 
     def snapshot(self) -> Snapshot:
         seen = self.look.snapshot
@@ -146,6 +147,8 @@ class Crew:
             memory_limit=self._memory_limit,
             memory_rss=of_parts + self._own_bytes,
             last_reload_successful=self.last_reload_successful(),
+            processes=sum(part.is_open for part in self._parts),
+            process_restarts=sum(part.restarts for part in self._parts),
         )
 
     async def pause(self) -> None:
@@ -295,6 +298,7 @@ class Crew:
             return PartsError(f"part 0 {how}, and what it has read of standard input cannot be read again: repeat the command")
         if len(part.deaths) == DEATHS_MAX and part.deaths[-1] - part.deaths[0] < DEATHS_WITHIN_S:
             return PartsError(f"part {part.number} {how}, for the {DEATHS_MAX}th time in {DEATHS_WITHIN_S / 60:.0f} minutes")
+        part.restarts += 1
         logger.error("part %d %s: it is begun again", part.number, how)
         return None
 

@@ -131,6 +131,7 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         commit_age=max(one.commit_age for one in parts),
         disk_free=min(one.disk_free for one in parts),
         storage_errors=summed([one.storage_errors for one in parts]),
+        exchange_lag=max(one.exchange_lag for one in parts),
     )
     return replace(all_of, **own)
 
@@ -139,11 +140,14 @@ _COUNTERS: Final = ("fetches", "errors", "events", "backoffs", "robots")
 _HISTOGRAMS: Final = ("fetch_seconds", "commit_seconds", "lag_seconds")
 
 
+_SIZES: Final = ("received", "decoded", "links_sent", "links_received")
+
+
 def counted(metrics: Metrics) -> Counted:
     return Counted(
         {name: getattr(metrics, name) for name in _COUNTERS},
         metrics.codes,
-        {"received": metrics.received, "decoded": metrics.decoded},
+        {name: getattr(metrics, name) for name in _SIZES},
         metrics.last_fetch,
         {name: (one.counts, one.sum) for name, one in _histograms(metrics).items()},
     )
@@ -154,7 +158,8 @@ def put_counted(metrics: Metrics, parts: Sequence[Counted]) -> None:
     for name in _COUNTERS:
         getattr(metrics, name).update(summed([one.counters.get(name, {}) for one in parts]))
     metrics.codes.update(summed([one.codes for one in parts]))
-    metrics.received, metrics.decoded = (sum(one.sizes.get(name, 0) for one in parts) for name in ("received", "decoded"))
+    for name in _SIZES:
+        setattr(metrics, name, sum(one.sizes.get(name, 0) for one in parts))
     metrics.last_fetch = max((one.last_fetch for one in parts), default=0.0)
     for name, histogram in _histograms(metrics).items():
         found = [one.durations[name] for one in parts if name in one.durations]

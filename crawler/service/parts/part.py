@@ -113,6 +113,9 @@ class Deputy:
     def look(self, *, ended: bool = False) -> Look:
         crawl = self._crawl
         fetched = crawl.fetcher.stats()
+        if (exchange := crawl.pump.exchange) is not None:
+            crawl.metrics.links_sent = exchange.outbox.links_sent
+            crawl.metrics.links_received = sum(exchange.inbox.links_received.values())
         return Look(
             crawl.stats("ended" if ended else None),
             self._vitals.readings(),
