@@ -25,7 +25,7 @@ class HostRules:
 
     @property
     def factor(self) -> float:
-        """A rest is at least so many times as long as the answer took to begin."""
+        """A rest is at least so many times as long as the response took to begin."""
         return self._config.factor
 
     def table(self, host: str) -> HostConfig | None:

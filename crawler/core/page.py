@@ -200,7 +200,7 @@ class Body:
 
 
 class Timings(NamedTuple):
-    """Seconds: waiting for a limiter or connection · from the request sent to the answer's head · the whole fetch."""
+    """Seconds: waiting for a limiter or connection · from the request sent to the response's head · the whole fetch."""
 
     queue: float = 0.0
     first_byte: float = 0.0

@@ -1,6 +1,6 @@
 """What a body is, judged by its first bytes: a closed table after the WHATWG MIME Sniffing Standard (section 7).
 
-The law: the answer is always a key of EXTENSIONS or None; a server's header can only choose among the kinds of text that
+The law: the result is always a key of EXTENSIONS or None; a server's header can only choose among the kinds of text that
 have no mark of their own.
 """
 

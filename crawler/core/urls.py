@@ -46,7 +46,7 @@ _called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGN
 _beyond_ascii = re.compile(rb"[\x80-\xff]").sub
 
 
-class Rules(Struct, frozen=True):
+class UrlRules(Struct, frozen=True):
     """What canonical means in this crawl, beyond the standard. ``drop_params`` are names or patterns such as ``utm_*``."""
 
     max_bytes: int = URL_BYTES_MAX
@@ -72,7 +72,7 @@ class Rules(Struct, frozen=True):
         return f"{before}?{'&'.join(kept)}" if kept else before
 
 
-_STANDARD: Final = Rules()
+_STANDARD: Final = UrlRules()
 
 
 class Url(Struct, frozen=True, gc=False):
@@ -127,7 +127,7 @@ class Base:
 
     __slots__ = ("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rules", "_scheme")
 
-    def __init__(self, href: str, rules: Rules = _STANDARD) -> None:
+    def __init__(self, href: str, rules: UrlRules = _STANDARD) -> None:
         """``href`` is canonical (``about:blank`` and the like join absolute references only)."""
         self._href, self._rules = href, rules
         self._bytes_max = rules.max_bytes
@@ -168,7 +168,7 @@ class Base:
         return directory + path[3:] + query
 
 
-def parse(text: str, base: str | None = None, rules: Rules = _STANDARD) -> Url:
+def parse(text: str, base: str | None = None, rules: UrlRules = _STANDARD) -> Url:
     """The URL that ``text`` names, relative to ``base`` if given. FetchError: syntax, scheme, too_long, encoding."""
     if base is None and (match := _plain(text)) and text.startswith("http"):
         authority, path, query = match.groups("")
@@ -180,7 +180,7 @@ def parse(text: str, base: str | None = None, rules: Rules = _STANDARD) -> Url:
 
 def canonical(text: str, base: str | None = None, max_bytes: int = URL_BYTES_MAX) -> str:
     """``parse(...).href``."""
-    return parse(text, base, Rules(max_bytes)).href
+    return parse(text, base, UrlRules(max_bytes)).href
 
 
 def join(base: str, href: str) -> str:

@@ -1,8 +1,8 @@
-"""aiohttp's connection, watched: it can answer only the request that was written to it, and it tells how an answer ended.
+"""aiohttp's connection, watched: it can respond only to the request that was written to it, and it tells how a response ended.
 
-The law: at most one final answer per request is ever handed on; a byte that nobody asked for ends the connection; a
-connection goes back to the pool only if its answer ended exactly where the framing said (RFC 9112 sections 6.3 and 9.3).
-aiohttp alone keeps a connection on which more arrived, and reads that as the answer to the next request.
+The law: at most one final response per request is ever handed on; a byte that nobody asked for ends the connection; a
+connection goes back to the pool only if its response ended exactly where the framing said (RFC 9112 sections 6.3 and 9.3).
+aiohttp alone keeps a connection on which more arrived, and reads that as the response to the next request.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ the loop's time to whichever thread wants it, five milliseconds at once."""
 
 
 class Watched(ResponseHandler):
-    """One connection. From ``set_response_params`` to the end of the answer it belongs to an Exchange.
+    """One connection. From ``set_response_params`` to the end of the response it belongs to an Exchange.
 
     The head is fed to the parser alone, and a body of known length to its last byte: so what follows is never parsed.
     """
@@ -91,7 +91,7 @@ class Watched(ResponseHandler):
 
     @property
     def idle(self) -> bool:
-        """Connected, its last answer over, and nothing but that ever received."""
+        """Connected, its last response over, and nothing but that ever received."""
         return self._exchange is None and not self._dirty and not self.should_close and self.is_connected()
 
     def is_quiet(self) -> bool:
@@ -203,7 +203,7 @@ class Watched(ResponseHandler):
         return found + len(_HEAD_END) if found >= 0 else -1
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head was parsed: interim answers are counted and dropped, a second final answer is never handed on."""
+        """A head was parsed: interim responses are counted and dropped, a second final response is never handed on."""
         exchange = self._exchange
         message, _ = data
         if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
@@ -347,7 +347,7 @@ def _said_goodbye(transport: asyncio.Transport | None) -> bool:
 
 def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
     if isinstance(error, LineTooLong):
-        return "header_too_large", "a line of an answer's head"
+        return "header_too_large", "a line of a response's head"
     message = str(error)
     if "Too many headers" in message:
         return "too_many_headers", ""

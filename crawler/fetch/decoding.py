@@ -25,7 +25,7 @@ TURN_S: Final = 0.005
 
 
 class Room(Protocol):
-    """Memory that a visit takes when it is known to be needed: ``crawler.resources.memory_budget.Visit``."""
+    """Memory that a visit takes when it is known to be needed: ``crawler.resources.memory_budget.VisitMemory``."""
 
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 

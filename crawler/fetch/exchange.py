@@ -16,7 +16,7 @@ from crawler.fetch.deadline import Deadline
 
 
 class HeadRoom(Protocol):
-    """``crawler.resources.memory_budget.Visit``"""
+    """``crawler.resources.memory_budget.VisitMemory``"""
 
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 
@@ -75,11 +75,11 @@ class Exchange:
         self.framing = 0
         """Of these, what framed the chunks of the body."""
         self.interim = 0
-        """1xx answers received."""
+        """1xx responses received."""
         self.message: RawResponseMessage | None = None
-        """The head of the final answer."""
+        """The head of the final response."""
         self.ending: tuple[str, str] | None = None
-        """(reason, detail) of an answer that did not end as its framing promised."""
+        """(reason, detail) of a response that did not end as its framing promised."""
         self.sent_at = self.sent_wall = 0.0
 
     def begin(self, ip: str | None, *, tls: bool, unasked: bool) -> None:

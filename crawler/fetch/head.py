@@ -1,6 +1,6 @@
-"""What is wrong with the head of an answer that the parser let pass. Pure.
+"""What is wrong with the head of a response that the parser let pass. Pure.
 
-The law: a head whose framing two readers could read differently is no answer (RFC 9112 sections 5.1 and 6.3).
+The law: a head whose framing two readers could read differently is no response (RFC 9112 sections 5.1 and 6.3).
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _set(fields: dict[str, str], name: str, value: str) -> None:
 
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
-    """Validators of an earlier whole answer (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
+    """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
     known = lease.known
     if known is None or known.outcome != "ok" or known.archive is None:
         return ()

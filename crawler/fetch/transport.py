@@ -27,7 +27,7 @@ READ_BYTES: Final = 64 << 10
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
 
-class Asking(Protocol):
+class OpenRequest(Protocol):
     """``async with way.ask(request) as content``: the final head has come, the body is still to be read."""
 
     async def __aenter__(self) -> StreamReader: ...
@@ -37,8 +37,8 @@ class Asking(Protocol):
     ) -> None: ...
 
 
-class Way(Protocol):
-    def ask(self, request: Request, /) -> Asking: ...
+class Transport(Protocol):
+    def ask(self, request: Request, /) -> OpenRequest: ...
 
 
 class BySession:
@@ -47,7 +47,7 @@ class BySession:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    def ask(self, request: Request) -> Asking:
+    def ask(self, request: Request) -> OpenRequest:
         return _SessionAsking(
             self._session.request(
                 request.method,
@@ -87,7 +87,7 @@ class Lean:
         self._by_session = by_session
         self.params = params
 
-    def ask(self, request: Request) -> Asking:
+    def ask(self, request: Request) -> OpenRequest:
         return self._by_session.ask(request) if request.proxy is not None else _LeanAsking(self, request)
 
 

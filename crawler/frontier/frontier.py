@@ -186,7 +186,7 @@ class Frontier:
 
     def _next(self, now: float) -> Lease | None:
         """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
-        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
+        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody responds
         if (paused := self.paused_by) is not None and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
             return self._idle(paused)
         # 2. one batch is being committed and the next is full
@@ -289,7 +289,7 @@ class Frontier:
         self._held = visits
 
     def deal_one(self) -> None:
-        """Offline: deal one lease all the same, to see whether anybody answers."""
+        """Offline: deal one lease all the same, to see whether anybody responds."""
         self._deals_one = True
         self.deal()
 

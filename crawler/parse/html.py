@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, Rules, escaped, host_key
+from crawler.core.urls import Base, UrlRules, escaped, host_key
 from crawler.parse.microsyntax import (
     directives,
     link_header,
@@ -41,7 +41,7 @@ REFERENCES_MAX: Final = 200_000
 OUTLINKS_BYTES_MAX: Final = 3 << 20
 OUTLINKS_BYTES_FREE: Final = 256 << 10
 OUTLINKS_BYTES_FACTOR: Final = 4
-"""URLs given out for one page: short references to a long base must not become a huge answer. Beyond the free ones no more
+"""URLs given out for one page: short references to a long base must not become a huge reply. Beyond the free ones no more
 than the page itself, times the factor."""
 PART_LINKS: Final = 2000
 """About half a megabyte, once they are objects."""
@@ -113,7 +113,7 @@ class Options(Struct, frozen=True, array_like=True):
     agent: str = ""
     max_outlinks: int = 100_000
     resources: bool = False
-    rules: Rules = Rules()
+    rules: UrlRules = UrlRules()
 
 
 def outlinks(

@@ -48,7 +48,7 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
     """What is kept of a robots.txt. ``lines``: one rule each, ``A`` or ``D`` and the pattern, ASCII."""
 
     status: int
-    """The final HTTP status; 0 if there was no answer."""
+    """The final HTTP status; 0 if there was no response."""
     fetched_at: float
     """Wall time, seconds."""
     ttl: float
@@ -59,7 +59,7 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
     sitemaps: tuple[str, ...] = ()
 
 
-class Rules:
+class RobotsRules:
     """The rules of one origin. The matcher is built when first asked; ``memory_bytes`` counts it from the start."""
 
     __slots__ = ("_matcher", "memory_bytes", "record")
@@ -71,7 +71,7 @@ class Rules:
 
     @property
     def unavailable(self) -> bool:
-        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no answer; 429 as well): nothing may be visited."""
+        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no response; 429 as well): nothing may be visited."""
         return _unavailable(self.record.status)
 
     @property
@@ -102,14 +102,14 @@ class Rules:
         if self.allows(url):
             return None
         if self.unavailable:
-            return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no answer"
+            return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no response"
         return denying(self.record.lines, url)
 
     def to_bytes(self) -> bytes:
         return _VERSION + zlib.compress(msgspec.msgpack.encode(self.record))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Rules | None:
+    def from_bytes(cls, data: bytes) -> RobotsRules | None:
         """None if it is not one of ours: then robots.txt is fetched again."""
         if data[:1] != _VERSION:
             return None
@@ -128,18 +128,18 @@ def read(
     wall: float,
     cache_control: str | None = None,
     cut: bool = False,
-) -> Rules:
-    """Rules from the answer at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
+) -> RobotsRules:
+    """Rules from the response at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
 
-    2xx: the rules. 3xx (no way to follow further) and 4xx: everything is allowed. 429, 5xx and no answer: nothing is.
+    2xx: the rules. 3xx (no way to follow further) and 4xx: everything is allowed. 429, 5xx and no response: nothing is.
     ``body`` is decoded content, of which the first 500 KiB count; ``cut``: more came than was kept.
     """
     name = name.lower()
     if _unavailable(status):
-        return Rules(Record(status, wall, 0.0, name))
+        return RobotsRules(Record(status, wall, 0.0, name))
     ttl = _ttl(cache_control)
     if status >= 300:
-        return Rules(Record(status, wall, ttl, name))
+        return RobotsRules(Record(status, wall, ttl, name))
     if cut or len(body) >= BODY_BYTES_MAX:
         # A line cut in the middle would say more than its author: "Disallow: /" of "Disallow: /private".
         body = body[: BODY_BYTES_MAX + 1]
@@ -148,7 +148,7 @@ def read(
     for line in _LINE.finditer(body):
         groups.add(line[1].lower().replace(b" ", b"-"), body[line.start(2) : min(line.end(2), line.start(1) + LINE_BYTES_MAX)])
     lines, delay = groups.chosen()
-    return Rules(Record(status, wall, ttl, name, lines, delay, tuple(groups.sitemaps)))
+    return RobotsRules(Record(status, wall, ttl, name, lines, delay, tuple(groups.sitemaps)))
 
 
 def _unavailable(status: int) -> bool:
@@ -227,7 +227,7 @@ class _Groups:
 
 
 def _estimate(record: Record) -> int:
-    """Bytes of a Rules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
+    """Bytes of a RobotsRules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
     rules = record.lines.count("\n") + 1 if record.lines else 0
     text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
     if is_little(record.lines):

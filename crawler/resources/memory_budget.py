@@ -130,7 +130,7 @@ class Account:
             self._waiting.popleft()
 
 
-class Visit:
+class VisitMemory:
     """What one visit holds. See ``Budget.visit``."""
 
     __slots__ = ("_accounts", "_held", "_turn")
@@ -140,7 +140,7 @@ class Visit:
         self._held: dict[str, Reservation] = {}
         self._turn: tuple[asyncio.Future[None], int] | None = None  # in the queue for a long head
 
-    async def __aenter__(self) -> Visit:
+    async def __aenter__(self) -> VisitMemory:
         try:
             await self.take("connection", CONNECTION_BYTES)
             await self.take("body", BODY_BYTES)
@@ -241,10 +241,10 @@ class Budget:
         assert name in self.plan.accounts, name
         self._measures[name] = used
 
-    def visit(self) -> Visit:
+    def visit(self) -> VisitMemory:
         """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
         the end is released. It does not wait while fewer than ``plan.visits_max`` are out."""
-        return Visit(self._accounts)
+        return VisitMemory(self._accounts)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""
@@ -278,4 +278,4 @@ def _links_bytes(links: Sequence[Link], block: LinkBlock | None) -> int:
     return plain + block.size if block is not None else plain
 
 
-__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "head_bytes", "weight"]
+__all__ = ["Account", "Budget", "Reservation", "Use", "VisitMemory", "head_bytes", "weight"]

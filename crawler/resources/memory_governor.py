@@ -21,8 +21,8 @@ from crawler.resources.memory_pressure import (
     LOOK_EVERY_S,
     TRIM_EVERY_S,
     Decision,
+    MemoryReading,
     Meter,
-    Reading,
     Watch,
     give_back,
     trim,
@@ -51,7 +51,7 @@ class MemoryGovernor:
     ) -> None:
         self.budget = budget
         self.watch = Watch(budget.plan.visits_max)
-        self.reading = Reading(0, budget.plan.limit)
+        self.reading = MemoryReading(0, budget.plan.limit)
         self._dealing = dealing
         self._meter = Meter(budget.plan.limit, children)
         self._empty = tuple(empty)

@@ -15,10 +15,10 @@ BREAKS = {
     "fetch": "from crawler.fetch.fetcher import Fetcher as C; name = 'fetch'; of = lambda a: a[1].link.url",
     "judge": "from crawler.policy.judge import Judge as C; name = 'page'; of = lambda a: a[1].link.url",
     "expand": "from crawler.crawl.expand import Expander as C; name = 'expand'; of = lambda a: a[1].url",
-    "refusal": "from crawler.policy.robots_gate import RobotsDesk as C; name = 'refuses'; of = lambda a: a[1].url",
+    "refusal": "from crawler.policy.robots_gate import RobotsGate as C; name = 'refuses'; of = lambda a: a[1].url",
     "rest": "from crawler.policy.politeness import Politeness as C; name = 'after'; of = lambda a: a[1].url",
     "robots": (
-        "from crawler.policy.robots_gate import RobotsDesk as C; name = 'learn';"
+        "from crawler.policy.robots_gate import RobotsGate as C; name = 'learn';"
         "of = lambda a: a[1].url if type(a[2]).__name__ == 'Done' else ''"
     ),
     "row": (

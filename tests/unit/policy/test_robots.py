@@ -19,8 +19,8 @@ from support.pages import page_of
 from crawler.core.model import Done, Link
 from crawler.policy import robots_rules, robotsmatch
 from crawler.policy.robots_cache import RulesCache
-from crawler.policy.robots_gate import RobotsDesk
-from crawler.policy.robots_rules import Rules, read
+from crawler.policy.robots_gate import RobotsGate
+from crawler.policy.robots_rules import RobotsRules, read
 
 OURS = {
     "ID_LineSyntax_Groups_OtherRules": (
@@ -56,7 +56,7 @@ def cases() -> list[dict[str, object]]:
     return json.loads(corpus("robots/google_robots_cases.json").read_text())["cases"]
 
 
-def rules(text: str | bytes, name: str = "flatcrawler", **more: object) -> Rules:
+def rules(text: str | bytes, name: str = "flatcrawler", **more: object) -> RobotsRules:
     body = text.encode() if isinstance(text, str) else text
     return read(200, body, name=name, wall=0.0, **more)  # type: ignore[arg-type]
 
@@ -241,7 +241,7 @@ def test_a_giant_file_is_obeyed_to_its_last_rule():
     assert found.allows("http://h/1f/")
     assert not found.allows("http://h/1f/x")
     assert found.denied_by("http://h/752f/x") == "Disallow: /752f/"
-    assert Rules.from_bytes(found.to_bytes()).record == found.record  # type: ignore[union-attr]
+    assert RobotsRules.from_bytes(found.to_bytes()).record == found.record  # type: ignore[union-attr]
 
 
 def test_more_rules_than_can_be_weighed_deny():
@@ -269,14 +269,14 @@ def test_narrowing_changes_no_decision(drawn, path):
 def test_kept_bytes_come_back_or_are_refused():
     found = rules("User-agent: *\nDisallow: /x\nCrawl-delay: 3\nSitemap: https://h/s.xml\n")
     data = found.to_bytes()
-    back = Rules.from_bytes(data)
+    back = RobotsRules.from_bytes(data)
     assert back is not None
     assert back.record == found.record
     assert len(read(404, b"", name="f", wall=1e9).to_bytes()) < 64, "most sites have none: a million of them must be cheap"
     for damaged in (b"", b"\x02" + data[1:], data[:-9], b"\x01nonsense", b"\x01" + zlib.compress(b"nonsense")):
-        assert Rules.from_bytes(damaged) is None
+        assert RobotsRules.from_bytes(damaged) is None
     bomb = b"\x01" + zlib.compress(msgspec.msgpack.encode([200, 0.0, 0.0, "f", "x" * (64 << 20)]))
-    assert Rules.from_bytes(bomb) is None
+    assert RobotsRules.from_bytes(bomb) is None
 
 
 @given(
@@ -377,7 +377,7 @@ def test_rules_in_codings_within_codings_are_not_undone_in_the_loop_and_deny(cod
     for _ in coding.split(", ") if coding else ():
         body = gzip.compress(body)
     page = page_of(tmp_path, body, "http://a.test/robots.txt", coding=coding)
-    desk = RobotsDesk(RulesCache(1 << 20), name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=lambda: 0.0)
+    desk = RobotsGate(RulesCache(1 << 20), name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=lambda: 0.0)
     desk.learn(Link("http://a.test/robots.txt", "a.test", "robots", anchor="http://a.test"), Done(page, "ok"))
     assert (desk.refuses(Link("http://a.test/x", "a.test")) is None) is allowed
     assert desk.refuses(Link("http://a.test/private", "a.test")) is not None
