@@ -1,7 +1,7 @@
-"""How a Config comes to be: flag > environment > file > default, every fault found told at once.
+"""Loading a Config: flag > environment > file > default. All faults are reported at once.
 
-The law: nothing the operator wrote is ignored. A key that does not exist, a value that cannot be meant and two settings
-that contradict each other are all faults, each one sentence that names where it stands and what to write instead.
+Nothing the operator wrote is ignored: an unknown key, a value that cannot be used and two settings that contradict each other
+are faults. Each is one sentence that names where it stands and what to write instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One exchange and its bounded body: spooled, digested while it is written, safely decoded.
 
-The law: a body never holds more than ``memory_bytes_max`` bytes in memory, its digests are those of exactly the bytes
-it gives back, and a page that carries no ``fault`` is whole.
+Invariants: a body never holds more than ``memory_bytes_max`` bytes in memory. Its digests are those of exactly the bytes
+it gives back. A page without ``fault`` is whole.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """URLs: parsed by the WHATWG standard (https://url.spec.whatwg.org, through ada-url), brought to one canonical form, hashed
 and keyed. Pure.
 
-The law: two texts name the same page of this crawl exactly if their canonical forms are equal, and a canonical form never
-carries a fragment or credentials. Most links are plain (nothing to escape, no dot segments): those are joined by slicing.
-That path only ever takes what a differential test shows to be what ada-url makes; everything else goes to ada-url.
+Invariants: two texts name the same page of this crawl exactly if their canonical forms are equal. A canonical form never
+carries a fragment or credentials. Most links are plain (nothing to escape, no dot segments) and are joined by slicing: that
+path takes only what a differential test shows to be what ada-url makes; everything else goes to ada-url.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     lease → robots? → fetch → judge → outlinks → scope → outcome → settle
 
-The law: a visit writes nothing. One that is cancelled leaves no trace; one that meets our own trouble is given back.
+Invariants: a visit writes nothing. A cancelled visit leaves no trace; one that meets local trouble is given back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The links of a response that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
 
-The law: reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More
-links than one batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
+Reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More links than one
+batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
 """
 
 from __future__ import annotations

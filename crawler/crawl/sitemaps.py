@@ -1,7 +1,7 @@
-"""Sitemaps: which belong to a site, and what they name. Their bytes are read in parser processes, part by part.
+"""Sitemaps: which belong to a site, and which URLs they name. Parser processes read their bytes, part by part.
 
-The law: whoever names a sitemap vouches for it, and each site that does gets its entries, whatever of it is known already; what
-is not read, or not as it stands, is counted, named in its row and told in the log.
+Every site that names a sitemap gets its entries, whatever is known of them already. What is not read, or not as it stands, is
+counted, named in the sitemap's row and logged.
 """
 
 from __future__ import annotations

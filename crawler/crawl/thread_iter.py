@@ -1,6 +1,6 @@
-"""A blocking iterator, one item at a time, from a thread that nobody waits for.
+"""Iterates a blocking iterator from asyncio, one item per request, in a daemon thread.
 
-The law: it reads nothing that was not asked for, and a read that never returns (a silent pipe) does not hold up the end.
+Nothing is read before it is asked for, and a read that never returns (a silent pipe) does not delay the end of the process.
 """
 
 from __future__ import annotations

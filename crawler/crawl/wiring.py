@@ -1,7 +1,7 @@
-"""open, run, drain, close, report: the only wiring, and the only code that knows the concrete parts.
+"""Opens, runs, drains, closes and reports a crawl: the only code that knows the concrete parts.
 
-The law: parts are opened in the order in which they may be trusted and closed in the reverse one: traffic stops first,
-pages are flushed, outcomes are recorded last.
+Parts are opened in the order of their dependence and closed in the reverse one: first traffic stops, then pages are flushed,
+and outcomes are recorded last.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""aiohttp's connection, watched: it can respond only to the request that was written to it, and it tells how a response ended.
+"""aiohttp's connection, observed: a response belongs to the request that was written to it, and how it ended is known.
 
-The law: at most one final response per request is ever handed on; a byte that nobody asked for ends the connection; a
+Invariants: at most one final response per request is ever handed on. A byte that nobody asked for ends the connection. A
 connection goes back to the pool only if its response ended exactly where the framing said (RFC 9112 sections 6.3 and 9.3).
 aiohttp alone keeps a connection on which more arrived, and reads that as the response to the next request.
 """

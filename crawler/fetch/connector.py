@@ -1,7 +1,7 @@
-"""aiohttp's pool, bounded where it is not and careful where it trusts: see ``protocol`` for what a connection may respond to.
+"""aiohttp's connection pool, with the bounds and checks that it lacks; see ``connection`` for a single connection.
 
-The law: no socket is made for an address the guard refuses; a pooled connection is used again only if nothing lies unread
-on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of memory, wait for a next use.
+Invariants: no socket is made for an address the guard refuses. A pooled connection is used again only if nothing lies unread
+on it. At most ``idle_max`` connections, with ``idle_bytes_max`` of memory, wait for their next use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one attempt at one URL learns on its way: the notebook that socket factory, protocol and fetcher share.
+"""What one attempt at one URL learns on its way: shared by socket factory, connection and fetcher.
 
-The law: it belongs to the attempt, not to the connection. A connection that goes back to the pool forgets its exchange.
+It belongs to the attempt, not to the connection: a connection that goes back to the pool forgets its exchange.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One straight coroutine per exchange: ask, read chunk by chunk into a bounded body, say what came.
+"""One straight coroutine per exchange: send the request, read the body chunk by chunk within bounds, return the page.
 
-The law: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError; whatever
-ends a fetch, cancellation included, gives back its connection, timer and spool file.
+Invariants: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError. However a fetch
+ends, cancellation included, it gives back its connection, timer and spool file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which addresses may be connected to. Pure rules over the IANA special-purpose registries, and the socket factory.
 
-The law: the decision is made on the very address a socket is made for, whatever named it: a seed, a link, a redirect,
-robots.txt or a DNS response. Whoever may not be reached as IPv4 may not be reached in an IPv6 dress either.
+Invariant: the decision is made on the very address a socket is made for, whatever named it: a seed, a link, a redirect,
+robots.txt or a DNS response. An address refused as IPv4 is also refused in every IPv6 form that embeds it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is wrong with the head of a response that the parser let pass. Pure.
+"""Faults in the head of a response that aiohttp's parser accepts. Pure.
 
-The law: a head whose framing two readers could read differently is no response (RFC 9112 sections 5.1 and 6.3).
+Invariant: a head whose framing two readers could understand differently is refused (RFC 9112 sections 5.1 and 6.3).
 """
 
 from __future__ import annotations

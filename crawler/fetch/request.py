@@ -1,6 +1,6 @@
-"""What we say of ourselves: each request's head, and the same for the archive with its secrets masked.
+"""The head of each request, and the same head for the archive with its secrets masked.
 
-The law: a secret goes only to the hosts whose ``[[host]]`` table holds it, and to no record at all.
+Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it, and is written to no record.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Two ways to put one request through the one pool: aiohttp's ``session.request``, and a lean one through the same
-connector, connection and parser that leaves out what a crawl has elsewhere (redirects, cookies, timers, decoding).
+"""Two transports over one pool: aiohttp's ``session.request``, and a lean one through the same connector, connection and parser
+that leaves out what a crawl does elsewhere (redirects, cookies, timers, decoding).
 
-The law: both say the same bytes and end alike; the whole hostile catalogue runs on both. The lean way rests on names that
-aiohttp does not promise to keep: it is taken only on the versions it was tested with.
+Invariant: both send the same bytes and end alike; the whole hostile catalogue runs on both. The lean one uses private names of
+aiohttp and is chosen only on the versions it was tested with.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which links of a batch are new: the rules every store shares. Pure: what a store knows is handed in as functions.
 
-The law: the verdicts depend only on what was committed and on the order of the batch, so that under a depth limit the set
+Invariant: the verdicts depend only on what was committed and on the order of the batch, so that under a depth limit the set
 of pages crawled does not depend on timing.
 """
 

@@ -3,7 +3,7 @@
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
 lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed``, ``lookup`` and ``budgets`` may be called from any thread.)
 
-The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
+Invariants: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What runs in a parser process: ``python -m crawler.parse.child``, started by crawler.parse.process only.
+"""The program of a parser process: ``python -m crawler.parse.child``, started by crawler.parse.process only.
 
-The law: it holds one socket (as standard input) and nothing else of the crawl's; it replies to documents in order, one frame
-each; it never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process.
+Invariants: it holds one socket (as standard input) and nothing else of the crawl's. It replies to documents in order, one frame
+each. It never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Parsing at arm's length: hostile documents are read in processes that may crash, spin or swell.
+"""A pool of parser subprocesses, each document with a deadline and a memory limit.
 
-The law: one document in, one reply or one ``ParseFault`` out, whatever the document does; a document is blamed only if it
-fails alone in a fresh process. Bytes waiting are bounded, and a caller that is cancelled leaves nothing behind.
+Invariants: one document in, one reply or one ``ParseFault`` out, whatever the document does. A document is blamed only if it
+fails alone in a fresh process. Bytes waiting are bounded, and a cancelled caller leaves nothing behind.
 """
 
 from __future__ import annotations

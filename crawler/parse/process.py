@@ -1,6 +1,6 @@
-"""One parser process as its parent sees it: a queue of documents in its hands, and the frames between.
+"""One parser process as its parent sees it: a queue of documents handed over, and the frames between.
 
-The law: every document handed over gets its reply, or is first in ``in_hand`` when the process has ended: that one is to blame.
+Invariant: every document handed over gets its reply, or is first in ``in_hand`` when the process has ended: that one is to blame.
 """
 
 from __future__ import annotations

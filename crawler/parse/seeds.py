@@ -1,7 +1,7 @@
 """URL lists of any size, read lazily: plain, gzip or zstd, one URL or one JSON object a line, from files, standard input,
 the command line or an upload.
 
-The law: every line that is neither blank nor a comment comes out exactly once, as a link or as a fault, and each chunk
+Invariants: every line that is neither blank nor a comment comes out exactly once, as a link or as a fault, and each chunk
 carries the position behind it. A position holds a hash of all that was consumed, so a list is continued only if it still
 begins with exactly that. No list, line or archive makes a chunk larger than one block and one line.
 """

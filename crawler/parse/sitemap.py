@@ -1,6 +1,6 @@
 """A sitemap's bytes on their way to a parser process: gzip undone, in parts of one size (https://www.sitemaps.org/protocol).
 
-The law: whatever comes in, memory is bounded and it ends; what could be unpacked before a fault is handed on, the fault named.
+Invariants: memory is bounded and it ends, whatever comes in; what could be unpacked before a fault is handed on, the fault named.
 """
 
 from __future__ import annotations

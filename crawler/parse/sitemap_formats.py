@@ -1,10 +1,10 @@
 """A part of a sitemap, read in a parser process: XML (urlset, sitemapindex, RSS, Atom) or one URL a line.
 
-The law: one part in; its entries, and what the next part needs, out. Whatever the bytes, reading ends, it holds no more than a
-part and an entry, and a fault is named and damages no entry but the one it stands in.
+Invariants: one part in; its entries, and what the next part needs, out. Reading ends whatever the bytes, and holds no more than
+a part and an entry. A fault is named and damages no entry but the one it stands in.
 
-expat reads a part. Where it finds a fault, it is helped over it (crawler.parse.sitemap_repair), entry by entry where it must
-be. Nobody expands entities, and a document type with anything inside is refused.
+expat reads a part. Where it finds a fault, crawler.parse.sitemap_repair helps it over, entry by entry where it must. Entities
+are never expanded, and a document type with an internal subset is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A part of a sitemap that is not well-formed: what is plain is mended, and expat is helped over the rest. In parser processes;
-imported by the first fault.
+"""A part of a sitemap that is not well-formed: plain faults are repaired, and expat is helped over the rest. Runs in parser
+processes; imported at the first fault.
 
-The law: an entry that is well-formed is read as if there were no fault anywhere; of a damaged one as much as is plain, and never
-a URL that may have been cut. Linear in the text but for a bounded number of damaged entries.
+Invariants: a well-formed entry is read as if there were no fault anywhere. Of a damaged entry as much as is plain is read, never
+a URL that may have been cut. Time is linear in the text but for a bounded number of damaged entries.
 
 Recovery by a library alone was measured on the catalogue of tests/unit/parse/test_sitemap_faults.py: lxml (``recover=True``;
 7 MiB and 60 ms to import) reads ``?a=1&b=2`` as ``?a=1=2`` and loses every entry behind an open quote, comment or CDATA section,

@@ -1,4 +1,4 @@
-"""Robots rules by origin in bounded memory. The law: ``bytes_max`` holds for any number of origins and any rules."""
+"""Robots rules by origin, in at most ``bytes_max`` bytes for any number of origins and any rules."""
 
 from __future__ import annotations
 

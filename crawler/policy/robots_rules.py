@@ -1,7 +1,7 @@
-"""What a site's robots.txt says to us (RFC 9309): read once, kept small, asked for every URL.
+"""The rules of one robots.txt for our product token (RFC 9309), in a compact form. Protego matches the patterns.
 
-The law: a rule that cannot be evaluated within the bounds denies. Only the group that speaks to us is kept; Protego matches
-its patterns. Nothing here fetches: redirects, retries and back-off are the crawl's.
+Invariant: a rule that cannot be evaluated within the bounds denies. Nothing here fetches: redirects, retries and back-off
+belong to the crawl.
 """
 
 from __future__ import annotations

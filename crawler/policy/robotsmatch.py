@@ -1,6 +1,6 @@
-"""Whether a URL matches the rules that were chosen from a robots.txt. Protego matches the patterns.
+"""Matches a URL against the rules chosen from a robots.txt. Protego matches the patterns.
 
-The law: a URL is decided in bounded time, whatever the rules; where that is not possible, they deny.
+Invariant: a URL is decided in bounded time, whatever the rules; where that is not possible, they deny.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The memory limit divided into named accounts, and admission to those that fill and empty with every visit.
 
-The law: nothing that may wait holds what a waiter ahead of it needs. Accounts are taken in the order of VISIT_ACCOUNTS and
-none is waited for while a later one is held; ``outcome`` is emptied by the commit alone, which waits for no account.
+No deadlock: accounts are acquired in the order of VISIT_ACCOUNTS, and none is awaited while a later one is held. ``outcome`` is
+emptied by the commit alone, which waits for no account.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The budget at work: what every visit reserves, and what is done as memory nears its limit.
 
-The law: a visit begins with its worst case reserved; what the watch decides is carried out here and nowhere else; a visit
-that is given up for memory's sake is no attempt.
+Invariants: a visit begins with its worst case reserved. What the watch decides is carried out here and nowhere else. A visit
+that is given up for lack of memory does not count as an attempt.
 """
 
 from __future__ import annotations

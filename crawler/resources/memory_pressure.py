@@ -1,7 +1,7 @@
-"""How near memory is to its limit, and what to do about it. The decisions are pure; time is an argument.
+"""How near memory is to its limit, and what to do about it. The decisions are pure; the caller passes the time.
 
-The law: it recovers by itself, and never stalls for ever: with nothing in flight and no way down it deals one at a time,
-then starts the parsers anew, then ends the crawl, which can be resumed.
+Invariant: it recovers by itself and never stalls for ever: with nothing in flight and no way down it deals one visit at a time,
+then restarts the parsers, then ends the crawl, which can be resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Our own network, watched by what the visits say: is it them, or is it us?
+"""Watches our own network through the outcomes of visits.
 
-The law: what a lost network may be to blame for is held until that is known, and then settled as judged or given back.
-While offline nothing is dealt but one visit now and then; the first response from anyone ends it.
+Outcomes that a lost network may be to blame for are held until that is known, then settled as judged or given back. While
+offline one visit is dealt now and then; the first response from any host ends it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Is it them, or is it our own network? Pure; time is an argument.
+"""Detects loss of our own connectivity from the outcomes of visits. Pure; the caller passes the time.
 
-The law: an outcome that our own network may be to blame for is neither written down nor given up while that is open. It is
-held, and comes back exactly once: as judged, or to be given back unvisited. One response from anyone ends every suspicion.
+Invariants: while it is open whether our own network is to blame for an outcome, the outcome is held, neither written nor given
+up. It comes back exactly once: as judged, or to be given back unvisited. One response from any host ends every suspicion.
 """
 
 from __future__ import annotations

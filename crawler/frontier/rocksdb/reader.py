@@ -1,6 +1,6 @@
 """Reading a store without changing it: the lookups of the store itself, and readers beside a running crawl.
 
-The law: a reader shows a state that was committed, whole, never a later one mixed into it.
+Invariant: a reader shows one committed state, whole, with nothing later mixed into it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The durable store: an embedded RocksDB, whose one synced transaction per batch is the truth about the crawl.
+"""The durable store: an embedded RocksDB, one synced transaction per batch.
 
-The law: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and what
-the disk really holds is read again. Memory does not grow with the crawl: everything here is bounded.
+Invariants: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and the
+state on disk is read again. Memory does not grow with the crawl.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one commit writes: collected as a single batch over all families, then written at once.
+"""The writes of one commit, collected in one batch over all column families and written at once.
 
-The law: host records, ready entries and counters are changed together with the links they count, in the same batch.
+Invariant: host records, ready entries and counters change in the same batch as the links they count.
 """
 
 from __future__ import annotations
