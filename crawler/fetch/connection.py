@@ -17,12 +17,12 @@ from typing import Any, Final
 from aiohttp.client_exceptions import ServerDisconnectedError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL
+from aiohttp.http import HttpVersion10, RawResponseMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.head import fault_of, length_of, may_be_kept
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
@@ -32,6 +32,9 @@ LONG_HEAD_BYTES: Final = 16 << 10
 OVERHEAD_FACTOR: Final = 1
 """Of a body whose chunks the parser must read by itself, the framing may be this many times as long, beyond
 ``head_bytes_max``: chunks of a byte each would cost a second of our time for a megabyte of theirs."""
+LENGTH_MAX: Final = (1 << 63) - 1
+"""The parser takes 2^64 - 1 for no length at all."""
+_DIGITS_MAX: Final = len(str(LENGTH_MAX))
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
@@ -214,7 +217,7 @@ class Watched(ResponseHandler):
             exchange.interim += 1
             if exchange.interim > self._interim_max:
                 self._fail("too_many_interim", f"over {self._interim_max}")
-        elif fault := fault_of(message):
+        elif fault := head_fault(message):
             self._fail(*fault)
         else:
             exchange.message = message
@@ -231,7 +234,7 @@ class Watched(ResponseHandler):
             self._left = 0
         elif message.chunked:
             self._chunks = Chunks(self._head_bytes_max) if exact and not fed else None
-        elif (length := length_of(message)) is not None:
+        elif (length := content_length(message)) is not None:
             self._left = length
 
     def _feed_body(self, data: bytes, exchange: Exchange) -> None:
@@ -354,3 +357,34 @@ def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
     if exchange.message is not None and exchange.message.chunked:
         return "chunked", "framing of the body"
     return "malformed", " ".join(message.split())[:100]
+
+
+def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
+    """What the parser let pass and another reader could frame differently (RFC 9112 sections 5.1 and 6.3): (reason, detail)."""
+    if message.code == 101:
+        return "upgrade", ""
+    if message.version.major != 1 or message.code < 200:
+        return "malformed", "status line"
+    if b" " in b"".join([name[-1:] for name, _ in message.raw_headers]):
+        # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
+        return "malformed", "space after a field name"
+    transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
+    if transfer not in (("chunked",) if message.chunked else ("", "identity")):
+        return "malformed", "transfer coding"
+    if (content_length(message) or 0) > LENGTH_MAX:
+        return "malformed", "content length"
+    return None
+
+
+def content_length(message: RawResponseMessage) -> int | None:
+    """Content-Length; beyond LENGTH_MAX if it is larger than that, however many digits it has. None if there is none."""
+    text = message.headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _DIGITS_MAX else LENGTH_MAX + 1
+
+
+def may_be_kept(message: RawResponseMessage) -> bool:
+    """Whether the connection may serve again: HTTP/1.0 knows no chunks, so whoever sends them frames by mistake (6.1)."""
+    return not (message.chunked and message.version == HttpVersion10)

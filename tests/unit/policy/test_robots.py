@@ -17,7 +17,7 @@ from support.corpora import corpus
 from support.pages import page_of
 
 from crawler.core.model import Done, Link
-from crawler.policy import robots_rules, robotsmatch
+from crawler.policy import robots_rules
 from crawler.policy.robots_cache import RulesCache
 from crawler.policy.robots_gate import RobotsGate
 from crawler.policy.robots_rules import RobotsRules, read
@@ -245,7 +245,7 @@ def test_a_giant_file_is_obeyed_to_its_last_rule():
 
 
 def test_more_rules_than_can_be_weighed_deny():
-    text = "User-agent: *\n" + "".join(f"Allow: /*{n}\n" for n in range(robotsmatch.RULES_AT_ONCE_MAX + 1))
+    text = "User-agent: *\n" + "".join(f"Allow: /*{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX + 1))
     found = rules(text)
     assert not found.allows("http://h/1")
     assert "rules apply" in str(found.denied_by("http://h/1"))
@@ -261,9 +261,9 @@ def test_narrowing_changes_no_decision(drawn, path):
     body += "Allow: /a/index.html\nDisallow: /a\nDisallow: /b/index.html\n"
     lines = rules(body).record.lines
     url = f"http://h/{path}"
-    narrowed = robotsmatch._narrow(robotsmatch._index(lines), url)
+    narrowed = robots_rules._narrow(robots_rules._index(lines), url)
     assert set(narrowed) <= set(lines.split("\n"))
-    assert robotsmatch._tree(narrowed).can_fetch(url, "*") == robotsmatch._tree(lines.split("\n")).can_fetch(url, "*")
+    assert robots_rules._tree(narrowed).can_fetch(url, "*") == robots_rules._tree(lines.split("\n")).can_fetch(url, "*")
 
 
 def test_kept_bytes_come_back_or_are_refused():
