@@ -91,6 +91,13 @@ def is_own_visit(link: Link) -> bool:
     return link.kind not in EXPANDED and link.kind != "robots"
 
 
+def is_robots_record(before: Known | None, *, is_known: bool) -> bool:
+    """Whether the record of a robots.txt is kept at its URL: not if that was, or is to be, visited as a page.
+
+    ``before``: the record there is, if any; ``is_known``: the URL is known, settled or not."""
+    return not is_known if before is None else before.link.kind == "robots"
+
+
 def role_of(link: Link) -> str | None:
     """A sitemap as that of one site, None for any other link. ``anchor`` is the same for all sitemaps of a site
     (``Scope.site``); no URL has a blank. A listed line, or where it redirects to, may be a sitemap if it is called like one."""

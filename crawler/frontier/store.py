@@ -53,15 +53,6 @@ class Counts(Struct, frozen=True, gc=False):
     not_pages: Mapping[str, int] = {}
     """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
 
-    @property
-    def all_known(self) -> int:
-        """With what is no page."""
-        return self.known + sum(self.not_pages.values())
-
-    @property
-    def all_done(self) -> int:
-        return self.done + sum(self.not_pages.values())
-
 
 class Store(Protocol):
     """See the module. Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called."""

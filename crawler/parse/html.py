@@ -102,10 +102,6 @@ class Outlinks(Struct, frozen=True, array_like=True):
         """The page asks that none of its links be followed; each of them says so too."""
         return "nofollow" in self.robots
 
-    @property
-    def noindex(self) -> bool:
-        return "noindex" in self.robots
-
 
 class Options(Struct, frozen=True, array_like=True):
     """``agent``: our product token, which robots directives may name. ``resources``: what pages are made of, too."""

@@ -58,10 +58,7 @@ class OutageStats(NamedTuple):
     offline: bool
     since: float
     """When the present outage began; 0.0 if there is none."""
-    outages: int
     held: int
-    given_back: int
-    probes: int
 
 
 class Outage(Generic[T]):
@@ -83,7 +80,7 @@ class Outage(Generic[T]):
         self._doubtful = False
         self._since: float | None = None
         self._probe_at = self._probe_wait_s = 0.0
-        self._probes = self._outages = self._given_back = self._probes_all = 0
+        self._probes = 0
 
     def __repr__(self) -> str:
         state = "offline" if self.offline else "blind" if self._blind else "online"
@@ -143,7 +140,6 @@ class Outage(Generic[T]):
         if self._since is None or now < self._probe_at:
             return False
         self._probes += 1
-        self._probes_all += 1
         self._probe_wait_s = min(self._probe_wait_s * 2, PROBE_LAST_S)
         self._probe_at = now + self._probe_wait_s
         return True
@@ -170,7 +166,7 @@ class Outage(Generic[T]):
         self._since, self._blind = None, True
 
     def stats(self) -> OutageStats:
-        return OutageStats(self.offline, self._since or 0.0, self._outages, len(self._held), self._given_back, self._probes_all)
+        return OutageStats(self.offline, self._since or 0.0, len(self._held))
 
     def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
         self._remember(host)
@@ -206,13 +202,11 @@ class Outage(Generic[T]):
         self._probes = 0
         self._probe_at = now + PROBE_FIRST_S
         self._probe_wait_s = PROBE_FIRST_S
-        self._outages += 1
 
     def _still_offline(self, item: T) -> list[tuple[T, bool]]:
         if self._doubtful and self._probes >= PROBES_IN_DOUBT:
             self.reached()
             return [(item, True)]
-        self._given_back += 1
         return [(item, False)]
 
     def _release(self, *, as_judged: bool = True, before: float = float("inf"), leave: int = 0) -> list[tuple[T, bool]]:
@@ -220,8 +214,6 @@ class Outage(Generic[T]):
         free = []
         while self._held and (self._held[0][0] <= before or len(self._held) > leave):
             free.append((self._held.popleft()[1], as_judged))
-        if not as_judged:
-            self._given_back += len(free)
         return free
 
 

@@ -519,7 +519,6 @@ def counted(driver: Driver, aside: int = 0) -> tuple[int, int, int, Mapping[str,
     """``aside``: how many wait that are no pages."""
     counts = driver.store.stats()
     assert counts.known == counts.waiting - aside + counts.retrying + counts.done
-    assert counts.all_known - counts.known == counts.all_done - counts.done == sum(counts.not_pages.values())
     return counts.known, counts.waiting + counts.retrying, counts.done, counts.outcomes, counts.not_pages
 
 
