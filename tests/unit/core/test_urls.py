@@ -107,7 +107,7 @@ def by_us(text: str, base: str | None) -> str | None:
         return None
 
 
-@settings(max_examples=6000, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(text=TEXTS, base=st.sampled_from([*BASES, None]))
 @example("//", BASES[0])
 @example("http:a", BASES[0])
