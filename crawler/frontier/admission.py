@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
+from xxhash import xxh3_64_digest
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
 from crawler.core.keys import HOST_BYTES, Keys
@@ -234,8 +235,11 @@ class Admissions:
         if keys[0][:HOST_BYTES] != self._keys_by.host(host):
             return False
         places = (f"http://{host}/".encode(), f"https://{host}/".encode())
-        url_key = self._keys_by.url
-        return all(url.startswith(places) and url_key(url) == key[HOST_BYTES:] for key, url in zip(keys, urls, strict=True))
+        secret = self._keys_by.secret
+        for key, url in zip(keys, urls, strict=True):
+            if not url.startswith(places) or xxh3_64_digest(url, secret) != key[HOST_BYTES:]:
+                return False
+        return True
 
     def _forged_in(self, block: LinkBlock, start: int) -> list[int]:
         """Places of the new links of a block whose keys are not theirs."""
