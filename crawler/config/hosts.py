@@ -34,15 +34,15 @@ class HostRules:
 
     def delay(self, host: str) -> float:
         """Rest after a visit, seconds."""
-        table = self.table(host)
+        table = self._table(host) if self._table is not None else None
         return self._config.delay if table is None or table.delay is None else table.delay
 
     def per_host(self, host: str) -> int:
-        table = self.table(host)
+        table = self._table(host) if self._table is not None else None
         return self._config.per_host if table is None or table.per_host is None else table.per_host
 
     def obeys_robots(self, host: str) -> bool:
-        table = self.table(host)
+        table = self._table(host) if self._table is not None else None
         return self._config.robots if table is None or table.robots is None else table.robots
 
     def _find(self, host: str) -> HostConfig | None:

@@ -76,7 +76,7 @@ class LinkBlock(Struct, frozen=True, gc=False):
     """Encoded fields that all of them share, behind URL and host."""
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.columns.keys) // KEY_BYTES
 
     @property
     def size(self) -> int:

@@ -87,7 +87,8 @@ class Expander:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
         to robots."""
         headers = [(name, value) for name, value in done.page.headers if name.lower() in HEADERS]
-        done = await self._expanded(link, done, headers, room)
+        if self._parser is not None or self.sitemaps is not None or done.outcome == "redirect":
+            done = await self._expanded(link, done, headers, room)
         if done.robots is None and headers and (said := self._said(headers)):
             return replace(done, robots=said)
         return done

@@ -302,7 +302,5 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     )
 
 
-def _group_of(config: Config) -> Callable[[str], str | None]:
-    if config.politeness_by == "host":
-        return lambda host: None
-    return domain_of
+def _group_of(config: Config) -> Callable[[str], str | None] | None:
+    return None if config.politeness_by == "host" else domain_of

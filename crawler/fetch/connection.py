@@ -92,7 +92,10 @@ class Watched(ResponseHandler):
     @property
     def idle(self) -> bool:
         """Connected, its last answer over, and nothing but that ever received."""
-        return self._exchange is None and not self._dirty and not self.should_close and self.is_connected()
+        transport = self.transport
+        if self._exchange is not None or self._dirty or transport is None or self.should_close:
+            return False
+        return not transport.is_closing()
 
     def is_quiet(self) -> bool:
         """Of a connection that was idle: it still is, and nothing lies unread in the kernel: neither bytes, which would be the
@@ -132,6 +135,11 @@ class Watched(ResponseHandler):
             return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
             self._feed_body(data, exchange)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for it at every chunk that is read, and at each end."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     # -- head -----------------------------------------------------------------------------------------------------
 

@@ -206,24 +206,26 @@ class Connector(aiohttp.TCPConnector):
         """Back to the pool, or closed at once: a TLS connection that says goodbye first may linger for long."""
         if should_close or not (isinstance(protocol, Watched) and protocol.idle):
             protocol.abort()
-            should_close = True
-        super()._release(key, protocol, should_close=should_close)
-        if should_close or self._closed:
+            super()._release(key, protocol, should_close=True)
             return
+        if self._closed:
+            return
+        if self._cleanup_handle is None:
+            super()._release(key, protocol)
+        else:  # the same, as nobody waits for a connection: there is no limit
+            self._acquired.discard(protocol)
+            self._conns[key].append((protocol, time.monotonic()))
         self._idle[protocol] = key
-        self._idle_bytes += _weight(key)
-        while self._is_full():
+        self._idle_bytes += IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
+        while len(self._idle) > self._idle_max or self._idle_bytes > self._idle_bytes_max:
             self._close_oldest()
         if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:
             same.popleft()[0].abort()
 
-    def _is_full(self) -> bool:
-        return len(self._idle) > self._idle_max or self._idle_bytes > self._idle_bytes_max
-
     def _leave(self, protocol: ResponseHandler) -> None:
         """It is used again, or lost: it waits no more."""
         if (key := self._idle.pop(protocol, None)) is not None:
-            self._idle_bytes -= _weight(key)
+            self._idle_bytes -= IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
 
     def _close_oldest(self) -> None:
         """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
@@ -235,7 +237,3 @@ class Connector(aiohttp.TCPConnector):
                 same.remove(entry)
             if not same:
                 del self._conns[key]
-
-
-def _weight(key: ConnectionKey) -> int:
-    return IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES

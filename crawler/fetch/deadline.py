@@ -87,14 +87,12 @@ class Deadline:
 
     def arm(self, after_s: float, reason: str) -> None:
         """From now on: ``reason`` after that many seconds, or ``total_timeout`` if that comes first."""
-        self.arm_at(self._loop.time() + after_s, reason)
+        when = self._loop.time() + after_s
+        self._when, self._reason = (when, reason) if when < self._total_at else (self._total_at, "total_timeout")
 
     def arm_at(self, when: float, reason: str) -> None:
         """As ``arm``, at a loop time."""
-        if when >= self._total_at:
-            when, reason = self._total_at, "total_timeout"
-        self._when = when
-        self._reason = reason
+        self._when, self._reason = (when, reason) if when < self._total_at else (self._total_at, "total_timeout")
 
     def hold(self) -> None:
         """What is waited for until ``go_on`` is not the other side's doing."""

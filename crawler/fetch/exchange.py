@@ -28,13 +28,13 @@ class Exchange:
         "connecting",
         "deadline",
         "ending",
+        "first_byte_s",
         "framing",
         "fresh",
         "interim",
         "ip",
         "lost",
         "message",
-        "on_sent",
         "our_errno",
         "proxied",
         "received",
@@ -66,8 +66,8 @@ class Exchange:
         """An error of this machine: met while connecting, or since the request; 0 if none."""
         self.connecting = False
         """The request under way is the CONNECT."""
-        self.on_sent: Callable[[], None] | None = None
-        """Called when the request is about to be written."""
+        self.first_byte_s = 0.0
+        """From the request being written, the deadline waits so long for the first byte."""
         self.unasked = self.tls = self.lost = False
         self.ip: str | None = None
         self.received = 0
@@ -91,8 +91,8 @@ class Exchange:
         self.connecting = self.tunnel and not self.connecting
         self.sent_at = time.monotonic()
         self.sent_wall = time.time()
-        if self.on_sent is not None and not self.connecting:
-            self.on_sent()
+        if self.deadline is not None and not self.connecting:
+            self.deadline.arm(self.first_byte_s, "first_byte_timeout")
 
     @property
     def is_sent(self) -> bool:
@@ -101,7 +101,7 @@ class Exchange:
 
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""
-        self.message = self.on_sent = self.room = self.deadline = None
+        self.message = self.room = self.deadline = None
 
 
 CURRENT: Final[ContextVar[Exchange | None]] = ContextVar("exchange", default=None)
