@@ -62,17 +62,14 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
 class Rules:
     """The rules of one origin. The matcher is built when first asked; ``memory_bytes`` counts it from the start."""
 
-    __slots__ = ("_matcher", "memory_bytes", "record")
+    __slots__ = ("_matcher", "memory_bytes", "record", "unavailable")
 
     def __init__(self, record: Record) -> None:
         self.record = record
+        self.unavailable = _unavailable(record.status)
+        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no answer; 429 as well): nothing may be visited."""
         self.memory_bytes = _estimate(record)
         self._matcher: Matcher | None = None
-
-    @property
-    def unavailable(self) -> bool:
-        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no answer; 429 as well): nothing may be visited."""
-        return _unavailable(self.record.status)
 
     @property
     def sitemaps(self) -> tuple[str, ...]:
@@ -231,5 +228,5 @@ def _estimate(record: Record) -> int:
     rules = record.lines.count("\n") + 1 if record.lines else 0
     text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
     if is_little(record.lines):
-        return 1_000 + text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
+        return 1_000 + 2 * text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
     return 1_000 + text + 75 * rules + len(record.lines)
