@@ -258,17 +258,20 @@ class Watched(ResponseHandler):
         if chunks is not None:
             data = chunks.feed(data)
             exchange.framing = chunks.framing
-        if not payload.is_eof():
+        is_over = payload.is_eof()
+        if not is_over:
             if self._left == _UNKNOWN or not self._exact:
                 if data or is_resumed:
                     super().data_received(data)
+                is_over = payload.is_eof()
             else:  # a body of known length needs no parser
                 payload.feed_data(data)
                 if not self._left:
                     payload.feed_eof()
+                    is_over = True
         if chunks is not None and chunks.fault is not None:
             self._fail(*chunks.fault)
-        elif payload.is_eof():
+        elif is_over:
             self._exchange = None
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:

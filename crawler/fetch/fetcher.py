@@ -28,7 +28,7 @@ from crawler.core.text import matches_mime
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.decoding import Finisher, Room, tell
-from crawler.fetch.errors import Border, lacking
+from crawler.fetch.errors import lacking, raise_ours
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
@@ -202,13 +202,17 @@ class Fetcher:
         self._requests += 1
         try:
             try:
-                with Deadline(self._deadlines, config.timeout) as deadline, Border(exchange, tls=request.tls):
+                with Deadline(self._deadlines, config.timeout) as deadline:
                     exchange.deadline, exchange.first_byte_s = deadline, config.first_byte_timeout
                     deadline.arm(config.connect_timeout, "connect_timeout")
-                    async with self._way.ask(request) as content:
-                        self._check_head(link, exchange)
-                        head_at = time.monotonic()
-                        fault = await self._read(content, body, limit, deadline, exchange)
+                    try:
+                        async with self._way.ask(request) as content:
+                            self._check_head(link, exchange)
+                            head_at = time.monotonic()
+                            fault = await self._read(content, body, limit, deadline, exchange)
+                    except Exception as error:
+                        raise_ours(error, exchange, tls=request.tls)
+                        raise
             except FetchError as error:
                 error.sent = exchange.is_sent
                 error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
