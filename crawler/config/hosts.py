@@ -15,18 +15,14 @@ class HostRules:
     """Per host key: delay, per_host and whether robots.txt is obeyed."""
 
     def __init__(self, config: PolitenessConfig) -> None:
-        self._config = config
-        self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
+        self.change(config)
 
     def change(self, config: PolitenessConfig) -> None:
         """From now on these rules."""
         self._config = config
         self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
-
-    @property
-    def factor(self) -> float:
+        self.factor = config.factor
         """A rest is at least so many times as long as the answer took to begin."""
-        return self._config.factor
 
     def table(self, host: str) -> HostConfig | None:
         """The ``[[host]]`` table for a host key, None if there is none."""

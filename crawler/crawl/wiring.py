@@ -81,7 +81,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         patience_s = math.inf if endless else config.disk_wait
         politeness = Politeness(
             hosts,
-            robots.delay if robots is not None else lambda link: 0.0,
+            robots.delay if robots is not None else None,
             random.random,
             backoff_max_s=backoff_max_s,
             host_failures=config.host_failures,
