@@ -145,7 +145,7 @@ class Metrics:
         codes[page.status if page.status in codes else 0] += 1
         self.received += page.bytes_wire
         self.decoded += page.bytes_decoded
-        queue, first_byte, total = timings
+        queue, first_byte, total = timings.queue, timings.first_byte, timings.total
         for durations, seconds in (
             (self.fetch_seconds, total),
             (self._queue, queue),
