@@ -20,12 +20,13 @@ def fault_of(message: RawResponseMessage) -> tuple[str, str] | None:
         return "upgrade", ""
     if message.version.major != 1 or message.code < 200:
         return "malformed", "status line"
-    if b" " in b"".join([name[-1:] for name, _ in message.raw_headers]):
-        # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
-        return "malformed", "space after a field name"
-    transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
-    if transfer not in (("chunked",) if message.chunked else ("", "identity")):
-        return "malformed", "transfer coding"
+    for name, _ in message.raw_headers:
+        if name[-1:] == b" ":  # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
+            return "malformed", "space after a field name"
+    if message.chunked or "Transfer-Encoding" in message.headers:
+        transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
+        if transfer not in (("chunked",) if message.chunked else ("", "identity")):
+            return "malformed", "transfer coding"
     if (length_of(message) or 0) > LENGTH_MAX:
         return "malformed", "content length"
     return None
