@@ -40,6 +40,8 @@ _plain = re.compile(
     r"(?:#[^\ud800-\udfff]*+)?",
     re.DOTALL,
 ).fullmatch
+# The same of a path from the root, without "%"; it may still hold a dot segment, or be an authority.
+_rooted = re.compile(r"/[!$&-;=@A-Z\[\]_a-z|~]*+(?:\?[!$-&(-;=?-~]*+)?").fullmatch
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):").match
 _surrogate = re.compile(r"[\ud800-\udfff]").search
 _called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
@@ -125,7 +127,9 @@ class Url(Struct, frozen=True, gc=False):
 class Base:
     """What relative references on one page are joined to; made once per page."""
 
-    __slots__ = ("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rules", "_scheme")
+    __slots__ = (
+        *("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rooted_max", "_rules", "_scheme"),
+    )
 
     def __init__(self, href: str, rules: UrlRules = _STANDARD) -> None:
         """``href`` is canonical (``about:blank`` and the like join absolute references only)."""
@@ -137,9 +141,14 @@ class Base:
         self._path = href.partition("?")[0]
         self._dir = self._path[: self._path.rfind("/") + 1]
         self._root = len(self._origin) + 1  # length of a dir that is the root
+        is_quick = self._origin and self._keeps_query
+        self._rooted_max = rules.max_bytes - len(self._origin) if is_quick else 0  # characters that surely are not too many
 
     def join(self, reference: str) -> str:
         """The canonical URL that ``reference`` names on this page. FetchError: syntax, scheme, too_long, encoding."""
+        # most links of most pages: a path from the root that follows the origin as it stands
+        if len(reference) <= self._rooted_max and _rooted(reference) and reference[1:2] != "/" and "/." not in reference:
+            return self._origin + reference
         href = self._join_plain(reference)
         if href is None:
             href = _parse(reference, self._href)[0]

@@ -47,7 +47,7 @@ from crawler.parse.seeds import Chunk
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.resources.disk import Disk
-from crawler.resources.memory_budget import Reservation, head_bytes, weight
+from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
 
@@ -200,6 +200,7 @@ class Crawl:
     async def _work(self) -> None:
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
+        room = self.memory.budget.visit()
         while (lease := await self.frontier.take()) is not None:
             try:
                 if self._expander.sitemaps is not None:
@@ -211,7 +212,7 @@ class Crawl:
             if refusal is not None:
                 self._settle(lease, refusal)
             else:
-                await self._visited(lease, worker)
+                await self._visited(lease, worker, room)
 
     async def _name_sitemaps(self, sitemaps: Sitemaps, lease: Lease) -> None:
         """The sitemaps of this link's origin, for the site it belongs to: before the visit, which robots.txt may forbid."""
@@ -222,11 +223,11 @@ class Crawl:
             self._settle(lease, Unvisited())
             raise
 
-    async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
+    async def _visited(self, lease: Lease, worker: asyncio.Task[None], room: VisitMemory) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
         self.memory.begins(worker)
         try:
-            outcome = await self.visit(lease)
+            outcome = await self.visit(lease, room)
         except StorageError as error:
             self._settle(lease, Unvisited())
             await self.disk.visit_failed(error, self.frontier.out_count)
@@ -244,27 +245,32 @@ class Crawl:
         finally:
             self.memory.ended(worker)
 
-    async def visit(self, lease: Lease) -> Outcome:
-        """The whole life of one link that robots.txt allows, between lease and outcome."""
-        async with self.memory.budget.visit() as room:
+    async def visit(self, lease: Lease, room: VisitMemory) -> Outcome:
+        """The whole life of one link that robots.txt allows, between lease and outcome. ``room`` is the worker's, and empty."""
+        if not room.begin():
+            await room.wait()
+        try:
             try:
-                page = await self.fetcher.fetch(self._as_kept(lease), room)
+                page = await self.fetcher.fetch(lease if lease.known is None else self._as_kept(lease), room)
             except FetchError as error:
                 return self._judge.error(lease, error)
             try:
                 self.metrics.responded(page)
-                room.received(page.body.memory_bytes, head_bytes(page.headers))
+                room.received(page.body.memory_bytes, head_bytes(page.headers) if room.has_long_head else 0)
                 outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()
                     return outcome
                 if lease.link.kind != "robots":
                     outcome = await self._expander.expand(lease.link, outcome, room)
-                self._reserved[id(lease)] = await room.outcome(weight(outcome))
+                size = weight(outcome)
+                self._reserved[id(lease)] = room.outcome_now(size) or await room.outcome(size)
                 return outcome
             except BaseException:
                 page.body.discard()
                 raise
+        finally:
+            room.release()
 
     def _as_kept(self, lease: Lease) -> Lease:
         """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no response."""

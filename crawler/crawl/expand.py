@@ -36,6 +36,7 @@ PART_BYTES_MIN: Final = 64 << 10
 LARGE_BYTES: Final = 64 << 10
 """Of a document whose references are counted, to hold no more memory for its links than it can have."""
 
+_HEADER_CHARS: Final = frozenset(map(len, HEADERS))
 Headers = Sequence[tuple[bytes, bytes]]
 """Of a response, the fields that say something of links."""
 
@@ -86,8 +87,9 @@ class Expander:
     async def expand(self, link: Link, done: Done, room: VisitMemory) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
         to robots."""
-        headers = [(name, value) for name, value in done.page.headers if name.lower() in HEADERS]
-        done = await self._expanded(link, done, headers, room)
+        headers = [field for field in done.page.headers if len(field[0]) in _HEADER_CHARS and field[0].lower() in HEADERS]
+        if self._parser is not None or self.sitemaps is not None or done.outcome == "redirect":
+            done = await self._expanded(link, done, headers, room)
         if done.robots is None and headers and (said := self._said(headers)):
             return replace(done, robots=said)
         return done
@@ -151,7 +153,8 @@ class Expander:
         if cut or done.refused:
             done = _with_cut(done, cut, refused)
             refused = done.refused or refused
-        return replace(done, block=block, refused=refused, robots=_listed(found.robots), encoding=found.encoding)
+        robots = _listed(found.robots) if found.robots else None
+        return replace(done, block=block, refused=refused, robots=robots, encoding=found.encoding)
 
     def _cut(self, done: Done) -> list[tuple[str, str]]:
         """Why not all of a page is there to be read."""
@@ -170,7 +173,7 @@ class Expander:
         if len(blocks) < len(found.parts):  # a document may have taken its process over
             found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.parts) - len(blocks)
         found.parts.clear()
-        held.shrink(sum(block.size for block in blocks))
+        held.shrink(sum([block.size for block in blocks]))
         while len(blocks) > 1:
             await self._admit(Admitted((), block=blocks.pop(0)))
             held.shrink(sum(block.size for block in blocks))

@@ -145,11 +145,15 @@ class Metrics:
         codes[page.status if page.status in codes else 0] += 1
         self.received += page.bytes_wire
         self.decoded += page.bytes_decoded
-        total = timings.total
-        self.fetch_seconds.observe(total)
-        self._queue.observe(timings.queue)
-        self._first_byte.observe(timings.first_byte)
-        self._body.observe(total - timings.queue - timings.first_byte)
+        queue, first_byte, total = timings.queue, timings.first_byte, timings.total
+        for durations, seconds in (
+            (self.fetch_seconds, total),
+            (self._queue, queue),
+            (self._first_byte, first_byte),
+            (self._body, total - queue - first_byte),
+        ):
+            durations.counts[bisect_left(SECONDS, seconds)] += 1  # as ``observe``, four calls less
+            durations.sum += seconds
         self.last_fetch = time.time()
 
     def parsed(self, seconds: float) -> None:
@@ -168,7 +172,7 @@ class Metrics:
         if outcome.sign in self.backoffs:
             self.backoffs[outcome.sign] += 1
         if isinstance(outcome, Done):
-            self.events["found"] += len(outcome.outlinks) + len(outcome.block or ())
+            self.events["found"] += len(outcome.outlinks) + (len(outcome.block) if outcome.block is not None else 0)
         elif isinstance(outcome, Retry):
             self.events["retried"] += 1
         if kind == "robots":

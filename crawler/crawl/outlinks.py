@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct
@@ -71,11 +72,8 @@ def packed(
 
 def parts_of(links: Iterable[tuple[str, str]], packer: Packer) -> list[Columns]:
     """These links (URL, host), packed."""
+    left = iter(links)
     parts: list[Columns] = []
-    for url, host in links:
-        packer.add(url, host)
-        if len(packer) == PART_LINKS:
-            parts.append(packer.take())
-    if len(packer):
+    while packer.add(islice(left, PART_LINKS)):
         parts.append(packer.take())
     return parts

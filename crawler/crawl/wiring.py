@@ -81,7 +81,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         patience_s = math.inf if endless else config.disk_wait
         politeness = Politeness(
             hosts,
-            robots.delay if robots is not None else lambda link: 0.0,
+            robots.delay if robots is not None else None,
             random.random,
             backoff_max_s=backoff_max_s,
             host_failures=config.host_failures,
@@ -302,7 +302,5 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     )
 
 
-def _group_of(config: Config) -> Callable[[str], str | None]:
-    if config.politeness_by == "host":
-        return lambda host: None
-    return domain_of
+def _group_of(config: Config) -> Callable[[str], str | None] | None:
+    return None if config.politeness_by == "host" else domain_of

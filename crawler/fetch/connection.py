@@ -95,7 +95,10 @@ class Watched(ResponseHandler):
     @property
     def idle(self) -> bool:
         """Connected, its last response over, and nothing but that ever received."""
-        return self._exchange is None and not self._dirty and not self.should_close and self.is_connected()
+        transport = self.transport
+        if self._exchange is not None or self._dirty or transport is None or self.should_close:
+            return False
+        return not transport.is_closing()
 
     def is_quiet(self) -> bool:
         """Of a connection that was idle: it still is, and nothing lies unread in the kernel: neither bytes, which would be the
@@ -135,6 +138,11 @@ class Watched(ResponseHandler):
             return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
             self._feed_body(data, exchange)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for it at every chunk that is read, and at each end."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     # -- head -----------------------------------------------------------------------------------------------------
 
@@ -253,17 +261,20 @@ class Watched(ResponseHandler):
         if chunks is not None:
             data = chunks.feed(data)
             exchange.framing = chunks.framing
-        if not payload.is_eof():
+        is_over = payload.is_eof()
+        if not is_over:
             if self._left == _UNKNOWN or not self._exact:
                 if data or is_resumed:
                     super().data_received(data)
+                is_over = payload.is_eof()
             else:  # a body of known length needs no parser
                 payload.feed_data(data)
                 if not self._left:
                     payload.feed_eof()
+                    is_over = True
         if chunks is not None and chunks.fault is not None:
             self._fail(*chunks.fault)
-        elif payload.is_eof():
+        elif is_over:
             self._exchange = None
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
@@ -365,12 +376,13 @@ def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
         return "upgrade", ""
     if message.version.major != 1 or message.code < 200:
         return "malformed", "status line"
-    if b" " in b"".join([name[-1:] for name, _ in message.raw_headers]):
-        # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
-        return "malformed", "space after a field name"
-    transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
-    if transfer not in (("chunked",) if message.chunked else ("", "identity")):
-        return "malformed", "transfer coding"
+    for name, _ in message.raw_headers:
+        if name[-1:] == b" ":  # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
+            return "malformed", "space after a field name"
+    if message.chunked or "Transfer-Encoding" in message.headers:
+        transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
+        if transfer not in (("chunked",) if message.chunked else ("", "identity")):
+            return "malformed", "transfer coding"
     if (content_length(message) or 0) > LENGTH_MAX:
         return "malformed", "content length"
     return None

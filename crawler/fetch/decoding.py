@@ -45,8 +45,7 @@ class Finisher:
     async def finish(self, page: Page, codings: tuple[str, ...], limit: int, room: Room | None = None) -> None:
         """Complete a page whose body is sealed. ``limit``: most bytes it may decode to. Raises StorageError."""
         if not codings:
-            page.bytes_decoded = page.body.size
-            page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
+            tell(page)
             return
         page.coding = ", ".join(codings)
         if len(codings) > self._codings_max:
@@ -170,6 +169,12 @@ class Finisher:
                     is_over = _turn(pieces, take)
                     if not is_over:
                         await asyncio.sleep(0)
+
+
+def tell(page: Page) -> None:
+    """Complete a page whose sealed body bears no coding."""
+    page.bytes_decoded = page.body.size
+    page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
 
 
 def _turn(pieces: Iterator[bytes], take: Callable[[bytes], object]) -> bool:

@@ -7,6 +7,7 @@ aiohttp and is chosen only on the versions it was tested with.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -18,12 +19,13 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from crawler.fetch.connector import Connector
-from crawler.fetch.exchange import current
+from crawler.fetch.exchange import CURRENT
 from crawler.fetch.request import Request
 
 LEAN_VERSIONS: Final = frozenset({"3.14.5"})
 READ_BYTES: Final = 64 << 10
 """Low water of a connection's read buffer; reading pauses above twice this."""
+KEYS_MAX: Final = 1024
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
 
@@ -106,7 +108,7 @@ class _LeanAsking:
         self._protocol: ResponseHandler | None = None
         self.port = request.port
         self.is_tls = request.tls
-        self.connection_key = ConnectionKey(request.host, request.port, request.tls, True, None, None, None, None)
+        self.connection_key = _key(request.host, request.port, request.tls)
 
     def is_ssl(self) -> bool:
         return self.is_tls
@@ -117,7 +119,9 @@ class _LeanAsking:
 
     async def __aenter__(self) -> StreamReader:
         connector = self._way.connector
-        protocol: ResponseHandler | None = connector.reuse(self.connection_key, current())
+        exchange = CURRENT.get()
+        assert exchange is not None
+        protocol: ResponseHandler | None = connector.reuse(self.connection_key, exchange)
         if protocol is None:
             connection = await connector.connect(self, [], _NO_TIMEOUT)  # type: ignore[arg-type]
             protocol, connection._protocol = connection.protocol, None  # released by us, as one that is used again
@@ -139,6 +143,11 @@ class _LeanAsking:
         assert self._protocol is not None
         # closed there unless the response ended exactly and nothing followed
         self._way.connector._release(self.connection_key, self._protocol)
+
+
+@lru_cache(KEYS_MAX)
+def _key(host: str, port: int, tls: bool) -> ConnectionKey:
+    return ConnectionKey(host, port, tls, True, None, None, None, None)
 
 
 def _url(href: str) -> URL:

@@ -89,9 +89,9 @@ class _Group:
 
 class Workbench:
     """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
-    ``group_of(host)`` names a group it shares with others, limited like a host, or None."""
+    ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none."""
 
-    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] = lambda host: None) -> None:
+    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] | None = None) -> None:
         self._per_host = per_host
         self._group_of = group_of
         self._hosts: dict[str, _Host] = {}
@@ -176,15 +176,16 @@ class Workbench:
             return None
         if host.out >= self._per_host(name):
             return None
-        if self._is_parked(name, host, lease, now):
+        if (lease.suspect or self._group_of is not None) and self._is_parked(name, host, lease, now):
             return None
         (host.robots_queue or host.queue).popleft()
         self.waiting -= 1
         self.weight -= size(lease.link)
         host.out += 1
         self.out += 1
-        for group in self._groups_of(name, lease):
-            self._group(group, name).out += 1
+        if lease.suspect or self._group_of is not None:
+            for group in self._groups_of(name, lease):
+                self._group(group, name).out += 1
         if host.out < self._per_host(name) and host.next() is not None:
             self._enter_lane(name, host)
         return lease
@@ -201,7 +202,7 @@ class Workbench:
         host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
-        for name in self._groups_of(lease.link.host, lease):
+        for name in self._groups_of(lease.link.host, lease) if self._group_of is not None else ():
             if name != SUSPECTS:
                 group = self._group(name, lease.link.host)
                 group.due = max(group.due, due)
@@ -316,7 +317,7 @@ class Workbench:
         self._lanes[host.place][name] = host
 
     def _groups_of(self, name: str, lease: Lease) -> tuple[str, ...]:
-        group = self._group_of(name)
+        group = self._group_of(name) if self._group_of is not None else None
         if lease.suspect:
             return (SUSPECTS,) if group is None else (SUSPECTS, group)
         return () if group is None else (group,)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, UrlRules, escaped, host_key
+from crawler.core.urls import Base, UrlRules, escaped, host_key, origin
 from crawler.parse.microsyntax import (
     directives,
     link_header,
@@ -150,6 +150,7 @@ class _Found:
         self.join = Base(url, options.rules).join
         self.codec: str | None = None
         self._left = REFERENCES_MAX
+        self._links_left = max(1, options.max_outlinks)
         self._bytes_left = min(OUTLINKS_BYTES_MAX, max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * body_bytes))
 
     def add(self, reference: str, kind: str, nofollow: bool = False) -> None:
@@ -167,7 +168,8 @@ class _Found:
         if url not in seen:
             seen[url] = kind
             self._bytes_left -= len(url)
-            if self._bytes_left < 0 or len(self.follow) + len(self.nofollow) >= self.options.max_outlinks:
+            self._links_left -= 1
+            if self._bytes_left < 0 or not self._links_left:
                 self._left = 0
         return None
 
@@ -178,7 +180,11 @@ class _Found:
         """Each URL once, and to be followed if one reference to it is; but not a page's links to itself."""
         self.follow.pop(self.page, None)
         self.nofollow.pop(self.page, None)
-        links = [Outlink(url, host_key(url), kind, nofollow) for url, kind in self.follow.items()]
+        home = f"{origin(self.page)}/"
+        host = host_key(home)
+        links = [
+            Outlink(url, host if url.startswith(home) else host_key(url), kind, nofollow) for url, kind in self.follow.items()
+        ]
         links += [Outlink(url, host_key(url), kind, True) for url, kind in self.nofollow.items() if url not in self.follow]
         return links
 
@@ -218,17 +224,18 @@ def _html(found: _Found, body: bytes, mime: str, charset: str | None, robots: se
     for target in refreshes:
         if target:
             found.add(target, "refresh")
+    add = found.add
     for element in document.iter_elements(_LINK_TAGS):
-        tag = element.tag
+        tag, attr = element.tag, element.attr
         if tag == "a" or tag == "area":
-            href = element.attr("href")
+            href = attr("href")
             if href is None:
-                href = element.attr("xlink:href")  # in SVG
+                href = attr("xlink:href")  # in SVG
             if href is not None:
-                rel = element.attr("rel")
-                found.add(href, tag, rel is not None and "nofollow" in rel.lower().split())
+                rel = attr("rel")
+                add(href, tag, rel is not None and "nofollow" in rel.lower().split())
         else:
-            _element(found, tag, element.attr)
+            _element(found, tag, attr)
     return encoding, based
 
 

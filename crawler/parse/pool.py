@@ -87,7 +87,11 @@ class ParserPool:
             reply = self._here(function, arguments)
         else:
             frame = frame_of(function, arguments)
-            await self._enter(len(frame))
+            if not self._turns and self._fits(len(frame)):
+                self._waiting += 1
+                self._waiting_bytes += len(frame)
+            else:
+                await self._enter(len(frame))
             try:
                 reply = await self._there(frame, result)
             finally:
@@ -139,10 +143,6 @@ class ParserPool:
     # -- the door: bounded in bytes, first come first served -------------------------------------------------------
 
     async def _enter(self, size: int) -> None:
-        if not self._turns and self._fits(size):
-            self._waiting += 1
-            self._waiting_bytes += size
-            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns.append((size, turn))
         try:
@@ -160,7 +160,8 @@ class ParserPool:
     def _leave(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
-        self._let_in()
+        if self._turns:
+            self._let_in()
 
     def _let_in(self) -> None:
         while self._turns:
@@ -177,7 +178,10 @@ class ParserPool:
 
     def _deal(self) -> None:
         """A document has come: it goes to the process with the fewest in hand, or waits until one asks."""
-        process = min(self._processes, key=lambda process: (not process.open, len(process.in_hand)), default=None)
+        if len(self._processes) == 1:
+            process: ParserProcess | None = self._processes[0]
+        else:
+            process = min(self._processes, key=lambda process: (not process.open, len(process.in_hand)), default=None)
         if process is not None and len(process.in_hand) <= IN_HAND_LOW:
             process.fill(self._queue)
 

@@ -30,13 +30,13 @@ class HostSettings(Protocol):
 
 
 class Politeness:
-    """``crawl_delay(link)`` is what the robots.txt of a link's origin asks for, as far as it is known; ``jitter()`` gives
-    numbers in [0, 1)."""
+    """``crawl_delay(link)`` is what the robots.txt of a link's origin asks for, as far as it is known, None where none is read;
+    ``jitter()`` gives numbers in [0, 1)."""
 
     def __init__(
         self,
         hosts: HostSettings,
-        crawl_delay: Callable[[Link], float],
+        crawl_delay: Callable[[Link], float] | None,
         jitter: Callable[[], float],
         *,
         backoff_max_s: float,
@@ -53,7 +53,8 @@ class Politeness:
 
     def pause(self, link: Link) -> float:
         """Between two visits of a link's host, whatever the first one brought; seconds."""
-        return max(self._hosts.delay(link.host), self._crawl_delay(link))
+        delay = self._hosts.delay(link.host)
+        return delay if self._crawl_delay is None else max(delay, self._crawl_delay(link))
 
     def backoff(self, times: int) -> float:
         """After so many failures in a row. Full jitter: anywhere up to the exponential ceiling, so that hosts do not come

@@ -125,7 +125,7 @@ class RobotsGate:
     def delay(self, link: Link) -> float:
         """The Crawl-delay of a link's origin, capped; 0.0 if none is known."""
         rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
-        return rules.delay(self._crawl_delay_cap_s) if rules is not None else 0.0
+        return 0.0 if rules is None or not rules.record.crawl_delay else rules.delay(self._crawl_delay_cap_s)
 
     def memory_used(self) -> int:
         """Bytes held by the cache."""

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
+from crawler.core.keys import HOST_BYTES
 from crawler.core.link_block import encode_link
 from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Known, Retry
 from crawler.frontier.admission import Admission
@@ -34,8 +35,6 @@ from crawler.frontier.rocksdb.layout import (
     pack_time,
     queue_key,
 )
-
-"""Longer validators are not kept: a conditional request is not worth them."""
 
 
 class Hosts:
@@ -163,11 +162,15 @@ class Transaction:
 
     def admit(self, entry: Admission) -> None:
         """Links join their host's queue."""
-        host, links = entry.host_key, len(entry.keys)
+        keys = entry.keys
+        host, links = keys[0][:HOST_BYTES], len(keys)
         self._tally.admit(links, is_new_page=entry.is_page and not entry.expand)
+        record = self._records.get(host) or self._record(host)
         if not entry.expand:
-            self._record(host).admit(links, entry.is_seed)
-        self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
+            record.admit(links, entry.is_seed)
+        self.sequence += 1
+        record.enter(entry.priority, self.sequence, links)
+        self.batch.put(queue_key(host, entry.priority, self.sequence), entry.value, self._queue)
 
     def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
         self.sequence += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from protego import Protego
 from support.corpora import corpus
@@ -264,6 +264,19 @@ def test_narrowing_changes_no_decision(drawn, path):
     narrowed = robots_rules._narrow(robots_rules._index(lines), url)
     assert set(narrowed) <= set(lines.split("\n"))
     assert robots_rules._tree(narrowed).can_fetch(url, "*") == robots_rules._tree(lines.split("\n")).can_fetch(url, "*")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("AD"), st.text("a4/*$%", max_size=4)), min_size=1, max_size=3),
+    st.text("a4/%?", max_size=5),
+)
+@example([("D", "*4")], "a4")
+@example([("D", "a$")], "a")
+@example([("A", "a/index.html"), ("D", "a/")], "a/")
+def test_a_plain_path_that_nothing_can_deny_is_allowed_as_protego_says(drawn, path):
+    lines = "\n".join(f"{sign}/{pattern}" for sign, pattern in drawn)
+    url = f"http://h/{path}"
+    assert robots_rules.Matcher(lines).allows(url) == robots_rules._tree(lines.split("\n")).can_fetch(url, "*")
 
 
 def test_kept_bytes_come_back_or_are_refused():
