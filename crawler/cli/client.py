@@ -52,10 +52,11 @@ class Client:
         path: str,
         query: Mapping[str, Any] | None = None,
         body: IO[bytes] | Iterator[bytes] | bytes | None = None,
+        mime: str = "text/plain",
     ) -> Iterator[http.client.HTTPResponse]:
         """The response, its body not read yet. RequestRefused: there is none, or it is a problem."""
         words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
-        headers = {"Content-Type": "text/plain"} if body is not None else {}
+        headers = {"Content-Type": mime} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
@@ -71,9 +72,12 @@ class Client:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise RequestRefused(f"no response from {self._listen}: {reason}; is it running (crawler serve)?") from error
 
-    def ask(self, method: str, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON object of the response."""
-        with self.open(method, path, query) as response:
+    def ask(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, send: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The JSON object of the response; ``send`` goes as one."""
+        body = None if send is None else json.dumps(send).encode()
+        with self.open(method, path, query, body, mime="application/json") as response:
             return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands of a daemon: ``serve`` runs it; ``add``, ``status``, ``pause``, ``resume`` and ``drain`` talk to it."""
+"""The commands of a daemon: ``serve`` runs it, the others talk to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusab
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
+from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
@@ -185,6 +186,49 @@ def resume(arguments: Sequence[str]) -> int:
 @refusable
 def drain(arguments: Sequence[str]) -> int:
     return _steer("drain", "Stops a running crawler gracefully: it finishes what is in flight, commits, and ends.", arguments)
+
+
+@refusable
+def exclude(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "exclude",
+        "exclude [REGEX ...] [--undo] [options]",
+        "Keeps a running crawler from URLs that match, from now on: what waits is settled unfetched (skipped, excluded), what is "
+        "being fetched is given up, links are left out. Without an expression it lists what is excluded. It holds until the "
+        "crawler ends; to keep it for longer, write it into its configuration (exclude).\n\nexamples:\n"
+        "  crawler exclude '/calendar/[0-9]+'\n"
+        "  crawler exclude '/calendar/[0-9]+' --undo",
+    )
+    parser.add_argument("exclude", nargs="*", metavar="REGEX", help="searched for in the whole URL")
+    return _exclude(parser, "exclude", "excluded", arguments)
+
+
+@refusable
+def block(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "block",
+        "block [HOST ...] [--undo] [options]",
+        "Keeps a running crawler from hosts, from now on, robots.txt included: see crawler exclude. Without a host it lists what "
+        "is blocked.\n\nexamples:\n"
+        "  crawler block trap.example.org\n"
+        "  crawler block '*.example.org' --undo",
+    )
+    parser.add_argument("block", nargs="*", metavar="HOST", help="a host, or the hosts below a domain: *.example.org")
+    return _exclude(parser, "block", "blocked", arguments)
+
+
+def _exclude(parser: CommandParser, key: str, done: str, arguments: Sequence[str]) -> int:
+    parser.add_argument("--undo", action="store_true", help="do so no longer")
+    client, namespace = _client(parser, arguments)
+    wanted: list[str] = getattr(namespace, key)
+    if wanted:
+        client.ask("POST", "/v1/exclusions", send={key: wanted, "undo": namespace.undo})
+        say(f"{'no longer ' * namespace.undo}{done}: {', '.join(map(printable, wanted))}")
+    else:
+        now = client.ask("GET", "/v1/exclusions")
+        for each in now["blocked" if key == "block" else key]:
+            print(printable(each))
+    return Exit.OK
 
 
 def _steer(name: str, what: str, arguments: Sequence[str]) -> int:

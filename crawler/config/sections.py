@@ -49,6 +49,7 @@ class HostConfig(Section):
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts", secret=True
     )
     robots: bool | None = Field(None, examples=[False], description="obey robots.txt")
+    block: bool | None = Field(None, examples=[True], description="visit nothing of these hosts")
 
 
 class InputConfig(Section):
@@ -63,8 +64,8 @@ class ScopeConfig(Section):
 
     depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
     scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
-    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions")
-    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions")
+    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions", reloadable=True)
+    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions", reloadable=True)
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
     max_redirects: Count = Field(10, description="redirects followed from one URL")
     max_url: Annotated[int, bounds(ge=16)] = Field(2083, description="longest URL, in bytes")

@@ -44,8 +44,10 @@ from crawler.frontier import Store
 from crawler.frontier.pump import Pump
 from crawler.output import Journal, Retention
 from crawler.parse.seeds import Chunk
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
+from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
@@ -81,6 +83,7 @@ class Crawl:
         hosts: HostRules,
         politeness: Politeness,
         robots: RobotsDesk | None,
+        exclusion: Exclusion,
         fetcher: Fetcher,
         parser: Parser | None,
         expander: Expander,
@@ -102,6 +105,7 @@ class Crawl:
         self.frontier = pump.frontier
         self.hosts = hosts
         self.robots = robots
+        self.exclusion = exclusion
         self.fetcher = fetcher
         self.parser = parser
         self.journal = journal
@@ -114,6 +118,8 @@ class Crawl:
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
         self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
+        self._visits: dict[asyncio.Task[None], Lease] = {}  # worker → what it visits
+        self._one_ended: asyncio.Event | None = None  # somebody waits for the end of a visit
         self._drain = asyncio.Event()
         self._body_bytes = 0
 
@@ -130,6 +136,18 @@ class Crawl:
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
             self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
+        self._expander.change(config, Scope(config, obey=config.robots, blocked=self.hosts.blocked))
+        if self.exclusion.change(config):
+            self.frontier.withdraw_excluded()
+            for worker, lease in list(self._visits.items()):
+                if self.exclusion.refuses(lease.link) is not None:
+                    self.memory.give_up(worker)
+
+    async def excluded_are_out(self) -> None:
+        """Returns when no visit of a link that is excluded by now is out: each was given up, and counts as not made."""
+        while any(self.exclusion.refuses(lease.link) is not None for lease in self._visits.values()):
+            self._one_ended = asyncio.Event()
+            await self._one_ended.wait()
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
@@ -225,10 +243,12 @@ class Crawl:
     async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
         self.memory.begins(worker)
+        self._visits[worker] = lease
         try:
             outcome = await self.visit(lease)
         except StorageError as error:
             self._settle(lease, Unvisited())
+            self._ended(worker)
             await self.disk.visit_failed(error, self.frontier.out_count)
         except BaseException as error:
             gave_up = self.memory.gave_up(worker)
@@ -242,7 +262,15 @@ class Crawl:
             for ended, judged in self._network.observe(lease, outcome):
                 self._settle(ended, judged)
         finally:
-            self.memory.ended(worker)
+            self._ended(worker)
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        """From here on this worker's visit cannot be given up."""
+        self.memory.ended(worker)
+        self._visits.pop(worker, None)
+        if self._one_ended is not None:
+            self._one_ended.set()
+            self._one_ended = None
 
     async def visit(self, lease: Lease) -> Outcome:
         """The whole life of one link that robots.txt allows, between lease and outcome."""
@@ -274,6 +302,8 @@ class Crawl:
         return replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
+        if self.exclusion.is_set and (why := self.exclusion.refuses(link)) is not None:
+            return Dropped(*why)
         robots = self.robots
         if robots is None:
             return None

@@ -77,6 +77,19 @@ class RobotsGate(Protocol):
         """Forget that the rules of a host could not be had."""
 
 
+class Exclusion(Protocol):
+    """What is wanted no more; ``crawler.policy.exclusion`` has the one that crawls use."""
+
+    is_set: bool
+    """Whether there is anything to refuse by."""
+
+    def blocks(self, host: str) -> bool:
+        """Whether nothing at all of a host is to be visited."""
+
+    def refuses(self, link: Link) -> tuple[str, str] | None:
+        """(outcome, reason) of a link that is wanted no more."""
+
+
 class Politeness(Protocol):
     """How long hosts rest; ``crawler.policy.politeness`` has the one that crawls use."""
 
@@ -116,6 +129,7 @@ class Frontier:
         *,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        exclusion: Exclusion | None = None,
         links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
@@ -123,6 +137,7 @@ class Frontier:
         self.bench = bench
         self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
         self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
+        self._exclusion = exclusion
         self._visits_left = visits_max
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
@@ -260,6 +275,10 @@ class Frontier:
         below = self.idle_count if self._limit is None else self._limits[self._limit] - self.visiting_count
         return max(0, min(self.idle_count, below))
 
+    def is_lease_out(self, lease: Lease) -> bool:
+        """Whether its visit has not been settled."""
+        return id(lease) in self._out
+
     def is_out(self, url: str) -> bool:
         """Whether a canonical URL is being visited."""
         return any(lease.link.url == url for lease, _ in self._out.values())
@@ -364,6 +383,24 @@ class Frontier:
                 self._refill.given_up(lease.link.host)
         if down:
             self._batches.mark_dirty(self._clock())
+
+    def refusing(self) -> Callable[[Link], tuple[str, str] | None] | None:
+        """(outcome, reason) of a link that is wanted no more; None where nothing is excluded."""
+        return self._exclusion.refuses if self._exclusion is not None and self._exclusion.is_set else None
+
+    def withdraw_excluded(self) -> None:
+        """What waits on the bench and is wanted no more is settled unfetched; the rest when it is claimed."""
+        exclusion = self._exclusion
+        if exclusion is None or not exclusion.is_set:
+            return
+        for host in self.bench.names():
+            blocked = exclusion.blocks(host)
+            gone = self.bench.clear(host) if blocked else self.bench.withdraw(host, exclusion.refuses)
+            if gone:
+                gone = [lease for lease in gone if lease.key or asking_host(lease.link) != host]
+                self.settle_unfetched([(lease, why) for lease in gone if (why := exclusion.refuses(lease.link))])
+                self._refill.sift(host)
+        self.deal()
 
     def undone(self, batch: Iterable[Settled]) -> None:
         """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""

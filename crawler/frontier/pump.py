@@ -19,10 +19,10 @@ from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
-from crawler.frontier.frontier import Frontier, LinksRoom, Politeness, RobotsGate
+from crawler.frontier.frontier import Exclusion, Frontier, LinksRoom, Politeness, RobotsGate
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
-from crawler.frontier.refill import Got, Refill
+from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
@@ -47,6 +47,7 @@ class Pump:
         links_max: int,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        exclusion: Exclusion | None = None,
         links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
@@ -66,6 +67,7 @@ class Pump:
             clock,
             in_flight=in_flight,
             robots=robots,
+            exclusion=exclusion,
             links_room=links_room,
             visits_max=visits_max,
             on_unfetched=on_unfetched,
@@ -189,6 +191,8 @@ class Pump:
     async def _refill_loop(self) -> None:
         while not self._ended:
             await self._refill.wait()
+            if self.frontier.refusing() is not None:
+                await self._batches.room()  # what is excluded goes straight into the batch
             if self._failure is None and not self.frontier.draining and not self._ended:
                 await self._refill_once()
                 self.frontier.deal()
@@ -211,18 +215,25 @@ class Pump:
         self._check_finished()
 
     def _take_in(self, got: Got) -> None:
-        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile or their robots
-        rules cannot be had. 2. They were claimed for that, but their host is tried again: the store has more of it than there
-        is room for here. 3. They come onto the bench."""
+        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile, their robots rules
+        cannot be had, or they are excluded. 2. They were claimed for that, but their host is tried again, or they are wanted
+        after all: the store has more of the host than there is room for here. 3. They come onto the bench."""
         down: list[tuple[Lease, tuple[str, str]]] = []
         up: list[Lease] = []
+        excluded = self.frontier.refusing()
+        room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
+            if why is None and excluded is not None and (why := excluded(lease.link)) is not None:
+                self._refill.sift(host)
             if why is not None:
                 down.append((lease, why))
-            elif host in got.emptied:
+            elif host in got.emptied or room.get(host) == 0:
                 self._refill.give_back(lease)
+            elif host in room:
+                room[host] -= 1
+                up.append(lease)
             else:
                 up.append(lease)
         self.frontier.bench.put(up)

@@ -134,6 +134,10 @@ class MemoryGovernor:
     def _give_up(self, count: int) -> None:
         """The longest out hold most."""
         for task in sorted(self._visits, key=self._visits.__getitem__)[:count]:
-            del self._visits[task]
-            self._given_up.add(task)
-            task.cancel()
+            self.give_up(task)
+
+    def give_up(self, worker: asyncio.Task[None]) -> None:
+        """End this worker's visit, if it has not ended: it counts as not made."""
+        if self._visits.pop(worker, None) is not None:
+            self._given_up.add(worker)
+            worker.cancel()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from heapq import nlargest
 from importlib.resources import files
@@ -32,9 +32,11 @@ from crawler.output import row_at
 from crawler.output.archive import is_gone
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
+from crawler.service.api_steering import Steering, json_response
 from crawler.service.api_streams import Follow
 from crawler.service.listener import Handler, watched
 from crawler.service.memory_report import memory_report
+from crawler.service.reload import Changes
 
 REQUEST_S: Final = 30.0
 """For a response that is not a stream."""
@@ -51,7 +53,7 @@ logger: Final = logging.getLogger(__name__)
 
 class Control:
     """What the API needs besides the crawl itself, as functions: ``readings`` and ``rates`` (pages/s, bytes/s) of this
-    moment, ``change(settings)`` which applies some settings and gives them all (ConfigError: none was applied)."""
+    moment, ``changes`` of its settings."""
 
     def __init__(
         self,
@@ -61,13 +63,13 @@ class Control:
         registry: CollectorRegistry,
         readings: Callable[[], Readings],
         rates: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
-        change: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
-        settings: Callable[[], Mapping[str, Any]],
+        changes: Changes,
         alive: Callable[[], str | None] = lambda: None,
         ready: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.crawl, self.root, self.registry = crawl, root, registry
-        self.readings, self.rates, self.change, self.settings = readings, rates, change, settings
+        self.readings, self.rates, self.changes = readings, rates, changes
+        self.steering = Steering(changes.exclude, changes.excluded)
         self.alive, self.ready = alive, ready
         config = crawl.config
         self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
@@ -101,6 +103,8 @@ class Control:
                     ("POST", "/v1/drain", self.post_drain),
                     ("GET", "/v1/settings", self.get_settings),
                     ("PATCH", "/v1/settings", self.patch_settings),
+                    ("GET", "/v1/exclusions", self.steering.get_exclusions),
+                    ("POST", "/v1/exclusions", self.steering.post_exclusions),
                     ("GET", "/v1/openapi.yaml", self.get_openapi),
                     ("GET", "/debug/memory", self.get_memory),
                 )
@@ -121,7 +125,7 @@ class Control:
     # -- queries ------------------------------------------------------------------------------------------------
 
     async def get_status(self, request: web.Request) -> web.Response:
-        return _json(self.status())
+        return json_response(self.status())
 
     def status(self) -> dict[str, Any]:
         """Everything about the crawl at this moment."""
@@ -182,7 +186,7 @@ class Control:
                     "busy": view.busy if view else None,
                 }
             )
-        return _json({"sort": sort, "hosts": hosts})
+        return json_response({"sort": sort, "hosts": hosts})
 
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
@@ -195,7 +199,7 @@ class Control:
             raise Problem(400, f"via is no URL: {error.reason}") from None
         if place := explanation.get("record", {}).get("row"):
             explanation["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
-        return _json(explanation | self._prospects(url))
+        return json_response(explanation | self._prospects(url))
 
     def _is_retired(self, file: str) -> bool:
         """In the engine thread."""
@@ -232,20 +236,20 @@ class Control:
     async def post_pause(self, request: web.Request) -> web.Response:
         self.crawl.frontier.pause(Pause.USER)
         logger.info("paused by the control API")
-        return _json(self.status())
+        return json_response(self.status())
 
     async def post_resume(self, request: web.Request) -> web.Response:
         self.crawl.frontier.resume(Pause.USER)
         logger.info("resumed by the control API")
-        return _json(self.status())
+        return json_response(self.status())
 
     async def post_drain(self, request: web.Request) -> web.Response:
         logger.info("drained by the control API")
         self.crawl.drain("control API")
-        return _json(self.status())
+        return json_response(self.status())
 
     async def get_settings(self, request: web.Request) -> web.Response:
-        return _json(self.settings())
+        return json_response(self.changes.settings())
 
     async def patch_settings(self, request: web.Request) -> web.Response:
         """JSON merge patch (RFC 7396) of the settings that may change while it runs."""
@@ -257,12 +261,7 @@ class Control:
             raise Problem(400, f"not JSON: {error}") from None
         if not isinstance(changes, dict):
             raise Problem(400, "send an object of settings")
-        return _json(await self.change(changes))
-
-
-def _json(value: Mapping[str, Any]) -> web.Response:
-    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return json_response(await self.changes.patch(changes))
 
 
 def _number(request: web.Request, name: str, default: int, largest: int) -> int:

@@ -85,8 +85,7 @@ def _control(crawl: Crawl, vitals: Vitals, changes: Changes) -> Control:
         registry=crawl.metrics.registry,
         readings=vitals.readings,
         rates=vitals.rates,
-        change=changes.patch,
-        settings=changes.settings,
+        changes=changes,
         alive=vitals.alive,
         ready=vitals.ready,
     )

@@ -164,7 +164,7 @@ def test_a_reload_tells_for_each_setting_what_it_takes(tmp_path):
     file = tmp_path / "crawler.toml"
     file.write_text("")
     with served(tmp_path / "d", "--config", str(file)) as daemon:
-        changed = {"archive": '"files"', "depth": "3", "scope": '"domain"', "include": '["x"]', "exclude": '["y"]'}
+        changed = {"archive": '"files"', "depth": "3", "scope": '"domain"'}
         changed |= {"drop_params": '["z"]', "sort_query": "true", "store": '"memory"', "workers": "7", "max_url": "99"}
         changed |= {"urls": '["http://a.test/"]'}
         file.write_text("".join(f"{key} = {value}\n" for key, value in changed.items()))
@@ -376,3 +376,15 @@ def test_no_descriptor_is_left_behind_by_clients_that_go(daemon):
     while descriptors() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert descriptors() <= before
+
+
+def test_exclusions_from_the_command_line(tmp_path):
+    with served(tmp_path / "d") as daemon:
+        where = ("--listen", daemon.listen)
+        assert command("exclude", "/trap/", "x[0-9]", *where).returncode == 0
+        assert command("exclude", "/trap/", "--undo", *where).returncode == 0
+        assert command("exclude", *where).stdout == "x[0-9]\n"
+        assert command("block", "*.test", *where).stderr == "crawler: blocked: *.test\n"
+        assert command("block", *where).stdout == "*.test\n"
+        refused = command("exclude", "(", *where)
+        assert (refused.returncode, "is not a regular expression" in refused.stderr) == (2, True)

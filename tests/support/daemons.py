@@ -62,8 +62,7 @@ async def daemon(root, **settings):
             registry=crawl.metrics.registry,
             readings=vitals.readings,
             rates=vitals.rates,
-            change=changes.patch,
-            settings=changes.settings,
+            changes=changes,
             alive=vitals.alive,
             ready=vitals.ready,
         )
