@@ -23,6 +23,7 @@ from crawler.frontier.frontier import Exclusion, Frontier, LinksRoom, Politeness
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
+from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
@@ -87,6 +88,33 @@ class Pump:
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store answers, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
+
+    async def revive(self, which: Selection) -> int:
+        """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
+        return await self._step_by_step(self._store.revive_some, which)
+
+    async def remove(self, which: Selection) -> int:
+        """Forget settled URLs; how many. As ``revive``."""
+        return await self._step_by_step(self._store.remove_some, which)
+
+    async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection) -> int:
+        """Between the pump's own calls, each of its turns short."""
+        total, after = 0, b""
+        while True:
+            try:
+                step = await self.ask(some, which, after)
+            except StorageError as error:
+                self._store_failed(error)
+                raise
+            total += step.count
+            self.frontier.counts = self._store.stats()
+            if self._robots is not None:
+                for host in step.hosts:
+                    self._robots.forgive(host)
+            self._refill.committed((), step.hosts)
+            if step.after is None:
+                return total
+            after = step.after
 
     async def run(
         self, recover: Callable[[StorageError], Awaitable[None]], on_commit: Sequence[Callable[[float], None]] = ()
@@ -201,10 +229,7 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            # the commit loop cuts back; nothing may be dealt until it has
-            self._failure = self._failure or error
-            self.frontier.pause(Pause.DISK)
-            self._batches.mark_dirty(self._clock(), urgent=True)
+            self._store_failed(error)
             return
         if got is None:
             return
@@ -213,6 +238,12 @@ class Pump:
             if self._robots is not None and link.host in self.frontier.bench:
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
+
+    def _store_failed(self, error: StorageError) -> None:
+        """The commit loop cuts back; nothing may be dealt until it has."""
+        self._failure = self._failure or error
+        self.frontier.pause(Pause.DISK)
+        self._batches.mark_dirty(self._clock(), urgent=True)
 
     def _take_in(self, got: Got) -> None:
         """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile, their robots rules

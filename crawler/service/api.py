@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
 from crawler.core.model import Link, Pause, Ref
+from crawler.core.text import did_you_mean, printable
 from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
 from crawler.crawl import Crawl, Readings
@@ -33,7 +34,7 @@ from crawler.output.archive import is_gone
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
 from crawler.service.api_steering import Steering, json_response
-from crawler.service.api_streams import Follow
+from crawler.service.api_streams import FILTERS, Follow
 from crawler.service.listener import Handler, watched
 from crawler.service.memory_report import memory_report
 from crawler.service.reload import Changes
@@ -69,11 +70,11 @@ class Control:
     ) -> None:
         self.crawl, self.root, self.registry = crawl, root, registry
         self.readings, self.rates, self.changes = readings, rates, changes
-        self.steering = Steering(changes.exclude, changes.excluded)
         self.alive, self.ready = alive, ready
         config = crawl.config
         self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
+        self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded)
         self.follow = Follow(crawl, root)
         self.began = time.time()
 
@@ -89,15 +90,20 @@ class Control:
         """Exactly the operations of the OpenAPI file."""
         asked = {path: ("GET", path, handler) for path, handler in watched(self.registry, self.alive, self.ready).items()}
         return [
-            ("POST", "/v1/seeds", self.uploads.post_seeds),
-            ("GET", "/v1/results", self.follow.get_results),
-            ("GET", "/v1/body", self.get_body),
+            ("POST", "/v1/seeds", _asked(self.uploads.post_seeds, "tag", "list")),
+            ("GET", "/v1/results", _asked(self.follow.get_results, "cursor", "wait", *FILTERS)),
+            ("GET", "/v1/body", _asked(self.get_body, "url", "raw")),
+            ("POST", "/v1/retry", _asked(self.steering.post_retry)),
+            ("POST", "/v1/remove", _asked(self.steering.post_remove)),
+            ("GET", "/v1/hosts", _asked(_in_time(self.get_hosts), "sort", "limit")),
+            ("GET", "/v1/urls", _asked(_in_time(self.get_url), "url", "via")),
+            ("GET", "/debug/memory", _asked(_in_time(self.get_memory), "seconds")),
             *(
-                (method, path, _in_time(handler))
+                (method, path, _asked(_in_time(handler)))
                 for method, path, handler in (
                     ("GET", "/v1/status", self.get_status),
-                    ("GET", "/v1/hosts", self.get_hosts),
-                    ("GET", "/v1/urls", self.get_url),
+                    ("GET", "/v1/lists", self.steering.get_lists),
+                    ("GET", "/v1/tags", self.steering.get_tags),
                     ("POST", "/v1/pause", self.post_pause),
                     ("POST", "/v1/resume", self.post_resume),
                     ("POST", "/v1/drain", self.post_drain),
@@ -106,7 +112,6 @@ class Control:
                     ("GET", "/v1/exclusions", self.steering.get_exclusions),
                     ("POST", "/v1/exclusions", self.steering.post_exclusions),
                     ("GET", "/v1/openapi.yaml", self.get_openapi),
-                    ("GET", "/debug/memory", self.get_memory),
                 )
             ),
             *asked.values(),
@@ -271,6 +276,18 @@ def _number(request: web.Request, name: str, default: int, largest: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= largest):
         raise Problem(400, f"{name} must be a whole number of at most {largest}")
     return int(text)
+
+
+def _asked(handler: Handler, *known: str) -> Handler:
+    """The same, asked with no other query parameters than these: a misspelt one would change what is meant."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if unknown := sorted(request.query.keys() - set(known)):
+            meant = did_you_mean(unknown[0], known, f"; known are {', '.join(known)}" if known else "")
+            raise Problem(400, f"there is no parameter {printable(unknown[0])[:80]} here{meant}")
+        return await handler(request)
+
+    return checked
 
 
 def _in_time(handler: Handler) -> Handler:

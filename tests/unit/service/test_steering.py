@@ -131,8 +131,8 @@ async def test_many_hosts_with_excluded_links_fill_no_batch_beyond_its_bound(tmp
     [
         ({"exclude": ["("]}, "is not a regular expression"),
         ({"block": ["a b"]}, "match"),
-        ({"exclude": "a", "undo": True}, "'a' is not excluded"),
-        ({"block": "a.test", "undo": True}, "a.test is not blocked by itself"),
+        ({"exclude": ["a"], "undo": True}, "'a' is not excluded"),
+        ({"block": ["a.test"], "undo": True}, "a.test is not blocked by itself"),
         ({}, "exclude what?"),
         ({"excluded": ["a"]}, "there is no excluded here"),
         ({"exclude": [1]}, "list of at most"),
@@ -153,3 +153,86 @@ async def test_exclusions_may_be_changed_as_settings(tmp_path, site):
         assert (await d.ask("GET", "/v1/exclusions"))[1] == {"exclude": ["x"], "blocked": ["*.test"]}
         await d.ask("POST", "/v1/seeds", data=lines([*urls(site, [4]), "http://a.test/"]))
         assert (await d.until(done=2))["outcomes"] == {"ok": 1, "skipped": 1}, "what is listed needs no include"
+
+
+# -- what is to be visited again, and how far it is -------------------------------------------------------------------
+
+
+async def test_settled_urls_are_due_again_or_forgotten(tmp_path, site):
+    found = urls(site, range(4))
+    gone = f"http://127.0.0.4:{site.ports['http']}/sin/gone"
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds?list=l&tag=t", data=lines([*found, gone]))
+        await d.until(done=5)
+        assert await d.ask("POST", "/v1/retry", json={"outcome": ["http_error"]}) == (200, {"count": 1})
+        while len(all_rows := await rows(d)) < 6:
+            await asyncio.sleep(0.01)
+        assert (all_rows[-1]["url"], all_rows[-1]["attempt"]) == (gone, 2)
+        assert await d.ask("POST", "/v1/retry", json={"host": "127.0.0.1", "outcome": ["timeout"]}) == (200, {"count": 0})
+        host = f"127.0.0.1:{site.ports['http']}"
+        assert await d.ask("POST", "/v1/remove", json={"host": host, "tag": "t"}) == (200, {"count": 4})
+        assert (await d.until(done=1))["known"] == 1
+        assert (await d.ask("GET", "/v1/urls", params={"url": found[0]}))[1]["state"] == "unknown"
+        await d.ask("POST", "/v1/seeds", data=found[0].encode())
+        await d.until(done=2, known=2)
+
+
+@pytest.mark.parametrize(
+    "which", [{}, {"outcome": ["okay"]}, {"url": "http://"}, {"host": ""}, {"tag": True}, {"urls": "http://a.test/"}, {"url": 1}]
+)
+async def test_a_wrong_selection_is_refused(tmp_path, which):
+    async with daemon(tmp_path) as d:
+        for path in ("/v1/retry", "/v1/remove"):
+            assert (await d.ask("POST", path, json=which))[0] == 400
+
+
+async def test_how_far_lists_and_tags_are(tmp_path, site):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds?list=first&tag=t", data=lines([*urls(site, range(3)), "ftp://no/"]))
+        await d.until(done=3)
+        await d.ask("POST", "/v1/pause")
+        await d.ask("POST", "/v1/seeds?list=second", data=lines(urls(site, range(2, 5))))
+        assert (await d.ask("GET", "/v1/lists"))[1]["lists"] == [
+            {"name": "second", "known": 3, "done": 1, "waiting": 2, "outcomes": {"skipped": 1}},
+            {"name": "first", "known": 4, "done": 4, "waiting": 0, "outcomes": {"ok": 3, "invalid_url": 1}},
+        ]
+        (tag,) = (await d.ask("GET", "/v1/tags"))[1]["tags"]
+        assert tag == {"name": "t", "known": 4, "done": 4, "waiting": 0, "outcomes": {"ok": 3, "invalid_url": 1}}
+
+
+async def test_results_by_what_they_are(tmp_path, site):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds?list=one&tag=t", data=lines([*urls(site, range(60)), "ftp://no/"]))
+        other = f"http://127.0.0.5:{site.ports['http']}/sin/gone"
+        await d.ask("POST", "/v1/seeds?list=two&tag=7", data=other.encode())
+        await d.until(done=61)
+        for query, count in (
+            ("outcome=ok", 60),
+            ("outcome=ok,http_error", 61),
+            ("outcome=invalid_url&reason=scheme", 1),
+            ("status=404", 1),
+            ("status=200,404&list=two", 1),
+            ("tag=7", 1),
+            (f"host=127.0.0.1:{site.ports['http']}", 60),
+            ("host=127.0.0.1", 0),
+            ("kind=robots", 0),
+            ("kind=seed&tag=t", 61),
+        ):
+            async with d.session.get(f"/v1/results?{query}") as answer:
+                assert answer.status == 200 and answer.headers["Next-Cursor"] != "0-0"
+                assert len((await answer.read()).splitlines()) == count, query
+        for query in ("outcome=okay", "kind=page", "status=5xx", "outcom=ok", "outcome="):
+            assert (await d.ask("GET", f"/v1/results?{query}"))[0] == 400, query
+
+
+async def test_an_unknown_parameter_is_an_error(tmp_path):
+    async with daemon(tmp_path) as d:
+        for method, path, says in (
+            ("GET", "/v1/hosts?limits=1", "did you mean limit?"),
+            ("GET", "/v1/status?x=1", "there is no parameter x here"),
+            ("POST", "/v1/seeds?taq=a", "did you mean tag?"),
+            ("POST", "/v1/pause?now=1", "there is no parameter now here"),
+        ):
+            status, told = await d.ask(method, path)
+            assert status == 400 and says in told["detail"], told
+        assert (await d.ask("GET", "/v1/status"))[1]["state"] == "running"
