@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    ApiUrl,
     AsSize,
     Bytes,
     Contact,
@@ -225,6 +226,14 @@ class ControlConfig(Section):
         None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
+    server_names: tuple[Text, ...] = Field(
+        (), description="host names a reverse proxy asks for the control API by, such as crawler.example.org"
+    )
+    api: ApiUrl | None = Field(
+        None,
+        examples=["https://example.org/crawler"],
+        description="where status, add and the like reach the control API, if not at listen: behind a reverse proxy",
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
     log_file: Text | None = Field(

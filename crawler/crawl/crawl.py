@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 NETWORK_EVERY_S: Final = 0.5
 SERVE_BACKOFF_MAX_S: Final = 3600.0
+RECENT_FAILURES: Final = 20
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
 
@@ -114,6 +116,8 @@ class Crawl:
         self.disk = disk
         self.metrics = metrics
         self.failing_hosts = failing_hosts
+        self.recent_failures: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_FAILURES)
+        """(wall time, URL, outcome, reason or status) of the last pages that failed."""
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
         self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
@@ -349,6 +353,8 @@ class Crawl:
         is_page = lease.link.kind not in NOT_PAGES
         if is_page and isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
             self.failing_hosts.add(lease.link.host)
+            said = outcome.reason or (str(outcome.page.status) if isinstance(outcome, Done) else "")
+            self.recent_failures.append((self.clock.wall(), lease.link.url, outcome.outcome, said))
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size

@@ -54,6 +54,8 @@ class Counts(Struct, frozen=True, gc=False):
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
     not_pages: Mapping[str, int] = {}
     """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
+    statuses: Mapping[str, int] = {}
+    """Settled URLs that are ``http_error``, by HTTP status. Not of those that an earlier version settled."""
 
     @property
     def all_known(self) -> int:

@@ -83,11 +83,8 @@ def _control(crawl: Crawl, vitals: Vitals, changes: Changes) -> Control:
         crawl,
         Path(crawl.config.output or ""),
         registry=crawl.metrics.registry,
-        readings=vitals.readings,
-        rates=vitals.rates,
+        vitals=vitals,
         changes=changes,
-        alive=vitals.alive,
-        ready=vitals.ready,
     )
 
 

@@ -60,11 +60,8 @@ async def daemon(root, **settings):
             crawl,
             root,
             registry=crawl.metrics.registry,
-            readings=vitals.readings,
-            rates=vitals.rates,
+            vitals=vitals,
             changes=changes,
-            alive=vitals.alive,
-            ready=vitals.ready,
         )
         async with open_listener(config.listen, control.application()) as port, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(crawl.run())

@@ -42,6 +42,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "FailingHosts.*": ("HOSTS_MAX of crawler.crawl.failing_hosts", 1000),
     "Crawl._reserved": ("outcome", CLAIMED),
     "Crawl._visits": ("workers", WORKERS),
+    "Crawl.recent_failures": ("RECENT_FAILURES", FIXED),
+    "Vitals.history": ("HISTORY_MAX", FIXED),
     "Exclusion.*": ("settings", FIXED),
     "MemoryGovernor._visits": ("workers", WORKERS),
     "MemoryGovernor._given_up": ("workers", WORKERS),

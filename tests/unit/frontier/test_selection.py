@@ -91,6 +91,14 @@ def test_a_step_looks_at_so_many_records_only(driver: Driver) -> None:
     assert all_of(driver.store.remove_some, Selection()) == LOOKED_AT + 10
 
 
+def test_http_errors_are_counted_by_their_status(driver: Driver) -> None:
+    driver.commit([link(f"a/{n}") for n in range(3)])
+    driver.commit((), [(lease, done(outcome="http_error")) for lease in driver.claim()])
+    assert driver.store.stats().statuses == {"200": 3}, "the journal of these tests says 200 of every page"
+    all_of(driver.store.revive_some, Selection(url="http://a.test/1"))
+    assert driver.store.stats().statuses == {"200": 2}
+
+
 # -- progress ---------------------------------------------------------------------------------------------------------
 
 
