@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from crawler.config.sections import Config
     from crawler.service import Report, Signals
 
+WATCH_EVERY_S: Final = 2.0
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
 
@@ -149,26 +151,48 @@ def status(arguments: Sequence[str]) -> int:
         "Shows how a running crawler is doing.\n\nexamples:\n"
         "  crawler status\n"
         "  crawler status --watch               again every two seconds, until Ctrl-C\n"
-        "  crawler status --json | jq .known",
+        "  crawler status --json | jq .known\n"
+        "  crawler status --json --watch        one object a line",
     )
     parser.add_argument("--json", action="store_true", help="all of it as one JSON object")
     parser.add_argument("--watch", action="store_true", help="again every two seconds")
     client, namespace = _client(parser, arguments)
-    if namespace.json:
+    if not namespace.watch:
+        print(_status(client, as_json=namespace.json, indent=2))
+        return Exit.OK
+    try:
+        _watch(lambda: _status(client, as_json=namespace.json), drawn=sys.stdout.isatty() and not namespace.json)
+    except KeyboardInterrupt:
+        return Exit.OK
+
+
+def _status(client: Client, *, as_json: bool, indent: int | None = None) -> str:
+    now = client.ask("GET", "/v1/status")
+    if as_json:
         import json
 
-        print(json.dumps(client.ask("GET", "/v1/status"), indent=2))
-        return Exit.OK
+        return json.dumps(now, indent=indent)
     from crawler.cli.status_page import page
 
+    hosts = {sort: client.ask("GET", "/v1/hosts", {"sort": sort, "limit": 5})["hosts"] for sort in ("waiting", "backoff")}
+    return page(now, hosts)
+
+
+def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
+    """Every two seconds, for ever. A daemon that does not answer may be on its way up again; one that refuses will not be."""
     while True:
-        now = client.ask("GET", "/v1/status")
-        hosts = {sort: client.ask("GET", "/v1/hosts", {"sort": sort, "limit": 5})["hosts"] for sort in ("waiting", "backoff")}
-        clear = "\x1b[H\x1b[2J" if namespace.watch and sys.stdout.isatty() else ""
-        print(clear + page(now, hosts), flush=True)
-        if not namespace.watch:
-            return Exit.OK
-        time.sleep(2)
+        try:
+            text = status()
+        except RequestRefused as error:
+            if error.status:
+                raise
+            text = f"{error}; trying again"
+        if drawn:  # over what was there, so that nothing flickers; no more than fits
+            size = shutil.get_terminal_size()
+            lines = [line[: size.columns - 1] for line in text.splitlines()[: size.lines - 1]]
+            text = "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
+        print(text, end="" if drawn else "\n", flush=True)
+        time.sleep(WATCH_EVERY_S)
 
 
 @refusable

@@ -209,5 +209,23 @@ def status_line(now: Snapshot, rates: Rates) -> str:
     return line
 
 
+def status_fields(now: Snapshot, rates: Rates) -> dict[str, object]:
+    """The same as fields of a log line."""
+    expected = left(now, rates)
+    return {
+        "state": now.state,
+        "known": now.known,
+        "done": now.done,
+        "waiting": now.waiting,
+        "retrying": now.retrying,
+        "failed": sum(count for name, count in now.outcomes.items() if name not in NO_FAILURE),
+        "in_flight": now.in_flight,
+        "pages_per_second": round(rates.pages, 1),
+        "bytes_per_second": round(rates.bytes),
+        "waits_for": now.waits_for,
+        "seconds_left": None if expected is None else round(expected.seconds),
+    }
+
+
 def _politeness_rules(seconds: float, host: LongestHost) -> str:
     return f"({printable(host.host)} alone: {duration(seconds)} at {host.rest:g} s; if it is yours: --delay 0 --per-host 16)"

@@ -10,6 +10,7 @@ never wait for the disk. Commits and trips to the store are the pump's (pump.py)
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
@@ -31,6 +32,7 @@ from crawler.core.model import (
 )
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
+from crawler.frontier.exclusion import Exclusion
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
 from crawler.frontier.store import Counts
@@ -55,6 +57,9 @@ LIMITED_BY: Final[dict[Limiter, WaitsFor]] = {
 }
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class RobotsGate(Protocol):
     """What is known of robots.txt; ``crawler.policy.robots_gate`` has the one that crawls use."""
 
@@ -75,19 +80,6 @@ class RobotsGate(Protocol):
 
     def forgive(self, host: str) -> None:
         """Forget that the rules of a host could not be had."""
-
-
-class Exclusion(Protocol):
-    """What is wanted no more; ``crawler.policy.exclusion`` has the one that crawls use."""
-
-    is_set: bool
-    """Whether there is anything to refuse by."""
-
-    def blocks(self, host: str) -> bool:
-        """Whether nothing at all of a host is to be visited."""
-
-    def refuses(self, link: Link) -> tuple[str, str] | None:
-        """(outcome, reason) of a link that is wanted no more."""
 
 
 class Politeness(Protocol):
@@ -151,6 +143,7 @@ class Frontier:
         """The strictest of ``_limits``."""
         self._held = 0
         self.pauses: set[Pause] = set()
+        self._paused_at: dict[Pause, float] = {}
         self.seeding = True
         """Seeds are still to come."""
         self.draining = False
@@ -289,10 +282,16 @@ class Frontier:
 
     def pause(self, why: Pause) -> None:
         """Deal nothing until ``resume`` with the same reason."""
-        self.pauses.add(why)
+        if why not in self.pauses:
+            self.pauses.add(why)
+            self._paused_at[why] = self._clock()
+            logger.info("paused", extra={"pause": str(why)})
 
     def resume(self, why: Pause) -> None:
-        self.pauses.discard(why)
+        if why in self.pauses:
+            self.pauses.discard(why)
+            seconds = round(self._clock() - self._paused_at.pop(why), 1)
+            logger.info("resumed", extra={"pause": str(why), "seconds": seconds})
         self.deal()
 
     def limit(self, by: Limiter, visits_max: int | None) -> None:
@@ -333,7 +332,8 @@ class Frontier:
             batch.releases.append(committed)
         self._leave(lease)
         host, now = lease.link.host, self._clock()
-        rest = self._politeness.after(lease.link, outcome, self.bench.state(host), now)
+        before = self.bench.state(host)
+        rest = self._politeness.after(lease.link, outcome, before, now)
         self.bench.release(lease, rest)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
@@ -350,6 +350,8 @@ class Frontier:
             if lease.suspect:
                 self.bench.hold_suspects(True)
         if rest.down:
+            if before.down is None:
+                logger.info("host given up", extra={"host": host, "outcome": rest.down[0], "failures": rest.failures})
             self._give_up(host, rest.down)
         is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
         self._batches.mark_dirty(now, urgent=is_last or lease.suspect or rest.busy + rest.failures > 0)

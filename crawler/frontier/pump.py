@@ -19,7 +19,8 @@ from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
-from crawler.frontier.frontier import Exclusion, Frontier, LinksRoom, Politeness, RobotsGate
+from crawler.frontier.exclusion import Exclusion
+from crawler.frontier.frontier import Frontier, LinksRoom, Politeness, RobotsGate
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill

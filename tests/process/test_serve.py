@@ -388,3 +388,30 @@ def test_exclusions_from_the_command_line(tmp_path):
         assert command("block", *where).stdout == "*.test\n"
         refused = command("exclude", "(", *where)
         assert (refused.returncode, "is not a regular expression" in refused.stderr) == (2, True)
+
+
+def test_the_log_tells_what_happens_in_fields(tmp_path, site):
+    """A pause and its end, a host that is given up, a file that is full; and nothing of it is a warning."""
+    with served(tmp_path / "d", "--log-format", "json", "--host-failures", "1", "--retries", "0") as daemon:
+        told = {}
+
+        def until(event):
+            for line in daemon.process.stderr:
+                found = json.loads(line)
+                told[found["event"]] = found
+                if found["event"] == event:
+                    return found
+
+        daemon.ask("POST", "/v1/pause")
+        daemon.ask("POST", "/v1/resume")
+        assert until("paused")["pause"] == "user"
+        assert until("resumed")["seconds"] >= 0
+        daemon.ask("POST", "/v1/seeds", b"http://127.0.0.9:1/")
+        given_up = until("host given up")
+        assert (given_up["host"], given_up["outcome"], given_up["level"]) == ("127.0.0.9:1", "connect_error", "info")
+        daemon.ask("POST", "/v1/seeds", good(site, 1)[0].encode())
+        while daemon.ask("GET", "/v1/status")["done"] < 2:
+            time.sleep(0.02)
+        daemon.ask("POST", "/v1/drain")
+        rolled = until("file rolled")
+        assert rolled["file"].startswith("warc/") and rolled["bytes"] > 0
