@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    ApiUrl,
     AsSize,
     Bytes,
     Contact,
@@ -49,6 +50,7 @@ class HostConfig(Section):
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts", secret=True
     )
     robots: bool | None = Field(None, examples=[False], description="obey robots.txt")
+    block: bool | None = Field(None, examples=[True], description="visit nothing of these hosts")
 
 
 class InputConfig(Section):
@@ -63,8 +65,8 @@ class ScopeConfig(Section):
 
     depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
     scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
-    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions")
-    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions")
+    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions", reloadable=True)
+    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions", reloadable=True)
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
     max_redirects: Count = Field(10, description="redirects followed from one URL")
     max_url: Annotated[int, bounds(ge=16)] = Field(2083, description="longest URL, in bytes")
@@ -224,6 +226,14 @@ class ControlConfig(Section):
         None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
+    server_names: tuple[Text, ...] = Field(
+        (), description="host names a reverse proxy asks for the control API by, such as crawler.example.org"
+    )
+    api: ApiUrl | None = Field(
+        None,
+        examples=["https://example.org/crawler"],
+        description="where status, add and the like reach the control API, if not at listen: behind a reverse proxy",
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
     log_file: Text | None = Field(

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from crawler.core.keys import KEY_BYTES, Keys
-from crawler.core.model import Link
+from crawler.core.model import Link, Tag
 from crawler.core.urls import host_key
 
 QUERY_BYTES: Final = 8
@@ -74,6 +74,7 @@ class LinkBlock(Struct, frozen=True, gc=False):
     depth: int
     tail: bytes
     """Encoded fields that all of them share, behind URL and host."""
+    tag: Tag | None = None
 
     def __len__(self) -> int:
         return len(self.columns.keys) // KEY_BYTES
@@ -106,7 +107,7 @@ class LinkBlock(Struct, frozen=True, gc=False):
 def block_of(columns: Columns, page: Link, *, deeper: int = 1) -> LinkBlock:
     """The links of a page, which is ``page`` as it was visited; by so many ``deeper`` than it."""
     shared = Link("", "", "link", page.depth + deeper, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
-    return LinkBlock(columns, shared.depth, _encode(shared)[3:])
+    return LinkBlock(columns, shared.depth, _encode(shared)[3:], page.tag)
 
 
 def link_value(url: bytes, host: bytes, tail: bytes) -> bytes:

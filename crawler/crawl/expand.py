@@ -22,7 +22,7 @@ from crawler.core.page import Body, Page
 from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag, text
-from crawler.policy.scope import Scope, ScopeRules
+from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
 
@@ -66,23 +66,28 @@ class Expander:
         *,
         secret: int,
     ) -> None:
-        self._config = config
         self._undo = undo
-        self._scope = scope
         self._parser = parser
         self._admit = admit
-        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        self._rules = rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        self._secret = secret
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
-        options = Options(config.name, config.max_outlinks, config.resources, rules)
-        with_queries = config.max_queries_per_path > 0
-        self._reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
         self.sitemaps: Sitemaps | None = None
         """None: no sitemaps are read in this crawl."""
+        self.change(config, scope)
         if config.sitemaps and parser is not None:
             from crawler.crawl.sitemaps import Sitemaps
 
             self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit)
+
+    def change(self, config: Config, scope: Scope) -> None:
+        """From now on these rules, for what is read from now on."""
+        self._config, self._scope = config, scope
+        options = Options(config.name, config.max_outlinks, config.resources, self._rules)
+        self._reading = encode(ReadingOptions(options, scope.rules, self._secret, config.max_queries_per_path > 0))
+        if self.sitemaps is not None:
+            self.sitemaps.change(scope, self._reading)
 
     async def expand(self, link: Link, done: Done, room: VisitMemory) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says

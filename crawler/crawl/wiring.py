@@ -16,6 +16,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from msgspec import Struct
+from msgspec.json import decode, encode
+
 from crawler.config import Config, HostRules
 from crawler.core import urls
 from crawler.core.clock import Clock
@@ -36,6 +39,7 @@ from crawler.output import Journal, Results, Retention, open_directory
 from crawler.output.archive import KINDS, open_archive
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope, domain_of
@@ -86,6 +90,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             backoff_max_s=backoff_max_s,
             host_failures=config.host_failures,
         )
+        exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
         failing_hosts = FailingHosts()
         pump = Pump(
             store,
@@ -97,6 +102,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             links_max=plan.bench_links_max,
             in_flight=in_flight,
             robots=robots,
+            exclusion=exclusion,
             links_room=budget,
             visits_max=config.max_pages or None,
             on_unfetched=failing_hosts.add,
@@ -107,9 +113,8 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
         async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
-            expander = Expander(
-                config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit, secret=store.secret()
-            )
+            scope = Scope(config, obey=config.robots, blocked=hosts.blocked)
+            expander = Expander(config, scope, parser, fetcher.finisher, frontier.admit, secret=store.secret())
             metrics = Metrics(version=__version__, rules=RULES)
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
@@ -123,6 +128,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 hosts=hosts,
                 politeness=politeness,
                 robots=robots,
+                exclusion=exclusion,
                 fetcher=fetcher,
                 parser=parser,
                 expander=expander,
@@ -264,6 +270,18 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],
     )
+
+
+def _begun_with(store: Store, config: Config) -> list[str]:
+    """The expressions that the crawl was begun with (see ``Exclusion``)."""
+    if (identity := store.identity()) is not None:
+        return decode(identity, type=_Begun).exclude
+    store.set_identity(encode(_Begun(list(config.exclude))))
+    return list(config.exclude)
+
+
+class _Begun(Struct):
+    exclude: list[str]
 
 
 def _open_in_flight(root: Path, slots: int, store: Store) -> InFlight:

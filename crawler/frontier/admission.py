@@ -24,7 +24,7 @@ from crawler.core.link_block import (
     link_value,
     packed_text,
 )
-from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry
+from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry, Tag
 from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
 from crawler.frontier.counters import RECORDED, UNCOUNTED
@@ -175,6 +175,7 @@ class Admission(Struct, frozen=True):
     """Its URL was known before; this is no new page."""
     is_seed: bool = False
     is_page: bool = True
+    tag: Tag | None = None
 
     @property
     def host_key(self) -> bytes:
@@ -204,7 +205,7 @@ class Admissions:
         is_page = link.kind not in NOT_PAGES
         flags = (RECORDED if expand else 0) | (0 if is_page else UNCOUNTED)
         value = encode_link(expanded(link) if expand else link, flags)
-        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page)
+        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page, link.tag)
 
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
@@ -228,18 +229,19 @@ class Admissions:
         for group_keys, urls in by_host.values():
             host = host_key(urls[0].decode())
             if self._are_theirs(host, group_keys, urls):
-                self._add_group(block.tail, host, group_keys, urls)
+                self._add_group(block, host, group_keys, urls)
             else:
                 self.forged += self._forged_in(block, start)
                 return
 
-    def _add_group(self, tail: bytes, host: str, keys: list[bytes], urls: list[bytes]) -> None:
+    def _add_group(self, block: LinkBlock, host: str, keys: list[bytes], urls: list[bytes]) -> None:
         if len(urls) == 1:
-            self.entries.append(Admission(keys, link_value(urls[0], packed_text(host.encode()), tail), host))
+            value = link_value(urls[0], packed_text(host.encode()), block.tail)
+            self.entries.append(Admission(keys, value, host, tag=block.tag))
             return
         for at in range(0, len(urls), LINKS_MAX):
-            bundle = bundle_of(host, tail, urls[at : at + LINKS_MAX])
-            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host))
+            bundle = bundle_of(host, block.tail, urls[at : at + LINKS_MAX])
+            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host, tag=block.tag))
 
     def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
         """Whether these are the keys of these URLs, all of this host."""
