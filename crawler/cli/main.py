@@ -155,6 +155,8 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "pause": (_from("cli.daemon_commands", "pause"), "pause a running crawler"),
     "resume": (_from("cli.daemon_commands", "resume"), "resume a paused crawler"),
     "drain": (_from("cli.daemon_commands", "drain"), "stop a running crawler gracefully"),
+    "exclude": (_from("cli.daemon_commands", "exclude"), "keep a running crawler from URLs that match"),
+    "block": (_from("cli.daemon_commands", "block"), "keep a running crawler from hosts"),
     "results": (_from("cli.read_commands", "results"), "print result rows"),
     "cat": (_from("cli.read_commands", "cat"), "print the archived body of a URL"),
     "export": (_from("cli.read_commands", "export"), "export archived bodies as JSON lines or files"),

@@ -43,7 +43,7 @@ def closing_table(
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
-    lines += _columns(end.outcomes)
+    lines += _columns(_by_status(end))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
@@ -59,6 +59,14 @@ def closing_table(
     if failed:
         lines.append(f"to list them: crawler results {shlex.quote(directory)} --outcome {','.join(failed)}")
     return "\n".join(lines)
+
+
+def _by_status(end: Snapshot) -> dict[str, int]:
+    """Counts by outcome, ``http_error`` by its statuses, as far as they are known."""
+    counts = {name: count for name, count in end.outcomes.items() if name != "http_error"}
+    errors = {f"http_error {status}": count for status, count in end.statuses.items()}
+    rest = end.outcomes.get("http_error", 0) - sum(errors.values())
+    return counts | errors | ({"http_error": rest} if rest > 0 else {})
 
 
 def _blocked(count: int, earlier: int, directory: str, opened: bool) -> list[str]:
@@ -113,6 +121,8 @@ class Progress:
             return
         self._written = now
         line = status_line(now, self._rates)
+        if now.state == "draining":
+            line = f"Ctrl-C again ends at once · {line}"
         with suppress(OSError):
             if self._live:
                 from rich.text import Text

@@ -1,6 +1,6 @@
 """The configuration as text: TOML with comments, the JSON schema, ``crawl.toml`` in the crawl's directory, its identity.
 
-The law: what is written here says exactly what the Config says when it is read again, except that secrets are ``***``.
+Invariant: reading what was written here gives an equal Config, except that secrets are ``***``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crawler.core.text import printable
 
 S = TypeVar("S", bound=Section)
 
-IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_params", "sort_query", "store")
+IDENTITY: Final = ("archive", "depth", "scope", "drop_params", "sort_query", "store")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
 
 FILE_NAME: Final = "crawl.toml"

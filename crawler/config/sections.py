@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    ApiUrl,
     AsAuto,
     AsSize,
     Bytes,
@@ -50,6 +51,7 @@ class HostConfig(Section):
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts", secret=True
     )
     robots: bool | None = Field(None, examples=[False], description="obey robots.txt")
+    block: bool | None = Field(None, examples=[True], description="visit nothing of these hosts")
 
 
 class InputConfig(Section):
@@ -64,8 +66,8 @@ class ScopeConfig(Section):
 
     depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
     scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
-    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions")
-    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions")
+    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions", reloadable=True)
+    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions", reloadable=True)
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
     max_redirects: Count = Field(10, description="redirects followed from one URL")
     max_url: Annotated[int, bounds(ge=16)] = Field(2083, description="longest URL, in bytes")
@@ -117,7 +119,7 @@ class FetchConfig(Section):
     bandwidth: Bytes = Field(0, description="bytes per second over the whole crawl; 0 = no limit", reloadable=True)
     timeout: Deadline = Field(600.0, description="one attempt in all", reloadable=True)
     connect_timeout: Deadline = Field(10.0, description="name lookup, connect and TLS handshake", reloadable=True)
-    first_byte_timeout: Deadline = Field(30.0, description="request sent until the answer begins", reloadable=True)
+    first_byte_timeout: Deadline = Field(30.0, description="request sent until the response begins", reloadable=True)
     read_timeout: Deadline = Field(20.0, description="silence within a body", reloadable=True)
     min_rate: Bytes = Field(
         1024, description="slowest body, bytes per second, after min_rate_grace; 0 = no limit", reloadable=True
@@ -132,12 +134,12 @@ class FetchConfig(Section):
     max_sitemap: Annotated[int, bounds(ge=1024, le=50 << 20), AsSize] = Field(
         50 << 20, description="as much of a sitemap as is read, as sent and as decoded"
     )
-    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
-    max_headers: Positive = Field(256, description="header lines of an answer")
+    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest line of a response's head")
+    max_headers: Positive = Field(256, description="header lines of a response")
     max_head: Annotated[int, bounds(ge=1024), AsSize] = Field(
-        256 << 10, description="all heads of an answer, interim (1xx) ones too"
+        256 << 10, description="all heads of a response, interim (1xx) ones too"
     )
-    max_interim: Count = Field(8, description="interim (1xx) answers before the answer")
+    max_interim: Count = Field(8, description="interim (1xx) responses before the response")
     accept_mime: tuple[MimeRange, ...] = Field(
         (), description="keep only bodies of these types, such as text/html or image/*", reloadable=True
     )
@@ -230,6 +232,14 @@ class ControlConfig(Section):
         None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
+    server_names: tuple[Text, ...] = Field(
+        (), description="host names a reverse proxy asks for the control API by, such as crawler.example.org"
+    )
+    api: ApiUrl | None = Field(
+        None,
+        examples=["https://example.org/crawler"],
+        description="where status, add and the like reach the control API, if not at listen: behind a reverse proxy",
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
     log_file: Text | None = Field(

@@ -1,7 +1,7 @@
-"""What one setting may look like: the types of the configuration's fields. Pure.
+"""The types of the configuration's fields. Pure.
 
-The law: a check either returns the value in its one canonical form or raises ValueError with a sentence that tells the
-operator what to write instead; ``settings`` prints that sentence as it is.
+Each check returns the value in its one canonical form, or raises ValueError with a sentence that tells the operator what to
+write instead; ``config.load`` prints that sentence as it is.
 """
 
 from __future__ import annotations
@@ -99,6 +99,18 @@ def listen_address(value: str) -> str:
     if not host or port is None:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:9700 or [::1]:9700")
     return value
+
+
+def api_url(value: str) -> str:
+    """An http or https URL without credentials or a query, its path without a slash at the end."""
+    try:
+        parts = urlsplit(value.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must be an http or https URL such as https://example.org/crawler") from None
+    return value.strip().rstrip("/")
 
 
 def name_server(value: str) -> str:
@@ -238,4 +250,5 @@ MimeRange = Annotated[str, Check(mime_range)]
 Contact = Annotated[str, Check(contact)]
 ProductToken = Annotated[str, Check(product_token)]
 HeaderText = Annotated[str, Check(header_text)]
+ApiUrl = Annotated[str, Check(api_url)]
 Text = Annotated[str, Check(not_empty, {"minLength": 1})]

@@ -7,7 +7,7 @@ store, and has one owner, who decides everything about its hosts alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -26,17 +26,19 @@ GroupOf = Callable[[str], str | None]
 
 class Keys:
     """``host`` makes the key of a host, ``url`` the second half of the key of an encoded URL, ``of`` that key: its host's,
-    then its own.
+    then its own. ``secret`` is the seed of ``url``, for loops that would rather call the hash itself.
 
     The key of a host is its fingerprint. With ``group_of`` its first byte, the slot, is that of its group's fingerprint."""
 
     def __init__(self, secret: int, group_of: GroupOf | None = None) -> None:
-        self._group_of = group_of
-        self.url: Callable[[bytes], bytes] = partial(xxh3_64_digest, seed=secret)
+        self.secret, self._group_of = secret, group_of
         self.host: Callable[[str], bytes] = lru_cache(_HOSTS_MAX)(self._host)
 
+    def url(self, url: bytes) -> bytes:
+        return xxh3_64_digest(url, self.secret)
+
     def of(self, host: str, url: str) -> bytes:
-        return self.host(host) + self.url(url.encode())
+        return self.host(host) + xxh3_64_digest(url.encode(), self.secret)
 
     def _host(self, host: str) -> bytes:
         key = self.url(host.encode())

@@ -2,13 +2,14 @@
 
     lease → robots? → fetch → judge → outlinks → scope → outcome → settle
 
-The law: a visit writes nothing. One that is cancelled leaves no trace; one that meets our own trouble is given back.
+Invariants: a visit writes nothing. A cancelled visit leaves no trace; one that meets local trouble is given back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ from crawler.core.model import (
     EXPANDED,
     NO_FAILURE,
     NOT_PAGES,
+    CrawlState,
     Done,
     Dropped,
     Lease,
@@ -31,33 +33,35 @@ from crawler.core.model import (
     Outcome,
     Retry,
     Snapshot,
-    State,
     Unvisited,
 )
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.status import snapshot_of
-from crawler.crawl.thread_iter import Lazily
+from crawler.crawl.thread_iter import ThreadIterator
 from crawler.fetch import Fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
 from crawler.output import Journal, Retention
 from crawler.parse.seeds import Chunk
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
+from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
-from crawler.resources.memory_budget import Reservation, head_bytes, weight
+from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
 
 if TYPE_CHECKING:
     from crawler.crawl.sitemaps import Sitemaps
-    from crawler.parse.pool import Parser
-    from crawler.policy.robots_gate import RobotsDesk
+    from crawler.parse.pool import ParserPool
+    from crawler.policy.robots_gate import RobotsGate
 
 NETWORK_EVERY_S: Final = 0.5
 SERVE_BACKOFF_MAX_S: Final = 3600.0
+RECENT_FAILURES: Final = 20
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
 
@@ -80,9 +84,10 @@ class Crawl:
         pump: Pump,
         hosts: HostRules,
         politeness: Politeness,
-        robots: RobotsDesk | None,
+        robots: RobotsGate | None,
+        exclusion: Exclusion,
         fetcher: Fetcher,
-        parser: Parser | None,
+        parser: ParserPool | None,
         expander: Expander,
         judge: Judge,
         journal: Journal,
@@ -102,6 +107,7 @@ class Crawl:
         self.frontier = pump.frontier
         self.hosts = hosts
         self.robots = robots
+        self.exclusion = exclusion
         self.fetcher = fetcher
         self.parser = parser
         self.journal = journal
@@ -110,12 +116,16 @@ class Crawl:
         self.disk = disk
         self.metrics = metrics
         self.failing_hosts = failing_hosts
+        self.recent_failures: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_FAILURES)
+        """(wall time, URL, outcome, reason or status) of the last pages that failed."""
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
         self.visits_used: Callable[[], None] = lambda: self.drain("max_pages")
         """Called when as many pages are fetched as may be."""
         self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
+        self._visits: dict[asyncio.Task[None], Lease] = {}  # worker → what it visits
+        self._one_ended: asyncio.Event | None = None  # somebody waits for the end of a visit
         self._drain = asyncio.Event()
         self._body_bytes = 0
 
@@ -132,6 +142,18 @@ class Crawl:
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
             self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
+        self._expander.change(config, Scope(config, obey=config.robots, blocked=self.hosts.blocked))
+        if self.exclusion.change(config):
+            self.frontier.withdraw_excluded()
+            for worker, lease in list(self._visits.items()):
+                if self.exclusion.refuses(lease.link) is not None:
+                    self.memory.give_up(worker)
+
+    async def excluded_are_out(self) -> None:
+        """Returns when no visit of a link that is excluded by now is out: each was given up, and counts as not made."""
+        while any(self.exclusion.refuses(lease.link) is not None for lease in self._visits.values()):
+            self._one_ended = asyncio.Event()
+            await self._one_ended.wait()
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
@@ -174,7 +196,7 @@ class Crawl:
         self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.done)
 
     async def _watch_network(self) -> None:
-        """Settle what has been held long enough; while offline, try now and then whether anybody answers."""
+        """Settle what has been held long enough; while offline, try now and then whether anybody responds."""
         while True:
             await asyncio.sleep(NETWORK_EVERY_S)
             for lease, outcome in self._network.tick():
@@ -193,7 +215,7 @@ class Crawl:
 
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them."""
-        async for chunk in Lazily(self._seeds):
+        async for chunk in ThreadIterator(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
         self.frontier.seeds_ended()
 
@@ -202,6 +224,7 @@ class Crawl:
     async def _work(self) -> None:
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
+        room = self.memory.budget.visit()
         while (lease := await self.frontier.take()) is not None:
             try:
                 if self._expander.sitemaps is not None:
@@ -213,7 +236,7 @@ class Crawl:
             if refusal is not None:
                 self._settle(lease, refusal)
             else:
-                await self._visited(lease, worker)
+                await self._visited(lease, worker, room)
 
     async def _name_sitemaps(self, sitemaps: Sitemaps, lease: Lease) -> None:
         """The sitemaps of this link's origin, for the site it belongs to: before the visit, which robots.txt may forbid."""
@@ -224,13 +247,15 @@ class Crawl:
             self._settle(lease, Unvisited())
             raise
 
-    async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
+    async def _visited(self, lease: Lease, worker: asyncio.Task[None], room: VisitMemory) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
         self.memory.begins(worker)
+        self._visits[worker] = lease
         try:
-            outcome = await self.visit(lease)
+            outcome = await self.visit(lease, room)
         except StorageError as error:
             self._settle(lease, Unvisited())
+            self._ended(worker)
             await self.disk.visit_failed(error, self.frontier.out_count)
         except BaseException as error:
             gave_up = self.memory.gave_up(worker)
@@ -244,38 +269,53 @@ class Crawl:
             for ended, judged in self._network.observe(lease, outcome):
                 self._settle(ended, judged)
         finally:
-            self.memory.ended(worker)
+            self._ended(worker)
 
-    async def visit(self, lease: Lease) -> Outcome:
-        """The whole life of one link that robots.txt allows, between lease and outcome."""
-        async with self.memory.budget.visit() as room:
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        """From here on this worker's visit cannot be given up."""
+        self.memory.ended(worker)
+        self._visits.pop(worker, None)
+        if self._one_ended is not None:
+            self._one_ended.set()
+            self._one_ended = None
+
+    async def visit(self, lease: Lease, room: VisitMemory) -> Outcome:
+        """The whole life of one link that robots.txt allows, between lease and outcome. ``room`` is the worker's, and empty."""
+        if not room.begin():
+            await room.wait()
+        try:
             try:
-                page = await self.fetcher.fetch(self._as_kept(lease), room)
+                page = await self.fetcher.fetch(lease if lease.known is None else self._as_kept(lease), room)
             except FetchError as error:
                 return self._judge.error(lease, error)
             try:
-                self.metrics.answered(page)
-                room.received(page.body.memory_bytes, head_bytes(page.headers))
+                self.metrics.responded(page)
+                room.received(page.body.memory_bytes, head_bytes(page.headers) if room.has_long_head else 0)
                 outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()
                     return outcome
                 if lease.link.kind != "robots":
                     outcome = await self._expander.expand(lease.link, outcome, room)
-                self._reserved[id(lease)] = await room.outcome(weight(outcome))
+                size = weight(outcome)
+                self._reserved[id(lease)] = room.outcome_now(size) or await room.outcome(size)
                 return outcome
             except BaseException:
                 page.body.discard()
                 raise
+        finally:
+            room.release()
 
     def _as_kept(self, lease: Lease) -> Lease:
-        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no answer."""
+        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no response."""
         earlier = lease.known.archive if lease.known is not None else None
         if earlier is None or (lease.link.kind not in EXPANDED and is_there(self.root / earlier.file)):
             return lease
         return replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
+        if self.exclusion.is_set and (why := self.exclusion.refuses(link)) is not None:
+            return Dropped(*why)
         robots = self.robots
         if robots is None:
             return None
@@ -321,6 +361,8 @@ class Crawl:
         is_page = lease.link.kind not in NOT_PAGES
         if is_page and isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
             self.failing_hosts.add(lease.link.host)
+            said = outcome.reason or (str(outcome.page.status) if isinstance(outcome, Done) else "")
+            self.recent_failures.append((self.clock.wall(), lease.link.url, outcome.outcome, said))
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
@@ -329,7 +371,7 @@ class Crawl:
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")
 
-    def stats(self, state: State | None = None) -> Snapshot:
+    def stats(self, state: CrawlState | None = None) -> Snapshot:
         """The crawl at this moment, as people and programs are told it."""
         return snapshot_of(self, state)
 

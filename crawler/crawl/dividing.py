@@ -43,7 +43,9 @@ def divided_for(config: Config, root: Path, parts: int) -> Division | None:
             check(found, parts, by_domain=by_domain)
         return found
     check(found, parts, by_domain=by_domain)
-    secret = found.secret if found is not None else _secret_of(path)
+    from crawler.frontier.dividing import secret_of
+
+    secret = found.secret if found is not None else secret_of(path)
     generation = found.generation + 1 if found is not None else 1
     _divide(config, root, Division(parts, divided(parts), secret, by_domain and parts > 1, generation))
     return read(path)
@@ -117,11 +119,3 @@ def _commit(store: Store, journal: Journal, batch: Batch) -> None:
     known, marks = journal.write(prepared)
     store.commit(prepared, known, marks)
     journal.committed()
-
-
-def _secret_of(path: Path) -> int:
-    """Of a crawl that is not divided."""
-    from crawler.frontier.rocksdb.reader import RocksReader
-
-    with contextlib.closing(RocksReader(path)) as reader:
-        return reader.secret()

@@ -1,7 +1,7 @@
-"""open, run, drain, close, report: the only wiring, and the only code that knows the concrete parts.
+"""Opens, runs, drains, closes and reports a crawl: the only code that knows the concrete parts.
 
-The law: parts are opened in the order in which they may be trusted and closed in the reverse one: traffic stops first,
-pages are flushed, outcomes are recorded last.
+Parts are opened in the order of their dependence and closed in the reverse one: first traffic stops, then pages are flushed,
+and outcomes are recorded last.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from msgspec import Struct
+from msgspec.json import decode, encode
 
 from crawler.config import Config, HostRules
 from crawler.core import urls
@@ -43,6 +44,7 @@ from crawler.output.archive import KINDS, open_archive
 from crawler.output.file_names import WHOLE
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope
@@ -65,8 +67,8 @@ from crawler.resources.network import HELD_MAX, Network
 if TYPE_CHECKING:
     from crawler.frontier.exchange.board import Board
     from crawler.frontier.exchange.exchange import Exchange
-    from crawler.parse.pool import Parser
-    from crawler.policy.robots_gate import RobotsDesk
+    from crawler.parse.pool import ParserPool
+    from crawler.policy.robots_gate import RobotsGate
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 
@@ -116,11 +118,12 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         patience_s = math.inf if endless else config.disk_wait
         politeness = Politeness(
             hosts,
-            robots.delay if robots is not None else lambda link: 0.0,
+            robots.delay if robots is not None else None,
             random.random,
             backoff_max_s=backoff_max_s,
             host_failures=config.host_failures,
         )
+        exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
         failing_hosts = FailingHosts()
         pump = Pump(
             store,
@@ -132,6 +135,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             links_max=plan.bench_links_max,
             in_flight=in_flight,
             robots=robots,
+            exclusion=exclusion,
             links_room=budget,
             visits_max=_visits_max(config, part),
             on_unfetched=failing_hosts.add,
@@ -140,12 +144,12 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         )
         stack.callback(pump.close)
         frontier = pump.frontier
-        rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
         async with _open_fetcher(config, tmp, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             expander = Expander(
                 config,
-                Scope(config, obey=config.robots),
+                Scope(config, obey=config.robots, blocked=hosts.blocked),
                 parser,
                 fetcher.finisher,
                 frontier.admit,
@@ -165,6 +169,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 hosts=hosts,
                 politeness=politeness,
                 robots=robots,
+                exclusion=exclusion,
                 fetcher=fetcher,
                 parser=parser,
                 expander=expander,
@@ -221,7 +226,7 @@ def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
     return Exchange(root, part.share, part.board, store.positions())
 
 
-def _seeds(config: Config, store: Store, rules: urls.Rules) -> Iterator[seeds.Chunk]:
+def _seeds(config: Config, store: Store, rules: urls.UrlRules) -> Iterator[seeds.Chunk]:
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
 
 
@@ -248,7 +253,7 @@ def _committed(config: Config, own: Path, store: Store) -> Mapping[str, Mark]:
         return reader.marks()
 
 
-def _judge(config: Config, rules: urls.Rules) -> Judge:
+def _judge(config: Config, rules: urls.UrlRules) -> Judge:
     move_anchor = config.redirects == "any"
     return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
@@ -258,8 +263,8 @@ def _measure(
     store: Store,
     pump: Pump,
     fetcher: Fetcher,
-    robots: RobotsDesk | None,
-    parser: Parser | None,
+    robots: RobotsGate | None,
+    parser: ParserPool | None,
     journal: Journal,
 ) -> None:
     """By what to read how much of a fixed account is used."""
@@ -273,7 +278,7 @@ def _measure(
 
 
 @contextlib.asynccontextmanager
-async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
+async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[ParserPool | None]:
     """None where neither a page's outlinks nor a sitemap's are wanted."""
     preload = [FUNCTION, PARSER] if config.depth else []
     if config.sitemaps:
@@ -334,19 +339,31 @@ def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: 
     )
 
 
+def _begun_with(store: Store, config: Config) -> list[str]:
+    """The expressions that the crawl was begun with (see ``Exclusion``)."""
+    if (identity := store.identity()) is not None:
+        return decode(identity, type=_Begun).exclude
+    store.set_identity(encode(_Begun(list(config.exclude))))
+    return list(config.exclude)
+
+
+class _Begun(Struct):
+    exclude: list[str]
+
+
 def _own_stdin(config: Config) -> BinaryIO | None:
     """Standard input behind a buffer of our own: the interpreter's cannot be closed while a thread waits in it."""
     return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
 
 
-def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int, *, may_change: bool) -> RobotsDesk | None:
+def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int, *, may_change: bool) -> RobotsGate | None:
     """None where no robots.txt matters, and no [[host]] table may come to say otherwise while it runs."""
     if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
     from crawler.policy.robots_cache import RulesCache
-    from crawler.policy.robots_gate import RobotsDesk
+    from crawler.policy.robots_gate import RobotsGate
 
-    return RobotsDesk(
+    return RobotsGate(
         RulesCache(bytes_max),
         name=config.name,
         crawl_delay_cap_s=config.crawl_delay_cap,
@@ -356,7 +373,5 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     )
 
 
-def _group_of(config: Config) -> Callable[[str], str | None]:
-    if config.politeness_by == "host":
-        return lambda host: None
-    return domain_of
+def _group_of(config: Config) -> Callable[[str], str | None] | None:
+    return None if config.politeness_by == "host" else domain_of

@@ -1,7 +1,7 @@
 """The counters of a store while a commit changes them, and the hosts with the longest queues.
 
-The law: known = waiting + retrying + done, but for what waits and is no new page: links to expand once more, and what is no
-page at all. That is never known, and once it is settled it is counted by its kind alone.
+Invariant: known = waiting + retrying + done, except for what waits and is no new page (links to expand once more) and for what
+is no page at all; the latter is never known, and once settled it is counted by its kind alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Counters:
         self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
         self.lines, self.not_pages = dict(counts.lines), dict(counts.not_pages)
+        self.statuses = dict(counts.statuses)
 
     def freeze(self) -> Counts:
         return Counts(
@@ -49,6 +50,7 @@ class Counters:
             dict(self.refused),
             dict(self.lines),
             dict(self.not_pages),
+            dict(self.statuses),
         )
 
     def admit(self, links: int, *, is_new_page: bool) -> None:
@@ -79,6 +81,8 @@ class Counters:
             return
         self.done += by
         _add(self.outcomes, record.outcome, by)
+        if record.outcome == "http_error" and (by > 0 or str(record.status) in self.statuses):
+            _add(self.statuses, str(record.status), by)
         if record.reason is not None:
             _add(self.reasons, record.reason, by)
 

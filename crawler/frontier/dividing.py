@@ -22,6 +22,7 @@ from crawler.frontier.exchange.inbox import SOURCE
 from crawler.frontier.exchange.outbox import FOLDER
 from crawler.frontier.rocksdb.layout import MARK, POSITION
 from crawler.frontier.rocksdb.moving import MovingStore
+from crawler.frontier.rocksdb.reader import RocksReader
 
 GONE: Final = (MARK + FOLDER.encode(), POSITION + SOURCE.encode())
 """Of ``meta``, once it is divided anew: there is no exchange file any more."""
@@ -45,9 +46,12 @@ def move(path: Path, new: Division) -> int:
             if source != target and (moved := set(slots) & set(own)):
                 with _opened(source, new) as giver, _opened(target, new) as taker:
                     copied += giver.give(taker, moved)
+    first = next(iter(old))
     for target in wanted:  # also one that has got nothing
-        with _opened(target, new):
-            pass
+        with _opened(target, new) as taker:
+            if target not in old:
+                with _opened(first, new) as giver:
+                    taker.identify_as(giver)
     if new.parts > 1:
         write(path / FILE_NAME, new)
     else:
@@ -90,6 +94,12 @@ def clean_up(path: Path, before: Mapping[Path, object], new: Division, part_of: 
     with storing(path):
         (path / MOVING_NAME).unlink()
     sync_dir(path)
+
+
+def secret_of(path: Path) -> int:
+    """Of a crawl that is not divided: the seed of its fingerprints."""
+    with contextlib.closing(RocksReader(path)) as reader:
+        return reader.secret()
 
 
 def stores_there(path: Path) -> dict[Path, tuple[int, ...]]:

@@ -10,6 +10,7 @@ never wait for the disk. Commits and trips to the store are the pump's (pump.py)
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -32,6 +33,7 @@ from crawler.core.model import (
 )
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
+from crawler.frontier.exclusion import Exclusion
 from crawler.frontier.handed import LinksRoom, Politeness, RobotsGate
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
@@ -61,6 +63,9 @@ LIMITED_BY: Final[dict[Limiter, WaitsFor]] = {
 }
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Frontier:
     """The workers' side. ``visits_max``: no more visits than these (--max-pages), None: no limit. ``on_unfetched`` is told
     the host of each page that is settled without a visit."""
@@ -75,6 +80,7 @@ class Frontier:
         *,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        exclusion: Exclusion | None = None,
         links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
@@ -82,6 +88,7 @@ class Frontier:
         self.bench = bench
         self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
         self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
+        self._exclusion = exclusion
         self._visits_left = visits_max
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
@@ -97,6 +104,7 @@ class Frontier:
         """The strictest of ``_limits``."""
         self._held = 0
         self.pauses: set[Pause] = set()
+        self._paused_at: dict[Pause, float] = {}
         self.seeding = True
         """Seeds are still to come."""
         self.draining = False
@@ -129,6 +137,8 @@ class Frontier:
 
     def deal(self) -> None:
         """Give out whatever may be given now, and wake again when more may be."""
+        if not self._waiters and self._timer is None:
+            return
         now = self._clock()
         while self._waiters:
             if self._waiters[0].done():
@@ -147,11 +157,11 @@ class Frontier:
 
     def _next(self, now: float) -> Lease | None:
         """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
-        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
-        if (paused := self.paused_by) is not None and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
-            return self._idle(paused)
+        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody responds
+        if self.pauses and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
+            return self._idle(self.paused_by)
         # 2. one batch is being committed and the next is full
-        if self._batches.is_backed_up:
+        if self._batches.closing is not None and self._batches.open.is_full():
             return self._idle("disk")
         # 3. as many visits are out as memory or descriptors allow; those held have ended
         if self._limit is not None and len(self._out) - self._held >= self._limits[self._limit]:
@@ -177,8 +187,8 @@ class Frontier:
         self._refill.dealt(lease.link.host)
         return lease
 
-    def _idle(self, waits_for: WaitsFor) -> Lease | None:
-        self.waits_for = waits_for
+    def _idle(self, waits_for: WaitsFor | None) -> Lease | None:
+        self.waits_for = waits_for or self.waits_for
         return None
 
     def _leave(self, lease: Lease) -> None:
@@ -223,6 +233,10 @@ class Frontier:
         below = self.idle_count if self._limit is None else self._limits[self._limit] - self.visiting_count
         return max(0, min(self.idle_count, below))
 
+    def is_lease_out(self, lease: Lease) -> bool:
+        """Whether its visit has not been settled."""
+        return id(lease) in self._out
+
     def is_out(self, url: str) -> bool:
         """Whether a canonical URL is being visited."""
         return any(lease.link.url == url for lease, _ in self._out.values())
@@ -233,10 +247,16 @@ class Frontier:
 
     def pause(self, why: Pause) -> None:
         """Deal nothing until ``resume`` with the same reason."""
-        self.pauses.add(why)
+        if why not in self.pauses:
+            self.pauses.add(why)
+            self._paused_at[why] = self._clock()
+            logger.info("paused", extra={"pause": str(why)})
 
     def resume(self, why: Pause) -> None:
-        self.pauses.discard(why)
+        if why in self.pauses:
+            self.pauses.discard(why)
+            seconds = round(self._clock() - self._paused_at.pop(why), 1)
+            logger.info("resumed", extra={"pause": str(why), "seconds": seconds})
         self.deal()
 
     def limit(self, by: Limiter, visits_max: int | None) -> None:
@@ -252,7 +272,7 @@ class Frontier:
         self._held = visits
 
     def deal_one(self) -> None:
-        """Offline: deal one lease all the same, to see whether anybody answers."""
+        """Offline: deal one lease all the same, to see whether anybody responds."""
         self._deals_one = True
         self.deal()
 
@@ -279,7 +299,8 @@ class Frontier:
         if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind not in NOT_PAGES:
             self._visits_left -= 1
         host, now = lease.link.host, self._clock()
-        rest = self._politeness.after(lease.link, outcome, self.bench.state(host), now)
+        before = self.bench.state(host)
+        rest = self._politeness.after(lease.link, outcome, before, now)
         self.bench.release(lease, rest)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
@@ -296,6 +317,8 @@ class Frontier:
             if lease.suspect:
                 self.bench.hold_suspects(True)
         if rest.down:
+            if before.down is None:
+                logger.info("host given up", extra={"host": host, "outcome": rest.down[0], "failures": rest.failures})
             self._give_up(host, rest.down)
         is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
         self._batches.mark_dirty(now, urgent=is_last or lease.suspect or rest.busy + rest.failures > 0)
@@ -329,6 +352,24 @@ class Frontier:
                 self._refill.given_up(lease.link.host)
         if down:
             self._batches.mark_dirty(self._clock())
+
+    def refusing(self) -> Callable[[Link], tuple[str, str] | None] | None:
+        """(outcome, reason) of a link that is wanted no more; None where nothing is excluded."""
+        return self._exclusion.refuses if self._exclusion is not None and self._exclusion.is_set else None
+
+    def withdraw_excluded(self) -> None:
+        """What waits on the bench and is wanted no more is settled unfetched; the rest when it is claimed."""
+        exclusion = self._exclusion
+        if exclusion is None or not exclusion.is_set:
+            return
+        for host in self.bench.names():
+            blocked = exclusion.blocks(host)
+            gone = self.bench.clear(host) if blocked else self.bench.withdraw(host, exclusion.refuses)
+            if gone:
+                gone = [lease for lease in gone if lease.key or asking_host(lease.link) != host]
+                self.settle_unfetched([(lease, why) for lease in gone if (why := exclusion.refuses(lease.link))])
+                self._refill.sift(host)
+        self.deal()
 
     def undone(self, batch: Iterable[Settled]) -> None:
         """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""

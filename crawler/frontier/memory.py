@@ -28,12 +28,15 @@ from crawler.frontier.admission import (
     decide,
     fruitful,
     is_own_visit,
+    is_robots_record,
     is_robots_txt,
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
 from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.host_state import HostState
+from crawler.frontier.progress import Progress, Tally
+from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
 
@@ -54,6 +57,7 @@ class MemoryStore:
         self._tally = Counters(Counts())
         self._counts = Counts()
         self._longest = Longest()
+        self._progress = Progress()
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64) if share is None else share.secret
         self._keys_by = Keys(self._secret, share.group_of if share is not None else None)
@@ -128,7 +132,7 @@ class MemoryStore:
         for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             link = settled.lease.link
             if record is not None and is_robots_visit(link) and is_robots_txt(link):
-                self._settle_aside(key, record)
+                self._settle_robots(key, record)
         for settled in batch.settled:
             self._suspects.pop(cleared_robots(settled) or b"", None)
         for name, rest in batch.hosts.items():
@@ -146,6 +150,7 @@ class MemoryStore:
         self._positions.update(admitted.position for admitted in batch.admitted if admitted.position)
         self._tally.refuse(batch.refused)
         self._tally.judged(prepared, prepared.forged)
+        self._progress.note(prepared, prepared.admitted)
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
         self._offer({*batch.hosts, *prepared.fed, *(settled.lease.link.host for settled in batch.settled)})
@@ -171,15 +176,13 @@ class MemoryStore:
             self._revived.discard(key)
             self._record(key, record)
 
-    def _settle_aside(self, key: bytes, record: Known) -> None:
-        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+    def _settle_robots(self, key: bytes, record: Known) -> None:
         before = self._pages.get(key)
-        if key not in self._depths:
-            self._depths[key] = 0
-        elif before is not None and before.link.kind == "robots":
-            self._tally.settle(before, -1)
-        else:
+        if not is_robots_record(before, is_known=key in self._depths):
             return
+        if before is not None:
+            self._tally.settle(before, -1)
+        self._depths.setdefault(key, 0)
         self._record(key, record)
 
     def _record(self, key: bytes, record: Known) -> None:
@@ -227,19 +230,37 @@ class MemoryStore:
         return self._queues.next_due()
 
     def revive(self, outcomes: frozenset[str]) -> int:
-        pages = [page for key, page in self._pages.items() if page.outcome in outcomes and key not in self._revived]
-        pages = [page for page in pages if page.link.kind != "robots"]
+        return self.revive_some(Selection(outcomes=outcomes)).count
+
+    def _chosen(self, which: Selection) -> list[Known]:
+        settled = (page for key, page in self._pages.items() if key not in self._revived and page.link.kind != "robots")
+        return [page for page in settled if which.takes(page)]
+
+    def remove_some(self, which: Selection, after: bytes = b"") -> Step:
+        pages = self._chosen(which)
+        for page in pages:
+            key = self._url_key(page.link.url)
+            self._tally.settle(page, -1)
+            self._progress.undo(page, forgotten=True)
+            self._tally.known -= page.link.kind not in NOT_PAGES
+            del self._pages[key], self._depths[key]
+        self._counts = self._tally.freeze()
+        return Step(len(pages), frozenset(page.link.host for page in pages))
+
+    def revive_some(self, which: Selection, after: bytes = b"") -> Step:
+        pages = self._chosen(which)
         for page in pages:
             link = page.link.revived()
             self._revived.add(self._url_key(link.url))
             self._tally.settle(page, -1)
+            self._progress.undo(page, forgotten=False)
             self._tally.waiting += 1
             self._queues.host(link.host, self._now).revive()
             self._suspects.pop(robots_key(origin(link.url)), None)
             self._queues.enter(link, link.priority, RECORDED | (UNCOUNTED if link.kind in NOT_PAGES else 0))
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
-        return len(pages)
+        return Step(len(pages), frozenset(page.link.host for page in pages))
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -292,6 +313,9 @@ class MemoryStore:
         self._suspects.update(robots)
         for key in forgotten:
             self._suspects.pop(key, None)
+
+    def progress(self, kind: str) -> dict[str, Tally]:
+        return self._progress.of(kind)
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         return self._longest.top(limit)

@@ -6,7 +6,6 @@ The law: what a host's part says of it is true; each part shows one commit's sta
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -90,7 +89,12 @@ def total(counts: Sequence[Counts]) -> Counts:
     """Of all parts."""
 
     def summed(named: Sequence[Mapping[str, int]]) -> dict[str, int]:
-        return dict(sum((Counter(one) for one in named), Counter[str]()))
+        """Of one part it may be less than nothing: what another has counted was settled again there."""
+        found: dict[str, int] = {}
+        for one in named:
+            for name, count in one.items():
+                found[name] = found.get(name, 0) + count
+        return {name: count for name, count in found.items() if count}
 
     return Counts(
         known=sum(one.known for one in counts),

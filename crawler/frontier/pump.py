@@ -19,11 +19,13 @@ from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
+from crawler.frontier.exclusion import Exclusion
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.handed import LinksRoom, Politeness, RobotsGate
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
-from crawler.frontier.refill import Got, Refill
+from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
+from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
@@ -54,6 +56,7 @@ class Pump:
         links_max: int,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        exclusion: Exclusion | None = None,
         links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
@@ -75,6 +78,7 @@ class Pump:
             clock,
             in_flight=in_flight,
             robots=robots,
+            exclusion=exclusion,
             links_room=links_room,
             visits_max=visits_max,
             on_unfetched=on_unfetched,
@@ -92,8 +96,35 @@ class Pump:
         return self._batches.uncommitted_s(self._clock())
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
-        """What the store answers, between two of the pump's own calls. Raises StorageError."""
+        """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
+
+    async def revive(self, which: Selection) -> int:
+        """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
+        return await self._step_by_step(self._store.revive_some, which)
+
+    async def remove(self, which: Selection) -> int:
+        """Forget settled URLs; how many. As ``revive``."""
+        return await self._step_by_step(self._store.remove_some, which)
+
+    async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection) -> int:
+        """Between the pump's own calls, each of its turns short."""
+        total, after = 0, b""
+        while True:
+            try:
+                step = await self.ask(some, which, after)
+            except StorageError as error:
+                self._store_failed(error)
+                raise
+            total += step.count
+            self.frontier.counts = self._store.stats()
+            if self._robots is not None:
+                for host in step.hosts:
+                    self._robots.forgive(host)
+            self._refill.committed((), step.hosts)
+            if step.after is None:
+                return total
+            after = step.after
 
     async def run(
         self, recover: Callable[[StorageError], Awaitable[None]], on_commit: Sequence[Callable[[float], None]] = ()
@@ -204,6 +235,8 @@ class Pump:
     async def _refill_loop(self) -> None:
         while not self._ended:
             await self._refill.wait()
+            if self.frontier.refusing() is not None:
+                await self._batches.room()  # what is excluded goes straight into the batch
             if self._failure is None and not self.frontier.draining and not self._ended:
                 await self._refill_once()
                 self.frontier.deal()
@@ -212,7 +245,7 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            self._failed(error)
+            self._store_failed(error)
             return
         if got is None:
             return
@@ -222,25 +255,32 @@ class Pump:
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
-    def _failed(self, error: StorageError) -> None:
+    def _store_failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
         self._failure = self._failure or error
         self.frontier.pause(Pause.DISK)
         self._batches.mark_dirty(self._clock(), urgent=True)
 
     def _take_in(self, got: Got) -> None:
-        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile or their robots
-        rules cannot be had. 2. They were claimed for that, but their host is tried again: the store has more of it than there
-        is room for here. 3. They come onto the bench."""
+        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile, their robots rules
+        cannot be had, or they are excluded. 2. They were claimed for that, but their host is tried again, or they are wanted
+        after all: the store has more of the host than there is room for here. 3. They come onto the bench."""
         down: list[tuple[Lease, tuple[str, str]]] = []
         up: list[Lease] = []
+        excluded = self.frontier.refusing()
+        room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
+            if why is None and excluded is not None and (why := excluded(lease.link)) is not None:
+                self._refill.sift(host)
             if why is not None:
                 down.append((lease, why))
-            elif host in got.emptied:
+            elif host in got.emptied or room.get(host) == 0:
                 self._refill.give_back(lease)
+            elif host in room:
+                room[host] -= 1
+                up.append(lease)
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
@@ -296,7 +336,7 @@ class Pump:
         try:
             return await self._committer.on_engine(exchange.inbox.receive)
         except StorageError as error:
-            self._failed(error)
+            self._store_failed(error)
             return None
 
     async def _admit(self, exchange: Exchange, received: Received) -> None:

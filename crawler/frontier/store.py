@@ -3,7 +3,7 @@
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
 lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed``, ``lookup`` and ``budgets`` may be called from any thread.)
 
-The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
+Invariants: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from crawler.core.batch import Batch, Prepared
 from crawler.core.model import Known, Lease, Mark
+from crawler.frontier.progress import Tally
+from crawler.frontier.selection import Selection, Step
 
 PROMOTED_MAX: Final = 1000
 """Most links whose time has come that one claim moves back among the waiting."""
@@ -52,15 +54,8 @@ class Counts(Struct, frozen=True, gc=False):
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
     not_pages: Mapping[str, int] = {}
     """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
-
-    @property
-    def all_known(self) -> int:
-        """With what is no page."""
-        return self.known + sum(self.not_pages.values())
-
-    @property
-    def all_done(self) -> int:
-        return self.done + sum(self.not_pages.values())
+    statuses: Mapping[str, int] = {}
+    """Settled URLs that are ``http_error``, by HTTP status. Not of those that an earlier version settled."""
 
 
 class Store(Protocol):
@@ -92,6 +87,10 @@ class Store(Protocol):
 
     def stats(self) -> Counts: ...
 
+    def progress(self, kind: str) -> dict[str, Tally]:
+        """How far each list is (``progress.LIST``), by name, or each tag (``progress.TAG``), by itself as JSON; "" stands for
+        all that are not told apart."""
+
     def lookup(self, url: str) -> Known | str | None:
         """What is known of a canonical URL: its record, ``"waiting"``, ``"retrying"``, or None if it was never admitted."""
 
@@ -102,6 +101,12 @@ class Store(Protocol):
     def revive(self, outcomes: frozenset[str]) -> int:
         """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps. Their hosts
         are given up no more, and their robots visits suspected of nothing."""
+
+    def revive_some(self, which: Selection, after: bytes = b"") -> Step:
+        """One step of that, durable on return: between two commits of a crawl that runs."""
+
+    def remove_some(self, which: Selection, after: bytes = b"") -> Step:
+        """One step of forgetting settled URLs: found or named again, they are new. Those that wait again are left."""
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         """The robots records kept for these origins."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,13 +21,17 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Rules, parse
+from crawler.core.text import did_you_mean, printable
+from crawler.core.urls import UrlRules, parse
 from crawler.core.version import __version__
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
-from crawler.service.api_streams import Follow
+from crawler.service.api_steering import Steering, json_response
+from crawler.service.api_streams import FILTERS, Follow
+from crawler.service.dashboard import Dashboard
 from crawler.service.listener import Handler, watched
-from crawler.service.steered import HOSTS_MAX, Sort, Steered
+from crawler.service.reload import Changes
+from crawler.service.steered import HOSTS_MAX, Host, Sort, Steered, Vital
 
 REQUEST_S: Final = 30.0
 """For a response that is not a stream."""
@@ -42,8 +46,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Control:
-    """What the API needs besides the crawl itself, as functions: ``change(settings)`` which applies some settings and gives
-    them all (ConfigError: none was applied)."""
+    """The API of a crawl in ``root``: its ``vitals``, and the ``changes`` of its settings."""
 
     def __init__(
         self,
@@ -51,56 +54,67 @@ class Control:
         root: Path,
         *,
         registry: CollectorRegistry,
-        change: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
-        settings: Callable[[], Mapping[str, Any]],
-        alive: Callable[[], str | None] = lambda: None,
-        ready: Callable[[], str | None] = lambda: None,
+        vitals: Vital,
+        changes: Changes,
     ) -> None:
         self.crawl, self.root, self.registry = crawl, root, registry
-        self.change, self.settings = change, settings
-        self.alive, self.ready = alive, ready
+        self.vitals, self.changes = vitals, changes
         config = crawl.config
-        self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
+        self.token = config.api_token
+        self.rules = UrlRules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
+        self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded)
         self.follow = Follow(crawl, root)
         self.began = time.time()
 
     def application(self) -> web.Application:
         """To be served by ``listener.open_listener`` on the configured address."""
         config = self.crawl.config
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[as_problem(config.listen, config.api_token)])
-        for method, path, handler in self.routes():
+        admission = as_problem(config.listen, config.api_token, config.server_names)
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[admission])
+        dashboard = Dashboard(self)
+        app.on_shutdown.append(dashboard.close)
+        for method, path, handler in (*self.routes(), *dashboard.routes()):
             app.router.add_route(method, path, handler)
         return app
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Exactly the operations of the OpenAPI file."""
-        asked = {path: ("GET", path, handler) for path, handler in watched(self.registry, self.alive, self.ready).items()}
+        watching = watched(self.registry, self.vitals.alive, self.vitals.ready)
+        asked: list[tuple[str, str, Handler]] = [("GET", path, handler) for path, handler in watching.items()]
         return [
-            ("POST", "/v1/seeds", self.uploads.post_seeds),
-            ("GET", "/v1/results", self.follow.get_results),
-            ("GET", "/v1/body", self.get_body),
+            ("POST", "/v1/seeds", _asked(self.uploads.post_seeds, "tag", "list")),
+            ("GET", "/v1/results", _asked(self.follow.get_results, "cursor", "wait", *FILTERS)),
+            ("GET", "/v1/body", _asked(self.get_body, "url", "raw")),
+            ("POST", "/v1/retry", _asked(self.steering.post_retry)),
+            ("POST", "/v1/remove", _asked(self.steering.post_remove)),
+            ("GET", "/v1/hosts", _asked(_in_time(self.get_hosts), "sort", "limit")),
+            ("GET", "/v1/urls", _asked(_in_time(self.get_url), "url", "via")),
+            ("GET", "/debug/memory", _asked(_in_time(self.get_memory), "seconds")),
             *(
-                (method, path, _in_time(handler))
+                (method, path, _asked(_in_time(handler)))
                 for method, path, handler in (
                     ("GET", "/v1/status", self.get_status),
-                    ("GET", "/v1/hosts", self.get_hosts),
-                    ("GET", "/v1/urls", self.get_url),
+                    ("GET", "/v1/lists", self.steering.get_lists),
+                    ("GET", "/v1/tags", self.steering.get_tags),
                     ("POST", "/v1/pause", self.post_pause),
                     ("POST", "/v1/resume", self.post_resume),
                     ("POST", "/v1/drain", self.post_drain),
                     ("GET", "/v1/settings", self.get_settings),
                     ("PATCH", "/v1/settings", self.patch_settings),
+                    ("GET", "/v1/exclusions", self.steering.get_exclusions),
+                    ("POST", "/v1/exclusions", self.steering.post_exclusions),
                     ("GET", "/v1/openapi.yaml", self.get_openapi),
-                    ("GET", "/debug/memory", self.get_memory),
                 )
             ),
-            *asked.values(),
+            *asked,
         ]
 
     def canonical(self, request: web.Request) -> str:
         """The URL that ``?url=`` names, as this crawl knows it."""
-        text = request.query.get("url")
+        return self.known_as(request.query.get("url", ""))
+
+    def known_as(self, text: str) -> str:
         if not text:
             raise Problem(400, "which URL? give it as ?url=")
         try:
@@ -111,14 +125,14 @@ class Control:
     # -- queries ------------------------------------------------------------------------------------------------
 
     async def get_status(self, request: web.Request) -> web.Response:
-        return _json(await self.status())
+        return json_response(await self.status())
 
     async def status(self) -> dict[str, Any]:
         """Everything about the crawl at this moment."""
         await self.crawl.look()
         snapshot = msgspec.to_builtins(self.crawl.stats())
         del snapshot["at"]
-        readings, (pages, size) = self.crawl.readings(), self.crawl.rates()
+        readings, (pages, size), left = self.vitals.readings(), self.vitals.rates(), self.vitals.left()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -129,6 +143,8 @@ class Control:
             "hosts": self.crawl.hosts_known(),
             "pages_per_second": round(pages, 3),
             "bytes_per_second": round(size, 1),
+            "time_left": left
+            and {"seconds": round(left.seconds), "at_least": left.at_least, "host": msgspec.to_builtins(left.host)},
             "workers": dict(readings.workers),
             "connections": dict(readings.connections),
             "memory": {
@@ -147,14 +163,20 @@ class Control:
         sort = request.query.get("sort", "waiting")
         if sort not in _SORTS:
             raise Problem(400, f"sort must be one of {', '.join(_SORTS)}")
-        hosts = await self.crawl.hosts(cast("Sort", sort), _number(request, "limit", 20, HOSTS_MAX))
-        return _json({"sort": sort, "hosts": hosts})
+        return json_response({"sort": sort, "hosts": await self.hosts(sort, _number(request, "limit", 20, HOSTS_MAX))})
+
+    async def hosts(self, sort: str, limit: int) -> Sequence[Host]:
+        """``waiting``, ``backoff`` or ``errors``: the first so many by that."""
+        return await self.crawl.hosts(cast("Sort", sort), limit)
 
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
-        url = self.canonical(request)
+        return json_response(await self.explained(request.query.get("url", ""), request.query.get("via")))
+
+    async def explained(self, given: str, via: str | None) -> dict[str, Any]:
+        """The same; Problem: it is no URL, or ``via`` is none."""
         try:
-            return _json(await self.crawl.explain(url, request.query["url"], request.query.get("via")))
+            return await self.crawl.explain(self.known_as(given), given, via)
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
 
@@ -167,27 +189,36 @@ class Control:
 
     async def get_memory(self, request: web.Request) -> web.Response:
         seconds = _number(request, "seconds", 0, 20)
-        return web.Response(text=await self.crawl.memory_report(seconds))
+        return web.Response(text=await self.vitals.memory_report(seconds))
 
     # -- commands ------------------------------------------------------------------------------------------------
 
-    async def post_pause(self, request: web.Request) -> web.Response:
+    async def pause(self) -> None:
         await self.crawl.pause()
         logger.info("paused by the control API")
-        return _json(await self.status())
 
-    async def post_resume(self, request: web.Request) -> web.Response:
+    async def resume(self) -> None:
         await self.crawl.resume()
         logger.info("resumed by the control API")
-        return _json(await self.status())
 
-    async def post_drain(self, request: web.Request) -> web.Response:
+    def drain(self) -> None:
         logger.info("drained by the control API")
         self.crawl.drain("control API")
-        return _json(await self.status())
+
+    async def post_pause(self, request: web.Request) -> web.Response:
+        await self.pause()
+        return json_response(await self.status())
+
+    async def post_resume(self, request: web.Request) -> web.Response:
+        await self.resume()
+        return json_response(await self.status())
+
+    async def post_drain(self, request: web.Request) -> web.Response:
+        self.drain()
+        return json_response(await self.status())
 
     async def get_settings(self, request: web.Request) -> web.Response:
-        return _json(self.settings())
+        return json_response(self.changes.settings())
 
     async def patch_settings(self, request: web.Request) -> web.Response:
         """JSON merge patch (RFC 7396) of the settings that may change while it runs."""
@@ -199,12 +230,7 @@ class Control:
             raise Problem(400, f"not JSON: {error}") from None
         if not isinstance(changes, dict):
             raise Problem(400, "send an object of settings")
-        return _json(await self.change(changes))
-
-
-def _json(value: Mapping[str, Any]) -> web.Response:
-    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return json_response(await self.changes.patch(changes))
 
 
 def _number(request: web.Request, name: str, default: int, largest: int) -> int:
@@ -214,6 +240,18 @@ def _number(request: web.Request, name: str, default: int, largest: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= largest):
         raise Problem(400, f"{name} must be a whole number of at most {largest}")
     return int(text)
+
+
+def _asked(handler: Handler, *known: str) -> Handler:
+    """The same, asked with no other query parameters than these: a misspelt one would change what is meant."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if unknown := sorted(request.query.keys() - set(known)):
+            meant = did_you_mean(unknown[0], known, f"; known are {', '.join(known)}" if known else "")
+            raise Problem(400, f"there is no parameter {printable(unknown[0])[:80]} here{meant}")
+        return await handler(request)
+
+    return checked
 
 
 def _in_time(handler: Handler) -> Handler:

@@ -11,12 +11,13 @@ import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import Snapshot
 from crawler.crawl import open_crawl
+from crawler.crawl.status import Rates, status_fields
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
@@ -24,10 +25,12 @@ from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, status_liner, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
-from crawler.service.steered import Direct, Steered
+from crawler.service.steered import Direct, Steered, Vital
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+STATUS_EVERY_S: Final = 60.0
 
 logger: Final = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ async def serve(
         crawl = await stack.enter_async_context(open_crawl(config, endless=True))
         vitals = await stack.enter_async_context(open_vitals(crawl))
 
-        steered = Direct(crawl, vitals, on_change)
+        steered = Direct(crawl, on_change)
         changes = Changes(steered, Path(config.output or ""))
         vitals.last_reload_successful = lambda: changes.last_reload_successful
         control = control_of(steered, vitals, changes, crawl.metrics.registry)
@@ -81,24 +84,8 @@ async def serve(
         return Report(exit_code(crawl.stopped_by, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
 
-class Health(Protocol):
-    """As ``Vitals``."""
-
-    def alive(self) -> str | None: ...
-
-    def ready(self) -> str | None: ...
-
-
-def control_of(crawl: Steered, health: Health, changes: Changes, registry: CollectorRegistry) -> Control:
-    return Control(
-        crawl,
-        Path(crawl.config.output or ""),
-        registry=registry,
-        change=changes.patch,
-        settings=changes.settings,
-        alive=health.alive,
-        ready=health.ready,
-    )
+def control_of(crawl: Steered, vitals: Vital, changes: Changes, registry: CollectorRegistry) -> Control:
+    return Control(crawl, Path(crawl.config.output or ""), registry=registry, vitals=vitals, changes=changes)
 
 
 @contextlib.contextmanager
@@ -109,13 +96,23 @@ def beside(
     stats: Callable[[], Snapshot],
     notifier: Notifier,
 ) -> Iterator[None]:
-    """What systemd wants to know, while the crawl runs."""
+    """What systemd and the log want to know, while the crawl runs."""
 
     async def tell_the_end() -> None:
         await drains()
         notifier.stopping()
 
+    async def tell_the_status() -> None:
+        rates = Rates()
+        while True:
+            await asyncio.sleep(STATUS_EVERY_S / 2)
+            rates.add(stats())
+            await asyncio.sleep(STATUS_EVERY_S / 2)
+            rates.add(now := stats())
+            logger.info("status", extra=status_fields(now, rates))
+
     telling = [
+        tasks.create_task(tell_the_status(), name="status"),
         tasks.create_task(notifier.keep(alive, status_liner(stats)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]

@@ -7,6 +7,7 @@ crawl by several processes, where each of them answers by what stands here.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
@@ -18,14 +19,18 @@ from crawler.core.model import Known, Link, Mark, Pause, Ref, Snapshot
 from crawler.core.urls import parse
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.explain import explain
+from crawler.crawl.status import Left
+from crawler.frontier.progress import Tally
+from crawler.frontier.selection import Selection
 from crawler.output import row_at
 from crawler.output.archive import is_gone
-from crawler.service.health import Vitals
 
 HOSTS_MAX: Final = 1000
 Sort = Literal["waiting", "backoff", "errors"]
 Host = dict[str, Any]
 """As GET /v1/hosts tells of one."""
+Failure = tuple[float, str, str, str]
+"""(wall time, URL, outcome, reason or status)"""
 
 
 class Steered(Protocol):
@@ -40,11 +45,6 @@ class Steered(Protocol):
         """Why the crawl was stopped early; None if it was not."""
 
     def stats(self) -> Snapshot: ...
-
-    def readings(self) -> Readings: ...
-
-    def rates(self) -> tuple[float, float]:
-        """URLs settled and body bytes received per second, of late."""
 
     async def look(self) -> None:
         """What is told next is of this moment."""
@@ -61,7 +61,7 @@ class Steered(Protocol):
     async def hosts(self, sort: Sort, limit: int) -> Sequence[Host]:
         """Those that stand out by one measure, the first of it first."""
 
-    async def explain(self, url: str, given: str, via: str | None) -> Mapping[str, Any]:
+    async def explain(self, url: str, given: str, via: str | None) -> dict[str, Any]:
         """What is known of a URL, and why it is where it is; FetchError: ``via`` is none. ``given``: as somebody wrote it."""
 
     async def lookup(self, url: str) -> Known | str | None: ...
@@ -81,7 +81,36 @@ class Steered(Protocol):
     def drain(self, why: str) -> None: ...
 
     async def reconfigure(self, config: Config) -> None:
-        """From now on these settings hold, as far as they may change while a crawl runs."""
+        """From now on these settings hold, as far as they may change while a crawl runs. On return no visit of a link that they
+        exclude goes on."""
+
+    async def revive(self, which: Selection) -> int:
+        """Make settled URLs due again; how many. StorageError: some may be."""
+
+    async def remove(self, which: Selection) -> int:
+        """Forget settled URLs; how many. As ``revive``."""
+
+    async def progress(self, kind: str) -> Mapping[str, Tally]:
+        """How far each list or each tag is (see ``crawler.frontier.progress``)."""
+
+    async def failures(self) -> Sequence[Failure]:
+        """The last pages that failed, the latest last."""
+
+
+class Vital(Protocol):
+    """As ``Vitals``."""
+
+    history: deque[float]
+
+    def readings(self) -> Readings: ...
+
+    def rates(self) -> tuple[float, float]: ...
+
+    def left(self) -> Left | None: ...
+
+    def alive(self) -> str | None: ...
+
+    def ready(self) -> str | None: ...
 
     async def memory_report(self, trace_s: float = 0.0) -> str:
         """Where the memory is, for people."""
@@ -90,10 +119,9 @@ class Steered(Protocol):
 class Direct:
     """``on_change`` is told of settings that have changed."""
 
-    def __init__(self, crawl: Crawl, vitals: Vitals, on_change: Callable[[Config], None] = lambda config: None) -> None:
-        self._crawl, self._vitals, self._on_change = crawl, vitals, on_change
-        self.readings, self.rates, self.memory_report = vitals.readings, vitals.rates, vitals.memory_report
-        self.drain = crawl.drain
+    def __init__(self, crawl: Crawl, on_change: Callable[[Config], None] = lambda config: None) -> None:
+        self._crawl, self._on_change = crawl, on_change
+        self.drain, self.revive, self.remove = crawl.drain, crawl.pump.revive, crawl.pump.remove
 
     @property
     def config(self) -> Config:
@@ -149,7 +177,7 @@ class Direct:
             )
         return hosts
 
-    async def explain(self, url: str, given: str, via: str | None) -> Mapping[str, Any]:
+    async def explain(self, url: str, given: str, via: str | None) -> dict[str, Any]:
         crawl = self._crawl
         explained = partial(explain, is_retired=self._is_retired)
         explanation = await crawl.pump.ask(explained, crawl.root, crawl.store, given, via)
@@ -197,3 +225,10 @@ class Direct:
     async def reconfigure(self, config: Config) -> None:
         self._crawl.reconfigure(config)
         self._on_change(config)
+        await self._crawl.excluded_are_out()
+
+    async def progress(self, kind: str) -> Mapping[str, Tally]:
+        return await self._crawl.pump.ask(self._crawl.store.progress, kind)
+
+    async def failures(self) -> Sequence[Failure]:
+        return tuple(self._crawl.recent_failures)

@@ -56,16 +56,14 @@ class Daemon:
 async def daemon(root, **settings):
     config = load(PLAIN | {"output": str(root)} | settings, environ={}).config
     async with open_crawl(config, endless=True) as crawl, open_vitals(crawl) as vitals:
-        steered = Direct(crawl, vitals)
+        steered = Direct(crawl)
         changes = Changes(steered, root)
         control = Control(
             steered,
             root,
             registry=crawl.metrics.registry,
-            change=changes.patch,
-            settings=changes.settings,
-            alive=vitals.alive,
-            ready=vitals.ready,
+            vitals=vitals,
+            changes=changes,
         )
         async with open_listener(config.listen, control.application()) as port, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(crawl.run())

@@ -13,7 +13,7 @@ byte of p is the host's slot: what begins with it is one range in ``seen``, ``qu
     due     due8 p8 prio1 seq8  → flags, link: a failed link until it may be tried again
     page    p8 u8               → flags, Known: only URLs that were settled
     robots  origin              → opaque
-    meta    schema, state, identity, mark:FILE, position:SOURCE, suspect:QUEUE-KEY
+    meta    schema, state, identity, mark:FILE, position:SOURCE, suspect:QUEUE-KEY, progress:list:NAME, progress:tag:TAG
 
 A link stands in the lane of its priority; a retry that is due again one lane before. Within a lane the sequence only
 grows and every lane knows where its first link is, so that no scan walks over what was deleted before.
@@ -30,6 +30,7 @@ from msgspec.msgpack import Decoder, Encoder
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
 from crawler.frontier.host_state import HostState
+from crawler.frontier.progress import Tally
 from crawler.frontier.store import Counts
 
 FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
@@ -45,6 +46,7 @@ IDENTITY_KEY: Final = b"identity"
 MARK: Final = b"mark:"
 POSITION: Final = b"position:"
 SUSPECT: Final = b"suspect:"
+PROGRESS: Final = b"progress:"
 
 QUEUE_KEY_BYTES: Final = 17
 LAST: Final = b"\xff" * 26
@@ -67,7 +69,7 @@ class Schema(Struct, frozen=True, array_like=True):
     secret: int
 
 
-class State(Struct, frozen=True, array_like=True):
+class StoreState(Struct, frozen=True, array_like=True):
     """What every commit rewrites."""
 
     sequence: int = 0
@@ -118,9 +120,10 @@ class HostRecord(HostState):
 
 _pages = Decoder(Known)
 decode_host: Final = Decoder(HostRecord).decode
-decode_state: Final = Decoder(State).decode
+decode_state: Final = Decoder(StoreState).decode
 decode_schema: Final = Decoder(Schema).decode
 decode_mark: Final = Decoder(Mark).decode
+decode_tally: Final = Decoder(Tally).decode
 
 
 def pack_time(seconds: float) -> bytes:

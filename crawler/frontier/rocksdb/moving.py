@@ -19,15 +19,19 @@ from crawler.core.urls import host_key
 from crawler.frontier.bundle import BUNDLE
 from crawler.frontier.counters import RETRYING, Counters
 from crawler.frontier.parts_reader import total
+from crawler.frontier.progress import Tally
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
+    IDENTITY_KEY,
     MARK,
     POSITION,
+    PROGRESS,
     STATE_KEY,
     SUSPECT,
-    State,
+    StoreState,
     decode_host,
     decode_state,
+    decode_tally,
     encode,
     file_key,
     file_name,
@@ -106,6 +110,8 @@ class MovingStore:
         for prefix in (MARK, POSITION):
             for key, value in of._database.scan("meta", prefix):
                 batch.put(key, value, meta)
+        for key, value in of._database.scan("meta", PROGRESS):
+            batch.put(key, encode(_plus(self._tally(key), decode_tally(value))), meta)
         batch.put(STATE_KEY, encode(replace(own, counts=total([own.counts, others.counts]))), meta)
         batch.put(note, b"1", meta)
         self._database.write(batch, sync=True)
@@ -126,7 +132,7 @@ class MovingStore:
         self._database.write(batch, sync=True)
 
     @translated
-    def settle(self, slots: Collection[int], latest: State, sequence: int, gone: Collection[bytes]) -> None:
+    def settle(self, slots: Collection[int], latest: StoreState, sequence: int, gone: Collection[bytes]) -> None:
         """Keep the hosts of these slots alone, count what waits of them, and go on behind ``sequence`` and, in time, behind
         ``latest``. ``gone`` are prefixes of entries of ``meta`` that mean nothing any more."""
         foreign = frozenset(range(SLOTS)) - frozenset(slots)
@@ -142,7 +148,7 @@ class MovingStore:
         own = self._state()
         counts = Counters(own.counts)
         counts.waiting, counts.retrying, counts.hosts = self._waiting()
-        settled = State(max(own.sequence, sequence), max(own.now, latest.now), max(own.wall, latest.wall), counts.freeze())
+        settled = StoreState(max(own.sequence, sequence), max(own.now, latest.now), max(own.wall, latest.wall), counts.freeze())
         batch = WriteBatch(raw_mode=True)
         batch.put(STATE_KEY, encode(settled), self._database.handle("meta"))
         self._database.write(batch, sync=True)
@@ -167,17 +173,32 @@ class MovingStore:
                 retrying += not value[0] & BUNDLE and bool(value[0] & RETRYING)
         return links - retrying, retrying, hosts
 
-    def _state(self) -> State:
+    def _tally(self, key: bytes) -> Tally:
+        value = self._database.get("meta", key)
+        return decode_tally(value) if value is not None else Tally()
+
+    @translated
+    def identify_as(self, of: MovingStore) -> None:
+        """Say with what the crawl was begun, as another store says."""
+        if (identity := of._database.get("meta", IDENTITY_KEY)) is not None:
+            self.put([("meta", IDENTITY_KEY, identity)])
+
+    def _state(self) -> StoreState:
         value = self._database.get("meta", STATE_KEY)
-        return decode_state(value) if value is not None else State()
+        return decode_state(value) if value is not None else StoreState()
 
     @property
-    def state(self) -> State:
+    def state(self) -> StoreState:
         return translated(self._state)()
 
     @translated
     def close(self) -> None:
         self._database.close()
+
+
+def _plus(one: Tally, other: Tally) -> Tally:
+    outcomes = {name: one.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in {**one.outcomes, **other.outcomes}}
+    return Tally(one.known + other.known, outcomes)
 
 
 @translated

@@ -1,7 +1,7 @@
-"""The durable store: an embedded RocksDB, whose one synced transaction per batch is the truth about the crawl.
+"""The durable store: an embedded RocksDB, one synced transaction per batch.
 
-The law: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and what
-the disk really holds is read again. Memory does not grow with the crawl: everything here is bounded.
+Invariants: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and the
+state on disk is read again. Memory does not grow with the crawl.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from rocksdict import WriteBatch
 
@@ -28,9 +27,11 @@ from crawler.frontier.admission import (
     decide,
     fruitful,
     is_own_visit,
+    is_robots_record,
     is_robots_txt,
     is_robots_visit,
 )
+from crawler.frontier.progress import Tally
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
 from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, NO_PAGE, POSITION, SUSPECT, decode_page, encode, file_key
@@ -38,11 +39,9 @@ from crawler.frontier.rocksdb.opening import make_schema, open_database, read_sc
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
+from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
-
-REVIVED_MAX: Final = 1000
-"""Most links revived in one transaction."""
 
 
 class _Prepared(Prepared):
@@ -182,22 +181,20 @@ class RocksStore(Facts):
             if record is not None:
                 recorded[key] = record
         for key, record in aside:
-            self._settle_aside(tx, key, record, recorded)
+            self._settle_robots(tx, key, record, recorded)
 
-    def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
-        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+    def _settle_robots(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
         before, flags = recorded.get(key), NO_PAGE
         if before is None and (value := self._database.get("page", key)) is not None:
             flags, before = decode_page(value)
-        if before is not None and before.link.kind != "robots":
+        is_known = before is not None or self._database.get("seen", key) is not None
+        if not is_robots_record(before, is_known=is_known):
             return
-        if before is not None:
-            tx.unsettle(before, flags)
-            self._ledger.tally.known -= not flags & NO_PAGE
-        elif self._database.get("seen", key) is None:
+        if before is None:
             tx.know(key, 0)
         else:
-            return
+            tx.unsettle(before, flags)
+            self._ledger.tally.known -= not flags & NO_PAGE
         recorded[key] = record
         tx.record(key, record)
 
@@ -233,6 +230,7 @@ class RocksStore(Facts):
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
         self._ledger.tally.judged(prepared, prepared.forged)
+        self._ledger.progress.note(prepared, prepared.admitted)
 
     def _owns(self, origin: str) -> bool:
         return self._share is None or self._share.owner(self._keys_by.host(host_key(f"{origin}/"))) == self._share.own
@@ -272,19 +270,47 @@ class RocksStore(Facts):
 
     @translated
     def revive(self, outcomes: frozenset[str]) -> int:
-        total, start = 0, b""
-        while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
-            names = {key[:8]: known.link.host for key, _, known in chosen}
-            tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-            for key, flags, known in chosen:
-                tx.revive(key, flags, known)
-            cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
-            self._write(tx, self._state.now, self._state.wall, sync=True)
-            for key in cleared:
-                self._claims.suspects.pop(key, None)
-            total += len(chosen)
-            start = chosen[-1][0] + b"\0"
+        step = self.revive_some(Selection(outcomes=outcomes))
+        total = step.count
+        while step.after is not None:
+            step = self.revive_some(Selection(outcomes=outcomes), step.after)
+            total += step.count
         return total
+
+    @translated
+    def revive_some(self, which: Selection, after: bytes = b"") -> Step:
+        chosen, rest = self._chosen(which, after)
+        if not chosen:
+            return Step(0, frozenset(), rest)
+        tx = self._transaction(chosen)
+        for key, flags, known in chosen:
+            tx.revive(key, flags, known)
+        cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
+        self._write(tx, self._state.now, self._state.wall, sync=True)
+        for key in cleared:
+            self._claims.suspects.pop(key, None)
+        return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
+
+    @translated
+    def remove_some(self, which: Selection, after: bytes = b"") -> Step:
+        chosen, rest = self._chosen(which, after)
+        if not chosen:
+            return Step(0, frozenset(), rest)
+        tx = self._transaction(chosen)
+        for key, flags, known in chosen:
+            tx.remove(key, flags, known)
+        self._write(tx, self._state.now, self._state.wall, sync=True)
+        self._seen.forget([key for key, _, _ in chosen])
+        return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
+
+    def _chosen(self, which: Selection, after: bytes) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
+        if which.url is not None:
+            return self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
+        return self._seen.settled(which, after, self._keys_by.host(which.host) if which.host is not None else b"")
+
+    def _transaction(self, chosen: Sequence[tuple[bytes, int, Known]]) -> Transaction:
+        names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
+        return Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -321,6 +347,9 @@ class RocksStore(Facts):
         for key, value in values.items():
             batch.put(key, value, self._database.handle("meta"))
         self._database.write(batch, sync=True)
+
+    def progress(self, kind: str) -> dict[str, Tally]:
+        return self._ledger.progress.of(kind)
 
     def longest(self, limit: int) -> list[tuple[str, int]]:
         return self._ledger.longest.top(limit)

@@ -1,6 +1,6 @@
-"""What one commit writes: collected as a single batch over all families, then written at once.
+"""The writes of one commit, collected in one batch over all column families and written at once.
 
-The law: host records, ready entries and counters are changed together with the links they count, in the same batch.
+Invariant: host records, ready entries and counters change in the same batch as the links they count.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
+from crawler.core.keys import HOST_BYTES
 from crawler.core.link_block import encode_link
 from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.cache import GenerationCache
 from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest
+from crawler.frontier.progress import Progress
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     NO_PAGE,
+    PROGRESS,
     QUEUE_KEY_BYTES,
     REVIVED,
     STATE_KEY,
     SUSPECT,
     HostRecord,
-    State,
+    StoreState,
     decode_host,
+    decode_tally,
     encode,
     encode_page,
     encode_seen,
+    file_key,
+    file_name,
     pack_time,
     queue_key,
 )
-
-"""Longer validators are not kept: a conditional request is not worth them."""
 
 
 class Hosts:
@@ -74,11 +78,14 @@ class Hosts:
 class Ledger:
     """What transactions change one after the other: the open database and what is held of it in memory."""
 
-    def __init__(self, database: Database, state: State, hosts_max: int) -> None:
+    def __init__(self, database: Database, state: StoreState, hosts_max: int) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
         self.longest = Longest()
+        self.progress = Progress(
+            {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)}
+        )
         self.sequence = state.sequence
 
 
@@ -94,6 +101,7 @@ class Transaction:
         self.due_from: list[bytes] = []
         self.left: dict[bytes, set[int]] = {}  # bundle → places of links that have left it
         self._hosts, self._tally, self._longest = hosts, ledger.tally, ledger.longest
+        self._progress = ledger.progress
         self._depth_limited, self._now, self._names = depth_limited, now, names
         self._records = hosts.load(names)
         self._ready = {host: record.ready_key(host) for host, record in self._records.items()}
@@ -163,11 +171,15 @@ class Transaction:
 
     def admit(self, entry: Admission) -> None:
         """Links join their host's queue."""
-        host, links = entry.host_key, len(entry.keys)
+        keys = entry.keys
+        host, links = keys[0][:HOST_BYTES], len(keys)
         self._tally.admit(links, is_new_page=entry.is_page and not entry.expand)
+        record = self._records.get(host) or self._record(host)
         if not entry.expand:
-            self._record(host).admit(links, entry.is_seed)
-        self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
+            record.admit(links, entry.is_seed)
+        self.sequence += 1
+        record.enter(entry.priority, self.sequence, links)
+        self.batch.put(queue_key(host, entry.priority, self.sequence), entry.value, self._queue)
 
     def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
         self.sequence += 1
@@ -193,13 +205,23 @@ class Transaction:
         """A settled URL waits again, whatever its host had done."""
         self._record(page_key[:8]).revive()
         self.unsettle(known, flags)
+        self._progress.undo(known, forgotten=False)
         self._tally.waiting += 1
         link = known.link.revived()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
         value = encode_link(link, RECORDED | (UNCOUNTED if flags & NO_PAGE else 0))
         self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
 
-    def finish(self, now: float, wall: float) -> State:
+    def remove(self, page_key: bytes, flags: int, known: Known) -> None:
+        """A settled URL is known no more."""
+        self._record(page_key[:8])
+        self.unsettle(known, flags)
+        self._progress.undo(known, forgotten=True)
+        self._tally.known -= not flags & NO_PAGE
+        self.batch.delete(page_key, self._page)
+        self.batch.delete(page_key, self._seen)
+
+    def finish(self, now: float, wall: float) -> StoreState:
         """The touched hosts' records and ready entries, and the totals as of ``now``."""
         for host, record in self._records.items():
             before, after = self._ready[host], record.ready_key(host)
@@ -212,6 +234,8 @@ class Transaction:
             self.batch.put(host, encode(record), self._host)
             if name := self._names.get(host):
                 self._longest.note(name, record.waiting)
-        state = State(self.sequence, now, wall, self._tally.freeze())
+        for key, tally in self._progress.changed().items():
+            self.batch.put(file_key(PROGRESS, key), encode(tally), self._meta)
+        state = StoreState(self.sequence, now, wall, self._tally.freeze())
         self.batch.put(STATE_KEY, encode(state), self._meta)
         return state

@@ -18,11 +18,12 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.model import Snapshot, State
+from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
-from crawler.crawl.status import Rates
+from crawler.crawl.status import Left, Rates, left
 from crawler.crawl.wiring import memory_limit_of
 from crawler.resources import cgroup
+from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
@@ -97,7 +98,10 @@ class Crew:
         self._own_bytes = 0
         """Of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
-        self.rates: Final = Rates()
+        self._rates: Final = Rates()
+        self.history: deque[float] = deque(maxlen=HISTORY_MAX)
+        """Pages per second, every HISTORY_EVERY_S."""
+        self._noted_at = 0.0
         self.last_reload_successful: Callable[[], bool] = lambda: True
         self.begun: Snapshot | None = None
         """What earlier runs had left in the directory, once all parts are open."""
@@ -136,7 +140,7 @@ class Crew:
         """End all parts at once: what is committed is safe."""
         self._nursery.kill()
 
-    def stats(self, state: State | None = None) -> Snapshot:
+    def stats(self, state: CrawlState | None = None) -> Snapshot:
         """The crawl as its parts were seen last."""
         return whole([part.snapshot() for part in self._parts], state)
 
@@ -186,6 +190,14 @@ class Crew:
             raise Gone
         return await part.channel.ask(name, *arguments)
 
+    def rates(self) -> tuple[float, float]:
+        """URLs settled and body bytes received per second, of late."""
+        return self._rates.pages, self._rates.bytes
+
+    def left(self) -> Left | None:
+        """As ``Vitals.left``."""
+        return left(self.stats(), self._rates)
+
     def alive(self) -> str | None:
         """As ``Vitals.alive``: what keeps a part from making progress."""
         return next((f"part {part.number}: {part.look.stuck}" for part in self._parts if part.look.stuck), None)
@@ -201,7 +213,10 @@ class Crew:
 
     async def look(self) -> None:
         """See all parts anew."""
-        self.rates.add(self.stats())
+        self._rates.add(self.stats())
+        if (now := time.monotonic()) - self._noted_at >= HISTORY_EVERY_S:
+            self._noted_at = now
+            self.history.append(self._rates.pages)
         self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
         async with asyncio.TaskGroup() as tasks:
             for part in self._parts:

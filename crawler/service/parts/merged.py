@@ -12,14 +12,14 @@ from typing import Final, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.core.model import LongestHost, Snapshot, State, WaitsFor
+from crawler.core.model import CrawlState, LongestHost, Snapshot, WaitsFor
 from crawler.crawl.metrics import MEMORY_STATES, Durations, Metrics, Readings
 from crawler.crawl.status import FAILING_HOSTS
 from crawler.resources.memory_budget import Use
 
 K = TypeVar("K")
 
-_STATES: Final[Sequence[State]] = ("draining", "running", "offline", "paused", "opening", "ended")
+_STATES: Final[Sequence[CrawlState]] = ("draining", "running", "offline", "paused", "opening", "ended")
 """The state of the whole is the first of these that a part is in."""
 
 
@@ -56,11 +56,11 @@ class Look(Struct, frozen=True):
 # -- the snapshot -------------------------------------------------------------------------------------------------
 
 
-def whole(snapshots: Sequence[Snapshot], state: State | None = None) -> Snapshot:
+def whole(snapshots: Sequence[Snapshot], state: CrawlState | None = None) -> Snapshot:
     """Of all parts: each as it was seen last."""
     if not snapshots:
         return Snapshot(at=0.0, state=state or "opening")
-    first: State = next(name for name in _STATES if any(one.state == name for one in snapshots))
+    first: CrawlState = next(name for name in _STATES if any(one.state == name for one in snapshots))
     failing = summed([dict(one.failing_hosts) for one in snapshots])
     return Snapshot(
         at=max(one.at for one in snapshots),

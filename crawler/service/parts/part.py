@@ -23,6 +23,7 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.wiring import Part
+from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.parts.channel import Channel, Gone, words_of
 from crawler.service.parts.merged import Look, counted
@@ -34,6 +35,7 @@ LOG_BYTES_MAX: Final = 1 << 20
 ASK_AGAIN_S: Final = 0.2
 _ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
+_selections = msgspec.msgpack.Decoder(Selection)
 encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -88,7 +90,7 @@ class Deputy:
 
     def __init__(self, crawl: Crawl, vitals: Vitals, channel: Channel) -> None:
         self._crawl, self._vitals, self._channel = crawl, vitals, channel
-        self._direct = Direct(crawl, vitals)
+        self._direct = Direct(crawl)
         self._admitting = asyncio.Lock()
         self._wanted = asyncio.Event()
 
@@ -108,6 +110,10 @@ class Deputy:
             "pause": self._direct.pause,
             "resume": self._direct.resume,
             "reconfigure": self.reconfigure,
+            "revive": lambda which: self._direct.revive(_selections.decode(which)),
+            "remove": lambda which: self._direct.remove(_selections.decode(which)),
+            "progress": self.progress,
+            "failures": self._direct.failures,
         }
 
     def look(self, *, ended: bool = False) -> Look:
@@ -145,6 +151,9 @@ class Deputy:
         async with self._admitting:
             committed = await self._direct.admit(decode_admitted(admitted))
         await committed
+
+    async def progress(self, kind: str) -> bytes:
+        return encode(await self._direct.progress(kind))
 
     async def reconfigure(self, config: bytes) -> None:
         new = pickle.loads(config)  # noqa: S301 - our own

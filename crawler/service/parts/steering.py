@@ -16,14 +16,18 @@ from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark, Ref, Snapshot
 from crawler.core.urls import host_key
-from crawler.crawl import Readings, open_crawl_reader
+from crawler.crawl import open_crawl_reader
+from crawler.crawl.crawl import RECENT_FAILURES
 from crawler.crawl.explain import explain
+from crawler.frontier.progress import Tally
+from crawler.frontier.selection import Selection
 from crawler.output import row_at
 from crawler.service.parts.channel import Gone
 from crawler.service.parts.crew import Crew
+from crawler.service.parts.merged import summed
 from crawler.service.parts.opening import Opened
 from crawler.service.parts.seeding import encode_admitted
-from crawler.service.steered import Host, Sort
+from crawler.service.steered import Failure, Host, Sort
 
 ADMITTED_AT_ONCE_MAX: Final = 8
 """Chunks of seeds on their way to the first part."""
@@ -33,6 +37,8 @@ GONE_S: Final = 20.0
 _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
 
 _known = msgspec.msgpack.Decoder(Known | str | None)
+_tallies = msgspec.msgpack.Decoder(dict[str, Tally])
+encode: Final = msgspec.msgpack.Encoder().encode
 _marks = msgspec.msgpack.Decoder(dict[str, Mark])
 
 
@@ -47,7 +53,7 @@ class SteeredParts:
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
         self._last: asyncio.Task[None] | None = None
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
-        self.memory_report, self.pauses, self.hosts_known = crew.memory_report, crew.pauses, crew.hosts_known
+        self.pauses, self.hosts_known = crew.pauses, crew.hosts_known
 
     @property
     def config(self) -> Config:
@@ -60,12 +66,6 @@ class SteeredParts:
     def stats(self) -> Snapshot:
         return self._crew.stats()
 
-    def readings(self) -> Readings:
-        return self._crew.readings()
-
-    def rates(self) -> tuple[float, float]:
-        return self._crew.rates.pages, self._crew.rates.bytes
-
     def is_draining(self) -> bool:
         return self._crew.is_draining
 
@@ -76,7 +76,7 @@ class SteeredParts:
         found: list[Host] = [host for hosts in await self._crew.ask_each("hosts", sort, limit) for host in hosts]
         return sorted(found, key=lambda host: host[_MEASURES[sort]] or 0, reverse=True)[:limit]
 
-    async def explain(self, url: str, given: str, via: str | None) -> Mapping[str, Any]:
+    async def explain(self, url: str, given: str, via: str | None) -> dict[str, Any]:
         """By the stores of all parts, as they are committed: what stands on another host's page is another part's."""
 
         def read() -> dict[str, Any]:
@@ -123,12 +123,39 @@ class SteeredParts:
         if not task.cancelled():
             task.exception()  # whoever sent it is told; a client that has gone is not
 
+    async def revive(self, which: Selection) -> int:
+        return await self._choose("revive", which)
+
+    async def remove(self, which: Selection) -> int:
+        return await self._choose("remove", which)
+
+    async def _choose(self, action: str, which: Selection) -> int:
+        """One part after the other: where one cannot, the same request again does the rest."""
+        only = [self._owner(f"http://{which.place}/")] if which.place is not None else range(self._parts)
+        return sum([await self._ask(part, action, encode(which)) for part in only])
+
+    async def progress(self, kind: str) -> Mapping[str, Tally]:
+        total: dict[str, Tally] = {}
+        for part in range(self._parts):
+            for name, tally in _tallies.decode(await self._ask(part, "progress", kind)).items():
+                whole = total.setdefault(name, Tally(0, {}))
+                whole.known += tally.known
+                whole.outcomes = summed([whole.outcomes, tally.outcomes])
+        return total
+
+    async def failures(self) -> Sequence[Failure]:
+        found = [tuple(failure) for failures in await self._crew.ask_each("failures") for failure in failures]
+        return sorted(found)[-RECENT_FAILURES:]
+
     async def reconfigure(self, config: Config) -> None:
         await self._crew.reconfigure(config)
         self._on_change(config)
 
     async def _ask_owner(self, url: str, name: str, *arguments: object) -> Any:
-        return await self._ask(self._share.owner(self._keys_by.host(host_key(url))), name, *arguments)
+        return await self._ask(self._owner(url), name, *arguments)
+
+    def _owner(self, url: str) -> int:
+        return self._share.owner(self._keys_by.host(host_key(url)))
 
     async def _ask(self, part: int, name: str, *arguments: object) -> Any:
         """Of a part, once it is there."""

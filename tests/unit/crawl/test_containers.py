@@ -41,9 +41,13 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Counters.*": ("closed sets", FIXED),
     "FailingHosts.*": ("HOSTS_MAX of crawler.crawl.failing_hosts", 1000),
     "Crawl._reserved": ("outcome", CLAIMED),
+    "Crawl._visits": ("workers", WORKERS),
+    "Crawl.recent_failures": ("RECENT_FAILURES", FIXED),
+    "Vitals.history": ("HISTORY_MAX", FIXED),
+    "Exclusion.*": ("settings", FIXED),
     "MemoryGovernor._visits": ("workers", WORKERS),
     "MemoryGovernor._given_up": ("workers", WORKERS),
-    "Visit.*": ("fixed", 5),
+    "VisitMemory.*": ("fixed", 5),
     "Watch._entered": ("fixed", 3),
     "Rates._samples": ("_SAMPLES_MAX of crawler.crawl.status", 256),
     "Snapshot.*": ("outcomes, reasons and rules are closed sets", FIXED),
@@ -54,6 +58,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Scope.*": ("settings", FIXED),
     "Sitemaps._sites": ("SITES_MAX", 4096),
     "Journal._lengths": ("open files", FIXED),
+    "Journal._rolled": ("files that one batch fills", FIXED),
+    "Frontier._paused_at": ("fixed", FIXED),
     "MarkedFile._pieces": ("write", BUFFER_PIECES_MAX),
     "WarcArchive._info": ("fixed", FIXED),
     "WarcArchive._retired": ("files about to be deleted", FIXED),
@@ -77,6 +83,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Refill.emptying": ("as Refill._low", CLAIMED),
     "Got.*": ("what a trip was asked for", CLAIMED),
     "Refill._returned": ("bench", CLAIMED),
+    "Refill._sifting": ("SIFTED_HOSTS_MAX", 1024),
     "Refill._robots_wanted": ("bench", CLAIMED),
     "OpenBatch.*": ("outcome; BATCH of links and outcomes", BATCH),
     "Batch.*": ("outcome; BATCH of links and outcomes", BATCH),
@@ -97,6 +104,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Claims.suspects": ("visits out at a kill, ROBOTS_SUSPECTS_MAX", WORKERS + 1500),
     "Database.*": ("column families", FIXED),
     "HostRecord.lanes": ("priorities", FIXED),
+    "Progress.*": ("NAMES_MAX of lists, and of tags", 2002),
+    "Tally.outcomes": ("a closed set", FIXED),
     "Longest._waiting": ("2 HOSTS_MAX", 1025),
     "GenerationCache._young": ("store", 50_000),
     "GenerationCache._old": ("store", 50_000),
@@ -120,12 +129,12 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Outage._held": ("HELD_MAX", 500),
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
-    "RobotsDesk._failures": ("FAILURES_MAX", 4096),
+    "RobotsGate._failures": ("FAILURES_MAX", 4096),
     # parse
-    "Parser._functions": ("fixed", FIXED),
-    "Parser._processes": ("parsers", FIXED),
-    "Parser._queue": ("parse", WORKERS),
-    "Parser._turns": ("parse", WORKERS),
+    "ParserPool._functions": ("fixed", FIXED),
+    "ParserPool._processes": ("parsers", FIXED),
+    "ParserPool._queue": ("parse", WORKERS),
+    "ParserPool._turns": ("parse", WORKERS),
     "ParserProcess.in_hand": ("parse", WORKERS),
 }
 
@@ -206,7 +215,7 @@ async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_pat
 
 
 FILLING = {
-    *("RulesCache._kept", "RulesCache._parsed", "Outage._answered", "Longest._waiting"),
+    *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
     *("Connector._conns", "Connector._idle", "MarkedFile._pieces"),
 }
 """Caches and buffers whose bounds are beyond what so few hosts, or a batch, fill."""
