@@ -148,3 +148,28 @@ def test_it_drains_when_it_is_told_to_and_goes_on_later(web, tmp_path):
         assert daemon.process.wait(30) == 0
     assert len(rows_of(tmp_path)) == status["done"]
     assert crawler("verify", str(tmp_path)).returncode == 0
+
+
+def test_lists_exclusions_and_choices_are_those_of_all(daemon, web):
+    lists = {one["name"]: one for one in daemon.ask("GET", "/v1/lists")["lists"]}
+    assert (lists["mine"]["known"], lists["mine"]["waiting"]) == (13, 0)
+    assert lists["mine"]["outcomes"] == {"ok": 10, "http_error": 1, "invalid_url": 1, "skipped": 1}
+    json_type = {"Content-Type": "application/json"}
+    excluded = daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/zzz"]}', json_type)
+    assert excluded["exclude"] == ["/zzz"]
+    urls = [web.url(host, "/zzz") for host in HOSTS[:8]]
+    before = len(web.visits)
+    daemon.ask("POST", "/v1/seeds", "\n".join(urls).encode())
+    until(daemon, lambda status: status["reasons"].get("excluded") == 8 and status["waiting"] == 0)
+    assert len(web.visits) == before
+    assert daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/zzz"], "undo": true}', json_type)["exclude"] == []
+    assert daemon.ask("POST", "/v1/retry", b'{"outcome": ["skipped"]}', json_type)["count"] == 8
+    until(daemon, lambda status: "excluded" not in status["reasons"] and status["waiting"] + status["in_flight"] == 0)
+    assert {visit.path for visit in web.visits[before:]} == {"/zzz"}
+    host = f"{HOSTS[4]}:{web.port}"
+    assert (
+        daemon.ask("POST", "/v1/remove", json.dumps({"host": host, "outcome": ["http_error"]}).encode(), json_type)["count"] == 1
+    )
+    assert "http_error" not in daemon.ask("GET", "/v1/status")["outcomes"]
+    page, _ = raw(daemon, "/")
+    assert b"mine" in page
