@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_killed_parts_and_parents_lose_nothing_and_store_nothing_twice(tmp_path:
     rng = random.Random(os.environ.get("KILLS_SEED", time.time_ns()))
     crawl = MixedCrawl(max(300, 60 * KILLS))
     out = tmp_path / "out"
-    settings = ("--processes", str(rng.randint(2, 4)), "--memory-limit", "2GiB", "--rate", "600")
+    settings = ("--processes", str(rng.randint(2, 4)), "--memory-limit", "2GiB", "--rate", "60")
     kills = parents = 0
     left: list[int] = []
     with running(crawl.site):
@@ -207,3 +208,28 @@ def test_more_processes_than_there_is_memory_or_work_for_are_refused(tmp_path: P
     }.items():
         ended = crawler("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "out"), "--processes", "2", *arguments)
         assert (ended.returncode, said in ended.stderr, (tmp_path / "out").exists()) == (2, True, False)
+
+
+def test_no_host_is_visited_sooner_than_it_may_be_whoever_dies(tmp_path: Path) -> None:
+    """One visit at a time, and its rest after each; also of the hosts of a domain together."""
+    web = Web(default=lambda host, path: page())
+    delay = 0.3
+    with web.running():
+        names = [f"{name}.{domain}.test" for domain in ("one", "two", "three", "four") for name in ("a", "b")]
+        (tmp_path / "list").write_text("\n".join(web.url(name, f"/{n}") for n in range(4) for name in names))
+        settings = ("--delay", str(delay), "--factor", "0", "--politeness-by", "domain", "--dns", web.dns)
+        command = ("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL[:3], *TWO, *settings)
+        with crawling(*command) as process:
+            victim = 0
+            for visits in (6, 14):
+                while len(web.visits) < visits:
+                    assert process.poll() is None
+                    time.sleep(0.005)
+                victim = max(wait_for_parts(process.pid, 2, but=victim))
+                kill(victim)
+            assert process.wait(60) == 0
+    for domain in ("one", "two", "three", "four"):
+        times = sorted((visit.begun, visit.ended) for visit in web.visits if visit.host.endswith(f".{domain}.test"))
+        assert len(times) >= 8
+        rests = [begun - ended for (_, ended), (begun, _) in pairwise(times)]
+        assert min(rests) >= delay - 0.001, domain
