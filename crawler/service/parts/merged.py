@@ -35,15 +35,11 @@ class Counted(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """One part at one moment. ``waits`` are the visits that the crawl-wide rate or bandwidth holds up."""
+    """One part at one moment."""
 
     snapshot: Snapshot
     readings: Readings = Readings()
     counted: Counted = Counted()
-    requests: int = 0
-    """Sent since it began."""
-    received_bytes: int = 0
-    waits: int = 0
     stuck: str | None = None
     """As ``Vitals.alive``."""
     unready: str | None = "opening"

@@ -118,7 +118,6 @@ class Deputy:
 
     def look(self, *, ended: bool = False) -> Look:
         crawl = self._crawl
-        fetched = crawl.fetcher.stats()
         if (exchange := crawl.pump.exchange) is not None:
             crawl.metrics.links_sent = exchange.outbox.links_sent
             crawl.metrics.links_received = sum(exchange.inbox.links_received.values())
@@ -126,9 +125,6 @@ class Deputy:
             crawl.stats("ended" if ended else None),
             self._vitals.readings(),
             counted(crawl.metrics),
-            fetched.requests,
-            fetched.bytes_wire,
-            fetched.waiting_for_rate,
             self._vitals.alive(),
             self._vitals.ready(),
             tuple(sorted(crawl.frontier.pauses)),
