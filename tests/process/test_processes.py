@@ -233,3 +233,19 @@ def test_no_host_is_visited_sooner_than_it_may_be_whoever_dies(tmp_path: Path) -
         assert len(times) >= 8
         rests = [begun - ended for (_, ended), (begun, _) in pairwise(times)]
         assert min(rests) >= delay - 0.001, domain
+
+
+def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
+    web = chain(200)
+    with web.running():
+        command = ("run", first(web), "--depth", "9", "--scope", "any", "-o", str(tmp_path / "out"), *LOCAL, "--parsers", "0")
+        for processes in ("1", "2", "3"):
+            ended = crawler(*command, "--processes", processes, "--max-pages", "30", "--memory-limit", "1GiB")
+            assert ended.returncode == 5, ended.stderr
+            assert len(list((tmp_path / "out/frontier").glob("part-*"))) == (0 if processes == "1" else int(processes))
+        refused = crawler(*command, "--processes", "2", "--politeness-by", "domain")
+        assert (refused.returncode, "begun with host" in refused.stderr) == (2, True)
+        assert crawler(*command, "--processes", "1").returncode == 0
+    assert set(web.asked().values()) == {1} and len(web.visits) == 200
+    assert crawler("verify", str(tmp_path / "out")).returncode == 0
+    assert not list((tmp_path / "out/frontier").glob("part*"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -15,17 +16,18 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
-from crawler.frontier.division import Division
+from crawler.frontier.division import Division, read
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
 from crawler.resources.memory_plan import PARENT_BYTES
+from crawler.service.parts.channel import error_of, words_of
 from crawler.service.parts.nursery import Nursery, open_nursery
 from crawler.service.parts.part import crawl_part, part_main
 from crawler.service.parts.shares import share_of
@@ -60,8 +62,7 @@ def open_parts(
     _check_memory(config, parts, endless=endless)
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
-        division = divided_for(config, root, parts)
-        assert division is not None
+        division = _divided(config, root, parts)
         bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
         for bell in bells:
             stack.callback(os.close, bell)
@@ -71,6 +72,33 @@ def open_parts(
         gc.freeze()
         main = partial(_main, division, board, new_loop, endless=endless)
         yield Opened(root, division, stack.enter_context(open_nursery(main)))
+
+
+def _divided(config: Config, root: Path, parts: int) -> Division:
+    """``divided_for``, in a process of its own: one that has opened a store has threads, and must not be forked from."""
+    receiving, sending = os.pipe()
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            os.close(receiving)
+            divided_for(config, root, parts)
+            code = 0
+        except (ConfigError, StorageError) as error:
+            os.write(sending, msgpack.encode(words_of(error)))
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(sending)
+    with open(receiving, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        told = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if told:
+        raise error_of(*msgpack.decode(told))
+    division = read(root / "frontier")
+    if code or division is None:
+        raise StorageError(f"{root}: the crawl could not be divided (exit code {code}): the next start goes on with it")
+    return division
 
 
 def _main(
