@@ -159,6 +159,9 @@ def test_commands_and_flags_of_the_readme_exist_and_every_command_is_shown():
         "ready",
         "tag",
         "missing",
+        "change",
+        "match",
+        "older-than",
     }
     assert flags - settings - commands <= {"max-"}, flags - settings - commands
 

@@ -149,6 +149,7 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "export": (_from("cli.read_commands", "export"), "export archived bodies as JSON lines or files"),
     "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
     "retry": (_from("cli.crawl_commands", "retry"), "schedule failed URLs to be fetched again"),
+    "recrawl": (_from("cli.crawl_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
     "retire": (_from("cli.crawl_commands", "retire"), "mark archive files as moved or deleted"),
     "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),
     "config": (_config, "check, show or describe settings"),

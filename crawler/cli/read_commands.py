@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from crawler.cli.arguments import ALL, PAGE, CommandParser, kinds_of, outcomes_of
+from crawler.cli.arguments import ALL, PAGE, CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
@@ -37,6 +37,7 @@ def results(arguments: Sequence[str]) -> int:
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
         "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
+        "  crawler results out/ --change gone                       pages that a recrawl did not find any more\n"
         "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
         "  crawler results --follow --cursor 0-52310                from where an earlier command stopped (it prints where)",
     )
@@ -48,13 +49,21 @@ def results(arguments: Sequence[str]) -> int:
     parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
     _add_kind(parser, ALL)
+    parser.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="NAME,...",
+        help="new, changed, unchanged, gone: what a visit found",
+    )
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    outcomes, kinds = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL])
+    outcomes, kinds, changes = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL]), changes_of(namespace.change)
 
     def wanted(row: Row) -> bool:
-        return (not kinds or row["kind"] in kinds) and (not outcomes or row["outcome"] in outcomes)
+        is_kind = (not kinds or row["kind"] in kinds) and (not changes or row.get("change") in changes)
+        return is_kind and (not outcomes or row["outcome"] in outcomes)
 
     if namespace.directory is None:
         return _results_of_daemon(namespace, wanted)
@@ -237,7 +246,7 @@ def verify(arguments: Sequence[str]) -> int:
 
 
 def _add_kind(parser: CommandParser, default: str) -> None:
-    named = "seed, link, redirect, sitemap, robots; page: all but the last two"
+    named = "seed, link, redirect, recrawl, sitemap, robots; page: all but the last two"
     parser.add_argument(
         "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
     )

@@ -188,6 +188,16 @@ class StorageConfig(Section):
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
 
 
+class RecrawlConfig(Section):
+    """When to come back"""
+
+    recrawl_every: Seconds = Field(
+        0.0, examples=["7d"], description="visit each settled URL again after about this long; 0 = never"
+    )
+    recrawl_min: Seconds = Field(3600.0, description="shortest interval: after each change found it is halved")
+    recrawl_max: Seconds = Field(30 * 86400.0, description="longest interval: where nothing has changed it grows by half")
+
+
 class LimitsConfig(Section):
     """When to stop"""
 
@@ -243,6 +253,7 @@ SECTIONS: Final = (
     ScopeConfig,
     PolitenessConfig,
     FetchConfig,
+    RecrawlConfig,
     LimitsConfig,
     ParseConfig,
     ControlConfig,
@@ -260,6 +271,7 @@ class Config(
     FetchConfig,
     ArchiveConfig,
     StorageConfig,
+    RecrawlConfig,
     LimitsConfig,
     ParseConfig,
     ControlConfig,

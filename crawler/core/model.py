@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
 
-KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots")
+KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl")
 """Of result rows."""
 NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 """Kinds of what is fetched for the crawl's own sake: left out of counts of pages, exports and tables unless asked for."""
@@ -56,6 +56,13 @@ READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 """Outcomes of pages that are read for links."""
 ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
 """Outcomes of links whose host answered."""
+
+THERE: Final = READABLE | {"redirect"}
+"""Outcomes of links that lead to something."""
+Change: TypeAlias = Literal["new", "changed", "unchanged", "gone"]
+"""What a visit found against the last one that could tell. new: there is something where nothing was known to be · changed:
+something else, by the digest of its body or by where it redirects to · gone: 404 or 410, where there was something."""
+CHANGES: Final = get_args(Change)
 
 PRIORITY_ROBOTS: Final = 0
 PRIORITY_REDIRECT: Final = 16
@@ -113,6 +120,10 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
         """The same link, settled long ago and wanted once more: where redirects led then says nothing of today."""
         return replace(self, attempt=self.attempt + 1, chain=b"")
 
+    def recrawled(self) -> Link:
+        """The same link, to be visited as if for the first time."""
+        return replace(self, attempt=1, chain=b"")
+
 
 class Ref(Struct, frozen=True, array_like=True, gc=False):
     """A place in a file of the crawl's directory; ``file`` is relative to it and final (never ends in ``.open``)."""
@@ -147,6 +158,13 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     """sha1 of the payload as archived."""
     archived_at: float | None = None
     """When ``archive`` was fetched, where that was an earlier visit: this one found it unchanged, or found nothing."""
+    change: Change | None = None
+    """What the last visit found against the one before it; None if it could not tell."""
+    content: bytes | None = None
+    """What the last visit that could tell had found there (see ``crawler.output.changes``), where a later one could not."""
+    interval: float | None = None
+    """Seconds from this visit to the next by schedule, and below the crawl-clock time of that; None: there is none."""
+    due: float | None = None
 
 
 class Mark(Struct, frozen=True, array_like=True, gc=False):
@@ -175,6 +193,8 @@ class Lease(Struct, frozen=True, gc=False):
     """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench, as the next two are."""
     busy: int = 0
     has_answered: bool = False
+    recrawl: bool = False
+    """Its URL was settled, and is visited again to see what has changed."""
 
 
 HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent"]
@@ -299,6 +319,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Links left out, by rule."""
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
+    recrawl: int = 0
+    """Of ``done``, those that are due again by schedule."""
+    changes: Mapping[str, int] = {}
+    """What visits found against the last ones, by change, since a recrawl was last ordered."""
     longest_host: LongestHost | None = None
     failing_hosts: tuple[tuple[str, int], ...] = ()
     """(host key, failures) of at most ten hosts, most failures first."""

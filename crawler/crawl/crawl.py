@@ -37,6 +37,7 @@ from crawler.core.model import (
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
+from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.status import snapshot_of
 from crawler.crawl.thread_iter import Lazily
 from crawler.fetch import Fetcher
@@ -88,6 +89,7 @@ class Crawl:
         journal: Journal,
         retention: Retention,
         seeds: Iterator[Chunk],
+        recrawler: Recrawler,
         memory: MemoryGovernor,
         disk: Disk,
         network: Network,
@@ -106,6 +108,7 @@ class Crawl:
         self.parser = parser
         self.journal = journal
         self.retention = retention
+        self.recrawler = recrawler
         self.memory = memory
         self.disk = disk
         self.metrics = metrics
@@ -152,6 +155,7 @@ class Crawl:
                 tasks.create_task(self.memory.run(), name="memory"),
                 tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
+                tasks.create_task(self.recrawler.run(), name="recrawl"),
             ]
             if self.config.max_time:
                 helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
@@ -190,7 +194,8 @@ class Crawl:
             worker.cancel()
 
     async def _seed(self) -> None:
-        """Admit the seeds, chunk by chunk, as fast as the batches take them."""
+        """Admit the seeds, chunk by chunk, as fast as the batches take them; what was ordered to be recrawled comes first."""
+        await self.recrawler.begin()
         async for chunk in Lazily(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
         self.frontier.seeds_ended()

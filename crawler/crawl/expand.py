@@ -53,7 +53,7 @@ class Undo(Protocol):
 
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
-    the crawl's fingerprints."""
+    the crawl's fingerprints; ``hasten`` is told when URLs say to have been modified."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Expander:
         admit: Callable[[Admitted], Awaitable[object]],
         *,
         secret: int,
+        hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._undo = undo
@@ -75,13 +76,14 @@ class Expander:
         """Told how long finding the links of a page took."""
         options = Options(config.name, config.max_outlinks, config.resources, rules)
         with_queries = config.max_queries_per_path > 0
-        self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
+        scope_rules = ScopeRules.of(config, obey=config.robots)
+        self._reading = encode(Reading(options, scope_rules, secret, with_queries, hasten is not None))
         self.sitemaps: Sitemaps | None = None
         """None: no sitemaps are read in this crawl."""
         if config.sitemaps and parser is not None:
             from crawler.crawl.sitemaps import Sitemaps
 
-            self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit)
+            self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit, hasten)
 
     async def expand(self, link: Link, done: Done, room: Visit) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says

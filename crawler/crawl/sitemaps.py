@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 class Sitemaps:
     """``reading`` is what a parser process must know of the crawl (``outlinks.Reading``, encoded); ``admit`` takes links into the
-    next batch."""
+    next batch; ``hasten`` is told when entries say to have been modified."""
 
     def __init__(
         self,
@@ -55,7 +55,9 @@ class Sitemaps:
         parser: Parser,
         undo: Undo,
         admit: Callable[[Admitted], Awaitable[object]],
+        hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
     ) -> None:
+        self._hasten = hasten
         self._config = config
         self._scope = scope
         self._rules = rules
@@ -164,6 +166,8 @@ class Sitemaps:
                     await self._admit(Admitted(tuple(links)))
                     links.clear()
                 links.append(link)
+            if self._hasten is not None and found.part.modified:
+                await self._hasten(found.part.modified)
             for columns in found.links:
                 if not columns.is_sound():  # a document may have taken its process over
                     reading.refuse("parse_crashed")

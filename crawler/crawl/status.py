@@ -41,6 +41,8 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
         not_pages=counts.not_pages,
         refused=counts.refused,
         lines=counts.lines,
+        recrawl=counts.recrawl,
+        changes=counts.changes,
         longest_host=_longest_host(crawl),
         failing_hosts=crawl.failing_hosts.top(FAILING_HOSTS),
     )

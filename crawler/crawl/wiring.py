@@ -27,6 +27,7 @@ from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
+from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.in_flight import InFlight
@@ -36,6 +37,7 @@ from crawler.output import Journal, Results, Retention, open_directory
 from crawler.output.archive import KINDS, open_archive
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
+from crawler.policy.intervals import Intervals
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope, domain_of
@@ -71,7 +73,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
-        journal = Journal(open_archive(config, root), Results(root, config.roll_size))
+        journal = Journal(open_archive(config, root), Results(root, config.roll_size), _intervals(config))
         stack.callback(_leave, config, root, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
@@ -107,8 +109,15 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
         async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
+            recrawler = Recrawler(config, store, pump, clock)
             expander = Expander(
-                config, Scope(config, obey=config.robots), parser, fetcher.finisher, frontier.admit, secret=store.secret()
+                config,
+                Scope(config, obey=config.robots),
+                parser,
+                fetcher.finisher,
+                frontier.admit,
+                secret=store.secret(),
+                hasten=recrawler.hasten if config.recrawl_every else None,
             )
             metrics = Metrics(version=__version__, rules=RULES)
             metrics.opened(frontier.counts.known, frontier.counts.done)
@@ -129,6 +138,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 judge=_judge(config, rules),
                 journal=journal,
                 retention=_retention(config, root, pump, store),
+                recrawler=recrawler,
                 seeds=seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config)),
                 memory=MemoryGovernor(
                     budget,
@@ -155,6 +165,13 @@ def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.Abstract
         names_max=plan.dns_names_max,
         idle_bytes_max=plan.accounts["idle"],
     )
+
+
+def _intervals(config: Config) -> Intervals | None:
+    """None where nothing is visited again by schedule."""
+    if not config.recrawl_every:
+        return None
+    return Intervals(config.recrawl_every, min_s=config.recrawl_min, max_s=config.recrawl_max)
 
 
 def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retention:
@@ -259,7 +276,9 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
     return open_store(
         config.store,
         root / "frontier",
-        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps),
+        Limits(
+            config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps, config.recrawl_every > 0
+        ),
         now=Clock().now(),
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],

@@ -32,8 +32,9 @@ from crawler.frontier.admission import (
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest, land
+from crawler.frontier.counters import RECORDED, RECRAWL, RETRYING, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.host_state import HostState
+from crawler.frontier.recrawl import RecrawlOrder, is_behind
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
 
@@ -72,6 +73,10 @@ class MemoryStore:
         self._marks: dict[str, Mark] = {}
         self._positions: dict[str, bytes] = {}
         self._identity: bytes | None = None
+        self._scheduled: list[tuple[float, bytes]] = []  # a heap: when settled URLs are due again, or were meant to be
+        self._orders: list[RecrawlOrder] = []
+        self._looked_at: list[bytes] = []
+        """Settled URLs as the first order found them."""
 
     # -- what is new ----------------------------------------------------------------------------------------------
 
@@ -182,6 +187,8 @@ class MemoryStore:
     def _record(self, key: bytes, record: Known) -> None:
         self._pages[key] = record
         self._tally.settle(record)
+        if record.due is not None:
+            heappush(self._scheduled, (record.due, key))
 
     def _admit(self, admission: Admission, now: float) -> None:
         self._tally.admit(len(admission.keys), is_new_page=admission.is_page and not admission.expand)
@@ -201,6 +208,7 @@ class MemoryStore:
     # -- handing out ----------------------------------------------------------------------------------------------
 
     def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
+        self._fall_due(now)
         return [self._lease(key, link, flags) for key, (_, _, link, flags) in self._queues.claim(hosts, per_host, now, low)]
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
@@ -212,7 +220,8 @@ class MemoryStore:
             link = replace(link, depth=depth)
         known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
-        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None)
+        recrawl = flags & RECRAWL > 0
+        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None, recrawl=recrawl)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -221,22 +230,77 @@ class MemoryStore:
         self._queues.give_back([lease.key for lease in leases])
 
     def next_due(self) -> float | None:
-        return self._queues.next_due()
+        times = (self._queues.next_due(), self._scheduled[0][0] if self._scheduled and self._limits.recrawl else None)
+        return min((time for time in times if time is not None), default=None)
 
     def revive(self, outcomes: frozenset[str]) -> int:
         pages = [page for key, page in self._pages.items() if page.outcome in outcomes and key not in self._revived]
         pages = [page for page in pages if page.link.kind != "robots"]
         for page in pages:
-            link = page.link.revived()
+            self._suspects.pop(robots_key(origin(page.link.url)), None)
+        self._revive(pages, None)
+        return len(pages)
+
+    def _revive(self, pages: Sequence[Known], recrawl_at: float | None) -> None:
+        """These wait again; to be recrawled, at a host that was given up only if it has not been tried since."""
+        for page in pages:
+            link = page.link.revived() if recrawl_at is None else page.link.recrawled()
             self._revived.add(self._url_key(link.url))
             self._tally.settle(page, -1)
             self._tally.waiting += 1
-            self._queues.host(link.host, self._now).revive()
-            self._suspects.pop(robots_key(origin(link.url)), None)
-            self._queues.enter(link, link.priority, RECORDED | (UNCOUNTED if link.kind in NOT_PAGES else 0))
+            host = self._queues.host(link.host, self._now)
+            if recrawl_at is None or (host.down and host.since < recrawl_at):
+                host.revive()
+            again = RECORDED if recrawl_at is None else RECORDED | RECRAWL
+            self._queues.enter(link, link.priority, again | (UNCOUNTED if link.kind in NOT_PAGES else 0))
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
-        return len(pages)
+
+    def _fall_due(self, now: float) -> None:
+        """Settled URLs whose time has come wait again."""
+        for _ in range(PROMOTED_MAX):
+            if not self._limits.recrawl or not self._scheduled or self._scheduled[0][0] > now:
+                return
+            at, key = heappop(self._scheduled)
+            page = self._pages[key]
+            if page.due == at and key not in self._revived:
+                self._revive([page], at)
+
+    def order(self, order: RecrawlOrder) -> None:
+        if not order.every:
+            self._tally.changes.clear()
+            self._counts = self._tally.freeze()
+        self._orders.append(order)
+
+    def orders(self) -> list[RecrawlOrder]:
+        return list(self._orders)
+
+    def fulfil(self, pages: int) -> int | None:
+        if not self._orders:
+            return None
+        order = self._orders.pop(0)
+        if not order.start:
+            self._looked_at = list(self._pages)
+        start = int.from_bytes(order.start, "big")
+        keys = self._looked_at[start : start + pages]
+        chosen = [key for key in keys if key not in self._revived and order.chooses(self._pages[key])]
+        if order.every:
+            for key in chosen:
+                self._pages[key] = page = order.scheduled(self._pages[key])
+                self._tally.recrawl += page.link.kind not in NOT_PAGES
+                heappush(self._scheduled, (page.due or 0.0, key))
+            self._counts = self._tally.freeze()
+        else:
+            self._revive([self._pages[key] for key in chosen], order.at)
+        self._orders[:0] = order.rest((start + pages).to_bytes(8, "big") if len(keys) == pages else None)
+        return len(chosen)
+
+    def hasten(self, modified: Mapping[str, float]) -> int:
+        keys = {self._url_key(url): at for url, at in modified.items()}
+        settled = [key for key in keys if key in self._pages and key not in self._revived]
+        chosen = [self._pages[key] for key in settled if is_behind(self._pages[key], keys[key])]
+        self._revive(chosen, self._now)
+        return len(chosen)
 
     # -- what is known --------------------------------------------------------------------------------------------
 

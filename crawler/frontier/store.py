@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from crawler.core.batch import Batch, Prepared
 from crawler.core.model import Known, Lease, Mark
+from crawler.frontier.recrawl import RecrawlOrder
 
 PROMOTED_MAX: Final = 1000
 """Most links whose time has come that one claim moves back among the waiting."""
@@ -22,12 +23,13 @@ PROMOTED_MAX: Final = 1000
 
 class Limits(Struct, frozen=True):
     """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit. ``sitemaps``: they are
-    read, each for every site that names it."""
+    read, each for every site that names it. ``recrawl``: what was settled becomes due again by schedule."""
 
     depth_limited: bool = False
     pages_per_host: int = 0
     queries_per_path: int = 0
     sitemaps: bool = False
+    recrawl: bool = False
 
 
 class Counts(Struct, frozen=True, gc=False):
@@ -39,7 +41,7 @@ class Counts(Struct, frozen=True, gc=False):
     retrying: int = 0
     """Not settled; the last attempt failed."""
     recrawl: int = 0
-    """Always 0; its place in a store's records is taken."""
+    """Of what is settled, what is due again by schedule."""
     done: int = 0
     hosts: int = 0
     outcomes: Mapping[str, int] = {}
@@ -52,6 +54,8 @@ class Counts(Struct, frozen=True, gc=False):
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
     not_pages: Mapping[str, int] = {}
     """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
+    changes: Mapping[str, int] = {}
+    """What visits found against the last ones (``Known.change``), since a recrawl was last ordered."""
 
     @property
     def all_known(self) -> int:
@@ -102,6 +106,19 @@ class Store(Protocol):
     def revive(self, outcomes: frozenset[str]) -> int:
         """Make settled URLs with one of these outcomes due again, as the next attempt; how many. In bounded steps. Their hosts
         are given up no more, and their robots visits suspected of nothing."""
+
+    def order(self, order: RecrawlOrder) -> None:
+        """Keep it, durable on return; at most ORDERS_MAX. ``changes`` are counted anew from now on, unless it is a schedule."""
+
+    def orders(self) -> list[RecrawlOrder]:
+        """What was ordered and is not fulfilled yet."""
+
+    def fulfil(self, pages: int) -> int | None:
+        """Look at so many settled URLs for the first order, and make those it chooses due again, or give them a schedule; how
+        many these were. None: there is no order, any more."""
+
+    def hasten(self, modified: Mapping[str, float]) -> int:
+        """Of these canonical URLs, make those due again that were last fetched before the wall time given; how many."""
 
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         """The robots records kept for these origins."""

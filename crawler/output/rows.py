@@ -20,9 +20,12 @@ from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, 
 from crawler.core.page import Page
 from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
+from crawler.output.changes import change_of, remembered
 from crawler.output.results import FIELDS, SCHEMA, Row
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
+RECRAWLED: Final = frozenset({"seed", "link", "redirect"})
+"""Kinds whose later visits are told as ``recrawl``; what is no page stays told apart."""
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
 
 
@@ -52,7 +55,7 @@ def has_record(settled: Settled) -> bool:
 
 def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: float) -> Known:
     """What the store keeps of a settled URL whose row stands at ``ref``. A visit that brought no body leaves the earlier one
-    to be known."""
+    to be known. Validators are kept of what is whole only: nothing else may be confirmed by a 304."""
     outcome, before = settled.outcome, settled.lease.known
     assert isinstance(outcome, Done | Dropped)
     page = outcome.page if isinstance(outcome, Done) else None
@@ -64,8 +67,10 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
         page.fetched_at if page else wall,
         row=ref,
         location=row["location"] if outcome.outcome == "redirect" else None,
+        change=row["change"],
+        content=remembered(settled) if before is not None else None,
     )
-    etag, modified = _validators(page) if page else (None, None)
+    etag, modified = _validators(page) if page and outcome.outcome == "ok" else (None, None)
     if page is not None and has_record(settled) and (page.status != 304 or before is None):
         at = kept.body_at if kept and kept.body != kept.record else None
         place = kept.body if kept else None
@@ -101,11 +106,14 @@ def _visit_rows(
 ) -> Iterator[tuple[int | None, Row]]:
     link, outcome = settled.lease.link, settled.outcome
     assert isinstance(outcome, Done | Dropped)
+    is_recrawl = settled.lease.recrawl and link.kind in RECRAWLED
     onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
     carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
     row = _link_row(link, _outcome(settled), outcome.reason)
     row["final"] = not carries_on and link.kind not in NOT_PAGES
     row["attempt"] = link.attempt
+    if is_recrawl:
+        row["kind"] = "recrawl"
     if isinstance(outcome, Dropped):
         row["fetched_at"] = iso(wall)
     else:
@@ -117,6 +125,8 @@ def _visit_rows(
             row["fault"] = "; ".join(f"{rule}: {words}" for rule, words in outcome.cut)
         if not has_record(settled):
             row["sha256"] = None
+        if link.kind != "robots":
+            row["change"] = change_of(settled, row["location"])
     yield index, row
     if carries_on and onward is not None and onward[1] != NEW and link.input is not None:
         duplicate = _link_row(onward[0], "skipped", "duplicate")

@@ -15,7 +15,7 @@ from functools import partial
 from heapq import nlargest
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import orjson
@@ -23,11 +23,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.model import Link, Pause, Ref
+from crawler.core.model import Link, OutcomeName, Pause, Ref
 from crawler.core.urls import Rules, parse
 from crawler.core.version import __version__
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.explain import explain
+from crawler.crawl.recrawl import TooManyOrders, checked
+from crawler.frontier.recrawl import ORDERS_MAX, RecrawlOrder
 from crawler.output import row_at
 from crawler.output.archive import is_gone
 from crawler.service.api_errors import Problem, as_problem
@@ -99,6 +101,7 @@ class Control:
                     ("POST", "/v1/pause", self.post_pause),
                     ("POST", "/v1/resume", self.post_resume),
                     ("POST", "/v1/drain", self.post_drain),
+                    ("POST", "/v1/recrawl", self.post_recrawl),
                     ("GET", "/v1/settings", self.get_settings),
                     ("PATCH", "/v1/settings", self.patch_settings),
                     ("GET", "/v1/openapi.yaml", self.get_openapi),
@@ -244,6 +247,23 @@ class Control:
         self.crawl.drain("control API")
         return _json(self.status())
 
+    async def post_recrawl(self, request: web.Request) -> web.Response:
+        """Settled URLs become due again, slice by slice."""
+        outcomes = tuple(name for name in request.query.get("outcome", "").split(",") if name)
+        if unknown := [name for name in outcomes if name not in get_args(OutcomeName)]:
+            raise Problem(400, f"outcome: there is no such outcome as {', '.join(unknown)}")
+        try:
+            older_than_s, match = checked(request.query.get("older_than", "0"), request.query.get("match"))
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+        clock = self.crawl.clock
+        try:
+            await self.crawl.recrawler.order(RecrawlOrder(clock.now(), clock.wall() - older_than_s, outcomes, match))
+        except TooManyOrders:
+            raise Problem(409, f"{ORDERS_MAX} recrawls are ordered and not fulfilled yet: wait for them") from None
+        logger.info("recrawl ordered by the control API")
+        return _json(self.status(), status=202)
+
     async def get_settings(self, request: web.Request) -> web.Response:
         return _json(self.settings())
 
@@ -260,9 +280,9 @@ class Control:
         return _json(await self.change(changes))
 
 
-def _json(value: Mapping[str, Any]) -> web.Response:
+def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
     body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return web.Response(body=body, status=status, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _number(request: web.Request, name: str, default: int, largest: int) -> int:

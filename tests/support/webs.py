@@ -114,6 +114,8 @@ class Web:
                 if answer.wait:
                     await asyncio.sleep(answer.wait)
                 visits.append(Visit(host, path, begun, time.monotonic(), fields["user-agent"]))
+                if (tag := dict(answer.headers).get("ETag")) and tag == fields.get("if-none-match"):
+                    answer = Answer(304, headers=answer.headers, mime=None)
                 writer.write(_encoded(answer))
                 await writer.drain()
         with contextlib.suppress(OSError):

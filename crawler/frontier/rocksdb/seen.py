@@ -59,6 +59,16 @@ class Seen:
         )
         return list(islice(wanted, limit))
 
+    def slice(self, start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
+        """Settled URLs (key, flags, record) from the key ``start`` on."""
+        pages = islice(self._database.scan("page", start=start), limit)
+        return [(key, *decode_page(value)) for key, value in pages]
+
+    def pages(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, Known]]:
+        """(flags, record) of those that are settled and do not wait again."""
+        pages = {key: decode_page(value) for key, value in self._found("page", keys)}
+        return {key: page for key, page in pages.items() if not page[0] & REVIVED}
+
     def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
         """Different query strings so far, by the key of the URL before its question mark."""
         return {key: int.from_bytes(value, "big") for key, value in self._found("host", paths)}

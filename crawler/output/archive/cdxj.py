@@ -29,12 +29,13 @@ _BARE: Final = re.compile(r"[;\s]")
 
 
 def line(page: Page, ref: Ref, digest: bytes, *, is_revisit: bool) -> bytes:
-    """The index line of a response or revisit record."""
+    """The index line of a response or revisit record. A revisit for a 304 has the status of the record that it repeats."""
     stamp = date(page.fetched_at).translate(_DIGITS)
     mime = "warc/revisit" if is_revisit else _mime(page)
     fields = f'"mime": {quoted(mime)}, ' if mime is not None else ""
+    status = "" if is_revisit and page.status == 304 else f'"status": "{page.status}", '
     return (
-        f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}"status": "{page.status}", '
+        f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}{status}'
         f'"digest": "{sha1_text(digest)}", "length": "{ref.length}", "offset": "{ref.offset}", '
         f'"filename": "{ref.file.rpartition("/")[2]}"}}\n'
     ).encode()

@@ -88,8 +88,11 @@ def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
 
 
 def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: float, digest: bytes) -> bytes:
-    """The whole record but ``END``: the response's head, and where the body it would repeat stands."""
-    profile = "server-not-modified" if page.status == 304 else "identical-payload-digest"
+    """The whole record but ``END``: the response's head, and where the body it would repeat stands. The head of a 304 is left
+    out, so that a reader replays the page with its own head: a browser that is sent the 304 shows nothing."""
+    profile = "identical-payload-digest"
+    if page.status == 304:
+        profile, http = "server-not-modified", b""
     extra = (
         f"WARC-Profile: {_PROFILE}{profile}\r\nWARC-Refers-To: {record_id(of.file, of.offset)}\r\n"
         f"WARC-Refers-To-Target-URI: {page.url}\r\nWARC-Refers-To-Date: {date(of_wall)}\r\n"
