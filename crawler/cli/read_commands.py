@@ -246,7 +246,7 @@ def verify(arguments: Sequence[str]) -> int:
 
 
 def _add_kind(parser: CommandParser, default: str) -> None:
-    named = "seed, link, redirect, recrawl, sitemap, robots; page: all but the last two"
+    named = "seed, link, redirect, recrawl, embed, sitemap, robots; page: all but the last three"
     parser.add_argument(
         "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
     )

@@ -77,7 +77,9 @@ class ScopeConfig(Section):
     max_pages_per_host: Count = Field(0, description="links admitted for one host; 0 = no limit")
     drop_params: tuple[Text, ...] = Field((), description="query parameters dropped from links, such as utm_source or utm_*")
     sort_query: bool = Field(False, description="sort the query parameters of links")
-    resources: bool = Field(False, description="also follow the images of pages (img and source src)")
+    requisites: bool = Field(
+        False, description="also fetch what pages need to be shown: images, styles, scripts, fonts, frames, from any host"
+    )
     sitemaps: bool = Field(False, description="read sitemaps named in robots.txt, and /sitemap.xml")
 
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
+Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap", "embed"]
 
-KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl")
+KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl", "embed")
 """Of result rows."""
 NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 """Kinds of what is fetched for the crawl's own sake: left out of counts of pages, exports and tables unless asked for."""
-PAGES: Final = frozenset(KINDS) - NOT_PAGES
+EMBED: Final = "embed"
+"""Kind of what a page needs to be shown (``--requisites``): read for what it needs itself, never for links."""
+PAGES: Final = frozenset(KINDS) - NOT_PAGES - {EMBED}
 SITEMAPS: Final = frozenset(("sitemap", "expand_sitemap"))
 """Kinds of links that are read as sitemaps."""
 EXPANDED: Final = frozenset(("expand", "expand_sitemap"))
@@ -66,7 +68,11 @@ CHANGES: Final = get_args(Change)
 
 PRIORITY_ROBOTS: Final = 0
 PRIORITY_REDIRECT: Final = 16
+PRIORITY_EMBED: Final = 64
+"""And above, by as much as it is nested: 65 is needed by a page, 66 by what that page needs, ..."""
 PRIORITY_DEFAULT: Final = 128
+EMBED_DEPTH: Final = 0xFFFF
+"""How far away what a page needs counts as, beside links: one that leads there is always nearer, and makes a page of it."""
 
 
 Tag: TypeAlias = str | int | float
@@ -111,6 +117,17 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
         if self.input is None or self.kind == "redirect":
             return self.listed
         return self.listed or self.given or self.url
+
+    @property
+    def nesting(self) -> int:
+        """How many documents lie between what is embedded and its page, itself included; 0 for anything else."""
+        return self.priority - PRIORITY_EMBED if self.kind == EMBED else 0
+
+    def found_nearer(self, depth: int) -> Link:
+        """The same link, as its URL was found at this depth meanwhile; of what was embedded, by a link."""
+        if self.kind == EMBED:
+            return self if depth >= EMBED_DEPTH else replace(self, kind="link", depth=depth)
+        return self if depth >= self.depth else replace(self, depth=depth)
 
     def retried(self) -> Link:
         """The same link, one attempt later."""

@@ -21,6 +21,7 @@ from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import (
+    EMBED,
     EXPANDED,
     NO_FAILURE,
     NOT_PAGES,
@@ -327,7 +328,7 @@ class Crawl:
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if is_page and self.frontier.page_fetched():
+        if is_page and lease.link.kind != EMBED and self.frontier.page_fetched():
             self.drain("max_pages")
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")

@@ -41,6 +41,8 @@ class Packed(Struct, frozen=True, array_like=True):
     robots: list[str]
     refused: dict[str, int]
     encoding: str | None = None
+    embeds: list[Columns] = []
+    """What the page needs to be shown, in parts as ``parts``."""
 
 
 encode: Final = Encoder().encode

@@ -19,7 +19,7 @@ from crawler.core import urls
 from crawler.core.batch import Admitted
 from crawler.core.errors import FetchError
 from crawler.core.link_block import LinkBlock, block_of
-from crawler.core.model import READABLE, SITEMAPS, Done, Link
+from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Page
 from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
 from crawler.parse.html import MIMES, PART_LINKS
@@ -71,7 +71,7 @@ class Sitemaps:
         """Admit the sitemaps of the origin of a link that is about to be visited, for the site that the link belongs to, when
         that site first comes there: those that the origin's robots.txt names, and the usual place. ``named(origin)`` is None
         while nobody knows. (What is remembered of sites may be forgotten: the store knows which sitemaps it has.)"""
-        if link.kind == "robots":
+        if link.kind in ("robots", EMBED):
             return
         origin, site = urls.origin(link.url), self._scope.site(link.anchor or link.url)
         if (origin, site) in self._sites or (found := named(origin)) is None:

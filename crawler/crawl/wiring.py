@@ -22,6 +22,7 @@ from crawler.core.clock import Clock
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
+from crawler.crawl import embeds
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
@@ -234,8 +235,8 @@ def _measure(
 
 @contextlib.asynccontextmanager
 async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
-    """None where neither a page's outlinks nor a sitemap's are wanted."""
-    preload = [FUNCTION, PARSER] if config.depth else []
+    """None where neither a page's outlinks nor a sitemap's are wanted, nor what pages need."""
+    preload = [embeds.FUNCTION, embeds.PRELOAD, PARSER] if config.requisites else [FUNCTION, PARSER] if config.depth else []
     if config.sitemaps:
         from crawler.crawl import sitemap_entries
 
@@ -255,7 +256,7 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     group = cgroup.find()
     limit = config.memory_limit or default_limit(group.limit if group else None)
     parsers = 0
-    if config.depth or config.sitemaps:
+    if config.depth or config.sitemaps or config.requisites:
         from crawler.parse.pool import pool_size
 
         parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit)
@@ -263,7 +264,7 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     needs = Needs(
         workers=config.workers,
         parsers=parsers,
-        max_parse=config.max_parse if config.depth else 0,
+        max_parse=config.max_parse if config.depth or config.requisites else 0,
         max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
@@ -277,7 +278,12 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
         config.store,
         root / "frontier",
         Limits(
-            config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps, config.recrawl_every > 0
+            # what is embedded and linked as well is nearer as a link, whatever depth means otherwise
+            depth_limited=config.depth > 0 or (config.requisites and config.depth != 0),
+            pages_per_host=config.max_pages_per_host,
+            queries_per_path=config.max_queries_per_path,
+            sitemaps=config.sitemaps,
+            recrawl=config.recrawl_every > 0,
         ),
         now=Clock().now(),
         rest=hosts.delay,

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from msgspec import field
-from msgspec.structs import replace
 
 from crawler.core.batch import Batch, Prepared, Settled
 from crawler.core.keys import HOST_BYTES, Keys
@@ -216,8 +215,8 @@ class MemoryStore:
         if not is_robots_visit(link):
             self._flying[page] += 1
         depth = self._lowered.get(page, self._depths.get(page, link.depth))
-        if self._limits.depth_limited and depth < link.depth:
-            link = replace(link, depth=depth)
+        if self._limits.depth_limited:
+            link = link.found_nearer(depth)
         known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
         recrawl = flags & RECRAWL > 0

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.core import urls
 from crawler.core.batch import EXPAND, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import EMBED, EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
 from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
@@ -110,7 +110,7 @@ def _visit_rows(
     onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
     carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
     row = _link_row(link, _outcome(settled), outcome.reason)
-    row["final"] = not carries_on and link.kind not in NOT_PAGES
+    row["final"] = not carries_on and link.kind not in NOT_PAGES and link.kind != EMBED
     row["attempt"] = link.attempt
     if is_recrawl:
         row["kind"] = "recrawl"

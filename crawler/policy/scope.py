@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from crawler.core.model import EXPANDED, Link
+from crawler.core.model import EMBED, EXPANDED, Link
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Scope:
             return None
         if len(url) > self._config.max_url:
             return "url_length"
+        if kind == EMBED:
+            return "exclude" if self._excluded(url) else None
         if kind == "sitemap":
             return self._refuses_sitemap(link)
         if kind == "redirect":
@@ -159,6 +161,15 @@ class Scope:
                 rule = self._refuses(url, host, anchor)
             if rule is None:
                 yield url, host
+            else:
+                refused[rule] = refused.get(rule, 0) + 1
+
+    def embeds(self, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+        """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
+        for one in found:
+            rule = "url_length" if len(one.url) > self._config.max_url else "exclude" if self._excluded(one.url) else None
+            if rule is None:
+                yield one.url, one.host
             else:
                 refused[rule] = refused.get(rule, 0) + 1
 

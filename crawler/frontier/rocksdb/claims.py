@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from msgspec.structs import replace
 from rocksdict import RdictIter
 
 from crawler.core.errors import StorageError
@@ -174,7 +173,7 @@ class Claims:
         return {key: decode_page(value)[1] for key, value in zip(keys, values, strict=True) if value is not None}
 
     def _nearer(self, link: Link, depth: int | None) -> Link:
-        return link if depth is None or depth >= link.depth else replace(link, depth=depth)
+        return link if depth is None else link.found_nearer(depth)
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None, flags: int) -> Lease:
         """A host not visited since the store was opened counts as just visited then."""
