@@ -147,6 +147,11 @@ class FetchConfig(Section):
         None, examples=["https://example.org/bot"], description="a URL or mail address in the User-Agent, for webmasters"
     )
     header: tuple[HeaderLine, ...] = Field((), description="further request headers for all hosts, as 'Name: value'", secret=True)
+    cookies: Text | None = Field(
+        None,
+        examples=["/etc/crawler/cookies.txt"],
+        description="file of cookies to send (Netscape format); what hosts set is kept as well, and sent back to them alone",
+    )
     proxy: Proxy | None = Field(
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for all requests", secret=True
     )
@@ -175,6 +180,14 @@ class ArchiveConfig(Section):
         0.0, description="delete full files of the archive and the results after this long; 0 = never", reloadable=True
     )
     retain_bytes: Bytes = Field(0, description="delete the oldest of them above this size in all; 0 = no limit", reloadable=True)
+    operator: Text | None = Field(
+        None,
+        examples=["Example Archive <archive@example.org>"],
+        description="who runs this crawl: in the first record of archives",
+    )
+    description: Text | None = Field(
+        None, examples=["The autumn crawl"], description="what this crawl is for: in the first record of archives"
+    )
     warc_prefix: Annotated[str, matching(r"^[A-Za-z0-9_]{1,32}$")] = Field(
         "CRAWL", description="first part of the names of WARC files"
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from crawler.config import Config, HostRules
+from crawler.config.render import as_fields
 from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.errors import ConfigError, StorageError
@@ -30,6 +31,7 @@ from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
+from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
@@ -50,6 +52,7 @@ from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Need
 from crawler.resources.network import HELD_MAX, Network
 
 if TYPE_CHECKING:
+    from crawler.fetch.cookies import Cookies
     from crawler.parse.pool import Parser
     from crawler.policy.robots_gate import RobotsDesk
 
@@ -74,7 +77,8 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
-        journal = Journal(open_archive(config, root), Results(root, config.roll_size), _intervals(config))
+        archive = open_archive(config, root, _provenance(config), as_fields(config))
+        journal = Journal(archive, Results(root, config.roll_size), _intervals(config))
         stack.callback(_leave, config, root, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
@@ -108,7 +112,11 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         stack.callback(pump.close)
         frontier = pump.frontier
         rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
-        async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
+        async with (
+            _open_cookies(config, root) as cookies,
+            _open_fetcher(config, root, plan, cookies) as fetcher,
+            _open_parser(config, plan) as parser,
+        ):
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             recrawler = Recrawler(config, store, pump, clock)
             expander = Expander(
@@ -156,7 +164,9 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             )
 
 
-def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.AbstractAsyncContextManager[Fetcher]:
+def _open_fetcher(
+    config: Config, root: Path, plan: Plan, cookies: Cookies | None
+) -> contextlib.AbstractAsyncContextManager[Fetcher]:
     return open_fetcher(
         config,
         tmp=root / "tmp",
@@ -165,7 +175,20 @@ def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.Abstract
         per_host=config.per_host,
         names_max=plan.dns_names_max,
         idle_bytes_max=plan.accounts["idle"],
+        cookies=cookies,
     )
+
+
+def _provenance(config: Config) -> dict[str, str]:
+    """What a WARC file says of its crawl, as far as it is told; names as in WARC 1.1 and the DCMI terms."""
+    info = {
+        "operator": config.operator,
+        "http-header-from": config.contact,
+        "http-header-user-agent": user_agent(config),
+        "robots": "classic" if config.robots else "ignore",
+        "description": config.description,
+    }
+    return {name: value for name, value in info.items() if value}
 
 
 def _intervals(config: Config) -> Intervals | None:
@@ -173,6 +196,18 @@ def _intervals(config: Config) -> Intervals | None:
     if not config.recrawl_every:
         return None
     return Intervals(config.recrawl_every, min_s=config.recrawl_min, max_s=config.recrawl_max)
+
+
+@contextlib.asynccontextmanager
+async def _open_cookies(config: Config, root: Path) -> AsyncIterator[Cookies | None]:
+    """None where the crawl has none."""
+    if config.cookies is None:
+        yield None
+        return
+    from crawler.fetch.cookies import open_cookies  # what it stands on takes 20 ms to import
+
+    async with open_cookies(Path(config.cookies), root) as cookies:
+        yield cookies
 
 
 def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retention:

@@ -65,11 +65,28 @@ def warcinfo_id(file: str) -> str:
 
 def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
     """The whole first record of a file, without ``END``."""
-    block = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in info.items()).encode()
+    block = _fields(info)
     return (
         f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
         f"WARC-Filename: {file.rpartition('/')[2]}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
         f"Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n"
+    ).encode() + block
+
+
+def _fields(values: Mapping[str, str]) -> bytes:
+    """The block of a record of type application/warc-fields."""
+    text = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in values.items())
+    return text.encode("utf-8", "surrogateescape")
+
+
+def settings(file: str, offset: int, wall: float, values: Mapping[str, str]) -> bytes:
+    """The whole metadata record without ``END`` of the settings that the file is written with."""
+    block = _fields(values)
+    return (
+        f"WARC/1.1\r\nWARC-Type: metadata\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
+        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Concurrent-To: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC-Block-Digest: {_block_digest(block)}\r\nContent-Type: application/warc-fields\r\n"
+        f"Content-Length: {len(block)}\r\n\r\n"
     ).encode() + block
 
 
