@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap", "embed"]
+LinkKind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap", "embed"]
 
 KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl", "embed")
 """Of result rows."""
@@ -57,7 +57,7 @@ NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 """Outcomes of pages that are read for links."""
 ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
-"""Outcomes of links whose host answered."""
+"""Outcomes of links whose host responded."""
 
 THERE: Final = READABLE | {"redirect"}
 """Outcomes of links that lead to something."""
@@ -91,7 +91,7 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
 
     url: str
     host: str
-    kind: Kind = "seed"
+    kind: LinkKind = "seed"
     depth: int = 0
     priority: int = PRIORITY_DEFAULT
     hops: int = 0
@@ -209,7 +209,7 @@ class Lease(Struct, frozen=True, gc=False):
     failures: int = 0
     """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench, as the next two are."""
     busy: int = 0
-    has_answered: bool = False
+    has_responded: bool = False
     recrawl: bool = False
     """Its URL was settled, and is visited again to see what has changed."""
 
@@ -221,7 +221,7 @@ silent: the visit says nothing, for the host was not asked."""
 
 
 class Done(Struct, frozen=True):
-    """Settled with an answer: row, record, outlinks. ``outcome`` is judged from the page."""
+    """Settled with a response: row, record, outlinks. ``outcome`` is judged from the page."""
 
     page: Page
     outcome: str
@@ -243,7 +243,7 @@ class Done(Struct, frozen=True):
 
 
 class Dropped(Struct, frozen=True):
-    """Settled without an answer: a row, no record."""
+    """Settled without a response: a row, no record."""
 
     outcome: str
     reason: str | None = None
@@ -270,7 +270,7 @@ class Unvisited(Struct, frozen=True):
 Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
 
 
-State: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
+CrawlState: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
 
 WaitsFor: TypeAlias = Literal[
     "politeness", "frontier", "memory", "descriptors", "rate", "disk", "network", "parser", "operator", "nothing"
@@ -315,7 +315,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     at: float
     """Monotonic clock, seconds: only differences mean something."""
-    state: State
+    state: CrawlState
     waits_for: WaitsFor = "nothing"
     reading: bool = False
     """The URL lists are not yet read to their end: ``known`` still grows with them."""

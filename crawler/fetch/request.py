@@ -1,6 +1,6 @@
-"""What we say of ourselves: each request's head, and the same for the archive with its secrets masked.
+"""The head of each request, and the same head for the archive with its secrets masked.
 
-The law: a secret goes only to the hosts whose ``[[host]]`` table holds it, and to no record at all.
+Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it, and is written to no record.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from crawler.core.version import __version__
 
 MASK: Final = "***"
 PROFILES_MAX: Final = 256
+PLACES_MAX: Final = 1024
+"""Hosts of which it is kept how they are connected to."""
 
 
 class Profile(Struct, frozen=True):
@@ -57,13 +59,9 @@ def request_of(
     proxy takes any, and TLS then fails on it)."""
     scheme, separator, rest = href.partition("://")
     authority, slash, path = rest.partition("/")
-    name, colon, port = authority.rpartition(":")
-    if not colon or port.endswith("]"):
-        name, port = authority, "443" if scheme == "https" else "80"
-    if not separator or not slash or not name or not port.isdigit() or "@" in authority or not href.isascii():
+    if not separator or not slash or not href.isascii():
         raise FetchError("syntax", "the URL cannot be requested")
-    if fault := name_fault(name):
-        raise FetchError("nxdomain", fault, permanent=True)
+    name, port = _place(scheme, authority)
     if cookie is not None:
         profile = _with_cookie(profile, cookie)
     start = f"{method} /{path} HTTP/1.1\r\nHost: {authority}\r\n".encode()
@@ -73,8 +71,8 @@ def request_of(
         method,
         href,
         scheme == "https",
-        name[1:-1] if name.startswith("[") else name,
-        int(port),
+        name,
+        port,
         profile.fields + extra,
         masked if profile.block is profile.masked else start + profile.block + end,
         masked,
@@ -88,6 +86,19 @@ def _with_cookie(profile: Profile, cookie: str) -> Profile:
         return profile
     block, masked = (part + f"Cookie: {value}\r\n".encode() for part, value in ((profile.block, cookie), (profile.masked, MASK)))
     return Profile((*profile.fields, ("Cookie", cookie)), block, masked, profile.proxy)
+
+
+@lru_cache(PLACES_MAX)
+def _place(scheme: str, authority: str) -> tuple[str, int]:
+    """Where to connect to: a name or address without brackets, and a port."""
+    name, colon, port = authority.rpartition(":")
+    if not colon or port.endswith("]"):
+        name, port = authority, "443" if scheme == "https" else "80"
+    if not name or not port.isdigit() or "@" in authority:
+        raise FetchError("syntax", "the URL cannot be requested")
+    if fault := name_fault(name):
+        raise FetchError("nxdomain", fault, permanent=True)
+    return name[1:-1] if name.startswith("[") else name, int(port)
 
 
 def user_agent(config: FetchConfig) -> str:
@@ -148,7 +159,7 @@ def referer(link: Link) -> tuple[tuple[str, str], ...]:
 
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
-    """Validators of an earlier whole answer (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
+    """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
     known = lease.known
     if known is None or known.outcome != "ok" or known.archive is None:
         return ()
