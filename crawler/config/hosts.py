@@ -22,7 +22,7 @@ class HostRules:
         self._config = config
         self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
         self.factor = config.factor
-        """A rest is at least so many times as long as the answer took to begin."""
+        """A rest is at least so many times as long as the response took to begin."""
 
     def table(self, host: str) -> HostConfig | None:
         """The ``[[host]]`` table for a host key, None if there is none."""

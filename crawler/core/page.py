@@ -1,7 +1,7 @@
 """One exchange and its bounded body: spooled, digested while it is written, safely decoded.
 
-The law: a body never holds more than ``memory_bytes_max`` bytes in memory, its digests are those of exactly the bytes
-it gives back, and a page that carries no ``fault`` is whole.
+Invariants: a body never holds more than ``memory_bytes_max`` bytes in memory. Its digests are those of exactly the bytes
+it gives back. A page without ``fault`` is whole.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Body:
 
 
 class Timings(Struct, frozen=True, gc=False):
-    """Seconds: waiting for a limiter or connection · from the request sent to the answer's head · the whole fetch."""
+    """Seconds: waiting for a limiter or connection · from the request sent to the response's head · the whole fetch."""
 
     queue: float = 0.0
     first_byte: float = 0.0

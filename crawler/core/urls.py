@@ -1,9 +1,9 @@
 """URLs: parsed by the WHATWG standard (https://url.spec.whatwg.org, through ada-url), brought to one canonical form, hashed
 and keyed. Pure.
 
-The law: two texts name the same page of this crawl exactly if their canonical forms are equal, and a canonical form never
-carries a fragment or credentials. Most links are plain (nothing to escape, no dot segments): those are joined by slicing.
-That path only ever takes what a differential test shows to be what ada-url makes; everything else goes to ada-url.
+Invariants: two texts name the same page of this crawl exactly if their canonical forms are equal. A canonical form never
+carries a fragment or credentials. Most links are plain (nothing to escape, no dot segments) and are joined by slicing: that
+path takes only what a differential test shows to be what ada-url makes; everything else goes to ada-url.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGN
 _beyond_ascii = re.compile(rb"[\x80-\xff]").sub
 
 
-class Rules(Struct, frozen=True):
+class UrlRules(Struct, frozen=True):
     """What canonical means in this crawl, beyond the standard. ``drop_params`` are names or patterns such as ``utm_*``."""
 
     max_bytes: int = URL_BYTES_MAX
@@ -74,7 +74,7 @@ class Rules(Struct, frozen=True):
         return f"{before}?{'&'.join(kept)}" if kept else before
 
 
-_STANDARD: Final = Rules()
+_STANDARD: Final = UrlRules()
 
 
 class Url(Struct, frozen=True, gc=False):
@@ -131,7 +131,7 @@ class Base:
         *("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rooted_max", "_rules", "_scheme"),
     )
 
-    def __init__(self, href: str, rules: Rules = _STANDARD) -> None:
+    def __init__(self, href: str, rules: UrlRules = _STANDARD) -> None:
         """``href`` is canonical (``about:blank`` and the like join absolute references only)."""
         self._href, self._rules = href, rules
         self._bytes_max = rules.max_bytes
@@ -177,7 +177,7 @@ class Base:
         return directory + path[3:] + query
 
 
-def parse(text: str, base: str | None = None, rules: Rules = _STANDARD) -> Url:
+def parse(text: str, base: str | None = None, rules: UrlRules = _STANDARD) -> Url:
     """The URL that ``text`` names, relative to ``base`` if given. FetchError: syntax, scheme, too_long, encoding."""
     if base is None and (match := _plain(text)) and text.startswith("http"):
         authority, path, query = match.groups("")
@@ -189,7 +189,7 @@ def parse(text: str, base: str | None = None, rules: Rules = _STANDARD) -> Url:
 
 def canonical(text: str, base: str | None = None, max_bytes: int = URL_BYTES_MAX) -> str:
     """``parse(...).href``."""
-    return parse(text, base, Rules(max_bytes)).href
+    return parse(text, base, UrlRules(max_bytes)).href
 
 
 def join(base: str, href: str) -> str:

@@ -1,7 +1,7 @@
-"""The links of an answer that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
+"""The links of a response that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
 
-The law: reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More
-links than one batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
+Reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More links than one
+batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of
 from crawler.core.model import READABLE, Done, Link
 from crawler.core.page import Body, Page
-from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
+from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag, text
 from crawler.policy.scope import Scope, ScopeRules
-from crawler.resources.memory_budget import Reservation, Visit
+from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
 
 if TYPE_CHECKING:
     from crawler.crawl.sitemaps import Sitemaps
-    from crawler.parse.pool import Fault, Parser
+    from crawler.parse.pool import ParseFault, ParserPool
 
 PART: Final = 4
 """Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
@@ -38,7 +38,7 @@ LARGE_BYTES: Final = 64 << 10
 
 _HEADER_CHARS: Final = frozenset(map(len, HEADERS))
 Headers = Sequence[tuple[bytes, bytes]]
-"""Of an answer, the fields that say something of links."""
+"""Of a response, the fields that say something of links."""
 
 
 class Undo(Protocol):
@@ -60,7 +60,7 @@ class Expander:
         self,
         config: Config,
         scope: Scope,
-        parser: Parser | None,
+        parser: ParserPool | None,
         undo: Undo,
         admit: Callable[[Admitted], Awaitable[object]],
         *,
@@ -71,12 +71,12 @@ class Expander:
         self._scope = scope
         self._parser = parser
         self._admit = admit
-        rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
         options = Options(config.name, config.max_outlinks, config.resources, rules)
         with_queries = config.max_queries_per_path > 0
-        self._reading = encode(Reading(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
+        self._reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=config.robots), secret, with_queries))
         self.sitemaps: Sitemaps | None = None
         """None: no sitemaps are read in this crawl."""
         if config.sitemaps and parser is not None:
@@ -84,7 +84,7 @@ class Expander:
 
             self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit)
 
-    async def expand(self, link: Link, done: Done, room: Visit) -> Done:
+    async def expand(self, link: Link, done: Done, room: VisitMemory) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
         to robots."""
         headers = [field for field in done.page.headers if len(field[0]) in _HEADER_CHARS and field[0].lower() in HEADERS]
@@ -95,11 +95,11 @@ class Expander:
         return done
 
     def _said(self, headers: Headers) -> str | None:
-        """The directives in the head of an answer, where nothing more was read."""
+        """The directives in the head of a response, where nothing more was read."""
         values = [text(value) for name, value in headers if name.lower() == b"x-robots-tag"]
         return _listed(word for value in values for word in robots_tag(value, self._config.name))
 
-    async def _expanded(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
+    async def _expanded(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
         if done.outcome == "redirect":
             return self._redirect(done)
         sitemaps = self.sitemaps
@@ -119,7 +119,7 @@ class Expander:
                 return replace(done, outlinks=(), refused={rule: 1})
         return done
 
-    async def _page(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
+    async def _page(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
         page = done.page
         mime = page.mime if page.mime in MIMES else page.sniffed
         if mime not in MIMES and not headers:
@@ -179,7 +179,7 @@ class Expander:
             held.shrink(sum(block.size for block in blocks))
         return blocks[0] if blocks else None
 
-    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, Fault | None]:
+    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, ParseFault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None

@@ -22,7 +22,7 @@ FUNCTION: Final = "crawler.crawl.outlinks:packed"
 """As a parser process is told it."""
 
 
-class Reading(Struct, frozen=True, array_like=True):
+class ReadingOptions(Struct, frozen=True, array_like=True):
     """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path."""
 
     options: Options
@@ -43,11 +43,11 @@ class Packed(Struct, frozen=True, array_like=True):
 
 
 encode: Final = Encoder().encode
-_decode = Decoder(Reading).decode
+_decode = Decoder(ReadingOptions).decode
 
 
 @lru_cache(maxsize=4)
-def reading_of(encoded: bytes) -> tuple[Reading, Scope, Keys]:
+def reading_of(encoded: bytes) -> tuple[ReadingOptions, Scope, Keys]:
     reading = _decode(encoded)
     return reading, Scope(reading.scope), Keys(reading.secret)
 

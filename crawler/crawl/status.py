@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from crawler.core.model import LongestHost, Pause, Snapshot, State, WaitsFor
+from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor
 from crawler.core.text import printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _SAMPLES_MAX: Final = 256
 _WORTH_SAYING_S: Final = 60.0
 
 
-def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
+def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
     frontier = crawl.frontier
     counts = frontier.counts
     return Snapshot(
@@ -46,7 +46,7 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
     )
 
 
-def _state(frontier: Frontier) -> State:
+def _state(frontier: Frontier) -> CrawlState:
     if frontier.draining:
         return "draining"
     return "offline" if Pause.OFFLINE in frontier.pauses else "paused" if frontier.pauses else "running"

@@ -1,7 +1,7 @@
-"""aiohttp's pool, bounded where it is not and careful where it trusts: see ``protocol`` for what a connection may answer.
+"""aiohttp's connection pool, with the bounds and checks that it lacks; see ``connection`` for a single connection.
 
-The law: no socket is made for an address the guard refuses; a pooled connection is used again only if nothing lies unread
-on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of memory, wait for a next use.
+Invariants: no socket is made for an address the guard refuses. A pooled connection is used again only if nothing lies unread
+on it. At most ``idle_max`` connections, with ``idle_bytes_max`` of memory, wait for their next use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from crawler.core.errors import OUR_ERRNOS
 from crawler.fetch.certificates import is_odd, matches, names
 from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
-from crawler.fetch.guard import Guard, Refused
+from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
 
 KEEPALIVE_S: Final = 5.0
@@ -124,7 +124,7 @@ class Connector(aiohttp.TCPConnector):
             if exchange.proxied:
                 return socket.socket(*addr_info[:3])
             return self._guard.socket(addr_info)
-        except Refused as refused:
+        except AddressRefused as refused:
             exchange.refused = refused.rule
             raise
         except OSError as error:

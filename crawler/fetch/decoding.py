@@ -1,7 +1,7 @@
-"""The last step of a fetch: prove that the body's content codings are whole, undo them if asked to, tell what it is.
+"""The last step of a fetch: check that the body's content codings are whole, undo them if asked to, find out the type.
 
-The law: a body whose coding is cut, corrupt or explosive never leaves here without a fault; while it decodes, the loop
-goes on; no decoder runs before its memory is reserved, and of a body never more than one at a time.
+Invariants: a body whose coding is cut, corrupt or explosive gets a fault. The event loop goes on while a body is decoded.
+No decoder runs before its memory is reserved, and of one body never more than one at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TURN_S: Final = 0.005
 
 
 class Room(Protocol):
-    """Memory that a visit takes when it is known to be needed: ``crawler.resources.memory_budget.Visit``."""
+    """Memory that a visit takes when it is known to be needed: ``crawler.resources.memory_budget.VisitMemory``."""
 
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 

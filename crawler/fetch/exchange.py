@@ -1,6 +1,6 @@
-"""What one attempt at one URL learns on its way: the notebook that socket factory, protocol and fetcher share.
+"""What one attempt at one URL learns on its way: shared by socket factory, connection and fetcher.
 
-The law: it belongs to the attempt, not to the connection. A connection that goes back to the pool forgets its exchange.
+It belongs to the attempt, not to the connection: a connection that goes back to the pool forgets its exchange.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crawler.fetch.deadline import Deadline
 
 
 class HeadRoom(Protocol):
-    """``crawler.resources.memory_budget.Visit``"""
+    """``crawler.resources.memory_budget.VisitMemory``"""
 
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 
@@ -53,11 +53,11 @@ class Exchange(Struct, kw_only=True):
     framing: int = 0
     """Of these, what framed the chunks of the body."""
     interim: int = 0
-    """1xx answers received."""
+    """1xx responses received."""
     message: RawResponseMessage | None = None
-    """The head of the final answer."""
+    """The head of the final response."""
     ending: tuple[str, str] | None = None
-    """(reason, detail) of an answer that did not end as its framing promised."""
+    """(reason, detail) of a response that did not end as its framing promised."""
     sent_at: float = 0.0
     sent_wall: float = 0.0
 

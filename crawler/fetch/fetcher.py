@@ -1,7 +1,7 @@
-"""One straight coroutine per exchange: ask, read chunk by chunk into a bounded body, say what came.
+"""One straight coroutine per exchange: send the request, read the body chunk by chunk within bounds, return the page.
 
-The law: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError; whatever
-ends a fetch, cancellation included, gives back its connection, timer and spool file.
+Invariants: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError. However a fetch
+ends, cancellation included, it gives back its connection, timer and spool file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from crawler.fetch.errors import lacking, raise_ours
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
-from crawler.fetch.transport import Way
+from crawler.fetch.transport import Transport
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -74,7 +74,7 @@ class Fetcher:
     def __init__(
         self,
         config: FetchConfig,
-        way: Way,
+        way: Transport,
         connector: Connector,
         guard: Guard,
         profile_of: Callable[[str], Profile],
@@ -164,7 +164,7 @@ class Fetcher:
         return False
 
     async def fetch(self, lease: Lease, room: Room | None = None) -> Page:
-        """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: there was no answer
+        """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: no response came
         that could be read. StorageError: the fault is ours."""
         started = time.monotonic()
         self._in_flight += 1
@@ -301,7 +301,7 @@ class Fetcher:
             raise FetchError("address", rule)
 
     def _check_head(self, link: Link, exchange: Exchange) -> None:
-        """Refuse an answer by its head alone."""
+        """Refuse a response by its head alone."""
         message = exchange.message
         assert message is not None
         if message.code == 407 and exchange.proxied:

@@ -1,6 +1,6 @@
-"""What we say of ourselves: each request's head, and the same for the archive with its secrets masked.
+"""The head of each request, and the same head for the archive with its secrets masked.
 
-The law: a secret goes only to the hosts whose ``[[host]]`` table holds it, and to no record at all.
+Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it, and is written to no record.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _set(fields: dict[str, str], name: str, value: str) -> None:
 
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
-    """Validators of an earlier whole answer (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
+    """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
     known = lease.known
     if known is None or known.outcome != "ok" or known.archive is None:
         return ()

@@ -1,8 +1,8 @@
-"""Two ways to put one request through the one pool: aiohttp's ``session.request``, and a lean one through the same
-connector, connection and parser that leaves out what a crawl has elsewhere (redirects, cookies, timers, decoding).
+"""Two transports over one pool: aiohttp's ``session.request``, and a lean one through the same connector, connection and parser
+that leaves out what a crawl does elsewhere (redirects, cookies, timers, decoding).
 
-The law: both say the same bytes and end alike; the whole hostile catalogue runs on both. The lean way rests on names that
-aiohttp does not promise to keep: it is taken only on the versions it was tested with.
+Invariant: both send the same bytes and end alike; the whole hostile catalogue runs on both. The lean one uses private names of
+aiohttp and is chosen only on the versions it was tested with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEYS_MAX: Final = 1024
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
 
-class Asking(Protocol):
+class OpenRequest(Protocol):
     """``async with way.ask(request) as content``: the final head has come, the body is still to be read."""
 
     async def __aenter__(self) -> StreamReader: ...
@@ -39,8 +39,8 @@ class Asking(Protocol):
     ) -> None: ...
 
 
-class Way(Protocol):
-    def ask(self, request: Request, /) -> Asking: ...
+class Transport(Protocol):
+    def ask(self, request: Request, /) -> OpenRequest: ...
 
 
 class BySession:
@@ -49,7 +49,7 @@ class BySession:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    def ask(self, request: Request) -> Asking:
+    def ask(self, request: Request) -> OpenRequest:
         return _SessionAsking(
             self._session.request(
                 request.method,
@@ -89,7 +89,7 @@ class Lean:
         self._by_session = by_session
         self.params = params
 
-    def ask(self, request: Request) -> Asking:
+    def ask(self, request: Request) -> OpenRequest:
         return self._by_session.ask(request) if request.proxy is not None else _LeanAsking(self, request)
 
 

@@ -1,6 +1,6 @@
 """Which links of a batch are new: the rules every store shares. Pure: what a store knows is handed in as functions.
 
-The law: the verdicts depend only on what was committed and on the order of the batch, so that under a depth limit the set
+Invariant: the verdicts depend only on what was committed and on the order of the batch, so that under a depth limit the set
 of pages crawled does not depend on timing.
 """
 
@@ -91,6 +91,13 @@ def is_robots_visit(link: Link) -> bool:
 def is_own_visit(link: Link) -> bool:
     """Its end, or its failing, is its URL's: one for links alone, or for robots rules, changes nothing of what is known of it."""
     return link.kind not in EXPANDED and link.kind != "robots"
+
+
+def is_robots_record(before: Known | None, *, is_known: bool) -> bool:
+    """Whether the record of a robots.txt is kept at its URL: not if that was, or is to be, visited as a page.
+
+    ``before``: the record there is, if any; ``is_known``: the URL is known, settled or not."""
+    return not is_known if before is None else before.link.kind == "robots"
 
 
 def role_of(link: Link) -> str | None:

@@ -1,6 +1,6 @@
 """The batch that collects, bounded in outcomes, links and bytes, and the one that is being committed.
 
-The law: a batch is committed whole or, after a failed write, its admissions are put before the next batch's, in order.
+Invariant: a batch is committed whole or, after a failed write, its admissions are put before the next batch's, in order.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ class Frontier:
 
     def _next(self, now: float) -> Lease | None:
         """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
-        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
+        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody responds
         if self.pauses and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
             return self._idle(self.paused_by)
         # 2. one batch is being committed and the next is full
@@ -291,7 +291,7 @@ class Frontier:
         self._held = visits
 
     def deal_one(self) -> None:
-        """Offline: deal one lease all the same, to see whether anybody answers."""
+        """Offline: deal one lease all the same, to see whether anybody responds."""
         self._deals_one = True
         self.deal()
 

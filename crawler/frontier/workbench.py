@@ -55,7 +55,7 @@ LANES_MAX: Final = 8
 
 
 class _Host:
-    __slots__ = ("busy", "down", "due", "failures", "has_answered", "is_held", "out", "place", "queue", "robots_queue", "share")
+    __slots__ = ("busy", "down", "due", "failures", "has_responded", "is_held", "out", "place", "queue", "robots_queue", "share")
 
     def __init__(self, lease: Lease) -> None:
         self.queue: deque[Lease] = deque()
@@ -67,7 +67,7 @@ class _Host:
         self.due = lease.due
         self.failures = lease.failures
         self.busy = lease.busy
-        self.has_answered = lease.has_answered
+        self.has_responded = lease.has_responded
         self.down: tuple[str, str] | None = None
         self.share = 0  # the most links it has had here
 
@@ -201,7 +201,7 @@ class Workbench:
         """A visit ended: none of its host (and group) starts before that rest is over."""
         host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
-        host.failures, host.busy, host.down, host.has_answered = rest.failures, rest.busy, rest.down, rest.has_answered
+        host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
         for name in self._groups_of(lease.link.host, lease) if self._group_of is not None else ():
             if name != SUSPECTS:
                 group = self._group(name, lease.link.host)
@@ -217,7 +217,7 @@ class Workbench:
     def state(self, name: str) -> HostRest:
         """How a host on the bench stands."""
         host = self._hosts[name]
-        return HostRest(host.due, host.failures, host.down, host.busy, host.has_answered)
+        return HostRest(host.due, host.failures, host.down, host.busy, host.has_responded)
 
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""

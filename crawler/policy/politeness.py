@@ -17,7 +17,7 @@ from crawler.core.model import Done, Dropped, Link, Outcome, Retry, Unvisited
 
 BACKOFF_BASE_S: Final = 1.0
 NXDOMAINS_MAX: Final = 3
-"""A host that has never answered is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
+"""A host that has never responded is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
 
 
 class HostSettings(Protocol):
@@ -72,7 +72,7 @@ class Politeness:
             return replace(host, due=max(host.due, now + self._hosts.delay(link.host)))
         rest = self._wish(link, outcome)
         sign, failures, busy = outcome.sign, host.failures, host.busy
-        has_answered = host.has_answered or sign in ("alive", "busy", "mute")
+        has_responded = host.has_responded or sign in ("alive", "busy", "mute")
         if sign == "alive":
             failures = busy = 0
         elif sign == "mute":
@@ -84,10 +84,10 @@ class Politeness:
             failures += 1
             rest = max(rest, self.backoff(failures))
         down = host.down if sign == "silent" else None
-        if sign in ("failed", "gone") and failures >= self._failures_max(outcome, has_answered):
+        if sign in ("failed", "gone") and failures >= self._failures_max(outcome, has_responded):
             down = (outcome.outcome, "host_down")
             rest = self._wish(link, outcome)  # nothing of it waits any more, and what comes later need not
-        return HostRest(max(host.due, now + rest), failures, down, busy, has_answered)
+        return HostRest(max(host.due, now + rest), failures, down, busy, has_responded)
 
     def _wish(self, link: Link, outcome: Done | Dropped | Retry) -> float:
         """What the visit itself asks for, without what the host has done before."""
@@ -102,9 +102,9 @@ class Politeness:
             rest = max(rest, self.retry_in(link, outcome))  # it is its host's next link: the whole host waits for it
         return rest
 
-    def _failures_max(self, outcome: Done | Dropped | Retry, has_answered: bool) -> int:
+    def _failures_max(self, outcome: Done | Dropped | Retry, has_responded: bool) -> int:
         """With so many failures in a row a host is given up. That there is no such name is believed sooner, and at once if it
-        is not to be asked for again; but not of a host that has answered."""
-        if outcome.sign != "gone" or has_answered:
+        is not to be asked for again; but not of a host that has responded."""
+        if outcome.sign != "gone" or has_responded:
             return self._host_failures
         return min(self._host_failures, NXDOMAINS_MAX) if isinstance(outcome, Retry) else 1

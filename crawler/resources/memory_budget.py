@@ -1,7 +1,7 @@
 """The memory limit divided into named accounts, and admission to those that fill and empty with every visit.
 
-The law: nothing that may wait holds what a waiter ahead of it needs. Accounts are taken in the order of VISIT_ACCOUNTS and
-none is waited for while a later one is held; ``outcome`` is emptied by the commit alone, which waits for no account.
+No deadlock: accounts are acquired in the order of VISIT_ACCOUNTS, and none is awaited while a later one is held. ``outcome`` is
+emptied by the commit alone, which waits for no account.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Account:
             self._waiting.popleft()
 
 
-class Visit:
+class VisitMemory:
     """What one visit holds, or one after the other. See ``Budget.visit``.
 
     What every visit takes, room for connection and body, is two plain numbers: most visits make no reservation but the last."""
@@ -171,7 +171,7 @@ class Visit:
             self.release()
             raise
 
-    async def __aenter__(self) -> Visit:
+    async def __aenter__(self) -> VisitMemory:
         if not self.begin():
             await self.wait()
         return self
@@ -286,10 +286,10 @@ class Budget:
         assert name in self.plan.accounts, name
         self._measures[name] = used
 
-    def visit(self) -> Visit:
+    def visit(self) -> VisitMemory:
         """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
         the end is released, and it may serve for the next. It does not wait while fewer than ``plan.visits_max`` are out."""
-        return Visit(self._accounts)
+        return VisitMemory(self._accounts)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""
@@ -323,4 +323,4 @@ def _links_bytes(links: Sequence[Link], block: LinkBlock | None) -> int:
     return plain + block.size if block is not None else plain
 
 
-__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "head_bytes", "weight"]
+__all__ = ["Account", "Budget", "Reservation", "Use", "VisitMemory", "head_bytes", "weight"]

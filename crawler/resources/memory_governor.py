@@ -1,7 +1,7 @@
 """The budget at work: what every visit reserves, and what is done as memory nears its limit.
 
-The law: a visit begins with its worst case reserved; what the watch decides is carried out here and nowhere else; a visit
-that is given up for memory's sake is no attempt.
+Invariants: a visit begins with its worst case reserved. What the watch decides is carried out here and nowhere else. A visit
+that is given up for lack of memory does not count as an attempt.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from crawler.resources.memory_pressure import (
     LOOK_EVERY_S,
     TRIM_EVERY_S,
     Decision,
+    MemoryReading,
     Meter,
-    Reading,
     Watch,
     give_back,
     trim,
@@ -52,7 +52,7 @@ class MemoryGovernor:
     ) -> None:
         self.budget = budget
         self.watch = Watch(budget.plan.visits_max)
-        self.reading = Reading(0, budget.plan.limit)
+        self.reading = MemoryReading(0, budget.plan.limit)
         self._dealing = dealing
         self._meter = Meter(budget.plan.limit, children)
         self._empty = tuple(empty)

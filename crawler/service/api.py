@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
 from crawler.core.model import Link, Pause, Ref
-from crawler.core.urls import Rules, parse
+from crawler.core.urls import UrlRules, parse
 from crawler.core.version import __version__
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.explain import explain
@@ -70,7 +70,7 @@ class Control:
         self.readings, self.rates, self.change, self.settings = readings, rates, change, settings
         self.alive, self.ready = alive, ready
         config = crawl.config
-        self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
+        self.rules = UrlRules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
         self.follow = Follow(crawl, root)
         self.began = time.time()

@@ -1,7 +1,7 @@
-"""One open RocksDB: tuned to a number of bytes, its errors told in our words.
+"""One open RocksDB, tuned to a number of bytes, its errors translated.
 
-The law: after a failed write nothing is tried again on this handle; it is closed, and whoever opens anew reads what is
-true. No error of RocksDB passes as anything but a StorageError, and no scan ends early unnoticed.
+Invariants: after a failed write nothing is tried again on this handle; it is closed, and the next one reads what is true.
+Every error of RocksDB becomes a StorageError. A scan that ends early raises.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one commit writes: collected as a single batch over all families, then written at once.
+"""The writes of one commit, collected in one batch over all column families and written at once.
 
-The law: host records, ready entries and counters are changed together with the links they count, in the same batch.
+Invariant: host records, ready entries and counters change in the same batch as the links they count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from crawler.frontier.rocksdb.layout import (
     STATE_KEY,
     SUSPECT,
     HostRecord,
-    State,
+    StoreState,
     decode_host,
     encode,
     encode_page,
@@ -73,7 +73,7 @@ class Hosts:
 class Ledger:
     """What transactions change one after the other: the open database and what is held of it in memory."""
 
-    def __init__(self, database: Database, state: State, hosts_max: int) -> None:
+    def __init__(self, database: Database, state: StoreState, hosts_max: int) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
@@ -202,7 +202,7 @@ class Transaction:
         value = encode_link(link, RECORDED | (UNCOUNTED if flags & NO_PAGE else 0))
         self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
 
-    def finish(self, now: float, wall: float) -> State:
+    def finish(self, now: float, wall: float) -> StoreState:
         """The touched hosts' records and ready entries, and the totals as of ``now``."""
         for host, record in self._records.items():
             before, after = self._ready[host], record.ready_key(host)
@@ -215,6 +215,6 @@ class Transaction:
             self.batch.put(host, encode(record), self._host)
             if name := self._names.get(host):
                 self._longest.note(name, record.waiting)
-        state = State(self.sequence, now, wall, self._tally.freeze())
+        state = StoreState(self.sequence, now, wall, self._tally.freeze())
         self.batch.put(STATE_KEY, encode(state), self._meta)
         return state
