@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support.daemons import daemon
-from support.programs import LOCAL, command, rows_of
+from support.programs import LOCAL, command, crawling, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page
 
@@ -86,6 +86,29 @@ def test_what_did_not_change_is_a_revisit_that_replays_as_the_page(weeks):
         if capture.kind == "revisit":
             asked = pages[capture.url.removeprefix(base)]
             assert (capture.status, capture.body, capture.mime) == ("200", asked.body, "text/html; charset=utf-8")
+    assert command("verify", str(out)).returncode == 0
+
+
+def test_killed_while_it_comes_back_it_visits_each_page_once(tmp_path):
+    """With what the pages need; nothing is lost, and nothing is told or stored twice."""
+    out = tmp_path / "out"
+    pages = {f"/{n}": Answer(body=f"<img src=/{n}.png>".encode()) for n in range(30)}
+    pages |= {f"/{n}.png": Answer(body=b"%d" % n, mime="image/png") for n in range(30)}
+    with Web({HOST: {"/": page(*(f"/{n}" for n in range(30))), **pages}}).running() as web:
+        words = ("run", web.url(HOST), "--depth", "1", "--requisites", "-o", str(out), *LOCAL, "--delay", "5ms")
+        assert command(*words).returncode == 0
+        assert command("recrawl", str(out)).returncode == 0
+        web.visits.clear()
+        with crawling(*words) as process:
+            while len(web.visits) < 20:
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.01)
+            process.kill()
+        assert command(*words).returncode == 0
+    again = rows_of(out)[61:]
+    assert Counter(row["canonical"] for row in again) == {web.url(HOST, path): 1 for path in ("/", *pages)}
+    assert Counter((row["kind"], row["change"]) for row in again) == {("recrawl", "unchanged"): 31, ("embed", "unchanged"): 30}
+    assert Counter(capture.kind for capture in captures(out)) == {"response": 61, "revisit": 61}
     assert command("verify", str(out)).returncode == 0
 
 
