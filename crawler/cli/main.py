@@ -152,6 +152,7 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
     "retry": (_from("cli.crawl_commands", "retry"), "schedule failed URLs to be fetched again"),
     "retire": (_from("cli.crawl_commands", "retire"), "mark archive files as moved or deleted"),
+    "checkpoint": (_from("cli.checkpoint_command", "checkpoint"), "copy a crawl's directory as of one moment"),
     "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),
     "config": (_config, "check, show or describe settings"),
     "healthcheck": (_healthcheck, "check that a running crawler is alive"),

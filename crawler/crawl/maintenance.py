@@ -19,14 +19,14 @@ from crawler.output.file_names import noticed
 
 def revive(root: Path, outcomes: frozenset[str]) -> int:
     """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
-    with _store_of(root) as store:
+    with store_of(root) as store:
         return store.revive(outcomes)
 
 
 def retire(root: Path, files: Sequence[str]) -> list[str]:
     """Mark ``files``, or all closed files that are not there, as no longer kept; which these are. ConfigError: one of
     ``files`` cannot be. StorageError with EWOULDBLOCK: it is running."""
-    with _store_of(root) as store:
+    with store_of(root) as store:
         marks = store.marks()
         if faults := [fault for file in files if (fault := _why_kept(root, file, marks.get(file))) is not None]:
             raise ConfigError(faults)
@@ -50,7 +50,7 @@ def _why_kept(root: Path, file: str, mark: Mark | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _store_of(root: Path) -> Iterator[Store]:
+def store_of(root: Path) -> Iterator[Store]:
     """The store of a crawl that no process runs, nor can begin to run meanwhile."""
     with locked(root):
         begun = read_identity(root) or {"depth": 0}

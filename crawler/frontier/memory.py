@@ -9,11 +9,13 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from pathlib import Path
 
 from msgspec import field
 from msgspec.structs import replace
 
 from crawler.core.batch import Batch, Prepared, Settled
+from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import NOT_PAGES, Known, Lease, Link, Mark, Retry
@@ -323,6 +325,9 @@ class MemoryStore:
 
     def shed(self) -> None:
         """It has no cache: all it holds is the only copy."""
+
+    def copy_to(self, path: Path) -> None:
+        raise StorageError("a crawl whose store is in memory cannot be copied", final=True)
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
