@@ -22,13 +22,14 @@ from crawler.config.render import FILE_NAME
 from crawler.core.durable import OPEN, make_dir, rename, storing, sync_dir, sync_file_system
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
+from crawler.output.archive import KINDS
 
 FOLDER: Final = "checkpoints"
 _UNFINISHED: Final = ".unfinished"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _PIECE_BYTES: Final = 1 << 20
-_BODIES: Final = "files"
-"""Bodies kept as files, each named by its content: they never change, and one that no row names does no harm."""
+_UNMARKED: Final = tuple(folder for kind in KINDS.values() if not kind.has_marks for folder in kind.folders)
+"""Of bodies that are files of their own, each named by its content: they never change, and one that no row names does no harm."""
 
 
 class Copied(Struct, frozen=True):
@@ -100,8 +101,9 @@ class Checkpoint:
                 with source, storing(target):
                     _copy(source, target, length)
             with storing(self._made):
-                if (self._root / _BODIES).is_dir():
-                    shutil.copytree(self._root / _BODIES, self._made / _BODIES, copy_function=_link)
+                for folder in _UNMARKED:
+                    if (self._root / folder).is_dir():
+                        shutil.copytree(self._root / folder, self._made / folder, copy_function=_link)
                 if (self._root / FILE_NAME).exists():
                     shutil.copyfile(self._root / FILE_NAME, self._made / FILE_NAME)
             sync_file_system(self._made)
