@@ -275,7 +275,6 @@ class Crawl:
         finally:
             self._ended(worker)
 
-<<<<<<< HEAD
     def _ended(self, worker: asyncio.Task[None]) -> None:
         """From here on this worker's visit cannot be given up."""
         self.memory.ended(worker)
@@ -284,8 +283,6 @@ class Crawl:
             self._one_ended.set()
             self._one_ended = None
 
-=======
->>>>>>> w-fast
     async def visit(self, lease: Lease, room: VisitMemory) -> Outcome:
         """The whole life of one link that robots.txt allows, between lease and outcome. ``room`` is the worker's, and empty."""
         if not room.begin():

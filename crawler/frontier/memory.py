@@ -9,8 +9,10 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from heapq import heappop, heappush
+from pathlib import Path
 
 from crawler.core.batch import Batch, Prepared, Settled
+from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys
 from crawler.core.link_block import decode_link
 from crawler.core.model import NOT_PAGES, Known, Lease, Link, Mark, Retry
@@ -383,6 +385,9 @@ class MemoryStore:
 
     def shed(self) -> None:
         """It has no cache: all it holds is the only copy."""
+
+    def copy_to(self, path: Path) -> None:
+        raise StorageError("a crawl whose store is in memory cannot be copied", final=True)
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}

@@ -32,6 +32,7 @@ from crawler.frontier.workbench import Workbench
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+STILL_S: Final = 30.0
 
 
 class Pump:
@@ -78,6 +79,8 @@ class Pump:
         self.committed_at = self._opened_at = clock()
         self._recover: Callable[[StorageError], Awaitable[None]]
         self._on_commit: Sequence[Callable[[float], None]] = ()
+        self._still = asyncio.Lock()
+        """Held by a commit, or by whoever wants none to be under way."""
         self._ended = False
         self._failure: StorageError | None = None
 
@@ -89,6 +92,15 @@ class Pump:
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
+
+    async def between_commits(self, call: Callable[..., T], *args: object) -> T:
+        """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""
+        async with asyncio.timeout(STILL_S):
+            await self._still.acquire()
+        try:
+            return await self.ask(call, *args)
+        finally:
+            self._still.release()
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
@@ -166,6 +178,10 @@ class Pump:
             self.frontier.deal()
 
     async def _commit(self) -> None:
+        async with self._still:
+            await self._commit_batch()
+
+    async def _commit_batch(self) -> None:
         batch = self._batches.close()
         if self._in_flight is not None:
             self._in_flight.heartbeat()

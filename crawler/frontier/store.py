@@ -9,6 +9,7 @@ Invariants: what ``commit`` returned from is never forgotten; what was not commi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -166,6 +167,9 @@ class Store(Protocol):
 
     def shed(self) -> None:
         """Empty the caches that can be filled again; from any thread."""
+
+    def copy_to(self, path: Path) -> None:
+        """A store of its own in ``path``, which must not exist: as of the last commit. StorageError: it cannot be had."""
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed. May be

@@ -98,6 +98,7 @@ class Control:
             ("GET", "/v1/body", _asked(self.get_body, "url", "raw")),
             ("POST", "/v1/retry", _asked(self.steering.post_retry)),
             ("POST", "/v1/remove", _asked(self.steering.post_remove)),
+            ("POST", "/v1/checkpoint", _asked(self.steering.post_checkpoint)),
             ("GET", "/v1/hosts", _asked(_in_time(self.get_hosts), "sort", "limit")),
             ("GET", "/v1/urls", _asked(_in_time(self.get_url), "url", "via")),
             ("POST", "/v1/recrawl", _asked(_in_time(self.post_recrawl), "older_than", "match", "outcome")),

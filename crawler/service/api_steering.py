@@ -12,11 +12,13 @@ from typing import Any, Final, get_args
 
 import orjson
 from aiohttp import web
+from msgspec.structs import asdict
 
 from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import OutcomeName
 from crawler.core.urls import UrlRules, parse
 from crawler.crawl import Crawl
+from crawler.crawl.checkpoints import take
 from crawler.frontier.progress import LIST, TAG
 from crawler.frontier.selection import Selection
 from crawler.service.api_errors import Problem
@@ -34,7 +36,7 @@ class Steering:
     """``exclude(expressions, hosts, undo=)`` changes what is excluded and says what it is then."""
 
     def __init__(self, crawl: Crawl, rules: UrlRules, exclude: Exclude, excluded: Callable[[], dict[str, Any]]) -> None:
-        self._pump, self._store, self._rules = crawl.pump, crawl.store, rules
+        self._crawl, self._pump, self._store, self._rules = crawl, crawl.pump, crawl.store, rules
         self._exclude, self._excluded = exclude, excluded
         self._one_at_a_time = asyncio.Lock()
 
@@ -93,6 +95,19 @@ class Steering:
         except (FetchError, ValueError) as error:
             raise Problem(400, f"not a URL, or a host: {error}") from None
         return Selection(canonical, host, frozenset(outcomes), tag)
+
+    async def post_checkpoint(self, request: web.Request) -> web.Response:
+        """POST /v1/checkpoint"""
+        wanted = await json_object(request, {"name"}) if request.can_read_body else {}
+        name = wanted.get("name")
+        if "name" in wanted and not isinstance(name, str):
+            raise Problem(400, "name must be text")
+        if self._one_at_a_time.locked():
+            raise Problem(503, "another such request goes on; try again", headers={"Retry-After": "5"})
+        async with self._one_at_a_time:
+            copied = await take(self._crawl, self._crawl.root, name)
+        logger.info("checkpoint", extra={"path": str(copied.path), "seconds": round(copied.seconds, 3)})
+        return json_response(asdict(copied) | {"path": str(copied.path)})
 
     async def get_lists(self, request: web.Request) -> web.Response:
         """GET /v1/lists"""

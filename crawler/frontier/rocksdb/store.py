@@ -420,6 +420,10 @@ class RocksStore(Facts):
     def shed(self) -> None:
         self._database.shed()
 
+    @translated
+    def copy_to(self, path: Path) -> None:
+        self._database.copy_to(path)
+
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         with suppress(Exception):  # it may not be able to flush; what counts is in the log
             self._database.close()
