@@ -32,6 +32,8 @@ _WORD: Final = {
     "header": "LINE",
     "accept_mime": "TYPE",
     "listen": "HOST:PORT",
+    "api": "URL",
+    "server_names": "NAME",
     "metrics_listen": "HOST:PORT",
     "drop_params": "NAME",
 }

@@ -46,7 +46,7 @@ def closing_table(
     elif begun is not None and _had_nothing_left(begun, end):
         where = shlex.quote(directory)
         lines.append(f"nothing was left to do: to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
-    lines += _columns(end.outcomes)
+    lines += _columns(_by_status(end))
     if any(count for change, count in end.changes.items() if change != "new"):
         lines += ["against the last visits", *_columns(end.changes)]
         lines.append(f"to list them: crawler results {shlex.quote(directory)} --change new,changed,gone")
@@ -65,6 +65,14 @@ def closing_table(
     if failed:
         lines.append(f"to list them: crawler results {shlex.quote(directory)} --outcome {','.join(failed)}")
     return "\n".join(lines)
+
+
+def _by_status(end: Snapshot) -> dict[str, int]:
+    """Counts by outcome, ``http_error`` by its statuses, as far as they are known."""
+    counts = {name: count for name, count in end.outcomes.items() if name != "http_error"}
+    errors = {f"http_error {status}": count for status, count in end.statuses.items()}
+    rest = end.outcomes.get("http_error", 0) - sum(errors.values())
+    return counts | errors | ({"http_error": rest} if rest > 0 else {})
 
 
 def _had_nothing_left(begun: Snapshot, end: Snapshot) -> bool:
@@ -125,6 +133,8 @@ class Progress:
             return
         self._written = now
         line = status_line(now, self._rates)
+        if now.state == "draining":
+            line = f"Ctrl-C again ends at once · {line}"
         with suppress(OSError):
             if self._live:
                 from rich.text import Text

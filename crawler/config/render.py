@@ -20,7 +20,7 @@ from crawler.core.text import printable
 
 S = TypeVar("S", bound=Section)
 
-IDENTITY: Final = ("archive", "depth", "scope", "include", "exclude", "drop_params", "sort_query", "store")
+IDENTITY: Final = ("archive", "depth", "scope", "drop_params", "sort_query", "store")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
 
 FILE_NAME: Final = "crawl.toml"

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    ApiUrl,
     AsSize,
     Bytes,
     Contact,
@@ -49,6 +50,7 @@ class HostConfig(Section):
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts", secret=True
     )
     robots: bool | None = Field(None, examples=[False], description="obey robots.txt")
+    block: bool | None = Field(None, examples=[True], description="visit nothing of these hosts")
 
 
 class InputConfig(Section):
@@ -63,8 +65,8 @@ class ScopeConfig(Section):
 
     depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
     scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
-    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions")
-    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions")
+    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions", reloadable=True)
+    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions", reloadable=True)
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
     max_redirects: Count = Field(10, description="redirects followed from one URL")
     max_url: Annotated[int, bounds(ge=16)] = Field(2083, description="longest URL, in bytes")
@@ -199,6 +201,9 @@ class StorageConfig(Section):
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
+    keep_previous: Count | None = Field(
+        None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
+    )
     min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
 
@@ -249,6 +254,14 @@ class ControlConfig(Section):
         None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
+    server_names: tuple[Text, ...] = Field(
+        (), description="host names a reverse proxy asks for the control API by, such as crawler.example.org"
+    )
+    api: ApiUrl | None = Field(
+        None,
+        examples=["https://example.org/crawler"],
+        description="where status, add and the like reach the control API, if not at listen: behind a reverse proxy",
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
     log_file: Text | None = Field(

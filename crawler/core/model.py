@@ -328,6 +328,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Body bytes received."""
     outcomes: Mapping[str, int] = {}
     """Settled URLs by outcome."""
+    statuses: Mapping[str, int] = {}
+    """Of those that are ``http_error``, by HTTP status."""
     reasons: Mapping[str, int] = {}
     """Settled URLs and listed lines that are no URL, by reason."""
     not_pages: Mapping[str, int] = {}

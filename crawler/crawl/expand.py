@@ -25,7 +25,7 @@ from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag, text
 from crawler.parse.requisites import MIMES as REQUISITES_MIMES
-from crawler.policy.scope import Scope, ScopeRules
+from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
 
@@ -70,26 +70,32 @@ class Expander:
         secret: int,
         hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
     ) -> None:
-        self._config = config
         self._undo = undo
-        self._scope = scope
         self._parser = parser
         self._admit = admit
-        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        self._rules = rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        self._secret = secret
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
-        options = Options(config.name, config.max_outlinks, rules)
-        with_queries = config.max_queries_per_path > 0
-        scope_rules = ScopeRules.of(config, obey=config.robots)
-        self._reading = encode(ReadingOptions(options, scope_rules, secret, with_queries, hasten is not None))
+        self._with_modified = hasten is not None
         self._requisites = config.requisites
         self._mimes = REQUISITES_MIMES if config.requisites else MIMES
         self.sitemaps: Sitemaps | None = None
         """None: no sitemaps are read in this crawl."""
+        self.change(config, scope)
         if config.sitemaps and parser is not None:
             from crawler.crawl.sitemaps import Sitemaps
 
             self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit, hasten)
+
+    def change(self, config: Config, scope: Scope) -> None:
+        """From now on these rules, for what is read from now on."""
+        self._config, self._scope = config, scope
+        options = Options(config.name, config.max_outlinks, self._rules)
+        with_queries = config.max_queries_per_path > 0
+        self._reading = encode(ReadingOptions(options, scope.rules, self._secret, with_queries, self._with_modified))
+        if self.sitemaps is not None:
+            self.sitemaps.change(scope, self._reading)
 
     async def expand(self, link: Link, done: Done, room: VisitMemory) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says

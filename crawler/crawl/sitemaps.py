@@ -67,6 +67,10 @@ class Sitemaps:
         self._admit = admit
         self._sites: dict[tuple[str, str], None] = {}
 
+    def change(self, scope: Scope, reading: bytes) -> None:
+        """From now on these rules."""
+        self._scope, self._reading = scope, reading
+
     async def name(self, link: Link, named: Callable[[str], Sequence[str] | None]) -> None:
         """Admit the sitemaps of the origin of a link that is about to be visited, for the site that the link belongs to, when
         that site first comes there: those that the origin's robots.txt names, and the usual place. ``named(origin)`` is None

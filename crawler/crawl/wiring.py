@@ -16,6 +16,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from msgspec import Struct
+from msgspec.json import decode, encode
+
 from crawler.config import Config, HostRules
 from crawler.config.render import as_fields
 from crawler.core import urls
@@ -40,6 +43,7 @@ from crawler.output import Journal, Results, Retention, open_directory
 from crawler.output.archive import KINDS, open_archive
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.intervals import Intervals
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
@@ -93,6 +97,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             backoff_max_s=backoff_max_s,
             host_failures=config.host_failures,
         )
+        exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
         failing_hosts = FailingHosts()
         pump = Pump(
             store,
@@ -104,6 +109,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             links_max=plan.bench_links_max,
             in_flight=in_flight,
             robots=robots,
+            exclusion=exclusion,
             links_room=budget,
             visits_max=config.max_pages or None,
             on_unfetched=failing_hosts.add,
@@ -118,10 +124,11 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             _open_parser(config, plan) as parser,
         ):
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
+            scope = Scope(config, obey=config.robots, blocked=hosts.blocked)
             recrawler = Recrawler(config, store, pump, clock)
             expander = Expander(
                 config,
-                Scope(config, obey=config.robots),
+                scope,
                 parser,
                 fetcher.finisher,
                 frontier.admit,
@@ -141,6 +148,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 hosts=hosts,
                 politeness=politeness,
                 robots=robots,
+                exclusion=exclusion,
                 fetcher=fetcher,
                 parser=parser,
                 expander=expander,
@@ -324,6 +332,18 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],
     )
+
+
+def _begun_with(store: Store, config: Config) -> list[str]:
+    """The expressions that the crawl was begun with (see ``Exclusion``)."""
+    if (identity := store.identity()) is not None:
+        return decode(identity, type=_Begun).exclude
+    store.set_identity(encode(_Begun(list(config.exclude))))
+    return list(config.exclude)
+
+
+class _Begun(Struct):
+    exclude: list[str]
 
 
 def _open_in_flight(root: Path, slots: int, store: Store) -> InFlight:

@@ -35,6 +35,7 @@ from crawler.core.model import (
     Link,
     Outcome,
     Retry,
+    Tag,
 )
 from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
@@ -186,6 +187,7 @@ class Admission(Struct, frozen=True):
     """Its URL was known before; this is no new page."""
     is_seed: bool = False
     is_page: bool = True
+    tag: Tag | None = None
 
     @property
     def host_key(self) -> bytes:
@@ -215,7 +217,7 @@ class Admissions:
         is_page = link.kind not in NOT_PAGES
         flags = (RECORDED if expand else 0) | (0 if is_page else UNCOUNTED)
         value = encode_link(expanded(link) if expand else link, flags)
-        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page)
+        return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page, link.tag)
 
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
@@ -247,11 +249,11 @@ class Admissions:
     def _add_group(self, block: LinkBlock, host: str, keys: list[bytes], urls: list[bytes]) -> None:
         if len(urls) == 1:
             value = link_value(urls[0], packed_text(host.encode()), block.tail)
-            self.entries.append(Admission(keys, value, host, block.priority))
+            self.entries.append(Admission(keys, value, host, block.priority, tag=block.tag))
             return
         for at in range(0, len(urls), LINKS_MAX):
             bundle = bundle_of(host, block.tail, urls[at : at + LINKS_MAX])
-            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host, block.priority))
+            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host, block.priority, tag=block.tag))
 
     def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
         """Whether these are the keys of these URLs, all of this host."""

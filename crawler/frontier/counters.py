@@ -36,7 +36,8 @@ class Counters:
         self.known, self.waiting, self.retrying = counts.known, counts.waiting, counts.retrying
         self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
-        self.lines, self.not_pages, self.changes = dict(counts.lines), dict(counts.not_pages), dict(counts.changes)
+        self.lines, self.not_pages = dict(counts.lines), dict(counts.not_pages)
+        self.statuses, self.changes = dict(counts.statuses), dict(counts.changes)
 
     def freeze(self) -> Counts:
         return Counts(
@@ -51,6 +52,7 @@ class Counters:
             dict(self.refused),
             dict(self.lines),
             dict(self.not_pages),
+            dict(self.statuses),
             dict(self.changes),
         )
 
@@ -86,6 +88,8 @@ class Counters:
             self.recrawl += by
         self.done += by
         _add(self.outcomes, record.outcome, by)
+        if record.outcome == "http_error" and (by > 0 or str(record.status) in self.statuses):
+            _add(self.statuses, str(record.status), by)
         if record.reason is not None:
             _add(self.reasons, record.reason, by)
 

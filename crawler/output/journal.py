@@ -6,6 +6,7 @@ counts before the commit, and after a failed one every file is cut back to its m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -22,6 +23,9 @@ RECORD_BYTES: Final = 2 << 20
 """Of the record that is being packed: a head of 256 KiB some times over, the packer's tables, a piece of the body."""
 
 
+logger: Final = logging.getLogger(__name__)
+
+
 class Journal:
     """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first.
     ``intervals``: when what is settled is to be visited again; None: never by schedule."""
@@ -32,6 +36,7 @@ class Journal:
         self._results = results
         self._appending = False
         self._lengths: dict[str, int] = {}
+        self._rolled: list[tuple[str, int]] = []  # full, as of the batch being committed
         self.written_bytes = 0
         """Added to files since it was opened."""
         self.is_ahead = False
@@ -95,11 +100,15 @@ class Journal:
         self.is_ahead = False
         self._archive.committed()
         self._results.committed()
+        for file, size in self._rolled:
+            logger.info("file rolled", extra={"file": file, "bytes": size})
+        self._rolled.clear()
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
+        self._rolled.clear()
         lost = self._archive.rewind(marks) + self._results.rewind(marks)
         self.is_ahead = False
         return lost
@@ -130,7 +139,9 @@ class Journal:
     def _count(self, marks: Mapping[str, Mark]) -> None:
         for file, mark in marks.items():
             self.written_bytes += mark.length - self._lengths.pop(file, 0)
-            if not mark.closed:
+            if mark.closed:
+                self._rolled.append((file, mark.length))
+            else:
                 self._lengths[file] = mark.length
 
     def _keep(self, settled: Settled) -> Kept | None:

@@ -13,7 +13,7 @@ p = fingerprint of the host, u = fingerprint of the canonical URL, both seeded w
                                 → SCHEDULED, u8: a settled URL until it is visited again; void unless its page says the same time
     page    p8 u8               → flags, Known: only URLs that were settled
     robots  origin              → opaque
-    meta    schema, state, identity, recrawl, mark:FILE, position:SOURCE, suspect:QUEUE-KEY
+    meta    schema, state, identity, recrawl, mark:FILE, position:SOURCE, suspect:QUEUE-KEY, progress:list:NAME, progress:tag:TAG
 
 A link stands in the lane of its priority; a retry that is due again one lane before. Within a lane the sequence only
 grows and every lane knows where its first link is, so that no scan walks over what was deleted before.
@@ -30,6 +30,7 @@ from msgspec.msgpack import Decoder, Encoder
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
 from crawler.frontier.host_state import HostState
+from crawler.frontier.progress import Tally
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.store import Counts
 
@@ -48,6 +49,7 @@ RECRAWL_KEY: Final = b"recrawl"
 MARK: Final = b"mark:"
 POSITION: Final = b"position:"
 SUSPECT: Final = b"suspect:"
+PROGRESS: Final = b"progress:"
 
 QUEUE_KEY_BYTES: Final = 17
 LAST: Final = b"\xff" * 26
@@ -127,6 +129,7 @@ decode_host: Final = Decoder(HostRecord).decode
 decode_state: Final = Decoder(StoreState).decode
 decode_schema: Final = Decoder(Schema).decode
 decode_mark: Final = Decoder(Mark).decode
+decode_tally: Final = Decoder(Tally).decode
 decode_orders: Final = Decoder(list[RecrawlOrder]).decode
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from rocksdict import WriteBatch
 
@@ -17,6 +16,7 @@ from crawler.core import urls
 from crawler.core.batch import Batch, Prepared
 from crawler.core.keys import HOST_BYTES
 from crawler.core.model import Known, Lease, Mark, Retry
+from crawler.core.urls import host_key
 from crawler.frontier.admission import (
     Admission,
     Ask,
@@ -30,6 +30,7 @@ from crawler.frontier.admission import (
     is_robots_txt,
     is_robots_visit,
 )
+from crawler.frontier.progress import Tally
 from crawler.frontier.recrawl import RecrawlOrder, is_behind
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
@@ -52,11 +53,9 @@ from crawler.frontier.rocksdb.opening import make_schema, open_database, read_sc
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
+from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
-
-REVIVED_MAX: Final = 1000
-"""Most links revived in one transaction."""
 
 
 class _Prepared(Prepared):
@@ -234,6 +233,7 @@ class RocksStore(Facts):
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
         self._ledger.tally.judged(prepared, prepared.forged)
+        self._ledger.progress.note(prepared, prepared.admitted)
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""
@@ -284,19 +284,47 @@ class RocksStore(Facts):
 
     @translated
     def revive(self, outcomes: frozenset[str]) -> int:
-        total, start = 0, b""
-        while chosen := self._seen.settled_with(outcomes, start, REVIVED_MAX):
-            names = {key[:8]: known.link.host for key, _, known in chosen}
-            tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
-            for key, flags, known in chosen:
-                tx.revive(key, flags, known)
-            cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
-            self._write(tx, self._state.now, self._state.wall, sync=True)
-            for key in cleared:
-                self._claims.suspects.pop(key, None)
-            total += len(chosen)
-            start = chosen[-1][0] + b"\0"
+        step = self.revive_some(Selection(outcomes=outcomes))
+        total = step.count
+        while step.after is not None:
+            step = self.revive_some(Selection(outcomes=outcomes), step.after)
+            total += step.count
         return total
+
+    @translated
+    def revive_some(self, which: Selection, after: bytes = b"") -> Step:
+        chosen, rest = self._chosen(which, after)
+        if not chosen:
+            return Step(0, frozenset(), rest)
+        tx = self._transaction(chosen)
+        for key, flags, known in chosen:
+            tx.revive(key, flags, known)
+        cleared = self._clear(tx, (robots_key(urls.origin(known.link.url)) for _, _, known in chosen))
+        self._write(tx, self._state.now, self._state.wall, sync=True)
+        for key in cleared:
+            self._claims.suspects.pop(key, None)
+        return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
+
+    @translated
+    def remove_some(self, which: Selection, after: bytes = b"") -> Step:
+        chosen, rest = self._chosen(which, after)
+        if not chosen:
+            return Step(0, frozenset(), rest)
+        tx = self._transaction(chosen)
+        for key, flags, known in chosen:
+            tx.remove(key, flags, known)
+        self._write(tx, self._state.now, self._state.wall, sync=True)
+        self._seen.forget([key for key, _, _ in chosen])
+        return Step(len(chosen), frozenset(known.link.host for _, _, known in chosen), rest)
+
+    def _chosen(self, which: Selection, after: bytes) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
+        if which.url is not None:
+            return self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
+        return self._seen.settled(which, after, self._keys_by.host(which.host) if which.host is not None else b"")
+
+    def _transaction(self, chosen: Sequence[tuple[bytes, int, Known]]) -> Transaction:
+        names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
+        return Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
 
     @translated
     def order(self, order: RecrawlOrder) -> None:
@@ -379,6 +407,9 @@ class RocksStore(Facts):
             batch.put(key, value, self._database.handle("meta"))
         self._database.write(batch, sync=True)
 
+    def progress(self, kind: str) -> dict[str, Tally]:
+        return self._ledger.progress.of(kind)
+
     def longest(self, limit: int) -> list[tuple[str, int]]:
         return self._ledger.longest.top(limit)
 
@@ -388,6 +419,10 @@ class RocksStore(Facts):
 
     def shed(self) -> None:
         self._database.shed()
+
+    @translated
+    def copy_to(self, path: Path) -> None:
+        self._database.copy_to(path)
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         with suppress(Exception):  # it may not be able to flush; what counts is in the log

@@ -18,10 +18,12 @@ from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, VALIDATORS
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.counters import RECORDED, RECRAWL, RETRYING, UNCOUNTED, Counters, Longest
+from crawler.frontier.progress import Progress
 from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     NO_PAGE,
+    PROGRESS,
     QUEUE_KEY_BYTES,
     REVIVED,
     SCHEDULED,
@@ -30,9 +32,12 @@ from crawler.frontier.rocksdb.layout import (
     HostRecord,
     StoreState,
     decode_host,
+    decode_tally,
     encode,
     encode_page,
     encode_seen,
+    file_key,
+    file_name,
     pack_time,
     queue_key,
 )
@@ -79,6 +84,9 @@ class Ledger:
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
         self.longest = Longest()
+        self.progress = Progress(
+            {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)}
+        )
         self.sequence = state.sequence
 
 
@@ -94,6 +102,7 @@ class Transaction:
         self.due_from: list[bytes] = []
         self.left: dict[bytes, set[int]] = {}  # bundle → places of links that have left it
         self._hosts, self._tally, self._longest = hosts, ledger.tally, ledger.longest
+        self._progress = ledger.progress
         self._depth_limited, self._now, self._names = depth_limited, now, names
         self._records = hosts.load(names)
         self._ready = {host: record.ready_key(host) for host, record in self._records.items()}
@@ -219,12 +228,22 @@ class Transaction:
         if recrawl_at is None or (record.down and record.since < recrawl_at):
             record.revive()
         self.unsettle(known, flags)
+        self._progress.undo(known, forgotten=False)
         self._tally.waiting += 1
         link = known.link.revived() if recrawl_at is None else known.link.recrawled()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
         again = RECORDED if recrawl_at is None else RECORDED | RECRAWL
         value = encode_link(link, again | (UNCOUNTED if flags & NO_PAGE else 0))
         self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
+
+    def remove(self, page_key: bytes, flags: int, known: Known) -> None:
+        """A settled URL is known no more."""
+        self._record(page_key[:8])
+        self.unsettle(known, flags)
+        self._progress.undo(known, forgotten=True)
+        self._tally.known -= not flags & NO_PAGE
+        self.batch.delete(page_key, self._page)
+        self.batch.delete(page_key, self._seen)
 
     def finish(self, now: float, wall: float) -> StoreState:
         """The touched hosts' records and ready entries, and the totals as of ``now``."""
@@ -239,6 +258,8 @@ class Transaction:
             self.batch.put(host, encode(record), self._host)
             if name := self._names.get(host):
                 self._longest.note(name, record.waiting)
+        for key, tally in self._progress.changed().items():
+            self.batch.put(file_key(PROGRESS, key), encode(tally), self._meta)
         state = StoreState(self.sequence, now, wall, self._tally.freeze())
         self.batch.put(STATE_KEY, encode(state), self._meta)
         return state

@@ -180,7 +180,7 @@ def test_a_full_disk_is_told_as_such_and_nothing_is_lost(tmp_path: Path) -> None
     try:
         driver = Driver("embedded", disk / "store")
         ballast = disk / "ballast"
-        ballast.write_bytes(b"x" * 600_000)
+        ballast.write_bytes(b"x" * 1_000_000)
         kept, failed, error = fill(driver)
         assert error.errno == errno.ENOSPC
         ballast.unlink()
