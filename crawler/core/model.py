@@ -342,6 +342,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Of ``done``, those that are due again by schedule."""
     changes: Mapping[str, int] = {}
     """What visits found against the last ones, by change, since a recrawl was last ordered."""
+    settled: int = 0
+    """How often a page was settled: unlike ``done`` never less, whatever is due again."""
     longest_host: LongestHost | None = None
     failing_hosts: tuple[tuple[str, int], ...] = ()
     """(host key, failures) of at most ten hosts, most failures first."""

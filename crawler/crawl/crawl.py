@@ -196,7 +196,7 @@ class Crawl:
     def _committed(self, seconds: float) -> None:
         """After each commit: whatever kept the disk from being written has passed."""
         self.disk.committed()
-        self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.done)
+        self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.settled)
 
     async def _watch_network(self) -> None:
         """Settle what has been held long enough; while offline, try now and then whether anybody responds."""

@@ -130,7 +130,7 @@ class Metrics:
         self.commit_seconds = Durations(COMMIT_SECONDS)
         self.lag_seconds = Durations(LAG_SECONDS)
         self._queue, self._first_byte, self._body, self._parse = self.phase_seconds.values()
-        self._known = self._done = 0
+        self._known = self._settled = 0
         self.version = version
 
     @cached_property
@@ -181,16 +181,16 @@ class Metrics:
         if kind == "robots":
             self.robots[_robots_result(outcome)] += 1
 
-    def opened(self, known: int, done: int) -> None:
+    def opened(self, known: int, settled: int) -> None:
         """The store's totals when the crawl was opened: what is admitted and settled is counted from here."""
-        self._known, self._done = known, done
+        self._known, self._settled = known, settled
 
-    def committed(self, seconds: float, known: int, done: int) -> None:
+    def committed(self, seconds: float, known: int, settled: int) -> None:
         """A commit went through in this time; the store's totals after it."""
         self.commit_seconds.observe(seconds)
         self.events["admitted"] += max(0, known - self._known)
-        self.events["settled"] += max(0, done - self._done)
-        self._known, self._done = known, done
+        self.events["settled"] += max(0, settled - self._settled)
+        self._known, self._settled = known, settled
 
     async def watch_lag(self) -> None:
         """Measure how late the loop wakes a sleeper, for ever. A stall counts once for each wake-up it swallowed, so

@@ -136,7 +136,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 hasten=recrawler.hasten if config.recrawl_every else None,
             )
             metrics = Metrics(version=__version__, rules=RULES)
-            metrics.opened(frontier.counts.known, frontier.counts.done)
+            metrics.opened(frontier.counts.known, frontier.counts.settled)
             expander.parsed = metrics.parsed
             _measure(budget, store, pump, fetcher, robots, parser, journal)
             yield Crawl(

@@ -37,7 +37,7 @@ class Counters:
         self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
         self.lines, self.not_pages = dict(counts.lines), dict(counts.not_pages)
-        self.statuses, self.changes = dict(counts.statuses), dict(counts.changes)
+        self.statuses, self.changes, self.settled = dict(counts.statuses), dict(counts.changes), counts.settled
 
     def freeze(self) -> Counts:
         return Counts(
@@ -54,6 +54,7 @@ class Counters:
             dict(self.not_pages),
             dict(self.statuses),
             dict(self.changes),
+            self.settled,
         )
 
     def admit(self, links: int, *, is_new_page: bool) -> None:
@@ -87,6 +88,7 @@ class Counters:
         if record.due is not None:
             self.recrawl += by
         self.done += by
+        self.settled += max(0, by)
         _add(self.outcomes, record.outcome, by)
         if record.outcome == "http_error" and (by > 0 or str(record.status) in self.statuses):
             _add(self.statuses, str(record.status), by)

@@ -139,7 +139,7 @@ class Pump:
             self._failed(error)
             return None
         self.frontier.counts = self._store.stats()
-        self._refill.wanted.set()
+        self._refill.restocked()
         return done
 
     async def run(

@@ -119,6 +119,11 @@ class Refill:
         self._exhausted.clear()
         self.wanted.set()
 
+    def restocked(self) -> None:
+        """The store may have more of any host."""
+        self._exhausted.clear()
+        self.wanted.set()
+
     def is_behind(self) -> bool:
         """Whether the last trip left something in the store that is due."""
         return self._due is not None and self._due <= self._clock()

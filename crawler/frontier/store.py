@@ -61,6 +61,8 @@ class Counts(Struct, frozen=True, gc=False):
     """Settled URLs that are ``http_error``, by HTTP status. Not of those that an earlier version settled."""
     changes: Mapping[str, int] = {}
     """What visits found against the last ones (``Known.change``), since a recrawl was last ordered."""
+    settled: int = 0
+    """How often a page was settled: unlike ``done`` never less, whatever is due again."""
 
 
 class Store(Protocol):

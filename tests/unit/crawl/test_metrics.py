@@ -167,10 +167,10 @@ def test_robots_results(tmp_path):
 def test_admitted_and_settled_count_from_the_opening_and_never_go_back():
     """The store's totals outlive the process, and a retry on request lowers one of them."""
     metrics = Metrics()
-    metrics.opened(known=1000, done=900)
-    metrics.committed(0.01, known=1010, done=950)
-    metrics.committed(0.01, known=1010, done=940)
-    metrics.committed(0.01, known=1011, done=941)
+    metrics.opened(known=1000, settled=900)
+    metrics.committed(0.01, known=1010, settled=950)
+    metrics.committed(0.01, known=1010, settled=940)
+    metrics.committed(0.01, known=1011, settled=941)
     assert value(metrics, "crawler_urls_total", event="admitted") == 11
     assert value(metrics, "crawler_urls_total", event="settled") == 51
     assert value(metrics, "crawler_commit_duration_seconds_count") == 3

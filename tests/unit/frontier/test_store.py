@@ -762,6 +762,7 @@ def test_what_is_ordered_becomes_due_again_slice_by_slice(driver: Driver) -> Non
     driver.commit((), [(lease, done()) for lease in [again, *leases[1:]]])
     counts = driver.store.stats()
     assert (counts.known, counts.waiting, counts.done, counts.changes) == (25, 0, 25, {"changed": 25})
+    assert counts.settled == 50, "each visit counts"
 
 
 def test_what_is_removed_meanwhile_does_not_come_back(coming_back: Driver) -> None:
