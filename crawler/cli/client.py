@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import IO, TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.cli.output import say
 from crawler.core.errors import CrawlerError, Exit
@@ -19,7 +19,7 @@ from crawler.core.errors import CrawlerError, Exit
 if TYPE_CHECKING:
     from argparse import Namespace
 
-WHERE: Final = ("listen", "api_token_file")
+WHERE: Final = ("listen", "api", "ca_file", "api_token_file")
 """The settings that say where a daemon is."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
@@ -40,10 +40,11 @@ class RequestRefused(CrawlerError):
 
 
 class Client:
-    """``listen`` is the daemon's HOST:PORT, ``token`` its bearer token if it has one."""
+    """``where`` is the daemon's HOST:PORT, or the URL of a proxy before it; ``token`` its bearer token if it has one, ``ca_file``
+    an authority to trust besides the system's."""
 
-    def __init__(self, listen: str, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._listen, self._token, self._timeout_s = listen, token, timeout_s
+    def __init__(self, where: str, token: str | None = None, timeout_s: float = TIMEOUT_S, ca_file: str | None = None) -> None:
+        self._where, self._token, self._timeout_s, self._ca_file = where, token, timeout_s, ca_file
 
     @contextlib.contextmanager
     def open(
@@ -52,14 +53,16 @@ class Client:
         path: str,
         query: Mapping[str, Any] | None = None,
         body: IO[bytes] | Iterator[bytes] | bytes | None = None,
+        mime: str = "text/plain",
     ) -> Iterator[http.client.HTTPResponse]:
         """The response, its body not read yet. RequestRefused: there is none, or it is a problem."""
         words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
-        headers = {"Content-Type": "text/plain"} if body is not None else {}
+        headers = {"Content-Type": mime} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
-            with _connected(self._listen, self._timeout_s) as connection:
+            with _connected(self._where, self._timeout_s, self._ca_file) as (connection, below):
+                path = below + path
                 # it may respond before it has read everything: that response is worth reading
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, f"{path}?{words}" if words else path, body, headers)
@@ -69,11 +72,14 @@ class Client:
                 yield response
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise RequestRefused(f"no response from {self._listen}: {reason}; is it running (crawler serve)?") from error
+            raise RequestRefused(f"no response from {self._where}: {reason}; is it running (crawler serve)?") from error
 
-    def ask(self, method: str, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON object of the response."""
-        with self.open(method, path, query) as response:
+    def ask(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, send: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The JSON object of the response; ``send`` goes as one."""
+        body = None if send is None else json.dumps(send).encode()
+        with self.open(method, path, query, body, mime="application/json") as response:
             return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:
@@ -98,22 +104,37 @@ class Client:
 
 def health(listen: str, path: str, timeout_s: float) -> tuple[int, str]:
     """(status, text) of ``/livez`` or ``/readyz``, which need no token. OSError, HTTPException: there is no response."""
-    with _connected(listen, timeout_s) as connection:
+    with _connected(listen, timeout_s) as (connection, _):
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read(_HEALTH_BYTES_MAX).decode("utf-8", "replace").strip()
 
 
 @contextlib.contextmanager
-def _connected(listen: str, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
-    from crawler.config.types import split_host_port
-
-    host, port = split_host_port(listen)
-    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=timeout_s)
+def _connected(where: str, timeout_s: float, ca_file: str | None = None) -> Iterator[tuple[http.client.HTTPConnection, str]]:
+    """A connection, and the path below which the daemon stands there."""
+    connection, below = _connection(where, timeout_s, ca_file)
     try:
-        yield connection
+        yield connection, below
     finally:
         connection.close()
+
+
+def _connection(where: str, timeout_s: float, ca_file: str | None) -> tuple[http.client.HTTPConnection, str]:
+    if "://" not in where:
+        from crawler.config.types import split_host_port
+
+        host, port = split_host_port(where)
+        return http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=timeout_s), ""
+    parts = urlsplit(where)
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s), parts.path
+    import ssl
+
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=context), parts.path
 
 
 def _refused(response: http.client.HTTPResponse) -> RequestRefused:
@@ -133,7 +154,7 @@ def client_of(arguments: Namespace) -> Client:
 
     chosen = {key: value for key, value in flags(arguments).items() if key in WHERE}
     config = load(chosen, file=arguments.config).config
-    return Client(config.listen, config.api_token)
+    return Client(config.api or config.listen, config.api_token, ca_file=config.ca_file)
 
 
 def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:

@@ -1,25 +1,28 @@
-"""The commands of a daemon: ``serve`` runs it; ``add``, ``status``, ``pause``, ``resume`` and ``drain`` talk to it."""
+"""The commands of a daemon: ``serve`` runs it, the others talk to it."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
+from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
     from crawler.service import Report, Signals
 
+WATCH_EVERY_S: Final = 2.0
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
 
@@ -148,26 +151,48 @@ def status(arguments: Sequence[str]) -> int:
         "Shows how a running crawler is doing.\n\nexamples:\n"
         "  crawler status\n"
         "  crawler status --watch               again every two seconds, until Ctrl-C\n"
-        "  crawler status --json | jq .known",
+        "  crawler status --json | jq .known\n"
+        "  crawler status --json --watch        one object a line",
     )
     parser.add_argument("--json", action="store_true", help="all of it as one JSON object")
     parser.add_argument("--watch", action="store_true", help="again every two seconds")
     client, namespace = _client(parser, arguments)
-    if namespace.json:
+    if not namespace.watch:
+        print(_status(client, as_json=namespace.json, indent=2))
+        return Exit.OK
+    try:
+        _watch(lambda: _status(client, as_json=namespace.json), drawn=sys.stdout.isatty() and not namespace.json)
+    except KeyboardInterrupt:
+        return Exit.OK
+
+
+def _status(client: Client, *, as_json: bool, indent: int | None = None) -> str:
+    now = client.ask("GET", "/v1/status")
+    if as_json:
         import json
 
-        print(json.dumps(client.ask("GET", "/v1/status"), indent=2))
-        return Exit.OK
+        return json.dumps(now, indent=indent)
     from crawler.cli.status_page import page
 
+    hosts = {sort: client.ask("GET", "/v1/hosts", {"sort": sort, "limit": 5})["hosts"] for sort in ("waiting", "backoff")}
+    return page(now, hosts)
+
+
+def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
+    """Every two seconds, for ever. A daemon that does not answer may be on its way up again; one that refuses will not be."""
     while True:
-        now = client.ask("GET", "/v1/status")
-        hosts = {sort: client.ask("GET", "/v1/hosts", {"sort": sort, "limit": 5})["hosts"] for sort in ("waiting", "backoff")}
-        clear = "\x1b[H\x1b[2J" if namespace.watch and sys.stdout.isatty() else ""
-        print(clear + page(now, hosts), flush=True)
-        if not namespace.watch:
-            return Exit.OK
-        time.sleep(2)
+        try:
+            text = status()
+        except RequestRefused as error:
+            if error.status:
+                raise
+            text = f"{error}; trying again"
+        if drawn:  # over what was there, so that nothing flickers; no more than fits
+            size = shutil.get_terminal_size()
+            lines = [line[: size.columns - 1] for line in text.splitlines()[: size.lines - 1]]
+            text = "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
+        print(text, end="" if drawn else "\n", flush=True)
+        time.sleep(WATCH_EVERY_S)
 
 
 @refusable
@@ -185,6 +210,49 @@ def resume(arguments: Sequence[str]) -> int:
 @refusable
 def drain(arguments: Sequence[str]) -> int:
     return _steer("drain", "Stops a running crawler gracefully: it finishes what is in flight, commits, and ends.", arguments)
+
+
+@refusable
+def exclude(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "exclude",
+        "exclude [REGEX ...] [--undo] [options]",
+        "Keeps a running crawler from URLs that match, from now on: what waits is settled unfetched (skipped, excluded), what is "
+        "being fetched is given up, links are left out. Without an expression it lists what is excluded. It holds until the "
+        "crawler ends; to keep it for longer, write it into its configuration (exclude).\n\nexamples:\n"
+        "  crawler exclude '/calendar/[0-9]+'\n"
+        "  crawler exclude '/calendar/[0-9]+' --undo",
+    )
+    parser.add_argument("exclude", nargs="*", metavar="REGEX", help="searched for in the whole URL")
+    return _exclude(parser, "exclude", "excluded", arguments)
+
+
+@refusable
+def block(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "block",
+        "block [HOST ...] [--undo] [options]",
+        "Keeps a running crawler from hosts, from now on, robots.txt included: see crawler exclude. Without a host it lists what "
+        "is blocked.\n\nexamples:\n"
+        "  crawler block trap.example.org\n"
+        "  crawler block '*.example.org' --undo",
+    )
+    parser.add_argument("block", nargs="*", metavar="HOST", help="a host, or the hosts below a domain: *.example.org")
+    return _exclude(parser, "block", "blocked", arguments)
+
+
+def _exclude(parser: CommandParser, key: str, done: str, arguments: Sequence[str]) -> int:
+    parser.add_argument("--undo", action="store_true", help="do so no longer")
+    client, namespace = _client(parser, arguments)
+    wanted: list[str] = getattr(namespace, key)
+    if wanted:
+        client.ask("POST", "/v1/exclusions", send={key: wanted, "undo": namespace.undo})
+        say(f"{'no longer ' * namespace.undo}{done}: {', '.join(map(printable, wanted))}")
+    else:
+        now = client.ask("GET", "/v1/exclusions")
+        for each in now["blocked" if key == "block" else key]:
+            print(printable(each))
+    return Exit.OK
 
 
 def _steer(name: str, what: str, arguments: Sequence[str]) -> int:

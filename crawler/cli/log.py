@@ -4,7 +4,8 @@ Every module of this package logs through ``logging.getLogger(__name__)``:
 
 error     it ends the crawl, or something is lost
 warning   it pauses, slows down or is refused: disk, storage, network, descriptors, memory, a reload, a crash before
-info      it begins, goes on again, ends, or was changed
+info      it begins, pauses, goes on again, ends, or was changed; a file was rolled, a host given up; a daemon's status each
+          minute
 debug     one line for each visit
 
 Invariant: a reader that does not read, or a disk that does not write, never holds up the crawl. Lines wait in a bounded
@@ -32,6 +33,9 @@ CLOSE_S: Final = 2.0
 """How long the last lines may take to be written."""
 
 PACKAGE: Final = "crawler"
+
+ROUTINE: Final = frozenset({"file rolled", "host given up", "paused", "resumed"})
+"""What a log tells, and a person before a live line need not be: pauses have words of their own, hosts stand in the table."""
 
 _ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 """Of every record; the others were given as ``extra``."""
@@ -139,7 +143,10 @@ def log_of_run(config: Config, say: Callable[[str], None]) -> Log:
         return Log(_file(config.log_file), level=config.log_level, form="json" if as_json else "text")
     if as_json:
         return Log(CallHandler(say), level=config.log_level, form="json")
-    return Log(CallHandler(lambda line: say(f"crawler: {line}")), level=config.log_level, form="text", stamped=False)
+    sink = CallHandler(lambda line: say(f"crawler: {line}"))
+    if config.log_level == "info":
+        sink.addFilter(lambda record: record.getMessage() not in ROUTINE)
+    return Log(sink, level=config.log_level, form="text", stamped=False)
 
 
 def log_of_daemon(config: Config) -> Log:

@@ -19,6 +19,7 @@ _WORD: Final = {
     "input": "FILE",
     "output": "DIR",
     "ca_file": "FILE",
+    "cookies": "FILE",
     "proxy_file": "FILE",
     "api_token_file": "FILE",
     "log_file": "FILE",
@@ -31,6 +32,8 @@ _WORD: Final = {
     "header": "LINE",
     "accept_mime": "TYPE",
     "listen": "HOST:PORT",
+    "api": "URL",
+    "server_names": "NAME",
     "metrics_listen": "HOST:PORT",
     "drop_params": "NAME",
 }

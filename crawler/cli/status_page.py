@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from crawler.core.model import NO_FAILURE, LongestHost
+from crawler.core.model import NO_FAILURE
 from crawler.core.text import printable
-from crawler.crawl.status import amount, duration, eta
+from crawler.crawl.status import amount, duration
 
 WAITS: Final = {
     "politeness": "politeness: every host with a URL left rests",
@@ -52,17 +52,19 @@ def _facts(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     left = status["waiting"] + status["retrying"]
     share = f" ({status['done'] / status['known']:.1%})" if status["known"] else ""
     retrying = f", {status['retrying']:,} of them to retry" if status["retrying"] else ""
+    failed = sum(count for name, count in status["outcomes"].items() if name not in NO_FAILURE)
     facts = [
+        ("failed", f"{failed:,}" + (f" ({failed / status['done']:.1%})" if status["done"] else "")),
         ("URLs", f"{status['done']:,} of {status['known']:,} done{share}, {left:,} left{retrying}, {status['hosts']:,} hosts"),
         (
             "speed",
             f"{status['pages_per_second']:,.1f}/s, {amount(status['bytes_per_second'])}/s, {status['in_flight']:,} in flight",
         ),
     ]
-    longest = LongestHost(**status["longest_host"]) if status.get("longest_host") else None
-    if left and status["state"] == "running" and (expected := eta(left, status["pages_per_second"], longest)):
-        alone = f" ({printable(expected.host.host)} alone, at {expected.host.rest:g} s)" if expected.host else ""
-        facts.append(("ends in", f"{duration(expected.seconds)}{alone}"))
+    if expected := status.get("time_left"):
+        host = expected["host"]
+        alone = f" ({printable(host['host'])} alone, at {host['rest']:g} s)" if host else ""
+        facts.append(("ends in", f"{'at least ' * expected['at_least']}{duration(expected['seconds'])}{alone}"))
     if status["waits_for"] in WAITS:
         facts.append(("waits for", WAITS[status["waits_for"]]))
     memory = status["memory"]

@@ -41,6 +41,18 @@ class HostRules:
         table = self._table(host) if self._table is not None else None
         return self._config.robots if table is None or table.robots is None else table.robots
 
+    def blocks(self, host: str) -> bool:
+        """Whether nothing of a host is to be visited."""
+        table = self.table(host)
+        return table is not None and bool(table.block)
+
+    @property
+    def blocked(self) -> tuple[tuple[str, bool], ...]:
+        """(match, whether it blocks) of each table, in order, up to the last that does."""
+        tables = [(table.match, bool(table.block)) for table in self._config.host]
+        last = max((at for at, (_, blocks) in enumerate(tables) if blocks), default=-1)
+        return tuple(tables[: last + 1])
+
     def _find(self, host: str) -> HostConfig | None:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         for table in self._config.host:

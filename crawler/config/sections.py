@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    ApiUrl,
     AsSize,
     Bytes,
     Contact,
@@ -49,6 +50,7 @@ class HostConfig(Section):
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for these hosts", secret=True
     )
     robots: bool | None = Field(None, examples=[False], description="obey robots.txt")
+    block: bool | None = Field(None, examples=[True], description="visit nothing of these hosts")
 
 
 class InputConfig(Section):
@@ -63,8 +65,8 @@ class ScopeConfig(Section):
 
     depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
     scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
-    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions")
-    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions")
+    include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions", reloadable=True)
+    exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions", reloadable=True)
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
     max_redirects: Count = Field(10, description="redirects followed from one URL")
     max_url: Annotated[int, bounds(ge=16)] = Field(2083, description="longest URL, in bytes")
@@ -77,7 +79,9 @@ class ScopeConfig(Section):
     max_pages_per_host: Count = Field(0, description="links admitted for one host; 0 = no limit")
     drop_params: tuple[Text, ...] = Field((), description="query parameters dropped from links, such as utm_source or utm_*")
     sort_query: bool = Field(False, description="sort the query parameters of links")
-    resources: bool = Field(False, description="also follow the images of pages (img and source src)")
+    requisites: bool = Field(
+        False, description="also fetch what pages need to be shown: images, styles, scripts, fonts, frames, from any host"
+    )
     sitemaps: bool = Field(False, description="read sitemaps named in robots.txt, and /sitemap.xml")
 
 
@@ -145,6 +149,11 @@ class FetchConfig(Section):
         None, examples=["https://example.org/bot"], description="a URL or mail address in the User-Agent, for webmasters"
     )
     header: tuple[HeaderLine, ...] = Field((), description="further request headers for all hosts, as 'Name: value'", secret=True)
+    cookies: Text | None = Field(
+        None,
+        examples=["/etc/crawler/cookies.txt"],
+        description="file of cookies to send (Netscape format); what hosts set is kept as well, and sent back to them alone",
+    )
     proxy: Proxy | None = Field(
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for all requests", secret=True
     )
@@ -173,6 +182,14 @@ class ArchiveConfig(Section):
         0.0, description="delete full files of the archive and the results after this long; 0 = never", reloadable=True
     )
     retain_bytes: Bytes = Field(0, description="delete the oldest of them above this size in all; 0 = no limit", reloadable=True)
+    operator: Text | None = Field(
+        None,
+        examples=["Example Archive <archive@example.org>"],
+        description="who runs this crawl: in the first record of archives",
+    )
+    description: Text | None = Field(
+        None, examples=["The autumn crawl"], description="what this crawl is for: in the first record of archives"
+    )
     warc_prefix: Annotated[str, matching(r"^[A-Za-z0-9_]{1,32}$")] = Field(
         "CRAWL", description="first part of the names of WARC files"
     )
@@ -184,8 +201,21 @@ class StorageConfig(Section):
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
+    keep_previous: Count | None = Field(
+        None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
+    )
     min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
+
+
+class RecrawlConfig(Section):
+    """When to come back"""
+
+    recrawl_every: Seconds = Field(
+        0.0, examples=["7d"], description="visit each settled URL again after about this long; 0 = never"
+    )
+    recrawl_min: Seconds = Field(3600.0, description="shortest interval: after each change found it is halved")
+    recrawl_max: Seconds = Field(30 * 86400.0, description="longest interval: where nothing has changed it grows by half")
 
 
 class LimitsConfig(Section):
@@ -224,6 +254,14 @@ class ControlConfig(Section):
         None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
+    server_names: tuple[Text, ...] = Field(
+        (), description="host names a reverse proxy asks for the control API by, such as crawler.example.org"
+    )
+    api: ApiUrl | None = Field(
+        None,
+        examples=["https://example.org/crawler"],
+        description="where status, add and the like reach the control API, if not at listen: behind a reverse proxy",
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: a live line on a terminal, else lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text in run and on a terminal, else JSON")
     log_file: Text | None = Field(
@@ -243,6 +281,7 @@ SECTIONS: Final = (
     ScopeConfig,
     PolitenessConfig,
     FetchConfig,
+    RecrawlConfig,
     LimitsConfig,
     ParseConfig,
     ControlConfig,
@@ -260,6 +299,7 @@ class Config(
     FetchConfig,
     ArchiveConfig,
     StorageConfig,
+    RecrawlConfig,
     LimitsConfig,
     ParseConfig,
     ControlConfig,

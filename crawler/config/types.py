@@ -101,6 +101,18 @@ def listen_address(value: str) -> str:
     return value
 
 
+def api_url(value: str) -> str:
+    """An http or https URL without credentials or a query, its path without a slash at the end."""
+    try:
+        parts = urlsplit(value.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must be an http or https URL such as https://example.org/crawler") from None
+    return value.strip().rstrip("/")
+
+
 def name_server(value: str) -> str:
     try:
         host, port = split_host_port(value)
@@ -235,4 +247,5 @@ MimeRange = Annotated[str, Check(mime_range)]
 Contact = Annotated[str, Check(contact)]
 ProductToken = Annotated[str, Check(product_token)]
 HeaderText = Annotated[str, Check(header_text)]
+ApiUrl = Annotated[str, Check(api_url)]
 Text = Annotated[str, Check(not_empty, {"minLength": 1})]

@@ -35,7 +35,7 @@ REASONS: Final[dict[str, tuple[str, ...]]] = {
     "robots_denied": ("rule", "robots_unavailable", "robots_blocked"),
     "blocked": ("address",),
     "invalid_url": ("syntax", "scheme", "too_long", "encoding", "json", "more_than_url"),
-    "skipped": ("duplicate", "crashed", "mime"),
+    "skipped": ("duplicate", "crashed", "mime", "excluded"),
 }
 """Every reason, by the outcome it explains. A reason belongs to exactly one outcome; ``host_down`` is the exception:
 it marks URLs settled unfetched with the outcome their host earned."""

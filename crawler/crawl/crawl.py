@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import (
+    EMBED,
     EXPANDED,
     NO_FAILURE,
     NOT_PAGES,
@@ -37,6 +39,7 @@ from crawler.core.model import (
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
+from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.status import snapshot_of
 from crawler.crawl.thread_iter import ThreadIterator
 from crawler.fetch import Fetcher
@@ -44,8 +47,10 @@ from crawler.frontier import Store
 from crawler.frontier.pump import Pump
 from crawler.output import Journal, Retention
 from crawler.parse.seeds import Chunk
+from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
+from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
@@ -58,6 +63,7 @@ if TYPE_CHECKING:
 
 NETWORK_EVERY_S: Final = 0.5
 SERVE_BACKOFF_MAX_S: Final = 3600.0
+RECENT_FAILURES: Final = 20
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
 
@@ -81,6 +87,7 @@ class Crawl:
         hosts: HostRules,
         politeness: Politeness,
         robots: RobotsGate | None,
+        exclusion: Exclusion,
         fetcher: Fetcher,
         parser: ParserPool | None,
         expander: Expander,
@@ -88,6 +95,7 @@ class Crawl:
         journal: Journal,
         retention: Retention,
         seeds: Iterator[Chunk],
+        recrawler: Recrawler,
         memory: MemoryGovernor,
         disk: Disk,
         network: Network,
@@ -102,18 +110,24 @@ class Crawl:
         self.frontier = pump.frontier
         self.hosts = hosts
         self.robots = robots
+        self.exclusion = exclusion
         self.fetcher = fetcher
         self.parser = parser
         self.journal = journal
         self.retention = retention
+        self.recrawler = recrawler
         self.memory = memory
         self.disk = disk
         self.metrics = metrics
         self.failing_hosts = failing_hosts
+        self.recent_failures: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_FAILURES)
+        """(wall time, URL, outcome, reason or status) of the last pages that failed."""
         self.stopped_by: str | None = None
         """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
         self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
+        self._visits: dict[asyncio.Task[None], Lease] = {}  # worker → what it visits
+        self._one_ended: asyncio.Event | None = None  # somebody waits for the end of a visit
         self._drain = asyncio.Event()
         self._body_bytes = 0
 
@@ -130,6 +144,18 @@ class Crawl:
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
             self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
+        self._expander.change(config, Scope(config, obey=config.robots, blocked=self.hosts.blocked))
+        if self.exclusion.change(config):
+            self.frontier.withdraw_excluded()
+            for worker, lease in list(self._visits.items()):
+                if self.exclusion.refuses(lease.link) is not None:
+                    self.memory.give_up(worker)
+
+    async def excluded_are_out(self) -> None:
+        """Returns when no visit of a link that is excluded by now is out: each was given up, and counts as not made."""
+        while any(self.exclusion.refuses(lease.link) is not None for lease in self._visits.values()):
+            self._one_ended = asyncio.Event()
+            await self._one_ended.wait()
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
@@ -152,6 +178,7 @@ class Crawl:
                 tasks.create_task(self.memory.run(), name="memory"),
                 tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
+                tasks.create_task(self.recrawler.run(), name="recrawl"),
             ]
             if self.config.max_time:
                 helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
@@ -190,7 +217,8 @@ class Crawl:
             worker.cancel()
 
     async def _seed(self) -> None:
-        """Admit the seeds, chunk by chunk, as fast as the batches take them."""
+        """Admit the seeds, chunk by chunk, as fast as the batches take them; what was ordered to be recrawled comes first."""
+        await self.recrawler.begin()
         async for chunk in ThreadIterator(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
         self.frontier.seeds_ended()
@@ -226,10 +254,12 @@ class Crawl:
     async def _visited(self, lease: Lease, worker: asyncio.Task[None], room: VisitMemory) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
         self.memory.begins(worker)
+        self._visits[worker] = lease
         try:
             outcome = await self.visit(lease, room)
         except StorageError as error:
             self._settle(lease, Unvisited())
+            self._ended(worker)
             await self.disk.visit_failed(error, self.frontier.out_count)
         except BaseException as error:
             gave_up = self.memory.gave_up(worker)
@@ -243,7 +273,15 @@ class Crawl:
             for ended, judged in self._network.observe(lease, outcome):
                 self._settle(ended, judged)
         finally:
-            self.memory.ended(worker)
+            self._ended(worker)
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        """From here on this worker's visit cannot be given up."""
+        self.memory.ended(worker)
+        self._visits.pop(worker, None)
+        if self._one_ended is not None:
+            self._one_ended.set()
+            self._one_ended = None
 
     async def visit(self, lease: Lease, room: VisitMemory) -> Outcome:
         """The whole life of one link that robots.txt allows, between lease and outcome. ``room`` is the worker's, and empty."""
@@ -280,6 +318,8 @@ class Crawl:
         return replace(lease, known=None)
 
     def _refusal(self, link: Link) -> Outcome | None:
+        if self.exclusion.is_set and (why := self.exclusion.refuses(link)) is not None:
+            return Dropped(*why)
         robots = self.robots
         if robots is None:
             return None
@@ -325,10 +365,12 @@ class Crawl:
         is_page = lease.link.kind not in NOT_PAGES
         if is_page and isinstance(outcome, Done | Dropped) and outcome.outcome not in NO_FAILURE:
             self.failing_hosts.add(lease.link.host)
+            said = outcome.reason or (str(outcome.page.status) if isinstance(outcome, Done) else "")
+            self.recent_failures.append((self.clock.wall(), lease.link.url, outcome.outcome, said))
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if is_page and self.frontier.page_fetched():
+        if is_page and lease.link.kind != EMBED and self.frontier.page_fetched():
             self.drain("max_pages")
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")

@@ -9,24 +9,39 @@ from pathlib import Path
 
 from crawler.config.render import read_identity
 from crawler.core.batch import Batch
+from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
 from crawler.output import locked
 from crawler.output.file_names import noticed
 
 
 def revive(root: Path, outcomes: frozenset[str]) -> int:
     """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
-    with _store_of(root) as store:
+    with store_of(root) as store:
         return store.revive(outcomes)
+
+
+def recrawl(root: Path, *, older_than_s: float = 0.0, outcomes: frozenset[str] = frozenset(), match: str | None = None) -> int:
+    """Make settled URLs due again that were last visited so long ago; how many. ``outcomes``: only these, by default all but what
+    is not to be visited again; ``match``: a regular expression. Killed midway, the crawl goes on with it. StorageError with
+    EWOULDBLOCK: it is running."""
+    with store_of(root) as store:
+        before = time.time() - older_than_s
+        store.order(RecrawlOrder(Clock(store.clock()).now(), before, tuple(sorted(outcomes)), match))
+        total = 0
+        while (count := store.fulfil(SLICE_PAGES)) is not None:
+            total += count
+        return total
 
 
 def retire(root: Path, files: Sequence[str]) -> list[str]:
     """Mark ``files``, or all closed files that are not there, as no longer kept; which these are. ConfigError: one of
     ``files`` cannot be. StorageError with EWOULDBLOCK: it is running."""
-    with _store_of(root) as store:
+    with store_of(root) as store:
         marks = store.marks()
         if faults := [fault for file in files if (fault := _why_kept(root, file, marks.get(file))) is not None]:
             raise ConfigError(faults)
@@ -50,7 +65,7 @@ def _why_kept(root: Path, file: str, mark: Mark | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _store_of(root: Path) -> Iterator[Store]:
+def store_of(root: Path) -> Iterator[Store]:
     """The store of a crawl that no process runs, nor can begin to run meanwhile."""
     with locked(root):
         begun = read_identity(root) or {"depth": 0}

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor
+from crawler.core.model import NO_FAILURE, CrawlState, LongestHost, Pause, Snapshot, WaitsFor
 from crawler.core.text import printable
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAILING_HOSTS: Final = 10
 RATE_WINDOW_S: Final = 30.0
+RATE_S_MIN: Final = 1.0
 _SAMPLES_MAX: Final = 256
 _WORTH_SAYING_S: Final = 60.0
 
@@ -37,10 +38,13 @@ def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
         in_flight=frontier.out_count,
         bytes=crawl.body_bytes,
         outcomes=counts.outcomes,
+        statuses=counts.statuses,
         reasons=counts.reasons,
         not_pages=counts.not_pages,
         refused=counts.refused,
         lines=counts.lines,
+        recrawl=counts.recrawl,
+        changes=counts.changes,
         longest_host=_longest_host(crawl),
         failing_hosts=crawl.failing_hosts.top(FAILING_HOSTS),
     )
@@ -98,6 +102,29 @@ def eta(rest: int, rate: float, longest: LongestHost | None) -> Eta | None:
     return None if by_rate is None else Eta(by_rate, None)
 
 
+class Left(NamedTuple):
+    """How long a crawl goes on, as far as that can be said honestly. ``at_least``: more URLs come meanwhile, so it takes
+    longer. ``host`` as in ``Eta``."""
+
+    seconds: float
+    at_least: bool
+    host: LongestHost | None
+
+    def __str__(self) -> str:
+        return f"{'at least ' * self.at_least}{duration(self.seconds)}"
+
+
+def left(now: Snapshot, rates: Rates) -> Left | None:
+    """None: it does not run, nothing is left, or nothing is known: a rate of a few seconds is none."""
+    rest = now.waiting + now.retrying
+    if now.state != "running" or not rest:
+        return None
+    expected = eta(rest, rates.pages if rates.seconds >= RATE_S_MIN else 0.0, now.longest_host)
+    if expected is None:
+        return None
+    return Left(expected.seconds, now.reading or rates.found > 0, expected.host)
+
+
 class Rates:
     """Pages and bytes per second over the last 30 s of snapshots."""
 
@@ -119,6 +146,16 @@ class Rates:
     @property
     def bytes(self) -> float:
         return (self._samples[-1].bytes - self._samples[0].bytes) / self._seconds if self._seconds else 0.0
+
+    @property
+    def found(self) -> float:
+        """URLs that became known."""
+        return max(0, self._samples[-1].known - self._samples[0].known) / self._seconds if self._seconds else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What they are taken over."""
+        return self._seconds
 
     @property
     def _seconds(self) -> float:
@@ -152,9 +189,14 @@ def _per_second(rate: float) -> str:
 
 
 def status_line(now: Snapshot, rates: Rates) -> str:
-    """Done of known, how fast, what the workers wait for, and when it will be over."""
+    """What failed and how long it goes on, first, since a line may be cut; then done of known, how fast, and what the workers
+    wait for."""
+    expected = left(now, rates)
+    failed = sum(count for name, count in now.outcomes.items() if name not in NO_FAILURE)
     parts = [
-        f"{now.state}: " * (now.state != "running") + f"{now.done:,}/{now.known:,}{'+' * now.reading} URLs",
+        *([f"{failed:,} failed"] if failed else []),
+        *([f"{expected} left"] if expected else []),
+        f"{now.done:,}/{now.known:,}{'+' * now.reading} URLs",
         _per_second(rates.pages),
         f"{amount(rates.bytes)}/s",
         f"{now.in_flight:,} in flight",
@@ -163,12 +205,28 @@ def status_line(now: Snapshot, rates: Rates) -> str:
         parts.append(f"{now.retrying:,} to retry")
     if now.waits_for != "nothing":
         parts.append(f"waits for {now.waits_for}")
-    rest = now.waiting + now.retrying
-    if now.state == "running" and rest and (expected := eta(rest, rates.pages, now.longest_host)):
-        parts.append(f"{'at least ' * now.reading}{duration(expected.seconds)} left")
-        if expected.host and expected.seconds >= _WORTH_SAYING_S:
-            return " · ".join(parts) + " " + _politeness_rules(expected.seconds, expected.host)
-    return " · ".join(parts)
+    line = f"{now.state}: " * (now.state != "running") + " · ".join(parts)
+    if expected and expected.host and expected.seconds >= _WORTH_SAYING_S:
+        line += " " + _politeness_rules(expected.seconds, expected.host)
+    return line
+
+
+def status_fields(now: Snapshot, rates: Rates) -> dict[str, object]:
+    """The same as fields of a log line."""
+    expected = left(now, rates)
+    return {
+        "state": now.state,
+        "known": now.known,
+        "done": now.done,
+        "waiting": now.waiting,
+        "retrying": now.retrying,
+        "failed": sum(count for name, count in now.outcomes.items() if name not in NO_FAILURE),
+        "in_flight": now.in_flight,
+        "pages_per_second": round(rates.pages, 1),
+        "bytes_per_second": round(rates.bytes),
+        "waits_for": now.waits_for,
+        "seconds_left": None if expected is None else round(expected.seconds),
+    }
 
 
 def _politeness_rules(seconds: float, host: LongestHost) -> str:

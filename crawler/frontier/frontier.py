@@ -10,6 +10,7 @@ never wait for the disk. Commits and trips to the store are the pump's (pump.py)
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
@@ -31,6 +32,7 @@ from crawler.core.model import (
 )
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
+from crawler.frontier.exclusion import Exclusion
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
 from crawler.frontier.store import Counts
@@ -53,6 +55,9 @@ LIMITED_BY: Final[dict[Limiter, WaitsFor]] = {
     Limiter.DESCRIPTORS: "descriptors",
     Limiter.SCARCE: "descriptors",
 }
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 class RobotsGate(Protocol):
@@ -116,6 +121,7 @@ class Frontier:
         *,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        exclusion: Exclusion | None = None,
         links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
@@ -123,6 +129,7 @@ class Frontier:
         self.bench = bench
         self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
         self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
+        self._exclusion = exclusion
         self._visits_left = visits_max
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
@@ -136,6 +143,7 @@ class Frontier:
         """The strictest of ``_limits``."""
         self._held = 0
         self.pauses: set[Pause] = set()
+        self._paused_at: dict[Pause, float] = {}
         self.seeding = True
         """Seeds are still to come."""
         self.draining = False
@@ -262,6 +270,10 @@ class Frontier:
         below = self.idle_count if self._limit is None else self._limits[self._limit] - self.visiting_count
         return max(0, min(self.idle_count, below))
 
+    def is_lease_out(self, lease: Lease) -> bool:
+        """Whether its visit has not been settled."""
+        return id(lease) in self._out
+
     def is_out(self, url: str) -> bool:
         """Whether a canonical URL is being visited."""
         return any(lease.link.url == url for lease, _ in self._out.values())
@@ -272,10 +284,16 @@ class Frontier:
 
     def pause(self, why: Pause) -> None:
         """Deal nothing until ``resume`` with the same reason."""
-        self.pauses.add(why)
+        if why not in self.pauses:
+            self.pauses.add(why)
+            self._paused_at[why] = self._clock()
+            logger.info("paused", extra={"pause": str(why)})
 
     def resume(self, why: Pause) -> None:
-        self.pauses.discard(why)
+        if why in self.pauses:
+            self.pauses.discard(why)
+            seconds = round(self._clock() - self._paused_at.pop(why), 1)
+            logger.info("resumed", extra={"pause": str(why), "seconds": seconds})
         self.deal()
 
     def limit(self, by: Limiter, visits_max: int | None) -> None:
@@ -316,7 +334,8 @@ class Frontier:
             batch.releases.append(committed)
         self._leave(lease)
         host, now = lease.link.host, self._clock()
-        rest = self._politeness.after(lease.link, outcome, self.bench.state(host), now)
+        before = self.bench.state(host)
+        rest = self._politeness.after(lease.link, outcome, before, now)
         self.bench.release(lease, rest)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
@@ -333,6 +352,8 @@ class Frontier:
             if lease.suspect:
                 self.bench.hold_suspects(True)
         if rest.down:
+            if before.down is None:
+                logger.info("host given up", extra={"host": host, "outcome": rest.down[0], "failures": rest.failures})
             self._give_up(host, rest.down)
         is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
         self._batches.mark_dirty(now, urgent=is_last or lease.suspect or rest.busy + rest.failures > 0)
@@ -366,6 +387,24 @@ class Frontier:
                 self._refill.given_up(lease.link.host)
         if down:
             self._batches.mark_dirty(self._clock())
+
+    def refusing(self) -> Callable[[Link], tuple[str, str] | None] | None:
+        """(outcome, reason) of a link that is wanted no more; None where nothing is excluded."""
+        return self._exclusion.refuses if self._exclusion is not None and self._exclusion.is_set else None
+
+    def withdraw_excluded(self) -> None:
+        """What waits on the bench and is wanted no more is settled unfetched; the rest when it is claimed."""
+        exclusion = self._exclusion
+        if exclusion is None or not exclusion.is_set:
+            return
+        for host in self.bench.names():
+            blocked = exclusion.blocks(host)
+            gone = self.bench.clear(host) if blocked else self.bench.withdraw(host, exclusion.refuses)
+            if gone:
+                gone = [lease for lease in gone if lease.key or asking_host(lease.link) != host]
+                self.settle_unfetched([(lease, why) for lease in gone if (why := exclusion.refuses(lease.link))])
+                self._refill.sift(host)
+        self.deal()
 
     def undone(self, batch: Iterable[Settled]) -> None:
         """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""

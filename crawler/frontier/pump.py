@@ -19,10 +19,12 @@ from crawler.core.model import Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
+from crawler.frontier.exclusion import Exclusion
 from crawler.frontier.frontier import Frontier, LinksRoom, Politeness, RobotsGate
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
-from crawler.frontier.refill import Got, Refill
+from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
+from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
@@ -30,6 +32,7 @@ from crawler.frontier.workbench import Workbench
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+STILL_S: Final = 30.0
 
 
 class Pump:
@@ -47,6 +50,7 @@ class Pump:
         links_max: int,
         in_flight: InFlight | None = None,
         robots: RobotsGate | None = None,
+        exclusion: Exclusion | None = None,
         links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
@@ -66,6 +70,7 @@ class Pump:
             clock,
             in_flight=in_flight,
             robots=robots,
+            exclusion=exclusion,
             links_room=links_room,
             visits_max=visits_max,
             on_unfetched=on_unfetched,
@@ -74,6 +79,8 @@ class Pump:
         self.committed_at = self._opened_at = clock()
         self._recover: Callable[[StorageError], Awaitable[None]]
         self._on_commit: Sequence[Callable[[float], None]] = ()
+        self._still = asyncio.Lock()
+        """Held by a commit, or by whoever wants none to be under way."""
         self._ended = False
         self._failure: StorageError | None = None
 
@@ -85,6 +92,55 @@ class Pump:
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
+
+    async def between_commits(self, call: Callable[..., T], *args: object) -> T:
+        """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""
+        async with asyncio.timeout(STILL_S):
+            await self._still.acquire()
+        try:
+            return await self.ask(call, *args)
+        finally:
+            self._still.release()
+
+    async def revive(self, which: Selection) -> int:
+        """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
+        return await self._step_by_step(self._store.revive_some, which)
+
+    async def remove(self, which: Selection) -> int:
+        """Forget settled URLs; how many. As ``revive``."""
+        return await self._step_by_step(self._store.remove_some, which)
+
+    async def _step_by_step(self, some: Callable[[Selection, bytes], Step], which: Selection) -> int:
+        """Between the pump's own calls, each of its turns short."""
+        total, after = 0, b""
+        while True:
+            try:
+                step = await self.ask(some, which, after)
+            except StorageError as error:
+                self._failed(error)
+                raise
+            total += step.count
+            self.frontier.counts = self._store.stats()
+            if self._robots is not None:
+                for host in step.hosts:
+                    self._robots.forgive(host)
+            self._refill.committed((), step.hosts)
+            if step.after is None:
+                return total
+            after = step.after
+
+    async def change(self, call: Callable[..., T], *args: object) -> T | None:
+        """As ``ask``, for what writes to the store; None where it failed, or something failed before: it is made good first."""
+        if self._failure is not None:
+            return None
+        try:
+            done = await self._committer.on_engine(call, *args)
+        except StorageError as error:
+            self._failed(error)
+            return None
+        self.frontier.counts = self._store.stats()
+        self._refill.wanted.set()
+        return done
 
     async def run(
         self, recover: Callable[[StorageError], Awaitable[None]], on_commit: Sequence[Callable[[float], None]] = ()
@@ -122,6 +178,10 @@ class Pump:
             self.frontier.deal()
 
     async def _commit(self) -> None:
+        async with self._still:
+            await self._commit_batch()
+
+    async def _commit_batch(self) -> None:
         batch = self._batches.close()
         if self._in_flight is not None:
             self._in_flight.heartbeat()
@@ -189,7 +249,9 @@ class Pump:
     async def _refill_loop(self) -> None:
         while not self._ended:
             await self._refill.wait()
-            if self._failure is None and not self.frontier.draining and not self._ended:
+            if self.frontier.refusing() is not None:
+                await self._batches.room()  # what is excluded goes straight into the batch
+            if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):
                 await self._refill_once()
                 self.frontier.deal()
 
@@ -197,32 +259,43 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            # the commit loop cuts back; nothing may be dealt until it has
-            self._failure = self._failure or error
-            self.frontier.pause(Pause.DISK)
-            self._batches.mark_dirty(self._clock(), urgent=True)
+            self._failed(error)
             return
         if got is None:
             return
+        self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:
             if self._robots is not None and link.host in self.frontier.bench:
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
+    def _failed(self, error: StorageError) -> None:
+        """The commit loop cuts back; nothing may be dealt until it has."""
+        self._failure = self._failure or error
+        self.frontier.pause(Pause.DISK)
+        self._batches.mark_dirty(self._clock(), urgent=True)
+
     def _take_in(self, got: Got) -> None:
-        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile or their robots
-        rules cannot be had. 2. They were claimed for that, but their host is tried again: the store has more of it than there
-        is room for here. 3. They come onto the bench."""
+        """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile, their robots rules
+        cannot be had, or they are excluded. 2. They were claimed for that, but their host is tried again, or they are wanted
+        after all: the store has more of the host than there is room for here. 3. They come onto the bench."""
         down: list[tuple[Lease, tuple[str, str]]] = []
         up: list[Lease] = []
+        excluded = self.frontier.refusing()
+        room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
+            if why is None and excluded is not None and (why := excluded(lease.link)) is not None:
+                self._refill.sift(host)
             if why is not None:
                 down.append((lease, why))
-            elif host in got.emptied:
+            elif host in got.emptied or room.get(host) == 0:
                 self._refill.give_back(lease)
+            elif host in room:
+                room[host] -= 1
+                up.append(lease)
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
@@ -248,5 +321,6 @@ class Pump:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""
         frontier, batches = self.frontier, self._batches
         is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
+        is_busy = is_busy or (frontier.counts.recrawl and self._refill.is_behind())
         if not self._endless and not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0:
             frontier.finish()

@@ -30,6 +30,11 @@ SHARE_LINKS_MAX: Final = 256
 """Most links one host may have on the bench."""
 RULES_PER_TRIP_MAX: Final = 16
 """A giant robots.txt makes a record of some hundred KiB."""
+SIFTED_HOSTS: Final = 2
+SIFTED_LINKS: Final = 500
+"""So many hosts at a time are asked for so many of their next links, to settle those that are wanted no more."""
+SIFTED_HOSTS_MAX: Final = 1024
+"""Hosts remembered to be asked so. Any other is come upon again when it is due."""
 REFILL_EVERY_S: Final = 1.0
 REFILL_S_MIN: Final = 0.005
 
@@ -42,6 +47,8 @@ class Got(Struct, frozen=True):
     """The third is how often the visit for these rules has ended the process."""
     emptied: set[str]
     """Hosts whose links were wanted to be settled unfetched."""
+    sifted: set[str]
+    """Hosts whose next links were wanted to settle the excluded ones among them."""
 
 
 class Refill:
@@ -52,10 +59,11 @@ class Refill:
         self._low: dict[str, int] = {}  # host → links it should be given
         self.emptying: set[str] = set()
         """Of these hosts, those whose links are wanted to be settled unfetched."""
+        self._sifting: dict[str, None] = {}  # hosts among whose next links some are excluded
         self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
         self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
         self._returned: list[Lease] = []
-        self._due: float | None = None
+        self._due: float | None = 0.0  # unknown until the first trip
         self._store_has_more = False
         self._epoch = 0
         self.wanted = asyncio.Event()
@@ -73,6 +81,13 @@ class Refill:
         self._low[host] = CLAIM_LINKS_DOWN
         self.emptying.add(host)
         self.wanted.set()
+
+    def sift(self, host: str) -> None:
+        """A link of this host is wanted no more, and so may its next ones be: they are wanted, to be settled unfetched."""
+        self._exhausted.discard(host)
+        if len(self._sifting) < SIFTED_HOSTS_MAX:
+            self._sifting[host] = None
+            self.wanted.set()
 
     def want_robots(self, link: Link) -> None:
         """The robots rules of this link's origin are wanted."""
@@ -104,6 +119,10 @@ class Refill:
         self._exhausted.clear()
         self.wanted.set()
 
+    def is_behind(self) -> bool:
+        """Whether the last trip left something in the store that is due."""
+        return self._due is not None and self._due <= self._clock()
+
     async def wait(self) -> None:
         """Until something is wanted, or the store may have more than last time."""
         seconds = REFILL_EVERY_S if self._due is None else min(REFILL_EVERY_S, max(REFILL_S_MIN, self._due - self._clock()))
@@ -119,6 +138,9 @@ class Refill:
         epoch = self._epoch
         low, self._low = self._low, {}
         emptied, self.emptying = self.emptying, set()
+        sifted = set(islice(self._sifting, SIFTED_HOSTS))
+        for host in sifted:
+            del self._sifting[host]
         returned, self._returned = self._returned, []
         robots_wanted = {
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
@@ -128,6 +150,7 @@ class Refill:
             if host not in emptied:
                 low[host] = more if host not in self._bench else max(1, min(more, room))
                 room -= low[host]
+        low.update((host, SIFTED_LINKS) for host in sifted - emptied)
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
         origins = [origin(link.url) for link in robots_wanted.values()]
         leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
@@ -135,12 +158,15 @@ class Refill:
             self._robots_wanted = robots_wanted | self._robots_wanted
             for host in emptied:
                 self.given_up(host)
+            for host in sifted:
+                self.sift(host)
             self.wanted.set()
             return None
         if any(lease.suspect for lease in leases):
             _shuffle_hosts(leases)
-        self._learn(leases, {host: more for host, more in low.items() if host not in emptied}, hosts)
-        return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied)
+        asked = {host: more for host, more in low.items() if host not in emptied and host not in sifted}
+        self._learn(leases, asked, hosts)
+        return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied, sifted)
 
     def _trip(
         self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]

@@ -241,6 +241,11 @@ class Workbench:
         self.weight -= sum(size(lease.link) for lease in leases)
         return leases
 
+    def waiting_at(self, name: str) -> int:
+        """Links of a host that wait here, without those for its robots rules."""
+        host = self._hosts.get(name)
+        return len(host.queue) if host is not None else 0
+
     def forget(self, name: str, now: float) -> None:
         """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
         host = self._hosts.get(name)
@@ -273,6 +278,10 @@ class Workbench:
         for host in self._hosts.values():
             yield from host.robots_queue
             yield from host.queue
+
+    def names(self) -> list[str]:
+        """Of all hosts on the bench."""
+        return list(self._hosts)
 
     def hosts(self) -> Iterable[HostView]:
         """Every host on the bench as it stands now."""

@@ -36,21 +36,22 @@ def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
             if (resolved := _resolved(ref, row, lookup, row_at)) is not None:
                 yield resolved
-        elif _is_latest(ref, row, lookup):
-            yield row if _leads_here(row, lookup) else {**row, "input": None, "listed": None, "extra": None}
+        elif (known := _latest(ref, row, lookup)) is not None:
+            yield row if _leads_here(row, known, lookup) else {**row, "input": None, "listed": None, "extra": None}
 
 
-def _is_latest(ref: Ref, row: Row, lookup: Lookup) -> bool:
-    """False also while the URL waits to be tried again: nothing is final about it."""
+def _latest(ref: Ref, row: Row, lookup: Lookup) -> Known | None:
+    """What is known of a URL whose latest row this is. None also while it waits to be tried again: nothing is final about it."""
     known = lookup(row["canonical"])
     if not isinstance(known, Known):
-        return False
-    return known.row == ref or known.link.kind == "robots"  # a later robots visit has a row of its own, and no line
+        return None
+    return known if known.row == ref or known.link.kind == "robots" else None  # a robots visit has a row of its own, and no line
 
 
-def _leads_here(row: Row, lookup: Lookup) -> bool:
+def _leads_here(row: Row, known: Known, lookup: Lookup) -> bool:
     """Whether the line that a row carries still redirects to its page; on a later visit it may have led elsewhere."""
-    return row["input"] is None or _path(row["canonical"], row["via"], row["kind"], lookup) is not None
+    kind = known.link.kind if row["kind"] == "recrawl" else row["kind"]
+    return row["input"] is None or _path(row["canonical"], row["via"], kind, lookup) is not None
 
 
 def _path(target: str, via: str | None, kind: str, lookup: Lookup) -> list[str] | None:

@@ -6,12 +6,16 @@ counts before the commit, and after a failed one every file is cut back to its m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
 from crawler.output.archive import Archive, Kept
+from crawler.output.changes import Intervals
 from crawler.output.results import Results
 from crawler.output.rows import has_record, known_of, rows_of
 
@@ -19,14 +23,20 @@ RECORD_BYTES: Final = 2 << 20
 """Of the record that is being packed: a head of 256 KiB some times over, the packer's tables, a piece of the body."""
 
 
-class Journal:
-    """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first."""
+logger: Final = logging.getLogger(__name__)
 
-    def __init__(self, archive: Archive, results: Results) -> None:
+
+class Journal:
+    """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first.
+    ``intervals``: when what is settled is to be visited again; None: never by schedule."""
+
+    def __init__(self, archive: Archive, results: Results, intervals: Intervals | None = None) -> None:
+        self._intervals = intervals
         self._archive = archive
         self._results = results
         self._appending = False
         self._lengths: dict[str, int] = {}
+        self._rolled: list[tuple[str, int]] = []  # full, as of the batch being committed
         self.written_bytes = 0
         """Added to files since it was opened."""
         self.is_ahead = False
@@ -60,8 +70,18 @@ class Journal:
         for index, row in rows_of(prepared, kept):
             ref = self._results.append(row)
             if index is not None:
-                known[index] = known_of(settled[index], kept[index], row, ref, wall)
+                record = known_of(settled[index], kept[index], row, ref, wall)
+                known[index] = record if self._intervals is None else self._scheduled(record, settled[index], prepared.batch.now)
         return known
+
+    def _scheduled(self, known: Known, settled: Settled, now: float) -> Known:
+        """With the time of its next visit."""
+        assert self._intervals is not None
+        if known.link.kind == "robots" or known.outcome in ("skipped", "invalid_url"):
+            return known
+        before = settled.lease.known
+        interval = self._intervals.after(before.interval if before is not None else None, known.change)
+        return replace(known, interval=interval, due=now + interval)
 
     def sync(self) -> dict[str, Mark]:
         """Make the batch durable; the marks of every file it touched."""
@@ -72,11 +92,15 @@ class Journal:
         self.is_ahead = False
         self._archive.committed()
         self._results.committed()
+        for file, size in self._rolled:
+            logger.info("file rolled", extra={"file": file, "bytes": size})
+        self._rolled.clear()
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
+        self._rolled.clear()
         lost = self._archive.rewind(marks) + self._results.rewind(marks)
         self.is_ahead = False
         return lost
@@ -107,7 +131,9 @@ class Journal:
     def _count(self, marks: Mapping[str, Mark]) -> None:
         for file, mark in marks.items():
             self.written_bytes += mark.length - self._lengths.pop(file, 0)
-            if not mark.closed:
+            if mark.closed:
+                self._rolled.append((file, mark.length))
+            else:
                 self._lengths[file] = mark.length
 
     def _keep(self, settled: Settled) -> Kept | None:

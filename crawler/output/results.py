@@ -27,6 +27,7 @@ FIELDS: Final = (
     "url", "canonical", "outcome", "status", "reason", "kind", "input", "final", "via", "depth", "hops", "location",
     "mime", "charset", "bytes_wire", "bytes_decoded", "sha256", "truncated", "fetched_at", "attempt", "timings", "ip",
     "archive", "tag", "robots", "listed", "extra", "encoding", "cut", "fault",
+    "change",
 )
 # fmt: on
 """Of a row, behind ``schema``; all are always there, null where they do not apply."""

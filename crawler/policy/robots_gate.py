@@ -17,14 +17,15 @@ from crawler.core.content_coding import brotli_with_tail
 from crawler.core.model import PRIORITY_ROBOTS, Done, Dropped, Link, Outcome, Retry, Unvisited
 from crawler.core.page import Page
 from crawler.policy import robots_rules
+from crawler.policy.exclusion import EXCLUDED
 from crawler.policy.robots_cache import RulesCache
 
 REDIRECTS_MAX: Final = 5
 """RFC 9309, 2.3.1.2."""
 UNAVAILABLE: Final = ("robots_denied", "robots_unavailable")
 BLOCKED: Final = ("robots_denied", "robots_blocked")
-"""The robots.txt was redirected to an address that may not be connected to. The page's own host is not blocked: to open that
-address would be for nothing."""
+"""The robots.txt was redirected to an address, or a host, that may not be connected to. The page's own host is not blocked: to
+open that address would be for nothing."""
 FAILURE_S_MAX: Final = 300.0
 """So long it is believed that the rules cannot be had."""
 FAILURES_MAX: Final = 4096
@@ -169,7 +170,7 @@ class RobotsGate:
             found[link.anchor] = self._at_hand(onward) or read
         elif link.url == f"{own}/robots.txt":
             found[own] = read
-        if found[link.anchor] == ("blocked", "address") and urls.host_key(f"{link.anchor}/") != onward.host:
+        if found[link.anchor] in (("blocked", "address"), EXCLUDED) and urls.host_key(f"{link.anchor}/") != onward.host:
             found[link.anchor] = BLOCKED
         return [(origin, self._keep(origin, rules)) for origin, rules in found.items()]
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from crawler.core.model import EXPANDED, Link
+from crawler.core.model import EMBED, EXPANDED, Link
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ RULES: Final = (
     "prefix",
     "include",
     "exclude",
+    "block",
     "url_length",
     "path_depth",
     "repeated_segments",
@@ -83,27 +85,37 @@ class ScopeRules(Struct, frozen=True, array_like=True):
     max_repeated_segments: int = 0
     obey: bool = True
     """Honour rel=nofollow and its kin (off where robots.txt is not obeyed either)."""
+    blocked: tuple[tuple[str, bool], ...] = ()
+    """Of hosts: ``crawler.config.HostRules.blocked``."""
 
     @classmethod
-    def of(cls, config: ScopeConfig, *, obey: bool = True) -> ScopeRules:
-        settings = {name: getattr(config, name) for name in cls.__struct_fields__ if name != "obey"}
-        return cls(**settings, obey=obey)
+    def of(cls, config: ScopeConfig, *, obey: bool = True, blocked: tuple[tuple[str, bool], ...] = ()) -> ScopeRules:
+        settings = {name: getattr(config, name) for name in cls.__struct_fields__ if name not in ("obey", "blocked")}
+        return cls(**settings, obey=obey, blocked=blocked)
 
 
 class Scope:
     """The rules of one crawl."""
 
-    def __init__(self, config: ScopeConfig | ScopeRules, *, obey: bool = True) -> None:
-        self._config = config if isinstance(config, ScopeRules) else ScopeRules.of(config, obey=obey)
+    def __init__(
+        self, config: ScopeConfig | ScopeRules, *, obey: bool = True, blocked: tuple[tuple[str, bool], ...] = ()
+    ) -> None:
+        self._config = config if isinstance(config, ScopeRules) else ScopeRules.of(config, obey=obey, blocked=blocked)
         config, self._obey = self._config, self._config.obey
         self._outside: Callable[[str, str, str], bool] | None = {"host": _other_host, "domain": _other_domain}.get(config.scope)
         if config.scope == "prefix":
             self._outside = _other_prefix
         self._include = [re.compile(pattern).search for pattern in config.include]
         self._exclude = [re.compile(pattern).search for pattern in config.exclude]
+        self._blocks = lru_cache(_PLACES_MAX)(self._is_blocked) if config.blocked else None
         shapes = [depth for depth in (config.max_path_depth, config.max_repeated_segments) if depth > 0]
-        self._plain = 0 if self._include or self._exclude else min(shapes, default=config.max_url) + 2
+        self._plain = 0 if self._include or self._exclude or self._blocks else min(shapes, default=config.max_url) + 2
         """A URL with no more slashes than this can offend no rule of shape or expression; 0: none is so plain."""
+
+    @property
+    def rules(self) -> ScopeRules:
+        """As a parser process is sent them."""
+        return self._config
 
     def follows(self, page: Link) -> bool:
         """Whether a page at this depth may have outlinks at all; if not, it need not be parsed."""
@@ -125,11 +137,13 @@ class Scope:
             return None
         if len(url) > self._config.max_url:
             return "url_length"
+        if kind == EMBED:
+            return self._named_out(url, link.host)
         if kind == "sitemap":
             return self._refuses_sitemap(link)
         if kind == "redirect":
             if link.anchor is None:
-                return "exclude" if self._excluded(url) else None
+                return self._named_out(url, link.host)
         elif link.depth > self._config.depth >= 0:
             return "depth"
         return self._refuses(url, link.host, link.anchor or url)
@@ -162,6 +176,15 @@ class Scope:
             else:
                 refused[rule] = refused.get(rule, 0) + 1
 
+    def embeds(self, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+        """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
+        for one in found:
+            rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url, one.host)
+            if rule is None:
+                yield one.url, one.host
+            else:
+                refused[rule] = refused.get(rule, 0) + 1
+
     def _refuses(self, url: str, host: str, anchor: str) -> str | None:
         """What place, shape and expressions say."""
         config = self._config
@@ -173,23 +196,31 @@ class Scope:
             return "path_depth"
         if depth > config.max_repeated_segments > 0 and _repeats(path) > config.max_repeated_segments:
             return "repeated_segments"
-        if self._exclude and self._excluded(url):
-            return "exclude"
+        if rule := self._named_out(url, host):
+            return rule
         if self._include and not any(search(url) for search in self._include):
             return "include"
         return None
 
     def _refuses_sitemap(self, link: Link) -> str | None:
         """It is read for the pages it names: it may stand wherever a robots.txt says, and beside the one that names it."""
-        if self._excluded(link.url):
-            return "exclude"
+        if rule := self._named_out(link.url, link.host):
+            return rule
         if self._outside is None or not link.hops or (link.via and link.host == host_key(link.via)):
             return None
         outside = _other_host if self._config.scope == "prefix" else self._outside
         return self._config.scope if outside(link.url, link.host, link.anchor or link.url) else None
 
-    def _excluded(self, url: str) -> bool:
-        return any(search(url) for search in self._exclude)
+    def _named_out(self, url: str, host: str) -> str | None:
+        """What the operator wants left out, wherever it stands."""
+        if self._exclude and any(search(url) for search in self._exclude):
+            return "exclude"
+        return "block" if self._blocks is not None and self._blocks(host) else None
+
+    def _is_blocked(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        matching = (blocks for match, blocks in self._config.blocked if fnmatchcase(host, match) or fnmatchcase(name, match))
+        return next(matching, False)
 
 
 @lru_cache(maxsize=_DOMAINS_MAX)

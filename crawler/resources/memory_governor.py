@@ -135,6 +135,11 @@ class MemoryGovernor:
     def _give_up(self, count: int) -> None:
         """The longest out hold most."""
         for task in list(islice(self._visits, count)):
-            del self._visits[task]
-            self._given_up.add(task)
-            task.cancel()
+            self.give_up(task)
+
+    def give_up(self, worker: asyncio.Task[None]) -> None:
+        """End this worker's visit, if it has not ended: it counts as not made."""
+        if worker in self._visits:
+            del self._visits[worker]
+            self._given_up.add(worker)
+            worker.cancel()

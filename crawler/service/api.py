@@ -10,12 +10,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from heapq import nlargest
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import orjson
@@ -23,18 +22,25 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.model import Link, Pause, Ref
+from crawler.core.model import Link, OutcomeName, Pause, Ref
+from crawler.core.text import did_you_mean, printable
 from crawler.core.urls import UrlRules, parse
 from crawler.core.version import __version__
-from crawler.crawl import Crawl, Readings
+from crawler.crawl import Crawl
 from crawler.crawl.explain import explain
+from crawler.crawl.recrawl import TooManyOrders, checked
+from crawler.frontier.recrawl import ORDERS_MAX, RecrawlOrder
 from crawler.output import row_at
 from crawler.output.archive import is_gone
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
-from crawler.service.api_streams import Follow
+from crawler.service.api_steering import Steering, json_response
+from crawler.service.api_streams import FILTERS, Follow
+from crawler.service.dashboard import Dashboard
+from crawler.service.health import Vitals
 from crawler.service.listener import Handler, watched
 from crawler.service.memory_report import memory_report
+from crawler.service.reload import Changes
 
 REQUEST_S: Final = 30.0
 """For a response that is not a stream."""
@@ -50,8 +56,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Control:
-    """What the API needs besides the crawl itself, as functions: ``readings`` and ``rates`` (pages/s, bytes/s) of this
-    moment, ``change(settings)`` which applies some settings and gives them all (ConfigError: none was applied)."""
+    """The API of a crawl in ``root``: its ``vitals``, and the ``changes`` of its settings."""
 
     def __init__(
         self,
@@ -59,58 +64,69 @@ class Control:
         root: Path,
         *,
         registry: CollectorRegistry,
-        readings: Callable[[], Readings],
-        rates: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
-        change: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
-        settings: Callable[[], Mapping[str, Any]],
-        alive: Callable[[], str | None] = lambda: None,
-        ready: Callable[[], str | None] = lambda: None,
+        vitals: Vitals,
+        changes: Changes,
     ) -> None:
         self.crawl, self.root, self.registry = crawl, root, registry
-        self.readings, self.rates, self.change, self.settings = readings, rates, change, settings
-        self.alive, self.ready = alive, ready
+        self.vitals, self.changes = vitals, changes
         config = crawl.config
+        self.token = config.api_token
         self.rules = UrlRules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
+        self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded)
         self.follow = Follow(crawl, root)
         self.began = time.time()
 
     def application(self) -> web.Application:
         """To be served by ``listener.open_listener`` on the configured address."""
         config = self.crawl.config
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[as_problem(config.listen, config.api_token)])
-        for method, path, handler in self.routes():
+        admission = as_problem(config.listen, config.api_token, config.server_names)
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[admission])
+        dashboard = Dashboard(self)
+        app.on_shutdown.append(dashboard.close)
+        for method, path, handler in (*self.routes(), *dashboard.routes()):
             app.router.add_route(method, path, handler)
         return app
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Exactly the operations of the OpenAPI file."""
-        asked = {path: ("GET", path, handler) for path, handler in watched(self.registry, self.alive, self.ready).items()}
+        watching = watched(self.registry, self.vitals.alive, self.vitals.ready)
+        asked: list[tuple[str, str, Handler]] = [("GET", path, handler) for path, handler in watching.items()]
         return [
-            ("POST", "/v1/seeds", self.uploads.post_seeds),
-            ("GET", "/v1/results", self.follow.get_results),
-            ("GET", "/v1/body", self.get_body),
+            ("POST", "/v1/seeds", _asked(self.uploads.post_seeds, "tag", "list")),
+            ("GET", "/v1/results", _asked(self.follow.get_results, "cursor", "wait", *FILTERS)),
+            ("GET", "/v1/body", _asked(self.get_body, "url", "raw")),
+            ("POST", "/v1/retry", _asked(self.steering.post_retry)),
+            ("POST", "/v1/remove", _asked(self.steering.post_remove)),
+            ("POST", "/v1/checkpoint", _asked(self.steering.post_checkpoint)),
+            ("GET", "/v1/hosts", _asked(_in_time(self.get_hosts), "sort", "limit")),
+            ("GET", "/v1/urls", _asked(_in_time(self.get_url), "url", "via")),
+            ("POST", "/v1/recrawl", _asked(_in_time(self.post_recrawl), "older_than", "match", "outcome")),
+            ("GET", "/debug/memory", _asked(_in_time(self.get_memory), "seconds")),
             *(
-                (method, path, _in_time(handler))
+                (method, path, _asked(_in_time(handler)))
                 for method, path, handler in (
                     ("GET", "/v1/status", self.get_status),
-                    ("GET", "/v1/hosts", self.get_hosts),
-                    ("GET", "/v1/urls", self.get_url),
+                    ("GET", "/v1/lists", self.steering.get_lists),
+                    ("GET", "/v1/tags", self.steering.get_tags),
                     ("POST", "/v1/pause", self.post_pause),
                     ("POST", "/v1/resume", self.post_resume),
                     ("POST", "/v1/drain", self.post_drain),
                     ("GET", "/v1/settings", self.get_settings),
                     ("PATCH", "/v1/settings", self.patch_settings),
+                    ("GET", "/v1/exclusions", self.steering.get_exclusions),
+                    ("POST", "/v1/exclusions", self.steering.post_exclusions),
                     ("GET", "/v1/openapi.yaml", self.get_openapi),
-                    ("GET", "/debug/memory", self.get_memory),
                 )
             ),
-            *asked.values(),
+            *asked,
         ]
 
     def canonical(self, request: web.Request) -> str:
         """The URL that ``?url=`` names, as this crawl knows it."""
-        text = request.query.get("url")
+        return self.known_as(request.query.get("url", ""))
+
+    def known_as(self, text: str) -> str:
         if not text:
             raise Problem(400, "which URL? give it as ?url=")
         try:
@@ -121,13 +137,13 @@ class Control:
     # -- queries ------------------------------------------------------------------------------------------------
 
     async def get_status(self, request: web.Request) -> web.Response:
-        return _json(self.status())
+        return json_response(self.status())
 
     def status(self) -> dict[str, Any]:
         """Everything about the crawl at this moment."""
         snapshot = msgspec.to_builtins(self.crawl.stats())
         del snapshot["at"]
-        readings, (pages, size) = self.readings(), self.rates()
+        readings, (pages, size), left = self.vitals.readings(), self.vitals.rates(), self.vitals.left()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -138,6 +154,8 @@ class Control:
             "hosts": self.crawl.frontier.counts.hosts,
             "pages_per_second": round(pages, 3),
             "bytes_per_second": round(size, 1),
+            "time_left": left
+            and {"seconds": round(left.seconds), "at_least": left.at_least, "host": msgspec.to_builtins(left.host)},
             "workers": dict(readings.workers),
             "connections": dict(readings.connections),
             "memory": {
@@ -156,7 +174,10 @@ class Control:
         sort = request.query.get("sort", "waiting")
         if sort not in _SORTS:
             raise Problem(400, f"sort must be one of {', '.join(_SORTS)}")
-        limit = _number(request, "limit", 20, HOSTS_MAX)
+        return json_response({"sort": sort, "hosts": await self.hosts(sort, _number(request, "limit", 20, HOSTS_MAX))})
+
+    async def hosts(self, sort: str, limit: int) -> list[dict[str, Any]]:
+        """``waiting``, ``backoff`` or ``errors``: the first so many by that."""
         crawl, now = self.crawl, self.crawl.clock.now()
         benched = {view.host: view for view in crawl.frontier.bench.hosts()}
         waiting: dict[str, int] = dict(await crawl.pump.ask(crawl.store.longest, HOSTS_MAX))
@@ -182,20 +203,24 @@ class Control:
                     "busy": view.busy if view else None,
                 }
             )
-        return _json({"sort": sort, "hosts": hosts})
+        return hosts
 
     async def get_url(self, request: web.Request) -> web.Response:
         """What is known of one URL, and why it is where it is."""
-        url = self.canonical(request)
+        return json_response(await self.explained(request.query.get("url", ""), request.query.get("via")))
+
+    async def explained(self, given: str, via: str | None) -> dict[str, Any]:
+        """The same; Problem: it is no URL, or ``via`` is none."""
+        url = self.known_as(given)
         pump, store = self.crawl.pump, self.crawl.store
         try:
             explained = partial(explain, is_retired=self._is_retired)
-            explanation = await pump.ask(explained, self.root, store, request.query["url"], request.query.get("via"))
+            explanation = await pump.ask(explained, self.root, store, given, via)
         except FetchError as error:
             raise Problem(400, f"via is no URL: {error.reason}") from None
         if place := explanation.get("record", {}).get("row"):
             explanation["row"] = await asyncio.to_thread(row_at, self.root, Ref(**place))
-        return _json(explanation | self._prospects(url))
+        return explanation | self._prospects(url)
 
     def _is_retired(self, file: str) -> bool:
         """In the engine thread."""
@@ -225,27 +250,53 @@ class Control:
 
     async def get_memory(self, request: web.Request) -> web.Response:
         seconds = _number(request, "seconds", 0, 20)
-        return web.Response(text=await memory_report(self.readings(), trace_s=seconds))
+        return web.Response(text=await memory_report(self.vitals.readings(), trace_s=seconds))
 
     # -- commands ------------------------------------------------------------------------------------------------
 
-    async def post_pause(self, request: web.Request) -> web.Response:
+    def pause(self) -> None:
         self.crawl.frontier.pause(Pause.USER)
         logger.info("paused by the control API")
-        return _json(self.status())
 
-    async def post_resume(self, request: web.Request) -> web.Response:
+    def resume(self) -> None:
         self.crawl.frontier.resume(Pause.USER)
         logger.info("resumed by the control API")
-        return _json(self.status())
 
-    async def post_drain(self, request: web.Request) -> web.Response:
+    def drain(self) -> None:
         logger.info("drained by the control API")
         self.crawl.drain("control API")
-        return _json(self.status())
+
+    async def post_pause(self, request: web.Request) -> web.Response:
+        self.pause()
+        return json_response(self.status())
+
+    async def post_resume(self, request: web.Request) -> web.Response:
+        self.resume()
+        return json_response(self.status())
+
+    async def post_drain(self, request: web.Request) -> web.Response:
+        self.drain()
+        return json_response(self.status())
+
+    async def post_recrawl(self, request: web.Request) -> web.Response:
+        """Settled URLs become due again, slice by slice."""
+        outcomes = tuple(name for name in request.query.get("outcome", "").split(",") if name)
+        if unknown := [name for name in outcomes if name not in get_args(OutcomeName)]:
+            raise Problem(400, f"outcome: there is no such outcome as {', '.join(unknown)}")
+        try:
+            older_than_s, match = checked(request.query.get("older_than", "0"), request.query.get("match"))
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+        clock = self.crawl.clock
+        try:
+            await self.crawl.recrawler.order(RecrawlOrder(clock.now(), clock.wall() - older_than_s, outcomes, match))
+        except TooManyOrders:
+            raise Problem(409, f"{ORDERS_MAX} recrawls are ordered and not fulfilled yet: wait for them") from None
+        logger.info("recrawl ordered by the control API")
+        return json_response(self.status(), status=202)
 
     async def get_settings(self, request: web.Request) -> web.Response:
-        return _json(self.settings())
+        return json_response(self.changes.settings())
 
     async def patch_settings(self, request: web.Request) -> web.Response:
         """JSON merge patch (RFC 7396) of the settings that may change while it runs."""
@@ -257,12 +308,7 @@ class Control:
             raise Problem(400, f"not JSON: {error}") from None
         if not isinstance(changes, dict):
             raise Problem(400, "send an object of settings")
-        return _json(await self.change(changes))
-
-
-def _json(value: Mapping[str, Any]) -> web.Response:
-    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return json_response(await self.changes.patch(changes))
 
 
 def _number(request: web.Request, name: str, default: int, largest: int) -> int:
@@ -272,6 +318,18 @@ def _number(request: web.Request, name: str, default: int, largest: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= largest):
         raise Problem(400, f"{name} must be a whole number of at most {largest}")
     return int(text)
+
+
+def _asked(handler: Handler, *known: str) -> Handler:
+    """The same, asked with no other query parameters than these: a misspelt one would change what is meant."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if unknown := sorted(request.query.keys() - set(known)):
+            meant = did_you_mean(unknown[0], known, f"; known are {', '.join(known)}" if known else "")
+            raise Problem(400, f"there is no parameter {printable(unknown[0])[:80]} here{meant}")
+        return await handler(request)
+
+    return checked
 
 
 def _in_time(handler: Handler) -> Handler:

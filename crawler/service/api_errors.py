@@ -8,7 +8,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from aiohttp import hdrs, web
 
 from crawler.config.types import split_host_port
 from crawler.core.errors import ConfigError, StorageError
+from crawler.service import session
 from crawler.service.listener import Handler
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
@@ -42,14 +44,17 @@ class Problem(Exception):
         )
 
 
-def as_problem(listen: str, token: str | None) -> Any:
-    """The middleware before every handler: refuses who may not ask, and turns errors into problems."""
-    names = _own_names(listen)
+def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ()) -> Any:
+    """The middleware before every handler: refuses who may not ask, and turns errors into problems. ``server_names``: what a
+    proxy before this crawl may be called by."""
+    served = frozenset(name.lower() for name in server_names)
+    names = _own_names(listen) | served
 
     @web.middleware
     async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            _admit(request, token, names)
+            if (instead := _admit(request, token, names, served)) is not None:
+                return instead
             return await handler(request)
         except Problem as problem:
             return problem.response()
@@ -85,22 +90,37 @@ def _own_names(listen: str) -> frozenset[str]:
     return frozenset({"localhost", "127.0.0.1", "::1", host.lower()})
 
 
-def _admit(request: web.Request, token: str | None, names: frozenset[str]) -> None:
-    """Admit clients that know the token, or that are on this machine and not a web page in its browser."""
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" or not _same_origin(request):
+def _admit(request: web.Request, token: str | None, names: frozenset[str], served: frozenset[str]) -> web.Response | None:
+    """Admit clients that know the token, or that are on this machine and not a web page in its browser. A response: what a
+    person who has not given the token is shown."""
+    is_followed = (request.method, request.path, request.headers.get("Sec-Fetch-Mode")) == ("GET", "/", "navigate")
+    if (request.headers.get("Sec-Fetch-Site") == "cross-site" and not is_followed) or not _same_origin(request, served):
         raise Problem(403, "requests of other web sites are refused")
     if token is None:
         if not _is_own(request.host, names):  # DNS rebinding: another site's name that points here
-            raise Problem(403, f"ask for this crawler by its address; {request.host!r} is not it")
-    elif request.path not in OPEN:
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            raise Problem(401, "give the token as Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
+            raise Problem(403, f"ask for this crawler by its address, or by one of server_names; {request.host!r} is neither")
+    elif request.path not in OPEN | session.OPEN and not _knows(request, token):
+        if request.method == "GET" and request.path in ("/", "/why"):
+            return session.login_page()
+        raise Problem(401, "give the token as Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
+    return None
 
 
-def _same_origin(request: web.Request) -> bool:
+def _knows(request: web.Request, token: str) -> bool:
+    """Whether the client gives the token, or the browser has been given a session for it."""
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer":
+        return hmac.compare_digest(given.strip().encode(), token.encode())
+    return session.is_session(request.cookies.get(session.COOKIE, ""), token, time.time())
+
+
+def _same_origin(request: web.Request, served: frozenset[str]) -> bool:
+    """A proxy may ask by another name than the browser did: by one of ours."""
     origin = request.headers.get(hdrs.ORIGIN)
-    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    if origin is None:
+        return True
+    asked = urlsplit(origin).netloc.lower()
+    return asked == request.host.lower() or (bool(served) and _is_own(asked, served))
 
 
 def _is_own(host: str, names: frozenset[str]) -> bool:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+import orjson
 from aiohttp import web
 from msgspec import Struct
 
 from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Mark
+from crawler.core.model import KINDS, Known, Mark, OutcomeName
+from crawler.core.urls import host_key
 from crawler.crawl import Crawl
 from crawler.output.archive import is_gone, open_body
 from crawler.output.file_names import number_of
-from crawler.output.results import ROW_BYTES_MAX
+from crawler.output.results import ROW_BYTES_MAX, Row
 from crawler.service.api_errors import Problem
 
 ROWS_BYTES: Final = 1 << 20
@@ -57,10 +60,13 @@ class Follow:
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/results"""
+        wanted = wanted_rows(request.query)
         rows = await self._rows(_cursor(request.query.get("cursor", "0-0")), _wait(request))
         headers = {NEXT: f"{rows.number}-{rows.end}", "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
         response = web.StreamResponse(headers=headers)
-        left = response.content_length = rows.end - rows.offset
+        left = rows.end - rows.offset
+        if wanted is None:
+            response.content_length = left
         if rows.path is None:
             return web.Response(headers=headers)
         try:
@@ -76,7 +82,7 @@ class Follow:
                 left -= len(piece)
                 return piece
 
-            return await self._stream(request, response, read)
+            return await self._stream(request, response, read if wanted is None else partial(_some, read, wanted, bytearray()))
 
     async def get_body(self, url: str, request: web.Request) -> web.StreamResponse:
         """GET /v1/body"""
@@ -144,6 +150,52 @@ class Follow:
         finally:
             self._slots.release()
         return response
+
+
+def wanted_rows(query: Mapping[str, str]) -> Callable[[Row], bool] | None:
+    """Which rows a reader wants; None: all. Each filter is names with commas between them. Problem: there are none such."""
+    tests: list[Callable[[Row], bool]] = []
+    for name, (known, value_of) in _FILTERS.items():
+        if (text := query.get(name)) is None:
+            continue
+        names = frozenset(text.split(","))
+        if "" in names:
+            raise Problem(400, f"{name} must be names with commas between them")
+        if known and (unknown := sorted(names - known)):
+            raise Problem(400, f"there is no {name} {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if name == "status" and not all(each.isascii() and each.isdigit() for each in names):
+            raise Problem(400, "status must be HTTP statuses with commas between them")
+        tests.append(partial(_is_among, value_of, names))
+    return (lambda row: all(test(row) for test in tests)) if tests else None
+
+
+def _is_among(value_of: Callable[[Row], object], names: frozenset[str], row: Row) -> bool:
+    value = value_of(row)
+    return value is not None and str(value) in names
+
+
+_FILTERS: Final[Mapping[str, tuple[Set[str], Callable[[Row], object]]]] = {
+    "outcome": (frozenset(get_args(OutcomeName)), lambda row: row["outcome"]),
+    "reason": (frozenset(), lambda row: row["reason"]),
+    "kind": (frozenset(KINDS), lambda row: row["kind"]),
+    "status": (frozenset(), lambda row: row["status"]),
+    "tag": (frozenset(), lambda row: row["tag"]),
+    "host": (frozenset(), lambda row: host_key(row["canonical"]) if row["canonical"] else None),
+    "list": (frozenset(), lambda row: row["input"] and row["input"]["list"]),
+}
+FILTERS: Final = tuple(_FILTERS)
+
+
+def _some(read: Callable[[], bytes], is_wanted: Callable[[Row], bool], held: bytearray) -> bytes:
+    """The next rows that are wanted; nothing if there are no more. ``held`` is the beginning of a row. In a thread."""
+    while piece := read():
+        held += piece
+        end = held.rfind(b"\n") + 1
+        found = [line for line in bytes(held[:end]).splitlines(keepends=True) if is_wanted(orjson.loads(line))]
+        del held[:end]
+        if found:
+            return b"".join(found)
+    return b""
 
 
 def rows_behind(root: Path, marks: Mapping[str, Mark], cursor: tuple[int, int]) -> RowRange:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from crawler.core.model import Pause
 from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
-from crawler.crawl.status import Rates
+from crawler.crawl.status import Left, Rates, left
 
 STUCK_S: Final = 60.0
 """Longer than any commit takes, except where the crawl waits for the disk and says so."""
 SAMPLE_EVERY_S: Final = 1.0
+HISTORY_EVERY_S: Final = 2.0
+HISTORY_MAX: Final = 150
+"""Rates remembered, to be drawn: of five minutes."""
 
 
 @contextlib.asynccontextmanager
@@ -51,6 +55,8 @@ class Vitals:
     def __init__(self, crawl: Crawl) -> None:
         self._crawl = crawl
         self._rates = Rates()
+        self.history: deque[float] = deque(maxlen=HISTORY_MAX)
+        """Pages per second, every HISTORY_EVERY_S."""
         self.last_reload_successful: Callable[[], bool] = lambda: True
 
     def readings(self) -> Readings:
@@ -74,8 +80,9 @@ class Vitals:
                 "waiting": counts.waiting,
                 "retrying": counts.retrying,
                 "recrawl": counts.recrawl,
-                "done": counts.done,
+                "done": counts.done - counts.recrawl,
             },
+            changes=counts.changes,
             hosts={"resting": resting, "ready": ready, "out": out, "stored": max(0, counts.hosts - resting - ready - out)},
             refused=counts.refused,
             cache_events=self._cache_events(),
@@ -96,9 +103,19 @@ class Vitals:
 
     async def sampling(self) -> None:
         """Sample for ever."""
+        before, drawn_at = self._crawl.stats(), -HISTORY_EVERY_S
         while True:
-            self._rates.add(self._crawl.stats())
+            now = self._crawl.stats()
+            self._rates.add(now)
+            if now.at - drawn_at >= HISTORY_EVERY_S:
+                seconds = now.at - before.at
+                self.history.append(max(0, now.done - before.done) / seconds if seconds else 0.0)
+                before, drawn_at = now, now.at
             await asyncio.sleep(SAMPLE_EVERY_S)
+
+    def left(self) -> Left | None:
+        """How long the crawl goes on."""
+        return left(self._crawl.stats(), self._rates)
 
     def rates(self) -> tuple[float, float]:
         """URLs settled and body bytes received per second, of late."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from crawler.config.load import changed
 from crawler.config.render import IDENTITY, masked, write_effective
-from crawler.config.sections import RELOADABLE, Config
+from crawler.config.sections import RELOADABLE, Config, HostConfig
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl.crawl import Crawl
 
@@ -49,6 +49,26 @@ class Changes:
             await self._put(new)
         return self.settings()
 
+    async def exclude(self, expressions: Sequence[str], hosts: Sequence[str], *, undo: bool = False) -> dict[str, Any]:
+        """Visit no URL that one of these expressions matches, and nothing of these hosts; ``undo``: do so again. What is
+        excluded and blocked then. ConfigError: nothing was changed."""
+        async with self._one_at_a_time:
+            old = self._crawl.config
+            named = [HostConfig(match=host, block=True) for host in hosts]
+            if undo and (faults := _not_there(old, expressions, named)):
+                raise ConfigError(faults)
+            exclude = [each for each in old.exclude if each not in expressions]
+            tables = [table for table in old.host if table not in named]
+            if not undo:
+                exclude, tables = [*exclude, *expressions], [*named, *tables]
+            await self._put(changed(old, {"exclude": exclude, "host": tuple(tables)}))
+        return self.excluded()
+
+    def excluded(self) -> dict[str, Any]:
+        """The expressions that exclude, and the hosts that are blocked."""
+        config = self._crawl.config
+        return {"exclude": list(config.exclude), "blocked": [table.match for table in config.host if table.block]}
+
     async def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration again and take over what may change; what is wrong, or needs a restart, is logged."""
         async with self._one_at_a_time:
@@ -67,11 +87,18 @@ class Changes:
         keys = sorted(different(self._crawl.config, new))
         if keys:
             self._apply(new)
+            await self._crawl.excluded_are_out()
             try:
                 await asyncio.to_thread(write_effective, self._root, new)
             except StorageError as error:
                 logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
             logger.info("changed: %s", ", ".join(keys))
+
+
+def _not_there(config: Config, expressions: Sequence[str], blocks: Sequence[HostConfig]) -> list[str]:
+    """Why an exclusion cannot be undone."""
+    faults = [f"exclude: {each!r} is not excluded" for each in expressions if each not in config.exclude]
+    return faults + [f"block: {table.match} is not blocked by itself" for table in blocks if table not in config.host]
 
 
 def _when(key: str) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
+from crawler.crawl.status import Rates, status_fields
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.listener import open_listener
@@ -23,6 +24,8 @@ from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, status_liner, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
+
+STATUS_EVERY_S: Final = 60.0
 
 logger: Final = logging.getLogger(__name__)
 
@@ -83,12 +86,8 @@ def _control(crawl: Crawl, vitals: Vitals, changes: Changes) -> Control:
         crawl,
         Path(crawl.config.output or ""),
         registry=crawl.metrics.registry,
-        readings=vitals.readings,
-        rates=vitals.rates,
-        change=changes.patch,
-        settings=changes.settings,
-        alive=vitals.alive,
-        ready=vitals.ready,
+        vitals=vitals,
+        changes=changes,
     )
 
 
@@ -99,7 +98,17 @@ async def _run(tasks: asyncio.TaskGroup, crawl: Crawl, vitals: Vitals, notifier:
         await crawl.drains()
         notifier.stopping()
 
+    async def tell_the_status() -> None:
+        rates = Rates()
+        while True:
+            await asyncio.sleep(STATUS_EVERY_S / 2)
+            rates.add(crawl.stats())
+            await asyncio.sleep(STATUS_EVERY_S / 2)
+            rates.add(now := crawl.stats())
+            logger.info("status", extra=status_fields(now, rates))
+
     beside = [
+        tasks.create_task(tell_the_status(), name="status"),
         tasks.create_task(notifier.keep(vitals.alive, status_liner(crawl)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]

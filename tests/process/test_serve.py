@@ -164,7 +164,7 @@ def test_a_reload_tells_for_each_setting_what_it_takes(tmp_path):
     file = tmp_path / "crawler.toml"
     file.write_text("")
     with served(tmp_path / "d", "--config", str(file)) as daemon:
-        changed = {"archive": '"files"', "depth": "3", "scope": '"domain"', "include": '["x"]', "exclude": '["y"]'}
+        changed = {"archive": '"files"', "depth": "3", "scope": '"domain"'}
         changed |= {"drop_params": '["z"]', "sort_query": "true", "store": '"memory"', "workers": "7", "max_url": "99"}
         changed |= {"urls": '["http://a.test/"]'}
         file.write_text("".join(f"{key} = {value}\n" for key, value in changed.items()))
@@ -376,3 +376,42 @@ def test_no_descriptor_is_left_behind_by_clients_that_go(daemon):
     while descriptors() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert descriptors() <= before
+
+
+def test_exclusions_from_the_command_line(tmp_path):
+    with served(tmp_path / "d") as daemon:
+        where = ("--listen", daemon.listen)
+        assert command("exclude", "/trap/", "x[0-9]", *where).returncode == 0
+        assert command("exclude", "/trap/", "--undo", *where).returncode == 0
+        assert command("exclude", *where).stdout == "x[0-9]\n"
+        assert command("block", "*.test", *where).stderr == "crawler: blocked: *.test\n"
+        assert command("block", *where).stdout == "*.test\n"
+        refused = command("exclude", "(", *where)
+        assert (refused.returncode, "is not a regular expression" in refused.stderr) == (2, True)
+
+
+def test_the_log_tells_what_happens_in_fields(tmp_path, site):
+    """A pause and its end, a host that is given up, a file that is full; and nothing of it is a warning."""
+    with served(tmp_path / "d", "--log-format", "json", "--host-failures", "1", "--retries", "0") as daemon:
+        told = {}
+
+        def until(event):
+            for line in daemon.process.stderr:
+                found = json.loads(line)
+                told[found["event"]] = found
+                if found["event"] == event:
+                    return found
+
+        daemon.ask("POST", "/v1/pause")
+        daemon.ask("POST", "/v1/resume")
+        assert until("paused")["pause"] == "user"
+        assert until("resumed")["seconds"] >= 0
+        daemon.ask("POST", "/v1/seeds", b"http://127.0.0.9:1/")
+        given_up = until("host given up")
+        assert (given_up["host"], given_up["outcome"], given_up["level"]) == ("127.0.0.9:1", "connect_error", "info")
+        daemon.ask("POST", "/v1/seeds", good(site, 1)[0].encode())
+        while daemon.ask("GET", "/v1/status")["done"] < 2:
+            time.sleep(0.02)
+        daemon.ask("POST", "/v1/drain")
+        rolled = until("file rolled")
+        assert rolled["file"].startswith("warc/") and rolled["bytes"] > 0

@@ -60,12 +60,8 @@ async def daemon(root, **settings):
             crawl,
             root,
             registry=crawl.metrics.registry,
-            readings=vitals.readings,
-            rates=vitals.rates,
-            change=changes.patch,
-            settings=changes.settings,
-            alive=vitals.alive,
-            ready=vitals.ready,
+            vitals=vitals,
+            changes=changes,
         )
         async with open_listener(config.listen, control.application()) as port, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(crawl.run())

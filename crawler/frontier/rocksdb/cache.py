@@ -58,6 +58,10 @@ class GenerationCache(Generic[K, V]):
         for key in values.keys() & self._old.keys():
             del self._old[key]
 
+    def discard(self, key: K) -> None:
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
     def __setitem__(self, key: K, value: V) -> None:
         self._old.pop(key, None)
         if len(self._young) >= self._max and key not in self._young:

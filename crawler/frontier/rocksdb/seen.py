@@ -5,7 +5,7 @@ Nine links of ten are known, half of them the navigation links of their host: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -14,6 +14,10 @@ from crawler.frontier.admission import FRUITFUL
 from crawler.frontier.rocksdb.cache import GenerationCache
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import REVIVED, decode_page, decode_seen
+from crawler.frontier.selection import LOOKED_AT, Selection
+
+CHOSEN_MAX: Final = 1000
+"""Most links revived or forgotten in one transaction."""
 
 
 class Seen:
@@ -48,16 +52,35 @@ class Seen:
         """Those that were settled and may have had outlinks."""
         return {key for key, value in self._found("page", keys) if decode_page(value)[1].outcome in FRUITFUL}
 
-    def settled_with(self, outcomes: frozenset[str], start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
-        """URLs (key, flags, record) from the key ``start`` on that ended so and do not wait again. (robots.txt is asked for
-        when it is due.)"""
-        pages = ((key, *decode_page(value)) for key, value in self._database.scan("page", start=start))
-        wanted = (
-            (key, flags, known)
-            for key, flags, known in pages
-            if known.outcome in outcomes and not flags & REVIVED and known.link.kind != "robots"
-        )
-        return list(islice(wanted, limit))
+    def settled(self, which: Selection, after: bytes, prefix: bytes) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
+        """URLs (key, flags, record) behind the key ``after`` that are meant and do not wait again, and the last key looked at;
+        None if there are no more. Their keys begin with ``prefix``. (robots.txt is asked for when it is due.)"""
+        entries = self._database.scan("page", start=max(prefix, after + b"\0" if after else b""))
+        chosen: list[tuple[bytes, int, Known]] = []
+        for looked_at, (key, value) in enumerate(entries, 1):
+            if not key.startswith(prefix):
+                break
+            flags, known = decode_page(value)
+            if not flags & REVIVED and known.link.kind != "robots" and which.takes(known):
+                chosen.append((key, flags, known))
+            if looked_at == LOOKED_AT or len(chosen) == CHOSEN_MAX:
+                return chosen, key
+        return chosen, None
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """These are known no more."""
+        for key in keys:
+            self._recent.discard(key)
+
+    def slice(self, start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
+        """Settled URLs (key, flags, record) from the key ``start`` on."""
+        pages = islice(self._database.scan("page", start=start), limit)
+        return [(key, *decode_page(value)) for key, value in pages]
+
+    def pages(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, Known]]:
+        """(flags, record) of those that are settled and do not wait again."""
+        pages = {key: decode_page(value) for key, value in self._found("page", keys)}
+        return {key: page for key, page in pages.items() if not page[0] & REVIVED}
 
     def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
         """Different query strings so far, by the key of the URL before its question mark."""

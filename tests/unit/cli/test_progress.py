@@ -7,10 +7,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crawler.cli.progress import Progress, closing_table, mode
 from crawler.core.model import LongestHost, Snapshot
-from crawler.crawl.status import Eta, Rates, amount, duration, eta, status_line
+from crawler.crawl.status import Eta, Left, Rates, amount, duration, eta, left, status_line
 
 HUGE = LongestHost("example.org", 97_200, 1.0, 1)
 
@@ -61,20 +62,44 @@ def test_rates_keep_few_samples_however_often_they_come():
     assert rates.pages == pytest.approx(1000, rel=0.01)
 
 
-def test_the_line_says_done_known_rate_and_what_the_workers_wait_for():
+def test_the_line_says_what_failed_and_how_long_it_goes_on_before_all_else():
     rates = Rates()
-    rates.add(snap(0))
+    rates.add(snap(0, known=20_000))
     now = snap(10, done=2000, known=20_000, waiting=18_000, bytes=34_000_000, in_flight=64, waits_for="memory", retrying=3)
     rates.add(now)
-    expected = "2,000/20,000 URLs · 200/s · 3.4 MB/s · 64 in flight · 3 to retry · waits for memory · 1 min 30 s left"
+    expected = "1 min 30 s left · 2,000/20,000 URLs · 200/s · 3.4 MB/s · 64 in flight · 3 to retry · waits for memory"
     assert status_line(now, rates) == expected
+    failed = replace(now, outcomes={"ok": 1900, "timeout": 60, "http_error": 40, "robots_denied": 9})
+    assert status_line(failed, rates).startswith("100 failed · 1 min 30 s left · ")
+
+
+def test_while_links_are_found_the_time_left_is_a_least_one():
+    """More is known than a moment ago: what is said to be left now will not be all."""
+    rates = Rates()
+    rates.add(snap(0, known=100))
+    rates.add(snap(10, known=200, done=100))
+    now = snap(10, known=200, done=100, waiting=100)
+    assert left(now, rates) == Left(10.0, True, None)
+    for second in range(11, 60):
+        rates.add(snap(second, known=200, done=100 + second))
+    assert left(now, rates).at_least is False
+    assert left(replace(now, state="paused"), rates) is None
+    assert left(replace(now, waiting=0), rates) is None
+    assert left(now, Rates()) is None, "nothing is known of its speed"
+
+
+def test_who_presses_ctrl_c_is_told_what_a_second_time_does():
+    stream = Terminal()
+    with Progress("bar", stream) as progress:
+        progress.show(snap(0, state="draining", in_flight=3))
+    assert "Ctrl-C again ends at once" in stream.getvalue()
 
 
 def test_the_line_names_the_host_whose_politeness_rules():
     now = snap(0, known=97_200, waiting=97_200, longest_host=HUGE, waits_for="politeness")
-    assert status_line(now, Rates()).endswith(
-        "waits for politeness · 1 d 3 h left (example.org alone: 1 d 3 h at 1 s; if it is yours: --delay 0 --per-host 16)"
-    )
+    line = status_line(now, Rates())
+    assert line.startswith("1 d 3 h left · 0/97,200 URLs")
+    assert line.endswith("politeness (example.org alone: 1 d 3 h at 1 s; if it is yours: --delay 0 --per-host 16)")
 
 
 def test_the_line_says_when_more_may_come_and_when_it_does_not_run():
@@ -114,7 +139,8 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         done=12_345,
         known=12_345,
         bytes=5_000_000,
-        outcomes={"ok": 12_000, "timeout": 300, "blocked": 45, "dns_error": 0},
+        outcomes={"ok": 12_000, "timeout": 300, "http_error": 50, "blocked": 45, "dns_error": 0},
+        statuses={"404": 41, "503": 4},
         refused={"scope": 1_000},
         lines={"duplicate": 7, "invalid_url": 12},
         failing_hosts=tuple((f"h{n}.example", 100 - n) for n in range(12)),
@@ -123,9 +149,12 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
     assert table.splitlines() == [
         "12,345 of 12,345 URLs settled, 5 MB, 1 min 1 s this time",
         "stopped before the end (SIGINT): the same command continues",
-        "  ok       12,000",
-        "  timeout     300",
-        "  blocked      45",
+        "  ok              12,000",
+        "  timeout            300",
+        "  blocked             45",
+        "  http_error 404      41",
+        "  http_error           5",
+        "  http_error 503       4",
         "blocked: addresses of private networks are refused; to open a range: --allow-net CIDR",
         "lines of the lists that are no new URL",
         "  invalid_url  12",
@@ -134,7 +163,7 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         "  scope  1,000",
         "hosts with most failures",
         *(f"  h{n}.example  {100 - n:>3}" for n in range(10)),
-        "to list them: crawler results 'my out' --outcome timeout,blocked,invalid_url",
+        "to list them: crawler results 'my out' --outcome timeout,http_error,blocked,invalid_url",
     ]
 
 

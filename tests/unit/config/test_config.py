@@ -376,9 +376,12 @@ def test_the_schema_describes_every_setting():
 
 def test_only_what_a_crawl_was_begun_with_conflicts():
     old = render.identity(Config())
-    assert render.identity_conflicts(old, render.identity(Config(workers=1, delay=0, max_body=1, robots=False))) == []
-    said = render.identity_conflicts(old, render.identity(Config(depth=3, archive="files", include=("x",))))
-    assert [line.partition(":")[0] for line in said] == ["archive", "depth", "include"]
+    assert (
+        render.identity_conflicts(old, render.identity(Config(workers=1, delay=0, max_body=1, robots=False, exclude=("x",))))
+        == []
+    )
+    said = render.identity_conflicts(old, render.identity(Config(depth=3, archive="files", sort_query=True)))
+    assert [line.partition(":")[0] for line in said] == ["archive", "depth", "sort_query"]
     assert "begun with 0, now it is 3" in said[1]
 
 

@@ -1,0 +1,130 @@
+"""How far each list and each tag is: counted as a batch is committed, for at most NAMES_MAX of either. Pure.
+
+A line of a list is done when its own visit has ended, or that of the page its redirects lead to. What a tag is carried on to
+(the links of a page, redirects) counts under it as any other URL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from crawler.core.batch import EXPAND, KNOWN, NEW, Prepared, Settled, link_verdicts
+from crawler.core.model import EXPANDED, NOT_PAGES, Done, Dropped, Known, Link, Tag
+
+if TYPE_CHECKING:
+    from crawler.frontier.admission import Admission
+
+NAMES_MAX: Final = 1000
+"""Of lists, and of tags, told apart; all others are one together."""
+LIST: Final = "list:"
+TAG: Final = "tag:"
+
+
+class Tally(Struct, array_like=True):
+    """``known``: lines of a list, URLs of a tag; ``outcomes`` of those that are done."""
+
+    known: int = 0
+    outcomes: dict[str, int] = {}
+
+    @property
+    def done(self) -> int:
+        return sum(self.outcomes.values())
+
+    def end(self, outcome: str, by: int = 1) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + by
+        if not self.outcomes[outcome]:
+            del self.outcomes[outcome]
+
+
+class Progress:
+    """``kept`` are the tallies by their keys: ``list:NAME``, ``tag:`` and the tag as JSON, or either alone for all others."""
+
+    def __init__(self, kept: Mapping[str, Tally] = {}) -> None:
+        self._tallies = dict(kept)
+        self._counts = {kind: sum(key.startswith(kind) for key in kept) for kind in (LIST, TAG)}
+        self.touched: set[str] = set()
+        """Keys of what has changed since this was emptied."""
+
+    def of(self, kind: str) -> dict[str, Tally]:
+        """Of LIST or TAG: by name, or tag as JSON; "" is all others."""
+        return {key[len(kind) :]: tally for key, tally in self._tallies.items() if key.startswith(kind)}
+
+    def changed(self) -> dict[str, Tally]:
+        """By key: what is to be kept."""
+        changed = {key: self._tallies[key] for key in self.touched}
+        self.touched.clear()
+        return changed
+
+    def note(self, prepared: Prepared, admitted: Iterable[Admission]) -> None:
+        """A batch is committed."""
+        for entry in admitted:
+            if entry.tag is not None and entry.is_page and not entry.expand:
+                self._tally(TAG, _tagged(entry.tag)).known += len(entry.keys)
+        verdicts = link_verdicts(prepared)
+        for settled in prepared.batch.settled:
+            found = next(verdicts) if isinstance(settled.outcome, Done) else ((), b"")
+            link = settled.lease.link
+            if (link.tag is not None or link.input is not None) and link.kind not in EXPANDED and link.kind not in NOT_PAGES:
+                self._end(settled, *found)
+        for part in prepared.batch.admitted:
+            self._admit(part.links, next(verdicts)[1])
+            for named, _, _, tag in part.faults:
+                for tally in (self._tally(LIST, named.list), *(() if tag is None else (self._tally(TAG, _tagged(tag)),))):
+                    tally.known += 1
+                    tally.end("invalid_url")
+
+    def _admit(self, links: Sequence[Link], verdicts: bytes) -> None:
+        for link, verdict in zip(links, verdicts, strict=True):
+            if link.input is not None and link.kind == "seed":
+                tally = self._tally(LIST, link.input.list)
+                tally.known += 1
+                if verdict in (KNOWN, EXPAND):
+                    tally.end("skipped")
+
+    def _end(self, settled: Settled, found: Sequence[Link], verdicts: bytes) -> None:
+        """A visit has ended. A line ends with it, unless it was redirected to what is still to be visited."""
+        link, outcome = settled.lease.link, settled.outcome
+        if not isinstance(outcome, Done | Dropped):
+            return
+        if link.tag is not None:
+            self._tally(TAG, _tagged(link.tag)).end(outcome.outcome)
+        if link.input is None:
+            return
+        if outcome.outcome == "redirect" and found and verdicts[0] in (NEW, KNOWN, EXPAND):
+            is_again = settled.lease.known is not None and settled.lease.known.outcome == "redirect"
+            if verdicts[0] != NEW and not is_again:
+                self._tally(LIST, link.input.list).end("skipped")  # a duplicate stands for the line
+        else:
+            self._tally(LIST, link.input.list).end(outcome.outcome)
+
+    def undo(self, known: Known, *, forgotten: bool) -> None:
+        """A settled URL is to be visited once more, or known no more. A line that was redirected ended elsewhere."""
+        link = known.link
+        if link.kind in NOT_PAGES:
+            return
+        tallies = [self._tally(TAG, _tagged(link.tag))] if link.tag is not None else []
+        if link.input is not None and known.outcome != "redirect":
+            tallies.append(self._tally(LIST, link.input.list))
+        for tally in tallies:
+            if tally.outcomes.get(known.outcome):  # not of a directory begun by an earlier version
+                tally.end(known.outcome, -1)
+                tally.known -= forgotten
+
+    def _tally(self, kind: str, name: str) -> Tally:
+        key = kind + name
+        if key not in self._tallies:
+            if self._counts[kind] >= NAMES_MAX:
+                key = kind
+            if key not in self._tallies:
+                self._tallies[key] = Tally(0, {})
+                self._counts[kind] += 1
+        self.touched.add(key)
+        return self._tallies[key]
+
+
+def _tagged(tag: Tag) -> str:
+    return json.dumps(tag, ensure_ascii=False)

@@ -1,0 +1,44 @@
+"""Which settled URLs a person means: by URL, host, outcome and tag. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.core.model import Known, Tag
+from crawler.core.urls import host_key
+
+LOOKED_AT: Final = 2000
+"""Records that one step looks at: some hundredths of a second."""
+
+
+class Selection(Struct, frozen=True):
+    """What is not given does not matter. ``url`` is canonical, ``host`` a host key."""
+
+    url: str | None = None
+    host: str | None = None
+    outcomes: Set[str] = frozenset()
+    tag: Tag | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The only host whose URLs may be meant."""
+        return host_key(self.url) if self.url is not None else self.host
+
+    def takes(self, known: Known) -> bool:
+        link = known.link
+        if (self.url is not None and link.url != self.url) or (self.host is not None and link.host != self.host):
+            return False
+        if self.outcomes and known.outcome not in self.outcomes:
+            return False
+        return self.tag is None or link.tag == self.tag
+
+
+class Step(Struct):
+    """What a step over the records did: ``count`` URLs of ``hosts``. ``after`` goes to the next one; None: it was the last."""
+
+    count: int
+    hosts: frozenset[str]
+    after: bytes | None = None

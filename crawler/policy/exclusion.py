@@ -1,0 +1,63 @@
+"""What an operator wants visited no more: judged again for every link that waits, when it is claimed and when it is dealt.
+
+The law: a link that these rules refuse is not fetched, however long it has waited; nothing is searched for in the store, and
+nothing is computed where no setting asks for it. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from crawler.core.model import Link
+
+if TYPE_CHECKING:
+    from crawler.config.sections import Config
+
+Why = tuple[str, str]
+"""(outcome, reason)"""
+EXCLUDED: Final[Why] = ("skipped", "excluded")
+
+
+class Exclusion:
+    """``begun`` are the expressions that the crawl was begun with: what a person listed knowing them is visited all the same;
+    one that came later holds for what is listed as well. ``blocks(host)`` says whether a host is blocked."""
+
+    def __init__(self, config: Config, begun: Sequence[str], blocks: Callable[[str], bool]) -> None:
+        self._begun = frozenset(begun)
+        self._blocks = blocks
+        self.change(config)
+
+    def change(self, config: Config) -> bool:
+        """From now on these settings; whether anything is excluded that may not have been before."""
+        before = getattr(self, "_settings", None)
+        self._settings = (config.include, config.exclude, tuple((table.match, table.block) for table in config.host))
+        self._exclude = [(re.compile(pattern).search, pattern in self._begun) for pattern in config.exclude]
+        self._include = [re.compile(pattern).search for pattern in config.include]
+        self._any_blocked = any(table.block for table in config.host)
+        self.is_set = bool(self._exclude or self._include or self._any_blocked)
+        """Whether there is anything to refuse by."""
+        return self.is_set and self._settings != before
+
+    def blocks(self, host: str) -> bool:
+        """Whether nothing at all of this host is to be visited."""
+        return self._any_blocked and self._blocks(host)
+
+    def refuses(self, link: Link) -> Why | None:
+        """(outcome, reason) of a link that is wanted no more. Three cases: 1. nothing of a blocked host is; 2. nothing that an
+        expression excludes, but for robots.txt, which is no page, and for lines listed under that very expression; 3. of what
+        pages link to, nothing that no expression includes."""
+        if not self.is_set:
+            return None
+        if self.blocks(link.host):
+            return EXCLUDED
+        kind, url = link.kind, link.url
+        if kind == "robots":
+            return None
+        if any(search(url) and not (is_begun and kind == "seed") for search, is_begun in self._exclude):
+            return EXCLUDED
+        is_found = kind == "link" or (kind == "redirect" and link.anchor is not None)
+        if is_found and self._include and not any(search(url) for search in self._include):
+            return EXCLUDED
+        return None
