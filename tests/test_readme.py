@@ -163,6 +163,7 @@ def test_commands_and_flags_of_the_readme_exist_and_every_command_is_shown():
         "match",
         "older-than",
         "html",
+        "incomplete",
         "to",
         "status",
         "since",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
+from msgspec.structs import asdict
 
 from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.output import say, write
@@ -121,6 +122,8 @@ def _results(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Itera
     from crawler.output.results import body_ref
 
     rows = _rows(reader, wanted, namespace)
+    if namespace.format in ("pages", "wacz") and not namespace.final:  # a page not modified has its line already
+        rows = (row for row in rows if row["status"] != 304)
     return (Result(row, reader.body) for row in rows if body_ref(row) is not None)
 
 
@@ -178,18 +181,24 @@ def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
 def summary(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "summary",
-        "summary DIR [--html FILE] [--json]",
+        "summary DIR [--html FILE] [--json] [--incomplete]",
         "Shows what a crawl has brought so far: outcomes by status, types, hosts, sizes and durations, and which pages lack "
         "something that they need (--requisites).\n\nexamples:\n"
         "  crawler summary out/\n"
         "  crawler summary out/ --html out.html     the same as one page with plots, readable without a network\n"
-        "  crawler summary out/ --json | jq .incomplete_pages",
+        "  crawler summary out/ --incomplete        every page that lacks something, as JSON lines: its URL and what it lacks",
     )
     add_directory(parser)
     parser.add_argument("--html", metavar="FILE", help="write it as one self-contained page")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--incomplete", action="store_true", help="the pages that lack something, read again one by one")
     namespace = parser.parse(arguments)
     with open_reader(namespace.directory) as reader:
+        if namespace.incomplete:
+            from crawler.crawl.incomplete import incomplete_pages
+
+            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in incomplete_pages(reader))
+            return Exit.OK
         summed = reader.summary()
     if namespace.html:
         from crawler.output.summary_page import page

@@ -90,7 +90,7 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
             cursor = behind
 
     try:
-        write(_as_text(rows(), namespace.format))
+        write(_as_text(rows(), namespace.format, is_begun=cursor != "0-0"))
     except KeyboardInterrupt:
         pass
     finally:
@@ -98,11 +98,12 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
     return Exit.OK
 
 
-def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
+def _as_text(rows: Iterable[Row], form: str, *, is_begun: bool = False) -> Iterator[bytes]:
+    """``is_begun``: earlier rows are printed already, with the header of a table."""
     if form == "csv":
         from crawler.output.final_rows import csv_lines
 
-        return (line.encode() for line in csv_lines(rows))
+        return (line.encode() for line in csv_lines(rows, with_header=not is_begun))
     return (json_text(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)) for row in rows)
 
 

@@ -303,7 +303,8 @@ class MemoryStore:
             self._looked_at = list(self._pages)
         start = int.from_bytes(order.start, "big")
         keys = self._looked_at[start : start + pages]
-        chosen = [key for key in keys if key not in self._revived and order.chooses(self._pages[key])]
+        settled = [key for key in keys if key in self._pages and key not in self._revived]  # some may have been removed since
+        chosen = [key for key in settled if order.chooses(self._pages[key])]
         if order.every:
             for key in chosen:
                 self._pages[key] = page = order.scheduled(self._pages[key])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -122,31 +123,30 @@ COLUMNS: Final = {
 """Fields that are objects, and what becomes of them in a table: ``input_list``, ``input_line``, ..."""
 
 
-def csv_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """A header line and one line per row (RFC 4180, but for the line ends). Text that a spreadsheet would take for a formula
-    gets an apostrophe, control characters are question marks: the rows themselves are as they came."""
+def csv_lines(rows: Iterable[Row], *, with_header: bool = True) -> Iterator[str]:
+    """A header line, unless what these are appended to has one, and a line per row (RFC 4180, but for the line ends). Text that a
+    spreadsheet would take for a formula gets an apostrophe, control characters are question marks: the rows themselves are as
+    they came."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = [f"{name}_{part}" if part else name for name in FIELDS for part in COLUMNS.get(name, ("",))]
-    for cells in _chain(names, rows):
+    for cells in chain([names] if with_header else (), map(_cells, rows)):
         writer.writerow(cells)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
 
 
-def _chain(names: list[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
-    yield names
-    for row in rows:
-        cells: list[Any] = []
-        for name in FIELDS:
-            parts = COLUMNS.get(name)
-            if parts is None:
-                cells.append(_cell(row.get(name)))
-            else:
-                whole = row.get(name) or {}
-                cells += [_cell(whole.get(part)) for part in parts]
-        yield cells
+def _cells(row: Row) -> list[Any]:
+    cells: list[Any] = []
+    for name in FIELDS:
+        parts = COLUMNS.get(name)
+        if parts is None:
+            cells.append(_cell(row.get(name)))
+        else:
+            whole = row.get(name) or {}
+            cells += [_cell(whole.get(part)) for part in parts]
+    return cells
 
 
 def _cell(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The pages of a crawl as a list for people and readers: ``pages.jsonl`` of WACZ 1.1.1 (https://specs.webrecorder.net/wacz/1.1.1/).
 
-Invariant: one line per page that was fetched whole or in part, in the order in which they were; a page not modified since has
-the line of the visit that brought it.
+Invariant: one line per page that was fetched whole or in part, in the order in which they were.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def page_lines(results: Iterable[Result], read_title: ReadTitle) -> Iterator[byt
     yield orjson.dumps(HEADER, option=orjson.OPT_APPEND_NEWLINE)
     for result in results:
         row = result.row
-        if row["mime"] not in HTML or row["status"] == 304 or body_ref(row) is None:
+        if row["mime"] not in HTML or body_ref(row) is None:
             continue
         page = {"id": _id(row["canonical"], row["fetched_at"]), "url": row["canonical"], "ts": row["fetched_at"]}
         title = _title(result, read_title)

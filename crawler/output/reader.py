@@ -101,6 +101,14 @@ class CrawlReader:
         no URL."""
         return self._store.lookup(urls.canonical(url))
 
+    def known(self, url: str) -> Known | str | None:
+        """As ``lookup``, of a canonical URL."""
+        return self._store.lookup(url)
+
+    def open_body(self, row: Row) -> BinaryIO:
+        """The decoded body of a row. LookupError: none was kept, or it is kept no longer."""
+        return Result(row, self.body).open()
+
     def budgets(self, url: str) -> tuple[int, int]:
         """Links admitted for a canonical URL's host, different query strings for its path."""
         return self._store.budgets(url)

@@ -66,6 +66,13 @@ class Results:
         line = _line(row)
         return Ref(self._key(), self._file.append(line), len(line))
 
+    def row(self, ref: Ref) -> Row | None:
+        """One that was committed; None if it cannot be read any more."""
+        try:
+            return row_at(self._root, ref)
+        except StorageError:
+            return None
+
     def sync(self) -> dict[str, Mark]:
         """Make all rows durable; the mark of the file if it changed. A full file is marked ``closed``."""
         if self._file is None or not self._changed:

@@ -28,12 +28,14 @@ def crawled(tmp_path_factory):
             "/old": redirect("/"),
             "/text": Answer(body=b"text", mime="text/plain"),
             "/latin": Answer(body=b"<title>\xe9</title>", mime="text/html; charset=latin1"),
+            "/tagged": Answer(
+                body="<title>\u00fc".encode("latin1"), mime="text/html; charset=latin1", headers=(("ETag", '"1"'),)
+            ),
             "/i.png": Answer(body=b"\x89PNG", mime="image/png"),
         }
         web.hosts = {HOST: pages, FAR: {"/err": Answer(500)}}
-        lines = [
-            {"url": web.url(HOST, path), "tag": tag} for path, tag in (("/", "a"), ("/old", 7), ("/text", "b"), ("/latin", "a"))
-        ]
+        tags = {"/": "a", "/old": 7, "/text": "b", "/latin": "a", "/tagged": "c"}
+        lines = [{"url": web.url(HOST, path), "tag": tag} for path, tag in tags.items()]
         lines.append({"url": web.url(FAR, "/err"), "tag": "b"})
         (root / "list").write_bytes(b"\n".join(map(orjson.dumps, lines)))
         run = ("run", "-i", str(root / "list"), "--requisites", "-o", str(root / "out"), *LOCAL, "--retries", "0")
@@ -55,16 +57,19 @@ def paths(crawled, *arguments: str) -> list[str]:
 
 
 def test_filters_choose_what_is_exported(crawled):
-    assert paths(crawled) == sorted(["/", "/latin", "/text"] * 2)
-    assert paths(crawled, "--final") == ["/", "/", "/latin", "/text"], "one for each line"
+    assert paths(crawled) == sorted(["/", "/latin", "/tagged", "/text"] * 2)
+    assert paths(crawled, "--final") == ["/", "/", "/latin", "/tagged", "/text"], "one for each line"
     assert paths(crawled, "--tag", "a", "--change", "new") == ["/", "/latin"]
     assert paths(crawled, "--mime", "text/plain", "--final") == ["/text"]
     assert paths(crawled, "--kind", "embed", "--change", "new") == ["/i.png"]
     assert len(paths(crawled, "--outcome", "redirect", "--status", "3xx")) == 2
     assert paths(crawled, "--status", "404,500") == []
     assert len(paths(crawled, "--outcome", "http_error", "--status", "500")) == 2
-    assert len(paths(crawled, "--since", "1h")) == 6 and paths(crawled, "--since", "2999-01-01") == []
+    assert len(paths(crawled, "--since", "1h")) == 8 and paths(crawled, "--since", "2999-01-01") == []
     assert {row["text"] for row in exported(crawled, "--mime", "text/plain", "--change", "changed")} == {"other"}
+    [tagged] = exported(crawled, "--tag", "c", "--final", "--mime", "text/html")
+    assert tagged["status"] == 304 and tagged["text"] == "<title>ü", "it is still of the type it was"
+    assert len(exported(crawled, "--format", "pages")) == 6
     for wrong in (("--status", "abc"), ("--since", "soon"), ("--change", "old"), ("--format", "wacz"), ("--to", "x")):
         assert command("export", str(crawled[0]), *wrong).returncode == 2
 
@@ -72,7 +77,7 @@ def test_filters_choose_what_is_exported(crawled):
 def test_a_table_has_one_header_whatever_is_in_it(crawled):
     text = command("results", str(crawled[0]), "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert len(rows) == 16 and sum(line.startswith("url,") for line in text.splitlines()) == 1
+    assert len(rows) == 18 and sum(line.startswith("url,") for line in text.splitlines()) == 1
     assert [row["change"] for row in rows if row["canonical"].endswith("/text")] == ["new", "changed"]
 
 
@@ -80,8 +85,8 @@ def test_the_pages_are_told_with_their_titles(crawled):
     header, *pages = exported(crawled, "--format", "pages", "--final")
     assert header["format"] == "json-pages-1.0"
     titles = {page["url"].removeprefix(crawled[1]): page["title"] for page in pages}
-    assert titles == {"/": "One & <b>only", "/latin": "é"}
-    assert len({page["id"] for page in pages}) == 2 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
+    assert titles == {"/": "One & <b>only", "/latin": "é", "/tagged": "ü"}, "the last was not modified"
+    assert len({page["id"] for page in pages}) == 3 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
 
 
 def test_the_archive_in_one_file_is_valid_and_every_record_is_found_in_it(crawled, tmp_path):
@@ -93,7 +98,7 @@ def test_the_archive_in_one_file_is_valid_and_every_record_is_found_in_it(crawle
         blocks = wacz.read("indexes/index.cdx.gz")
         places = [json.loads(head[head.index("{") :]) for head in heads[1:]]
         lines = b"".join(zlib.decompress(blocks[at["offset"] :][: at["length"]], 31) for at in places).splitlines()
-        assert lines == sorted(lines) and len(lines) == 14
+        assert lines == sorted(lines) and len(lines) == 16
         for line in lines:
             place = json.loads(line[line.index(b"{") :])
             with wacz.open(f"archive/{place['filename']}") as archive:
@@ -132,7 +137,7 @@ def test_rows_are_queried_by_others(crawled, tmp_path):
     assert command("export", str(crawled[0]), "--format", "parquet", "--to", str(file), "--kind", "all").returncode == 0
     found = duckdb.sql(f"select kind, change, count(*) from '{file}' group by all order by all").fetchall()
     assert {(kind, change): count for kind, change, count in found}["recrawl", "changed"] == 1
-    assert sum(count for *_, count in found) == 16
+    assert sum(count for *_, count in found) == 18
     asked = f"select fetch_status, url_host_name, tag, epoch(fetch_time) from '{file}' where fetch_status = 500 limit 1"
     [row] = duckdb.sql(asked).fetchall()
     assert row[:3] == (500, FAR, "b") and row[3] > 1.7e9
@@ -141,11 +146,11 @@ def test_rows_are_queried_by_others(crawled, tmp_path):
 def test_the_summary_counts_the_last_visit_of_each_url(crawled, tmp_path):
     out = str(crawled[0])
     counts = orjson.loads(command("summary", out, "--json").stdout)
-    assert counts["outcomes"] == {"ok": 3, "redirect": 1, "http_error": 1} and counts["kinds"] == {"recrawl": 5, "embed": 2}
-    assert counts["changes"] == {"unchanged": 3, "changed": 1}
+    assert counts["outcomes"] == {"ok": 4, "redirect": 1, "http_error": 1} and counts["kinds"] == {"recrawl": 6, "embed": 2}
+    assert counts["changes"] == {"unchanged": 4, "changed": 1}
     assert counts["incomplete_pages"] == {f"{crawled[1]}/": 1}
     text = command("summary", out).stdout
-    assert text.startswith("5 pages (besides: 2 embed)") and "pages that lack" in text
+    assert text.startswith("6 pages (besides: 2 embed)") and "pages that lack" in text
     page = tmp_path / "page.html"
     assert command("summary", out, "--html", str(page)).returncode == 0
     html = page.read_text()

@@ -116,3 +116,24 @@ def test_a_list_without_depth_has_its_requisites(tmp_path):
         assert command("run", web.url(HOST, "/two"), *settings, "--max-pages", "1").returncode == 5
         assert command("run", *settings).returncode == 0, "what a page needs does not count among the pages"
         assert set(web.asked(HOST)) == {"/two", "/deep.png", "/both.html", "/nest1.css", "/nest2.css", "/nest1.png", "/nest2.png"}
+
+
+def test_every_page_that_lacks_something_is_named(tmp_path):
+    """Also where another page was the first to need it, or a style sheet does."""
+    with Web().running() as web:
+        css_of_all = css("a{background:url(lost.png)} b{background:url(there.png)}")
+        sheet = "<link rel=stylesheet href=/all.css>"
+        pages = {"/": html(f"{sheet}<a href=/one><a href=/two><a href=/whole>"), "/one": html(f"{sheet}<img src=/gone.png>")}
+        pages |= {
+            "/two": html("<img src=/gone.png><img src=/moved.png>"),
+            "/whole": html("<img src=/there.png><img src=/moved.png>"),
+        }
+        pages |= {"/all.css": css_of_all, "/there.png": image(), "/moved.png": redirect("/there.png")}
+        web.hosts = {HOST: pages}
+        assert command("run", web.url(HOST), "--depth", "1", "--requisites", "-o", str(tmp_path), *LOCAL).returncode == 0
+        lost, gone = web.url(HOST, "/lost.png"), web.url(HOST, "/gone.png")
+        found = {
+            page["url"]: page["missing"]
+            for page in map(orjson.loads, command("summary", str(tmp_path), "--incomplete").stdout.splitlines())
+        }
+    assert found == {web.url(HOST): [lost], web.url(HOST, "/one"): [gone, lost], web.url(HOST, "/two"): [gone]}

@@ -14,6 +14,7 @@ from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.recrawl import RecrawlOrder
+from crawler.frontier.selection import Selection
 from crawler.frontier.store import Limits
 from crawler.frontier.suspects import CRASHED, ROBOTS_SUSPECTS_MAX, robots_key
 
@@ -761,6 +762,24 @@ def test_what_is_ordered_becomes_due_again_slice_by_slice(driver: Driver) -> Non
     driver.commit((), [(lease, done()) for lease in [again, *leases[1:]]])
     counts = driver.store.stats()
     assert (counts.known, counts.waiting, counts.done, counts.changes) == (25, 0, 25, {"changed": 25})
+
+
+def test_what_is_removed_meanwhile_does_not_come_back(coming_back: Driver) -> None:
+    driver = coming_back
+    driver.commit([link(f"a/{i}") for i in range(6)])
+    at = driver.now + 50
+    settle_all(driver, due=at)
+    order(driver)
+    before = driver.store.fulfil(2)
+    every = [f"a/{i}" for i in range(6)]
+    removed = [name for name in every if driver.store.remove_some(Selection(url=link(name).url)).count][:4]
+    after = sum(iter(lambda: driver.store.fulfil(2), None))
+    known = {name for name in every if driver.store.lookup(link(name).url) is not None}
+    assert (before, after, len(removed), len(known)) == (2, 0, 4, 2), "those that wait already cannot be removed"
+    driver.now = at + REST
+    assert sorted(settle_all(driver)) == sorted(known)
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.recrawl, counts.done) == (len(known), 0, 0, len(known))
 
 
 def test_only_what_is_meant_becomes_due(driver: Driver) -> None:
