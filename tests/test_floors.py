@@ -36,6 +36,9 @@ PURE = [
 ]
 """Files that decide, or read a document, without a loop, a socket, a store or a process."""
 
+BEHIND = {"frontier": {"memory", "rocksdb"}, "output/archive": {"warc", "files", "discard"}}
+"""Implementations behind a seam, by the folder that has it."""
+
 IMPURE_MODULES = {"asyncio", "aiohttp", "aiodns", "rocksdict", "multiprocessing", "subprocess"}
 
 ENTRIES_MAX = 13
@@ -72,6 +75,14 @@ def folders_imported(path: Path) -> set[str]:
     return {name[1] for name in names if name[0] == "crawler"}
 
 
+def exports(path: Path) -> set[str]:
+    """The names of ``__all__``."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_strictly_down(path):
     own = path.relative_to(PACKAGE).parts[0]
@@ -98,6 +109,31 @@ def test_only_the_archive_knows_its_kinds(path):
     if not name_of(path).startswith("output/archive/"):
         texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
         assert not [text for text in texts if isinstance(text, str) and text.startswith(("warc/", "files/"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_what_is_behind_a_seam_is_known_to_its_own_folder_only(path):
+    """Stores and archives are used through their Protocol and opened by their table."""
+    folder = name_of(path.parent)
+    for name in imports(ast.parse(path.read_text())):
+        for seam, hidden in BEHIND.items():
+            module = name.removeprefix(f"crawler.{seam.replace('/', '.')}.").partition(".")[0]
+            if name.startswith(f"crawler.{seam.replace('/', '.')}.") and module in hidden:
+                assert folder.startswith(seam), f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=name_of)
+def test_a_file_imports_its_siblings_and_never_its_own_package(path):
+    package = path.parent.relative_to(PACKAGE.parent).as_posix().replace("/", ".")
+    there = {entry.stem for entry in path.parent.iterdir()}
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith(f"{package}."):
+            assert name.removeprefix(f"{package}.").partition(".")[0] in there, f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=name_of)
+def test_no_package_exports_a_name_that_one_of_its_files_bears(path):
+    assert not exports(path) & {file.stem for file in path.parent.glob("*.py")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

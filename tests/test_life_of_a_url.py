@@ -43,7 +43,7 @@ async def test_the_life_of_a_url(tmp_path):
             assert lease.link == link and frontier.out_count == 1
 
             # visited: fetched, read and judged, and nothing is written yet
-            outcome = await crawl.visit(lease)
+            outcome = await crawl.visit(lease, crawl.memory.budget.visit())
             assert isinstance(outcome, Done) and (outcome.outcome, outcome.page.status) == ("ok", 200)
             assert [found.url for found in outcome.block.links()] == [web.url("127.0.0.1", "/next")]
             assert store.lookup(seed) == "waiting"

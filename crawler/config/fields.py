@@ -101,7 +101,7 @@ def shape_of(annotation: Any) -> Shape:
     return Shape(annotation, (), False)
 
 
-class Fault(NamedTuple):
+class SettingFault(NamedTuple):
     """What is wrong with a value. ``path`` leads to it: its key, and below that numbers of items and keys. ``value`` is None
     where it must not be repeated."""
 
@@ -137,22 +137,22 @@ class Section:
         self.__dict__.update(good)
 
     @classmethod
-    def read(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    def read(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[SettingFault]]:
         """Those values that can be meant, in their final form, and what is wrong with the others."""
         good: dict[str, Any] = {}
-        faults: list[Fault] = []
+        faults: list[SettingFault] = []
         for key, field in cls.fields.items():
             if key not in values:
                 if field.is_required:
-                    faults.append(Fault((key,), None, "is missing"))
+                    faults.append(SettingFault((key,), None, "is missing"))
                 continue
-            found: list[Fault] = []
+            found: list[SettingFault] = []
             read = _read(field.annotation, values[key], (key,), found)
             if not found:
                 good[key] = read
             faults += [fault._replace(value=None) for fault in found] if field.secret else found
         unknown = [key for key in values if key not in cls.fields]
-        faults += [Fault((key,), None, "there is no such setting", is_unknown=True) for key in unknown]
+        faults += [SettingFault((key,), None, "there is no such setting", is_unknown=True) for key in unknown]
         return good, faults
 
     def given(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Section:
         return f"{type(self).__name__}({', '.join(told)})"
 
 
-def _read(annotation: Any, value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> Any:
+def _read(annotation: Any, value: Any, path: tuple[str | int, ...], faults: list[SettingFault]) -> Any:
     """The value as the type has it; what is wrong with it is added to ``faults``."""
     base, checks, is_optional = shape_of(annotation)
     if value is None and is_optional:
@@ -199,11 +199,11 @@ def _read(annotation: Any, value: Any, path: tuple[str | int, ...], faults: list
                 if not check.unit:
                     read = check.read(read)
     except ValueError as error:
-        faults.append(Fault(path, value, str(error)))
+        faults.append(SettingFault(path, value, str(error)))
     return read
 
 
-def _typed(base: Any, value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> Any:
+def _typed(base: Any, value: Any, path: tuple[str | int, ...], faults: list[SettingFault]) -> Any:
     origin = get_origin(base)
     if origin is Literal:
         return _choice(get_args(base), value)
@@ -221,7 +221,7 @@ def _typed(base: Any, value: Any, path: tuple[str | int, ...], faults: list[Faul
     return _table(base, value, path, faults)
 
 
-def _table(section: type[Section], value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> Any:
+def _table(section: type[Section], value: Any, path: tuple[str | int, ...], faults: list[SettingFault]) -> Any:
     if isinstance(value, section):
         return value
     if not isinstance(value, dict):

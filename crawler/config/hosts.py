@@ -15,18 +15,14 @@ class HostRules:
     """Per host key: delay, per_host and whether robots.txt is obeyed."""
 
     def __init__(self, config: PolitenessConfig) -> None:
-        self._config = config
-        self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
+        self.change(config)
 
     def change(self, config: PolitenessConfig) -> None:
         """From now on these rules."""
         self._config = config
         self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
-
-    @property
-    def factor(self) -> float:
-        """A rest is at least so many times as long as the answer took to begin."""
-        return self._config.factor
+        self.factor = config.factor
+        """A rest is at least so many times as long as the response took to begin."""
 
     def table(self, host: str) -> HostConfig | None:
         """The ``[[host]]`` table for a host key, None if there is none."""
@@ -34,15 +30,15 @@ class HostRules:
 
     def delay(self, host: str) -> float:
         """Rest after a visit, seconds."""
-        table = self.table(host)
+        table = self._table(host) if self._table is not None else None
         return self._config.delay if table is None or table.delay is None else table.delay
 
     def per_host(self, host: str) -> int:
-        table = self.table(host)
+        table = self._table(host) if self._table is not None else None
         return self._config.per_host if table is None or table.per_host is None else table.per_host
 
     def obeys_robots(self, host: str) -> bool:
-        table = self.table(host)
+        table = self._table(host) if self._table is not None else None
         return self._config.robots if table is None or table.robots is None else table.robots
 
     def blocks(self, host: str) -> bool:

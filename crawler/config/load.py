@@ -1,7 +1,7 @@
-"""How a Config comes to be: flag > environment > file > default, every fault found told at once.
+"""Loading a Config: flag > environment > file > default. All faults are reported at once.
 
-The law: nothing the operator wrote is ignored. A key that does not exist, a value that cannot be meant and two settings
-that contradict each other are all faults, each one sentence that names where it stands and what to write instead.
+Nothing the operator wrote is ignored: an unknown key, a value that cannot be used and two settings that contradict each other
+are faults. Each is one sentence that names where it stands and what to write instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from crawler.config.fields import Fault
+from crawler.config.fields import SettingFault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
 from crawler.config.types import MASKED, split_host_port
 from crawler.core.errors import ConfigError
@@ -198,7 +198,7 @@ def _is_masked(key: str, value: Any) -> bool:
     return key in SECRET_FILES or (key == "urls" and any(f"{MASKED}@" in str(url) for url in value))
 
 
-def _sentence(fault: Fault, given: _Given) -> str:
+def _sentence(fault: SettingFault, given: _Given) -> str:
     """``where value: what to write``."""
     key, *inner = fault.path
     where = given.origins[str(key)]

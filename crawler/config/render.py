@@ -1,6 +1,6 @@
 """The configuration as text: TOML with comments, the JSON schema, ``crawl.toml`` in the crawl's directory, its identity.
 
-The law: what is written here says exactly what the Config says when it is read again, except that secrets are ``***``.
+Invariant: reading what was written here gives an equal Config, except that secrets are ``***``.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class FetchConfig(Section):
     bandwidth: Bytes = Field(0, description="bytes per second over the whole crawl; 0 = no limit", reloadable=True)
     timeout: Deadline = Field(600.0, description="one attempt in all", reloadable=True)
     connect_timeout: Deadline = Field(10.0, description="name lookup, connect and TLS handshake", reloadable=True)
-    first_byte_timeout: Deadline = Field(30.0, description="request sent until the answer begins", reloadable=True)
+    first_byte_timeout: Deadline = Field(30.0, description="request sent until the response begins", reloadable=True)
     read_timeout: Deadline = Field(20.0, description="silence within a body", reloadable=True)
     min_rate: Bytes = Field(
         1024, description="slowest body, bytes per second, after min_rate_grace; 0 = no limit", reloadable=True
@@ -128,12 +128,12 @@ class FetchConfig(Section):
     max_sitemap: Annotated[int, bounds(ge=1024, le=50 << 20), AsSize] = Field(
         50 << 20, description="as much of a sitemap as is read, as sent and as decoded"
     )
-    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest line of an answer's head")
-    max_headers: Positive = Field(256, description="header lines of an answer")
+    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest line of a response's head")
+    max_headers: Positive = Field(256, description="header lines of a response")
     max_head: Annotated[int, bounds(ge=1024), AsSize] = Field(
-        256 << 10, description="all heads of an answer, interim (1xx) ones too"
+        256 << 10, description="all heads of a response, interim (1xx) ones too"
     )
-    max_interim: Count = Field(8, description="interim (1xx) answers before the answer")
+    max_interim: Count = Field(8, description="interim (1xx) responses before the response")
     accept_mime: tuple[MimeRange, ...] = Field(
         (), description="keep only bodies of these types, such as text/html or image/*", reloadable=True
     )

@@ -1,7 +1,7 @@
-"""What one setting may look like: the types of the configuration's fields. Pure.
+"""The types of the configuration's fields. Pure.
 
-The law: a check either returns the value in its one canonical form or raises ValueError with a sentence that tells the
-operator what to write instead; ``settings`` prints that sentence as it is.
+Each check returns the value in its one canonical form, or raises ValueError with a sentence that tells the operator what to
+write instead; ``config.load`` prints that sentence as it is.
 """
 
 from __future__ import annotations

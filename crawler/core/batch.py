@@ -23,7 +23,7 @@ class HostRest(Struct, frozen=True, gc=False):
     down: tuple[str, str] | None = None
     busy: int = 0
     """Times in a row it asked us to slow down (429, 503)."""
-    has_answered: bool = False
+    has_responded: bool = False
     """It took a request at any time of this crawl."""
 
 
@@ -90,7 +90,7 @@ KNOWN, NEW, EXPAND, HOST_BUDGET, QUERY_EXPLOSION = Verdict
 
 
 class Prepared(Struct):
-    """The store's answer to a batch, before anything is written. Only the latest one may be committed, once.
+    """The store's verdict on a batch, before anything is written. Only the latest one may be committed, once.
 
     ``fresh`` is a Verdict, as a byte, for each of the batch's links in the order of ``found_in``. ``fed`` are the hosts that
     links were admitted for."""

@@ -22,7 +22,3 @@ class Clock:
     def wall(self) -> float:
         """Seconds since the epoch."""
         return time.time()
-
-    def jumped(self) -> float:
-        """How far the wall clock has moved against this clock since it was made, in seconds."""
-        return time.time() - self.now()

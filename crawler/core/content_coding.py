@@ -1,6 +1,6 @@
 """Content codings undone, piece by piece: gzip, deflate, br, zstd and stacks of them (RFC 9110 section 8.4).
 
-The law: no input makes a piece larger than PIECE_BYTES, and what ends without a fault was whole: every checksum held,
+Invariants: no input makes a piece larger than PIECE_BYTES. What ends without a fault was whole: every checksum matched,
 every end was reached, nothing came after it.
 """
 

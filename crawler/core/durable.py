@@ -1,7 +1,7 @@
 """An append-only file that can be cut back to a mark, and what makes a name as durable as its bytes.
 
-The law: a write that failed is never tried again in place. From then on the file only takes ``cut`` and ``close``;
-what lies before the last mark that was synced is there, whatever happens behind it.
+Invariant: a write that failed is never tried again in place. From then on the file only takes ``cut`` and ``close``;
+what lies before the last synced mark is there, whatever happens behind it.
 """
 
 from __future__ import annotations

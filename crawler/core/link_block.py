@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
+from xxhash import xxh3_64_digest
 
 from crawler.core.keys import KEY_BYTES, Keys
 from crawler.core.model import Link, Tag
@@ -76,7 +77,7 @@ class LinkBlock(Struct, frozen=True, gc=False):
     tag: Tag | None = None
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.columns.keys) // KEY_BYTES
 
     @property
     def size(self) -> int:
@@ -128,7 +129,7 @@ class Packer:
     """Collects the links of one page. ``with_queries``: the crawl limits the different query strings of a path."""
 
     def __init__(self, keys_by: Keys, *, with_queries: bool) -> None:
-        self._host_key, self._url_key, self._with_queries = keys_by.host, keys_by.url, with_queries
+        self._host_key, self._secret, self._with_queries = keys_by.host, keys_by.secret, with_queries
         self._keys: list[bytes] = []
         self._urls: list[bytes] = []
         self._queries: list[bytes] = []
@@ -137,14 +138,21 @@ class Packer:
     def __len__(self) -> int:
         return len(self._urls)
 
-    def add(self, url: str, host: str) -> None:
-        encoded = url.encode()
-        self._keys.append(self._host_key(host) + self._url_key(encoded))
-        self._urls.append(encoded)
-        if self._with_queries:
-            path, mark, _ = encoded.partition(b"?")
-            self._queries.append(self._url_key(path) if mark else NO_QUERY)
-            self._has_query = self._has_query or bool(mark)
+    def add(self, links: Iterable[tuple[str, str]]) -> int:
+        """Links, each as its URL and host; how many there are by now."""
+        host_key, secret, with_queries = self._host_key, self._secret, self._with_queries
+        keys, urls, queries = self._keys, self._urls, self._queries
+        for url, host in links:
+            encoded = url.encode()
+            keys.append(host_key(host) + xxh3_64_digest(encoded, secret))
+            urls.append(encoded)
+            if with_queries:
+                if b"?" in encoded:
+                    queries.append(xxh3_64_digest(encoded[: encoded.index(b"?")], secret))
+                    self._has_query = True
+                else:
+                    queries.append(NO_QUERY)
+        return len(urls)
 
     def take(self) -> Columns:
         """What was added since the last time."""
@@ -158,8 +166,7 @@ class Packer:
 def pack(urls: Sequence[str], keys_by: Keys, page: Link) -> LinkBlock:
     """A block of these URLs, found on a page."""
     packer = Packer(keys_by, with_queries=True)
-    for url in urls:
-        packer.add(url, host_key(url))
+    packer.add((url, host_key(url)) for url in urls)
     return block_of(packer.take(), page)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-Kind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
+LinkKind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
 
 KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots")
 """Of result rows."""
@@ -55,7 +55,7 @@ NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 """Outcomes of pages that are read for links."""
 ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
-"""Outcomes of links whose host answered."""
+"""Outcomes of links whose host responded."""
 
 PRIORITY_ROBOTS: Final = 0
 PRIORITY_REDIRECT: Final = 16
@@ -78,7 +78,7 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
 
     url: str
     host: str
-    kind: Kind = "seed"
+    kind: LinkKind = "seed"
     depth: int = 0
     priority: int = PRIORITY_DEFAULT
     hops: int = 0
@@ -174,7 +174,7 @@ class Lease(Struct, frozen=True, gc=False):
     failures: int = 0
     """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench, as the next two are."""
     busy: int = 0
-    has_answered: bool = False
+    has_responded: bool = False
 
 
 HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent"]
@@ -184,7 +184,7 @@ silent: the visit says nothing, for the host was not asked."""
 
 
 class Done(Struct, frozen=True):
-    """Settled with an answer: row, record, outlinks. ``outcome`` is judged from the page."""
+    """Settled with a response: row, record, outlinks. ``outcome`` is judged from the page."""
 
     page: Page
     outcome: str
@@ -206,7 +206,7 @@ class Done(Struct, frozen=True):
 
 
 class Dropped(Struct, frozen=True):
-    """Settled without an answer: a row, no record."""
+    """Settled without a response: a row, no record."""
 
     outcome: str
     reason: str | None = None
@@ -233,7 +233,7 @@ class Unvisited(Struct, frozen=True):
 Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
 
 
-State: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
+CrawlState: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
 
 WaitsFor: TypeAlias = Literal[
     "politeness", "frontier", "memory", "descriptors", "rate", "disk", "network", "parser", "operator", "nothing"
@@ -278,7 +278,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     at: float
     """Monotonic clock, seconds: only differences mean something."""
-    state: State
+    state: CrawlState
     waits_for: WaitsFor = "nothing"
     reading: bool = False
     """The URL lists are not yet read to their end: ``known`` still grows with them."""

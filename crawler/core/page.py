@@ -1,7 +1,7 @@
 """One exchange and its bounded body: spooled, digested while it is written, safely decoded.
 
-The law: a body never holds more than ``memory_bytes_max`` bytes in memory, its digests are those of exactly the bytes
-it gives back, and a page that carries no ``fault`` is whole.
+Invariants: a body never holds more than ``memory_bytes_max`` bytes in memory. Its digests are those of exactly the bytes
+it gives back. A page without ``fault`` is whole.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, NamedTuple
+from typing import BinaryIO, Final, Literal
+
+from msgspec import Struct
 
 from crawler.core.content_coding import decoded
 from crawler.core.errors import FetchError, StorageError
@@ -199,8 +200,8 @@ class Body:
                 view = view[os.write(self._fd, view) :]
 
 
-class Timings(NamedTuple):
-    """Seconds: waiting for a limiter or connection · from the request sent to the answer's head · the whole fetch."""
+class Timings(Struct, frozen=True, gc=False):
+    """Seconds: waiting for a limiter or connection · from the request sent to the response's head · the whole fetch."""
 
     queue: float = 0.0
     first_byte: float = 0.0
@@ -210,8 +211,7 @@ class Timings(NamedTuple):
 UNTIMED: Final = Timings()
 
 
-@dataclass(slots=True)
-class Page:
+class Page(Struct):
     """One HTTP exchange. ``fault`` says why it is not whole; its outcome then follows from it."""
 
     url: str

@@ -1,7 +1,7 @@
-"""What a body is, judged by its first bytes: a closed table after the WHATWG MIME Sniffing Standard (section 7).
+"""The type of a body, by its first bytes: a closed table after the WHATWG MIME Sniffing Standard (section 7).
 
-The law: the answer is always a key of EXTENSIONS or None; a server's header can only choose among the kinds of text that
-have no mark of their own.
+Invariant: the result is always a key of EXTENSIONS or None; a server's header can only choose among the kinds of text that
+have no signature of their own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """URLs: parsed by the WHATWG standard (https://url.spec.whatwg.org, through ada-url), brought to one canonical form, hashed
 and keyed. Pure.
 
-The law: two texts name the same page of this crawl exactly if their canonical forms are equal, and a canonical form never
-carries a fragment or credentials. Most links are plain (nothing to escape, no dot segments): those are joined by slicing.
-That path only ever takes what a differential test shows to be what ada-url makes; everything else goes to ada-url.
+Invariants: two texts name the same page of this crawl exactly if their canonical forms are equal. A canonical form never
+carries a fragment or credentials. Most links are plain (nothing to escape, no dot segments) and are joined by slicing: that
+path takes only what a differential test shows to be what ada-url makes; everything else goes to ada-url.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ _plain = re.compile(
     r"(?:#[^\ud800-\udfff]*+)?",
     re.DOTALL,
 ).fullmatch
+# The same of a path from the root, without "%"; it may still hold a dot segment, or be an authority.
+_rooted = re.compile(r"/[!$&-;=@A-Z\[\]_a-z|~]*+(?:\?[!$-&(-;=?-~]*+)?").fullmatch
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):").match
 _surrogate = re.compile(r"[\ud800-\udfff]").search
 _called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
 _beyond_ascii = re.compile(rb"[\x80-\xff]").sub
 
 
-class Rules(Struct, frozen=True):
+class UrlRules(Struct, frozen=True):
     """What canonical means in this crawl, beyond the standard. ``drop_params`` are names or patterns such as ``utm_*``."""
 
     max_bytes: int = URL_BYTES_MAX
@@ -72,7 +74,7 @@ class Rules(Struct, frozen=True):
         return f"{before}?{'&'.join(kept)}" if kept else before
 
 
-_STANDARD: Final = Rules()
+_STANDARD: Final = UrlRules()
 
 
 class Url(Struct, frozen=True, gc=False):
@@ -125,9 +127,11 @@ class Url(Struct, frozen=True, gc=False):
 class Base:
     """What relative references on one page are joined to; made once per page."""
 
-    __slots__ = ("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rules", "_scheme")
+    __slots__ = (
+        *("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rooted_max", "_rules", "_scheme"),
+    )
 
-    def __init__(self, href: str, rules: Rules = _STANDARD) -> None:
+    def __init__(self, href: str, rules: UrlRules = _STANDARD) -> None:
         """``href`` is canonical (``about:blank`` and the like join absolute references only)."""
         self._href, self._rules = href, rules
         self._bytes_max = rules.max_bytes
@@ -137,9 +141,14 @@ class Base:
         self._path = href.partition("?")[0]
         self._dir = self._path[: self._path.rfind("/") + 1]
         self._root = len(self._origin) + 1  # length of a dir that is the root
+        is_quick = self._origin and self._keeps_query
+        self._rooted_max = rules.max_bytes - len(self._origin) if is_quick else 0  # characters that surely are not too many
 
     def join(self, reference: str) -> str:
         """The canonical URL that ``reference`` names on this page. FetchError: syntax, scheme, too_long, encoding."""
+        # most links of most pages: a path from the root that follows the origin as it stands
+        if len(reference) <= self._rooted_max and _rooted(reference) and reference[1:2] != "/" and "/." not in reference:
+            return self._origin + reference
         href = self._join_plain(reference)
         if href is None:
             href = _parse(reference, self._href)[0]
@@ -168,7 +177,7 @@ class Base:
         return directory + path[3:] + query
 
 
-def parse(text: str, base: str | None = None, rules: Rules = _STANDARD) -> Url:
+def parse(text: str, base: str | None = None, rules: UrlRules = _STANDARD) -> Url:
     """The URL that ``text`` names, relative to ``base`` if given. FetchError: syntax, scheme, too_long, encoding."""
     if base is None and (match := _plain(text)) and text.startswith("http"):
         authority, path, query = match.groups("")
@@ -180,7 +189,7 @@ def parse(text: str, base: str | None = None, rules: Rules = _STANDARD) -> Url:
 
 def canonical(text: str, base: str | None = None, max_bytes: int = URL_BYTES_MAX) -> str:
     """``parse(...).href``."""
-    return parse(text, base, Rules(max_bytes)).href
+    return parse(text, base, UrlRules(max_bytes)).href
 
 
 def join(base: str, href: str) -> str:

@@ -2,7 +2,7 @@
 
     lease → robots? → fetch → judge → outlinks → scope → outcome → settle
 
-The law: a visit writes nothing. One that is cancelled leaves no trace; one that meets our own trouble is given back.
+Invariants: a visit writes nothing. A cancelled visit leaves no trace; one that meets local trouble is given back.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from crawler.core.model import (
     EXPANDED,
     NO_FAILURE,
     NOT_PAGES,
+    CrawlState,
     Done,
     Dropped,
     Lease,
@@ -32,14 +33,13 @@ from crawler.core.model import (
     Outcome,
     Retry,
     Snapshot,
-    State,
     Unvisited,
 )
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.status import snapshot_of
-from crawler.crawl.thread_iter import Lazily
+from crawler.crawl.thread_iter import ThreadIterator
 from crawler.fetch import Fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
@@ -50,14 +50,14 @@ from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
-from crawler.resources.memory_budget import Reservation, head_bytes, weight
+from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
 
 if TYPE_CHECKING:
     from crawler.crawl.sitemaps import Sitemaps
-    from crawler.parse.pool import Parser
-    from crawler.policy.robots_gate import RobotsDesk
+    from crawler.parse.pool import ParserPool
+    from crawler.policy.robots_gate import RobotsGate
 
 NETWORK_EVERY_S: Final = 0.5
 SERVE_BACKOFF_MAX_S: Final = 3600.0
@@ -84,10 +84,10 @@ class Crawl:
         pump: Pump,
         hosts: HostRules,
         politeness: Politeness,
-        robots: RobotsDesk | None,
+        robots: RobotsGate | None,
         exclusion: Exclusion,
         fetcher: Fetcher,
-        parser: Parser | None,
+        parser: ParserPool | None,
         expander: Expander,
         judge: Judge,
         journal: Journal,
@@ -194,7 +194,7 @@ class Crawl:
         self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.done)
 
     async def _watch_network(self) -> None:
-        """Settle what has been held long enough; while offline, try now and then whether anybody answers."""
+        """Settle what has been held long enough; while offline, try now and then whether anybody responds."""
         while True:
             await asyncio.sleep(NETWORK_EVERY_S)
             for lease, outcome in self._network.tick():
@@ -213,7 +213,7 @@ class Crawl:
 
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them."""
-        async for chunk in Lazily(self._seeds):
+        async for chunk in ThreadIterator(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
         self.frontier.seeds_ended()
 
@@ -222,6 +222,7 @@ class Crawl:
     async def _work(self) -> None:
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
+        room = self.memory.budget.visit()
         while (lease := await self.frontier.take()) is not None:
             try:
                 if self._expander.sitemaps is not None:
@@ -233,7 +234,7 @@ class Crawl:
             if refusal is not None:
                 self._settle(lease, refusal)
             else:
-                await self._visited(lease, worker)
+                await self._visited(lease, worker, room)
 
     async def _name_sitemaps(self, sitemaps: Sitemaps, lease: Lease) -> None:
         """The sitemaps of this link's origin, for the site it belongs to: before the visit, which robots.txt may forbid."""
@@ -244,12 +245,12 @@ class Crawl:
             self._settle(lease, Unvisited())
             raise
 
-    async def _visited(self, lease: Lease, worker: asyncio.Task[None]) -> None:
+    async def _visited(self, lease: Lease, worker: asyncio.Task[None], room: VisitMemory) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
         self.memory.begins(worker)
         self._visits[worker] = lease
         try:
-            outcome = await self.visit(lease)
+            outcome = await self.visit(lease, room)
         except StorageError as error:
             self._settle(lease, Unvisited())
             self._ended(worker)
@@ -276,30 +277,35 @@ class Crawl:
             self._one_ended.set()
             self._one_ended = None
 
-    async def visit(self, lease: Lease) -> Outcome:
-        """The whole life of one link that robots.txt allows, between lease and outcome."""
-        async with self.memory.budget.visit() as room:
+    async def visit(self, lease: Lease, room: VisitMemory) -> Outcome:
+        """The whole life of one link that robots.txt allows, between lease and outcome. ``room`` is the worker's, and empty."""
+        if not room.begin():
+            await room.wait()
+        try:
             try:
-                page = await self.fetcher.fetch(self._as_kept(lease), room)
+                page = await self.fetcher.fetch(lease if lease.known is None else self._as_kept(lease), room)
             except FetchError as error:
                 return self._judge.error(lease, error)
             try:
-                self.metrics.answered(page)
-                room.received(page.body.memory_bytes, head_bytes(page.headers))
+                self.metrics.responded(page)
+                room.received(page.body.memory_bytes, head_bytes(page.headers) if room.has_long_head else 0)
                 outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()
                     return outcome
                 if lease.link.kind != "robots":
                     outcome = await self._expander.expand(lease.link, outcome, room)
-                self._reserved[id(lease)] = await room.outcome(weight(outcome))
+                size = weight(outcome)
+                self._reserved[id(lease)] = room.outcome_now(size) or await room.outcome(size)
                 return outcome
             except BaseException:
                 page.body.discard()
                 raise
+        finally:
+            room.release()
 
     def _as_kept(self, lease: Lease) -> Lease:
-        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no answer."""
+        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no response."""
         earlier = lease.known.archive if lease.known is not None else None
         if earlier is None or (lease.link.kind not in EXPANDED and is_there(self.root / earlier.file)):
             return lease
@@ -363,7 +369,7 @@ class Crawl:
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")
 
-    def stats(self, state: State | None = None) -> Snapshot:
+    def stats(self, state: CrawlState | None = None) -> Snapshot:
         """The crawl at this moment, as people and programs are told it."""
         return snapshot_of(self, state)
 

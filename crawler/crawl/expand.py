@@ -1,7 +1,7 @@
-"""The links of an answer that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
+"""The links of a response that belong to the crawl: a redirect's target, a page's outlinks, a sitemap's entries.
 
-The law: reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More
-links than one batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
+Reading is bounded in bytes, time and links; what is left out is counted under the rule that left it out. More links than one
+batch should carry are admitted in parts before their page's outcome, which is harmless: admission is idempotent.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of
 from crawler.core.model import READABLE, Done, Link
 from crawler.core.page import Body, Page
-from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
+from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag, text
 from crawler.policy.scope import Scope
-from crawler.resources.memory_budget import Reservation, Visit
+from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
 
 if TYPE_CHECKING:
     from crawler.crawl.sitemaps import Sitemaps
-    from crawler.parse.pool import Fault, Parser
+    from crawler.parse.pool import ParseFault, ParserPool
 
 PART: Final = 4
 """Of a document that is more than a parser process can hold, one in so many bytes is read: its first ones."""
@@ -36,8 +36,9 @@ PART_BYTES_MIN: Final = 64 << 10
 LARGE_BYTES: Final = 64 << 10
 """Of a document whose references are counted, to hold no more memory for its links than it can have."""
 
+_HEADER_CHARS: Final = frozenset(map(len, HEADERS))
 Headers = Sequence[tuple[bytes, bytes]]
-"""Of an answer, the fields that say something of links."""
+"""Of a response, the fields that say something of links."""
 
 
 class Undo(Protocol):
@@ -59,7 +60,7 @@ class Expander:
         self,
         config: Config,
         scope: Scope,
-        parser: Parser | None,
+        parser: ParserPool | None,
         undo: Undo,
         admit: Callable[[Admitted], Awaitable[object]],
         *,
@@ -68,7 +69,7 @@ class Expander:
         self._undo = undo
         self._parser = parser
         self._admit = admit
-        self._rules = rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        self._rules = rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
         self._secret = secret
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
@@ -84,25 +85,26 @@ class Expander:
         """From now on these rules, for what is read from now on."""
         self._config, self._scope = config, scope
         options = Options(config.name, config.max_outlinks, config.resources, self._rules)
-        self._reading = encode(Reading(options, scope.rules, self._secret, config.max_queries_per_path > 0))
+        self._reading = encode(ReadingOptions(options, scope.rules, self._secret, config.max_queries_per_path > 0))
         if self.sitemaps is not None:
             self.sitemaps.change(scope, self._reading)
 
-    async def expand(self, link: Link, done: Done, room: Visit) -> Done:
+    async def expand(self, link: Link, done: Done, room: VisitMemory) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
         to robots."""
-        headers = [(name, value) for name, value in done.page.headers if name.lower() in HEADERS]
-        done = await self._expanded(link, done, headers, room)
+        headers = [field for field in done.page.headers if len(field[0]) in _HEADER_CHARS and field[0].lower() in HEADERS]
+        if self._parser is not None or self.sitemaps is not None or done.outcome == "redirect":
+            done = await self._expanded(link, done, headers, room)
         if done.robots is None and headers and (said := self._said(headers)):
             return replace(done, robots=said)
         return done
 
     def _said(self, headers: Headers) -> str | None:
-        """The directives in the head of an answer, where nothing more was read."""
+        """The directives in the head of a response, where nothing more was read."""
         values = [text(value) for name, value in headers if name.lower() == b"x-robots-tag"]
         return _listed(word for value in values for word in robots_tag(value, self._config.name))
 
-    async def _expanded(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
+    async def _expanded(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
         if done.outcome == "redirect":
             return self._redirect(done)
         sitemaps = self.sitemaps
@@ -122,7 +124,7 @@ class Expander:
                 return replace(done, outlinks=(), refused={rule: 1})
         return done
 
-    async def _page(self, link: Link, done: Done, headers: Headers, room: Visit) -> Done:
+    async def _page(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
         page = done.page
         mime = page.mime if page.mime in MIMES else page.sniffed
         if mime not in MIMES and not headers:
@@ -156,7 +158,8 @@ class Expander:
         if cut or done.refused:
             done = _with_cut(done, cut, refused)
             refused = done.refused or refused
-        return replace(done, block=block, refused=refused, robots=_listed(found.robots), encoding=found.encoding)
+        robots = _listed(found.robots) if found.robots else None
+        return replace(done, block=block, refused=refused, robots=robots, encoding=found.encoding)
 
     def _cut(self, done: Done) -> list[tuple[str, str]]:
         """Why not all of a page is there to be read."""
@@ -175,13 +178,13 @@ class Expander:
         if len(blocks) < len(found.parts):  # a document may have taken its process over
             found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.parts) - len(blocks)
         found.parts.clear()
-        held.shrink(sum(block.size for block in blocks))
+        held.shrink(sum([block.size for block in blocks]))
         while len(blocks) > 1:
             await self._admit(Admitted((), block=blocks.pop(0)))
             held.shrink(sum(block.size for block in blocks))
         return blocks[0] if blocks else None
 
-    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, Fault | None]:
+    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, ParseFault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None

@@ -16,7 +16,7 @@ from crawler.core.errors import FetchError
 from crawler.core.model import READABLE, Known, Link
 from crawler.core.text import printable
 from crawler.output.results import Row, row_at
-from crawler.policy.robots_rules import Rules
+from crawler.policy.robots_rules import RobotsRules
 from crawler.policy.scope import Scope
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def explain(
     the page ``via``, if that is known). FetchError: ``via`` is not a URL."""
     config = read_section(root, ScopeConfig) or ScopeConfig()
     try:
-        canonical = urls.parse(url, rules=urls.Rules(config.max_url, config.drop_params, config.sort_query)).href
+        canonical = urls.parse(url, rules=urls.UrlRules(config.max_url, config.drop_params, config.sort_query)).href
     except FetchError as error:
         return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
     explanation: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
@@ -82,7 +82,7 @@ def record_of(known: Known) -> dict[str, Any]:
 def _denial(store: Store | CrawlReader, known: Known) -> dict[str, Any]:
     """The line of robots.txt that forbids it, as it is kept now."""
     record = store.robots([urls.origin(known.link.url)])[0] if known.reason == "rule" else None
-    rules = Rules.from_bytes(record) if record else None
+    rules = RobotsRules.from_bytes(record) if record else None
     return {"denied_by": rules.denied_by(known.link.url) if rules else None}
 
 

@@ -80,7 +80,7 @@ def _counted(m: Metrics) -> Iterator[Metric]:
     codes = {str(code) if code else "other": count for code, count in m.codes.items()}
     yield _counters("crawler_responses_total", "Answers, by status code.", "code", codes)
     yield _counters("crawler_fetch_errors_total", "Visits that failed, by reason.", "reason", m.errors)
-    yield _histogram("crawler_fetch_duration_seconds", "Fetches that brought an answer.", "", {"": m.fetch_seconds})
+    yield _histogram("crawler_fetch_duration_seconds", "Fetches that brought a response.", "", {"": m.fetch_seconds})
     yield _histogram("crawler_phase_duration_seconds", "Parts of a visit, by phase.", "phase", m.phase_seconds)
     yield CounterMetricFamily("crawler_received_bytes_total", "Body bytes as they came over the wire.", m.received)
     yield CounterMetricFamily("crawler_decoded_bytes_total", "Body bytes after content decoding, where it was done.", m.decoded)
@@ -89,14 +89,14 @@ def _counted(m: Metrics) -> Iterator[Metric]:
     yield _counters("crawler_robots_fetches_total", "Fetches of robots.txt, by result.", "result", m.robots)
     yield _histogram("crawler_commit_duration_seconds", "Commits, from closing the batch.", "", {"": m.commit_seconds})
     yield _histogram("crawler_event_loop_lag_seconds", "How late the event loop is.", "", {"": m.lag_seconds})
-    yield _gauge("crawler_last_fetch_timestamp_seconds", "When the last answer came, 0 if none has.", m.last_fetch)
+    yield _gauge("crawler_last_fetch_timestamp_seconds", "When the last response came, 0 if none has.", m.last_fetch)
 
 
 def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     """What was read for this scrape."""
     yield _one_of("crawler_state", "1 for the state the crawl is in.", r.state, STATES)
     yield _gauges("crawler_workers", "Workers, by what they do or wait for.", "state", r.workers, WORKER_STATES)
-    yield _gauge("crawler_requests_in_flight", "Requests sent or being sent, not yet answered in full.", r.requests_in_flight)
+    yield _gauge("crawler_requests_in_flight", "Requests whose response is not complete yet.", r.requests_in_flight)
     yield _gauge("crawler_in_flight_bytes", "Body bytes of requests in flight.", r.bytes_in_flight)
     yield CounterMetricFamily("crawler_written_bytes_total", "Bytes written to archive, index and results.", r.bytes_written)
     yield _gauges("crawler_connections", "Connections, by state.", "state", r.connections, CONNECTION_STATES)

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Final, get_args
 from msgspec import Struct
 
 from crawler.core.errors import OUR_ERRNOS, REASONS
-from crawler.core.model import Done, Outcome, OutcomeName, Retry, State, Unvisited, WaitsFor
+from crawler.core.model import CrawlState, Done, Outcome, OutcomeName, Retry, Unvisited, WaitsFor
 from crawler.core.page import Page
 from crawler.resources.memory_budget import Use
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-STATES: Final = get_args(State)
+STATES: Final = get_args(CrawlState)
 WORKER_STATES: Final = ("busy", *(reason for reason in get_args(WaitsFor) if reason != "nothing"))
 """busy: it visits a URL · the others: what an idle worker waits for. Their sum is the number of workers."""
 MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
@@ -63,7 +63,7 @@ class Readings(Struct, frozen=True, kw_only=True):
     """What a scrape reads of the crawl at that moment. Mappings may leave out what is 0; a part that is not there reads as 0.
     Sizes in bytes, times in seconds."""
 
-    state: State = "opening"
+    state: CrawlState = "opening"
     workers: Mapping[str, int] = {}
     """By WORKER_STATES."""
     requests_in_flight: int = 0
@@ -139,17 +139,21 @@ class Metrics:
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
-    def answered(self, page: Page) -> None:
+    def responded(self, page: Page) -> None:
         """An exchange brought a response, whatever is made of it."""
         codes, timings = self.codes, page.timings
         codes[page.status if page.status in codes else 0] += 1
         self.received += page.bytes_wire
         self.decoded += page.bytes_decoded
-        total = timings.total
-        self.fetch_seconds.observe(total)
-        self._queue.observe(timings.queue)
-        self._first_byte.observe(timings.first_byte)
-        self._body.observe(total - timings.queue - timings.first_byte)
+        queue, first_byte, total = timings.queue, timings.first_byte, timings.total
+        for durations, seconds in (
+            (self.fetch_seconds, total),
+            (self._queue, queue),
+            (self._first_byte, first_byte),
+            (self._body, total - queue - first_byte),
+        ):
+            durations.counts[bisect_left(SECONDS, seconds)] += 1  # as ``observe``, four calls less
+            durations.sum += seconds
         self.last_fetch = time.time()
 
     def parsed(self, seconds: float) -> None:
@@ -168,7 +172,7 @@ class Metrics:
         if outcome.sign in self.backoffs:
             self.backoffs[outcome.sign] += 1
         if isinstance(outcome, Done):
-            self.events["found"] += len(outcome.outlinks) + len(outcome.block or ())
+            self.events["found"] += len(outcome.outlinks) + (len(outcome.block) if outcome.block is not None else 0)
         elif isinstance(outcome, Retry):
             self.events["retried"] += 1
         if kind == "robots":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct
@@ -21,7 +22,7 @@ FUNCTION: Final = "crawler.crawl.outlinks:packed"
 """As a parser process is told it."""
 
 
-class Reading(Struct, frozen=True, array_like=True):
+class ReadingOptions(Struct, frozen=True, array_like=True):
     """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path."""
 
     options: Options
@@ -42,11 +43,11 @@ class Packed(Struct, frozen=True, array_like=True):
 
 
 encode: Final = Encoder().encode
-_decode = Decoder(Reading).decode
+_decode = Decoder(ReadingOptions).decode
 
 
 @lru_cache(maxsize=4)
-def reading_of(encoded: bytes) -> tuple[Reading, Scope, Keys]:
+def reading_of(encoded: bytes) -> tuple[ReadingOptions, Scope, Keys]:
     reading = _decode(encoded)
     return reading, Scope(reading.scope), Keys(reading.secret)
 
@@ -71,11 +72,8 @@ def packed(
 
 def parts_of(links: Iterable[tuple[str, str]], packer: Packer) -> list[Columns]:
     """These links (URL, host), packed."""
+    left = iter(links)
     parts: list[Columns] = []
-    for url, host in links:
-        packer.add(url, host)
-        if len(packer) == PART_LINKS:
-            parts.append(packer.take())
-    if len(packer):
+    while packer.add(islice(left, PART_LINKS)):
         parts.append(packer.take())
     return parts

@@ -1,7 +1,7 @@
-"""Sitemaps: which belong to a site, and what they name. Their bytes are read in parser processes, part by part.
+"""Sitemaps: which belong to a site, and which URLs they name. Parser processes read their bytes, part by part.
 
-The law: whoever names a sitemap vouches for it, and each site that does gets its entries, whatever of it is known already; what
-is not read, or not as it stands, is counted, named in its row and told in the log.
+Every site that names a sitemap gets its entries, whatever is known of them already. What is not read, or not as it stands, is
+counted, named in the sitemap's row and logged.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from crawler.core.model import READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Page
 from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
 from crawler.parse.html import MIMES, PART_LINKS
-from crawler.parse.pool import Fault, Parser
+from crawler.parse.pool import ParseFault, ParserPool
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX, Unpacked
 from crawler.parse.sitemap_formats import Part, without_part
 from crawler.policy.scope import Scope
-from crawler.resources.memory_budget import Visit
+from crawler.resources.memory_budget import VisitMemory
 from crawler.resources.memory_plan import SITEMAP_PART_BYTES
 
 SITES_MAX: Final = 4096
@@ -50,9 +50,9 @@ class Sitemaps:
         self,
         config: Config,
         scope: Scope,
-        rules: urls.Rules,
+        rules: urls.UrlRules,
         reading: bytes,
-        parser: Parser,
+        parser: ParserPool,
         undo: Undo,
         admit: Callable[[Admitted], Awaitable[object]],
     ) -> None:
@@ -98,7 +98,7 @@ class Sitemaps:
                 if rule is None:
                     yield link
 
-    async def is_one(self, link: Link, done: Done, room: Visit) -> bool:
+    async def is_one(self, link: Link, done: Done, room: VisitMemory) -> bool:
         """Whether a response is to be read as a sitemap: a link that was named as one, or a line of a list (or where it redirects
         to) that looks like one."""
         page = done.page
@@ -119,7 +119,7 @@ class Sitemaps:
         is_listing = _is_list(head) and urls.is_called_sitemap(link.url)
         return page.mime not in MIMES and bool(_is_feed(head) or is_listing)
 
-    async def read(self, link: Link, done: Done, room: Visit) -> tuple[Done, bool]:
+    async def read(self, link: Link, done: Done, room: VisitMemory) -> tuple[Done, bool]:
         """The same outcome with what the sitemap names, and whether it is a page instead, to be read as one. The entries are as
         deep as the page whose site it describes; its own sitemaps are one hop on."""
         page = done.page
@@ -197,7 +197,7 @@ class Sitemaps:
             more = True
             while more:
                 found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart)
-                if isinstance(found, Fault):
+                if isinstance(found, ParseFault):
                     if reading.lost(found, len(data)) >= LOST_PARTS_MAX:
                         return
                     state = without_part(state)
@@ -249,7 +249,7 @@ class _Reading:
         before, first = self.faults.get(name, (0, detail))
         self.faults[name] = before + count, first
 
-    def lost(self, fault: Fault, size: int) -> int:
+    def lost(self, fault: ParseFault, size: int) -> int:
         """A part could not be read; how many there are of them."""
         self.refuse(fault.reason)
         self._lost += 1

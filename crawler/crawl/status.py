@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from crawler.core.model import NO_FAILURE, LongestHost, Pause, Snapshot, State, WaitsFor
+from crawler.core.model import NO_FAILURE, CrawlState, LongestHost, Pause, Snapshot, WaitsFor
 from crawler.core.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SAMPLES_MAX: Final = 256
 _WORTH_SAYING_S: Final = 60.0
 
 
-def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
+def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
     frontier = crawl.frontier
     counts = frontier.counts
     return Snapshot(
@@ -48,7 +48,7 @@ def snapshot_of(crawl: Crawl, state: State | None = None) -> Snapshot:
     )
 
 
-def _state(frontier: Frontier) -> State:
+def _state(frontier: Frontier) -> CrawlState:
     if frontier.draining:
         return "draining"
     return "offline" if Pause.OFFLINE in frontier.pauses else "paused" if frontier.pauses else "running"

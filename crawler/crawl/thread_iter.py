@@ -1,6 +1,6 @@
-"""A blocking iterator, one item at a time, from a thread that nobody waits for.
+"""Iterates a blocking iterator from asyncio, one item per request, in a daemon thread.
 
-The law: it reads nothing that was not asked for, and a read that never returns (a silent pipe) does not hold up the end.
+Nothing is read before it is asked for, and a read that never returns (a silent pipe) does not delay the end of the process.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Lazily(Generic[T]):
-    """``async for item in Lazily(iterator)``. Errors of the iterator come out where it is awaited. Once nobody holds it any
-    more the thread ends, as soon as the iterator lets it."""
+class ThreadIterator(Generic[T]):
+    """``async for item in ThreadIterator(iterator)``. Errors of the iterator come out where it is awaited. Once nobody holds it
+    any more the thread ends, as soon as the iterator lets it."""
 
     def __init__(self, items: Iterator[T]) -> None:
         self._asked: SimpleQueue[asyncio.Future[T] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=_read, args=(items, self._asked, self._loop), name="reader", daemon=True).start()
 
-    def __aiter__(self) -> Lazily[T]:
+    def __aiter__(self) -> ThreadIterator[T]:
         return self
 
     async def __anext__(self) -> T:
@@ -41,16 +41,16 @@ def _read(items: Iterator[T], asked: SimpleQueue[asyncio.Future[T] | None], loop
     """Until it is asked for None."""
     while (future := asked.get()) is not None:
         try:
-            answer = partial(future.set_result, next(items))
+            deliver = partial(future.set_result, next(items))
         except StopIteration:
-            answer = partial(future.set_exception, StopAsyncIteration())
+            deliver = partial(future.set_exception, StopAsyncIteration())
         except Exception as error:  # whatever it is, it is raised where the item was awaited
-            answer = partial(future.set_exception, error)
+            deliver = partial(future.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(_unless_done, future, answer)
-        del future, answer  # its traceback holds whoever waits
+            loop.call_soon_threadsafe(_unless_done, future, deliver)
+        del future, deliver  # its traceback holds whoever waits
 
 
-def _unless_done(future: asyncio.Future[T], answer: Callable[[], None]) -> None:
+def _unless_done(future: asyncio.Future[T], deliver: Callable[[], None]) -> None:
     if not future.done():
-        answer()
+        deliver()

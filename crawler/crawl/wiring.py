@@ -1,7 +1,7 @@
-"""open, run, drain, close, report: the only wiring, and the only code that knows the concrete parts.
+"""Opens, runs, drains, closes and reports a crawl: the only code that knows the concrete parts.
 
-The law: parts are opened in the order in which they may be trusted and closed in the reverse one: traffic stops first,
-pages are flushed, outcomes are recorded last.
+Parts are opened in the order of their dependence and closed in the reverse one: first traffic stops, then pages are flushed,
+and outcomes are recorded last.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Need
 from crawler.resources.network import HELD_MAX, Network
 
 if TYPE_CHECKING:
-    from crawler.parse.pool import Parser
-    from crawler.policy.robots_gate import RobotsDesk
+    from crawler.parse.pool import ParserPool
+    from crawler.policy.robots_gate import RobotsGate
 
 RUN_BACKOFF_MAX_S: Final = 300.0
 
@@ -85,7 +85,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         patience_s = math.inf if endless else config.disk_wait
         politeness = Politeness(
             hosts,
-            robots.delay if robots is not None else lambda link: 0.0,
+            robots.delay if robots is not None else None,
             random.random,
             backoff_max_s=backoff_max_s,
             host_failures=config.host_failures,
@@ -110,7 +110,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         )
         stack.callback(pump.close)
         frontier = pump.frontier
-        rules = urls.Rules(config.max_url, config.drop_params, config.sort_query)
+        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
         async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             scope = Scope(config, obey=config.robots, blocked=hosts.blocked)
@@ -197,7 +197,7 @@ def _committed(config: Config, root: Path, store: Store) -> Mapping[str, Mark]:
         return reader.marks()
 
 
-def _judge(config: Config, rules: urls.Rules) -> Judge:
+def _judge(config: Config, rules: urls.UrlRules) -> Judge:
     move_anchor = config.redirects == "any"
     return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
@@ -207,8 +207,8 @@ def _measure(
     store: Store,
     pump: Pump,
     fetcher: Fetcher,
-    robots: RobotsDesk | None,
-    parser: Parser | None,
+    robots: RobotsGate | None,
+    parser: ParserPool | None,
     journal: Journal,
 ) -> None:
     """By what to read how much of a fixed account is used."""
@@ -222,7 +222,7 @@ def _measure(
 
 
 @contextlib.asynccontextmanager
-async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[Parser | None]:
+async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[ParserPool | None]:
     """None where neither a page's outlinks nor a sitemap's are wanted."""
     preload = [FUNCTION, PARSER] if config.depth else []
     if config.sitemaps:
@@ -303,14 +303,14 @@ def _own_stdin(config: Config) -> BinaryIO | None:
     return os.fdopen(os.dup(0), "rb") if "-" in config.input else None
 
 
-def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int, *, may_change: bool) -> RobotsDesk | None:
+def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int, *, may_change: bool) -> RobotsGate | None:
     """None where no robots.txt matters, and no [[host]] table may come to say otherwise while it runs."""
     if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
     from crawler.policy.robots_cache import RulesCache
-    from crawler.policy.robots_gate import RobotsDesk
+    from crawler.policy.robots_gate import RobotsGate
 
-    return RobotsDesk(
+    return RobotsGate(
         RulesCache(bytes_max),
         name=config.name,
         crawl_delay_cap_s=config.crawl_delay_cap,
@@ -320,7 +320,5 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     )
 
 
-def _group_of(config: Config) -> Callable[[str], str | None]:
-    if config.politeness_by == "host":
-        return lambda host: None
-    return domain_of
+def _group_of(config: Config) -> Callable[[str], str | None] | None:
+    return None if config.politeness_by == "host" else domain_of

@@ -1,8 +1,8 @@
-"""aiohttp's connection, watched: it can answer only the request that was written to it, and it tells how an answer ended.
+"""aiohttp's connection, observed: a response belongs to the request that was written to it, and how it ended is known.
 
-The law: at most one final answer per request is ever handed on; a byte that nobody asked for ends the connection; a
-connection goes back to the pool only if its answer ended exactly where the framing said (RFC 9112 sections 6.3 and 9.3).
-aiohttp alone keeps a connection on which more arrived, and reads that as the answer to the next request.
+Invariants: at most one final response per request is ever handed on. A byte that nobody asked for ends the connection. A
+connection goes back to the pool only if its response ended exactly where the framing said (RFC 9112 sections 6.3 and 9.3).
+aiohttp alone keeps a connection on which more arrived, and reads that as the response to the next request.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Final
 from aiohttp.client_exceptions import ServerDisconnectedError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL
+from aiohttp.http import HttpVersion10, RawResponseMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.head import fault_of, length_of, may_be_kept
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
@@ -32,6 +32,9 @@ LONG_HEAD_BYTES: Final = 16 << 10
 OVERHEAD_FACTOR: Final = 1
 """Of a body whose chunks the parser must read by itself, the framing may be this many times as long, beyond
 ``head_bytes_max``: chunks of a byte each would cost a second of our time for a megabyte of theirs."""
+LENGTH_MAX: Final = (1 << 63) - 1
+"""The parser takes 2^64 - 1 for no length at all."""
+_DIGITS_MAX: Final = len(str(LENGTH_MAX))
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
@@ -49,7 +52,7 @@ the loop's time to whichever thread wants it, five milliseconds at once."""
 
 
 class Watched(ResponseHandler):
-    """One connection. From ``set_response_params`` to the end of the answer it belongs to an Exchange.
+    """One connection. From ``set_response_params`` to the end of the response it belongs to an Exchange.
 
     The head is fed to the parser alone, and a body of known length to its last byte: so what follows is never parsed.
     """
@@ -91,8 +94,11 @@ class Watched(ResponseHandler):
 
     @property
     def idle(self) -> bool:
-        """Connected, its last answer over, and nothing but that ever received."""
-        return self._exchange is None and not self._dirty and not self.should_close and self.is_connected()
+        """Connected, its last response over, and nothing but that ever received."""
+        transport = self.transport
+        if self._exchange is not None or self._dirty or transport is None or self.should_close:
+            return False
+        return not transport.is_closing()
 
     def is_quiet(self) -> bool:
         """Of a connection that was idle: it still is, and nothing lies unread in the kernel: neither bytes, which would be the
@@ -132,6 +138,11 @@ class Watched(ResponseHandler):
             return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
             self._feed_body(data, exchange)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for it at every chunk that is read, and at each end."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     # -- head -----------------------------------------------------------------------------------------------------
 
@@ -203,7 +214,7 @@ class Watched(ResponseHandler):
         return found + len(_HEAD_END) if found >= 0 else -1
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head was parsed: interim answers are counted and dropped, a second final answer is never handed on."""
+        """A head was parsed: interim responses are counted and dropped, a second final response is never handed on."""
         exchange = self._exchange
         message, _ = data
         if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
@@ -214,7 +225,7 @@ class Watched(ResponseHandler):
             exchange.interim += 1
             if exchange.interim > self._interim_max:
                 self._fail("too_many_interim", f"over {self._interim_max}")
-        elif fault := fault_of(message):
+        elif fault := head_fault(message):
             self._fail(*fault)
         else:
             exchange.message = message
@@ -231,7 +242,7 @@ class Watched(ResponseHandler):
             self._left = 0
         elif message.chunked:
             self._chunks = Chunks(self._head_bytes_max) if exact and not fed else None
-        elif (length := length_of(message)) is not None:
+        elif (length := content_length(message)) is not None:
             self._left = length
 
     def _feed_body(self, data: bytes, exchange: Exchange) -> None:
@@ -250,17 +261,20 @@ class Watched(ResponseHandler):
         if chunks is not None:
             data = chunks.feed(data)
             exchange.framing = chunks.framing
-        if not payload.is_eof():
+        is_over = payload.is_eof()
+        if not is_over:
             if self._left == _UNKNOWN or not self._exact:
                 if data or is_resumed:
                     super().data_received(data)
+                is_over = payload.is_eof()
             else:  # a body of known length needs no parser
                 payload.feed_data(data)
                 if not self._left:
                     payload.feed_eof()
+                    is_over = True
         if chunks is not None and chunks.fault is not None:
             self._fail(*chunks.fault)
-        elif payload.is_eof():
+        elif is_over:
             self._exchange = None
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
@@ -347,10 +361,42 @@ def _said_goodbye(transport: asyncio.Transport | None) -> bool:
 
 def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
     if isinstance(error, LineTooLong):
-        return "header_too_large", "a line of an answer's head"
+        return "header_too_large", "a line of a response's head"
     message = str(error)
     if "Too many headers" in message:
         return "too_many_headers", ""
     if exchange.message is not None and exchange.message.chunked:
         return "chunked", "framing of the body"
     return "malformed", " ".join(message.split())[:100]
+
+
+def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
+    """What the parser let pass and another reader could frame differently (RFC 9112 sections 5.1 and 6.3): (reason, detail)."""
+    if message.code == 101:
+        return "upgrade", ""
+    if message.version.major != 1 or message.code < 200:
+        return "malformed", "status line"
+    for name, _ in message.raw_headers:
+        if name[-1:] == b" ":  # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
+            return "malformed", "space after a field name"
+    if message.chunked or "Transfer-Encoding" in message.headers:
+        transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
+        if transfer not in (("chunked",) if message.chunked else ("", "identity")):
+            return "malformed", "transfer coding"
+    if (content_length(message) or 0) > LENGTH_MAX:
+        return "malformed", "content length"
+    return None
+
+
+def content_length(message: RawResponseMessage) -> int | None:
+    """Content-Length; beyond LENGTH_MAX if it is larger than that, however many digits it has. None if there is none."""
+    text = message.headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _DIGITS_MAX else LENGTH_MAX + 1
+
+
+def may_be_kept(message: RawResponseMessage) -> bool:
+    """Whether the connection may serve again: HTTP/1.0 knows no chunks, so whoever sends them frames by mistake (6.1)."""
+    return not (message.chunked and message.version == HttpVersion10)

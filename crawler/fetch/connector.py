@@ -1,7 +1,7 @@
-"""aiohttp's pool, bounded where it is not and careful where it trusts: see ``protocol`` for what a connection may answer.
+"""aiohttp's connection pool, with the bounds and checks that it lacks; see ``connection`` for a single connection.
 
-The law: no socket is made for an address the guard refuses; a pooled connection is used again only if nothing lies unread
-on it; never more than ``idle_max`` connections, taking ``idle_bytes_max`` of memory, wait for a next use.
+Invariants: no socket is made for an address the guard refuses. A pooled connection is used again only if nothing lies unread
+on it. At most ``idle_max`` connections, with ``idle_bytes_max`` of memory, wait for their next use.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from crawler.core.errors import OUR_ERRNOS
 from crawler.fetch.certificates import is_odd, matches, names
 from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
-from crawler.fetch.guard import Guard, Refused
+from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
 
 KEEPALIVE_S: Final = 5.0
+WORTH_KEEPING_S: Final = KEEPALIVE_S / 2
+"""Where no more can wait, one that has waited longer makes room for the next; of younger ones none does. Hosts come round in
+turn: if the oldest always went, and there are some more hosts than room, every one would go just before it is wanted."""
 IDLE_BYTES: Final = 16 << 10
 IDLE_TLS_BYTES: Final = 64 << 10
 """What a connection that waits takes of memory: 9 KiB were measured, and TLS keeps its buffers and state."""
@@ -69,7 +72,7 @@ class Connector(aiohttp.TCPConnector):
         self._idle_per_host_max = idle_per_host_max
         self.opened = 0
         """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
-        self._idle: OrderedDict[ResponseHandler, ConnectionKey] = OrderedDict()
+        self._idle: OrderedDict[ResponseHandler, tuple[ConnectionKey, float]] = OrderedDict()  # and since when it waits
         self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave)  # type: ignore[assignment]
 
     @property
@@ -121,7 +124,7 @@ class Connector(aiohttp.TCPConnector):
             if exchange.proxied:
                 return socket.socket(*addr_info[:3])
             return self._guard.socket(addr_info)
-        except Refused as refused:
+        except AddressRefused as refused:
             exchange.refused = refused.rule
             raise
         except OSError as error:
@@ -206,28 +209,36 @@ class Connector(aiohttp.TCPConnector):
         """Back to the pool, or closed at once: a TLS connection that says goodbye first may linger for long."""
         if should_close or not (isinstance(protocol, Watched) and protocol.idle):
             protocol.abort()
-            should_close = True
-        super()._release(key, protocol, should_close=should_close)
-        if should_close or self._closed:
+            super()._release(key, protocol, should_close=True)
             return
-        self._idle[protocol] = key
-        self._idle_bytes += _weight(key)
-        while self._is_full():
+        if self._closed:
+            return
+        now = time.monotonic()
+        weight = IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
+        while len(self._idle) >= self._idle_max or self._idle_bytes + weight > self._idle_bytes_max:
+            if not self._idle or now - next(iter(self._idle.values()))[1] < WORTH_KEEPING_S:
+                protocol.abort()
+                super()._release(key, protocol, should_close=True)
+                return
             self._close_oldest()
+        if self._cleanup_handle is None:
+            super()._release(key, protocol)
+        else:  # the same, as nobody waits for a connection: there is no limit
+            self._acquired.discard(protocol)
+            self._conns[key].append((protocol, now))
+        self._idle[protocol] = key, now
+        self._idle_bytes += weight
         if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:
             same.popleft()[0].abort()
 
-    def _is_full(self) -> bool:
-        return len(self._idle) > self._idle_max or self._idle_bytes > self._idle_bytes_max
-
     def _leave(self, protocol: ResponseHandler) -> None:
         """It is used again, or lost: it waits no more."""
-        if (key := self._idle.pop(protocol, None)) is not None:
-            self._idle_bytes -= _weight(key)
+        if (waited := self._idle.pop(protocol, None)) is not None:
+            self._idle_bytes -= IDLE_TLS_BYTES if waited[0].is_ssl else IDLE_BYTES
 
     def _close_oldest(self) -> None:
         """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
-        protocol, key = next(iter(self._idle.items()))
+        protocol, (key, _) = next(iter(self._idle.items()))
         self._leave(protocol)
         protocol.abort()
         if (same := self._conns.get(key)) is not None:
@@ -235,7 +246,3 @@ class Connector(aiohttp.TCPConnector):
                 same.remove(entry)
             if not same:
                 del self._conns[key]
-
-
-def _weight(key: ConnectionKey) -> int:
-    return IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES

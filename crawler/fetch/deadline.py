@@ -32,14 +32,6 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._running)
 
-    def add(self, deadline: Deadline) -> None:
-        self._running.add(deadline)
-        if self._timer is None:
-            self._start()
-
-    def discard(self, deadline: Deadline) -> None:
-        self._running.discard(deadline)
-
     def _start(self) -> None:
         self._look_at = self.loop.time() + LOOK_EVERY_S
         self._timer = self.loop.call_at(self._look_at, self._look)
@@ -87,14 +79,12 @@ class Deadline:
 
     def arm(self, after_s: float, reason: str) -> None:
         """From now on: ``reason`` after that many seconds, or ``total_timeout`` if that comes first."""
-        self.arm_at(self._loop.time() + after_s, reason)
+        when = self._loop.time() + after_s
+        self._when, self._reason = (when, reason) if when < self._total_at else (self._total_at, "total_timeout")
 
     def arm_at(self, when: float, reason: str) -> None:
         """As ``arm``, at a loop time."""
-        if when >= self._total_at:
-            when, reason = self._total_at, "total_timeout"
-        self._when = when
-        self._reason = reason
+        self._when, self._reason = (when, reason) if when < self._total_at else (self._total_at, "total_timeout")
 
     def hold(self) -> None:
         """What is waited for until ``go_on`` is not the other side's doing."""
@@ -126,11 +116,14 @@ class Deadline:
         assert task is not None
         self._task = task
         self._begun_cancels = task.cancelling()
-        self._deadlines.add(self)
+        deadlines = self._deadlines
+        deadlines._running.add(self)
+        if deadlines._timer is None:
+            deadlines._start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._deadlines.discard(self)
+        self._deadlines._running.discard(self)
         if self.expired is None:
             return
         if self._task.uncancel() <= self._begun_cancels and kind is not None and issubclass(kind, asyncio.CancelledError):

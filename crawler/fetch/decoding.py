@@ -1,7 +1,7 @@
-"""The last step of a fetch: prove that the body's content codings are whole, undo them if asked to, tell what it is.
+"""The last step of a fetch: check that the body's content codings are whole, undo them if asked to, find out the type.
 
-The law: a body whose coding is cut, corrupt or explosive never leaves here without a fault; while it decodes, the loop
-goes on; no decoder runs before its memory is reserved, and of a body never more than one at a time.
+Invariants: a body whose coding is cut, corrupt or explosive gets a fault. The event loop goes on while a body is decoded.
+No decoder runs before its memory is reserved, and of one body never more than one at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TURN_S: Final = 0.005
 
 
 class Room(Protocol):
-    """Memory that a visit takes when it is known to be needed: ``crawler.resources.memory_budget.Visit``."""
+    """Memory that a visit takes when it is known to be needed: ``crawler.resources.memory_budget.VisitMemory``."""
 
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 
@@ -45,8 +45,7 @@ class Finisher:
     async def finish(self, page: Page, codings: tuple[str, ...], limit: int, room: Room | None = None) -> None:
         """Complete a page whose body is sealed. ``limit``: most bytes it may decode to. Raises StorageError."""
         if not codings:
-            page.bytes_decoded = page.body.size
-            page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
+            tell(page)
             return
         page.coding = ", ".join(codings)
         if len(codings) > self._codings_max:
@@ -170,6 +169,12 @@ class Finisher:
                     is_over = _turn(pieces, take)
                     if not is_over:
                         await asyncio.sleep(0)
+
+
+def tell(page: Page) -> None:
+    """Complete a page whose sealed body bears no coding."""
+    page.bytes_decoded = page.body.size
+    page.sniffed = sniff(page.body.prefix(PREFIX_BYTES), page.mime)
 
 
 def _turn(pieces: Iterator[bytes], take: Callable[[bytes], object]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import ssl
-from types import TracebackType
 from typing import Final
 
 import aiohttp
@@ -31,23 +30,13 @@ _PACKAGE: Final = __name__.partition(".")[0]
 _PROXY_REFUSES_US: Final = 407
 
 
-class Border:
-    """``with Border(exchange, tls=...):`` — only FetchError, StorageError, cancellation and bugs come out."""
-
-    __slots__ = ("_exchange", "_tls")
-
-    def __init__(self, exchange: Exchange, *, tls: bool) -> None:
-        self._exchange = exchange
-        self._tls = tls
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, _FOREIGN):
-            raise translated(error, self._exchange, tls=self._tls) from None
-        if isinstance(error, Exception) and not isinstance(error, CrawlerError) and _is_foreign(error):
-            raise unforeseen(error, self._exchange) from None
+def raise_ours(error: Exception, exchange: Exchange, *, tls: bool) -> None:
+    """The border: of an error met during ``exchange``, raise what it becomes. Whatever this lets pass is to be raised as it is:
+    only FetchError, StorageError, cancellation and bugs come out."""
+    if isinstance(error, _FOREIGN):
+        raise translated(error, exchange, tls=tls) from None
+    if not isinstance(error, CrawlerError) and _is_foreign(error):
+        raise unforeseen(error, exchange) from None
 
 
 def unforeseen(error: Exception, exchange: Exchange) -> FetchError:

@@ -1,6 +1,6 @@
-"""What one attempt at one URL learns on its way: the notebook that socket factory, protocol and fetcher share.
+"""What one attempt at one URL learns on its way: shared by socket factory, connection and fetcher.
 
-The law: it belongs to the attempt, not to the connection. A connection that goes back to the pool forgets its exchange.
+It belongs to the attempt, not to the connection: a connection that goes back to the pool forgets its exchange.
 """
 
 from __future__ import annotations
@@ -11,76 +11,55 @@ from contextvars import ContextVar
 from typing import Final, Protocol
 
 from aiohttp.http import RawResponseMessage
+from msgspec import Struct
 
 from crawler.fetch.deadline import Deadline
 
 
 class HeadRoom(Protocol):
-    """``crawler.resources.memory_budget.Visit``"""
+    """``crawler.resources.memory_budget.VisitMemory``"""
 
     def head(self, size: int, granted: Callable[[], None], /) -> bool: ...
 
 
-class Exchange:
+class Exchange(Struct, kw_only=True):
     """Filled in as the attempt proceeds. ``sent_at`` is loop time, ``sent_wall`` wall time, both in seconds."""
 
-    __slots__ = (
-        "connecting",
-        "deadline",
-        "ending",
-        "framing",
-        "fresh",
-        "interim",
-        "ip",
-        "lost",
-        "message",
-        "on_sent",
-        "our_errno",
-        "proxied",
-        "received",
-        "refused",
-        "reused",
-        "room",
-        "sent_at",
-        "sent_wall",
-        "tls",
-        "tunnel",
-        "unasked",
-    )
-
-    def __init__(self, *, proxied: bool = False, tunnel: bool = False, fresh: bool = False, room: HeadRoom | None = None) -> None:
-        self.proxied = proxied
-        """The socket leads to a proxy that the operator named, not to the URL's host."""
-        self.tunnel = tunnel
-        """The proxy must still be asked for a way through (CONNECT)."""
-        self.fresh = fresh
-        """Pooled connections must not be used."""
-        self.room = room
-        """Where memory for a long head is to be had; None: it needs not be asked for, or not any more."""
-        self.deadline: Deadline | None = None
-        """Of the attempt, once it runs."""
-        self.reused = False
-        self.refused: str | None = None
-        """The guard's rule, if it refused the address."""
-        self.our_errno = 0
-        """An error of this machine: met while connecting, or since the request; 0 if none."""
-        self.connecting = False
-        """The request under way is the CONNECT."""
-        self.on_sent: Callable[[], None] | None = None
-        """Called when the request is about to be written."""
-        self.unasked = self.tls = self.lost = False
-        self.ip: str | None = None
-        self.received = 0
-        """Bytes since the request, framing and all."""
-        self.framing = 0
-        """Of these, what framed the chunks of the body."""
-        self.interim = 0
-        """1xx answers received."""
-        self.message: RawResponseMessage | None = None
-        """The head of the final answer."""
-        self.ending: tuple[str, str] | None = None
-        """(reason, detail) of an answer that did not end as its framing promised."""
-        self.sent_at = self.sent_wall = 0.0
+    proxied: bool = False
+    """The socket leads to a proxy that the operator named, not to the URL's host."""
+    tunnel: bool = False
+    """The proxy must still be asked for a way through (CONNECT)."""
+    fresh: bool = False
+    """Pooled connections must not be used."""
+    room: HeadRoom | None = None
+    """Where memory for a long head is to be had; None: it needs not be asked for, or not any more."""
+    deadline: Deadline | None = None
+    """Of the attempt, once it runs."""
+    first_byte_s: float = 0.0
+    """From the request being written, the deadline waits so long for the first byte."""
+    reused: bool = False
+    refused: str | None = None
+    """The guard's rule, if it refused the address."""
+    our_errno: int = 0
+    """An error of this machine: met while connecting, or since the request; 0 if none."""
+    connecting: bool = False
+    """The request under way is the CONNECT."""
+    unasked: bool = False
+    tls: bool = False
+    lost: bool = False
+    ip: str | None = None
+    received: int = 0
+    """Bytes since the request, framing and all."""
+    framing: int = 0
+    """Of these, what framed the chunks of the body."""
+    interim: int = 0
+    """1xx responses received."""
+    message: RawResponseMessage | None = None
+    """The head of the final response."""
+    ending: tuple[str, str] | None = None
+    """(reason, detail) of a response that did not end as its framing promised."""
+    sent_at: float = 0.0
+    sent_wall: float = 0.0
 
     def begin(self, ip: str | None, *, tls: bool, unasked: bool) -> None:
         """A request is about to be written on a connection to ``ip``; ``unasked``: something has come on it already."""
@@ -91,8 +70,8 @@ class Exchange:
         self.connecting = self.tunnel and not self.connecting
         self.sent_at = time.monotonic()
         self.sent_wall = time.time()
-        if self.on_sent is not None and not self.connecting:
-            self.on_sent()
+        if self.deadline is not None and not self.connecting:
+            self.deadline.arm(self.first_byte_s, "first_byte_timeout")
 
     @property
     def is_sent(self) -> bool:
@@ -101,7 +80,7 @@ class Exchange:
 
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""
-        self.message = self.on_sent = self.room = self.deadline = None
+        self.message = self.room = self.deadline = None
 
 
 CURRENT: Final[ContextVar[Exchange | None]] = ContextVar("exchange", default=None)

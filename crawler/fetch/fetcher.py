@@ -1,7 +1,7 @@
-"""One straight coroutine per exchange: ask, read chunk by chunk into a bounded body, say what came.
+"""One straight coroutine per exchange: send the request, read the body chunk by chunk within bounds, return the page.
 
-The law: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError; whatever
-ends a fetch, cancellation included, gives back its connection, timer and spool file.
+Invariants: every way a server can misbehave ends within its deadline and its limits, as a Page or a FetchError. However a fetch
+ends, cancellation included, it gives back its connection, timer and spool file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,12 +27,12 @@ from crawler.core.page import Body, Page, Timings, content_type
 from crawler.core.text import matches_mime
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline, Deadlines
-from crawler.fetch.decoding import Finisher, Room
-from crawler.fetch.errors import Border, lacking
+from crawler.fetch.decoding import Finisher, Room, tell
+from crawler.fetch.errors import lacking, raise_ours
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
-from crawler.fetch.transport import Way
+from crawler.fetch.transport import Transport
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -74,7 +74,7 @@ class Fetcher:
     def __init__(
         self,
         config: FetchConfig,
-        way: Way,
+        way: Transport,
         connector: Connector,
         guard: Guard,
         profile_of: Callable[[str], Profile],
@@ -164,7 +164,7 @@ class Fetcher:
         return False
 
     async def fetch(self, lease: Lease, room: Room | None = None) -> Page:
-        """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: there was no answer
+        """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: no response came
         that could be read. StorageError: the fault is ours."""
         started = time.monotonic()
         self._in_flight += 1
@@ -202,14 +202,17 @@ class Fetcher:
         self._requests += 1
         try:
             try:
-                with Deadline(self._deadlines, config.timeout) as deadline, Border(exchange, tls=request.tls):
-                    exchange.deadline = deadline
-                    exchange.on_sent = partial(deadline.arm, config.first_byte_timeout, "first_byte_timeout")
+                with Deadline(self._deadlines, config.timeout) as deadline:
+                    exchange.deadline, exchange.first_byte_s = deadline, config.first_byte_timeout
                     deadline.arm(config.connect_timeout, "connect_timeout")
-                    async with self._way.ask(request) as content:
-                        self._check_head(link, exchange)
-                        head_at = time.monotonic()
-                        fault = await self._read(content, body, limit, deadline, exchange)
+                    try:
+                        async with self._way.ask(request) as content:
+                            self._check_head(link, exchange)
+                            head_at = time.monotonic()
+                            fault = await self._read(content, body, limit, deadline, exchange)
+                    except Exception as error:
+                        raise_ours(error, exchange, tls=request.tls)
+                        raise
             except FetchError as error:
                 error.sent = exchange.is_sent
                 error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
@@ -226,8 +229,11 @@ class Fetcher:
             page = _page(request, message, body, fault)
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall
-            codings = codings_of(message.headers.getall("Content-Encoding", ())) if body.size else ()
-            await self.finisher.finish(page, codings, limit, room)
+            if body.size and "Content-Encoding" in message.headers:
+                codings = codings_of(message.headers.getall("Content-Encoding"))
+                await self.finisher.finish(page, codings, limit, room)
+            else:
+                tell(page)
             page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
             self._bytes_wire += page.bytes_wire
             self._bytes_decoded += page.bytes_decoded
@@ -295,7 +301,7 @@ class Fetcher:
             raise FetchError("address", rule)
 
     def _check_head(self, link: Link, exchange: Exchange) -> None:
-        """Refuse an answer by its head alone."""
+        """Refuse a response by its head alone."""
         message = exchange.message
         assert message is not None
         if message.code == 407 and exchange.proxied:

@@ -1,7 +1,7 @@
 """Which addresses may be connected to. Pure rules over the IANA special-purpose registries, and the socket factory.
 
-The law: the decision is made on the very address a socket is made for, whatever named it: a seed, a link, a redirect,
-robots.txt or a DNS answer. Whoever may not be reached as IPv4 may not be reached in an IPv6 dress either.
+Invariant: the decision is made on the very address a socket is made for, whatever named it: a seed, a link, a redirect,
+robots.txt or a DNS response. An address refused as IPv4 is also refused in every IPv6 form that embeds it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _TEREDO: Final = IPv6Network("2001::/32")
 _ISATAP: Final = (0x00005EFE, 0x02005EFE)
 
 
-class Refused(OSError):
+class AddressRefused(OSError):
     """Raised where a socket was asked for; ``rule`` says why it was not made."""
 
     def __init__(self, ip: str, rule: str) -> None:
@@ -115,11 +115,11 @@ class Guard:
         return _rule_v6(address, embeds=False)
 
     def socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
-        """A TCP socket for ``getaddrinfo``'s tuple: what aiohttp calls socket_factory. Raises Refused."""
+        """A TCP socket for ``getaddrinfo``'s tuple: what aiohttp calls socket_factory. Raises AddressRefused."""
         family, kind, proto, _, sockaddr = addr_info
         scope = sockaddr[3] if len(sockaddr) > 3 else 0
         if rule := "scoped" if scope else self.refuses(sockaddr[0]):
-            raise Refused(sockaddr[0], rule)
+            raise AddressRefused(sockaddr[0], rule)
         return socket.socket(family, kind, proto)
 
 

@@ -1,6 +1,6 @@
-"""What we say of ourselves: each request's head, and the same for the archive with its secrets masked.
+"""The head of each request, and the same head for the archive with its secrets masked.
 
-The law: a secret goes only to the hosts whose ``[[host]]`` table holds it, and to no record at all.
+Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it, and is written to no record.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from crawler.core.version import __version__
 
 MASK: Final = "***"
 PROFILES_MAX: Final = 256
+PLACES_MAX: Final = 1024
+"""Hosts of which it is kept how they are connected to."""
 
 
 class Profile(Struct, frozen=True):
@@ -54,13 +56,9 @@ def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str,
     ``nxdomain``: no host can have its name, whoever would be asked (a proxy takes any, and TLS then fails on it)."""
     scheme, separator, rest = href.partition("://")
     authority, slash, path = rest.partition("/")
-    name, colon, port = authority.rpartition(":")
-    if not colon or port.endswith("]"):
-        name, port = authority, "443" if scheme == "https" else "80"
-    if not separator or not slash or not name or not port.isdigit() or "@" in authority or not href.isascii():
+    if not separator or not slash or not href.isascii():
         raise FetchError("syntax", "the URL cannot be requested")
-    if fault := name_fault(name):
-        raise FetchError("nxdomain", fault, permanent=True)
+    name, port = _place(scheme, authority)
     start = f"{method} /{path} HTTP/1.1\r\nHost: {authority}\r\n".encode()
     end = "".join(f"{key}: {value}\r\n" for key, value in extra).encode() + b"\r\n" if extra else b"\r\n"
     masked = start + profile.masked + end
@@ -68,13 +66,26 @@ def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str,
         method,
         href,
         scheme == "https",
-        name[1:-1] if name.startswith("[") else name,
-        int(port),
+        name,
+        port,
         profile.fields + extra,
         masked if profile.block is profile.masked else start + profile.block + end,
         masked,
         profile.proxy,
     )
+
+
+@lru_cache(PLACES_MAX)
+def _place(scheme: str, authority: str) -> tuple[str, int]:
+    """Where to connect to: a name or address without brackets, and a port."""
+    name, colon, port = authority.rpartition(":")
+    if not colon or port.endswith("]"):
+        name, port = authority, "443" if scheme == "https" else "80"
+    if not name or not port.isdigit() or "@" in authority:
+        raise FetchError("syntax", "the URL cannot be requested")
+    if fault := name_fault(name):
+        raise FetchError("nxdomain", fault, permanent=True)
+    return name[1:-1] if name.startswith("[") else name, int(port)
 
 
 def user_agent(config: FetchConfig) -> str:
@@ -127,7 +138,7 @@ def _set(fields: dict[str, str], name: str, value: str) -> None:
 
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
-    """Validators of an earlier whole answer (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
+    """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
     known = lease.known
     if known is None or known.outcome != "ok" or known.archive is None:
         return ()

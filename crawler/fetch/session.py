@@ -23,7 +23,7 @@ from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import profiles
 from crawler.fetch.resolver import Resolver
-from crawler.fetch.transport import LEAN_VERSIONS, READ_BYTES, BySession, Lean, Way
+from crawler.fetch.transport import LEAN_VERSIONS, READ_BYTES, BySession, Lean, Transport
 
 logger: Final = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ async def open_fetcher(
         session._retry_connection = False  # retries are the frontier's
         async with session:
             by_session = BySession(session)
-            way: Way = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
+            way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
             yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max)
     finally:
         loop.set_exception_handler(handled)

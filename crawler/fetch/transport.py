@@ -1,12 +1,13 @@
-"""Two ways to put one request through the one pool: aiohttp's ``session.request``, and a lean one through the same
-connector, connection and parser that leaves out what a crawl has elsewhere (redirects, cookies, timers, decoding).
+"""Two transports over one pool: aiohttp's ``session.request``, and a lean one through the same connector, connection and parser
+that leaves out what a crawl does elsewhere (redirects, cookies, timers, decoding).
 
-The law: both say the same bytes and end alike; the whole hostile catalogue runs on both. The lean way rests on names that
-aiohttp does not promise to keep: it is taken only on the versions it was tested with.
+Invariant: both send the same bytes and end alike; the whole hostile catalogue runs on both. The lean one uses private names of
+aiohttp and is chosen only on the versions it was tested with.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -18,16 +19,17 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from crawler.fetch.connector import Connector
-from crawler.fetch.exchange import current
+from crawler.fetch.exchange import CURRENT
 from crawler.fetch.request import Request
 
 LEAN_VERSIONS: Final = frozenset({"3.14.5"})
 READ_BYTES: Final = 64 << 10
 """Low water of a connection's read buffer; reading pauses above twice this."""
+KEYS_MAX: Final = 1024
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
 
-class Asking(Protocol):
+class OpenRequest(Protocol):
     """``async with way.ask(request) as content``: the final head has come, the body is still to be read."""
 
     async def __aenter__(self) -> StreamReader: ...
@@ -37,8 +39,8 @@ class Asking(Protocol):
     ) -> None: ...
 
 
-class Way(Protocol):
-    def ask(self, request: Request, /) -> Asking: ...
+class Transport(Protocol):
+    def ask(self, request: Request, /) -> OpenRequest: ...
 
 
 class BySession:
@@ -47,7 +49,7 @@ class BySession:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    def ask(self, request: Request) -> Asking:
+    def ask(self, request: Request) -> OpenRequest:
         return _SessionAsking(
             self._session.request(
                 request.method,
@@ -87,7 +89,7 @@ class Lean:
         self._by_session = by_session
         self.params = params
 
-    def ask(self, request: Request) -> Asking:
+    def ask(self, request: Request) -> OpenRequest:
         return self._by_session.ask(request) if request.proxy is not None else _LeanAsking(self, request)
 
 
@@ -106,7 +108,7 @@ class _LeanAsking:
         self._protocol: ResponseHandler | None = None
         self.port = request.port
         self.is_tls = request.tls
-        self.connection_key = ConnectionKey(request.host, request.port, request.tls, True, None, None, None, None)
+        self.connection_key = _key(request.host, request.port, request.tls)
 
     def is_ssl(self) -> bool:
         return self.is_tls
@@ -117,7 +119,9 @@ class _LeanAsking:
 
     async def __aenter__(self) -> StreamReader:
         connector = self._way.connector
-        protocol: ResponseHandler | None = connector.reuse(self.connection_key, current())
+        exchange = CURRENT.get()
+        assert exchange is not None
+        protocol: ResponseHandler | None = connector.reuse(self.connection_key, exchange)
         if protocol is None:
             connection = await connector.connect(self, [], _NO_TIMEOUT)  # type: ignore[arg-type]
             protocol, connection._protocol = connection.protocol, None  # released by us, as one that is used again
@@ -139,6 +143,11 @@ class _LeanAsking:
         assert self._protocol is not None
         # closed there unless the response ended exactly and nothing followed
         self._way.connector._release(self.connection_key, self._protocol)
+
+
+@lru_cache(KEYS_MAX)
+def _key(host: str, port: int, tls: bool) -> ConnectionKey:
+    return ConnectionKey(host, port, tls, True, None, None, None, None)
 
 
 def _url(href: str) -> URL:

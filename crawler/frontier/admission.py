@@ -1,6 +1,6 @@
 """Which links of a batch are new: the rules every store shares. Pure: what a store knows is handed in as functions.
 
-The law: the verdicts depend only on what was committed and on the order of the batch, so that under a depth limit the set
+Invariant: the verdicts depend only on what was committed and on the order of the batch, so that under a depth limit the set
 of pages crawled does not depend on timing.
 """
 
@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
+from xxhash import xxh3_64_digest
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
 from crawler.core.keys import HOST_BYTES, Keys
@@ -36,6 +37,7 @@ BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
 """A seed, a redirect or a robots link is never left out by a budget."""
 
 QUEUED: Final = (NEW, EXPAND)
+_NEW, _EXPAND, _KNOWN = int(NEW), int(EXPAND), int(KNOWN)  # comparing with an IntEnum takes three times as long
 
 UNBOUNDED: Final = 0
 BOUNDED: Final = 1
@@ -89,6 +91,13 @@ def is_robots_visit(link: Link) -> bool:
 def is_own_visit(link: Link) -> bool:
     """Its end, or its failing, is its URL's: one for links alone, or for robots rules, changes nothing of what is known of it."""
     return link.kind not in EXPANDED and link.kind != "robots"
+
+
+def is_robots_record(before: Known | None, *, is_known: bool) -> bool:
+    """Whether the record of a robots.txt is kept at its URL: not if that was, or is to be, visited as a page.
+
+    ``before``: the record there is, if any; ``is_known``: the URL is known, settled or not."""
+    return not is_known if before is None else before.link.kind == "robots"
 
 
 def role_of(link: Link) -> str | None:
@@ -200,20 +209,23 @@ class Admissions:
 
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
-        keys, url_at = self._columns.keys, block.url_at()
+        end = start + len(block)
+        keys, fresh = self._columns.keys[start:end], self._judged.fresh[start:end]
         by_host: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
-        for at, verdict in enumerate(self._judged.fresh[start : start + len(block)]):
-            if verdict == NEW:
-                key = keys[start + at]
-                group = by_host.get(key[:HOST_BYTES])
-                if group is None:
-                    group = by_host[key[:HOST_BYTES]] = ([], [])
+        group: tuple[list[bytes], list[bytes]] = ([], [])
+        last = b""  # links of one host often stand together
+        for verdict, key, url in zip(fresh, keys, block.urls(), strict=True):
+            if verdict == _NEW:
+                if (place := key[:HOST_BYTES]) != last:
+                    last = place
+                    if (found := by_host.get(place)) is None:
+                        found = by_host[place] = ([], [])
+                    group = found
                 group[0].append(key)
-                group[1].append(url_at(at))
-            elif verdict == EXPAND:
-                url = url_at(at)
+                group[1].append(url)
+            elif verdict == _EXPAND:
                 link = decode_link(link_value(url, packed_text(host_key(url.decode()).encode()), block.tail))[1]
-                self.entries.append(self._of_link(link, keys[start + at], True))
+                self.entries.append(self._of_link(link, key, True))
         for group_keys, urls in by_host.values():
             host = host_key(urls[0].decode())
             if self._are_theirs(host, group_keys, urls):
@@ -233,11 +245,11 @@ class Admissions:
 
     def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
         """Whether these are the keys of these URLs, all of this host."""
-        if keys[0][:HOST_BYTES] != self._keys_by.host(host):
-            return False
         places = (f"http://{host}/".encode(), f"https://{host}/".encode())
-        url_key = self._keys_by.url
-        return all(url.startswith(places) and url_key(url) == key[HOST_BYTES:] for key, url in zip(keys, urls, strict=True))
+        of_host, secret = self._keys_by.host(host), self._keys_by.secret
+        if [url for url in urls if not url.startswith(places)]:
+            return False
+        return [of_host + xxh3_64_digest(url, secret) for url in urls] == keys
 
     def _forged_in(self, block: LinkBlock, start: int) -> list[int]:
         """Places of the new links of a block whose keys are not theirs."""
@@ -277,6 +289,13 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     budgets = _Budgets(columns, known, limits, ask)
     judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries, [])
     fresh, depths, ways = judged.fresh, judged.depths, columns.ways
+    if not depth_limited and not budgets.apply and max(ways, default=UNBOUNDED) <= BOUNDED:
+        for at, key in enumerate(columns.keys):  # of the five cases only the second is left
+            if key not in known:
+                known[key] = depths[key] = columns.depths[at]
+                fresh[at] = _NEW
+        _judge_roles(columns, known, judged)
+        return judged
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
         if ways[at] > BOUNDED:
@@ -290,13 +309,19 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
             if key in worth:
                 fresh[at] = EXPAND
                 worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
+    _judge_roles(columns, known, judged)
+    return judged
+
+
+def _judge_roles(columns: BatchColumns, known: dict[bytes, int], judged: Judged) -> None:
+    """Known sitemaps are queued again for each site that names them for the first time."""
+    fresh = judged.fresh
     for at, role in columns.roles.items():
         if role not in known and fresh[at] in (KNOWN, *QUEUED):
-            known[role] = depths[role] = 0
+            known[role] = judged.depths[role] = 0
             judged.roles.append(role)
             if fresh[at] == KNOWN:
                 fresh[at] = EXPAND
-    return judged
 
 
 def _worth(columns: BatchColumns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:

@@ -1,6 +1,6 @@
 """The batch that collects, bounded in outcomes, links and bytes, and the one that is being committed.
 
-The law: a batch is committed whole or, after a failed write, its admissions are put before the next batch's, in order.
+Invariant: a batch is committed whole or, after a failed write, its admissions are put before the next batch's, in order.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ class OpenBatch:
         if rest is not None:
             self.hosts[settled.lease.link.host] = rest
         if isinstance(settled.outcome, Done):
-            self.links_count += len(settled.outcome.outlinks) + len(settled.outcome.block or ())
+            block = settled.outcome.block
+            self.links_count += len(settled.outcome.outlinks) + (len(block) if block is not None else 0)
             self.body_bytes += settled.outcome.page.body.size
-            self.refuse(settled.outcome.refused or {})
+            if settled.outcome.refused:
+                self.refuse(settled.outcome.refused)
 
     def admit(self, admitted: Admitted, committed: Callable[[], None] | None = None) -> None:
         self.admitted.append(admitted)
@@ -121,11 +123,6 @@ class Collector:
         self.closing: OpenBatch | None = None
         self._begun: list[float] = []  # when the oldest of the batch that closes, and of the open one, came
         self._dirty, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    @property
-    def is_backed_up(self) -> bool:
-        """One batch is being committed and the next is full: nothing more may be visited."""
-        return self.closing is not None and self.open.is_full()
 
     def uncommitted_s(self, now: float) -> float:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""

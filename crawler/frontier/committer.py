@@ -1,6 +1,6 @@
-"""One batch made true: prepare → write → commit, over two threads; and cutting back after a failure.
+"""Makes one batch durable: prepare → write → commit, over two threads; and cuts back after a failure.
 
-The engine thread owns the store, the writer thread owns archive and results. The law: what ``commit`` returned from is
+The engine thread owns the store, the writer thread owns archive and results. Invariants: what ``commit`` returned from is
 durable; after a StorageError nothing of the batch is, once ``rewind`` has returned.
 """
 

@@ -1,7 +1,7 @@
 """The counters of a store while a commit changes them, and the hosts with the longest queues.
 
-The law: known = waiting + retrying + done, but for what waits and is no new page: links to expand once more, and what is no
-page at all. That is never known, and once it is settled it is counted by its kind alone.
+Invariant: known = waiting + retrying + done, except for what waits and is no new page (links to expand once more) and for what
+is no page at all; the latter is never known, and once settled it is counted by its kind alone.
 """
 
 from __future__ import annotations

@@ -176,6 +176,8 @@ class Frontier:
 
     def deal(self) -> None:
         """Give out whatever may be given now, and wake again when more may be."""
+        if not self._waiters and self._timer is None:
+            return
         now = self._clock()
         while self._waiters:
             if self._waiters[0].done():
@@ -194,11 +196,11 @@ class Frontier:
 
     def _next(self, now: float) -> Lease | None:
         """The next lease, or None; then ``waits_for`` says which of five reasons it is."""
-        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody answers
-        if (paused := self.paused_by) is not None and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
-            return self._idle(paused)
+        # 1. somebody has paused it; offline, one lease may be dealt to see whether anybody responds
+        if self.pauses and not (self._deals_one and self.pauses == {Pause.OFFLINE}):
+            return self._idle(self.paused_by)
         # 2. one batch is being committed and the next is full
-        if self._batches.is_backed_up:
+        if self._batches.closing is not None and self._batches.open.is_full():
             return self._idle("disk")
         # 3. as many visits are out as memory or descriptors allow; those held have ended
         if self._limit is not None and len(self._out) - self._held >= self._limits[self._limit]:
@@ -222,8 +224,8 @@ class Frontier:
         self._refill.dealt(lease.link.host)
         return lease
 
-    def _idle(self, waits_for: WaitsFor) -> Lease | None:
-        self.waits_for = waits_for
+    def _idle(self, waits_for: WaitsFor | None) -> Lease | None:
+        self.waits_for = waits_for or self.waits_for
         return None
 
     def _leave(self, lease: Lease) -> None:
@@ -307,7 +309,7 @@ class Frontier:
         self._held = visits
 
     def deal_one(self) -> None:
-        """Offline: deal one lease all the same, to see whether anybody answers."""
+        """Offline: deal one lease all the same, to see whether anybody responds."""
         self._deals_one = True
         self.deal()
 

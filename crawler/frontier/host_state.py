@@ -17,7 +17,7 @@ CRASHES_MAX: Final = 3
 class _Later(Struct, array_like=True, kw_only=True):
     """Fields added later: keyword-only ones come last in the records of every subclass, so that older records are read."""
 
-    has_answered: bool = False
+    has_responded: bool = False
     """It took a request at any time of this crawl."""
 
 
@@ -37,7 +37,7 @@ class HostState(_Later, array_like=True):
         """What a visit told of it."""
         self.since, self.due = now, rest.due
         self.failures, self.busy, self.down = rest.failures, rest.busy, rest.down
-        self.has_answered |= rest.has_answered
+        self.has_responded |= rest.has_responded
 
     @property
     def ready_at(self) -> float:
@@ -68,4 +68,4 @@ class HostState(_Later, array_like=True):
             link = replace(link, attempt=link.attempt + crashes)
             if down is None and crashes >= CRASHES_MAX:
                 down = ("skipped", "crashed")
-        return Lease(link, key, due, crashes > 0, down, known, failures, self.busy, self.has_answered)
+        return Lease(link, key, due, crashes > 0, down, known, failures, self.busy, self.has_responded)

@@ -30,6 +30,7 @@ from crawler.frontier.admission import (
     decide,
     fruitful,
     is_own_visit,
+    is_robots_record,
     is_robots_txt,
     is_robots_visit,
 )
@@ -133,7 +134,7 @@ class MemoryStore:
         for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             link = settled.lease.link
             if record is not None and is_robots_visit(link) and is_robots_txt(link):
-                self._settle_aside(key, record)
+                self._settle_robots(key, record)
         for settled in batch.settled:
             self._suspects.pop(cleared_robots(settled) or b"", None)
         for name, rest in batch.hosts.items():
@@ -174,15 +175,13 @@ class MemoryStore:
             self._revived.discard(key)
             self._record(key, record)
 
-    def _settle_aside(self, key: bytes, record: Known) -> None:
-        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+    def _settle_robots(self, key: bytes, record: Known) -> None:
         before = self._pages.get(key)
-        if key not in self._depths:
-            self._depths[key] = 0
-        elif before is not None and before.link.kind == "robots":
-            self._tally.settle(before, -1)
-        else:
+        if not is_robots_record(before, is_known=key in self._depths):
             return
+        if before is not None:
+            self._tally.settle(before, -1)
+        self._depths.setdefault(key, 0)
         self._record(key, record)
 
     def _record(self, key: bytes, record: Known) -> None:

@@ -90,7 +90,7 @@ class Pump:
         return self._batches.uncommitted_s(self._clock())
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
-        """What the store answers, between two of the pump's own calls. Raises StorageError."""
+        """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
 
     async def between_commits(self, call: Callable[..., T], *args: object) -> T:

@@ -1,8 +1,9 @@
-"""What the bench is short of, and one trip to the engine thread that gets it all.
+"""What the bench is short of, and one trip to the engine thread that gets it all: new hosts, more links for hosts that run low,
+leases given back, robots records.
 
-New hosts, more links for hosts that run low, leases given back, robots records. The law: the bench never holds more than
-``links_max`` links, a host that has nothing more in the store is not asked for again until something is admitted for it,
-and robots records are read for as many hosts as can be dealt now: those of all that wait fit into no memory.
+Invariants: the bench never holds more than ``links_max`` links. A host that has nothing more in the store is not asked for again
+until something is admitted for it. Robots records are read for as many hosts as can be dealt now: those of all that wait
+would not fit into memory.
 """
 
 from __future__ import annotations

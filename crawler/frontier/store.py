@@ -3,7 +3,7 @@
 The protocol is synchronous and batch-shaped: the pump calls it from one engine thread, so an implementation needs no
 lock. (``stats``, ``clock``, ``longest``, ``memory_used``, ``shed``, ``lookup`` and ``budgets`` may be called from any thread.)
 
-The law: what ``commit`` returned from is never forgotten; what was not committed never happened.
+Invariants: what ``commit`` returned from is never forgotten; what was not committed never happened.
 """
 
 from __future__ import annotations
@@ -57,15 +57,6 @@ class Counts(Struct, frozen=True, gc=False):
     """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
     statuses: Mapping[str, int] = {}
     """Settled URLs that are ``http_error``, by HTTP status. Not of those that an earlier version settled."""
-
-    @property
-    def all_known(self) -> int:
-        """With what is no page."""
-        return self.known + sum(self.not_pages.values())
-
-    @property
-    def all_done(self) -> int:
-        return self.done + sum(self.not_pages.values())
 
 
 class Store(Protocol):

@@ -55,7 +55,7 @@ LANES_MAX: Final = 8
 
 
 class _Host:
-    __slots__ = ("busy", "down", "due", "failures", "has_answered", "is_held", "out", "place", "queue", "robots_queue", "share")
+    __slots__ = ("busy", "down", "due", "failures", "has_responded", "is_held", "out", "place", "queue", "robots_queue", "share")
 
     def __init__(self, lease: Lease) -> None:
         self.queue: deque[Lease] = deque()
@@ -67,7 +67,7 @@ class _Host:
         self.due = lease.due
         self.failures = lease.failures
         self.busy = lease.busy
-        self.has_answered = lease.has_answered
+        self.has_responded = lease.has_responded
         self.down: tuple[str, str] | None = None
         self.share = 0  # the most links it has had here
 
@@ -89,9 +89,9 @@ class _Group:
 
 class Workbench:
     """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
-    ``group_of(host)`` names a group it shares with others, limited like a host, or None."""
+    ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none."""
 
-    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] = lambda host: None) -> None:
+    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] | None = None) -> None:
         self._per_host = per_host
         self._group_of = group_of
         self._hosts: dict[str, _Host] = {}
@@ -176,15 +176,16 @@ class Workbench:
             return None
         if host.out >= self._per_host(name):
             return None
-        if self._is_parked(name, host, lease, now):
+        if (lease.suspect or self._group_of is not None) and self._is_parked(name, host, lease, now):
             return None
         (host.robots_queue or host.queue).popleft()
         self.waiting -= 1
         self.weight -= size(lease.link)
         host.out += 1
         self.out += 1
-        for group in self._groups_of(name, lease):
-            self._group(group, name).out += 1
+        if lease.suspect or self._group_of is not None:
+            for group in self._groups_of(name, lease):
+                self._group(group, name).out += 1
         if host.out < self._per_host(name) and host.next() is not None:
             self._enter_lane(name, host)
         return lease
@@ -200,8 +201,8 @@ class Workbench:
         """A visit ended: none of its host (and group) starts before that rest is over."""
         host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
-        host.failures, host.busy, host.down, host.has_answered = rest.failures, rest.busy, rest.down, rest.has_answered
-        for name in self._groups_of(lease.link.host, lease):
+        host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
+        for name in self._groups_of(lease.link.host, lease) if self._group_of is not None else ():
             if name != SUSPECTS:
                 group = self._group(name, lease.link.host)
                 group.due = max(group.due, due)
@@ -216,7 +217,7 @@ class Workbench:
     def state(self, name: str) -> HostRest:
         """How a host on the bench stands."""
         host = self._hosts[name]
-        return HostRest(host.due, host.failures, host.down, host.busy, host.has_answered)
+        return HostRest(host.due, host.failures, host.down, host.busy, host.has_responded)
 
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""
@@ -325,7 +326,7 @@ class Workbench:
         self._lanes[host.place][name] = host
 
     def _groups_of(self, name: str, lease: Lease) -> tuple[str, ...]:
-        group = self._group_of(name)
+        group = self._group_of(name) if self._group_of is not None else None
         if lease.suspect:
             return (SUSPECTS,) if group is None else (SUSPECTS, group)
         return () if group is None else (group,)

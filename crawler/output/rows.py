@@ -23,6 +23,8 @@ from crawler.output.archive.records import date
 from crawler.output.results import FIELDS, SCHEMA, Row
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
+_VALIDATORS: Final = frozenset({b"etag", b"last-modified"})
+_VALIDATOR_CHARS: Final = frozenset(map(len, _VALIDATORS))
 _EMPTY: Final[Row] = {"schema": SCHEMA, **dict.fromkeys(FIELDS)}
 
 
@@ -35,7 +37,10 @@ def rows_of(prepared: Prepared, kept: Sequence[Kept | None]) -> Iterator[tuple[i
     for index, settled in enumerate(batch.settled):
         links, states = next(verdicts) if isinstance(settled.outcome, Done) else ((), b"")
         if has_row(settled):
-            yield from _visit_rows(index, settled, kept[index], list(zip(links, states, strict=True)), batch.wall)
+            row, duplicate = _visit_rows(settled, kept[index], links, states, batch.wall)
+            yield index, row
+            if duplicate is not None:
+                yield None, duplicate
     for admitted in batch.admitted:
         yield from _admitted_rows(admitted, next(verdicts)[1], batch.wall)
 
@@ -56,20 +61,17 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     outcome, before = settled.outcome, settled.lease.known
     assert isinstance(outcome, Done | Dropped)
     page = outcome.page if isinstance(outcome, Done) else None
-    known = Known(
-        settled.lease.link,
-        _outcome(settled),
-        outcome.reason,
-        page.status if page else None,
-        page.fetched_at if page else wall,
-        row=ref,
-        location=row["location"] if outcome.outcome == "redirect" else None,
-    )
-    etag, modified = _validators(page) if page else (None, None)
-    if page is not None and has_record(settled) and (page.status != 304 or before is None):
-        at = kept.body_at if kept and kept.body != kept.record else None
-        place = kept.body if kept else None
-        return replace(known, archive=place, etag=etag, last_modified=modified, digest=page.body.sha1, archived_at=at)
+    link, ended, location = settled.lease.link, row["outcome"], row["location"] if outcome.outcome == "redirect" else None
+    etag, modified = _validators(page) if page is not None else (None, None)
+    if page is not None and outcome.outcome != "skipped" and (page.status != 304 or before is None):
+        place = kept.body if kept is not None else None
+        at = kept.body_at if kept is not None and place is not kept.record and place != kept.record else None
+        return Known(
+            *(link, ended, outcome.reason, page.status, page.fetched_at, place, ref, location, etag, modified),
+            *(page.body.sha1, at),
+        )
+    status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
+    known = Known(link, ended, outcome.reason, status, at, row=ref, location=location)
     if before is None:
         return known
     return replace(
@@ -97,13 +99,14 @@ def _outcome(settled: Settled) -> str:
 
 
 def _visit_rows(
-    index: int, settled: Settled, kept: Kept | None, found: Sequence[tuple[Link, int]], wall: float
-) -> Iterator[tuple[int | None, Row]]:
+    settled: Settled, kept: Kept | None, links: Sequence[Link], states: Sequence[int], wall: float
+) -> tuple[Row, Row | None]:
+    """The row of a visit, and that of the line whose redirect led to a page that was known already."""
     link, outcome = settled.lease.link, settled.outcome
     assert isinstance(outcome, Done | Dropped)
-    onward = found[0] if found and outcome.outcome == "redirect" and link.kind != "robots" else None
+    onward = (links[0], states[0]) if links and outcome.outcome == "redirect" and link.kind != "robots" else None
     carries_on = onward is not None and onward[1] in (NEW, KNOWN, EXPAND)
-    row = _link_row(link, _outcome(settled), outcome.reason)
+    row = _link_row(link, outcome.outcome if link.kind != "robots" else _outcome(settled), outcome.reason)
     row["final"] = not carries_on and link.kind not in NOT_PAGES
     row["attempt"] = link.attempt
     if isinstance(outcome, Dropped):
@@ -115,14 +118,14 @@ def _visit_rows(
         if outcome.cut:
             row["cut"] = ",".join(rule for rule, _ in outcome.cut)
             row["fault"] = "; ".join(f"{rule}: {words}" for rule, words in outcome.cut)
-        if not has_record(settled):
+        if outcome.outcome == "skipped":
             row["sha256"] = None
-    yield index, row
-    if carries_on and onward is not None and onward[1] != NEW and link.input is not None:
-        duplicate = _link_row(onward[0], "skipped", "duplicate")
-        duplicate["final"] = True
-        duplicate["fetched_at"] = iso(wall)
-        yield None, duplicate
+    if not carries_on or onward is None or onward[1] == NEW or link.input is None:
+        return row, None
+    duplicate = _link_row(onward[0], "skipped", "duplicate")
+    duplicate["final"] = True
+    duplicate["fetched_at"] = iso(wall)
+    return row, duplicate
 
 
 def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> Iterator[tuple[None, Row]]:
@@ -146,14 +149,14 @@ def _link_row(link: Link, outcome: str, reason: str | None) -> Row:
     row["outcome"] = outcome
     row["reason"] = reason
     row["kind"] = link.kind
-    row["input"] = _input(link.input)
+    row["input"] = _input(link.input) if link.input is not None else None
     row["via"] = link.via
     row["depth"] = link.depth
     row["hops"] = link.hops
     row["tag"] = link.tag
     if (listed := link.as_listed) is not None:
-        row["listed"] = urls.masked(listed)
-        row["extra"] = _object(link.extra)
+        row["listed"] = listed if listed is link.url else urls.masked(listed)
+        row["extra"] = _object(link.extra) if link.extra is not None else None
     return row
 
 
@@ -165,7 +168,7 @@ def _object(extra: str | None) -> orjson.Fragment | None:
 def _fill_response(row: Row, page: Page, kept: Kept | None, target: str | None) -> None:
     timings = page.timings
     row["status"] = page.status
-    row["location"] = target or _location(page)
+    row["location"] = target or (_location(page) if page.status >= 300 else None)
     row["mime"] = page.mime
     row["charset"] = page.charset
     row["bytes_wire"] = page.bytes_wire
@@ -193,6 +196,11 @@ def _location(page: Page) -> str | None:
 
 
 def _validators(page: Page) -> tuple[str | None, str | None]:
+    for name, _ in page.headers:
+        if len(name) in _VALIDATOR_CHARS and name.lower() in _VALIDATORS:
+            break
+    else:
+        return None, None
     etag, modified = page.header("etag"), page.header("last-modified")
     if len(etag or "") + len(modified or "") > VALIDATORS_CHARS_MAX:
         return None, None

@@ -1,7 +1,7 @@
-"""What runs in a parser process: ``python -m crawler.parse.child``, started by crawler.parse.process only.
+"""The program of a parser process: ``python -m crawler.parse.child``, started by crawler.parse.process only.
 
-The law: it holds one socket (as standard input) and nothing else of the crawl's; it answers documents in order, one frame
-each; it never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process.
+Invariants: it holds one socket (as standard input) and nothing else of the crawl's. It replies to documents in order, one frame
+each. It never outlives its parent, its memory limit, or by much its deadline. Imports are few: each is paid per process.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ FAILED: Final = 2
 BROKEN: Final = 3
 """The process cannot do its work at all."""
 RETIRE: Final = 0x80
-"""Added to an answer's status: replace me, I have grown."""
+"""Added to a reply's status: replace me, I have grown."""
 HEAD: Final = struct.Struct("<IB")
-"""Of an answer: payload bytes, status. Of a request only the bytes, as ``<I``."""
+"""Of a reply: payload bytes, status. Of a request only the bytes, as ``<I``."""
 LENGTH: Final = struct.Struct("<I")
 GROWN_BYTES_MAX: Final = 24 << 20
 """Resident growth since the start that is given back to the system by ending the process."""
@@ -47,7 +47,7 @@ def function_of(path: str, known: dict[str, Callable[..., Any]]) -> Callable[...
     return function
 
 
-def main(preload: str, parent: int, memory_bytes: int, alarm_s: float, answer_bytes_max: int) -> None:
+def main(preload: str, parent: int, memory_bytes: int, alarm_s: float, reply_bytes_max: int) -> None:
     _shield(parent)
     pipe = socket.socket(fileno=os.dup(0))
     try:
@@ -56,15 +56,15 @@ def main(preload: str, parent: int, memory_bytes: int, alarm_s: float, answer_by
             function_of(path, known)
         _limit(memory_bytes)
     except Exception as error:
-        _answer(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
+        _reply(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
         return
-    _answer(pipe, READY, b"")
+    _reply(pipe, READY, b"")
     with open(0, "rb", buffering=64 << 10) as requests:
-        _serve(requests, pipe, known, alarm_s, answer_bytes_max)
+        _serve(requests, pipe, known, alarm_s, reply_bytes_max)
 
 
 def _serve(
-    requests: BinaryIO, pipe: socket.socket, known: dict[str, Callable[..., Any]], alarm_s: float, answer_bytes_max: int
+    requests: BinaryIO, pipe: socket.socket, known: dict[str, Callable[..., Any]], alarm_s: float, reply_bytes_max: int
 ) -> None:
     start_bytes = _resident_bytes()
     passed_bytes = 0
@@ -75,8 +75,8 @@ def _serve(
         try:
             payload = msgspec.msgpack.encode(function_of(path, known)(*arguments))
             status = VALUE
-            if len(payload) > answer_bytes_max:
-                status, payload = FAILED, f"an answer of {len(payload)} bytes".encode()
+            if len(payload) > reply_bytes_max:
+                status, payload = FAILED, f"a reply of {len(payload)} bytes".encode()
         except MemoryError:
             os._exit(1)  # whose memory it was is only known of a fresh process
         except Exception as error:
@@ -87,14 +87,14 @@ def _serve(
             passed_bytes = 0
             if _resident_bytes() - start_bytes > GROWN_BYTES_MAX:
                 status |= RETIRE
-        _answer(pipe, status, payload)
+        _reply(pipe, status, payload)
 
 
-def _answer(pipe: socket.socket, status: int, payload: bytes) -> None:
+def _reply(pipe: socket.socket, status: int, payload: bytes) -> None:
     try:
         pipe.sendall(HEAD.pack(len(payload), status) + payload)
     except OSError:
-        os._exit(0)  # nobody is left to answer to
+        os._exit(0)  # nobody is left to reply to
 
 
 def _shield(parent: int) -> None:

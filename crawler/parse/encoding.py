@@ -1,8 +1,7 @@
-"""Which encoding a text is in, by one rule for whoever reads it: what its bytes, its sender and itself say, in the order of the
-standards, and by its bytes alone where nobody says. Pure; parser processes import it only where an encoding is rare.
+"""The encoding of a text, by one rule for all callers: byte order mark, sender, the text's own declaration, in the order of the
+standards, and the bytes alone where none of them says. Pure; parser processes import it only where an encoding is rare.
 
-The law: whatever the bytes and labels, there is an answer, by its WHATWG name (https://encoding.spec.whatwg.org), and decoding
-by it never fails.
+Invariant: every input has an encoding, by its WHATWG name (https://encoding.spec.whatwg.org), and decoding by it never fails.
 """
 
 from __future__ import annotations

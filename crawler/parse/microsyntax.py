@@ -1,6 +1,6 @@
 """The small grammars around links: Refresh, srcset, Link and X-Robots-Tag values, and queries in a page's encoding. Pure.
 
-The law: linear in the text, and no text raises.
+Every function is linear in the text, and no text raises.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Parsing at arm's length: hostile documents are read in processes that may crash, spin or swell.
+"""A pool of parser subprocesses, each document with a deadline and a memory limit.
 
-The law: one document in, one answer or one ``Fault`` out, whatever the document does; a document is blamed only if it
-fails alone in a fresh process. Bytes waiting are bounded, and a caller that is cancelled leaves nothing behind.
+Invariants: one document in, one reply or one ``ParseFault`` out, whatever the document does. A document is blamed only if it
+fails alone in a fresh process. Bytes waiting are bounded, and a cancelled caller leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
 from crawler.parse.child import FAILED, function_of
-from crawler.parse.process import IN_HAND_LOW, Fault, Job, ParserProcess, frame_of, reap, start
+from crawler.parse.process import IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
 
 WAITING_BYTES_MAX: Final = 16 << 20
 MEMORY_BYTES: Final = 64 << 20
@@ -32,11 +32,11 @@ START_AGAIN_S: Final = 1.0
 T = TypeVar("T")
 
 
-class Stats(NamedTuple):
+class PoolStats(NamedTuple):
     processes: int
     busy: int
     documents_waiting: int
-    """Not yet answered: in the queue or in a process's hands."""
+    """Without a reply yet: in the queue or in a process's hands."""
     bytes_waiting: int
     callers_waiting: int
     """For room in the queue."""
@@ -54,7 +54,7 @@ def pool_size(parsers: int | None, *, cores: int, memory_limit_bytes: int) -> in
     return max(1, min(cores - 1, memory_limit_bytes // 4 // PROCESS_BYTES))
 
 
-class Parser:
+class ParserPool:
     """See ``open_parser``."""
 
     def __init__(self, config: ParseConfig, *, parsers: int, preload: str, memory_bytes: int, waiting_bytes_max: int) -> None:
@@ -79,24 +79,28 @@ class Parser:
     def __repr__(self) -> str:
         return f"<Parser {len(self._processes)} processes, {self._waiting} documents, {self._waiting_bytes} bytes>"
 
-    async def call(self, function: str, *arguments: Any, result: type[T]) -> T | Fault:
+    async def call(self, function: str, *arguments: Any, result: type[T]) -> T | ParseFault:
         """What ``module:name`` returns for these arguments; both ways as msgpack (msgspec). StorageError if this machine
         cannot start a process. The function must be pure: it may run twice."""
-        answer: T | Fault
+        reply: T | ParseFault
         if self._in_loop:
-            answer = self._here(function, arguments)
+            reply = self._here(function, arguments)
         else:
             frame = frame_of(function, arguments)
-            await self._enter(len(frame))
+            if not self._turns and self._fits(len(frame)):
+                self._waiting += 1
+                self._waiting_bytes += len(frame)
+            else:
+                await self._enter(len(frame))
             try:
-                answer = await self._there(frame, result)
+                reply = await self._there(frame, result)
             finally:
                 self._leave(len(frame))
         self._documents += 1
-        if isinstance(answer, Fault):
-            self._crashed += answer.reason == "parse_crashed"
-            self._timed_out += answer.reason == "parse_timeout"
-        return answer
+        if isinstance(reply, ParseFault):
+            self._crashed += reply.reason == "parse_crashed"
+            self._timed_out += reply.reason == "parse_timeout"
+        return reply
 
     def restart(self) -> None:
         """Replace every process, to give its memory back. What they are at is done again."""
@@ -106,10 +110,10 @@ class Parser:
     def pids(self) -> list[int]:
         return [process.popen.pid for process in self._processes]
 
-    def stats(self) -> Stats:
+    def stats(self) -> PoolStats:
         busy = sum(bool(process.in_hand) for process in self._processes)
         counts = (self._documents, self._crashed, self._timed_out, self._restarts)
-        return Stats(len(self._processes), busy, self._waiting, self._waiting_bytes, len(self._turns), *counts)
+        return PoolStats(len(self._processes), busy, self._waiting, self._waiting_bytes, len(self._turns), *counts)
 
     def _here(self, function: str, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -117,32 +121,28 @@ class Parser:
         except (OSError, MemoryError) as error:  # a pure function meets neither but by our own fault
             raise StorageError(f"parsing: {error}", errno=getattr(error, "errno", None) or errno.ENOMEM) from error
         except Exception as error:
-            return Fault("parse_crashed", f"{type(error).__name__}: {error}")
+            return ParseFault("parse_crashed", f"{type(error).__name__}: {error}")
 
-    async def _there(self, frame: bytearray, result: type[T]) -> T | Fault:
+    async def _there(self, frame: bytearray, result: type[T]) -> T | ParseFault:
         if (error := self._error()) is not None:
             raise error
         job = Job(frame, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         self._deal()
-        answer = await job.answer
-        if isinstance(answer, Fault):
-            return answer
-        status, payload = answer
+        reply = await job.reply
+        if isinstance(reply, ParseFault):
+            return reply
+        status, payload = reply
         if status == FAILED:
-            return Fault("parse_crashed", bytes(payload).decode(errors="replace"))
+            return ParseFault("parse_crashed", bytes(payload).decode(errors="replace"))
         try:
             return msgspec.msgpack.decode(payload, type=result)
         except msgspec.DecodeError as error:  # a document may have taken its process over
-            return Fault("parse_crashed", str(error))
+            return ParseFault("parse_crashed", str(error))
 
     # -- the door: bounded in bytes, first come first served -------------------------------------------------------
 
     async def _enter(self, size: int) -> None:
-        if not self._turns and self._fits(size):
-            self._waiting += 1
-            self._waiting_bytes += size
-            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns.append((size, turn))
         try:
@@ -160,7 +160,8 @@ class Parser:
     def _leave(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
-        self._let_in()
+        if self._turns:
+            self._let_in()
 
     def _let_in(self) -> None:
         while self._turns:
@@ -177,7 +178,10 @@ class Parser:
 
     def _deal(self) -> None:
         """A document has come: it goes to the process with the fewest in hand, or waits until one asks."""
-        process = min(self._processes, key=lambda process: (not process.open, len(process.in_hand)), default=None)
+        if len(self._processes) == 1:
+            process: ParserProcess | None = self._processes[0]
+        else:
+            process = min(self._processes, key=lambda process: (not process.open, len(process.in_hand)), default=None)
         if process is not None and len(process.in_hand) <= IN_HAND_LOW:
             process.fill(self._queue)
 
@@ -240,20 +244,22 @@ class Parser:
         culprit = jobs.pop(0) if jobs and not process.replaced else None
         self._queue.extendleft(reversed(jobs))
         self._deal()
-        if culprit is None or culprit.answer.done():
+        if culprit is None or culprit.reply.done():
             return None
         if not culprit.tried:
             culprit.tried = True
             return culprit
-        culprit.answer.set_result(Fault("parse_timeout") if process.overran else Fault("parse_crashed", "the process died"))
+        culprit.reply.set_result(
+            ParseFault("parse_timeout") if process.overran else ParseFault("parse_crashed", "the process died")
+        )
         return None
 
     def _fail(self) -> None:
         """Tell those who wait, if there is no process and will be none soon."""
         while self._queue and (error := self._error()) is not None:
             job = self._queue.popleft()
-            if not job.answer.done():
-                job.answer.set_exception(error)
+            if not job.reply.done():
+                job.reply.set_exception(error)
 
     def _error(self) -> Exception | None:
         if self.broken:
@@ -271,12 +277,12 @@ async def open_parser(
     preload: str = "",
     memory_bytes: int = MEMORY_BYTES,
     waiting_bytes_max: int = WAITING_BYTES_MAX,
-) -> AsyncIterator[Parser]:
+) -> AsyncIterator[ParserPool]:
     """A pool of ``parsers`` processes (see ``pool_size``); none: everything is parsed in the loop, without protection.
 
     ``preload``: functions as ``module:name``, separated by blanks, imported before a process counts as ready. The
     processes have ended when the context is left."""
-    parser = Parser(config, parsers=parsers, preload=preload, memory_bytes=memory_bytes, waiting_bytes_max=waiting_bytes_max)
+    parser = ParserPool(config, parsers=parsers, preload=preload, memory_bytes=memory_bytes, waiting_bytes_max=waiting_bytes_max)
     keepers = [asyncio.create_task(parser.keep(), name=f"parser {n}") for n in range(parsers)]
     try:
         yield parser
@@ -288,4 +294,4 @@ async def open_parser(
                 raise end
 
 
-__all__ = ["Fault", "Parser", "Stats", "open_parser", "pool_size"]
+__all__ = ["ParseFault", "ParserPool", "PoolStats", "open_parser", "pool_size"]

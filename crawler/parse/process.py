@@ -1,6 +1,6 @@
-"""One parser process as its parent sees it: a queue of documents in its hands, and the frames between.
+"""One parser process as its parent sees it: a queue of documents handed over, and the frames between.
 
-The law: every document handed over is answered, or is first in ``in_hand`` when the process has ended: that one is to blame.
+Invariant: every document handed over gets its reply, or is first in ``in_hand`` when the process has ended: that one is to blame.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOT_FOR_PARSERS: Final = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHU
 _encoder = msgspec.msgpack.Encoder()
 
 
-class Fault(NamedTuple):
+class ParseFault(NamedTuple):
     """A document that could not be parsed. ``detail`` is for people."""
 
     reason: Literal["parse_crashed", "parse_timeout"]
@@ -48,13 +48,13 @@ class Fault(NamedTuple):
 
 
 class Job:
-    """A document on its way: the frame to send, and who waits for the answer: (status, payload)."""
+    """A document on its way: the frame to send, and who waits for the reply: (status, payload)."""
 
-    __slots__ = ("answer", "frame", "tried")
+    __slots__ = ("frame", "reply", "tried")
 
-    def __init__(self, frame: bytes | bytearray, answer: asyncio.Future[tuple[int, bytes | memoryview] | Fault]) -> None:
+    def __init__(self, frame: bytes | bytearray, reply: asyncio.Future[tuple[int, bytes | memoryview] | ParseFault]) -> None:
         self.frame = frame
-        self.answer = answer
+        self.reply = reply
         self.tried = False
 
 
@@ -108,7 +108,7 @@ class ParserProcess(asyncio.Protocol):
         frames: list[bytes | bytearray] = []
         while queue and len(self.in_hand) < IN_HAND_HIGH:
             job = queue[0]
-            if not job.answer.done():  # its caller is still there
+            if not job.reply.done():  # its caller is still there
                 if self.in_hand and self._bytes_in_hand + len(job.frame) > IN_HAND_BYTES_MAX:
                     break
                 self.in_hand.append(job)
@@ -160,7 +160,7 @@ class ParserProcess(asyncio.Protocol):
             if len(self._buffer) - at - HEAD.size < size:
                 break
             at += HEAD.size + size
-            if at == len(self._buffer):  # as large answers end: it is not copied
+            if at == len(self._buffer):  # as large replies end: it is not copied
                 whole, self._buffer = self._buffer, bytearray()
                 self._received(status, memoryview(whole)[at - size :])
                 at = 0
@@ -188,8 +188,8 @@ class ParserProcess(asyncio.Protocol):
             self._bytes_in_hand -= len(job.frame)
             self._alone = None
             self.retiring = self.retiring or bool(status & RETIRE)
-            if not job.answer.done():
-                job.answer.set_result((status & ~RETIRE, payload))
+            if not job.reply.done():
+                job.reply.set_result((status & ~RETIRE, payload))
             if self.retiring and not self.in_hand:
                 self.kill()
         else:
@@ -262,4 +262,4 @@ async def reap(popen: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(0.002)
 
 
-__all__ = ["Fault", "Job", "ParserProcess", "frame_of", "reap", "start"]
+__all__ = ["Job", "ParseFault", "ParserProcess", "frame_of", "reap", "start"]

@@ -1,7 +1,7 @@
-"""The bytes of a URL list: opened, told by its first bytes, decompressed piece by piece.
+"""The bytes of a URL list: opened, its format recognised by its first bytes, decompressed piece by piece.
 
-The law: no list takes more memory than one block and its decoder's window, and whatever keeps a list from being read is
-said in one sentence that names it.
+Invariant: a list takes no more memory than one block and its decoder's window. A list that cannot be read is an error of one
+sentence that names it.
 """
 
 from __future__ import annotations

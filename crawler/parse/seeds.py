@@ -1,7 +1,7 @@
 """URL lists of any size, read lazily: plain, gzip or zstd, one URL or one JSON object a line, from files, standard input,
 the command line or an upload.
 
-The law: every line that is neither blank nor a comment comes out exactly once, as a link or as a fault, and each chunk
+Invariants: every line that is neither blank nor a comment comes out exactly once, as a link or as a fault, and each chunk
 carries the position behind it. A position holds a hash of all that was consumed, so a list is continued only if it still
 begins with exactly that. No list, line or archive makes a chunk larger than one block and one line.
 """
@@ -21,7 +21,7 @@ from xxhash import xxh3_128, xxh3_128_digest
 
 from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import PRIORITY_DEFAULT, Input, Link, Tag
-from crawler.core.urls import Rules, host_key, masked, parse
+from crawler.core.urls import UrlRules, host_key, masked, parse
 from crawler.parse.seed_files import STDIN, blocks
 
 ARGV: Final = "argv"
@@ -40,7 +40,7 @@ _INVISIBLE: Final = "\ufeff\u200b\u200e\u200f"
 """Around a URL they come from copying; white space of any script is stripped as well."""
 _UTF_16: Final = re.compile(rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", re.DOTALL).match
 
-Fault: TypeAlias = tuple[Input, str, str, Tag | None]
+LineFault: TypeAlias = tuple[Input, str, str, Tag | None]
 """An invalid line: (input, text, reason, tag)."""
 
 WHAT_TO_DO: Final = {
@@ -62,7 +62,7 @@ class Chunk(Struct, frozen=True):
     ``position`` is (source, opaque position); ``extras`` are the further keys of the lines among ``faults``."""
 
     links: tuple[Link, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[LineFault, ...]
     position: tuple[str, bytes]
     extras: Mapping[Input, str] = {}
 
@@ -96,7 +96,7 @@ _secret = re.compile(r"//[^/\\?#\"\s]*@").sub
 class Lines:
     """A list in pieces: ``feed`` it bytes, ``finish`` it, take the chunks. Resumes behind ``position`` of an earlier run."""
 
-    def __init__(self, source: str, rules: Rules, position: bytes | None = None, tag: str | None = None) -> None:
+    def __init__(self, source: str, rules: UrlRules, position: bytes | None = None, tag: str | None = None) -> None:
         self.line = 0
         """Lines consumed so far."""
         self._source, self._rules, self._tag = source, rules, tag
@@ -106,7 +106,7 @@ class Lines:
         self._rest = bytearray()  # the begun line, at most LINE_BYTES_MAX
         self._long: bytes | None = None  # the head of a line longer than that, of which the rest is passed over
         self._links: list[Link] = []
-        self._faults: list[Fault] = []
+        self._faults: list[LineFault] = []
         self._extras: dict[Input, str] = {}
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
@@ -227,7 +227,7 @@ class Lines:
         )
 
 
-def _read_line(line: bytes, where: Input, rules: Rules, tag: str | None) -> tuple[Link | Fault, str | None]:
+def _read_line(line: bytes, where: Input, rules: UrlRules, tag: str | None) -> tuple[Link | LineFault, str | None]:
     """What a line says, and its further keys."""
     try:
         text = line.decode()
@@ -281,13 +281,13 @@ def _can_stand_in_a_row(value: msgspec.Raw) -> bool:
 def seed(
     text: str,
     where: Input,
-    rules: Rules,
+    rules: UrlRules,
     *,
     tag: Tag | None = None,
     depth: int = 0,
     priority: int = PRIORITY_DEFAULT,
     extra: str | None = None,
-) -> Link | Fault:
+) -> Link | LineFault:
     """The link that ``text`` names, or the fault that it is. Credentials are dropped: they are the business of ``[[host]]``."""
     text = text.strip().strip(_INVISIBLE).strip()
     try:
@@ -334,12 +334,12 @@ def lines_read(position: bytes | None) -> int:
     return _position(position).line if position else 0
 
 
-def check_urls(urls: Sequence[str], rules: Rules | None = None, *, command: str = "crawler run") -> list[str]:
+def check_urls(urls: Sequence[str], rules: UrlRules | None = None, *, command: str = "crawler run") -> list[str]:
     """One sentence for each text that is no URL, with what to type instead. It may be the name of a list, of a directory, or a
     host. Reads nothing."""
     where, faults = Input(ARGV, 0), []
     for text in dict.fromkeys(urls):
-        found = seed(text, where, rules or Rules())
+        found = seed(text, where, rules or UrlRules())
         if not isinstance(found, Link):
             faults.append(_what_to_type(text.strip(), found[1], found[2], command))
     return faults
@@ -367,14 +367,14 @@ def read(
     lists: Sequence[str],
     urls: Sequence[str] = (),
     positions: Mapping[str, bytes] | None = None,
-    rules: Rules | None = None,
+    rules: UrlRules | None = None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[Chunk]:
     """Every seed of ``urls`` and then of ``lists``, each list once, behind its position if it has one.
 
     Blocks while it reads: a thread of its own is the place for it. ConfigError: a list that cannot be read or has changed;
     the chunks before it stand. StorageError: this machine is short of something."""
-    positions, rules = positions or {}, rules or Rules()
+    positions, rules = positions or {}, rules or UrlRules()
     if urls:
         if ARGV in lists:
             raise ConfigError(f"list {ARGV}: call it ./{ARGV}; {ARGV} is the name of the URLs on the command line")
@@ -389,7 +389,7 @@ def _read_list(lines: Lines, source: str, stdin: BinaryIO | None) -> Iterator[Ch
     yield from lines.finish()
 
 
-def _read_argv(urls: Sequence[str], rules: Rules, position: bytes | None) -> Iterator[Chunk]:
+def _read_argv(urls: Sequence[str], rules: UrlRules, position: bytes | None) -> Iterator[Chunk]:
     lines = [url.encode(errors="surrogatepass").replace(b"\n", b" ") for url in urls]
     behind = _position(position) if position else _Position()
     begun = b"\n".join(lines[: behind.line])

@@ -1,6 +1,6 @@
 """A sitemap's bytes on their way to a parser process: gzip undone, in parts of one size (https://www.sitemaps.org/protocol).
 
-The law: whatever comes in, memory is bounded and it ends; what could be unpacked before a fault is handed on, the fault named.
+Invariants: memory is bounded and it ends, whatever comes in; what could be unpacked before a fault is handed on, the fault named.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATIO_FREE_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 64 << 10
 _FEED_BYTES: Final = 16 << 10
 
-Fault: TypeAlias = Literal["gzip", "gzip_cut", "decode_ratio", "too_large"]
+UnpackFault: TypeAlias = Literal["gzip", "gzip_cut", "decode_ratio", "too_large"]
 
 
 class Unpacked:
@@ -31,7 +31,7 @@ class Unpacked:
     ``is_cut``: it is known already not to be whole."""
 
     def __init__(self, chunks: Iterable[bytes], *, bytes_max: int = BYTES_MAX, is_cut: bool = False) -> None:
-        self.fault: Fault | None = None
+        self.fault: UnpackFault | None = None
         self.detail = ""
         self._is_cut = is_cut
         self._chunks = chunks
@@ -111,4 +111,4 @@ def _before_the_fault(decoder: zlib._Decompress, data: bytes) -> bytes:
     return bytes(piece)
 
 
-__all__ = ["BYTES_MAX", "INDEX_DEPTH_MAX", "PART_BYTES", "URLS_MAX", "Fault", "Unpacked"]
+__all__ = ["BYTES_MAX", "INDEX_DEPTH_MAX", "PART_BYTES", "URLS_MAX", "UnpackFault", "Unpacked"]

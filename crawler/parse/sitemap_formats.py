@@ -1,10 +1,10 @@
 """A part of a sitemap, read in a parser process: XML (urlset, sitemapindex, RSS, Atom) or one URL a line.
 
-The law: one part in; its entries, and what the next part needs, out. Whatever the bytes, reading ends, it holds no more than a
-part and an entry, and a fault is named and damages no entry but the one it stands in.
+Invariants: one part in; its entries, and what the next part needs, out. Reading ends whatever the bytes, and holds no more than
+a part and an entry. A fault is named and damages no entry but the one it stands in.
 
-expat reads a part. Where it finds a fault, it is helped over it (crawler.parse.sitemap_repair), entry by entry where it must
-be. Nobody expands entities, and a document type with anything inside is refused.
+expat reads a part. Where it finds a fault, crawler.parse.sitemap_repair helps it over, entry by entry where it must. Entities
+are never expanded, and a document type with an internal subset is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, Rules
+from crawler.core.urls import Base, UrlRules
 from crawler.parse.microsyntax import codec_of, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
@@ -34,13 +34,13 @@ ELEMENT_DEPTH_MAX: Final = 32
 NAME_CHARS_MAX: Final = 256
 _FEED_BYTES: Final = 16 << 10
 
-Kind: TypeAlias = Literal["urlset", "index", "rss", "atom", "text"]
-Fault: TypeAlias = Literal["not_a_sitemap", "doctype", "xml", "encoding", "entry_too_long", "too_deep", "too_many_faults"]
+SitemapKind: TypeAlias = Literal["urlset", "index", "rss", "atom", "text"]
+SitemapFault: TypeAlias = Literal["not_a_sitemap", "doctype", "xml", "encoding", "entry_too_long", "too_deep", "too_many_faults"]
 End: TypeAlias = Literal["", "whole", "cut"]
 """Whether more follows a part, it is the last, or it is where the document was cut."""
 
-ROOTS: Final[dict[str, Kind]] = {"urlset": "urlset", "sitemapindex": "index", "rss": "rss", "RDF": "rss", "feed": "atom"}
-PLACES: Final[dict[Kind, tuple[str, str]]] = {
+ROOTS: Final[dict[str, SitemapKind]] = {"urlset": "urlset", "sitemapindex": "index", "rss": "rss", "RDF": "rss", "feed": "atom"}
+PLACES: Final[dict[SitemapKind, tuple[str, str]]] = {
     "urlset": ("url", "loc"),
     "index": ("sitemap", "loc"),
     "rss": ("item", "link"),
@@ -63,15 +63,15 @@ class How(Struct, frozen=True, array_like=True):
 
     url: str
     charset: str | None = None
-    rules: Rules = Rules()
+    rules: UrlRules = UrlRules()
 
 
-class State(Struct, array_like=True):
+class SitemapState(Struct, array_like=True):
     """What was left of the parts before."""
 
     encoding: str = ""
     decoder: tuple[bytes, int] | None = None
-    kind: Kind | None = None
+    kind: SitemapKind | None = None
     is_guess: bool = False
     """The kind is known by the entries alone."""
     path: list[str] = []
@@ -88,10 +88,10 @@ class State(Struct, array_like=True):
 
 class Part(Struct, array_like=True):
     """What was read. ``entries``: canonical URLs. ``refused``: how many are none, by rule. ``faults``: how many there are by
-    name, and the first in words. ``more``: it held more entries than one answer may; call again without bytes."""
+    name, and the first in words. ``more``: it held more entries than one reply may; call again without bytes."""
 
     entries: list[str]
-    kind: Kind | None
+    kind: SitemapKind | None
     encoding: str
     state: bytes
     refused: dict[str, int]
@@ -100,26 +100,28 @@ class Part(Struct, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(State).decode
+_decode = msgspec.msgpack.Decoder(SitemapState).decode
 
 
 def part(data: bytes, state: bytes, end: End, how: How | list[object]) -> Part:
     """Read on with these bytes. ``state``: as the part before gave it back; ``b""`` for the first."""
-    reading = Reading(_decode(state) if state else State(), how if isinstance(how, How) else msgspec.convert(how, How))
+    reading = SitemapReading(
+        _decode(state) if state else SitemapState(), how if isinstance(how, How) else msgspec.convert(how, How)
+    )
     try:
         if not reading.state.is_over:
             reading.read(data, end)
     except Full:
-        return reading.answer(more=True)
+        return reading.reply(more=True)
     except Stop as stop:
         reading.fault(stop.fault, stop.detail)
         reading.state.is_over, reading.state.rest = True, b""
-    return reading.answer()
+    return reading.reply()
 
 
 def without_part(state: bytes) -> bytes:
     """The state to go on from where a part, and what was left before it, could not be read at all."""
-    before = _decode(state) if state else State("UTF-8")
+    before = _decode(state) if state else SitemapState("UTF-8")
     before.rest, before.decoder = b"", None
     return _encode(before)
 
@@ -127,25 +129,25 @@ def without_part(state: bytes) -> bytes:
 class Stop(Exception):
     """Reading ends here, for the whole document."""
 
-    def __init__(self, fault: Fault, detail: str = "") -> None:
+    def __init__(self, fault: SitemapFault, detail: str = "") -> None:
         self.fault, self.detail = fault, detail
 
 
 class Full(Exception):
-    """No more entries fit into this answer. What is not read is in the state."""
+    """No more entries fit into this reply. What is not read is in the state."""
 
 
 class Odd(Exception):
     """What expat lets pass, but we do not read."""
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, fault: SitemapFault, detail: str) -> None:
         self.fault, self.detail = fault, detail
 
 
-class Reading:
+class SitemapReading:
     """One call."""
 
-    def __init__(self, state: State, how: How) -> None:
+    def __init__(self, state: SitemapState, how: How) -> None:
         self.state, self._how = state, how
         self._join = Base(how.url, how.rules).join
         self._found: dict[str, None] = {}
@@ -153,11 +155,11 @@ class Reading:
         self._refused: dict[str, int] = {}
         self._faults: dict[str, tuple[int, str]] = {}
 
-    def answer(self, *, more: bool = False) -> Part:
+    def reply(self, *, more: bool = False) -> Part:
         state = self.state
         return Part(list(self._found), state.kind, state.encoding, _encode(state), self._refused, self._faults, more)
 
-    def fault(self, name: Fault, detail: str) -> None:
+    def fault(self, name: SitemapFault, detail: str) -> None:
         count, first = self._faults.get(name, (0, detail))
         self._faults[name] = count + 1, first
 
@@ -339,7 +341,7 @@ class Reading:
 class Strict:
     """expat, told which elements are open already. The URLs of whole entries go to ``reading``."""
 
-    def __init__(self, reading: Reading, path: list[str]) -> None:
+    def __init__(self, reading: SitemapReading, path: list[str]) -> None:
         self.path, self.safe = path, 0
         """The elements open behind the last whole entry, and how many bytes that is."""
         self._reading = reading

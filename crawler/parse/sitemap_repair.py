@@ -1,8 +1,8 @@
-"""A part of a sitemap that is not well-formed: what is plain is mended, and expat is helped over the rest. In parser processes;
-imported by the first fault.
+"""A part of a sitemap that is not well-formed: plain faults are repaired, and expat is helped over the rest. Runs in parser
+processes; imported at the first fault.
 
-The law: an entry that is well-formed is read as if there were no fault anywhere; of a damaged one as much as is plain, and never
-a URL that may have been cut. Linear in the text but for a bounded number of damaged entries.
+Invariants: a well-formed entry is read as if there were no fault anywhere. Of a damaged entry as much as is plain is read, never
+a URL that may have been cut. Time is linear in the text but for a bounded number of damaged entries.
 
 Recovery by a library alone was measured on the catalogue of tests/unit/parse/test_sitemap_faults.py: lxml (``recover=True``;
 7 MiB and 60 ms to import) reads ``?a=1&b=2`` as ``?a=1=2`` and loses every entry behind an open quote, comment or CDATA section,
@@ -19,7 +19,7 @@ from xml.parsers import expat
 
 from turbohtml import Tokenizer, TokenType, unescape
 
-from crawler.parse.sitemap_formats import PLACES, Full, Kind, Odd, Reading, Stop, Strict
+from crawler.parse.sitemap_formats import PLACES, Full, Odd, SitemapKind, SitemapReading, Stop, Strict
 
 REPAIRS_MAX: Final = 50_000
 """Damaged entries of one document: as many as it may have URLs."""
@@ -56,7 +56,7 @@ def mended(text: str) -> str:
     return "".join(_raw(piece) if at % 2 else _wrong.sub(_meant, piece) for at, piece in enumerate(_by_cdata(text)))
 
 
-def repaired(reading: Reading, data: bytes) -> int:
+def repaired(reading: SitemapReading, data: bytes) -> int:
     """Read the entries of these bytes, of which none begins that does not end, unless the document ends; how many bytes are
     done with: fewer than all when there is more than one call should do."""
     at, repairs = 0, 0
@@ -85,7 +85,7 @@ def repaired(reading: Reading, data: bytes) -> int:
     return len(data)
 
 
-def _over(reading: Reading, data: bytes, at: int) -> int:
+def _over(reading: SitemapReading, data: bytes, at: int) -> int:
     """The place behind a fault, which is in the next entry or before it. What is plain of that entry is read."""
     kind = reading.state.kind
     assert kind is not None and kind != "text"
@@ -131,7 +131,7 @@ def _is_char(char: str) -> bool:
     return char in "\t\n\r" or " " <= char <= "\ud7ff" or "\ue000" <= char <= "\ufffd" or char >= "\U00010000"
 
 
-def _loose(kind: Kind, entry: str) -> Iterator[str]:
+def _loose(kind: SitemapKind, entry: str) -> Iterator[str]:
     """The URLs of one entry, by turbohtml's tokenizer: it reads on after anything. As HTML knows some of its names (a <title>
     holds text only, a <link> nothing), all get a prefix; what is open is closed, or was no mark."""
     pieces = _by_cdata(entry)

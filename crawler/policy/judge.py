@@ -32,7 +32,7 @@ class Judge:
         *,
         retries: int,
         max_redirects: int,
-        rules: urls.Rules,
+        rules: urls.UrlRules,
         move_anchor: bool = True,
     ) -> None:
         self._retries = retries
@@ -137,7 +137,7 @@ def host_sign(error: FetchError) -> HostSign:
 
 
 def is_part(status: int, content_range: str | None) -> bool:
-    """Whether an answer says of itself that it is not the whole page: a range (206; RFC 9110, 15.3.7) or a difference (226;
+    """Whether a response says of itself that it is not the whole page: a range (206; RFC 9110, 15.3.7) or a difference (226;
     RFC 3229), and neither was asked for."""
     if status != 206:
         return status == 226

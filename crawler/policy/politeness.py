@@ -17,7 +17,7 @@ from crawler.core.model import Done, Dropped, Link, Outcome, Retry, Unvisited
 
 BACKOFF_BASE_S: Final = 1.0
 NXDOMAINS_MAX: Final = 3
-"""A host that has never answered is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
+"""A host that has never responded is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
 
 
 class HostSettings(Protocol):
@@ -30,13 +30,13 @@ class HostSettings(Protocol):
 
 
 class Politeness:
-    """``crawl_delay(link)`` is what the robots.txt of a link's origin asks for, as far as it is known; ``jitter()`` gives
-    numbers in [0, 1)."""
+    """``crawl_delay(link)`` is what the robots.txt of a link's origin asks for, as far as it is known, None where none is read;
+    ``jitter()`` gives numbers in [0, 1)."""
 
     def __init__(
         self,
         hosts: HostSettings,
-        crawl_delay: Callable[[Link], float],
+        crawl_delay: Callable[[Link], float] | None,
         jitter: Callable[[], float],
         *,
         backoff_max_s: float,
@@ -53,7 +53,8 @@ class Politeness:
 
     def pause(self, link: Link) -> float:
         """Between two visits of a link's host, whatever the first one brought; seconds."""
-        return max(self._hosts.delay(link.host), self._crawl_delay(link))
+        delay = self._hosts.delay(link.host)
+        return delay if self._crawl_delay is None else max(delay, self._crawl_delay(link))
 
     def backoff(self, times: int) -> float:
         """After so many failures in a row. Full jitter: anywhere up to the exponential ceiling, so that hosts do not come
@@ -71,7 +72,7 @@ class Politeness:
             return replace(host, due=max(host.due, now + self._hosts.delay(link.host)))
         rest = self._wish(link, outcome)
         sign, failures, busy = outcome.sign, host.failures, host.busy
-        has_answered = host.has_answered or sign in ("alive", "busy", "mute")
+        has_responded = host.has_responded or sign in ("alive", "busy", "mute")
         if sign == "alive":
             failures = busy = 0
         elif sign == "mute":
@@ -83,10 +84,10 @@ class Politeness:
             failures += 1
             rest = max(rest, self.backoff(failures))
         down = host.down if sign == "silent" else None
-        if sign in ("failed", "gone") and failures >= self._failures_max(outcome, has_answered):
+        if sign in ("failed", "gone") and failures >= self._failures_max(outcome, has_responded):
             down = (outcome.outcome, "host_down")
             rest = self._wish(link, outcome)  # nothing of it waits any more, and what comes later need not
-        return HostRest(max(host.due, now + rest), failures, down, busy, has_answered)
+        return HostRest(max(host.due, now + rest), failures, down, busy, has_responded)
 
     def _wish(self, link: Link, outcome: Done | Dropped | Retry) -> float:
         """What the visit itself asks for, without what the host has done before."""
@@ -101,9 +102,9 @@ class Politeness:
             rest = max(rest, self.retry_in(link, outcome))  # it is its host's next link: the whole host waits for it
         return rest
 
-    def _failures_max(self, outcome: Done | Dropped | Retry, has_answered: bool) -> int:
+    def _failures_max(self, outcome: Done | Dropped | Retry, has_responded: bool) -> int:
         """With so many failures in a row a host is given up. That there is no such name is believed sooner, and at once if it
-        is not to be asked for again; but not of a host that has answered."""
-        if outcome.sign != "gone" or has_answered:
+        is not to be asked for again; but not of a host that has responded."""
+        if outcome.sign != "gone" or has_responded:
             return self._host_failures
         return min(self._host_failures, NXDOMAINS_MAX) if isinstance(outcome, Retry) else 1

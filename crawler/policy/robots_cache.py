@@ -1,11 +1,11 @@
-"""Robots rules by origin in bounded memory. The law: ``bytes_max`` holds for any number of origins and any rules."""
+"""Robots rules by origin, in at most ``bytes_max`` bytes for any number of origins and any rules."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from crawler.policy.robots_rules import Rules
+from crawler.policy.robots_rules import RobotsRules
 
 
 class CacheStats(NamedTuple):
@@ -29,18 +29,18 @@ class RulesCache:
     def __init__(self, bytes_max: int) -> None:
         self._part_bytes_max = bytes_max // 2
         self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._parsed: OrderedDict[str, Rules] = OrderedDict()
+        self._parsed: OrderedDict[str, RobotsRules] = OrderedDict()
         self._kept_bytes = self._parsed_bytes = 0
         self._hits = self._misses = self._evictions = 0
 
-    def get(self, origin: str) -> Rules | None:
+    def get(self, origin: str) -> RobotsRules | None:
         rules = self._parsed.get(origin)
         if rules is not None:
             self._parsed.move_to_end(origin)
             self._hits += 1
             return rules
         data = self._kept.get(origin)
-        rules = Rules.from_bytes(data) if data is not None else None
+        rules = RobotsRules.from_bytes(data) if data is not None else None
         if rules is None:
             self._misses += 1
             return None
@@ -49,10 +49,10 @@ class RulesCache:
         self._remember(origin, rules)
         return rules
 
-    def put(self, origin: str, data: bytes) -> Rules | None:
+    def put(self, origin: str, data: bytes) -> RobotsRules | None:
         """Keep a record as the store has it. Returns its rules, None if the bytes are not a record."""
         self.discard(origin)
-        rules = Rules.from_bytes(data)
+        rules = RobotsRules.from_bytes(data)
         if rules is None:
             return None
         size = len(origin) + len(data) + self._ENTRY_BYTES
@@ -89,7 +89,7 @@ class RulesCache:
             self._evictions,
         )
 
-    def _remember(self, origin: str, rules: Rules) -> None:
+    def _remember(self, origin: str, rules: RobotsRules) -> None:
         if rules.memory_bytes > self._part_bytes_max:
             return
         self._parsed[origin] = rules

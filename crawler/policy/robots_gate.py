@@ -36,7 +36,7 @@ Failure = tuple[str, str]
 """(outcome, reason)"""
 
 
-class RobotsDesk:
+class RobotsGate:
     """``obeys(host)`` is False for hosts whose robots.txt the operator ignores; with ``reads_all`` theirs are read all the
     same, for the sitemaps they name. ``wall()`` gives seconds since the epoch."""
 
@@ -126,7 +126,7 @@ class RobotsDesk:
     def delay(self, link: Link) -> float:
         """The Crawl-delay of a link's origin, capped; 0.0 if none is known."""
         rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
-        return rules.delay(self._crawl_delay_cap_s) if rules is not None else 0.0
+        return 0.0 if rules is None or not rules.record.crawl_delay else rules.delay(self._crawl_delay_cap_s)
 
     def memory_used(self) -> int:
         """Bytes held by the cache."""
@@ -174,8 +174,8 @@ class RobotsDesk:
             found[link.anchor] = BLOCKED
         return [(origin, self._keep(origin, rules)) for origin, rules in found.items()]
 
-    def _keep(self, origin: str, rules: robots_rules.Rules | Failure) -> bytes | None:
-        if isinstance(rules, robots_rules.Rules):
+    def _keep(self, origin: str, rules: robots_rules.RobotsRules | Failure) -> bytes | None:
+        if isinstance(rules, robots_rules.RobotsRules):
             self._failures.pop(origin, None)
             record = rules.to_bytes()
             self._cache.put(origin, record)
@@ -186,7 +186,7 @@ class RobotsDesk:
             self._failures.popitem(last=False)
         return None
 
-    def _read(self, outcome: Done | Dropped) -> robots_rules.Rules | Failure:
+    def _read(self, outcome: Done | Dropped) -> robots_rules.RobotsRules | Failure:
         """The rules that a visit brought, or how what waits for them ends."""
         if not isinstance(outcome, Done) or _is_stacked(outcome.page):
             return outcome.outcome, outcome.reason or UNAVAILABLE[1]
@@ -203,7 +203,7 @@ class RobotsDesk:
         rules = robots_rules.read(page.status, body, name=self._name, wall=self._wall(), cache_control=control, cut=is_cut)
         return UNAVAILABLE if rules.unavailable else rules
 
-    def _at_hand(self, link: Link) -> robots_rules.Rules | Failure | None:
+    def _at_hand(self, link: Link) -> robots_rules.RobotsRules | Failure | None:
         """The rules in a robots.txt, or how its visit failed, if that is what the link names and it was visited lately."""
         origin = urls.origin(link.url)
         if link.url != f"{origin}/robots.txt":

@@ -1,7 +1,7 @@
-"""What a site's robots.txt says to us (RFC 9309): read once, kept small, asked for every URL.
+"""The rules of one robots.txt for our product token (RFC 9309), in a compact form. Protego matches the patterns.
 
-The law: a rule that cannot be evaluated within the bounds denies. Only the group that speaks to us is kept; Protego matches
-its patterns. Nothing here fetches: redirects, retries and back-off are the crawl's.
+Invariant: a rule that cannot be evaluated within the bounds denies. Nothing here fetches: redirects, retries and back-off
+belong to the crawl.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from bisect import bisect_left
 from typing import Final
 
 import msgspec
 from msgspec import Struct
-
-from crawler.policy.robotsmatch import Matcher, denying, is_little
+from protego import Protego
 
 BODY_BYTES_MAX: Final = 500 << 10
 """RFC 9309 2.5: at least this much must be parsed; no more is."""
@@ -42,13 +42,20 @@ _TOKEN = re.compile(rb"[A-Za-z0-9_-]+")
 """RFC 9309 2.2.1 knows no digits in a product token, robots do (MJ12bot)."""
 _UNSAFE = re.compile(rb"[^\x21-\x7e]")
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+RULES_AT_ONCE_MAX: Final = 1_000
+RULES_BYTES_AT_ONCE_MAX: Final = 64 << 10
+"""Rules that Protego reads and weighs for one URL (20 ms at worst). A longer file is narrowed first to the rules that can
+apply."""
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
+"""What Protego compares as it stands, in a pattern and in a URL."""
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 class Record(Struct, frozen=True, array_like=True, gc=False):
     """What is kept of a robots.txt. ``lines``: one rule each, ``A`` or ``D`` and the pattern, ASCII."""
 
     status: int
-    """The final HTTP status; 0 if there was no answer."""
+    """The final HTTP status; 0 if there was no response."""
     fetched_at: float
     """Wall time, seconds."""
     ttl: float
@@ -59,20 +66,17 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
     sitemaps: tuple[str, ...] = ()
 
 
-class Rules:
+class RobotsRules:
     """The rules of one origin. The matcher is built when first asked; ``memory_bytes`` counts it from the start."""
 
-    __slots__ = ("_matcher", "memory_bytes", "record")
+    __slots__ = ("_matcher", "memory_bytes", "record", "unavailable")
 
     def __init__(self, record: Record) -> None:
         self.record = record
+        self.unavailable = _unavailable(record.status)
+        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no response; 429 as well): nothing may be visited."""
         self.memory_bytes = _estimate(record)
         self._matcher: Matcher | None = None
-
-    @property
-    def unavailable(self) -> bool:
-        """Nobody knows the rules (RFC 9309 2.3.1.4: 5xx or no answer; 429 as well): nothing may be visited."""
-        return _unavailable(self.record.status)
 
     @property
     def sitemaps(self) -> tuple[str, ...]:
@@ -102,14 +106,14 @@ class Rules:
         if self.allows(url):
             return None
         if self.unavailable:
-            return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no answer"
+            return f"robots.txt: status {self.record.status}" if self.record.status else "robots.txt: no response"
         return denying(self.record.lines, url)
 
     def to_bytes(self) -> bytes:
         return _VERSION + zlib.compress(msgspec.msgpack.encode(self.record))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Rules | None:
+    def from_bytes(cls, data: bytes) -> RobotsRules | None:
         """None if it is not one of ours: then robots.txt is fetched again."""
         if data[:1] != _VERSION:
             return None
@@ -128,18 +132,18 @@ def read(
     wall: float,
     cache_control: str | None = None,
     cut: bool = False,
-) -> Rules:
-    """Rules from the answer at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
+) -> RobotsRules:
+    """Rules from the response at the end of at most five redirects; ``status`` 0 if there was none (RFC 9309 2.3.1).
 
-    2xx: the rules. 3xx (no way to follow further) and 4xx: everything is allowed. 429, 5xx and no answer: nothing is.
+    2xx: the rules. 3xx (no way to follow further) and 4xx: everything is allowed. 429, 5xx and no response: nothing is.
     ``body`` is decoded content, of which the first 500 KiB count; ``cut``: more came than was kept.
     """
     name = name.lower()
     if _unavailable(status):
-        return Rules(Record(status, wall, 0.0, name))
+        return RobotsRules(Record(status, wall, 0.0, name))
     ttl = _ttl(cache_control)
     if status >= 300:
-        return Rules(Record(status, wall, ttl, name))
+        return RobotsRules(Record(status, wall, ttl, name))
     if cut or len(body) >= BODY_BYTES_MAX:
         # A line cut in the middle would say more than its author: "Disallow: /" of "Disallow: /private".
         body = body[: BODY_BYTES_MAX + 1]
@@ -148,7 +152,7 @@ def read(
     for line in _LINE.finditer(body):
         groups.add(line[1].lower().replace(b" ", b"-"), body[line.start(2) : min(line.end(2), line.start(1) + LINE_BYTES_MAX)])
     lines, delay = groups.chosen()
-    return Rules(Record(status, wall, ttl, name, lines, delay, tuple(groups.sitemaps)))
+    return RobotsRules(Record(status, wall, ttl, name, lines, delay, tuple(groups.sitemaps)))
 
 
 def _unavailable(status: int) -> bool:
@@ -227,9 +231,90 @@ class _Groups:
 
 
 def _estimate(record: Record) -> int:
-    """Bytes of a Rules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
+    """Bytes of a RobotsRules with its matcher; measured: 300–750 a rule in Protego, and its parts between wildcards."""
     rules = record.lines.count("\n") + 1 if record.lines else 0
     text = len(record.lines) + sum(map(len, record.sitemaps)) + 60 * len(record.sitemaps)
     if is_little(record.lines):
-        return 1_000 + text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
+        return 1_000 + 2 * text + 1_000 * rules + 2 * len(record.lines) + 60 * record.lines.count("*")
     return 1_000 + text + 75 * rules + len(record.lines)
+
+
+# -- matching ---------------------------------------------------------------------------------------------------------
+
+
+class Matcher:
+    """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question."""
+
+    __slots__ = ("_denied", "_index", "_tree")
+
+    def __init__(self, lines: str) -> None:
+        few = is_little(lines)
+        self._tree = _tree(lines.split("\n")) if few else None
+        self._index = [] if few else _index(lines)
+        self._denied = _denied(lines) if few else ("",)
+
+    def allows(self, url: str) -> bool:
+        at = url.find("/", 8)
+        if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
+            return True  # none that denies can apply, whatever others allow
+        try:
+            if self._tree is not None:
+                return self._tree.can_fetch(url, "*")
+            rules = _narrow(self._index, url)
+            few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
+            return few and _tree(rules).can_fetch(url, "*")
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError):
+            return False  # whatever foreign rules provoke in Protego: what cannot be evaluated denies
+
+
+def is_little(lines: str) -> bool:
+    return lines.count("\n") < RULES_AT_ONCE_MAX and len(lines) <= RULES_BYTES_AT_ONCE_MAX
+
+
+def _tree(rules: list[str]) -> Protego:
+    words = {"A": "Allow: ", "D": "Disallow: "}
+    return Protego.parse("User-agent: *\n" + "\n".join(words[rule[0]] + rule[1:] for rule in rules))
+
+
+def _denied(lines: str) -> tuple[str, ...]:
+    """What any plain path begins with that one of the rules denies, letter for letter."""
+    return tuple({rule[1 : _PLAIN.match(rule, 1).end()] for rule in lines.split("\n") if rule[0] == "D"})  # type: ignore[union-attr]
+
+
+def _index(lines: str) -> list[str]:
+    """The rules sorted by the part of the pattern that any URL it matches begins with, letter for letter; NUL after it."""
+    index = []
+    for rule in lines.split("\n"):
+        plain = rule[1 : _PLAIN.match(rule, 1).end()]  # type: ignore[union-attr]
+        if rule[0] == "A":
+            plain = plain.removesuffix("index.html")  # Protego takes "Allow: /a/index.html" to allow "/a/" as well
+        index.append(f"{plain}\0{rule[0]}{rule[1 + len(plain) :]}")
+    index.sort()
+    return index
+
+
+def _narrow(index: list[str], url: str) -> list[str]:
+    """The rules that may match ``url``; no more than one beyond RULES_AT_ONCE_MAX."""
+    path = url[url.find("/", url.find("//") + 2) :] if url.count("/") > 2 else "/"
+    path = _ESCAPE.sub(lambda found: _unescape(found[0]), path)
+    rules: list[str] = []
+    for end in range(len(path) + 1):
+        key = path[:end] + "\0"
+        for at in range(bisect_left(index, key), len(index)):
+            if not index[at].startswith(key) or len(rules) > RULES_AT_ONCE_MAX:
+                break
+            rules.append(index[at][end + 1] + path[:end] + index[at][end + 2 :])
+    return rules
+
+
+def _unescape(escape: str) -> str:
+    char = chr(int(escape[1:], 16))
+    return char if char != "/" and _PLAIN.fullmatch(char) else escape
+
+
+def denying(lines: str, url: str) -> str:
+    """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
+    for rule in sorted(_narrow(_index(lines), url), key=len, reverse=True):
+        if rule[0] == "D" and not _tree([rule]).can_fetch(url, "*"):
+            return f"Disallow: {rule[1:]}"
+    return f"more than {RULES_AT_ONCE_MAX} rules apply, or long ones"

@@ -1,8 +1,8 @@
 """Which links belong to this crawl: by place, depth, expression and shape. Pure.
 
-The law: a link is admitted, or refused by exactly one rule that has a name and is counted under it. What a person named is
-never refused here. Places are taken from the link's anchor, the seed it descends from; a seed's redirect is its own anchor,
-as http://example.org so often means https://www.example.org, unless redirects are to stay in scope.
+Invariant: a link is admitted, or refused by exactly one rule, which has a name and is counted under it. A URL that the operator
+named is never refused here. Places are taken from the link's anchor, the seed it descends from; the target of a seed's redirect
+is its own anchor, because http://example.org often means https://www.example.org (unless redirects are to stay in scope).
 """
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""What this machine has: memory, disk, network."""
+"""What this machine has: memory, disk, network. Import the file that has the name: commands that only read a crawl's directory
+import few of them.
+"""

@@ -1,6 +1,6 @@
-"""What the kernel says of memory: of a process, and of the control group it lives in (v2, or v1 where that is all there is).
+"""Memory figures from the kernel: of a process, and of its control group (v2, or v1 where there is no v2).
 
-The law: a figure that cannot be read is missing, never an error: a container may show any part of these files.
+A figure that cannot be read is missing, never an error: a container may show any part of these files.
 """
 
 from __future__ import annotations

@@ -37,4 +37,4 @@ class Dealing(Protocol):
         """So many of the visits out have ended, and are held until it is known whose fault their end was."""
 
     def deal_one(self) -> None:
-        """While offline: deal one lease all the same, to see whether anybody answers."""
+        """While offline: deal one lease all the same, to see whether anybody responds."""

@@ -1,7 +1,7 @@
-"""Our own trouble: a full disk, no descriptors, a failing store. It pauses the crawl or ends it; it is never a page's fate.
+"""Local failures (disk full, out of descriptors, store errors): they pause the crawl or end it, and are never a page's fate.
 
-The law: whatever is wrong here resumes by itself when its cause is gone, and ends the crawl with StorageError when
-that takes longer than ``patience_s`` (infinite in the daemon) or can never pass (EIO, a damaged file).
+Invariant: the crawl goes on by itself when the cause is gone. It ends with StorageError when that takes longer than
+``patience_s`` (infinite in the daemon) or can never pass (EIO, a damaged file).
 """
 
 from __future__ import annotations

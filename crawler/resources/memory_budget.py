@@ -1,7 +1,7 @@
 """The memory limit divided into named accounts, and admission to those that fill and empty with every visit.
 
-The law: nothing that may wait holds what a waiter ahead of it needs. Accounts are taken in the order of VISIT_ACCOUNTS and
-none is waited for while a later one is held; ``outcome`` is emptied by the commit alone, which waits for no account.
+No deadlock: accounts are acquired in the order of VISIT_ACCOUNTS, and none is awaited while a later one is held. ``outcome`` is
+emptied by the commit alone, which waits for no account.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Reservation:
             self._account.give(freed)
 
     def release(self) -> None:
-        self.shrink(0)
+        if size := self.bytes:
+            self.bytes = 0
+            self._account.give(size)
 
     def __enter__(self) -> Reservation:
         return self
@@ -130,23 +132,48 @@ class Account:
             self._waiting.popleft()
 
 
-class Visit:
-    """What one visit holds. See ``Budget.visit``."""
+class VisitMemory:
+    """What one visit holds, or one after the other. See ``Budget.visit``.
 
-    __slots__ = ("_accounts", "_held", "_turn")
+    What every visit takes, room for connection and body, is two plain numbers: most visits make no reservation but the last."""
+
+    __slots__ = ("_accounts", "_body", "_body_account", "_connection", "_connection_account", "_held", "_turn")
 
     def __init__(self, accounts: Mapping[str, Account]) -> None:
         self._accounts = accounts
+        self._connection_account, self._body_account = accounts["connection"], accounts["body"]
+        self._connection = self._body = 0  # bytes taken from these two
         self._held: dict[str, Reservation] = {}
         self._turn: tuple[asyncio.Future[None], int] | None = None  # in the queue for a long head
 
-    async def __aenter__(self) -> Visit:
+    def begin(self) -> bool:
+        """Take what every visit takes, if nobody must wait for it; else ``wait``. ``release`` at the end."""
+        assert not self._connection and not self._body and not self._held, "one visit at a time"
+        connection, body = self._connection_account, self._body_account
+        if (
+            connection.used + CONNECTION_BYTES > connection.bytes_max
+            or body.used + BODY_BYTES > body.bytes_max
+            or connection._waiting
+            or body._waiting
+        ):
+            return False
+        connection.used += CONNECTION_BYTES
+        body.used += BODY_BYTES
+        self._connection, self._body = CONNECTION_BYTES, BODY_BYTES
+        return True
+
+    async def wait(self) -> None:
+        """The same as soon as there is room."""
         try:
-            await self.take("connection", CONNECTION_BYTES)
-            await self.take("body", BODY_BYTES)
+            self._connection = (await self._connection_account.take(CONNECTION_BYTES)).bytes
+            self._body = (await self._body_account.take(BODY_BYTES)).bytes
         except BaseException:
             self.release()
             raise
+
+    async def __aenter__(self) -> VisitMemory:
+        if not self.begin():
+            await self.wait()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -160,8 +187,9 @@ class Visit:
 
     def _check(self, name: str) -> None:
         held = self._held
-        for other in LATER[name]:
-            assert other not in held or not held[other].bytes, f"{name} after {other}"
+        if held:
+            for other in LATER[name]:
+                assert other not in held or not held[other].bytes, f"{name} after {other}"
 
     def head(self, size: int, granted: Callable[[], None]) -> bool:
         """Room for a head of up to ``size`` bytes, which is no ordinary one: whether it is there now. If not, ``granted`` is
@@ -183,12 +211,20 @@ class Visit:
         turn.add_done_callback(taken)
         return False
 
+    @property
+    def has_long_head(self) -> bool:
+        """Memory was taken for one: ``received`` must be told how much it needs."""
+        return bool(self._held)
+
     def received(self, memory_bytes: int, head_bytes: int = 0) -> None:
         """The response is here: its connection is free, its body holds ``memory_bytes`` (the rest is on disk), its head
         ``head_bytes``."""
-        self._held["connection"].release()
-        self._held["body"].shrink(memory_bytes)
-        if (head := self._held.get("head")) is not None:
+        self._connection_account.give(self._connection)
+        self._connection = 0
+        if (freed := self._body - memory_bytes) > 0:
+            self._body = memory_bytes
+            self._body_account.give(freed)
+        if self._held and (head := self._held.get("head")) is not None:
             head.shrink(HEAD_COPIES * head_bytes)
 
     async def decode(self, size: int) -> Reservation:
@@ -202,18 +238,27 @@ class Visit:
 
     async def outcome(self, size: int) -> Reservation:
         """For an outcome and what it holds in memory: body, headers, outlinks. It outlives the visit; the commit releases it."""
-        reservation = await self.take("outcome", size)
-        del self._held["outcome"]
-        return reservation
+        return self.outcome_now(size) or await self._accounts["outcome"].take(size)
+
+    def outcome_now(self, size: int) -> Reservation | None:
+        """The same, if nobody must wait for it."""
+        self._check("outcome")
+        return self._accounts["outcome"].take_now(size)
 
     def release(self) -> None:
         if self._turn is not None:
             (turn, size), self._turn = self._turn, None
             self._accounts["head"].leave(turn, size)
-        for reservation in self._held.values():
-            if reservation.bytes:
+        if self._connection:
+            self._connection_account.give(self._connection)
+            self._connection = 0
+        if self._body:
+            self._body_account.give(self._body)
+            self._body = 0
+        if self._held:
+            for reservation in self._held.values():
                 reservation.release()
-        self._held.clear()
+            self._held.clear()
 
 
 class Budget:
@@ -241,10 +286,10 @@ class Budget:
         assert name in self.plan.accounts, name
         self._measures[name] = used
 
-    def visit(self) -> Visit:
+    def visit(self) -> VisitMemory:
         """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
-        the end is released. It does not wait while fewer than ``plan.visits_max`` are out."""
-        return Visit(self._accounts)
+        the end is released, and it may serve for the next. It does not wait while fewer than ``plan.visits_max`` are out."""
+        return VisitMemory(self._accounts)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""
@@ -274,8 +319,8 @@ def head_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
 
 
 def _links_bytes(links: Sequence[Link], block: LinkBlock | None) -> int:
-    plain = LINK_BYTES * len(links) + sum(len(link.url) for link in links)
+    plain = LINK_BYTES * len(links) + sum([len(link.url) for link in links]) if links else 0
     return plain + block.size if block is not None else plain
 
 
-__all__ = ["Account", "Budget", "Reservation", "Use", "Visit", "head_bytes", "weight"]
+__all__ = ["Account", "Budget", "Reservation", "Use", "VisitMemory", "head_bytes", "weight"]

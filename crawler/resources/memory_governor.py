@@ -1,7 +1,7 @@
 """The budget at work: what every visit reserves, and what is done as memory nears its limit.
 
-The law: a visit begins with its worst case reserved; what the watch decides is carried out here and nowhere else; a visit
-that is given up for memory's sake is no attempt.
+Invariants: a visit begins with its worst case reserved. What the watch decides is carried out here and nowhere else. A visit
+that is given up for lack of memory does not count as an attempt.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import islice
 from typing import Final, TypeVar
 
 from crawler.core.errors import StorageError
@@ -21,8 +22,8 @@ from crawler.resources.memory_pressure import (
     LOOK_EVERY_S,
     TRIM_EVERY_S,
     Decision,
+    MemoryReading,
     Meter,
-    Reading,
     Watch,
     give_back,
     trim,
@@ -51,13 +52,13 @@ class MemoryGovernor:
     ) -> None:
         self.budget = budget
         self.watch = Watch(budget.plan.visits_max)
-        self.reading = Reading(0, budget.plan.limit)
+        self.reading = MemoryReading(0, budget.plan.limit)
         self._dealing = dealing
         self._meter = Meter(budget.plan.limit, children)
         self._empty = tuple(empty)
         self._restart_parsers = restart_parsers
         self._clock = clock
-        self._visits: dict[asyncio.Task[None], float] = {}  # worker → when its visit began
+        self._visits: dict[asyncio.Task[None], None] = {}  # workers in the order in which their visits began
         self._given_up: set[asyncio.Task[None]] = set()
         self._base = 0
         self._thread: Executor | None = None
@@ -118,7 +119,7 @@ class MemoryGovernor:
 
     def begins(self, worker: asyncio.Task[None]) -> None:
         """This worker's visit may be given up from here on."""
-        self._visits[worker] = self._clock()
+        self._visits[worker] = None
 
     def ended(self, task: asyncio.Task[None]) -> None:
         self._visits.pop(task, None)
@@ -133,11 +134,12 @@ class MemoryGovernor:
 
     def _give_up(self, count: int) -> None:
         """The longest out hold most."""
-        for task in sorted(self._visits, key=self._visits.__getitem__)[:count]:
+        for task in list(islice(self._visits, count)):
             self.give_up(task)
 
     def give_up(self, worker: asyncio.Task[None]) -> None:
         """End this worker's visit, if it has not ended: it counts as not made."""
-        if self._visits.pop(worker, None) is not None:
+        if worker in self._visits:
+            del self._visits[worker]
             self._given_up.add(worker)
             worker.cancel()

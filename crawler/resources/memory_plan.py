@@ -1,7 +1,7 @@
-"""How a memory limit is divided. Pure arithmetic over sizes that were measured.
+"""How a memory limit is divided. Pure arithmetic over measured sizes.
 
-The law: the accounts never add up to more than the limit. What a crawl needs whatever it meets is fixed and must fit; the
-rest is for visits, and how much rest there is decides how many are made at a time.
+Invariant: the accounts never add up to more than the limit. What every crawl needs is fixed and must fit; the rest is for visits
+and decides how many are made at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How near memory is to its limit, and what to do about it. The decisions are pure; time is an argument.
+"""How near memory is to its limit, and what to do about it. The decisions are pure; the caller passes the time.
 
-The law: it recovers by itself, and never stalls for ever: with nothing in flight and no way down it deals one at a time,
-then starts the parsers anew, then ends the crawl, which can be resumed.
+Invariant: it recovers by itself and never stalls for ever: with nothing in flight and no way down it deals one visit at a time,
+then restarts the parsers, then ends the crawl, which can be resumed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 """mallopt(3)."""
 
-State: TypeAlias = Literal["normal", "high", "critical", "over", "single"]
+MemoryState: TypeAlias = Literal["normal", "high", "critical", "over", "single"]
 
 
-class Reading(NamedTuple):
+class MemoryReading(NamedTuple):
     """Bytes. ``pss``: of the process tree, what is shared counted once. The group's are 0 where no group limits us."""
 
     pss: int
@@ -63,7 +63,7 @@ class Reading(NamedTuple):
 
 
 class Decision(NamedTuple):
-    state: State
+    state: MemoryState
     visits_max: int
     """At most so many visits out; 0 deals none."""
     give_back: bool = False
@@ -75,8 +75,8 @@ class Decision(NamedTuple):
     """Drain: the limit cannot be held (exit 3)."""
 
 
-class Stats(NamedTuple):
-    state: State
+class PressureStats(NamedTuple):
+    state: MemoryState
     high: int
     critical: int
     over: int
@@ -103,12 +103,12 @@ class Meter:
         self._root = root
         self._read_pss = self._read_resident = 0
 
-    def read(self) -> Reading:
+    def read(self) -> MemoryReading:
         """A few milliseconds of system calls: for a thread. A group's limit may be changed while we run."""
         self._read_resident = self._resident()
         self._read_pss = tree = sum(cgroup.pss(pid, self._proc) for pid in self._tree())
         group = cgroup.find(self._proc, self._root)
-        return Reading(tree, self._limit, cgroup.used(group), group.limit) if group else Reading(tree, self._limit)
+        return MemoryReading(tree, self._limit, cgroup.used(group), group.limit) if group else MemoryReading(tree, self._limit)
 
     def is_urgent(self) -> bool:
         """Whether the tree has grown by so much since the last reading that another state may be due. Some 50 µs."""
@@ -127,7 +127,7 @@ class Watch:
 
     def __init__(self, visits_max: int) -> None:
         self._visits_max = visits_max
-        self._state: State = "normal"
+        self._state: MemoryState = "normal"
         self._entered = {"high": 0, "critical": 0, "over": 0}
         self._given_back_at: float | None = None
         self._critical_since: float | None = None
@@ -161,13 +161,13 @@ class Watch:
         self._given_up += give_up
         return Decision(level, 0, give_back, give_up)
 
-    def stats(self) -> Stats:
+    def stats(self) -> PressureStats:
         high, critical, over = self._entered.values()
-        return Stats(self._state, high, critical, over, self._given_back, self._given_up, self._restarts)
+        return PressureStats(self._state, high, critical, over, self._given_back, self._given_up, self._restarts)
 
-    def _level(self, pressure: float) -> State:
+    def _level(self, pressure: float) -> MemoryState:
         """The state by pressure alone, a little reluctant to go down."""
-        floors: tuple[tuple[State, float], ...] = (("over", OVER), ("critical", CRITICAL), ("high", HIGH))
+        floors: tuple[tuple[MemoryState, float], ...] = (("over", OVER), ("critical", CRITICAL), ("high", HIGH))
         at = "critical" if self._state == "single" else self._state
         reached = False
         for state, floor in floors:
@@ -198,7 +198,7 @@ class Watch:
             self._restarts += 1
         return Decision("single", 1, give_back, 0, restart, since >= END_AFTER_S)
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: MemoryState) -> None:
         if state != self._state and state in self._entered:
             self._entered[state] += 1
         self._state = state
@@ -228,4 +228,4 @@ def give_back() -> None:
     trim()
 
 
-__all__ = ["Decision", "Meter", "Reading", "State", "Stats", "Watch", "give_back", "tidy_heaps", "trim"]
+__all__ = ["Decision", "MemoryReading", "MemoryState", "Meter", "PressureStats", "Watch", "give_back", "tidy_heaps", "trim"]

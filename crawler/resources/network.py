@@ -1,7 +1,7 @@
-"""Our own network, watched by what the visits say: is it them, or is it us?
+"""Watches our own network through the outcomes of visits.
 
-The law: what a lost network may be to blame for is held until that is known, and then settled as judged or given back.
-While offline nothing is dealt but one visit now and then; the first answer from anyone ends it.
+Outcomes that a lost network may be to blame for are held until that is known, then settled as judged or given back. While
+offline one visit is dealt now and then; the first response from any host ends it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from crawler.core.model import Done, Dropped, Lease, Outcome, Pause, Retry, Unvi
 from crawler.resources.dealing import Dealing
 from crawler.resources.outage_detector import HELD_MAX, Outage, Sign, network_sign
 
-Visit = tuple[Lease, Outcome]
+EndedVisit = tuple[Lease, Outcome]
 
 
 logger: Final = logging.getLogger(__name__)
@@ -35,31 +35,31 @@ class Network:
     ) -> None:
         self._dealing, self._reaches = dealing, reaches
         self._clock, self._patience_s = clock, patience_s
-        self._outage: Outage[Visit] = Outage()
+        self._outage: Outage[EndedVisit] = Outage()
 
-    def observe(self, lease: Lease, outcome: Outcome) -> list[Visit]:
+    def observe(self, lease: Lease, outcome: Outcome) -> list[EndedVisit]:
         """A visit that used the network has ended: it is settled now, or held until it is known whose fault that was."""
         if isinstance(outcome, Done) and outcome.reason is None and self._outage.is_calm:
-            self._outage.answered(lease.link.host)
+            self._outage.responded(lease.link.host)
             return [(lease, outcome)]
         return self._released(self._outage.note((lease, outcome), lease.link.host, _sign(outcome), self._clock()))
 
-    def tick(self) -> list[Visit]:
+    def tick(self) -> list[EndedVisit]:
         """To be called now and then: what has been held long enough."""
         return self._released(self._outage.tick(self._clock(), idle=not self._dealing.visiting_count))
 
-    def flush(self) -> list[Visit]:
+    def flush(self) -> list[EndedVisit]:
         """The crawl ends: what is held is given back."""
         return self._released(self._outage.flush())
 
     async def probe(self) -> None:
-        """While offline, and when it is time: see whether a host that answered lately takes a connection, or let one visit
+        """While offline, and when it is time: see whether a host that responded lately takes a connection, or let one visit
         try. Raises StorageError when we have been offline for longer than the patience."""
         if not self._outage.offline:
             return
         now = self._clock()
         if now - self._outage.stats().since > self._patience_s:
-            raise StorageError("our own network is down: no name server, no route, or nobody answers")
+            raise StorageError("our own network is down: no name server, no route, or nobody responds")
         if not self._outage.probe(now):
             return
         for host in self._outage.witnesses[:2]:
@@ -69,9 +69,9 @@ class Network:
                 return
         self._dealing.deal_one()
 
-    def _released(self, decided: list[tuple[Visit, bool]]) -> list[Visit]:
+    def _released(self, decided: list[tuple[EndedVisit, bool]]) -> list[EndedVisit]:
         self._dealing.hold(self._outage.held)
-        released: list[Visit] = []
+        released: list[EndedVisit] = []
         for (lease, outcome), as_judged in decided:
             if not as_judged:
                 if isinstance(outcome, Done):
@@ -84,10 +84,10 @@ class Network:
     def _pause_or_resume(self) -> None:
         is_paused = Pause.OFFLINE in self._dealing.pauses
         if self._outage.offline and not is_paused:
-            logger.warning("network: nobody answers any more; paused, trying again now and then")
+            logger.warning("network: nobody responds any more; paused, trying again now and then")
             self._dealing.pause(Pause.OFFLINE)
         elif is_paused and not self._outage.offline:
-            logger.info("network: answers again; going on")
+            logger.info("network: responds again; going on")
             self._dealing.resume(Pause.OFFLINE)
 
 

@@ -1,7 +1,7 @@
-"""Is it them, or is it our own network? Pure; time is an argument.
+"""Detects loss of our own connectivity from the outcomes of visits. Pure; the caller passes the time.
 
-The law: an outcome that our own network may be to blame for is neither written down nor given up while that is open. It is
-held, and comes back exactly once: as judged, or to be given back unvisited. One answer from anyone ends every suspicion.
+Invariants: while it is open whether our own network is to blame for an outcome, the outcome is held, neither written nor given
+up. It comes back exactly once: as judged, or to be given back unvisited. One response from any host ends every suspicion.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from crawler.core.errors import OUTCOME_OF
 HOLD_S: Final = 30.0
 HELD_MAX: Final = 500
 HOSTS_ALIVE_MIN: Final = 5
-"""So many hosts that had answered before, failing one after the other, are no coincidence."""
+"""So many hosts that had responded before, failing one after the other, are no coincidence."""
 HOSTS_LOCAL_MIN: Final = 2
 """The same where this machine itself says that it has no way out."""
 REMEMBERED_MAX: Final = 10_000
-"""Hosts remembered to have answered lately: as many in each of two generations."""
+"""Hosts remembered to have responded lately: as many in each of two generations."""
 WITNESSES_MAX: Final = 5
 PROBE_FIRST_S: Final = 5.0
 PROBE_LAST_S: Final = 60.0
 PROBES_IN_DOUBT: Final = 5
-"""Where nobody ever answered but names were resolved, the hosts may simply be dead: believed after so many vain probes."""
+"""Where nobody ever responded but names were resolved, the hosts may simply be dead: believed after so many vain probes."""
 
-Sign: TypeAlias = Literal["answer", "silence", "suspect", "unnamed", "local", "nothing"]
-"""answer: somebody out there spoke · silence: a lost network may be why · suspect: typical of one · unnamed: so is this, and
+Sign: TypeAlias = Literal["response", "silence", "suspect", "unnamed", "local", "nothing"]
+"""response: somebody out there spoke · silence: a lost network may be why · suspect: typical of one · unnamed: so is this, and
 no name server spoke either · local: this machine says so itself · nothing: no network was involved."""
 
 _SIGNS: Final[dict[str, Sign]] = {
@@ -46,22 +46,19 @@ T = TypeVar("T")
 
 
 def network_sign(reason: str | None, detail: str = "") -> Sign:
-    """What a visit's reason (of errors.REASONS; None: an HTTP answer) says of the network; ``detail`` as FetchError has it."""
+    """What a visit's reason (of errors.REASONS; None: an HTTP response) says of the network; ``detail`` as FetchError has it."""
     if reason is None:
-        return "answer"
+        return "response"
     if reason == "unreachable" and detail in _NO_WAY_OUT:
         return "local"
-    return _SIGNS.get(reason) or ("nothing" if OUTCOME_OF.get(reason) in _UNTRIED else "answer")
+    return _SIGNS.get(reason) or ("nothing" if OUTCOME_OF.get(reason) in _UNTRIED else "response")
 
 
-class Stats(NamedTuple):
+class OutageStats(NamedTuple):
     offline: bool
     since: float
     """When the present outage began; 0.0 if there is none."""
-    outages: int
     held: int
-    given_back: int
-    probes: int
 
 
 class Outage(Generic[T]):
@@ -73,17 +70,17 @@ class Outage(Generic[T]):
         self._remembered_max = remembered_max
         self._held: deque[tuple[float, T]] = deque()
         self._streak: OrderedDict[str, tuple[bool, Sign]] = OrderedDict()
-        """Hosts that failed since the last answer: whether they had answered before, and how they failed."""
-        self._answered: set[int] = set()
-        self._answered_before: set[int] = set()
+        """Hosts that failed since the last response: whether they had responded before, and how they failed."""
+        self._responded: set[int] = set()
+        self._responded_before: set[int] = set()
         self._witnesses: deque[str] = deque(maxlen=WITNESSES_MAX)
         self._last_witness: str | None = None
         self._blind = False
-        """A long row of dead hosts proved to be just that: until the next answer only hosts that had answered count."""
+        """A long row of dead hosts proved to be just that: until the next response only hosts that had responded count."""
         self._doubtful = False
         self._since: float | None = None
         self._probe_at = self._probe_wait_s = 0.0
-        self._probes = self._outages = self._given_back = self._probes_all = 0
+        self._probes = 0
 
     def __repr__(self) -> str:
         state = "offline" if self.offline else "blind" if self._blind else "online"
@@ -100,26 +97,26 @@ class Outage(Generic[T]):
 
     @property
     def is_calm(self) -> bool:
-        """Nothing is held or suspected: an answer changes no more than who answered last."""
+        """Nothing is held or suspected: a response changes no more than who responded last."""
         return not self._held and not self._streak and self._since is None and not self._blind
 
-    def answered(self, host: str) -> None:
-        """A host has answered while all was calm."""
+    def responded(self, host: str) -> None:
+        """A host has responded while all was calm."""
         self._last_witness = host
-        if hash(host) not in self._answered:
+        if hash(host) not in self._responded:
             self._remember(host)
 
     def note(self, item: T, host: str, sign: Sign, now: float) -> list[tuple[T, bool]]:
         """A visit has ended with this sign; what may be settled now. ``item`` may be among it, or be held."""
         if sign == "nothing":
             return [(item, True)]
-        if sign == "answer":
-            return self._answer(item, host)
+        if sign == "response":
+            return self._on_response(item, host)
         if self.offline:
             return self._still_offline(item)
         if sign != "silence":
             self._streak.pop(host, None)
-            self._streak[host] = (self._has_answered(host), sign)
+            self._streak[host] = (self._has_responded(host), sign)
             if len(self._streak) > self._hosts_max:
                 self._streak.popitem(last=False)
         elif not self._streak:
@@ -143,7 +140,6 @@ class Outage(Generic[T]):
         if self._since is None or now < self._probe_at:
             return False
         self._probes += 1
-        self._probes_all += 1
         self._probe_wait_s = min(self._probe_wait_s * 2, PROBE_LAST_S)
         self._probe_at = now + self._probe_wait_s
         return True
@@ -155,45 +151,45 @@ class Outage(Generic[T]):
 
     @property
     def witnesses(self) -> tuple[str, ...]:
-        """Host keys that answered last. While offline, one whose port takes a connection settles it: see ``reached``."""
+        """Host keys that responded last. While offline, one whose port takes a connection settles it: see ``reached``."""
         last = (self._last_witness,) if self._last_witness is not None else ()
         return tuple(dict.fromkeys((*last, *reversed(self._witnesses))))
 
     def reached(self) -> None:
-        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having answered."""
+        """A witness can be reached, so the hosts that failed are really gone; they no longer count as having responded."""
         if not self.offline:
             return
         for host in self._streak:
-            self._answered.discard(hash(host))
-            self._answered_before.discard(hash(host))
+            self._responded.discard(hash(host))
+            self._responded_before.discard(hash(host))
         self._streak.clear()
         self._since, self._blind = None, True
 
-    def stats(self) -> Stats:
-        return Stats(self.offline, self._since or 0.0, self._outages, len(self._held), self._given_back, self._probes_all)
+    def stats(self) -> OutageStats:
+        return OutageStats(self.offline, self._since or 0.0, len(self._held))
 
-    def _answer(self, item: T, host: str) -> list[tuple[T, bool]]:
+    def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
         self._remember(host)
         self._streak.clear()
         self._since, self._blind = None, False
         return [*self._release(leave=0), (item, True)]
 
     def _remember(self, host: str) -> None:
-        if hash(host) not in self._answered:
-            if len(self._answered) >= self._remembered_max:
-                self._answered_before, self._answered = self._answered, set()
-            self._answered.add(hash(host))
+        if hash(host) not in self._responded:
+            if len(self._responded) >= self._remembered_max:
+                self._responded_before, self._responded = self._responded, set()
+            self._responded.add(hash(host))
         if host not in self._witnesses:
             self._witnesses.append(host)
 
-    def _has_answered(self, host: str) -> bool:
-        return hash(host) in self._answered or hash(host) in self._answered_before
+    def _has_responded(self, host: str) -> bool:
+        return hash(host) in self._responded or hash(host) in self._responded_before
 
     def _out(self) -> bool:
         """Whether this row of failures shows that it is us."""
-        alive = sum(answered for answered, _ in self._streak.values())
-        local = sum(answered and sign == "local" for answered, sign in self._streak.values())
-        known = len(self._answered) + len(self._answered_before)
+        alive = sum(responded for responded, _ in self._streak.values())
+        local = sum(responded and sign == "local" for responded, sign in self._streak.values())
+        known = len(self._responded) + len(self._responded_before)
         if alive >= HOSTS_ALIVE_MIN or 0 < min(known, HOSTS_LOCAL_MIN) <= local:
             self._doubtful = False
             return True
@@ -206,13 +202,11 @@ class Outage(Generic[T]):
         self._probes = 0
         self._probe_at = now + PROBE_FIRST_S
         self._probe_wait_s = PROBE_FIRST_S
-        self._outages += 1
 
     def _still_offline(self, item: T) -> list[tuple[T, bool]]:
         if self._doubtful and self._probes >= PROBES_IN_DOUBT:
             self.reached()
             return [(item, True)]
-        self._given_back += 1
         return [(item, False)]
 
     def _release(self, *, as_judged: bool = True, before: float = float("inf"), leave: int = 0) -> list[tuple[T, bool]]:
@@ -220,9 +214,7 @@ class Outage(Generic[T]):
         free = []
         while self._held and (self._held[0][0] <= before or len(self._held) > leave):
             free.append((self._held.popleft()[1], as_judged))
-        if not as_judged:
-            self._given_back += len(free)
         return free
 
 
-__all__ = ["Outage", "Sign", "Stats", "network_sign"]
+__all__ = ["Outage", "OutageStats", "Sign", "network_sign"]

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from crawler.core.errors import FetchError
 from crawler.core.model import Link, Pause, Ref
 from crawler.core.text import did_you_mean, printable
-from crawler.core.urls import Rules, parse
+from crawler.core.urls import UrlRules, parse
 from crawler.core.version import __version__
 from crawler.crawl import Crawl
 from crawler.crawl.explain import explain
@@ -69,7 +69,7 @@ class Control:
         self.vitals, self.changes = vitals, changes
         config = crawl.config
         self.token = config.api_token
-        self.rules = Rules(config.max_url, config.drop_params, config.sort_query)
+        self.rules = UrlRules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
         self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded)
         self.follow = Follow(crawl, root)

@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError
-from crawler.core.urls import Rules
+from crawler.core.urls import UrlRules
 from crawler.crawl import Crawl
 from crawler.parse.seeds import ARGV, Chunk, Lines
 from crawler.service.api_errors import Problem
@@ -39,7 +39,7 @@ _TAG_CHARS_MAX: Final = 256
 class Uploads:
     """The lists that are being received."""
 
-    def __init__(self, crawl: Crawl, rules: Rules) -> None:
+    def __init__(self, crawl: Crawl, rules: UrlRules) -> None:
         self._crawl = crawl
         self._rules = rules
         self._names: set[str] = set()

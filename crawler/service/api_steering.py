@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 
 from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import OutcomeName
-from crawler.core.urls import Rules, parse
+from crawler.core.urls import UrlRules, parse
 from crawler.crawl import Crawl
 from crawler.crawl.checkpoints import take
 from crawler.frontier.progress import LIST, TAG
@@ -35,7 +35,7 @@ Exclude = Callable[..., Awaitable[dict[str, Any]]]
 class Steering:
     """``exclude(expressions, hosts, undo=)`` changes what is excluded and says what it is then."""
 
-    def __init__(self, crawl: Crawl, rules: Rules, exclude: Exclude, excluded: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, crawl: Crawl, rules: UrlRules, exclude: Exclude, excluded: Callable[[], dict[str, Any]]) -> None:
         self._crawl, self._pump, self._store, self._rules = crawl, crawl.pump, crawl.store, rules
         self._exclude, self._excluded = exclude, excluded
         self._one_at_a_time = asyncio.Lock()

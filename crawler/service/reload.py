@@ -1,7 +1,7 @@
 """Settings changed while a crawl runs: by a reload (SIGHUP) or through the control API.
 
-The law: a change is checked whole and applied whole, or not at all; what cannot change while it runs is said by name, with
-what it takes, and ``crawl.toml`` in the directory always tells what is in effect.
+Invariants: a change is checked whole and applied whole, or not at all. A setting that cannot change while it runs is named, with
+what it takes. ``crawl.toml`` in the directory always tells what is in effect.
 """
 
 from __future__ import annotations

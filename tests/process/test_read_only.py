@@ -1,6 +1,7 @@
 """Whoever may read a crawl's directory can use all that reads it, whether the crawl has ended, runs, or was killed."""
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,24 @@ from support import webs
 from support.programs import CLEAN, LOCAL, command_of, crawler, crawling
 from support.unwritable import by_mount, by_permission
 
-READ = "import sys, crawler\nfor page in crawler.read(sys.argv[1]):\n    with page.open() as body: body.read()"
+ALL = """
+import contextlib, io, json, sys
+from pathlib import Path
+import crawler
+from crawler.cli.main import main
+
+ends = []
+for command in json.loads(sys.argv[2]):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(command)
+    ends.append((code, out.buffer.getvalue().decode()))
+for page in crawler.read(sys.argv[1]):
+    with page.open() as body:
+        body.read()
+print(json.dumps(ends))
+"""
+"""Runs commands one after the other in one process, then reads every body."""
 
 
 @contextlib.contextmanager
@@ -46,23 +64,27 @@ def test_all_that_reads_needs_no_leave_to_write(tmp_path, state, archive, unwrit
     with web.running(), crawled(state, out, web, archive), unwritable(out) as before:
         url = web.url("127.0.0.1", "/0")
         there = snapshot(out)
-        said = {}
-        for command in (
-            ("results", out),
-            ("results", out, "--final", "--format", "csv"),
-            ("export", out),
-            ("export", out, "--files", tmp_path / "to"),
-            ("cat", out, url),
-            ("why", url, "--data", out),
-            ("verify", out),
-        ):
-            ended = subprocess.run(
-                [*before, *command_of(list(map(str, command)))], env=CLEAN, capture_output=True, text=True, check=False
-            )
-            assert ended.returncode == 0, (command, ended)
-            said[command[0]] = ended.stdout + ended.stderr
-        assert said["cat"] == "page /0" and "settled as ok" in said["why"] and "no faults" in said["verify"]
-        subprocess.run([*before, sys.executable, "-c", READ, str(out)], env=CLEAN, check=True, capture_output=True)
+        commands = [
+            ["results", str(out)],
+            ["results", str(out), "--final", "--format", "csv"],
+            ["export", str(out)],
+            ["export", str(out), "--files", str(tmp_path / "to")],
+            ["cat", str(out), url],
+            ["why", url, "--data", str(out)],
+            ["verify", str(out)],
+        ]
+        ended = subprocess.run(
+            [*before, sys.executable, "-c", ALL, str(out), json.dumps(commands)],
+            env=CLEAN,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended
+        ends = json.loads(ended.stdout)
+        assert [code for code, _ in ends] == [0] * len(commands), ends
+        *_, cat, why, verify = [text for _, text in ends]
+        assert cat == "page /0" and "settled as ok" in why and "no faults" in verify
         if state != "running":
             assert snapshot(out) == there, "reading changes nothing"
 

@@ -26,7 +26,7 @@ session.tls_context = cache(session.tls_context)  # type: ignore[assignment]
 
 ALL = SINS | CODINGS | NET | SMUGGLED
 LIMITS: dict[str, Any] = {"allow_net": ("127.0.0.0/8",), "max_body": 1 << 20}
-JUDGE = Judge(retries=0, max_redirects=10, rules=urls.Rules())
+JUDGE = Judge(retries=0, max_redirects=10, rules=urls.UrlRules())
 
 
 def sinful_site() -> Site:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Iterable
 
-from crawler.core.urls import Rules
+from crawler.core.urls import UrlRules
 from crawler.parse.sitemap import PART_BYTES, Unpacked
 from crawler.parse.sitemap_formats import End, How, part, without_part
 
@@ -143,7 +143,7 @@ def take(
             if lost(number):
                 state = without_part(state)
                 break
-            found = part(data, state, end, How(url, charset, Rules()))
+            found = part(data, state, end, How(url, charset, UrlRules()))
             data, state, more = b"", found.state, found.more
             read.urls += found.entries
             read.answers.append(sum(map(len, found.entries)))

@@ -1,7 +1,7 @@
-"""Which links are handed out, and which come next.
+"""Claims: which links are handed out, and which come next.
 
-The law: every ready entry before the cursor belongs to a host with links out, so that a scan from the cursor misses
-nothing and walks over no entry twice. Claims write nothing: what is out is known to this process only.
+Invariant: every ready entry before the cursor belongs to a host with links out, so a scan from the cursor misses
+nothing and visits no entry twice. Claims write nothing: only this process knows what is out.
 """
 
 from __future__ import annotations

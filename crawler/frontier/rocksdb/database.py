@@ -1,7 +1,7 @@
-"""One open RocksDB: tuned to a number of bytes, its errors told in our words.
+"""One open RocksDB, tuned to a number of bytes, its errors translated.
 
-The law: after a failed write nothing is tried again on this handle; it is closed, and whoever opens anew reads what is
-true. No error of RocksDB passes as anything but a StorageError, and no scan ends early unnoticed.
+Invariants: after a failed write nothing is tried again on this handle; it is closed, and the next one reads what is true.
+Every error of RocksDB becomes a StorageError. A scan that ends early raises.
 """
 
 from __future__ import annotations
@@ -195,6 +195,9 @@ class Database:
         options.set_compression_type(DBCompressionType.lz4() if family in _COMPRESSED else DBCompressionType.none())
         options.set_write_buffer_size(min(TABLE_BYTES, max(1 << 20, memory_bytes // 16)))
         options.set_max_write_buffer_number(6)
+        if family == "seen":  # most keys asked for are in no buffer: a filter says so in half the time of a search
+            options.set_memtable_prefix_bloom_ratio(0.1)
+            options.set_memtable_whole_key_filtering(True)
         options.set_target_file_size_base(TABLE_BYTES)
         options.set_max_bytes_for_level_base(8 * TABLE_BYTES)
         # A write that stalls would hold the whole process: it holds the interpreter lock.

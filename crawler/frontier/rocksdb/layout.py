@@ -68,7 +68,7 @@ class Schema(Struct, frozen=True, array_like=True):
     secret: int
 
 
-class State(Struct, frozen=True, array_like=True):
+class StoreState(Struct, frozen=True, array_like=True):
     """What every commit rewrites."""
 
     sequence: int = 0
@@ -119,7 +119,7 @@ class HostRecord(HostState):
 
 _pages = Decoder(Known)
 decode_host: Final = Decoder(HostRecord).decode
-decode_state: Final = Decoder(State).decode
+decode_state: Final = Decoder(StoreState).decode
 decode_schema: Final = Decoder(Schema).decode
 decode_mark: Final = Decoder(Mark).decode
 decode_tally: Final = Decoder(Tally).decode

@@ -1,8 +1,7 @@
-"""What a power cut may do to RocksDB's MANIFEST, and undoing it. RocksDB forgives a torn end of its log, but not of this.
+"""Repairs RocksDB's MANIFEST after a power cut. RocksDB accepts a torn end of its log, but not of this file.
 
-The law: only what was never synced is cut off. A record whose bytes are wrong, and that has nothing but zeros in one of
-its sectors, never reached the disk whole; so no sync after it returned, and nothing behind it was relied on. Any other
-damage is left as it is.
+Invariant: only what was never synced is cut off. A record with wrong bytes, one of whose sectors holds nothing but zeros, never
+reached the disk whole; so no sync after it returned, and nothing behind it was relied on. Any other damage is left as it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Opening a store's directory: made, recognised, or refused with its name.
+"""Opening a store's directory: create it, recognise it, or refuse it with the reason.
 
-The law: a directory that is damaged, or newer than this program, is never written to. What a power cut tore before it
+Invariant: a directory that is damaged, or newer than this program, is never written to. What a power cut tore before it
 was ever synced is no damage.
 """
 

@@ -1,6 +1,6 @@
-"""Reading a store without changing it: what the store itself answers, and readers beside a running crawl.
+"""Reading a store without changing it: the lookups of the store itself, and readers beside a running crawl.
 
-The law: a reader shows a state that was committed, whole, never a later one mixed into it.
+Invariant: a reader shows one committed state, whole, with nothing later mixed into it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from crawler.frontier.rocksdb.layout import (
     MARK,
     POSITION,
     STATE_KEY,
-    State,
+    StoreState,
     decode_host,
     decode_mark,
     decode_page,
@@ -88,9 +88,9 @@ class Facts:
             pass
 
     @translated
-    def state(self) -> State:
+    def state(self) -> StoreState:
         value = self._database.get("meta", STATE_KEY)
-        return State() if value is None else decode_state(value)
+        return StoreState() if value is None else decode_state(value)
 
 
 class RocksReader:

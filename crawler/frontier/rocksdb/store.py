@@ -1,7 +1,7 @@
-"""The durable store: an embedded RocksDB, whose one synced transaction per batch is the truth about the crawl.
+"""The durable store: an embedded RocksDB, one synced transaction per batch.
 
-The law: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and what
-the disk really holds is read again. Memory does not grow with the crawl: everything here is bounded.
+Invariants: what ``commit`` returned from survives SIGKILL and power cuts; after a failed write the handle is dropped and the
+state on disk is read again. Memory does not grow with the crawl.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from crawler.frontier.admission import (
     decide,
     fruitful,
     is_own_visit,
+    is_robots_record,
     is_robots_txt,
     is_robots_visit,
 )
@@ -169,22 +170,20 @@ class RocksStore(Facts):
             if record is not None:
                 recorded[key] = record
         for key, record in aside:
-            self._settle_aside(tx, key, record, recorded)
+            self._settle_robots(tx, key, record, recorded)
 
-    def _settle_aside(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
-        """A robots.txt: settled, unless it was, or is to be, visited as a page."""
+    def _settle_robots(self, tx: Transaction, key: bytes, record: Known, recorded: dict[bytes, Known]) -> None:
         before, flags = recorded.get(key), NO_PAGE
         if before is None and (value := self._database.get("page", key)) is not None:
             flags, before = decode_page(value)
-        if before is not None and before.link.kind != "robots":
+        is_known = before is not None or self._database.get("seen", key) is not None
+        if not is_robots_record(before, is_known=is_known):
             return
-        if before is not None:
-            tx.unsettle(before, flags)
-            self._ledger.tally.known -= not flags & NO_PAGE
-        elif self._database.get("seen", key) is None:
+        if before is None:
             tx.know(key, 0)
         else:
-            return
+            tx.unsettle(before, flags)
+            self._ledger.tally.known -= not flags & NO_PAGE
         recorded[key] = record
         tx.record(key, record)
 

@@ -1,6 +1,6 @@
-"""What one commit writes: collected as a single batch over all families, then written at once.
+"""The writes of one commit, collected in one batch over all column families and written at once.
 
-The law: host records, ready entries and counters are changed together with the links they count, in the same batch.
+Invariant: host records, ready entries and counters change in the same batch as the links they count.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
+from crawler.core.keys import HOST_BYTES
 from crawler.core.link_block import encode_link
 from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Known, Retry
 from crawler.frontier.admission import Admission
@@ -28,7 +29,7 @@ from crawler.frontier.rocksdb.layout import (
     STATE_KEY,
     SUSPECT,
     HostRecord,
-    State,
+    StoreState,
     decode_host,
     decode_tally,
     encode,
@@ -39,8 +40,6 @@ from crawler.frontier.rocksdb.layout import (
     pack_time,
     queue_key,
 )
-
-"""Longer validators are not kept: a conditional request is not worth them."""
 
 
 class Hosts:
@@ -79,7 +78,7 @@ class Hosts:
 class Ledger:
     """What transactions change one after the other: the open database and what is held of it in memory."""
 
-    def __init__(self, database: Database, state: State, hosts_max: int) -> None:
+    def __init__(self, database: Database, state: StoreState, hosts_max: int) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
@@ -172,11 +171,15 @@ class Transaction:
 
     def admit(self, entry: Admission) -> None:
         """Links join their host's queue."""
-        host, links = entry.host_key, len(entry.keys)
+        keys = entry.keys
+        host, links = keys[0][:HOST_BYTES], len(keys)
         self._tally.admit(links, is_new_page=entry.is_page and not entry.expand)
+        record = self._records.get(host) or self._record(host)
         if not entry.expand:
-            self._record(host).admit(links, entry.is_seed)
-        self.batch.put(self._next(host, entry.priority, links), entry.value, self._queue)
+            record.admit(links, entry.is_seed)
+        self.sequence += 1
+        record.enter(entry.priority, self.sequence, links)
+        self.batch.put(queue_key(host, entry.priority, self.sequence), entry.value, self._queue)
 
     def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
         self.sequence += 1
@@ -218,7 +221,7 @@ class Transaction:
         self.batch.delete(page_key, self._page)
         self.batch.delete(page_key, self._seen)
 
-    def finish(self, now: float, wall: float) -> State:
+    def finish(self, now: float, wall: float) -> StoreState:
         """The touched hosts' records and ready entries, and the totals as of ``now``."""
         for host, record in self._records.items():
             before, after = self._ready[host], record.ready_key(host)
@@ -233,6 +236,6 @@ class Transaction:
                 self._longest.note(name, record.waiting)
         for key, tally in self._progress.changed().items():
             self.batch.put(file_key(PROGRESS, key), encode(tally), self._meta)
-        state = State(self.sequence, now, wall, self._tally.freeze())
+        state = StoreState(self.sequence, now, wall, self._tally.freeze())
         self.batch.put(STATE_KEY, encode(state), self._meta)
         return state

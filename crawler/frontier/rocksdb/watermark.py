@@ -1,8 +1,8 @@
-"""How far the store is known to be durable, told by a file of its own.
+"""A side file with the last RocksDB sequence number known to be synced; it detects a damaged log.
 
-RocksDB reads its log up to the first record that is damaged, and takes that for its end: after a power cut it is. But a
-bit that turned in the middle would take back, without a word, whatever had been acknowledged since. The law: what is
-noted here was synced before; a store that ends earlier is damaged.
+RocksDB reads its log up to the first damaged record and takes that for the end. After a power cut that is right. But one bit
+flipped in the middle would silently take back everything acknowledged since. Invariant: what is noted here was synced before,
+so a store that ends earlier is damaged.
 
 The file is mapped into memory: a note costs no system call and survives SIGKILL; a power cut leaves an older one.
 """

@@ -9,6 +9,7 @@ import heapq
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
@@ -17,25 +18,27 @@ from typing import BinaryIO, Final
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.model import Ref
 from crawler.core.page import Page
-from crawler.output.archive.records import LINE_BREAKS, date, sha1_text
+from crawler.output.archive.records import LINE_BREAKS, date
 from crawler.output.archive.surt import surt
 
 RUN_BYTES: Final = 4 << 20
 PIECE_BYTES_MIN: Final = 4 << 10
 """Read of each run at a time, however many there are."""
 
+USUAL_BYTES_MAX: Final = 64
+"""Of a Content-Type whose bare type is remembered."""
 _DIGITS: Final = {ord(char): None for char in "-:TZ"}
 _BARE: Final = re.compile(r"[;\s]")
 
 
-def line(page: Page, ref: Ref, digest: bytes, *, is_revisit: bool) -> bytes:
-    """The index line of a response or revisit record."""
+def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
+    """The index line of a response or revisit record. ``digest``: the body's, as text."""
     stamp = date(page.fetched_at).translate(_DIGITS)
     mime = "warc/revisit" if is_revisit else _mime(page)
     fields = f'"mime": {quoted(mime)}, ' if mime is not None else ""
     return (
         f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}"status": "{page.status}", '
-        f'"digest": "{sha1_text(digest)}", "length": "{ref.length}", "offset": "{ref.offset}", '
+        f'"digest": "{digest}", "length": "{ref.length}", "offset": "{ref.offset}", '
         f'"filename": "{ref.file.rpartition("/")[2]}"}}\n'
     ).encode()
 
@@ -44,13 +47,20 @@ def _mime(page: Page) -> str | None:
     """The bare type of the first Content-Type field, as the indexer's reader of that line sees it."""
     for name, value in page.headers:
         if len(name) == 12 and name.lower() == b"content-type":
-            field = LINE_BREAKS.sub(b" ", value)
-            try:
-                text = field.decode()
-            except UnicodeDecodeError:
-                text = field.decode("latin-1")
-            return _BARE.split(text.strip(), maxsplit=1)[0]
+            return _bare_usual(value) if len(value) <= USUAL_BYTES_MAX else _bare(value)
     return None
+
+
+def _bare(value: bytes) -> str:
+    field = LINE_BREAKS.sub(b" ", value)
+    try:
+        text = field.decode()
+    except UnicodeDecodeError:
+        text = field.decode("latin-1")
+    return _BARE.split(text.strip(), maxsplit=1)[0]
+
+
+_bare_usual = lru_cache(256)(_bare)
 
 
 def sort(path: Path, run_bytes: int = RUN_BYTES) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from xxhash import xxh3_128_hexdigest
@@ -21,6 +21,7 @@ from crawler.core.page import Page
 END: Final = b"\r\n\r\n"
 """Behind every record's block."""
 
+_sha1: Final = partial(hashlib.sha1, usedforsecurity=False)
 _PROFILE: Final = "http://netpreserve.org/warc/1.1/revisit/"
 LINE_BREAKS: Final = re.compile(rb"[\r\n\0]")
 """What would end a field line early for one reader or another."""
@@ -73,35 +74,56 @@ def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
     ).encode() + block
 
 
-def response(page: Page, http: bytes, file: str, offset: int) -> bytes:
-    """The record's head up to the body, ``http`` included."""
-    block = hashlib.sha1(http, usedforsecurity=False)
-    whole = page.body.in_memory()
-    for piece in page.body.chunks() if whole is None else (whole,):
-        block.update(piece)
-    extra = f"WARC-Payload-Digest: {sha1_text(page.body.sha1)}\r\n"
-    if page.sniffed:
-        extra += f"WARC-Identified-Payload-Type: {page.sniffed}\r\n"
-    if page.truncated:
-        extra += f"WARC-Truncated: {page.truncated}\r\n"
-    return _head("response", page, file, offset, extra, sha1_text(block.digest()), len(http) + page.body.size) + http
+def about(page: Page, file: str) -> str:
+    """The fields that response, request and revisit record of a page have in common."""
+    address = f"WARC-IP-Address: {page.ip}\r\n" if page.ip else ""
+    return (
+        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n{address}"
+    )
 
 
-def revisit(page: Page, http: bytes, file: str, offset: int, of: Ref, of_wall: float, digest: bytes) -> bytes:
+def response(page: Page, http: bytes, common: str, identifier: str, digest: str) -> bytes:
+    """The record's head up to the body, ``http`` included. ``common``: see ``about``; ``digest``: the body's, as text."""
+    block = _sha1(http)
+    body = page.body
+    if (whole := body.in_memory()) is not None:
+        block.update(whole)
+    else:
+        for piece in body.chunks():
+            block.update(piece)
+    sniffed = f"WARC-Identified-Payload-Type: {page.sniffed}\r\n" if page.sniffed else ""
+    truncated = f"WARC-Truncated: {page.truncated}\r\n" if page.truncated else ""
+    return (
+        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Record-ID: {identifier}\r\n{common}"
+        f"WARC-Payload-Digest: {digest}\r\n{sniffed}{truncated}WARC-Block-Digest: {sha1_text(block.digest())}\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http) + body.size}\r\n\r\n"
+    ).encode() + http
+
+
+def revisit(page: Page, http: bytes, common: str, identifier: str, of: Ref, of_wall: float, digest: str) -> bytes:
     """The whole record but ``END``: the response's head, and where the body it would repeat stands."""
     profile = "server-not-modified" if page.status == 304 else "identical-payload-digest"
-    extra = (
+    return (
+        f"WARC/1.1\r\nWARC-Type: revisit\r\nWARC-Record-ID: {identifier}\r\n{common}"
         f"WARC-Profile: {_PROFILE}{profile}\r\nWARC-Refers-To: {record_id(of.file, of.offset)}\r\n"
         f"WARC-Refers-To-Target-URI: {page.url}\r\nWARC-Refers-To-Date: {date(of_wall)}\r\n"
-        f"WARC-Payload-Digest: {sha1_text(digest)}\r\nWARC-Truncated: length\r\n"
+        f"WARC-Payload-Digest: {digest}\r\nWARC-Truncated: length\r\nWARC-Block-Digest: {_block_digest(http)}\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
+    ).encode() + http
+
+
+def request(page: Page, common: str, identifier: str, concurrent_to: str) -> bytes:
+    """The whole record, of the request whose response has the identifier ``concurrent_to``."""
+    block = page.request
+    return b"".join(
+        (
+            f"WARC/1.1\r\nWARC-Type: request\r\nWARC-Record-ID: {identifier}\r\n{common}"
+            f"WARC-Concurrent-To: {concurrent_to}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
+            f"Content-Type: application/http; msgtype=request\r\nContent-Length: {len(block)}\r\n\r\n".encode(),
+            block,
+            END,
+        )
     )
-    return _head("revisit", page, file, offset, extra, _block_digest(http), len(http)) + http
-
-
-def request(page: Page, file: str, offset: int, response_offset: int) -> bytes:
-    """The whole record but ``END``, of the request whose response stands at ``response_offset``."""
-    extra = f"WARC-Concurrent-To: {record_id(file, response_offset)}\r\n"
-    return _head("request", page, file, offset, extra, _block_digest(page.request), len(page.request)) + page.request
 
 
 def http_head(page: Page) -> bytes:
@@ -110,8 +132,10 @@ def http_head(page: Page) -> bytes:
     version = "1.0" if page.version == "1.0" else "1.1"
     lines = [f"HTTP/{version} {page.status} ".encode() + page.phrase.encode("utf-8", "surrogateescape")]
     fields = page.headers
-    if any(len(name) == 17 and name.lower() == b"transfer-encoding" for name, _ in fields):
-        fields = _dechunked(fields, page.body.size)
+    for name, _ in fields:
+        if len(name) == 17 and name.lower() == b"transfer-encoding":
+            fields = _dechunked(fields, page.body.size)
+            break
     lines += [name + b": " + value for name, value in fields]
     head = b"\r\n".join(lines) + END
     if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
@@ -125,16 +149,5 @@ def _dechunked(fields: tuple[tuple[bytes, bytes], ...], size: int) -> tuple[tupl
     return (*kept, (b"Content-Length", b"%d" % size))
 
 
-def _head(kind: str, page: Page, file: str, offset: int, extra: str, block_digest: str, length: int) -> bytes:
-    address = f"WARC-IP-Address: {page.ip}\r\n" if page.ip else ""
-    msgtype = "request" if kind == "request" else "response"
-    return (
-        f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
-        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(page.fetched_at)}\r\nWARC-Target-URI: {page.url}\r\n"
-        f"{address}{extra}WARC-Block-Digest: {block_digest}\r\n"
-        f"Content-Type: application/http; msgtype={msgtype}\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-
-
 def _block_digest(block: bytes) -> str:
-    return sha1_text(hashlib.sha1(block, usedforsecurity=False).digest())
+    return sha1_text(_sha1(block).digest())

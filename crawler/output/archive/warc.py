@@ -49,6 +49,11 @@ class Pair(Struct):
     index: MarkedFile
     closed: bool = False
     """By the last ``sync``: takes no more records."""
+    file: str = ""
+    """The WARC file's final name, with its folder."""
+
+    def __post_init__(self) -> None:
+        self.file = f"warc/{self.name}.warc.gz"
 
 
 class WarcArchive:
@@ -81,27 +86,30 @@ class WarcArchive:
         pair = self._pair or self._create()
         assert not pair.closed, "append between sync and committed"
         self._changed = True
-        file = f"warc/{pair.name}.warc.gz"
-        if not pair.warc.size:
-            pair.warc.append(gzip_member.deflated_whole(records.warcinfo(file, self._clock(), self._info) + records.END))
-        offset = pair.warc.size
-        http = records.http_head(page)
-        if earlier := self._repeated(lease.known, page):
-            of, of_wall, digest = earlier
-            data = records.revisit(page, http, file, offset, of, of_wall, digest)
-            pair.warc.append(gzip_member.deflated_whole(data + records.END))
-            record = Ref(file, offset, pair.warc.size - offset)
+        file, warc = pair.file, pair.warc
+        if not warc.size:
+            warc.append(gzip_member.deflated_whole(records.warcinfo(file, self._clock(), self._info) + records.END))
+        offset = warc.size
+        http, common, identifier = records.http_head(page), records.about(page, file), records.record_id(file, offset)
+        if lease.known is not None and (earlier := self._repeated(lease.known, page)):
+            of, of_wall, raw = earlier
+            digest = records.sha1_text(raw)
+            data = records.revisit(page, http, common, identifier, of, of_wall, digest)
+            warc.append(gzip_member.deflated_whole(data + records.END))
+            end = warc.size
+            record = Ref(file, offset, end - offset)
             kept = Kept(record, of, of_wall, unmodified=page.status == 304)
         else:
-            digest = page.body.sha1
-            for piece in _response(page, records.response(page, http, file, offset)):
-                pair.warc.append(piece)
-            record = Ref(file, offset, pair.warc.size - offset)
+            digest = records.sha1_text(page.body.sha1)
+            for piece in _response(page, records.response(page, http, common, identifier, digest)):
+                warc.append(piece)
+            end = warc.size
+            record = Ref(file, offset, end - offset)
             kept = Kept(record, record, page.fetched_at)
         pair.index.append(cdxj.line(page, record, digest, is_revisit=kept.body is not record))
         if page.request:
-            data = records.request(page, file, pair.warc.size, offset)
-            pair.warc.append(gzip_member.deflated_whole(data + records.END))
+            data = records.request(page, common, records.record_id(file, end), identifier)
+            warc.append(gzip_member.deflated_whole(data))
         return kept
 
     def sync(self) -> dict[str, Mark]:
@@ -175,9 +183,9 @@ class WarcArchive:
         pair = self._pair
         return pair.warc.buffered + pair.index.buffered if pair is not None else 0
 
-    def _repeated(self, known: Known | None, page: Page) -> tuple[Ref, float, bytes] | None:
+    def _repeated(self, known: Known, page: Page) -> tuple[Ref, float, bytes] | None:
         """The earlier record that holds this very body, when it was fetched, and its digest."""
-        if known is None or known.archive is None or known.digest is None or page.truncated:
+        if known.archive is None or known.digest is None or page.truncated:
             return None
         if page.status != 304 and (known.digest != page.body.sha1 or not page.body.size):
             return None

@@ -47,7 +47,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Exclusion.*": ("settings", FIXED),
     "MemoryGovernor._visits": ("workers", WORKERS),
     "MemoryGovernor._given_up": ("workers", WORKERS),
-    "Visit.*": ("fixed", 5),
+    "VisitMemory.*": ("fixed", 5),
     "Watch._entered": ("fixed", 3),
     "Rates._samples": ("_SAMPLES_MAX of crawler.crawl.status", 256),
     "Snapshot.*": ("outcomes, reasons and rules are closed sets", FIXED),
@@ -129,12 +129,12 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Outage._held": ("HELD_MAX", 500),
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
-    "RobotsDesk._failures": ("FAILURES_MAX", 4096),
+    "RobotsGate._failures": ("FAILURES_MAX", 4096),
     # parse
-    "Parser._functions": ("fixed", FIXED),
-    "Parser._processes": ("parsers", FIXED),
-    "Parser._queue": ("parse", WORKERS),
-    "Parser._turns": ("parse", WORKERS),
+    "ParserPool._functions": ("fixed", FIXED),
+    "ParserPool._processes": ("parsers", FIXED),
+    "ParserPool._queue": ("parse", WORKERS),
+    "ParserPool._turns": ("parse", WORKERS),
     "ParserProcess.in_hand": ("parse", WORKERS),
 }
 
@@ -215,7 +215,7 @@ async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_pat
 
 
 FILLING = {
-    *("RulesCache._kept", "RulesCache._parsed", "Outage._answered", "Longest._waiting"),
+    *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
     *("Connector._conns", "Connector._idle", "MarkedFile._pieces"),
 }
 """Caches and buffers whose bounds are beyond what so few hosts, or a batch, fill."""

@@ -17,7 +17,7 @@ from crawler.core.model import Done, Link
 from crawler.crawl.expand import LARGE_BYTES, Expander
 from crawler.crawl.outlinks import FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
-from crawler.parse.pool import Fault, open_parser
+from crawler.parse.pool import ParseFault, open_parser
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_plan import Needs, divide, document_bytes
@@ -30,11 +30,11 @@ SECRET = 7
 class Reader:
     """Stands where the parser processes stand, and answers what it was given; keeps what it was asked."""
 
-    def __init__(self, *answers: Packed | Fault) -> None:
+    def __init__(self, *answers: Packed | ParseFault) -> None:
         self.answers = list(answers)
         self.asked: list[bytes] = []
 
-    async def call(self, function: str, body: bytes, *rest: Any, result: Any) -> Packed | Fault:
+    async def call(self, function: str, body: bytes, *rest: Any, result: Any) -> Packed | ParseFault:
         self.asked.append(body)
         return self.answers.pop(0)
 
@@ -117,7 +117,7 @@ async def test_a_damaged_part_is_its_documents_fault_and_loses_no_other(tmp_path
 
 
 async def test_a_page_that_ends_its_parser_is_read_in_its_first_quarter(tmp_path):
-    reader = Reader(Fault("parse_crashed"), Packed([part(0, 3)], [], {}))
+    reader = Reader(ParseFault("parse_crashed"), Packed([part(0, 3)], [], {}))
     body = b"<a>" * 200_000
     done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED))
     assert reader.asked == [body, body[: len(body) // 4]]

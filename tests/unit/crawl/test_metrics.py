@@ -96,7 +96,7 @@ def test_every_known_child_is_there_from_the_start_at_zero():
         metrics.visited("link", Dropped(outcome, reason, sign="failed"))
         metrics.visited("robots", Retry(outcome, reason, "busy"))
     for status in range(100, 600):
-        metrics.answered(page(status))
+        metrics.responded(page(status))
     metrics.source = lambda: Readings(refused={"depth": 1}, storage_errors={"EIO": 2, "other": 1})
     after = samples(metrics)
     assert after.keys() == before.keys()
@@ -122,8 +122,8 @@ def test_visits_add_up(history):
 
 def test_an_answer_counts_its_code_its_bytes_and_its_phases():
     metrics = Metrics()
-    metrics.answered(page(404, bytes_wire=100, bytes_decoded=400, timings=Timings(queue=1.0, first_byte=0.2, total=1.5)))
-    metrics.answered(page(299))
+    metrics.responded(page(404, bytes_wire=100, bytes_decoded=400, timings=Timings(queue=1.0, first_byte=0.2, total=1.5)))
+    metrics.responded(page(299))
     assert value(metrics, "crawler_responses_total", code="404") == 1
     assert value(metrics, "crawler_responses_total", code="other") == 1, "a server must not be able to make labels"
     assert value(metrics, "crawler_received_bytes_total") == 100

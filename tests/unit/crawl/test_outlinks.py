@@ -8,7 +8,7 @@ from crawler.core.keys import HOST_BYTES
 from crawler.core.link_block import NO_QUERY, QUERY_BYTES, block_of
 from crawler.core.model import Link
 from crawler.core.urls import fingerprint
-from crawler.crawl.outlinks import Reading, encode, packed
+from crawler.crawl.outlinks import ReadingOptions, encode, packed
 from crawler.parse.html import PART_LINKS, Options, outlinks
 from crawler.policy.scope import Scope, ScopeRules
 
@@ -52,7 +52,7 @@ def test_as_one_by_one(parts, config, obey, depth, anchor):
     for rule, count in found.refused.items():
         refused[rule] = refused.get(rule, 0) + count
 
-    reading = encode(Reading(options, ScopeRules.of(config, obey=obey), SECRET, True))
+    reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=obey), SECRET, True))
     made = packed(body, PAGE, "text/html", "utf-8", [], page.depth + 1, page.anchor or PAGE, reading)
     blocks = [block_of(columns, page) for columns in made.parts]
     assert [link for block in blocks for link in block.links()] == list(links)
@@ -69,7 +69,7 @@ def test_as_one_by_one(parts, config, obey, depth, anchor):
 
 def test_very_many_links_come_in_parts():
     body = b"".join(b"<a href=/%d>" % n for n in range(2 * PART_LINKS + 1))
-    reading = encode(Reading(Options(), ScopeRules(depth=-1), SECRET, False))
+    reading = encode(ReadingOptions(Options(), ScopeRules(depth=-1), SECRET, False))
     made = packed(body, PAGE, "text/html", "utf-8", [], 1, PAGE, reading)
     assert [len(part) for part in made.parts] == [PART_LINKS, PART_LINKS, 1]
     assert not any(part.queries for part in made.parts)

@@ -19,7 +19,7 @@ from crawler.core.model import Done, Input, Link
 from crawler.crawl import sitemaps
 from crawler.crawl.expand import Expander
 from crawler.fetch.decoding import Finisher
-from crawler.parse.pool import Fault, Parser, open_parser
+from crawler.parse.pool import ParseFault, ParserPool, open_parser
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX
 from crawler.parse.sitemap_formats import ENTRY_URLS_MAX
 from crawler.policy.scope import RULES, Scope
@@ -35,7 +35,7 @@ LISTED = Input("list", 1)
 class Faulty:
     """A parser of which some calls end as they are told: number → fault."""
 
-    def __init__(self, parser: Parser, faults: dict[int, Fault]) -> None:
+    def __init__(self, parser: ParserPool, faults: dict[int, ParseFault]) -> None:
         self.parser, self.faults, self.calls = parser, faults, 0
 
     async def call(self, *arguments: Any, result: Any) -> Any:
@@ -77,13 +77,13 @@ class Trial:
 
 
 @pytest.fixture
-async def parser() -> AsyncIterator[Parser]:
+async def parser() -> AsyncIterator[ParserPool]:
     async with open_parser(Config(), parsers=0) as parser:
         yield parser
 
 
 @pytest.fixture
-def trial(tmp_path: Path, parser: Parser) -> Trial:
+def trial(tmp_path: Path, parser: ParserPool) -> Trial:
     return Trial(tmp_path, parser, depth=1)
 
 
@@ -108,7 +108,7 @@ def test_anothers_page_is_not_taken_for_a_sitemap(named: str, taken: bool, trial
     assert links == ([urls.join("http://www.example.org/", named)] if taken else []) + ["http://www.example.org/sitemap.xml"]
 
 
-async def test_what_is_not_taken_is_counted_by_a_rule_of_its_own(tmp_path: Path, parser: Parser) -> None:
+async def test_what_is_not_taken_is_counted_by_a_rule_of_its_own(tmp_path: Path, parser: ParserPool) -> None:
     trial = Trial(tmp_path, parser, scope="any")
     index = document("index", "utf-8", [entry_of("index", url) for url in ("http://b.example/hub", "http://b.example/s.xml")])
     links, done = await trial.read(index.encode())
@@ -139,7 +139,7 @@ def test_all_that_is_in_one_place_is_one_site(scope: str, homes: list[str]) -> N
             )
 
 
-async def test_each_site_names_the_sitemaps_of_an_origin_once(tmp_path: Path, parser: Parser) -> None:
+async def test_each_site_names_the_sitemaps_of_an_origin_once(tmp_path: Path, parser: ParserPool) -> None:
     trial = Trial(tmp_path, parser, scope="prefix")
 
     async def named(link: Link, sitemaps: tuple[str, ...] | None = ("/map.xml",)) -> list[tuple[str, str | None]]:
@@ -204,7 +204,7 @@ async def test_a_page_at_the_usual_place_is_nobodys_fault(trial: Trial, caplog: 
     ],
 )
 async def test_the_caps(
-    link: Link, body: str, outcome: str, config: dict[str, Any], name: str | None, count: int, tmp_path: Path, parser: Parser
+    link: Link, body: str, outcome: str, config: dict[str, Any], name: str | None, count: int, tmp_path: Path, parser: ParserPool
 ) -> None:
     """What a cap leaves out is counted, and which cap it was is told."""
     reason = name if outcome != "ok" else None
@@ -244,19 +244,19 @@ async def test_an_entry_of_many_links_is_read_in_part(trial: Trial) -> None:
     assert (len(links), done.refused) == (ENTRY_URLS_MAX, {"outlinks": 1000 - ENTRY_URLS_MAX})
 
 
-async def test_a_part_that_a_parser_could_not_read_is_told_and_the_others_are_read(tmp_path: Path, parser: Parser) -> None:
+async def test_a_part_that_a_parser_could_not_read_is_told_and_the_others_are_read(tmp_path: Path, parser: ParserPool) -> None:
     entries = [entry_of("urlset", url) for url in urls_of(20_000)]
     body = document("urlset", "utf-8", entries).encode()
     for reason in ("parse_timeout", "parse_crashed"):
-        trial = Trial(tmp_path, Faulty(parser, {2: Fault(reason)}))
+        trial = Trial(tmp_path, Faulty(parser, {2: ParseFault(reason)}))
         links, done = await trial.read(body)
         assert 12_000 < len(links) < 20_000 and links[-1].url == urls_of(20_000)[-1]
         assert done.refused is not None and done.refused[reason] == 1
         assert dict(done.cut)[reason] == f"{256 << 10} bytes were not read"
 
 
-async def test_a_sitemap_that_ends_its_parser_again_and_again_is_given_up(tmp_path: Path, parser: Parser) -> None:
-    trial = Trial(tmp_path, Faulty(parser, dict.fromkeys(range(1, 1000), Fault("parse_crashed"))))
+async def test_a_sitemap_that_ends_its_parser_again_and_again_is_given_up(tmp_path: Path, parser: ParserPool) -> None:
+    trial = Trial(tmp_path, Faulty(parser, dict.fromkeys(range(1, 1000), ParseFault("parse_crashed"))))
     links, done = await trial.read(b" " * (4 << 20))
     assert links == [] and done.refused is not None
     assert done.refused["parse_crashed"] == sitemaps.LOST_PARTS_MAX
@@ -288,7 +288,7 @@ XML = document("urlset", "utf-8", [entry_of("urlset", url) for url in urls_of(3)
     ],
 )
 async def test_a_listed_line_that_is_a_sitemap_is_read_as_one(
-    path: str, mime: str | None, body: bytes, count: int, tmp_path: Path, parser: Parser
+    path: str, mime: str | None, body: bytes, count: int, tmp_path: Path, parser: ParserPool
 ) -> None:
     """Its entries are as deep as it is, and bear its tag; but only where sitemaps are wanted, and only of what was listed, or
     what that redirects to."""

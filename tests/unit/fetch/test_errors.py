@@ -7,6 +7,7 @@ import builtins
 import json
 import re
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -15,7 +16,7 @@ from support.hostile import fetching, lease_of, sinful_site
 from support.sinful import running
 
 from crawler.core.errors import REASONS, FetchError, StorageError
-from crawler.fetch.errors import Border
+from crawler.fetch.errors import raise_ours
 from crawler.fetch.exchange import Exchange
 
 CLOSED = {reason for reasons in REASONS.values() for reason in reasons}
@@ -52,12 +53,22 @@ def in_ours(error: Exception) -> None:
     names["call"](error)  # type: ignore[operator]
 
 
+@contextmanager
+def border(exchange, *, tls):
+    """As the fetcher has it."""
+    try:
+        yield
+    except Exception as error:
+        raise_ours(error, exchange, tls=tls)
+        raise
+
+
 @pytest.mark.parametrize("sent", [False, True])
 @pytest.mark.parametrize("kind", [*ORDINARY, *LIBRARYS, aiohttp.ClientError, aiohttp.InvalidURL, aiohttp.ServerDisconnectedError])
 def test_nothing_that_a_library_raises_passes(kind, sent):
     exchange = Exchange(proxied=False, tunnel=False)
     exchange.sent_at = 1.0 if sent else 0.0
-    with pytest.raises((FetchError, StorageError)) as caught, Border(exchange, tls=True):
+    with pytest.raises((FetchError, StorageError)) as caught, border(exchange, tls=True):
         in_a_library(made(kind))
     if isinstance(caught.value, FetchError):
         assert caught.value.reason in CLOSED
@@ -66,13 +77,13 @@ def test_nothing_that_a_library_raises_passes(kind, sent):
 
 @pytest.mark.parametrize("kind", [AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ZeroDivisionError])
 def test_a_bug_of_ours_is_one(kind):
-    with pytest.raises(kind), Border(Exchange(), tls=False):
+    with pytest.raises(kind), border(Exchange(), tls=False):
         in_ours(kind("x"))
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
 def test_an_end_passes(kind):
-    with pytest.raises(kind), Border(Exchange(), tls=False):
+    with pytest.raises(kind), border(Exchange(), tls=False):
         in_a_library(kind())
 
 

@@ -24,7 +24,7 @@ from support.sinful import Site, forever, hang, head, page, running, stay
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref
-from crawler.fetch import session
+from crawler.fetch import connector, session
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
@@ -350,13 +350,16 @@ def test_the_share_of_fetches_fits_into_the_descriptors(descriptors: int) -> Non
     assert fetches == 1 or 3 * fetches + idle <= descriptors - min(256, descriptors // 2)
 
 
-async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("worth_keeping_s", "kept"), [(0.0, 19), (600.0, 4)])
+async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Path, monkeypatch, worth_keeping_s, kept) -> None:
+    """Where no more can wait, the oldest makes room if it has waited for long; else the next one is closed."""
+    monkeypatch.setattr(connector, "WORTH_KEEPING_S", worth_keeping_s)
     async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",)) as fetcher:
         fetcher._connector._idle_max = 5
-        for n in (*range(20), 19, 19):
+        for asked, n in enumerate((*range(20), kept, kept), 1):
             await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
-            assert fetcher.stats().connections_idle == min(n + 1, 5)
-            assert fetcher.stats().connections_opened == n + 1, "a connection that is used again was opened once"
+            assert fetcher.stats().connections_idle == min(asked, 5)
+            assert fetcher.stats().connections_opened == min(asked, 20), "a connection that is used again was opened once"
         while site.connections > 5:
             await asyncio.sleep(0.01)
         await asyncio.gather(*(end_of(fetcher, at(site, "/good/1")) for _ in range(10)))
@@ -365,7 +368,8 @@ async def test_idle_connections_are_bounded_and_reused(site: Site, tmp_path: Pat
         await asyncio.sleep(0.01)
 
 
-async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path: Path) -> None:
+async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(connector, "WORTH_KEEPING_S", 0.0)
     async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), ca_file="{ca}") as fetcher:
         fetcher._connector._idle_bytes_max = 5 * IDLE_BYTES
         for n in range(10):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.core.errors import ConfigError
-from crawler.fetch.guard import Guard, Refused, embedded
+from crawler.fetch.guard import AddressRefused, Guard, embedded
 
 PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::1", "100.128.0.1", "172.32.0.1"]
 REFUSED = {
@@ -143,11 +143,11 @@ def test_bad_ranges_are_reported_together() -> None:
 
 def test_the_socket_factory_makes_sockets_only_for_permitted_addresses() -> None:
     info = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 80))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AddressRefused) as caught:
         Guard().socket(info)
     assert caught.value.rule == "loopback"
     with Guard(allow=["127.0.0.1/32"]).socket(info) as made:
         assert made.family == socket.AF_INET
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AddressRefused) as caught:
         Guard().socket((socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2606:4700::1", 80, 0, 3)))
     assert caught.value.rule == "scoped"

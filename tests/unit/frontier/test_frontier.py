@@ -23,7 +23,7 @@ from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
 from crawler.policy import robots_rules
 from crawler.policy.robots_cache import RulesCache
-from crawler.policy.robots_gate import RobotsDesk
+from crawler.policy.robots_gate import RobotsGate
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_plan import VISIT_ACCOUNTS, Plan
 
@@ -348,7 +348,7 @@ class Robots:
 
     def __init__(self, world: World, outcome: Dropped) -> None:
         cache = RulesCache(1 << 20)
-        self.gate = RobotsDesk(cache, name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=world.clock.wall)
+        self.gate = RobotsGate(cache, name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=world.clock.wall)
         self.outcome: Dropped | None = outcome
         world.pump._robots = world.frontier._robots = self.gate
         self.world = world

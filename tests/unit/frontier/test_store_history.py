@@ -115,8 +115,8 @@ class Model:
 
     def rest(self, name: str, rest: HostRest, now: float) -> None:
         host = self.host(name, now)
-        has_answered = host.rest.has_answered or rest.has_answered
-        host.rest, host.since, host.due = replace(rest, has_answered=has_answered), now, rest.due
+        has_responded = host.rest.has_responded or rest.has_responded
+        host.rest, host.since, host.due = replace(rest, has_responded=has_responded), now, rest.due
 
     def enter(self, one: Link, verdict: int, now: float) -> None:
         host = self.host(one.host, now)
@@ -186,7 +186,7 @@ outcomes = st.one_of(
     st.builds(retry, st.floats(0.0, 30.0)),
 )
 rests = st.builds(
-    lambda wait, failures, down, busy, has_answered: (wait, failures, DOWN if down else None, busy, has_answered),
+    lambda wait, failures, down, busy, has_responded: (wait, failures, DOWN if down else None, busy, has_responded),
     st.floats(0.0, 20.0),
     st.integers(0, 9),
     st.integers(0, 5).map(lambda n: n == 0),
@@ -258,7 +258,7 @@ class StoreHistory(RuleBasedStateMachine):
         if down and is_old:
             down, failures = None, max(0, failures - 1)
         assert lease.suspect == (item.crashes > 0) and lease.down == (down or crashed)
-        assert (lease.failures, lease.busy, lease.has_answered) == (failures, host.rest.busy, host.rest.has_answered)
+        assert (lease.failures, lease.busy, lease.has_responded) == (failures, host.rest.busy, host.rest.has_responded)
         assert lease.known == (self.model.pages.get(lease.link.url) if item.settled_before else None)
         due = 0.0 if down else host.due
         if is_old:

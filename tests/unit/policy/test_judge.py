@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from crawler.core.errors import REASONS, FetchError
 from crawler.core.model import Done, Dropped, Lease, Link, Retry
 from crawler.core.page import Body, Page, Timings
-from crawler.core.urls import Rules
+from crawler.core.urls import UrlRules
 from crawler.policy.judge import Judge, host_sign, may_pass, retry_after
 
 WALL = 1_800_000_000.0
 
 
 def judge(**changes) -> Judge:
-    return Judge(**({"retries": 2, "max_redirects": 3, "rules": Rules()} | changes))
+    return Judge(**({"retries": 2, "max_redirects": 3, "rules": UrlRules()} | changes))
 
 
 def lease(attempt: int = 1, **link) -> Lease:

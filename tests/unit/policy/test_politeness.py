@@ -52,7 +52,7 @@ def test_what_one_visit_asks_for(settings, outcome, seconds):
 @pytest.mark.parametrize(("sign", "counted"), [("failed", "failures"), ("gone", "failures"), ("busy", "busy")])
 def test_a_host_that_fails_or_is_busy_backs_off_further_each_time(sign, counted):
     for times in range(6):
-        host = HostRest(NOW, **{counted: times}, has_answered=True)
+        host = HostRest(NOW, **{counted: times}, has_responded=True)
         assert rest_after(Retry("timeout", None, sign), host, jitter=lambda: 0.5, host_failures=99) == max(1.0, 0.5 * 2**times)
 
 
@@ -134,7 +134,7 @@ def test_only_signs_of_the_host_in_a_row_give_it_up_and_no_rest_is_ever_shortene
         ever |= sign in ("alive", "busy", "mute")
         in_a_row = 0 if sign in ("alive", "busy", "mute") else in_a_row + (sign in ("failed", "gone"))
         assert host.due >= before.due and host.due <= max(before.due, now + 60.0)
-        assert (host.failures, host.has_answered) == (in_a_row, ever)
+        assert (host.failures, host.has_responded) == (in_a_row, ever)
         if host.down is not None:
             assert in_a_row >= host_failures or (sign == "gone" and not ever)
             assert host.down == (outcome.outcome, "host_down")

@@ -14,8 +14,8 @@ from support.pages import page_of
 from crawler.core.errors import REASONS, FetchError
 from crawler.core.model import Done, Dropped, Link, Retry, Unvisited
 from crawler.policy.robots_cache import RulesCache
-from crawler.policy.robots_gate import BLOCKED, FAILURE_S_MAX, FAILURES_MAX, UNAVAILABLE, RobotsDesk
-from crawler.policy.robots_rules import Record, Rules
+from crawler.policy.robots_gate import BLOCKED, FAILURE_S_MAX, FAILURES_MAX, UNAVAILABLE, RobotsGate
+from crawler.policy.robots_rules import Record, RobotsRules
 
 HOST = "a.test"
 PAGE = Link("http://a.test/x", HOST)
@@ -31,8 +31,8 @@ class Time:
         return self.now
 
 
-def gate(time: Time | None = None) -> RobotsDesk:
-    return RobotsDesk(
+def gate(time: Time | None = None) -> RobotsGate:
+    return RobotsGate(
         RulesCache(1 << 20), name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: host != "free.test", wall=time or Time()
     )
 
@@ -121,7 +121,7 @@ def test_failures_are_bounded():
 
 
 def test_a_failure_that_an_earlier_version_kept_is_none():
-    old = Rules(Record(0, Time.now, 3600.0, "bot"))
+    old = RobotsRules(Record(0, Time.now, 3600.0, "bot"))
     desk = gate()
     assert not desk.load("http://a.test", old.to_bytes())
     assert not desk.ready(PAGE)

@@ -29,7 +29,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "crawler.resources")  # what the frontier logs of pauses is not of interest here
     return World(tmp_path)
 
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from support.machine import Machine
 
 from crawler.resources import cgroup
-from crawler.resources.memory_pressure import CRITICAL, END_AFTER_S, HIGH, RESTART_AFTER_S, SINGLE_AFTER_S, Meter, Reading, Watch
+from crawler.resources.memory_pressure import (
+    CRITICAL,
+    END_AFTER_S,
+    HIGH,
+    RESTART_AFTER_S,
+    SINGLE_AFTER_S,
+    MemoryReading,
+    Meter,
+    Watch,
+)
 
 MIB = 1 << 20
 
@@ -44,7 +53,7 @@ def root(tmp_path):
 def test_the_tree_is_added_up(proc, root):
     """A process that hides its maps counts what it has resident; one that is gone counts nothing."""
     meter = Meter(200 * MIB, lambda: [7, 8, 9], proc=proc, root=root)
-    assert meter.read() == Reading(125_000 << 10, 200 * MIB)
+    assert meter.read() == MemoryReading(125_000 << 10, 200 * MIB)
     assert meter.read().pressure == pytest.approx(125_000 / 204_800)
 
 
@@ -114,7 +123,7 @@ def test_strange_files_are_no_error(tmp_path_factory, group, limit, stat):
     (base / "memory.stat").write_bytes(stat)
     reading = Meter(MIB, proc=base / "proc", root=base).read()
     assert reading.pressure >= 0
-    assert Meter(MIB, proc=base / "nowhere", root=base / "nowhere").read() == Reading(0, MIB)
+    assert Meter(MIB, proc=base / "nowhere", root=base / "nowhere").read() == MemoryReading(0, MIB)
 
 
 def test_the_real_thing():

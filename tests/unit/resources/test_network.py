@@ -52,7 +52,7 @@ class World:
 
 @pytest.fixture
 def world(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "crawler.resources")  # what the frontier logs of pauses is not of interest here
     return World()
 
 
