@@ -212,6 +212,8 @@ def _unknown(explanation: dict[str, Any]) -> list[str]:
 def _prospects(explanation: dict[str, Any]) -> list[str]:
     """What only a running daemon knows."""
     lines = ["is being visited"] if explanation.get("in_flight") else []
+    if explanation["state"] in ("waiting", "retrying") and explanation.get("excluded"):
+        lines.append("is excluded: when its turn comes it is settled unfetched")
     if explanation["state"] in ("waiting", "retrying") and explanation.get("host_due_in"):
         lines.append(f"its host rests {explanation['host_due_in']:.0f} s more")
     if explanation.get("robots") not in (None, "allowed"):

@@ -231,6 +231,8 @@ class Control:
         crawl, host = self.crawl, parse(url).host
         view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
         prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
+        if crawl.exclusion.refuses(Link(url, host, "link")) is not None:
+            prospects["excluded"] = True
         if view is not None:
             prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
         if crawl.robots is not None:
