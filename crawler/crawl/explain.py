@@ -71,6 +71,9 @@ def record_of(known: Known) -> dict[str, Any]:
         "depth": link.depth,
         "hops": link.hops,
         "attempt": link.attempt,
+        "change": known.change,
+        "interval": known.interval,
+        "due": known.due,
         "via": link.via,
         "input": link.input and {"list": link.input.list, "line": link.input.line},
         "tag": link.tag,
@@ -238,6 +241,11 @@ def _done(record: dict[str, Any]) -> list[str]:
         lines.append(f"read as {record['encoding']}")
     if record.get("cut"):
         lines.append(f"not read whole, or not as it stands: {record['fault']}")
+    if record["change"]:
+        lines.append(f"against the visit before: {record['change']}")
+    if record["due"]:
+        again = datetime.fromtimestamp(record["due"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        lines.append(f"visited again about {again}")
     for name, label in (("archive", "body"), ("row", "row")):
         if place := record[name]:
             gone = " (no longer kept: that file was retired)" if name in record.get("retired", ()) else ""

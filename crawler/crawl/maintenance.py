@@ -9,10 +9,12 @@ from pathlib import Path
 
 from crawler.config.render import read_identity
 from crawler.core.batch import Batch
+from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
 from crawler.output import locked
 from crawler.output.file_names import noticed
 
@@ -21,6 +23,19 @@ def revive(root: Path, outcomes: frozenset[str]) -> int:
     """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
     with store_of(root) as store:
         return store.revive(outcomes)
+
+
+def recrawl(root: Path, *, older_than_s: float = 0.0, outcomes: frozenset[str] = frozenset(), match: str | None = None) -> int:
+    """Make settled URLs due again that were last visited so long ago; how many. ``outcomes``: only these, by default all but what
+    is not to be visited again; ``match``: a regular expression. Killed midway, the crawl goes on with it. StorageError with
+    EWOULDBLOCK: it is running."""
+    with store_of(root) as store:
+        before = time.time() - older_than_s
+        store.order(RecrawlOrder(Clock(store.clock()).now(), before, tuple(sorted(outcomes)), match))
+        total = 0
+        while (count := store.fulfil(SLICE_PAGES)) is not None:
+            total += count
+        return total
 
 
 def retire(root: Path, files: Sequence[str]) -> list[str]:

@@ -34,7 +34,8 @@ MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
 single: one fetch at a time until it helps."""
 CONNECTION_STATES: Final = ("acquired", "idle")
 URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
-"""retrying: the last attempt failed. A URL is in one of them; nothing is due again by schedule, so ``recrawl`` is always 0."""
+"""retrying: the last attempt failed · recrawl: settled, and due again by schedule · done: settled, and not due again. A URL is
+in one of them."""
 HOST_STATES: Final = ("resting", "ready", "out", "stored")
 """On the bench and resting, due, or being visited; stored: known, and not on the bench."""
 CACHES: Final = ("dns", "robots")
@@ -76,6 +77,8 @@ class Readings(Struct, frozen=True, kw_only=True):
     """Since the start."""
     urls: Mapping[str, int] = {}
     hosts: Mapping[str, int] = {}
+    changes: Mapping[str, int] = {}
+    """What visits found, by change, since a recrawl was last ordered."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule, since the directory was begun."""
     cache_events: Mapping[tuple[str, str], int] = {}

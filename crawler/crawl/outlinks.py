@@ -23,12 +23,14 @@ FUNCTION: Final = "crawler.crawl.outlinks:packed"
 
 
 class ReadingOptions(Struct, frozen=True, array_like=True):
-    """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path."""
+    """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path;
+    ``with_modified``: what sitemaps say of the age of their entries matters."""
 
     options: Options
     scope: ScopeRules
     secret: int
     with_queries: bool
+    with_modified: bool = False
 
 
 class Packed(Struct, frozen=True, array_like=True):
@@ -40,6 +42,8 @@ class Packed(Struct, frozen=True, array_like=True):
     robots: list[str]
     refused: dict[str, int]
     encoding: str | None = None
+    embeds: list[Columns] = []
+    """What the page needs to be shown, in parts as ``parts``."""
 
 
 encode: Final = Encoder().encode

@@ -43,6 +43,8 @@ def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
         not_pages=counts.not_pages,
         refused=counts.refused,
         lines=counts.lines,
+        recrawl=counts.recrawl,
+        changes=counts.changes,
         longest_host=_longest_host(crawl),
         failing_hosts=crawl.failing_hosts.top(FAILING_HOSTS),
     )

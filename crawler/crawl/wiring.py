@@ -20,17 +20,21 @@ from msgspec import Struct
 from msgspec.json import decode, encode
 
 from crawler.config import Config, HostRules
+from crawler.config.render import as_fields
 from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
+from crawler.crawl import embeds
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
+from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
+from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.pump import Pump
@@ -40,6 +44,7 @@ from crawler.output.archive import KINDS, open_archive
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
+from crawler.policy.intervals import Intervals
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope, domain_of
@@ -51,6 +56,7 @@ from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Need
 from crawler.resources.network import HELD_MAX, Network
 
 if TYPE_CHECKING:
+    from crawler.fetch.cookies import Cookies
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
 
@@ -75,7 +81,8 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         store = _open_store(config, root, hosts, plan)
         stack.callback(store.close)  # again: see _leave
         clock = Clock(store.clock())
-        journal = Journal(open_archive(config, root), Results(root, config.roll_size))
+        archive = open_archive(config, root, _provenance(config), as_fields(config))
+        journal = Journal(archive, Results(root, config.roll_size), _intervals(config))
         stack.callback(_leave, config, root, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
@@ -111,10 +118,23 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
         stack.callback(pump.close)
         frontier = pump.frontier
         rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
-        async with _open_fetcher(config, root, plan) as fetcher, _open_parser(config, plan) as parser:
+        async with (
+            _open_cookies(config, root) as cookies,
+            _open_fetcher(config, root, plan, cookies) as fetcher,
+            _open_parser(config, plan) as parser,
+        ):
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             scope = Scope(config, obey=config.robots, blocked=hosts.blocked)
-            expander = Expander(config, scope, parser, fetcher.finisher, frontier.admit, secret=store.secret())
+            recrawler = Recrawler(config, store, pump, clock)
+            expander = Expander(
+                config,
+                scope,
+                parser,
+                fetcher.finisher,
+                frontier.admit,
+                secret=store.secret(),
+                hasten=recrawler.hasten if config.recrawl_every else None,
+            )
             metrics = Metrics(version=__version__, rules=RULES)
             metrics.opened(frontier.counts.known, frontier.counts.done)
             expander.parsed = metrics.parsed
@@ -135,6 +155,7 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
                 judge=_judge(config, rules),
                 journal=journal,
                 retention=_retention(config, root, pump, store),
+                recrawler=recrawler,
                 seeds=seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config)),
                 memory=MemoryGovernor(
                     budget,
@@ -151,7 +172,9 @@ async def open_crawl(config: Config, *, endless: bool = False) -> AsyncIterator[
             )
 
 
-def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.AbstractAsyncContextManager[Fetcher]:
+def _open_fetcher(
+    config: Config, root: Path, plan: Plan, cookies: Cookies | None
+) -> contextlib.AbstractAsyncContextManager[Fetcher]:
     return open_fetcher(
         config,
         tmp=root / "tmp",
@@ -160,7 +183,39 @@ def _open_fetcher(config: Config, root: Path, plan: Plan) -> contextlib.Abstract
         per_host=config.per_host,
         names_max=plan.dns_names_max,
         idle_bytes_max=plan.accounts["idle"],
+        cookies=cookies,
     )
+
+
+def _provenance(config: Config) -> dict[str, str]:
+    """What a WARC file says of its crawl, as far as it is told; names as in WARC 1.1 and the DCMI terms."""
+    info = {
+        "operator": config.operator,
+        "http-header-from": config.contact,
+        "http-header-user-agent": user_agent(config),
+        "robots": "classic" if config.robots else "ignore",
+        "description": config.description,
+    }
+    return {name: value for name, value in info.items() if value}
+
+
+def _intervals(config: Config) -> Intervals | None:
+    """None where nothing is visited again by schedule."""
+    if not config.recrawl_every:
+        return None
+    return Intervals(config.recrawl_every, min_s=config.recrawl_min, max_s=config.recrawl_max)
+
+
+@contextlib.asynccontextmanager
+async def _open_cookies(config: Config, root: Path) -> AsyncIterator[Cookies | None]:
+    """None where the crawl has none."""
+    if config.cookies is None:
+        yield None
+        return
+    from crawler.fetch.cookies import open_cookies  # what it stands on takes 20 ms to import
+
+    async with open_cookies(Path(config.cookies), root) as cookies:
+        yield cookies
 
 
 def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retention:
@@ -223,8 +278,8 @@ def _measure(
 
 @contextlib.asynccontextmanager
 async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[ParserPool | None]:
-    """None where neither a page's outlinks nor a sitemap's are wanted."""
-    preload = [FUNCTION, PARSER] if config.depth else []
+    """None where neither a page's outlinks nor a sitemap's are wanted, nor what pages need."""
+    preload = [embeds.FUNCTION, embeds.PRELOAD, PARSER] if config.requisites else [FUNCTION, PARSER] if config.depth else []
     if config.sitemaps:
         from crawler.crawl import sitemap_entries
 
@@ -244,7 +299,7 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     group = cgroup.find()
     limit = config.memory_limit or default_limit(group.limit if group else None)
     parsers = 0
-    if config.depth or config.sitemaps:
+    if config.depth or config.sitemaps or config.requisites:
         from crawler.parse.pool import pool_size
 
         parsers = pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=limit)
@@ -252,7 +307,7 @@ def plan_of(config: Config, *, endless: bool = False) -> Plan:
     needs = Needs(
         workers=config.workers,
         parsers=parsers,
-        max_parse=config.max_parse if config.depth else 0,
+        max_parse=config.max_parse if config.depth or config.requisites else 0,
         max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
@@ -265,7 +320,14 @@ def _open_store(config: Config, root: Path, hosts: HostRules, plan: Plan) -> Sto
     return open_store(
         config.store,
         root / "frontier",
-        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps),
+        Limits(
+            # what is embedded and linked as well is nearer as a link, whatever depth means otherwise
+            depth_limited=config.depth > 0 or (config.requisites and config.depth != 0),
+            pages_per_host=config.max_pages_per_host,
+            queries_per_path=config.max_queries_per_path,
+            sitemaps=config.sitemaps,
+            recrawl=config.recrawl_every > 0,
+        ),
         now=Clock().now(),
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from crawler.frontier.store import Limits, Store
+from crawler.frontier.store import Counts, Limits, Store
 
 if TYPE_CHECKING:
     from crawler.frontier.rocksdb.reader import RocksReader
@@ -46,4 +46,4 @@ def open_reader(path: Path) -> RocksReader:
     return RocksReader(path)
 
 
-__all__ = ["Limits", "Store", "open_reader", "open_store"]
+__all__ = ["Counts", "Limits", "Store", "open_reader", "open_store"]

@@ -117,7 +117,7 @@ class Pump:
             try:
                 step = await self.ask(some, which, after)
             except StorageError as error:
-                self._store_failed(error)
+                self._failed(error)
                 raise
             total += step.count
             self.frontier.counts = self._store.stats()
@@ -128,6 +128,19 @@ class Pump:
             if step.after is None:
                 return total
             after = step.after
+
+    async def change(self, call: Callable[..., T], *args: object) -> T | None:
+        """As ``ask``, for what writes to the store; None where it failed, or something failed before: it is made good first."""
+        if self._failure is not None:
+            return None
+        try:
+            done = await self._committer.on_engine(call, *args)
+        except StorageError as error:
+            self._failed(error)
+            return None
+        self.frontier.counts = self._store.stats()
+        self._refill.wanted.set()
+        return done
 
     async def run(
         self, recover: Callable[[StorageError], Awaitable[None]], on_commit: Sequence[Callable[[float], None]] = ()
@@ -238,7 +251,7 @@ class Pump:
             await self._refill.wait()
             if self.frontier.refusing() is not None:
                 await self._batches.room()  # what is excluded goes straight into the batch
-            if self._failure is None and not self.frontier.draining and not self._ended:
+            if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):
                 await self._refill_once()
                 self.frontier.deal()
 
@@ -246,17 +259,18 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            self._store_failed(error)
+            self._failed(error)
             return
         if got is None:
             return
+        self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:
             if self._robots is not None and link.host in self.frontier.bench:
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
-    def _store_failed(self, error: StorageError) -> None:
+    def _failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
         self._failure = self._failure or error
         self.frontier.pause(Pause.DISK)
@@ -307,5 +321,6 @@ class Pump:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""
         frontier, batches = self.frontier, self._batches
         is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
+        is_busy = is_busy or (frontier.counts.recrawl and self._refill.is_behind())
         if not self._endless and not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0:
             frontier.finish()

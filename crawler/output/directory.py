@@ -26,7 +26,7 @@ from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
 
-PARTS: Final = ("frontier", *FOLDERS, "results", "lost+found", "tmp", "crawl.toml")
+PARTS: Final = ("frontier", *FOLDERS, "results", "lost+found", "tmp", "cookies.txt", "crawl.toml")
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
 _is_previous = re.compile(r"previous-\d{14}(?:\.\d+)?").fullmatch

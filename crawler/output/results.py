@@ -27,6 +27,7 @@ FIELDS: Final = (
     "url", "canonical", "outcome", "status", "reason", "kind", "input", "final", "via", "depth", "hops", "location",
     "mime", "charset", "bytes_wire", "bytes_decoded", "sha256", "truncated", "fetched_at", "attempt", "timings", "ip",
     "archive", "tag", "robots", "listed", "extra", "encoding", "cut", "fault",
+    "change",
 )
 # fmt: on
 """Of a row, behind ``schema``; all are always there, null where they do not apply."""
@@ -64,6 +65,13 @@ class Results:
         self._changed = True
         line = _line(row)
         return Ref(self._key(), self._file.append(line), len(line))
+
+    def row(self, ref: Ref) -> Row | None:
+        """One that was committed; None if it cannot be read any more."""
+        try:
+            return row_at(self._root, ref)
+        except StorageError:
+            return None
 
     def sync(self) -> dict[str, Mark]:
         """Make all rows durable; the mark of the file if it changed. A full file is marked ``closed``."""

@@ -148,9 +148,9 @@ async def json_object(request: web.Request, keys: set[str]) -> dict[str, Any]:
     return found
 
 
-def json_response(value: Any) -> web.Response:
+def json_response(value: Any, status: int = 200) -> web.Response:
     body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return web.Response(body=body, status=status, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _texts(wanted: dict[str, Any], key: str) -> list[str]:

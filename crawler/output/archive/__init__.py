@@ -30,11 +30,14 @@ MARKED_FOLDERS: Final = tuple(folder for kind in KINDS.values() if kind.has_mark
 _KIND_OF: Final = {kind.folders[0]: kind for kind in KINDS.values() if kind.folders}
 
 
-def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None) -> Archive:
+def open_archive(
+    config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None, settings: Mapping[str, str] | None = None
+) -> Archive:
     """The archive of the crawl in ``root``; ``rewind`` must come before the first ``append``.
 
-    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...)."""
-    return KINDS[config.archive].writer(config, root, info or {})
+    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...);
+    ``settings``: those of its second one, without secrets."""
+    return KINDS[config.archive].writer(config, root, info or {}, settings or {})
 
 
 def kind_of(file: str) -> Kind | None:

@@ -44,7 +44,7 @@ class DiscardKind:
     has_marks = False
     decodes = False
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str]) -> DiscardArchive:
+    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str]) -> DiscardArchive:
         return DiscardArchive()
 
     def place(self, kept: Kept) -> Place:

@@ -77,7 +77,7 @@ class FilesKind:
     has_marks = False
     decodes = True
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str]) -> FilesArchive:
+    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str]) -> FilesArchive:
         return FilesArchive(root)
 
     def place(self, kept: Kept) -> Place:

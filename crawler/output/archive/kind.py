@@ -115,7 +115,7 @@ class Kind(Protocol):
     def decodes(self) -> bool:
         """Whether bodies are kept without their content coding."""
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str]) -> Archive:
+    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str]) -> Archive:
         """See ``crawler.output.archive.open_archive``."""
 
     def place(self, kept: Kept) -> Place:
