@@ -18,7 +18,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "outcome": "how the visit ended: see crawler help outcomes",
     "status": "the HTTP status, if there was a response",
     "reason": "why, from a closed set of each outcome",
-    "kind": "seed, link, redirect, sitemap or robots; embed: what a page needs; recrawl: a later visit",
+    "kind": "how it came: seed, link, redirect, embed, recrawl, sitemap or robots",
     "input": "{list, line} of the line it descends from",
     "final": "true for exactly one row of every listed line",
     "via": "the page it was found on",
@@ -43,7 +43,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "encoding": "what a page or sitemap was read by",
     "cut": "the rules by which not all of it was read",
     "fault": "the same in words, and where",
-    "change": "against the last visit that could tell: new, changed, unchanged or gone (404, 410)",
+    "change": "of a recrawl: new, changed, unchanged or gone",
 }
 OUTCOMES: Final[Mapping[str, str]] = {
     "ok": "fetched, and kept",

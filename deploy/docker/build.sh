@@ -1,6 +1,7 @@
 #!/bin/sh
 # First stage of the image: the crawler and what it needs, compiled, in a directory of its own, with a list of it (SBOM).
-# build.sh PREFIX, run from the root of the checkout; .ci/run runs it too, since no container engine runs there.
+# build.sh PREFIX [DIST], run from the root of the checkout; .ci/run runs it too, since no container engine runs there.
+# DIST gets source archive and wheel, built once more: the wheel must be the same.
 # Every package is the one whose hash stands in deploy/constraints.txt; the wheel is built by those of build-constraints.txt.
 set -eu
 prefix=$1
@@ -9,10 +10,16 @@ tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 python3 -m venv "$tools/venv"
 "$tools/venv/bin/pip" install --quiet --require-hashes -r deploy/build-constraints.txt
-"$tools/venv/bin/python" -m build --no-isolation --wheel --outdir "$tools/dist" . >/dev/null
+build() { "$tools/venv/bin/python" -m build --no-isolation --outdir "$1" . >/dev/null; }
+build "$tools/dist"
+if [ $# -gt 1 ]; then
+  build "$2"
+  cmp "$tools"/dist/*.whl "$2"/*.whl
+fi
 python3 -m venv "$prefix"
 "$prefix/bin/pip" install --quiet --require-hashes -r deploy/constraints.txt
 "$prefix/bin/pip" install --quiet --no-deps "$tools"/dist/*.whl
+"$prefix/bin/pip" check
 # root must not write bytecode at run time: the image is read-only there
 "$prefix/bin/python" -m compileall -q "$prefix/lib" || true # a dependency may ship a file for another Python
 "$prefix/bin/pip" uninstall --quiet --yes pip
