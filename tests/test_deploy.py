@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.resources.memory_budget import Use
@@ -196,6 +198,43 @@ def test_compose_keeps_to_its_schema():
     pytest.importorskip("check_jsonschema")
     path = DEPLOY / "compose" / "docker-compose.yml"
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path)
+
+
+def test_kubernetes_takes_the_manifests():
+    validate = pytest.importorskip("kubernetes_validate")
+    for manifest in manifests():
+        validate.validate(manifest, validate.latest_version(), strict=True)
+
+
+def manifests():
+    yield from yaml.safe_load_all((DEPLOY / "kubernetes" / "crawler.yaml").read_text())
+
+
+def test_the_pod_is_confined_and_its_stop_waits_longer_than_the_grace():
+    (pod,) = [manifest["spec"]["template"]["spec"] for manifest in manifests() if manifest["kind"] == "StatefulSet"]
+    assert pod["terminationGracePeriodSeconds"] > Config().grace + 30
+    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"] and not pod["enableServiceLinks"]
+    (container,) = pod["containers"]
+    confined = container["securityContext"]
+    assert confined["readOnlyRootFilesystem"] and confined["capabilities"] == {"drop": ["ALL"]}
+    assert not confined["allowPrivilegeEscalation"]
+
+
+def test_the_settings_of_the_pod_are_settings(tmp_path):
+    (settings,) = [manifest["data"]["crawler.toml"] for manifest in manifests() if manifest["kind"] == "ConfigMap"]
+    (tmp_path / "token").write_text("secret")
+    file = tmp_path / "crawler.toml"
+    file.write_text(settings.replace("/etc/crawler-token/token", str(tmp_path / "token")))
+    assert load(environ={}, file=str(file)).config.listen == "0.0.0.0:9700"
+
+
+def test_every_dependency_is_pinned_by_hash():
+    wanted = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-").replace(".", "-") for line in wanted}
+    for file, needed in (("constraints.txt", names), ("build-constraints.txt", {"build", "hatchling"})):
+        blocks = re.split(r"\n(?=\S)", (DEPLOY / file).read_text().strip())
+        pinned = {block.split("==")[0].lower().replace("_", "-").replace(".", "-"): "--hash=sha256:" in block for block in blocks}
+        assert needed <= pinned.keys() and all(pinned.values()), file
 
 
 def test_compose_names_files_that_exist_and_binds_to_loopback_only():

@@ -36,7 +36,7 @@ PURE = [
 ]
 """Files that decide, or read a document, without a loop, a socket, a store or a process."""
 
-BEHIND = {"frontier": {"memory", "rocksdb"}, "output/archive": {"warc", "files", "discard"}}
+BEHIND = {"frontier": {"memory", "memory_queues", "rocksdb"}, "output/archive": {"warc", "files", "discard"}}
 """Implementations behind a seam, by the folder that has it."""
 
 IMPURE_MODULES = {"asyncio", "aiohttp", "aiodns", "rocksdict", "multiprocessing", "subprocess"}

@@ -65,4 +65,4 @@ async def test_the_life_of_a_url(tmp_path):
         assert body.read() == web.hosts["127.0.0.1"]["/"].body
     (file,) = (out / "warc").glob("*.warc.gz")
     records = [record.rec_type for record in ArchiveIterator(BytesIO(file.read_bytes()))]
-    assert records == ["warcinfo", "response", "request"]
+    assert records == ["warcinfo", "metadata", "response", "request"], "who made the file and how, then the page"

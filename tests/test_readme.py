@@ -159,6 +159,14 @@ def test_commands_and_flags_of_the_readme_exist_and_every_command_is_shown():
         "ready",
         "tag",
         "missing",
+        "change",
+        "match",
+        "older-than",
+        "html",
+        "incomplete",
+        "to",
+        "status",
+        "since",
     }
     assert flags - settings - commands <= {"max-"}, flags - settings - commands
 
@@ -182,3 +190,13 @@ def test_links_within_the_repository_lead_somewhere():
 
 def test_the_architecture_section_is_short():
     assert len(README.partition("## Architecture")[2].partition("\n## ")[0].splitlines()) <= 60
+
+
+def test_the_queries_of_the_readme_can_be_asked(scratch):
+    duckdb, _ = pytest.importorskip("duckdb"), pytest.importorskip("pyarrow")
+    where, *addresses = scratch
+    assert run(localised("crawler run -i urls.txt -o out/", *addresses), where).returncode == 0
+    assert run("crawler export out/ --format parquet --to queried.parquet", where).returncode == 0
+    [queries] = [block for language, block in BLOCKS if language == "sql"]
+    for query in queries.strip().splitlines():
+        duckdb.sql(query.replace("rows.parquet", str(where / "queried.parquet"))).fetchall()

@@ -69,6 +69,13 @@ def outcomes_of(texts: Sequence[str]) -> frozenset[str]:
     return _named("outcome", texts, get_args(OutcomeName))
 
 
+def changes_of(texts: Sequence[str]) -> frozenset[str]:
+    """``--change a,b`` as a set. Raises ConfigError."""
+    from crawler.core.model import CHANGES
+
+    return _named("change", texts, CHANGES)
+
+
 ALL: Final = "all"
 PAGE: Final = "page"
 

@@ -1,4 +1,4 @@
-"""The commands ``run``, ``retry`` and ``retire``: crawl, and change a crawl that is not running."""
+"""The commands ``run``, ``retry``, ``recrawl`` and ``retire``: crawl, and change a crawl that is not running."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from crawler.cli.arguments import CommandParser, outcomes_of
+from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
@@ -113,6 +114,49 @@ def retry(arguments: Sequence[str]) -> int:
     from crawler.output import crawl_in
 
     count = revive(crawl_in(namespace.directory), outcomes)
+    say(f"{count:,} URLs are due again: go on with the command of this crawl")
+    return Exit.OK
+
+
+@refusable
+def recrawl(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "recrawl",
+        "recrawl [DIR] [--older-than TIME] [--outcome NAME,...] [--match REGEX]",
+        "Makes the pages of a crawl due again, to see what has changed since. Unchanged ones cost no body where the server can "
+        "tell, and are stored once; rows say new, changed, unchanged or gone.\n\nexamples:\n"
+        "  crawler recrawl out/                              every page; then go on with the command of the crawl:\n"
+        "  crawler run -i urls.txt -o out/\n"
+        "  crawler results out/ --change new,changed,gone    what is told\n"
+        "  crawler recrawl out/ --older-than 7d --match '/news/'\n"
+        "  crawler recrawl --older-than 1d                   by the crawler running on this machine, at once",
+    )
+    parser.add_argument(
+        "directory", metavar="DIR", nargs="?", help="the crawl's directory; without it the running daemon is told"
+    )
+    parser.add_argument("--older-than", default="0", metavar="TIME", help="only what was last visited so long ago, such as 7d")
+    parser.add_argument(
+        "--outcome", action="append", default=[], metavar="NAME,...", help="only what ended so (default: all but skipped)"
+    )
+    parser.add_argument("--match", metavar="REGEX", help="only URLs that match")
+    add_settings(parser, only=WHERE)
+    namespace = parser.parse(arguments)
+    from crawler.crawl.recrawl import checked
+
+    outcomes = outcomes_of(namespace.outcome)
+    try:
+        older_than_s, match = checked(namespace.older_than, namespace.match)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if namespace.directory is None:
+        query = {"older_than": namespace.older_than, "outcome": ",".join(sorted(outcomes)) or None, "match": match}
+        client_of(namespace).ask("POST", "/v1/recrawl", query)
+        say("ordered: the pages become due again, some thousand at a time")
+        return Exit.OK
+    from crawler.crawl.maintenance import recrawl as ordered
+    from crawler.output import crawl_in
+
+    count = ordered(crawl_in(namespace.directory), older_than_s=older_than_s, outcomes=outcomes, match=match)
     say(f"{count:,} URLs are due again: go on with the command of this crawl")
     return Exit.OK
 
@@ -278,5 +322,7 @@ def _summary(report: Report, seconds: float) -> dict[str, Any]:
         "not_pages": dict(end.not_pages),
         "refused": dict(end.refused),
         "lines": dict(end.lines),
+        "recrawl": end.recrawl,
+        "changes": dict(end.changes),
         "failing_hosts": dict(end.failing_hosts),
     }

@@ -219,7 +219,7 @@ def exclude(arguments: Sequence[str]) -> int:
         "exclude [REGEX ...] [--undo] [options]",
         "Keeps a running crawler from URLs that match, from now on: what waits is settled unfetched (skipped, excluded), what is "
         "being fetched is given up, links are left out. Without an expression it lists what is excluded. It holds until the "
-        "crawler ends; to keep it for longer, write it into its configuration (exclude).\n\nexamples:\n"
+        "crawler ends or reads its configuration again; to keep it for longer, write it there (exclude).\n\nexamples:\n"
         "  crawler exclude '/calendar/[0-9]+'\n"
         "  crawler exclude '/calendar/[0-9]+' --undo",
     )

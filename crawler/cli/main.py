@@ -159,10 +159,13 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "block": (_from("cli.daemon_commands", "block"), "keep a running crawler from hosts"),
     "results": (_from("cli.read_commands", "results"), "print result rows"),
     "cat": (_from("cli.read_commands", "cat"), "print the archived body of a URL"),
-    "export": (_from("cli.read_commands", "export"), "export archived bodies as JSON lines or files"),
+    "export": (_from("cli.export_commands", "export"), "export bodies, rows (Parquet), page lists, or the archive (WACZ)"),
+    "summary": (_from("cli.export_commands", "summary"), "show what a crawl has brought, also as one page with plots"),
     "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
     "retry": (_from("cli.crawl_commands", "retry"), "schedule failed URLs to be fetched again"),
+    "recrawl": (_from("cli.crawl_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
     "retire": (_from("cli.crawl_commands", "retire"), "mark archive files as moved or deleted"),
+    "checkpoint": (_from("cli.checkpoint_command", "checkpoint"), "copy a crawl's directory as of one moment"),
     "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),
     "config": (_config, "check, show or describe settings"),
     "healthcheck": (_healthcheck, "check that a running crawler is alive"),
@@ -179,6 +182,7 @@ def _help() -> str:
         + "".join(f"  {name:<12} {summary}\n" for name, (_, summary) in COMMANDS.items())
         + (
             "\ncrawler COMMAND --help explains one, crawler --version tells the version.\n"
+            "crawler help rows|outcomes|exit-codes|memory\n"
             "Exit codes: 0 done, 1 internal error, 2 usage or configuration,\n"
             "3 storage or memory, 4 nothing could be fetched,\n"
             "5 stopped early (the same command continues),\n"
@@ -187,12 +191,28 @@ def _help() -> str:
     )
 
 
+def _topic(name: str) -> int:
+    """``crawler help TOPIC``: a text of its own, or a command's help."""
+    if name in COMMANDS:
+        return COMMANDS[name][0](["--help"])
+    from crawler.cli.help_topics import TOPICS, topics
+
+    if name in TOPICS:
+        print(TOPICS[name][0]())
+        return Exit.OK
+    say(f"there is no help on {name}{did_you_mean(name, [*TOPICS, *COMMANDS])}")
+    print(topics(), file=sys.stderr)
+    return Exit.USAGE
+
+
 def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
     name = arguments[0] if arguments else ""
     if signals is not None:
         return COMMANDS[name][0](arguments[1:], signals)
     if name in COMMANDS:
         return COMMANDS[name][0](arguments[1:])
+    if name == "help" and len(arguments) > 1:
+        return _topic(arguments[1])
     if name in ("-h", "--help", "help"):
         print(_help(), end="")
         return Exit.OK

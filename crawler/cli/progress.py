@@ -43,7 +43,13 @@ def closing_table(
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
+    elif begun is not None and _had_nothing_left(begun, end):
+        where = shlex.quote(directory)
+        lines.append(f"nothing was left to do: to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
     lines += _columns(_by_status(end))
+    if any(count for change, count in end.changes.items() if change != "new"):
+        lines += ["against the last visits", *_columns(end.changes)]
+        lines.append(f"to list them: crawler results {shlex.quote(directory)} --change new,changed,gone")
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
@@ -67,6 +73,12 @@ def _by_status(end: Snapshot) -> dict[str, int]:
     errors = {f"http_error {status}": count for status, count in end.statuses.items()}
     rest = end.outcomes.get("http_error", 0) - sum(errors.values())
     return counts | errors | ({"http_error": rest} if rest > 0 else {})
+
+
+def _had_nothing_left(begun: Snapshot, end: Snapshot) -> bool:
+    """Whether earlier runs had finished the crawl, and this one brought nothing new."""
+    is_same = (begun.known, begun.done, begun.lines) == (end.known, end.done, end.lines)
+    return is_same and end.done > 0 and not end.bytes and not begun.waiting + begun.retrying
 
 
 def _blocked(count: int, earlier: int, directory: str, opened: bool) -> list[str]:

@@ -1,16 +1,15 @@
-"""The commands that read a crawl's directory, also while it runs: ``results``, ``export``, ``cat``, ``why``, ``verify``."""
+"""The commands that read a crawl's directory, also while it runs: ``results``, ``cat``, ``why``, ``verify``."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
-from crawler.cli.arguments import ALL, PAGE, CommandParser, kinds_of, outcomes_of
+from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
@@ -37,6 +36,7 @@ def results(arguments: Sequence[str]) -> int:
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
         "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
+        "  crawler results out/ --change gone                       pages that a recrawl did not find any more\n"
         "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
         "  crawler results --follow --cursor 0-52310                from where an earlier command stopped (it prints where)",
     )
@@ -47,20 +47,27 @@ def results(arguments: Sequence[str]) -> int:
     parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (daemon only)")
     parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
-    _add_kind(parser, ALL)
+    add_kind(parser, ALL)
+    parser.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="NAME,...",
+        help="new, changed, unchanged, gone: what a visit found",
+    )
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    outcomes, kinds = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL])
+    from crawler.output.filters import Filter
 
-    def wanted(row: Row) -> bool:
-        return (not kinds or row["kind"] in kinds) and (not outcomes or row["outcome"] in outcomes)
+    outcomes, kinds = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL])
+    wanted = Filter(outcomes, kinds, changes_of(namespace.change)).wants
 
     if namespace.directory is None:
         return _results_of_daemon(namespace, wanted)
     if namespace.follow or namespace.cursor != "0-0":
         raise ConfigError("--follow and --cursor are for a daemon: leave DIR out")
-    with _open(namespace.directory) as reader:
+    with open_reader(namespace.directory) as reader:
         rows = reader.final() if namespace.final else (row for _, row in reader.rows())
         write(_as_text(filter(wanted, rows), namespace.format))
     return Exit.OK
@@ -83,7 +90,7 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
             cursor = behind
 
     try:
-        write(_as_text(rows(), namespace.format))
+        write(_as_text(rows(), namespace.format, is_begun=cursor != "0-0"))
     except KeyboardInterrupt:
         pass
     finally:
@@ -91,63 +98,13 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
     return Exit.OK
 
 
-def _as_text(rows: Iterable[Row], form: str) -> Iterator[bytes]:
+def _as_text(rows: Iterable[Row], form: str, *, is_begun: bool = False) -> Iterator[bytes]:
+    """``is_begun``: earlier rows are printed already, with the header of a table."""
     if form == "csv":
         from crawler.output.final_rows import csv_lines
 
-        return (line.encode() for line in csv_lines(rows))
+        return (line.encode() for line in csv_lines(rows, with_header=not is_begun))
     return (json_text(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)) for row in rows)
-
-
-def export(arguments: Sequence[str]) -> int:
-    parser = CommandParser(
-        "export",
-        "export DIR [--outcome NAME,...] [--kind NAME,...] [--mime TYPE,...] [--files TO]",
-        "Exports decoded archived bodies as JSON lines, or to files.\n\nexamples:\n"
-        "  crawler export out/ --mime text/html > pages.jsonl          text as text, anything else in base64\n"
-        "  crawler export out/ --mime 'image/*' --files pictures/      files named by digest; prints their rows\n"
-        "  crawler export out/ --kind robots,sitemap                   what was fetched besides the pages",
-    )
-    _add_directory(parser)
-    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="of these outcomes (default ok)")
-    _add_kind(parser, PAGE)
-    parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
-    parser.add_argument("--files", metavar="TO", help="write files to this directory")
-    namespace = parser.parse(arguments)
-    outcomes, kinds = outcomes_of(namespace.outcome or ["ok"]), kinds_of(namespace.kind or [PAGE])
-    mimes = tuple(part.lower() for text in namespace.mime for part in text.split(","))
-    with _open(namespace.directory) as reader:
-        write(_bodies(reader, outcomes, mimes, kinds, namespace.files))
-    return Exit.OK
-
-
-def _bodies(
-    reader: CrawlReader, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str], to: str | None
-) -> Iterator[bytes]:
-    from crawler.output.export import is_wanted, json_line, to_file
-    from crawler.output.results import body_ref
-    from crawler.parse.encoding import read_text
-
-    retired = 0
-    for result in reader.results():
-        if not is_wanted(result.row, outcomes, mimes, kinds) or body_ref(result.row) is None:
-            continue
-        try:
-            opened = result.open()
-        except LookupError:
-            retired += 1
-            continue
-        with opened as body:
-            if to is None:
-                yield from json_line(result.row, body, read_text)
-            else:
-                try:
-                    made = to_file(result.row, body, Path(to))
-                except OSError as error:
-                    raise ConfigError(f"{to}: {error.strerror}") from error
-                yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
-    if retired:
-        say(f"{retired:,} bodies are no longer kept: their files were retired")
 
 
 def cat(arguments: Sequence[str]) -> int:
@@ -158,11 +115,11 @@ def cat(arguments: Sequence[str]) -> int:
         "  crawler cat out/ https://example.org/\n"
         "  crawler cat out/ https://example.org/ --raw | gunzip       as it was sent",
     )
-    _add_directory(parser)
+    add_directory(parser)
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--raw", action="store_true", help="as archived, without undoing its content coding")
     namespace = parser.parse(arguments)
-    with _open(namespace.directory) as reader:
+    with open_reader(namespace.directory) as reader:
         known = _lookup(reader, namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
             return _nothing(namespace.url, known)
@@ -211,7 +168,7 @@ def why(arguments: Sequence[str]) -> int:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
         return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
-    with _open(namespace.directory) as reader:
+    with open_reader(namespace.directory) as reader:
         try:
             explanation = explain(reader.root, reader, namespace.url, namespace.via, is_retired=reader.is_retired)
         except FetchError as error:
@@ -227,27 +184,27 @@ def verify(arguments: Sequence[str]) -> int:
         "Checks every record against its digests, every row against its record, every file against what was committed.\n"
         "Prints each fault; exit 0 if there is none, 3 otherwise.\n\nexamples:\n  crawler verify out/",
     )
-    _add_directory(parser)
+    add_directory(parser)
     namespace = parser.parse(arguments)
-    with _open(namespace.directory) as reader:
+    with open_reader(namespace.directory) as reader:
         found = reader.verify(lambda fault: print(printable(fault), flush=True))
     counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows: {found.faults or 'no'} faults"
     say(counts)
     return Exit.STORAGE if found.faults else Exit.OK
 
 
-def _add_kind(parser: CommandParser, default: str) -> None:
-    named = "seed, link, redirect, sitemap, robots; page: all but the last two"
+def add_kind(parser: CommandParser, default: str) -> None:
+    named = "seed, link, redirect, recrawl, embed, sitemap, robots; page: all but the last three"
     parser.add_argument(
         "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
     )
 
 
-def _add_directory(parser: CommandParser) -> None:
+def add_directory(parser: CommandParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
 
 
-def _open(directory: str) -> CrawlReader:
+def open_reader(directory: str) -> CrawlReader:
     from crawler.crawl import open_crawl_reader
     from crawler.output import crawl_in
 

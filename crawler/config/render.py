@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 from crawler.config.fields import Section, Setting, shape_of
-from crawler.config.sections import SECTIONS, Config, HostConfig
+from crawler.config.sections import SECTIONS, Config, ControlConfig, HostConfig, StorageConfig
 from crawler.config.types import AUTO, MASKED
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
@@ -76,6 +76,15 @@ def masked(config: Config) -> dict[str, Any]:
 
 def _hide(url: str) -> str:
     return _CREDENTIALS.sub(rf"\1{MASKED}@", url)
+
+
+def as_fields(config: Config) -> dict[str, str]:
+    """The settings that decide what an archive holds, by name, as text without secrets; [[host]] tables as JSON."""
+    values = masked(config)
+    sections = (section for section in SECTIONS if section not in (StorageConfig, ControlConfig))
+    fields = [(key, field) for section in sections for key, field in section.fields.items() if key != "host"]
+    texts = {key: _toml(values[key], field.unit) for key, field in fields if values[key] is not None}
+    return texts | ({"host": json.dumps(values["host"], default=str)} if config.host else {})
 
 
 def to_toml(config: Config, origins: Mapping[str, str] | None = None) -> str:

@@ -80,7 +80,9 @@ class ScopeConfig(Section):
     max_pages_per_host: Count = Field(0, description="links admitted for one host; 0 = no limit")
     drop_params: tuple[Text, ...] = Field((), description="query parameters dropped from links, such as utm_source or utm_*")
     sort_query: bool = Field(False, description="sort the query parameters of links")
-    resources: bool = Field(False, description="also follow the images of pages (img and source src)")
+    requisites: bool = Field(
+        False, description="also fetch what pages need to be shown: images, styles, scripts, fonts, frames, from any host"
+    )
     sitemaps: bool = Field(False, description="read sitemaps named in robots.txt, and /sitemap.xml")
 
 
@@ -153,6 +155,11 @@ class FetchConfig(Section):
         None, examples=["https://example.org/bot"], description="a URL or mail address in the User-Agent, for webmasters"
     )
     header: tuple[HeaderLine, ...] = Field((), description="further request headers for all hosts, as 'Name: value'", secret=True)
+    cookies: Text | None = Field(
+        None,
+        examples=["/etc/crawler/cookies.txt"],
+        description="file of cookies to send (Netscape format); what hosts set is kept as well, and sent back to them alone",
+    )
     proxy: Proxy | None = Field(
         None, examples=["http://proxy.example:3128"], description="HTTP proxy for all requests", secret=True
     )
@@ -181,6 +188,14 @@ class ArchiveConfig(Section):
         0.0, description="delete full files of the archive and the results after this long; 0 = never", reloadable=True
     )
     retain_bytes: Bytes = Field(0, description="delete the oldest of them above this size in all; 0 = no limit", reloadable=True)
+    operator: Text | None = Field(
+        None,
+        examples=["Example Archive <archive@example.org>"],
+        description="who runs this crawl: in the first record of archives",
+    )
+    description: Text | None = Field(
+        None, examples=["The autumn crawl"], description="what this crawl is for: in the first record of archives"
+    )
     warc_prefix: Annotated[str, matching(r"^[A-Za-z0-9_]{1,32}$")] = Field(
         "CRAWL", description="first part of the names of WARC files"
     )
@@ -192,8 +207,21 @@ class StorageConfig(Section):
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
+    keep_previous: Count | None = Field(
+        None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
+    )
     min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
+
+
+class RecrawlConfig(Section):
+    """When to come back"""
+
+    recrawl_every: Seconds = Field(
+        0.0, examples=["7d"], description="visit each settled URL again after about this long; 0 = never"
+    )
+    recrawl_min: Seconds = Field(3600.0, description="shortest interval: after each change found it is halved")
+    recrawl_max: Seconds = Field(30 * 86400.0, description="longest interval: where nothing has changed it grows by half")
 
 
 class LimitsConfig(Section):
@@ -259,6 +287,7 @@ SECTIONS: Final = (
     ScopeConfig,
     PolitenessConfig,
     FetchConfig,
+    RecrawlConfig,
     LimitsConfig,
     ParseConfig,
     ControlConfig,
@@ -276,6 +305,7 @@ class Config(
     FetchConfig,
     ArchiveConfig,
     StorageConfig,
+    RecrawlConfig,
     LimitsConfig,
     ParseConfig,
     ControlConfig,

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from crawler.core.keys import KEY_BYTES, Keys
-from crawler.core.model import Link, Tag
+from crawler.core.model import EMBED, EMBED_DEPTH, PRIORITY_DEFAULT, PRIORITY_EMBED, Link, Tag
 from crawler.core.urls import host_key
 
 QUERY_BYTES: Final = 8
@@ -68,13 +68,14 @@ class Columns(Struct, frozen=True, array_like=True, gc=False):
 
 
 class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
-    """The links of kind ``link`` that a page has, or a part of them."""
+    """The links of kind ``link``, or ``embed``, that a page has, or a part of them."""
 
     columns: Columns
     depth: int
     tail: bytes
     """Encoded fields that all of them share, behind URL and host."""
     tag: Tag | None = None
+    priority: int = PRIORITY_DEFAULT
 
     def __len__(self) -> int:
         return len(self.columns.keys) // KEY_BYTES
@@ -120,6 +121,13 @@ def block_of(columns: Columns, page: Link, *, deeper: int = 1) -> LinkBlock:
     """The links of a page, which is ``page`` as it was visited; by so many ``deeper`` than it."""
     shared = Link("", "", "link", page.depth + deeper, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
     return LinkBlock(columns, shared.depth, _encode(shared)[3:], page.tag)
+
+
+def embeds_of(columns: Columns, page: Link) -> LinkBlock:
+    """What a page, or something embedded in it, needs to be shown."""
+    depth, priority = page.depth + (page.kind != EMBED), PRIORITY_EMBED + page.nesting + 1
+    shared = Link("", "", "embed", depth, priority, via=page.url, tag=page.tag, anchor=page.anchor or page.url)
+    return LinkBlock(columns, EMBED_DEPTH, _encode(shared)[3:], page.tag, priority)
 
 
 def link_value(url: bytes, host: bytes, tail: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from crawler.core.link_block import LinkBlock
     from crawler.core.page import Page
 
-LinkKind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap"]
+LinkKind: TypeAlias = Literal["seed", "link", "redirect", "sitemap", "robots", "expand", "expand_sitemap", "embed"]
 
-KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots")
+KINDS: Final = ("seed", "link", "redirect", "sitemap", "robots", "recrawl", "embed")
 """Of result rows."""
 NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 """Kinds of what is fetched for the crawl's own sake: left out of counts of pages, exports and tables unless asked for."""
-PAGES: Final = frozenset(KINDS) - NOT_PAGES
+EMBED: Final = "embed"
+"""Kind of what a page needs to be shown (``--requisites``): read for what it needs itself, never for links."""
+PAGES: Final = frozenset(KINDS) - NOT_PAGES - {EMBED}
 SITEMAPS: Final = frozenset(("sitemap", "expand_sitemap"))
 """Kinds of links that are read as sitemaps."""
 EXPANDED: Final = frozenset(("expand", "expand_sitemap"))
@@ -57,9 +59,20 @@ READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
 """Outcomes of links whose host responded."""
 
+THERE: Final = READABLE | {"redirect"}
+"""Outcomes of links that lead to something."""
+Change: TypeAlias = Literal["new", "changed", "unchanged", "gone"]
+"""What a visit found against the last one that could tell. new: there is something where nothing was known to be · changed:
+something else, by the digest of its body or by where it redirects to · gone: 404 or 410, where there was something."""
+CHANGES: Final = get_args(Change)
+
 PRIORITY_ROBOTS: Final = 0
 PRIORITY_REDIRECT: Final = 16
+PRIORITY_EMBED: Final = 64
+"""And above, by as much as it is nested: 65 is needed by a page, 66 by what that page needs, ..."""
 PRIORITY_DEFAULT: Final = 128
+EMBED_DEPTH: Final = 0xFFFF
+"""How far away what a page needs counts as, beside links: one that leads there is always nearer, and makes a page of it."""
 
 
 Tag: TypeAlias = str | int | float
@@ -105,6 +118,17 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
             return self.listed
         return self.listed or self.given or self.url
 
+    @property
+    def nesting(self) -> int:
+        """How many documents lie between what is embedded and its page, itself included; 0 for anything else."""
+        return self.priority - PRIORITY_EMBED if self.kind == EMBED else 0
+
+    def found_nearer(self, depth: int) -> Link:
+        """The same link, as its URL was found at this depth meanwhile; of what was embedded, by a link."""
+        if self.kind == EMBED:
+            return self if depth >= EMBED_DEPTH else replace(self, kind="link", depth=depth)
+        return self if depth >= self.depth else replace(self, depth=depth)
+
     def retried(self) -> Link:
         """The same link, one attempt later."""
         return replace(self, attempt=self.attempt + 1)
@@ -112,6 +136,10 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     def revived(self) -> Link:
         """The same link, settled long ago and wanted once more: where redirects led then says nothing of today."""
         return replace(self, attempt=self.attempt + 1, chain=b"")
+
+    def recrawled(self) -> Link:
+        """The same link, to be visited as if for the first time."""
+        return replace(self, attempt=1, chain=b"")
 
 
 class Ref(Struct, frozen=True, array_like=True, gc=False):
@@ -147,6 +175,13 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     """sha1 of the payload as archived."""
     archived_at: float | None = None
     """When ``archive`` was fetched, where that was an earlier visit: this one found it unchanged, or found nothing."""
+    change: Change | None = None
+    """What the last visit found against the one before it; None if it could not tell."""
+    content: bytes | None = None
+    """What the last visit that could tell had found there (see ``crawler.output.changes``), where a later one could not."""
+    interval: float | None = None
+    """Seconds from this visit to the next by schedule, and below the crawl-clock time of that; None: there is none."""
+    due: float | None = None
 
 
 class Mark(Struct, frozen=True, array_like=True, gc=False):
@@ -175,6 +210,8 @@ class Lease(Struct, frozen=True, gc=False):
     """Of its host, in a row (see ``HostRest``); only meaningful when the host comes onto the bench, as the next two are."""
     busy: int = 0
     has_responded: bool = False
+    recrawl: bool = False
+    """Its URL was settled, and is visited again to see what has changed."""
 
 
 HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent"]
@@ -304,6 +341,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Links left out, by rule."""
     lines: Mapping[str, int] = {}
     """Listed lines that are no URL of their own: ``invalid_url``, ``duplicate``."""
+    recrawl: int = 0
+    """Of ``done``, those that are due again by schedule."""
+    changes: Mapping[str, int] = {}
+    """What visits found against the last ones, by change, since a recrawl was last ordered."""
+    settled: int = 0
+    """How often a page was settled: unlike ``done`` never less, whatever is due again."""
     longest_host: LongestHost | None = None
     failing_hosts: tuple[tuple[str, int], ...] = ()
     """(host key, failures) of at most ten hosts, most failures first."""

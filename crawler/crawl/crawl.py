@@ -22,6 +22,7 @@ from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import (
+    EMBED,
     EXPANDED,
     NO_FAILURE,
     NOT_PAGES,
@@ -38,6 +39,7 @@ from crawler.core.model import (
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
+from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.status import snapshot_of
 from crawler.crawl.thread_iter import ThreadIterator
 from crawler.fetch import Fetcher
@@ -93,6 +95,7 @@ class Crawl:
         journal: Journal,
         retention: Retention,
         seeds: Iterator[Chunk],
+        recrawler: Recrawler,
         memory: MemoryGovernor,
         disk: Disk,
         network: Network,
@@ -112,6 +115,7 @@ class Crawl:
         self.parser = parser
         self.journal = journal
         self.retention = retention
+        self.recrawler = recrawler
         self.memory = memory
         self.disk = disk
         self.metrics = metrics
@@ -176,6 +180,7 @@ class Crawl:
                 tasks.create_task(self.memory.run(), name="memory"),
                 tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
+                tasks.create_task(self.recrawler.run(), name="recrawl"),
             ]
             if self.config.max_time:
                 helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
@@ -193,7 +198,7 @@ class Crawl:
     def _committed(self, seconds: float) -> None:
         """After each commit: whatever kept the disk from being written has passed."""
         self.disk.committed()
-        self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.done)
+        self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.settled)
 
     async def _watch_network(self) -> None:
         """Settle what has been held long enough; while offline, try now and then whether anybody responds."""
@@ -214,7 +219,8 @@ class Crawl:
             worker.cancel()
 
     async def _seed(self) -> None:
-        """Admit the seeds, chunk by chunk, as fast as the batches take them."""
+        """Admit the seeds, chunk by chunk, as fast as the batches take them; what was ordered to be recrawled comes first."""
+        await self.recrawler.begin()
         async for chunk in ThreadIterator(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
         self.frontier.seeds_ended()
@@ -366,7 +372,7 @@ class Crawl:
         if not isinstance(outcome, Done):
             return
         self._body_bytes += outcome.page.body.size
-        if is_page and self.frontier.is_used_up:
+        if is_page and lease.link.kind != EMBED and self.frontier.is_used_up:
             self.visits_used()
         if self.config.max_bytes and self._body_bytes >= self.config.max_bytes:
             self.drain("max_bytes")

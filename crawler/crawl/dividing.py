@@ -19,6 +19,7 @@ from crawler.core.keys import Share, divided
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.division import Division, begin, check, is_empty, moving_at, read, store_of
 from crawler.frontier.in_flight import open_in_flight
+from crawler.frontier.recrawl import SLICE_PAGES
 from crawler.output import Journal, Results
 from crawler.output.archive import open_archive
 from crawler.output.file_names import WHOLE, part_of
@@ -92,8 +93,7 @@ def _settle_files(config: Config, root: Path, division: Division | None) -> None
 @contextlib.contextmanager
 def _opened(config: Config, root: Path, share: Share | None) -> Iterator[Store]:
     path = root / "frontier" if share is None else store_of(root / "frontier", share.own)
-    limits = Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps)
-    store = open_store("embedded", path, limits, now=time.time(), rest=lambda host: 0.0, share=share)
+    store = open_store("embedded", path, Limits.of(config), now=time.time(), rest=lambda host: 0.0, share=share)
     with contextlib.closing(store):
         open_in_flight(path / "out", config.workers, store).close()
         yield store
@@ -102,7 +102,7 @@ def _opened(config: Config, root: Path, share: Share | None) -> Iterator[Store]:
 @contextlib.contextmanager
 def _journal(config: Config, root: Path, store: Store, part: int, exchange: Exchange | None = None) -> Iterator[Journal]:
     files = open_archive(config, root, part=part), Results(root, config.roll_size, part)
-    journal = Journal(*files, exchange.outbox if exchange is not None else None)
+    journal = Journal(*files, outbox=exchange.outbox if exchange is not None else None)
     with contextlib.closing(journal):
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
@@ -110,6 +110,9 @@ def _journal(config: Config, root: Path, store: Store, part: int, exchange: Exch
 
 
 def _close_files(store: Store, journal: Journal) -> None:
+    """And what was ordered is fulfilled: an order is one store's, and does not move."""
+    while store.fulfil(SLICE_PAGES) is not None:
+        pass
     journal.roll(rows=True)
     _commit(store, journal, Batch([], [], {}, {}, store.clock(), store.last_commit_wall()))
 

@@ -16,12 +16,15 @@ from msgspec.structs import replace
 from crawler.config.sections import Config
 from crawler.core import urls
 from crawler.core.batch import Admitted
-from crawler.core.link_block import LinkBlock, block_of
-from crawler.core.model import READABLE, Done, Link
+from crawler.core.link_block import LinkBlock, block_of, embeds_of
+from crawler.core.model import EMBED, READABLE, Done, Link
 from crawler.core.page import Body, Page
+from crawler.crawl.embeds import FUNCTION as EMBEDS
+from crawler.crawl.embeds import NESTING_MAX
 from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
 from crawler.parse.microsyntax import robots_tag, text
+from crawler.parse.requisites import MIMES as REQUISITES_MIMES
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, VisitMemory
 from crawler.resources.memory_plan import document_bytes
@@ -54,7 +57,8 @@ class Undo(Protocol):
 
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
-    the crawl's fingerprints, ``by_domain``: hosts of a domain are in one slot."""
+    the crawl's fingerprints; ``hasten`` is told when URLs say to have been modified; ``by_domain``: hosts of a domain are in one
+    slot."""
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class Expander:
         admit: Callable[[Admitted], Awaitable[object]],
         *,
         secret: int,
+        hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
         by_domain: bool = False,
     ) -> None:
         self._undo = undo
@@ -74,21 +79,24 @@ class Expander:
         self._secret, self._by_domain = secret, by_domain
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""
+        self._with_modified = hasten is not None
+        self._requisites = config.requisites
+        self._mimes = REQUISITES_MIMES if config.requisites else MIMES
         self.sitemaps: Sitemaps | None = None
         """None: no sitemaps are read in this crawl."""
         self.change(config, scope)
         if config.sitemaps and parser is not None:
             from crawler.crawl.sitemaps import Sitemaps
 
-            self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit)
+            self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit, hasten)
 
     def change(self, config: Config, scope: Scope) -> None:
         """From now on these rules, for what is read from now on."""
         self._config, self._scope = config, scope
-        options = Options(config.name, config.max_outlinks, config.resources, self._rules)
-        self._reading = encode(
-            ReadingOptions(options, scope.rules, self._secret, config.max_queries_per_path > 0, self._by_domain)
-        )
+        options = Options(config.name, config.max_outlinks, self._rules)
+        with_queries = config.max_queries_per_path > 0
+        reading = ReadingOptions(options, scope.rules, self._secret, with_queries, self._with_modified, self._by_domain)
+        self._reading = encode(reading)
         if self.sitemaps is not None:
             self.sitemaps.change(scope, self._reading)
 
@@ -117,7 +125,7 @@ class Expander:
                 return done
         if done.outcome not in READABLE:
             return done
-        if self._parser is None or not self._scope.follows(link):
+        if self._parser is None or not (self._scope.follows(link) if not self._requisites else link.nesting <= NESTING_MAX):
             return done
         return await self._page(link, done, headers, room)
 
@@ -129,28 +137,34 @@ class Expander:
 
     async def _page(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
         page = done.page
-        mime = page.mime if page.mime in MIMES else page.sniffed
-        if mime not in MIMES and not headers:
+        mimes = self._mimes
+        mime = page.mime if page.mime in mimes else page.sniffed
+        if mime not in mimes and not headers:
             return done
         assert self._parser is not None
         most = self._config.max_parse
         size = min(most, max(page.bytes_decoded, page.bytes_wire))
         held = await room.parse(size, self._config.max_outlinks, self._undo.decoder_bytes(page, most))
-        body = await self._undo.decoded(page, most) if mime in MIMES else b""
-        cut = self._cut(done) if mime in MIMES else []
-        if b"<" not in body:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
+        body = await self._undo.decoded(page, most) if mime in mimes else b""
+        cut = self._cut(done) if mime in mimes else []
+        if b"<" not in body and mime in MIMES:  # no tag, in no encoding of the web; a megabyte of zeros would end its parser
             body = b""
         if not body and not headers:
             held.release()
             return _with_cut(done, cut, {}) if cut else done
-        if len(body) > LARGE_BYTES:
+        if len(body) > LARGE_BYTES and mime in MIMES:
             held.shrink(document_bytes(len(body), _references(body, headers)))
         began = time.perf_counter()
         place = (link.depth + 1, link.anchor or link.url, self._reading)
-        found, fault = await self._outlinks(body, link.url, mime, page.charset, headers, *place)
+        function = FUNCTION
+        if self._requisites:
+            function, place = EMBEDS, (*place, link.kind != EMBED and self._scope.follows(link))  # type: ignore[assignment]
+        found, fault = await self._outlinks(function, body, link.url, mime, page.charset, headers, *place)
         self.parsed(time.perf_counter() - began)
         del body
         refused = found.refused
+        if found.embeds:
+            await self._admit_embeds(link, found, held)
         block = await self._block(link, found, held)
         if fault is not None:
             cut.append((fault.reason, "its first part was read" if found.parts else "nothing of it was read"))
@@ -174,6 +188,15 @@ class Expander:
             cut.append(("max_parse", f"{self._config.max_parse} of {page.bytes_decoded} bytes were read"))
         return cut
 
+    async def _admit_embeds(self, page: Link, found: Packed, held: Reservation) -> None:
+        """What a page needs is admitted now: it is known to be needed, whatever becomes of the page's own visit."""
+        sound = [embeds_of(columns, page) for columns in found.embeds if columns.is_sound()]
+        if len(sound) < len(found.embeds):
+            found.refused["parse_crashed"] = found.refused.get("parse_crashed", 0) + len(found.embeds) - len(sound)
+        found.embeds.clear()
+        for block in sound:
+            await self._admit(Admitted((), block=block))
+
     async def _block(self, page: Link, found: Packed, held: Reservation) -> LinkBlock | None:
         """The last part of a page's links, the others being admitted now. What is held of them stays reserved, until the
         outcome is."""
@@ -187,16 +210,16 @@ class Expander:
             held.shrink(sum(block.size for block in blocks))
         return blocks[0] if blocks else None
 
-    async def _outlinks(self, body: bytes, *rest: object) -> tuple[Packed, ParseFault | None]:
+    async def _outlinks(self, function: str, body: bytes, *rest: object) -> tuple[Packed, ParseFault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
-        found = await self._parser.call(FUNCTION, body, *rest, result=Packed)
+        found = await self._parser.call(function, body, *rest, result=Packed)
         if isinstance(found, Packed):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
-            found = await self._parser.call(FUNCTION, body[: len(body) // PART], *rest, result=Packed)
+            found = await self._parser.call(function, body[: len(body) // PART], *rest, result=Packed)
         return (found if isinstance(found, Packed) else Packed([], [], {})), fault
 
 

@@ -71,6 +71,9 @@ def record_of(known: Known) -> dict[str, Any]:
         "depth": link.depth,
         "hops": link.hops,
         "attempt": link.attempt,
+        "change": known.change,
+        "interval": known.interval,
+        "due": known.due,
         "via": link.via,
         "input": link.input and {"list": link.input.list, "line": link.input.line},
         "tag": link.tag,
@@ -209,6 +212,8 @@ def _unknown(explanation: dict[str, Any]) -> list[str]:
 def _prospects(explanation: dict[str, Any]) -> list[str]:
     """What only a running daemon knows."""
     lines = ["is being visited"] if explanation.get("in_flight") else []
+    if explanation["state"] in ("waiting", "retrying") and explanation.get("excluded"):
+        lines.append("is excluded: when its turn comes it is settled unfetched")
     if explanation["state"] in ("waiting", "retrying") and explanation.get("host_due_in"):
         lines.append(f"its host rests {explanation['host_due_in']:.0f} s more")
     if explanation.get("robots") not in (None, "allowed"):
@@ -236,6 +241,11 @@ def _done(record: dict[str, Any]) -> list[str]:
         lines.append(f"read as {record['encoding']}")
     if record.get("cut"):
         lines.append(f"not read whole, or not as it stands: {record['fault']}")
+    if record["change"]:
+        lines.append(f"against the visit before: {record['change']}")
+    if record["due"]:
+        again = datetime.fromtimestamp(record["due"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        lines.append(f"visited again about {again}")
     for name, label in (("archive", "body"), ("row", "row")):
         if place := record[name]:
             gone = " (no longer kept: that file was retired)" if name in record.get("retired", ()) else ""

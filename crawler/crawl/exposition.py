@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from crawler.core.model import CHANGES
 from crawler.crawl.metrics import (
     CACHE_EVENTS,
     CACHES,
@@ -104,6 +105,7 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _gauges("crawler_connections", "Connections, by state.", "state", r.connections, CONNECTION_STATES)
     yield CounterMetricFamily("crawler_connections_opened_total", "Connections made.", r.connections_opened)
     yield _gauges("crawler_frontier_urls", "Known URLs as of the last commit, by state.", "state", r.urls, URL_STATES)
+    yield _gauges("crawler_changes", "Visits by what they found, since the last recrawl order.", "change", r.changes, CHANGES)
     yield _gauges("crawler_frontier_hosts", "Known hosts, by state.", "state", r.hosts, HOST_STATES)
     refused = {**dict.fromkeys(rules, 0), **r.refused}
     yield _counters("crawler_links_refused_total", "Links left out, by rule.", "rule", refused)

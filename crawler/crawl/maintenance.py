@@ -9,26 +9,45 @@ from pathlib import Path
 
 from crawler.config.render import read_identity
 from crawler.core.batch import Batch
+from crawler.core.clock import Clock
 from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.division import read as read_division
 from crawler.frontier.division import store_of
+from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
 from crawler.output import locked
 from crawler.output.file_names import EXCHANGE, noticed
 
 
 def revive(root: Path, outcomes: frozenset[str]) -> int:
     """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
-    with _stores_of(root) as stores:
+    with stores_of(root) as stores:
         return sum(store.revive(outcomes) for store in stores)
+
+
+def recrawl(root: Path, *, older_than_s: float = 0.0, outcomes: frozenset[str] = frozenset(), match: str | None = None) -> int:
+    """Make settled URLs due again that were last visited so long ago; how many. ``outcomes``: only these, by default all but what
+    is not to be visited again; ``match``: a regular expression. Killed midway, the crawl goes on with it. StorageError with
+    EWOULDBLOCK: it is running."""
+    with stores_of(root) as stores:
+        return sum(_recrawl(store, time.time() - older_than_s, outcomes, match) for store in stores)
+
+
+def _recrawl(store: Store, before: float, outcomes: frozenset[str], match: str | None) -> int:
+    """Of one store."""
+    store.order(RecrawlOrder(Clock(store.clock()).now(), before, tuple(sorted(outcomes)), match))
+    total = 0
+    while (count := store.fulfil(SLICE_PAGES)) is not None:
+        total += count
+    return total
 
 
 def retire(root: Path, files: Sequence[str]) -> list[str]:
     """Mark ``files``, or all closed files that are not there, as no longer kept; which these are. ConfigError: one of
     ``files`` cannot be. StorageError with EWOULDBLOCK: it is running."""
-    with _stores_of(root) as stores:
+    with stores_of(root) as stores:
         with contextlib.closing(open_reader(root / "frontier")) as reader:
             marks = _own(reader.marks())
         if faults := [fault for file in files if (fault := _why_kept(root, file, marks.get(file))) is not None]:
@@ -64,7 +83,7 @@ def _why_kept(root: Path, file: str, mark: Mark | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _stores_of(root: Path) -> Iterator[Iterator[Store]]:
+def stores_of(root: Path) -> Iterator[Iterator[Store]]:
     """The stores of a crawl that no process runs, nor can begin to run meanwhile: it has one, or one for each of its parts.
     Each is closed when the next is asked for, so that where this is cut off, the same command again does the rest."""
     path = root / "frontier"

@@ -34,7 +34,8 @@ MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
 single: one fetch at a time until it helps."""
 CONNECTION_STATES: Final = ("acquired", "idle")
 URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
-"""retrying: the last attempt failed. A URL is in one of them; nothing is due again by schedule, so ``recrawl`` is always 0."""
+"""retrying: the last attempt failed · recrawl: settled, and due again by schedule · done: settled, and not due again. A URL is
+in one of them."""
 HOST_STATES: Final = ("resting", "ready", "out", "stored")
 """On the bench and resting, due, or being visited; stored: known, and not on the bench."""
 CACHES: Final = ("dns", "robots")
@@ -76,6 +77,8 @@ class Readings(Struct, frozen=True, kw_only=True):
     """Since the start."""
     urls: Mapping[str, int] = {}
     hosts: Mapping[str, int] = {}
+    changes: Mapping[str, int] = {}
+    """What visits found, by change, since a recrawl was last ordered."""
     refused: Mapping[str, int] = {}
     """Links left out, by rule, since the directory was begun."""
     cache_events: Mapping[tuple[str, str], int] = {}
@@ -134,7 +137,7 @@ class Metrics:
         self.commit_seconds = Durations(COMMIT_SECONDS)
         self.lag_seconds = Durations(LAG_SECONDS)
         self._queue, self._first_byte, self._body, self._parse = self.phase_seconds.values()
-        self._known = self._done = 0
+        self._known = self._settled = 0
         self.version = version
 
     @cached_property
@@ -185,16 +188,16 @@ class Metrics:
         if kind == "robots":
             self.robots[_robots_result(outcome)] += 1
 
-    def opened(self, known: int, done: int) -> None:
+    def opened(self, known: int, settled: int) -> None:
         """The store's totals when the crawl was opened: what is admitted and settled is counted from here."""
-        self._known, self._done = known, done
+        self._known, self._settled = known, settled
 
-    def committed(self, seconds: float, known: int, done: int) -> None:
+    def committed(self, seconds: float, known: int, settled: int) -> None:
         """A commit went through in this time; the store's totals after it."""
         self.commit_seconds.observe(seconds)
         self.events["admitted"] += max(0, known - self._known)
-        self.events["settled"] += max(0, done - self._done)
-        self._known, self._done = known, done
+        self.events["settled"] += max(0, settled - self._settled)
+        self._known, self._settled = known, settled
 
     async def watch_lag(self) -> None:
         """Measure how late the loop wakes a sleeper, for ever. A stall counts once for each wake-up it swallowed, so

@@ -25,12 +25,14 @@ FUNCTION: Final = "crawler.crawl.outlinks:packed"
 
 class ReadingOptions(Struct, frozen=True, array_like=True):
     """What must be known of a crawl to read its pages. ``with_queries``: it limits the different query strings of a path;
-    ``by_domain``: all hosts of a domain are in one slot."""
+    ``with_modified``: what sitemaps say of the age of their entries matters; ``by_domain``: all hosts of a domain are in one
+    slot."""
 
     options: Options
     scope: ScopeRules
     secret: int
     with_queries: bool
+    with_modified: bool = False
     by_domain: bool = False
 
 
@@ -43,6 +45,8 @@ class Packed(Struct, frozen=True, array_like=True):
     robots: list[str]
     refused: dict[str, int]
     encoding: str | None = None
+    embeds: list[Columns] = []
+    """What the page needs to be shown, in parts as ``parts``."""
 
 
 encode: Final = Encoder().encode

@@ -35,7 +35,10 @@ def packed_part(
     """Read on with these bytes; ``state`` and ``end`` as in ``sitemap_formats.part``, at most ``left`` entries are taken. ``url``
     and ``charset`` are the sitemap's, ``depth`` and ``anchor`` those of the links it names."""
     reading, scope, keys = reading_of(encoded_reading)
-    found = part(data, state, end, How(url, charset, reading.options.rules))
+    found = part(data, state, end, How(url, charset, reading.options.rules, reading.with_modified))
+    if found.modified:  # a sitemap speaks for the site it stands at, and for the one that names it
+        hosts = (host_key(url), host_key(anchor))
+        found.modified = {entry: at for entry, at in found.modified.items() if host_key(entry) in hosts}
     is_over = len(found.entries) > left
     del found.entries[left:]
     count = len(found.entries)

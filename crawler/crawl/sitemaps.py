@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ from crawler.core import urls
 from crawler.core.batch import Admitted
 from crawler.core.errors import FetchError
 from crawler.core.link_block import LinkBlock, block_of
-from crawler.core.model import READABLE, SITEMAPS, Done, Link
+from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Page
 from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
 from crawler.parse.html import MIMES, PART_LINKS
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 class Sitemaps:
     """``reading`` is what a parser process must know of the crawl (``outlinks.Reading``, encoded); ``admit`` takes links into the
-    next batch."""
+    next batch; ``hasten`` is told when entries say to have been modified."""
 
     def __init__(
         self,
@@ -55,7 +55,9 @@ class Sitemaps:
         parser: ParserPool,
         undo: Undo,
         admit: Callable[[Admitted], Awaitable[object]],
+        hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
     ) -> None:
+        self._hasten = hasten
         self._config = config
         self._scope = scope
         self._rules = rules
@@ -73,7 +75,7 @@ class Sitemaps:
         """Admit the sitemaps of the origin of a link that is about to be visited, for the site that the link belongs to, when
         that site first comes there: those that the origin's robots.txt names, and the usual place. ``named(origin)`` is None
         while nobody knows. (What is remembered of sites may be forgotten: the store knows which sitemaps it has.)"""
-        if link.kind == "robots":
+        if link.kind in ("robots", EMBED):
             return
         origin, site = urls.origin(link.url), self._scope.site(link.anchor or link.url)
         if (origin, site) in self._sites or (found := named(origin)) is None:
@@ -168,6 +170,8 @@ class Sitemaps:
                     await self._admit(Admitted(tuple(links)))
                     links.clear()
                 links.append(link)
+            if self._hasten is not None and found.part.modified:
+                await self._hasten(found.part.modified)
             for columns in found.links:
                 if not columns.is_sound():  # a document may have taken its process over
                     reading.refuse("parse_crashed")

@@ -43,6 +43,9 @@ def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
         not_pages=counts.not_pages,
         refused=counts.refused,
         lines=counts.lines,
+        recrawl=counts.recrawl,
+        changes=counts.changes,
+        settled=counts.settled,
         longest_host=_longest_host(crawl),
         failing_hosts=crawl.failing_hosts.top(FAILING_HOSTS),
     )
@@ -139,7 +142,10 @@ class Rates:
     @property
     def pages(self) -> float:
         """Never negative, though a store that is set back after a failed commit has fewer done."""
-        return max(0, self._samples[-1].done - self._samples[0].done) / self._seconds if self._seconds else 0.0
+        if not self._seconds:
+            return 0.0
+        first, last = self._samples[0], self._samples[-1]
+        return max(0, last.done - first.done, last.settled - first.settled) / self._seconds
 
     @property
     def bytes(self) -> float:

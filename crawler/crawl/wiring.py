@@ -20,6 +20,7 @@ from msgspec import Struct
 from msgspec.json import decode, encode
 
 from crawler.config import Config, HostRules
+from crawler.config.render import as_fields
 from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
@@ -27,13 +28,16 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.keys import Share
 from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
+from crawler.crawl import embeds
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
+from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
+from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.division import store_of
 from crawler.frontier.in_flight import open_in_flight
@@ -45,6 +49,7 @@ from crawler.output.file_names import WHOLE
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
+from crawler.policy.intervals import Intervals
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope
@@ -65,6 +70,7 @@ from crawler.resources.memory_plan import (
 from crawler.resources.network import HELD_MAX, Network
 
 if TYPE_CHECKING:
+    from crawler.fetch.cookies import Cookies
     from crawler.frontier.exchange.board import Board
     from crawler.frontier.exchange.exchange import Exchange
     from crawler.parse.pool import ParserPool
@@ -107,8 +113,9 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         clock = Clock(store.clock())
         exchange = _open_exchange(root, store, part) if part is not None else None
         number = part.share.own if part is not None else WHOLE
-        files = open_archive(config, root, part=number), Results(root, config.roll_size, number)
-        journal = Journal(*files, exchange.outbox if exchange is not None else None)
+        archive = open_archive(config, root, _provenance(config), as_fields(config), number)
+        results = Results(root, config.roll_size, number)
+        journal = Journal(archive, results, _intervals(config), exchange.outbox if exchange is not None else None)
         stack.callback(_leave, config, own, store, journal)
         for name in journal.rewind(store.marks()):
             logger.warning("%s: not part of the last commit; moved to lost+found/", name)
@@ -145,19 +152,26 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         stack.callback(pump.close)
         frontier = pump.frontier
         rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
-        async with _open_fetcher(config, tmp, plan) as fetcher, _open_parser(config, plan) as parser:
+        async with (
+            _open_cookies(config, root) as cookies,
+            _open_fetcher(config, tmp, plan, cookies) as fetcher,
+            _open_parser(config, plan) as parser,
+        ):
             frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
+            scope = Scope(config, obey=config.robots, blocked=hosts.blocked)
+            recrawler = Recrawler(config, store, pump, clock)
             expander = Expander(
                 config,
-                Scope(config, obey=config.robots, blocked=hosts.blocked),
+                scope,
                 parser,
                 fetcher.finisher,
                 frontier.admit,
                 secret=store.secret(),
+                hasten=recrawler.hasten if config.recrawl_every else None,
                 by_domain=part is not None and part.share.group_of is not None,
             )
             metrics = Metrics(version=__version__, rules=RULES)
-            metrics.opened(frontier.counts.known, frontier.counts.done)
+            metrics.opened(frontier.counts.known, frontier.counts.settled)
             expander.parsed = metrics.parsed
             _measure(budget, store, pump, fetcher, robots, parser, journal)
             yield Crawl(
@@ -176,6 +190,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 judge=_judge(config, rules),
                 journal=journal,
                 retention=_retention(config, root, pump, store),
+                recrawler=recrawler,
                 seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
                 memory=MemoryGovernor(
                     budget,
@@ -192,7 +207,9 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             )
 
 
-def _open_fetcher(config: Config, tmp: Path, plan: Plan) -> contextlib.AbstractAsyncContextManager[Fetcher]:
+def _open_fetcher(
+    config: Config, tmp: Path, plan: Plan, cookies: Cookies | None
+) -> contextlib.AbstractAsyncContextManager[Fetcher]:
     return open_fetcher(
         config,
         tmp=tmp,
@@ -201,7 +218,39 @@ def _open_fetcher(config: Config, tmp: Path, plan: Plan) -> contextlib.AbstractA
         per_host=config.per_host,
         names_max=plan.dns_names_max,
         idle_bytes_max=plan.accounts["idle"],
+        cookies=cookies,
     )
+
+
+def _provenance(config: Config) -> dict[str, str]:
+    """What a WARC file says of its crawl, as far as it is told; names as in WARC 1.1 and the DCMI terms."""
+    info = {
+        "operator": config.operator,
+        "http-header-from": config.contact,
+        "http-header-user-agent": user_agent(config),
+        "robots": "classic" if config.robots else "ignore",
+        "description": config.description,
+    }
+    return {name: value for name, value in info.items() if value}
+
+
+def _intervals(config: Config) -> Intervals | None:
+    """None where nothing is visited again by schedule."""
+    if not config.recrawl_every:
+        return None
+    return Intervals(config.recrawl_every, min_s=config.recrawl_min, max_s=config.recrawl_max)
+
+
+@contextlib.asynccontextmanager
+async def _open_cookies(config: Config, root: Path) -> AsyncIterator[Cookies | None]:
+    """None where the crawl has none."""
+    if config.cookies is None:
+        yield None
+        return
+    from crawler.fetch.cookies import open_cookies  # what it stands on takes 20 ms to import
+
+    async with open_cookies(Path(config.cookies), root) as cookies:
+        yield cookies
 
 
 def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retention:
@@ -279,8 +328,8 @@ def _measure(
 
 @contextlib.asynccontextmanager
 async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[ParserPool | None]:
-    """None where neither a page's outlinks nor a sitemap's are wanted."""
-    preload = [FUNCTION, PARSER] if config.depth else []
+    """None where neither a page's outlinks nor a sitemap's are wanted, nor what pages need."""
+    preload = [embeds.FUNCTION, embeds.PRELOAD, PARSER] if config.requisites else [FUNCTION, PARSER] if config.depth else []
     if config.sitemaps:
         from crawler.crawl import sitemap_entries
 
@@ -302,7 +351,7 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
     needs = Needs(
         workers=config.workers,
         parsers=parsers,
-        max_parse=config.max_parse if config.depth else 0,
+        max_parse=config.max_parse if config.depth or config.requisites else 0,
         max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
@@ -320,7 +369,7 @@ def memory_limit_of(config: Config) -> int:
 
 def parsers_of(config: Config) -> int:
     """How many parser processes there are."""
-    if not (config.depth or config.sitemaps):
+    if not (config.depth or config.sitemaps or config.requisites):
         return 0
     from crawler.parse.pool import pool_size
 
@@ -331,7 +380,7 @@ def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: 
     return open_store(
         config.store,
         own,
-        Limits(config.depth > 0, config.max_pages_per_host, config.max_queries_per_path, config.sitemaps),
+        Limits.of(config),
         now=Clock().now(),
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],

@@ -31,11 +31,13 @@ from crawler.fetch.decoding import Finisher, Room, tell
 from crawler.fetch.errors import lacking, raise_ours
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
-from crawler.fetch.request import Profile, Request, conditions, profiles, request_of
+from crawler.fetch.request import Profile, Request, conditions, profiles, referer, request_of
 from crawler.fetch.transport import Transport
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
+
+    from crawler.fetch.cookies import Cookies
 
 QUANTUM_BYTES: Final = 64 << 10
 """The byte rate is paid in pieces of this size."""
@@ -81,8 +83,10 @@ class Fetcher:
         tmp: Path,
         decode_body: bool,
         concurrency_max: int,
+        cookies: Cookies | None = None,
     ) -> None:
         self._config = config
+        self._cookies = cookies
         self._way = way
         self._connector = connector
         self._guard = guard
@@ -173,7 +177,8 @@ class Fetcher:
                 await self._paced(self._request_limit)
             link = lease.link
             method = "GET" if link.kind in _READ_BY_US else self._config.method
-            request = request_of(method, link.url, self._profile_of(link.host), conditions(lease))
+            cookie = self._cookies.header(link.url) if self._cookies is not None else None
+            request = request_of(method, link.url, self._profile_of(link.host), conditions(lease) + referer(link), cookie)
             proxied = request.proxy is not None
             if proxied:
                 self._check_literal(request.host)
@@ -226,6 +231,8 @@ class Fetcher:
             body.seal()
             message = exchange.message
             assert message is not None
+            if self._cookies is not None and "Set-Cookie" in message.headers:
+                self._cookies.received(link.url, message.headers.getall("Set-Cookie"))
             page = _page(request, message, body, fault)
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall

@@ -16,8 +16,8 @@ from crawler.config.hosts import HostRules
 from crawler.config.sections import FetchConfig, HostConfig, PolitenessConfig
 from crawler.core.content_coding import ACCEPTED
 from crawler.core.errors import FetchError
-from crawler.core.model import Lease
-from crawler.core.urls import name_fault
+from crawler.core.model import EMBED, Lease, Link
+from crawler.core.urls import name_fault, origin
 from crawler.core.version import __version__
 
 MASK: Final = "***"
@@ -51,14 +51,19 @@ class Request(Struct, frozen=True, gc=False):
     proxy: URL | None
 
 
-def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str, str], ...]) -> Request:
-    """``href`` is canonical; ``extra`` are further fields. FetchError ``syntax``: it has no place to connect to;
-    ``nxdomain``: no host can have its name, whoever would be asked (a proxy takes any, and TLS then fails on it)."""
+def request_of(
+    method: str, href: str, profile: Profile, extra: tuple[tuple[str, str], ...], cookie: str | None = None
+) -> Request:
+    """``href`` is canonical; ``extra`` are further fields; ``cookie`` is sent unless the profile has one, and not archived.
+    FetchError ``syntax``: it has no place to connect to; ``nxdomain``: no host can have its name, whoever would be asked (a
+    proxy takes any, and TLS then fails on it)."""
     scheme, separator, rest = href.partition("://")
     authority, slash, path = rest.partition("/")
     if not separator or not slash or not href.isascii():
         raise FetchError("syntax", "the URL cannot be requested")
     name, port = _place(scheme, authority)
+    if cookie is not None:
+        profile = _with_cookie(profile, cookie)
     start = f"{method} /{path} HTTP/1.1\r\nHost: {authority}\r\n".encode()
     end = "".join(f"{key}: {value}\r\n" for key, value in extra).encode() + b"\r\n" if extra else b"\r\n"
     masked = start + profile.masked + end
@@ -73,6 +78,14 @@ def request_of(method: str, href: str, profile: Profile, extra: tuple[tuple[str,
         masked,
         profile.proxy,
     )
+
+
+def _with_cookie(profile: Profile, cookie: str) -> Profile:
+    """A [[host]] table that sets cookies has the last word."""
+    if any(name.lower() == "cookie" for name, _ in profile.fields):
+        return profile
+    block, masked = (part + f"Cookie: {value}\r\n".encode() for part, value in ((profile.block, cookie), (profile.masked, MASK)))
+    return Profile((*profile.fields, ("Cookie", cookie)), block, masked, profile.proxy)
 
 
 @lru_cache(PLACES_MAX)
@@ -135,6 +148,14 @@ def _set(fields: dict[str, str], name: str, value: str) -> None:
             del fields[known]
             break
     fields[name] = value
+
+
+def referer(link: Link) -> tuple[tuple[str, str], ...]:
+    """What a browser says of the document that embeds this: the whole URL to its own origin, the origin to others, nothing from
+    https to http (``strict-origin-when-cross-origin``, the default of Referrer Policy)."""
+    if link.kind != EMBED or link.via is None or (link.via.startswith("https:") and not link.url.startswith("https:")):
+        return ()
+    return (("Referer", link.via if origin(link.via) == origin(link.url) else f"{origin(link.via)}/"),)
 
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:

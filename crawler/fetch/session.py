@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aiohttp
 
@@ -24,6 +24,9 @@ from crawler.fetch.guard import Guard
 from crawler.fetch.request import profiles
 from crawler.fetch.resolver import Resolver
 from crawler.fetch.transport import LEAN_VERSIONS, READ_BYTES, BySession, Lean, Transport
+
+if TYPE_CHECKING:
+    from crawler.fetch.cookies import Cookies
 
 logger: Final = logging.getLogger(__name__)
 
@@ -47,11 +50,12 @@ async def open_fetcher(
     lean: bool | None = None,
     names_max: int = 4096,
     idle_bytes_max: int = 16 << 20,
+    cookies: Cookies | None = None,
 ) -> AsyncIterator[Fetcher]:
     """The crawl's one session. ``tmp`` is where bodies are spooled; with ``decode_body`` they are kept with their content
     codings undone; ``hosts`` are the ``[[host]]`` tables; ``lean`` chooses the way (see ``ways``; by default aiohttp's
     version does). At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept.
-    Raises ConfigError."""
+    ``cookies``: those of the crawl, if it has any. Raises ConfigError."""
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
         logger.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
@@ -101,7 +105,7 @@ async def open_fetcher(
         async with session:
             by_session = BySession(session)
             way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
-            yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max)
+            yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max, cookies)
     finally:
         loop.set_exception_handler(handled)
         await resolver.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from crawler.core.keys import Share
-from crawler.frontier.store import Limits, Store
+from crawler.frontier.store import Counts, Limits, Store
 
 if TYPE_CHECKING:
     from crawler.frontier.parts_reader import PartsReader
@@ -56,4 +56,4 @@ def open_reader(path: Path) -> RocksReader | PartsReader:
     return PartsReader(path, division)
 
 
-__all__ = ["Limits", "Store", "open_reader", "open_store"]
+__all__ = ["Counts", "Limits", "Store", "open_reader", "open_store"]

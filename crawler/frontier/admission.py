@@ -24,7 +24,19 @@ from crawler.core.link_block import (
     link_value,
     packed_text,
 )
-from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, Done, Known, Link, Outcome, Retry, Tag
+from crawler.core.model import (
+    EMBED,
+    EMBED_DEPTH,
+    EXPANDED,
+    NOT_PAGES,
+    PRIORITY_DEFAULT,
+    Done,
+    Known,
+    Link,
+    Outcome,
+    Retry,
+    Tag,
+)
 from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
 from crawler.frontier.counters import RECORDED, UNCOUNTED
@@ -33,7 +45,7 @@ from crawler.frontier.store import Limits
 FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
 """Outcomes that may have had outlinks: only these are worth expanding once more."""
 
-BOUNDED_KINDS: Final = frozenset({"link", "sitemap"})
+BOUNDED_KINDS: Final = frozenset({"link", "sitemap", "embed"})
 """A seed, a redirect or a robots link is never left out by a budget."""
 
 QUEUED: Final = (NEW, EXPAND)
@@ -156,7 +168,7 @@ def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None 
                 if limits.sitemaps and (role := role_of(link)) is not None:
                     columns.roles[len(columns.keys)] = keys_by.of(link.host, role)
             columns.keys.append(key)
-            columns.depths.append(link.depth)
+            columns.depths.append(link.depth if link.kind != EMBED else EMBED_DEPTH)
             columns.ways.append(way)
         if block is not None:
             _add_block(columns, block, with_paths, ways)
@@ -251,11 +263,11 @@ class Admissions:
     def _add_group(self, block: LinkBlock, host: str, keys: list[bytes], urls: list[bytes]) -> None:
         if len(urls) == 1:
             value = link_value(urls[0], packed_text(host.encode()), block.tail)
-            self.entries.append(Admission(keys, value, host, tag=block.tag))
+            self.entries.append(Admission(keys, value, host, block.priority, tag=block.tag))
             return
         for at in range(0, len(urls), LINKS_MAX):
             bundle = bundle_of(host, block.tail, urls[at : at + LINKS_MAX])
-            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host, tag=block.tag))
+            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host, block.priority, tag=block.tag))
 
     def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
         """Whether these are the keys of these URLs, all of this host."""

@@ -23,6 +23,8 @@ RECORDED: Final = 2
 """Flag of a waiting link: its URL was settled before (to be retried on request, or to be expanded once more)."""
 UNCOUNTED: Final = 4
 """Flag of a waiting link that is no page: it is not among the known. (Earlier versions counted a sitemap while it waited.)"""
+RECRAWL: Final = 8
+"""Flag of a waiting link: its URL was settled before, and is to be visited again to see what has changed."""
 
 RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
 
@@ -35,7 +37,7 @@ class Counters:
         self.recrawl, self.done, self.hosts = counts.recrawl, counts.done, counts.hosts
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
         self.lines, self.not_pages = dict(counts.lines), dict(counts.not_pages)
-        self.statuses = dict(counts.statuses)
+        self.statuses, self.changes, self.settled = dict(counts.statuses), dict(counts.changes), counts.settled
 
     def freeze(self) -> Counts:
         return Counts(
@@ -51,6 +53,8 @@ class Counters:
             dict(self.lines),
             dict(self.not_pages),
             dict(self.statuses),
+            dict(self.changes),
+            self.settled,
         )
 
     def admit(self, links: int, *, is_new_page: bool) -> None:
@@ -79,7 +83,12 @@ class Counters:
         if record.link.kind in NOT_PAGES if as_page is None else not as_page:
             _add(self.not_pages, record.link.kind, by)
             return
+        if record.change is not None and by > 0:
+            _add(self.changes, record.change, by)
+        if record.due is not None:
+            self.recrawl += by
         self.done += by
+        self.settled += max(0, by)
         _add(self.outcomes, record.outcome, by)
         if record.outcome == "http_error" and (by > 0 or str(record.status) in self.statuses):
             _add(self.statuses, str(record.status), by)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
-
-from msgspec import field
-from msgspec.structs import replace
+from collections.abc import Collection, Mapping, Sequence
+from heapq import heappop, heappush
+from pathlib import Path
 
 from crawler.core.batch import Batch, Prepared, Settled
+from crawler.core.errors import StorageError
 from crawler.core.keys import HOST_BYTES, Keys, Share
 from crawler.core.link_block import decode_link
 from crawler.core.model import NOT_PAGES, Known, Lease, Link, Mark, Retry
@@ -33,9 +32,10 @@ from crawler.frontier.admission import (
     is_robots_visit,
 )
 from crawler.frontier.bundle import values_of
-from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest, land
-from crawler.frontier.host_state import HostState
+from crawler.frontier.counters import RECORDED, RECRAWL, UNCOUNTED, Counters, Longest, land
+from crawler.frontier.memory_queues import Queues
 from crawler.frontier.progress import Progress, Tally
+from crawler.frontier.recrawl import RecrawlOrder, is_behind
 from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
@@ -61,7 +61,7 @@ class MemoryStore:
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64) if share is None else share.secret
         self._keys_by = Keys(self._secret, share.group_of if share is not None else None)
-        self._queues = _Queues()
+        self._queues = Queues()
         self._names: dict[bytes, str] = {}  # fingerprint of a host → its key
         # by the key of a URL: its host's fingerprint, then its own
         self._depths: dict[bytes, int] = {}  # every known URL → its least depth
@@ -76,6 +76,10 @@ class MemoryStore:
         self._marks: dict[str, Mark] = {}
         self._positions: dict[str, bytes] = {}
         self._identity: bytes | None = None
+        self._scheduled: list[tuple[float, bytes]] = []  # a heap: when settled URLs are due again, or were meant to be
+        self._orders: list[RecrawlOrder] = []
+        self._looked_at: list[bytes] = []
+        """Settled URLs as the first order found them."""
 
     # -- what is new ----------------------------------------------------------------------------------------------
 
@@ -188,6 +192,8 @@ class MemoryStore:
     def _record(self, key: bytes, record: Known) -> None:
         self._pages[key] = record
         self._tally.settle(record)
+        if record.due is not None:
+            heappush(self._scheduled, (record.due, key))
 
     def _admit(self, admission: Admission, now: float) -> None:
         self._tally.admit(len(admission.keys), is_new_page=admission.is_page and not admission.expand)
@@ -207,6 +213,7 @@ class MemoryStore:
     # -- handing out ----------------------------------------------------------------------------------------------
 
     def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
+        self._fall_due(now)
         return [self._lease(key, link, flags) for key, (_, _, link, flags) in self._queues.claim(hosts, per_host, now, low)]
 
     def _lease(self, key: bytes, link: Link, flags: int) -> Lease:
@@ -214,11 +221,12 @@ class MemoryStore:
         if not is_robots_visit(link):
             self._flying[page] += 1
         depth = self._lowered.get(page, self._depths.get(page, link.depth))
-        if self._limits.depth_limited and depth < link.depth:
-            link = replace(link, depth=depth)
+        if self._limits.depth_limited:
+            link = link.found_nearer(depth)
         known = self._pages.get(page) if flags & RECORDED and not is_robots_visit(link) else None
         host = self._queues.hosts[link.host]
-        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None)
+        recrawl = flags & RECRAWL > 0
+        return host.lease(link, key, known, crashes=self._suspects.get(key, 0), earliest=None, recrawl=recrawl)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -227,7 +235,8 @@ class MemoryStore:
         self._queues.give_back([lease.key for lease in leases])
 
     def next_due(self) -> float | None:
-        return self._queues.next_due()
+        times = (self._queues.next_due(), self._scheduled[0][0] if self._scheduled and self._limits.recrawl else None)
+        return min((time for time in times if time is not None), default=None)
 
     def revive(self, outcomes: frozenset[str]) -> int:
         return self.revive_some(Selection(outcomes=outcomes)).count
@@ -250,17 +259,72 @@ class MemoryStore:
     def revive_some(self, which: Selection, after: bytes = b"") -> Step:
         pages = self._chosen(which)
         for page in pages:
-            link = page.link.revived()
+            self._suspects.pop(robots_key(origin(page.link.url)), None)
+        self._revive(pages, None)
+        return Step(len(pages), frozenset(page.link.host for page in pages))
+
+    def _revive(self, pages: Sequence[Known], recrawl_at: float | None) -> None:
+        """These wait again; to be recrawled, at a host that was given up only if it has not been tried since."""
+        for page in pages:
+            link = page.link.revived() if recrawl_at is None else page.link.recrawled()
             self._revived.add(self._url_key(link.url))
             self._tally.settle(page, -1)
             self._progress.undo(page, forgotten=False)
             self._tally.waiting += 1
-            self._queues.host(link.host, self._now).revive()
-            self._suspects.pop(robots_key(origin(link.url)), None)
-            self._queues.enter(link, link.priority, RECORDED | (UNCOUNTED if link.kind in NOT_PAGES else 0))
+            host = self._queues.host(link.host, self._now)
+            if recrawl_at is None or (host.down and host.since < recrawl_at):
+                host.revive()
+            again = RECORDED if recrawl_at is None else RECORDED | RECRAWL
+            self._queues.enter(link, link.priority, again | (UNCOUNTED if link.kind in NOT_PAGES else 0))
         self._offer({page.link.host for page in pages})
         self._counts = self._tally.freeze()
-        return Step(len(pages), frozenset(page.link.host for page in pages))
+
+    def _fall_due(self, now: float) -> None:
+        """Settled URLs whose time has come wait again."""
+        for _ in range(PROMOTED_MAX):
+            if not self._limits.recrawl or not self._scheduled or self._scheduled[0][0] > now:
+                return
+            at, key = heappop(self._scheduled)
+            page = self._pages.get(key)
+            if page is not None and page.due == at and key not in self._revived:
+                self._revive([page], at)
+
+    def order(self, order: RecrawlOrder) -> None:
+        if not order.every:
+            self._tally.changes.clear()
+            self._counts = self._tally.freeze()
+        self._orders.append(order)
+
+    def orders(self) -> list[RecrawlOrder]:
+        return list(self._orders)
+
+    def fulfil(self, pages: int) -> int | None:
+        if not self._orders:
+            return None
+        order = self._orders.pop(0)
+        if not order.start:
+            self._looked_at = list(self._pages)
+        start = int.from_bytes(order.start, "big")
+        keys = self._looked_at[start : start + pages]
+        settled = [key for key in keys if key in self._pages and key not in self._revived]  # some may have been removed since
+        chosen = [key for key in settled if order.chooses(self._pages[key])]
+        if order.every:
+            for key in chosen:
+                self._pages[key] = page = order.scheduled(self._pages[key])
+                self._tally.recrawl += page.link.kind not in NOT_PAGES
+                heappush(self._scheduled, (page.due or 0.0, key))
+            self._counts = self._tally.freeze()
+        else:
+            self._revive([self._pages[key] for key in chosen], order.at)
+        self._orders[:0] = order.rest((start + pages).to_bytes(8, "big") if len(keys) == pages else None)
+        return len(chosen)
+
+    def hasten(self, modified: Mapping[str, float]) -> int:
+        keys = {self._url_key(url): at for url, at in modified.items()}
+        settled = [key for key in keys if key in self._pages and key not in self._revived]
+        chosen = [self._pages[key] for key in settled if is_behind(self._pages[key], keys[key])]
+        self._revive(chosen, self._now)
+        return len(chosen)
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -326,6 +390,9 @@ class MemoryStore:
     def shed(self) -> None:
         """It has no cache: all it holds is the only copy."""
 
+    def copy_to(self, path: Path) -> None:
+        raise StorageError("a crawl whose store is in memory cannot be copied", final=True)
+
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         kept = {lease.key for lease in claimed}
         self._queues.give_back([key for key in self._queues.out if key not in kept])
@@ -334,110 +401,3 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to let go."""
-
-
-# -- queues ---------------------------------------------------------------------------------------------------------
-
-Item = tuple[int, int, Link, int]
-"""Lane, sequence, link, flags: how a link stands in its host's queue."""
-
-
-class _Host(HostState):
-    queue: list[Item] = field(default_factory=list)
-    claimed: int = 0
-    ticket: int = 0
-
-
-class _Queues:
-    """A host stands in the heap once with its present ticket, while links of it wait and none is out."""
-
-    def __init__(self) -> None:
-        self.hosts: dict[str, _Host] = {}
-        self.out: dict[bytes, Item] = {}
-        self._sequence = self._tickets = 0
-        self._ready: list[tuple[float, int, str]] = []
-        self._due: list[tuple[float, int, int, Link, int]] = []
-
-    def host(self, name: str, now: float) -> _Host:
-        host = self.hosts.get(name)
-        if host is None:
-            host = self.hosts[name] = _Host(now, now)
-        return host
-
-    def enter(self, link: Link, lane: int, flags: int) -> None:
-        """At the end of a lane. ``offer`` its host afterwards."""
-        self._sequence += 1
-        heappush(self.hosts[link.host].queue, (lane, self._sequence, link, flags))
-
-    def enter_later(self, at: float, link: Link, flags: int) -> None:
-        self._sequence += 1
-        heappush(self._due, (at, link.priority, self._sequence, link, flags))
-
-    def leave(self, key: bytes) -> int:
-        """A link that is out does not come back; its flags."""
-        _, _, link, flags = self.out.pop(key)
-        self.hosts[link.host].claimed -= 1
-        return flags
-
-    def offer(self, name: str) -> int:
-        """Let the host be claimed when it is due; how many links it has."""
-        host = self.hosts[name]
-        self._tickets += 1
-        host.ticket = self._tickets
-        if host.queue and not host.claimed:
-            heappush(self._ready, (host.ready_at, host.ticket, name))
-        if len(self._ready) > 2 * len(self.hosts) + 64:
-            self._ready = [entry for entry in self._ready if self.hosts[entry[2]].ticket == entry[1]]
-            heapify(self._ready)
-        return len(host.queue) + host.claimed
-
-    def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> Iterator[tuple[bytes, Item]]:
-        """As ``Store.claim``."""
-        self._promote(now)
-        for name, links in low.items():
-            if name in self.hosts:
-                yield from self._take(self.hosts[name], links)
-        while hosts > 0 and (first := self._first()) is not None and first[0] <= now:
-            heappop(self._ready)
-            yield from self._take(self.hosts[first[2]], per_host)
-            hosts -= 1
-
-    def _take(self, host: _Host, links: int) -> Iterator[tuple[bytes, Item]]:
-        for _ in range(min(links, len(host.queue))):
-            item = heappop(host.queue)
-            key = item[1].to_bytes(8, "big")
-            self.out[key] = item
-            host.claimed += 1
-            host.ticket = 0
-            yield key, item
-
-    def _first(self) -> tuple[float, int, str] | None:
-        while self._ready and self.hosts[self._ready[0][2]].ticket != self._ready[0][1]:
-            heappop(self._ready)
-        return self._ready[0] if self._ready else None
-
-    def _promote(self, now: float) -> None:
-        """Links whose time has come stand one lane before their peers."""
-        for _ in range(PROMOTED_MAX):
-            if not self._due or self._due[0][0] > now:
-                break
-            _, priority, _, link, flags = heappop(self._due)
-            self.enter(link, max(priority - 1, 0), flags | RETRYING)
-            self.offer(link.host)
-
-    def give_back(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            if (item := self.out.pop(key, None)) is not None:
-                host = self.hosts[item[2].host]
-                host.claimed -= 1
-                heappush(host.queue, item)
-                self.offer(item[2].host)
-
-    def next_due(self) -> float | None:
-        first = self._first()
-        times = ([first[0]] if first else []) + ([self._due[0][0]] if self._due else [])
-        return min(times, default=None)
-
-    def waiting(self) -> set[bytes]:
-        """Keys of all links in queues or out."""
-        return {item[1].to_bytes(8, "big") for host in self.hosts.values() for item in host.queue} | self.out.keys()

@@ -108,4 +108,7 @@ def total(counts: Sequence[Counts]) -> Counts:
         refused=summed([one.refused for one in counts]),
         lines=summed([one.lines for one in counts]),
         not_pages=summed([one.not_pages for one in counts]),
+        statuses=summed([one.statuses for one in counts]),
+        changes=summed([one.changes for one in counts]),
+        settled=sum(one.settled for one in counts),
     )

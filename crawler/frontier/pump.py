@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+STILL_S: Final = 30.0
 EXCHANGE_EVERY_S: Final = 1.0
 
 
@@ -87,6 +88,8 @@ class Pump:
         self.committed_at = self._opened_at = clock()
         self._recover: Callable[[StorageError], Awaitable[None]]
         self._on_commit: Sequence[Callable[[float], None]] = ()
+        self._still = asyncio.Lock()
+        """Held by a commit, or by whoever wants none to be under way."""
         self._ended = False
         self._failure: StorageError | None = None
 
@@ -98,6 +101,15 @@ class Pump:
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
+
+    async def between_commits(self, call: Callable[..., T], *args: object) -> T:
+        """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""
+        async with asyncio.timeout(STILL_S):
+            await self._still.acquire()
+        try:
+            return await self.ask(call, *args)
+        finally:
+            self._still.release()
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
@@ -114,7 +126,7 @@ class Pump:
             try:
                 step = await self.ask(some, which, after)
             except StorageError as error:
-                self._store_failed(error)
+                self._failed(error)
                 raise
             total += step.count
             self.frontier.counts = self._store.stats()
@@ -125,6 +137,19 @@ class Pump:
             if step.after is None:
                 return total
             after = step.after
+
+    async def change(self, call: Callable[..., T], *args: object) -> T | None:
+        """As ``ask``, for what writes to the store; None where it failed, or something failed before: it is made good first."""
+        if self._failure is not None:
+            return None
+        try:
+            done = await self._committer.on_engine(call, *args)
+        except StorageError as error:
+            self._failed(error)
+            return None
+        self.frontier.counts = self._store.stats()
+        self._refill.restocked()
+        return done
 
     async def run(
         self, recover: Callable[[StorageError], Awaitable[None]], on_commit: Sequence[Callable[[float], None]] = ()
@@ -168,6 +193,10 @@ class Pump:
             self.frontier.deal()
 
     async def _commit(self) -> None:
+        async with self._still:
+            await self._commit_batch()
+
+    async def _commit_batch(self) -> None:
         batch = self._batches.close()
         if self._in_flight is not None:
             self._in_flight.heartbeat()
@@ -237,7 +266,7 @@ class Pump:
             await self._refill.wait()
             if self.frontier.refusing() is not None:
                 await self._batches.room()  # what is excluded goes straight into the batch
-            if self._failure is None and not self.frontier.draining and not self._ended:
+            if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):
                 await self._refill_once()
                 self.frontier.deal()
 
@@ -245,17 +274,18 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            self._store_failed(error)
+            self._failed(error)
             return
         if got is None:
             return
+        self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:
             if self._robots is not None and link.host in self.frontier.bench:
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
-    def _store_failed(self, error: StorageError) -> None:
+    def _failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
         self._failure = self._failure or error
         self.frontier.pause(Pause.DISK)
@@ -306,6 +336,7 @@ class Pump:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""
         frontier, batches = self.frontier, self._batches
         is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
+        is_busy = is_busy or (frontier.counts.recrawl and self._refill.is_behind())
         is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
         if self.exchange is not None:
             self.exchange.tell(done=is_done, committed=committed)
@@ -336,7 +367,7 @@ class Pump:
         try:
             return await self._committer.on_engine(exchange.inbox.receive)
         except StorageError as error:
-            self._store_failed(error)
+            self._failed(error)
             return None
 
     async def _admit(self, exchange: Exchange, received: Received) -> None:

@@ -63,7 +63,7 @@ class Refill:
         self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
         self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
         self._returned: list[Lease] = []
-        self._due: float | None = None
+        self._due: float | None = 0.0  # unknown until the first trip
         self._store_has_more = False
         self._epoch = 0
         self.wanted = asyncio.Event()
@@ -118,6 +118,15 @@ class Refill:
         self._returned.clear()
         self._exhausted.clear()
         self.wanted.set()
+
+    def restocked(self) -> None:
+        """The store may have more of any host."""
+        self._exhausted.clear()
+        self.wanted.set()
+
+    def is_behind(self) -> bool:
+        """Whether the last trip left something in the store that is due."""
+        return self._due is not None and self._due <= self._clock()
 
     async def wait(self) -> None:
         """Until something is wanted, or the store may have more than last time."""

@@ -9,13 +9,16 @@ Invariants: what ``commit`` returned from is never forgotten; what was not commi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from msgspec import Struct
 
+from crawler.config import Config
 from crawler.core.batch import Batch, Prepared
 from crawler.core.model import Known, Lease, Mark
 from crawler.frontier.progress import Tally
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.selection import Selection, Step
 
 PROMOTED_MAX: Final = 1000
@@ -24,12 +27,24 @@ PROMOTED_MAX: Final = 1000
 
 class Limits(Struct, frozen=True):
     """The rules that need the store's memory. ``depth_limited``: least depths matter. 0 means no limit. ``sitemaps``: they are
-    read, each for every site that names it."""
+    read, each for every site that names it. ``recrawl``: what was settled becomes due again by schedule."""
 
     depth_limited: bool = False
     pages_per_host: int = 0
     queries_per_path: int = 0
     sitemaps: bool = False
+    recrawl: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> Limits:
+        """What is embedded and linked as well is nearer as a link, whatever depth means otherwise."""
+        return cls(
+            depth_limited=config.depth > 0 or (config.requisites and config.depth != 0),
+            pages_per_host=config.max_pages_per_host,
+            queries_per_path=config.max_queries_per_path,
+            sitemaps=config.sitemaps,
+            recrawl=config.recrawl_every > 0,
+        )
 
 
 class Counts(Struct, frozen=True, gc=False):
@@ -41,7 +56,7 @@ class Counts(Struct, frozen=True, gc=False):
     retrying: int = 0
     """Not settled; the last attempt failed."""
     recrawl: int = 0
-    """Always 0; its place in a store's records is taken."""
+    """Of what is settled, what is due again by schedule."""
     done: int = 0
     hosts: int = 0
     outcomes: Mapping[str, int] = {}
@@ -56,6 +71,10 @@ class Counts(Struct, frozen=True, gc=False):
     """Settled URLs that are no pages (robots.txt, sitemaps), by kind: in none of the other counts."""
     statuses: Mapping[str, int] = {}
     """Settled URLs that are ``http_error``, by HTTP status. Not of those that an earlier version settled."""
+    changes: Mapping[str, int] = {}
+    """What visits found against the last ones (``Known.change``), since a recrawl was last ordered."""
+    settled: int = 0
+    """How often a page was settled: unlike ``done`` never less, whatever is due again."""
 
 
 class Store(Protocol):
@@ -108,6 +127,19 @@ class Store(Protocol):
     def remove_some(self, which: Selection, after: bytes = b"") -> Step:
         """One step of forgetting settled URLs: found or named again, they are new. Those that wait again are left."""
 
+    def order(self, order: RecrawlOrder) -> None:
+        """Keep it, durable on return; at most ORDERS_MAX. ``changes`` are counted anew from now on, unless it is a schedule."""
+
+    def orders(self) -> list[RecrawlOrder]:
+        """What was ordered and is not fulfilled yet."""
+
+    def fulfil(self, pages: int) -> int | None:
+        """Look at so many settled URLs for the first order, and make those it chooses due again, or give them a schedule; how
+        many these were. None: there is no order, any more."""
+
+    def hasten(self, modified: Mapping[str, float]) -> int:
+        """Of these canonical URLs, make those due again that were last fetched before the wall time given; how many."""
+
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         """The robots records kept for these origins."""
 
@@ -149,6 +181,9 @@ class Store(Protocol):
 
     def shed(self) -> None:
         """Empty the caches that can be filled again; from any thread."""
+
+    def copy_to(self, path: Path) -> None:
+        """A store of its own in ``path``, which must not exist: as of the last commit. StorageError: it cannot be had."""
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed. May be

@@ -1,6 +1,7 @@
 """The crawl's directory: whether it holds a crawl and which, its lock, and setting an earlier crawl aside.
 
-Invariants: one process at a time; a directory begun with one identity is not continued with another; nothing is deleted.
+Invariants: one process at a time; a directory begun with one identity is not continued with another; nothing is deleted but
+earlier crawls, where the operator says how many are kept.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
+import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -23,9 +27,12 @@ from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
 from crawler.output.file_names import EXCHANGE
 
-PARTS: Final = ("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp", "crawl.toml")
+PARTS: Final = ("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp", "cookies.txt", "crawl.toml")
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
+_is_previous = re.compile(r"previous-\d{14}(?:\.\d+)?").fullmatch
+
+logger: Final = logging.getLogger(__name__)
 PARTS_END_S: Final = 1.0
 """Where several processes have crawled: when their parent was killed, the others are gone a moment later, and the lock with
 them."""
@@ -55,6 +62,8 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
     with locked(root):
         if config.fresh:
             _set_aside(root)
+            if config.keep_previous is not None:
+                _forget(root, config.keep_previous)
         _check_identity(root, config)
         make_tmp(root / "tmp")
         write_effective(root, config)
@@ -107,6 +116,16 @@ def _set_aside(root: Path) -> None:
             path.rename(aside / path.name)
     sync_dir(aside)
     sync_dir(root)
+
+
+def _forget(root: Path, keep: int) -> None:
+    """Delete all earlier crawls but the latest ``keep``. What was made by somebody else is left alone."""
+    with storing(root):
+        found = [path for path in root.iterdir() if _is_previous(path.name) and path.is_dir() and not path.is_symlink()]
+        found.sort(key=lambda path: [int(part) for part in path.name.removeprefix("previous-").split(".")])
+        for path in found[: max(0, len(found) - keep)]:
+            shutil.rmtree(path)
+            logger.info("earlier crawl deleted", extra={"path": str(path)})
 
 
 def _check_identity(root: Path, config: Config) -> None:

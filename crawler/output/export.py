@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Final, TypeAlias
 import orjson
 
 from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
-from crawler.core.text import matches_mime
 from crawler.output.results import Row
 
 PIECE_BYTES: Final = 48 << 10
@@ -31,15 +30,6 @@ FIELDS: Final = (
 ReadText: TypeAlias = Callable[[BinaryIO, str | None, str | None, str | None], tuple[str, Iterator[str]]]
 """A body, its type and charset by the header, and its encoding if that is known → the encoding, and the text in pieces."""
 _TEXTUAL: Final = frozenset(("application/json", "application/xhtml+xml", "application/xml", "application/javascript"))
-
-
-def is_wanted(row: Row, outcomes: frozenset[str], mimes: tuple[str, ...], kinds: frozenset[str]) -> bool:
-    """``mimes``: media types or ranges such as ``image/*``; empty means all, as for ``outcomes`` and ``kinds``."""
-    if kinds and row["kind"] not in kinds:
-        return False
-    mime = row["mime"] or ""
-    is_named = not mimes or any(matches_mime(mime, pattern) for pattern in mimes)
-    return is_named and (not outcomes or row["outcome"] in outcomes)
 
 
 def json_line(row: Row, body: BinaryIO, read_text: ReadText) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -38,21 +39,22 @@ def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
             if (resolved := _resolved(ref, row, lookup, row_at)) is not None:
                 yield resolved
-        elif _is_latest(ref, row, lookup):
-            yield row if _leads_here(row, lookup) else {**row, "input": None, "listed": None, "extra": None}
+        elif (known := _latest(ref, row, lookup)) is not None:
+            yield row if _leads_here(row, known, lookup) else {**row, "input": None, "listed": None, "extra": None}
 
 
-def _is_latest(ref: Ref, row: Row, lookup: Lookup) -> bool:
-    """False also while the URL waits to be tried again: nothing is final about it."""
+def _latest(ref: Ref, row: Row, lookup: Lookup) -> Known | None:
+    """What is known of a URL whose latest row this is. None also while it waits to be tried again: nothing is final about it."""
     known = lookup(row["canonical"])
     if not isinstance(known, Known):
-        return False
-    return known.row == ref or known.link.kind == "robots"  # a later robots visit has a row of its own, and no line
+        return None
+    return known if known.row == ref or known.link.kind == "robots" else None  # a robots visit has a row of its own, and no line
 
 
-def _leads_here(row: Row, lookup: Lookup) -> bool:
+def _leads_here(row: Row, known: Known, lookup: Lookup) -> bool:
     """Whether the line that a row carries still redirects to its page; on a later visit it may have led elsewhere."""
-    return row["input"] is None or _path(row["canonical"], row["via"], row["kind"], lookup) is not None
+    kind = known.link.kind if row["kind"] == "recrawl" else row["kind"]
+    return row["input"] is None or _path(row["canonical"], row["via"], kind, lookup) is not None
 
 
 def _path(target: str, via: str | None, kind: str, lookup: Lookup) -> list[str] | None:
@@ -127,31 +129,30 @@ COLUMNS: Final = {
 """Fields that are objects, and what becomes of them in a table: ``input_list``, ``input_line``, ..."""
 
 
-def csv_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """A header line and one line per row (RFC 4180, but for the line ends). Text that a spreadsheet would take for a formula
-    gets an apostrophe, control characters are question marks: the rows themselves are as they came."""
+def csv_lines(rows: Iterable[Row], *, with_header: bool = True) -> Iterator[str]:
+    """A header line, unless what these are appended to has one, and a line per row (RFC 4180, but for the line ends). Text that a
+    spreadsheet would take for a formula gets an apostrophe, control characters are question marks: the rows themselves are as
+    they came."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = [f"{name}_{part}" if part else name for name in FIELDS for part in COLUMNS.get(name, ("",))]
-    for cells in _chain(names, rows):
+    for cells in chain([names] if with_header else (), map(_cells, rows)):
         writer.writerow(cells)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
 
 
-def _chain(names: list[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
-    yield names
-    for row in rows:
-        cells: list[Any] = []
-        for name in FIELDS:
-            parts = COLUMNS.get(name)
-            if parts is None:
-                cells.append(_cell(row.get(name)))
-            else:
-                whole = row.get(name) or {}
-                cells += [_cell(whole.get(part)) for part in parts]
-        yield cells
+def _cells(row: Row) -> list[Any]:
+    cells: list[Any] = []
+    for name in FIELDS:
+        parts = COLUMNS.get(name)
+        if parts is None:
+            cells.append(_cell(row.get(name)))
+        else:
+            whole = row.get(name) or {}
+            cells += [_cell(whole.get(part)) for part in parts]
+    return cells
 
 
 def _cell(value: Any) -> Any:

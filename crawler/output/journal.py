@@ -11,10 +11,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
 from crawler.output.archive import Archive, Kept
-from crawler.output.results import Results
+from crawler.output.changes import Intervals
+from crawler.output.results import Results, Row
 from crawler.output.rows import has_record, known_of, rows_of
 
 RECORD_BYTES: Final = 2 << 20
@@ -44,9 +47,13 @@ class Outbox(Protocol):
 
 
 class Journal:
-    """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first."""
+    """Every method may raise StorageError; after that only ``rewind`` and ``close`` may be called. ``rewind`` comes first.
+    ``intervals``: when what is settled is to be visited again; None: never by schedule."""
 
-    def __init__(self, archive: Archive, results: Results, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self, archive: Archive, results: Results, intervals: Intervals | None = None, outbox: Outbox | None = None
+    ) -> None:
+        self._intervals = intervals
         self._archive = archive
         self._results = results
         self._outbox = outbox
@@ -84,12 +91,30 @@ class Journal:
         kept = [self._keep(one) for one in settled]
         known: list[Known | None] = [None] * len(settled)
         for index, row in rows_of(prepared, kept):
+            if row["status"] == 304 and index is not None:
+                self._tell_type(row, settled[index].lease.known)
             ref = self._results.append(row)
             if index is not None:
-                known[index] = known_of(settled[index], kept[index], row, ref, wall)
+                record = known_of(settled[index], kept[index], row, ref, wall)
+                known[index] = record if self._intervals is None else self._scheduled(record, settled[index], prepared.batch.now)
         if self._outbox is not None:
             self._outbox.append(prepared)
         return known
+
+    def _tell_type(self, row: Row, before: Known | None) -> None:
+        """A 304 need not say of what type the page is that it confirms: the row of the visit before does."""
+        earlier = self._results.row(before.row) if before is not None and before.row is not None else None
+        if earlier is not None and row["mime"] is None:
+            row |= {name: earlier.get(name) for name in ("mime", "charset", "encoding")}
+
+    def _scheduled(self, known: Known, settled: Settled, now: float) -> Known:
+        """With the time of its next visit."""
+        assert self._intervals is not None
+        if known.link.kind == "robots" or known.outcome in ("skipped", "invalid_url"):
+            return known
+        before = settled.lease.known
+        interval = self._intervals.after(before.interval if before is not None else None, known.change)
+        return replace(known, interval=interval, due=now + interval)
 
     def sync(self) -> dict[str, Mark]:
         """Make the batch durable; the marks of every file it touched."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from crawler.core import urls
 from crawler.core.durable import is_there
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Mark, Ref
+from crawler.core.model import EMBED, THERE, Known, Mark, Ref
 from crawler.output.archive import Findings, is_gone, open_body
 from crawler.output.final_rows import final_rows
 from crawler.output.results import Result, Row, row_at, rows
 from crawler.output.results import read as read_results
+from crawler.output.summary import Summary
 from crawler.output.verify import verify
+
+EMBEDS_MAX: Final = 64
+"""Documents and redirects between a requisite and its page."""
 
 
 class StoreReader(Protocol):
@@ -67,10 +71,43 @@ class CrawlReader:
         """One row per listed line, duplicates resolved, and one per page found besides."""
         return final_rows(self.rows(), self._store.lookup, lambda ref: row_at(self.root, ref))
 
+    def latest(self) -> Iterator[Row]:
+        """Of every URL that was settled, the row of its last visit."""
+        for ref, row in self.rows():
+            known = self._store.lookup(row["canonical"]) if row["canonical"] else None
+            if isinstance(known, Known) and known.row == ref:
+                yield row
+
+    def summary(self) -> Summary:
+        """What the crawl has brought so far, the last visit of each URL."""
+        summary = Summary()
+        for row in self.latest():
+            summary.add(row)
+            if row["kind"] == EMBED and row["outcome"] not in THERE:
+                summary.lacks(self._page_of(row["via"]))
+        return summary
+
+    def _page_of(self, via: str) -> str:
+        """The page that needs what a requisite needs, however they are nested."""
+        for _ in range(EMBEDS_MAX):
+            known = self._store.lookup(via)
+            if not isinstance(known, Known) or known.link.kind != EMBED or known.link.via is None:
+                break
+            via = known.link.via
+        return via
+
     def lookup(self, url: str) -> Known | str | None:
         """What is known of a URL, as a person writes it: its record, ``"waiting"``, ``"retrying"``, None. FetchError: it is
         no URL."""
         return self._store.lookup(urls.canonical(url))
+
+    def known(self, url: str) -> Known | str | None:
+        """As ``lookup``, of a canonical URL."""
+        return self._store.lookup(url)
+
+    def open_body(self, row: Row) -> BinaryIO:
+        """The decoded body of a row. LookupError: none was kept, or it is kept no longer."""
+        return Result(row, self.body).open()
 
     def budgets(self, url: str) -> tuple[int, int]:
         """Links admitted for a canonical URL's host, different query strings for its path."""

@@ -27,6 +27,7 @@ FIELDS: Final = (
     "url", "canonical", "outcome", "status", "reason", "kind", "input", "final", "via", "depth", "hops", "location",
     "mime", "charset", "bytes_wire", "bytes_decoded", "sha256", "truncated", "fetched_at", "attempt", "timings", "ip",
     "archive", "tag", "robots", "listed", "extra", "encoding", "cut", "fault",
+    "change",
 )
 # fmt: on
 """Of a row, behind ``schema``; all are always there, null where they do not apply."""
@@ -52,6 +53,13 @@ class Results(RollingFile):
         """Write one row; where it stands, its line end included."""
         line = _line(row)
         return Ref(*self.write(line), len(line))
+
+    def row(self, ref: Ref) -> Row | None:
+        """One that was committed; None if it cannot be read any more."""
+        try:
+            return row_at(self._root, ref)
+        except StorageError:
+            return None
 
 
 class Result(Struct, frozen=True):

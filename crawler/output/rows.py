@@ -17,13 +17,16 @@ from msgspec.structs import replace
 from crawler.core import urls
 from crawler.core.batch import EXPAND, FOREIGN, KNOWN, NEW, Admitted, Prepared, Settled, link_verdicts
 from crawler.core.errors import FetchError
-from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
+from crawler.core.model import EMBED, EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
 from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
+from crawler.output.changes import change_of, remembered
 from crawler.output.results import FIELDS, SCHEMA, Row
 
 _is_absolute = re.compile(r"https?://[^\t\r\n]*", re.I).fullmatch
+RECRAWLED: Final = frozenset({"seed", "link", "redirect"})
+"""Kinds whose later visits are told as ``recrawl``; what is no page stays told apart."""
 DUPLICATE: Final = (KNOWN, EXPAND)
 """Verdicts on a URL that has, or will have, a row of its own."""
 CARRIES_ON: Final = (NEW, FOREIGN, *DUPLICATE)
@@ -62,21 +65,22 @@ def has_record(settled: Settled) -> bool:
 
 def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: float) -> Known:
     """What the store keeps of a settled URL whose row stands at ``ref``. A visit that brought no body leaves the earlier one
-    to be known."""
+    to be known. Validators are kept of what is whole only: nothing else may be confirmed by a 304."""
     outcome, before = settled.outcome, settled.lease.known
     assert isinstance(outcome, Done | Dropped)
     page = outcome.page if isinstance(outcome, Done) else None
     link, ended, location = settled.lease.link, row["outcome"], row["location"] if outcome.outcome == "redirect" else None
-    etag, modified = _validators(page) if page is not None else (None, None)
+    etag, modified = _validators(page) if page is not None and outcome.outcome == "ok" else (None, None)
+    content = remembered(settled) if before is not None else None
     if page is not None and outcome.outcome != "skipped" and (page.status != 304 or before is None):
         place = kept.body if kept is not None else None
         at = kept.body_at if kept is not None and place is not kept.record and place != kept.record else None
         return Known(
             *(link, ended, outcome.reason, page.status, page.fetched_at, place, ref, location, etag, modified),
-            *(page.body.sha1, at),
+            *(page.body.sha1, at, row["change"], content),
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
-    known = Known(link, ended, outcome.reason, status, at, row=ref, location=location)
+    known = Known(link, ended, outcome.reason, status, at, row=ref, location=location, change=row["change"], content=content)
     if before is None:
         return known
     return replace(
@@ -112,8 +116,10 @@ def _visit_rows(
     onward = (links[0], states[0]) if links and outcome.outcome == "redirect" and link.kind != "robots" else None
     carries_on = onward is not None and onward[1] in CARRIES_ON
     row = _link_row(link, outcome.outcome if link.kind != "robots" else _outcome(settled), outcome.reason)
-    row["final"] = not carries_on and link.kind not in NOT_PAGES
+    row["final"] = not carries_on and link.kind not in NOT_PAGES and link.kind != EMBED
     row["attempt"] = link.attempt
+    if settled.lease.recrawl and link.kind in RECRAWLED:
+        row["kind"] = "recrawl"
     if isinstance(outcome, Dropped):
         row["fetched_at"] = iso(wall)
     else:
@@ -125,6 +131,8 @@ def _visit_rows(
             row["fault"] = "; ".join(f"{rule}: {words}" for rule, words in outcome.cut)
         if outcome.outcome == "skipped":
             row["sha256"] = None
+        if link.kind != "robots":
+            row["change"] = change_of(settled, row["location"])
     if not carries_on or onward is None or onward[1] not in DUPLICATE or link.input is None:
         return row, None
     duplicate = _link_row(onward[0], "skipped", "duplicate")

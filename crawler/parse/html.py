@@ -104,11 +104,10 @@ class Outlinks(Struct, frozen=True, array_like=True):
 
 
 class Options(Struct, frozen=True, array_like=True):
-    """``agent``: our product token, which robots directives may name. ``resources``: what pages are made of, too."""
+    """``agent``: our product token, which robots directives may name."""
 
     agent: str = ""
     max_outlinks: int = 100_000
-    resources: bool = False
     rules: UrlRules = UrlRules()
 
 
@@ -124,7 +123,7 @@ def outlinks(
     ``headers`` are (name, value) as received."""
     named = [(name.lower(), value) for name, value in headers if name.lower() in HEADERS]
     robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(text(value), options.agent)}
-    found = _Found(url, options, len(body))
+    found = Found(url, options, len(body))
     for name, value in named:
         if name == b"link":
             for target, rel, kind in link_header(escaped(value)):
@@ -138,7 +137,7 @@ def outlinks(
     return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
 
 
-class _Found:
+class Found:
     """What was found so far: URL → kind."""
 
     def __init__(self, url: str, options: Options, body_bytes: int) -> None:
@@ -188,24 +187,18 @@ class _Found:
         links += [Outlink(url, host_key(url), kind, True) for url, kind in self.nofollow.items() if url not in self.follow]
         return links
 
-    def resource(self, reference: str, kind: str) -> None:
-        if self.options.resources:
-            self.add(reference, kind)
-        else:
-            self.refuse("resource")
-
     def link(self, reference: str, rel: str, mime: str, kind: str = "link") -> None:
         """A <link> or Link header, by its relations and type; hints name a host, not a page."""
         rels = rel.lower().split()
         if not _HINTS.isdisjoint(rels):
             return
-        if not self.options.resources and (_PAGES.isdisjoint(rels) or not _PARTS.isdisjoint(rels) or _no_page(mime)):
+        if _PAGES.isdisjoint(rels) or not _PARTS.isdisjoint(rels) or _no_page(mime):
             return self.refuse("resource")
         told = next((word for word in rels if word in _TOLD), kind)
         self.add(reference, told if kind == "link" else kind, "nofollow" in rels)
 
 
-def _html(found: _Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> tuple[str, str]:
+def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> tuple[str, str]:
     """Take a document's links, and its robots directives; its encoding and base URL."""
     document = document_of(body, charset, mime)
     encoding = document.encoding or "UTF-8"
@@ -220,7 +213,7 @@ def _html(found: _Found, body: bytes, mime: str, charset: str | None, robots: se
                 refreshes.append(refresh(content))
             elif (name := (element.attr("name") or "").strip().lower()) and name in ("robots", found.options.agent.lower()):
                 robots.update(directives(content))
-    based = _base(found, base)
+    based = rebase(found, base)
     for target in refreshes:
         if target:
             found.add(target, "refresh")
@@ -239,8 +232,8 @@ def _html(found: _Found, body: bytes, mime: str, charset: str | None, robots: se
     return encoding, based
 
 
-def _element(found: _Found, tag: str, attr: Callable[[str], str | None]) -> None:
-    """Anything else that links."""
+def _element(found: Found, tag: str, attr: Callable[[str], str | None]) -> None:
+    """Anything else that links. What a page is only made of is counted: ``crawler.parse.requisites`` is for that."""
     if tag == "link":
         if href := attr("href"):
             found.link(href, attr("rel") or "", attr("type") or "")
@@ -250,15 +243,15 @@ def _element(found: _Found, tag: str, attr: Callable[[str], str | None]) -> None
             found.add(source, tag)
         return
     else:
-        if tag == "img" and (source := attr("src")):
-            found.resource(source, tag)
+        if tag == "img" and attr("src"):
+            found.refuse("resource")
         candidates = attr("srcset")
     if candidates:
-        for url in srcset(candidates):
-            found.resource(url, "srcset")
+        for _ in srcset(candidates):
+            found.refuse("resource")
 
 
-def _base(found: _Found, href: str | None) -> str:
+def rebase(found: Found, href: str | None) -> str:
     """Join to <base> from now on, if it has one that is a URL (HTML, document base URL)."""
     if href is None:
         return found.page

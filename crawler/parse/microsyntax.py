@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -155,3 +156,12 @@ def _unencodable(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("crawler.query", _unencodable)
+
+
+def w3c_date(text: str) -> float | None:
+    """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day alone is its beginning."""
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

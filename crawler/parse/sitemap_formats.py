@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, UrlRules
-from crawler.parse.microsyntax import codec_of, xml_label
+from crawler.parse.microsyntax import codec_of, w3c_date, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
 ENTRY_URLS_MAX: Final = 100
@@ -59,11 +59,12 @@ _is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 
 class How(Struct, frozen=True, array_like=True):
-    """``url`` is the sitemap's own, ``charset`` its header's."""
+    """``url`` is the sitemap's own, ``charset`` its header's. ``with_modified``: when entries were modified is wanted as well."""
 
     url: str
     charset: str | None = None
     rules: UrlRules = UrlRules()
+    with_modified: bool = False
 
 
 class SitemapState(Struct, array_like=True):
@@ -88,7 +89,8 @@ class SitemapState(Struct, array_like=True):
 
 class Part(Struct, array_like=True):
     """What was read. ``entries``: canonical URLs. ``refused``: how many are none, by rule. ``faults``: how many there are by
-    name, and the first in words. ``more``: it held more entries than one reply may; call again without bytes."""
+    name, and the first in words. ``more``: it held more entries than one reply may; call again without bytes. ``modified``:
+    wall times by URL, for entries that say (``lastmod``)."""
 
     entries: list[str]
     kind: SitemapKind | None
@@ -97,6 +99,7 @@ class Part(Struct, array_like=True):
     refused: dict[str, int]
     faults: dict[str, tuple[int, str]]
     more: bool = False
+    modified: dict[str, float] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -149,6 +152,8 @@ class SitemapReading:
 
     def __init__(self, state: SitemapState, how: How) -> None:
         self.state, self._how = state, how
+        self.with_modified = how.with_modified
+        self._modified: dict[str, float] = {}
         self._join = Base(how.url, how.rules).join
         self._found: dict[str, None] = {}
         self._bytes_left = ANSWER_BYTES_MAX
@@ -157,7 +162,8 @@ class SitemapReading:
 
     def reply(self, *, more: bool = False) -> Part:
         state = self.state
-        return Part(list(self._found), state.kind, state.encoding, _encode(state), self._refused, self._faults, more)
+        read = (_encode(state), self._refused, self._faults, more, self._modified)
+        return Part(list(self._found), state.kind, state.encoding, *read)
 
     def fault(self, name: SitemapFault, detail: str) -> None:
         count, first = self._faults.get(name, (0, detail))
@@ -167,8 +173,9 @@ class SitemapReading:
     def is_full(self) -> bool:
         return self._bytes_left <= 0
 
-    def add(self, reference: str) -> None:
-        """Take what stands where a URL should. Bytes that are not of the encoding are percent-encoded as they are."""
+    def add(self, reference: str, modified: str = "") -> None:
+        """Take what stands where a URL should, and when it says to have been modified. Bytes that are not of the encoding are
+        percent-encoded as they are."""
         reference = _raw_byte.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", reference.strip(_space))
         try:
             if not reference:
@@ -182,6 +189,8 @@ class SitemapReading:
             if url not in self._found:
                 self._found[url] = None
                 self._bytes_left -= len(url)
+                if modified and (at := w3c_date(modified)) is not None:
+                    self._modified[url] = at
 
     def refuse(self, rule: str, count: int = 1) -> None:
         if count:
@@ -356,6 +365,9 @@ class Strict:
         self._text: list[str] | None = None
         self._text_chars = 0
         self._urls: list[str] = []  # of this entry
+        self._modified = ""
+        self._is_modified = False
+        """What is read is no URL, but when it was modified."""
         self._urls_over = 0
         self._data = b""
         self._shift = 0
@@ -391,6 +403,9 @@ class Strict:
                 self._parser.CharacterDataHandler = self._characters
             elif attributes.get("rel", "alternate") == "alternate":
                 self._take(attributes.get("href", ""))
+        elif self._reading.with_modified and local == "lastmod" and self._open[-1].rpartition(":")[2] == self._entry:
+            self._text, self._text_chars, self._is_modified = [], 0, True
+            self._parser.CharacterDataHandler = self._characters
         if len(self._open) >= ELEMENT_DEPTH_MAX or len(name) > NAME_CHARS_MAX:
             raise Odd("too_deep", f"over {ELEMENT_DEPTH_MAX} elements in one another, or a name of over {NAME_CHARS_MAX} letters")
         self._open.append(name)
@@ -420,7 +435,10 @@ class Strict:
         elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            self._take(text)
+            if self._is_modified:
+                self._modified, self._is_modified = text.strip(), False
+            else:
+                self._take(text)
 
     def _take(self, url: str) -> None:
         if len(self._urls) < ENTRY_URLS_MAX:
@@ -432,7 +450,8 @@ class Strict:
         self._text = self._parser.CharacterDataHandler = None
         at = self._parser.CurrentByteIndex + self._shift
         for url in self._urls:  # not before: an entry that is not whole is read again
-            self._reading.add(url)
+            self._reading.add(url, self._modified)
+        self._modified, self._is_modified = "", False
         self._reading.refuse("outlinks", self._urls_over)
         self._urls.clear()
         self._urls_over = 0

@@ -13,7 +13,7 @@ from typing import Final
 
 from crawler.core import urls
 from crawler.core.errors import FetchError
-from crawler.core.model import PRIORITY_REDIRECT, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
+from crawler.core.model import EMBED, PRIORITY_REDIRECT, SITEMAPS, Done, Dropped, HostSign, Lease, Link, Retry
 from crawler.core.page import Page
 
 RETRY_OUTCOMES: Final = frozenset({"timeout", "connect_error", "dns_error", "truncated"})
@@ -92,9 +92,9 @@ class Judge:
         onward = Link(
             target.href,
             target.host,
-            "robots" if is_robots else "sitemap" if link.kind in SITEMAPS else "redirect",
+            "robots" if is_robots else "sitemap" if link.kind in SITEMAPS else "embed" if link.kind == EMBED else "redirect",
             link.depth,
-            PRIORITY_REDIRECT,
+            PRIORITY_REDIRECT if link.kind != EMBED else link.priority,
             link.hops + 1,
             urls.masked(location) if location != target.href and len(location) <= urls.URL_BYTES_MAX else None,
             link.via if is_robots else link.url,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from crawler.core.domains import domain_of
-from crawler.core.model import EXPANDED, Link
+from crawler.core.model import EMBED, EXPANDED, Link
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class Scope:
             return None
         if len(url) > self._config.max_url:
             return "url_length"
+        if kind == EMBED:
+            return self._named_out(url, link.host)
         if kind == "sitemap":
             return self._refuses_sitemap(link)
         if kind == "redirect":
@@ -169,6 +171,15 @@ class Scope:
                 rule = self._refuses(url, host, anchor)
             if rule is None:
                 yield url, host
+            else:
+                refused[rule] = refused.get(rule, 0) + 1
+
+    def embeds(self, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+        """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
+        for one in found:
+            rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url, one.host)
+            if rule is None:
+                yield one.url, one.host
             else:
                 refused[rule] = refused.get(rule, 0) + 1
 

@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 import orjson
 from aiohttp import web
+from msgspec.structs import asdict
 
 from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import OutcomeName
@@ -94,6 +95,19 @@ class Steering:
             raise Problem(400, f"not a URL, or a host: {error}") from None
         return Selection(canonical, host, frozenset(outcomes), tag)
 
+    async def post_checkpoint(self, request: web.Request) -> web.Response:
+        """POST /v1/checkpoint"""
+        wanted = await json_object(request, {"name"}) if request.can_read_body else {}
+        name = wanted.get("name")
+        if "name" in wanted and not isinstance(name, str):
+            raise Problem(400, "name must be text")
+        if self._one_at_a_time.locked():
+            raise Problem(503, "another such request goes on; try again", headers={"Retry-After": "5"})
+        async with self._one_at_a_time:
+            copied = await self._crawl.checkpoint(name)
+        logger.info("checkpoint", extra={"path": str(copied.path), "seconds": round(copied.seconds, 3)})
+        return json_response(asdict(copied) | {"path": str(copied.path)})
+
     async def get_lists(self, request: web.Request) -> web.Response:
         """GET /v1/lists"""
         return json_response({"lists": await self.progress_of(LIST)})
@@ -133,9 +147,9 @@ async def json_object(request: web.Request, keys: set[str]) -> dict[str, Any]:
     return found
 
 
-def json_response(value: Any) -> web.Response:
+def json_response(value: Any, status: int = 200) -> web.Response:
     body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return web.Response(body=body, status=status, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _texts(wanted: dict[str, Any], key: str) -> list[str]:

@@ -238,15 +238,15 @@ def failures(recent: Iterable[tuple[float, str, str, str]]) -> str:
     """(wall time, URL, outcome, reason or status) of each, latest first."""
     rows = [
         (
-            time.strftime("%H:%M:%S", time.gmtime(wall)),
+            f'<a href="why?url={quote(url, safe="")}">{text(url[:URL_CHARS])}</a>',
             text(outcome),
             text(reason),
-            f'<a href="why?url={quote(url, safe="")}">{text(url[:URL_CHARS])}</a>',
+            time.strftime("%H:%M:%S", time.gmtime(wall)),
         )
         for wall, url, outcome, reason in recent
     ]
     return (
-        _table("the last ones, time in UTC", ("time", "outcome", "reason", "URL: why?"), rows) if rows else "<p>None so far.</p>"
+        _table("the last ones, time in UTC", ("URL: why?", "outcome", "reason", "time"), rows) if rows else "<p>None so far.</p>"
     )
 
 

@@ -18,12 +18,15 @@ from crawler.core.batch import Admitted
 from crawler.core.model import Known, Link, Mark, Pause, Ref, Snapshot
 from crawler.core.urls import parse
 from crawler.crawl import Crawl, Readings
+from crawler.crawl.checkpoints import take
 from crawler.crawl.explain import explain
 from crawler.crawl.status import Left
 from crawler.frontier.progress import Tally
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.selection import Selection
 from crawler.output import row_at
 from crawler.output.archive import is_gone
+from crawler.output.checkpoint import Copied
 
 HOSTS_MAX: Final = 1000
 Sort = Literal["waiting", "backoff", "errors"]
@@ -89,6 +92,13 @@ class Steered(Protocol):
 
     async def remove(self, which: Selection) -> int:
         """Forget settled URLs; how many. As ``revive``."""
+
+    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> None:
+        """Settled URLs become due again, slice by slice (see ``crawler.crawl.maintenance.recrawl``). Durable on return.
+        TooManyOrders: as many as may be are not fulfilled yet."""
+
+    async def checkpoint(self, name: str | None) -> Copied:
+        """As ``crawler.crawl.checkpoints.take``."""
 
     async def progress(self, kind: str) -> Mapping[str, Tally]:
         """How far each list or each tag is (see ``crawler.frontier.progress``)."""
@@ -190,6 +200,8 @@ class Direct:
         crawl, host = self._crawl, parse(url).host
         view = next((view for view in crawl.frontier.bench.hosts() if view.host == host), None)
         prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
+        if crawl.exclusion.refuses(Link(url, host, "link")) is not None:
+            prospects["excluded"] = True
         if view is not None:
             prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
         if crawl.robots is not None:
@@ -226,6 +238,14 @@ class Direct:
         self._crawl.reconfigure(config)
         self._on_change(config)
         await self._crawl.excluded_are_out()
+
+    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> None:
+        clock = self._crawl.clock
+        order = RecrawlOrder(clock.now(), clock.wall() - older_than_s, tuple(outcomes), match)
+        await self._crawl.recrawler.order(order)
+
+    async def checkpoint(self, name: str | None) -> Copied:
+        return await take(self._crawl, self._crawl.root, name)
 
     async def progress(self, kind: str) -> Mapping[str, Tally]:
         return await self._crawl.pump.ask(self._crawl.store.progress, kind)

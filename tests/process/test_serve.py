@@ -296,6 +296,8 @@ def test_why_and_results_ask_the_daemon_where_no_directory_is_named(daemon, site
     assert url in {row["url"] for row in rows} and {row["outcome"] for row in rows} == {"ok"}
     cursor = done.stderr.split("--cursor ")[1].strip()
     assert client(daemon, "results", "--cursor", cursor).stdout == ""
+    assert client(daemon, "results", "--cursor", cursor, "--format", "csv").stdout == "", "a table that goes on has its header"
+    assert client(daemon, "results", "--format", "csv").stdout.startswith("url,")
     assert client(daemon, "results", "--cursor", "77-0").returncode == 2
     assert client(daemon, "results", "--final").returncode == 2
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,13 @@ def test_signals_that_only_ask_never_kill_however_many_come_and_whenever(web, tm
     urls = [web.url("127.0.0.1", f"/{n}") for n in range(10)]
     with crawling("run", *urls, "-o", str(tmp_path), *LOCAL, "--progress", "none") as process:
         wait_until_it_listens(process)
-        while process.poll() is None:
-            process.send_signal(signal.SIGUSR1)
-            process.send_signal(signal.SIGUSR2)
-            time.sleep(0.001)
-        _, said = process.communicate()
+        with ThreadPoolExecutor(1) as reader:
+            heard = reader.submit(process.stderr.read)  # a pipe that nobody reads would hold up its end
+            while process.poll() is None:
+                process.send_signal(signal.SIGUSR1)
+                process.send_signal(signal.SIGUSR2)
+                time.sleep(0.002)
+            said = heard.result()
     assert process.returncode == 0, said
     assert "10 of 10 URLs settled" in said and "/10 URLs" in said and "blocks allocated" in said
     assert len(rows_of(tmp_path)) == 10
@@ -59,11 +62,13 @@ def test_what_is_sent_to_all_of_a_service_kills_no_parser_either(web, tmp_path):
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=CLEAN, text=True, start_new_session=True, **streams) as process:
         wait_until_it_listens(process)
-        while process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGUSR1)
-            time.sleep(0.005)
-        said = process.stderr.read()
+        with ThreadPoolExecutor(1) as reader:
+            heard = reader.submit(process.stderr.read)
+            while process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGUSR1)
+                time.sleep(0.005)
+            said = heard.result()
     assert process.returncode == 0 and "10 of 10 URLs settled" in said, said
 
 

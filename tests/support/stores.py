@@ -67,12 +67,12 @@ def retry(after: float) -> RetryIn:
     return RetryIn("timeout", "total_timeout", after=after)
 
 
-def record(lease: Lease, outcome: Outcome) -> Known | None:
+def record(lease: Lease, outcome: Outcome, **fields: object) -> Known | None:
     """What the journal would give for it."""
     if isinstance(outcome, Retry) or lease.link.kind in EXPANDED:
         return None
     assert isinstance(outcome, Done | Dropped)
-    return Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)
+    return Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0, **fields)
 
 
 class Driver:
@@ -82,6 +82,8 @@ class Driver:
         self, kind: str, path: Path, limits: Limits = NO_LIMITS, now: float = 1000.0, share: Share | None = None
     ) -> None:
         self.kind, self.path, self.limits, self.now, self.share = kind, path, limits, now, share
+        self.fields: dict[str, object] = {}
+        """Further fields of the records of what is settled."""
         self.store = self.open()
 
     def open(self) -> Store:
@@ -108,7 +110,7 @@ class Driver:
         return self.store.prepare(Batch(settled, admitted, rests, {}, self.now, self.now + 0.5, **fields))
 
     def make_true(self, prepared: Prepared, marks: Mapping[str, Mark] | None = None) -> None:
-        known = [record(settled.lease, settled.outcome) for settled in prepared.batch.settled]
+        known = [record(settled.lease, settled.outcome, **self.fields) for settled in prepared.batch.settled]
         self.store.commit(prepared, known, marks or {})
 
     def commit(self, *args: object, **fields: object) -> list[int]:

@@ -25,6 +25,8 @@ class Visit(NamedTuple):
     begun: float
     ended: float
     agent: str
+    fields: Mapping[str, str] = {}
+    """Header fields of the request; names and values in lower case."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Web:
                     break
                 if answer.wait:
                     await asyncio.sleep(answer.wait)
-                visits.append(Visit(host, path, begun, time.monotonic(), fields["user-agent"]))
+                visits.append(Visit(host, path, begun, time.monotonic(), fields["user-agent"], fields))
+                if (tag := dict(answer.headers).get("ETag")) and tag == fields.get("if-none-match"):
+                    answer = Answer(304, headers=answer.headers, mime=None)
                 writer.write(_encoded(answer))
                 await writer.drain()
         with contextlib.suppress(OSError):

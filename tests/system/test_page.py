@@ -9,7 +9,7 @@ from support.daemons import daemon
 from support.sinful import Site, head, running, stay
 
 axe_core = pytest.importorskip("axe_core_python")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt install chromium)")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt install chromium)")]
 AXE = Path(axe_core.__file__).with_name("axe.min.js")
 TOKEN = "t0ken"
 WIDTHS = (390, 1280, 1920)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from msgspec.structs import replace
 from rocksdict import RdictIter
 
 from crawler.core.errors import StorageError
@@ -19,7 +18,7 @@ from crawler.core.link_block import decode_link
 from crawler.core.model import Known, Lease, Link
 from crawler.frontier.admission import is_robots_visit
 from crawler.frontier.bundle import BUNDLE, Bundle, decode_bundle, place_key
-from crawler.frontier.counters import RECORDED, land
+from crawler.frontier.counters import RECORDED, RECRAWL, land
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     LAST,
@@ -148,8 +147,8 @@ class Claims:
         known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
         self.flying.update(page for page in pages if page in depths)
         return [
-            self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page))
-            for (key, _, record), (_, link), page in zip(taken, links, pages, strict=True)
+            self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page), flags)
+            for (key, _, record), (flags, link), page in zip(taken, links, pages, strict=True)
         ]
 
     def _page_keys(self, links: Sequence[tuple[int, Link]], taken: Sequence[Taken]) -> list[bytes]:
@@ -174,13 +173,13 @@ class Claims:
         return {key: decode_page(value)[1] for key, value in zip(keys, values, strict=True) if value is not None}
 
     def _nearer(self, link: Link, depth: int | None) -> Link:
-        return link if depth is None or depth >= link.depth else replace(link, depth=depth)
+        return link if depth is None else link.found_nearer(depth)
 
-    def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None) -> Lease:
+    def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None, flags: int) -> Lease:
         """A host not visited since the store was opened counts as just visited then."""
         earliest = self._opened_at + self._rest(link.host) if record.since <= self._opened_at else None
         crashes = self.suspects.get(key, 0) if self.suspects else 0
-        return record.lease(link, key, known, crashes=crashes, earliest=earliest)
+        return record.lease(link, key, known, crashes=crashes, earliest=earliest, recrawl=flags & RECRAWL > 0)
 
     # -- coming back ----------------------------------------------------------------------------------------------
 

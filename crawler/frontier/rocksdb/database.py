@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import resource
+import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     ChecksumType,
     ColumnFamily,
     DbClosedError,
@@ -244,6 +246,15 @@ class Database:
             self._rdict.flush_wal(True)
             if self._witness is not None:
                 self._witness.note(self.sequence())
+
+    def copy_to(self, path: Path) -> None:
+        """A database of its own in ``path``, which shares this one's tables."""
+        if self._rdict is None:
+            raise DbClosedError("closed")
+        Checkpoint(self._rdict).create_checkpoint(str(path))
+        options = self.path / "rocksdict-config.json"  # which rocksdict writes, and wants to find again
+        if options.exists():
+            shutil.copyfile(options, path / options.name)
 
     def sequence(self) -> int:
         """How many entries were ever written."""

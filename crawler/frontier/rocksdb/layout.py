@@ -11,9 +11,10 @@ byte of p is the host's slot: what begins with it is one range in ``seen``, ``qu
             p8 x8               → different query strings of the path with fingerprint x (4 bytes)
     ready   due8 p8             → nothing; exists exactly while the host's queue is not empty
     due     due8 p8 prio1 seq8  → flags, link: a failed link until it may be tried again
+                                → SCHEDULED, u8: a settled URL until it is visited again; void unless its page says the same time
     page    p8 u8               → flags, Known: only URLs that were settled
     robots  origin              → opaque
-    meta    schema, state, identity, mark:FILE, position:SOURCE, suspect:QUEUE-KEY, progress:list:NAME, progress:tag:TAG
+    meta    schema, state, identity, recrawl, mark:FILE, position:SOURCE, suspect:QUEUE-KEY, progress:list:NAME, progress:tag:TAG
 
 A link stands in the lane of its priority; a retry that is due again one lane before. Within a lane the sequence only
 grows and every lane knows where its first link is, so that no scan walks over what was deleted before.
@@ -31,6 +32,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark
 from crawler.frontier.host_state import HostState
 from crawler.frontier.progress import Tally
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.store import Counts
 
 FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
@@ -43,6 +45,8 @@ URL_RULES: Final = 1
 SCHEMA_KEY: Final = b"schema"
 STATE_KEY: Final = b"state"
 IDENTITY_KEY: Final = b"identity"
+RECRAWL_KEY: Final = b"recrawl"
+"""Orders that are not fulfilled yet."""
 MARK: Final = b"mark:"
 POSITION: Final = b"position:"
 SUSPECT: Final = b"suspect:"
@@ -55,6 +59,9 @@ REVIVED: Final = 1
 """Flag of a page: it waits to be visited once more, on request."""
 NO_PAGE: Final = 2
 """Flag of a page: it is counted as none. Not set by versions that counted robots.txt and sitemaps as pages."""
+
+SCHEDULED: Final = 0x10
+"""First byte of an entry of ``due`` that is no link."""
 
 _time = struct.Struct(">d")
 _tail = struct.Struct(">BQ")
@@ -124,6 +131,7 @@ decode_state: Final = Decoder(StoreState).decode
 decode_schema: Final = Decoder(Schema).decode
 decode_mark: Final = Decoder(Mark).decode
 decode_tally: Final = Decoder(Tally).decode
+decode_orders: Final = Decoder(list[RecrawlOrder]).decode
 
 
 def pack_time(seconds: float) -> bytes:

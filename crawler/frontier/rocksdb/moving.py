@@ -26,6 +26,7 @@ from crawler.frontier.rocksdb.layout import (
     MARK,
     POSITION,
     PROGRESS,
+    SCHEDULED,
     STATE_KEY,
     SUSPECT,
     StoreState,
@@ -169,6 +170,8 @@ class MovingStore:
                 links, hosts = links + decode_host(value).waiting, hosts + 1
         for family in ("queue", "due"):
             for _, value in self._database.scan(family):
+                if value[0] == SCHEDULED:
+                    continue
                 links += family == "due"
                 retrying += not value[0] & BUNDLE and bool(value[0] & RETRYING)
         return links - retrying, retrying, hosts

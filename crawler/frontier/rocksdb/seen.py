@@ -6,6 +6,7 @@ Nine links of ten are known, half of them the navigation links of their host: th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from typing import Final
 
 from crawler.core.model import Known
@@ -70,6 +71,16 @@ class Seen:
         """These are known no more."""
         for key in keys:
             self._recent.discard(key)
+
+    def slice(self, start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
+        """Settled URLs (key, flags, record) from the key ``start`` on."""
+        pages = islice(self._database.scan("page", start=start), limit)
+        return [(key, *decode_page(value)) for key, value in pages]
+
+    def pages(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, Known]]:
+        """(flags, record) of those that are settled and do not wait again."""
+        pages = {key: decode_page(value) for key, value in self._found("page", keys)}
+        return {key: page for key, page in pages.items() if not page[0] & REVIVED}
 
     def queries(self, paths: Collection[bytes]) -> dict[bytes, int]:
         """Different query strings so far, by the key of the URL before its question mark."""

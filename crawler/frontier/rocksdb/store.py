@@ -32,9 +32,24 @@ from crawler.frontier.admission import (
     is_robots_visit,
 )
 from crawler.frontier.progress import Tally
+from crawler.frontier.recrawl import RecrawlOrder, is_behind
 from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import translated
-from crawler.frontier.rocksdb.layout import IDENTITY_KEY, MARK, NO_PAGE, POSITION, SUSPECT, decode_page, encode, file_key
+from crawler.frontier.rocksdb.layout import (
+    IDENTITY_KEY,
+    MARK,
+    NO_PAGE,
+    POSITION,
+    RECRAWL_KEY,
+    REVIVED,
+    SCHEDULED,
+    SUSPECT,
+    decode_orders,
+    decode_page,
+    encode,
+    file_key,
+    pack_time,
+)
 from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
@@ -252,13 +267,27 @@ class RocksStore(Facts):
     @translated
     def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
         expired = self._claims.expired(now, PROMOTED_MAX)
+        if not self._limits.recrawl:  # what an earlier run has scheduled stays as it is
+            expired = [(key, value) for key, value in expired if value[0] != SCHEDULED]
         if expired:
-            # Not synced: should the write be lost, they are still in ``due``, and expired.
-            tx = Transaction(self._ledger, self._limits.depth_limited, now, {key[8:16]: "" for key, _ in expired})
-            for key, value in expired:
-                tx.promote(key, value)
-            self._write(tx, self._state.now, self._state.wall, sync=False)
+            self._promote(expired, now)
         return self._claims.claim(hosts, per_host, now, low)
+
+    def _promote(self, expired: Sequence[tuple[bytes, bytes]], now: float) -> None:
+        """Links and settled URLs whose time has come wait to be visited. Not synced: should the write be lost, they are still in
+        ``due``, and expired."""
+        tx = Transaction(self._ledger, self._limits.depth_limited, now, {key[8:16]: "" for key, _ in expired})
+        scheduled = {key: key[8:16] + value[1:] for key, value in expired if value[0] == SCHEDULED}
+        pages = self._seen.pages(set(scheduled.values())) if scheduled else {}
+        for key, value in expired:
+            if (page_key := scheduled.get(key)) is None:
+                tx.promote(key, value)
+                continue
+            tx.void(key)
+            flags, known = pages.pop(page_key, (0, None))
+            if known is not None and known.due is not None and pack_time(known.due) == key[:8]:
+                tx.revive(page_key, flags, known, recrawl_at=known.due)
+        self._write(tx, self._state.now, self._state.wall, sync=False)
 
     @translated
     def give_back(self, leases: Sequence[Lease]) -> None:
@@ -312,6 +341,51 @@ class RocksStore(Facts):
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
         return Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
 
+    @translated
+    def order(self, order: RecrawlOrder) -> None:
+        tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, {})
+        if not order.every:
+            self._ledger.tally.changes.clear()
+        self._put_orders(tx, [*self.orders(), order])
+        self._write(tx, self._state.now, self._state.wall, sync=True)
+
+    @translated
+    def orders(self) -> list[RecrawlOrder]:
+        return decode_orders(self._database.get("meta", RECRAWL_KEY) or encode([]))
+
+    @translated
+    def fulfil(self, pages: int) -> int | None:
+        if not (orders := self.orders()):
+            return None
+        order, found = orders[0], self._seen.slice(orders[0].start, pages)
+        chosen = [(key, flags, known) for key, flags, known in found if not flags & REVIVED and order.chooses(known)]
+        names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
+        tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
+        for key, flags, known in chosen:
+            if order.every:
+                tx.schedule(key, flags, order.scheduled(known))
+            else:
+                tx.revive(key, flags, known, recrawl_at=order.at)
+        self._put_orders(tx, [*order.rest(found[-1][0] + b"\0" if len(found) == pages else None), *orders[1:]])
+        self._write(tx, self._state.now, self._state.wall, sync=False)  # a write that is lost is made again
+        return len(chosen)
+
+    def _put_orders(self, tx: Transaction, orders: Sequence[RecrawlOrder]) -> None:
+        tx.batch.put(RECRAWL_KEY, encode(orders), self._database.handle("meta"))
+
+    @translated
+    def hasten(self, modified: Mapping[str, float]) -> int:
+        keys = {self._keys_by.of(urls.host_key(url), url): at for url, at in modified.items()}
+        pages = self._seen.pages(keys)
+        chosen = {key: page for key, page in pages.items() if is_behind(page[1], keys[key])}
+        if chosen:
+            names = {key[:HOST_BYTES]: known.link.host for key, (_, known) in chosen.items()}
+            tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
+            for key, (flags, known) in chosen.items():
+                tx.revive(key, flags, known, recrawl_at=self._state.now)
+            self._write(tx, self._state.now, self._state.wall, sync=False)
+        return len(chosen)
+
     # -- what is known --------------------------------------------------------------------------------------------
 
     def stats(self) -> Counts:
@@ -360,6 +434,10 @@ class RocksStore(Facts):
 
     def shed(self) -> None:
         self._database.shed()
+
+    @translated
+    def copy_to(self, path: Path) -> None:
+        self._database.copy_to(path)
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         with suppress(Exception):  # it may not be able to flush; what counts is in the log

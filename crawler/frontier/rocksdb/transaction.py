@@ -14,11 +14,11 @@ from rocksdict import WriteBatch
 from crawler.core.batch import HostRest, Settled
 from crawler.core.keys import HOST_BYTES
 from crawler.core.link_block import encode_link
-from crawler.core.model import EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Known, Retry
+from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, VALIDATORS_CHARS_MAX, Known, Retry
 from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.cache import GenerationCache
-from crawler.frontier.counters import RECORDED, RETRYING, UNCOUNTED, Counters, Longest
+from crawler.frontier.counters import RECORDED, RECRAWL, RETRYING, UNCOUNTED, Counters, Longest
 from crawler.frontier.progress import Progress
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
@@ -26,6 +26,7 @@ from crawler.frontier.rocksdb.layout import (
     PROGRESS,
     QUEUE_KEY_BYTES,
     REVIVED,
+    SCHEDULED,
     STATE_KEY,
     SUSPECT,
     HostRecord,
@@ -146,6 +147,21 @@ class Transaction:
             known = replace(known, etag=None, last_modified=None)
         self._tally.settle(known)
         self.batch.put(page_key, encode_page(known, NO_PAGE if known.link.kind in NOT_PAGES else 0), self._page)
+        if known.due is not None:
+            self._put_due(page_key, known.due)
+
+    def schedule(self, page_key: bytes, flags: int, known: Known) -> None:
+        """A settled URL that had no schedule has one now."""
+        assert known.due is not None
+        self._tally.recrawl += not flags & NO_PAGE
+        self.batch.put(page_key, encode_page(known, flags), self._page)
+        self._put_due(page_key, known.due)
+
+    def _put_due(self, page_key: bytes, at: float) -> None:
+        self.sequence += 1
+        due = pack_time(at) + queue_key(page_key[:8], PRIORITY_DEFAULT, self.sequence)
+        self.batch.put(due, bytes((SCHEDULED,)) + page_key[8:], self._due)
+        self.due_from.append(due)
 
     def unsettle(self, known: Known, flags: int) -> None:
         """A URL is about to be settled once more: it counts no longer as it did."""
@@ -201,15 +217,23 @@ class Transaction:
         self.batch.delete(due, self._due)
         self.batch.put(self._next(due[8:16], max(due[16] - 1, 0)), value, self._queue)
 
-    def revive(self, page_key: bytes, flags: int, known: Known) -> None:
-        """A settled URL waits again, whatever its host had done."""
-        self._record(page_key[:8]).revive()
+    def void(self, due: bytes) -> None:
+        """An entry of ``due`` means nothing any more."""
+        self.batch.delete(due, self._due)
+
+    def revive(self, page_key: bytes, flags: int, known: Known, *, recrawl_at: float | None = None) -> None:
+        """A settled URL waits again, on request whatever its host had done; to be recrawled, at a host that was given up only
+        if it has not been tried since ``recrawl_at``."""
+        record = self._record(page_key[:8])
+        if recrawl_at is None or (record.down and record.since < recrawl_at):
+            record.revive()
         self.unsettle(known, flags)
         self._progress.undo(known, forgotten=False)
         self._tally.waiting += 1
-        link = known.link.revived()
+        link = known.link.revived() if recrawl_at is None else known.link.recrawled()
         self.batch.put(page_key, encode_page(known, REVIVED), self._page)
-        value = encode_link(link, RECORDED | (UNCOUNTED if flags & NO_PAGE else 0))
+        again = RECORDED if recrawl_at is None else RECORDED | RECRAWL
+        value = encode_link(link, again | (UNCOUNTED if flags & NO_PAGE else 0))
         self.batch.put(self._next(page_key[:8], link.priority), value, self._queue)
 
     def remove(self, page_key: bytes, flags: int, known: Known) -> None:

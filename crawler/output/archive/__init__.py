@@ -30,12 +30,18 @@ MARKED_FOLDERS: Final = tuple(folder for kind in KINDS.values() if kind.has_mark
 _KIND_OF: Final = {kind.folders[0]: kind for kind in KINDS.values() if kind.folders}
 
 
-def open_archive(config: ArchiveConfig, root: Path, info: Mapping[str, str] | None = None, part: int = WHOLE) -> Archive:
+def open_archive(
+    config: ArchiveConfig,
+    root: Path,
+    info: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+    part: int = WHOLE,
+) -> Archive:
     """The archive of the crawl in ``root``; ``rewind`` must come before the first ``append``.
 
-    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...).
-    ``part``: which part of a divided crawl writes it."""
-    return KINDS[config.archive].writer(config, root, info or {}, part)
+    ``info``: further fields of a WARC file's first record (``operator``, ``robots``, ``http-header-user-agent``, ...);
+    ``settings``: those of its second one, without secrets; ``part``: which part of a divided crawl writes it."""
+    return KINDS[config.archive].writer(config, root, info or {}, settings or {}, part)
 
 
 def kind_of(file: str) -> Kind | None:

@@ -32,12 +32,14 @@ _BARE: Final = re.compile(r"[;\s]")
 
 
 def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
-    """The index line of a response or revisit record. ``digest``: the body's, as text."""
+    """The index line of a response or revisit record. ``digest``: the body's, as text. A revisit for a 304 has the status of the
+    record that it repeats."""
     stamp = date(page.fetched_at).translate(_DIGITS)
     mime = "warc/revisit" if is_revisit else _mime(page)
     fields = f'"mime": {quoted(mime)}, ' if mime is not None else ""
+    status = "" if is_revisit and page.status == 304 else f'"status": "{page.status}", '
     return (
-        f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}"status": "{page.status}", '
+        f'{surt(page.url)} {stamp} {{"url": {quoted(page.url)}, {fields}{status}'
         f'"digest": "{digest}", "length": "{ref.length}", "offset": "{ref.offset}", '
         f'"filename": "{ref.file.rpartition("/")[2]}"}}\n'
     ).encode()

@@ -44,7 +44,9 @@ class DiscardKind:
     has_marks = False
     decodes = False
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], part: int) -> DiscardArchive:
+    def writer(
+        self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str], part: int
+    ) -> DiscardArchive:
         return DiscardArchive()
 
     def place(self, kept: Kept) -> Place:

@@ -77,7 +77,9 @@ class FilesKind:
     has_marks = False
     decodes = True
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], part: int) -> FilesArchive:
+    def writer(
+        self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str], part: int
+    ) -> FilesArchive:
         return FilesArchive(root)
 
     def place(self, kept: Kept) -> Place:

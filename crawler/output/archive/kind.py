@@ -115,7 +115,9 @@ class Kind(Protocol):
     def decodes(self) -> bool:
         """Whether bodies are kept without their content coding."""
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], part: int) -> Archive:
+    def writer(
+        self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str], part: int
+    ) -> Archive:
         """See ``crawler.output.archive.open_archive``."""
 
     def place(self, kept: Kept) -> Place:

@@ -66,11 +66,28 @@ def warcinfo_id(file: str) -> str:
 
 def warcinfo(file: str, wall: float, info: Mapping[str, str]) -> bytes:
     """The whole first record of a file, without ``END``."""
-    block = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in info.items()).encode()
+    block = _fields(info)
     return (
         f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
         f"WARC-Filename: {file.rpartition('/')[2]}\r\nWARC-Block-Digest: {_block_digest(block)}\r\n"
         f"Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n"
+    ).encode() + block
+
+
+def _fields(values: Mapping[str, str]) -> bytes:
+    """The block of a record of type application/warc-fields."""
+    text = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in values.items())
+    return text.encode("utf-8", "surrogateescape")
+
+
+def settings(file: str, offset: int, wall: float, values: Mapping[str, str]) -> bytes:
+    """The whole metadata record without ``END`` of the settings that the file is written with."""
+    block = _fields(values)
+    return (
+        f"WARC/1.1\r\nWARC-Type: metadata\r\nWARC-Record-ID: {record_id(file, offset)}\r\n"
+        f"WARC-Warcinfo-ID: {warcinfo_id(file)}\r\nWARC-Concurrent-To: {warcinfo_id(file)}\r\nWARC-Date: {date(wall)}\r\n"
+        f"WARC-Block-Digest: {_block_digest(block)}\r\nContent-Type: application/warc-fields\r\n"
+        f"Content-Length: {len(block)}\r\n\r\n"
     ).encode() + block
 
 
@@ -101,8 +118,11 @@ def response(page: Page, http: bytes, common: str, identifier: str, digest: str)
 
 
 def revisit(page: Page, http: bytes, common: str, identifier: str, of: Ref, of_wall: float, digest: str) -> bytes:
-    """The whole record but ``END``: the response's head, and where the body it would repeat stands."""
-    profile = "server-not-modified" if page.status == 304 else "identical-payload-digest"
+    """The whole record but ``END``: the response's head, and where the body it would repeat stands. The head of a 304 is left
+    out, so that a reader replays the page with its own head: a browser that is sent the 304 shows nothing."""
+    profile = "identical-payload-digest"
+    if page.status == 304:
+        profile, http = "server-not-modified", b""
     return (
         f"WARC/1.1\r\nWARC-Type: revisit\r\nWARC-Record-ID: {identifier}\r\n{common}"
         f"WARC-Profile: {_PROFILE}{profile}\r\nWARC-Refers-To: {record_id(of.file, of.offset)}\r\n"

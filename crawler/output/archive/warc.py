@@ -64,10 +64,12 @@ class WarcArchive:
         prefix: str,
         roll_bytes: int,
         info: Mapping[str, str],
+        settings: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
         part: int = WHOLE,
     ) -> None:
         """``clock`` gives the wall time that new files are named by; ``part`` is which part of a divided crawl this is."""
+        self._settings = settings
         self._root = root
         self._prefix = prefix
         self._roll_bytes = roll_bytes
@@ -96,7 +98,7 @@ class WarcArchive:
         self._changed = True
         file, warc = pair.file, pair.warc
         if not warc.size:
-            warc.append(gzip_member.deflated_whole(records.warcinfo(file, self._clock(), self._info) + records.END))
+            self._begin(pair)
         offset = warc.size
         http, common, identifier = records.http_head(page), records.about(page, file), records.record_id(file, offset)
         if lease.known is not None and (earlier := self._repeated(lease.known, page)):
@@ -119,6 +121,14 @@ class WarcArchive:
             data = records.request(page, common, records.record_id(file, end), identifier)
             warc.append(gzip_member.deflated_whole(data))
         return kept
+
+    def _begin(self, pair: Pair) -> None:
+        """What a file says of itself: by whom and how it was made."""
+        wall, file = self._clock(), pair.file
+        pair.warc.append(gzip_member.deflated_whole(records.warcinfo(file, wall, self._info) + records.END))
+        if self._settings:
+            data = records.settings(file, pair.warc.size, wall, self._settings)
+            pair.warc.append(gzip_member.deflated_whole(data + records.END))
 
     def sync(self) -> dict[str, Mark]:
         pair = self._pair
@@ -283,8 +293,10 @@ class WarcKind:
     has_marks = True
     decodes = False
 
-    def writer(self, config: ArchiveConfig, root: Path, info: Mapping[str, str], part: int) -> WarcArchive:
-        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info, part=part)
+    def writer(
+        self, config: ArchiveConfig, root: Path, info: Mapping[str, str], settings: Mapping[str, str], part: int
+    ) -> WarcArchive:
+        return WarcArchive(root, prefix=config.warc_prefix, roll_bytes=config.roll_size, info=info, settings=settings, part=part)
 
     def place(self, kept: Kept) -> Place:
         record, body = kept.record, kept.body

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from crawler.core.durable import open_there, storing
+from crawler.core.durable import length_of, open_there, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
 from crawler.output.archive.kind import Findings
@@ -70,17 +70,18 @@ class WarcChecker:
         self._at = None
 
     def _check_index(self, file: str, responses: int | None) -> None:
-        """One line per response; in order, once the file is closed."""
+        """One line per response; in order, once the file is closed and has its final name: a kill may have come between."""
         name = self._index_of(file)
         if name is None:
             raise StorageError(f"{file}: no length was committed of its index")
         mark = self._marks[name]
         if mark.retired:
             return
+        is_sorted = mark.closed and length_of(self._root / name) >= 0
         count, last, left = 0, b"", mark.length
         with storing(self._root / name), io.BufferedReader(open_there(self._root / name)) as lines:
             while left > 0 and (line := lines.readline(min(left, INDEX_LINE_BYTES_MAX))):
-                if mark.closed and line < last:
+                if is_sorted and line < last:
                     raise StorageError(f"{name}: line {count + 1} is out of order")
                 count, last, left = count + 1, line, left - len(line)
         if responses is not None and count != responses:

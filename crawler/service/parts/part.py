@@ -14,7 +14,7 @@ import os
 import pickle
 import socket
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +22,7 @@ import msgspec
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
+from crawler.crawl.recrawl import TooManyOrders
 from crawler.crawl.wiring import Part
 from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
@@ -112,6 +113,7 @@ class Deputy:
             "reconfigure": self.reconfigure,
             "revive": lambda which: self._direct.revive(_selections.decode(which)),
             "remove": lambda which: self._direct.remove(_selections.decode(which)),
+            "recrawl": self.recrawl,
             "progress": self.progress,
             "failures": self._direct.failures,
         }
@@ -135,6 +137,14 @@ class Deputy:
         """(visits that this part will not need, those that it has left)"""
         spare = self._crawl.frontier.give_up_visits()
         return spare, self._crawl.frontier.visits_left
+
+    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> bool:
+        """False: as many orders as may be are not fulfilled yet."""
+        try:
+            await self._direct.recrawl(older_than_s, outcomes, match)
+        except TooManyOrders:
+            return False
+        return True
 
     async def lookup(self, url: str) -> bytes:
         return encode(await self._direct.lookup(url))

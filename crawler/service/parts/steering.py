@@ -13,15 +13,17 @@ import msgspec
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.errors import StorageError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Known, Mark, Ref, Snapshot
 from crawler.core.urls import host_key
 from crawler.crawl import open_crawl_reader
 from crawler.crawl.crawl import RECENT_FAILURES
 from crawler.crawl.explain import explain
+from crawler.crawl.recrawl import TooManyOrders
 from crawler.frontier.progress import Tally
 from crawler.frontier.selection import Selection
 from crawler.output import row_at
+from crawler.output.checkpoint import Copied
 from crawler.service.parts.channel import Gone
 from crawler.service.parts.crew import Crew
 from crawler.service.parts.merged import summed
@@ -128,6 +130,15 @@ class SteeredParts:
 
     async def remove(self, which: Selection) -> int:
         return await self._choose("remove", which)
+
+    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> None:
+        """One part after the other, as ``revive``."""
+        for part in range(self._parts):
+            if not await self._ask(part, "recrawl", older_than_s, list(outcomes), match):
+                raise TooManyOrders
+
+    async def checkpoint(self, name: str | None) -> Copied:
+        raise ConfigError(f"a crawl by several processes is copied once it has stopped, by any program: cp -a {self._root} COPY")
 
     async def _choose(self, action: str, which: Selection) -> int:
         """One part after the other: where one cannot, the same request again does the rest."""

@@ -62,6 +62,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Frontier._paused_at": ("fixed", FIXED),
     "MarkedFile._pieces": ("write", BUFFER_PIECES_MAX),
     "WarcArchive._info": ("fixed", FIXED),
+    "WarcArchive._settings": ("settings", FIXED),
     "WarcArchive._retired": ("files about to be deleted", FIXED),
     "Retention._folders": ("fixed", 3),
     # frontier

@@ -17,7 +17,9 @@ from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.crawl.dividing import divided_for
+from crawler.crawl.maintenance import stores_of
 from crawler.crawl.reading import open_crawl_reader
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.store import Counts
 from crawler.output import locked
 
@@ -109,6 +111,24 @@ def test_it_goes_on_with_any_number_and_ends_as_if_it_had_never_changed(begun, t
     assert finals[0] == finals[1]
     assert crawler("verify", str(root)).returncode == 0
     assert not (root / "lost+found").exists()
+
+
+def test_what_was_ordered_is_fulfilled_before_hosts_move(begun, tmp_path):
+    """An order to visit everything again is one store's; it comes true by the number of processes there was."""
+    web, roots = begun
+    root = tmp_path / "out"
+    shutil.copytree(roots[3], root)
+    before = seen(root)[0]
+    with stores_of(root) as stores:
+        for store in stores:
+            store.order(RecrawlOrder(store.clock(), 9e12))
+    with locked(root):
+        divided_for(config_of(root), root, 2)
+    counts = seen(root)[0]
+    assert (counts.done, counts.retrying) == (0, before.retrying) and counts.waiting >= before.waiting + before.done > 0
+    assert crawler(*command_of(web, root, "--processes", "2")).returncode == 0
+    again = Counter(row["canonical"] for row in rows_of(root) if row["kind"] == "recrawl")
+    assert len(again) == before.done and set(again.values()) == {1}
 
 
 @pytest.mark.parametrize(

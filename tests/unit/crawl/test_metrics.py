@@ -27,7 +27,7 @@ crawler_build_info crawler_state crawler_requests_in_flight crawler_workers craw
 crawler_fetch_errors_total crawler_fetch_duration_seconds crawler_phase_duration_seconds crawler_received_bytes_total
 crawler_decoded_bytes_total crawler_written_bytes_total crawler_in_flight_bytes crawler_connections
 crawler_connections_opened_total crawler_frontier_urls crawler_frontier_hosts crawler_urls_total crawler_links_refused_total
-crawler_host_backoffs_total crawler_robots_fetches_total crawler_cache_events_total crawler_memory_limit_bytes
+crawler_changes crawler_host_backoffs_total crawler_robots_fetches_total crawler_cache_events_total crawler_memory_limit_bytes
 crawler_memory_rss_bytes crawler_memory_budget_bytes crawler_memory_used_bytes crawler_memory_waits_total crawler_memory_state
 crawler_commit_duration_seconds crawler_commit_age_seconds crawler_disk_free_bytes crawler_storage_errors_total
 crawler_processes crawler_process_restarts_total crawler_exchange_links_total crawler_exchange_lag_bytes
@@ -168,10 +168,10 @@ def test_robots_results(tmp_path):
 def test_admitted_and_settled_count_from_the_opening_and_never_go_back():
     """The store's totals outlive the process, and a retry on request lowers one of them."""
     metrics = Metrics()
-    metrics.opened(known=1000, done=900)
-    metrics.committed(0.01, known=1010, done=950)
-    metrics.committed(0.01, known=1010, done=940)
-    metrics.committed(0.01, known=1011, done=941)
+    metrics.opened(known=1000, settled=900)
+    metrics.committed(0.01, known=1010, settled=950)
+    metrics.committed(0.01, known=1010, settled=940)
+    metrics.committed(0.01, known=1011, settled=941)
     assert value(metrics, "crawler_urls_total", event="admitted") == 11
     assert value(metrics, "crawler_urls_total", event="settled") == 51
     assert value(metrics, "crawler_commit_duration_seconds_count") == 3

@@ -58,7 +58,7 @@ def test_as_one_by_one(parts, config, obey, depth, anchor, by_domain):
     for rule, count in found.refused.items():
         refused[rule] = refused.get(rule, 0) + count
 
-    reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=obey), SECRET, True, by_domain))
+    reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=obey), SECRET, True, by_domain=by_domain))
     keys_by = Keys(SECRET, domain_of if by_domain else None)
     made = packed(body, PAGE, "text/html", "utf-8", [], page.depth + 1, page.anchor or PAGE, reading)
     blocks = [block_of(columns, page) for columns in made.parts]

@@ -130,7 +130,9 @@ class Part:
         outbox = None if self.is_alone else Outbox(self.root, self.share, self.board, roll_bytes=300)
         config = ArchiveConfig(archive="discard")
         self.journal = Journal(
-            open_archive(config, self.root), Results(self.root, 1 << 20, WHOLE if self.is_alone else self.share.own), outbox
+            open_archive(config, self.root),
+            Results(self.root, 1 << 20, WHOLE if self.is_alone else self.share.own),
+            outbox=outbox,
         )
         self.journal.rewind(self.store.marks())
         self.outbox = outbox
@@ -327,7 +329,7 @@ class Running:
         share, store = Share(number, divided(self.board.parts), SECRET), self.stores[number]
         exchange = Exchange(self.root, share, self.board, store.positions(), roll_bytes=2000)
         config = ArchiveConfig(archive="discard")
-        journal = Journal(open_archive(config, self.root), Results(self.root, 1 << 20, number), exchange.outbox)
+        journal = Journal(open_archive(config, self.root), Results(self.root, 1 << 20, number), outbox=exchange.outbox)
         journal.rewind(store.marks())
         bench = Workbench(lambda host: 1)
         rests = politeness(backoff_max_s=1.0, host_failures=8)

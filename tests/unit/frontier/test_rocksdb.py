@@ -23,7 +23,8 @@ from support.stores import REST, TIMEOUT, Driver, done, link, names
 from crawler.core.batch import KNOWN, HostRest
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Lease, Mark
-from crawler.frontier import open_reader
+from crawler.frontier import Limits, open_reader
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 
@@ -179,7 +180,7 @@ def test_a_full_disk_is_told_as_such_and_nothing_is_lost(tmp_path: Path) -> None
     try:
         driver = Driver("embedded", disk / "store")
         ballast = disk / "ballast"
-        ballast.write_bytes(b"x" * 600_000)
+        ballast.write_bytes(b"x" * 1_000_000)
         kept, failed, error = fill(driver)
         assert error.errno == errno.ENOSPC
         ballast.unlink()
@@ -496,3 +497,35 @@ def test_memory_used_stays_within_what_was_given(driver: Driver) -> None:
     driver.store.shed()
     assert driver.store.memory_used() < used
     assert driver.store.lookup(link("h0/0/0").url)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_million_pages_due_at_once_take_no_more_memory_than_a_slice(tmp_path):
+    """They come back a slice at a time, by schedule and by order; what is in memory is what the store was given."""
+    driver = Driver("embedded", tmp_path / "store", Limits(recrawl=True))
+    pages, hosts = 1_000_000, 2000
+
+    def crawl(due: float) -> int:
+        visited = 0
+        while leases := driver.claim(64, 64):
+            driver.fields = {"due": due, "interval": 9.0}
+            driver.commit((), [(lease, done()) for lease in leases])
+            driver.now += 0.01
+            visited += len(leases)
+        return visited
+
+    for first in range(0, pages, 10_000):
+        driver.commit([link(f"h{n % hosts}/{n}") for n in range(first, first + 10_000)])
+    due = driver.now + 100_000
+    assert crawl(due) == pages and driver.store.stats().recrawl == pages
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    driver.now = due + 1
+    assert crawl(due * 2) == pages
+    driver.store.order(RecrawlOrder(driver.now, 9e9))
+    while driver.store.fulfil(1000) is not None:
+        pass
+    assert crawl(due * 3) == pages
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    driver.store.close()
+    assert grown < 24 << 20, f"{grown >> 20} MiB"

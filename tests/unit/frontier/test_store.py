@@ -14,6 +14,8 @@ from crawler.core.keys import SLOTS, Keys, Share
 from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
 from crawler.frontier.host_state import CRASHES_MAX
+from crawler.frontier.recrawl import RecrawlOrder
+from crawler.frontier.selection import Selection
 from crawler.frontier.store import Limits
 from crawler.frontier.suspects import CRASHED, ROBOTS_SUSPECTS_MAX, robots_key
 
@@ -708,6 +710,186 @@ def test_links_whose_keys_are_not_theirs_are_left_out(driver: Driver) -> None:
     assert driver.commit([link("c/3", "seed")], [(lease, Done(NO_PAGE, "ok", block=forged))]) == [NEW, KNOWN, NEW]
     assert sorted(names(driver.claim())) == ["b/1", "c/3"] and driver.store.stats().refused == {"parse_crashed": 1}
     assert driver.commit([link("a/2", "seed")]) == [NEW]
+
+
+# -- recrawl ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coming_back(kind: str, tmp_path: Path):
+    driver = Driver(kind, tmp_path / "store", Limits(recrawl=True, sitemaps=True))
+    yield driver
+    driver.store.close()
+
+
+def settle_all(driver: Driver, *, outcome: Done | Dropped | None = None, **fields: object) -> list[str]:
+    """Visit whatever may be claimed; ``fields`` of the records."""
+    leases, driver.fields = driver.claim(), fields
+    driver.commit((), [(lease, outcome or done()) for lease in leases])
+    driver.fields = {}
+    driver.now += 0.01
+    return sorted(names(leases))
+
+
+def order(driver: Driver, **fields: object) -> None:
+    driver.store.order(RecrawlOrder(driver.now, 9e9, **fields))
+
+
+def test_what_is_ordered_becomes_due_again_slice_by_slice(driver: Driver) -> None:
+    every = [f"h{i % 3}/{i}" for i in range(25)]
+    driver.commit(link(name) for name in every)
+    settle_all(driver, change="new", due=None)
+    assert driver.store.fulfil(10) is None and driver.store.stats().changes == {"new": 25}
+    order(driver, outcomes=("ok",), match="/[0-9]$")
+    assert driver.store.stats().changes == {}, "they are counted anew"
+    found = [driver.store.fulfil(10)]
+    if driver.kind == "embedded":
+        driver.reopen()
+        driver.now += REST
+    found += iter(lambda: driver.store.fulfil(10), None)
+    assert len(found) == 3 and sum(found) == 10 and driver.store.orders() == []
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done) == (25, 10, 15)
+    order(driver)
+    assert sum(iter(lambda: driver.store.fulfil(10), None)) == 15, "what waits already is not made due twice"
+    leases = driver.claim()
+    assert sorted(names(leases)) == sorted(every)
+    assert all(lease.recrawl and lease.known is not None and lease.link.attempt == 1 for lease in leases)
+    driver.commit((), [(lease, retry(0)) for lease in leases[:1]])
+    driver.now += REST
+    [again] = driver.claim(0, 0, {leases[0].link.host: 9})
+    assert again.recrawl and again.known is not None and again.link.attempt == 2, "also when it is tried again"
+    driver.fields = {"change": "changed"}
+    driver.commit((), [(lease, done()) for lease in [again, *leases[1:]]])
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.changes) == (25, 0, 25, {"changed": 25})
+    assert counts.settled == 50, "each visit counts"
+
+
+def test_what_is_removed_meanwhile_does_not_come_back(coming_back: Driver) -> None:
+    driver = coming_back
+    driver.commit([link(f"a/{i}") for i in range(6)])
+    at = driver.now + 50
+    settle_all(driver, due=at)
+    order(driver)
+    before = driver.store.fulfil(2)
+    every = [f"a/{i}" for i in range(6)]
+    removed = [name for name in every if driver.store.remove_some(Selection(url=link(name).url)).count][:4]
+    after = sum(iter(lambda: driver.store.fulfil(2), None))
+    known = {name for name in every if driver.store.lookup(link(name).url) is not None}
+    assert (before, after, len(removed), len(known)) == (2, 0, 4, 2), "those that wait already cannot be removed"
+    driver.now = at + REST
+    assert sorted(settle_all(driver)) == sorted(known)
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.recrawl, counts.done) == (len(known), 0, 0, len(known))
+
+
+def test_only_what_is_meant_becomes_due(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/skipped"), link("a/map", "sitemap"), link("a/failed")])
+    leases = {names([lease])[0]: lease for lease in driver.claim()}
+    ends = {"a/skipped": Dropped("skipped", "crashed"), "a/failed": TIMEOUT}
+    driver.commit((), [(lease, ends.get(name, done())) for name, lease in leases.items()])
+    driver.settle(Lease(link("a/robots.txt", "robots"), b""), done())
+    driver.store.order(RecrawlOrder(driver.now, 5.0))  # all were visited at 5.0
+    assert driver.store.fulfil(100) == 0
+    order(driver)
+    assert driver.store.fulfil(100) == 3
+    assert sorted(names(driver.claim())) == ["a/0", "a/failed", "a/map"]
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done, counts.not_pages) == (3, 3, 1, {"robots": 1})
+
+
+def test_a_host_given_up_is_tried_once_for_an_order(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1")])
+    leases = driver.claim()
+    driver.commit((), [(lease, TIMEOUT) for lease in leases], {"a.test": HostRest(driver.now + 50, 8, DOWN)})
+    driver.now += 60
+    ordered_at = driver.now
+    for expected in (None, DOWN):
+        driver.store.order(RecrawlOrder(ordered_at, 9e9, match="/0"))
+        assert driver.store.fulfil(10) == 1
+        [lease] = driver.claim()
+        assert lease.down == expected
+        driver.settle(lease, TIMEOUT, HostRest(driver.now, 8, DOWN))
+
+
+def test_what_has_a_schedule_becomes_due_when_it_says(coming_back: Driver) -> None:
+    driver = coming_back
+    driver.commit([link("a/0"), link("b/0"), link("a/map", "sitemap")])
+    at = driver.now + 100
+    assert settle_all(driver, due=at, interval=100.0) == ["a/0", "a/map", "b/0"]
+    counts = driver.store.stats()
+    assert (counts.waiting, counts.recrawl, counts.done) == (0, 2, 2), "a sitemap is not among the pages"
+    assert driver.claim() == [] and driver.store.next_due() == pytest.approx(at)
+    if driver.kind == "embedded":
+        driver.reopen()
+    driver.now = at + REST
+    leases = driver.claim()
+    assert sorted(names(leases)) == ["a/0", "a/map", "b/0"] and all(lease.recrawl for lease in leases)
+    counts = driver.store.stats()
+    assert (counts.waiting, counts.recrawl, counts.done) == (3, 0, 0)
+    driver.commit((), [(lease, done()) for lease in leases])
+    assert driver.store.next_due() is None
+
+
+def test_a_schedule_is_void_once_the_page_was_visited_for_another_reason(coming_back: Driver) -> None:
+    driver = coming_back
+    driver.commit([link("a/0"), link("a/1")])
+    first = driver.now + 100
+    settle_all(driver, due=first)
+    order(driver, match="/0")
+    assert driver.store.fulfil(10) == 1 and driver.store.stats().recrawl == 1
+    assert settle_all(driver, due=first + 900) == ["a/0"]
+    assert driver.store.stats().recrawl == 2
+    driver.now = first + REST
+    assert settle_all(driver, due=first + 900) == ["a/1"]
+    driver.now = first + 900 + REST
+    assert sorted(names(driver.claim())) == ["a/0", "a/1"]
+
+
+def test_a_schedule_is_given_to_what_has_none(coming_back: Driver) -> None:
+    driver = coming_back
+    driver.commit([link(f"a/{i}") for i in range(5)])
+    settle_all(driver)
+    driver.store.order(RecrawlOrder(driver.now, 25.0, every=50.0))  # visited at 5.0, and now it is 25.0
+    assert driver.store.fulfil(10) == 5 and driver.claim() == []
+    assert driver.store.stats().recrawl == driver.store.stats().done == 5
+    assert driver.store.next_due() == pytest.approx(driver.now + 30)
+    driver.store.order(RecrawlOrder(driver.now, 25.0, every=50.0))
+    assert driver.store.fulfil(10) == 0, "they have one"
+    driver.now += 31
+    assert len(driver.claim()) == 5
+
+
+def test_without_a_setting_a_schedule_stays_as_it_is(driver: Driver) -> None:
+    driver.commit([link("a/0")])
+    settle_all(driver, due=driver.now)
+    driver.now += 9
+    assert driver.claim() == [] and driver.store.stats().recrawl == 1
+
+
+def test_a_claim_brings_back_no_more_than_a_slice(coming_back: Driver) -> None:
+    """However many become due at once, no more of them wait, and are in memory, than were asked for."""
+    driver = coming_back
+    driver.commit([link(f"h{i % 9}/{i}") for i in range(2500)])
+    while settle_all(driver, due=driver.now + 50):
+        pass
+    driver.now += 60
+    waiting = []
+    for _ in range(4):
+        driver.store.give_back(driver.claim(hosts=2, per_host=3))
+        waiting.append(driver.store.stats().waiting)
+    assert waiting == [1000, 2000, 2500, 2500]
+
+
+def test_a_page_that_says_to_be_newer_is_due_at_once(driver: Driver) -> None:
+    driver.commit([link("a/0"), link("a/1"), link("a/2")])
+    settle_all(driver)
+    driver.commit([link("a/3")])
+    modified = {link(f"a/{i}").url: at for i, at in enumerate((6.0, 5.0, 7.0, 9.0))} | {link("a/unknown").url: 9.0}
+    assert driver.store.hasten(modified) == 2
+    assert driver.store.hasten(modified) == 0
+    assert sorted(names(driver.claim())) == ["a/0", "a/2", "a/3"]
 
 
 # -- a part of a crawl --------------------------------------------------------------------------------------------

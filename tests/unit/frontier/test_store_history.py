@@ -16,6 +16,7 @@ from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
 from crawler.core.model import EXPANDED, Done, Input, Known, Lease, Link, Outcome, Retry
 from crawler.frontier.host_state import CRASHES_MAX
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.reader import manifest
 from crawler.frontier.store import Limits
 
@@ -32,6 +33,7 @@ class Item:
     ticket: int
     failed: bool = False
     settled_before: bool = False
+    recrawl: bool = False
     at: float | None = None
     out: bool = False
     crashes: int = 0
@@ -259,6 +261,7 @@ class StoreHistory(RuleBasedStateMachine):
             down, failures = None, max(0, failures - 1)
         assert lease.suspect == (item.crashes > 0) and lease.down == (down or crashed)
         assert (lease.failures, lease.busy, lease.has_responded) == (failures, host.rest.busy, host.rest.has_responded)
+        assert lease.recrawl == item.recrawl
         assert lease.known == (self.model.pages.get(lease.link.url) if item.settled_before else None)
         due = 0.0 if down else host.due
         if is_old:
@@ -356,6 +359,22 @@ class StoreHistory(RuleBasedStateMachine):
         for url in sorted(chosen, key=order.__getitem__):
             again = chosen[url].link.retried()
             model.items.append(Item(again, again.priority, model.ticket(), settled_before=True))
+
+    @rule(outcome=st.sampled_from(["timeout", "ok", "dns_error"]), pages=st.integers(1, 4))
+    def recrawl(self, outcome: str, pages: int) -> None:
+        model, store, now = self.model, self.driver.store, self.driver.now
+        queued = {item.link.url for item in model.items if item.link.kind not in EXPANDED}
+        chosen = {url: page for url, page in model.pages.items() if page.outcome == outcome and url not in queued}
+        for page in chosen.values():
+            host = model.hosts[page.link.host]
+            if host.rest.down and host.since < now:
+                host.rest = replace(host.rest, failures=0, down=None)
+        store.order(RecrawlOrder(now, 9e9, (outcome,)))
+        assert sum(iter(lambda: store.fulfil(pages), None)) == len(chosen)
+        order = self.driver.by_fingerprint(model.pages) if self.kind == "embedded" else list(model.pages)
+        for url in sorted(chosen, key=order.index):
+            again = chosen[url].link.recrawled()
+            model.items.append(Item(again, again.priority, model.ticket(), settled_before=True, recrawl=True))
 
     @precondition(lambda self: self.kind == "embedded")
     @rule(killed=st.booleans(), suspected=st.booleans())

@@ -75,6 +75,7 @@ def test_a_row_has_every_field(crawl):
         "encoding": "UTF-8",
         "cut": "body_cut,outlinks",
         "fault": "body_cut: 8 bytes of it came; outlinks: 3 references were left out",
+        "change": "new",
     }
     assert row_at(crawl.root, known.row) == row
     assert known.digest == page.body.sha1

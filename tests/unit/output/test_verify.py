@@ -17,6 +17,7 @@ from support.pages import Crawl, seed, visit
 
 from crawler.core.batch import Settled
 from crawler.core.model import Done, Dropped, Mark
+from crawler.output.archive.warc import WarcArchive
 from crawler.output.results import rows
 from crawler.output.verify import verify
 
@@ -191,6 +192,17 @@ def test_an_index_that_is_not_in_order_or_not_whole_is_named(crawl, harm, said):
     _, (fault,) = check(crawl)
     assert said in fault
     assert path.name in fault
+
+
+def test_a_kill_between_a_roll_and_the_final_names_leaves_nothing_amiss(tmp_path, monkeypatch):
+    """The files are marked as closed; their indexes are put in order as they get their names, at the next start."""
+    crawl = crawled(tmp_path, rolled=False)
+    monkeypatch.setattr(WarcArchive, "committed", lambda archive: None)
+    crawl.journal.roll()
+    crawl.commit([], [seed("http://example.org/unvisited", 9)])
+    (index,) = (tmp_path / "index").iterdir()
+    lines = index.read_bytes().splitlines()
+    assert index.suffix == ".open" and lines != sorted(lines) and check(crawl)[1] == []
 
 
 def test_a_body_file_that_is_not_what_its_name_says_is_named(tmp_path):

@@ -22,6 +22,7 @@ from crawler.parse.html import (
     outlinks,
 )
 from crawler.parse.microsyntax import link_header, query_codec, reencoded, refresh, robots_tag, srcset
+from crawler.parse.requisites import requisites
 from crawler.policy.scope import RULES
 
 PAGE = "http://example.org/dir/page"
@@ -78,25 +79,7 @@ def test_a_page_with_everything_on_it() -> None:
     }
     assert {link.url for link in found.links if link.nofollow} == {"http://example.org/de", "http://example.org/area"}
     assert found.refused == {"resource": 11, "scheme": 2, "syntax": 1}
-    parts = {link.url.removeprefix("http://example.org"): link.kind for link in read(html, resources=True).links}
-    assert (
-        parts.items()
-        >= {
-            "/norel": "link",
-            "/style.css": "link",
-            "/icon": "link",
-            "/p0": "link",
-            "/img": "img",
-            **{f"/{name}": "srcset" for name in ("p1", "p2", "img1", "img2", "s1", "s2")},
-        }.items()
-    )
     assert (found.base, found.charset, found.robots) == (PAGE, "UTF-8", [])
-
-
-def test_images_are_taken_when_asked() -> None:
-    html = "<img src=/img srcset='/img1 480w'><picture><source src=/s></picture>"
-    assert kinds(html) == {}
-    assert kinds(html, resources=True) == {"/img": "img", "/img1": "srcset"}
 
 
 @pytest.mark.parametrize(
@@ -141,11 +124,10 @@ def test_images_are_taken_when_asked() -> None:
         ("", False),
     ],
 )
-def test_without_resources_a_link_element_is_followed_by_its_meaning(attributes: str, is_page: bool) -> None:
+def test_a_link_element_is_followed_by_its_meaning(attributes: str, is_page: bool) -> None:
     """HTML, 4.6.7: hyperlinks, not what a page is made of or what only programs ask for; so in a Link header."""
     found = read(f"<link href=/x {attributes}>")
     assert (len(found.links), found.refused) == ((1, {}) if is_page else (0, {"resource": 1}))
-    assert len(read(f"<link href=/x {attributes}>", resources=True).links) == 1
     header = "; ".join(re.sub(r"='([^']*)'", r'="\1"', word) for word in re.split(r" (?=\w+=)", attributes))
     assert len(read("", [(b"Link", f"</x>; {header}".encode())]).links) == is_page
 
@@ -423,8 +405,9 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pages_are_read_to_their_end(name: str) -> None:
     """A megabyte each; what would be quadratic in it runs into the test's own time limit."""
-    found = read(HOSTILE[name], resources=True)
+    found = read(HOSTILE[name])
     assert len(found.links) <= 2
+    requisites(HOSTILE[name], PAGE, "text/html", None, (), Options())
 
 
 @pytest.mark.parametrize(
@@ -449,4 +432,5 @@ def test_hostile_headers_are_read_to_their_end(name: bytes, value: bytes) -> Non
     headers=st.lists(st.tuples(st.sampled_from([b"link", b"refresh", b"x-robots-tag"]), st.binary(max_size=60)), max_size=3),
 )
 def test_no_page_raises(body: bytes, charset: str | None, headers: Headers) -> None:
-    read(body, headers, charset, resources=True)
+    read(body, headers, charset)
+    requisites(body, PAGE, "text/html", charset, headers, Options())

@@ -255,3 +255,24 @@ def test_the_parent_imports_no_parser_of_html():
     program = "import sys, crawler.parse.sitemap; print([name for name in ('turbohtml', 'lxml') if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["[]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2024-01-01", 1704067200.0),
+        ("2024-01-01T01:00:00+01:00", 1704067200.0),
+        ("2024-01-01T00:00Z", 1704067200.0),
+        ("2024-01-01T00:00:00.5Z", 1704067200.5),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_when_an_entry_was_modified(text, at):
+    url = f"<urlset><url><lastmod> {text} </lastmod><loc>https://a.example/</loc></url><url><loc>/b</loc></url></urlset>"
+    how = sitemap_formats.How("https://a.example/sitemap.xml", with_modified=True)
+    part = sitemap_formats.part(url.encode(), b"", "whole", how)
+    assert (part.entries, part.faults) == (["https://a.example/", "https://a.example/b"], {})
+    assert part.modified == ({"https://a.example/": at} if at is not None else {})
+    how = sitemap_formats.How("https://a.example/sitemap.xml")
+    assert sitemap_formats.part(url.encode(), b"", "whole", how).modified == {}

@@ -236,3 +236,18 @@ async def test_an_unknown_parameter_is_an_error(tmp_path):
             status, told = await d.ask(method, path)
             assert status == 400 and says in told["detail"], told
         assert (await d.ask("GET", "/v1/status"))[1]["state"] == "running"
+
+
+async def test_nothing_is_asked_of_a_blocked_host_not_even_its_robots_txt(tmp_path, site):
+    blocked, other = urls(site, [31], "127.0.0.6"), urls(site, [32], "127.0.0.7")
+    async with daemon(tmp_path, robots=True, host=({"match": "127.0.0.6", "block": True},)) as d:
+        before = len(site.asked)
+        await d.ask("POST", "/v1/seeds", data=lines(blocked))
+        assert (await d.until(done=1))["reasons"] == {"excluded": 1}
+        assert site.asked[before:] == []
+        await d.ask("POST", "/v1/pause")
+        await d.ask("POST", "/v1/seeds", data=lines(other))
+        await d.ask("PATCH", "/v1/settings", json={"exclude": ["/good/32$"]})
+        await d.ask("POST", "/v1/pause")
+        _, told = await d.ask("GET", "/v1/urls", params={"url": other[0]})
+        assert told.get("excluded") or told["record"]["reason"] == "excluded"

@@ -1,0 +1,79 @@
+"""Which pages of an archive lack something that they need: read again from what is kept, so that a crawl pays nothing for it.
+
+Exact but for what only a ``Link`` header names, and for what scripts load. Nothing is remembered but what the style sheets and
+frames read lately lack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+
+from crawler.config.render import read_section
+from crawler.config.sections import ParseConfig, ScopeConfig
+from crawler.core.model import EMBED, READABLE, Known
+from crawler.core.urls import UrlRules
+from crawler.crawl.embeds import NESTING_MAX
+from crawler.output import CrawlReader, Row, row_at
+from crawler.parse.html import MIMES as HTML
+from crawler.parse.html import Options
+from crawler.parse.requisites import MIMES, requisites
+from crawler.policy.scope import Scope
+
+REMEMBERED_MAX: Final = 4096
+REDIRECTS_MAX: Final = 10
+Missing = frozenset[str]
+
+
+class IncompletePage(Struct, frozen=True):
+    """A page, and the URLs of what it needs that could not be had or is not fetched yet."""
+
+    url: str
+    missing: list[str]
+
+
+def incomplete_pages(reader: CrawlReader) -> Iterator[IncompletePage]:
+    """In the order in which they were fetched. StorageError: the directory is damaged."""
+    needs = _Needs(reader)
+    for row in reader.latest():
+        is_page = row["kind"] != EMBED and row["outcome"] in READABLE and row["mime"] in HTML
+        if is_page and (missing := needs.missing_in(row, 0)):
+            yield IncompletePage(row["canonical"], sorted(missing))
+
+
+class _Needs:
+    def __init__(self, reader: CrawlReader) -> None:
+        self._reader = reader
+        scope = read_section(reader.root, ScopeConfig) or ScopeConfig()
+        self._scope = Scope(scope)
+        self._max_parse = (read_section(reader.root, ParseConfig) or ParseConfig()).max_parse
+        rules = UrlRules(scope.max_url, scope.drop_params, scope.sort_query)
+        self._options = Options("", scope.max_outlinks, rules)
+        self._missing_of = lru_cache(REMEMBERED_MAX)(self._found_missing)
+
+    def missing_in(self, row: Row, nesting: int) -> Missing:
+        """What a document needs and lacks, with what is needed by that."""
+        try:
+            with self._reader.open_body(row) as body:
+                content = body.read(self._max_parse)
+        except LookupError:  # it is kept no longer
+            return frozenset()
+        found = requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
+        wanted = [url for url, _ in self._scope.embeds(found.links, {})]
+        return frozenset().union(*(self._missing_of(url, nesting + 1) for url in wanted))
+
+    def _found_missing(self, url: str, nesting: int) -> Missing:
+        known = self._reader.known(url)
+        for _ in range(REDIRECTS_MAX):
+            if not isinstance(known, Known) or known.outcome != "redirect" or known.location is None:
+                break
+            known = self._reader.known(known.location)
+        if not isinstance(known, Known) or known.outcome not in READABLE:
+            return frozenset((url,))
+        row = row_at(self._reader.root, known.row) if known.row is not None else None
+        if nesting > NESTING_MAX or row is None or known.link.kind != EMBED or row["mime"] not in MIMES:
+            return frozenset()
+        return self.missing_in(row, nesting)

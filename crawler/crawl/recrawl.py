@@ -1,0 +1,96 @@
+"""Brings settled URLs back: what was ordered is fulfilled slice by slice, between the pump's own trips to the store.
+
+Invariant: an order that was taken survives the process; whoever opens the directory next goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from crawler.config.sections import RecrawlConfig
+from crawler.config.types import parse_time, regex
+from crawler.core.clock import Clock
+from crawler.core.errors import StorageError
+from crawler.frontier import Counts, Store
+from crawler.frontier.pump import Pump
+from crawler.frontier.recrawl import NEVER, ORDERS_MAX, SLICE_PAGES, RecrawlOrder
+
+AGAIN_S: Final = 1.0
+TOMORROW_S: Final = 86400.0
+
+logger: Final = logging.getLogger(__name__)
+
+
+class TooManyOrders(Exception):
+    """As many as may be are not fulfilled yet."""
+
+
+class Recrawler:
+    def __init__(self, config: RecrawlConfig, store: Store, pump: Pump, clock: Clock) -> None:
+        self._every_s = config.recrawl_every
+        self._min_s = min(config.recrawl_min, config.recrawl_every)
+        self._store, self._pump, self._clock = store, pump, clock
+        self._ordered = asyncio.Event()
+
+    async def order(self, order: RecrawlOrder) -> None:
+        """Durable on return. Raises TooManyOrders, and StorageError where it could not be kept."""
+        if len(await self._pump.ask(self._store.orders)) >= ORDERS_MAX:
+            raise TooManyOrders
+        if await self._pump.change(self._keep, order) is None:
+            raise StorageError("the order could not be kept")
+        self._ordered.set()
+
+    def _keep(self, order: RecrawlOrder) -> bool:
+        self._store.order(order)
+        return True
+
+    async def run(self) -> None:
+        """Fulfil what is ordered while the crawl runs."""
+        while True:
+            await self._ordered.wait()
+            self._ordered.clear()
+            await self.fulfil()
+
+    async def begin(self) -> None:
+        """Go on with what is left of earlier orders, and give a schedule to what has none though there is to be one."""
+        if self._every_s and _unscheduled(self._store.stats()):
+            wall = self._clock.wall()
+            await self._pump.change(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s))
+        await self.fulfil()
+
+    async def hasten(self, modified: Mapping[str, float]) -> None:
+        """What a sitemap says to be newer than its last visit is due at once, but not sooner after that than ``recrawl_min``.
+        What says to be of tomorrow knows nothing."""
+        now = self._clock.wall()
+        latest = {url: min(at, now - self._min_s) for url, at in modified.items() if at <= now + TOMORROW_S}
+        if await self._pump.change(self._store.hasten, latest):
+            logger.debug("recrawl: pages that a sitemap says are newer are due")
+
+    async def fulfil(self) -> None:
+        """All orders there are, one slice after the other."""
+        total = 0
+        while await self._pump.ask(self._store.orders):
+            if (count := await self._pump.change(self._store.fulfil, SLICE_PAGES)) is None:
+                await asyncio.sleep(AGAIN_S)  # nothing can be written just now
+            else:
+                total += count
+        if total:
+            logger.info("recrawl: %s settled URLs are due again, or have a time when they are", f"{total:,}")
+
+
+def checked(older_than: str, match: str | None) -> tuple[float, str | None]:
+    """Seconds and expression of an order, as a person wrote them. ValueError says what is wrong."""
+    try:
+        older_than_s = float(parse_time(older_than))
+        regex(match or "")
+    except ValueError as error:
+        raise ValueError(f"{'match' if 'expression' in str(error) else 'older_than'} {error}") from None
+    return older_than_s, match
+
+
+def _unscheduled(counts: Counts) -> bool:
+    """Whether settled URLs that ought to be visited again have no schedule."""
+    return sum(count for outcome, count in counts.outcomes.items() if outcome not in NEVER) > counts.recrawl

@@ -1,0 +1,207 @@
+"""The cookies of a crawl that has logged in: those of the operator's file, and what hosts set since.
+
+Invariants: what a host sets goes back to that host alone, whatever domain it names; those of the file go where the file says.
+All that is kept is bounded in bytes, and none of it is archived as a request's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from http.cookiejar import (  # type: ignore[attr-defined]
+    Cookie,
+    CookieJar,
+    DefaultCookiePolicy,
+    LoadError,
+    MozillaCookieJar,
+    eff_request_host,
+)
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import Request
+
+from crawler.core.durable import rename, storing
+from crawler.core.errors import ConfigError, StorageError
+
+FILE_NAME: Final = "cookies.txt"
+"""In the crawl's directory: what hosts have set, so that the next run need not log in again."""
+FILE_BYTES_MAX: Final = 1 << 20
+SET_MAX: Final = 50
+"""Set-Cookie fields of one response that are looked at."""
+COOKIE_BYTES_MAX: Final = 4 << 10
+HOST_BYTES_MAX: Final = 16 << 10
+"""Of a host's own cookies; what it sets beyond that is not kept (RFC 6265 6.1 asks for 50 of 4 KiB)."""
+BYTES_MAX: Final = 2 << 20
+"""Of all hosts' own; those of the host that was asked longest ago go first."""
+SAVED_EVERY_S: Final = 30.0
+
+logger: Final = logging.getLogger(__name__)
+
+
+class _OwnHost(DefaultCookiePolicy):
+    """A cookie belongs to the host that set it, if it may set it for the domain that it names at all (RFC 6265 5.3)."""
+
+    def set_ok(self, cookie: Cookie, request: Request) -> bool:
+        if not super().set_ok(cookie, request):
+            return False
+        cookie.domain, cookie.domain_specified, cookie.domain_initial_dot = _key_of(request), False, False
+        return len(cookie.name) + len(cookie.value or "") <= COOKIE_BYTES_MAX
+
+
+def _asked(href: str) -> Request:
+    """A request as a jar wants it; nothing is opened."""
+    return Request(href)  # noqa: S310
+
+
+def _key_of(request: Request) -> str:
+    """By which jars know the host of a request."""
+    return str(eff_request_host(request)[1])
+
+
+class _Set:
+    """The Set-Cookie fields of a response as a jar wants them."""
+
+    def __init__(self, values: Sequence[str]) -> None:
+        self._values = list(values)
+
+    def info(self) -> _Set:
+        return self
+
+    def get_all(self, name: str, default: list[str]) -> list[str]:
+        return self._values if name == "Set-Cookie" else default
+
+
+class Cookies:
+    """``listed`` are those of the operator's file. Everything here belongs to the event loop."""
+
+    def __init__(self, listed: CookieJar, own: Sequence[Cookie] = ()) -> None:
+        self._listed = listed
+        self._hosts: OrderedDict[str, CookieJar] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._is_changed = False
+        for cookie in own:
+            self._jar(cookie.domain).set_cookie(cookie)
+            self._measure(cookie.domain)
+
+    def header(self, href: str) -> str | None:
+        """The value of the Cookie field for a request; None if there are none for it."""
+        host = _key_of(_asked(href))
+        own = _pairs(self._hosts.get(host), href)
+        if own:
+            self._hosts.move_to_end(host)
+        return "; ".join((_pairs(self._listed, href) | own).values()) or None
+
+    def received(self, href: str, values: Sequence[str]) -> None:
+        """What a response sets."""
+        asked = _asked(href)
+        host = _key_of(asked)
+        jar = self._jar(host)
+        response: Any = _Set([value for value in values[:SET_MAX] if len(value) <= 2 * COOKIE_BYTES_MAX])
+        for cookie in jar.make_cookies(response, asked):
+            if jar._policy.set_ok(cookie, asked):  # type: ignore[attr-defined]
+                jar.set_cookie(cookie)
+                if self._measure(host) > HOST_BYTES_MAX:
+                    jar.clear(cookie.domain, cookie.path, cookie.name)
+                    self._measure(host)
+                self._is_changed = True
+        if not len(jar):
+            self._forget(host)
+        while sum(self._sizes.values()) > BYTES_MAX:
+            self._forget(next(iter(self._hosts)))
+
+    def changed(self) -> MozillaCookieJar | None:
+        """All that hosts have set, if that has changed since it was last asked for."""
+        if not self._is_changed:
+            return None
+        self._is_changed = False
+        every = MozillaCookieJar()
+        for jar in self._hosts.values():
+            for cookie in jar:
+                every.set_cookie(cookie)
+        return every
+
+    def _jar(self, host: str) -> CookieJar:
+        if host not in self._hosts:
+            self._hosts[host] = CookieJar(_OwnHost(rfc2965=False))
+            self._sizes[host] = 0
+        self._hosts.move_to_end(host)
+        return self._hosts[host]
+
+    def _measure(self, host: str) -> int:
+        size = sum(len(cookie.name) + len(cookie.value or "") + len(cookie.path) for cookie in self._hosts[host])
+        self._sizes[host] = size
+        return size
+
+    def _forget(self, host: str) -> None:
+        del self._hosts[host], self._sizes[host]
+
+
+def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
+    """name → ``name=value`` of those that a jar sends to a URL."""
+    if jar is None:
+        return {}
+    asked = _asked(href)
+    jar.add_cookie_header(asked)
+    pairs = (asked.get_header("Cookie") or "").split("; ")
+    return {pair.partition("=")[0]: pair for pair in pairs if pair and pair.isascii() and pair.isprintable()}
+
+
+@contextlib.asynccontextmanager
+async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
+    """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read."""
+    kept = root / FILE_NAME
+    cookies = _cookies_of(file, kept)
+    saving = asyncio.create_task(_save_now_and_then(cookies, kept), name="cookies")
+    try:
+        yield cookies
+    finally:
+        saving.cancel()
+        _save(cookies.changed(), kept)
+
+
+def _cookies_of(file: Path, kept: Path) -> Cookies:
+    """What hosts have set before a new file was made counts no more: that is a new login."""
+    listed = _read(file)
+    is_newer = kept.exists() and kept.stat().st_mtime >= file.stat().st_mtime
+    return Cookies(listed, list(_read(kept)) if is_newer else ())
+
+
+async def _save_now_and_then(cookies: Cookies, kept: Path) -> None:
+    while True:
+        await asyncio.sleep(SAVED_EVERY_S)
+        await asyncio.to_thread(_save, cookies.changed(), kept)
+
+
+def _save(jar: MozillaCookieJar | None, kept: Path) -> None:
+    """Whole or not at all; readable by its owner only."""
+    if jar is None:
+        return
+    temporary = kept.with_name(f"{FILE_NAME}.tmp")
+    try:
+        with storing(temporary):
+            os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
+        rename(temporary, kept)
+    except StorageError as error:
+        logger.warning("cookies are not saved: %s", error)
+
+
+def _read(file: Path) -> MozillaCookieJar:
+    jar = MozillaCookieJar(policy=DefaultCookiePolicy(rfc2965=False))
+    try:
+        if file.stat().st_size > FILE_BYTES_MAX:
+            raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
+        with warnings.catch_warnings(action="ignore"):  # of a line that is none, beside the error
+            jar.load(str(file), ignore_discard=True, ignore_expires=True)
+        for cookie in jar:
+            cookie.expires = cookie.expires or None  # 0: for as long as the session lasts
+    except LoadError:
+        raise ConfigError(f"cookies: {file} is no cookie file in Netscape format (its first line says so)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cookies: {file}: {getattr(error, 'strerror', None) or error}") from None
+    return jar

@@ -1,0 +1,57 @@
+"""What a visit found against the last one that could tell, and when the URL is to be visited again. Pure.
+
+A page is what its body is, by its digest; a redirect is where it leads. A failure tells nothing: what was there before it is
+compared with what comes after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, Protocol
+
+from crawler.core.batch import Settled
+from crawler.core.model import THERE, Change, Done, Dropped, Known
+
+GONE_STATUS: Final = frozenset({404, 410})
+
+
+class Intervals(Protocol):
+    """How often URLs are visited again; ``crawler.policy.intervals`` has the one that crawls use."""
+
+    def after(self, interval_s: float | None, change: Change | None) -> float:
+        """Seconds until the next visit: ``interval_s`` lay before this one, None if it is the first."""
+
+
+def change_of(settled: Settled, location: str | None) -> Change | None:
+    """``location`` is where the response redirects to. None: the visit could not tell, or found nothing where nothing was."""
+    outcome, before = settled.outcome, settled.lease.known
+    content = content_of(before) if before is not None else None
+    if not isinstance(outcome, Done):
+        return None
+    if outcome.outcome in THERE:
+        if content is None:
+            return "new"
+        if outcome.page.status == 304:
+            return "unchanged"
+        now = _moved_to(location) if outcome.outcome == "redirect" else outcome.page.body.sha1
+        return "unchanged" if now == content else "changed"
+    return "gone" if outcome.page.status in GONE_STATUS and content is not None else None
+
+
+def content_of(known: Known) -> bytes | None:
+    """What there was, as the last visit that could tell had found it; None if there was nothing."""
+    if known.outcome in THERE:
+        return _moved_to(known.location) if known.outcome == "redirect" else known.digest
+    return known.content
+
+
+def remembered(settled: Settled) -> bytes | None:
+    """What is to be remembered of an earlier visit, as this one could not tell."""
+    outcome, before = settled.outcome, settled.lease.known
+    assert isinstance(outcome, Done | Dropped)
+    is_told = outcome.outcome in THERE or (isinstance(outcome, Done) and outcome.page.status in GONE_STATUS)
+    return None if is_told or before is None else content_of(before)
+
+
+def _moved_to(location: str | None) -> bytes:
+    return hashlib.sha1((location or "").encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()

@@ -1,0 +1,152 @@
+"""A copy of a crawl's directory that opens: one consistent cut, taken while the crawl goes on.
+
+The law: what the copy's store says is what its files hold. The cut itself is short: the store's own checkpoint, a hard link to
+each full file, and the files that are still written opened; all between two commits. What those hold up to their marks never
+changes, so it is copied afterwards. A copy that was not finished is never seen under its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from msgspec import Struct
+
+from crawler.config.render import FILE_NAME
+from crawler.core.durable import OPEN, make_dir, rename, storing, sync_dir, sync_file_system
+from crawler.core.errors import ConfigError, StorageError
+from crawler.core.model import Mark
+from crawler.output.archive import KINDS
+
+FOLDER: Final = "checkpoints"
+_UNFINISHED: Final = ".unfinished"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_PIECE_BYTES: Final = 1 << 20
+_UNMARKED: Final = tuple(folder for kind in KINDS.values() if not kind.has_marks for folder in kind.folders)
+"""Of bodies that are files of their own, each named by its content: they never change, and one that no row names does no harm."""
+
+
+class Copied(Struct, frozen=True):
+    """``seconds``: how long commits were held up. ``missing``: files that were not there, and must be said to be retired."""
+
+    path: Path
+    seconds: float
+    files: int
+    bytes: int
+    missing: tuple[str, ...]
+
+
+class Checkpoint:
+    """Of the crawl in ``root``. ConfigError: there can be none of that name."""
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if name is None else name
+        if not _NAME.fullmatch(name) or name.endswith(_UNFINISHED):
+            raise ConfigError(f"checkpoint: {name!r} is no name: give letters, digits and ._-")
+        self._root = root
+        self.path = root / FOLDER / name
+        if self.path.exists():
+            raise ConfigError(f"{self.path}: there is a checkpoint of that name")
+        self._made = self.path.with_name(name + _UNFINISHED)
+        self._open: list[tuple[BinaryIO, Path, int]] = []
+        self._missing: list[str] = []
+        self._seconds = 0.0
+        self._files = self._bytes = 0
+
+    def prepare(self) -> None:
+        """Make room: what an earlier attempt left unfinished goes."""
+        with storing(self._made):
+            make_dir(self._made.parent)
+            for left in self._made.parent.glob(f"*{_UNFINISHED}"):
+                shutil.rmtree(left)
+            self._made.mkdir()
+
+    def cut(self, copy_store: Callable[[Path], Mapping[str, Mark]]) -> None:
+        """While nothing is committed. ``copy_store(path)`` makes a copy of the store there, and says its marks."""
+        began = time.monotonic()
+        marks = copy_store(self._made / "frontier")
+        for folder in {file.partition("/")[0] for file in marks}:
+            (self._made / folder).mkdir()
+        for file, mark in marks.items():
+            if not mark.retired:
+                self._take(file, mark)
+        self._seconds = time.monotonic() - began
+
+    def _take(self, file: str, mark: Mark) -> None:
+        with storing(self._root / file):
+            for name in (file, file + OPEN):
+                try:
+                    if mark.closed:
+                        os.link(self._root / name, self._made / name)
+                    else:
+                        self._open.append(((self._root / name).open("rb", buffering=0), self._made / name, mark.length))
+                except FileNotFoundError:
+                    continue
+                self._files += 1
+                self._bytes += mark.length
+                return
+        self._missing.append(file)
+
+    def finish(self) -> Copied:
+        """Afterwards: what is still written is copied up to its mark, and the copy gets its name."""
+        try:
+            while self._open:
+                source, target, length = self._open.pop()
+                with source, storing(target):
+                    _copy(source, target, length)
+            with storing(self._made):
+                for folder in _UNMARKED:
+                    if (self._root / folder).is_dir():
+                        shutil.copytree(self._root / folder, self._made / folder, copy_function=_link)
+                if (self._root / FILE_NAME).exists():
+                    shutil.copyfile(self._root / FILE_NAME, self._made / FILE_NAME)
+            sync_file_system(self._made)
+            rename(self._made, self.path)
+        except BaseException:
+            self.discard()
+            raise
+        return Copied(self.path, self._seconds, self._files, self._bytes, tuple(self._missing))
+
+    def discard(self) -> None:
+        """It is not wanted, or cannot be."""
+        for source, _, _ in self._open:
+            source.close()
+        self._open.clear()
+        shutil.rmtree(self._made, ignore_errors=True)
+
+
+def _copy(source: BinaryIO, target: Path, length: int) -> None:
+    left = length
+    with target.open("xb", buffering=0) as file:
+        while left:
+            piece = source.read(min(left, _PIECE_BYTES))
+            if not piece:
+                raise StorageError(f"{target}: the file it is copied from is shorter than was committed", final=True)
+            file.write(piece)
+            left -= len(piece)
+
+
+def _link(source: str, target: str) -> object:
+    """One that has gone meanwhile was an orphan."""
+    with suppress(FileNotFoundError):
+        os.link(source, target)
+    return target
+
+
+def move(source: Path, target: Path) -> None:
+    """A finished checkpoint to where it is wanted, which must not exist: by its name, or copied to another disk. ConfigError."""
+    if target.exists():
+        raise ConfigError(f"{target}: there is something already")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(source, target)
+        sync_file_system(target)
+        sync_dir(target.parent)
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}; the checkpoint is at {source}") from error

@@ -1,0 +1,105 @@
+"""Rows as a Parquet file, for DuckDB, pandas and Spark. Needs pyarrow (the extra ``parquet``).
+
+Columns are called as in Common Crawl's columnar index (cc-index-table) where they mean the same, else as in rows. No more than
+a row group is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from crawler.core.errors import ConfigError
+from crawler.output.archive.surt import surt
+from crawler.output.results import Row
+
+if TYPE_CHECKING:
+    import pyarrow
+
+GROUP_ROWS: Final = 10_000
+
+
+def _part(field: str, name: str) -> Callable[[Row], Any]:
+    return lambda row: (row.get(field) or {}).get(name)
+
+
+def _url(part: str) -> Callable[[Row], Any]:
+    return lambda row: getattr(urlsplit(row["canonical"]), part) or None if row["canonical"] else None
+
+
+def _json(field: str) -> Callable[[Row], Any]:
+    return lambda row: None if row.get(field) is None else orjson.dumps(row[field]).decode()
+
+
+def _text(field: str) -> Callable[[Row], Any]:
+    return lambda row: None if row.get(field) is None else str(row[field])
+
+
+# fmt: off
+COLUMNS: Final[dict[str, tuple[str, Callable[[Row], Any] | None]]] = {
+    # as Common Crawl has them
+    "url_surtkey": ("string", lambda row: surt(row["canonical"]) if row["canonical"] else None),
+    "url": ("string", lambda row: row["canonical"] or row["url"]),
+    "url_protocol": ("string", _url("scheme")),
+    "url_host_name": ("string", _url("hostname")),
+    "url_path": ("string", _url("path")),
+    "url_query": ("string", _url("query")),
+    "fetch_time": ("timestamp", lambda row: datetime.fromisoformat(row["fetched_at"])),
+    "fetch_status": ("int16", lambda row: row["status"]),
+    "fetch_redirect": ("string", lambda row: row["location"]),
+    "content_mime_type": ("string", lambda row: row["mime"]),
+    "content_charset": ("string", lambda row: row.get("encoding") or row["charset"]),
+    "content_truncated": ("string", lambda row: row["truncated"]),
+    "warc_filename": ("string", _part("archive", "file")),
+    "warc_record_offset": ("int64", _part("archive", "offset")),
+    "warc_record_length": ("int64", _part("archive", "length")),
+    # as rows have them
+    "listed": ("string", None), "outcome": ("string", None), "reason": ("string", None), "kind": ("string", None),
+    "change": ("string", None), "final": ("bool", None), "via": ("string", None), "depth": ("int32", None),
+    "hops": ("int32", None), "attempt": ("int32", None), "bytes_wire": ("int64", None), "bytes_decoded": ("int64", None),
+    "sha256": ("string", None), "ip": ("string", None), "robots": ("string", None), "cut": ("string", None),
+    "fault": ("string", None), "tag": ("string", _text("tag")), "extra": ("string", _json("extra")),
+    "input_list": ("string", _part("input", "list")), "input_line": ("int64", _part("input", "line")),
+    "seconds_queue": ("float64", _part("timings", "queue")), "seconds_first_byte": ("float64", _part("timings", "first_byte")),
+    "seconds_total": ("float64", _part("timings", "total")), "path": ("string", _part("archive", "path")),
+}
+# fmt: on
+"""Name → type, and how a row has it: None, by that name."""
+
+
+def write_parquet(rows: Iterable[Row], to: Path) -> int:
+    """Write rows to a new file; how many. A file that could not be finished is not there. ConfigError: pyarrow is not
+    installed. Raises OSError."""
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetWriter
+    except ImportError as error:
+        raise ConfigError("Parquet needs pyarrow: pip install 'flatcrawler[parquet]'") from error
+    schema = _schema(pyarrow)
+    temporary = to.with_name(to.name + ".tmp")
+    count, source = 0, iter(rows)
+    try:
+        with ParquetWriter(temporary, schema, compression="zstd") as writer:
+            while group := list(islice(source, GROUP_ROWS)):
+                writer.write_batch(pyarrow.record_batch([_column(name, group) for name in COLUMNS], schema=schema))
+                count += len(group)
+        temporary.replace(to)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _schema(arrow: Any) -> pyarrow.Schema:
+    kinds = {"timestamp": arrow.timestamp("ms", tz="UTC"), "bool": arrow.bool_()}
+    return arrow.schema([(name, kinds.get(kind) or getattr(arrow, kind)()) for name, (kind, _) in COLUMNS.items()])
+
+
+def _column(name: str, rows: list[Row]) -> list[Any]:
+    value = COLUMNS[name][1]
+    return [row.get(name) for row in rows] if value is None else [value(row) for row in rows]

@@ -1,0 +1,20 @@
+"""The title of a page, for lists of pages."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Final
+
+from crawler.parse.html import document_of
+
+HEAD_BYTES: Final = 256 << 10
+"""Of a page that are looked at."""
+TITLE_CHARS_MAX: Final = 500
+
+
+def title(body: BinaryIO, mime: str | None, charset: str | None) -> str | None:
+    """The text of the first <title>, its spaces folded; None if there is none."""
+    document = document_of(body.read(HEAD_BYTES), charset, mime)
+    for element in document.iter_elements(("title",)):
+        if text := " ".join("".join(element.strings).split()):
+            return text[:TITLE_CHARS_MAX]
+    return None

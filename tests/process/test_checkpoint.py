@@ -1,0 +1,73 @@
+"""A copy of a crawl's directory, taken while it crawls: it is whole, and a crawl goes on from it without loss."""
+
+import json
+import time
+
+import pytest
+from support.daemons import served
+from support.programs import LOCAL, command, rows_of
+from support.sinful import Site, running
+
+
+@pytest.fixture(scope="module")
+def site():
+    with running(Site(host="0.0.0.0")) as site:
+        yield site
+
+
+def urls(site, count, hosts=20):
+    return [f"http://127.0.0.{n % hosts + 1}:{site.ports['http']}/good/{n}" for n in range(count)]
+
+
+def settled(root):
+    return [row["url"] for row in rows_of(root) if row["outcome"] == "ok"]
+
+
+def ask_for_a_copy(daemon, name):
+    headers = {"Content-Type": "application/json"}
+    return daemon.ask("POST", "/v1/checkpoint", json.dumps({"name": name}).encode(), headers.items())
+
+
+@pytest.mark.parametrize("archive", ["warc", pytest.param("files", marks=pytest.mark.slow)])
+def test_a_copy_of_a_crawl_that_runs_is_whole_and_goes_on(tmp_path, site, archive):
+    """Files are rolled all the time, and the original is killed after the copy was taken."""
+    wanted, settings = urls(site, 300), ("--archive", archive, "--roll-size", "40kB")
+    root, copy = tmp_path / "d", tmp_path / "copy"
+    with served(root, "--rate", "400", *settings) as daemon:
+        daemon.ask("POST", "/v1/seeds?list=l", "\n".join(wanted).encode())
+        while daemon.ask("GET", "/v1/status")["done"] < 100:
+            time.sleep(0.01)
+        done = command("checkpoint", str(root), str(copy), "--listen", daemon.listen)
+        assert done.returncode == 0, done.stderr
+        told = ask_for_a_copy(daemon, "mine")
+        assert (told["path"], told["missing"]) == (str(root / "checkpoints" / "mine"), [])
+        daemon.process.kill()
+    assert 100 <= len(settled(copy)) <= 300
+    again = tmp_path / "again"
+    assert command("checkpoint", str(root / "checkpoints" / "mine"), str(again)).returncode == 0, "a copy of a copy"
+    (tmp_path / "list").write_text("")
+    for directory in (copy, again, root):  # the original, too: it shares files with them
+        if directory != root:
+            assert command("verify", str(directory)).returncode == 0
+        gone_on = command("run", "-i", str(tmp_path / "list"), "-o", str(directory), *LOCAL, *settings)
+        assert gone_on.returncode == 0, gone_on.stderr
+        assert sorted(settled(directory)) == sorted(wanted), "each once"
+        assert command("verify", str(directory)).returncode == 0
+
+
+def test_what_cannot_be_copied_is_said(tmp_path, site):
+    root = tmp_path / "d"
+    assert command("run", *urls(site, 2), "-o", str(root), *LOCAL).returncode == 0
+    assert command("checkpoint", str(root), str(root)).returncode == 2
+    assert command("checkpoint", str(tmp_path), str(tmp_path / "x")).returncode == 2
+    with served(tmp_path / "other") as daemon, served(root) as mine:
+        refused = command("checkpoint", str(root), str(tmp_path / "x"), "--listen", daemon.listen)
+        assert (refused.returncode, "the daemon that was asked runs" in refused.stderr) == (75, True)
+        mine.process.kill()
+        ask_for_a_copy(daemon, "a")
+        for name in ("a", "../a", "a.unfinished", ".a"):
+            with pytest.raises(OSError):
+                ask_for_a_copy(daemon, name)
+    (root / "checkpoints" / "x.unfinished").mkdir(parents=True)
+    assert command("checkpoint", str(root), str(tmp_path / "x")).returncode == 0
+    assert not list((root / "checkpoints").iterdir()), "what a kill left is gone"

@@ -1,0 +1,157 @@
+"""What other tools load: WACZ, Parquet, CSV, lists of pages, and the summary, each from a real crawl."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import zipfile
+import zlib
+
+import orjson
+import pytest
+from support.programs import LOCAL, command
+from support.webs import Answer, Web, redirect
+from warcio.archiveiterator import ArchiveIterator
+
+HOST, FAR = "127.0.0.1", "127.0.0.2"
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory):
+    """(directory, URL of the host) of a list with tags, crawled twice, with requisites."""
+    root = tmp_path_factory.mktemp("exports")
+    with Web().running() as web:
+        pages = {
+            "/": Answer(body=b"<title> One\n&amp; <b>only</title><img src=/i.png><img src=/missing.png>"),
+            "/old": redirect("/"),
+            "/text": Answer(body=b"text", mime="text/plain"),
+            "/latin": Answer(body=b"<title>\xe9</title>", mime="text/html; charset=latin1"),
+            "/tagged": Answer(
+                body="<title>\u00fc".encode("latin1"), mime="text/html; charset=latin1", headers=(("ETag", '"1"'),)
+            ),
+            "/i.png": Answer(body=b"\x89PNG", mime="image/png"),
+        }
+        web.hosts = {HOST: pages, FAR: {"/err": Answer(500)}}
+        tags = {"/": "a", "/old": 7, "/text": "b", "/latin": "a", "/tagged": "c"}
+        lines = [{"url": web.url(HOST, path), "tag": tag} for path, tag in tags.items()]
+        lines.append({"url": web.url(FAR, "/err"), "tag": "b"})
+        (root / "list").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+        run = ("run", "-i", str(root / "list"), "--requisites", "-o", str(root / "out"), *LOCAL, "--retries", "0")
+        assert command(*run).returncode == 0
+        pages["/text"] = Answer(body=b"other", mime="text/plain")
+        assert command("recrawl", str(root / "out")).returncode == 0
+        assert command(*run).returncode == 0
+        yield root / "out", web.url(HOST)[:-1]
+
+
+def exported(crawled, *arguments: str) -> list[dict]:
+    ended = command("export", str(crawled[0]), *arguments)
+    assert ended.returncode == 0, ended.stderr
+    return [orjson.loads(line) for line in ended.stdout.splitlines()]
+
+
+def paths(crawled, *arguments: str) -> list[str]:
+    return sorted(row["canonical"].removeprefix(crawled[1]) for row in exported(crawled, *arguments))
+
+
+def test_filters_choose_what_is_exported(crawled):
+    assert paths(crawled) == sorted(["/", "/latin", "/tagged", "/text"] * 2)
+    assert paths(crawled, "--final") == ["/", "/", "/latin", "/tagged", "/text"], "one for each line"
+    assert paths(crawled, "--tag", "a", "--change", "new") == ["/", "/latin"]
+    assert paths(crawled, "--mime", "text/plain", "--final") == ["/text"]
+    assert paths(crawled, "--kind", "embed", "--change", "new") == ["/i.png"]
+    assert len(paths(crawled, "--outcome", "redirect", "--status", "3xx")) == 2
+    assert paths(crawled, "--status", "404,500") == []
+    assert len(paths(crawled, "--outcome", "http_error", "--status", "500")) == 2
+    assert len(paths(crawled, "--since", "1h")) == 8 and paths(crawled, "--since", "2999-01-01") == []
+    assert {row["text"] for row in exported(crawled, "--mime", "text/plain", "--change", "changed")} == {"other"}
+    [tagged] = exported(crawled, "--tag", "c", "--final", "--mime", "text/html")
+    assert tagged["status"] == 304 and tagged["text"] == "<title>ü", "it is still of the type it was"
+    assert len(exported(crawled, "--format", "pages")) == 6
+    for wrong in (("--status", "abc"), ("--since", "soon"), ("--change", "old"), ("--format", "wacz"), ("--to", "x")):
+        assert command("export", str(crawled[0]), *wrong).returncode == 2
+
+
+def test_a_table_has_one_header_whatever_is_in_it(crawled):
+    text = command("results", str(crawled[0]), "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 18 and sum(line.startswith("url,") for line in text.splitlines()) == 1
+    assert [row["change"] for row in rows if row["canonical"].endswith("/text")] == ["new", "changed"]
+
+
+def test_the_pages_are_told_with_their_titles(crawled):
+    header, *pages = exported(crawled, "--format", "pages", "--final")
+    assert header["format"] == "json-pages-1.0"
+    titles = {page["url"].removeprefix(crawled[1]): page["title"] for page in pages}
+    assert titles == {"/": "One & <b>only", "/latin": "é", "/tagged": "ü"}, "the last was not modified"
+    assert len({page["id"] for page in pages}) == 3 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
+
+
+def test_the_archive_in_one_file_is_valid_and_every_record_is_found_in_it(crawled, tmp_path):
+    file = tmp_path / "out.wacz"
+    assert command("export", str(crawled[0]), "--format", "wacz", "--to", str(file)).returncode == 0
+    assert list(tmp_path.iterdir()) == [file]
+    with zipfile.ZipFile(file) as wacz:
+        heads = wacz.read("indexes/index.idx").decode().splitlines()
+        blocks = wacz.read("indexes/index.cdx.gz")
+        places = [json.loads(head[head.index("{") :]) for head in heads[1:]]
+        lines = b"".join(zlib.decompress(blocks[at["offset"] :][: at["length"]], 31) for at in places).splitlines()
+        assert lines == sorted(lines) and len(lines) == 16
+        for line in lines:
+            place = json.loads(line[line.index(b"{") :])
+            with wacz.open(f"archive/{place['filename']}") as archive:
+                archive.seek(int(place["offset"]))
+                record = next(iter(ArchiveIterator(io.BytesIO(archive.read(int(place["length"]))))))
+                assert record.rec_headers["WARC-Target-URI"] == place["url"]
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in wacz.infolist() if info.filename.startswith("archive/"))
+    pytest.importorskip("wacz")
+    ended = subprocess.run([sys.executable, "-m", "wacz", "validate", "-f", str(file)], capture_output=True, text=True)
+    assert ended.returncode == 0 and "invalid" not in ended.stdout, ended.stdout + ended.stderr
+
+
+def test_an_archive_can_be_taken_while_it_is_written(crawled, tmp_path):
+    """Of files that are open, what is committed."""
+    from crawler.crawl import open_crawl_reader
+    from crawler.output.archive.wacz import write_wacz
+
+    with open_crawl_reader(crawled[0]) as reader:
+        marks = dict(reader.marks)
+    opened = tmp_path / "open"
+    for file, mark in marks.items():
+        (opened / file).parent.mkdir(parents=True, exist_ok=True)
+        data = (crawled[0] / file).read_bytes()
+        (opened / f"{file}.open").write_bytes(data + b"and what no commit knows")
+        marks[file] = type(mark)(mark.length)
+    assert write_wacz(opened, marks, [b"{}\n"], tmp_path / "x.wacz", title="x") == 2
+    with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
+        for file in marks:
+            if file.startswith("warc/"):
+                assert wacz.read(f"archive/{file[5:]}") == (crawled[0] / file).read_bytes()
+
+
+def test_rows_are_queried_by_others(crawled, tmp_path):
+    duckdb, _ = pytest.importorskip("duckdb"), pytest.importorskip("pyarrow")
+    file = tmp_path / "rows.parquet"
+    assert command("export", str(crawled[0]), "--format", "parquet", "--to", str(file), "--kind", "all").returncode == 0
+    found = duckdb.sql(f"select kind, change, count(*) from '{file}' group by all order by all").fetchall()
+    assert {(kind, change): count for kind, change, count in found}["recrawl", "changed"] == 1
+    assert sum(count for *_, count in found) == 18
+    asked = f"select fetch_status, url_host_name, tag, epoch(fetch_time) from '{file}' where fetch_status = 500 limit 1"
+    [row] = duckdb.sql(asked).fetchall()
+    assert row[:3] == (500, FAR, "b") and row[3] > 1.7e9
+
+
+def test_the_summary_counts_the_last_visit_of_each_url(crawled, tmp_path):
+    out = str(crawled[0])
+    counts = orjson.loads(command("summary", out, "--json").stdout)
+    assert counts["outcomes"] == {"ok": 4, "redirect": 1, "http_error": 1} and counts["kinds"] == {"recrawl": 6, "embed": 2}
+    assert counts["changes"] == {"unchanged": 4, "changed": 1}
+    assert counts["incomplete_pages"] == {f"{crawled[1]}/": 1}
+    text = command("summary", out).stdout
+    assert text.startswith("6 pages (besides: 2 embed)") and "pages that lack" in text
+    page = tmp_path / "page.html"
+    assert command("summary", out, "--html", str(page)).returncode == 0
+    html = page.read_text()
+    assert "<svg" in html and not re.search(r"<script|<link|src=|@import|url\(", html), "it needs nothing from elsewhere"

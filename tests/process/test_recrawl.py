@@ -1,0 +1,182 @@
+"""A crawl that comes back: what has changed since is told, what has not is stored once, and all of it replays."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import orjson
+import pytest
+from support.daemons import daemon
+from support.programs import LOCAL, command, crawling, rows_of
+from support.replay import captures
+from support.webs import Answer, Web, page
+
+HOST = "127.0.0.1"
+OLD, NEW, CHANGED, GONE = 949, 50, 99, 50
+"""Pages but for the index, which links to all and changes as well."""
+
+
+def week(second: bool) -> dict[str, Answer]:
+    pages = {}
+    for n in range(OLD + (NEW if second else 0)):
+        is_changed = second and n < CHANGED
+        body = f"<p>page {n}{' anew' * is_changed}".encode()
+        tag = (("ETag", f'"{n}{"b" * is_changed}"'),) if n % 2 else ()  # the others must be compared
+        pages[f"/p/{n}"] = Answer(body=body, headers=tag)
+    index = page(*pages)
+    if second:
+        for n in range(CHANGED, CHANGED + GONE):
+            pages[f"/p/{n}"] = Answer(404)
+    return pages | {"/": index}
+
+
+def results(out: Path, *arguments: str) -> list[dict]:
+    return [orjson.loads(line) for line in command("results", str(out), *arguments).stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def weeks(tmp_path_factory):
+    """Two weeks of a site of 1,000 pages: (directory, what the commands said)."""
+    out = tmp_path_factory.mktemp("weeks") / "out"
+    with Web({HOST: week(second=False)}).running() as web:
+        run = ("run", web.url(HOST), "--depth", "1", "-o", str(out), *LOCAL, "--per-host", "16")
+        said = {"first": command(*run), "again": command(*run)}
+        web.hosts = {HOST: week(second=True)}
+        web.visits.clear()
+        said["ordered"] = command("recrawl", str(out))
+        said["second"] = command(*run)
+        asked = web.asked(HOST)
+        yield out, web.url(HOST)[:-1], said, asked
+
+
+def test_in_the_second_week_exactly_what_changed_is_told(weeks):
+    out, base, said, asked = weeks
+    assert all(ended.returncode == 0 for ended in said.values()), said
+    assert f" {OLD + 1} URLs are due again" in said["ordered"].stderr
+    assert set(asked.values()) == {1} and len(asked) == OLD + 1 + NEW
+    rows = results(out)[OLD + 1 :]
+    assert Counter(row["change"] for row in rows) == {"unchanged": 800, "changed": 100, "gone": 50, "new": 50}
+    told = {
+        change: {row["url"].removeprefix(base) for row in rows if row["change"] == change}
+        for change in ("new", "gone", "changed")
+    }
+    assert told["new"] == {f"/p/{n}" for n in range(OLD, OLD + NEW)}
+    assert told["gone"] == {f"/p/{n}" for n in range(CHANGED, CHANGED + GONE)}
+    assert told["changed"] == {"/", *(f"/p/{n}" for n in range(CHANGED))}
+    assert Counter(row["kind"] for row in rows) == {"recrawl": OLD + 1, "link": NEW}
+    assert {row["attempt"] for row in rows} == {1}
+    assert len(results(out, "--change", "gone")) == GONE
+    assert Counter(row["change"] for row in results(out, "--final")) == {"unchanged": 800, "changed": 100, "gone": 50, "new": 50}
+    table = said["second"].stderr
+    assert "against the last visits" in table and "  unchanged  800" in table
+
+
+def test_a_finished_crawl_says_that_nothing_was_left_and_what_to_do(weeks):
+    _, _, said, _ = weeks
+    assert "crawler recrawl" in said["again"].stderr and "--fresh" in said["again"].stderr
+    assert not any("nothing was left" in said[name].stderr for name in ("first", "second"))
+
+
+def test_what_did_not_change_is_a_revisit_that_replays_as_the_page(weeks):
+    out, base, _, _ = weeks
+    found = captures(out)
+    assert Counter(capture.kind for capture in found) == {"response": OLD + 1 + 100 + 50 + NEW, "revisit": 800}
+    pages = week(second=True)
+    for capture in found:
+        if capture.kind == "revisit":
+            asked = pages[capture.url.removeprefix(base)]
+            assert (capture.status, capture.body, capture.mime) == ("200", asked.body, "text/html; charset=utf-8")
+    assert command("verify", str(out)).returncode == 0
+
+
+def test_killed_while_it_comes_back_it_visits_each_page_once(tmp_path):
+    """With what the pages need; nothing is lost, and nothing is told or stored twice."""
+    out = tmp_path / "out"
+    pages = {f"/{n}": Answer(body=f"<img src=/{n}.png>".encode()) for n in range(30)}
+    pages |= {f"/{n}.png": Answer(body=b"%d" % n, mime="image/png") for n in range(30)}
+    with Web({HOST: {"/": page(*(f"/{n}" for n in range(30))), **pages}}).running() as web:
+        words = ("run", web.url(HOST), "--depth", "1", "--requisites", "-o", str(out), *LOCAL, "--delay", "5ms")
+        assert command(*words).returncode == 0
+        assert command("recrawl", str(out)).returncode == 0
+        web.visits.clear()
+        with crawling(*words) as process:
+            while len(web.visits) < 20:
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.01)
+            process.kill()
+        assert command(*words).returncode == 0
+    again = rows_of(out)[61:]
+    assert Counter(row["canonical"] for row in again) == {web.url(HOST, path): 1 for path in ("/", *pages)}
+    assert Counter((row["kind"], row["change"]) for row in again) == {("recrawl", "unchanged"): 31, ("embed", "unchanged"): 30}
+    assert Counter(capture.kind for capture in captures(out)) == {"response": 61, "revisit": 61}
+    assert command("verify", str(out)).returncode == 0
+
+
+def test_what_is_recrawled_is_chosen(tmp_path):
+    out = tmp_path / "out"
+    with Web({HOST: {"/a": Answer(), "/b": Answer(404), "/c": Answer(500)}}).running() as web:
+        run = ("run", *(web.url(HOST, path) for path in ("/a", "/b", "/c")), "-o", str(out), *LOCAL, "--retries", "0")
+        command(*run)
+
+        def ordered(*arguments: str) -> str:
+            return command("recrawl", str(out), *arguments).stderr.split()[1]
+
+        assert ordered("--older-than", "1h") == "0"
+        assert ordered("--match", "/[ab]$", "--outcome", "http_error") == "1"
+        assert ordered("--outcome", "http_error") == "1", "what is due already is not counted again"
+        command(*run)
+        assert [row["url"].rpartition("/")[2] for row in rows_of(out) if row["kind"] == "recrawl"] == ["b", "c"]
+        for wrong in (("--match", "("), ("--older-than", "soon"), ("--outcome", "fine")):
+            assert command("recrawl", str(out), *wrong).returncode == 2
+
+
+def test_a_run_visits_again_what_is_due_by_schedule_and_ends(tmp_path):
+    """What never changes is asked for less often each time."""
+    out = tmp_path / "out"
+    with Web({HOST: {"/": page("/a"), "/a": Answer(body=b"a")}}).running() as web:
+        run = ("run", web.url(HOST), "--depth", "1", "-o", str(out), *LOCAL, "--recrawl-min", "0")
+
+        def asked_after(*arguments: str) -> Counter[str]:
+            assert command(*run, *arguments).returncode == 0
+            return web.asked(HOST)
+
+        assert asked_after() == {"/": 1, "/a": 1}
+        scheduled = asked_after("--recrawl-every", "1ms")  # what had no schedule is given one, and is due
+        assert min(scheduled.values()) >= 2
+        assert asked_after() == scheduled, "without the setting nothing is due"
+        again = asked_after("--recrawl-every", "1ms")
+        assert all(again[path] > scheduled[path] for path in scheduled)
+    for path, visits in again.items():
+        known = orjson.loads(command("why", web.url(HOST, path), "--data", str(out), "--json").stdout)["record"]
+        assert known["interval"] == pytest.approx(0.001 * 1.5 ** (visits - 1))
+
+
+def sitemap(**modified: str) -> Answer:
+    entries = "".join(f"<url><loc>/{path}</loc><lastmod>{at}</lastmod></url>" for path, at in modified.items())
+    return Answer(body=f"<urlset>{entries}</urlset>".encode(), mime="application/xml")
+
+
+async def test_a_daemon_comes_back_by_order_and_to_what_a_sitemap_says_is_newer(tmp_path):
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    pages = {
+        "/": page(),
+        "/a": Answer(body=b"a"),
+        "/b": Answer(body=b"b"),
+        "/sitemap.xml": sitemap(a="2001-01-01", b="2001-01-01"),
+    }
+    with Web({HOST: pages}).running() as web:
+        settings = {"urls": (web.url(HOST),), "sitemaps": True, "recrawl_every": "7d", "recrawl_min": 0}
+        async with daemon(tmp_path / "out", **settings) as told:
+            status = await told.until(done=3, recrawl=3, waiting=0, in_flight=0)
+            assert status["changes"] == {"new": 3}
+            web.hosts[HOST]["/sitemap.xml"] = sitemap(a="2001-01-01", b=soon)
+            web.hosts[HOST]["/b"] = Answer(404)
+            assert (await told.ask("POST", "/v1/recrawl?match=sitemap.xml$"))[0] == 202
+            await told.until(changes={"gone": 1}, waiting=0, in_flight=0)
+            assert web.asked(HOST) == {"/robots.txt": 1, "/": 1, "/a": 1, "/b": 2, "/sitemap.xml": 2}
+            assert (await told.ask("POST", "/v1/recrawl?outcome=ok"))[0] == 202
+            await told.until(changes={"unchanged": 2}, waiting=0, in_flight=0)
+            for wrong in ("match=(", "older_than=soon", "outcome=fine"):
+                assert (await told.ask("POST", f"/v1/recrawl?{wrong}"))[0] == 400
+            _, why = await told.ask("GET", "/v1/urls", params={"url": web.url(HOST, "/a")})
+            assert why["record"]["interval"] == 1.5 * 7 * 86400

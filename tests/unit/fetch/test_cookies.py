@@ -1,0 +1,132 @@
+"""Cookies go where they belong, and nowhere else; what hosts set is bounded."""
+
+import os
+from http.cookiejar import MozillaCookieJar
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crawler.core.errors import ConfigError
+from crawler.fetch.cookies import BYTES_MAX, HOST_BYTES_MAX, Cookies, open_cookies
+
+HOME = "https://www.example.org/a/b"
+
+
+def set_by(href: str, *values: str) -> Cookies:
+    cookies = Cookies(MozillaCookieJar())
+    cookies.received(href, values)
+    return cookies
+
+
+def listed(tmp_path: Path, *lines: str) -> Path:
+    file = tmp_path / "login.txt"
+    file.write_text("# Netscape HTTP Cookie File\n" + "".join("\t".join(line.split()) + "\n" for line in lines))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ("a=1", "a=1"),
+        ("a=1; Path=/a", "a=1"),
+        ("a=1; Path=/other", None),
+        ("a=1; Max-Age=0", None),
+        ("a=1; Max-Age=100", "a=1"),
+        ("a=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT", None),
+        ("a=1; Secure; HttpOnly; SameSite=Lax", "a=1"),
+        ("a=1; Domain=example.org", "a=1"),
+        ("a=1; Domain=.org", None),
+        ("a=1; Domain=elsewhere.example", None),
+        ("a=1; Domain=other.example.org", None),
+        ("a=" + "x" * 5000, None),
+        ("a=\u00e9", None),
+        ("", None),
+    ],
+)
+def test_a_cookie_goes_back_to_the_host_that_set_it_alone(value: str, sent: str | None) -> None:
+    cookies = set_by(HOME, value)
+    assert cookies.header(HOME) == sent
+    for other in (
+        "https://example.org/a/b",
+        "https://sub.www.example.org/a/b",
+        "https://other.example.org/a/b",
+        "https://evil.example/",
+    ):
+        assert cookies.header(other) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "[::1]:8000", "localhost", "xn--bcher-kva.example"])
+def test_every_kind_of_host_has_its_cookies(host: str) -> None:
+    assert set_by(f"http://{host}/", "a=1", "b=2").header(f"http://{host}/x") == "a=1; b=2"
+
+
+def test_what_is_secure_is_sent_by_tls_only() -> None:
+    cookies = set_by(HOME, "a=1; Secure", "b=2; Path=/")
+    assert cookies.header("http://www.example.org/") == "b=2"
+    assert set_by(HOME, "a=1", "a=2").header(HOME) == "a=2", "the last one counts"
+
+
+async def test_a_file_says_where_its_cookies_go_and_a_host_may_renew_its_own(tmp_path: Path) -> None:
+    file = listed(
+        tmp_path,
+        ".example.org TRUE / FALSE 0 session old",
+        "www.example.org FALSE /a TRUE 4102444800 only here",
+        "#HttpOnly_www.example.org FALSE / FALSE 4102444800 hidden 1",
+        "www.example.org FALSE / FALSE 1 expired x",
+    )
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header("https://example.org/") == cookies.header("http://deep.sub.example.org/") == "session=old"
+        assert set((cookies.header(HOME) or "").split("; ")) == {"session=old", "only=here", "hidden=1"}
+        assert cookies.header("https://notexample.org/") is None
+        cookies.received(HOME, ["session=new; Domain=.example.org; Path=/"])
+        assert "session=new" in (cookies.header(HOME) or "") and "session=old" not in (cookies.header(HOME) or "")
+        assert cookies.header("https://example.org/") == "session=old", "it was www that has set it"
+
+
+async def test_what_hosts_have_set_is_there_again_until_there_is_a_new_login(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    for expected in (None, "a=1"):
+        async with open_cookies(file, tmp_path) as cookies:
+            assert cookies.header(HOME) == expected
+            cookies.received(HOME, ["a=1"])
+    kept = tmp_path / "cookies.txt"
+    assert kept.stat().st_mode & 0o777 == 0o600 and sorted(path.name for path in tmp_path.iterdir()) == [
+        "cookies.txt",
+        "login.txt",
+    ]
+    file.touch()
+
+    os.utime(kept, (1, 1))
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) is None
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"a=1", b"\xff\xfe", b"# Netscape HTTP Cookie File\nnonsense\n", b"#" * ((1 << 20) + 1)]
+)
+async def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(ConfigError, match="cookies: "):
+        async with open_cookies(tmp_path / "bad", tmp_path):
+            pass
+
+
+def test_no_host_fills_the_memory() -> None:
+    cookies = set_by(HOME, *(f"n{i}={'x' * 4000}; Path=/" for i in range(200)))
+    assert 0 < len(cookies.header(HOME) or "") <= HOST_BYTES_MAX
+    for n in range(BYTES_MAX // HOST_BYTES_MAX * 2):
+        cookies.received(f"http://h{n}.example/", [f"n{i}={'x' * 4000}" for i in range(4)])
+    assert sum(cookies._sizes.values()) <= BYTES_MAX and len(cookies._sizes) == len(cookies._hosts)
+    assert cookies.header(HOME) is None and cookies.header(f"http://h{n}.example/"), "the longest unused go first"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(alphabet='ab=;, "\\Domain.PathExpiresMax-Age09:\x7f\u00e9', max_size=40), max_size=3))
+def test_no_field_raises(values: list[str]) -> None:
+    cookies = set_by(HOME, *values)
+    for href in (HOME, "https://evil.example/"):
+        header = cookies.header(href)
+        assert header is None or (header.isascii() and header.isprintable())

@@ -1,0 +1,67 @@
+"""What is told of a visit against the one before, over histories of visits; and when the next one is."""
+
+import pytest
+from support.pages import Crawl, seed, visit
+
+from crawler.core.batch import Settled
+from crawler.core.model import Done, Dropped
+from crawler.policy.intervals import Intervals
+
+URL = "http://a.example.org/"
+
+
+def ends(crawl: Crawl, name: str) -> Done | Dropped:
+    if name == "timeout":
+        return Dropped("timeout", "total_timeout")
+    if name.startswith("to-"):
+        headers = ((b"Location", name.encode()),)
+        return Done(crawl.page(URL, b"moved", status=302, headers=headers), "redirect")
+    status = int(name) if name.isdigit() else 200
+    outcome = "ok" if status in (200, 304) else "http_error"
+    return Done(crawl.page(URL, b"" if status == 304 else name.encode(), status=status, headers=((b"ETag", b'"x"'),)), outcome)
+
+
+@pytest.mark.parametrize("kind", ["warc", "files", "discard"])
+@pytest.mark.parametrize(
+    ("visits", "changes"),
+    [
+        ("one one 304 two two", "new unchanged unchanged changed unchanged"),
+        ("one 503 one timeout 503 two", "new - unchanged - - changed"),
+        ("one timeout 410 404 one", "new - gone - new"),
+        ("404 404 one", "- - new"),
+        ("timeout one", "- new"),
+        ("to-a to-a to-b one to-b", "new unchanged changed changed changed"),
+        ("to-a 503 to-a 404", "new - unchanged gone"),
+    ],
+)
+def test_a_visit_is_compared_with_the_last_one_that_could_tell(tmp_path, kind, visits, changes):
+    crawl, known, found = Crawl(tmp_path, kind), None, []
+    for name in visits.split():
+        if known is None:
+            known, rows = visit(crawl, seed(URL, 1), ends(crawl, name))
+        else:
+            crawl.store.revive(frozenset({known.outcome}))
+            [lease] = crawl.claim()
+            crawl.commit([Settled(lease, ends(crawl, name))])
+            [known], rows = crawl.known, crawl.rows()[-1:]
+        assert rows[0]["change"] == known.change
+        found.append(known.change or "-")
+    assert found == changes.split()
+
+
+def test_only_what_is_whole_may_be_confirmed_by_the_server(tmp_path):
+    crawl = Crawl(tmp_path)
+    for n, (outcome, etag) in enumerate((("ok", '"x"'), ("http_error", None), ("truncated", None))):
+        url = f"{URL}{n}"
+        page = crawl.page(url, headers=((b"ETag", b'"x"'),))
+        assert visit(crawl, seed(url, n), Done(page, outcome))[0].etag == etag
+
+
+def test_what_never_changes_is_visited_less_often_and_what_does_more_often():
+    intervals = Intervals(1000, min_s=200, max_s=3000)
+    assert intervals.after(None, "new") == intervals.after(None, None) == 1000
+    assert intervals.after(1000, "unchanged") == 1500 and intervals.after(1500, "gone") == 2250
+    assert intervals.after(2250, "unchanged") == intervals.after(3000, "unchanged") == 3000
+    assert intervals.after(1000, "changed") == 500 and intervals.after(300, "changed") == 200
+    assert intervals.after(700, None) == 700, "a failure tells nothing"
+    assert intervals.after(3000, "new") == 1000, "it is there again"

@@ -1,0 +1,26 @@
+"""Earlier crawls in a directory: set aside, and so many of them kept."""
+
+from pathlib import Path
+
+import pytest
+
+from crawler.config.sections import Config
+from crawler.output.directory import open_directory
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, 5), (2, 2), (0, 0), (9, 5)])
+def test_so_many_earlier_crawls_are_kept_the_latest(tmp_path: Path, keep: int | None, left: int) -> None:
+    earlier = ["previous-20250101000000", "previous-20260101000000.2", "previous-20260101000000.10", "previous-20260101000000"]
+    others = ["previous-mine", "previously", "previous-20240101000000x"]
+    for name in (*earlier, *others, "frontier"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "previous-20200101000000").symlink_to(tmp_path / "elsewhere")
+    with open_directory(tmp_path, Config(output=str(tmp_path), fresh=True, keep_previous=keep)):
+        pass
+    assert all((tmp_path / name).is_dir() for name in (*others, "elsewhere", "previous-20200101000000"))
+    found = {path.name for path in tmp_path.glob("previous-2*")} - {*others, "previous-20200101000000"}
+    assert len(found) == left
+    if keep == 2:
+        assert "previous-20260101000000.10" in found, "the number counts, not its text; and the one set aside just now"
