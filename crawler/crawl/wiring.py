@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.json import decode, encode
@@ -40,7 +40,7 @@ from crawler.fetch import Fetcher, open_fetcher
 from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.division import store_of
-from crawler.frontier.in_flight import open_in_flight
+from crawler.frontier.in_flight import InFlight, open_in_flight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Results, Retention, make_tmp, open_directory
@@ -98,82 +98,54 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
+    hosts, budget = HostRules(config), Budget(plan)
     with contextlib.ExitStack() as stack:
-        root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
-        own, tmp = root / "frontier", root / "tmp"
-        if part is not None:
-            own = store_of(own, part.share.own)
-            tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
-        else:
-            divided_for(config, root, 1)
-        hosts = HostRules(config)
-        budget = Budget(plan)
-        store = _open_store(config, own, hosts, plan, part.share if part is not None else None)
-        stack.callback(store.close)  # again: see _leave
+        files = _open_files(config, hosts, plan, part, stack)
+        root, store = files.root, files.store
         clock = Clock(store.clock())
-        exchange = _open_exchange(root, store, part) if part is not None else None
-        number = part.share.own if part is not None else WHOLE
-        archive = open_archive(config, root, _provenance(config), as_fields(config), number)
-        results = Results(root, config.roll_size, number)
-        journal = Journal(archive, results, _intervals(config), exchange.outbox if exchange is not None else None)
-        stack.callback(_leave, config, own, store, journal)
-        for name in journal.rewind(store.marks()):
-            logger.warning("%s: not part of the last commit; moved to lost+found/", name)
-        in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
-        backoff_max_s = config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S)
-        patience_s = math.inf if endless else config.disk_wait
-        politeness = Politeness(
-            hosts,
-            robots.delay if robots is not None else None,
-            random.random,
-            backoff_max_s=backoff_max_s,
-            host_failures=config.host_failures,
-        )
+        politeness = _politeness(config, hosts, robots, endless=endless)
         exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
         failing_hosts = FailingHosts()
         pump = Pump(
             store,
             Workbench(hosts.per_host, _group_of(config)),
             politeness,
-            journal,
+            files.journal,
             clock=clock.now,
             wall=clock.wall,
             links_max=plan.bench_links_max,
-            in_flight=in_flight,
+            in_flight=files.in_flight,
             robots=robots,
             exclusion=exclusion,
             links_room=budget,
             visits_max=_visits_max(config, part),
             on_unfetched=failing_hosts.add,
             endless=endless,
-            exchange=exchange,
+            exchange=files.exchange,
         )
         stack.callback(pump.close)
-        frontier = pump.frontier
-        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
         async with (
             _open_cookies(config, root) as cookies,
-            _open_fetcher(config, tmp, plan, cookies) as fetcher,
+            _open_fetcher(config, files.tmp, plan, cookies) as fetcher,
             _open_parser(config, plan) as parser,
         ):
-            frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
-            scope = Scope(config, obey=config.robots, blocked=hosts.blocked)
+            pump.frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
             recrawler = Recrawler(config, store, pump, clock)
             expander = Expander(
                 config,
-                scope,
+                Scope(config, obey=config.robots, blocked=hosts.blocked),
                 parser,
                 fetcher.finisher,
-                frontier.admit,
+                pump.frontier.admit,
                 secret=store.secret(),
                 hasten=recrawler.hasten if config.recrawl_every else None,
                 by_domain=part is not None and part.share.group_of is not None,
             )
-            metrics = Metrics(version=__version__, rules=RULES)
-            metrics.opened(frontier.counts.known, frontier.counts.settled)
-            expander.parsed = metrics.parsed
-            _measure(budget, store, pump, fetcher, robots, parser, journal)
+            metrics = _metrics(pump, expander)
+            _measure(budget, store, pump, fetcher, robots, parser, files.journal)
+            rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+            patience_s = math.inf if endless else config.disk_wait
             yield Crawl(
                 config,
                 root,
@@ -188,23 +160,87 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 parser=parser,
                 expander=expander,
                 judge=_judge(config, rules),
-                journal=journal,
+                journal=files.journal,
                 retention=_retention(config, root, pump, store),
                 recrawler=recrawler,
                 seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
-                memory=MemoryGovernor(
-                    budget,
-                    frontier,
-                    children=parser.pids if parser is not None else tuple,
-                    empty=(fetcher.forget, store.shed, *((robots.forget,) if robots is not None else ())),
-                    restart_parsers=parser.restart if parser is not None else lambda: None,
-                    clock=clock.now,
-                ),
-                disk=Disk(root, frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
-                network=Network(frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
+                memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
+                disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
+                network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
                 metrics=metrics,
                 failing_hosts=failing_hosts,
             )
+
+
+class _Files(NamedTuple):
+    """What of a crawl is on disk, opened and at its last commit."""
+
+    root: Path
+    tmp: Path
+    store: Store
+    journal: Journal
+    in_flight: InFlight | None
+    exchange: Exchange | None
+
+
+def _open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None, stack: contextlib.ExitStack) -> _Files:
+    """In the order of their dependence; ``stack`` closes them in the reverse one."""
+    assert config.output is not None
+    root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
+    own, tmp = root / "frontier", root / "tmp"
+    if part is not None:
+        own = store_of(own, part.share.own)
+        tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
+    else:
+        divided_for(config, root, 1)
+    store = _open_store(config, own, hosts, plan, part.share if part is not None else None)
+    stack.callback(store.close)  # again: see _leave
+    exchange = _open_exchange(root, store, part) if part is not None else None
+    number = part.share.own if part is not None else WHOLE
+    archive = open_archive(config, root, _provenance(config), as_fields(config), number)
+    results = Results(root, config.roll_size, number)
+    journal = Journal(archive, results, _intervals(config), exchange.outbox if exchange is not None else None)
+    stack.callback(_leave, config, own, store, journal)
+    for name in journal.rewind(store.marks()):
+        logger.warning("%s: not part of the last commit; moved to lost+found/", name)
+    in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
+    return _Files(root, tmp, store, journal, in_flight, exchange)
+
+
+def _politeness(config: Config, hosts: HostRules, robots: RobotsGate | None, *, endless: bool) -> Politeness:
+    return Politeness(
+        hosts,
+        robots.delay if robots is not None else None,
+        random.random,
+        backoff_max_s=config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S),
+        host_failures=config.host_failures,
+    )
+
+
+def _metrics(pump: Pump, expander: Expander) -> Metrics:
+    metrics = Metrics(version=__version__, rules=RULES)
+    metrics.opened(pump.frontier.counts.known, pump.frontier.counts.settled)
+    expander.parsed = metrics.parsed
+    return metrics
+
+
+def _governor(
+    budget: Budget,
+    pump: Pump,
+    store: Store,
+    fetcher: Fetcher,
+    parser: ParserPool | None,
+    robots: RobotsGate | None,
+    clock: Clock,
+) -> MemoryGovernor:
+    return MemoryGovernor(
+        budget,
+        pump.frontier,
+        children=parser.pids if parser is not None else tuple,
+        empty=(fetcher.forget, store.shed, *((robots.forget,) if robots is not None else ())),
+        restart_parsers=parser.restart if parser is not None else lambda: None,
+        clock=clock.now,
+    )
 
 
 def _open_fetcher(

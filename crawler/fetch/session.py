@@ -8,7 +8,7 @@ import logging
 import os
 import resource
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -94,21 +94,22 @@ async def open_fetcher(
             "max_field_size": config.max_header_line,
             "max_headers": config.max_headers,
         }
-        session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(),
-            trust_env=False,
-            **heads,
-        )
-        session._retry_connection = False  # retries are the frontier's
-        async with session:
+        async with _session(connector, heads) as session:
             by_session = BySession(session)
             way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
             yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max, cookies)
     finally:
         loop.set_exception_handler(handled)
         await resolver.close()
+
+
+def _session(connector: Connector, heads: Mapping[str, Any]) -> aiohttp.ClientSession:
+    """Without aiohttp's cookies, timers, retries and environment: a crawl has its own."""
+    session = aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(), trust_env=False, **heads
+    )
+    session._retry_connection = False
+    return session
 
 
 Handler: TypeAlias = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
