@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from support.programs import CLEAN
+from support.programs import CLEAN, port_of_its_own
 from support.sinful import Site, running
 
 from crawler.cli.main import COMMANDS
@@ -39,9 +38,8 @@ def scratch(tmp_path_factory):
     script = where / "bin" / "crawler"
     script.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m crawler "$@"\n')
     script.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as also_free:
-        (where / "listen").write_text(f"127.0.0.1:{free.getsockname()[1]}")
-        metrics = f"127.0.0.1:{also_free.getsockname()[1]}"
+    (where / "listen").write_text(f"127.0.0.1:{port_of_its_own()}")
+    metrics = f"127.0.0.1:{port_of_its_own()}"
     with running(Site()) as site:
         address = f"127.0.0.1:{site.ports['http']}"
         (where / "urls.txt").write_text(f"# a list\n\nhttp://{address}/good/1\nhttp://{address}/good/2\n")

@@ -80,13 +80,19 @@ class Client:
         """The JSON object of the response; ``send`` goes as one."""
         body = None if send is None else json.dumps(send).encode()
         with self.open(method, path, query, body, mime="application/json") as response:
-            return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
+            return self._object(response)
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:
         """Send a list; what became of it, once it is committed."""
         pieces = iter(lambda: lines.read(_PIECE_BYTES), b"")
         with self.open("POST", "/v1/seeds", {"tag": tag, "list": name}, pieces) as response:
+            return self._object(response)
+
+    def _object(self, response: http.client.HTTPResponse) -> dict[str, Any]:
+        try:
             return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
+        except (ValueError, TypeError, http.client.HTTPException):
+            raise RequestRefused(f"what responds at {self._where} is no crawler; another address: --listen or --api") from None
 
     def results(self, cursor: str = "0-0", wait_s: int = 0) -> Iterator[tuple[str, bytes]]:
         """(cursor behind it, rows) for as long as there are more; with ``wait_s`` for ever."""

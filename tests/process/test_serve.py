@@ -9,10 +9,11 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.daemons import served
-from support.programs import LOCAL, command, crawler, crawling, rows_of
+from support.programs import LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.sinful import Site, head, running, stay
 
 
@@ -330,6 +331,24 @@ def test_what_is_refused_is_said_plainly(daemon, tmp_path):
     assert "no response from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_another_server_at_that_address_is_said_to_be_no_crawler():
+    def hello(port: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = port.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                while connection.recv(1 << 16):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as port, ThreadPoolExecutor(1) as server:
+        served_both = server.submit(hello, port)
+        for words in (["status"], ["add", "http://a.test/"]):
+            done = command(*words, "--listen", f"127.0.0.1:{port.getsockname()[1]}")
+            assert done.returncode == 1 and "is no crawler" in done.stderr and "Traceback" not in done.stderr
+        served_both.result(10)
+
+
 def test_a_token_is_read_from_its_file(tmp_path):
     token = tmp_path / "token"
     token.write_text("s3cret\n")
@@ -354,9 +373,7 @@ def test_drain_ends_it(tmp_path):
 
 
 def test_metrics_are_served_on_an_address_of_their_own_without_token(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = port_of_its_own()
     token = tmp_path / "token"
     token.write_text("s3cret")
     with served(tmp_path / "d", "--metrics-listen", f"127.0.0.1:{port}", "--api-token-file", str(token)):

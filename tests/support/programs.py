@@ -9,6 +9,8 @@ import gc
 import io
 import os
 import pty
+import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -82,3 +84,11 @@ def rows_of(directory: Path) -> list[dict]:
     """Every row of an ended crawl."""
     files = sorted((directory / "results").glob("*.jsonl"))
     return [orjson.loads(line) for file in files for line in file.read_bytes().splitlines()]
+
+
+def port_of_its_own() -> int:
+    """A free port below those that the kernel gives to whoever asks for any: no server of another test gets it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -269,5 +269,5 @@ def test_a_decoder_holds_no_more_than_it_says(tmp_path: Path, coding: str, compr
         [sys.executable, "-c", HELD, str(tmp_path / "body"), coding], capture_output=True, text=True, check=True, timeout=100
     )
     held, told = map(int, ran.stdout.split())
-    assert held <= told + MIB
+    assert held <= told + 2 * MIB, "the interpreter and its allocators have pages of their own"
     assert held > told // 2 or coding == "gzip"
