@@ -155,3 +155,11 @@ def test_the_summary_counts_the_last_visit_of_each_url(crawled, tmp_path):
     assert command("summary", out, "--html", str(page)).returncode == 0
     html = page.read_text()
     assert "<svg" in html and not re.search(r"<script|<link|src=|@import|url\(", html), "it needs nothing from elsewhere"
+
+
+def test_pandas_reads_the_rows_as_they_lie(crawled):
+    pandas = pytest.importorskip("pandas")
+    rows = pandas.concat([pandas.read_json(file, lines=True) for file in sorted((crawled[0] / "results").glob("*.jsonl"))])
+    pages = rows[(rows.kind != "robots") & (rows.outcome == "ok")]
+    assert set(pages.canonical) == {crawled[1] + path for path in ("/", "/latin", "/tagged", "/text", "/i.png")}
+    assert (pages[pages.status == 200].bytes_decoded > 0).all() and set(rows.change.dropna()) >= {"new", "changed", "unchanged"}

@@ -263,11 +263,14 @@ def widest_zstd(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(("coding", "compress"), [("br", widest_br), ("zstd", widest_zstd), ("gzip", gzip.compress)])
 def test_a_decoder_holds_no_more_than_it_says(tmp_path: Path, coding: str, compress: Callable[[bytes], bytes]) -> None:
-    """Of a body that fills the widest window its coding has."""
+    """Of a body that fills the widest window its coding has. What else the interpreter touches meanwhile only adds: the least of
+    three counts."""
     (tmp_path / "body").write_bytes(compress(os.urandom(4 * MIB) * 6))
-    ran = subprocess.run(
-        [sys.executable, "-c", HELD, str(tmp_path / "body"), coding], capture_output=True, text=True, check=True, timeout=100
-    )
-    held, told = map(int, ran.stdout.split())
-    assert held <= told + 2 * MIB, "the interpreter and its allocators have pages of their own"
+    command = [sys.executable, "-c", HELD, str(tmp_path / "body"), coding]
+    for _ in range(3):
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+        held, told = map(int, ran.stdout.split())
+        if held <= told + MIB:
+            break
+    assert held <= told + MIB
     assert held > told // 2 or coding == "gzip"
