@@ -3,6 +3,8 @@
     python tests/benchmarks/curve.py --known 100000 1000000 10000000 --csv curve.csv --plot curve.png
 
 For every number a crawl is begun whose list names ten URLs on each of many hosts; once all are known it is ended by SIGKILL.
+With ``--listed`` the list ends there, and the rest of the URLs goes through the store alone, as links of a page do: a
+hundred million take an hour instead of a day.
 What is told: how long the store takes to open and give its first leases, how long a claim takes, how long the command takes
 to its first request, then CPU and memory of the next pages it fetches, their links admitted and the archive discarded.
 """
@@ -25,12 +27,20 @@ from gauges import free_port, scraped, tree_pss
 from known import write_list
 from measure import Farm, farm, tree
 
+from crawler.core.batch import Admitted, Batch
+from crawler.core.keys import Keys
+from crawler.core.link_block import Packer, block_of
+from crawler.core.model import Link
+from crawler.core.urls import host_key
 from crawler.frontier import Limits, open_store
 from crawler.resources.memory_plan import Needs, divide
 
 LIMIT_MIB: Final = 256
 URLS_PER_HOST: Final = 10
+HOSTS_A_COMMIT: Final = 500
+"""Whose links go into the store at a time."""
 CLAIMS: Final = 100
+NEEDS: Final = Needs(100, 1, max_parse=4 << 20, max_body=64 << 20, max_head=256 << 10, max_outlinks=100_000)
 LEASES_OF: Final = (64, 4)
 """Hosts and links of each that are claimed at a time."""
 WARM_PAGES: Final = 2_000
@@ -59,13 +69,38 @@ def command(root: Path, port: int) -> list[str]:
     return [*found, "--memory-limit", f"{LIMIT_MIB}MiB", "--metrics-listen", f"127.0.0.1:{port}"]
 
 
+def admitted(root: Path, urls: int, listed: int, farm_port: int) -> None:
+    """Make known the rest of ``urls`` on as many hosts as ``begun`` had in mind: blocks of links, as pages have them."""
+    plan = divide(LIMIT_MIB << 20, NEEDS)
+    store = open_store(
+        "embedded", root / "frontier", Limits(True), now=time.time(), rest=lambda host: 0.0, memory_bytes=plan.accounts["store"]
+    )
+    page = Link("http://127.0.0.1/", "127.0.0.1", "seed")
+    hosts, keys = urls // URLS_PER_HOST, Keys(store.secret())
+    try:
+        for low in range(listed // URLS_PER_HOST, hosts, HOSTS_A_COMMIT):
+            names = [
+                f"http://127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:{farm_port}/p/"
+                for n in range(1 + low, 1 + min(low + HOSTS_A_COMMIT, hosts))
+            ]
+            packer = Packer(keys, with_queries=True)
+            for name in names:
+                host = host_key(name)
+                packer.add((f"{name}{number}", host) for number in range(URLS_PER_HOST))
+            block = block_of(packer.take(), page, deeper=0)
+            batch = Batch([], [Admitted((), block=block)], {}, {}, now=store.clock(), wall=time.time())
+            store.commit(store.prepare(batch), [], {})
+    finally:
+        store.close()
+
+
 def known(gauges: dict[str, float]) -> int:
     return int(sum(value for name, value in gauges.items() if name.startswith("crawler_frontier_urls{")))
 
 
 def asked_of_the_store(root: Path) -> dict[str, float]:
     """Milliseconds to open the store and claim from it the first time, and for each claim after that."""
-    plan = divide(LIMIT_MIB << 20, Needs(100, 1, max_parse=4 << 20, max_body=64 << 20, max_head=256 << 10, max_outlinks=100_000))
+    plan = divide(LIMIT_MIB << 20, NEEDS)
     began = time.perf_counter()
     store = open_store(
         "embedded", root / "frontier", Limits(True), now=time.time(), rest=lambda host: 0.0, memory_bytes=plan.accounts["store"]
@@ -159,6 +194,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--known", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--listed", type=int, help="URLs that come by the list at most (default: all)")
     parser.add_argument("--pages", type=int, default=20_000)
     parser.add_argument("--port", type=int, default=0, help="of the web (default: one that is free)")
     parser.add_argument("--dir", type=Path, help="where the crawls are kept while they last (default: /tmp)")
@@ -170,7 +206,9 @@ def main() -> None:
         for urls in options.known:
             with tempfile.TemporaryDirectory(dir=options.dir) as folder:
                 root = Path(folder, "crawl")
-                begun(root, urls, web.port)
+                listed = min(urls, options.listed or urls)
+                begun(root, listed, web.port)
+                admitted(root, urls, listed, web.port)
                 row = {"known": urls, "hosts": urls // URLS_PER_HOST, "disk_mib": disk_mib(root)}
                 rows.append(row | asked_of_the_store(root) | crawled(root, web, options.pages))
                 print(", ".join(f"{key} {value:,.1f}" for key, value in rows[-1].items()), flush=True)
