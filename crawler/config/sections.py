@@ -29,6 +29,7 @@ from crawler.config.types import (
     Proxy,
     Regex,
     Seconds,
+    StoreUrl,
     Text,
     bounds,
     matching,
@@ -184,6 +185,9 @@ class ArchiveConfig(Section):
     roll_size: Annotated[int, bounds(ge=1), AsSize] = Field(
         1 << 30, description="archive and result files are rolled at this size"
     )
+    roll_time: Seconds | None = Field(
+        None, examples=["1h"], description="and after this long; 0 = never (default: never, with a store_url 10 min)"
+    )
     retain_age: Seconds = Field(
         0.0, description="delete full files of the archive and the results after this long; 0 = never", reloadable=True
     )
@@ -206,6 +210,13 @@ class StorageConfig(Section):
 
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
+    store_url: StoreUrl | None = Field(
+        None,
+        examples=["s3://bucket/prefix"],
+        description="where copies of full files are stored, s3://BUCKET/PREFIX or file:///DIR (also: --store URL)",
+        secret=True,
+    )
+    store_wait: Seconds = Field(600.0, description="how long run waits at its end until all is stored")
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
     keep_previous: Count | None = Field(
         None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
