@@ -29,6 +29,8 @@ from crawler.output.file_names import EXCHANGE
 
 LOOK_EVERY_S: Final = 0.25
 """Whether a file was rolled: no more than a number is compared."""
+GROUP_FILES_MAX: Final = 16
+"""Marked by one commit: what a kill takes from them is looked at once more."""
 AGAIN_MIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 60.0
 """After a failure: twice as long each time, less some of it by chance."""
@@ -118,28 +120,29 @@ class Uploads:
     async def look(self) -> None:
         """Once: store what is full. One that another file stands in the way of holds up no other. Raises BucketError."""
         files = await self._full()
-        hindered: BucketError | None = None
-        while files:
-            self._note(files)
-            file, (_, length) = next(iter(files.items()))
-            try:
-                await self._bucket.put(f"{self._folder}/{file}", self._root / file, length)
-            except FileNotFoundError:
-                del files[file]  # moved away meanwhile: its mark goes as well, by retention
-                continue
-            except BucketError as error:
-                if not error.is_other:
-                    raise
-                hindered = error
+        self._note(files)
+        waiting = list(files)
+        trouble: BucketError | None = None
+        while waiting and (trouble is None or trouble.is_other):
+            group, waiting = waiting[:GROUP_FILES_MAX], waiting[GROUP_FILES_MAX:]
+            stored: dict[str, int] = {}
+            for file in group:
+                length = files[file][1]
+                try:
+                    await self._bucket.put(f"{self._folder}/{file}", self._root / file, length)
+                    stored[file] = length
+                except FileNotFoundError:
+                    del files[file]  # moved away meanwhile: its mark goes as well, by retention
+                except BucketError as error:
+                    trouble = error
+                    if not error.is_other:
+                        break
+            await self._stored(stored)
+            for file in stored:
                 del files[file]
-                continue
-            await self._stored(file, length)
-            del files[file]
-            self.stored_files += 1
-            self.stored_bytes += length
-        self._note(files if hindered is None else await self._full())
-        if hindered is not None:
-            raise hindered
+            self._note(files)
+        if trouble is not None:
+            raise trouble
 
     async def _full(self) -> dict[str, tuple[float, int]]:
         """(when it was written, length) of each full file that is not stored, the oldest first."""
@@ -162,12 +165,18 @@ class Uploads:
             found[file] = stat.st_mtime, length
         return dict(sorted(found.items(), key=lambda one: (one[1][0], one[0])))
 
-    async def _stored(self, file: str, length: int) -> None:
-        """Mark it, if it is still what it was: it may have been retired meanwhile."""
+    async def _stored(self, files: Mapping[str, int]) -> None:
+        """Mark those that are still what they were: they may have been retired meanwhile."""
+        if not files:
+            return
         async with self._marking:
-            mark = (await self._marks()).get(file)
-            if mark is not None and mark.closed and not mark.retired and mark.length == length:
-                await self._mark({file: replace(mark, stored=True)})
+            marks = await self._marks()
+            same = {file: marks[file] for file, length in files.items() if file in marks and marks[file].length == length}
+            stored = {file: replace(mark, stored=True) for file, mark in same.items() if mark.closed and not mark.retired}
+            if stored:
+                await self._mark(stored)
+        self.stored_files += len(files)
+        self.stored_bytes += sum(files.values())
 
     def _note(self, files: Mapping[str, tuple[float, int]]) -> None:
         since = min((at for at, _ in files.values()), default=0.0)
