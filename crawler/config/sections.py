@@ -210,6 +210,12 @@ class StorageConfig(Section):
 
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
+    fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
+    keep_previous: Count | None = Field(
+        None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
+    )
+    min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
+    disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
     store_url: StoreUrl | None = Field(
         None,
         examples=["s3://bucket/prefix"],
@@ -217,12 +223,6 @@ class StorageConfig(Section):
         secret=True,
     )
     store_wait: Seconds = Field(600.0, description="how long run waits at its end until all is stored")
-    fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
-    keep_previous: Count | None = Field(
-        None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
-    )
-    min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
-    disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
 
 
 class RecrawlConfig(Section):

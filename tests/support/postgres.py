@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from support.programs import port_of_its_own
 
 PASSWORD = "geheim-4711"
