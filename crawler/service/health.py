@@ -92,11 +92,11 @@ class Vitals:
             memory_rss=memory.reading.pss,
             accounts=memory.budget.uses(),
             memory_state=memory.watch.stats().state,
+            **self._uploads(),
             commit_age=crawl.pump.uncommitted_s,
             disk_free=crawl.disk.free_bytes,
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
-            **self._uploads(),
             exchange_lag=crawl.pump.exchange.outbox.lag_bytes() if crawl.pump.exchange is not None else 0,
         )
 

@@ -27,12 +27,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    tmp_path.chmod(0o755)  # the database is another user's
-    return tmp_path
-
-
 def crawling(made, nodes, **options):
     """So many nodes, each of which has visited something."""
     for _ in range(nodes):
@@ -43,8 +37,8 @@ def crawling(made, nodes, **options):
     return made.nodes
 
 
-def test_a_node_that_is_killed_is_replaced_and_comes_back(folder):
-    with bench(folder, pages=120, hosts=40, lease_s=2.0) as made:
+def test_a_node_that_is_killed_is_replaced_and_comes_back(tmp_path):
+    with bench(tmp_path, pages=120, hosts=40, lease_s=2.0) as made:
         first, _ = crawling(made, 2)
         assert made.taken_over(first, made.kill(first)) < 2 * made.lease_s
         made.finish()
@@ -56,8 +50,8 @@ def test_a_node_that_is_killed_is_replaced_and_comes_back(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("returns", [True, False])
-def test_kill(folder, returns):
-    with bench(folder, pages=2500, parts=2, lease_s=LEASE_S) as made:
+def test_kill(tmp_path, returns):
+    with bench(tmp_path, pages=2500, parts=2, lease_s=LEASE_S) as made:
         nodes = crawling(made, 5)
         assert made.taken_over(nodes[2], made.kill(nodes[2])) < 2 * LEASE_S
         if returns:
@@ -68,8 +62,8 @@ def test_kill(folder, returns):
 
 
 @pytest.mark.slow
-def test_a_node_joins_and_one_drains_and_shares_are_even(folder):
-    with bench(folder, pages=3000, parts=2, lease_s=LEASE_S) as made:
+def test_a_node_joins_and_one_drains_and_shares_are_even(tmp_path):
+    with bench(tmp_path, pages=3000, parts=2, lease_s=LEASE_S) as made:
         nodes = crawling(made, 3)
         made.start(joined := made.add())
         made.until_all_crawl(joined)
@@ -84,9 +78,9 @@ def test_a_node_joins_and_one_drains_and_shares_are_even(folder):
 
 
 @pytest.mark.slow
-def test_cut_off_from_the_database_inside_a_transaction(folder):
+def test_cut_off_from_the_database_inside_a_transaction(tmp_path):
     """The trap: a session that is gone keeps the locks of its slots, unless its settings end it. Alone it goes on to the end."""
-    with bench(folder, pages=2500, parts=1, lease_s=LEASE_S) as made:
+    with bench(tmp_path, pages=2500, parts=1, lease_s=LEASE_S) as made:
         victim = crawling(made, 4, pinched=True)[1]
         made.pinch(victim, "half")
         assert made.taken_over(victim, made.cut(victim, "db")) < 2 * LEASE_S
@@ -100,8 +94,8 @@ def test_cut_off_from_the_database_inside_a_transaction(folder):
 
 
 @pytest.mark.slow
-def test_cut_off_from_the_web_only(folder):
-    with bench(folder, pages=2500, parts=1, hosts=100, lease_s=LEASE_S) as made:
+def test_cut_off_from_the_web_only(tmp_path):
+    with bench(tmp_path, pages=2500, parts=1, hosts=100, lease_s=LEASE_S) as made:
         victim = crawling(made, 4)[1]
         made.cut(victim, "web")
         time.sleep(4 * LEASE_S)
@@ -111,8 +105,8 @@ def test_cut_off_from_the_web_only(folder):
 
 
 @pytest.mark.slow
-def test_frozen_for_longer_than_the_lease(folder):
-    with bench(folder, pages=2500, parts=2, lease_s=LEASE_S) as made:
+def test_frozen_for_longer_than_the_lease(tmp_path):
+    with bench(tmp_path, pages=2500, parts=2, lease_s=LEASE_S) as made:
         victim = crawling(made, 5)[3]
         assert made.taken_over(victim, made.freeze(victim)) < 2 * LEASE_S
         made.thaw(victim)
@@ -122,8 +116,8 @@ def test_frozen_for_longer_than_the_lease(folder):
 
 
 @pytest.mark.slow
-def test_the_database_is_killed_and_comes_back(folder):
-    with bench(folder, pages=2500, parts=2, lease_s=LEASE_S) as made:
+def test_the_database_is_killed_and_comes_back(tmp_path):
+    with bench(tmp_path, pages=2500, parts=2, lease_s=LEASE_S) as made:
         crawling(made, 5)
         made.kill_database()
         time.sleep(LEASE_S)
@@ -139,9 +133,9 @@ def test_the_database_is_killed_and_comes_back(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["answer", "request"])
-def test_a_commit_whose_response_is_lost(folder, what):
+def test_a_commit_whose_response_is_lost(tmp_path, what):
     """``answer``: it was committed. ``request``: it was not. Both are told apart, again and again."""
-    with bench(folder, pages=2000, parts=1, lease_s=LEASE_S) as made:
+    with bench(tmp_path, pages=2000, parts=1, lease_s=LEASE_S) as made:
         victim = crawling(made, 3, pinched=True)[0]
         for _ in range(5):
             made.pinch(victim, what)
@@ -152,11 +146,11 @@ def test_a_commit_whose_response_is_lost(folder, what):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", ["+1h", "-1h"])
-def test_a_clock_that_is_an_hour_off(folder, offset):
+def test_a_clock_that_is_an_hour_off(tmp_path, offset):
     library = faketime()
     if library is None:
         pytest.skip("no libfaketime here (Debian: libfaketime)")
-    with bench(folder, pages=1500, parts=1, lease_s=LEASE_S) as made:
+    with bench(tmp_path, pages=1500, parts=1, lease_s=LEASE_S) as made:
         for _ in range(3):
             made.add()
         made.nodes[1].environ = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
@@ -169,9 +163,9 @@ def test_a_clock_that_is_an_hour_off(folder, offset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stores", [True, False])
-def test_a_disk_is_lost(folder, stores):
+def test_a_disk_is_lost(tmp_path, stores):
     """With a store, what was stored stays; without, all of it is fetched again. Nothing else is."""
-    with bench(folder, pages=2500, parts=1, lease_s=LEASE_S, stores=stores) as made:
+    with bench(tmp_path, pages=2500, parts=1, lease_s=LEASE_S, stores=stores) as made:
         victim = crawling(made, 3)[2]
         wait_for("some of it is stored", lambda: made.visits_by(victim) > 150)
         fetched = {visit.path for visit in visits_of(made.log)[0] if visit.client == victim.address}
@@ -186,8 +180,8 @@ def test_a_disk_is_lost(folder, stores):
 
 
 @pytest.mark.slow
-def test_a_link_that_kills_whoever_visits_it(folder):
-    with bench(folder, pages=1500, parts=1, lease_s=LEASE_S, poison=True) as made:
+def test_a_link_that_kills_whoever_visits_it(tmp_path):
+    with bench(tmp_path, pages=1500, parts=1, lease_s=LEASE_S, poison=True) as made:
         nodes = {node.address: node for node in crawling(made, 3)}
         deaths = 0
         until = time.monotonic() + 120
@@ -205,8 +199,8 @@ def test_a_link_that_kills_whoever_visits_it(folder):
 
 
 @pytest.mark.slow
-def test_two_die_at_once_and_the_last_one_goes_on_alone(folder):
-    with bench(folder, pages=1500, parts=1, lease_s=LEASE_S) as made:
+def test_two_die_at_once_and_the_last_one_goes_on_alone(tmp_path):
+    with bench(tmp_path, pages=1500, parts=1, lease_s=LEASE_S) as made:
         nodes = crawling(made, 3)
         for node in nodes[:2]:
             made.kill(node)
@@ -221,9 +215,9 @@ def test_two_die_at_once_and_the_last_one_goes_on_alone(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 + 240 * MINUTES)
-def test_random_blows(folder):
+def test_random_blows(tmp_path):
     print(f"CLUSTER_SEED={SEED}")
-    with bench(folder, pages=int(MINUTES * 60 * 60), hosts=100, parts=2, lease_s=LEASE_S) as made:
+    with bench(tmp_path, pages=int(MINUTES * 60 * 60), hosts=100, parts=2, lease_s=LEASE_S) as made:
         crawling(made, 5, pinched=True)
         random_blows(made, random.Random(SEED), MINUTES * 60, nodes_max=7)
         print(*made.told, sep="\n")

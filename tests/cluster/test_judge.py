@@ -48,7 +48,6 @@ def test_messages_are_told_apart():
 @pytest.mark.skipif(reason_not() is not None, reason=str(reason_not()))
 def test_the_bench_on_one_machine(tmp_path):
     """Two processes, killed and frozen: what the judge and the files say of a crawl that is known to hold its promises."""
-    tmp_path.chmod(0o755)
     with bench(tmp_path, pages=150, hosts=40, parts=2, clustered=False, stores=True, listed=4) as made:
         node = made.add()
         made.start()

@@ -101,7 +101,7 @@ class Bench:
         self.thawed: dict[str, list[float]] = {}
         self.told: list[str] = []
         self.takeovers_s: list[float] = []
-        self.database = Database(network, folder / "pg") if clustered else None
+        self.database = Database(network) if clustered else None
         self.log.touch()
         command = [sys.executable, "-m", "support.judged_web", hosts, pages, WEB_PORT, self.log]
         self._web = subprocess.Popen(network.inside("web", command), cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
@@ -287,7 +287,7 @@ class Bench:
         self._say(f"{node.name}: taken over after {took_s:.2f} s")
         return took_s
 
-    def finish(self, timeout: float = 300.0) -> None:
+    def finish(self, timeout: float = 120.0) -> None:
         """Mend everything, start what does not run, and let the crawl end: each node says so with exit 0."""
         for node in self.nodes:
             for bridge in ("web", "db"):
@@ -341,8 +341,7 @@ class Bench:
                 self.net.signal(node.name, signal.SIGKILL)
                 node.process.wait()
         if self.database is not None:
-            with contextlib.suppress(AssertionError):
-                self.database.kill()
+            self.database.close()
 
 
 def _is_fine(row: dict) -> bool:
@@ -434,7 +433,6 @@ def main() -> int:
         return 2
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cluster-bench-", dir="/tmp"))
     folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
     pages = given.pages or int(given.minutes * 60 * 60)
     print(f"seed {given.seed}, {pages} pages, in {folder}")
     began = time.monotonic()

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -98,11 +99,11 @@ class Database:
     """PostgreSQL on the machine ``db`` of a net; whoever reaches it may do all. Tests ask it by its socket, which
     no net is between."""
 
-    def __init__(self, net: Net, folder: Path) -> None:
+    def __init__(self, net: Net) -> None:
         found = binaries()
         assert found is not None
+        folder = Path(tempfile.mkdtemp(prefix="cluster-bench-pg-", dir="/tmp"))  # where another user may go
         self._net, self._folder, self._bin = net, folder, found
-        folder.mkdir()
         shutil.chown(folder, "postgres" if _is_user("postgres") else "nobody")
         owner = folder.stat()
         self._as = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
@@ -127,6 +128,11 @@ class Database:
         """All of it at once: what was answered is in its log."""
         self._run("pg_ctl", "-w", "-s", "-m", "immediate", "stop")
 
+    def close(self) -> None:
+        with contextlib.suppress(AssertionError):
+            self.kill()
+        shutil.rmtree(self._folder)
+
     def rows(self, statement: str, *values: object) -> list[tuple]:
         import psycopg
 
@@ -135,7 +141,7 @@ class Database:
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [*self._as, self._bin / program, "-D", self._folder / "data", *arguments]
-        with (self._folder.parent / "pg.out").open("w+") as said:  # not a pipe: the server keeps it open
+        with tempfile.TemporaryFile("w+") as said:  # not a pipe: the server keeps it open
             done = subprocess.run(self._net.inside("db", command), stdout=said, stderr=said, cwd="/", check=False)
             said.seek(0)
             assert done.returncode == 0, f"{program}: {said.read()}"
