@@ -51,8 +51,8 @@ class Waiting(Struct, frozen=True):
 
 class Uploads:
     """``marks`` asks the store, ``mark`` commits marks, one caller at a time under ``marking``; ``rolled`` counts the files
-    that got their final names, ``jitter`` gives numbers from 0 to 1; ``folder`` is where in the bucket they
-    go."""
+    that got their final names, ``jitter`` gives numbers from 0 to 1; ``folder`` is where in the bucket
+    they go."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Uploads:
     async def run(self) -> None:
         """Whenever files are full, store them, for ever. What cannot be stored now is tried again."""
         while True:
-            if (rolled := self._rolled()) != self._seen or self.waiting.files:
+            if (rolled := self._rolled()) != self._seen or self.waiting.files or self._failed_in_a_row:
                 await self._attempt()
                 self._seen = rolled
-            if self._seen == self._rolled() and not self.waiting.files:
+            if self._seen == self._rolled() and not self.waiting.files and not self._failed_in_a_row:
                 self._idle.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):

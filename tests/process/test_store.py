@@ -101,6 +101,8 @@ def test_a_daemon_rolls_by_time_tells_of_trouble_and_drains_within_its_grace(web
         assert (status := daemon.ask("GET", "/v1/status"))["unstored"] > 0 and status["unstored_bytes"] > 0
         assert metric(daemon, "crawler_upload_waiting_files") > 0 and metric(daemon, "crawler_upload_failures_total") > 0
         assert daemon.ask("GET", "/v1/status")["outcomes"] == status["outcomes"] == {**status["outcomes"], "ok": 2}
+        shown = command("status", "--listen", daemon.listen).stdout
+        assert "wait to be stored: " in shown and "there" in shown, shown
         daemon.process.send_signal(signal.SIGTERM)
         daemon.said(r"\d+ files \(\d+ MiB\) are not stored: .*; the next start goes on with them")
         assert daemon.process.wait(30) == 0

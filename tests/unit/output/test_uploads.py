@@ -11,7 +11,7 @@ from support.programs import LOCAL, command
 from support.webs import Web, page
 
 from crawler.config.load import load
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.crawl.reading import open_crawl_reader
 from crawler.output.bucket import PART_BYTES, BucketError, Folder, S3Bucket, open_bucket
@@ -117,6 +117,25 @@ async def test_trouble_is_told_once_and_passes(crawl, caplog):
             await running
     assert crawl.names() == sorted((*FILES, ROWS)) and crawl.uploads.trouble is None
     assert caplog.messages == ["3 files wait to be stored: it is down; trying again", "files are stored again"]
+
+
+async def test_marks_that_cannot_be_read_are_no_end(crawl):
+    """The crawl's own store is in trouble: that nothing is known to wait does not mean that nothing waits."""
+    ask, asked = crawl.ask, 0
+
+    async def failing():
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StorageError("no")
+        return await ask()
+
+    crawl.uploads._marks = failing
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(crawl.uploads.run())
+        await crawl.uploads.finish()
+        running.cancel()
+    assert crawl.names() == sorted((*FILES, ROWS))
 
 
 def test_pauses_grow_up_to_a_minute(crawl):
