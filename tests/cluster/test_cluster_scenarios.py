@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 
 import pytest
@@ -38,7 +39,7 @@ def crawling(made, nodes, **options):
 
 
 def test_a_node_that_is_killed_is_replaced_and_comes_back(tmp_path):
-    with bench(tmp_path, pages=120, hosts=40, lease_s=2.0) as made:
+    with bench(tmp_path, pages=60, hosts=30, lease_s=2.0) as made:
         first, _ = crawling(made, 2)
         assert made.taken_over(first, made.kill(first)) < 2 * made.lease_s
         made.finish()
@@ -208,6 +209,25 @@ def test_two_die_at_once_and_the_last_one_goes_on_alone(tmp_path):
         assert made.taken_over(nodes[0], since) < 2 * LEASE_S and made.taken_over(nodes[1], since) < 2 * LEASE_S
         made.finish()
         assert made.faults() == []
+
+
+@pytest.mark.slow
+def test_a_backup_is_restored_as_deploy_says(tmp_path):
+    """The database of an earlier moment, with files of a later one: working copies go, and the files are cut back."""
+    with bench(tmp_path, pages=1500, parts=2, lease_s=LEASE_S) as made:
+        nodes = crawling(made, 2)
+        wait_for("something is done", lambda: sum(map(made.visits_by, nodes)) > 300)
+        made.database.dump()
+        wait_for("more is done", lambda: sum(map(made.visits_by, nodes)) > 700)
+        for node in nodes:
+            made.kill(node)
+        made.database.restore()
+        for node in nodes:
+            for copy in (node.directory / "frontier").glob("part-*"):
+                shutil.rmtree(copy)
+        made.finish()
+        assert made.faults() == []
+        assert made.judged().again > 100, "it went back"
 
 
 # -- all at random ----------------------------------------------------------------------------------------------------

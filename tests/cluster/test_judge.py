@@ -3,7 +3,7 @@
 import pytest
 from support.cluster_bench import bench
 from support.cluster_net import reason_not
-from support.judged_web import Visit, judge, not_once
+from support.judged_web import Excuse, Visit, judge, not_once
 from support.pinch import messages_of
 
 A, B = "10.77.2.1", "10.77.2.2"
@@ -28,11 +28,15 @@ def test_whoever_comes_too_early_is_seen(visits, overlaps, hurried):
     assert (len(verdict.overlaps), len(verdict.hurried)) == (overlaps, hurried)
 
 
-def test_one_just_thawed_is_excused_and_no_other():
-    visits = [visit(0, 1), visit(0.9, 2, B), visit(2.05, 3), visit(3.1, 4)]  # the third could not know of the second
+def test_what_a_machine_sends_by_itself_is_excused_and_nothing_else():
+    visits = [visit(0, 1), visit(0.9, 2, B), visit(2.05, 3), visit(3.1, 4)]
     assert len(judge(visits, 0.2).faults) == 3
-    verdict = judge(visits, 0.2, thawed={B: [0.85]})
-    assert (verdict.excused, len(verdict.faults), verdict.again) == (2, 1, 3)
+    verdict = judge(visits, 0.2, excuses=[Excuse(B, 0.85, 1.1)])
+    assert (verdict.excused, len(verdict.faults), verdict.again) == (1, 1, 3)
+    late = [visit(0, 1), visit(1.1, 2, B, path="/late"), visit(5, 6, B, path="/late"), visit(6.1, 7, B, path="/once")]
+    verdict = judge(late, 0.2, excuses=[Excuse(B, 1.0, 10.0, repeated=True)])
+    assert (verdict.excused, len(verdict.faults)) == (2, 0)  # which of the two came to nobody is not seen here
+    assert len(judge(late, 0.2, excuses=[Excuse(B, 1.0, 2.0, repeated=True)]).faults) == 1
 
 
 def test_what_is_not_there_once_is_told():

@@ -27,7 +27,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from support import pinch
 from support.cluster_net import Database, Net, net, reason_not
-from support.judged_web import POISON, Verdict, host_of, judge, not_once, url_of, visits_of
+from support.judged_web import POISON, Excuse, Verdict, host_of, judge, not_once, url_of, visits_of
 from support.programs import CLEAN, command_of
 
 WEB_PORT = 8000
@@ -39,6 +39,8 @@ FAKETIME = (
     Path("/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"),
 )
 PATIENCE_S = 60.0
+THAWED_S = 0.25
+"""A process that is thawed sends what it was about to send, before it learns what time it is."""
 
 
 def faketime() -> Path | None:
@@ -98,7 +100,8 @@ class Bench:
         self.nodes: list[Node] = []
         self.lost: list[str] = []
         """Folders of nodes whose disk was lost, as ``stored`` has them."""
-        self.thawed: dict[str, list[float]] = {}
+        self.excuses: list[Excuse] = []
+        self._cut_at: dict[str, float] = {}
         self.told: list[str] = []
         self.takeovers_s: list[float] = []
         self.database = Database(network) if clustered else None
@@ -207,17 +210,23 @@ class Bench:
 
     def thaw(self, node: Node) -> None:
         self._say(f"{node.name}: SIGCONT")
-        self.thawed.setdefault(node.address, []).append(time.monotonic())
+        self.excuses.append(Excuse(node.address, time.monotonic(), time.monotonic() + THAWED_S))
         self.net.signal(node.name, signal.SIGCONT)
 
     def cut(self, node: Node, bridge: str) -> float:
         """From ``web`` or ``db``."""
         self._say(f"{node.name}: cut off from the {bridge}")
         self.net.cut(node.name, bridge)
+        if bridge == "web":
+            self._cut_at[node.name] = time.monotonic()
         return time.monotonic()
 
     def mend(self, node: Node, bridge: str) -> None:
         self._say(f"{node.name}: joined to the {bridge} again")
+        now = time.monotonic()
+        if bridge == "web" and node.name in self._cut_at:  # what was under way is sent again, at longer and longer intervals
+            cut_s = now - self._cut_at.pop(node.name)
+            self.excuses.append(Excuse(node.address, now, now + 2 * cut_s + 1, repeated=True))
         self.net.join(node.name, bridge)
         if bridge == "db" and node.pinched is not None:
             pinch.order(node.pinched, "pass")
@@ -303,7 +312,7 @@ class Bench:
             assert code == 0, f"{node.name}: exit {code}\n{(self.folder / f'{node.name}.log').read_text()[-3000:]}"
 
     def judged(self) -> Verdict:
-        return judge(visits_of(self.log)[0], REST_S, thawed=self.thawed)
+        return judge(visits_of(self.log)[0], REST_S, excuses=self.excuses)
 
     def faults(self) -> list[str]:
         """What was promised, and is not so."""

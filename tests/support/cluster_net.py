@@ -128,6 +128,19 @@ class Database:
         """All of it at once: what was answered is in its log."""
         self._run("pg_ctl", "-w", "-s", "-m", "immediate", "stop")
 
+    def dump(self) -> None:
+        """A backup of the crawl, while it goes on."""
+        self._client("pg_dump", "-Fc", "-n", "bench", "-f", self._folder / "bench.dump", self.conninfo)
+
+    def restore(self) -> None:
+        """The crawl as it was then; no node may run."""
+        self._client("pg_restore", "--clean", "--if-exists", "-d", self.conninfo, self._folder / "bench.dump")
+
+    def _client(self, program: str, *arguments: object) -> None:
+        command = [*self._as, self._bin / program, *arguments]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd="/", check=False)
+        assert done.returncode == 0, done.stderr
+
     def close(self) -> None:
         with contextlib.suppress(AssertionError):
             self.kill()

@@ -13,8 +13,9 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,16 @@ class Visit(NamedTuple):
     begun: float
     ended: float
     client: str
+
+
+class Excuse(NamedTuple):
+    """What no crawler can hold back: bytes that its machine sends although it is frozen or cut off when they are due.
+    ``repeated``: only of a page that is visited once more, since its response came to nobody."""
+
+    client: str
+    begin: float
+    end: float
+    repeated: bool = False
 
 
 def host_of(number: int, hosts: int) -> str:
@@ -90,7 +101,7 @@ def visits_of(log: Path) -> tuple[list[Visit], list[Visit]]:
 
 @dataclass
 class Verdict:
-    """What a judge at the servers says. ``excused``: impoliteness of a process just thawed, which had its connection open."""
+    """What a judge at the servers says."""
 
     visits: int = 0
     again: int = 0
@@ -105,39 +116,33 @@ class Verdict:
         return [*self.overlaps, *self.hurried]
 
 
-def judge(
-    visits: Sequence[Visit], rest_s: float, *, slack_s: float = 0.005, thawed: Mapping[str, Sequence[float]] | None = None
-) -> Verdict:
-    """One visit at a host at a time, and ``rest_s`` between two, whoever makes them. ``slack_s``: of the judge's own clock, which
-    stamps a request when it is read. ``thawed``: by client, when it was let go on."""
-    verdict = Verdict(len(visits), len(visits) - len({(visit.host, visit.path) for visit in visits}))
+def judge(visits: Sequence[Visit], rest_s: float, *, slack_s: float = 0.005, excuses: Sequence[Excuse] = ()) -> Verdict:
+    """One visit at a host at a time, and ``rest_s`` between two, whoever makes them. ``slack_s``: of the judge's own clock."""
+    counts = Counter((visit.host, visit.path) for visit in visits)
+    verdict = Verdict(len(visits), len(visits) - len(counts))
     by_host: dict[str, list[Visit]] = defaultdict(list)
     for visit in visits:
-        by_host[visit.host].append(visit)
+        excused = any(
+            each.client == visit.client and each.begin < visit.begun < each.end and not (each.repeated and counts[visit[:2]] == 1)
+            for each in excuses
+        )
+        if excused:
+            verdict.excused += 1
+        else:
+            by_host[visit.host].append(visit)
     for host, ours in by_host.items():
         ours.sort(key=lambda visit: visit.begun)
-        ended = before = None
-        for visit in ours:
-            if ended is not None and before is not None:
-                pause_s = visit.begun - ended
-                if _is_excused((before, visit), thawed or {}) and pause_s < rest_s - slack_s:
-                    verdict.excused += 1
-                else:
-                    verdict.pause_min_s = min(verdict.pause_min_s, pause_s)
-                    said = (
-                        f"{host}: {visit.path} by {visit.client} {pause_s * 1000:.0f} ms after {before.path} by {before.client}"
-                    )
-                    if pause_s < 0:
-                        verdict.overlaps.append(said)
-                    elif pause_s < rest_s - slack_s:
-                        verdict.hurried.append(said)
-            ended = visit.ended if ended is None else max(ended, visit.ended)
-            before = visit
+        ended = 0.0
+        for before, visit in pairwise(ours):
+            ended = max(ended, before.ended)
+            pause_s = visit.begun - ended
+            verdict.pause_min_s = min(verdict.pause_min_s, pause_s)
+            said = f"{host}: {visit.path} by {visit.client} {pause_s * 1000:.0f} ms after {before.path} by {before.client}"
+            if pause_s < 0:
+                verdict.overlaps.append(said)
+            elif pause_s < rest_s - slack_s:
+                verdict.hurried.append(said)
     return verdict
-
-
-def _is_excused(pair: Iterable[Visit], thawed: Mapping[str, Sequence[float]]) -> bool:
-    return any(-0.01 < visit.begun - at < 0.25 for visit in pair for at in thawed.get(visit.client, ()))
 
 
 def not_once(found: Iterable[str], wanted: Iterable[str]) -> dict[str, int]:
