@@ -23,6 +23,8 @@ SERVICES = sorted(SYSTEMD.glob("*.service"))
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "crawler.json"
 EXPOSURE_MAX = 2.5
+COMPOSE = ("docker-compose.yml", "cluster.yml")
+MANIFESTS = ("crawler.yaml", "cluster.yaml")
 
 
 def tool(name: str) -> str:
@@ -194,42 +196,58 @@ def test_the_dashboards_panels_stand_side_by_side():
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
-def test_compose_keeps_to_its_schema():
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_keeps_to_its_schema(name):
     pytest.importorskip("check_jsonschema")
-    path = DEPLOY / "compose" / "docker-compose.yml"
+    path = DEPLOY / "compose" / name
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path)
 
 
 def test_kubernetes_takes_the_manifests():
     validate = pytest.importorskip("kubernetes_validate")
-    for manifest in manifests():
+    for manifest in (manifest for name in MANIFESTS for manifest in manifests(name)):
         validate.validate(manifest, validate.latest_version(), strict=True)
 
 
-def manifests():
-    yield from yaml.safe_load_all((DEPLOY / "kubernetes" / "crawler.yaml").read_text())
+def manifests(name):
+    yield from yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text())
 
 
-def test_the_pod_is_confined_and_its_stop_waits_longer_than_the_grace():
-    (pod,) = [manifest["spec"]["template"]["spec"] for manifest in manifests() if manifest["kind"] == "StatefulSet"]
-    assert pod["terminationGracePeriodSeconds"] > Config().grace + 30
-    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"] and not pod["enableServiceLinks"]
-    (container,) = pod["containers"]
-    confined = container["securityContext"]
-    assert confined["readOnlyRootFilesystem"] and confined["capabilities"] == {"drop": ["ALL"]}
-    assert not confined["allowPrivilegeEscalation"]
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_pods_are_confined_and_their_stop_waits_longer_than_the_grace(name):
+    pods = [manifest["spec"]["template"]["spec"] for manifest in manifests(name) if manifest["kind"] == "StatefulSet"]
+    assert pods
+    for pod in pods:
+        assert pod["terminationGracePeriodSeconds"] > Config().grace + 30
+        assert (
+            pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"] and not pod["enableServiceLinks"]
+        )
+        (container,) = pod["containers"]
+        confined = container["securityContext"]
+        assert confined["readOnlyRootFilesystem"] and confined["capabilities"] == {"drop": ["ALL"]}
+        assert not confined["allowPrivilegeEscalation"]
+        volumes = {volume["name"] for volume in pod["volumes"]} | {"data"}
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
-def test_the_settings_of_the_pod_are_settings(tmp_path):
-    (settings,) = [manifest["data"]["crawler.toml"] for manifest in manifests() if manifest["kind"] == "ConfigMap"]
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_settings_of_the_pods_are_settings(tmp_path, name):
+    (settings,) = [manifest["data"]["crawler.toml"] for manifest in manifests(name) if manifest["kind"] == "ConfigMap"]
     (tmp_path / "token").write_text("secret")
     file = tmp_path / "crawler.toml"
-    file.write_text(settings.replace("/etc/crawler-token/token", str(tmp_path / "token")))
+    text = settings.replace("/etc/crawler-token/token", str(tmp_path / "token"))
+    if "cluster" not in Config.fields:
+        text = re.sub(r"^cluster = .*$", "", text, flags=re.M)
+    file.write_text(text)
     assert load(environ={}, file=str(file)).config.listen == "0.0.0.0:9700"
+    stored = re.sub(r"^# store =", "store =", text, flags=re.M)
+    file.write_text(stored)
+    assert load(environ={}, file=str(file)).config.store_url == ("s3://bucket/prefix" if stored != text else None)
 
 
 def test_every_dependency_is_pinned_by_hash():
-    wanted = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["cluster"], *project["optional-dependencies"]["s3"]]
     names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-").replace(".", "-") for line in wanted}
     for file, needed in (("constraints.txt", names), ("build-constraints.txt", {"build", "hatchling"})):
         blocks = re.split(r"\n(?=\S)", (DEPLOY / file).read_text().strip())
@@ -237,11 +255,13 @@ def test_every_dependency_is_pinned_by_hash():
         assert needed <= pinned.keys() and all(pinned.values()), file
 
 
-def test_compose_names_files_that_exist_and_binds_to_loopback_only():
-    compose = yaml.safe_load((DEPLOY / "compose" / "docker-compose.yml").read_text())
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_names_files_that_exist_and_binds_to_loopback_only(name):
+    compose = yaml.safe_load((DEPLOY / "compose" / name).read_text())
     for service in compose["services"].values():
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+        assert set(service.get("secrets", ())) <= compose.get("secrets", {}).keys()
         for volume in service["volumes"]:
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (DEPLOY / "compose" / source).exists(), source

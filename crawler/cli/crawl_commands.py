@@ -324,5 +324,6 @@ def _summary(report: Report, seconds: float) -> dict[str, Any]:
         "lines": dict(end.lines),
         "recrawl": end.recrawl,
         "changes": dict(end.changes),
+        "unstored": end.unstored,
         "failing_hosts": dict(end.failing_hosts),
     }

@@ -33,6 +33,7 @@ _WORD: Final = {
     "accept_mime": "TYPE",
     "listen": "HOST:PORT",
     "api": "URL",
+    "store_url": "URL",
     "server_names": "NAME",
     "metrics_listen": "HOST:PORT",
     "drop_params": "NAME",

@@ -46,6 +46,9 @@ def closing_table(
     elif begun is not None and _had_nothing_left(begun, end):
         where = shlex.quote(directory)
         lines.append(f"nothing was left to do: to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
+    if end.unstored:
+        what = f"{end.unstored:,} full files ({amount(end.unstored_bytes)}) are not stored"
+        lines.append(f"{what}: {end.store_trouble or 'there was no time'}; the same command goes on with them")
     lines += _columns(_by_status(end))
     if any(count for change, count in end.changes.items() if change != "new"):
         lines += ["against the last visits", *_columns(end.changes)]

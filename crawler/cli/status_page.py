@@ -73,6 +73,9 @@ def _facts(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     errors = "".join(f", {count} × {name}" for name, count in status.get("storage_errors", {}).items() if count)
     late = f", oldest uncommitted {duration(status['commit_age'])}" if status["commit_age"] >= 1 else ""
     facts.append(("disk", f"{amount(status['disk_free'])} free{late}{errors}"))
+    if waiting := status.get("unstored", 0):
+        why = f": {printable(status['store_trouble'])}" if status.get("store_trouble") else ""
+        facts.append(("store", f"{waiting:,} full files ({amount(status['unstored_bytes'])}) wait to be stored{why}"))
     return facts
 
 

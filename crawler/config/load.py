@@ -23,6 +23,8 @@ from crawler.core.text import did_you_mean
 PREFIX: Final = "CRAWLER_"
 _SECRET_BYTES_MAX: Final = 64 << 10
 _FILE_BYTES_MAX: Final = 16 << 20
+STORED_BYTES_MAX: Final = 40 << 30
+"""Of a file that is uploaded, before its last batch: 10,000 parts of 5 MiB are 48 GiB."""
 
 _NOT_OURS: Final = re.compile(r"CRAWLER_(?:CONFIG|SHARED|SERVICE_(?:HOST|PORT\w*)|PORT(?:_\d+_(?:TCP|UDP)\w*)?)")
 """CONFIG names the file itself, SHARED the corpora of the tests; the others are what Kubernetes and Docker put into the
@@ -48,6 +50,9 @@ class _Given:
     faults: list[str]
 
     def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
+        store, origin = layer.get("store", (None, ""))
+        if isinstance(store, str) and ":" in store:  # the short way to say where files are stored
+            layer = {key: given for key, given in layer.items() if key != "store"} | {"store_url": (store, origin)}
         for secret, file in SECRET_FILES.items():
             if secret in layer and file in layer:
                 self.faults.append(f"{layer[secret][1]} and {layer[file][1]}: give one of them, not both")
@@ -225,6 +230,8 @@ def _contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tupl
             f"{origins.get('retain_age') or origins.get('retain_bytes')}: does not cover bodies kept with archive = files, which "
             "stand for every page that has them: delete those by their age yourself",
         )
+    if config.store_url:
+        yield from _store_contradictions(config, origins)
     if config.ca_file:
         import ssl
 
@@ -233,6 +240,23 @@ def _contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tupl
         except (OSError, ValueError) as error:
             said = "it holds no certificate in PEM form" if isinstance(error, ssl.SSLError | ValueError) else error.strerror
             yield ("ca_file",), f"{origins['ca_file']}: cannot use {config.ca_file}: {said}"
+
+
+def _store_contradictions(config: Config, origins: Mapping[str, str]) -> Iterable[tuple[tuple[str, ...], str]]:
+    origin = origins["store_url"]
+    if config.archive == "files":
+        yield (
+            ("archive", "store_url"),
+            f"{origin}: only files that are full are stored, and with archive = files each body is a file of its own: take "
+            "archive = warc, or copy the directory's files/ and results/ yourself",
+        )
+    if config.store == "memory":
+        yield ("store", "store_url"), f"{origin}: store = memory forgets which files are stored: take store = embedded"
+    if config.roll_size > STORED_BYTES_MAX:
+        yield (
+            ("roll_size", "store_url"),
+            f"{origins['roll_size']}: with {origin} at most {STORED_BYTES_MAX >> 30}GiB: an object store takes no larger ones",
+        )
 
 
 def _is_loopback(listen: str) -> bool:

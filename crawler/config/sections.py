@@ -29,6 +29,7 @@ from crawler.config.types import (
     Proxy,
     Regex,
     Seconds,
+    StoreUrl,
     Text,
     bounds,
     matching,
@@ -184,6 +185,9 @@ class ArchiveConfig(Section):
     roll_size: Annotated[int, bounds(ge=1), AsSize] = Field(
         1 << 30, description="archive and result files are rolled at this size"
     )
+    roll_time: Seconds | None = Field(
+        None, examples=["1h"], description="and after this long; 0 = never (default: never, with a store_url 10 min)"
+    )
     retain_age: Seconds = Field(
         0.0, description="delete full files of the archive and the results after this long; 0 = never", reloadable=True
     )
@@ -212,6 +216,13 @@ class StorageConfig(Section):
     )
     min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
+    store_url: StoreUrl | None = Field(
+        None,
+        examples=["s3://bucket/prefix"],
+        description="where copies of full files are stored, s3://BUCKET/PREFIX or file:///DIR (also: --store URL)",
+        secret=True,
+    )
+    store_wait: Seconds = Field(600.0, description="how long run waits at its end until all is stored")
 
 
 class RecrawlConfig(Section):

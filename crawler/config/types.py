@@ -30,6 +30,8 @@ _HOST_PORT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]\s/]+)
 _MIME: Final = re.compile(r"(?:[0-9a-z!#$&^_.+-]+/(?:\*|[0-9a-z!#$&^_.+-]+)|\*/\*)")
 _MAIL: Final = re.compile(r"[^\s@()<>,;]+@[^\s@()<>,;]+\.[^\s@()<>,;]+")
 
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
 _WIRE: Final = ("accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "upgrade")
 MASKED: Final = "***"
 """What is shown instead of a secret."""
@@ -110,6 +112,25 @@ def api_url(value: str) -> str:
         _ = parts.port
     except ValueError:
         raise ValueError("must be an http or https URL such as https://example.org/crawler") from None
+    return value.strip().rstrip("/")
+
+
+def store_url(value: str) -> str:
+    """``s3://BUCKET/PREFIX`` or ``file:///DIR``, without a slash at the end."""
+    try:
+        parts = urlsplit(value.strip())
+        if "@" in parts.netloc:
+            raise ValueError(
+                "must hold no credentials: they come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
+        is_s3 = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc)
+        is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
+    except ValueError as error:
+        if "credentials" in str(error):
+            raise
+        is_s3 = is_file = None
+    if not (is_s3 or is_file) or parts.query or parts.fragment:
+        raise ValueError("must be s3://BUCKET/PREFIX or file:///DIR")
     return value.strip().rstrip("/")
 
 
@@ -251,4 +272,5 @@ Contact = Annotated[str, Check(contact)]
 ProductToken = Annotated[str, Check(product_token)]
 HeaderText = Annotated[str, Check(header_text)]
 ApiUrl = Annotated[str, Check(api_url)]
+StoreUrl = Annotated[str, Check(store_url)]
 Text = Annotated[str, Check(not_empty, {"minLength": 1})]

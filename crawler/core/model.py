@@ -186,11 +186,13 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
 
 class Mark(Struct, frozen=True, array_like=True, gc=False):
     """A file's length as of the last commit. While not ``closed`` more may follow. ``retired``: it is about to be deleted, or
-    has gone; then its mark goes as well (crawler.output.file_names)."""
+    has gone; then its mark goes as well (crawler.output.file_names). ``stored``: a copy of all of it stands where the crawl's
+    ``store_url`` said (crawler.output.uploads)."""
 
     length: int
     closed: bool = False
     retired: bool = False
+    stored: bool = False
 
 
 class Lease(Struct, frozen=True, gc=False):
@@ -350,3 +352,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     longest_host: LongestHost | None = None
     failing_hosts: tuple[tuple[str, int], ...] = ()
     """(host key, failures) of at most ten hosts, most failures first."""
+    unstored: int = 0
+    """Full files that wait to be stored at ``store_url``."""
+    unstored_bytes: int = 0
+    store_trouble: str | None = None
+    """Why they cannot be stored just now."""

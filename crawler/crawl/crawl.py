@@ -45,7 +45,7 @@ from crawler.crawl.thread_iter import ThreadIterator
 from crawler.fetch import Fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
-from crawler.output import Journal, Retention
+from crawler.output import Journal, Retention, Uploads
 from crawler.parse.seeds import Chunk
 from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
@@ -66,6 +66,10 @@ SERVE_BACKOFF_MAX_S: Final = 3600.0
 RECENT_FAILURES: Final = 20
 GRACE_FOR_COMMIT_S: Final = 1.0
 """The part of the grace kept for the last commit."""
+GRACE_FOR_UPLOADS: Final = 1 / 3
+"""The share of the grace kept for what was written last to be stored."""
+STORED_ROLL_S: Final = 600.0
+"""Files are closed so often where they are stored: what a lost disk loses is no more."""
 
 
 logger: Final = logging.getLogger(__name__)
@@ -94,6 +98,7 @@ class Crawl:
         judge: Judge,
         journal: Journal,
         retention: Retention,
+        uploads: Uploads | None,
         seeds: Iterator[Chunk],
         recrawler: Recrawler,
         memory: MemoryGovernor,
@@ -115,6 +120,7 @@ class Crawl:
         self.parser = parser
         self.journal = journal
         self.retention = retention
+        self.uploads = uploads
         self.recrawler = recrawler
         self.memory = memory
         self.disk = disk
@@ -130,7 +136,9 @@ class Crawl:
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
         self._visits: dict[asyncio.Task[None], Lease] = {}  # worker → what it visits
         self._one_ended: asyncio.Event | None = None  # somebody waits for the end of a visit
-        self._drain = asyncio.Event()
+        self._drain, self._asked = asyncio.Event(), asyncio.Event()
+        self._asked_at = 0.0
+        """When somebody has asked it to end: a signal, or the API."""
         self._body_bytes = 0
 
     def reconfigure(self, config: Config) -> None:
@@ -163,6 +171,9 @@ class Crawl:
         """Finish what is in flight within the grace, commit, end."""
         if self.stopped_by is None:
             self.stopped_by = why
+        if not why.startswith("max_") and not self._asked.is_set():
+            self._asked_at = asyncio.get_running_loop().time()
+            self._asked.set()
         self._drain.set()
         self.frontier.drain()
 
@@ -182,6 +193,9 @@ class Crawl:
                 tasks.create_task(self._seed(), name="seeds"),
                 tasks.create_task(self.recrawler.run(), name="recrawl"),
             ]
+            uploading = tasks.create_task(self.uploads.run(), name="uploads") if self.uploads is not None else None
+            if (roll_time_s := self._roll_time_s()) > 0:
+                helpers.append(tasks.create_task(self._roll_every(roll_time_s), name="roll"))
             if self.config.max_time:
                 helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
             workers = [tasks.create_task(self._work(), name=f"worker {n}") for n in range(self.config.workers)]
@@ -191,9 +205,48 @@ class Crawl:
                 helper.cancel()
             for lease, outcome in self._network.flush():
                 self._settle(lease, outcome)
+            if uploading is not None and self.uploads is not None:
+                await self._store_the_rest(self.uploads)
+                uploading.cancel()
             self.journal.roll()
             self.pump.end()
             await pump
+
+    def _roll_time_s(self) -> float:
+        if self.config.roll_time is None:
+            return STORED_ROLL_S if self.uploads is not None else 0.0
+        return self.config.roll_time
+
+    async def _roll_every(self, seconds: float) -> None:
+        """Close what is written, so that it can be stored and taken away, for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            self.journal.roll(rows=True)
+            await self.frontier.retire({})
+
+    async def _store_the_rest(self, uploads: Uploads) -> None:
+        """No visit is out: what was written is closed and stored, as far as that is done in time. A limit of the configuration
+        leaves it the time that a natural end has; who asks the crawl to end waits no longer than its grace."""
+        self.journal.roll(rows=True)
+        await self.frontier.retire({})
+        loop = asyncio.get_running_loop()
+        storing = asyncio.create_task(uploads.finish(), name="uploads")
+        asked = asyncio.create_task(self._asked.wait(), name="asked")
+        try:
+            await asyncio.wait([storing, asked], timeout=self.config.store_wait, return_when=asyncio.FIRST_COMPLETED)
+            if self._asked.is_set():
+                left_s = self._asked_at + self.config.grace - GRACE_FOR_COMMIT_S - loop.time()
+                await asyncio.wait([storing], timeout=max(0.0, left_s))
+        finally:
+            storing.cancel()
+            asked.cancel()
+        if uploads.waiting.files:
+            logger.error(
+                "%d files (%d MiB) are not stored: %s; the next start goes on with them",
+                uploads.waiting.files,
+                uploads.waiting.bytes >> 20,
+                uploads.trouble or "there was no time",
+            )
 
     def _committed(self, seconds: float) -> None:
         """After each commit: whatever kept the disk from being written has passed."""
@@ -214,7 +267,8 @@ class Crawl:
 
     async def _end_in_grace(self, workers: list[asyncio.Task[None]]) -> None:
         await self._drain.wait()
-        await asyncio.wait(workers, timeout=max(0.0, self.config.grace - GRACE_FOR_COMMIT_S))
+        for_uploads_s = self.config.grace * GRACE_FOR_UPLOADS if self.uploads is not None else 0.0
+        await asyncio.wait(workers, timeout=max(0.0, self.config.grace - for_uploads_s - GRACE_FOR_COMMIT_S))
         for worker in workers:
             worker.cancel()
 

@@ -95,6 +95,16 @@ def _counted(m: Metrics) -> Iterator[Metric]:
     yield _gauge("crawler_last_fetch_timestamp_seconds", "When the last response came, 0 if none has.", m.last_fetch)
 
 
+def _uploaded(r: Readings) -> Iterator[Metric]:
+    """Full files, and where they are stored besides."""
+    yield CounterMetricFamily("crawler_upload_files_total", "Full files stored elsewhere.", r.uploaded_files)
+    yield CounterMetricFamily("crawler_upload_bytes_total", "Bytes of full files stored elsewhere.", r.uploaded_bytes)
+    yield CounterMetricFamily("crawler_upload_failures_total", "Attempts to store files that failed.", r.upload_failures)
+    yield _gauge("crawler_upload_waiting_files", "Full files not stored yet.", r.upload_waiting_files)
+    yield _gauge("crawler_upload_waiting_bytes", "Bytes of full files not stored yet.", r.upload_waiting_bytes)
+    yield _gauge("crawler_upload_oldest_waiting_seconds", "How long the oldest of them has waited.", r.upload_oldest)
+
+
 def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     """What was read for this scrape."""
     yield _one_of("crawler_state", "1 for the state the crawl is in.", r.state, STATES)
@@ -107,6 +117,7 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _gauges("crawler_frontier_urls", "Known URLs as of the last commit, by state.", "state", r.urls, URL_STATES)
     yield _gauges("crawler_changes", "Visits by what they found, since the last recrawl order.", "change", r.changes, CHANGES)
     yield _gauges("crawler_frontier_hosts", "Known hosts, by state.", "state", r.hosts, HOST_STATES)
+    yield from _uploaded(r)
     refused = {**dict.fromkeys(rules, 0), **r.refused}
     yield _counters("crawler_links_refused_total", "Links left out, by rule.", "rule", refused)
     cache = CounterMetricFamily("crawler_cache_events_total", "Cache look-ups and evictions.", labels=["cache", "event"])

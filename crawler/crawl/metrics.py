@@ -93,6 +93,15 @@ class Readings(Struct, frozen=True, kw_only=True):
     disk_free: int = 0
     storage_errors: Mapping[str, int] = {}
     """By errno name, since the start."""
+    uploaded_files: int = 0
+    """Stored at ``store_url`` since the start."""
+    uploaded_bytes: int = 0
+    upload_failures: int = 0
+    upload_waiting_files: int = 0
+    """Full, and not stored yet."""
+    upload_waiting_bytes: int = 0
+    upload_oldest: float = 0.0
+    """How long the oldest of them has waited."""
     last_reload_successful: bool = True
     processes: int = 1
     """That crawl."""

@@ -48,6 +48,9 @@ def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
         settled=counts.settled,
         longest_host=_longest_host(crawl),
         failing_hosts=crawl.failing_hosts.top(FAILING_HOSTS),
+        unstored=crawl.uploads.waiting.files if crawl.uploads is not None else 0,
+        unstored_bytes=crawl.uploads.waiting.bytes if crawl.uploads is not None else 0,
+        store_trouble=crawl.uploads.trouble if crawl.uploads is not None else None,
     )
 
 
@@ -207,6 +210,8 @@ def status_line(now: Snapshot, rates: Rates) -> str:
     ]
     if now.retrying:
         parts.append(f"{now.retrying:,} to retry")
+    if now.unstored:
+        parts.append(f"{now.unstored:,} files to store")
     if now.waits_for != "nothing":
         parts.append(f"waits for {now.waits_for}")
     line = f"{now.state}: " * (now.state != "running") + " · ".join(parts)

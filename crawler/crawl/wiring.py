@@ -6,6 +6,7 @@ and outcomes are recorded last.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -43,9 +44,11 @@ from crawler.frontier.division import store_of
 from crawler.frontier.in_flight import InFlight, open_in_flight
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
-from crawler.output import Journal, Results, Retention, make_tmp, open_directory
+from crawler.output import Journal, Results, Retention, Uploads, make_tmp, open_directory
 from crawler.output.archive import KINDS, open_archive
+from crawler.output.bucket import upload_bytes
 from crawler.output.file_names import WHOLE
+from crawler.output.uploads import open_uploads
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
@@ -106,7 +109,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         politeness = _politeness(config, hosts, robots, endless=endless)
         exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
-        failing_hosts = FailingHosts()
+        failing_hosts, marking = FailingHosts(), asyncio.Lock()
         pump = Pump(
             store,
             Workbench(hosts.per_host, _group_of(config)),
@@ -161,7 +164,8 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 expander=expander,
                 judge=_judge(config, rules),
                 journal=files.journal,
-                retention=_retention(config, root, pump, store),
+                retention=_retention(config, root, pump, store, marking),
+                uploads=_uploads(config, root, pump, store, marking, files.journal),
                 recrawler=recrawler,
                 seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
                 memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
@@ -289,7 +293,22 @@ async def _open_cookies(config: Config, root: Path) -> AsyncIterator[Cookies | N
         yield cookies
 
 
-def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retention:
+def _uploads(config: Config, root: Path, pump: Pump, store: Store, marking: asyncio.Lock, journal: Journal) -> Uploads | None:
+    """None where files are stored nowhere else."""
+    if config.store_url is None:
+        return None
+    return open_uploads(
+        root,
+        config.store_url,
+        marks=lambda: pump.ask(store.marks),
+        mark=pump.frontier.retire,
+        marking=marking,
+        rolled=lambda: journal.rolled_count,
+        jitter=random.random,
+    )
+
+
+def _retention(config: Config, root: Path, pump: Pump, store: Store, marking: asyncio.Lock) -> Retention:
     return Retention(
         root,
         age_s=config.retain_age,
@@ -297,6 +316,8 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store) -> Retentio
         marks=lambda: pump.ask(store.marks),
         retire=pump.frontier.retire,
         wall=time.time,
+        marking=marking,
+        stored_only=config.store_url is not None,
     )
 
 
@@ -392,6 +413,7 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
         control=control,
+        upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
         base=PART_BASE_BYTES if is_part else BASE_BYTES,
     )
     return divide(memory_limit_of(config), needs)

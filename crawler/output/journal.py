@@ -62,6 +62,8 @@ class Journal:
         self._rolled: list[tuple[str, int]] = []  # full, as of the batch being committed
         self.written_bytes = 0
         """Added to files since it was opened."""
+        self.rolled_count = 0
+        """Files that are full, and have got their final names, since it was opened."""
         self.is_ahead = False
         """Something may have been written that no commit knows."""
 
@@ -87,7 +89,7 @@ class Journal:
         settled = prepared.batch.settled
         wall = prepared.batch.wall
         if prepared.batch.retired:
-            self._archive.retire(prepared.batch.retired)
+            self._archive.retire(file for file, mark in prepared.batch.retired.items() if mark is None or mark.retired)
         kept = [self._keep(one) for one in settled]
         known: list[Known | None] = [None] * len(settled)
         for index, row in rows_of(prepared, kept):
@@ -130,6 +132,7 @@ class Journal:
             self._outbox.committed()
         for file, size in self._rolled:
             logger.info("file rolled", extra={"file": file, "bytes": size})
+        self.rolled_count += len(self._rolled)
         self._rolled.clear()
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:

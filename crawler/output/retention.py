@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from crawler.core.durable import OPEN, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
@@ -27,8 +29,9 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Retention:
-    """The files of the crawl in ``root``. ``marks`` asks the store, ``retire`` commits marks (None: no mark any more);
-    ``wall`` is wall time, as files have it."""
+    """The files of the crawl in ``root``. ``marks`` asks the store, ``retire`` commits marks (None: no mark any more), both
+    under ``marking``; ``wall`` is wall time, as files have it. ``stored_only``: nothing is deleted that is not
+    stored elsewhere."""
 
     def __init__(
         self,
@@ -39,9 +42,12 @@ class Retention:
         marks: Callable[[], Awaitable[Mapping[str, Mark]]],
         retire: Callable[[Mapping[str, Mark | None]], Awaitable[None]],
         wall: Callable[[], float],
+        marking: asyncio.Lock,
+        stored_only: bool = False,
     ) -> None:
         self._root, self._age_s, self._bytes_max = root, age_s, bytes_max
         self._marks, self._retire, self._wall = marks, retire, wall
+        self._marking, self._stored_only = marking, stored_only
         self._folders = _folders(root)
         self._wanted = asyncio.Event()
 
@@ -66,12 +72,16 @@ class Retention:
 
     async def look(self) -> None:
         """Once: notice what has gone, retire what is old or too much, delete what is retired. Raises StorageError."""
+        async with self._marking:
+            await self._look()
+
+    async def _look(self) -> None:
         # 1. Decide: closed files that have gone, and those to be deleted.
         marks = {file: mark for file, mark in (await self._marks()).items() if not file.startswith(EXCHANGE)}
         there = await asyncio.to_thread(self._there, marks)
         gone = noticed(marks, there)
-        old = expired(marks, there, self._wall(), self._age_s, self._bytes_max)
-        retired = {file: Mark(marks[file].length, closed=True, retired=True) for file in old}
+        old = expired(marks, there, self._wall(), self._age_s, self._bytes_max, stored_only=self._stored_only)
+        retired = {file: replace(marks[file], retired=True) for file in old}
         # 2. The store first.
         if gone or retired:
             await self._retire({**retired, **gone})

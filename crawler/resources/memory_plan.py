@@ -81,6 +81,7 @@ SAYS: Final[Mapping[str, str]] = {
     "dns": "addresses of hosts",
     "idle": "connections kept for a next request",
     "write": "file buffers, and the record being written",
+    "upload": "a file on its way to where it is stored",
     "control": "metrics and control",
     "connection": "connections in use",
     "body": "bodies being received",
@@ -147,6 +148,7 @@ class Needs(Struct, frozen=True):
     max_head: int
     max_outlinks: int
     control: bool = False
+    upload: int = 0
     base: int = BASE_BYTES
 
 
@@ -183,6 +185,7 @@ def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
         "dns": DNS_BYTES,
         "idle": _between(1 * _MIB, limit // 64, 16 * _MIB),
         "write": WRITE_BYTES,
+        "upload": needs.upload,
         "control": CONTROL_BYTES if needs.control else 0,
     }
     rest = limit - sum(accounts.values())

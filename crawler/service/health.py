@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from crawler.core.model import Pause
 from crawler.crawl import Crawl
@@ -91,12 +92,27 @@ class Vitals:
             memory_rss=memory.reading.pss,
             accounts=memory.budget.uses(),
             memory_state=memory.watch.stats().state,
+            **self._uploads(),
             commit_age=crawl.pump.uncommitted_s,
             disk_free=crawl.disk.free_bytes,
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
             exchange_lag=crawl.pump.exchange.outbox.lag_bytes() if crawl.pump.exchange is not None else 0,
         )
+
+    def _uploads(self) -> dict[str, Any]:
+        uploads = self._crawl.uploads
+        if uploads is None:
+            return {}
+        waiting = uploads.waiting
+        return {
+            "uploaded_files": uploads.stored_files,
+            "uploaded_bytes": uploads.stored_bytes,
+            "upload_failures": uploads.failures,
+            "upload_waiting_files": waiting.files,
+            "upload_waiting_bytes": waiting.bytes,
+            "upload_oldest": max(0.0, time.time() - waiting.since) if waiting.files else 0.0,
+        }
 
     async def memory_report(self, trace_s: float = 0.0) -> str:
         """Where the memory is, for people."""

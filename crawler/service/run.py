@@ -149,6 +149,8 @@ def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
     """What the outcomes of all the directory's URLs mean for a script."""
     if stopped:
         return Exit.STOPPED
+    if end.unstored:
+        return Exit.STORAGE
     fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
     failed = sum(count for name, count in fetched.items() if name not in NO_FAILURE)
     listed = sum(end.outcomes.values()) + end.lines.get("invalid_url", 0)

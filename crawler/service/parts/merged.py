@@ -80,6 +80,9 @@ def whole(snapshots: Sequence[Snapshot], state: CrawlState | None = None) -> Sna
         settled=sum(one.settled for one in snapshots),
         longest_host=max((one.longest_host for one in snapshots if one.longest_host), key=_lasts, default=None),
         failing_hosts=tuple(sorted(failing.items(), key=lambda pair: (-pair[1], pair[0]))[:FAILING_HOSTS]),
+        unstored=sum(one.unstored for one in snapshots),
+        unstored_bytes=sum(one.unstored_bytes for one in snapshots),
+        store_trouble=next((one.store_trouble for one in snapshots if one.store_trouble), None),
     )
 
 
@@ -132,6 +135,12 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         commit_age=max(one.commit_age for one in parts),
         disk_free=min(one.disk_free for one in parts),
         storage_errors=summed([one.storage_errors for one in parts]),
+        uploaded_files=sum(one.uploaded_files for one in parts),
+        uploaded_bytes=sum(one.uploaded_bytes for one in parts),
+        upload_failures=sum(one.upload_failures for one in parts),
+        upload_waiting_files=sum(one.upload_waiting_files for one in parts),
+        upload_waiting_bytes=sum(one.upload_waiting_bytes for one in parts),
+        upload_oldest=max(one.upload_oldest for one in parts),
         exchange_lag=max(one.exchange_lag for one in parts),
     )
     return replace(all_of, **own)

@@ -1,5 +1,6 @@
 """What is no longer kept: by age and bytes, or because an operator moved it. Never before the store knows."""
 
+import asyncio
 import json
 import logging
 import os
@@ -118,6 +119,7 @@ class Directory:
             marks=self.ask,
             retire=self.retire,
             wall=lambda: 100.0,
+            marking=asyncio.Lock(),
         )
 
     async def ask(self):

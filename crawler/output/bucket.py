@@ -1,0 +1,203 @@
+"""Where copies of full files go: a bucket of an object store (``s3://``), or a directory (``file://``).
+
+Invariants: an object is seen whole or not at all, and one that stands there with other bytes is never replaced. Its bytes
+travel in pieces of a bounded size. No credential is in any text that comes from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from io import FileIO
+from pathlib import Path
+from threading import Event
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from crawler.core.durable import length_of, make_dir, rename
+from crawler.core.errors import ConfigError, StorageError
+
+T = TypeVar("T")
+
+PIECE_BYTES: Final = 1 << 20
+"""Read of a file at a time, to copy or to digest it."""
+PART_BYTES: Final = 5 << 20
+"""Sent at a time: the least that S3 takes for a part of an upload."""
+PARTS_AT_ONCE: Final = 1
+UPLOAD_BYTES: Final = 32 << 20
+"""Of one upload to S3: the part on its way, the one being read, and what the client library takes (measured: 24 to 31 MiB)."""
+_DIGEST: Final = "sha256"
+"""The name of an object's own note of its digest (``x-amz-meta-sha256``)."""
+_RETRY: Final[Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+"""Within one attempt; further ones are the caller's."""
+_CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_STATUS: Final = re.compile(r"\b([45]\d\d [A-Z][A-Za-z ]{2,30})\b")
+
+
+class BucketError(Exception):
+    """It cannot be stored just now, or (``is_other``) never by this name. The text is one line, and without secrets."""
+
+    def __init__(self, text: str, *, is_other: bool = False) -> None:
+        self.is_other = is_other
+        super().__init__(text)
+
+
+class Bucket(Protocol):
+    async def put(self, name: str, path: Path, length: int) -> None:
+        """A copy of this file, of this length, stands there durably on return, whoever put it there. Raises BucketError, and
+        FileNotFoundError where there is no such file."""
+
+
+def open_bucket(url: str) -> Bucket:
+    """What a ``store_url`` names. ConfigError: what it needs is not installed."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Folder(Path(unquote(parts.path)))
+    return S3Bucket(parts.netloc, parts.path.strip("/"))
+
+
+def upload_bytes(url: str) -> int:
+    """What storing takes in memory, at most: one file is on its way at a time."""
+    return 2 * PIECE_BYTES if url.startswith("file:") else UPLOAD_BYTES
+
+
+class Folder:
+    """A directory of this machine, perhaps of a file system that it shares with others."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def put(self, name: str, path: Path, length: int) -> None:
+        try:
+            await _in_thread(self._put, self._root / name, path, length)
+        except FileNotFoundError as error:
+            if str(error.filename) == str(path):
+                raise
+            raise BucketError(f"{error.filename}: {error.strerror}") from error
+        except (OSError, StorageError) as error:
+            raise BucketError(str(error)) from error
+
+    def _put(self, target: Path, path: Path, length: int, stop: Event) -> None:
+        if length_of(target) >= 0:
+            if length_of(target) != length or digest_of(target, length, stop) != digest_of(path, length, stop):
+                raise _other(str(target))
+            return
+        with path.open("rb", buffering=0) as source:
+            make_dir(target.parent)
+            part = target.with_name(f"{target.name}.part")
+            with part.open("wb", buffering=0) as copy:
+                for piece in _pieces(source, length, stop):
+                    view = memoryview(piece)
+                    while view:
+                        view = view[copy.write(view) :]
+                os.fsync(copy.fileno())
+        rename(part, target)
+
+
+class S3Bucket:
+    """Amazon S3, or what speaks its protocol at AWS_ENDPOINT_URL. Credentials and region are the environment's (the variables
+    AWS_*, a role of the machine, the container or the pod)."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        try:
+            import obstore
+            from obstore.store import S3Store
+        except ImportError:
+            raise ConfigError("store: s3:// needs the package obstore: pip install 'flatcrawler[s3]'") from None
+        endpoint = (
+            os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
+        )
+        client: Any = {"connect_timeout": "5s", "timeout": "120s", "allow_http": endpoint.startswith("http://")}
+        self._name = "/".join(filter(None, (f"s3://{bucket}", prefix)))
+        self._obstore: Any = obstore
+        try:
+            self._store: Any = S3Store(bucket, prefix=prefix or None, client_options=client, retry_config=_RETRY)
+        except Exception as error:
+            raise ConfigError(f"store: {self._name} cannot be used: {said_of(error)}") from None
+
+    async def put(self, name: str, path: Path, length: int) -> None:
+        try:
+            digest = await _in_thread(digest_of, path, length)
+            if await self._is_there(name, length, digest):
+                return
+            # in parts, none of which is seen before the last
+            await self._obstore.put_async(
+                self._store,
+                name,
+                path,
+                attributes={_DIGEST: digest},
+                chunk_size=PART_BYTES,
+                max_concurrency=PARTS_AT_ONCE,
+            )
+            if not await self._is_there(name, length, digest):
+                raise BucketError(f"{self._name}/{name}: it was taken, but is not there")
+        except BucketError:
+            raise
+        except Exception as error:  # the library has a class for each kind of trouble, and plain ones besides
+            if isinstance(error, FileNotFoundError) and str(error.filename) == str(path):
+                raise
+            raise BucketError(f"{self._name}: {said_of(error)}") from None
+
+    async def _is_there(self, name: str, length: int, digest: str) -> bool:
+        try:
+            found = await self._obstore.get_async(self._store, name, options={"head": True})
+        except FileNotFoundError:
+            return False
+        if found.meta["size"] != length or found.attributes.get(_DIGEST) != digest:
+            raise _other(f"{self._name}/{name}")
+        return True
+
+
+def digest_of(path: Path, length: int, stop: Event) -> str:
+    """The sha256 of its first ``length`` bytes. BucketError: it has fewer, or ``stop`` is set meanwhile."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        for piece in _pieces(file, length, stop):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(file: FileIO, length: int, stop: Event) -> Iterator[bytes]:
+    left = length
+    while left:
+        piece = file.read(min(left, PIECE_BYTES))
+        if not piece:
+            raise BucketError(f"{file.name}: {left} bytes of it are missing")
+        if stop.is_set():
+            raise BucketError("the crawl has ended")
+        yield piece
+        left -= len(piece)
+
+
+async def _in_thread(call: Callable[..., T], *args: object) -> T:
+    """Run it in a thread, which does not outlive a caller that is cancelled by more than a piece: it gets an event for that."""
+    stop = Event()
+    try:
+        return await asyncio.to_thread(call, *args, stop)
+    finally:
+        stop.set()
+
+
+def _other(name: str) -> BucketError:
+    return BucketError(
+        f"{name}: another file is there by this name; it is left alone: move it away, or store elsewhere", is_other=True
+    )
+
+
+def said_of(error: BaseException) -> str:
+    """What a client library says, in one line. What servers send along may name credentials, and addresses with signatures:
+    only the server's own word for it and the status are repeated."""
+    text = str(error)
+    words = [found[1] for pattern in (_CODE, _STATUS) if (found := pattern.search(text))]
+    kind = type(error).__name__.removesuffix("Error")
+    advice = {
+        "PermissionDenied": "access refused: check the credentials (AWS_ACCESS_KEY_ID ..., or the role) and the bucket's policy",
+        "Unauthenticated": "credentials refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role",
+    }.get(kind)
+    if advice is None:
+        advice = "no such bucket" if "NoSuchBucket" in words else "it cannot be reached" if not words else kind.lower()
+    return " ".join([advice, *([f"({', '.join(words)})"] if words else [])])

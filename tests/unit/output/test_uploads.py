@@ -1,0 +1,310 @@
+"""Copies of full files elsewhere: each whole, each once, and no trouble there is a page's or ends a crawl."""
+
+import asyncio
+import contextlib
+import logging
+import os
+
+import pytest
+from support.object_store import BUCKET, object_store
+from support.programs import LOCAL, command
+from support.webs import Web, page
+
+from crawler.config.load import load
+from crawler.core.errors import ConfigError, StorageError
+from crawler.core.model import Mark
+from crawler.crawl.reading import open_crawl_reader
+from crawler.output.bucket import PART_BYTES, BucketError, Folder, S3Bucket, open_bucket
+from crawler.output.file_names import expired
+from crawler.output.uploads import AGAIN_MAX_S, Uploads, folder_of
+
+FULL = Mark(10, closed=True)
+FILES = ("warc/CRAWL-20261118110640000-00000-host.warc.gz", "index/CRAWL-20261118110640000-00000-host.cdxj")
+ROWS = "results/results-000000.jsonl"
+
+
+class Directory:
+    """Full files and their marks, and a bucket that may be in trouble."""
+
+    def __init__(self, root, marks):
+        self.root, self.there, self.marks, self.trouble = root / "out", root / "there", dict(marks), None
+        for file, mark in self.marks.items():
+            (self.root / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / file).write_bytes(file[-1:].encode() * mark.length)
+        self.commits, self.rolled = [], 1
+        self.bucket = Folder(self.there)
+        self.uploads = Uploads(
+            self.root,
+            self,
+            "id",
+            marks=self.ask,
+            mark=self.commit,
+            marking=asyncio.Lock(),
+            rolled=lambda: self.rolled,
+            jitter=lambda: 0.0,
+        )
+
+    async def ask(self):
+        return dict(self.marks)
+
+    async def commit(self, marks):
+        for file in marks:
+            assert (self.there / "id" / file).read_bytes() == (self.root / file).read_bytes(), "it is there before it is marked"
+        self.commits += marks
+        self.marks |= marks
+
+    async def put(self, name, path, length):
+        if self.trouble is not None:
+            raise self.trouble
+        await self.bucket.put(name, path, length)
+
+    def names(self):
+        return sorted(str(path.relative_to(self.there / "id")) for path in self.there.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def crawl(tmp_path):
+    return Directory(tmp_path, {**dict.fromkeys((*FILES, ROWS), FULL), "results/results-000001.jsonl": Mark(5)})
+
+
+async def test_what_is_full_is_stored_and_marked_once(crawl):
+    await crawl.uploads.look()
+    assert crawl.names() == sorted((*FILES, ROWS)) and sorted(crawl.commits) == crawl.names()
+    assert all(crawl.marks[file] == Mark(10, closed=True, stored=True) for file in crawl.names())
+    await crawl.uploads.look()
+    assert (len(crawl.commits), crawl.uploads.stored_files, crawl.uploads.stored_bytes) == (3, 3, 30)
+    assert crawl.uploads.waiting.files == 0
+
+
+async def test_a_copy_that_no_commit_knows_is_marked_and_not_made_again(crawl):
+    """A kill between the two; what a kill left of an unfinished copy is no copy."""
+    await crawl.uploads.look()
+    before = {name: (crawl.there / "id" / name).stat().st_ino for name in crawl.names()}
+    crawl.marks = dict.fromkeys(crawl.marks, FULL) | {"results/results-000001.jsonl": Mark(5)}
+    (crawl.there / "id" / ROWS).rename(crawl.there / "id" / f"{ROWS}.part")
+    (crawl.there / "id" / f"{ROWS}.part").write_bytes(b"ha")
+    await crawl.uploads.look()
+    after = {name: (crawl.there / "id" / name).stat().st_ino for name in crawl.names()}
+    assert after.pop(ROWS) and {name: before[name] for name in after} == after and len(before) == len(after) + 1
+
+
+@pytest.mark.parametrize("other", [b"something", b"something!"])
+async def test_another_file_by_that_name_is_left_alone_and_holds_up_no_other(crawl, other):
+    target = crawl.there / "id" / FILES[0]
+    target.parent.mkdir(parents=True)
+    target.write_bytes(other)
+    with pytest.raises(BucketError, match="left alone"):
+        await crawl.uploads.look()
+    assert target.read_bytes() == other and sorted(crawl.commits) == sorted((FILES[1], ROWS))
+    assert crawl.uploads.waiting.files == 1
+
+
+async def test_trouble_is_told_once_and_passes(crawl, caplog):
+    caplog.set_level(logging.INFO)
+    crawl.trouble = BucketError("it is down")
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(crawl.uploads.run())
+        finished = asyncio.create_task(crawl.uploads.finish())
+        while crawl.uploads.failures < 2:
+            await asyncio.sleep(0.01)
+        assert not finished.done() and (crawl.uploads.waiting.files, crawl.uploads.waiting.bytes) == (3, 30)
+        assert crawl.uploads.waiting.since == min((crawl.root / file).stat().st_mtime for file in (*FILES, ROWS))
+        assert (crawl.uploads.trouble, crawl.commits) == ("it is down", [])
+        crawl.trouble = None
+        await finished
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+    assert crawl.names() == sorted((*FILES, ROWS)) and crawl.uploads.trouble is None
+    assert caplog.messages == ["3 files wait to be stored: it is down; trying again", "files are stored again"]
+
+
+async def test_marks_that_cannot_be_read_are_no_end(crawl):
+    """The crawl's own store is in trouble: that nothing is known to wait does not mean that nothing waits."""
+    ask, asked = crawl.ask, 0
+
+    async def failing():
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StorageError("no")
+        return await ask()
+
+    crawl.uploads._marks = failing
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(crawl.uploads.run())
+        await crawl.uploads.finish()
+        running.cancel()
+    assert crawl.names() == sorted((*FILES, ROWS))
+
+
+def test_pauses_grow_up_to_a_minute(crawl):
+    pauses = []
+    for crawl.uploads._failed_in_a_row in (1, 2, 3, 50):
+        pauses.append(crawl.uploads._pause_s())
+    assert pauses == [0.5, 1.0, 2.0, AGAIN_MAX_S / 2]
+
+
+async def test_what_goes_meanwhile_is_neither_stored_nor_marked_again(crawl):
+    (crawl.root / FILES[0]).unlink()
+
+    async def retired():
+        return crawl.marks | {ROWS: Mark(10, closed=True, retired=True)}
+
+    crawl.uploads._bucket = Retiring(crawl, retired)
+    await crawl.uploads.look()
+    assert crawl.commits == [FILES[1]] and crawl.uploads.waiting.files == 0
+
+
+class Retiring:
+    """The rows are retired while they are on their way."""
+
+    def __init__(self, crawl, retired):
+        self._crawl, self._retired = crawl, retired
+
+    async def put(self, name, path, length):
+        if name.endswith(ROWS):
+            self._crawl.uploads._marks = self._retired
+        await self._crawl.bucket.put(name, path, length)
+
+
+async def test_the_index_that_is_not_sorted_yet_waits(crawl):
+    (crawl.root / FILES[1]).rename(crawl.root / f"{FILES[1]}.open")
+    await crawl.uploads.look()
+    assert FILES[1] not in crawl.names()
+
+
+def test_only_what_is_stored_expires():
+    marks = {FILES[0]: Mark(10, True, stored=True), FILES[1]: FULL, ROWS: Mark(10, True, stored=True)}
+    there = dict.fromkeys(marks, 0.0)
+    assert expired(marks, there, 100, 1, 0, stored_only=True) == [ROWS]
+    assert set(expired(marks, there, 100, 1, 0)) == set(marks)
+
+
+def test_the_folder_stays_and_no_two_directories_share_one(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert folder_of(tmp_path / "a") == folder_of(tmp_path / "a") != folder_of(tmp_path / "b")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["store.id"]
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"store": "s3://bucket/a", "archive": "files"}, "archive = warc"),
+        ({"store_url": "file:///x", "store": "memory"}, "store = embedded"),
+        ({"store": "s3://bucket/a", "roll_size": "1TiB"}, "at most 40GiB"),
+        ({"store": "s3://AKIA:topsecret@bucket/a"}, "environment"),
+        ({"store": "http://bucket/a"}, "s3://BUCKET/PREFIX or file:///DIR"),
+        ({"store": "file://host/a"}, "file:///DIR"),
+        ({"store": "s3://UPPER/a"}, "s3://BUCKET"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_repeats_no_secret(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        load(settings, environ={})
+    assert said in str(caught.value) and "topsecret" not in str(caught.value)
+
+
+def test_store_is_short_for_store_url_wherever_it_stands(tmp_path):
+    (tmp_path / "c.toml").write_text('store = "s3://bucket/from-file/"')
+    for given in ({"flags": {"store": "s3://bucket/x"}}, {"environ": {"CRAWLER_STORE": "s3://bucket/x"}}):
+        config = load(**{"environ": {}, "file": str(tmp_path / "c.toml")} | given).config
+        assert (config.store, config.store_url) == ("embedded", "s3://bucket/x")
+    assert load(environ={}, file=str(tmp_path / "c.toml")).config.store_url == "s3://bucket/from-file"
+
+
+# -- S3 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def environ(s3, monkeypatch):
+    for name, value in s3.environ.items():
+        monkeypatch.setenv(name, value)
+
+
+async def test_s3_has_each_file_whole_in_parts_of_a_bounded_size(s3, environ, tmp_path):
+    bucket = open_bucket(f"s3://{BUCKET}/parts")
+    large = os.urandom(2 * PART_BYTES + 1)
+    for name, data in (("large", large), ("small", b"x"), ("none", b"")):
+        (tmp_path / name).write_bytes(data + b"behind its mark")
+        (tmp_path / name).write_bytes(data)
+        for _ in range(2):
+            await bucket.put(f"id/{name}", tmp_path / name, len(data))
+    assert s3.objects("parts") == {"large": large, "small": b"x", "none": b""}
+    (tmp_path / "small").write_bytes(b"y")
+    with pytest.raises(BucketError, match="left alone") as caught:
+        await bucket.put("id/small", tmp_path / "small", 1)
+    assert caught.value.is_other and s3.objects("parts")["small"] == b"x"
+    with pytest.raises(FileNotFoundError):
+        await bucket.put("id/gone", tmp_path / "gone", 1)
+
+
+async def test_s3_trouble_is_told_in_words_without_secrets(s3, environ, tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"f")
+    with pytest.raises(BucketError, match="no such bucket"):
+        await S3Bucket("no-such-bucket", "").put("f", tmp_path / "f", 1)
+    s3.strict(0)
+    try:
+        with pytest.raises(BucketError, match="refused: check") as caught:
+            await S3Bucket(BUCKET, "").put("f", tmp_path / "f", 1)
+    finally:
+        s3.strict(1_000_000)
+    assert not any(secret in str(caught.value) for secret in ("AKIAEXAMPLE", "not-to-be-told", "\n"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(BucketError, match="cannot be reached"):
+        await S3Bucket(BUCKET, "").put("f", tmp_path / "f", 1)
+
+
+# -- whole crawls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def web():
+    web = Web()
+    web.default = lambda host, path: page()
+    with web.running():
+        yield web
+
+
+def crawled(web, root, url, *more, environ=None, pages=range(12)):
+    urls = [web.url(f"127.0.7.{n % 3 + 1}", f"/{n}") for n in pages]
+    settings = ("--store", url, "--min-free-disk", "0", "--roll-size", "2kB")
+    return command("run", *urls, "-o", str(root), *LOCAL, *settings, *more, environ=environ)
+
+
+def written(root):
+    """All files that are marked, and whether each is stored."""
+    with open_crawl_reader(root) as reader:
+        return {file: mark.stored for file, mark in reader.marks.items()}
+
+
+def test_after_a_run_all_of_it_is_in_the_bucket(s3, web, tmp_path):
+    done = crawled(web, tmp_path / "out", f"s3://{BUCKET}/whole", environ=s3.environ)
+    assert done.returncode == 0, done.stderr
+    assert all(written(tmp_path / "out").values())
+    assert s3.objects("whole") == {file: (tmp_path / "out" / file).read_bytes() for file in written(tmp_path / "out")}
+    assert not any("not-to-be-told" in path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*.toml"))
+
+
+def test_a_store_that_is_down_costs_no_page_and_no_file_and_the_next_start_stores_all(web, tmp_path):
+    root, there = tmp_path / "out", tmp_path / "there"
+    there.write_text("not a directory")
+    done = crawled(web, root, f"file://{there}", "--store-wait", "100ms", "--retain-bytes", "1", "--json")
+    assert done.returncode == 3 and "are not stored" in done.stderr and '"ok": 12' in done.stdout, done.stderr
+    assert not any(written(root).values())
+    assert all((root / file).exists() for file in written(root)), "nothing is deleted that is stored nowhere else"
+    there.unlink()
+    done = crawled(web, root, f"file://{there}")
+    assert done.returncode == 0 and all(written(root).values()), done.stderr
+    (folder,) = there.iterdir()
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(written(root))
+    assert command("verify", str(root)).returncode == 0
