@@ -62,7 +62,7 @@ class Vitals:
 
     def readings(self) -> Readings:
         crawl, memory = self._crawl, self._crawl.memory
-        frontier, counts, fetch = crawl.frontier, crawl.frontier.counts, crawl.fetcher.stats()
+        frontier, counts, fetch = crawl.frontier, crawl.store.own_counts(), crawl.fetcher.stats()
         snapshot = crawl.stats()
         resting, ready, out = frontier.bench.census(crawl.clock.now())
         busy = min(frontier.out_count, crawl.config.workers)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _PRELOAD: Final = ("crawler.frontier.rocksdb.store", "crawler.frontier.exchange.exchange", "crawler.policy.robots_gate")
 """What a part imports once it runs: imported before, it is shared."""
+_PRELOAD_CLUSTER: Final = ("crawler.frontier.cluster.member", "crawler.frontier.cluster.postgres")
 
 
 class Opened(Struct, frozen=True):
@@ -62,7 +63,7 @@ def open_parts(
     _check_memory(config, parts, endless=endless)
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
-        division = _divided(config, root, parts)
+        division = _divided(config, root, parts) if config.cluster is None else _members(config, root, parts)
         bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
         for bell in bells:
             stack.callback(os.close, bell)
@@ -72,6 +73,17 @@ def open_parts(
         gc.freeze()
         main = partial(_main, division, board, new_loop, endless=endless)
         yield Opened(root, division, stack.enter_context(open_nursery(main)))
+
+
+def _members(config: Config, root: Path, parts: int) -> Division:
+    """Of a node of a cluster: who owns which host is the database's to say."""
+    from crawler.core.keys import SLOTS
+    from crawler.crawl.membership import node_in
+
+    node_in(config, root)
+    for name in _PRELOAD_CLUSTER:
+        import_module(name)
+    return Division(parts, bytes(SLOTS), 0, config.politeness_by == "domain")
 
 
 def _divided(config: Config, root: Path, parts: int) -> Division:

@@ -1,0 +1,122 @@
+"""A PostgreSQL server for the tests: begun once, when it is first asked for, in a directory of its own, on a free port.
+
+Where there is none on the machine (Debian: postgresql), the tests that need it are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.programs import port_of_its_own
+
+PASSWORD = "geheim-4711"
+USER = "crawler"
+_SETTINGS = {
+    "fsync": "off",  # what is killed here is the server, never the machine
+    "full_page_writes": "off",
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "password_encryption": "scram-sha-256",
+    "log_statement": "none",
+}
+_schemas = itertools.count(1)
+
+
+def binaries() -> Path | None:
+    """Of the newest version there is."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    if found:
+        return found[-1].parent
+    beside = shutil.which("initdb")
+    return Path(beside).resolve().parent if beside else None
+
+
+class Server:
+    def __init__(self, bin: Path) -> None:
+        self._bin = bin
+        self.port = port_of_its_own()
+        self.folder = Path(tempfile.mkdtemp(prefix="flatcrawler-pg-", dir="/tmp"))
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            nobody = _unprivileged()
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            self._as = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+        atexit.register(self.remove)
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        self._run("initdb", "-U", USER, "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8")
+        self.start()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as, str(self._bin / program), "-D", str(self.folder / "data"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+    def start(self) -> None:
+        told = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        options = " ".join(f"-c {name}={value}" for name, value in told.items())
+        self._run("pg_ctl", "-w", "-s", "-o", options, "-l", str(self.folder / "log"), "start")
+
+    def kill(self) -> None:
+        """All of it at once, as SIGKILL: what was committed is in its log."""
+        self._run("pg_ctl", "-w", "-s", "-m", "immediate", "stop")
+
+    def remove(self) -> None:
+        with contextlib.suppress(AssertionError):
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, schema: str | None = None, port: int | None = None) -> str:
+        """Of a crawl of its own."""
+        name = schema or f"crawl_{next(_schemas)}_{os.getpid()}"
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port or self.port}/postgres?schema={name}"
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    pytest.skip("PostgreSQL will not run as root, and there is no user nobody")
+
+
+@functools.cache
+def postgres() -> Server:
+    """The server of this test process; skips where there is none."""
+    pytest.importorskip("psycopg", reason="flatcrawler[cluster] is not installed")
+    bin = binaries()
+    if bin is None:
+        pytest.skip("no PostgreSQL here (Debian: apt install postgresql)")
+    return Server(bin)
+
+
+def schema_of(url: str) -> str:
+    return url.rpartition("schema=")[2].partition("&")[0]
+
+
+@contextlib.contextmanager
+def asked(url: str) -> Iterator[object]:
+    """A session of the test's own, in the schema of a crawl."""
+    import psycopg
+
+    bare = url.partition("?")[0]
+    with psycopg.connect(bare, autocommit=True, options=f"-c search_path={schema_of(url)}") as connection:
+        yield connection
+
+
+def rows(url: str, statement: str, *values: object) -> list[tuple]:
+    with asked(url) as connection:
+        found = connection.execute(statement, values)
+        return found.fetchall() if found.description else []
