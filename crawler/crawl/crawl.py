@@ -201,6 +201,9 @@ class Crawl:
         """After each commit: whatever kept the disk from being written has passed."""
         self.disk.committed()
         own = self.store.own_counts()
+        if self.pump.member is not None:
+            gauges = self.pump.member.look()
+            self.metrics.links_sent, self.metrics.links_received = gauges.links_sent, gauges.links_received
         self.metrics.committed(seconds, own.known, own.settled)
 
     async def _watch_network(self) -> None:

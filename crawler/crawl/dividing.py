@@ -17,7 +17,6 @@ from crawler.config.sections import Config
 from crawler.core.batch import Batch
 from crawler.core.keys import Share, divided
 from crawler.frontier import Limits, Store, open_store
-from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import Division, begin, check, is_empty, moving_at, read, store_of
 from crawler.frontier.in_flight import open_in_flight
 from crawler.frontier.recrawl import SLICE_PAGES
@@ -35,7 +34,6 @@ def divided_for(config: Config, root: Path, parts: int) -> Division | None:
     """How the crawl in ``root`` is divided among so many processes, which it is first if it was not; None for one. The directory
     must be locked. ConfigError: it cannot be divided so."""
     path, by_domain = root / "frontier", config.politeness_by == "domain"
-    check_node(path, is_cluster=False)
     if is_empty(path):
         return begin(path, parts, by_domain=by_domain) if parts > 1 else None
     if (unfinished := moving_at(path)) is not None:

@@ -14,12 +14,13 @@ from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError
 from crawler.frontier import Store
-from crawler.frontier.cluster.node import Node, check, identity_conflicts, make_node
+from crawler.frontier.cluster.node import Node, identity_conflicts, make_node
 
 if TYPE_CHECKING:
     from crawler.frontier.cluster.box import Outbox
     from crawler.frontier.cluster.member import Member
     from crawler.frontier.cluster.mirror import Mirror
+    from crawler.frontier.cluster.postgres import Address
 
 IDENTITY: Final = ("depth", "scope", "drop_params", "sort_query", "politeness_by", "requisites", "sitemaps")
 """What every node must have alike: it decides what is known, and who owns it."""
@@ -47,7 +48,6 @@ def node_in(config: Config, root: Path) -> Node:
     """The node in a directory. ConfigError: it was begun without a cluster, or cannot join one."""
     if config.store == "memory":
         raise ConfigError("store memory: a node of a cluster keeps its part of the crawl on disk: leave it out")
-    check(root / "frontier", is_cluster=True)
     _need_client()
     return make_node(root / "frontier", by_domain=config.politeness_by == "domain")
 
@@ -59,14 +59,22 @@ def _need_client() -> None:
         raise ConfigError("cluster: the client of PostgreSQL is not installed: pip install 'flatcrawler[cluster]'") from None
 
 
+def address_of(config: Config) -> Address:
+    """Of the crawl's database. ConfigError: its client is not installed, or the URL is none."""
+    _need_client()
+    from crawler.frontier.cluster.postgres import Address
+
+    return Address(config.cluster or "")
+
+
 def join(config: Config, root: Path, part: int) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database is not to be had."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
     from crawler.frontier.cluster.mirror import Mirror
-    from crawler.frontier.cluster.postgres import Address, PostgresTruth, open_crawl
+    from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
 
-    address = Address(config.cluster or "")
+    address = address_of(config)
     own = identity_of(config)
     begun, secret = open_crawl(address, config.cluster_lease, json.dumps(own, sort_keys=True))
     if conflicts := identity_conflicts(json.loads(begun), own):

@@ -39,6 +39,7 @@ from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
+from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import store_of
 from crawler.frontier.in_flight import InFlight, open_in_flight
 from crawler.frontier.pump import Pump
@@ -190,6 +191,8 @@ class _Files(NamedTuple):
 def _open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None, stack: contextlib.ExitStack) -> _Files:
     """In the order of their dependence; ``stack`` closes them in the reverse one."""
     assert config.output is not None
+    if part is None and not config.fresh:
+        check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
     root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
     own, tmp = root / "frontier", root / "tmp"
     membership = exchange = None

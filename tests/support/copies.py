@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from support.postgres import rows
-
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Share
 from crawler.frontier import Limits, Store, open_store
@@ -15,6 +13,7 @@ from crawler.frontier.cluster.box import Outbox
 from crawler.frontier.cluster.mirror import Mirror
 from crawler.frontier.cluster.postgres import Address, PostgresTruth, open_crawl
 from crawler.frontier.cluster.truth import NOBODY, Truth
+from support.postgres import rows
 
 LEASE_S = 600.0
 

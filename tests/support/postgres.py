@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.programs import port_of_its_own
 
 PASSWORD = "geheim-4711"

@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
-from msgspec import Struct
-
 from crawler.core.batch import Admitted
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Lease, Mark, Pause
 from crawler.frontier.cluster.box import Message, Outbox, message_of
+from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
 from crawler.frontier.cluster.truth import NOBODY, Row, Tick
 from crawler.frontier.parts_reader import total
@@ -46,6 +45,7 @@ MESSAGES_MAX: Final = 4
 """Read at a time; each is about 1 MiB at most."""
 ADOPTED_MAX: Final = 64
 LOAD_ROWS: Final = 5_000
+DEAD_ROWS_EVERY_S: Final = 30.0
 LAG_BYTES_MAX: Final = 64 << 20
 """Of messages for one member: while it is further behind, nothing is dealt."""
 
@@ -64,23 +64,6 @@ class WorkingCopy(Store, Protocol):
     """A store whose slots come and go."""
 
     def slots_changed(self, sequence: int, suspects: Mapping[bytes, int], lost: Collection[int]) -> None: ...
-
-
-class Gauges(Struct):
-    """What an operator must see of a member."""
-
-    held: int = 0
-    loading: int = 0
-    lease_left_s: float = 0.0
-    oldest_message_s: float = 0.0
-    """Of those for this member."""
-    slots_lost: int = 0
-    takeovers: int = 0
-    """Slots that came from a member that had not given them up."""
-    loads: int = 0
-    load_seconds: float = 0.0
-    links_sent: int = 0
-    links_received: int = 0
 
 
 class Member:
@@ -113,6 +96,7 @@ class Member:
         self._lost_nodes: frozenset[int] = frozenset()
         self._searched: set[tuple[int, int]] = set()  # (slot, epoch) that was looked through for what a lost disk held
         self._opened = asyncio.Event()
+        self._dead_rows_at = -math.inf
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -209,10 +193,16 @@ class Member:
                     self._until = sent + SURE * self._lease_s
                     self._its.frontier.bench.deals_until = self._until
                     await self._reconcile(tick)
+            await self._count_dead_rows()
             due = sent + min(self._lease_s / 4, TICK_EVERY_S_MAX)
             while (now := self._clock()) < due:
                 await self._settle_slots()
                 await asyncio.sleep(min(STEP_S, max(0.0, due - now)))
+
+    async def _count_dead_rows(self) -> None:
+        if (now := self._clock()) - self._dead_rows_at >= DEAD_ROWS_EVERY_S:
+            self._dead_rows_at = now
+            self.gauges.dead_rows = await self._ask(self._mirror.truth.dead_rows) or {}
 
     async def _reconcile(self, tick: Tick) -> None:
         """What the database says is so."""
@@ -507,6 +497,13 @@ class Member:
         if self._messages.pop(message.id, None) is not None:
             self.gauges.links_received += message.links
 
+    async def _see_the_end(self) -> None:
+        """With the last counts of all."""
+        tick = await self._ask(self._mirror.truth.tick, [])
+        if tick is not None:
+            self._see(tick)
+            self._its.frontier.finish()
+
     async def _end_loop(self) -> None:
         """The crawl is over when, in one snapshot, nobody reads lists, nothing is on its way, and nothing waits."""
         while True:
@@ -516,7 +513,7 @@ class Member:
                 if end is not None and not end.is_seeding and not end.has_messages:
                     counts = total([decode_state(state).counts for state in end.states if state])
                     if counts.waiting + counts.retrying == 0 and pump.is_idle and not self.is_searching:
-                        pump.frontier.finish()
+                        await self._see_the_end()
             await asyncio.sleep(END_EVERY_S)
 
 

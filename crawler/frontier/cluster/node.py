@@ -40,7 +40,7 @@ def is_node(path: Path) -> bool:
 
 
 def check(path: Path, *, is_cluster: bool) -> None:
-    """ConfigError: the directory was begun otherwise."""
+    """Before anything is changed there. ConfigError: the directory was begun otherwise."""
     if is_cluster and not is_node(path) and not is_empty(path):
         raise ConfigError("cluster: this directory was begun without: take another --output, or --fresh to set it aside")
     if not is_cluster and is_node(path):

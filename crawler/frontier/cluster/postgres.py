@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema as tables
+from crawler.frontier.cluster.gauges import TABLES
 from crawler.frontier.cluster.truth import NOBODY, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
 from crawler.frontier.rocksdb.layout import URL_RULES
 
@@ -78,20 +79,18 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Connect
             f" -c synchronous_commit=on -c search_path={address.schema}",
         )
     except psycopg.Error as error:
-        raise _told(address, error) from None
+        raise told(address, error) from None
     return connection
 
 
-def _told(address: Address, error: Exception) -> RemoteError | StorageError:
+def told(address: Address, error: Exception) -> RemoteError | StorageError:
     """What an error of the database means to us."""
     if isinstance(error, _NOT_OURS):
         return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
     text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or getattr(error, "sqlstate", None) is None:
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return RemoteError(text)
-    if isinstance(error, errors.InsufficientPrivilege | errors.UndefinedTable | errors.SyntaxError):
-        return StorageError(text, final=True)
-    return RemoteError(text)
+    return StorageError(text, final=True)  # a fault of ours, or a schema that somebody has changed, or may not be touched
 
 
 def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, int]:
@@ -114,7 +113,7 @@ def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, in
                     raise StorageError(f"{address.shown}: the table crawl is empty: the schema is damaged", final=True)
                 _migrate(connection, address, int(found[0]), int(found[3]))
         except psycopg.Error as error:
-            raise _told(address, error) from None
+            raise told(address, error) from None
     return str(found[1]), int.from_bytes(found[2], "big")
 
 
@@ -158,7 +157,7 @@ class PostgresTruth:
                 self._drop()
         else:
             self._drop()
-        return _told(self._address, error)
+        return told(self._address, error)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -234,7 +233,7 @@ class PostgresTruth:
 
     def leave(self) -> None:
         self._do("UPDATE slot SET owner = NULL, until = NULL WHERE owner = %s", [self._number])
-        gone = "UPDATE member SET seen = '-infinity', out_long = '{}' WHERE id = %s AND incarnation = %s"
+        gone = "UPDATE member SET here = false, out_long = '{}' WHERE id = %s AND incarnation = %s"
         self._do(gone, [self._number, self._incarnation])
 
     # -- what is true ---------------------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ class PostgresTruth:
         except psycopg.Error as error:
             if self._loading is not None:
                 self._loading.close()
-            raise _told(self._address, error) from None
+            raise told(self._address, error) from None
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -311,6 +310,10 @@ class PostgresTruth:
     def marks_of(self, members: Sequence[int]) -> Mapping[bytes, bytes]:
         asked = "SELECT key, value FROM own WHERE member = ANY(%s::int[]) AND substring(key FROM 1 FOR 5) = %s"
         return dict(self._all(asked, [list(members), MARK_PREFIX]))
+
+    def dead_rows(self) -> Mapping[str, int]:
+        counts: dict[str, int] = dict(self._all(tables.DEAD_ROWS, [self._address.schema]))
+        return {table: counts.get(table, 0) for table in TABLES}
 
     def end(self) -> End:
         [(seeding, messages, states)] = self._all(tables.END)

@@ -17,7 +17,8 @@ TABLES: Final = f"""
 CREATE TABLE crawl (one boolean PRIMARY KEY DEFAULT true CHECK (one), schema int NOT NULL, identity text NOT NULL,
   secret bytea NOT NULL, url_rules int NOT NULL);
 CREATE TABLE member (id int GENERATED ALWAYS AS IDENTITY, dir uuid PRIMARY KEY, node uuid NOT NULL, name text NOT NULL,
-  incarnation bigint NOT NULL DEFAULT 1, seen timestamptz NOT NULL, seeding boolean NOT NULL, lost boolean NOT NULL DEFAULT false,
+  incarnation bigint NOT NULL DEFAULT 1, seen timestamptz NOT NULL, here boolean NOT NULL DEFAULT true,
+  seeding boolean NOT NULL, lost boolean NOT NULL DEFAULT false,
   commits bigint NOT NULL DEFAULT 0, state bytea NOT NULL DEFAULT '', out_long bytea[] NOT NULL DEFAULT '{{}}')
   WITH (fillfactor = 50);
 CREATE TABLE slot (id smallint PRIMARY KEY, owner int, epoch bigint NOT NULL DEFAULT 0, until timestamptz) WITH (fillfactor = 20);
@@ -48,7 +49,7 @@ TICK: Final = """
 WITH beat AS (UPDATE member SET seen = clock_timestamp(), out_long = %(out)s WHERE id = %(id)s AND incarnation = %(inc)s
   RETURNING id),
 fair AS (SELECT ceil(256::numeric / (1 + count(*)))::int AS most FROM member
-  WHERE id <> %(id)s AND seen > clock_timestamp() - make_interval(secs => %(lease)s)),
+  WHERE id <> %(id)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s)),
 mine AS (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM slot WHERE owner = %(id)s AND until > clock_timestamp()),
 free AS (SELECT id, owner FROM slot WHERE owner IS NULL OR until < clock_timestamp() ORDER BY id
   LIMIT greatest(0, (SELECT most FROM fair) - (SELECT count(*) FROM mine)) FOR UPDATE SKIP LOCKED),
@@ -61,13 +62,13 @@ FROM held CROSS JOIN fair LEFT JOIN mine ON mine.id = held.id LEFT JOIN free ON 
 """
 OWNERS: Final = "SELECT id, CASE WHEN until > clock_timestamp() THEN owner END FROM slot"
 MEMBERS: Final = """SELECT id, node::text, name, extract(epoch FROM clock_timestamp() - seen)::float8,
-  seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state FROM member ORDER BY id"""
+  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state FROM member ORDER BY id"""
 BOXES: Final = """SELECT dest, count(*), sum(octet_length(data)), extract(epoch FROM clock_timestamp() - min(made))::float8
   FROM box GROUP BY dest"""
 
 JOIN: Final = """
 INSERT INTO member (dir, node, name, seen, seeding) VALUES (%(dir)s, %(node)s, %(name)s, clock_timestamp(), %(seeding)s)
-ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = excluded.name, seen = excluded.seen,
+ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = excluded.name, seen = excluded.seen, here = true,
   seeding = member.seeding OR excluded.seeding
 RETURNING id, incarnation, commits, state, lost
 """
@@ -97,5 +98,12 @@ ADOPT: Final = """UPDATE box SET dest = %b WHERE id IN (
   SELECT id FROM box WHERE dest <> ALL(%b::int[]) ORDER BY id LIMIT %b FOR UPDATE SKIP LOCKED)"""
 FILLED: Final = """SELECT id FROM slot WHERE id = ANY(%b::smallint[]) AND
   (EXISTS (SELECT FROM work WHERE slot = slot.id) OR EXISTS (SELECT FROM known WHERE slot = slot.id))"""
+DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false WHERE node::text = %(node)s AND NOT EXISTS (
+  SELECT FROM member WHERE node::text = %(node)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s))
+  RETURNING id"""
+GIVEN_UP: Final = """UPDATE slot SET owner = NULL, until = NULL
+  WHERE owner IN (SELECT id FROM member WHERE node::text = %(node)s)"""
+DEAD_ROWS: Final = """SELECT split_part(relname, '_', 1), sum(n_dead_tup)::bigint FROM pg_stat_user_tables
+  WHERE schemaname = %s GROUP BY 1"""
 END: Final = """SELECT (SELECT coalesce(bool_or(seeding), false) FROM member WHERE NOT lost), EXISTS (SELECT FROM box),
   (SELECT array_agg(state) FROM member)"""

@@ -146,6 +146,9 @@ class Truth(Protocol):
     def marks_of(self, members: Sequence[int]) -> Mapping[bytes, bytes]:
         """What stands in ``own`` of these members about their files, by key."""
 
+    def dead_rows(self) -> Mapping[str, int]:
+        """By table: those that vacuum has not taken away yet."""
+
     def end(self) -> End: ...
 
     def close(self) -> None: ...

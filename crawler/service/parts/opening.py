@@ -23,6 +23,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
+from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import Division, read
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
@@ -61,6 +62,8 @@ def open_parts(
     if config.store == "memory":
         raise ConfigError("processes: with --store memory there is one process: a part that died would forget what it knew")
     _check_memory(config, parts, endless=endless)
+    if not config.fresh:
+        check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
         division = _divided(config, root, parts) if config.cluster is None else _members(config, root, parts)
