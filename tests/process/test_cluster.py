@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.clusters import SETTINGS, Cluster, tree, until, url_of
+from support.clusters import SETTINGS, Cluster, check_spacing, tree, until, url_of
 from support.crews import kill, parts_of
 from support.db_proxy import Proxy
 from support.postgres import PASSWORD, postgres
@@ -102,11 +102,11 @@ def test_a_commit_without_an_answer_was_made_or_was_not(cluster: Cluster) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all_at_random(cluster: Cluster) -> None:
+def test_all_at_random(cluster: Cluster, tmp_path: Path) -> None:
     seed = int(os.environ.get("CLUSTER_SEED", time.time_ns() % 1_000_000))
     rng, seconds = random.Random(seed), float(os.environ.get("CLUSTER_S", "120"))
     print(f"CLUSTER_SEED={seed}")
-    pages, server = int(seconds * 120), postgres()
+    pages, server, delay = int(seconds * 100), postgres(), 0.1
     web = tree(pages)
     names = ["a", "b", "c", "d"]
     done: Counter[str] = Counter()
@@ -114,11 +114,14 @@ def test_all_at_random(cluster: Cluster) -> None:
         proxies = {name: stack.enter_context(Proxy(server.port).running()) for name in names}
 
         def begin(name: str) -> None:
-            seeds = (url_of(web, 1),) if name == "a" else ()
+            seeds = ("-i", str(lists[name]))
             through = cluster.url.replace(f":{server.port}/", f":{proxies[name].port}/")
-            cluster.begin(name, *seeds, "--rate", "60", "--processes", "2", url=through)
+            cluster.begin(name, *seeds, "--rate", "60", "--processes", "2", "--delay", "100ms", url=through)
 
-        for name in names:
+        lists = {}
+        for at, name in enumerate(names):  # which share half of their lines with the next one's
+            lists[name] = tmp_path / f"{name}.txt"
+            lists[name].write_text("".join(f"{url_of(web, n)}\n" for n in range(1 + 50 * at, 101 + 50 * at)))
             begin(name)
         until(lambda: len(web.visits) > 50)
         end = time.monotonic() + seconds
@@ -160,6 +163,10 @@ def test_all_at_random(cluster: Cluster) -> None:
         cluster.wait(seconds=300)
         print(done, f"{pages} pages, {len(web.visits) - pages} visits again")
         cluster.check(web, pages)
+        check_spacing(web, delay)
+    for name in names:
+        lines = Counter((row["input"]["list"], row["input"]["line"]) for row in cluster.rows() if row["input"] and row["final"])
+        assert [lines[str(lists[name]), line] for line in range(1, 101)] == [1] * 100
 
 
 def status_of(cluster: Cluster) -> dict:

@@ -9,11 +9,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from support.postgres import rows
 from support.programs import CLEAN, LOCAL, command_of, rows_of
-from support.webs import Answer, Web, page
+from support.webs import Answer, Visit, Web, page
 
 HOSTS = [f"127.0.9.{n}" for n in range(1, 41)]
 SETTINGS = ("--depth", "99", "--scope", "any", "--min-free-disk", "0", "--parsers", "0", "--memory-limit", "2GiB")
@@ -48,15 +49,12 @@ class Cluster:
     def begin(self, name: str, *arguments: str, url: str | None = None, command: str = "run") -> subprocess.Popen[str]:
         """A node, again or for the first time."""
         where = ("-o", str(self.directory(name))) if command == "run" else ("--data", str(self.directory(name)))
-        given = (
-            arguments
-            if command == "serve" or (arguments[:1] and not arguments[0].startswith("--"))
-            else ("-i", "/dev/null", *arguments)
-        )
+        has_seeds = arguments[:1] and arguments[0].startswith(("http:", "-i"))
+        given = arguments if command == "serve" or has_seeds else ("-i", "/dev/null", *arguments)
         lease = ("--cluster", url or self.url, "--cluster-lease", f"{self.lease_s}s")
         with (self.root / f"{name}.log").open("a") as log:
             self.nodes[name] = subprocess.Popen(
-                command_of([command, *given, *where, *SETTINGS, *LOCAL, *lease]),
+                command_of([command, *where, *SETTINGS, *LOCAL, *lease, *given]),
                 env=CLEAN,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -130,6 +128,18 @@ class Cluster:
 
 _SLOTS = """SELECT count(*) FROM slot JOIN member ON member.id = slot.owner
   WHERE member.node::text = %s AND slot.until > clock_timestamp()"""
+
+
+def check_spacing(web: Web, delay: float) -> None:
+    """One visit at a time at each host, and none sooner than its rest, whoever made it. (A visit that was broken off, and made
+    again, has ended earlier where it was made than the server knows.)"""
+    times = Counter((visit.host, visit.path) for visit in web.visits)
+    by_host: dict[str, list[Visit]] = {}
+    for visit in sorted(web.visits, key=lambda visit: visit.begun):
+        by_host.setdefault(visit.host, []).append(visit)
+    pairs = [pair for visits in by_host.values() for pair in pairwise(visits)]
+    gaps = [after.begun - before.ended for before, after in pairs if times[before.host, before.path] == 1]
+    assert min(gaps) > delay - 0.02, f"shortest {min(gaps):.3f} s of {len(gaps)}, {sum(gap < delay for gap in gaps)} too short"
 
 
 def _archived(directory: Path) -> list[str]:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Lease, Mark, Pause
+from crawler.core.model import Lease, Pause
 from crawler.frontier.cluster.box import Message, Outbox, message_of
 from crawler.frontier.cluster.gauges import Gauges
+from crawler.frontier.cluster.lost_disks import LostDisks
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
 from crawler.frontier.cluster.truth import NOBODY, Row, Tick
 from crawler.frontier.parts_reader import total
-from crawler.frontier.rocksdb.layout import MARK, decode_mark, decode_state, file_name
-from crawler.frontier.selection import Selection
+from crawler.frontier.rocksdb.layout import decode_state
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import ROBOTS_KEY
 
@@ -93,8 +93,7 @@ class Member:
         self._until = -math.inf
         self._generation = 0
         self._messages: dict[int, Message] = {}
-        self._lost_nodes: frozenset[int] = frozenset()
-        self._searched: set[tuple[int, int]] = set()  # (slot, epoch) that was looked through for what a lost disk held
+        self._lost_disks = LostDisks(mirror.truth)
         self._opened = asyncio.Event()
         self._dead_rows_at = -math.inf
 
@@ -123,7 +122,6 @@ class Member:
         return Admitted((), position=(SEEDS_ENDED, b""))
 
     def look(self) -> Gauges:
-        """As of now."""
         gauges = self.gauges
         gauges.held = sum(phase is not Phase.LOADING for phase in self._phases.values())
         gauges.loading = len(self._phases) - gauges.held
@@ -243,10 +241,7 @@ class Member:
         others = [decode_state(view.state).counts for view in tick.members if view.node != self._node and view.state]
         mirror.elsewhere = total(others)
         self._its.counted()
-        lost = frozenset(view.number for view in tick.members if view.is_lost)
-        if lost != self._lost_nodes:
-            self._lost_nodes = lost
-            self._searched.clear()
+        self._lost_disks.told(frozenset(view.number for view in tick.members if view.is_lost))
         mine = tick.boxes.get(mirror.number)
         self.gauges.oldest_message_s = mine.oldest_s if mine is not None else 0.0
         alive = {view.number for view in now_alive}
@@ -366,7 +361,8 @@ class Member:
                 self._pace()
             if not self._opened.is_set() and self._phases and not self._wanted:
                 self._opened.set()
-            await self._search_lost()
+            if not self._its.is_failing:
+                await self._lost_disks.search(self._its, self._held())
             await asyncio.sleep(STEP_S)
 
     async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
@@ -449,32 +445,10 @@ class Member:
         counts = self._store.suspects()
         self._store.set_suspects({key: counts.get(key, 0) + 1 for key in keys})
 
-    # -- what a lost disk held ------------------------------------------------------------------------------------
-
-    async def _search_lost(self) -> None:
-        """Pages whose record or row only a lost disk held are due again: each slot held is looked through once."""
-        if not self._lost_nodes:
-            return
-        asked = {(slot, self._mirror.epochs[slot]) for slot, phase in self._phases.items() if phase is Phase.HELD}
-        slots = {slot for slot, epoch in asked - self._searched}
-        if not slots or self._its.is_failing:
-            return
-        marks = await self._ask(self._mirror.truth.marks_of, sorted(self._lost_nodes))
-        if marks is None:
-            return
-        files = {file_name(MARK, key) for key, value in marks.items() if not is_safe(decode_mark(value))}
-        try:
-            count = await self._its.revive(Selection(files=frozenset(files))) if files else 0
-        except StorageError:
-            return
-        if count:
-            logger.warning("cluster: %d pages that only a lost disk held are due again", count)
-        self._searched |= asked
-
-    @property
-    def is_searching(self) -> bool:
-        held = ((slot, self._mirror.epochs.get(slot)) for slot, phase in self._phases.items() if phase is Phase.HELD)
-        return bool(self._lost_nodes) and any(one not in self._searched for one in held)
+    def _held(self) -> set[tuple[int, int]]:
+        """(slot, epoch)"""
+        epochs = self._mirror.epochs
+        return {(slot, epochs[slot]) for slot, phase in self._phases.items() if phase is Phase.HELD and slot in epochs}
 
     # -- messages, and the end ------------------------------------------------------------------------------------
 
@@ -507,19 +481,18 @@ class Member:
     async def _end_loop(self) -> None:
         """The crawl is over when, in one snapshot, nobody reads lists, nothing is on its way, and nothing waits."""
         while True:
-            pump = self._its
-            if pump.may_end and pump.is_idle and self._phases and not self._wanted and not self.is_searching:
+            if self._may_be_over():
                 end = await self._ask(self._mirror.truth.end)
                 if end is not None and not end.is_seeding and not end.has_messages:
                     counts = total([decode_state(state).counts for state in end.states if state])
-                    if counts.waiting + counts.retrying == 0 and pump.is_idle and not self.is_searching:
+                    if counts.waiting + counts.retrying == 0 and self._may_be_over():
                         await self._see_the_end()
             await asyncio.sleep(END_EVERY_S)
 
-
-def is_safe(mark: Mark) -> bool:
-    """Whether a file is elsewhere too, or was not to be kept."""
-    return mark.retired or bool(getattr(mark, "stored", False))
+    def _may_be_over(self) -> bool:
+        """Whether there is nothing left to do here."""
+        is_idle = self._its.may_end and self._its.is_idle
+        return is_idle and bool(self._phases) and not self._wanted and not self._lost_disks.are_left(self._held())
 
 
 def _next(rows: Iterator[list[tuple[int, Row]]]) -> list[tuple[int, Row]] | None:

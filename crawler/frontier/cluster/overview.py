@@ -11,6 +11,7 @@ from msgspec import Struct
 from crawler.core.errors import ConfigError
 from crawler.core.keys import SLOTS
 from crawler.frontier.cluster import schema as tables
+from crawler.frontier.cluster.lost_disks import is_safe
 from crawler.frontier.cluster.postgres import MARK_PREFIX, Address, Connection, boxes_of, connect, members_of, told
 from crawler.frontier.cluster.truth import NOBODY, BoxView, MemberView
 from crawler.frontier.parts_reader import total
@@ -70,7 +71,7 @@ def look(address: Address, lease_s: float) -> Overview:
     alone: dict[int, list[int]] = {}
     for member, value in marks:
         mark = decode_mark(value)
-        if not mark.retired and not getattr(mark, "stored", False):
+        if not is_safe(mark):
             alone.setdefault(member, []).append(mark.length)
     counts = total([_counts(member) for member in members])
     by_node: dict[str, list[MemberView]] = {}
