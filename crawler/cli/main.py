@@ -164,6 +164,7 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
     "retry": (_from("cli.crawl_commands", "retry"), "schedule failed URLs to be fetched again"),
     "recrawl": (_from("cli.crawl_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
+    "cluster": (_from("cli.cluster_command", "cluster"), "show the nodes of a crawl of many machines; declare one lost"),
     "retire": (_from("cli.crawl_commands", "retire"), "mark archive files as moved or deleted"),
     "checkpoint": (_from("cli.checkpoint_command", "checkpoint"), "copy a crawl's directory as of one moment"),
     "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),

@@ -19,6 +19,7 @@ _WORD: Final = {
     "input": "FILE",
     "output": "DIR",
     "ca_file": "FILE",
+    "cluster": "URL",
     "cookies": "FILE",
     "proxy_file": "FILE",
     "api_token_file": "FILE",

@@ -200,7 +200,7 @@ def _is_masked(key: str, value: Any) -> bool:
     if key == "host" and isinstance(value, list):
         tables = [table for table in value if isinstance(table, dict)]
         return any(MASKED in str(table.get(secret, "")) for table in tables for secret in ("headers", "proxy"))
-    return key in SECRET_FILES or (key == "urls" and any(f"{MASKED}@" in str(url) for url in value))
+    return key in SECRET_FILES or key == "cluster" or (key == "urls" and any(f"{MASKED}@" in str(url) for url in value))
 
 
 def _sentence(fault: SettingFault, given: _Given) -> str:

@@ -25,6 +25,7 @@ IDENTITY: Final = ("archive", "depth", "scope", "drop_params", "sort_query", "st
 
 FILE_NAME: Final = "crawl.toml"
 _CREDENTIALS: Final = re.compile(r"(^[^:/?#]*:[/\\]*)[^/\\?#]*@")
+_PASSWORD: Final = re.compile(r"((?:pass|sslpass)[a-z]*=)[^&]*", re.IGNORECASE)
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -66,6 +67,7 @@ def masked(config: Config) -> dict[str, Any]:
     values = dict(vars(config))
     values["api_token"] = config.api_token and MASKED
     values["proxy"] = config.proxy and _hide(config.proxy)
+    values["cluster"] = config.cluster and _PASSWORD.sub(rf"\1{MASKED}", _hide(config.cluster))
     values["urls"] = tuple(_hide(url) for url in config.urls)
     values["host"] = tuple(
         vars(table) | {"headers": dict.fromkeys(table.headers, MASKED), "proxy": table.proxy and _hide(table.proxy)}

@@ -13,6 +13,7 @@ from crawler.config.types import (
     AsAuto,
     AsSize,
     Bytes,
+    ClusterUrl,
     Contact,
     Count,
     Deadline,
@@ -210,6 +211,15 @@ class StorageConfig(Section):
 
     output: Text | None = Field(None, examples=["/var/lib/crawler"], description="the crawl's directory")
     store: Literal["embedded", "memory"] = Field("embedded", description="where known URLs are kept; memory forgets on exit")
+    cluster: ClusterUrl | None = Field(
+        None,
+        examples=["postgresql://crawler@db.example/crawls?schema=my_crawl&sslmode=verify-full"],
+        description="database that this crawl is shared by, with other machines: every one with a directory of its own",
+        secret=True,
+    )
+    cluster_lease: Annotated[Deadline, bounds(ge=2)] = Field(
+        15.0, description="how long others wait for a machine of the cluster that is not heard of, before they take its hosts"
+    )
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
     keep_previous: Count | None = Field(
         None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"

@@ -103,6 +103,12 @@ def listen_address(value: str) -> str:
     return value
 
 
+def cluster_url(value: str) -> str:
+    if not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must be a URL such as postgresql://crawler@db.example/crawls?schema=my_crawl&sslmode=verify-full")
+    return value
+
+
 def api_url(value: str) -> str:
     """An http or https URL without credentials or a query, its path without a slash at the end."""
     try:
@@ -271,6 +277,7 @@ MimeRange = Annotated[str, Check(mime_range)]
 Contact = Annotated[str, Check(contact)]
 ProductToken = Annotated[str, Check(product_token)]
 HeaderText = Annotated[str, Check(header_text)]
+ClusterUrl = Annotated[str, Check(cluster_url)]
 ApiUrl = Annotated[str, Check(api_url)]
 StoreUrl = Annotated[str, Check(store_url)]
 Text = Annotated[str, Check(not_empty, {"minLength": 1})]

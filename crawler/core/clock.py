@@ -9,10 +9,11 @@ import time
 
 
 class Clock:
-    """``last``: the crawl clock of the last commit, 0.0 in a new crawl."""
+    """``last``: the crawl clock of the last commit, 0.0 in a new crawl. ``now``: by the clock that machines share,
+    where this one's does not count."""
 
-    def __init__(self, last: float = 0.0) -> None:
-        self._base = max(time.time(), last) - time.monotonic()
+    def __init__(self, last: float = 0.0, now: float | None = None) -> None:
+        self._base = max(time.time() if now is None else now, last) - time.monotonic()
         self.opened_at = self.now()
 
     def now(self) -> float:

@@ -113,3 +113,12 @@ class StorageError(CrawlerError):
         self.errno = errno
         self.final = final
         super().__init__(message)
+
+
+class RemoteError(StorageError):
+    """The database of a crawl of many machines is not to be had, or says that this node has lost what it was at. What is not
+    committed is made again: ``at_once``, or when the database is back."""
+
+    def __init__(self, message: str, *, at_once: bool = False) -> None:
+        self.at_once = at_once
+        super().__init__(message)

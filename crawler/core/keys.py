@@ -46,8 +46,9 @@ class Keys:
         return key if group is None or group == host else self.url(group.encode())[:1] + key[1:]
 
 
-class Share(Struct, frozen=True):
-    """What one part of a crawl must know of its division: which part it is, who owns which slot, and how keys are made."""
+class Share(Struct):
+    """What one part of a crawl must know of its division: which part it is, who owns which slot, and how keys are made. In a
+    crawl of many machines ``owners`` changes, between two commits."""
 
     own: int
     owners: bytes

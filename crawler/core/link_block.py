@@ -109,7 +109,7 @@ class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
             array("I", accumulate(map(len, urls))).tobytes(),
             b"".join([queries[at * QUERY_BYTES : (at + 1) * QUERY_BYTES] for at in places]) if queries else b"",
         )
-        return LinkBlock(columns, self.depth, self.tail)
+        return LinkBlock(columns, self.depth, self.tail, self.tag, self.priority)
 
     def links(self) -> list[Link]:
         """All of them, decoded."""

@@ -275,12 +275,24 @@ Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
 CrawlState: TypeAlias = Literal["opening", "running", "paused", "offline", "draining", "ended"]
 
 WaitsFor: TypeAlias = Literal[
-    "politeness", "frontier", "memory", "descriptors", "rate", "disk", "network", "parser", "operator", "exchange", "nothing"
+    "politeness",
+    "frontier",
+    "memory",
+    "descriptors",
+    "rate",
+    "disk",
+    "network",
+    "parser",
+    "operator",
+    "exchange",
+    "database",
+    "nothing",
 ]
 """What most of the workers wait for. frontier: there is no URL to visit · descriptors: the process may open no more · rate:
 the crawl-wide ceiling of requests or bytes · disk: it is full, failing, or commits take long · network: ours is down ·
 operator: a person has paused the crawl · exchange: another part of the crawl is far
-behind with what this one has sent · nothing: they are all busy."""
+behind with what this one has sent · database: that of a crawl of many machines
+is not to be had, or has given this node nothing yet · nothing: they are all busy."""
 
 
 class Pause(StrEnum):
@@ -294,6 +306,8 @@ class Pause(StrEnum):
     OFFLINE = "offline"
     EXCHANGE = "exchange"
     """Another part of the crawl is far behind with what this one has sent."""
+    DATABASE = "database"
+    """In a crawl of many machines: the database is not to be had, or this node leases nothing."""
 
 
 class Limiter(StrEnum):

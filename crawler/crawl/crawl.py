@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -140,6 +140,8 @@ class Crawl:
         self._asked_at = 0.0
         """When somebody has asked it to end: a signal, or the API."""
         self._body_bytes = 0
+        if pump.member is not None:
+            pump.member.on_lost = self._break_off
 
     def reconfigure(self, config: Config) -> None:
         """From now on these settings hold, as far as they may change while a crawl runs."""
@@ -251,7 +253,11 @@ class Crawl:
     def _committed(self, seconds: float) -> None:
         """After each commit: whatever kept the disk from being written has passed."""
         self.disk.committed()
-        self.metrics.committed(seconds, self.frontier.counts.known, self.frontier.counts.settled)
+        own = self.store.own_counts()
+        if self.pump.member is not None:
+            gauges = self.pump.member.look()
+            self.metrics.links_sent, self.metrics.links_received = gauges.links_sent, gauges.links_received
+        self.metrics.committed(seconds, own.known, own.settled)
 
     async def _watch_network(self) -> None:
         """Settle what has been held long enough; while offline, try now and then whether anybody responds."""
@@ -274,9 +280,14 @@ class Crawl:
 
     async def _seed(self) -> None:
         """Admit the seeds, chunk by chunk, as fast as the batches take them; what was ordered to be recrawled comes first."""
+        member = self.pump.member
+        if member is not None:
+            await member.opened()
         await self.recrawler.begin()
         async for chunk in ThreadIterator(self._seeds):
             await self.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position, extras=chunk.extras))
+        if member is not None:
+            await self.frontier.admit(member.seeds_ended())
         self.frontier.seeds_ended()
 
     # -- one worker -----------------------------------------------------------------------------------------------
@@ -330,6 +341,13 @@ class Crawl:
                 self._settle(ended, judged)
         finally:
             self._ended(worker)
+
+    def _break_off(self, slots: Collection[int]) -> None:
+        """These slots are another machine's by now: visits of them count as not made."""
+        member = self.pump.member
+        for worker, lease in list(self._visits.items()):
+            if member is not None and member.slot_of(lease) in slots:
+                self.memory.give_up(worker)
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         """From here on this worker's visit cannot be given up."""
@@ -386,6 +404,10 @@ class Crawl:
         return Dropped(*refused) if refused else None
 
     def _settle(self, lease: Lease, outcome: Outcome) -> None:
+        if self.pump.member is not None and self.pump.member.is_lost(lease):
+            if isinstance(outcome, Done):
+                outcome.page.body.discard()
+            outcome = Unvisited()
         try:
             if lease.link.kind == "robots":
                 self._settle_robots(lease, outcome)

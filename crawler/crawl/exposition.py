@@ -29,6 +29,7 @@ from crawler.crawl.metrics import (
     Metrics,
     Readings,
 )
+from crawler.frontier.cluster.gauges import TABLES, Gauges
 
 
 def registry_of(metrics: Metrics) -> CollectorRegistry:
@@ -141,7 +142,22 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _gauge("crawler_processes", "Processes that crawl.", r.processes)
     yield CounterMetricFamily("crawler_process_restarts_total", "Processes begun again after they died.", r.process_restarts)
     yield _gauge("crawler_exchange_lag_bytes", "How far the slowest process is behind with what others sent.", r.exchange_lag)
+    yield from _cluster(r.cluster or Gauges())
     yield _gauge("crawler_config_last_reload_successful", "0 after a reload that was refused.", r.last_reload_successful)
+
+
+def _cluster(g: Gauges) -> Iterator[Metric]:
+    """Of a node of a cluster; all 0 on a machine alone."""
+    slots = {"held": g.held, "loading": g.loading}
+    yield _gauges("crawler_cluster_slots", "Slots leased by this node, of 256.", "state", slots, slots)
+    yield _gauge("crawler_cluster_lease_left_seconds", "How long the shortest lease still runs.", g.lease_left_s)
+    yield _gauge("crawler_cluster_oldest_message_seconds", "Age of the oldest message for this node.", g.oldest_message_s)
+    yield CounterMetricFamily("crawler_cluster_slots_lost_total", "Slots that others took, or whose lease ran out.", g.slots_lost)
+    yield CounterMetricFamily("crawler_cluster_takeovers_total", "Slots taken over from nodes that were gone.", g.takeovers)
+    yield CounterMetricFamily("crawler_cluster_loads_total", "Slots loaded from the database.", g.loads)
+    yield CounterMetricFamily("crawler_cluster_load_seconds_total", "Time that loading them took.", g.load_seconds)
+    dead = dict.fromkeys(TABLES, 0) | dict(g.dead_rows)
+    yield _gauges("crawler_cluster_dead_rows", "Rows that vacuum has not taken away yet.", "table", dead, TABLES)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -14,6 +14,7 @@ from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_reader, open_store
+from crawler.frontier.cluster.node import is_node
 from crawler.frontier.division import read as read_division
 from crawler.frontier.division import store_of
 from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
@@ -87,6 +88,8 @@ def stores_of(root: Path) -> Iterator[Iterator[Store]]:
     """The stores of a crawl that no process runs, nor can begin to run meanwhile: it has one, or one for each of its parts.
     Each is closed when the next is asked for, so that where this is cut off, the same command again does the rest."""
     path = root / "frontier"
+    if is_node(path):
+        raise ConfigError(f"{root} is a node of a cluster: ask every node that runs (POST /v1/retry, /v1/recrawl)")
     with locked(root):
         begun = read_identity(root) or {"depth": 0}
         limits = Limits(depth_limited=begun["depth"] > 0)

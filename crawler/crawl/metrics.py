@@ -21,6 +21,7 @@ from msgspec import Struct
 from crawler.core.errors import OUR_ERRNOS, REASONS
 from crawler.core.model import CrawlState, Done, Outcome, OutcomeName, Retry, Unvisited, WaitsFor
 from crawler.core.page import Page
+from crawler.frontier.cluster.gauges import Gauges
 from crawler.resources.memory_budget import Use
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Readings(Struct, frozen=True, kw_only=True):
     process_restarts: int = 0
     exchange_lag: int = 0
     """Bytes that the slowest process is behind with what another has sent it."""
+    cluster: Gauges | None = None
+    """Of a node of a cluster; None: it is none."""
 
 
 class Durations:

@@ -40,6 +40,7 @@ from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
+from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import store_of
 from crawler.frontier.in_flight import InFlight, open_in_flight
 from crawler.frontier.pump import Pump
@@ -73,9 +74,11 @@ from crawler.resources.memory_plan import (
 from crawler.resources.network import HELD_MAX, Network
 
 if TYPE_CHECKING:
+    from crawler.crawl.membership import Membership
     from crawler.fetch.cookies import Cookies
     from crawler.frontier.exchange.board import Board
     from crawler.frontier.exchange.exchange import Exchange
+    from crawler.output.journal import Outbox
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
 
@@ -86,10 +89,10 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Part(Struct, frozen=True):
-    """Which part of a divided crawl a process is, and what it shares with the others."""
+    """Which part of a divided crawl a process is, and what it shares with the others: of a node of a cluster, nothing."""
 
     share: Share
-    board: Board
+    board: Board | None
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +108,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
     with contextlib.ExitStack() as stack:
         files = _open_files(config, hosts, plan, part, stack)
         root, store = files.root, files.store
-        clock = Clock(store.clock())
+        clock = Clock(store.clock(), files.membership.now if files.membership is not None else None)
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
         politeness = _politeness(config, hosts, robots, endless=endless)
         exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
@@ -126,6 +129,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             on_unfetched=failing_hosts.add,
             endless=endless,
             exchange=files.exchange,
+            member=files.membership.member(config, store, clock) if files.membership is not None else None,
         )
         stack.callback(pump.close)
         async with (
@@ -143,7 +147,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 pump.frontier.admit,
                 secret=store.secret(),
                 hasten=recrawler.hasten if config.recrawl_every else None,
-                by_domain=part is not None and part.share.group_of is not None,
+                by_domain=_is_by_domain(config, part),
             )
             metrics = _metrics(pump, expander)
             _measure(budget, store, pump, fetcher, robots, parser, files.journal)
@@ -185,30 +189,53 @@ class _Files(NamedTuple):
     journal: Journal
     in_flight: InFlight | None
     exchange: Exchange | None
+    membership: Membership | None
 
 
 def _open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None, stack: contextlib.ExitStack) -> _Files:
     """In the order of their dependence; ``stack`` closes them in the reverse one."""
     assert config.output is not None
+    if part is None and not config.fresh:
+        check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
     root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
     own, tmp = root / "frontier", root / "tmp"
-    if part is not None:
+    membership = exchange = None
+    if config.cluster is not None:
+        from crawler.crawl.membership import join  # not needed for one machine
+
+        own = store_of(own, part.share.own if part is not None else 0)
+        tmp = make_tmp(store_of(tmp, part.share.own)) if part is not None else tmp
+        membership = join(config, root, part.share.own if part is not None else 0)
+        stack.callback(membership.mirror.leave)
+    elif part is not None:
         own = store_of(own, part.share.own)
         tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
     else:
         divided_for(config, root, 1)
-    store = _open_store(config, own, hosts, plan, part.share if part is not None else None)
+    store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership)
     stack.callback(store.close)  # again: see _leave
-    exchange = _open_exchange(root, store, part) if part is not None else None
     number = part.share.own if part is not None else WHOLE
+    outbox: Outbox | None = None
+    if membership is not None:
+        number, outbox = membership.mirror.number, membership.outbox
+    elif part is not None:
+        exchange = _open_exchange(root, store, part)
+        outbox = exchange.outbox
     archive = open_archive(config, root, _provenance(config), as_fields(config), number)
     results = Results(root, config.roll_size, number)
-    journal = Journal(archive, results, _intervals(config), exchange.outbox if exchange is not None else None)
-    stack.callback(_leave, config, own, store, journal)
+    journal = Journal(archive, results, _intervals(config), outbox)
+    stack.callback(_leave, config, own, store, journal, membership)
     for name in journal.rewind(store.marks()):
         logger.warning("%s: not part of the last commit; moved to lost+found/", name)
     in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
-    return _Files(root, tmp, store, journal, in_flight, exchange)
+    return _Files(root, tmp, store, journal, in_flight, exchange, membership)
+
+
+def _is_by_domain(config: Config, part: Part | None) -> bool:
+    """Whether all hosts of a domain have one owner."""
+    if config.cluster is not None:
+        return config.politeness_by == "domain"
+    return part is not None and part.share.group_of is not None
 
 
 def _politeness(config: Config, hosts: HostRules, robots: RobotsGate | None, *, endless: bool) -> Politeness:
@@ -329,6 +356,7 @@ def _visits_max(config: Config, part: Part | None) -> int | None:
 def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
     from crawler.frontier.exchange.exchange import Exchange  # not needed for a whole crawl
 
+    assert part.board is not None
     return Exchange(root, part.share, part.board, store.positions())
 
 
@@ -336,14 +364,15 @@ def _seeds(config: Config, store: Store, rules: urls.UrlRules) -> Iterator[seeds
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
 
 
-def _leave(config: Config, own: Path, store: Store, journal: Journal) -> None:
-    """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is
-    can be told only once the store is closed: a commit that failed may be there all the same."""
+def _leave(config: Config, own: Path, store: Store, journal: Journal, membership: Membership | None) -> None:
+    """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is can
+    be told only once the store is closed: a commit that failed may be there all the same. (A node whose last COMMIT was not
+    answered does not know it: its next start does.)"""
     try:
         store.close()
     finally:
         try:
-            if journal.is_ahead:
+            if journal.is_ahead and (membership is None or membership.mirror.is_sure):
                 journal.cut(_committed(config, own, store))
         except StorageError:
             pass  # the next start does it
@@ -434,15 +463,20 @@ def parsers_of(config: Config) -> int:
     return pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=memory_limit_of(config))
 
 
-def _open_store(config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None) -> Store:
+def _open_store(
+    config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None, membership: Membership | None
+) -> Store:
+    if membership is not None:
+        share = membership.mirror.share
     return open_store(
         config.store,
         own,
         Limits.of(config),
-        now=Clock().now(),
+        now=Clock().now() if membership is None else membership.now,
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],
         share=share,
+        upstream=membership.mirror if membership is not None else None,
     )
 
 

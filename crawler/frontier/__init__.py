@@ -10,8 +10,10 @@ from crawler.core.keys import Share
 from crawler.frontier.store import Counts, Limits, Store
 
 if TYPE_CHECKING:
+    from crawler.frontier.cluster.node import NodeReader
     from crawler.frontier.parts_reader import PartsReader
     from crawler.frontier.rocksdb.reader import RocksReader
+    from crawler.frontier.rocksdb.upstream import Upstream
 
 MEMORY_BYTES: Final = 64 << 20
 
@@ -26,6 +28,7 @@ def open_store(
     memory_bytes: int = MEMORY_BYTES,
     files_max: int | None = None,
     share: Share | None = None,
+    upstream: Upstream | None = None,
 ) -> Store:
     """Open the store in ``path``, made if it is not there. Raises StorageError, ``final`` where the directory is damaged or
     newer than this program.
@@ -33,24 +36,27 @@ def open_store(
     ``now`` is the wall time: the crawl clock goes on from there, but never before the last commit's. ``rest(host)`` is a
     host's configured rest in seconds: at open every host counts as just visited. ``memory_bytes`` bounds all caches and
     write buffers (8 MiB at least); ``files_max`` the files kept open (default: a quarter of the descriptor limit).
-    ``share``: which hosts are its own; None: all are."""
+    ``share``: which hosts are its own; None: all are. ``upstream``: where it is a working copy of what is true elsewhere."""
     if kind == "memory":
         from crawler.frontier.memory import MemoryStore
 
         return MemoryStore(limits, share)
     from crawler.frontier.rocksdb.store import RocksStore
 
-    return RocksStore(path, limits, now, rest, memory_bytes, files_max, share)
+    return RocksStore(path, limits, now, rest, memory_bytes, files_max, share, upstream)
 
 
-def open_reader(path: Path) -> RocksReader | PartsReader:
+def open_reader(path: Path) -> RocksReader | PartsReader | NodeReader:
     """Read a store, or those of all parts, while other processes may be writing to them. Raises StorageError."""
     from crawler.frontier.division import read as division_at
     from crawler.frontier.rocksdb.reader import RocksReader
 
     division = division_at(path)
     if division is None:
-        return RocksReader(path)
+        from crawler.frontier.cluster.node import NodeReader, node_at
+
+        node = node_at(path)
+        return RocksReader(path) if node is None else NodeReader(path, node)
     from crawler.frontier.parts_reader import PartsReader
 
     return PartsReader(path, division)

@@ -58,6 +58,9 @@ class GenerationCache(Generic[K, V]):
         for key in values.keys() & self._old.keys():
             del self._old[key]
 
+    def clear(self) -> None:
+        self._young, self._old = {}, {}
+
     def discard(self, key: K) -> None:
         self._young.pop(key, None)
         self._old.pop(key, None)

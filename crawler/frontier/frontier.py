@@ -38,7 +38,7 @@ from crawler.frontier.handed import LinksRoom, Politeness, RobotsGate
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
 from crawler.frontier.store import Counts
-from crawler.frontier.suspects import suspect_key
+from crawler.frontier.suspects import asking_host, suspect_key
 from crawler.frontier.workbench import Workbench
 
 DEAL_SLACK_S: Final = 0.0005
@@ -48,6 +48,7 @@ VISITS_LOW: Final = 64
 """Under --max-pages: with so many left, more are asked for."""
 
 PAUSED_BY: Final[dict[Pause, WaitsFor]] = {
+    Pause.DATABASE: "database",
     Pause.DISK: "disk",
     Pause.DISK_LOW: "disk",
     Pause.MEMORY: "memory",
@@ -239,11 +240,14 @@ class Frontier:
 
     def is_out(self, url: str) -> bool:
         """Whether a canonical URL is being visited."""
-        return any(lease.link.url == url for lease, _ in self._out.values())
+        return any(lease.link.url == url for lease in self.leases_out())
+
+    def leases_out(self) -> list[Lease]:
+        return [lease for lease, _ in self._out.values()]
 
     def leases_held(self) -> list[Lease]:
         """Every lease that is out or on the bench."""
-        return [lease for lease, _ in self._out.values()] + list(self.bench.leases())
+        return [*self.leases_out(), *self.bench.leases()]
 
     def pause(self, why: Pause) -> None:
         """Deal nothing until ``resume`` with the same reason."""
@@ -492,8 +496,3 @@ class Frontier:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-def asking_host(link: Link) -> str:
-    """The host that waits for what a robots link brings: not always the one that is visited."""
-    return host_key(f"{link.anchor}/") if link.anchor else link.host

@@ -77,6 +77,12 @@ class InFlight:
         SLOT.pack_into(self._map, BEAT.size + slot * SLOT.size, b"", 0.0)
         self._free.append(slot)
 
+    def out_long(self) -> list[bytes]:
+        """The keys of visits that have been out for long by now."""
+        slots, now = self._map[BEAT.size :], time.monotonic()
+        found = SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size])
+        return [key for key, began in found if key and now - began >= OUT_LONG_S]
+
     def heartbeat(self) -> None:
         """We are alive."""
         BEAT.pack_into(self._map, 0, time.monotonic())

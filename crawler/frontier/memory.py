@@ -331,6 +331,9 @@ class MemoryStore:
     def stats(self) -> Counts:
         return self._counts
 
+    def own_counts(self) -> Counts:
+        return self._counts
+
     def lookup(self, url: str) -> Known | str | None:
         key = self._url_key(url)
         if (page := self._pages.get(key)) is not None:

@@ -8,14 +8,14 @@ Invariant: after a failed write everything is cut back to the last commit, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
-from crawler.core.batch import Prepared
-from crawler.core.errors import StorageError
-from crawler.core.model import Lease, Link, Pause
+from crawler.core.batch import Admitted, Prepared
+from crawler.core.errors import RemoteError, StorageError
+from crawler.core.model import Done, Lease, Link, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
@@ -31,6 +31,7 @@ from crawler.frontier.suspects import suspect_key
 from crawler.frontier.workbench import Workbench
 
 if TYPE_CHECKING:
+    from crawler.frontier.cluster.member import Member
     from crawler.frontier.exchange.exchange import Exchange
     from crawler.frontier.exchange.inbox import Received
 
@@ -43,7 +44,8 @@ EXCHANGE_EVERY_S: Final = 1.0
 
 class Pump:
     """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits. ``exchange``: with
-    the other parts of the crawl; then it ends when nothing waits anywhere."""
+    the other parts of the crawl; then it ends when nothing waits anywhere. ``member``: as which one of a crawl of many machines;
+    then that says when it ends."""
 
     def __init__(
         self,
@@ -63,10 +65,14 @@ class Pump:
         on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
         exchange: Exchange | None = None,
+        member: Member | None = None,
     ) -> None:
         self._store, self._clock, self._wall = store, clock, wall
         self._in_flight, self._robots, self._endless = in_flight, robots, endless
         self.exchange: Final = exchange
+        self.member: Final = member
+        self.is_idle = False
+        """Nothing is out or uncommitted here, and no seeds are still to come."""
         self._politeness = politeness
         self._batches = Collector()
         self._committer = Committer(store, journal)
@@ -126,7 +132,7 @@ class Pump:
             try:
                 step = await self.ask(some, which, after)
             except StorageError as error:
-                self._failed(error)
+                self.failed(error)
                 raise
             total += step.count
             self.frontier.counts = self._store.stats()
@@ -145,7 +151,7 @@ class Pump:
         try:
             done = await self._committer.on_engine(call, *args)
         except StorageError as error:
-            self._failed(error)
+            self.failed(error)
             return None
         self.frontier.counts = self._store.stats()
         self._refill.restocked()
@@ -165,10 +171,13 @@ class Pump:
                 tasks.create_task(self._commit_loop(), name="commit"),
                 tasks.create_task(self._refill_loop(), name="refill"),
             ]
+            others = [tasks.create_task(self.member.run(self), name="member")] if self.member is not None else []
             if self.exchange is not None:
-                exchange = tasks.create_task(self._exchange_loop(self.exchange), name="exchange")
+                others.append(tasks.create_task(self._exchange_loop(self.exchange), name="exchange"))
+            if others:
                 await asyncio.wait(loops)
-                exchange.cancel()
+            for task in others:
+                task.cancel()
 
     def end(self) -> None:
         """All visits have ended and no more is admitted: ``run`` commits what is settled, once more, and returns."""
@@ -214,6 +223,8 @@ class Pump:
                 self.frontier.undone(batch.settled)
                 self._batches.undo(batch)
                 self.frontier.bench.hold_suspects(False)
+            if self.member is not None:
+                self.member.undone()
         except Exception:
             self._accuse(batch)
             raise
@@ -246,7 +257,7 @@ class Pump:
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
-        self.frontier.pause(Pause.DISK)
+        pause = self._pause_for(error)
         self._failure = error
         while self._failure is not None:
             await self._recover(self._failure)
@@ -257,7 +268,15 @@ class Pump:
                 self._failure = None
             except StorageError as again:
                 self._failure = again
+        if self.member is not None:
+            self.member.rewound()
+        self.frontier.resume(pause)
         self.frontier.resume(Pause.DISK)
+
+    def _pause_for(self, error: StorageError) -> Pause:
+        pause = Pause.DATABASE if isinstance(error, RemoteError) else Pause.DISK
+        self.frontier.pause(pause)
+        return pause
 
     # -- refill ---------------------------------------------------------------------------------------------------
 
@@ -274,21 +293,24 @@ class Pump:
         try:
             got = await self._refill.get(max(1, self.frontier.room))
         except StorageError as error:
-            self._failed(error)
+            self.failed(error)
             return
         if got is None:
             return
         self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:
-            if self._robots is not None and link.host in self.frontier.bench:
+            if self._robots is not None and link.host in self.frontier.bench and self._deals(link.host):
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
 
-    def _failed(self, error: StorageError) -> None:
+    def _deals(self, host: str) -> bool:
+        return self.member is None or self.member.deals(host)
+
+    def failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
         self._failure = self._failure or error
-        self.frontier.pause(Pause.DISK)
+        self._pause_for(error)
         self._batches.mark_dirty(self._clock(), urgent=True)
 
     def _take_in(self, got: Got) -> None:
@@ -301,6 +323,9 @@ class Pump:
         room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
+            if not self._deals(host):  # its slot has gone meanwhile
+                self._refill.give_back(lease)
+                continue
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
             if why is None and excluded is not None and (why := excluded(lease.link)) is not None:
                 self._refill.sift(host)
@@ -337,11 +362,72 @@ class Pump:
         frontier, batches = self.frontier, self._batches
         is_busy = frontier.seeding or frontier.out_count or batches.open or batches.closing or self._failure
         is_busy = is_busy or (frontier.counts.recrawl and self._refill.is_behind())
+        self.is_idle = not is_busy
         is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
+        if self.member is not None:
+            return
         if self.exchange is not None:
             self.exchange.tell(done=is_done, committed=committed)
         elif is_done and not self._endless:
             frontier.finish()
+
+    # -- other members of the crawl -------------------------------------------------------------------------------
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether something has failed, and is not made good yet."""
+        return self._failure is not None
+
+    @property
+    def may_end(self) -> bool:
+        return not (self._endless or self.frontier.finished)
+
+    def counted(self) -> None:
+        """What others have counted is known anew."""
+        self.frontier.counts = self._store.stats()
+        self._check_finished()
+
+    def restocked(self) -> None:
+        """The store may have more of any host."""
+        self._refill.restocked()
+
+    def out_long(self) -> list[bytes]:
+        """What has been out for long."""
+        return self._in_flight.out_long() if self._in_flight is not None else []
+
+    def slots_out(self, slot_of: Callable[[Lease], int]) -> set[int]:
+        """Slots of which something is out, or settled and not committed."""
+        batches = [batch for batch in (self._batches.open, self._batches.closing) if batch is not None]
+        out = {slot_of(lease) for lease in self.frontier.leases_out()}
+        return out | {slot_of(settled.lease) for batch in batches for settled in batch.settled}
+
+    def give_back_waiting(self, slots: Collection[int], slot_of_host: Callable[[str], int]) -> None:
+        """What waits on the bench of these slots goes back to the store."""
+        for host in [host for host in self.frontier.bench.names() if slot_of_host(host) in slots]:
+            for lease in self.frontier.bench.clear(host):
+                if lease.key:
+                    self._refill.give_back(lease)
+
+    def evict(self, slots: Collection[int], slot_of: Callable[[Lease], int], slot_of_host: Callable[[str], int]) -> None:
+        """These slots are others' now: what is here of them on the bench, or settled and not committed, is nobody's."""
+        self.give_back_waiting(slots, slot_of_host)
+        batch = self._batches.open
+        gone = [settled for settled in batch.settled if slot_of(settled.lease) in slots]
+        for settled in gone:
+            if isinstance(settled.outcome, Done):
+                settled.outcome.page.body.discard()
+        batch.settled = [settled for settled in batch.settled if slot_of(settled.lease) not in slots]
+        batch.hosts = {host: rest for host, rest in batch.hosts.items() if slot_of_host(host) not in slots}
+        if any(settled.lease.suspect for settled in gone):
+            batch.has_suspect = False
+            self.frontier.bench.hold_suspects(False)
+        self.frontier.undone(gone)
+
+    def forget_admitted(self, gone: Sequence[Admitted]) -> None:
+        """These are not ours to admit, after all."""
+        ids = {id(admitted) for admitted in gone}
+        batch = self._batches.open
+        batch.admitted = [admitted for admitted in batch.admitted if id(admitted) not in ids]
 
     # -- other parts of the crawl ---------------------------------------------------------------------------------
 
@@ -367,7 +453,7 @@ class Pump:
         try:
             return await self._committer.on_engine(exchange.inbox.receive)
         except StorageError as error:
-            self._failed(error)
+            self.failed(error)
             return None
 
     async def _admit(self, exchange: Exchange, received: Received) -> None:

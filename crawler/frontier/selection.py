@@ -21,6 +21,8 @@ class Selection(Struct, frozen=True):
     host: str | None = None
     outcomes: Set[str] = frozenset()
     tag: Tag | None = None
+    files: Set[str] = frozenset()
+    """Those whose record or row stands in one of these."""
 
     @property
     def place(self) -> str | None:
@@ -32,6 +34,8 @@ class Selection(Struct, frozen=True):
         if (self.url is not None and link.url != self.url) or (self.host is not None and link.host != self.host):
             return False
         if self.outcomes and known.outcome not in self.outcomes:
+            return False
+        if self.files and not any(place is not None and place.file in self.files for place in (known.archive, known.row)):
             return False
         return self.tag is None or link.tag == self.tag
 

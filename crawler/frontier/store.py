@@ -106,6 +106,9 @@ class Store(Protocol):
 
     def stats(self) -> Counts: ...
 
+    def own_counts(self) -> Counts:
+        """Of ``stats``, what this node has counted: of many, in a crawl of many machines."""
+
     def progress(self, kind: str) -> dict[str, Tally]:
         """How far each list is (``progress.LIST``), by name, or each tag (``progress.TAG``), by itself as JSON; "" stands for
         all that are not told apart."""

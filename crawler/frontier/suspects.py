@@ -10,13 +10,18 @@ from collections.abc import Mapping
 from typing import Final
 
 from crawler.core.batch import Settled
-from crawler.core.model import Dropped, Lease
-from crawler.core.urls import fingerprint
+from crawler.core.model import Dropped, Lease, Link
+from crawler.core.urls import fingerprint, host_key
 
 ROBOTS_KEY: Final = b"robots:"
 ROBOTS_SUSPECTS_MAX: Final = 1000
 """Visits for robots rules that are suspected; those that ended the process least often are forgotten first."""
 CRASHED: Final = Dropped("skipped", "crashed")
+
+
+def asking_host(link: Link) -> str:
+    """The host that waits for what a robots link brings: not always the one that is visited."""
+    return host_key(f"{link.anchor}/") if link.anchor else link.host
 
 
 def robots_key(origin: str) -> bytes:

@@ -17,6 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from typing import Final, NamedTuple
 
 from crawler.core.batch import HostRest
@@ -103,6 +104,8 @@ class Workbench:
         self.weight = 0
         """As ``waiting``, with each link that is longer than usual counted as several: see ``size``."""
         self.out = 0
+        self.deals_until = inf
+        """From this crawl-clock time on ``take`` has nothing: the lease of what is here has run out."""
 
     def __repr__(self) -> str:
         return f"<Workbench {self.waiting} waiting at {len(self._hosts)} hosts, {self.out} out>"
@@ -150,6 +153,8 @@ class Workbench:
 
     def take(self, now: float) -> Lease | None:
         """The next lease that may be visited at ``now``, or None. Its host counts as visited until ``release``."""
+        if now >= self.deals_until:
+            return None
         resting = self._resting
         while resting and resting[0][0] <= now:
             name = heappop(resting)[2]

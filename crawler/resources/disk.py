@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from crawler.core.errors import StorageError
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Limiter, Pause
 from crawler.resources.dealing import Dealing
 
@@ -94,6 +94,9 @@ class Disk:
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, or took too long."""
+        if isinstance(error, RemoteError):
+            await self._reconnect(error)
+            return
         self._count(error)
         if error.final or error.errno == errno.EIO or self._dealing.draining:
             raise error
@@ -105,6 +108,19 @@ class Disk:
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
             if error.errno not in DISK or _free_bytes(self._root) >= self._min_free_bytes:
                 return
+
+    async def _reconnect(self, error: RemoteError) -> None:
+        """As ``recover``, for the database of a crawl of many machines: what it has decided is taken at once; where it is not
+        to be had, it is tried again every second."""
+        if error.at_once:
+            logger.warning("%s", error)
+            return
+        if self._dealing.draining:
+            raise error
+        if self._failing_since is None:
+            logger.warning("database: %s; going back to the last commit when it is there again", error)
+        self._give_up_in_time(self._write_failed(), error)
+        await self._sleep(WATCH_EVERY_S)
 
     def committed(self) -> None:
         """A commit went through: whatever kept writes from going through is over."""

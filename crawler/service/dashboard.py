@@ -215,4 +215,6 @@ WAITS: Final[Mapping[str, Any]] = {
     "network": "The network: ours is down.",
     "parser": "The parsers.",
     "operator": "You: the crawl is paused.",
+    "exchange": "Another process or node, which is behind with the links it was sent.",
+    "database": "The database of the cluster: it is not to be had, or has given this node no hosts yet.",
 }

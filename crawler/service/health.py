@@ -63,7 +63,7 @@ class Vitals:
 
     def readings(self) -> Readings:
         crawl, memory = self._crawl, self._crawl.memory
-        frontier, counts, fetch = crawl.frontier, crawl.frontier.counts, crawl.fetcher.stats()
+        frontier, counts, fetch = crawl.frontier, crawl.store.own_counts(), crawl.fetcher.stats()
         snapshot = crawl.stats()
         resting, ready, out = frontier.bench.census(crawl.clock.now())
         busy = min(frontier.out_count, crawl.config.workers)
@@ -97,6 +97,7 @@ class Vitals:
             disk_free=crawl.disk.free_bytes,
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
+            cluster=crawl.pump.member.look() if crawl.pump.member is not None else None,
             exchange_lag=crawl.pump.exchange.outbox.lag_bytes() if crawl.pump.exchange is not None else 0,
         )
 
@@ -146,7 +147,8 @@ class Vitals:
     def alive(self) -> str | None:
         """What keeps the crawl from making progress, where a restart might cure it; None if it is alive."""
         uncommitted_s = self._crawl.pump.uncommitted_s
-        if uncommitted_s > STUCK_S and not self._crawl.frontier.pauses & {Pause.DISK, Pause.DISK_LOW}:
+        waits = {Pause.DISK, Pause.DISK_LOW, Pause.DATABASE}
+        if uncommitted_s > STUCK_S and not self._crawl.frontier.pauses & waits:
             return f"no commit for {uncommitted_s:.0f} s"
         return None
 

@@ -82,12 +82,21 @@ class Driver:
         self, kind: str, path: Path, limits: Limits = NO_LIMITS, now: float = 1000.0, share: Share | None = None
     ) -> None:
         self.kind, self.path, self.limits, self.now, self.share = kind, path, limits, now, share
+        self.url: str | None = None
+        """Of kind ``cluster``: where its truth is."""
         self.fields: dict[str, object] = {}
         """Further fields of the records of what is settled."""
         self.store = self.open()
 
     def open(self) -> Store:
         rest = lambda host: REST  # noqa: E731
+        if self.kind == "cluster":
+            from support.copies import Copy
+            from support.postgres import postgres
+
+            self.url = self.url or postgres().url()
+            self.copy = Copy(self.url, self.path, self.limits, self.now, rest, self.share)
+            return self.copy.store
         return open_store(self.kind, self.path, self.limits, now=self.now, rest=rest, memory_bytes=8 << 20, share=self.share)
 
     def reopen(self) -> None:

@@ -1,34 +1,24 @@
 """What a part sends to the others: one more file of its commits, rolled as all are, kept until everybody has read it.
 
 The law: what a commit makes true of links that others own stands in this file before the commit, and counts only with it.
-A link sent twice does no harm, so what was sent lately is not sent again; what makes a row is sent as often as it is found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from msgspec.structs import replace
-
-from crawler.core.batch import FOREIGN, Batch, Prepared, found_in
-from crawler.core.keys import KEY_BYTES, Share
-from crawler.core.link_block import LinkBlock, encode_link
-from crawler.core.model import EXPANDED, Done, Link, Mark
+from crawler.core.batch import Prepared
+from crawler.core.keys import Share
+from crawler.core.model import Mark
 from crawler.core.rolling import RollingFile
-from crawler.core.urls import host_key
-from crawler.frontier.cache import GenerationCache
 from crawler.frontier.exchange.board import Board, number_of, offset_of, place
-from crawler.frontier.exchange.segment import LAST, Parcel, Piece, segment
+from crawler.frontier.exchange.parcels import Parcels
+from crawler.frontier.exchange.segment import LAST, segment
 
 FOLDER: Final = "exchange/"
 ROLL_BYTES: Final = 16 << 20
-SEGMENT_BYTES_MAX: Final = 1 << 20
-"""About: no segment takes more, but for what a single page brings."""
-SENT_LINKS_MAX: Final = 1 << 15
-"""Links remembered as sent lately, about 150 bytes each."""
 
 
 def prefix_of(part: int) -> str:
@@ -44,10 +34,8 @@ class Outbox:
 
     def __init__(self, root: Path, share: Share, board: Board, roll_bytes: int = ROLL_BYTES) -> None:
         self._share, self._board, self._roll_bytes = share, board, roll_bytes
-        self._keys_by = share.keys_by()
+        self._parcels = Parcels(share)
         self._files = RollingFile(root, prefix_of(share.own), SUFFIX, roll_bytes, LAST)
-        self._sent: GenerationCache[bytes, int] = GenerationCache(SENT_LINKS_MAX // 2)
-        self._sending: dict[bytes, int] = {}
         self.links_sent = 0
         """Since it was opened."""
 
@@ -55,68 +43,9 @@ class Outbox:
 
     def append(self, prepared: Prepared) -> None:
         """Write down what the batch found for others."""
-        parcels: dict[int, _Packing] = {}
-        if FOREIGN in prepared.fresh:
-            at = 0
-            for links, block, is_again in _found_in(prepared.batch):
-                foreign = [link for link, verdict in zip(links, prepared.fresh[at:], strict=False) if verdict == FOREIGN]
-                if is_again:
-                    foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
-                at += len(links) + len(block or ())
-                for to, piece in self._pieces(foreign, block).items():
-                    self._pack(parcels, to).add(piece)
-                    if parcels[to].size > SEGMENT_BYTES_MAX:
-                        self._write(to, parcels.pop(to))
-        for origin, record in prepared.batch.robots.items():
-            if (to := self._owner(origin)) != self._share.own:
-                self._pack(parcels, to).parcel.robots.append((origin, record))
-        for origin, failure in prepared.batch.denials.items():
-            if (to := self._owner(origin)) != self._share.own:
-                self._pack(parcels, to).parcel.denials.append((origin, failure))
-        for to, packing in parcels.items():
-            self._write(to, packing)
-
-    def _owner(self, origin: str) -> int:
-        return self._share.owner(self._keys_by.host(host_key(f"{origin}/")))
-
-    def _pieces(self, links: list[Link], block: LinkBlock | None) -> dict[int, Piece]:
-        """By part."""
-        pieces: dict[int, Piece] = {}
-        for link in links:
-            to = self._share.owner(self._keys_by.host(link.host))
-            pieces.setdefault(to, Piece([], None)).links.append(encode_link(link))
-        if block is not None:
-            for to, places in self._places(block).items():
-                piece = pieces.setdefault(to, Piece([], None))
-                piece.block = block.only(places)
-        return pieces
-
-    def _places(self, block: LinkBlock) -> dict[int, list[int]]:
-        """Those of the links of a block that others own and were not sent lately, or not from so near, by part."""
-        keys, own, depth = block.columns.keys, self._share.own, block.depth
-        sent, sending = self._sent.get, self._sending
-        places: dict[int, list[int]] = {}
-        for at, to in enumerate(keys[::KEY_BYTES].translate(self._share.owners)):
-            if to == own:
-                continue
-            key = keys[at * KEY_BYTES : (at + 1) * KEY_BYTES]
-            before = sending.get(key)
-            if before is None:
-                before = sent(key)
-            if before is None or before > depth:
-                sending[key] = depth
-                places.setdefault(to, []).append(at)
-        return places
-
-    def _pack(self, parcels: dict[int, _Packing], to: int) -> _Packing:
-        packing = parcels.get(to)
-        if packing is None:
-            packing = parcels[to] = _Packing()
-        return packing
-
-    def _write(self, to: int, packing: _Packing) -> None:
-        self._files.write(segment(to, packing.parcel))
-        self.links_sent += packing.links
+        for to, packing in self._parcels.of(prepared):
+            self._files.write(segment(to, packing.parcel))
+            self.links_sent += packing.links
 
     # -- as a file of the commit ----------------------------------------------------------------------------------
 
@@ -127,13 +56,12 @@ class Outbox:
     def committed(self) -> None:
         """The store has committed the mark: the others may read up to it."""
         self._files.committed()
-        self._sent.update(self._sending)
-        self._sending.clear()
+        self._parcels.committed()
         self._announce()
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Back to what the store has committed, which may be more than was announced; the files moved to lost+found."""
-        self._sending.clear()
+        self._parcels.undone()
         lost = self._files.rewind(marks)
         self._announce()
         return lost
@@ -174,23 +102,3 @@ class Outbox:
         """About how much the slowest part has still to read."""
         written, read = self._board.written(self._share.own), self._board.read_by_all(self._share.own)
         return (number_of(written) - number_of(read)) * self._roll_bytes + offset_of(written) - offset_of(read)
-
-
-def _found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, bool]]:
-    """As ``found_in``; and whether the page was visited for its links alone: a line that named it has its row."""
-    visits = [settled.lease.link.kind in EXPANDED for settled in batch.settled if isinstance(settled.outcome, Done)]
-    for (links, block), is_again in zip(found_in(batch), chain(visits, repeat(False))):  # noqa: B905 - the second has no end
-        yield links, block, is_again
-
-
-class _Packing:
-    """A parcel, while it is put together."""
-
-    def __init__(self) -> None:
-        self.parcel = Parcel([], [], [])
-        self.size = self.links = 0
-
-    def add(self, piece: Piece) -> None:
-        self.parcel.pieces.append(piece)
-        self.size += sum(map(len, piece.links)) + (piece.block.size if piece.block is not None else 0)
-        self.links += len(piece.links) + len(piece.block or ())

@@ -96,5 +96,8 @@ def _checked(head: bytes) -> bytes:
 
 _encode = Encoder().encode
 _parcels = Decoder(Parcel)
+encode_parcel: Final = _encode
+decode_parcel: Final = _parcels.decode
+"""A parcel without a segment's head: where something else vouches for it. ValueError: it is damaged."""
 LAST: Final = _segment(_ALL, END, 0, b"")
 """The end of a file."""

@@ -31,6 +31,7 @@ from crawler.frontier.rocksdb.layout import (
     unpack_time,
 )
 from crawler.frontier.rocksdb.transaction import Hosts
+from crawler.frontier.rocksdb.upstream import Upstream
 
 Taken = tuple[bytes, bytes, HostRecord]
 """Queue key, value, record of the host."""
@@ -39,10 +40,19 @@ _NONE: Final[dict[bytes, int]] = {}
 
 
 class Claims:
-    """``rest(host)`` is a host's configured rest: hosts not visited after ``opened_at`` count as just visited then."""
+    """``rest(host)`` is a host's configured rest: hosts not visited after ``opened_at`` count as just visited then. ``upstream``:
+    only of slots that it holds is anything handed out."""
 
-    def __init__(self, database: Database, hosts: Hosts, keys_by: Keys, opened_at: float, rest: Callable[[str], float]) -> None:
-        self._database, self._hosts, self._keys_by = database, hosts, keys_by
+    def __init__(
+        self,
+        database: Database,
+        hosts: Hosts,
+        keys_by: Keys,
+        opened_at: float,
+        rest: Callable[[str], float],
+        upstream: Upstream | None = None,
+    ) -> None:
+        self._database, self._hosts, self._keys_by, self._upstream = database, hosts, keys_by, upstream
         self._opened_at, self._rest = opened_at, rest
         self._out: dict[bytes, dict[bytes, int]] = {}  # p → queue key → flags
         self._ready_from = self._due_from = b""
@@ -66,7 +76,7 @@ class Claims:
         """As ``Store.claim``, without the promotion of what is due again."""
         taken: list[Taken] = []
         cursor = self._database.cursor("queue")
-        wanted = {self._keys_by.host(name): links for name, links in low.items()}
+        wanted = {key: links for name, links in low.items() if self._is_held(key := self._keys_by.host(name))}
         records = self._hosts.load(wanted)
         for host, record in records.items():
             taken += self._take(cursor, host, record, wanted[host])
@@ -87,10 +97,13 @@ class Claims:
             self._ready_from = key
             if key > until or len(found) == limit:
                 return found
-            if key[8:] not in self._out:
+            if self._is_free(key[8:]):
                 found.append(key[8:])
         self._ready_from = LAST
         return found
+
+    def _is_held(self, host: bytes) -> bool:
+        return self._upstream is None or self._upstream.slots[host[0]] == 1
 
     def _ready(self, start: bytes) -> Iterator[bytes]:
         cursor = self._database.cursor("ready")
@@ -177,7 +190,8 @@ class Claims:
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None, flags: int) -> Lease:
         """A host not visited since the store was opened counts as just visited then."""
-        earliest = self._opened_at + self._rest(link.host) if record.since <= self._opened_at else None
+        since = self._opened_at if self._upstream is None else max(self._opened_at, self._upstream.taken_at[key[0]])
+        earliest = since + self._rest(link.host) if record.since <= since else None
         crashes = self.suspects.get(key, 0) if self.suspects else 0
         return record.lease(link, key, known, crashes=crashes, earliest=earliest, recrawl=flags & RECRAWL > 0)
 
@@ -249,6 +263,25 @@ class Claims:
         """There is this entry in ``due`` now."""
         self._due_from = min(self._due_from, key)
 
+    def slots_changed(self, suspects: Mapping[bytes, int], lost: Collection[int]) -> None:
+        """Slots were taken over, or lost, and with them what was out."""
+        gone = {host for host in self._out if host[0] in lost}
+        for host in gone:
+            del self._out[host]
+        for key in [key for key in self.bundles if key[0] in lost]:
+            del self.bundles[key]
+        for key in [key for key in self.flying if key[0] in lost]:
+            del self.flying[key]
+        for key in [key for key in self.suspects if len(key) in (QUEUE_KEY_BYTES, QUEUE_KEY_BYTES + 2) and key[0] in lost]:
+            del self.suspects[key]
+        self.suspects.update(suspects)
+        self._ready_from = self._due_from = b""
+        self.expired(-1.0, 0)
+
+    def _is_free(self, host: bytes) -> bool:
+        """Whether it is ours to claim from, and has nothing out."""
+        return host not in self._out and self._is_held(host)
+
     # -- what comes when ------------------------------------------------------------------------------------------
 
     def expired(self, now: float, limit: int) -> list[tuple[bytes, bytes]]:
@@ -263,7 +296,8 @@ class Claims:
             self._due_from = cursor.key()
             if self._due_from > until or len(found) == limit:
                 return found
-            found.append((self._due_from, cursor.value()))
+            if self._is_held(self._due_from[8:]):
+                found.append((self._due_from, cursor.value()))
             cursor.next()
         cursor.status()
         self._due_from = LAST
@@ -271,6 +305,6 @@ class Claims:
 
     def next_due(self) -> float | None:
         """When a host with nothing out may be claimed, or a link in ``due`` comes back; None if there is neither."""
-        self._ready_from = next((key for key in self._ready(self._ready_from) if key[8:] not in self._out), LAST)
+        self._ready_from = next((key for key in self._ready(self._ready_from) if self._is_free(key[8:])), LAST)
         first = min(self._ready_from, self._due_from)
         return unpack_time(first) if first < LAST else None

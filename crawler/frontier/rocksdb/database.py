@@ -161,6 +161,8 @@ class Database:
         for name in FAMILIES:
             self._families[name] = self._rdict.get_column_family(name)
             self._handles[name] = self._rdict.get_column_family_handle(name)
+        self.names = {id(handle): name for name, handle in self._handles.items()}
+        """Families, by ``id`` of their handles."""
 
     def _database_options(self, buffers: WriteBufferManager, files_max: int, create: bool) -> Options:
         options = self._options("meta", 0)

@@ -72,6 +72,10 @@ class Seen:
         for key in keys:
             self._recent.discard(key)
 
+    def clear(self) -> None:
+        """They may have been changed by others."""
+        self._recent.clear()
+
     def slice(self, start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
         """Settled URLs (key, flags, record) from the key ``start`` on."""
         pages = islice(self._database.scan("page", start=start), limit)

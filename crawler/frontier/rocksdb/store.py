@@ -10,8 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rocksdict import WriteBatch
-
 from crawler.core import urls
 from crawler.core.batch import Batch, Prepared
 from crawler.core.errors import StorageError
@@ -54,6 +52,7 @@ from crawler.frontier.rocksdb.opening import make_schema, open_database, read_sc
 from crawler.frontier.rocksdb.reader import Facts
 from crawler.frontier.rocksdb.seen import Seen
 from crawler.frontier.rocksdb.transaction import Hosts, Ledger, Transaction
+from crawler.frontier.rocksdb.upstream import Upstream, Writes
 from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
@@ -68,7 +67,8 @@ class _Prepared(Prepared):
 
 
 class RocksStore(Facts):
-    """See ``crawler.frontier.store.Store``. A lease's key is its queue key, and in a bundle its place there."""
+    """See ``crawler.frontier.store.Store``. A lease's key is its queue key, and in a bundle its place there. ``upstream``: where
+    it is a working copy of what is true elsewhere."""
 
     def __init__(
         self,
@@ -79,8 +79,9 @@ class RocksStore(Facts):
         memory_bytes: int,
         files_max: int | None,
         share: Share | None,
+        upstream: Upstream | None = None,
     ) -> None:
-        self._path, self._limits, self._rest, self._share = path, limits, rest, share
+        self._path, self._limits, self._rest, self._share, self._upstream = path, limits, rest, share, upstream
         self._memory_bytes, self._files_max = memory_bytes, files_max
         self._opened_at = now
         self._open()
@@ -94,12 +95,14 @@ class RocksStore(Facts):
             schema = make_schema(database, read_schema(database), of.secret if of is not None else None)
             if of is not None and schema.secret != of.secret:
                 raise StorageError(f"{self._path}: the frontier store is of another crawl", final=True)
+            if self._upstream is not None:
+                self._upstream.opened(database)
             super().__init__(database, schema.secret, of.group_of if of is not None else None)
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
-            self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES)
+            self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES, self._upstream)
             self._seen = Seen(database, 2 * share // Seen.ENTRY_BYTES)
-            self._claims = Claims(database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest)
+            self._claims = Claims(database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest, self._upstream)
             self._claims.lowered = {} if self._limits.depth_limited else None
             for key, value in database.scan("meta", SUSPECT):
                 self._claims.suspects[key[len(SUSPECT) :]] = int(value)
@@ -125,7 +128,11 @@ class RocksStore(Facts):
             elif is_robots_txt(lease.link):
                 robots[key] = 0
             if lease.key and self._claims.flags(lease) is None:
+                if self._upstream is not None:
+                    self._upstream.refuse_foreign(settled_keys)
                 raise ValueError(f"not claimed: {lease}")
+        if self._upstream is not None:
+            self._upstream.refuse_foreign(settled_keys)
         ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
 
         def known_of() -> dict[bytes, int]:
@@ -154,6 +161,8 @@ class RocksStore(Facts):
         batch = prepared.batch
         check_settled(batch, known)
         rests = {self._keys_by.host(host): host for host in batch.hosts}
+        if self._upstream is not None:
+            rests = {place: host for place, host in rests.items() if self._decides(place)}
         names = rests | {each.host_key: each.host for each in prepared.admitted}
         names |= {key[:HOST_BYTES]: each.lease.link.host for key, each in zip(prepared.settled, batch.settled, strict=True)}
         tx = Transaction(self._ledger, self._limits.depth_limited, batch.now, names)
@@ -165,6 +174,8 @@ class RocksStore(Facts):
         self._note_depths(tx, prepared)
         self._note_rest(tx, prepared, marks)
         cleared = self._clear(tx, (key for settled in batch.settled if (key := cleared_robots(settled)) is not None))
+        if self._upstream is not None:
+            self._upstream.enclose(prepared)
         self._write(tx, batch.now, batch.wall, sync=True)
         leases = [settled.lease for settled in batch.settled if settled.lease.key]
         for key in (*cleared, *(lease.key for lease in leases)):
@@ -241,20 +252,26 @@ class RocksStore(Facts):
             else:
                 put(file_key(MARK, name), encode(last), meta)
         for admitted in batch.admitted:
-            if admitted.position is not None:
+            if admitted.position is not None and not self._is_message(admitted.position[0]):
                 put(file_key(POSITION, admitted.position[0]), admitted.position[1], meta)
         self._ledger.tally.refuse(batch.refused)
         self._ledger.tally.judged(prepared, prepared.forged)
         self._ledger.progress.note(prepared, prepared.admitted)
 
     def _owns(self, origin: str) -> bool:
-        return self._share is None or self._share.owner(self._keys_by.host(host_key(f"{origin}/"))) == self._share.own
+        return self._decides(self._keys_by.host(host_key(f"{origin}/")))
+
+    def _decides(self, key: bytes) -> bool:
+        return self._share is None or self._share.owner(key) == self._share.own
+
+    def _is_message(self, source: str) -> bool:
+        return self._upstream is not None and self._upstream.is_message(source)
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""
         bundles = tx.shrink(self._claims.bundles)
         state = tx.finish(now, wall)
-        self._database.write(tx.batch, sync=sync)
+        self._ledger.write(tx.batch, sync=sync)
         self._claims.shrunk(bundles)
         self._state, self._ledger.sequence = state, state.sequence
         for host, key in tx.moved:
@@ -334,8 +351,10 @@ class RocksStore(Facts):
 
     def _chosen(self, which: Selection, after: bytes) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
         if which.url is not None:
-            return self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
-        return self._seen.settled(which, after, self._keys_by.host(which.host) if which.host is not None else b"")
+            found = self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
+        else:
+            found = self._seen.settled(which, after, self._keys_by.host(which.host) if which.host is not None else b"")
+        return [one for one in found[0] if self._decides(one[0])], found[1]  # a working copy may have more
 
     def _transaction(self, chosen: Sequence[tuple[bytes, int, Known]]) -> Transaction:
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
@@ -359,6 +378,7 @@ class RocksStore(Facts):
             return None
         order, found = orders[0], self._seen.slice(orders[0].start, pages)
         chosen = [(key, flags, known) for key, flags, known in found if not flags & REVIVED and order.chooses(known)]
+        chosen = [one for one in chosen if self._decides(one[0])]
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
         tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
         for key, flags, known in chosen:
@@ -377,7 +397,7 @@ class RocksStore(Facts):
     def hasten(self, modified: Mapping[str, float]) -> int:
         keys = {self._keys_by.of(urls.host_key(url), url): at for url, at in modified.items()}
         pages = self._seen.pages(keys)
-        chosen = {key: page for key, page in pages.items() if is_behind(page[1], keys[key])}
+        chosen = {key: page for key, page in pages.items() if self._decides(key) and is_behind(page[1], keys[key])}
         if chosen:
             names = {key[:HOST_BYTES]: known.link.host for key, (_, known) in chosen.items()}
             tx = Transaction(self._ledger, self._limits.depth_limited, self._state.now, names)
@@ -389,6 +409,10 @@ class RocksStore(Facts):
     # -- what is known --------------------------------------------------------------------------------------------
 
     def stats(self) -> Counts:
+        return self._state.counts if self._upstream is None else self._upstream.total(self._state.counts)
+
+    def own_counts(self) -> Counts:
+        """As ``stats``, of what this store has committed alone."""
         return self._state.counts
 
     def clock(self) -> float:
@@ -406,6 +430,8 @@ class RocksStore(Facts):
 
     @translated
     def set_suspects(self, counts: Mapping[bytes, int]) -> None:
+        if self._upstream is not None:
+            counts = self._upstream.suspects_held(counts)
         suspects = self._claims.suspects
         robots, forgotten = bounded_robots(suspects, counts)
         kept = {key: counts[key] for key in self._claims.waiting(counts)} | robots
@@ -415,12 +441,12 @@ class RocksStore(Facts):
             suspects.pop(key, None)
 
     def _put_meta(self, values: Mapping[bytes, bytes], deleted: Sequence[bytes] = ()) -> None:
-        batch = WriteBatch(raw_mode=True)
+        batch: Writes = self._ledger.new_batch()
         for key in deleted:
             batch.delete(key, self._database.handle("meta"))
         for key, value in values.items():
             batch.put(key, value, self._database.handle("meta"))
-        self._database.write(batch, sync=True)
+        self._ledger.write(batch, sync=True)
 
     def progress(self, kind: str) -> dict[str, Tally]:
         return self._ledger.progress.of(kind)
@@ -437,11 +463,21 @@ class RocksStore(Facts):
 
     @translated
     def copy_to(self, path: Path) -> None:
+        if self._upstream is not None:
+            raise StorageError("a node of a cluster has a working copy: back up the crawl's database instead")
         self._database.copy_to(path)
+
+    def slots_changed(self, sequence: int, suspects: Mapping[bytes, int], lost: Collection[int]) -> None:
+        """Of a working copy: slots were taken over (``suspects`` stand in them), or lost. Nothing remembered of hosts holds."""
+        self._seen.clear()
+        self._ledger.slots_changed(sequence)
+        self._claims.slots_changed(suspects, lost)
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         with suppress(Exception):  # it may not be able to flush; what counts is in the log
             self._database.close()
+        if self._upstream is not None:
+            self._upstream.rejoin()
         self._open()
         self._hold(claimed)
 
@@ -451,4 +487,6 @@ class RocksStore(Facts):
 
     @translated
     def close(self) -> None:
+        if self._upstream is not None:
+            self._upstream.leave()
         self._database.close()

@@ -41,6 +41,7 @@ from crawler.frontier.rocksdb.layout import (
     pack_time,
     queue_key,
 )
+from crawler.frontier.rocksdb.upstream import Recorded, Upstream, Writes
 
 
 class Hosts:
@@ -75,19 +76,41 @@ class Hosts:
     def keep(self, host: bytes, record: HostRecord) -> None:
         self._recent[host] = record
 
+    def forget(self) -> None:
+        """They may have been changed by others."""
+        self._recent.clear()
+
 
 class Ledger:
     """What transactions change one after the other: the open database and what is held of it in memory."""
 
-    def __init__(self, database: Database, state: StoreState, hosts_max: int) -> None:
-        self.database = database
+    def __init__(self, database: Database, state: StoreState, hosts_max: int, upstream: Upstream | None = None) -> None:
+        self.database, self._upstream = database, upstream
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
         self.longest = Longest()
         self.progress = Progress(
             {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)}
         )
-        self.sequence = state.sequence
+        self.sequence = state.sequence if upstream is None else max(state.sequence, upstream.sequence)
+
+    def new_batch(self) -> Writes:
+        return WriteBatch(raw_mode=True) if self._upstream is None else self._upstream.batch()
+
+    def write(self, batch: Writes, *, sync: bool) -> None:
+        """The only way in which a store of links writes."""
+        if self._upstream is None:
+            assert isinstance(batch, WriteBatch)
+            self.database.write(batch, sync=sync)
+        else:
+            assert isinstance(batch, Recorded)
+            self._upstream.write(batch, sync=sync)
+
+    def slots_changed(self, sequence: int) -> None:
+        """Hosts have come, whose entries have sequences up to this, or gone."""
+        self.sequence = max(self.sequence, sequence)
+        self.hosts.forget()
+        self.longest = Longest()
 
 
 class Transaction:
@@ -96,7 +119,7 @@ class Transaction:
 
     def __init__(self, ledger: Ledger, depth_limited: bool, now: float, names: Mapping[bytes, str]) -> None:
         database, hosts = ledger.database, ledger.hosts
-        self.batch = WriteBatch(raw_mode=True)
+        self.batch = ledger.new_batch()
         self.sequence = ledger.sequence
         self.moved: list[tuple[bytes, bytes]] = []  # (p, ready key)
         self.due_from: list[bytes] = []

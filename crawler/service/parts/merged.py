@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from crawler.core.model import CrawlState, LongestHost, Snapshot, WaitsFor
 from crawler.crawl.metrics import MEMORY_STATES, Durations, Metrics, Readings
 from crawler.crawl.status import FAILING_HOSTS
+from crawler.frontier.cluster.gauges import together
 from crawler.resources.memory_budget import Use
 
 K = TypeVar("K")
@@ -142,6 +143,7 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         upload_waiting_bytes=sum(one.upload_waiting_bytes for one in parts),
         upload_oldest=max(one.upload_oldest for one in parts),
         exchange_lag=max(one.exchange_lag for one in parts),
+        cluster=together([one.cluster for one in parts if one.cluster is not None]),
     )
     return replace(all_of, **own)
 

@@ -23,6 +23,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
+from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import Division, read
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _PRELOAD: Final = ("crawler.frontier.rocksdb.store", "crawler.frontier.exchange.exchange", "crawler.policy.robots_gate")
 """What a part imports once it runs: imported before, it is shared."""
+_PRELOAD_CLUSTER: Final = ("crawler.frontier.cluster.member", "crawler.frontier.cluster.postgres")
 
 
 class Opened(Struct, frozen=True):
@@ -60,9 +62,11 @@ def open_parts(
     if config.store == "memory":
         raise ConfigError("processes: with --store memory there is one process: a part that died would forget what it knew")
     _check_memory(config, parts, endless=endless)
+    if not config.fresh:
+        check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(open_directory(Path(config.output), config))
-        division = _divided(config, root, parts)
+        division = _divided(config, root, parts) if config.cluster is None else _members(config, root, parts)
         bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
         for bell in bells:
             stack.callback(os.close, bell)
@@ -72,6 +76,17 @@ def open_parts(
         gc.freeze()
         main = partial(_main, division, board, new_loop, endless=endless)
         yield Opened(root, division, stack.enter_context(open_nursery(main)))
+
+
+def _members(config: Config, root: Path, parts: int) -> Division:
+    """Of a node of a cluster: who owns which host is the database's to say."""
+    from crawler.core.keys import SLOTS
+    from crawler.crawl.membership import node_in
+
+    node_in(config, root)
+    for name in _PRELOAD_CLUSTER:
+        import_module(name)
+    return Division(parts, bytes(SLOTS), 0, config.politeness_by == "domain")
 
 
 def _divided(config: Config, root: Path, parts: int) -> Division:

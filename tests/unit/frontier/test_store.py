@@ -22,7 +22,7 @@ from crawler.frontier.suspects import CRASHED, ROBOTS_SUSPECTS_MAX, robots_key
 DOWN = ("dns_error", "host_down")
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "embedded", "cluster"])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -1,0 +1,85 @@
+"""The command ``cluster``: how the nodes of a crawl of many machines are, and one of them declared lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from crawler.cli.arguments import CommandParser
+from crawler.cli.options import add_settings, flags
+from crawler.cli.output import say
+from crawler.core.errors import ConfigError, Exit
+
+if TYPE_CHECKING:
+    from crawler.frontier.cluster.overview import NodeView, Overview
+
+SETTINGS: Final = ("cluster", "cluster_lease")
+
+
+def cluster(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "cluster",
+        "cluster status|lost [NODE] --cluster URL [--json]",
+        "Shows the nodes of a crawl of many machines, what is on its way between them, and what only one disk holds. Declares a "
+        "node lost whose disk is gone for good: the pages that only it held are visited again, by the others.\n\nexamples:\n"
+        "  crawler cluster status --cluster 'postgresql://crawler@db.example/crawls?schema=my_crawl'\n"
+        "  CRAWLER_CLUSTER=postgresql://... crawler cluster status --json\n"
+        "  crawler cluster lost 3f2a --cluster ...                  by the name of a node, or how it begins, or its machine",
+    )
+    parser.add_argument("action", choices=("status", "lost"), metavar="status|lost")
+    parser.add_argument("node", nargs="?", metavar="NODE", help="which one is lost: see status")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_settings(parser, only=SETTINGS)
+    namespace = parser.parse(arguments)
+    from crawler.config.load import load
+
+    needs = {"cluster": "--cluster is missing: the URL of the crawl's database, as its nodes were given it"}
+    config = load(flags(namespace), file=namespace.config, needs=needs).config
+    from crawler.crawl.membership import address_of
+    from crawler.frontier.cluster.overview import declare_lost, look
+
+    address = address_of(config)
+    if namespace.action == "status":
+        if namespace.node is not None:
+            raise ConfigError("status is of all nodes: leave the name out")
+        _show(look(address, config.cluster_lease), as_json=namespace.json)
+        return Exit.OK
+    if namespace.node is None:
+        raise ConfigError("which node is lost? crawler cluster status lists them")
+    _tell_lost(declare_lost(address, config.cluster_lease, namespace.node))
+    return Exit.OK
+
+
+def _show(seen: Overview, *, as_json: bool) -> None:
+    if as_json:
+        from msgspec.json import encode
+
+        print(encode(seen).decode())
+        return
+    print(f"{seen.done:,} of {seen.known:,} URLs done, {seen.waiting + seen.retrying:,} wait")
+    if seen.slots_free:
+        print(f"{seen.slots_free} of 256 slots have no owner just now")
+    if seen.messages_for_nobody:
+        print(f"{seen.messages_for_nobody:,} messages wait for a slot that has no owner")
+    print(f"{'node':<14}{'machine':<20}{'state':<7}{'parts':>5}{'slots':>7}{'seen':>10}{'messages':>10}{'only on its disk':>26}")
+    for node in seen.nodes:
+        seen_ago = f"{node.seen_ago_s:,.0f} s"
+        alone = f"{node.only_here_files:,} files, {_size(node.only_here_bytes)}" if node.only_here_files else "-"
+        print(
+            f"{node.node[:12]:<14}{node.name[:18]:<20}{node.state:<7}{node.parts:>5}{node.slots:>7}{seen_ago:>10}"
+            f"{node.messages:>10,}{alone:>26}{'  reads its lists' if node.reads_lists else ''}"
+        )
+
+
+def _size(size: int) -> str:
+    for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << exponent:
+            return f"{size / (1 << exponent):.1f} {unit}"
+    return f"{size} B"
+
+
+def _tell_lost(node: NodeView) -> None:
+    say(f"{node.node} ({node.name}) is lost: {node.only_here_files:,} files were only there")
+    say("the pages in them become due again as soon as a node crawls, or at once where one does")
+    if node.reads_lists:
+        say("its URL lists were not read to their end: give them to another node (-i), which passes over what is known")

@@ -1,0 +1,82 @@
+"""What members send each other: rows of the truth, one per addressee and commit, deleted in the commit that makes them true.
+
+The law: a message is there from the commit of its sender to that of its receiver. One for slots that have moved on is judged
+foreign again by whoever reads it, and travels on; one for a member that is no more is taken over by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from crawler.core.batch import Admitted, Prepared
+from crawler.core.errors import StorageError
+from crawler.core.link_block import decode_link
+from crawler.core.model import Mark
+from crawler.frontier.cluster.mirror import BOX, Mirror
+from crawler.frontier.exchange.parcels import Parcels
+from crawler.frontier.exchange.segment import decode_parcel, encode_parcel
+
+
+class Outbox:
+    """As what a commit writes for others (``crawler.output.journal.Outbox``); ``take`` hands it to the commit."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror, self._parcels = mirror, Parcels(mirror.share)
+        self._packed: list[tuple[int, bytes]] = []
+        self.links_sent = 0
+        """Since it was opened."""
+
+    def append(self, prepared: Prepared) -> None:
+        self._packed.clear()
+        for to, packing in self._parcels.of(prepared):
+            self._packed.append((self._mirror.member_of(to), encode_parcel(packing.parcel)))
+            self.links_sent += packing.links
+
+    def take(self) -> list[tuple[int, bytes]]:
+        packed, self._packed = self._packed, []
+        return packed
+
+    def sync(self) -> dict[str, Mark]:
+        """It is durable with the commit."""
+        return {}
+
+    def committed(self) -> None:
+        self._parcels.committed()
+
+    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        self._packed.clear()
+        self._parcels.undone()
+        return []
+
+    def cut(self, marks: Mapping[str, Mark]) -> None:
+        self._packed.clear()
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def buffered(self) -> int:
+        return sum(len(data) for _, data in self._packed)
+
+
+class Message(Struct, frozen=True):
+    """One that was read, to be committed in one batch."""
+
+    id: int
+    admitted: list[Admitted]
+    robots: list[tuple[str, bytes]]
+    denials: list[tuple[str, tuple[str, str]]]
+    links: int
+
+
+def message_of(id: int, data: bytes) -> Message:
+    try:
+        parcel = decode_parcel(data)
+        admitted = [Admitted(tuple(decode_link(value)[1] for value in p.links), block=p.block) for p in parcel.pieces]
+    except ValueError as error:
+        raise StorageError(f"cluster: message {id} is damaged: {error}", final=True) from error
+    links = sum(len(piece.links) + len(piece.block or ()) for piece in parcel.pieces)
+    admitted.append(Admitted((), position=(BOX, id.to_bytes(8, "big"))))
+    return Message(id, admitted, parcel.robots, parcel.denials, links)

@@ -1,0 +1,61 @@
+"""What only a lost disk held is due again: each slot is looked through once by whoever holds it, while the crawl goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+from typing import TYPE_CHECKING, Final
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Mark
+from crawler.frontier.rocksdb.layout import MARK, decode_mark, file_name
+from crawler.frontier.selection import Selection
+
+if TYPE_CHECKING:
+    from crawler.frontier.cluster.truth import Truth
+    from crawler.frontier.pump import Pump
+
+
+logger: Final = logging.getLogger(__name__)
+
+
+class LostDisks:
+    """``told`` says which members were declared lost. Slots are told apart by their epochs: one that comes again is looked
+    through again, which finds nothing once it is done."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self._members: frozenset[int] = frozenset()
+        self._searched: set[tuple[int, int]] = set()
+
+    def told(self, members: frozenset[int]) -> None:
+        if members != self._members:
+            self._members = members
+            self._searched.clear()
+
+    def are_left(self, held: Set[tuple[int, int]]) -> bool:
+        """Whether one of these slots (with its epoch) is still to be looked through."""
+        return bool(self._members) and bool(held - self._searched)
+
+    async def search(self, pump: Pump, held: Set[tuple[int, int]]) -> None:
+        """Pages whose record or row stands in a file that nobody else has are due again."""
+        if not self.are_left(held):
+            return
+        try:
+            marks = await pump.ask(self._truth.marks_of, sorted(self._members))
+        except StorageError as error:
+            pump.failed(error)
+            return
+        files = {file_name(MARK, key) for key, value in marks.items() if not is_safe(decode_mark(value))}
+        try:
+            count = await pump.revive(Selection(files=frozenset(files))) if files else 0
+        except StorageError:
+            return  # the pump makes it good, and this is done again
+        if count:
+            logger.warning("cluster: %d pages that only a lost disk held are due again", count)
+        self._searched |= held
+
+
+def is_safe(mark: Mark) -> bool:
+    """Whether a file is elsewhere too, or was not to be kept."""
+    return mark.retired or bool(getattr(mark, "stored", False))

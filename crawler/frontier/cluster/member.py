@@ -1,0 +1,499 @@
+"""A member's life in the crawl's loop: leases, loading, giving up, messages, and the end of the crawl.
+
+    a slot:  (none) ─▶ LOADING ─▶ HELD ─▶ LEAVING ─▶ (none)        lost: ─▶ (none), from anywhere
+
+The laws. After ``until``, by this machine's own monotonic clock, nothing of a slot is dealt, and what is out is broken off,
+whether the database answers or not. A slot is dealt from only when all of it is here and no visit of an earlier lease is out.
+Who owns what changes between two commits, never within one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
+
+from crawler.core.batch import Admitted
+from crawler.core.errors import RemoteError, StorageError
+from crawler.core.model import Lease, Pause
+from crawler.frontier.cluster.box import Message, Outbox, message_of
+from crawler.frontier.cluster.gauges import Gauges
+from crawler.frontier.cluster.lost_disks import LostDisks
+from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
+from crawler.frontier.cluster.truth import NOBODY, Row, Tick
+from crawler.frontier.parts_reader import total
+from crawler.frontier.rocksdb.layout import decode_state
+from crawler.frontier.store import Store
+from crawler.frontier.suspects import ROBOTS_KEY
+
+if TYPE_CHECKING:
+    from crawler.frontier.pump import Pump
+
+T = TypeVar("T")
+
+SURE: Final = 0.9
+"""Of a lease: the rest is for a clock that runs a little slower than the database's."""
+TICK_EVERY_S_MAX: Final = 1.0
+STEP_S: Final = 0.05
+RECEIVE_EVERY_S: Final = 0.1
+END_EVERY_S: Final = 0.2
+MESSAGES_MAX: Final = 4
+"""Read at a time; each is about 1 MiB at most."""
+ADOPTED_MAX: Final = 64
+LOAD_ROWS: Final = 5_000
+DEAD_ROWS_EVERY_S: Final = 30.0
+LAG_BYTES_MAX: Final = 64 << 20
+"""Of messages for one member: while it is further behind, nothing is dealt."""
+
+logger: Final = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    LOADING = "loading"
+    HELD = "held"
+    LEAVING = "leaving"
+    """It is given back as soon as nothing of it is out or uncommitted."""
+
+
+@runtime_checkable
+class WorkingCopy(Store, Protocol):
+    """A store whose slots come and go."""
+
+    def slots_changed(self, sequence: int, suspects: Mapping[bytes, int], lost: Collection[int]) -> None: ...
+
+
+class Member:
+    """``host_slot(host)`` is the slot of a host key. ``on_lost(slots)`` breaks off the visits of slots."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        store: WorkingCopy,
+        outbox: Outbox,
+        *,
+        node: str,
+        lease_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._mirror, self._store, self._outbox = mirror, store, outbox
+        self._node, self._lease_s, self._clock = node, lease_s, clock
+        self._keys_by = mirror.share.keys_by()
+        self._pump: Pump | None = None
+        self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
+        self.gauges: Final = Gauges()
+        self._phases: dict[int, Phase] = dict.fromkeys(mirror.epochs, Phase.HELD)  # its last process was just here
+        self._wanted: dict[int, int] = {}  # slots to be loaded → epoch
+        self._heired: dict[int, int] = {}  # of these, slot → the member that had it
+        self._dropping: set[int] = set()
+        self._owners: dict[int, int] = {}
+        self._until = -math.inf
+        self._generation = 0
+        self._messages: dict[int, Message] = {}
+        self._lost_disks = LostDisks(mirror.truth)
+        self._opened = asyncio.Event()
+        self._dead_rows_at = -math.inf
+
+    # -- what others ask ------------------------------------------------------------------------------------------
+
+    def slot_of(self, lease: Lease) -> int:
+        return lease.key[0] if lease.key else self.slot_of_host(lease.link.host)
+
+    def slot_of_host(self, host: str) -> int:
+        return self._keys_by.host(host)[0]
+
+    def deals(self, host: str) -> bool:
+        """Whether visits of this host may begin."""
+        return self._mirror.slots[self.slot_of_host(host)] == 1
+
+    def is_lost(self, lease: Lease) -> bool:
+        """Whether the end of this visit is nobody's: its slot is not ours any more."""
+        return self.slot_of(lease) not in self._mirror.epochs
+
+    async def opened(self) -> None:
+        """Until there is something to crawl for."""
+        await self._opened.wait()
+
+    def seeds_ended(self) -> Admitted:
+        """What says, with the commit it is in, that this member has read its lists to their end."""
+        return Admitted((), position=(SEEDS_ENDED, b""))
+
+    def look(self) -> Gauges:
+        gauges = self.gauges
+        gauges.held = sum(phase is not Phase.LOADING for phase in self._phases.values())
+        gauges.loading = len(self._phases) - gauges.held
+        gauges.lease_left_s = max(0.0, self._until - self._clock()) if self._phases else 0.0
+        gauges.links_sent = self._outbox.links_sent
+        return gauges
+
+    # -- its life -------------------------------------------------------------------------------------------------
+
+    async def run(self, pump: Pump) -> None:
+        """Until cancelled."""
+        self._pump = pump
+        pump.frontier.pause(Pause.DATABASE)
+        with ThreadPoolExecutor(1, "loader") as loader:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._guard(), name="lease guard")
+                tasks.create_task(self._keep(), name="leases")
+                tasks.create_task(self._load_loop(loader), name="slots")
+                tasks.create_task(self._receive_loop(), name="messages")
+                tasks.create_task(self._end_loop(), name="end")
+
+    @property
+    def _its(self) -> Pump:
+        assert self._pump is not None
+        return self._pump
+
+    async def _ask(self, call: Callable[..., T], *args: object) -> T | None:
+        """On the engine's thread; None where the database is not to be had: the pump makes that good."""
+        if self._its.is_failing:
+            return None
+        try:
+            return await self._its.ask(call, *args)
+        except StorageError as error:
+            self._its.failed(error)
+            return None
+
+    async def _between_commits(self, call: Callable[..., T], *args: object) -> T | None:
+        if self._its.is_failing:
+            return None
+        try:
+            return await self._its.between_commits(call, *args)
+        except TimeoutError:
+            return None
+        except StorageError as error:
+            self._its.failed(error)
+            return None
+
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    async def _guard(self) -> None:
+        while True:
+            left = self._until - self._clock()
+            if left <= 0 and self._phases:
+                logger.warning("cluster: the lease of %d slots has run out: what is out of them is broken off", len(self._phases))
+                self._lose(set(self._phases))
+            await asyncio.sleep(min(max(left, 0.01), 0.1))
+
+    async def _keep(self) -> None:
+        while True:
+            sent = self._clock()
+            generation = self._generation
+            tick = await self._ask(self._mirror.truth.tick, self._its.out_long())
+            if tick is not None and generation == self._generation:
+                if not tick.is_member:
+                    self._its.failed(RemoteError("cluster: another process has taken this member's place", at_once=True))
+                else:
+                    self._until = sent + SURE * self._lease_s
+                    self._its.frontier.bench.deals_until = self._until
+                    await self._reconcile(tick)
+            await self._count_dead_rows()
+            due = sent + min(self._lease_s / 4, TICK_EVERY_S_MAX)
+            while (now := self._clock()) < due:
+                await self._settle_slots()
+                await asyncio.sleep(min(STEP_S, max(0.0, due - now)))
+
+    async def _count_dead_rows(self) -> None:
+        if (now := self._clock()) - self._dead_rows_at >= DEAD_ROWS_EVERY_S:
+            self._dead_rows_at = now
+            self.gauges.dead_rows = await self._ask(self._mirror.truth.dead_rows) or {}
+
+    async def _reconcile(self, tick: Tick) -> None:
+        """What the database says is so."""
+        mirror = self._mirror
+        moved = {
+            slot for slot in self._phases if slot in tick.held and mirror.epochs.get(slot, tick.held[slot]) != tick.held[slot]
+        }
+        self._lose(moved | (self._phases.keys() - tick.held.keys()))
+        for slot, epoch in tick.held.items():
+            if slot not in self._phases and slot not in tick.surplus:
+                self._phases[slot] = Phase.LOADING
+                self._wanted[slot] = epoch
+        self._heired |= tick.heired
+        unwanted = [slot for slot in tick.surplus if self._phases.get(slot, Phase.LOADING) is Phase.LOADING]
+        if unwanted:
+            for slot in unwanted:
+                self._phases.pop(slot, None)
+                self._wanted.pop(slot, None)
+            await self._ask(mirror.truth.release, unwanted)
+        self._leave({slot for slot in tick.surplus if self._phases.get(slot) is Phase.HELD})
+        again = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING and slot not in tick.surplus}
+        if again:
+            await self._ask(self._deal_again, again)
+        self._see(tick)
+        await self._pass_on(tick)
+
+    def _deal_again(self, slots: Collection[int]) -> None:
+        """Slots that were to be given up are wanted after all. (Engine.)"""
+        for slot in slots:
+            if slot in self._mirror.epochs and self._phases.get(slot) is Phase.LEAVING:
+                self._mirror.slots[slot] = 1
+                self._phases[slot] = Phase.HELD
+        self._store.slots_changed(0, {}, ())
+
+    def _see(self, tick: Tick) -> None:
+        """What the others do."""
+        mirror, now_alive = self._mirror, [view for view in tick.members if view.is_alive]
+        others = [decode_state(view.state).counts for view in tick.members if view.node != self._node and view.state]
+        mirror.elsewhere = total(others)
+        self._its.counted()
+        self._lost_disks.told(frozenset(view.number for view in tick.members if view.is_lost))
+        mine = tick.boxes.get(mirror.number)
+        self.gauges.oldest_message_s = mine.oldest_s if mine is not None else 0.0
+        alive = {view.number for view in now_alive}
+        lags = any(box.size > LAG_BYTES_MAX for member, box in tick.boxes.items() if member in alive or member == NOBODY)
+        if lags:
+            self._its.frontier.pause(Pause.EXCHANGE)
+        elif Pause.EXCHANGE in self._its.frontier.pauses:
+            self._its.frontier.resume(Pause.EXCHANGE)
+
+    async def _pass_on(self, tick: Tick) -> None:
+        """Whom to send to from now on; and messages for nobody, once every slot has an owner."""
+        alive = {view.number for view in tick.members if view.is_alive}
+        owners = {slot: owner if owner in alive else NOBODY for slot, owner in tick.owners.items()}
+        if owners != self._owners and await self._between_commits(self._route, owners):
+            self._owners = owners
+        if NOBODY not in owners.values() and any(member not in alive for member in tick.boxes):
+            await self._ask(self._mirror.truth.adopt, sorted(alive), ADOPTED_MAX)
+
+    def _route(self, owners: Mapping[int, int]) -> bool:
+        self._mirror.route(owners)
+        return True
+
+    # -- losing and giving up -------------------------------------------------------------------------------------
+
+    def _lose(self, slots: Collection[int]) -> None:
+        """These are not ours any more, from now on."""
+        if not slots:
+            return
+        held = {slot for slot in slots if self._phases.get(slot) is not Phase.LOADING}
+        for slot in slots:
+            self._phases.pop(slot, None)
+            self._wanted.pop(slot, None)
+            self._mirror.slots[slot] = 0
+            self._mirror.epochs.pop(slot, None)
+        self._dropping |= held
+        self.gauges.slots_lost += len(held)
+        self._pace()
+        self._its.evict(held, self.slot_of, self.slot_of_host)
+        self.on_lost(held)
+
+    def _leave(self, slots: Collection[int]) -> None:
+        """Nothing more of these is dealt; what is out ends as ever."""
+        if not slots:
+            return
+        for slot in slots:
+            self._phases[slot] = Phase.LEAVING
+            self._mirror.slots[slot] = 0
+        self._its.give_back_waiting(slots, self.slot_of_host)
+
+    async def _settle_slots(self) -> None:
+        """What was lost leaves the store; what is to be given up is, as soon as nothing of it is out or uncommitted."""
+        if self._dropping:
+            gone = sorted(self._dropping)
+            dropped = await self._between_commits(self._drop, gone)
+            if dropped:
+                self._dropping.difference_update(gone)
+        leaving = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING}
+        if leaving:
+            free = sorted(leaving - self._its.slots_out(self.slot_of))
+            released = await self._between_commits(self._release, free) if free else None
+            if released:
+                for slot in free:
+                    self._phases.pop(slot, None)
+                self._pace()
+
+    def _drop(self, slots: list[int]) -> bool:
+        gone = [slot for slot in slots if slot not in self._phases]
+        self._mirror.drop(gone)
+        self._store.slots_changed(0, {}, gone)
+        return True
+
+    def _release(self, slots: list[int]) -> bool:
+        self._mirror.drop(slots)
+        self._store.slots_changed(0, {}, slots)
+        self._mirror.truth.release(slots)
+        return True
+
+    def rewound(self) -> None:
+        """The store was opened anew, and this member has joined anew: what it holds now is known to the mirror alone."""
+        mirror = self._mirror
+        self._generation += 1
+        self._dropping.clear()
+        self._owners = {}
+        sure = {slot for slot, phase in self._phases.items() if phase is not Phase.LOADING}
+        for slot in [slot for slot in mirror.epochs if slot not in sure]:  # visits of it may still be ending
+            mirror.drop([slot])
+        lost = {slot for slot in self._phases if slot not in mirror.epochs}
+        self._lose(lost)
+        self._dropping.clear()
+        for slot, phase in self._phases.items():
+            mirror.slots[slot] = phase is Phase.HELD
+
+    def undone(self) -> None:
+        """What was not committed stands in the open batch again: but messages that are another's by now are not ours to admit."""
+        for id in sorted(self._mirror.gone_messages):
+            self._mirror.pending.discard(id)
+            if (message := self._messages.pop(id, None)) is not None:
+                self._its.forget_admitted(message.admitted)
+        self._mirror.gone_messages = frozenset()
+
+    def _pace(self) -> None:
+        """Without a slot there is nothing to deal."""
+        frontier = self._its.frontier
+        if any(phase is not Phase.LOADING for phase in self._phases.values()):
+            frontier.resume(Pause.DATABASE)
+        else:
+            frontier.pause(Pause.DATABASE)
+
+    # -- loading --------------------------------------------------------------------------------------------------
+
+    async def _load_loop(self, loader: ThreadPoolExecutor) -> None:
+        while True:
+            out = self._its.slots_out(self.slot_of)
+            wanted = {slot: epoch for slot, epoch in self._wanted.items() if slot not in out and slot not in self._dropping}
+            if wanted and not self._its.is_failing:
+                await self._load(wanted, loader)
+                self._pace()
+            if not self._opened.is_set() and self._phases and not self._wanted:
+                self._opened.set()
+            if not self._its.is_failing:
+                await self._lost_disks.search(self._its, self._held())
+            await asyncio.sleep(STEP_S)
+
+    async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
+        """Four cases: what is here is whole; there is nothing of a slot; the others are loaded, one after the other."""
+        generation, mirror = self._generation, self._mirror
+        kept = await self._ask(mirror.kept, wanted)
+        if kept is None or generation != self._generation:
+            return
+        await self._take({slot: wanted[slot] for slot in kept}, generation, 0)
+        missing = sorted(wanted.keys() - set(kept))
+        if not missing or await self._ask(self._cleared, missing) is None:
+            return
+        filled = await self._ask(mirror.truth.filled, missing)
+        if filled is None:
+            return
+        await self._take({slot: wanted[slot] for slot in missing if slot not in filled}, generation, 0)
+        for slot in sorted(filled):
+            if self._wanted.get(slot) == wanted[slot] and generation == self._generation:
+                began = self._clock()
+                sequence = await self._load_slot(slot, loader)
+                if sequence is None:
+                    return
+                self.gauges.loads += 1
+                self.gauges.load_seconds += self._clock() - began
+                await self._take({slot: wanted[slot]}, generation, sequence)
+                self._pace()
+
+    def _cleared(self, slots: Collection[int]) -> bool:
+        self._mirror.clear(slots)
+        return True
+
+    async def _load_slot(self, slot: int, loader: ThreadPoolExecutor) -> int | None:
+        """The greatest sequence in it; None: it could not be had."""
+        rows_of = self._mirror.truth.load(slot, LOAD_ROWS)
+        loop, sequence = asyncio.get_running_loop(), 0
+        try:
+            while (rows := await loop.run_in_executor(loader, _next, rows_of)) is not None:
+                greatest = await self._ask(self._mirror.put, rows)
+                if greatest is None or slot not in self._wanted:
+                    return None
+                sequence = max(sequence, greatest)
+        except StorageError as error:
+            self._its.failed(error)
+            return None
+        return sequence
+
+    async def _take(self, slots: Mapping[int, int], generation: int, sequence: int) -> None:
+        """From now on these are dealt from."""
+        if slots:
+            heired = {slot: self._heired.pop(slot) for slot in slots if slot in self._heired}
+            self.gauges.takeovers += len(heired)
+            accused = await self._ask(self._mirror.truth.out_long, sorted(set(heired.values()))) if heired else []
+            taken = await self._between_commits(self._took, slots, generation, sequence)
+            if taken:
+                for slot in taken:
+                    self._wanted.pop(slot, None)
+                await self._suspect(
+                    [key for key in accused or () if key.startswith(ROBOTS_KEY) or heired.get(key[0]) is not None]
+                )
+                self._its.restocked()
+
+    def _took(self, slots: Mapping[int, int], generation: int, sequence: int) -> list[int]:
+        """(Engine.)"""
+        own = {slot: epoch for slot, epoch in slots.items() if self._wanted.get(slot) == epoch}
+        if generation != self._generation or not own:
+            return []
+        suspects = self._mirror.take(own, sequence, self._clock())
+        self._store.slots_changed(self._mirror.sequence, suspects, own)
+        for slot in own:
+            self._phases[slot] = Phase.HELD
+        return list(own)
+
+    async def _suspect(self, keys: list[bytes]) -> None:
+        """What the member that had these slots was at for long, when it was last heard of, may have been its end."""
+        if keys:
+            logger.warning("cluster: %d visits of a member that is gone are suspected of its end: one at a time", len(keys))
+            await self._between_commits(self._accuse, keys)
+
+    def _accuse(self, keys: Iterable[bytes]) -> None:
+        counts = self._store.suspects()
+        self._store.set_suspects({key: counts.get(key, 0) + 1 for key in keys})
+
+    def _held(self) -> set[tuple[int, int]]:
+        """(slot, epoch)"""
+        epochs = self._mirror.epochs
+        return {(slot, epochs[slot]) for slot, phase in self._phases.items() if phase is Phase.HELD and slot in epochs}
+
+    # -- messages, and the end ------------------------------------------------------------------------------------
+
+    async def _receive_loop(self) -> None:
+        while True:
+            frontier = self._its.frontier
+            read: list[tuple[int, bytes]] | None = None
+            if not frontier.draining and not self._wanted and self._phases:
+                read = await self._ask(self._mirror.truth.receive, sorted(self._mirror.pending), MESSAGES_MAX)
+            for id, data in read or ():
+                message = message_of(id, data)
+                self._mirror.pending.add(id)
+                self._messages[id] = message
+                committed = await frontier.receive(message.admitted, message.robots, message.denials)
+                committed.add_done_callback(lambda done, message=message: self._received(message))  # type: ignore[misc]
+            if not read:
+                await asyncio.sleep(RECEIVE_EVERY_S)
+
+    def _received(self, message: Message) -> None:
+        if self._messages.pop(message.id, None) is not None:
+            self.gauges.links_received += message.links
+
+    async def _see_the_end(self) -> None:
+        """With the last counts of all."""
+        tick = await self._ask(self._mirror.truth.tick, [])
+        if tick is not None:
+            self._see(tick)
+            self._its.frontier.finish()
+
+    async def _end_loop(self) -> None:
+        """The crawl is over when, in one snapshot, nobody reads lists, nothing is on its way, and nothing waits."""
+        while True:
+            if self._may_be_over():
+                end = await self._ask(self._mirror.truth.end)
+                if end is not None and not end.is_seeding and not end.has_messages:
+                    counts = total([decode_state(state).counts for state in end.states if state])
+                    if counts.waiting + counts.retrying == 0 and self._may_be_over():
+                        await self._see_the_end()
+            await asyncio.sleep(END_EVERY_S)
+
+    def _may_be_over(self) -> bool:
+        """Whether there is nothing left to do here."""
+        is_idle = self._its.may_end and self._its.is_idle
+        return is_idle and bool(self._phases) and not self._wanted and not self._lost_disks.are_left(self._held())
+
+
+def _next(rows: Iterator[list[tuple[int, Row]]]) -> list[tuple[int, Row]] | None:
+    return next(rows, None)

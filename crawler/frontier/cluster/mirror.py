@@ -1,0 +1,435 @@
+"""Between a member's RocksDB and the truth. The store decides and collects its writes as ever; here they are translated to rows,
+made true, and only then written, unsynced: RocksDB is a working copy.
+
+The laws. What is written here with a commit is true. A slot's copy may be used again if nobody else has had the slot since, and
+every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. What is
+written here ahead of a commit (links that became due) goes with the next one; until then the notes of its slots are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+from rocksdict import WriteBatch
+
+from crawler.core.batch import Prepared
+from crawler.core.errors import RemoteError, StorageError
+from crawler.core.keys import HOST_BYTES, SLOTS, GroupOf, Share
+from crawler.core.urls import host_key
+from crawler.frontier.cluster.truth import NOBODY, Changes, Joined, Row, RowKey, Truth
+from crawler.frontier.parts_reader import total
+from crawler.frontier.rocksdb.database import Database, translated
+from crawler.frontier.rocksdb.layout import (
+    IDENTITY_KEY,
+    MARK,
+    POSITION,
+    PROGRESS,
+    QUEUE_KEY_BYTES,
+    RECRAWL_KEY,
+    STATE_KEY,
+    SUSPECT,
+    decode_host,
+    decode_state,
+)
+from crawler.frontier.rocksdb.upstream import Ops, Recorded
+from crawler.frontier.store import Counts
+from crawler.frontier.suspects import ROBOTS_KEY
+
+COPY: Final = b"copy:"
+"""Behind it a slot: under which epoch it was held, and the greatest sequence then."""
+COMMITS_KEY: Final = b"commits"
+"""How many commits of this member are in this copy."""
+BOX: Final = "\0box"
+SEEDS_ENDED: Final = "\0seeds"
+"""Positions that are none: messages that were taken in; and that this member has read its lists to their end."""
+NOT_OURS: Final = 255
+"""In ``Share.owners``: nobody owns the slot, or it is being loaded."""
+MEMBERS_MAX: Final = 254
+
+KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
+WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
+_FAMILIES: Final = ({code: name for name, code in KNOWN_FAMILIES.items()}, {code: name for name, code in WORK_FAMILIES.items()})
+_BY_SLOT: Final = ("seen", "queue", "host", "page")
+_BY_TIME: Final = ("ready", "due")
+_OWN: Final = (MARK, POSITION, PROGRESS, SUSPECT + ROBOTS_KEY, IDENTITY_KEY, RECRAWL_KEY)
+
+
+class Messages(Protocol):
+    """What the journal has packed for others."""
+
+    def take(self) -> list[tuple[int, bytes]]:
+        """(member, message) of the batch that was appended last."""
+
+
+class _Sent(Struct):
+    """A commit that may be true."""
+
+    commits: int
+    ops: Ops
+    carried: frozenset[int]
+
+
+class Mirror:
+    """See ``Upstream``. ``joined``: as this process has joined. ``tells_whole``: its counts are the crawl's, not its own.
+
+    The engine thread calls it, but for ``slots`` and ``share``, which others read."""
+
+    def __init__(self, truth: Truth, joined: Joined, group_of: GroupOf | None, *, tells_whole: bool) -> None:
+        self.truth: Final = truth
+        self.number: Final = joined.number
+        self.share: Final = Share(0, bytes((NOT_OURS,)) * SLOTS, joined.secret, group_of)
+        self.members: list[int] = [joined.number]
+        """By their numbers in ``share.owners``; none at NOT_OURS."""
+        self.slots = bytearray(SLOTS)
+        self.taken_at = [0.0] * SLOTS
+        self.sequence = 0
+        self.epochs: dict[int, int] = {}
+        """Of the slots that are held here: loaded, and written only here."""
+        self.elsewhere: Counts = Counts()
+        """What the other nodes have counted."""
+        self.messages: Messages | None = None
+        self.pending: set[int] = set()
+        """Messages taken in that no commit has made true yet."""
+        self.gone_messages: frozenset[int] = frozenset()
+        """Of these, those that are not ours any more, since this member has joined anew."""
+        self.is_sure = True
+        """Whether it is known here what is true."""
+        self._tells_whole = tells_whole
+        self._joined, self._state, self._commits = joined, joined.state, joined.commits
+        self._keys_by = self.share.keys_by()
+        self._database: Database | None = None
+        self._notes: dict[int, bytes] = {}
+        self._carried: Ops = {}
+        self._sent: _Sent | None = None
+        self._boxes: Sequence[tuple[int, bytes]] = ()
+        self._taken: list[int] = []
+        self._seeds_ended = False
+        self._has_left = False
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    def rejoin(self) -> None:
+        self._joined = self.truth.join(seeding=False)
+        if self.pending:
+            self.gone_messages = frozenset(self.pending - self.truth.still_mine(sorted(self.pending)))
+
+    def opened(self, database: Database) -> None:
+        self._database = database
+        joined, sent = self._joined, self._sent
+        if sent is not None and joined.commits == sent.commits and self._copied() == sent.commits - 1:
+            self._apply(sent)  # its COMMIT was not answered, but done
+        self._sent = None
+        self._carried, self._boxes, self._taken, self._seeds_ended = {}, (), [], False
+        is_whole = self._copied() == joined.commits
+        self._commits, self._state = joined.commits, joined.state
+        self._keep_slots(joined, is_whole)
+        self._bring_own(joined)
+        self.is_sure = True
+
+    def _copied(self) -> int:
+        value = self._base.get("meta", COMMITS_KEY)
+        return int.from_bytes(value, "big") if value is not None else 0
+
+    def _apply(self, sent: _Sent) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for (family, key), value in sent.ops.items():
+            if value is None:
+                batch.delete(key, self._base.handle(family))
+            else:
+                batch.put(key, value, self._base.handle(family))
+        self._note_commit(batch, sent)
+        self._base.write(batch, sync=False)
+
+    def _keep_slots(self, joined: Joined, is_whole: bool) -> None:
+        """Of the slots that are still this member's, those whose copy is whole are dealt from; the others are loaded anew."""
+        database, meta = self._base, self._base.handle("meta")
+        noted = {key[len(COPY)]: value for key, value in database.scan("meta", COPY)}
+        batch = WriteBatch(raw_mode=True)
+        self._notes.clear()
+        self.epochs.clear()
+        for slot, value in noted.items():
+            epoch, sequence = _note_of(value)
+            if not is_whole:
+                batch.delete(COPY + bytes((slot,)), meta)
+                continue
+            self.sequence = max(self.sequence, sequence)
+            self._notes[slot] = value
+            if joined.held.get(slot) == epoch + 1:
+                self.epochs[slot] = epoch + 1
+                self._notes[slot] = _note(epoch + 1, sequence)
+                batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
+        batch.put(COMMITS_KEY, joined.commits.to_bytes(8, "big"), meta)
+        database.write(batch, sync=False)
+        owners = bytearray(self.share.owners)
+        for slot in range(SLOTS):
+            is_held = slot in self.epochs
+            self.slots[slot] = is_held
+            if is_held or owners[slot] == self.share.own:
+                owners[slot] = self.share.own if is_held else NOT_OURS
+        self.share.owners = bytes(owners)
+
+    def _bring_own(self, joined: Joined) -> None:
+        """What only this member writes stands here as it is true."""
+        database, meta = self._base, self._base.handle("meta")
+        batch = WriteBatch(raw_mode=True)
+        for prefix in _OWN:
+            for key, _ in database.scan("meta", prefix):
+                if key not in joined.own:
+                    batch.delete(key, meta)
+        for key, value in joined.own.items():
+            batch.put(key, value, meta)
+        if joined.state:
+            batch.put(STATE_KEY, joined.state, meta)
+        else:
+            batch.delete(STATE_KEY, meta)
+        database.write(batch, sync=False)
+
+    @property
+    def _base(self) -> Database:
+        assert self._database is not None
+        return self._database
+
+    # -- what a store asks ----------------------------------------------------------------------------------------
+
+    def batch(self) -> Recorded:
+        return Recorded(self._base.names)
+
+    def enclose(self, prepared: Prepared) -> None:
+        self._boxes = self.messages.take() if self.messages is not None else ()
+        self._taken = []
+        for admitted in prepared.batch.admitted:
+            source, value = admitted.position or ("", b"")
+            if source == BOX:
+                self._taken.append(int.from_bytes(value, "big"))
+            elif source == SEEDS_ENDED:
+                self._seeds_ended = True
+
+    def is_message(self, source: str) -> bool:
+        return source in (BOX, SEEDS_ENDED)
+
+    def refuse_foreign(self, keys: Iterable[bytes]) -> None:
+        if any(key[0] not in self.epochs for key in keys):
+            raise RemoteError("slots of this node were lost: what is not committed is made again", at_once=True)
+
+    def suspects_held(self, counts: Mapping[bytes, int]) -> dict[bytes, int]:
+        return {key: count for key, count in counts.items() if key.startswith(ROBOTS_KEY) or key[0] in self.epochs}
+
+    def total(self, counts: Counts) -> Counts:
+        return total([counts, self.elsewhere]) if self._tells_whole else counts
+
+    # -- what is true, and then here ------------------------------------------------------------------------------
+
+    def write(self, batch: Recorded, *, sync: bool) -> None:
+        if not sync:
+            self._write_ahead(batch)
+            return
+        ops = self._carried | batch.ops
+        carried = frozenset(self._slots_of(self._carried))
+        changes = self._changes(ops)
+        self.refuse_foreign(bytes((slot,)) for slot in changes.slots)
+        sent = _Sent(self._commits + 1, batch.ops, carried)
+        self._sent, self.is_sure = sent, False
+        self.truth.commit(changes)
+        self._note_commit(batch.raw, sent)
+        self._base.write(batch.raw, sync=False)
+        self._sent, self.is_sure = None, True
+        self._commits, self._state = sent.commits, changes.state
+        self._carried = {}
+        self.pending.difference_update(self._taken)
+        self._boxes, self._taken, self._seeds_ended = (), [], False
+
+    def _write_ahead(self, batch: Recorded) -> None:
+        for slot in self._slots_of(batch.ops):
+            batch.raw.delete(COPY + bytes((slot,)), self._base.handle("meta"))
+        self._base.write(batch.raw, sync=False)
+        self._carried |= batch.ops
+
+    def _note_commit(self, batch: WriteBatch, sent: _Sent) -> None:
+        meta = self._base.handle("meta")
+        batch.put(COMMITS_KEY, sent.commits.to_bytes(8, "big"), meta)
+        for slot in sent.carried:
+            if slot in self._notes:
+                batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
+
+    def _changes(self, ops: Ops) -> Changes:
+        changes = Changes(self._commits, self._state, {}, [], [], [], [], [], [], self._boxes, self._taken, self._seeds_ended)
+        slots: set[int] = set()
+        for (family, key), value in ops.items():
+            if family == "meta":
+                self._change_meta(changes, slots, key, value)
+            elif family != "ready":  # it follows from the hosts
+                slot = self._slot(family, key)
+                slots.add(slot)
+                code = KNOWN_FAMILIES.get(family)
+                if code is not None:
+                    _add(changes.known, changes.known_gone, slot, code, key, value)
+                else:
+                    _add(changes.work, changes.work_gone, slot, WORK_FAMILIES[family], key, value)
+        changes.slots = {slot: self.epochs.get(slot, -1) for slot in sorted(slots)}
+        return changes
+
+    def _change_meta(self, changes: Changes, slots: set[int], key: bytes, value: bytes | None) -> None:
+        if key == STATE_KEY:
+            changes.state = value or b""
+        elif _is_suspect(key):
+            slot = key[len(SUSPECT)]
+            slots.add(slot)
+            _add(changes.work, changes.work_gone, slot, WORK_FAMILIES["suspect"], key[len(SUSPECT) :], value)
+        elif key.startswith(_OWN):
+            if value is None:
+                changes.own_gone.append(key)
+            else:
+                changes.own.append((key, value))
+
+    def _slot(self, family: str, key: bytes) -> int:
+        if family in _BY_TIME:
+            return key[8]
+        if family == "robots":
+            return self._keys_by.host(host_key(f"{key.decode()}/"))[0]
+        return key[0]
+
+    def _slots_of(self, ops: Ops) -> set[int]:
+        places = (place for place in ops if place[0] not in ("meta", "ready"))
+        suspects = {key[len(SUSPECT)] for family, key in ops if family == "meta" and _is_suspect(key)}
+        return {self._slot(family, key) for family, key in places} | suspects
+
+    # -- slots that come and go -----------------------------------------------------------------------------------
+
+    @translated
+    def kept(self, slots: Mapping[int, int]) -> list[int]:
+        """Of slots just got under these epochs, those whose copy here is whole."""
+        return [
+            slot for slot, epoch in slots.items() if slot in self._notes and _note_of(self._notes[slot])[0] in (epoch - 1, epoch)
+        ]
+
+    @translated
+    def clear(self, slots: Collection[int]) -> None:
+        """Forget what is here of them: they are about to be loaded."""
+        base, meta, gone = self._base, self._base.handle("meta"), frozenset(slots)
+        batch = WriteBatch(raw_mode=True)
+        for slot in gone:
+            self._notes.pop(slot, None)
+            batch.delete(COPY + bytes((slot,)), meta)
+            end = bytes((slot + 1,)) if slot + 1 < SLOTS else b"\xff" * 64
+            for family in _BY_SLOT:
+                batch.delete_range(bytes((slot,)), end, base.handle(family))
+        for family in _BY_TIME:
+            for key, _ in base.scan(family):
+                if key[8] in gone:
+                    batch.delete(key, base.handle(family))
+        for key, _ in base.scan("robots"):
+            if self._slot("robots", key) in gone:
+                batch.delete(key, base.handle("robots"))
+        for key, _ in base.scan("meta", SUSPECT):
+            if _is_suspect(key) and key[len(SUSPECT)] in gone:
+                batch.delete(key, meta)
+        base.write(batch, sync=False)
+
+    @translated
+    def put(self, rows: Sequence[tuple[int, Row]]) -> int:
+        """Rows of a slot that is loaded; the greatest sequence among them."""
+        base, batch, sequence = self._base, WriteBatch(raw_mode=True), 0
+        handles = [{code: base.handle("meta" if name == "suspect" else name) for code, name in by.items()} for by in _FAMILIES]
+        ready = base.handle("ready")
+        for table, (_, family, key, value) in rows:
+            if table:
+                if family == WORK_FAMILIES["queue"]:
+                    sequence = max(sequence, int.from_bytes(key[9:QUEUE_KEY_BYTES], "big"))
+                elif family == WORK_FAMILIES["due"]:
+                    sequence = max(sequence, int.from_bytes(key[17:25], "big"))
+                elif family == WORK_FAMILIES["suspect"]:
+                    key = SUSPECT + key
+                elif family == WORK_FAMILIES["host"] and len(key) == HOST_BYTES:
+                    record = decode_host(value)
+                    if (entry := record.ready_key(key)) is not None:
+                        batch.put(entry, b"", ready)
+            batch.put(key, value, handles[table][family])
+        base.write(batch, sync=False)
+        return sequence
+
+    @translated
+    def take(self, slots: Mapping[int, int], sequence: int, now: float) -> dict[bytes, int]:
+        """From now on these slots (with their epochs) are held: all of them is here. Suspects that stand in them."""
+        batch, meta = WriteBatch(raw_mode=True), self._base.handle("meta")
+        self.sequence = max(self.sequence, sequence)
+        owners = bytearray(self.share.owners)
+        for slot, epoch in slots.items():
+            before = _note_of(self._notes[slot])[1] if slot in self._notes else 0
+            self._notes[slot] = _note(epoch, max(sequence, before, self._sequence_now()))
+            batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
+            self.epochs[slot], self.taken_at[slot], self.slots[slot] = epoch, now, 1
+            owners[slot] = self.share.own
+        self._base.write(batch, sync=False)
+        self.share.owners = bytes(owners)
+        found = self._base.scan("meta", SUSPECT)
+        return {key[len(SUSPECT) :]: int(value) for key, value in found if _is_suspect(key) and key[len(SUSPECT)] in slots}
+
+    def _sequence_now(self) -> int:
+        return decode_state(self._state).sequence if self._state else 0
+
+    def drop(self, slots: Collection[int]) -> None:
+        """These are held no more. Their copies stay."""
+        owners = bytearray(self.share.owners)
+        for slot in slots:
+            self.slots[slot] = 0
+            self.epochs.pop(slot, None)
+            if owners[slot] == self.share.own:
+                owners[slot] = NOT_OURS
+        self.share.owners = bytes(owners)
+        gone = frozenset(slots)
+        if self._carried and (lost := gone & self._slots_of(self._carried)):
+            for slot in lost:
+                self._notes.pop(slot, None)  # it was deleted on disk when this was written
+            self._carried = {
+                (family, key): value
+                for (family, key), value in self._carried.items()
+                if not self._slots_of({(family, key): value}) & gone
+            }
+
+    def route(self, owners: Mapping[int, int]) -> None:
+        """Whom to send to what others own: slot → member."""
+        others = sorted({owner for owner in owners.values() if owner not in (NOBODY, self.number)})
+        if len(others) >= MEMBERS_MAX:
+            raise StorageError(f"cluster: more than {MEMBERS_MAX} members: take fewer nodes, or fewer --processes", final=True)
+        numbers = {member: number for number, member in enumerate(others, 1)}
+        self.members = [self.number, *others]
+        self.share.owners = bytes(
+            self.share.own if slot in self.epochs else numbers.get(owners.get(slot, NOBODY), NOT_OURS) for slot in range(SLOTS)
+        )
+
+    def member_of(self, number: int) -> int:
+        """The member that a number in ``share.owners`` stands for."""
+        return self.members[number] if number < len(self.members) else NOBODY
+
+    def leave(self) -> None:
+        if self._has_left:
+            return
+        self._has_left = True
+        try:
+            self.truth.leave()
+        except StorageError:
+            pass  # the leases end by themselves
+        finally:
+            self.truth.close()
+
+
+def _add(puts: list[Row], gone: list[RowKey], slot: int, family: int, key: bytes, value: bytes | None) -> None:
+    if value is None:
+        gone.append((slot, family, key))
+    else:
+        puts.append((slot, family, key, value))
+
+
+def _is_suspect(key: bytes) -> bool:
+    """Of a link, which stands in its slot; those of robots rules are the member's own."""
+    return key.startswith(SUSPECT) and not key.startswith(SUSPECT + ROBOTS_KEY)
+
+
+def _note(epoch: int, sequence: int) -> bytes:
+    return epoch.to_bytes(8, "big") + sequence.to_bytes(8, "big")
+
+
+def _note_of(value: bytes) -> tuple[int, int]:
+    return int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")

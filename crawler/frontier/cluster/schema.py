@@ -1,0 +1,109 @@
+"""The tables of a cluster's crawl, in a schema of its own, made and migrated by the program. Plain SQL that Citus has too: no
+trigger, no LISTEN, no advisory lock but for the making, ON CONFLICT only by key.
+
+``known`` and ``work`` are what the members' stores hold, row by row (see ``crawler.frontier.rocksdb.layout``): ``known`` grows
+and stays, ``work`` comes and goes; so that vacuuming the one need not read the other. A slot is one range of either's key.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCHEMA: Final = 1
+SLOTS: Final = 256
+PARTITIONS: Final = 16
+
+TABLES: Final = f"""
+CREATE TABLE crawl (one boolean PRIMARY KEY DEFAULT true CHECK (one), schema int NOT NULL, identity text NOT NULL,
+  secret bytea NOT NULL, url_rules int NOT NULL);
+CREATE TABLE member (id int GENERATED ALWAYS AS IDENTITY, dir uuid PRIMARY KEY, node uuid NOT NULL, name text NOT NULL,
+  incarnation bigint NOT NULL DEFAULT 1, seen timestamptz NOT NULL, here boolean NOT NULL DEFAULT true,
+  seeding boolean NOT NULL, lost boolean NOT NULL DEFAULT false,
+  commits bigint NOT NULL DEFAULT 0, state bytea NOT NULL DEFAULT '', out_long bytea[] NOT NULL DEFAULT '{{}}')
+  WITH (fillfactor = 50);
+CREATE TABLE slot (id smallint PRIMARY KEY, owner int, epoch bigint NOT NULL DEFAULT 0, until timestamptz) WITH (fillfactor = 20);
+INSERT INTO slot (id) SELECT generate_series(0, {SLOTS - 1});
+CREATE TABLE known (slot smallint NOT NULL, family smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
+  PRIMARY KEY (slot, family, key)) PARTITION BY RANGE (slot);
+CREATE TABLE work (slot smallint NOT NULL, family smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
+  PRIMARY KEY (slot, family, key)) PARTITION BY RANGE (slot);
+DO $$ BEGIN FOR i IN 0..{PARTITIONS - 1} LOOP
+  EXECUTE format('CREATE TABLE known_%s PARTITION OF known FOR VALUES FROM (%s) TO (%s) WITH (fillfactor = 85)',
+    i, i * {SLOTS // PARTITIONS}, (i + 1) * {SLOTS // PARTITIONS});
+  EXECUTE format('CREATE TABLE work_%s PARTITION OF work FOR VALUES FROM (%s) TO (%s) WITH (fillfactor = 60,
+    autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0)',
+    i, i * {SLOTS // PARTITIONS}, (i + 1) * {SLOTS // PARTITIONS});
+END LOOP; END $$;
+CREATE TABLE own (member int NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (member, key))
+  WITH (fillfactor = 50);
+CREATE TABLE box (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, dest int NOT NULL,
+  made timestamptz NOT NULL DEFAULT clock_timestamp(), data bytea NOT NULL);
+CREATE INDEX box_dest ON box (dest);
+ALTER TABLE box ALTER data SET STORAGE EXTERNAL;
+"""  # noqa: S608 - of our own constants
+
+MIGRATIONS: Final[dict[int, str]] = {}
+"""From a schema to the next one."""
+
+TICK: Final = """
+WITH beat AS (UPDATE member SET seen = clock_timestamp(), out_long = %(out)s WHERE id = %(id)s AND incarnation = %(inc)s
+  RETURNING id),
+fair AS (SELECT ceil(256::numeric / (1 + count(*)))::int AS most FROM member
+  WHERE id <> %(id)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s)),
+mine AS (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM slot WHERE owner = %(id)s AND until > clock_timestamp()),
+free AS (SELECT id, owner FROM slot WHERE owner IS NULL OR until < clock_timestamp() ORDER BY id
+  LIMIT greatest(0, (SELECT most FROM fair) - (SELECT count(*) FROM mine)) FOR UPDATE SKIP LOCKED),
+held AS (UPDATE slot s SET owner = %(id)s, until = clock_timestamp() + make_interval(secs => %(lease)s),
+    epoch = epoch + CASE WHEN s.id IN (SELECT id FROM free) THEN 1 ELSE 0 END
+  WHERE EXISTS (SELECT FROM beat) AND (s.owner = %(id)s AND s.until > clock_timestamp() OR s.id IN (SELECT id FROM free))
+  RETURNING s.id, s.epoch)
+SELECT held.id, held.epoch, coalesce(mine.rank > fair.most, false), free.owner
+FROM held CROSS JOIN fair LEFT JOIN mine ON mine.id = held.id LEFT JOIN free ON free.id = held.id
+"""
+OWNERS: Final = "SELECT id, CASE WHEN until > clock_timestamp() THEN owner END FROM slot"
+MEMBERS: Final = """SELECT id, node::text, name, extract(epoch FROM clock_timestamp() - seen)::float8,
+  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state FROM member ORDER BY id"""
+BOXES: Final = """SELECT dest, count(*), sum(octet_length(data)), extract(epoch FROM clock_timestamp() - min(made))::float8
+  FROM box GROUP BY dest"""
+
+JOIN: Final = """
+INSERT INTO member (dir, node, name, seen, seeding) VALUES (%(dir)s, %(node)s, %(name)s, clock_timestamp(), %(seeding)s)
+ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = excluded.name, seen = excluded.seen, here = true,
+  seeding = member.seeding OR excluded.seeding
+RETURNING id, incarnation, commits, state, lost
+"""
+KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
+  WHERE owner = %(id)s RETURNING id, epoch"""
+
+# A fence fails by itself, so that the rest of the pipeline is not run.
+FENCE_MEMBER: Final = """WITH m AS (
+  UPDATE member SET commits = commits + 1, state = %(state)b, seeding = seeding AND NOT %(ended)s
+  WHERE id = %(id)s AND incarnation = %(inc)s AND commits = %(commits)s RETURNING 1) SELECT 1 / count(*) FROM m"""
+FENCE_SLOTS: Final = """SELECT 1 / (count(*) = cardinality(%(slots)b::smallint[]))::int FROM (
+  SELECT s.id FROM slot s JOIN unnest(%(slots)b::smallint[], %(epochs)b::bigint[]) AS held (id, epoch) USING (id, epoch)
+  WHERE s.owner = %(id)s AND s.until > clock_timestamp() ORDER BY s.id FOR SHARE OF s) f"""
+TAKE: Final = """WITH gone AS (DELETE FROM box WHERE id = ANY(%(ids)b::bigint[]) AND dest = %(id)s RETURNING id)
+  SELECT 1 / (count(*) = cardinality(%(ids)b::bigint[]))::int FROM gone"""
+PUT: Final = """INSERT INTO {table} (slot, family, key, value)
+  SELECT * FROM unnest(%b::smallint[], %b::smallint[], %b::bytea[], %b::bytea[])
+  ON CONFLICT (slot, family, key) DO UPDATE SET value = excluded.value"""
+DELETE: Final = """DELETE FROM {table} t USING unnest(%b::smallint[], %b::smallint[], %b::bytea[]) AS gone (slot, family, key)
+  WHERE t.slot = gone.slot AND t.family = gone.family AND t.key = gone.key"""
+PUT_OWN: Final = """INSERT INTO own (member, key, value) SELECT %b::int, * FROM unnest(%b::bytea[], %b::bytea[])
+  ON CONFLICT (member, key) DO UPDATE SET value = excluded.value"""
+DELETE_OWN: Final = "DELETE FROM own WHERE member = %b AND key = ANY(%b::bytea[])"
+SEND: Final = "INSERT INTO box (dest, data) SELECT * FROM unnest(%b::int[], %b::bytea[])"
+RECEIVE: Final = "SELECT id, data FROM box WHERE dest = %b AND id <> ALL(%b::bigint[]) ORDER BY id LIMIT %b"
+ADOPT: Final = """UPDATE box SET dest = %b WHERE id IN (
+  SELECT id FROM box WHERE dest <> ALL(%b::int[]) ORDER BY id LIMIT %b FOR UPDATE SKIP LOCKED)"""
+FILLED: Final = """SELECT id FROM slot WHERE id = ANY(%b::smallint[]) AND
+  (EXISTS (SELECT FROM work WHERE slot = slot.id) OR EXISTS (SELECT FROM known WHERE slot = slot.id))"""
+DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false WHERE node::text = %(node)s AND NOT EXISTS (
+  SELECT FROM member WHERE node::text = %(node)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s))
+  RETURNING id"""
+GIVEN_UP: Final = """UPDATE slot SET owner = NULL, until = NULL
+  WHERE owner IN (SELECT id FROM member WHERE node::text = %(node)s)"""
+DEAD_ROWS: Final = """SELECT split_part(relname, '_', 1), sum(n_dead_tup)::bigint FROM pg_stat_user_tables
+  WHERE schemaname = %s GROUP BY 1"""
+END: Final = """SELECT (SELECT coalesce(bool_or(seeding), false) FROM member WHERE NOT lost), EXISTS (SELECT FROM box),
+  (SELECT array_agg(state) FROM member)"""

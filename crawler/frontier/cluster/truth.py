@@ -1,0 +1,154 @@
+"""What a member of a cluster asks of the database that holds the truth, and what it is told. One seam: ``Truth``.
+
+The laws: a slot has one owner, by the database's clock; only its owner changes what stands in it, and only while it is the
+owner; a commit is one transaction. Every method may raise RemoteError: the database is not to be had (nothing is known of what
+was under way), or it says that slots are lost (``at_once``: nothing was changed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+NOBODY: Final = 0
+"""In place of a member's number: no member owns the slot, or the message is for whoever comes to own it."""
+
+Row = tuple[int, int, bytes, bytes]
+"""(slot, family, key, value)"""
+RowKey = tuple[int, int, bytes]
+
+
+class Joined(Struct, frozen=True):
+    """A member as it joins, again or for the first time."""
+
+    number: int
+    """Of this member, for ever: in the names of its files too."""
+    secret: int
+    """Of the crawl's fingerprints."""
+    commits: int
+    """How many of its own are true."""
+    state: bytes
+    """As its last commit left it; empty if there was none."""
+    own: dict[bytes, bytes]
+    """What only this member writes: marks, positions, progress."""
+    held: dict[int, int]
+    """Slots that are still its own, and their epochs, which are new."""
+    now: float
+    """The database's clock, seconds since the epoch."""
+
+
+class Changes(Struct):
+    """One commit. Puts replace; deletes may name what is not there."""
+
+    commits: int
+    """How many there were before."""
+    state: bytes
+    slots: dict[int, int]
+    """Every slot that is touched, and its epoch."""
+    known: list[Row]
+    known_gone: list[RowKey]
+    work: list[Row]
+    work_gone: list[RowKey]
+    own: list[tuple[bytes, bytes]]
+    own_gone: list[bytes]
+    boxes: Sequence[tuple[int, bytes]] = ()
+    """(member, message)"""
+    taken: Sequence[int] = ()
+    """Messages that this commit makes true."""
+    seeds_ended: bool = False
+
+
+class MemberView(Struct, frozen=True):
+    """A member as the others see it."""
+
+    number: int
+    node: str
+    name: str
+    seen_ago_s: float
+    is_alive: bool
+    is_seeding: bool
+    is_lost: bool
+    state: bytes
+
+
+class BoxView(Struct, frozen=True):
+    """What waits for one member."""
+
+    messages: int
+    size: int
+    oldest_s: float
+
+
+class Tick(Struct, frozen=True):
+    """How things stand, once this member has said that it lives."""
+
+    held: dict[int, int]
+    """Slot → epoch, of all that are this member's for another lease."""
+    surplus: frozenset[int]
+    """Of these, what it has too many."""
+    heired: dict[int, int]
+    """Of these, what it has just got from a member that had not given it up: slot → that member."""
+    owners: dict[int, int]
+    """Slot → the member that leases it, NOBODY."""
+    members: list[MemberView]
+    boxes: dict[int, BoxView]
+    """By member."""
+    is_member: bool = True
+    """False: another process has joined in this one's place."""
+
+
+class End(Struct, frozen=True):
+    """The whole crawl in one snapshot."""
+
+    is_seeding: bool
+    has_messages: bool
+    states: list[bytes]
+
+
+class Truth(Protocol):
+    """One session, used by one thread at a time."""
+
+    def join(self, *, seeding: bool) -> Joined:
+        """From now on earlier processes of this member can commit nothing. Waits for a commit of theirs that is under way."""
+
+    def tick(self, out_long: Sequence[bytes]) -> Tick:
+        """Renew the lease of all slots held, and take free ones up to a fair share. ``out_long``: visits an heir must suspect."""
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Give these slots up: others may have them at once."""
+
+    def leave(self) -> None:
+        """Give all slots up, and be no member any more until the next ``join``."""
+
+    def commit(self, changes: Changes) -> None:
+        """All of it or nothing, only while every slot is held, in one round trip."""
+
+    def filled(self, slots: Sequence[int]) -> list[int]:
+        """Of these slots, those of which there is anything."""
+
+    def load(self, slot: int, rows_max: int) -> Iterator[list[tuple[int, Row]]]:
+        """All rows of a slot, so many at a time: (table, row). By a session of its own, from any one thread."""
+
+    def receive(self, without: Sequence[int], limit: int) -> list[tuple[int, bytes]]:
+        """The oldest messages for this member, but for these."""
+
+    def still_mine(self, messages: Sequence[int]) -> set[int]:
+        """Of these messages, those that are still for this member."""
+
+    def adopt(self, alive: Sequence[int], limit: int) -> int:
+        """Take over messages for members that are not among these; how many."""
+
+    def out_long(self, members: Sequence[int]) -> list[bytes]:
+        """What these members were at for long when they were last heard of."""
+
+    def marks_of(self, members: Sequence[int]) -> Mapping[bytes, bytes]:
+        """What stands in ``own`` of these members about their files, by key."""
+
+    def dead_rows(self) -> Mapping[str, int]:
+        """By table: those that vacuum has not taken away yet."""
+
+    def end(self) -> End: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,235 @@
+"""``run --cluster``: one crawl on several nodes, each a process here, over one PostgreSQL; each may be killed, frozen or cut off
+at any time, and so may the database.
+
+CLUSTER_PAGES=20000 pytest -s -m slow tests/process/test_cluster.py    crawls that many pages
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.clusters import SETTINGS, Cluster, check_spacing, tree, until, url_of
+from support.crews import kill, parts_of
+from support.db_proxy import Proxy
+from support.postgres import PASSWORD, postgres
+from support.programs import command, port_of_its_own, rows_of
+
+PAGES = int(os.environ.get("CLUSTER_PAGES", "600"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path):
+    cluster = Cluster(tmp_path, postgres().url())
+    with cluster.running():
+        yield cluster
+
+
+def test_a_node_joins_one_is_killed_and_one_drains(cluster: Cluster) -> None:
+    web = tree(PAGES)
+    with web.running():
+        cluster.begin("a", url_of(web, 1), "--rate", "150")
+        until(lambda: len(web.visits) > 50)
+        cluster.begin("b", "--rate", "150")
+        cluster.begin("c", "--rate", "150")
+        until(lambda: cluster.is_shared("a", "b", "c"))
+        cluster.kill("b")
+        until(lambda: cluster.is_shared("a", "c"))
+        assert cluster.drain("c") == 5
+        until(lambda: cluster.is_shared("a"))
+        cluster.begin("b")
+        cluster.begin("c")
+        cluster.wait()
+        cluster.check(web, PAGES)
+
+
+@pytest.mark.slow
+def test_a_frozen_node_loses_its_slots_and_takes_its_share_again(cluster: Cluster) -> None:
+    web = tree(PAGES)
+    with web.running():
+        cluster.begin("a", url_of(web, 1), "--rate", "100")
+        cluster.begin("b", "--rate", "100")
+        until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
+        cluster.nodes["b"].send_signal(signal.SIGSTOP)
+        until(lambda: cluster.is_shared("a"))
+        cluster.nodes["b"].send_signal(signal.SIGCONT)
+        until(lambda: cluster.is_shared("a", "b"))
+        cluster.wait()
+        cluster.check(web, PAGES)
+    assert "has run out" in cluster.said("b")
+
+
+@pytest.mark.slow
+def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
+    web = tree(PAGES)
+    server = postgres()
+    with web.running():
+        cluster.begin("a", url_of(web, 1), "--rate", "200")
+        cluster.begin("b", "--rate", "200")
+        until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
+        server.kill()
+        try:
+            until(lambda: "waits for database" in cluster.said("a") and "waits for database" in cluster.said("b"))
+            visits = len(web.visits)
+            time.sleep(cluster.lease_s)
+            assert len(web.visits) <= visits + 1
+        finally:
+            server.start()
+        cluster.wait()
+        cluster.check(web, PAGES)
+
+
+def test_a_commit_without_an_answer_was_made_or_was_not(cluster: Cluster) -> None:
+    web = tree(PAGES)
+    with web.running(), Proxy(postgres().port).running() as proxy:
+        through = cluster.url.replace(f":{postgres().port}/", f":{proxy.port}/")
+        cluster.begin("a", url_of(web, 1), "--rate", "100", url=through)
+        until(lambda: len(web.visits) > 50)
+        proxy.faults += ["answer", "commit", "answer", "commit"]
+        until(lambda: not proxy.faults)
+        cluster.begin("b")
+        cluster.wait()
+        assert proxy.done == ["answer", "commit", "answer", "commit"]
+        cluster.check(web, PAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_at_random(cluster: Cluster, tmp_path: Path) -> None:
+    seed = int(os.environ.get("CLUSTER_SEED", time.time_ns() % 1_000_000))
+    rng, seconds = random.Random(seed), float(os.environ.get("CLUSTER_S", "120"))
+    print(f"CLUSTER_SEED={seed}")
+    pages, server, delay = int(seconds * 100), postgres(), 0.1
+    web = tree(pages)
+    names = ["a", "b", "c", "d"]
+    done: Counter[str] = Counter()
+    with web.running(), contextlib.ExitStack() as stack:
+        proxies = {name: stack.enter_context(Proxy(server.port).running()) for name in names}
+
+        def begin(name: str) -> None:
+            seeds = ("-i", str(lists[name]))
+            through = cluster.url.replace(f":{server.port}/", f":{proxies[name].port}/")
+            cluster.begin(name, *seeds, "--rate", "60", "--processes", "2", "--delay", "100ms", url=through)
+
+        lists = {}
+        for at, name in enumerate(names):  # which share half of their lines with the next one's
+            lists[name] = tmp_path / f"{name}.txt"
+            lists[name].write_text("".join(f"{url_of(web, n)}\n" for n in range(1 + 50 * at, 101 + 50 * at)))
+            begin(name)
+        until(lambda: len(web.visits) > 50)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            what, name = rng.choice(["kill", "drain", "freeze", "cut", "answer", "commit", "database"]), rng.choice(names)
+            done[what] += 1
+            node = cluster.nodes[name]
+            if what == "kill":
+                for part in parts_of(node.pid):
+                    kill(part)
+                cluster.kill(name)
+            elif what == "drain":
+                cluster.drain(name)
+            elif what == "freeze":
+                frozen = [node.pid, *parts_of(node.pid)]
+                for pid in frozen:
+                    os.kill(pid, signal.SIGSTOP)
+                time.sleep(rng.uniform(0, 3 * cluster.lease_s))
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)
+            elif what == "cut":
+                proxies[name].cut()
+                time.sleep(rng.uniform(0, 3 * cluster.lease_s))
+                proxies[name].heal()
+            elif what == "database":
+                server.kill()
+                time.sleep(rng.uniform(0, 2))
+                server.start()
+            else:
+                proxies[name].faults.append(what)
+            time.sleep(rng.uniform(0, 2 * cluster.lease_s))
+            if cluster.nodes[name].poll() is not None:
+                begin(name)
+        for proxy in proxies.values():
+            proxy.faults.clear()
+        for name in names:
+            if cluster.nodes[name].poll() not in (None, 0):
+                begin(name)
+        cluster.wait(seconds=300)
+        print(done, f"{pages} pages, {len(web.visits) - pages} visits again")
+        cluster.check(web, pages)
+        check_spacing(web, delay)
+    for name in names:
+        lines = Counter((row["input"]["list"], row["input"]["line"]) for row in cluster.rows() if row["input"] and row["final"])
+        assert [lines[str(lists[name]), line] for line in range(1, 101)] == [1] * 100
+
+
+def status_of(cluster: Cluster) -> dict:
+    told = command("cluster", "status", "--json", "--cluster", cluster.url, "--cluster-lease", "2s")
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout)
+
+
+def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster) -> None:
+    web, pages = tree(40), 40
+    where = ("--cluster", cluster.url, "--cluster-lease", "2s")
+    with web.running():
+        cluster.begin("a", url_of(web, 1))
+        until(lambda: len(web.visits) > 5)
+        alive = command("cluster", "lost", cluster.node_of("a"), *where)
+        assert alive.returncode == 2 and "less than a lease ago" in alive.stderr
+        cluster.wait()
+        seen = status_of(cluster)
+        [node] = seen["nodes"]
+        assert (node["state"], node["done"], seen["waiting"], seen["known"]) == ("left", pages, 0, pages)
+        assert node["only_here_files"] == 3 and node["only_here_bytes"] > 0
+        lost = command("cluster", "lost", node["node"][:6], *where)
+        assert lost.returncode == 0 and "3 files were only there" in lost.stderr
+        cluster.begin("b")
+        cluster.wait("b")
+        rows = rows_of(cluster.directory("b"))
+        assert sorted(row["canonical"] for row in rows) == sorted(url_of(web, n) for n in range(1, pages + 1))
+        assert {row["attempt"] for row in rows} == {2}
+        assert {node["state"] for node in status_of(cluster)["nodes"]} == {"lost", "left"}
+        again = cluster.begin("a", url_of(web, 1))
+        assert again.wait(30) == 2 and "was declared lost" in cluster.said("a")
+    table = command("cluster", "status", *where)
+    assert "lost" in table.stdout and PASSWORD not in table.stdout
+
+
+def test_a_node_that_differs_is_refused_and_so_is_a_directory_begun_otherwise(cluster: Cluster) -> None:
+    web = tree(3)
+    with web.running():
+        cluster.begin("a", url_of(web, 1))
+        cluster.wait()
+        other = cluster.begin("b", "--politeness-by", "domain")
+        assert other.wait(30) == 2
+        assert "politeness_by: this crawl was begun with 'host'" in cluster.said("b") and "?schema=" in cluster.said("b")
+    alone = command("run", "-o", str(cluster.directory("a")), *SETTINGS)
+    assert alone.returncode == 2 and "is a node of a cluster: give --cluster" in alone.stderr
+    assert command("retry", str(cluster.directory("a"))).returncode == 2
+    assert len(command("results", str(cluster.directory("a"))).stdout.splitlines()) == 3
+    assert len(command("results", "--final", str(cluster.directory("a"))).stdout.splitlines()) == 3
+    assert command("verify", str(cluster.directory("a"))).returncode == 0
+    text = (cluster.directory("a") / "crawl.toml").read_text()
+    assert PASSWORD not in text and "***@127.0.0.1" in text
+
+
+def test_the_password_is_told_nowhere(tmp_path: Path) -> None:
+    port = port_of_its_own()
+    url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{port}/crawls?schema=x"
+    for told in (
+        command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), "--cluster", url),
+        command("cluster", "status", "--cluster", url),
+        command("config", "show", "--cluster", f"{url}&password={PASSWORD}"),
+        command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "b"), "--cluster", f"mysql://x:{PASSWORD}@y"),
+        command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "b"), "--cluster", url.replace("=x", "=X-Y")),
+        command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "c"), "--cluster", url + "&sslmode=perhaps"),
+    ):
+        assert PASSWORD not in told.stdout + told.stderr
+        assert told.stderr or "***" in told.stdout

@@ -1,0 +1,164 @@
+"""Nodes of a cluster as processes of their own, over one web and one database, and what must be true of them in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from support.postgres import rows
+from support.programs import CLEAN, LOCAL, command_of, rows_of
+from support.webs import Answer, Visit, Web, page
+
+HOSTS = [f"127.0.9.{n}" for n in range(1, 41)]
+SETTINGS = ("--depth", "99", "--scope", "any", "--min-free-disk", "0", "--parsers", "0", "--memory-limit", "2GiB")
+
+
+def tree(pages: int, wait: float = 0.005) -> Web:
+    """Page n links to pages 2n and 2n + 1, of other hosts, up to ``pages`` in all."""
+    web = Web()
+
+    def answer(host: str, path: str) -> Answer:
+        n = int(path[1:])
+        return page(*[url_of(web, m) for m in (2 * n, 2 * n + 1) if m <= pages], wait=wait)
+
+    web.default = answer
+    return web
+
+
+def url_of(web: Web, n: int) -> str:
+    return web.url(HOSTS[n % len(HOSTS)], f"/{n}")
+
+
+class Cluster:
+    """``url``: of the crawl in the database. Nodes are begun one by one, each in a directory of its own."""
+
+    def __init__(self, root: Path, url: str, lease_s: float = 2.0) -> None:
+        self.root, self.url, self.lease_s = root, url, lease_s
+        self.nodes: dict[str, subprocess.Popen[str]] = {}
+
+    def directory(self, name: str) -> Path:
+        return self.root / name
+
+    def begin(self, name: str, *arguments: str, url: str | None = None, command: str = "run") -> subprocess.Popen[str]:
+        """A node, again or for the first time."""
+        where = ("-o", str(self.directory(name))) if command == "run" else ("--data", str(self.directory(name)))
+        has_seeds = arguments[:1] and arguments[0].startswith(("http:", "-i"))
+        given = arguments if command == "serve" or has_seeds else ("-i", "/dev/null", *arguments)
+        lease = ("--cluster", url or self.url, "--cluster-lease", f"{self.lease_s}s")
+        with (self.root / f"{name}.log").open("a") as log:
+            self.nodes[name] = subprocess.Popen(
+                command_of([command, *where, *SETTINGS, *LOCAL, *lease, *given]),
+                env=CLEAN,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                text=True,
+            )
+        return self.nodes[name]
+
+    def said(self, name: str) -> str:
+        return (self.root / f"{name}.log").read_text()
+
+    def kill(self, name: str) -> None:
+        self.nodes[name].kill()
+        self.nodes[name].wait()
+
+    def drain(self, name: str) -> int:
+        self.nodes[name].send_signal(signal.SIGTERM)
+        return self.nodes[name].wait(60)
+
+    def wait(self, *names: str, seconds: float = 60) -> None:
+        """Until these nodes, or all, have ended in order."""
+        until = time.monotonic() + seconds
+        for name in names or self.nodes:
+            code = self.nodes[name].wait(max(0.1, until - time.monotonic()))
+            assert code == 0, f"{name} has ended with {code}: {self.said(name)[-2000:]}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for node in self.nodes.values():
+                node.kill()
+                node.wait()
+
+    # -- what the database says -----------------------------------------------------------------------------------
+
+    def slots_of(self, name: str) -> int:
+        """How many slots a node leases."""
+        return rows(self.url, _SLOTS, self.node_of(name))[0][0]
+
+    def node_of(self, name: str) -> str:
+        text = (self.directory(name) / "frontier" / "node.toml").read_text()
+        return text.partition('node = "')[2].partition('"')[0]
+
+    def is_shared(self, *names: str) -> bool:
+        """Whether each of these has a fair share, and all slots are theirs."""
+        from psycopg.errors import UndefinedTable
+
+        try:
+            shares = [self.slots_of(name) for name in names]
+        except (FileNotFoundError, UndefinedTable):
+            return False
+        return sum(shares) == 256 and max(shares) - min(shares) <= len(names)
+
+    def known(self) -> int:
+        return rows(self.url, "SELECT count(*) FROM known WHERE family = 0")[0][0]
+
+    # -- what must be true in the end -----------------------------------------------------------------------------
+
+    def rows(self) -> list[dict]:
+        return [row for name in self.nodes for row in rows_of(self.directory(name))]
+
+    def check(self, web: Web, pages: int) -> None:
+        """Every page is once in the rows and once in the archives."""
+        wanted = Counter({url_of(web, n): 1 for n in range(1, pages + 1)})
+        assert Counter(row["canonical"] for row in self.rows() if row["outcome"] == "ok") == wanted
+        archived = Counter(url for name in self.nodes for url in _archived(self.directory(name)))
+        assert archived == wanted
+
+
+_SLOTS = """SELECT count(*) FROM slot JOIN member ON member.id = slot.owner
+  WHERE member.node::text = %s AND slot.until > clock_timestamp()"""
+
+
+def check_spacing(web: Web, delay: float) -> None:
+    """One visit at a time at each host, and none sooner than its rest, whoever made it. (A visit that was broken off, and made
+    again, has ended earlier where it was made than the server knows.)"""
+    times = Counter((visit.host, visit.path) for visit in web.visits)
+    by_host: dict[str, list[Visit]] = {}
+    for visit in sorted(web.visits, key=lambda visit: visit.begun):
+        by_host.setdefault(visit.host, []).append(visit)
+    pairs = [pair for visits in by_host.values() for pair in pairwise(visits)]
+    gaps = [after.begun - before.ended for before, after in pairs if times[before.host, before.path] == 1]
+    assert min(gaps) > delay - 0.02, f"shortest {min(gaps):.3f} s of {len(gaps)}, {sum(gap < delay for gap in gaps)} too short"
+
+
+def _archived(directory: Path) -> list[str]:
+    found = []
+    for file in (directory / "warc").glob("*.warc.gz*"):
+        with gzip.open(file, "rb") as stream:
+            kind = b""
+            for line in stream:
+                if line.startswith(b"WARC-Type: "):
+                    kind = line.split()[1]
+                elif line.startswith(b"WARC-Target-URI: ") and kind == b"response":
+                    found.append(line.split()[1].decode())
+                    kind = b""
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that in time"
+        time.sleep(0.05)

@@ -1,0 +1,140 @@
+"""A working copy: what is written here is true first, and what is true can be loaded anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from support.copies import Copy
+from support.postgres import rows
+from support.stores import REST, TIMEOUT, Driver, done, link, names, retry
+
+from crawler.core.batch import FOREIGN, NEW
+from crawler.core.errors import RemoteError, StorageError
+from crawler.core.keys import SLOTS
+from crawler.frontier import Limits
+from crawler.frontier.cluster.postgres import PostgresTruth
+from crawler.frontier.rocksdb.layout import FAMILIES
+
+
+@pytest.fixture
+def driver(tmp_path: Path):
+    driver = Driver("cluster", tmp_path / "store", Limits(depth_limited=True, pages_per_host=50, queries_per_path=9))
+    yield driver
+    driver.store.close()
+
+
+def crawled(driver: Driver) -> None:
+    """Some links of every state."""
+    driver.commit([link(f"h{n}/{n}?q={n}", depth=1) for n in range(40)], robots={"http://h1.test": b"rules"})
+    for n, lease in enumerate(driver.claim(hosts=20, per_host=2)):
+        outcome = [done(link(f"h{n}/new"), link(f"i{n}/new")), TIMEOUT, retry(0.5)][n % 3]
+        driver.settle(lease, outcome)
+    driver.store.set_suspects({lease.key: 1 for lease in driver.claim(hosts=3, per_host=1)})
+
+
+def held_by(store) -> dict[tuple[str, bytes], bytes]:
+    """All that is of slots."""
+    database = store._database
+    places = {(family, key): value for family in FAMILIES if family != "meta" for key, value in database.scan(family)}
+    return places | {("meta", key): value for key, value in database.scan("meta", b"suspect:")}
+
+
+def test_what_is_loaded_elsewhere_is_what_was_there(driver: Driver, tmp_path: Path) -> None:
+    crawled(driver)
+    before, sequence = held_by(driver.store), driver.store._ledger.sequence
+    driver.store.close()
+    driver.now += 100
+    other = Copy(driver.url, tmp_path / "other", driver.limits, driver.now, lambda host: REST, name="b")
+    assert held_by(other.store) == before and len(before) > 150
+    assert other.store._ledger.sequence >= sequence - 1
+    leases = other.store.claim(100, 1, driver.now, {})
+    assert {lease.due for lease in leases} == {driver.now + REST}, "every host counts as just visited"
+    assert sum(lease.suspect for lease in leases) == 3
+    other.store.close()
+    driver.store = driver.open()
+
+
+def test_a_copy_is_used_again_unless_somebody_else_had_the_slot(driver: Driver, tmp_path: Path) -> None:
+    crawled(driver)
+    driver.store.close()
+    with patch.object(PostgresTruth, "load", side_effect=AssertionError("nothing is to be loaded")):
+        driver.store = driver.open()
+    slot = next(iter(held_by(driver.store)))[1][0]
+    driver.store.close()
+    other = Copy(driver.url, tmp_path / "other", driver.limits, driver.now, lambda host: REST, name="b", held={slot})
+    other.store.close()
+    loaded = []
+    load = PostgresTruth.load
+    with patch.object(PostgresTruth, "load", lambda self, slot, rows: loaded.append(slot) or load(self, slot, rows)):
+        driver.store = driver.open()
+    filled = {row[0] for row in rows(driver.url, "SELECT DISTINCT slot FROM work")}
+    assert set(loaded) == filled, "it had leased all of them"
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+def test_a_commit_that_was_not_answered_is_looked_up(driver: Driver, was_made: bool) -> None:
+    crawled(driver)
+    commit = PostgresTruth.commit
+
+    def unanswered(self, changes):
+        if was_made:
+            commit(self, changes)
+        self._drop()
+        raise RemoteError("the answer was lost")
+
+    driver.now += 1
+    before = driver.store.stats().known
+    prepared = driver.prepare([link("new/1"), link("new/2")])
+    with patch.object(PostgresTruth, "commit", unanswered), pytest.raises(RemoteError):
+        driver.make_true(prepared)
+    with patch.object(PostgresTruth, "load", side_effect=AssertionError("nothing is to be loaded")):
+        driver.store.rewind()
+        driver.copy.hold(driver.now)
+    assert (driver.store.clock() == driver.now) == was_made
+    assert driver.store.stats().known == before + 2 * was_made
+    assert driver.store.lookup(link("new/1").url) == ("waiting" if was_made else None)
+    driver.commit([link("new/3")])
+    assert driver.store.lookup(link("new/3").url) == "waiting"
+
+
+def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_path: Path) -> None:
+    driver.commit([link("a/1")])
+    driver.settle(driver.claim_one("a/1"), retry(1.0))
+    driver.now += 5
+    assert names(driver.claim()) == ["a/1"]  # promoted here alone
+    assert rows(driver.url, "SELECT family FROM work WHERE family IN (0, 2)") == [(2,)]
+    driver.commit([link("b/1")])
+    assert sorted(rows(driver.url, "SELECT family FROM work WHERE family IN (0, 2)")) == [(0,), (0,)]
+    driver.now += 5
+    driver.store.rewind()
+    assert sorted(names(driver.claim())) == ["a/1", "b/1"]
+
+
+def test_links_of_slots_that_are_not_held_are_sent_and_nothing_of_them_is_settled(driver: Driver) -> None:
+    driver.commit([link("a/1"), link("b/1")])
+    lease = next(lease for lease in driver.claim() if lease.link.host == "a.test")
+    mirror, slot = driver.copy.mirror, lease.key[0]
+    with pytest.raises(RemoteError) as lost:
+        prepared = driver.prepare((), [(lease, done())])
+        mirror.drop([slot])
+        driver.store.slots_changed(0, {}, [slot])
+        driver.make_true(prepared)
+    assert lost.value.at_once
+    driver.store.rewind()
+    mirror.drop([slot])
+    mirror.route({at: 77 if at == slot else mirror.number for at in range(SLOTS)})
+    prepared = driver.prepare([link("a/2"), link("b/2")])
+    assert list(prepared.fresh) == [FOREIGN, NEW]
+    driver.copy.outbox.append(prepared)
+    driver.make_true(prepared)
+    driver.copy.outbox.committed()
+    assert rows(driver.url, "SELECT dest FROM box") == [(77,)]
+    with pytest.raises(RemoteError):
+        driver.prepare((), [(lease, done())])
+
+
+def test_a_working_copy_is_no_backup(driver: Driver, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="back up the crawl's database"):
+        driver.store.copy_to(tmp_path / "copy")

@@ -1,0 +1,165 @@
+"""The truth on a real PostgreSQL: fences, leases, and what a member that was cut off leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from support.clusters import until
+from support.postgres import PASSWORD, postgres, rows, schema_of
+
+from crawler.core.errors import ConfigError, RemoteError, StorageError
+from crawler.frontier.cluster import schema
+from crawler.frontier.cluster.postgres import Address, PostgresTruth, connect, open_crawl
+from crawler.frontier.cluster.truth import Changes
+
+LEASE_S = 2.0
+
+
+@pytest.fixture
+def url() -> str:
+    return postgres().url()
+
+
+@contextlib.contextmanager
+def member(url: str, name: str, lease_s: float = LEASE_S) -> Iterator[PostgresTruth]:
+    address = Address(url)
+    _, secret = open_crawl(address, lease_s, "{}")
+    directory = uuid.uuid5(uuid.NAMESPACE_URL, name)
+    truth = PostgresTruth(address, lease_s, directory, directory, secret)
+    with contextlib.closing(truth):
+        yield truth
+
+
+def changes(commits: int = 0, slots: dict[int, int] | None = None, **fields) -> Changes:
+    whole = {"known": [], "known_gone": [], "work": [], "work_gone": [], "own": [], "own_gone": []} | fields
+    return Changes(commits, b"state", slots or {}, **whole)
+
+
+def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
+    with member(url, "a", 60) as a, member(url, "b", 60) as b:
+        assert a.join(seeding=True).held == {}
+        first = a.tick([])
+        assert len(first.held) == 256 and not first.surplus and first.is_member
+        b.join(seeding=False)
+        assert b.tick([]).held == {}
+        again = a.tick([])
+        assert len(again.surplus) == 128
+        a.release(sorted(again.surplus))
+        got = b.tick([])
+        assert got.held.keys() == again.surplus and not got.heired
+        assert all(epoch == 2 for epoch in got.held.values())
+        a.leave()
+        assert len(b.tick([]).held) == 256
+        assert {view.is_alive for view in b.tick([]).members} == {True, False}
+
+
+def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
+    with member(url, "a", 60) as a, member(url, "b", 60) as b:
+        a.join(seeding=True)
+        held = a.tick([]).held
+        row = (5, 0, b"\5key", b"value")
+        a.commit(changes(0, {5: held[5]}, known=[row], own=[(b"mark:x", b"1")], boxes=[(2, b"to b")], seeds_ended=True))
+        assert rows(url, "SELECT slot, key, value FROM known") == [(5, b"\5key", b"value")]
+        number = b.join(seeding=False).number
+        [(message, data)] = b.receive([], 9)
+        assert (number, data) == (2, b"to b") and b.receive([message], 9) == []
+        for wrong in (
+            changes(0, {5: held[5]}),  # an earlier commit, once more
+            changes(1, {5: held[5] - 1}),  # by an epoch that is over
+            changes(1, {}, taken=[message]),  # a message for another
+        ):
+            wrong.known = [(5, 0, b"\5wrong", b"")]
+            with pytest.raises(RemoteError) as told:
+                a.commit(wrong)
+            assert told.value.at_once
+        assert not a.end().is_seeding and a.end().has_messages
+        assert rows(url, "SELECT count(*) FROM known") == [(1,)]
+        a.commit(changes(1, {5: held[5]}, known_gone=[(5, 0, b"\5key")]))
+        assert rows(url, "SELECT count(*) FROM known") == [(0,)]
+        b.commit(changes(0, taken=[message]))
+        assert not a.end().has_messages
+
+
+def test_a_process_that_another_has_followed_commits_nothing(url: str) -> None:
+    with member(url, "a", 60) as before, member(url, "a", 60) as after:
+        before.join(seeding=True)
+        held = before.tick([]).held
+        before.commit(changes(0, {7: held[7]}))
+        joined = after.join(seeding=True)
+        assert joined.commits == 1 and joined.state == b"state" and joined.held == dict.fromkeys(range(256), 2)
+        with pytest.raises(RemoteError):
+            before.commit(changes(1, {7: held[7]}))
+        assert before.tick([]).held == {}
+        after.commit(changes(1, {7: 2}))
+
+
+def test_slots_of_a_member_cut_off_inside_a_transaction_are_free_within_two_leases(url: str) -> None:
+    with member(url, "a") as a, member(url, "b") as b:
+        number = a.join(seeding=True).number
+        held = a.tick([]).held
+        session = connect(Address(url), LEASE_S)
+        with contextlib.closing(session):
+            fence = {"slots": list(held), "epochs": list(held.values()), "id": number}
+            session.execute("BEGIN")
+            session.execute(schema.FENCE_SLOTS, fence)  # and is heard of no more: its locks stay as long as its session
+            began = time.monotonic()
+            b.join(seeding=False)
+            until(lambda: len(b.tick([]).held) == 256, 3 * LEASE_S)
+            assert time.monotonic() - began < 2 * LEASE_S
+
+
+def test_a_join_waits_for_a_commit_of_the_process_before_that_is_under_way(url: str) -> None:
+    with member(url, "a", 60) as before, member(url, "a", 60) as after:
+        number = before.join(seeding=True).number
+        before.tick([])
+        with contextlib.closing(connect(Address(url), 60)) as session:
+            fence = {"state": b"late", "ended": False, "id": number, "inc": 1, "commits": 0}
+            session.execute("BEGIN")
+            session.execute(schema.FENCE_MEMBER, fence)
+            joined = []
+            joining = threading.Thread(target=lambda: joined.append(after.join(seeding=True)))
+            joining.start()
+            until(lambda: rows(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == [(1,)])
+            assert not joined
+            session.execute("COMMIT")
+            joining.join()
+        assert (joined[0].commits, joined[0].state) == (1, b"late")
+
+
+def test_a_schema_of_a_newer_version_or_of_other_rules_is_refused(url: str) -> None:
+    with member(url, "a"):
+        pass
+    rows(url, "UPDATE crawl SET schema = 99")
+    with pytest.raises(StorageError, match="newer version"):
+        open_crawl(Address(url), LEASE_S, "{}")
+    rows(url, "UPDATE crawl SET schema = %s, url_rules = 99", schema.SCHEMA)
+    with pytest.raises(StorageError, match="URL rules 99"):
+        open_crawl(Address(url), LEASE_S, "{}")
+
+
+def test_an_address_shows_no_password_and_names_a_schema() -> None:
+    pytest.importorskip("psycopg")
+    address = Address(f"postgresql://u:{PASSWORD}@db.example:5433/crawls?schema=x_1&sslmode=require")
+    assert address.shown == "db.example:5433/crawls (x_1)" and address.schema == "x_1"
+    assert "schema" not in address.conninfo and "sslmode=require" in address.conninfo
+    assert address.clean(f"password {PASSWORD} is\n wrong") == "password *** is wrong"
+    with pytest.raises(ConfigError, match="schema"):
+        Address("postgresql://db/crawls?schema=a;drop")
+
+
+def test_every_session_has_settings_below_the_lease(url: str) -> None:
+    with contextlib.closing(connect(Address(url), 15.0)) as session:
+        shown = {name: session.execute(f"SHOW {name}").fetchone()[0] for name in (
+            "idle_in_transaction_session_timeout", "statement_timeout", "synchronous_commit", "search_path"
+        )}  # fmt: skip
+    assert shown == {
+        "idle_in_transaction_session_timeout": "5s",
+        "statement_timeout": "12s",
+        "synchronous_commit": "on",
+        "search_path": schema_of(url),
+    }
