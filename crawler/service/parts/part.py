@@ -101,6 +101,8 @@ class Deputy:
             "snapshot": lambda: encode(self._crawl.stats()),
             "drain": self._crawl.drain,
             "give_up_visits": self.give_up_visits,
+            "used": self.used,
+            "pace": self.pace,
             "memory_report": self._vitals.memory_report,
             "hosts": self._direct.hosts,
             "prospects": self._direct.prospects,
@@ -137,6 +139,16 @@ class Deputy:
         """(visits that this part will not need, those that it has left)"""
         spare = self._crawl.frontier.give_up_visits()
         return spare, self._crawl.frontier.visits_left
+
+    def used(self) -> tuple[int, int, int, int]:
+        """Of the crawl-wide limits: requests and bytes since the process began, and visits that wait for the rate and for the
+        bandwidth."""
+        fetched = self._crawl.fetcher.stats()
+        return fetched.requests, fetched.bytes_wire, *self._crawl.fetcher.held_up
+
+    def pace(self, rate: float, bandwidth: float) -> bool:
+        self._crawl.fetcher.pace(rate, bandwidth)
+        return True
 
     async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> bool:
         """False: as many orders as may be are not fulfilled yet."""
