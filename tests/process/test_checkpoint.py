@@ -57,7 +57,7 @@ def test_a_copy_of_a_crawl_that_runs_is_whole_and_goes_on(tmp_path, site, archiv
         assert command("verify", str(directory)).returncode == 0
 
 
-@pytest.mark.parametrize(("copied_at", "pages"), [((20, 50), 100), pytest.param(range(20, 400, 20), 450, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("copied_at", "pages"), [((15, 40), 80), pytest.param(range(20, 400, 20), 450, marks=pytest.mark.slow)])
 def test_a_copy_of_several_processes_is_one_cut(tmp_path, copied_at, pages):
     """They send each other nearly every link. Parts are killed among the copies, and all of it after the last one."""
     hosts = [f"127.0.11.{n}" for n in range(1, 21)]
