@@ -239,18 +239,15 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callabl
 
 
 def processes_of(config: Config, command: Command) -> tuple[int, str]:
-    """How many a crawl is to have: as the settings say, as its directory is divided, or one; and why, if nobody has said so."""
+    """How many a crawl is to have: as the settings say, as its directory is divided, or as many as help; and why, if nobody has
+    said so."""
     if config.processes:
         return config.processes, ""
-    from crawler.config.types import AUTO
-    from crawler.frontier.division import is_empty, moving_at, read
+    from crawler.frontier.division import is_empty, parts_at
 
     path = Path(config.output or "") / "frontier"
     if config.output is not None and not config.fresh and not is_empty(path):
-        division = moving_at(path) or read(path)
-        return (division.parts if division is not None else 1), ""
-    if config.processes != AUTO:
-        return 1, ""
+        return parts_at(path), ""
     from crawler.service.parts.auto import processes_for
 
     processes, why = processes_for(config, endless=command == "serve")

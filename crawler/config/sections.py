@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
+    AUTO,
     ApiUrl,
     AsAuto,
     AsSize,
@@ -112,10 +113,8 @@ class FetchConfig(Section):
 
     method: Literal["GET", "HEAD"] = Field("GET", description="HEAD checks links without fetching bodies")
     workers: Annotated[int, bounds(ge=1, le=100_000)] = Field(100, description="most fetches at a time")
-    processes: Annotated[int, bounds(ge=0, le=64), AsAuto] | None = Field(
-        None,
-        examples=[2],
-        description="processes that share the crawl, or auto: as many as help (default: as it was begun; a new crawl has 1)",
+    processes: Annotated[int, bounds(ge=0, le=64), AsAuto] = Field(
+        AUTO, description="processes that share the crawl; auto: as it was begun, and a new crawl as many as help (run says why)"
     )
     rate: Annotated[float, bounds(ge=0)] = Field(
         0.0, description="requests per second over the whole crawl; 0 = no limit", reloadable=True

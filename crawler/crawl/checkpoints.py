@@ -1,18 +1,46 @@
-"""Checkpoints of a crawl, whether it runs or not: which parts are asked in which order."""
+"""Checkpoints of a crawl, whether it runs or not: which parts are asked in which order.
+
+Several processes make one consistent cut without standing still together. A link on its way stands in the exchange file of its
+sender until its receiver has committed it. So it is enough that nobody begins to read what others send, and nobody deletes what
+all have read, from before the first store is cut until behind the last: then each store has read, in its cut, no further than
+its senders had written in theirs, and what it has not read is there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Final, Protocol
 
-from crawler.core.errors import ConfigError
+from msgspec import Struct
+
+from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.maintenance import stores_of
 from crawler.frontier import Store
+from crawler.frontier.division import FILE_NAME, moving_at, store_of
 from crawler.frontier.division import read as read_division
-from crawler.output.checkpoint import Checkpoint, Copied
+from crawler.output.checkpoint import Checkpoint, Copied, Cut
+
+FRONTIER: Final = "frontier"
+_DIVIDED: Final = (f"{FRONTIER}/{FILE_NAME}",)
+
+
+class Taken(Struct, frozen=True):
+    """Of one store."""
+
+    seconds: float
+    files: int
+    bytes: int
+    missing: tuple[str, ...]
+
+    @staticmethod
+    def of(cut: Cut) -> Taken:
+        return Taken(cut.seconds, cut.files, cut.bytes, tuple(cut.missing))
 
 
 async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
@@ -20,30 +48,147 @@ async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
     long."""
     checkpoint = Checkpoint(root, name)
     await asyncio.to_thread(checkpoint.prepare)
+    cut = checkpoint.cut()
     try:
-        await crawl.pump.between_commits(checkpoint.cut, lambda path: _copied(crawl.store, path))
+        await crawl.pump.between_commits(cut.take, FRONTIER, partial(_copied, crawl.store))
+        await asyncio.to_thread(cut.copy)
     except BaseException:
+        cut.close()
         checkpoint.discard()
         raise
-    return await asyncio.to_thread(checkpoint.finish)
+    await asyncio.to_thread(checkpoint.finish)
+    return _told(checkpoint, [Taken.of(cut)])
 
 
 def take_still(root: Path, name: str | None = None) -> Copied:
     """Of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
-    if read_division(root / "frontier") is not None:
-        raise ConfigError(f"a crawl by several processes is copied once it has stopped, by any program: cp -a {root} COPY")
     with stores_of(root) as stores:
-        store = next(stores)
+        if moving_at(root / FRONTIER) is not None:
+            raise ConfigError(f"{root}: its hosts are being divided anew: go on with the command of this crawl first")
+        division = read_division(root / FRONTIER)
         checkpoint = Checkpoint(root, name)
         checkpoint.prepare()
+        taken = []
         try:
-            checkpoint.cut(lambda path: _copied(store, path))
+            if division is not None:
+                (checkpoint.made / FRONTIER).mkdir()
+            for part, store in enumerate(stores):
+                cut = checkpoint.cut()
+                try:
+                    cut.take(FRONTIER if division is None else _store_of(part), partial(_copied, store))
+                    cut.copy()
+                finally:
+                    cut.close()
+                taken.append(Taken.of(cut))
         except BaseException:
             checkpoint.discard()
             raise
-        return checkpoint.finish()
+        checkpoint.finish(_DIVIDED if division is not None else ())
+        return _told(checkpoint, taken)
+
+
+def _store_of(part: int) -> str:
+    return str(store_of(Path(FRONTIER), part))
 
 
 def _copied(store: Store, path: Path) -> Mapping[str, Mark]:
     store.copy_to(path)
     return store.marks()
+
+
+def _told(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
+    return Copied(
+        checkpoint.path,
+        max(each.seconds for each in taken),
+        sum(each.files for each in taken),
+        sum(each.bytes for each in taken),
+        tuple(file for each in taken for file in each.missing),
+    )
+
+
+# -- of a crawl by several processes ----------------------------------------------------------------------------------
+
+
+class Cutters(Protocol):
+    """The processes of a crawl. Each method is done when all have done it; StorageError: one cannot, or has just died."""
+
+    async def hold_exchange(self) -> None:
+        """From now on nobody begins to read what others send, and nobody deletes."""
+
+    async def cut(self, made: Path) -> None:
+        """Each its own store, into ``made``."""
+
+    async def let_go(self) -> None:
+        """Read on. Never fails: who has died holds nothing."""
+
+    async def copy(self) -> Sequence[Taken]:
+        """What was still written when it was cut."""
+
+
+async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> Copied:
+    """As ``take``."""
+    checkpoint = Checkpoint(root, name)
+    await asyncio.to_thread(checkpoint.prepare)
+    try:
+        (checkpoint.made / FRONTIER).mkdir()
+        try:
+            await cutters.hold_exchange()
+            await cutters.cut(checkpoint.made)
+        finally:
+            await cutters.let_go()
+        taken = await cutters.copy()
+    except BaseException:
+        checkpoint.discard()
+        raise
+    await asyncio.to_thread(checkpoint.finish, _DIVIDED)
+    return _told(checkpoint, taken)
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise StorageError("a commit takes too long: ask once more") from None
+
+
+class PartCutter:
+    """What one of these processes does for it. It lets go by itself only when it ends. Methods raise StorageError: not now."""
+
+    def __init__(self, crawl: Crawl, part: int) -> None:
+        self._crawl, self._part = crawl, part
+        self._cut: Cut | None = None
+        self._holds = False
+
+    async def hold_exchange(self) -> None:
+        if not self._holds:
+            with _in_time():
+                await self._crawl.pump.hold_exchange()
+            self._holds = True
+
+    async def cut(self, made: Path) -> None:
+        if not self._holds:  # it was begun again since
+            raise StorageError(f"process {self._part} of this crawl has just been begun again: ask once more")
+        self._forget()
+        self._cut = Cut(self._crawl.root, made)
+        with _in_time():
+            await self._crawl.pump.between_commits(self._cut.take, _store_of(self._part), partial(_copied, self._crawl.store))
+
+    def let_go(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._crawl.pump.let_go_exchange()
+
+    async def copy(self) -> Taken:
+        cut = self._cut
+        if cut is None:
+            raise StorageError(f"process {self._part} of this crawl has just been begun again: ask once more")
+        await asyncio.to_thread(cut.copy)
+        self._cut = None
+        return Taken.of(cut)
+
+    def _forget(self) -> None:
+        """What an earlier one that failed has left open."""
+        if self._cut is not None:
+            self._cut.close()
+            self._cut = None

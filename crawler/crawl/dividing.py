@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.config.sections import Config
 from crawler.core.batch import Batch
+from crawler.core.errors import ConfigError
 from crawler.core.keys import Share, divided
 from crawler.frontier import Limits, Store, open_store
-from crawler.frontier.division import Division, begin, check, is_empty, moving_at, read, store_of
+from crawler.frontier.division import Division, begin, check, is_empty, moving_at, parts_at, read, store_of
 from crawler.frontier.in_flight import open_in_flight
 from crawler.frontier.recrawl import SLICE_PAGES
 from crawler.output import Journal, Results
@@ -50,6 +51,16 @@ def divided_for(config: Config, root: Path, parts: int) -> Division | None:
     generation = found.generation + 1 if found is not None else 1
     _divide(config, root, Division(parts, divided(parts), secret, by_domain and parts > 1, generation))
     return read(path)
+
+
+def make_whole(config: Config, root: Path) -> None:
+    """For one process: what is divided is made whole where that is asked for (``processes = 1``), or was begun already.
+    ConfigError: neither."""
+    if (parts := parts_at(root / "frontier")) > 1 and config.processes != 1:
+        raise ConfigError(
+            f"{root}: {parts} processes share this crawl: go on with crawler run or serve; processes = 1 makes it whole again"
+        )
+    divided_for(config, root, 1)
 
 
 def _divide(config: Config, root: Path, new: Division) -> None:

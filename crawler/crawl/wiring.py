@@ -31,7 +31,7 @@ from crawler.core.model import Limiter, Mark
 from crawler.core.version import __version__
 from crawler.crawl import embeds
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
-from crawler.crawl.dividing import divided_for
+from crawler.crawl.dividing import make_whole
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
@@ -211,7 +211,7 @@ def _open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None,
         own = store_of(own, part.share.own)
         tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
     else:
-        divided_for(config, root, 1)
+        make_whole(config, root)
     store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership)
     stack.callback(store.close)  # again: see _leave
     number = part.share.own if part is not None else WHOLE

@@ -11,7 +11,6 @@ import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,12 +30,11 @@ from crawler.fetch.decoding import Finisher, Room, tell
 from crawler.fetch.errors import lacking, raise_ours
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
+from crawler.fetch.pace import Pace
 from crawler.fetch.request import Profile, Request, conditions, profiles, referer, request_of
 from crawler.fetch.transport import Transport
 
 if TYPE_CHECKING:
-    from aiolimiter import AsyncLimiter
-
     from crawler.fetch.cookies import Cookies
 
 QUANTUM_BYTES: Final = 64 << 10
@@ -45,8 +43,6 @@ FRAMING_FREE_BYTES: Final = 512 << 10
 FRAMING_BYTES_PER_S: Final = 256 << 10
 """Chunk framing beyond the free bytes of a body, and beyond as much as there is body, is read no faster over the whole crawl: a
 body in chunks of one byte comes whole, and all of them together take some hundredths of a core."""
-LIMITER_PERIOD_S: Final = 0.01
-"""No limiter counts in shorter periods than the loop can keep."""
 _READ_BY_US: Final = frozenset({"robots", *SITEMAPS})
 """Kinds of links that are read for the crawl's own sake: by GET, and of any type."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
@@ -99,22 +95,21 @@ class Fetcher:
         self._bodies: set[Body] = set()  # of fetches in flight
         self.finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
-        self.pace(config.rate, config.bandwidth)
+        self._request_pace, self._byte_pace = Pace(config.rate), Pace(config.bandwidth / QUANTUM_BYTES)
+        self._framing_pace = Pace(FRAMING_BYTES_PER_S / QUANTUM_BYTES)
 
     def __repr__(self) -> str:
         return f"<Fetcher {self._in_flight} in flight, {self._connector.acquired} connected, {self._connector.idle} idle>"
 
-    @cached_property
-    def _framing_limit(self) -> AsyncLimiter:
-        from aiolimiter import AsyncLimiter
-
-        return AsyncLimiter(1, QUANTUM_BYTES / FRAMING_BYTES_PER_S)
-
     def pace(self, rate: float, bandwidth: float) -> None:
         """From now on: requests per second and bytes per second over the whole crawl; 0 means no limit."""
-        self._paced_count = 0
-        self._request_limit = _limiter(rate)
-        self._byte_limit = _limiter(bandwidth / QUANTUM_BYTES)
+        self._request_pace.change(rate)
+        self._byte_pace.change(bandwidth / QUANTUM_BYTES)
+
+    @property
+    def held_up(self) -> tuple[int, int]:
+        """Fetches that wait for the rate, and for the bandwidth."""
+        return self._request_pace.waiting, self._byte_pace.waiting
 
     def change(self, config: FetchConfig, hosts: Sequence[HostConfig] = ()) -> None:
         """From the next request on: deadlines, limits of bodies, accept_mime, rates, headers and proxies; the session keeps
@@ -134,7 +129,7 @@ class Fetcher:
             self._bytes_decoded,
             sum(body.size for body in self._bodies),
             connected.idle_bytes,
-            self._paced_count,
+            sum(self.held_up),
             connected.opened,
         )
 
@@ -173,8 +168,8 @@ class Fetcher:
         started = time.monotonic()
         self._in_flight += 1
         try:
-            if self._request_limit is not None:
-                await self._paced(self._request_limit)
+            if self._request_pace.per_second:
+                await self._request_pace.turn()
             link = lease.link
             method = "GET" if link.kind in _READ_BY_US else self._config.method
             cookie = self._cookies.header(link.url) if self._cookies is not None else None
@@ -266,7 +261,7 @@ class Fetcher:
                 body.write(chunk[: limit - body.size])
                 return FetchError("max_body", f"over {limit} bytes")
             body.write(chunk)
-            if self._byte_limit is not None:
+            if self._byte_pace.per_second:
                 begun += await self._pay(len(chunk), deadline)
             if content.at_eof():
                 break
@@ -274,7 +269,7 @@ class Fetcher:
                 paid += QUANTUM_BYTES
                 began = self._loop.time()
                 deadline.arm_at(math.inf, "total_timeout")  # the waiting is theirs, but silence it is not
-                await self._framing_limit.acquire()
+                await self._framing_pace.turn()
                 begun += self._loop.time() - began
             silent_at = self._loop.time() + config.read_timeout
             slow_at = begun + max(config.min_rate_grace, body.size / config.min_rate) if config.min_rate else silent_at
@@ -286,21 +281,14 @@ class Fetcher:
         """Wait for the crawl's byte rate; the seconds waited."""
         self._owed_bytes += size
         waited = 0.0
-        while self._owed_bytes >= QUANTUM_BYTES and (limit := self._byte_limit) is not None:
+        while self._owed_bytes >= QUANTUM_BYTES and self._byte_pace.per_second:
             self._owed_bytes -= QUANTUM_BYTES
             deadline.hold()
             try:
-                await self._paced(limit)
+                await self._byte_pace.turn()
             finally:
                 waited += deadline.go_on()
         return waited
-
-    async def _paced(self, limit: AsyncLimiter) -> None:
-        self._paced_count += 1
-        try:
-            await limit.acquire()
-        finally:
-            self._paced_count -= 1
 
     def _check_literal(self, host: str) -> None:
         """Behind a proxy no socket is made for the URL's own address, but one written in the URL is known here already."""
@@ -340,13 +328,3 @@ def _page(request: Request, message: RawResponseMessage, body: Body, fault: Fetc
 
 def _content_type(message: RawResponseMessage) -> tuple[str | None, str | None]:
     return content_type(tuple(message.headers.getall("Content-Type", ())))
-
-
-def _limiter(per_second: float) -> AsyncLimiter | None:
-    """Evenly spaced, but for rates so high that the loop could not keep the spacing."""
-    if per_second <= 0:
-        return None
-    from aiolimiter import AsyncLimiter  # which asks the installed packages for its version: 10 ms
-
-    at_once = max(1.0, per_second * LIMITER_PERIOD_S)
-    return AsyncLimiter(at_once, at_once / per_second)

@@ -93,6 +93,12 @@ def moving_at(path: Path) -> Division | None:
     return read(path, MOVING_NAME)
 
 
+def parts_at(path: Path) -> int:
+    """Among how many parts it is divided, or is to be: what was begun is ended. One: it is whole."""
+    division = moving_at(path) or read(path)
+    return division.parts if division is not None else 1
+
+
 def check(found: Division | None, parts: int, *, by_domain: bool) -> None:
     """ConfigError: it can never be divided so. ``found``: as it is divided, None: not at all."""
     before = found.by_domain if found is not None else by_domain and parts > 1

@@ -96,6 +96,8 @@ class Pump:
         self._on_commit: Sequence[Callable[[float], None]] = ()
         self._still = asyncio.Lock()
         """Held by a commit, or by whoever wants none to be under way."""
+        self._exchanging = asyncio.Lock()
+        """Held while something is received or deleted, or by whoever wants none of it to be under way."""
         self._ended = False
         self._failure: StorageError | None = None
 
@@ -116,6 +118,15 @@ class Pump:
             return await self.ask(call, *args)
         finally:
             self._still.release()
+
+    async def hold_exchange(self) -> None:
+        """Until ``let_go_exchange`` nothing more is read of what the other parts send, and nothing that all have read is deleted.
+        Raises TimeoutError: what is under way takes too long."""
+        async with asyncio.timeout(STILL_S):
+            await self._exchanging.acquire()
+
+    def let_go_exchange(self) -> None:
+        self._exchanging.release()
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
@@ -436,17 +447,18 @@ class Pump:
         told_at = self._clock()
         while not self._ended:
             self._pace(exchange)
-            may_commit = self._failure is None and not self.frontier.draining
-            if may_commit and (received := await self._receive(exchange)) is not None:
-                await self._admit(exchange, received)
-                continue
-            if exchange.is_over() and not self._endless:
-                self.frontier.finish()
-            if may_commit and self._clock() - told_at >= EXCHANGE_EVERY_S:
-                told_at = self._clock()
-                for passed in exchange.inbox.passed():
-                    await self._admit(exchange, passed)
-                await self._delete_spent(exchange)
+            async with self._exchanging:
+                may_commit = self._failure is None and not self.frontier.draining
+                if may_commit and (received := await self._receive(exchange)) is not None:
+                    await self._admit(exchange, received)
+                    continue
+                if exchange.is_over() and not self._endless:
+                    self.frontier.finish()
+                if may_commit and self._clock() - told_at >= EXCHANGE_EVERY_S:
+                    told_at = self._clock()
+                    for passed in exchange.inbox.passed():
+                        await self._admit(exchange, passed)
+                    await self._delete_spent(exchange)
             await exchange.news(EXCHANGE_EVERY_S)
 
     async def _receive(self, exchange: Exchange) -> Received | None:

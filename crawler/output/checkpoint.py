@@ -2,7 +2,8 @@
 
 The law: what the copy's store says is what its files hold. The cut itself is short: the store's own checkpoint, a hard link to
 each full file, and the files that are still written opened; all between two commits. What those hold up to their marks never
-changes, so it is copied afterwards. A copy that was not finished is never seen under its name.
+changes, so it is copied afterwards. A crawl by several processes has a cut for each store. A copy that was not finished is never
+seen under its name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -42,41 +43,27 @@ class Copied(Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-class Checkpoint:
-    """Of the crawl in ``root``. ConfigError: there can be none of that name."""
+class Cut:
+    """What one store knows of, on its way from ``root`` into ``made``."""
 
-    def __init__(self, root: Path, name: str | None = None) -> None:
-        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if name is None else name
-        if not _NAME.fullmatch(name) or name.endswith(_UNFINISHED):
-            raise ConfigError(f"checkpoint: {name!r} is no name: give letters, digits and ._-")
-        self._root = root
-        self.path = root / FOLDER / name
-        if self.path.exists():
-            raise ConfigError(f"{self.path}: there is a checkpoint of that name")
-        self._made = self.path.with_name(name + _UNFINISHED)
+    def __init__(self, root: Path, made: Path) -> None:
+        self._root, self._made = root, made
         self._open: list[tuple[BinaryIO, Path, int]] = []
-        self._missing: list[str] = []
-        self._seconds = 0.0
-        self._files = self._bytes = 0
+        self.missing: list[str] = []
+        self.seconds = 0.0
+        self.files = self.bytes = 0
 
-    def prepare(self) -> None:
-        """Make room: what an earlier attempt left unfinished goes."""
-        with storing(self._made):
-            make_dir(self._made.parent)
-            for left in self._made.parent.glob(f"*{_UNFINISHED}"):
-                shutil.rmtree(left)
-            self._made.mkdir()
-
-    def cut(self, copy_store: Callable[[Path], Mapping[str, Mark]]) -> None:
-        """While nothing is committed. ``copy_store(path)`` makes a copy of the store there, and says its marks."""
+    def take(self, store: str, copy_store: Callable[[Path], Mapping[str, Mark]]) -> None:
+        """While nothing is committed to it. ``copy_store(path)`` makes a copy of the store there, and says its marks; ``store``:
+        where in the directory it is."""
         began = time.monotonic()
-        marks = copy_store(self._made / "frontier")
+        marks = copy_store(self._made / store)
         for folder in {file.partition("/")[0] for file in marks}:
-            (self._made / folder).mkdir()
+            (self._made / folder).mkdir(exist_ok=True)
         for file, mark in marks.items():
             if not mark.retired:
                 self._take(file, mark)
-        self._seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - began
 
     def _take(self, file: str, mark: Mark) -> None:
         with storing(self._root / file):
@@ -88,37 +75,72 @@ class Checkpoint:
                         self._open.append(((self._root / name).open("rb", buffering=0), self._made / name, mark.length))
                 except FileNotFoundError:
                     continue
-                self._files += 1
-                self._bytes += mark.length
+                self.files += 1
+                self.bytes += mark.length
                 return
-        self._missing.append(file)
+        self.missing.append(file)
 
-    def finish(self) -> Copied:
-        """Afterwards: what is still written is copied up to its mark, and the copy gets its name."""
+    def copy(self) -> None:
+        """Afterwards: what is still written, up to its mark."""
         try:
             while self._open:
                 source, target, length = self._open.pop()
                 with source, storing(target):
                     _copy(source, target, length)
-            with storing(self._made):
-                for folder in _UNMARKED:
-                    if (self._root / folder).is_dir():
-                        shutil.copytree(self._root / folder, self._made / folder, copy_function=_link)
-                if (self._root / FILE_NAME).exists():
-                    shutil.copyfile(self._root / FILE_NAME, self._made / FILE_NAME)
-            sync_file_system(self._made)
-            rename(self._made, self.path)
-        except BaseException:
-            self.discard()
-            raise
-        return Copied(self.path, self._seconds, self._files, self._bytes, tuple(self._missing))
+        finally:
+            self.close()
 
-    def discard(self) -> None:
-        """It is not wanted, or cannot be."""
+    def close(self) -> None:
         for source, _, _ in self._open:
             source.close()
         self._open.clear()
-        shutil.rmtree(self._made, ignore_errors=True)
+
+
+class Checkpoint:
+    """Of the crawl in ``root``. ConfigError: there can be none of that name."""
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if name is None else name
+        if not _NAME.fullmatch(name) or name.endswith(_UNFINISHED):
+            raise ConfigError(f"checkpoint: {name!r} is no name: give letters, digits and ._-")
+        self._root = root
+        self.path = root / FOLDER / name
+        if self.path.exists():
+            raise ConfigError(f"{self.path}: there is a checkpoint of that name")
+        self.made = self.path.with_name(name + _UNFINISHED)
+        """Where it is made."""
+
+    def prepare(self) -> None:
+        """Make room: what an earlier attempt left unfinished goes."""
+        with storing(self.made):
+            make_dir(self.made.parent)
+            for left in self.made.parent.glob(f"*{_UNFINISHED}"):
+                shutil.rmtree(left)
+            self.made.mkdir()
+
+    def cut(self) -> Cut:
+        """Of one store, to be taken."""
+        return Cut(self._root, self.made)
+
+    def finish(self, also: Sequence[str] = ()) -> None:
+        """Once every cut is copied: the copy gets its name. ``also``: further files, which do not change while it is made."""
+        try:
+            with storing(self.made):
+                for folder in _UNMARKED:
+                    if (self._root / folder).is_dir():
+                        shutil.copytree(self._root / folder, self.made / folder, copy_function=_link)
+                for file in (FILE_NAME, *also):
+                    if (self._root / file).exists():
+                        shutil.copyfile(self._root / file, self.made / file)
+            sync_file_system(self.made)
+            rename(self.made, self.path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """It is not wanted, or cannot be."""
+        shutil.rmtree(self.made, ignore_errors=True)
 
 
 def _copy(source: BinaryIO, target: Path, length: int) -> None:

@@ -4,9 +4,11 @@ import json
 import time
 
 import pytest
+from support.crews import kill, parts_of
 from support.daemons import served
-from support.programs import LOCAL, command, rows_of
+from support.programs import LOCAL, command, crawler, rows_of
 from support.sinful import Site, running
+from support.webs import Web, page
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,46 @@ def test_a_copy_of_a_crawl_that_runs_is_whole_and_goes_on(tmp_path, site, archiv
         assert gone_on.returncode == 0, gone_on.stderr
         assert sorted(settled(directory)) == sorted(wanted), "each once"
         assert command("verify", str(directory)).returncode == 0
+
+
+@pytest.mark.parametrize(("copied_at", "pages"), [((15, 40), 80), pytest.param(range(20, 400, 20), 450, marks=pytest.mark.slow)])
+def test_a_copy_of_several_processes_is_one_cut(tmp_path, copied_at, pages):
+    """They send each other nearly every link. Parts are killed among the copies, and all of it after the last one."""
+    hosts = [f"127.0.11.{n}" for n in range(1, 21)]
+    web = Web()
+
+    def answer(host, path):
+        n = int(path[1:])
+        return page(*(web.url(hosts[m % 20], f"/{m}") for m in (2 * n, 2 * n + 1) if m <= pages))
+
+    web.default = answer
+    links = ("--depth", "20", "--scope", "any", "--parsers", "0", "--memory-limit", "1GiB", "--roll-size", "40kB")
+    root = tmp_path / "d"
+    with web.running():
+        copies = []
+        with served(root, *links, "--processes", "3", "--rate", "100") as daemon:
+            daemon.ask("POST", "/v1/seeds", web.url(hosts[1], "/1").encode())
+            for done in copied_at:
+                while daemon.ask("GET", "/v1/status")["done"] < done:
+                    time.sleep(0.01)
+                copies.append(tmp_path / f"copy-{done}")
+                told = command("checkpoint", str(root), str(copies[-1]), "--listen", daemon.listen)
+                assert told.returncode == 0, told.stderr
+                assert len(settled(copies[-1])) >= done
+                if len(copies) % 8 == 1:
+                    kill(parts_of(daemon.process.pid)[0])
+            kill(daemon.process.pid)
+            daemon.process.wait()
+        copies.append(tmp_path / "still")
+        while command("checkpoint", str(root), str(copies[-1])).returncode == 75:
+            time.sleep(0.01)  # its parts are about to end
+        (tmp_path / "list").write_text("")
+        for directory in copies[1:]:
+            gone_on = crawler("run", "-i", str(tmp_path / "list"), "-o", str(directory), *LOCAL, *links)
+            assert gone_on.returncode == 0, gone_on.stderr
+            assert sorted(settled(directory)) == sorted(web.url(hosts[n % 20], f"/{n}") for n in range(1, pages + 1))
+            assert command("verify", str(directory)).returncode == 0
+            assert len(list((directory / "frontier").glob("part-*"))) == 3
 
 
 def test_what_cannot_be_copied_is_said(tmp_path, site):

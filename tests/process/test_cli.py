@@ -106,7 +106,7 @@ def test_a_list_imports_only_what_it_uses(health, tmp_path):
     used = {"aiohttp", "rocksdict", "crawler.fetch.connector", "crawler.output.archive.warc"}
     names = {"aiodns", "pycares"}
     documents = {"turbohtml", "crawler.parse.pool", "crawler.parse.sitemap", "xml.etree", "protego", "crawler.policy.robots_gate"}
-    others = {"prometheus_client", "aiohttp.web", "aiolimiter", "importlib.metadata", "rich", "tomllib", "difflib"}
+    others = {"prometheus_client", "aiohttp.web", "importlib.metadata", "rich", "tomllib", "difflib"}
     others |= {"crawler.frontier.memory", "crawler.service.serve", "crawler.service.listener"}
     imported = imported_by(
         "run", f"http://{health}/livez", "-o", str(tmp_path / "out"), "--allow-net", "127.0.0.0/8", "--no-robots"

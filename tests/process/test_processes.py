@@ -144,6 +144,35 @@ def test_no_more_pages_than_allowed_are_fetched_by_all_parts_together(tmp_path: 
     assert Counter(row["canonical"] for row in rows_of(tmp_path / "out")) == Counter(set(web.asked()))
 
 
+def test_a_rate_is_of_the_whole_and_goes_where_the_work_is(tmp_path: Path) -> None:
+    """All pages are of one part: it comes to ask nearly as often as the whole may, and never more often, whoever dies."""
+    web = Web(default=lambda host, path: page())
+    rate = 12
+    with web.running():
+        (tmp_path / "list").write_text("\n".join(web.url(HOSTS[0], f"/{n}") for n in range(2000)))
+        command = ("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, *TWO, "--per-host", "8")
+        with crawling(*command, "--rate", str(rate), "--grace", "1s") as process:
+            while not is_fast(web, rate * 0.8):
+                assert process.poll() is None
+                time.sleep(0.05)
+            for part in parts_of(process.pid):
+                kill(part)
+            begun_again = len(web.visits)
+            while len(web.visits) < begun_again + 20:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(30) == 5
+    times = sorted(visit.begun for visit in web.visits)
+    assert len(times) - 1 <= rate * (times[-1] - times[0]) + 6
+
+
+def is_fast(web: Web, rate: float) -> bool:
+    """Whether the last ten visits came so fast together."""
+    last = [visit.begun for visit in web.visits[-10:]]
+    return len(last) == 10 and last[-1] - last[0] < 9 / rate
+
+
 def test_robots_rules_reach_the_part_that_waits_for_them(tmp_path: Path) -> None:
     """Redirected to hosts of other parts: the rules that were found there, or that they could not be had."""
     web = Web()

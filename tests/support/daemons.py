@@ -108,6 +108,7 @@ def served(root, *arguments, environ=None):
         "0",
         "--log-format",
         "text",
+        *(() if "--processes" in arguments or (root / "frontier").exists() else ("--processes", "1")),
     ]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environ = CLEAN | (environ or {})

@@ -23,6 +23,9 @@ from support.programs import CLEAN, LOCAL, command, crawler, rows_of
 from support.sinful import Site, head, page, running, stay
 from support.whole import found_whole
 
+from crawler.core.urls import host_key
+from crawler.frontier.division import read as read_division
+
 BY_SESSION = TESTS / "benchmarks" / "session_way.py"
 NOTED = SUPPORT / "faults" / "noted.py"
 GOES_ON, ENDS = (0,), (3,)
@@ -57,12 +60,14 @@ def crawl() -> Iterator[MixedCrawl]:
 class Trial:
     """One crawl under the shim, and the same command without it."""
 
-    def __init__(self, crawl: MixedCrawl, tmp: Path, disk_wait: str = "3s", archive: str = "warc", rate: str = "200") -> None:
+    def __init__(
+        self, crawl: MixedCrawl, tmp: Path, disk_wait: str = "3s", archive: str = "warc", rate: str = "200", processes: int = 1
+    ) -> None:
         self._crawl, self._tmp = crawl, tmp
         self.faults = Faults(tmp / "disk", tmp / "aside")
         self.out = tmp / "disk" / "out"
         self._said = (tmp / "said").open("w+")
-        options = ("--rate", rate, "--disk-wait", disk_wait, "--archive", archive)
+        options = ("--rate", rate, "--disk-wait", disk_wait, "--archive", archive, "--processes", str(processes))
         command = [sys.executable, str(NOTED), *crawl.command(tmp, self.out, *options)]
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._said, "stderr": self._said}
         self.command = command, CLEAN | self.faults.environment, streams
@@ -162,6 +167,27 @@ def test_it_pauses_on_a_full_disk_and_goes_on_by_itself(crawl: MixedCrawl, tmp_p
         trial.faults.rules()
         trial.ends(GOES_ON)
         assert len(trial.acknowledged()) > settled
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_process_pauses_that_one_alone(crawl: MixedCrawl, tmp_path: Path) -> None:
+    """The other one goes on, and what it sends to the first one stands in the exchange file."""
+    with Trial(crawl, tmp_path, disk_wait="100s", rate="80", processes=2) as trial:
+        trial.wait_until_something_is_acknowledged()
+        trial.faults.rules(*(f"write,pwrite,create,fallocate 1- ENOSPC {files}" for files in ("*/part-01/*", "*/p01*", "*p01~*")))
+        while "No space left" not in trial.said:
+            assert trial.process.poll() is None, trial.said
+            time.sleep(0.02)
+        before = trial.acknowledged()
+        while len(trial.acknowledged()) < len(before) + 10:
+            assert trial.process.poll() is None, trial.said
+            time.sleep(0.02)
+        division = read_division(trial.out / "frontier")
+        share = division.share(0)
+        owners = {share.owner(share.keys_by().host(host_key(url))) for url in trial.acknowledged().keys() - before.keys()}
+        assert owners == {0}
+        trial.faults.rules()
+        trial.ends(GOES_ON)
 
 
 @pytest.mark.parametrize("rule", ["recv 11-30 ENOBUFS", "recv 11-30 ENOMEM", "send 11-20 ENOBUFS"])

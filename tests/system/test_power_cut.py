@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.crews import are_gone, children, parts_of
 from support.faults.log import notes, read_log
 from support.faults.mixed import MixedCrawl, acknowledged_by
 from support.faults.powercut import Disk
@@ -23,7 +24,7 @@ from support.paths import SUPPORT
 from support.programs import CLEAN, crawler
 from support.sinful import running
 
-CUTS = int(os.environ.get("POWER_CUTS", "3"))
+CUTS = int(os.environ.get("POWER_CUTS", "2"))
 PAGES = 300 if CUTS > 10 else 150
 MAPPED = {"out", "synced"}
 """Slots of the visits that are out, and how far the store was synced: a power cut loses nothing with them."""
@@ -33,8 +34,8 @@ NOTED = SUPPORT / "faults" / "noted.py"
 class Machine:
     """A crawl on a disk that loses its power."""
 
-    def __init__(self, crawl: MixedCrawl, tmp: Path, rng: random.Random) -> None:
-        self._crawl, self._tmp, self._rng = crawl, tmp, rng
+    def __init__(self, crawl: MixedCrawl, tmp: Path, rng: random.Random, processes: int) -> None:
+        self._crawl, self._tmp, self._rng, self._processes = crawl, tmp, rng, processes
         self.disk = tmp / "disk"
         self._base: Path | None = None
         self.acknowledged: dict[str, float] = {}
@@ -42,7 +43,8 @@ class Machine:
         """What was done to it, for whoever has to understand a failure."""
 
     def command(self, *options: str) -> list[str]:
-        return self._crawl.command(self._tmp, self.disk / "out", *options)
+        several = ("--processes", str(self._processes), "--memory-limit", "1GiB")
+        return self._crawl.command(self._tmp, self.disk / "out", *several, *options)
 
     def run_until_the_power_fails(self, seconds: float) -> None:
         number = len(self.story)
@@ -55,8 +57,10 @@ class Machine:
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
+                parts = [*children(process.pid), *parts_of(process.pid)]
                 process.kill()
                 process.wait()
+                assert are_gone(parts)
         assert process.returncode in (0, -9), (self._tmp / f"said-{number}").read_text()
         records = read_log(faults.log)
         cut = max(self._rng.randint(0, len(records)) for _ in range(2))
@@ -70,7 +74,8 @@ class Machine:
 
 
 @pytest.mark.timeout(30 * max(CUTS, 5))
-def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path, processes: int) -> None:
     rng = random.Random(os.environ.get("POWER_CUTS_SEED", time.time_ns()))
     left, number = CUTS, 0
     while left > 0:
@@ -78,7 +83,7 @@ def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path) -> None:
         folder.mkdir()
         crawl = MixedCrawl(PAGES)
         with running(crawl.site):
-            machine = Machine(crawl, folder, rng)
+            machine = Machine(crawl, folder, rng, processes)
             try:
                 for _ in range(min(left, rng.randint(5, 10))):
                     machine.run_until_the_power_fails(rng.uniform(0.6, PAGES / 75))

@@ -27,6 +27,7 @@ from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
+from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.shares import Visits
 
 DEATHS_MAX: Final = 4
@@ -89,6 +90,7 @@ class Crew:
         self.config, self.metrics = config, metrics
         self._nursery, self._share = nursery, share
         self._parts = [_Part(number) for number in range(parts)]
+        self._pacing = Pacing(config, parts)
         self._visits = Visits(config.max_pages, parts) if config.max_pages else None
         self.stopped_by: str | None = None
         """As ``Crawl.stopped_by``."""
@@ -117,6 +119,7 @@ class Crew:
             async with asyncio.TaskGroup() as tasks:
                 keepers = [tasks.create_task(self._keep(part), name=f"part {part.number}") for part in self._parts]
                 helpers = [tasks.create_task(self._watch(), name="watch")]
+                helpers.append(tasks.create_task(self._pacing.keep(self.ask), name="pacing"))
                 if self.config.max_time:
                     helpers.append(tasks.create_task(self._stop_in(self.config.max_time), name="max_time"))
                 await asyncio.wait(keepers)
@@ -167,8 +170,9 @@ class Crew:
     async def reconfigure(self, config: Config) -> None:
         """From now on these settings hold; once all parts that live have taken them."""
         self.config = config
+        self._pacing.change(config)
         for part in self._parts:
-            part.config = self._share(part.number)
+            part.config = self._settings(part.number)
         told = [part for part in self._parts if part.is_open and part.channel is not None]
         answers = [part.channel.ask("reconfigure", pickle.dumps(part.config)) for part in told if part.channel is not None]
         await asyncio.gather(*answers, return_exceptions=True)
@@ -262,12 +266,16 @@ class Crew:
         _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(self._handlers(part)), sock=sock)
         part.channel = channel
         try:
-            part.config = self._share(part.number)
+            part.config = self._settings(part.number)
             channel.tell("begin", pickle.dumps(part.config))
             return await part.exit
         finally:
             part.channel, part.is_open = None, False
             channel.close()
+
+    def _settings(self, number: int) -> Config:
+        """Of a part, as they are now."""
+        return self._pacing.settings(self._share(number), number)
 
     def _handlers(self, part: _Part) -> dict[str, Callable[..., Any]]:
         def opened(look: bytes) -> None:
@@ -296,7 +304,7 @@ class Crew:
 
     def _missed(self, part: _Part) -> Iterator[tuple[str, tuple[object, ...]]]:
         """What has been said to all while this part was not there."""
-        if part.config != (config := self._share(part.number)):
+        if part.config != (config := self._settings(part.number)):
             part.config = config
             yield "reconfigure", (pickle.dumps(config),)
         if self._is_paused:

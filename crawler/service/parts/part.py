@@ -15,6 +15,7 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ import msgspec
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
+from crawler.crawl.checkpoints import PartCutter
 from crawler.crawl.recrawl import TooManyOrders
 from crawler.crawl.wiring import Part
 from crawler.frontier.selection import Selection
@@ -53,7 +55,7 @@ async def crawl_part(part: Part, sock: socket.socket, *, endless: bool) -> int:
     logging.getLogger().handlers[:] = [log]
     try:
         async with open_crawl(config, endless=endless, part=part) as crawl, open_vitals(crawl) as vitals:
-            deputy = Deputy(crawl, vitals, channel)
+            deputy = Deputy(crawl, vitals, channel, part.share.own)
             handlers |= deputy.handlers()
             channel.tell("opened", encode(deputy.look()))
             async with deputy.asking_for_visits():
@@ -89,9 +91,10 @@ def _first_of(group: BaseExceptionGroup[Any]) -> Exception:
 class Deputy:
     """What the parent may ask of a part."""
 
-    def __init__(self, crawl: Crawl, vitals: Vitals, channel: Channel) -> None:
+    def __init__(self, crawl: Crawl, vitals: Vitals, channel: Channel, part: int) -> None:
         self._crawl, self._vitals, self._channel = crawl, vitals, channel
         self._direct = Direct(crawl)
+        self._cutter = PartCutter(crawl, part)
         self._admitting = asyncio.Lock()
         self._wanted = asyncio.Event()
 
@@ -101,6 +104,8 @@ class Deputy:
             "snapshot": lambda: encode(self._crawl.stats()),
             "drain": self._crawl.drain,
             "give_up_visits": self.give_up_visits,
+            "used": self.used,
+            "pace": self.pace,
             "memory_report": self._vitals.memory_report,
             "hosts": self._direct.hosts,
             "prospects": self._direct.prospects,
@@ -116,6 +121,10 @@ class Deputy:
             "recrawl": self.recrawl,
             "progress": self.progress,
             "failures": self._direct.failures,
+            "hold_exchange": self._cutter.hold_exchange,
+            "cut": lambda made: self._cutter.cut(Path(made)),
+            "let_go": self._cutter.let_go,
+            "copy": self.copy,
         }
 
     def look(self, *, ended: bool = False) -> Look:
@@ -138,6 +147,16 @@ class Deputy:
         spare = self._crawl.frontier.give_up_visits()
         return spare, self._crawl.frontier.visits_left
 
+    def used(self) -> tuple[int, int, int, int]:
+        """Of the crawl-wide limits: requests and bytes since the process began, and visits that wait for the rate and for the
+        bandwidth."""
+        fetched = self._crawl.fetcher.stats()
+        return fetched.requests, fetched.bytes_wire, *self._crawl.fetcher.held_up
+
+    def pace(self, rate: float, bandwidth: float) -> bool:
+        self._crawl.fetcher.pace(rate, bandwidth)
+        return True
+
     async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> bool:
         """False: as many orders as may be are not fulfilled yet."""
         try:
@@ -157,6 +176,9 @@ class Deputy:
         async with self._admitting:
             committed = await self._direct.admit(decode_admitted(admitted))
         await committed
+
+    async def copy(self) -> bytes:
+        return encode(await self._cutter.copy())
 
     async def progress(self, kind: str) -> bytes:
         return encode(await self._direct.progress(kind))

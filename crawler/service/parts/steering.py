@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark, Ref, Snapshot
 from crawler.core.urls import host_key
 from crawler.crawl import open_crawl_reader
+from crawler.crawl.checkpoints import Taken, take_of_all
 from crawler.crawl.crawl import RECENT_FAILURES
 from crawler.crawl.explain import explain
 from crawler.crawl.recrawl import TooManyOrders
@@ -41,6 +43,7 @@ _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors"
 _known = msgspec.msgpack.Decoder(Known | str | None)
 _tallies = msgspec.msgpack.Decoder(dict[str, Tally])
 encode: Final = msgspec.msgpack.Encoder().encode
+_taken = msgspec.msgpack.Decoder(Taken)
 _marks = msgspec.msgpack.Decoder(dict[str, Mark])
 
 
@@ -138,7 +141,7 @@ class SteeredParts:
                 raise TooManyOrders
 
     async def checkpoint(self, name: str | None) -> Copied:
-        raise ConfigError(f"a crawl by several processes is copied once it has stopped, by any program: cp -a {self._root} COPY")
+        return await take_of_all(_Cutters(self._crew, self._parts, self._ask), self._root, name)
 
     async def _choose(self, action: str, which: Selection) -> int:
         """One part after the other: where one cannot, the same request again does the rest."""
@@ -176,3 +179,35 @@ class SteeredParts:
                     return await self._crew.ask(part, name, *arguments)
                 except Gone:
                     await asyncio.sleep(GONE_AGAIN_S)
+
+
+class _Cutters:
+    """All parts, as a checkpoint asks them (see ``crawler.crawl.checkpoints.Cutters``)."""
+
+    def __init__(self, crew: Crew, parts: int, ask: Callable[[int, str], Awaitable[Any]]) -> None:
+        """``ask`` waits for a part that is just being begun."""
+        self._crew, self._parts, self._ask = crew, parts, ask
+
+    async def hold_exchange(self) -> None:
+        for part in range(self._parts):
+            await self._ask(part, "hold_exchange")
+
+    async def cut(self, made: Path) -> None:
+        await self._each("cut", str(made))
+
+    async def let_go(self) -> None:
+        await self._crew.ask_each("let_go")
+
+    async def copy(self) -> Sequence[Taken]:
+        return [_taken.decode(taken) for taken in await self._each("copy")]
+
+    async def _each(self, name: str, *arguments: object) -> list[Any]:
+        """What all of them answer, each once it has done it."""
+        asked = (self._crew.ask(part, name, *arguments) for part in range(self._parts))
+        answers = await asyncio.gather(*asked, return_exceptions=True)  # whoever has begun has ended before it is let go
+        for part, answer in enumerate(answers):
+            if isinstance(answer, Gone):
+                raise StorageError(f"process {part} of this crawl is just being begun again: ask once more")
+            if isinstance(answer, BaseException):
+                raise answer
+        return list(answers)

@@ -116,6 +116,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Connector._conns": ("idle", IDLE + WORKERS),
     "Connector.*": ("waits of aiohttp that are not used", FIXED),
     "Fetcher._bodies": ("body", WORKERS),
+    "Pace._waiting": ("workers", WORKERS),
     "Deadlines._running": ("workers", WORKERS),
     "Lean.params": ("fixed", FIXED),
     "Resolver._asked": ("workers", WORKERS),

@@ -19,6 +19,7 @@ from crawler.core.errors import ConfigError
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.maintenance import stores_of
 from crawler.crawl.reading import open_crawl_reader
+from crawler.crawl.wiring import open_crawl
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.store import Counts
 from crawler.output import locked
@@ -172,3 +173,13 @@ def test_nothing_is_written_where_there_is_one_process(tmp_path):
     with locked(tmp_path):
         assert divided_for(config_of(tmp_path), tmp_path, 1) is None
     assert not (tmp_path / "frontier").exists()
+
+
+async def test_a_divided_crawl_is_not_made_whole_unasked(begun, tmp_path):
+    _, roots = begun
+    root = tmp_path / "out"
+    shutil.copytree(roots[3], root)
+    with pytest.raises(ConfigError, match="3 processes share this crawl"):
+        async with open_crawl(config_of(root)):
+            pass
+    assert len(list((root / "frontier").glob("part-*"))) == 3

@@ -29,7 +29,6 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.fetcher import _limiter
 from crawler.fetch.session import shares, tls_context
 
 TEXT = b"<!doctype html><p>" + b"word " * 40_000
@@ -334,13 +333,6 @@ async def test_a_deadline_ends_with_its_reason_and_leaves_other_cancellations_al
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not len(all_of_them)
-
-
-def test_limiters_are_evenly_spaced_where_the_loop_can_keep_it() -> None:
-    assert _limiter(0) is None
-    slow, fast = _limiter(4), _limiter(5000)
-    assert (slow.max_rate, slow.time_period) == (1, 0.25)
-    assert (fast.max_rate, fast.time_period) == (50, 0.01)
 
 
 @pytest.mark.parametrize("descriptors", [1, 16, 64, 256, 1024, 65536, 1 << 20])

@@ -8,6 +8,7 @@ import os
 import random
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output.archive import open_archive
+from crawler.output.checkpoint import Cut
 from crawler.output.file_names import WHOLE
 from crawler.output.journal import Journal
 from crawler.output.results import Results, rows
@@ -238,17 +240,23 @@ class Part:
         self.store.close()
 
 
-def crawled(root: Path, kind: str, web: Web, parts: int, seed: int, kills: float) -> list[Part]:
-    """One crawl from beginning to end: steps of all parts in any order, until nothing is left anywhere."""
-    chance = random.Random(seed)
+STEPS = ("seed", "visit", "visit", "receive", "receive", "commit", "commit", "clean")
+AMONG_CUTS = ("seed", "visit", "visit", "commit", "commit")
+"""While a checkpoint is made nobody begins to receive, and nobody deletes."""
+
+
+def crew_of(root: Path, kind: str, web: Web, parts: int) -> list[Part]:
     board = Board(parts)
     for folder in ("results", "exchange", "frontier"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    shares = [Share(part, divided(parts), SECRET) for part in range(parts)]
-    crew = [Part(root, kind, web, share, board) for share in shares]
-    for _ in range(10_000):
+    return [Part(root, kind, web, Share(part, divided(parts), SECRET), board) for part in range(parts)]
+
+
+def take_steps(crew: list[Part], chance: random.Random, kills: float, steps: tuple[str, ...], number: int) -> bool:
+    """So many steps of all parts in any order; whether nothing is left anywhere before they are done."""
+    for _ in range(number):
         part = chance.choice(crew)
-        step = chance.choice(["seed", "visit", "visit", "receive", "receive", "commit", "commit", "clean"])
+        step = chance.choice(steps)
         try:
             if chance.random() < kills:
                 if step != "commit":
@@ -259,8 +267,15 @@ def crawled(root: Path, kind: str, web: Web, parts: int, seed: int, kills: float
         except Killed:
             part.kill()
         if all(one.is_idle and (one.inbox is None or one.inbox.is_read) for one in crew):
-            return crew
-    raise AssertionError("the crawl does not end")
+            return True
+    return False
+
+
+def crawled(root: Path, kind: str, web: Web, parts: int, seed: int, kills: float) -> list[Part]:
+    """One crawl from beginning to end."""
+    crew = crew_of(root, kind, web, parts)
+    assert take_steps(crew, random.Random(seed), kills, STEPS, 10_000), "the crawl does not end"
+    return crew
 
 
 def told(root: Path, web: Web, crew: list[Part]) -> dict[str, object]:
@@ -310,6 +325,53 @@ def test_parts_on_disk_are_as_one(web, parts, seed):
     same("embedded", web, parts, seed, 0.05)
 
 
+def copied(crew: list[Part], made: Path, chance: random.Random, among: tuple[str, ...]) -> None:
+    """A checkpoint of all parts, cut one after the other while they go on."""
+    made.mkdir()
+    (made / "frontier").mkdir()
+
+    def store_of(part: Part, path: Path):
+        part.store.copy_to(path)
+        return part.store.marks()
+
+    for part in chance.sample(crew, len(crew)):
+        cut = Cut(part.root, made)
+        cut.take(f"frontier/{part.share.own}", partial(store_of, part))
+        cut.copy()
+        assert not cut.missing
+        take_steps(crew, chance, 0.0, among, chance.randint(0, 60))
+
+
+def goes_on(web: Web, parts: int, seed: int, among: tuple[str, ...] = AMONG_CUTS) -> None:
+    """From a checkpoint, as from the original."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        one = crawled(root / "one", "memory", web, 1, seed, 0.0)
+        wanted = told(root / "one", web, one)
+        crew = crew_of(root / "many", "embedded", web, parts)
+        take_steps(crew, chance, 0.02, STEPS, chance.randint(0, 100))
+        copied(crew, root / "copy", chance, among)
+        take_steps(crew, chance, 0.05, STEPS, chance.randint(0, 30))
+        for part in crew:
+            part.close()
+        copies = crew_of(root / "copy", "embedded", web, parts)
+        try:
+            assert take_steps(copies, chance, 0.02, STEPS, 10_000), "the copy does not end"
+            assert told(root / "copy", web, copies) == wanted
+        finally:
+            for part in [*one, *copies]:
+                part.close()
+
+
+@settings(max_examples=int(os.environ.get("CHECKPOINTS", "2")), deadline=None)
+@given(st.integers(2, 3), st.integers(0, 1 << 30))
+def test_a_checkpoint_is_one_cut_though_parts_are_cut_one_after_the_other(parts, seed):
+    urls = [f"http://h{n % 6}.test/{n}" for n in range(14)]
+    answers = {url: ("ok", [urls[m] for m in (2 * n + 1, 2 * n + 2) if m < 14]) for n, url in enumerate(urls)}
+    goes_on(Web(answers, {}, urls[:2]), parts, seed)
+
+
 # -- pumps that run -----------------------------------------------------------------------------------------------
 
 
@@ -323,6 +385,7 @@ class Running:
         self.bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
         self.board = Board(parts, bells=self.bells)
         self.visits: Counter[str] = Counter()
+        self.pumps: dict[int, Pump] = {}
         self.stores = [MemoryStore(Limits(depth_limited=True), Share(part, divided(parts), SECRET)) for part in range(parts)]
 
     async def part(self, number: int, seeds: list[Link], outlinks) -> None:
@@ -335,6 +398,7 @@ class Running:
         rests = politeness(backoff_max_s=1.0, host_failures=8)
         clock, wall = self.clock.now, self.clock.wall
         pump = Pump(store, bench, rests, journal, clock=clock, wall=wall, links_max=100, exchange=exchange)
+        self.pumps[number] = pump
 
         async def work() -> None:
             while (lease := await pump.frontier.take()) is not None:
@@ -381,6 +445,27 @@ async def test_pumps_send_each_other_all_there_is_and_end_together(tmp_path, par
     counts = [store.stats() for store in running.stores]
     assert sum(one.done for one in counts) == 255 == sum(one.known for one in counts)
     assert sum(one.waiting for one in counts) == 0
+
+
+async def test_nothing_is_read_of_what_others_send_while_a_part_holds_the_exchange(tmp_path):
+    running = Running(tmp_path, 2)
+    crawl = asyncio.create_task(running.crawl([Link(f"http://{THERE}/1", THERE), Link(f"http://{HERE}/1", HERE)], nothing))
+    while 1 not in running.pumps:
+        await asyncio.sleep(0)
+    await running.pumps[1].hold_exchange()
+    while not running.visits or not running.board.written(0):  # its own page is visited, the other one is sent
+        await asyncio.sleep(0.001)
+    for _ in range(20):  # it is told again and again that there is something
+        os.eventfd_write(running.bells[1], 1)
+        await asyncio.sleep(0.001)
+    assert (running.board.read(1, 0), set(running.visits)) == (0, {f"http://{HERE}/1"})
+    running.pumps[1].let_go_exchange()
+    await crawl
+    assert set(running.visits) == {f"http://{HERE}/1", f"http://{THERE}/1"}
+
+
+def nothing(root: Path, lease: Lease) -> Outcome:
+    return Done(page_of(root, b"", lease.link.url), "ok")
 
 
 async def test_a_crawl_of_nothing_ends(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 from crawler.config.load import load
@@ -10,7 +12,9 @@ from crawler.core.errors import ConfigError
 from crawler.service.parts.auto import processes_for
 from crawler.service.parts.shares import Visits, share_of
 
-FOLLOWING = {"urls": ("http://a.test/", "http://b.test/"), "depth": 3, "scope": "any", "memory_limit": "8GiB"}
+MANY = tuple(f"http://h{n}.test/" for n in range(10_001))
+FOLLOWING = {"urls": MANY, "depth": 3, "scope": "any", "memory_limit": "8GiB"}
+LISTED = {"urls": MANY, "memory_limit": "8GiB"}
 
 
 def config_of(**settings: object) -> Config:
@@ -27,11 +31,21 @@ def config_of(**settings: object) -> Config:
         (FOLLOWING | {"memory_limit": "300MiB"}, 8, 1, "memory limit of 300 MiB"),
         (FOLLOWING | {"workers": 3}, 8, 3, "8 cores"),
         (FOLLOWING | {"store": "memory"}, 8, 1, "--store memory"),
-        (FOLLOWING | {"urls": ("http://a.test/", "http://a.test/b"), "scope": "host"}, 8, 1, "one host"),
-        (FOLLOWING | {"urls": ("http://a.test/",)}, 8, 6, "8 cores"),
+        (FOLLOWING | {"max_pages": 10_000}, 8, 1, "no more than 10000 pages"),
+        (
+            FOLLOWING | {"urls": MANY[:3]},
+            8,
+            1,
+            "begun from 3 URLs, of which nobody knows what comes (--processes 6",
+        ),
+        (FOLLOWING | {"scope": "host"}, 64, 16, "64 cores"),
+        (FOLLOWING | {"scope": "host", "urls": tuple(f"http://a.test/{n}" for n in range(10_001))}, 8, 1, "1 host allow"),
+        (LISTED, 8, 8, "8 cores"),
+        (LISTED | {"delay": 5}, 8, 5, "10001 hosts allow no more pages a second"),
+        (LISTED | {"delay": 0, "urls": tuple(f"http://h{n % 40}.test/{n}" for n in range(10_001))}, 8, 2, "40 hosts, which are"),
         ({"urls": ("http://a.test/", "http://b.test/")}, 8, 1, "a list of 2 URLs"),
-        ({"input": ("-",), "memory_limit": "8GiB"}, 8, 8, "8 cores"),
-        ({"input": ("/none",), "memory_limit": "8GiB"}, 8, 8, "8 cores"),
+        ({"input": ("-",), "memory_limit": "8GiB"}, 8, 1, "nobody knows how long"),
+        ({"input": ("/none",), "memory_limit": "8GiB"}, 8, 1, "nobody knows how long"),
     ],
 )
 def test_as_many_as_help(settings, cores, wanted, why):
@@ -39,14 +53,20 @@ def test_as_many_as_help(settings, cores, wanted, why):
     assert (found, why in said) == (wanted, True), said
 
 
-def test_a_short_list_has_one(tmp_path):
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_list_is_looked_at(tmp_path, pack):
     listed = tmp_path / "list"
-    listed.write_text("http://a.test/\n")
     config = config_of(input=(str(listed),), memory_limit="8GiB")
-    assert processes_for(config, endless=False, cores=8) == (1, "a short list")
-    listed.write_text("http://a.test/\n" * 10_000)
-    assert processes_for(config, endless=False, cores=8)[0] == 8
-    assert processes_for(config_of(memory_limit="8GiB"), endless=True, cores=4)[0] == 4, "a daemon is sent more"
+    lines = [f'{{"url": "http://h{n % 2000}.test/{n}"}}\n' for n in range(120_000)]
+    for count, wanted in {1: 1, 10_000: 1, 10_001: 4, 120_000: 4}.items():
+        listed.write_bytes(pack("".join(lines[:count]).encode()))
+        assert processes_for(config, endless=False, cores=8)[0] == wanted, count
+    assert "the first 100000 URLs: 2000 hosts" in processes_for(config, endless=False, cores=8)[1]
+
+
+def test_a_daemon_is_sent_more():
+    daemon = config_of(memory_limit="8GiB")
+    assert [processes_for(daemon, endless=True, cores=cores)[0] for cores in (1, 2, 3, 4, 8)] == [1, 1, 2, 3, 6]
 
 
 @pytest.mark.parametrize("word", ["auto", 0, 4])
