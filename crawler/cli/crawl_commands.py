@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
     from crawler.output import is_crawl
 
     config = load(flags(namespace), file=namespace.config, needs=NEEDS_OUTPUT, also=seed_faults).config
-    if not (config.urls or config.input or is_crawl(Path(config.output or ""))):
+    if not (config.urls or config.input or config.cluster or is_crawl(Path(config.output or ""))):
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
