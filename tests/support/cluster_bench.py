@@ -25,6 +25,7 @@ from pathlib import Path
 import orjson
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
+from crawler.frontier.rocksdb.layout import decode_mark
 from support import pinch
 from support.cluster_net import Database, Net, net, reason_not
 from support.judged_web import POISON, Excuse, Verdict, host_of, judge, not_once, url_of, visits_of
@@ -98,8 +99,8 @@ class Bench:
         self.stores, self.clustered, self.listed, self._poison = stores, clustered, listed, poison
         self.stored, self.log = folder / "stored", folder / "visits"
         self.nodes: list[Node] = []
-        self.lost: list[str] = []
-        """Folders of nodes whose disk was lost, as ``stored`` has them."""
+        self.lost: list[set[Path]] = []
+        """Of each node whose disk was lost, what stands in ``stored`` and is known to: what was on its way has no mark."""
         self.excuses: list[Excuse] = []
         self._cut_at: dict[str, float] = {}
         self.told: list[str] = []
@@ -252,8 +253,7 @@ class Bench:
         """Of a node that is dead: it comes back as another, if at all."""
         self._say(f"{node.name}: its disk is lost")
         node_id = node.uuid
-        if (kept := node.directory / "store.id").exists():
-            self.lost.append(kept.read_text().strip())
+        self.lost.append(self.stored_of(node))
         shutil.rmtree(node.directory)
         node.command = []
         wait_for("the database has not heard of it for a lease", lambda: not self._is_heard_of(node_id))
@@ -265,6 +265,17 @@ class Bench:
         )
         self._say(f"cluster lost {node.name}: {(done.stderr + done.stdout).strip()}")
         assert done.returncode == 0, done.stderr
+
+    def stored_of(self, node: Node) -> set[Path]:
+        """Its files that the database knows to be stored."""
+        assert self.database is not None
+        found = self.database.rows(
+            """SELECT key, value FROM own WHERE member IN (SELECT id FROM member WHERE node = %s)
+              AND substring(key, 1, 5) = 'mark:'""",
+            node.uuid,
+        )
+        folder = self.stored / (node.directory / "store.id").read_text().strip() if self.stores else self.stored
+        return {folder / bytes(key[5:]).decode() for key, value in found if decode_mark(bytes(value)).stored}
 
     def _cluster_flags(self) -> list[str]:
         assert self.database is not None
@@ -316,13 +327,14 @@ class Bench:
 
     def faults(self) -> list[str]:
         """What was promised, and is not so."""
-        places = [node.directory for node in self.nodes if node.command] + [self.stored / name for name in self.lost]
-        rows = [row for place in places for row in rows_in(place)]
+        files = {file for node in self.nodes if node.command for file in node.directory.glob("*/*") if file.is_file()}
+        files |= {file for stored in self.lost for file in stored}
+        rows = [row for file in files if file.parent.name == "results" for row in rows_in(file)]
         pages = {url_of(n, self.hosts, WEB_PORT) for n in range(1, self.pages + 1)}
         settled = [row["canonical"] for row in rows if row["reason"] not in ("duplicate", "crashed")]
         faults = [f"rows: {url}: {count}" for url, count in not_once(settled, pages).items()]
         faults += [f"{row['canonical']}: {row['outcome']} {row['reason']}" for row in rows if not _is_fine(row)]
-        recorded = [uri for place in places for uri in responses_in(place)]
+        recorded = [uri for file in files if file.parent.name == "warc" for uri in responses_in(file)]
         faults += [f"records: {url}: {count}" for url, count in not_once(recorded, pages).items()]
         lines = {
             (f"list-{node.name}.txt", n) for number, node in enumerate(self.nodes) for n in range(1, len(self.lines(number)) + 1)
@@ -357,17 +369,14 @@ def _is_fine(row: dict) -> bool:
     return row["outcome"] == "ok" or row["reason"] == "duplicate" or (row["reason"] == "crashed" and POISON in row["canonical"])
 
 
-def rows_in(place: Path) -> list[dict]:
-    return [orjson.loads(line) for file in sorted((place / "results").glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+def rows_in(file: Path) -> list[dict]:
+    return [orjson.loads(line) for line in file.read_bytes().splitlines()]
 
 
-def responses_in(place: Path) -> list[str]:
-    found = []
-    for file in sorted((place / "warc").glob("*.warc.gz*")):
-        with file.open("rb") as stream:
-            records = ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False)
-            found += [record.headers["WARC-Target-URI"] for record in records]
-    return found
+def responses_in(file: Path) -> list[str]:
+    with file.open("rb") as stream:
+        records = ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False)
+        return [record.headers["WARC-Target-URI"] for record in records]
 
 
 @contextlib.contextmanager
