@@ -200,8 +200,8 @@ class MovingStore:
 
 
 def _plus(one: Tally, other: Tally) -> Tally:
-    outcomes = {name: one.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in {**one.outcomes, **other.outcomes}}
-    return Tally(one.known + other.known, outcomes)
+    both = {name: one.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in {**one.outcomes, **other.outcomes}}
+    return Tally(one.known + other.known, {name: count for name, count in both.items() if count})
 
 
 @translated

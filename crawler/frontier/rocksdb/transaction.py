@@ -79,13 +79,14 @@ class Hosts:
 class Ledger:
     """What transactions change one after the other: the open database and what is held of it in memory."""
 
-    def __init__(self, database: Database, state: StoreState, hosts_max: int) -> None:
+    def __init__(self, database: Database, state: StoreState, hosts_max: int, *, is_part: bool) -> None:
         self.database = database
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
         self.longest = Longest()
         self.progress = Progress(
-            {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)}
+            {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)},
+            is_part=is_part,
         )
         self.sequence = state.sequence
 
