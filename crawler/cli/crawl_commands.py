@@ -89,27 +89,36 @@ def _urls_read(root: Path) -> int:
         return lines_read(reader.positions().get(ARGV))
 
 
+ITS_DIRECTORY = "the crawl's directory; without it the running daemon is told"
 RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
 """Outcomes that another attempt or other settings may change; they say nothing about the page itself."""
 
 
+@refusable
 def retry(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "retry",
-        "retry DIR [--outcome NAME,...]",
-        "Schedules finished URLs to be fetched again by the command that began the crawl. Each new row has a higher attempt.\n\n"
+        "retry [DIR] [--outcome NAME,...]",
+        "Schedules finished URLs to be fetched again by the command that began the crawl, or by the daemon that runs it. Each "
+        "new row has a higher attempt.\n\n"
         "examples:\n"
         "  crawler retry out/                                what failed by network, server or our own settings\n"
         "  crawler retry out/ --outcome http_error,timeout\n"
         "  crawler retry out/ --outcome blocked              after --allow-net was widened\n"
-        "  crawler run -i urls.txt -o out/                   now fetch them",
+        "  crawler run -i urls.txt -o out/                   now fetch them\n"
+        "  crawler retry --outcome timeout                   by the crawler running on this machine, at once",
     )
-    parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
+    parser.add_argument("directory", metavar="DIR", nargs="?", help=ITS_DIRECTORY)
     parser.add_argument(
         "--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED.replace(',', ', ')}"
     )
+    add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
     outcomes = outcomes_of(namespace.outcome or [RETRIED])
+    if namespace.directory is None:
+        told = client_of(namespace).ask("POST", "/v1/retry", send={"outcome": sorted(outcomes)})
+        say(f"{told['count']:,} URLs are due again")
+        return Exit.OK
     from crawler.crawl.maintenance import revive
     from crawler.output import crawl_in
 
@@ -131,9 +140,7 @@ def recrawl(arguments: Sequence[str]) -> int:
         "  crawler recrawl out/ --older-than 7d --match '/news/'\n"
         "  crawler recrawl --older-than 1d                   by the crawler running on this machine, at once",
     )
-    parser.add_argument(
-        "directory", metavar="DIR", nargs="?", help="the crawl's directory; without it the running daemon is told"
-    )
+    parser.add_argument("directory", metavar="DIR", nargs="?", help=ITS_DIRECTORY)
     parser.add_argument("--older-than", default="0", metavar="TIME", help="only what was last visited so long ago, such as 7d")
     parser.add_argument(
         "--outcome", action="append", default=[], metavar="NAME,...", help="only what ended so (default: all but skipped)"

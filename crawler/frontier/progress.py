@@ -41,9 +41,11 @@ class Tally(Struct, array_like=True):
 
 
 class Progress:
-    """``kept`` are the tallies by their keys: ``list:NAME``, ``tag:`` and the tag as JSON, or either alone for all others."""
+    """``kept`` are the tallies by their keys: ``list:NAME``, ``tag:`` and the tag as JSON, or either alone for all others. Those
+    of a part may be less than nothing: what another has counted was forgotten here, since hosts were divided anew."""
 
-    def __init__(self, kept: Mapping[str, Tally] = {}) -> None:
+    def __init__(self, kept: Mapping[str, Tally] = {}, *, is_part: bool = False) -> None:
+        self._is_part = is_part
         self._tallies = dict(kept)
         self._counts = {kind: sum(key.startswith(kind) for key in kept) for kind in (LIST, TAG)}
         self.touched: set[str] = set()
@@ -111,7 +113,7 @@ class Progress:
         if link.input is not None and known.outcome != "redirect":
             tallies.append(self._tally(LIST, link.input.list))
         for tally in tallies:
-            if tally.outcomes.get(known.outcome):  # not of a directory begun by an earlier version
+            if self._is_part or tally.outcomes.get(known.outcome):  # not of a directory begun by an earlier version
                 tally.end(known.outcome, -1)
                 tally.known -= forgotten
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from measure import HERE
+from measure import CLIENT_CPU, HERE, SERVER_CPU
 
 PEERS = HERE / "peers"
 OURS = ("--delay", "0", "--factor", "0", "--allow-net", "127.0.0.0/8", "--progress", "none", "-q")
@@ -52,6 +52,8 @@ class Contender:
     """Visits at a time at one host. None: it has no such limit, or is run with its own."""
     tls: bool = False
     """By TLS, whatever the profile; its ratios are to the same REF and floor as the others'."""
+    cpus: str = CLIENT_CPU
+    """As taskset takes them."""
 
 
 def ours(*options: str, program: Sequence[str] = ("-m", "crawler")) -> Callable[[Job], Sequence[str]]:
@@ -97,6 +99,17 @@ def contenders(per_host: Sequence[int]) -> list[Contender]:
         Contender("ours, TLS", ours(), per_host=first, tls=True),
         Contender("ours, nothing kept", ours(*LIGHT), per_host=first),
         Contender("ours, session.request", ours(program=SESSION), per_host=first),
+    ]
+
+
+def by_cores() -> list[Contender]:
+    """This crawler on one core and on two, where the web has its share of the second."""
+    both = f"{CLIENT_CPU},{SERVER_CPU}"
+    one, two = ours("--processes", "1"), ours("--processes", "2", "--memory-limit", "1GiB")
+    return [
+        Contender("1 core, 1 process", one),
+        Contender("2 cores, 1 process", one, cpus=both),
+        Contender("2 cores, 2 processes", two, cpus=both),
     ]
 
 

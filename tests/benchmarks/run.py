@@ -4,6 +4,7 @@ second, peak memory, connections opened.
     python tests/benchmarks/run.py --workload list --pages 20000 --per-host 1,8
     python tests/benchmarks/run.py --workload crawl --pages 10000 --only ours --known-share 0.9 --json crawl.json
     python tests/benchmarks/run.py --readme             # both workloads, the README's table in Markdown
+    python tests/benchmarks/run.py --cores              # this crawler on one core and on two, in Markdown
     python tests/benchmarks/run.py --quick              # counts only, in half a minute: see counts.py
 
 Each round runs REF, the parts of floor.py, every contender, and REF again; the ratios are to this round's own floor and to
@@ -27,8 +28,8 @@ from typing import get_args
 
 import counts
 import floor
-from contenders import Contender, Job, Workload, contenders, reference
-from measure import SETTLE_S, Farm, Profile, farm, prepare, run
+from contenders import Contender, Job, Workload, by_cores, contenders, reference
+from measure import SERVER_CPU, SETTLE_S, Farm, Profile, farm, prepare, run
 
 FINITE_PAGES = 10
 """Pages a host in the web for peers that cannot be told to stop after so many."""
@@ -55,6 +56,8 @@ class Result:
     web_busy: float
     """Share of the time in which the web's CPU was busy, TLS terminator and all: near 1 it was the web that was measured."""
     code: int | None
+    alone_per_s: float = 0.0
+    """Pages a second, without the time that the web took from the client's CPUs."""
     of_floor: float = 0.0
     of_ref: float = 0.0
 
@@ -109,12 +112,14 @@ class Bench:
             time.sleep(SETTLE_S)
             web.reset()
             busy_s = web.busy_s()
-            done = run(contender.command(job), timeout_s=self.timeout_s, cwd=job.folder)
+            done = run(contender.command(job), timeout_s=self.timeout_s, cwd=job.folder, cpu=contender.cpus)
             busy_s = web.busy_s() - busy_s
             stats = web.stats()
         served = max(int(stats["pages_ok"]), 1)
         if done.code not in ENDED_WELL or served < pages // 2:
             print(f"  {contender.name}: exit {done.code}, {served} pages\n{done.said[-2000:]}", file=sys.stderr)
+        cpus = contender.cpus.split(",")
+        shared_s = busy_s / len(cpus) if SERVER_CPU in cpus else 0.0
         result = Result(
             workload,
             contender.name,
@@ -125,6 +130,7 @@ class Bench:
             int(stats["connections"]) - 1,  # but the one that asked for the figures
             busy_s / done.wall_s,
             done.code,
+            served / (done.wall_s - shared_s),
         )
         print(f"  {workload}, {contender.name}: {result.cpu_s_per_1000:.3f} CPU s per 1,000 pages", file=sys.stderr)
         return result
@@ -170,6 +176,19 @@ def table(lines: Sequence[Result]) -> str:
     return _markdown([head, *(_row(line) for line in sorted(lines, key=lambda line: line.cpu_s_per_1000))])
 
 
+def cores_table(lines: Sequence[Result]) -> str:
+    """Both workloads side by side, by cores and processes."""
+    head = ["", *(f"{workload}, {figure}" for workload in get_args(Workload) for figure in ("CPU s", "pages/s", "peak PSS MiB"))]
+    rows = []
+    for name in dict.fromkeys(line.name for line in lines if line.alone_per_s and line.name != "REF"):
+        cells = [name]
+        for workload in get_args(Workload):
+            found = next(line for line in lines if (line.workload, line.name) == (workload, name))
+            cells += [f"{found.cpu_s_per_1000:.3f}", _whole(found.alone_per_s), _whole(found.pss_mib)]
+        rows.append(cells)
+    return _markdown([head, *rows])
+
+
 def readme_table(lines: Sequence[Result]) -> str:
     """Both workloads side by side."""
     figures = ("CPU s", "× floor", "× REF", "connections")
@@ -209,6 +228,8 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def chosen(options: argparse.Namespace) -> list[Contender]:
+    if options.cores:
+        return by_cores()
     found = contenders(options.per_host)
     if options.only:
         found = [one for one in found if any(one.name.startswith(name) for name in options.only)]
@@ -250,9 +271,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="where a run keeps what it crawls while it lasts (default: /tmp)")
     parser.add_argument("--json", type=Path, help="write every run and the medians here")
     parser.add_argument("--readme", action="store_true", help="both workloads, per-host 1 and 8, TLS; the README's table")
+    parser.add_argument("--cores", action="store_true", help="both workloads, this crawler on 1 and 2 cores, web counted out")
     parser.add_argument("--quick", action="store_true", help="counts only: connections, function and system calls a page")
     options = parser.parse_args()
-    if options.readme:
+    if options.readme or options.cores:
         options.workload = "both"
     options.per_host = options.per_host or (README_PER_HOST if options.readme else (1,))
     if options.hosts > TLS_HOSTS_MAX and (options.tls or options.readme):
@@ -289,8 +311,8 @@ def main() -> None:
         arguments = {key: str(value) for key, value in vars(options).items()}
         found = {"options": arguments, "medians": [asdict(one) for one in lines], "runs": [asdict(one) for one in results]}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.readme:
-        print(readme_table(lines))
+    if options.readme or options.cores:
+        print(cores_table(lines) if options.cores else readme_table(lines))
         return
     for workload in workloads:
         print(f"\n{workload}\n\n{table([line for line in lines if line.workload == workload])}")

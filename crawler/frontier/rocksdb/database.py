@@ -232,10 +232,16 @@ class Database:
 
     def scan(self, family: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All entries whose key begins with ``prefix``, or those from ``start`` on."""
-        cursor = self.cursor(family)
-        cursor.seek(prefix or start)
-        while cursor.valid() and (key := cursor.key()).startswith(prefix):
-            yield key, cursor.value()
+        at = prefix or start
+        found: Iterator[tuple[Any, Any]] = self._families[family].items(from_key=at or None)  # at half a cursor's cost
+        for key, value in found:
+            if not key.startswith(prefix):
+                return
+            yield key, value
+            at = key
+        cursor = self.cursor(family)  # it tells an error from an end
+        cursor.seek(at)
+        if cursor.valid():
             cursor.next()
         cursor.status()
 

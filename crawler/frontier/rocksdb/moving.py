@@ -50,8 +50,8 @@ TIME_BYTES: Final = 8
 MERGED: Final = b"merged:"
 """Under this and a name a store notes whose totals it has taken over."""
 
-Entry = tuple[str, bytes, bytes]
-"""(family, key, value)"""
+Entry = tuple[bytes, bytes]
+"""(key, value)"""
 
 
 class MovingStore:
@@ -66,38 +66,31 @@ class MovingStore:
     @translated
     def give(self, to: MovingStore, slots: Collection[int]) -> int:
         """Copy the hosts of these slots; the number of entries."""
-        return to.put(self._entries_of(frozenset(slots)))
+        wanted, scan = frozenset(slots), self._database.scan
+        count = sum(to.put(family, self._in_slots(family, slots)) for family in BY_SLOT)
+        count += sum(to.put(family, (each for each in scan(family) if each[0][TIME_BYTES] in wanted)) for family in BY_TIME)
+        count += to.put("robots", (each for each in scan("robots") if self._slot_of_origin(each[0]) in wanted))
+        return count + to.put("meta", (each for each in scan("meta", SUSPECT) if _is_suspect_of(each[0], wanted)))
 
-    def _entries_of(self, slots: frozenset[int]) -> Iterator[Entry]:
-        for family in BY_SLOT:
-            for slot in sorted(slots):
-                for key, value in self._database.scan(family, bytes((slot,))):
-                    yield family, key, value
-        for family in BY_TIME:
-            for key, value in self._database.scan(family):
-                if key[TIME_BYTES] in slots:
-                    yield family, key, value
-        for key, value in self._database.scan("robots"):
-            if self._slot_of_origin(key) in slots:
-                yield "robots", key, value
-        for key, value in self._database.scan("meta", SUSPECT):
-            if key.startswith(SUSPECT + ROBOTS_KEY) or key[len(SUSPECT)] in slots:
-                yield "meta", key, value
+    def _in_slots(self, family: str, slots: Collection[int]) -> Iterator[Entry]:
+        for slot in sorted(slots):
+            yield from self._database.scan(family, bytes((slot,)))
 
     def _slot_of_origin(self, origin: bytes) -> int:
         return self._keys_by.host(host_key(f"{origin.decode()}/"))[0]
 
     @translated
-    def put(self, entries: Iterable[Entry]) -> int:
+    def put(self, family: str, entries: Iterable[Entry]) -> int:
         """Durable on return."""
-        count, batch = 0, WriteBatch(raw_mode=True)
-        for family, key, value in entries:
-            batch.put(key, value, self._database.handle(family))
-            count += 1
-            if count % ENTRIES_PER_WRITE == 0:
-                self._database.write(batch, sync=False)
-                batch = WriteBatch(raw_mode=True)
-        self._database.write(batch, sync=True)
+        count, left, handle = 0, iter(entries), self._database.handle(family)
+        while some := list(islice(left, ENTRIES_PER_WRITE)):
+            batch = WriteBatch(raw_mode=True)
+            put = batch.put
+            for key, value in some:
+                put(key, value, handle)
+            self._database.write(batch, sync=False)
+            count += len(some)
+        self._database.write(WriteBatch(raw_mode=True), sync=True)
         return count
 
     @translated
@@ -127,7 +120,7 @@ class MovingStore:
         key, meta = file_key(MARK, file), self._database.handle("meta")
         value = self._database.get("meta", key)
         assert value is not None
-        to.put([("meta", key, value)])
+        to.put("meta", [(key, value)])
         batch = WriteBatch(raw_mode=True)
         batch.delete(key, meta)
         self._database.write(batch, sync=True)
@@ -184,7 +177,7 @@ class MovingStore:
     def identify_as(self, of: MovingStore) -> None:
         """Say with what the crawl was begun, as another store says."""
         if (identity := of._database.get("meta", IDENTITY_KEY)) is not None:
-            self.put([("meta", IDENTITY_KEY, identity)])
+            self.put("meta", [(IDENTITY_KEY, identity)])
 
     def _state(self) -> StoreState:
         value = self._database.get("meta", STATE_KEY)
@@ -199,9 +192,14 @@ class MovingStore:
         self._database.close()
 
 
+def _is_suspect_of(key: bytes, slots: frozenset[int]) -> bool:
+    """Those of robots.txt are everybody's."""
+    return key.startswith(SUSPECT + ROBOTS_KEY) or key[len(SUSPECT)] in slots
+
+
 def _plus(one: Tally, other: Tally) -> Tally:
-    outcomes = {name: one.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in {**one.outcomes, **other.outcomes}}
-    return Tally(one.known + other.known, outcomes)
+    both = {name: one.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in {**one.outcomes, **other.outcomes}}
+    return Tally(one.known + other.known, {name: count for name, count in both.items() if count})
 
 
 @translated

@@ -100,7 +100,8 @@ class RocksStore(Facts):
             super().__init__(database, schema.secret, of.group_of if of is not None else None)
             self._state = self.state()
             self._opened_at = max(self._opened_at, self._state.now)
-            self._ledger = Ledger(database, self._state, share // Hosts.RECORD_BYTES, self._upstream)
+            hosts_max, is_part = share // Hosts.RECORD_BYTES, self._share is not None
+            self._ledger = Ledger(database, self._state, hosts_max, self._upstream, is_part=is_part)
             self._seen = Seen(database, 2 * share // Seen.ENTRY_BYTES)
             self._claims = Claims(database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest, self._upstream)
             self._claims.lowered = {} if self._limits.depth_limited else None

@@ -84,13 +84,16 @@ class Hosts:
 class Ledger:
     """What transactions change one after the other: the open database and what is held of it in memory."""
 
-    def __init__(self, database: Database, state: StoreState, hosts_max: int, upstream: Upstream | None = None) -> None:
+    def __init__(
+        self, database: Database, state: StoreState, hosts_max: int, upstream: Upstream | None = None, *, is_part: bool
+    ) -> None:
         self.database, self._upstream = database, upstream
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
         self.longest = Longest()
         self.progress = Progress(
-            {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)}
+            {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)},
+            is_part=is_part,
         )
         self.sequence = state.sequence if upstream is None else max(state.sequence, upstream.sequence)
 

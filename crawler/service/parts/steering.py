@@ -155,6 +155,8 @@ class SteeredParts:
                 whole = total.setdefault(name, Tally(0, {}))
                 whole.known += tally.known
                 whole.outcomes = summed([whole.outcomes, tally.outcomes])
+        for whole in total.values():
+            whole.outcomes = {name: count for name, count in whole.outcomes.items() if count}
         return total
 
     async def failures(self) -> Sequence[Failure]:
