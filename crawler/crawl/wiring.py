@@ -61,6 +61,7 @@ from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.memory_plan import (
     BASE_BYTES,
     BENCH_LINK_BYTES,
+    CLIENT_BYTES,
     DNS_NAME_BYTES,
     PART_BASE_BYTES,
     Needs,
@@ -421,7 +422,7 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
         control=control,
-        base=PART_BASE_BYTES if is_part else BASE_BYTES,
+        base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
     )
     return divide(memory_limit_of(config), needs)
 

@@ -28,6 +28,10 @@ from support.webs import Answer
 PAGES = int(os.environ.get("CLUSTER_PAGES", "600"))
 
 
+IS_NOTED = "SELECT 1 FROM member WHERE cardinality(out_long) > 0 AND node::text = %s"
+"""A node has told of visits that have been out for long."""
+
+
 @pytest.fixture
 def cluster(tmp_path: Path):
     cluster = Cluster(tmp_path, postgres().url())
@@ -89,6 +93,7 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
         cluster.check(web, PAGES)
 
 
+@pytest.mark.slow
 def test_a_commit_without_an_answer_was_made_or_was_not(cluster: Cluster) -> None:
     web = tree(PAGES)
     with web.running(), Proxy(postgres().port).running() as proxy:
@@ -248,8 +253,7 @@ def test_a_link_that_ends_its_node_is_given_up_after_three(cluster: Cluster) -> 
         for turn, name in enumerate(["a", "b", "c"], 1):
             cluster.begin(name, *([url_of(web, 1)] if name == "a" else []))
             until(lambda turn=turn: sum(visit.path == "/7" for visit in web.visits) == turn)
-            is_noted = "SELECT 1 FROM member WHERE cardinality(out_long) > 0 AND node::text = %s"
-            until(lambda name=name: rows(cluster.url, is_noted, cluster.node_of(name)))
+            until(lambda name=name: rows(cluster.url, IS_NOTED, cluster.node_of(name)))
             cluster.kill(name)
         cluster.begin("d")
         cluster.wait("d")
