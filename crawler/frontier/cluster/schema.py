@@ -26,7 +26,8 @@ INSERT INTO slot (id) SELECT generate_series(0, {SLOTS - 1});
 CREATE TABLE known (slot smallint NOT NULL, family smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
   PRIMARY KEY (slot, family, key)) WITH (fillfactor = 85);
 CREATE TABLE work (slot smallint NOT NULL, family smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
-  PRIMARY KEY (slot, family, key)) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+  PRIMARY KEY (slot, family, key))
+  WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 CREATE TABLE own (member int NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (member, key))
   WITH (fillfactor = 50);
 CREATE TABLE box (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, dest int NOT NULL,
