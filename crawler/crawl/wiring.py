@@ -64,6 +64,7 @@ from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.memory_plan import (
     BASE_BYTES,
     BENCH_LINK_BYTES,
+    CLIENT_BYTES,
     DNS_NAME_BYTES,
     PART_BASE_BYTES,
     Needs,
@@ -443,7 +444,7 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
         max_outlinks=config.max_outlinks,
         control=control,
         upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
-        base=PART_BASE_BYTES if is_part else BASE_BYTES,
+        base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
     )
     return divide(memory_limit_of(config), needs)
 

@@ -268,7 +268,7 @@ class Pump:
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
-        pause = self._pause_for(error)
+        self._pause_for(error)
         self._failure = error
         while self._failure is not None:
             await self._recover(self._failure)
@@ -280,14 +280,11 @@ class Pump:
             except StorageError as again:
                 self._failure = again
         if self.member is not None:
-            self.member.rewound()
-        self.frontier.resume(pause)
+            self.member.rewound()  # and resumes, if there is anything to deal
         self.frontier.resume(Pause.DISK)
 
-    def _pause_for(self, error: StorageError) -> Pause:
-        pause = Pause.DATABASE if isinstance(error, RemoteError) else Pause.DISK
-        self.frontier.pause(pause)
-        return pause
+    def _pause_for(self, error: StorageError) -> None:
+        self.frontier.pause(Pause.DATABASE if isinstance(error, RemoteError) else Pause.DISK)
 
     # -- refill ---------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ BASE_BYTES: Final = 72 * _MIB
 """Interpreter and libraries (62 MiB when imported) and what the allocator cannot give back."""
 PART_BASE_BYTES: Final = 40 * _MIB
 """The same of a process that is one part of a crawl: it shares the libraries with the others."""
+CLIENT_BYTES: Final = 12 * _MIB
+"""Of the client of the database, in a crawl of many machines."""
 PARENT_BYTES: Final = 40 * _MIB
 """The parent of the parts, and the process they are forked from."""
 PARSER_OWN_BYTES: Final = 16 * _MIB

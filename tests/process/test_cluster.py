@@ -10,8 +10,10 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -19,10 +21,15 @@ import pytest
 from support.clusters import SETTINGS, Cluster, check_spacing, tree, until, url_of
 from support.crews import kill, parts_of
 from support.db_proxy import Proxy
-from support.postgres import PASSWORD, postgres
+from support.postgres import PASSWORD, postgres, rows
 from support.programs import command, port_of_its_own, rows_of
+from support.webs import Answer
 
-PAGES = int(os.environ.get("CLUSTER_PAGES", "600"))
+PAGES = int(os.environ.get("CLUSTER_PAGES", "1200"))
+
+
+IS_NOTED = "SELECT 1 FROM member WHERE cardinality(out_long) > 0 AND node::text = %s"
+"""A node has told of visits that have been out for long."""
 
 
 @pytest.fixture
@@ -33,29 +40,31 @@ def cluster(tmp_path: Path):
 
 
 def test_a_node_joins_one_is_killed_and_one_drains(cluster: Cluster) -> None:
-    web = tree(PAGES)
+    pages = min(PAGES, 700)
+    web = tree(pages)
     with web.running():
-        cluster.begin("a", url_of(web, 1), "--rate", "150")
-        until(lambda: len(web.visits) > 50)
-        cluster.begin("b", "--rate", "150")
-        cluster.begin("c", "--rate", "150")
+        cluster.begin("a", url_of(web, 1), "--rate", "25")  # slow: the crawl must outlast all this
+        until(lambda: len(web.visits) > 10)
+        cluster.begin("b", "--rate", "25")
+        cluster.begin("c", "--rate", "25")
         until(lambda: cluster.is_shared("a", "b", "c"))
         cluster.kill("b")
         until(lambda: cluster.is_shared("a", "c"))
         assert cluster.drain("c") == 5
         until(lambda: cluster.is_shared("a"))
-        cluster.begin("b")
-        cluster.begin("c")
+        assert cluster.drain("a") == 5
+        for name in "abc":
+            cluster.begin(name, *([url_of(web, 1)] if name == "a" else []))
         cluster.wait()
-        cluster.check(web, PAGES)
+        cluster.check(web, pages)
 
 
 @pytest.mark.slow
 def test_a_frozen_node_loses_its_slots_and_takes_its_share_again(cluster: Cluster) -> None:
     web = tree(PAGES)
     with web.running():
-        cluster.begin("a", url_of(web, 1), "--rate", "100")
-        cluster.begin("b", "--rate", "100")
+        cluster.begin("a", url_of(web, 1), "--rate", "60")
+        cluster.begin("b", "--rate", "60")
         until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
         cluster.nodes["b"].send_signal(signal.SIGSTOP)
         until(lambda: cluster.is_shared("a"))
@@ -71,8 +80,8 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
     web = tree(PAGES)
     server = postgres()
     with web.running():
-        cluster.begin("a", url_of(web, 1), "--rate", "200")
-        cluster.begin("b", "--rate", "200")
+        cluster.begin("a", url_of(web, 1), "--rate", "60")
+        cluster.begin("b", "--rate", "60")
         until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
         server.kill()
         try:
@@ -86,11 +95,12 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
         cluster.check(web, PAGES)
 
 
+@pytest.mark.slow
 def test_a_commit_without_an_answer_was_made_or_was_not(cluster: Cluster) -> None:
     web = tree(PAGES)
     with web.running(), Proxy(postgres().port).running() as proxy:
         through = cluster.url.replace(f":{postgres().port}/", f":{proxy.port}/")
-        cluster.begin("a", url_of(web, 1), "--rate", "100", url=through)
+        cluster.begin("a", url_of(web, 1), "--rate", "60", url=through)
         until(lambda: len(web.visits) > 50)
         proxy.faults += ["answer", "commit", "answer", "commit"]
         until(lambda: not proxy.faults)
@@ -192,12 +202,12 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
         assert lost.returncode == 0 and "3 files were only there" in lost.stderr
         cluster.begin("b")
         cluster.wait("b")
-        rows = rows_of(cluster.directory("b"))
-        assert sorted(row["canonical"] for row in rows) == sorted(url_of(web, n) for n in range(1, pages + 1))
-        assert {row["attempt"] for row in rows} == {2}
+        again = rows_of(cluster.directory("b"))
+        assert sorted(row["canonical"] for row in again) == sorted(url_of(web, n) for n in range(1, pages + 1))
+        assert {row["attempt"] for row in again} == {2}
         assert {node["state"] for node in status_of(cluster)["nodes"]} == {"lost", "left"}
-        again = cluster.begin("a", url_of(web, 1))
-        assert again.wait(30) == 2 and "was declared lost" in cluster.said("a")
+        refused = cluster.begin("a", url_of(web, 1))
+        assert refused.wait(30) == 2 and "was declared lost" in cluster.said("a")
     table = command("cluster", "status", *where)
     assert "lost" in table.stdout and PASSWORD not in table.stdout
 
@@ -233,3 +243,48 @@ def test_the_password_is_told_nowhere(tmp_path: Path) -> None:
     ):
         assert PASSWORD not in told.stdout + told.stderr
         assert told.stderr or "***" in told.stdout
+
+
+@pytest.mark.slow
+def test_a_link_that_ends_its_node_is_given_up_after_three(cluster: Cluster) -> None:
+    web = tree(40)
+    whole = web.default
+    web.default = lambda host, path: Answer(hang=True) if path == "/7" else whole(host, path)
+    with web.running():
+        poison = url_of(web, 7)
+        for turn, name in enumerate(["a", "b", "c"], 1):
+            cluster.begin(name, *([url_of(web, 1)] if name == "a" else []))
+            until(lambda turn=turn: sum(visit.path == "/7" for visit in web.visits) == turn)
+            until(lambda name=name: rows(cluster.url, IS_NOTED, cluster.node_of(name)))
+            cluster.kill(name)
+        cluster.begin("d")
+        cluster.wait("d")
+    ends = {row["canonical"]: (row["outcome"], row["reason"], row["attempt"]) for row in cluster.rows()}
+    assert ends[poison] == ("skipped", "crashed", 4)
+    assert sum(end[0] == "ok" for end in ends.values()) == 33, "14, 15 and those below them are found on it alone"
+
+
+def test_a_daemon_of_the_cluster_tells_of_the_whole_crawl_and_takes_seeds_for_it(cluster: Cluster) -> None:
+    web, port = tree(60), port_of_its_own()
+    with web.running():
+        cluster.begin("a", "--listen", f"127.0.0.1:{port}", command="serve")
+        cluster.begin("b", "--listen", f"127.0.0.1:{port_of_its_own()}", command="serve")
+        until(lambda: cluster.is_shared("a", "b"))
+        where = ("--listen", f"127.0.0.1:{port}")
+        assert command("add", url_of(web, 1), *where).returncode == 0
+
+        def status() -> dict:
+            return json.loads(command("status", "--json", *where).stdout)
+
+        until(lambda: status()["done"] == 60)
+        told = status()
+        assert (told["known"], told["outcomes"], told["state"]) == (60, {"ok": 60}, "running")
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        assert 'crawler_cluster_slots{state="held"} 128.0' in metrics
+        done = float(re.search(r'crawler_frontier_urls{state="done"} (\S+)', metrics)[1])
+        assert 0 < done < 60, "of what this node has counted"
+        refused = command("checkpoint", str(cluster.directory("a")), str(cluster.root / "copy"), *where)
+        assert refused.returncode != 0 and "back up the crawl's database" in refused.stderr
+        for name in "ab":
+            assert cluster.drain(name) == 0
+        cluster.check(web, 60)

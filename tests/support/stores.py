@@ -92,9 +92,9 @@ class Driver:
         rest = lambda host: REST  # noqa: E731
         if self.kind == "cluster":
             from support.copies import Copy
-            from support.postgres import postgres
+            from support.postgres import emptied
 
-            self.url = self.url or postgres().url()
+            self.url = self.url or emptied()
             self.copy = Copy(self.url, self.path, self.limits, self.now, rest, self.share)
             return self.copy.store
         return open_store(self.kind, self.path, self.limits, now=self.now, rest=rest, memory_bytes=8 << 20, share=self.share)

@@ -210,7 +210,7 @@ class Member:
         }
         self._lose(moved | (self._phases.keys() - tick.held.keys()))
         for slot, epoch in tick.held.items():
-            if slot not in self._phases and slot not in tick.surplus:
+            if slot in self._wanted or (slot not in self._phases and slot not in tick.surplus):
                 self._phases[slot] = Phase.LOADING
                 self._wanted[slot] = epoch
         self._heired |= tick.heired
@@ -333,6 +333,7 @@ class Member:
         self._dropping.clear()
         for slot, phase in self._phases.items():
             mirror.slots[slot] = phase is Phase.HELD
+        self._pace()
 
     def undone(self) -> None:
         """What was not committed stands in the open batch again: but messages that are another's by now are not ours to admit."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -469,5 +470,5 @@ TestMemory = StoreHistory.TestCase
 TestMemory.settings = settings(quick, max_examples=40, stateful_step_count=80)
 TestEmbedded = DurableHistory.TestCase
 TestEmbedded.settings = settings(quick, max_examples=8, stateful_step_count=60)
-TestCluster = ClusterHistory.TestCase
-TestCluster.settings = settings(quick, max_examples=2, stateful_step_count=30)
+TestCluster = pytest.mark.slow(pytest.mark.timeout(600)(ClusterHistory.TestCase))
+TestCluster.settings = settings(quick, max_examples=40, stateful_step_count=40)
