@@ -22,6 +22,8 @@ from support.programs import CLEAN, LOCAL, command_of, crawler, crawling, rows_o
 from support.sinful import running
 from support.webs import Answer, Web, page, redirect, text
 
+from crawler.resources import cgroup
+
 KILLS = int(os.environ.get("KILLS", "6"))
 HOSTS = [f"127.0.7.{n}" for n in range(1, 21)]
 TWO = ("--processes", "2", "--min-free-disk", "0", "--parsers", "0")
@@ -278,3 +280,49 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
     assert set(web.asked().values()) == {1} and len(web.visits) == 200
     assert crawler("verify", str(tmp_path / "out")).returncode == 0
     assert not list((tmp_path / "out/frontier").glob("part*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("processes", "more"), [(1, ()), (2, ()), (4, ("--parsers", "0"))])
+def test_memory_of_all_processes_is_flat_and_below_the_limit(tmp_path: Path, processes: int, more: tuple[str, ...]) -> None:
+    """While the pages that are known become ten times as many. The peak of the last quarter is told beside that of the second."""
+    web = Web()
+
+    def answer(host: str, path: str) -> Answer:
+        n = int(path[1:])
+        return page(*(web.url(HOSTS[m % len(HOSTS)], f"/{m}") for m in range(10 * n, 10 * n + 10)), "x" * 2000)
+
+    web.default = answer
+    limit = 512 << 20
+    measured: list[int] = []
+    with web.running():
+        command = (
+            "run",
+            first(web),
+            "--depth",
+            "-1",
+            "--scope",
+            "any",
+            "-o",
+            str(tmp_path / "out"),
+            *LOCAL,
+            "--max-pages",
+            "8000",
+        )
+        settings = ("--processes", str(processes), "--memory-limit", str(limit), "--max-pages", "8000", "--per-host", "4", *more)
+        with crawling(*command, *settings, "--min-free-disk", "0") as process:
+            while process.poll() is None:
+                measured.append(sum(map(cgroup.pss, [process.pid, *descendants(process.pid)])))
+                time.sleep(0.1)
+            assert process.returncode == 5
+    quarter = len(measured) // 4
+    before, after = max(measured[quarter : 2 * quarter]), max(measured[-quarter:])
+    print(f"{processes} processes: {before >> 20} MiB, then {after >> 20} MiB; peak {max(measured) >> 20} MiB")
+    assert max(measured) <= limit
+    assert after <= before + limit // 10
+
+
+def descendants(pid: int) -> list[int]:
+    below = children(pid)
+    return below + [process for child in below for process in descendants(child)]
