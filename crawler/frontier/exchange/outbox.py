@@ -59,7 +59,8 @@ class Outbox:
         if FOREIGN in prepared.fresh:
             at = 0
             for links, block, is_again in _found_in(prepared.batch):
-                foreign = [link for link, verdict in zip(links, prepared.fresh[at:], strict=False) if verdict == FOREIGN]
+                verdicts = prepared.fresh[at : at + len(links)]
+                foreign = [link for link, verdict in zip(links, verdicts, strict=True) if verdict == FOREIGN]
                 if is_again:
                     foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
                 at += len(links) + len(block or ())
@@ -100,12 +101,13 @@ class Outbox:
             if to == own:
                 continue
             key = keys[at * KEY_BYTES : (at + 1) * KEY_BYTES]
-            before = sending.get(key)
-            if before is None:
-                before = sent(key)
+            before = sending[key] if key in sending else sent(key)
             if before is None or before > depth:
                 sending[key] = depth
-                places.setdefault(to, []).append(at)
+                if to in places:
+                    places[to].append(at)
+                else:
+                    places[to] = [at]
         return places
 
     def _pack(self, parcels: dict[int, _Packing], to: int) -> _Packing:
