@@ -101,8 +101,10 @@ class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
 
     def only(self, places: Sequence[int]) -> LinkBlock:
         """A block of the links at these places, in their order."""
-        keys, queries, url_at = self.columns.keys, self.columns.queries, self.url_at()
-        urls = [url_at(at) for at in places]
+        keys, queries, found = self.columns.keys, self.columns.queries, self.columns.urls
+        ends = array("I", (0,))
+        ends.frombytes(self.columns.ends)
+        urls = [found[ends[at] : ends[at + 1]] for at in places]
         columns = Columns(
             b"".join([keys[at * KEY_BYTES : (at + 1) * KEY_BYTES] for at in places]),
             b"".join(urls),

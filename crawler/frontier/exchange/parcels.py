@@ -106,12 +106,13 @@ class Parcels:
             if to == own:
                 continue
             key = keys[at * KEY_BYTES : (at + 1) * KEY_BYTES]
-            before = sending.get(key)
-            if before is None:
-                before = sent(key)
+            before = sending[key] if key in sending else sent(key)
             if before is None or before > depth:
                 sending[key] = depth
-                places.setdefault(to, []).append(at)
+                if to in places:
+                    places[to].append(at)
+                else:
+                    places[to] = [at]
         return places
 
 
