@@ -70,7 +70,7 @@ class Copy:
         mirror.clear(missing)
         sequence = 0
         for slot in self.truth.filled(missing):
-            sequence = max([sequence, *(mirror.put(chunk) for chunk in self.truth.load(slot, 100))])
+            sequence = max([sequence, *(mirror.put(*chunk) for chunk in self.truth.load(slot, 100))])
         suspects = mirror.take(wanted, sequence, now)
         self.store.slots_changed(mirror.sequence, suspects, wanted)
         others = {slot: mirror.number if slot in mirror.epochs else NOBODY for slot in range(SLOTS)}

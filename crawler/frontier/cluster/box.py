@@ -23,7 +23,7 @@ class Outbox:
     """As what a commit writes for others (``crawler.output.journal.Outbox``); ``take`` hands it to the commit."""
 
     def __init__(self, mirror: Mirror) -> None:
-        self._mirror, self._parcels = mirror, Parcels(mirror.share)
+        self._mirror, self._parcels = mirror, Parcels(mirror.share, sends_on=True)
         self._packed: list[tuple[int, bytes]] = []
         self.links_sent = 0
         """Since it was opened."""

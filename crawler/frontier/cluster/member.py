@@ -401,7 +401,7 @@ class Member:
         loop, sequence = asyncio.get_running_loop(), 0
         try:
             while (rows := await loop.run_in_executor(loader, _next, rows_of)) is not None:
-                greatest = await self._ask(self._mirror.put, rows)
+                greatest = await self._ask(self._mirror.put, *rows)
                 if greatest is None or slot not in self._wanted:
                     return None
                 sequence = max(sequence, greatest)
@@ -496,5 +496,5 @@ class Member:
         return is_idle and bool(self._phases) and not self._wanted and not self._lost_disks.are_left(self._held())
 
 
-def _next(rows: Iterator[list[tuple[int, Row]]]) -> list[tuple[int, Row]] | None:
+def _next(rows: Iterator[tuple[int, list[Row]]]) -> tuple[int, list[Row]] | None:
     return next(rows, None)

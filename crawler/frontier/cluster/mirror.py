@@ -328,24 +328,24 @@ class Mirror:
         base.write(batch, sync=False)
 
     @translated
-    def put(self, rows: Sequence[tuple[int, Row]]) -> int:
+    def put(self, table: int, rows: Sequence[Row]) -> int:
         """Rows of a slot that is loaded; the greatest sequence among them."""
         base, batch, sequence = self._base, WriteBatch(raw_mode=True), 0
-        handles = [{code: base.handle("meta" if name == "suspect" else name) for code, name in by.items()} for by in _FAMILIES]
-        ready = base.handle("ready")
-        for table, (_, family, key, value) in rows:
-            if table:
+        handles = {code: base.handle("meta" if name == "suspect" else name) for code, name in _FAMILIES[table].items()}
+        if table == 0:
+            for _, family, key, value in rows:
+                batch.put(key, value, handles[family])
+        else:
+            for _, family, key, value in rows:
                 if family == WORK_FAMILIES["queue"]:
                     sequence = max(sequence, int.from_bytes(key[9:QUEUE_KEY_BYTES], "big"))
                 elif family == WORK_FAMILIES["due"]:
                     sequence = max(sequence, int.from_bytes(key[17:25], "big"))
                 elif family == WORK_FAMILIES["suspect"]:
                     key = SUSPECT + key
-                elif family == WORK_FAMILIES["host"] and len(key) == HOST_BYTES:
-                    record = decode_host(value)
-                    if (entry := record.ready_key(key)) is not None:
-                        batch.put(entry, b"", ready)
-            batch.put(key, value, handles[table][family])
+                elif family == WORK_FAMILIES["host"] and len(key) == HOST_BYTES and (entry := decode_host(value).ready_key(key)):
+                    batch.put(entry, b"", base.handle("ready"))
+                batch.put(key, value, handles[family])
         base.write(batch, sync=False)
         return sequence
 

@@ -13,6 +13,7 @@ import secrets
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, Literal, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -269,7 +270,7 @@ class PostgresTruth:
     def filled(self, slots: Sequence[int]) -> list[int]:
         return [slot for (slot,) in self._all(tables.FILLED, [list(slots)])]
 
-    def load(self, slot: int, rows_max: int) -> Iterator[list[tuple[int, Row]]]:
+    def load(self, slot: int, rows_max: int) -> Iterator[tuple[int, list[Row]]]:
         try:
             if self._loading is None or self._loading.closed:
                 self._loading = connect(self._address, self._lease_s, loads=True)
@@ -279,13 +280,9 @@ class PostgresTruth:
                 )
                 with self._loading.cursor() as cursor, cursor.copy(statement) as copy:
                     copy.set_types(["int2", "int2", "bytea", "bytea"])
-                    rows: list[tuple[int, Row]] = []
-                    for row in copy.rows():
-                        rows.append((table, cast(Row, row)))
-                        if len(rows) == rows_max:
-                            yield rows
-                            rows = []
-                    yield rows
+                    rows = cast(Iterator[Row], copy.rows())
+                    while some := list(islice(rows, rows_max)):
+                        yield table, some
         except psycopg.Error as error:
             if self._loading is not None:
                 self._loading.close()

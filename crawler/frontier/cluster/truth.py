@@ -128,8 +128,8 @@ class Truth(Protocol):
     def filled(self, slots: Sequence[int]) -> list[int]:
         """Of these slots, those of which there is anything."""
 
-    def load(self, slot: int, rows_max: int) -> Iterator[list[tuple[int, Row]]]:
-        """All rows of a slot, so many at a time: (table, row). By a session of its own, from any one thread."""
+    def load(self, slot: int, rows_max: int) -> Iterator[tuple[int, list[Row]]]:
+        """All rows of a slot, so many at a time: (table, rows). By a session of its own, from any one thread."""
 
     def receive(self, without: Sequence[int], limit: int) -> list[tuple[int, bytes]]:
         """The oldest messages for this member, but for these."""

@@ -45,10 +45,11 @@ class Packing:
 
 
 class Parcels:
-    """Packs for one part of a crawl. What was packed counts as sent once it is committed."""
+    """Packs for one part of a crawl. What was packed counts as sent once it is committed. ``sends_on``: what is admitted may have
+    come here by mistake, since hosts change their owners."""
 
-    def __init__(self, share: Share) -> None:
-        self._share = share
+    def __init__(self, share: Share, *, sends_on: bool = False) -> None:
+        self._share, self._sends_on = share, sends_on
         self._keys_by = share.keys_by()
         self._sent: Sent = GenerationCache(SENT_LINKS_MAX // 2)
         self._sending: dict[bytes, int] = {}
@@ -70,7 +71,8 @@ class Parcels:
                 if is_again:
                     foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
                 at += len(links) + len(block or ())
-                for to, piece in self._pieces(foreign, block, self._sent if is_of_page else _NOTHING_SENT).items():
+                lately = _NOTHING_SENT if self._sends_on and not is_of_page else self._sent
+                for to, piece in self._pieces(foreign, block, lately).items():
                     _pack(parcels, to).add(piece)
                     if parcels[to].size > PARCEL_BYTES_MAX:
                         yield to, parcels.pop(to)

@@ -23,7 +23,8 @@ from crawler.config.sections import ArchiveConfig
 from crawler.core.batch import FOREIGN, Admitted, Batch, HostRest, Prepared, Settled
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
-from crawler.core.keys import Share, divided
+from crawler.core.keys import Keys, Share, divided
+from crawler.core.link_block import Packer, embeds_of
 from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, Link, Outcome, Retry
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store
@@ -637,3 +638,13 @@ def test_damage_is_told_with_the_name_of_the_file(data):
         assert caught.value.final
         for part in crew:
             part.close()
+
+
+def test_a_part_of_what_a_page_needs_keeps_its_place_in_the_queue_and_its_tag():
+    page = Link(f"http://{HERE}/", HERE, tag="label")
+    packer = Packer(Keys(SECRET), with_queries=False)
+    packer.add([(f"http://{THERE}/{n}.png", THERE) for n in range(3)])
+    whole = embeds_of(packer.take(), page)
+    part = whole.only([2])
+    assert (part.priority, part.tag, part.depth) == (whole.priority, "label", whole.depth)
+    assert part.links() == whole.links()[2:]
