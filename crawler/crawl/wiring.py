@@ -13,47 +13,39 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from msgspec import Struct
 from msgspec.json import decode, encode
 
 from crawler.config import Config, HostRules
-from crawler.config.render import as_fields
 from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
-from crawler.core.errors import ConfigError, StorageError
-from crawler.core.keys import Share
-from crawler.core.model import Limiter, Mark
+from crawler.core.errors import ConfigError
+from crawler.core.model import Limiter
 from crawler.core.version import __version__
 from crawler.crawl import embeds
 from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
-from crawler.crawl.dividing import make_whole
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
+from crawler.crawl.files import Part, open_files
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
-from crawler.fetch.request import user_agent
-from crawler.frontier import Limits, Store, open_reader, open_store
-from crawler.frontier.cluster.node import check as check_node
-from crawler.frontier.division import store_of
-from crawler.frontier.in_flight import InFlight, open_in_flight
+from crawler.frontier import Store
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
-from crawler.output import Journal, Results, Retention, Uploads, make_tmp, open_directory
-from crawler.output.archive import KINDS, open_archive
+from crawler.output import Journal, Retention, Uploads
+from crawler.output.archive import KINDS
 from crawler.output.bucket import upload_bytes
-from crawler.output.file_names import WHOLE
 from crawler.output.uploads import open_uploads
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
-from crawler.policy.intervals import Intervals
 from crawler.policy.judge import Judge
 from crawler.policy.politeness import Politeness
 from crawler.policy.scope import RULES, Scope
@@ -72,14 +64,10 @@ from crawler.resources.memory_plan import (
     default_limit,
     divide,
 )
-from crawler.resources.network import HELD_MAX, Network
+from crawler.resources.network import Network
 
 if TYPE_CHECKING:
-    from crawler.crawl.membership import Membership
     from crawler.fetch.cookies import Cookies
-    from crawler.frontier.exchange.board import Board
-    from crawler.frontier.exchange.exchange import Exchange
-    from crawler.output.journal import Outbox
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
 
@@ -87,13 +75,6 @@ RUN_BACKOFF_MAX_S: Final = 300.0
 
 
 logger: Final = logging.getLogger(__name__)
-
-
-class Part(Struct, frozen=True):
-    """Which part of a divided crawl a process is, and what it shares with the others: of a node of a cluster, nothing."""
-
-    share: Share
-    board: Board | None
 
 
 @contextlib.asynccontextmanager
@@ -107,7 +88,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
     hosts, budget = HostRules(config), Budget(plan)
     with contextlib.ExitStack() as stack:
-        files = _open_files(config, hosts, plan, part, stack)
+        files = open_files(config, hosts, plan, part, stack)
         root, store = files.root, files.store
         clock = Clock(store.clock(), files.membership.now if files.membership is not None else None)
         robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
@@ -181,57 +162,6 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
             )
 
 
-class _Files(NamedTuple):
-    """What of a crawl is on disk, opened and at its last commit."""
-
-    root: Path
-    tmp: Path
-    store: Store
-    journal: Journal
-    in_flight: InFlight | None
-    exchange: Exchange | None
-    membership: Membership | None
-
-
-def _open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None, stack: contextlib.ExitStack) -> _Files:
-    """In the order of their dependence; ``stack`` closes them in the reverse one."""
-    assert config.output is not None
-    if part is None and not config.fresh:
-        check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
-    root = Path(config.output) if part else stack.enter_context(open_directory(Path(config.output), config))
-    own, tmp = root / "frontier", root / "tmp"
-    membership = exchange = None
-    if config.cluster is not None:
-        from crawler.crawl.membership import join  # not needed for one machine
-
-        own = store_of(own, part.share.own if part is not None else 0)
-        tmp = make_tmp(store_of(tmp, part.share.own)) if part is not None else tmp
-        membership = join(config, root, part.share.own if part is not None else 0)
-        stack.callback(membership.mirror.leave)
-    elif part is not None:
-        own = store_of(own, part.share.own)
-        tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
-    else:
-        make_whole(config, root)
-    store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership)
-    stack.callback(store.close)  # again: see _leave
-    number = part.share.own if part is not None else WHOLE
-    outbox: Outbox | None = None
-    if membership is not None:
-        number, outbox = membership.mirror.number, membership.outbox
-    elif part is not None:
-        exchange = _open_exchange(root, store, part)
-        outbox = exchange.outbox
-    archive = open_archive(config, root, _provenance(config), as_fields(config), number)
-    results = Results(root, config.roll_size, number)
-    journal = Journal(archive, results, _intervals(config), outbox)
-    stack.callback(_leave, config, own, store, journal, membership)
-    for name in journal.rewind(store.marks()):
-        logger.warning("%s: not part of the last commit; moved to lost+found/", name)
-    in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
-    return _Files(root, tmp, store, journal, in_flight, exchange, membership)
-
-
 def _is_by_domain(config: Config, part: Part | None) -> bool:
     """Whether all hosts of a domain have one owner."""
     if config.cluster is not None:
@@ -290,25 +220,6 @@ def _open_fetcher(
     )
 
 
-def _provenance(config: Config) -> dict[str, str]:
-    """What a WARC file says of its crawl, as far as it is told; names as in WARC 1.1 and the DCMI terms."""
-    info = {
-        "operator": config.operator,
-        "http-header-from": config.contact,
-        "http-header-user-agent": user_agent(config),
-        "robots": "classic" if config.robots else "ignore",
-        "description": config.description,
-    }
-    return {name: value for name, value in info.items() if value}
-
-
-def _intervals(config: Config) -> Intervals | None:
-    """None where nothing is visited again by schedule."""
-    if not config.recrawl_every:
-        return None
-    return Intervals(config.recrawl_every, min_s=config.recrawl_min, max_s=config.recrawl_max)
-
-
 @contextlib.asynccontextmanager
 async def _open_cookies(config: Config, root: Path) -> AsyncIterator[Cookies | None]:
     """None where the crawl has none."""
@@ -354,39 +265,8 @@ def _visits_max(config: Config, part: Part | None) -> int | None:
     return None if not config.max_pages else config.max_pages if part is None else 0
 
 
-def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
-    from crawler.frontier.exchange.exchange import Exchange  # not needed for a whole crawl
-
-    assert part.board is not None
-    return Exchange(root, part.share, part.board, store.positions())
-
-
 def _seeds(config: Config, store: Store, rules: urls.UrlRules) -> Iterator[seeds.Chunk]:
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
-
-
-def _leave(config: Config, own: Path, store: Store, journal: Journal, membership: Membership | None) -> None:
-    """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is can
-    be told only once the store is closed: a commit that failed may be there all the same. (A node whose last COMMIT was not
-    answered does not know it: its next start does.)"""
-    try:
-        store.close()
-    finally:
-        try:
-            if journal.is_ahead and (membership is None or membership.mirror.is_sure):
-                journal.cut(_committed(config, own, store))
-        except StorageError:
-            pass  # the next start does it
-        finally:
-            journal.close()
-
-
-def _committed(config: Config, own: Path, store: Store) -> Mapping[str, Mark]:
-    """The marks that a closed store holds."""
-    if config.store == "memory":
-        return store.marks()
-    with contextlib.closing(open_reader(own)) as reader:
-        return reader.marks()
 
 
 def _judge(config: Config, rules: urls.UrlRules) -> Judge:
@@ -462,23 +342,6 @@ def parsers_of(config: Config) -> int:
     from crawler.parse.pool import pool_size
 
     return pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=memory_limit_of(config))
-
-
-def _open_store(
-    config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None, membership: Membership | None
-) -> Store:
-    if membership is not None:
-        share = membership.mirror.share
-    return open_store(
-        config.store,
-        own,
-        Limits.of(config),
-        now=Clock().now() if membership is None else membership.now,
-        rest=hosts.delay,
-        memory_bytes=plan.accounts["store"],
-        share=share,
-        upstream=membership.mirror if membership is not None else None,
-    )
 
 
 def _begun_with(store: Store, config: Config) -> list[str]:

@@ -22,7 +22,8 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
 from crawler.crawl.dividing import divided_for
-from crawler.crawl.wiring import Part, memory_limit_of, parsers_of
+from crawler.crawl.files import Part
+from crawler.crawl.wiring import memory_limit_of, parsers_of
 from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import Division, read
 from crawler.frontier.exchange.board import Board

@@ -24,8 +24,8 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
+from crawler.crawl.files import Part
 from crawler.crawl.recrawl import TooManyOrders
-from crawler.crawl.wiring import Part
 from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.parts.channel import Channel, Gone, words_of

@@ -19,8 +19,9 @@ from crawler.config.sections import Config
 from crawler.core.errors import StorageError
 from crawler.core.urls import host_key
 from crawler.crawl.dividing import divided_for
+from crawler.crawl.files import Part
 from crawler.crawl.reading import open_crawl_reader
-from crawler.crawl.wiring import Part, open_crawl
+from crawler.crawl.wiring import open_crawl
 from crawler.frontier.division import read, store_of
 from crawler.frontier.exchange.board import Board
 from crawler.output import CrawlReader, open_directory
