@@ -1,4 +1,4 @@
-"""A rate that may change while some wait for it: a leaky bucket whose waiters are served in their order.
+"""A rate that may change while some wait for it: aiolimiter's leaky bucket, whose waiters are served in their order.
 
 Invariant: whatever it was changed to meanwhile, between two moments there were no more turns than its rate allowed at each
 time, and ``AT_ONCE_S`` of them, or one, on top.
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
 
 AT_ONCE_S: Final = 0.01
 """Turns are evenly spaced, but for rates so high that the loop could not keep the spacing: what is due within so long may come
 at once."""
-
-CLOCK_S: Final = 1e-9
-"""A loop's timers may be as much too early."""
 
 
 class Pace:
@@ -24,62 +23,41 @@ class Pace:
 
     def __init__(self, per_second: float = 0.0) -> None:
         self.per_second = per_second
-        self._loop = asyncio.get_running_loop()
-        self._free_at = -math.inf
-        """When the bucket is empty again: each turn adds its part of a second."""
-        self._waiting: deque[asyncio.Future[None]] = deque()  # no more than there are visits at a time
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+        self.waiting = 0
+        """How many wait for their turn."""
+        self._order = asyncio.Lock()  # only the first of them waits at the bucket
+        self._bucket: AsyncLimiter | None = None
 
     def change(self, per_second: float) -> None:
-        """From now on. Who waits goes on waiting in their order."""
-        if per_second == self.per_second:
+        """From now on. Who waits goes on waiting in their order, and as many turns are owed as before."""
+        before, self.per_second = self.per_second, per_second
+        if (bucket := self._bucket) is None or per_second == before:
             return
-        now = self._loop.time()
-        if per_second and self.per_second and self._free_at > now:  # as many turns are owed as before
-            self._free_at = now + (self._free_at - now) * self.per_second / per_second
-        self.per_second = per_second
-        self._serve()
+        # A bucket's rate is fixed from outside; the range of its versions in pyproject.toml is that of these names.
+        bucket._leak()  # at the rate it had
+        if not before:
+            bucket._level = 0.0
+        bucket.max_rate = _capacity(per_second)
+        bucket._rate_per_sec = per_second or before
+        bucket._wake_next()
 
     async def turn(self) -> None:
         """Wait for one."""
-        if not self._waiting and self._may_be_taken():
+        if not self.per_second and not self.waiting:
             return
-        turn = self._loop.create_future()
-        self._waiting.append(turn)
-        if self._timer is None:
-            self._serve()
+        if self._bucket is None:
+            from aiolimiter import AsyncLimiter  # which asks the installed packages for its version: 10 ms
+
+            capacity = _capacity(self.per_second)
+            self._bucket = AsyncLimiter(capacity, capacity / self.per_second)
+        self.waiting += 1
         try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.done():
-                self._waiting.remove(turn)
-            raise
+            async with self._order:
+                if self.per_second:
+                    await self._bucket.acquire()
+        finally:
+            self.waiting -= 1
 
-    def _may_be_taken(self) -> bool:
-        """Take a turn, if there is one now."""
-        if not self.per_second:
-            return True
-        now, each = self._loop.time(), 1 / self.per_second
-        if self._free_at - now > max(0.0, AT_ONCE_S - each) + CLOCK_S:
-            return False
-        self._free_at = max(now, self._free_at) + each
-        return True
 
-    def _serve(self) -> None:
-        """Give the waiting their turns, and come again when the next one is due."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while self._waiting:
-            if self._waiting[0].done():  # it was cancelled
-                self._waiting.popleft()
-            elif self._may_be_taken():
-                self._waiting.popleft().set_result(None)
-            else:
-                at = self._free_at - max(0.0, AT_ONCE_S - 1 / self.per_second)
-                self._timer = self._loop.call_at(at, self._serve)
-                return
+def _capacity(per_second: float) -> float:
+    return max(1.0, AT_ONCE_S * per_second) if per_second else math.inf

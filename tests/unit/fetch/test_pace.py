@@ -22,7 +22,7 @@ class Hurried(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         if not self._ready and (due := [timer.when() for timer in self._scheduled if not timer.cancelled()]):
-            self.now = max(self.now, min(due))
+            self.now = max(self.now + 1e-9, min(due))  # no clock stands still
         super()._run_once()
 
 
