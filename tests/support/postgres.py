@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -101,6 +102,26 @@ def postgres() -> Server:
     if bin is None:
         pytest.skip("no PostgreSQL here (Debian: apt install postgresql)")
     return Server(bin)
+
+
+_EMPTIED = """DELETE FROM known; DELETE FROM work; DELETE FROM own; DELETE FROM box; DELETE FROM member;
+  UPDATE slot SET owner = NULL, until = NULL, epoch = 0"""
+
+
+@functools.cache
+def _spare() -> str:
+    return postgres().url()
+
+
+def emptied() -> str:
+    """The URL of a crawl in which there is nothing, for tests that only need one at a time: making its tables takes longer than
+    they do."""
+    from crawler.frontier.cluster.postgres import Address, open_crawl
+
+    open_crawl(Address(_spare()), 30.0, "{}")
+    rows(_spare(), _EMPTIED)
+    rows(_spare(), "UPDATE crawl SET secret = %s", secrets.token_bytes(8))
+    return _spare()
 
 
 def schema_of(url: str) -> str:
