@@ -316,6 +316,7 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
     parsers = parsers_of(config)
     control = (endless or config.metrics_listen is not None) and not is_part
     needs = Needs(
+        upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
         workers=config.workers,
         parsers=parsers,
         max_parse=config.max_parse if config.depth or config.requisites else 0,
@@ -323,7 +324,6 @@ def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> 
         max_head=config.max_head,
         max_outlinks=config.max_outlinks,
         control=control,
-        upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
         base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
     )
     return divide(memory_limit_of(config), needs)

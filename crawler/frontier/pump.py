@@ -257,7 +257,8 @@ class Pump:
         batch.discard_bodies()
         if batch.has_suspect:
             self.frontier.bench.hold_suspects(False)
-        for host in batch.hosts:
+        unknown = self._batches.open.hosts  # visited again meanwhile: of these the store does not know the last rest yet
+        for host in batch.hosts.keys() - unknown.keys():
             self.frontier.bench.forget(host, now)
         self._refill.committed(batch.hosts, () if prepared is None else prepared.fed)
         if self._robots is not None:

@@ -134,7 +134,8 @@ class Database:
 
     def restore(self) -> None:
         """The crawl as it was then; no node may run."""
-        self._client("pg_restore", "--clean", "--if-exists", "-d", self.conninfo, self._folder / "bench.dump")
+        self._client("psql", "-q", "-c", "DROP SCHEMA bench CASCADE", self.conninfo)
+        self._client("pg_restore", "-d", self.conninfo, self._folder / "bench.dump")
 
     def _client(self, program: str, *arguments: object) -> None:
         command = [*self._as, self._bin / program, *arguments]

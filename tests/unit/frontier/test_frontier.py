@@ -10,11 +10,12 @@ import pytest
 from msgspec.structs import replace
 from support.frontiers import politeness
 
-from crawler.core.batch import Admitted, Prepared
+from crawler.core.batch import Admitted, HostRest, Prepared
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
-from crawler.core.model import Done, Dropped, Known, Limiter, Link, Pause, Retry, Unvisited
+from crawler.core.model import Done, Dropped, Known, Lease, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
+from crawler.frontier.batch import OpenBatch
 from crawler.frontier.handed import LinksRoom
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
@@ -232,6 +233,28 @@ async def test_politeness_holds_through_the_pump(per_host):
 
     await world.crawl(links(5, 30), visit, workers=20)
     assert world.visits.total() == 150
+
+
+async def test_a_rest_that_is_not_committed_yet_stays_on_the_bench():
+    """A host is visited again while a commit takes long: afterwards the store knows the rest before, and no more."""
+    world = World()
+    (link,) = links(1, 1)
+    lease = Lease(link, b"")
+    world.bench.put([lease])
+    assert world.bench.take(world.clock.now()) == lease
+    earlier = OpenBatch()
+    earlier.hosts[link.host] = HostRest(world.clock.now())
+    last = HostRest(world.clock.now() + 60)
+    world.bench.release(lease, last)
+    world.pump._batches.open.hosts[link.host] = last
+    world.pump._after_commit(earlier, None)
+    assert world.bench.state(link.host).due == last.due
+    world.pump._batches.close()
+    later = OpenBatch()
+    later.hosts[link.host] = last
+    world.pump._after_commit(later, None)
+    assert link.host not in world.bench, "now the store knows"
+    world.pump.close()
 
 
 async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:
