@@ -58,4 +58,4 @@ class LostDisks:
 
 def is_safe(mark: Mark) -> bool:
     """Whether a file is elsewhere too, or was not to be kept."""
-    return mark.retired or bool(getattr(mark, "stored", False))
+    return mark.retired or mark.stored
