@@ -9,6 +9,7 @@ says before its end, as a line of its own, who asked for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -64,7 +65,9 @@ class JudgedWeb:
                 if path == POISON:
                     await asyncio.sleep(POISON_S)
                     self._log.write(json.dumps([host, POISON, begun, None, client]) + "\n")
-                    await asyncio.sleep(POISON_S)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(reader.read(1), POISON_S)
+                        return  # whoever asked is gone
                 body = self._body(path)
                 ended = time.monotonic()  # before anything leaves: whoever asked cannot know it earlier
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
