@@ -38,6 +38,7 @@ def crawling(made, nodes, **options):
     return made.nodes
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_is_replaced_and_comes_back(tmp_path):
     with bench(tmp_path, pages=60, hosts=30, lease_s=2.0) as made:
         first, _ = crawling(made, 2)

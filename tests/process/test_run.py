@@ -365,7 +365,7 @@ def test_a_crawl_that_had_taken_what_is_no_url_goes_on_with_the_same_command(sit
 
     urls = [*good(site, 1), "no url"]
     settings = {"urls": urls, "output": str(tmp_path), "robots": False, "allow_net": ["127.0.0.0/8"]}
-    asyncio.run(run_crawl(Config(**settings)))
+    asyncio.run(run_crawl(Config(**settings, memory_limit=8 << 30)))  # the tests' own process is large
     ended = command("run", *urls, "-o", str(tmp_path), *LOCAL)
     assert ended.returncode == 0, ended
     ended = command("run", *urls, "another", "-o", str(tmp_path), *LOCAL)

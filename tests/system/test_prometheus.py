@@ -70,6 +70,7 @@ def until(what):
     raise AssertionError("it never came to that")
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_it_and_alerts_when_it_stalls(tmp_path):
     port = free_port()
     with (
