@@ -25,6 +25,9 @@ from support.postgres import PASSWORD, postgres, rows
 from support.programs import command, port_of_its_own, rows_of
 from support.webs import Answer
 
+from crawler.config import Config
+from crawler.crawl.membership import join
+
 PAGES = int(os.environ.get("CLUSTER_PAGES", "1200"))
 
 
@@ -57,6 +60,14 @@ def test_a_node_joins_one_is_killed_and_one_drains(cluster: Cluster) -> None:
             cluster.begin(name, *([url_of(web, 1)] if name == "a" else []))
         cluster.wait()
         cluster.check(web, pages)
+
+
+@pytest.mark.parametrize("listed", [(), ("http://h.test/",)])
+def test_only_a_node_that_has_a_list_holds_up_the_end_until_it_is_read(cluster: Cluster, tmp_path: Path, listed) -> None:
+    config = Config(output=str(tmp_path), cluster=cluster.url, urls=listed)
+    joined = join(config, tmp_path, 0)
+    assert rows(cluster.url, "SELECT seeding FROM member") == [(bool(listed),)]
+    joined.mirror.leave()
 
 
 @pytest.mark.slow

@@ -49,12 +49,10 @@ class Cluster:
     def begin(self, name: str, *arguments: str, url: str | None = None, command: str = "run") -> subprocess.Popen[str]:
         """A node, again or for the first time."""
         where = ("-o", str(self.directory(name))) if command == "run" else ("--data", str(self.directory(name)))
-        has_seeds = arguments[:1] and arguments[0].startswith(("http:", "-i"))
-        given = arguments if command == "serve" or has_seeds else ("-i", "/dev/null", *arguments)
         lease = ("--cluster", url or self.url, "--cluster-lease", f"{self.lease_s}s")
         with (self.root / f"{name}.log").open("a") as log:
             self.nodes[name] = subprocess.Popen(
-                command_of([command, *where, *SETTINGS, *LOCAL, *lease, *given]),
+                command_of([command, *where, *SETTINGS, *LOCAL, *lease, *arguments]),
                 env=CLEAN,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
