@@ -17,6 +17,7 @@ from msgspec import Struct
 from crawler.config import Config, HostRules
 from crawler.config.render import as_fields
 from crawler.core.clock import Clock
+from crawler.core.durable import make_dir
 from crawler.core.errors import StorageError
 from crawler.core.keys import Share
 from crawler.core.model import Mark
@@ -81,6 +82,8 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None, 
         tmp = make_tmp(store_of(tmp, part.share.own))  # another process of this part may have left spools there
     else:
         make_whole(config, root)
+    if own.parent != root:
+        make_dir(own)  # RocksDB makes it too, but syncs no name of it
     store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership)
     stack.callback(store.close)  # again: see _leave
     number = part.share.own if part is not None else WHOLE

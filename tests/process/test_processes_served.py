@@ -128,7 +128,7 @@ def test_settings_and_pauses_hold_for_all_and_for_those_that_are_begun_again(dae
     victim = parts_of(daemon.process.pid)[-1]
     kill(victim)
     wait_for_parts(daemon.process.pid, 3, but=victim)
-    status = until(daemon, lambda status: sum(status["workers"].values()) == 100)
+    status = until(daemon, lambda status: sum(status["workers"].values()) == 100 and status["state"] == "paused")
     assert (status["state"], status["known"], status["waiting"]) == ("paused", known + 20, 20), "it is paused, too"
     daemon.ask("POST", "/v1/resume")
     until(daemon, lambda status: status["waiting"] == 0 == status["in_flight"] and status["done"] >= known + 20)
