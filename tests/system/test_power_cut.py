@@ -97,3 +97,25 @@ def test_whatever_was_acknowledged_outlives_power_cuts(tmp_path: Path, processes
         print(f"crawl {number}: {len(machine.acknowledged)} URLs had been acknowledged over {len(machine.story)} power cuts")
         shutil.rmtree(folder)
         number += 1
+
+
+class Worst(random.Random):
+    """The power fails at the last moment, and nothing is left but what was synced."""
+
+    def randint(self, a: int, b: int) -> int:
+        return b
+
+    def choice(self, seq):
+        return "none" if "none" in seq else seq[-1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_acknowledged_needs_nothing_that_is_not_synced(tmp_path: Path, processes: int) -> None:
+    crawl = MixedCrawl(PAGES)
+    with running(crawl.site):
+        machine = Machine(crawl, tmp_path, Worst(), processes)
+        while not machine.acknowledged:
+            machine.run_until_the_power_fails(1.5)
+        ended = crawler(*machine.command())
+        assert ended.returncode == 0, ended.stderr
+        crawl.check(machine.disk / "out", machine.acknowledged)
