@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crawler.frontier.cluster.box import Outbox
     from crawler.frontier.cluster.member import Member
     from crawler.frontier.cluster.mirror import Mirror
-    from crawler.frontier.cluster.postgres import Address
+    from crawler.frontier.cluster.session import Address
 
 IDENTITY: Final = ("depth", "scope", "drop_params", "sort_query", "politeness_by", "requisites", "sitemaps")
 """What every node must have alike: it decides what is known, and who owns it."""
@@ -62,7 +62,7 @@ def _need_client() -> None:
 def address_of(config: Config) -> Address:
     """Of the crawl's database. ConfigError: its client is not installed, or the URL is none."""
     _need_client()
-    from crawler.frontier.cluster.postgres import Address
+    from crawler.frontier.cluster.session import Address
 
     return Address(config.cluster or "")
 

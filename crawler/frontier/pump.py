@@ -40,6 +40,7 @@ T = TypeVar("T")
 COMMIT_EVERY_S: Final = 0.1
 STILL_S: Final = 30.0
 EXCHANGE_EVERY_S: Final = 1.0
+BEAT_EVERY_S: Final = 0.25
 
 
 class Pump:
@@ -183,6 +184,8 @@ class Pump:
                 tasks.create_task(self._refill_loop(), name="refill"),
             ]
             others = [tasks.create_task(self.member.run(self), name="member")] if self.member is not None else []
+            if self._in_flight is not None:
+                others.append(tasks.create_task(self._beat_loop(self._in_flight), name="heartbeat"))
             if self.exchange is not None:
                 others.append(tasks.create_task(self._exchange_loop(self.exchange), name="exchange"))
             if others:
@@ -203,6 +206,12 @@ class Pump:
         if self._in_flight is not None:
             self._in_flight.close()
 
+    async def _beat_loop(self, in_flight: InFlight) -> None:
+        """Also while nothing is committed: how long a visit had been out at the end of the process is told by the last beat."""
+        while True:
+            in_flight.heartbeat()
+            await asyncio.sleep(BEAT_EVERY_S)
+
     # -- commit ---------------------------------------------------------------------------------------------------
 
     async def _commit_loop(self) -> None:
@@ -218,8 +227,6 @@ class Pump:
 
     async def _commit_batch(self) -> None:
         batch = self._batches.close()
-        if self._in_flight is not None:
-            self._in_flight.heartbeat()
         began = self._clock()
         try:
             if self._failure:

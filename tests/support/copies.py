@@ -9,9 +9,11 @@ from pathlib import Path
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Share
 from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import Outbox
 from crawler.frontier.cluster.mirror import Mirror
-from crawler.frontier.cluster.postgres import Address, PostgresTruth, open_crawl
+from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
+from crawler.frontier.cluster.session import Address
 from crawler.frontier.cluster.truth import NOBODY, Truth
 from support.postgres import rows
 
@@ -58,10 +60,12 @@ class Copy:
             share=self.mirror.share,
             upstream=self.mirror,
         )
+        self.accused = Accused(self.mirror, self.store)
         self.hold(now)
 
-    def hold(self, now: float) -> None:
-        """Take all that may be had, as a member does."""
+    def hold(self, now: float, held: Collection[int] | None = None) -> None:
+        """Take all that may be had, as a member does; from now on ``held`` may."""
+        self._wanted = set(held) if held is not None else self._wanted
         tick = self.truth.tick([])
         mirror = self.mirror
         wanted = {slot: epoch for slot, epoch in tick.held.items() if slot in self._wanted and slot not in mirror.epochs}
@@ -73,5 +77,7 @@ class Copy:
             sequence = max([sequence, *(mirror.put(*chunk) for chunk in self.truth.load(slot, 100))])
         suspects = mirror.take(wanted, sequence, now)
         self.store.slots_changed(mirror.sequence, suspects, wanted)
+        self.accused.see(tick)
+        self.accused.took(wanted)
         others = {slot: mirror.number if slot in mirror.epochs else NOBODY for slot in range(SLOTS)}
         mirror.route(others)

@@ -116,7 +116,8 @@ def _spare() -> str:
 def emptied() -> str:
     """The URL of a crawl in which there is nothing, for tests that only need one at a time: making its tables takes longer than
     they do."""
-    from crawler.frontier.cluster.postgres import Address, open_crawl
+    from crawler.frontier.cluster.postgres import open_crawl
+    from crawler.frontier.cluster.session import Address
 
     open_crawl(Address(_spare()), 30.0, "{}")
     rows(_spare(), _EMPTIED)

@@ -6,9 +6,11 @@ foreign again by whoever reads it, and travels on; one for a member that is no m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.msgpack import Decoder
 
 from crawler.core.batch import Admitted, Prepared
 from crawler.core.errors import StorageError
@@ -16,7 +18,7 @@ from crawler.core.link_block import decode_link
 from crawler.core.model import Mark
 from crawler.frontier.cluster.mirror import BOX, Mirror
 from crawler.frontier.exchange.parcels import Parcels
-from crawler.frontier.exchange.segment import decode_parcel, encode_parcel
+from crawler.frontier.exchange.segment import Parcel, encode_parcel
 
 
 class Outbox:
@@ -61,6 +63,21 @@ class Outbox:
         return sum(len(data) for _, data in self._packed)
 
 
+class Letter(Parcel, array_like=True):
+    """A parcel, and what belongs to no commit."""
+
+    accused: list[bytes] = field(default_factory=list)
+    """Keys of visits that may have ended a process."""
+
+
+_letters: Final = Decoder(Letter)
+
+
+def accusation(keys: Sequence[bytes]) -> bytes:
+    """A message that brings nothing else."""
+    return encode_parcel(Letter([], [], [], list(keys)))
+
+
 class Message(Struct, frozen=True):
     """One that was read, to be committed in one batch."""
 
@@ -69,14 +86,15 @@ class Message(Struct, frozen=True):
     robots: list[tuple[str, bytes]]
     denials: list[tuple[str, tuple[str, str]]]
     links: int
+    accused: list[bytes]
 
 
 def message_of(id: int, data: bytes) -> Message:
     try:
-        parcel = decode_parcel(data)
+        parcel = _letters.decode(data)
         admitted = [Admitted(tuple(decode_link(value)[1] for value in p.links), block=p.block) for p in parcel.pieces]
     except ValueError as error:
         raise StorageError(f"cluster: message {id} is damaged: {error}", final=True) from error
     links = sum(len(piece.links) + len(piece.block or ()) for piece in parcel.pieces)
     admitted.append(Admitted((), position=(BOX, id.to_bytes(8, "big"))))
-    return Message(id, admitted, parcel.robots, parcel.denials, links)
+    return Message(id, admitted, parcel.robots, parcel.denials, links, parcel.accused)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 from crawler.core.batch import Admitted
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Lease, Pause
+from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import Message, Outbox, message_of
 from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.lost_disks import LostDisks
@@ -28,7 +29,6 @@ from crawler.frontier.cluster.truth import NOBODY, Row, Tick
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_state
 from crawler.frontier.store import Store
-from crawler.frontier.suspects import ROBOTS_KEY
 
 if TYPE_CHECKING:
     from crawler.frontier.pump import Pump
@@ -94,6 +94,7 @@ class Member:
         self._generation = 0
         self._messages: dict[int, Message] = {}
         self._lost_disks = LostDisks(mirror.truth)
+        self._accused = Accused(mirror, store)
         self._opened = asyncio.Event()
         self._dead_rows_at = -math.inf
 
@@ -134,6 +135,8 @@ class Member:
     async def run(self, pump: Pump) -> None:
         """Until cancelled."""
         self._pump = pump
+        self._until = self._clock() + SURE * self._lease_s  # it has just joined; nothing is dealt before the first tick
+        pump.frontier.bench.deals_until = -math.inf
         pump.frontier.pause(Pause.DATABASE)
         with ThreadPoolExecutor(1, "loader") as loader:
             async with asyncio.TaskGroup() as tasks:
@@ -191,6 +194,7 @@ class Member:
                     self._until = sent + SURE * self._lease_s
                     self._its.frontier.bench.deals_until = self._until
                     await self._reconcile(tick)
+                    self._pace()
             await self._count_dead_rows()
             due = sent + min(self._lease_s / 4, TICK_EVERY_S_MAX)
             while (now := self._clock()) < due:
@@ -214,6 +218,7 @@ class Member:
                 self._phases[slot] = Phase.LOADING
                 self._wanted[slot] = epoch
         self._heired |= tick.heired
+        self._accused.see(tick)
         unwanted = [slot for slot in tick.surplus if self._phases.get(slot, Phase.LOADING) is Phase.LOADING]
         if unwanted:
             for slot in unwanted:
@@ -257,6 +262,8 @@ class Member:
         owners = {slot: owner if owner in alive else NOBODY for slot, owner in tick.owners.items()}
         if owners != self._owners and await self._between_commits(self._route, owners):
             self._owners = owners
+        if self._mirror.accused:
+            await self._ask(self._accused.tell, owners)
         if NOBODY not in owners.values() and any(member not in alive for member in tick.boxes):
             await self._ask(self._mirror.truth.adopt, sorted(alive), ADOPTED_MAX)
 
@@ -413,16 +420,11 @@ class Member:
     async def _take(self, slots: Mapping[int, int], generation: int, sequence: int) -> None:
         """From now on these are dealt from."""
         if slots:
-            heired = {slot: self._heired.pop(slot) for slot in slots if slot in self._heired}
-            self.gauges.takeovers += len(heired)
-            accused = await self._ask(self._mirror.truth.out_long, sorted(set(heired.values()))) if heired else []
             taken = await self._between_commits(self._took, slots, generation, sequence)
             if taken:
                 for slot in taken:
                     self._wanted.pop(slot, None)
-                await self._suspect(
-                    [key for key in accused or () if key.startswith(ROBOTS_KEY) or heired.get(key[0]) is not None]
-                )
+                    self.gauges.takeovers += self._heired.pop(slot, None) is not None
                 self._its.restocked()
 
     def _took(self, slots: Mapping[int, int], generation: int, sequence: int) -> list[int]:
@@ -432,19 +434,10 @@ class Member:
             return []
         suspects = self._mirror.take(own, sequence, self._clock())
         self._store.slots_changed(self._mirror.sequence, suspects, own)
+        self._accused.took(own)
         for slot in own:
             self._phases[slot] = Phase.HELD
         return list(own)
-
-    async def _suspect(self, keys: list[bytes]) -> None:
-        """What the member that had these slots was at for long, when it was last heard of, may have been its end."""
-        if keys:
-            logger.warning("cluster: %d visits of a member that is gone are suspected of its end: one at a time", len(keys))
-            await self._between_commits(self._accuse, keys)
-
-    def _accuse(self, keys: Iterable[bytes]) -> None:
-        counts = self._store.suspects()
-        self._store.set_suspects({key: counts.get(key, 0) + 1 for key in keys})
 
     def _held(self) -> set[tuple[int, int]]:
         """(slot, epoch)"""
@@ -461,6 +454,8 @@ class Member:
                 read = await self._ask(self._mirror.truth.receive, sorted(self._mirror.pending), MESSAGES_MAX)
             for id, data in read or ():
                 message = message_of(id, data)
+                if message.accused and not await self._between_commits(self._accused.count, message.accused):
+                    break
                 self._mirror.pending.add(id)
                 self._messages[id] = message
                 committed = await frontier.receive(message.admitted, message.robots, message.denials)

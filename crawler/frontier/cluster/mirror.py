@@ -96,6 +96,10 @@ class Mirror:
         """Of these, those that are not ours any more, since this member has joined anew."""
         self.is_sure = True
         """Whether it is known here what is true."""
+        self.accused: set[bytes] = set()
+        """Visits that may have ended a process, of slots not held here: counted once they are, or told to their owners."""
+        self.counted_elsewhere: Final = frozenset(key for key in joined.out_long if key[0] not in joined.held)
+        """Visits of this member's last process that those who have taken their slots since have counted."""
         self._tells_whole = tells_whole
         self._joined, self._state, self._commits = joined, joined.state, joined.commits
         self._keys_by = self.share.keys_by()
@@ -214,7 +218,9 @@ class Mirror:
             raise RemoteError("slots of this node were lost: what is not committed is made again", at_once=True)
 
     def suspects_held(self, counts: Mapping[bytes, int]) -> dict[bytes, int]:
-        return {key: count for key, count in counts.items() if key.startswith(ROBOTS_KEY) or key[0] in self.epochs}
+        held = {key: count for key, count in counts.items() if key.startswith(ROBOTS_KEY) or key[0] in self.epochs}
+        self.accused |= counts.keys() - held.keys()
+        return held
 
     def total(self, counts: Counts) -> Counts:
         return total([counts, self.elsewhere]) if self._tells_whole else counts

@@ -12,7 +12,8 @@ from crawler.core.errors import ConfigError
 from crawler.core.keys import SLOTS
 from crawler.frontier.cluster import schema as tables
 from crawler.frontier.cluster.lost_disks import is_safe
-from crawler.frontier.cluster.postgres import MARK_PREFIX, Address, Connection, boxes_of, connect, members_of, told
+from crawler.frontier.cluster.postgres import MARK_PREFIX, boxes_of, members_of
+from crawler.frontier.cluster.session import Address, Session, connect, told
 from crawler.frontier.cluster.truth import NOBODY, BoxView, MemberView
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_mark, decode_state
@@ -144,7 +145,7 @@ def declare_lost(address: Address, lease_s: float, name: str) -> NodeView:
     return found[0]
 
 
-def _opened(address: Address, lease_s: float) -> Connection:
+def _opened(address: Address, lease_s: float) -> Session:
     connection = connect(address, max(lease_s, 10.0))
     try:
         if connection.execute("SELECT to_regclass(%s)", [f"{address.schema}.crawl"]).fetchone() == (None,):

@@ -8,90 +8,25 @@ password of a URL is in no message.
 
 from __future__ import annotations
 
-import re
 import secrets
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
-from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import sql
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema as tables
 from crawler.frontier.cluster.gauges import TABLES
+from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, told
 from crawler.frontier.cluster.truth import NOBODY, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
 from crawler.frontier.rocksdb.layout import URL_RULES
 
-SCHEMA_DEFAULT: Final = "crawler"
 LEASE_S_MIN: Final = 2.0
 MARK_PREFIX: Final = b"mark:"
-_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
-
-Connection = psycopg.Connection[Any]
-
-
-class Address:
-    """A ``postgresql://`` URL: ``?schema=NAME`` names the crawl's schema, everything else is libpq's. ConfigError: it is none."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.schema = query.pop("schema", SCHEMA_DEFAULT)
-        if not _NAME.fullmatch(self.schema):
-            raise ConfigError("cluster: the schema must be small letters, digits and _, such as ?schema=crawl_1")
-        self.conninfo = urlunsplit(parts._replace(query=urlencode(query)))
-        try:
-            told = conninfo_to_dict(self.conninfo)
-        except psycopg.Error:
-            raise ConfigError("cluster: not a URL that PostgreSQL's libpq can read") from None
-        self._secrets = [str(told["password"])] if told.get("password") else []
-        self.shown = f"{told.get('host') or 'localhost'}:{told.get('port') or 5432}/{told.get('dbname') or ''} ({self.schema})"
-        """Without user and password."""
-
-    def clean(self, text: str) -> str:
-        """A message without the password, should a server have repeated it."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return " ".join(text.split())
-
-
-def connect(address: Address, lease_s: float, *, loads: bool = False) -> Connection:
-    """A session with all its settings: below the lease, whatever that is. ``loads``: it takes no locks, and may take long."""
-    idle_ms, statement_ms = int(lease_s * 1000 / 3), 0 if loads else int(lease_s * 800)
-    try:
-        connection = psycopg.connect(
-            address.conninfo,
-            autocommit=True,
-            connect_timeout=max(2, int(lease_s * 2 / 3)),
-            tcp_user_timeout=int(lease_s * 1000 * 2 / 3),
-            keepalives_idle=max(1, int(lease_s / 3)),
-            keepalives_interval=max(1, int(lease_s / 5)),
-            keepalives_count=2,
-            application_name="flatcrawler",
-            options=f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
-            f" -c tcp_user_timeout={int(lease_s * 1000 * 2 / 3)} -c tcp_keepalives_idle={max(1, int(lease_s / 3))}"
-            f" -c tcp_keepalives_interval={max(1, int(lease_s / 5))} -c tcp_keepalives_count=2"
-            f" -c synchronous_commit=on -c search_path={address.schema}",
-        )
-    except psycopg.Error as error:
-        raise told(address, error) from None
-    return connection
-
-
-def told(address: Address, error: Exception) -> RemoteError | StorageError:
-    """What an error of the database means to us."""
-    if isinstance(error, _NOT_OURS):
-        return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
-    text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return RemoteError(text)
-    return StorageError(text, final=True)  # a fault of ours, or a schema that somebody has changed, or may not be touched
 
 
 def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, int]:
@@ -118,7 +53,7 @@ def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, in
     return str(found[1]), int.from_bytes(found[2], "big")
 
 
-def _migrate(connection: Connection, address: Address, schema: int, url_rules: int) -> None:
+def _migrate(connection: Session, address: Address, schema: int, url_rules: int) -> None:
     if schema > tables.SCHEMA:
         what = f"was made by a newer version (schema {schema}, this one knows {tables.SCHEMA})"
         raise StorageError(f"{address.shown}: the crawl {what}", final=True)
@@ -137,21 +72,21 @@ class PostgresTruth:
     def __init__(self, address: Address, lease_s: float, directory: uuid.UUID, node: uuid.UUID, secret: int) -> None:
         self._address, self._lease_s, self._directory, self._node = address, lease_s, directory, node
         self._secret = secret
-        self._connection: Connection | None = None
-        self._loading: Connection | None = None
+        self._connection: Session | None = None
+        self._loading: Session | None = None
         self._number = NOBODY
         self._incarnation = 0
 
     # -- sessions -------------------------------------------------------------------------------------------------
 
-    def _session(self) -> Connection:
+    def _session(self) -> Session:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._address, self._lease_s)
         return self._connection
 
     def _failed(self, error: psycopg.Error) -> RemoteError | StorageError:
         """A session is not used again after any error but a fence's: what it had under way is nobody's to guess."""
-        if isinstance(error, _NOT_OURS) and self._connection is not None and not self._connection.closed:
+        if isinstance(error, NOT_OURS) and self._connection is not None and not self._connection.closed:
             try:
                 self._connection.rollback()
             except psycopg.Error:
@@ -184,6 +119,7 @@ class PostgresTruth:
             connection = self._session()
             with connection.transaction():
                 values = {"dir": self._directory, "node": self._node, "name": socket.gethostname(), "seeding": seeding}
+                before = connection.execute(tables.BEFORE, values).fetchone()
                 row = connection.execute(tables.JOIN, values).fetchone()
                 assert row is not None
                 self._number, self._incarnation, commits, state, lost = row
@@ -199,7 +135,8 @@ class PostgresTruth:
                 assert now is not None
         except psycopg.Error as error:
             raise self._failed(error) from None
-        return Joined(self._number, self._secret, commits, bytes(state), dict(own), held, float(now[0]))
+        out_long = _keys(before[0]) if before is not None else []
+        return Joined(self._number, self._secret, commits, bytes(state), dict(own), held, float(now[0]), out_long)
 
     def tick(self, out_long: Sequence[bytes]) -> Tick:
         values = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s, "out": list(out_long)}
@@ -220,9 +157,10 @@ class PostgresTruth:
             by_slot[slot] = self._number
         is_member = any(view.number == self._number and view.seen_ago_s < self._lease_s for view in views)
         return Tick(
-            {int(slot): int(epoch) for slot, epoch, _, _ in mine},
-            frozenset(slot for slot, _, surplus, _ in mine if surplus),
-            {slot: owner for slot, _, _, owner in mine if owner is not None and owner != self._number},
+            {int(slot): int(epoch) for slot, epoch, *_ in mine},
+            frozenset(slot for slot, _, surplus, *_ in mine if surplus),
+            {slot: owner for slot, _, _, owner, _ in mine if owner is not None and owner != self._number},
+            {slot: _keys(accused) for slot, *_, accused in mine if accused},
             by_slot,
             views,
             waiting,
@@ -300,9 +238,8 @@ class PostgresTruth:
     def adopt(self, alive: Sequence[int], limit: int) -> int:
         return self._do(tables.ADOPT, [self._number, list(alive), limit])
 
-    def out_long(self, members: Sequence[int]) -> list[bytes]:
-        rows = self._all("SELECT unnest(out_long) FROM member WHERE id = ANY(%s::int[])", [list(members)])
-        return [bytes(key) for (key,) in rows]
+    def send(self, member: int, message: bytes) -> None:
+        self._do(tables.SEND, [[member], [message]])
 
     def marks_of(self, members: Sequence[int]) -> Mapping[bytes, bytes]:
         asked = "SELECT key, value FROM own WHERE member = ANY(%s::int[]) AND substring(key FROM 1 FOR 5) = %s"
@@ -334,17 +271,21 @@ def boxes_of(rows: Sequence[tuple[Any, ...]]) -> dict[int, BoxView]:
     return {int(dest): BoxView(int(count), int(size), float(oldest)) for dest, count, size, oldest in rows}
 
 
+def _keys(found: Sequence[bytes]) -> list[bytes]:
+    return [bytes(key) for key in found]
+
+
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _put(connection: Connection, table: Literal["known", "work"], rows: list[Row]) -> None:
+def _put(connection: Session, table: Literal["known", "work"], rows: list[Row]) -> None:
     if rows:
         rows.sort()
         connection.execute(tables.PUT.format(table=table), _columns(rows))
 
 
-def _delete(connection: Connection, table: Literal["known", "work"], keys: list[RowKey]) -> None:
+def _delete(connection: Session, table: Literal["known", "work"], keys: list[RowKey]) -> None:
     if keys:
         keys.sort()
         connection.execute(tables.DELETE.format(table=table), _columns(keys))

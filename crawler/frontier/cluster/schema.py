@@ -51,7 +51,10 @@ held AS (UPDATE slot s SET owner = %(id)s, until = clock_timestamp() + make_inte
     epoch = epoch + CASE WHEN s.id IN (SELECT id FROM free) THEN 1 ELSE 0 END
   WHERE EXISTS (SELECT FROM beat) AND (s.owner = %(id)s AND s.until > clock_timestamp() OR s.id IN (SELECT id FROM free))
   RETURNING s.id, s.epoch)
-SELECT held.id, held.epoch, coalesce(mine.rank > fair.most, false), free.owner
+SELECT held.id, held.epoch, coalesce(mine.rank > fair.most, false), free.owner,
+  (SELECT array_agg(key) FROM member m, unnest(m.out_long) AS key WHERE m.id = free.owner AND m.id <> %(id)s
+    AND free.id = CASE WHEN substring(key FROM 1 FOR 7) = 'robots:' THEN (SELECT min(f.id) FROM free f WHERE f.owner = m.id)
+      ELSE get_byte(key, 0) END)
 FROM held CROSS JOIN fair LEFT JOIN mine ON mine.id = held.id LEFT JOIN free ON free.id = held.id
 """
 OWNERS: Final = "SELECT id, CASE WHEN until > clock_timestamp() THEN owner END FROM slot"
@@ -60,10 +63,11 @@ MEMBERS: Final = """SELECT id, node::text, name, extract(epoch FROM clock_timest
 BOXES: Final = """SELECT dest, count(*), sum(octet_length(data)), extract(epoch FROM clock_timestamp() - min(made))::float8
   FROM box GROUP BY dest"""
 
+BEFORE: Final = "SELECT out_long FROM member WHERE dir = %(dir)s FOR UPDATE"
 JOIN: Final = """
 INSERT INTO member (dir, node, name, seen, seeding) VALUES (%(dir)s, %(node)s, %(name)s, clock_timestamp(), %(seeding)s)
 ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = excluded.name, seen = excluded.seen, here = true,
-  seeding = member.seeding OR excluded.seeding
+  seeding = member.seeding OR excluded.seeding, out_long = '{}'
 RETURNING id, incarnation, commits, state, lost
 """
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)

@@ -37,6 +37,8 @@ class Joined(Struct, frozen=True):
     """Slots that are still its own, and their epochs, which are new."""
     now: float
     """The database's clock, seconds since the epoch."""
+    out_long: Sequence[bytes] = ()
+    """What its last process was at for long when it was last heard of."""
 
 
 class Changes(Struct):
@@ -90,6 +92,9 @@ class Tick(Struct, frozen=True):
     """Of these, what it has too many."""
     heired: dict[int, int]
     """Of these, what it has just got from a member that had not given it up: slot → that member."""
+    accused: dict[int, Sequence[bytes]]
+    """Of slots in ``heired``: what that member was at for long when it was last heard of, of the slot; with one
+    of its slots, what is of none."""
     owners: dict[int, int]
     """Slot → the member that leases it, NOBODY."""
     members: list[MemberView]
@@ -140,8 +145,8 @@ class Truth(Protocol):
     def adopt(self, alive: Sequence[int], limit: int) -> int:
         """Take over messages for members that are not among these; how many."""
 
-    def out_long(self, members: Sequence[int]) -> list[bytes]:
-        """What these members were at for long when they were last heard of."""
+    def send(self, member: int, message: bytes) -> None:
+        """What belongs to no commit."""
 
     def marks_of(self, members: Sequence[int]) -> Mapping[bytes, bytes]:
         """What stands in ``own`` of these members about their files, by key."""

@@ -69,7 +69,7 @@ class Upstream(Protocol):
         """Raise RemoteError if one of these hosts, or URLs, is not ours any more."""
 
     def suspects_held(self, counts: Mapping[bytes, int]) -> dict[bytes, int]:
-        """Those that this member decides about."""
+        """Those that this member decides about. The others are put aside: each has been suspected once more."""
 
     def total(self, counts: Counts) -> Counts:
         """With what the rest of the crawl has counted, where this store tells of the whole."""

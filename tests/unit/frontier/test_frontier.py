@@ -17,6 +17,7 @@ from crawler.core.model import Done, Dropped, Known, Lease, Limiter, Link, Pause
 from crawler.core.page import Body, Page, Timings
 from crawler.frontier.batch import OpenBatch
 from crawler.frontier.handed import LinksRoom
+from crawler.frontier.in_flight import InFlight, _suspects
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
@@ -59,7 +60,15 @@ class Files:
 
 
 class World:
-    def __init__(self, *, delay: float = 0.0, per_host: int = 1, failures: int = 8, links_room: LinksRoom | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        delay: float = 0.0,
+        per_host: int = 1,
+        failures: int = 8,
+        links_room: LinksRoom | None = None,
+        in_flight: InFlight | None = None,
+    ) -> None:
         self.clock = Clock()
         self.store = MemoryStore(Limits())
         self.files = Files()
@@ -74,6 +83,7 @@ class World:
             wall=self.clock.wall,
             links_max=200,
             links_room=links_room,
+            in_flight=in_flight,
         )
         self.frontier = self.pump.frontier
         self.visits: Counter[str] = Counter()
@@ -283,6 +293,25 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
         assert lease is not None
         frontier.settle(lease, Dropped("timeout", "total_timeout"))
         assert await frontier.take() is None, "committed, so that the crawl is over"
+        world.pump.end()
+        await pump
+    world.pump.close()
+
+
+async def test_how_long_a_visit_has_been_out_is_known_though_nothing_is_committed(tmp_path, monkeypatch):
+    """Else the last link of a crawl is never suspected, however often the process is killed for it."""
+    monkeypatch.setattr("crawler.frontier.in_flight.OUT_LONG_S", 0.1)
+    monkeypatch.setattr("crawler.frontier.pump.BEAT_EVERY_S", 0.01)
+    world = World(in_flight=InFlight(tmp_path / "out", 4))
+    pump = asyncio.create_task(world.pump.run(world.recover))
+    await world.frontier.admit(Admitted((Link("http://a.example/", "a.example"),)))
+    world.frontier.seeds_ended()
+    async with asyncio.timeout(20):
+        lease = await world.frontier.take()
+        while not _suspects((tmp_path / "out").read_bytes(), crashed=False):
+            await asyncio.sleep(0.01)
+        world.frontier.settle(lease, Dropped("timeout", "total_timeout"))
+        assert await world.frontier.take() is None
         world.pump.end()
         await pump
     world.pump.close()

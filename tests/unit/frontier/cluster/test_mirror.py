@@ -14,6 +14,8 @@ from crawler.core.batch import FOREIGN, NEW
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.keys import SLOTS
 from crawler.frontier import Limits
+from crawler.frontier.cluster.accused import Accused
+from crawler.frontier.cluster.box import message_of
 from crawler.frontier.cluster.postgres import PostgresTruth
 from crawler.frontier.rocksdb.layout import FAMILIES
 
@@ -138,3 +140,44 @@ def test_links_of_slots_that_are_not_held_are_sent_and_nothing_of_them_is_settle
 def test_a_working_copy_is_no_backup(driver: Driver, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="back up the crawl's database"):
         driver.store.copy_to(tmp_path / "copy")
+
+
+def dies(copy: Copy) -> None:
+    """Without a word to anybody."""
+    copy.store._database.close()
+    copy.truth.close()
+
+
+def test_what_ended_a_process_is_counted_wherever_its_slot_is_by_then(driver: Driver, tmp_path: Path) -> None:
+    """1. By the member that still has the slot, though it must be loaded. 2. By its heir, as the takeover tells. 3. By its owner,
+    whom the member that comes back tells of what the heir could not know; and not of what it could."""
+    driver.commit([link(f"h{n}/1") for n in range(40)])
+    long, short = (lease.key for lease in driver.claim(hosts=2, per_host=1))
+    driver.store.set_suspects({long: 1})
+    dies(driver.copy)
+    rows(driver.url, "UPDATE member SET out_long = %s", [long])
+    rows(driver.url, "UPDATE slot SET until = clock_timestamp()")
+    heir = Copy(driver.url, tmp_path / "heir", driver.limits, driver.now, lambda host: REST, name="b")
+    assert heir.store.suspects() == {long: 2}
+    back = Copy(driver.url, tmp_path / "store", driver.limits, driver.now, lambda host: REST, held=())
+    back.store.set_suspects({long: 1, short: 1})  # what it finds on its disk
+    assert short not in back.store.suspects()
+    told = Accused(back.mirror, back.store)
+    told.tell(dict.fromkeys(range(SLOTS), heir.mirror.number))
+    [(id, data)] = heir.truth.receive([], 9)
+    assert message_of(id, data).accused == [short]
+    told.tell(dict.fromkeys(range(SLOTS), heir.mirror.number))
+    assert len(heir.truth.receive([], 9)) == 1, "once"
+    heir.accused.count([short])
+    assert heir.store.suspects() == {long: 2, short: 1}
+    heir.store.close()
+    back.hold(driver.now, range(SLOTS))
+    assert back.store.suspects() == {long: 2, short: 1}
+    rows(driver.url, "UPDATE slot SET epoch = epoch + 5")  # what it has on disk is of no use
+    dies(back)
+    again = Copy(driver.url, tmp_path / "store", driver.limits, driver.now, lambda host: REST, held=())
+    again.store.set_suspects({short: 1})
+    again.hold(driver.now, range(SLOTS))
+    assert again.store.suspects() == {long: 2, short: 2}
+    again.store.close()
+    driver.store = driver.open()

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 from support.clusters import until
-from support.postgres import PASSWORD, emptied, rows, schema_of
+from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
+from support.wire import wire
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema
-from crawler.frontier.cluster.postgres import Address, PostgresTruth, connect, open_crawl
+from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
+from crawler.frontier.cluster.session import Address, connect
 from crawler.frontier.cluster.truth import Changes
 from crawler.frontier.rocksdb.layout import URL_RULES
 
@@ -164,3 +166,39 @@ def test_every_session_has_settings_below_the_lease(url: str) -> None:
         "synchronous_commit": "on",
         "search_path": schema_of(url),
     }
+
+
+def test_who_takes_slots_over_is_told_of_what_their_owner_was_at_and_who_comes_back_too(url: str) -> None:
+    out = [b"\x05link", b"\x06link", b"\xc8link", b"robots:o"]
+    with member(url, "a") as a, member(url, "b") as b, member(url, "a", 60) as again:
+        a.join(seeding=False)
+        a.tick(out)
+        b.join(seeding=False)
+        got: dict[int, list[bytes]] = {}
+
+        def has_all() -> bool:
+            tick = b.tick([])
+            got.update(tick.accused)
+            return len(tick.held) == 256
+
+        until(has_all)
+        assert got == {0: [b"robots:o"], 5: [b"\x05link"], 6: [b"\x06link"], 200: [b"\xc8link"]}
+        joined = again.join(seeding=False)
+        assert (joined.held, joined.out_long) == ({}, out)
+        assert again.join(seeding=False).out_long == [], "it has been told"
+
+
+@pytest.mark.parametrize("what", ["tick", "commit", "load"])
+def test_a_response_that_never_comes_ends_the_session(url: str, what: str, monkeypatch) -> None:
+    """The connection stands, and all that is sent is taken: what lies between has not learnt that the server is gone."""
+    monkeypatch.setattr("crawler.frontier.cluster.session.LOAD_PATIENCE_S", 0.5)
+    server = postgres().port
+    with wire(server) as between, member(url.replace(f":{server}/", f":{between.port}/"), "a", 0.5) as a:
+        a.join(seeding=False)
+        list(a.load(1, 9))
+        between.down = lambda data: b""
+        with pytest.raises(RemoteError, match="no response for"):
+            {"tick": lambda: a.tick([]), "commit": lambda: a.commit(changes()), "load": lambda: list(a.load(1, 9))}[what]()
+        between.down = lambda data: data
+        assert a.tick([]).is_member
+        assert list(a.load(1, 9)) == []

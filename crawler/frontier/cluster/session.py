@@ -1,0 +1,109 @@
+"""Sessions with the database of a cluster, and where it is.
+
+The law: every wait for a response has an end. libpq sets none, and what lies between may hold a connection whose server is gone.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Generator
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+
+from crawler.core.errors import ConfigError, RemoteError, StorageError
+
+T = TypeVar("T")
+
+SCHEMA_DEFAULT: Final = "crawler"
+LOAD_PATIENCE_S: Final = 60.0
+"""For the next rows of a slot."""
+_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
+"""What a fence fails with."""
+
+
+class Address:
+    """A ``postgresql://`` URL: ``?schema=NAME`` names the crawl's schema, everything else is libpq's. ConfigError: it is none."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self.schema = query.pop("schema", SCHEMA_DEFAULT)
+        if not _NAME.fullmatch(self.schema):
+            raise ConfigError("cluster: the schema must be small letters, digits and _, such as ?schema=crawl_1")
+        self.conninfo = urlunsplit(parts._replace(query=urlencode(query)))
+        try:
+            told = conninfo_to_dict(self.conninfo)
+        except psycopg.Error:
+            raise ConfigError("cluster: not a URL that PostgreSQL's libpq can read") from None
+        self._secrets = [str(told["password"])] if told.get("password") else []
+        self.shown = f"{told.get('host') or 'localhost'}:{told.get('port') or 5432}/{told.get('dbname') or ''} ({self.schema})"
+        """Without user and password."""
+
+    def clean(self, text: str) -> str:
+        """A message without the password, should a server have repeated it."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return " ".join(text.split())
+
+
+class Session(psycopg.Connection[Any]):
+    """``patience_s``: for each response. After it the session is over: what it had under way is nobody's to guess."""
+
+    patience_s = LOAD_PATIENCE_S
+
+    def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **named: Any) -> T:
+        return super().wait(self._patiently(gen), *arguments, **named)
+
+    def _patiently(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        """The same; libpq's socket is asked for again and again, and is not ready where nothing comes."""
+        until = time.monotonic() + self.patience_s
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() >= until:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no response for {self.patience_s:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return cast(T, done.value)
+
+
+def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session:
+    """A session with all its settings: not above the lease, whatever that is. ``loads``: it takes no locks, and may take long."""
+    idle_ms, statement_ms = int(lease_s * 1000 / 3), 0 if loads else int(lease_s * 800)
+    try:
+        session = Session.connect(
+            address.conninfo,
+            autocommit=True,
+            connect_timeout=max(2, int(lease_s * 2 / 3)),
+            tcp_user_timeout=int(lease_s * 1000 * 2 / 3),
+            keepalives_idle=max(1, int(lease_s / 3)),
+            keepalives_interval=max(1, int(lease_s / 5)),
+            keepalives_count=2,
+            application_name="flatcrawler",
+            options=f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
+            f" -c tcp_user_timeout={int(lease_s * 1000 * 2 / 3)} -c tcp_keepalives_idle={max(1, int(lease_s / 3))}"
+            f" -c tcp_keepalives_interval={max(1, int(lease_s / 5))} -c tcp_keepalives_count=2"
+            f" -c synchronous_commit=on -c search_path={address.schema}",
+        )
+    except psycopg.Error as error:
+        raise told(address, error) from None
+    session.patience_s = max(LOAD_PATIENCE_S, lease_s) if loads else lease_s
+    return session
+
+
+def told(address: Address, error: Exception) -> RemoteError | StorageError:
+    """What an error of the database means to us."""
+    if isinstance(error, NOT_OURS):
+        return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
+    text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return RemoteError(text)
+    return StorageError(text, final=True)  # a fault of ours, or a schema that somebody has changed, or may not be touched
