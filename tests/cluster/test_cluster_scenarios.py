@@ -11,7 +11,7 @@ import shutil
 import time
 
 import pytest
-from support.cluster_bench import bench, faketime, random_blows, wait_for
+from support.cluster_bench import bench, faketime, figures, pages_for, random_blows, wait_for
 from support.cluster_net import reason_not
 from support.judged_web import visits_of
 
@@ -80,17 +80,24 @@ def test_a_node_joins_and_one_drains_and_shares_are_even(tmp_path):
 
 
 @pytest.mark.slow
-def test_cut_off_from_the_database_inside_a_transaction(tmp_path):
-    """The trap: a session that is gone keeps the locks of its slots, unless its settings end it. Alone it goes on to the end."""
-    with bench(tmp_path, pages=2500, parts=1, lease_s=LEASE_S) as made:
+@pytest.mark.parametrize("ends", [False, True])
+def test_cut_off_from_the_database_inside_a_transaction(tmp_path, ends):
+    """The trap: a session that is gone keeps the locks of its slots, unless its settings end it. ``ends``: the others end the
+    crawl before the victim is back, which then ends as well."""
+    hosts = 20
+    with bench(tmp_path, pages=pages_for(15.0 if ends else 45.0, hosts), hosts=hosts, parts=1, lease_s=LEASE_S) as made:
         victim = crawling(made, 4, pinched=True)[1]
         made.pinch(victim, "half")
         assert made.taken_over(victim, made.cut(victim, "db")) < 2 * LEASE_S
         seen = made.visits_by(victim)
         time.sleep(2 * LEASE_S)
+        if ends:
+            wait_for("the others have ended the crawl", lambda: [node for node in made.nodes if node.runs] == [victim], 120.0)
         assert made.visits_by(victim) == seen, "it visits nothing that it does not hold"
         made.mend(victim, "db")
-        made.until_all_crawl(victim)
+        if not ends:
+            made.until_all_crawl(victim)
+            assert made.visits_by(victim) > seen, "its share is its own again"
         made.finish()
         assert made.faults() == []
 
@@ -240,9 +247,11 @@ def test_a_backup_is_restored_as_deploy_says(tmp_path):
 @pytest.mark.timeout(600 + 240 * MINUTES)
 def test_random_blows(tmp_path):
     print(f"CLUSTER_SEED={SEED}")
-    with bench(tmp_path, pages=int(MINUTES * 60 * 60), hosts=100, parts=2, lease_s=LEASE_S) as made:
+    hosts, began = 30, time.monotonic()
+    with bench(tmp_path, pages=pages_for(MINUTES * 60, hosts), hosts=hosts, parts=2, lease_s=LEASE_S) as made:
         crawling(made, 5, pinched=True)
-        random_blows(made, random.Random(SEED), MINUTES * 60, nodes_max=7)
+        dealt = random_blows(made, random.Random(SEED), MINUTES * 60, nodes_max=7)
         print(*made.told, sep="\n")
         made.finish(600 + 120 * MINUTES)
+        print(figures(made, dealt, time.monotonic() - began))
         assert made.faults() == []

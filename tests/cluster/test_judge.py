@@ -4,7 +4,7 @@ import pytest
 from support.cluster_bench import bench
 from support.cluster_net import reason_not
 from support.judged_web import Excuse, Visit, judge, not_once
-from support.pinch import messages_of
+from support.pinch import Pinch, messages_of
 
 A, B = "10.77.2.1", "10.77.2.2"
 
@@ -64,3 +64,15 @@ def test_the_bench_on_one_machine(tmp_path):
         made.finish()
         assert made.faults() == []
         assert made.judged().visits >= 150
+
+
+def test_a_commit_is_known_by_its_text_and_by_the_name_it_was_prepared_under():
+    pinch = Pinch("127.0.0.1", 1)
+    begin = b"B\0\0\0\x20\0_pg3_3\0\0\0"
+    assert pinch._commit_in(b"P\0\0\0\x10\0COMMIT\0\0\0") > 0
+    assert pinch._commit_in(begin) < 0
+    assert pinch._commit_in(b"P\0\0\0\x10_pg3_3\0COMMIT\0\0\0") > 0
+    assert pinch._commit_in(begin) > 0
+    pinch._commit_in(b"P\0\0\0\x10_pg3_3\0SELECT 1\0\0\0")  # of another session
+    assert pinch._commit_in(begin) < 0
+    pinch.wire.close()

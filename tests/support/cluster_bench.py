@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,38 +193,38 @@ class Bench:
     def kill(self, node: Node) -> float:
         """SIGKILL to all of its processes; when."""
         at = time.monotonic()
-        self._say(f"{node.name}: kill -9")
+        self.say(f"{node.name}: kill -9")
         self.net.signal(node.name, signal.SIGKILL, self._helpers(node))
         assert node.process is not None
         node.process.wait()
         return at
 
     def drain(self, node: Node) -> int:
-        self._say(f"{node.name}: SIGTERM")
+        self.say(f"{node.name}: SIGTERM")
         assert node.process is not None
         node.process.terminate()
         return node.process.wait(PATIENCE_S)
 
     def freeze(self, node: Node) -> float:
-        self._say(f"{node.name}: SIGSTOP")
+        self.say(f"{node.name}: SIGSTOP")
         self.net.signal(node.name, signal.SIGSTOP, self._helpers(node))
         return time.monotonic()
 
     def thaw(self, node: Node) -> None:
-        self._say(f"{node.name}: SIGCONT")
+        self.say(f"{node.name}: SIGCONT")
         self.excuses.append(Excuse(node.address, time.monotonic(), time.monotonic() + THAWED_S))
         self.net.signal(node.name, signal.SIGCONT)
 
     def cut(self, node: Node, bridge: str) -> float:
         """From ``web`` or ``db``."""
-        self._say(f"{node.name}: cut off from the {bridge}")
+        self.say(f"{node.name}: cut off from the {bridge}")
         self.net.cut(node.name, bridge)
         if bridge == "web":
             self._cut_at[node.name] = time.monotonic()
         return time.monotonic()
 
     def mend(self, node: Node, bridge: str) -> None:
-        self._say(f"{node.name}: joined to the {bridge} again")
+        self.say(f"{node.name}: joined to the {bridge} again")
         now = time.monotonic()
         if bridge == "web" and node.name in self._cut_at:  # what was under way is sent again, at longer and longer intervals
             cut_s = now - self._cut_at.pop(node.name)
@@ -236,22 +237,22 @@ class Bench:
         """As ``support.pinch``, done on return."""
         assert node.pinched is not None
         pinch.order(node.pinched, word)
-        self._say(f"{node.name}: a transaction was pinched ({word})")
+        self.say(f"{node.name}: a transaction was pinched ({word})")
         return time.monotonic()
 
     def kill_database(self) -> None:
         assert self.database is not None
-        self._say("the database: killed")
+        self.say("the database: killed")
         self.database.kill()
 
     def start_database(self) -> None:
         assert self.database is not None
-        self._say("the database: back")
+        self.say("the database: back")
         self.database.start()
 
     def lose_disk(self, node: Node) -> None:
         """Of a node that is dead: it comes back as another, if at all."""
-        self._say(f"{node.name}: its disk is lost")
+        self.say(f"{node.name}: its disk is lost")
         node_id = node.uuid
         self.lost.append(self.stored_of(node))
         shutil.rmtree(node.directory)
@@ -263,7 +264,7 @@ class Bench:
             capture_output=True,
             text=True,
         )
-        self._say(f"cluster lost {node.name}: {(done.stderr + done.stdout).strip()}")
+        self.say(f"cluster lost {node.name}: {(done.stderr + done.stdout).strip()}")
         assert done.returncode == 0, done.stderr
 
     def stored_of(self, node: Node) -> set[Path]:
@@ -295,16 +296,16 @@ class Bench:
 
     # -- what comes of them -------------------------------------------------------------------------------------------
 
-    def taken_over(self, node: Node, since: float) -> float:
+    def taken_over(self, node: Node, since: float, patience_s: float = PATIENCE_S) -> float:
         """Seconds until all slots are held, and none by this node, which was gone at ``since``."""
         database, node_id = self.database, node.uuid
         assert database is not None
         free = """SELECT count(*) FROM slot WHERE owner IS NULL OR until < clock_timestamp()
           OR owner IN (SELECT id FROM member WHERE node = %s)"""
-        wait_for("its slots are held by others", lambda: database.rows(free, node_id) == [(0,)])
+        wait_for("its slots are held by others", lambda: database.rows(free, node_id) == [(0,)], patience_s)
         took_s = time.monotonic() - since
         self.takeovers_s.append(took_s)
-        self._say(f"{node.name}: taken over after {took_s:.2f} s")
+        self.say(f"{node.name}: taken over after {took_s:.2f} s")
         return took_s
 
     def finish(self, timeout: float = 120.0) -> None:
@@ -343,7 +344,7 @@ class Bench:
         faults += [f"final rows of line {line}: {count}" for line, count in not_once(map(str, final), map(str, lines)).items()]
         return faults + self.judged().faults
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.told.append(f"{time.monotonic():.2f} {text}")
 
     def close(self) -> None:
@@ -395,18 +396,29 @@ def bench(folder: Path, **settings: object) -> Iterator[Bench]:
 # -- blows at random --------------------------------------------------------------------------------------------------
 
 
-def random_blows(bench: Bench, rng: random.Random, seconds: float, nodes_max: int) -> None:
-    """One after the other, for so long; at its end all is as it was."""
+def pages_for(seconds: float, hosts: int) -> int:
+    """So many that the crawl cannot end earlier, however fast the machine is: each host rests between two visits."""
+    return int(seconds * hosts / REST_S)
+
+
+def random_blows(bench: Bench, rng: random.Random, seconds: float, nodes_max: int) -> Counter[str]:
+    """One after the other, for so long; at its end all is as it was. How many of each kind."""
+    dealt: Counter[str] = Counter()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         alive = [node for node in bench.nodes if node.runs]
+        assert alive, "all nodes have ended before the time is over"
         node, pause_s = rng.choice(alive), rng.uniform(0.5, 2.5) * bench.lease_s
         blow = rng.choice(
             ("kill", "kill", "drain", "freeze", "cut db", "cut web", "database", "answer", "request", "half", "join")
         )
+        since = len(bench.told)
         if blow == "kill" or blow == "drain":
             getattr(bench, blow)(node)
-            time.sleep(pause_s)
+            began = time.monotonic()
+            with contextlib.suppress(AssertionError):  # it comes back before, perhaps
+                bench.taken_over(node, began, pause_s)
+            time.sleep(max(0.0, began + pause_s - time.monotonic()))
             bench.start(node)
         elif blow == "freeze":
             bench.freeze(node)
@@ -422,7 +434,8 @@ def random_blows(bench: Bench, rng: random.Random, seconds: float, nodes_max: in
             time.sleep(pause_s)
             bench.start_database()
         elif blow == "join" and len(bench.nodes) < nodes_max:
-            bench.start(bench.add())
+            bench.start(joined := bench.add())
+            bench.say(f"{joined.name}: joins")
         elif node.pinched is not None and blow in ("answer", "request", "half"):
             with contextlib.suppress(TimeoutError):
                 bench.pinch(node, blow)
@@ -430,9 +443,21 @@ def random_blows(bench: Bench, rng: random.Random, seconds: float, nodes_max: in
                     bench.cut(node, "db")
                     time.sleep(pause_s)
                     bench.mend(node, "db")
+        dealt[blow] += len(bench.told) > since
         time.sleep(rng.uniform(0.5, 2.0) * bench.lease_s)
-        if not any(node.runs for node in bench.nodes):
-            return  # it has ended meanwhile
+    return dealt
+
+
+def figures(bench: Bench, dealt: Counter[str], seconds: float) -> str:
+    """What came of it, but for its faults."""
+    verdict = bench.judged()
+    took = f"; takeover at most {max(bench.takeovers_s):.1f} s" if bench.takeovers_s else ""
+    return (
+        f"{bench.pages:,} pages, {verdict.visits:,} visits, {verdict.again} of them again, in {seconds:.0f} s; "
+        f"{dealt.total()} blows: {', '.join(f'{kind} {count}' for kind, count in sorted(dealt.items()))}; "
+        f"smallest pause {verdict.pause_min_s * 1000:.0f} of {REST_S * 1000:.0f} ms, {len(verdict.overlaps)} overlaps, "
+        f"{len(verdict.hurried)} hurried, {verdict.excused} excused{took}"
+    )
 
 
 def main() -> int:
@@ -441,7 +466,7 @@ def main() -> int:
     parser.add_argument("--parts", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--pages", type=int, help="how many there are (default: as many as take about so long)")
-    parser.add_argument("--hosts", type=int, default=100)
+    parser.add_argument("--hosts", type=int, default=30)
     parser.add_argument("--lease", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--folder", type=Path, help="where everything goes, and stays")
@@ -451,7 +476,7 @@ def main() -> int:
         return 2
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cluster-bench-", dir="/tmp"))
     folder.mkdir(exist_ok=True)
-    pages = given.pages or int(given.minutes * 60 * 60)
+    pages = given.pages or pages_for(given.minutes * 60, given.hosts)
     print(f"seed {given.seed}, {pages} pages, in {folder}")
     began = time.monotonic()
     settings = {"pages": pages, "hosts": given.hosts, "parts": given.parts, "lease_s": given.lease}
@@ -460,13 +485,11 @@ def main() -> int:
             made.add(pinched=True)
         made.start()
         made.until_all_crawl()
-        random_blows(made, random.Random(given.seed), given.minutes * 60, given.nodes + 2)
+        dealt = random_blows(made, random.Random(given.seed), given.minutes * 60, given.nodes + 2)
         print(*made.told, sep="\n", flush=True)
         made.finish(1800)
-        verdict, faults = made.judged(), made.faults()
-    print(f"{time.monotonic() - began:.0f} s, {verdict.visits} visits, {verdict.again} of them again, {len(made.told)} events")
-    pause = f"smallest pause {verdict.pause_min_s * 1000:.0f} of {REST_S * 1000:.0f} ms"
-    print(f"{pause}, {len(verdict.overlaps)} overlaps, {len(verdict.hurried)} hurried, {verdict.excused} excused")
+        print(figures(made, dealt, time.monotonic() - began))
+        faults = made.faults()
     print(*faults[:50], sep="\n")
     if given.folder is None and not faults:
         shutil.rmtree(folder)
