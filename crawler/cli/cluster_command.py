@@ -19,18 +19,23 @@ SETTINGS: Final = ("cluster", "cluster_lease")
 def cluster(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "cluster",
-        "cluster status|lost [NODE] --cluster URL [--json]",
+        "cluster status [URL] | lost NODE [URL] [--cluster URL] [--json]",
         "Shows the nodes of a crawl of many machines, what is on its way between them, and what only one disk holds. Declares a "
         "node lost whose disk is gone for good: the pages that only it held are visited again, by the others.\n\nexamples:\n"
-        "  crawler cluster status --cluster 'postgresql://crawler@db.example/crawls?schema=my_crawl'\n"
+        "  crawler cluster status 'postgresql://crawler@db.example/crawls?schema=my_crawl'\n"
         "  CRAWLER_CLUSTER=postgresql://... crawler cluster status --json\n"
         "  crawler cluster lost 3f2a --cluster ...                  by the name of a node, or how it begins, or its machine",
     )
     parser.add_argument("action", choices=("status", "lost"), metavar="status|lost")
-    parser.add_argument("node", nargs="?", metavar="NODE", help="which one is lost: see status")
+    parser.add_argument("names", nargs="*", metavar="NODE|URL", help="which one is lost, see status; the crawl's database")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_settings(parser, only=SETTINGS)
     namespace = parser.parse(arguments)
+    names, urls = [name for name in namespace.names if "://" not in name], [name for name in namespace.names if "://" in name]
+    if len(urls) + ("cluster" in namespace) > 1:
+        raise ConfigError("the URL of the crawl's database was given twice")
+    if urls:
+        namespace.cluster = urls[0]
     from crawler.config.load import load
 
     needs = {"cluster": "--cluster is missing: the URL of the crawl's database, as its nodes were given it"}
@@ -40,13 +45,13 @@ def cluster(arguments: Sequence[str]) -> int:
 
     address = address_of(config)
     if namespace.action == "status":
-        if namespace.node is not None:
+        if names:
             raise ConfigError("status is of all nodes: leave the name out")
         _show(look(address, config.cluster_lease), as_json=namespace.json)
         return Exit.OK
-    if namespace.node is None:
-        raise ConfigError("which node is lost? crawler cluster status lists them")
-    _tell_lost(declare_lost(address, config.cluster_lease, namespace.node))
+    if len(names) != 1:
+        raise ConfigError("which node is lost? Name one: crawler cluster status lists them")
+    _tell_lost(declare_lost(address, config.cluster_lease, names[0]))
     return Exit.OK
 
 

@@ -63,6 +63,12 @@ def stores_of(path: Path, division: Division | None) -> dict[Path, tuple[int, ..
 def read(path: Path, name: str = FILE_NAME) -> Division | None:
     """None: it is not divided. StorageError, ``final``: the file is damaged."""
     file = path / name
+    table = table_of(file)
+    return None if table is None else _division(file, table)
+
+
+def table_of(file: Path) -> dict[str, Any] | None:
+    """What a TOML file of the frontier says; None: there is none. StorageError, ``final``: it is damaged."""
     with storing(file):
         if not file.exists():
             return None
@@ -70,10 +76,9 @@ def read(path: Path, name: str = FILE_NAME) -> Division | None:
 
     try:
         with storing(file):
-            table = tomllib.loads(file.read_text())
+            return tomllib.loads(file.read_text())
     except ValueError as error:
         raise StorageError(f"{file}: damaged: {error}", final=True) from error
-    return _division(file, table)
 
 
 def begin(path: Path, parts: int, *, by_domain: bool) -> Division:

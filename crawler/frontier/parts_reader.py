@@ -1,4 +1,4 @@
-"""The stores of a divided crawl, read as one.
+"""Several stores, read as one: those of a divided crawl here, those of a node of a cluster in ``crawler.frontier.cluster.node``.
 
 The law: what a host's part says of it is true; each part shows one commit's state, whole.
 """
@@ -6,11 +6,11 @@ The law: what a host's part says of it is true; each part shows one commit's sta
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from crawler.core.errors import StorageError
-from crawler.core.keys import SLOTS
+from crawler.core.keys import SLOTS, GroupOf
 from crawler.core.model import Known, Mark
 from crawler.core.urls import host_key
 from crawler.frontier.division import Division, store_of
@@ -18,31 +18,16 @@ from crawler.frontier.rocksdb.reader import RocksReader
 from crawler.frontier.store import Counts
 
 
-class PartsReader:
-    """As ``RocksReader``. ``path`` holds the parts' stores."""
+class StoresReader:
+    """What ``RocksReader`` tells that does not depend on who owns which host. All are opened, or none."""
 
-    def __init__(self, path: Path, division: Division) -> None:
-        self._path, self._division = path, division
-        self._share = division.share(0)
-        self._keys_by = self._share.keys_by()
+    def __init__(self, stores: Iterable[Path], group_of: GroupOf | None) -> None:
         self._readers: list[RocksReader] = []
         with contextlib.ExitStack() as stack:
-            for part in range(division.parts):
-                self._readers.append(RocksReader(store_of(path, part), division.group_of))
+            for store in stores:
+                self._readers.append(RocksReader(store, group_of))
                 stack.callback(self._readers[-1].close)
             stack.pop_all()
-
-    def lookup(self, url: str) -> Known | str | None:
-        """As ``Store.lookup``."""
-        return self._of(url).lookup(url)
-
-    def budgets(self, url: str) -> tuple[int, int]:
-        """As ``Store.budgets``."""
-        return self._of(url).budgets(url)
-
-    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
-        """As ``Store.robots``."""
-        return [self._of(f"{origin}/").robots([origin])[0] for origin in origins]
 
     def marks(self) -> dict[str, Mark]:
         """Every file of the crawl and its length."""
@@ -65,12 +50,9 @@ class PartsReader:
         return max(reader.clock() for reader in self._readers)
 
     def verify(self) -> Iterator[StorageError]:
-        """As ``RocksReader.verify``; and whether every part keeps what it owns, and nothing else."""
-        for part, reader in enumerate(self._readers):
+        """As ``RocksReader.verify``."""
+        for reader in self._readers:
             yield from reader.verify()
-            foreign = [slot for slot in range(SLOTS) if self._division.owners[slot] != part]
-            for slot in reader.slots_held(foreign):
-                yield StorageError(f"{store_of(self._path, part)}: hosts of slot {slot} are another part's", final=True)
 
     def refresh(self) -> None:
         """Show what is committed now."""
@@ -80,6 +62,36 @@ class PartsReader:
     def close(self) -> None:
         for reader in self._readers:
             reader.close()
+
+
+class PartsReader(StoresReader):
+    """As ``RocksReader``. ``path`` holds the parts' stores."""
+
+    def __init__(self, path: Path, division: Division) -> None:
+        super().__init__((store_of(path, part) for part in range(division.parts)), division.group_of)
+        self._path, self._division = path, division
+        self._share = division.share(0)
+        self._keys_by = self._share.keys_by()
+
+    def lookup(self, url: str) -> Known | str | None:
+        """As ``Store.lookup``."""
+        return self._of(url).lookup(url)
+
+    def budgets(self, url: str) -> tuple[int, int]:
+        """As ``Store.budgets``."""
+        return self._of(url).budgets(url)
+
+    def robots(self, origins: Sequence[str]) -> list[bytes | None]:
+        """As ``Store.robots``."""
+        return [self._of(f"{origin}/").robots([origin])[0] for origin in origins]
+
+    def verify(self) -> Iterator[StorageError]:
+        """As ``RocksReader.verify``; and whether every part keeps what it owns, and nothing else."""
+        for part, reader in enumerate(self._readers):
+            yield from reader.verify()
+            foreign = [slot for slot in range(SLOTS) if self._division.owners[slot] != part]
+            for slot in reader.slots_held(foreign):
+                yield StorageError(f"{store_of(self._path, part)}: hosts of slot {slot} are another part's", final=True)
 
     def _of(self, url: str) -> RocksReader:
         return self._readers[self._share.owner(self._keys_by.host(host_key(url)))]

@@ -9,9 +9,10 @@ import os
 import random
 import shutil
 import time
+from datetime import datetime
 
 import pytest
-from support.cluster_bench import bench, faketime, figures, pages_for, random_blows, wait_for
+from support.cluster_bench import bench, faketime, figures, pages_for, random_blows, rows_in, wait_for
 from support.cluster_net import reason_not
 from support.judged_web import visits_of
 
@@ -162,12 +163,19 @@ def test_a_clock_that_is_an_hour_off(tmp_path, offset):
     with bench(tmp_path, pages=1500, parts=1, lease_s=LEASE_S) as made:
         for _ in range(3):
             made.add()
-        made.nodes[1].environ = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        wrong = made.nodes[1]
+        wrong.environ = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         for node in made.nodes:
             made.start(node)
         made.until_all_crawl()
         made.finish()
         assert made.faults() == []
+        times = [
+            datetime.fromisoformat(row["fetched_at"]).timestamp()
+            for node in (wrong, made.nodes[0])
+            for row in rows_in(next((node.directory / "results").iterdir()))[:1]
+        ]
+        assert 3000 < abs(times[0] - times[1]) < 4200, "it was off"
 
 
 @pytest.mark.slow

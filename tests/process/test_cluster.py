@@ -219,8 +219,11 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
         assert {node["state"] for node in status_of(cluster)["nodes"]} == {"lost", "left"}
         refused = cluster.begin("a", url_of(web, 1))
         assert refused.wait(30) == 2 and "was declared lost" in cluster.said("a")
-    table = command("cluster", "status", *where)
+    table = command("cluster", "status", cluster.url, "--cluster-lease", "2s")
     assert "lost" in table.stdout and PASSWORD not in table.stdout
+    for wrong in (("status", cluster.url), ("status", "a"), ("lost",), ("lost", "a", "b")):
+        refused = command("cluster", *wrong, *where)
+        assert refused.returncode == 2 and PASSWORD not in refused.stdout + refused.stderr
 
 
 def test_a_node_that_differs_is_refused_and_so_is_a_directory_begun_otherwise(cluster: Cluster) -> None:

@@ -5,9 +5,8 @@ A node's parts are members, each by the node's name and its number: so a node ma
 
 from __future__ import annotations
 
-import contextlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +15,9 @@ from msgspec import Struct
 from crawler.core.domains import domain_of
 from crawler.core.durable import make_dir, rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
-from crawler.core.model import Known, Mark
-from crawler.frontier.division import is_empty
-from crawler.frontier.parts_reader import total
-from crawler.frontier.rocksdb.reader import RocksReader
-from crawler.frontier.store import Counts
+from crawler.core.model import Known
+from crawler.frontier.division import is_empty, table_of
+from crawler.frontier.parts_reader import StoresReader
 
 FILE_NAME: Final = "node.toml"
 
@@ -50,14 +47,9 @@ def check(path: Path, *, is_cluster: bool) -> None:
 def node_at(path: Path) -> Node | None:
     """StorageError, ``final``: its file is damaged."""
     file = path / FILE_NAME
-    with storing(file):
-        if not file.exists():
-            return None
-    import tomllib
-
+    if (table := table_of(file)) is None:
+        return None
     try:
-        with storing(file):
-            table = tomllib.loads(file.read_text())
         return Node(uuid.UUID(table["node"]), bool(table["by_domain"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{file}: damaged: {error!r}", final=True) from error
@@ -79,20 +71,14 @@ def make_node(path: Path, *, by_domain: bool) -> Node:
     return node
 
 
-class NodeReader:
+class NodeReader(StoresReader):
     """As ``RocksReader``, over the stores of a node's parts: working copies, which tell of what they do not hold as it was."""
 
     def __init__(self, path: Path, node: Node) -> None:
-        group_of = domain_of if node.by_domain else None
-        self._readers: list[RocksReader] = []
-        with contextlib.ExitStack() as stack:
-            for store in sorted(path.glob("part-[0-9][0-9]")):
-                if (store / "CURRENT").exists():
-                    self._readers.append(RocksReader(store, group_of))
-                    stack.callback(self._readers[-1].close)
-            stack.pop_all()
-        if not self._readers:
+        stores = [store for store in sorted(path.glob("part-[0-9][0-9]")) if (store / "CURRENT").exists()]
+        if not stores:
             raise StorageError(f"{path}: no frontier store here yet", final=True)
+        super().__init__(stores, domain_of if node.by_domain else None)
 
     def lookup(self, url: str) -> Known | str | None:
         """A record before a link that waits: the copy where it waits may be older."""
@@ -106,34 +92,6 @@ class NodeReader:
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         told = [reader.robots(origins) for reader in self._readers]
         return [next((record for record in records if record is not None), None) for records in zip(*told, strict=True)]
-
-    def marks(self) -> dict[str, Mark]:
-        return {file: mark for reader in self._readers for file, mark in reader.marks().items()}
-
-    def positions(self) -> dict[str, bytes]:
-        return self._readers[0].positions()
-
-    def identity(self) -> bytes | None:
-        return self._readers[0].identity()
-
-    def stats(self) -> Counts:
-        """What this node has counted."""
-        return total([reader.stats() for reader in self._readers])
-
-    def clock(self) -> float:
-        return max(reader.clock() for reader in self._readers)
-
-    def verify(self) -> Iterator[StorageError]:
-        for reader in self._readers:
-            yield from reader.verify()
-
-    def refresh(self) -> None:
-        for reader in self._readers:
-            reader.refresh()
-
-    def close(self) -> None:
-        for reader in self._readers:
-            reader.close()
 
 
 def identity_conflicts(begun: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
