@@ -15,6 +15,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,31 @@ class Server:
     def kill(self) -> None:
         """All of it at once, as SIGKILL: what was committed is in its log."""
         self._run("pg_ctl", "-w", "-s", "-m", "immediate", "stop")
+
+    @contextlib.contextmanager
+    def over_tls(self, chain: bytes, key: bytes) -> Iterator[None]:
+        """Meanwhile it can be asked over TLS too."""
+        for name, content in (("tls.crt", chain), ("tls.key", key)):
+            file = self.folder / "data" / name
+            file.touch(mode=0o600)
+            file.write_bytes(content)
+            shutil.chown(file, self.folder.stat().st_uid, self.folder.stat().st_gid)
+        try:
+            self._set("ssl_cert_file = 'tls.crt'", "ssl_key_file = 'tls.key'", "ssl = on")
+            yield
+        finally:
+            self._set("ssl = off")
+
+    def _set(self, *settings: str) -> None:
+        url = self.url("public")
+        with (self.folder / "data" / "postgresql.auto.conf").open("a") as file:
+            file.write("".join(f"{setting}\n" for setting in settings))
+        self._run("pg_ctl", "-s", "reload")
+        wanted = settings[-1].rpartition(" ")[2]
+        end = time.monotonic() + 20
+        while rows(url, "SHOW ssl") != [(wanted,)]:  # it reads them when it comes to it
+            assert time.monotonic() < end, f"{settings} are not read"
+            time.sleep(0.01)
 
     def remove(self) -> None:
         with contextlib.suppress(AssertionError):
