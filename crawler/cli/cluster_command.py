@@ -86,5 +86,10 @@ def _size(size: int) -> str:
 def _tell_lost(node: NodeView) -> None:
     say(f"{node.node} ({node.name}) is lost: {node.only_here_files:,} files were only there")
     say("the pages in them become due again as soon as a node crawls, or at once where one does")
+    if node.lines and node.only_here_files:
+        say(
+            f"it wrote the rows of {node.lines:,} listed lines that are no new URL (duplicate, invalid_url): those that were "
+            "only there are not written again"
+        )
     if node.reads_lists:
         say("its URL lists were not read to their end: give them to another node (-i), which passes over what is known")

@@ -200,7 +200,7 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
     web, pages = tree(40), 40
     where = ("--cluster", cluster.url, "--cluster-lease", "2s")
     with web.running():
-        cluster.begin("a", url_of(web, 1))
+        cluster.begin("a", url_of(web, 1), url_of(web, 1))
         until(lambda: len(web.visits) > 5)
         alive = command("cluster", "lost", cluster.node_of("a"), *where)
         assert alive.returncode == 2 and "less than a lease ago" in alive.stderr
@@ -211,6 +211,7 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
         assert node["only_here_files"] == 3 and node["only_here_bytes"] > 0
         lost = command("cluster", "lost", node["node"][:6], *where)
         assert lost.returncode == 0 and "3 files were only there" in lost.stderr
+        assert "rows of 1 listed lines that are no new URL" in lost.stderr
         cluster.begin("b")
         cluster.wait("b")
         again = rows_of(cluster.directory("b"))

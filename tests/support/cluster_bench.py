@@ -40,6 +40,8 @@ FAKETIME = (
     Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"),
     Path("/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"),
 )
+SETTINGS = """--allow-net 10.77.0.0/16 --min-free-disk 0 --parsers 0 --progress none --log-format text
+  --connect-timeout 2s --first-byte-timeout 10s --backoff-max 2s --grace 6s --workers 40"""
 PATIENCE_S = 60.0
 THAWED_S = 0.25
 """A process that is thawed sends what it was about to send, before it learns what time it is."""
@@ -102,6 +104,8 @@ class Bench:
         self.nodes: list[Node] = []
         self.lost: list[set[Path]] = []
         """Of each node whose disk was lost, what stands in ``stored`` and is known to: what was on its way has no mark."""
+        self.lost_lines: set[tuple[str, int]] = set()
+        """Those that named what was known: their rows went with a disk, and are not written again."""
         self.excuses: list[Excuse] = []
         self._cut_at: dict[str, float] = {}
         self.told: list[str] = []
@@ -121,30 +125,7 @@ class Bench:
         self.net.add(name, web=f"{address}/16", db=f"10.78.0.{number + 10}/24")
         (self.folder / f"list-{name}.txt").write_text("".join(f"{line}\n" for line in self.lines(number)))
         settings = ["--delay", f"{REST_S}s", "--factor", "0", "--depth", "-1", "--scope", "any", "--no-robots", "--retries", "20"]
-        settings += [
-            "--allow-net",
-            "10.77.0.0/16",
-            "--min-free-disk",
-            "0",
-            "--parsers",
-            "0",
-            "--progress",
-            "none",
-            "--log-format",
-            "text",
-        ]
-        settings += [
-            "--connect-timeout",
-            "2s",
-            "--first-byte-timeout",
-            "10s",
-            "--backoff-max",
-            "2s",
-            "--grace",
-            "6s",
-            "--workers",
-            "40",
-        ]
+        settings += SETTINGS.split()
         settings += ["--processes", str(self.parts), "--memory-limit", f"{max(1, self.parts)}GiB"]
         directory = self.folder / name
         if self.stores:
@@ -255,6 +236,9 @@ class Bench:
         self.say(f"{node.name}: its disk is lost")
         node_id = node.uuid
         self.lost.append(self.stored_of(node))
+        kept = {file.name for file in self.lost[-1]}
+        gone = [row for file in (node.directory / "results").iterdir() if file.name not in kept for row in rows_in(file)]
+        self.lost_lines |= {line_of(row) for row in gone if row["reason"] == "duplicate" and row["final"]}
         shutil.rmtree(node.directory)
         node.command = []
         wait_for("the database has not heard of it for a lease", lambda: not self._is_heard_of(node_id))
@@ -340,8 +324,9 @@ class Bench:
         lines = {
             (f"list-{node.name}.txt", n) for number, node in enumerate(self.nodes) for n in range(1, len(self.lines(number)) + 1)
         }
-        final = [(Path(row["input"]["list"]).name, row["input"]["line"]) for row in rows if row["final"] and row["input"]]
-        faults += [f"final rows of line {line}: {count}" for line, count in not_once(map(str, final), map(str, lines)).items()]
+        final = [line_of(row) for row in rows if row["final"] and row["input"]]
+        once, gone = not_once(map(str, final), map(str, lines)), set(map(str, self.lost_lines))
+        faults += [f"final rows of line {line}: {count}" for line, count in once.items() if count or line not in gone]
         return faults + self.judged().faults
 
     def say(self, text: str) -> None:
@@ -371,7 +356,12 @@ def _is_fine(row: dict) -> bool:
 
 
 def rows_in(file: Path) -> list[dict]:
-    return [orjson.loads(line) for line in file.read_bytes().splitlines()]
+    return [orjson.loads(line) for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def line_of(row: dict) -> tuple[str, int]:
+    """Its list's name, and its number."""
+    return Path(row["input"]["list"]).name, row["input"]["line"]
 
 
 def responses_in(file: Path) -> list[str]:

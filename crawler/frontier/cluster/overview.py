@@ -41,6 +41,8 @@ class NodeView(Struct):
     only_here_files: int
     only_here_bytes: int
     """Of its files, what no store has a copy of."""
+    lines: int
+    """Listed lines that are no URL of their own (``duplicate``, ``invalid_url``), whose rows it wrote."""
 
 
 class Overview(Struct):
@@ -121,6 +123,7 @@ def _node(
         done=total([_counts(part) for part in parts]).done,
         only_here_files=len(lengths),
         only_here_bytes=sum(lengths),
+        lines=sum(total([_counts(part) for part in parts]).lines.values()),
     )
 
 
