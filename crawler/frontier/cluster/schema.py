@@ -94,8 +94,10 @@ SEND: Final = "INSERT INTO box (dest, data) SELECT * FROM unnest(%b::int[], %b::
 RECEIVE: Final = "SELECT id, data FROM box WHERE dest = %b AND id <> ALL(%b::bigint[]) ORDER BY id LIMIT %b"
 ADOPT: Final = """UPDATE box SET dest = %b WHERE id IN (
   SELECT id FROM box WHERE dest <> ALL(%b::int[]) ORDER BY id LIMIT %b FOR UPDATE SKIP LOCKED)"""
-FILLED: Final = """SELECT id FROM slot WHERE id = ANY(%b::smallint[]) AND
-  (EXISTS (SELECT FROM work WHERE slot = slot.id) OR EXISTS (SELECT FROM known WHERE slot = slot.id))"""
+# By the index, whatever is there: an EXISTS may read the whole table for each slot of which there is nothing.
+FILLED: Final = """SELECT id FROM unnest(%b::smallint[]) AS id WHERE
+  (SELECT true FROM work WHERE slot = id ORDER BY slot, family, key LIMIT 1) OR
+  (SELECT true FROM known WHERE slot = id ORDER BY slot, family, key LIMIT 1)"""
 DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false WHERE node::text = %(node)s AND NOT EXISTS (
   SELECT FROM member WHERE node::text = %(node)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s))
   RETURNING id"""

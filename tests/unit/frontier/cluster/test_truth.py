@@ -202,3 +202,15 @@ def test_a_response_that_never_comes_ends_the_session(url: str, what: str, monke
         between.down = lambda data: data
         assert a.tick([]).is_member
         assert list(a.load(1, 9)) == []
+
+
+def test_whether_there_is_anything_of_a_slot_is_told_by_the_index_alone(url: str) -> None:
+    """Where all is in a few slots, a table is read to its end for each of the others, else."""
+    full = "INSERT INTO known SELECT i %% 4, 0, decode(md5(i::text), 'hex'), '' FROM generate_series(1, 20000) AS i"
+    with member(url, "a") as a:
+        rows(url, full)
+        rows(url, "INSERT INTO work VALUES (9, 0, 'key', '')")
+        rows(url, "ANALYZE known, work")
+        assert a.filled(range(256)) == [0, 1, 2, 3, 9]
+    plan = "".join(line for (line,) in rows(url, f"EXPLAIN {schema.FILLED}", list(range(256))))
+    assert "Seq Scan on known" not in plan and "known_pkey" in plan
