@@ -91,7 +91,8 @@ class OneCore:
         except (OSError, ValueError, IndexError) as error:
             logger.debug("threads run on any core: %s", error)
         finally:
-            self._bind((), cores, cores)
+            with contextlib.suppress(OSError):  # refused (seccomp): then nothing was bound
+                self._bind((), cores, cores)
 
     def _look(self, cores: set[int], seconds: float) -> None:
         loop = threading.get_native_id()

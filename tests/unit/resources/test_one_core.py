@@ -1,6 +1,7 @@
 """Which threads are bound to a core, when, and that nothing else is."""
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -88,3 +89,14 @@ async def test_on_one_core_there_is_nothing_to_do() -> None:
         await asyncio.wait_for(OneCore(tuple, tuple).run(), 10)
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core: there is nothing to choose")
+async def test_where_the_system_refuses_it_the_crawl_goes_on_unbound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under seccomp: a unit of systemd without @resources, a container."""
+
+    def refuse(thread: int, cores: set[int]) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    await asyncio.wait_for(OneCore(tuple, tuple).run(), 10)
