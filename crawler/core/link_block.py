@@ -154,35 +154,32 @@ class Packer:
         self._host_key, self._secret, self._with_queries = keys_by.host, keys_by.secret, with_queries
         self._keys: list[bytes] = []
         self._urls: list[bytes] = []
-        self._queries: list[bytes] = []
-        self._has_query = False
 
     def __len__(self) -> int:
         return len(self._urls)
 
     def add(self, links: Iterable[tuple[str, str]]) -> int:
         """Links, each as its URL and host; how many there are by now."""
-        host_key, secret, with_queries = self._host_key, self._secret, self._with_queries
-        keys, urls, queries = self._keys, self._urls, self._queries
+        host_key, secret, keys, urls = self._host_key, self._secret, self._keys, self._urls
         for url, host in links:
             encoded = url.encode()
             keys.append(host_key(host) + xxh3_64_digest(encoded, secret))
             urls.append(encoded)
-            if with_queries:
-                if b"?" in encoded:
-                    queries.append(xxh3_64_digest(encoded[: encoded.index(b"?")], secret))
-                    self._has_query = True
-                else:
-                    queries.append(NO_QUERY)
         return len(urls)
 
     def take(self) -> Columns:
         """What was added since the last time."""
-        ends = array("I", accumulate(map(len, self._urls))).tobytes()
-        queries = b"".join(self._queries) if self._has_query else b""
-        columns = Columns(b"".join(self._keys), b"".join(self._urls), ends, queries)
-        self._keys, self._urls, self._queries, self._has_query = [], [], [], False
+        found = self._urls
+        ends = array("I", accumulate(map(len, found))).tobytes()
+        urls, queries = b"".join(found), b""
+        if self._with_queries and b"?" in urls:
+            queries = b"".join([self._query(url) if b"?" in url else NO_QUERY for url in found])
+        columns = Columns(b"".join(self._keys), urls, ends, queries)
+        self._keys, self._urls = [], []
         return columns
+
+    def _query(self, url: bytes) -> bytes:
+        return xxh3_64_digest(url[: url.index(b"?")], self._secret)
 
 
 def pack(urls: Sequence[str], keys_by: Keys, page: Link) -> LinkBlock:

@@ -40,8 +40,11 @@ _plain = re.compile(
     r"(?:#[^\ud800-\udfff]*+)?",
     re.DOTALL,
 ).fullmatch
-# The same of a path from the root, without "%"; it may still hold a dot segment, or be an authority.
+# The same of the three shapes that most links have, without "%" and fragment; each may still hold a dot segment. What begins
+# at the root may also be an authority.
 _rooted = re.compile(r"/[!$&-;=@A-Z\[\]_a-z|~]*+(?:\?[!$-&(-;=?-~]*+)?").fullmatch
+_beside = re.compile(r"[\w\-][!$&-9;=@A-Z\[\]_a-z|~]*+(?:\?[!$-&(-;=?-~]*+)?", re.ASCII).fullmatch
+_whole = re.compile(r"(https?://[A-Za-z0-9._\-\[\]:]{1,255}+)(/[!$&-;=@A-Z\[\]_a-z|~]*+(?:\?[!$-&(-;=?-~]*+)?)").fullmatch
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):").match
 _surrogate = re.compile(r"[\ud800-\udfff]").search
 _called_sitemap = re.compile(r"sitemap|\.(?:xml|txt|rss|atom)(?:\.gz)?$", re.IGNORECASE).search
@@ -128,7 +131,7 @@ class Base:
     """What relative references on one page are joined to; made once per page."""
 
     __slots__ = (
-        *("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_root", "_rooted_max", "_rules", "_scheme"),
+        *("_bytes_max", "_dir", "_href", "_keeps_query", "_origin", "_path", "_quick_max", "_root", "_rules", "_scheme"),
     )
 
     def __init__(self, href: str, rules: UrlRules = _STANDARD) -> None:
@@ -142,13 +145,21 @@ class Base:
         self._dir = self._path[: self._path.rfind("/") + 1]
         self._root = len(self._origin) + 1  # length of a dir that is the root
         is_quick = self._origin and self._keeps_query
-        self._rooted_max = rules.max_bytes - len(self._origin) if is_quick else 0  # characters that surely are not too many
+        self._quick_max = rules.max_bytes - len(self._dir) if is_quick else 0  # characters that surely are not too many
 
     def join(self, reference: str) -> str:
         """The canonical URL that ``reference`` names on this page. FetchError: syntax, scheme, too_long, encoding."""
-        # most links of most pages: a path from the root that follows the origin as it stands
-        if len(reference) <= self._rooted_max and _rooted(reference) and reference[1:2] != "/" and "/." not in reference:
-            return self._origin + reference
+        if len(reference) <= self._quick_max and "/." not in reference:
+            # most links of most pages: they follow the origin or the directory as they stand, or are whole
+            if reference[:1] == "/":
+                if reference[1:2] != "/" and _rooted(reference):
+                    return self._origin + reference
+            elif reference[:4] == "http" and (match := _whole(reference)):
+                origin, path = match.groups()
+                if len(joined := _origin_of(origin) + path) <= self._bytes_max:
+                    return joined
+            elif _beside(reference):
+                return self._dir + reference
         href = self._join_plain(reference)
         if href is None:
             href = _parse(reference, self._href)[0]

@@ -55,6 +55,7 @@ from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.network import Network
+from crawler.resources.one_core import OneCore
 
 if TYPE_CHECKING:
     from crawler.crawl.sitemaps import Sitemaps
@@ -191,6 +192,7 @@ class Crawl:
                 tasks.create_task(self.disk.watch(), name="disk"),
                 tasks.create_task(self._watch_network(), name="network"),
                 tasks.create_task(self.memory.run(), name="memory"),
+                tasks.create_task(self._on_one_core().run(), name="one core"),
                 tasks.create_task(self.retention.run(), name="retention"),
                 tasks.create_task(self._seed(), name="seeds"),
                 tasks.create_task(self.recrawler.run(), name="recrawl"),
@@ -213,6 +215,9 @@ class Crawl:
             self.journal.roll()
             self.pump.end()
             await pump
+
+    def _on_one_core(self) -> OneCore:
+        return OneCore(lambda: self.pump.threads, self.parser.pids if self.parser is not None else tuple)
 
     def _roll_time_s(self) -> float:
         if self.config.roll_time is None:

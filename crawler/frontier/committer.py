@@ -7,6 +7,7 @@ durable; after a StorageError nothing of the batch is, once ``rewind`` has retur
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
@@ -35,8 +36,10 @@ class Committer:
     def __init__(self, store: Store, journal: Journal) -> None:
         self._store = store
         self._journal = journal
-        self._engine = ThreadPoolExecutor(1, "engine")
-        self._writer = ThreadPoolExecutor(1, "writer")
+        self.threads: list[int] = []
+        """Native ids of the two, once each has begun."""
+        self._engine = ThreadPoolExecutor(1, "engine", self._begun)
+        self._writer = ThreadPoolExecutor(1, "writer", self._begun)
 
     async def commit(self, batch: Batch) -> Prepared:
         """Make a batch durable. Raises StorageError: then ``rewind``."""
@@ -64,6 +67,9 @@ class Committer:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+
+    def _begun(self) -> None:
+        self.threads.append(threading.get_native_id())
 
     def close(self) -> None:
         self._engine.shutdown()

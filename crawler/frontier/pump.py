@@ -107,6 +107,11 @@ class Pump:
         """How long the oldest outcome or link that is not committed has waited; 0.0 if there is none."""
         return self._batches.uncommitted_s(self._clock())
 
+    @property
+    def threads(self) -> Collection[int]:
+        """Native ids of the threads that store and files are written in."""
+        return self._committer.threads
+
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)

@@ -10,7 +10,7 @@ walk, charset included; of 50 hostile documents of 1 MiB (depth, formatting, att
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -127,14 +127,18 @@ def outlinks(
     for name, value in named:
         if name == b"link":
             for target, rel, kind in link_header(escaped(value)):
-                found.link(target, rel, kind, "header")
+                found.add(found.linked(target, rel, kind, "header"))
         elif name == b"refresh" and (onward := refresh(escaped(value))):
-            found.add(onward, "refresh")
+            found.add([(onward, "refresh", False)])
     read_as: str | None = None
     base = url
     if body and mime in MIMES:
         read_as, base = _html(found, body, mime, charset, robots)
     return Outlinks(found.links("nofollow" in robots), base, read_as, sorted(robots), found.refused)
+
+
+Reference = tuple[str, str, bool]
+"""As it stands in a document, with its kind, and whether it says ``nofollow``."""
 
 
 class Found:
@@ -152,25 +156,29 @@ class Found:
         self._links_left = max(1, options.max_outlinks)
         self._bytes_left = min(OUTLINKS_BYTES_MAX, max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * body_bytes))
 
-    def add(self, reference: str, kind: str, nofollow: bool = False) -> None:
-        """Take one reference, or count why not."""
-        if self._left <= 0:
-            return self.refuse("outlinks")
-        self._left -= 1
-        if self.codec is not None and not reference.isascii():
-            reference = reencoded(reference, self.codec)
-        try:
-            url = self.join(reference)
-        except FetchError as error:
-            return self.refuse(RULE_OF.get(error.reason, error.reason))
-        seen = self.nofollow if nofollow else self.follow
-        if url not in seen:
-            seen[url] = kind
-            self._bytes_left -= len(url)
-            self._links_left -= 1
-            if self._bytes_left < 0 or not self._links_left:
-                self._left = 0
-        return None
+    def add(self, references: Iterable[Reference]) -> None:
+        """Take references, or count why not. One loop with its state at hand: it is what a page costs most in."""
+        join, codec, left = self.join, self.codec, self._left
+        for reference, kind, nofollow in references:
+            if left <= 0:
+                self.refuse("outlinks")
+                continue
+            left -= 1
+            if codec is not None and not reference.isascii():
+                reference = reencoded(reference, codec)
+            try:
+                url = join(reference)
+            except FetchError as error:
+                self.refuse(RULE_OF.get(error.reason, error.reason))
+                continue
+            seen = self.nofollow if nofollow else self.follow
+            if url not in seen:
+                seen[url] = kind
+                self._bytes_left -= len(url)
+                self._links_left -= 1
+                if self._bytes_left < 0 or not self._links_left:
+                    left = 0
+        self._left = left
 
     def refuse(self, rule: str) -> None:
         self.refused[rule] = self.refused.get(rule, 0) + 1
@@ -187,7 +195,7 @@ class Found:
         links += [Outlink(url, host_key(url), kind, True) for url, kind in self.nofollow.items() if url not in self.follow]
         return links
 
-    def link(self, reference: str, rel: str, mime: str, kind: str = "link") -> None:
+    def linked(self, reference: str, rel: str, mime: str, kind: str = "link") -> Iterator[Reference]:
         """A <link> or Link header, by its relations and type; hints name a host, not a page."""
         rels = rel.lower().split()
         if not _HINTS.isdisjoint(rels):
@@ -195,7 +203,7 @@ class Found:
         if _PAGES.isdisjoint(rels) or not _PARTS.isdisjoint(rels) or _no_page(mime):
             return self.refuse("resource")
         told = next((word for word in rels if word in _TOLD), kind)
-        self.add(reference, told if kind == "link" else kind, "nofollow" in rels)
+        yield reference, told if kind == "link" else kind, "nofollow" in rels
 
 
 def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set[str]) -> tuple[str, str]:
@@ -214,10 +222,13 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
             elif (name := (element.attr("name") or "").strip().lower()) and name in ("robots", found.options.agent.lower()):
                 robots.update(directives(content))
     based = rebase(found, base)
-    for target in refreshes:
-        if target:
-            found.add(target, "refresh")
-    add = found.add
+    found.add((target, "refresh", False) for target in refreshes if target)
+    found.add(_references(found, document))
+    return encoding, based
+
+
+def _references(found: Found, document: turbohtml.Document) -> Iterator[Reference]:
+    """A document's references, in its order. What it is only made of is counted: ``crawler.parse.requisites`` is for that."""
     for element in document.iter_elements(_LINK_TAGS):
         tag, attr = element.tag, element.attr
         if tag == "a" or tag == "area":
@@ -226,29 +237,23 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
                 href = attr("xlink:href")  # in SVG
             if href is not None:
                 rel = attr("rel")
-                add(href, tag, rel is not None and "nofollow" in rel.lower().split())
+                yield href, tag, rel is not None and "nofollow" in rel.lower().split()
+            continue
+        if tag == "iframe" or tag == "frame":
+            if source := attr("src"):
+                yield source, tag, False
+            continue
+        if tag == "link":
+            if href := attr("href"):
+                yield from found.linked(href, attr("rel") or "", attr("type") or "")
+            candidates = attr("imagesrcset")
         else:
-            _element(found, tag, attr)
-    return encoding, based
-
-
-def _element(found: Found, tag: str, attr: Callable[[str], str | None]) -> None:
-    """Anything else that links. What a page is only made of is counted: ``crawler.parse.requisites`` is for that."""
-    if tag == "link":
-        if href := attr("href"):
-            found.link(href, attr("rel") or "", attr("type") or "")
-        candidates = attr("imagesrcset")
-    elif tag == "iframe" or tag == "frame":
-        if source := attr("src"):
-            found.add(source, tag)
-        return
-    else:
-        if tag == "img" and attr("src"):
-            found.refuse("resource")
-        candidates = attr("srcset")
-    if candidates:
-        for _ in srcset(candidates):
-            found.refuse("resource")
+            if tag == "img" and attr("src"):
+                found.refuse("resource")
+            candidates = attr("srcset")
+        if candidates:
+            for _ in srcset(candidates):
+                found.refuse("resource")
 
 
 def rebase(found: Found, href: str | None) -> str:

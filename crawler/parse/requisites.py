@@ -126,4 +126,4 @@ def _add_all(found: Found, references: Iterable[str], kind: str) -> None:
 def _add(found: Found, reference: str | None, kind: str) -> None:
     """What is its own data, or a part of the page, is there already."""
     if reference and (bare := reference.strip()) and bare[0] != "#" and not bare[:11].lower().startswith(_INLINE):
-        found.add(reference, kind)
+        found.add([(reference, kind, False)])

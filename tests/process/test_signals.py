@@ -182,3 +182,29 @@ def test_a_program_of_somebody_else_gets_its_own_handlers_back(web, tmp_path):
     command = [sys.executable, "-c", program, web.url("127.0.0.1", "/1"), str(tmp_path)]
     subprocess.run(command, env=CLEAN, check=True, capture_output=True, text=True)
     assert [row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed"] == ["ok"]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is nothing to choose")
+def test_a_crawl_runs_its_interpreter_on_one_core_and_nothing_else_of_it(web, tmp_path):
+    """Of its threads the loop's, the engine's and the writer's; parsers, and what the store begins, run where they may."""
+    urls = [web.url("127.0.0.1", "/page"), web.url("127.0.0.2", "/slow")]
+    all_cores = os.sched_getaffinity(0)
+    with crawling("run", *urls, "-o", str(tmp_path), *LOCAL, "--depth", "1", "--progress", "none") as process:
+        tasks = Path(f"/proc/{process.pid}/task")
+
+        def is_bound() -> bool:
+            """By one look; raises ProcessLookupError where a thread or a parser ends meanwhile."""
+            parsers = [int(pid) for pid in Path(tasks, str(process.pid), "children").read_text().split()]
+            threads = {int(task.name): os.sched_getaffinity(int(task.name)) for task in tasks.iterdir()}
+            bound = [cores for cores in threads.values() if cores != all_cores]
+            same = len(bound) == 3 and threads[process.pid] in bound and all(cores == bound[0] for cores in bound)
+            return same and len(bound[0]) == 1 and any(parsers) and all(os.sched_getaffinity(pid) == all_cores for pid in parsers)
+
+        found = False
+        while not found:
+            assert process.poll() is None
+            time.sleep(0.01)
+            with contextlib.suppress(ProcessLookupError):
+                found = is_bound()
+        process.terminate()
+        process.communicate()

@@ -49,6 +49,8 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "MemoryGovernor._given_up": ("workers", WORKERS),
     "VisitMemory.*": ("fixed", 5),
     "Watch._entered": ("fixed", 3),
+    "Committer.threads": ("engine and writer", 2),
+    "OneCore._spent": ("loop, engine and writer", 3),
     "Rates._samples": ("_SAMPLES_MAX of crawler.crawl.status", 256),
     "Snapshot.*": ("outcomes, reasons and rules are closed sets", FIXED),
     "Metrics.*": ("labels are closed sets", FIXED),
