@@ -119,10 +119,16 @@ def cat(arguments: Sequence[str]) -> int:
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--raw", action="store_true", help="as archived, without undoing its content coding")
     namespace = parser.parse(arguments)
+    from crawler.core.durable import is_there
+    from crawler.frontier.cluster.node import is_node
+
     with open_reader(namespace.directory) as reader:
         known = _lookup(reader, namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
             return _nothing(namespace.url, known)
+        if is_node(reader.root / "frontier") and not is_there(reader.root / known.archive.file):
+            say(f"{namespace.url}: the body is on the node that fetched it, in {known.archive.file}")
+            return Exit.NOTHING_FETCHED
         try:
             body = reader.body(known.archive, raw=namespace.raw)
         except LookupError as error:
@@ -168,11 +174,15 @@ def why(arguments: Sequence[str]) -> int:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
         return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+    from crawler.frontier.cluster.node import is_node
+
     with open_reader(namespace.directory) as reader:
         try:
             explanation = explain(reader.root, reader, namespace.url, namespace.via, is_retired=reader.is_retired)
         except FetchError as error:
             raise ConfigError(f"{namespace.via or namespace.url}: not a URL ({error.reason})") from error
+        if is_node(reader.root / "frontier"):
+            explanation["leased_by"] = None  # nobody who would know is asked
     print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
     return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
 
