@@ -87,6 +87,18 @@ def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
         assert not a.end().has_messages
 
 
+def test_rows_arrive_as_they_were(url: str) -> None:
+    values = [b"", b"\0", bytes(range(256)), b"x" * 70_000]
+    known = [(slot, slot % 5, b"%d" % slot, values[slot % len(values)]) for slot in range(256)]
+    with member(url, "a", 60) as a:
+        a.join(seeding=True)
+        held = a.tick([]).held
+        a.commit(changes(0, held, known=list(known)))
+        assert sorted(rows(url, "SELECT slot, family, key, value FROM known")) == known
+        a.commit(changes(1, held, known_gone=[row[:3] for row in known[1:]]))
+        assert rows(url, "SELECT slot, family, key, value FROM known") == known[:1]
+
+
 def test_a_process_that_another_has_followed_commits_nothing(url: str) -> None:
     with member(url, "a", 60) as before, member(url, "a", 60) as after:
         before.join(seeding=True)
