@@ -22,7 +22,7 @@ MINUTES = float(os.environ.get("CLUSTER_MINUTES", "10"))
 SEED = os.environ.get("CLUSTER_SEED", str(time.time_ns() % 1_000_000))
 LEASE_S = 3.0
 MONOTONIC = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
-"""libfaketime leaves that clock alone, and waits by it as well: else threads wait an hour for the interpreter's lock, or never."""
+"""libfaketime leaves that clock alone, and waits by it too: else the interpreter waits an hour for its lock, or not at all."""
 
 pytestmark = [
     pytest.mark.skipif(reason_not() is not None, reason=str(reason_not())),
