@@ -188,7 +188,8 @@ class PostgresTruth:
                 fence = {"state": changes.state, "ended": changes.seeds_ended, "commits": changes.commits}
                 run(tables.FENCE_MEMBER, mine | fence)
                 if changes.slots:
-                    slots = {"slots": list(changes.slots), "epochs": list(changes.slots.values())}
+                    ordered = dict(sorted(changes.slots.items()))
+                    slots = {"slots": list(ordered), "epochs": list(ordered.values())}
                     run(tables.FENCE_SLOTS, mine | slots)
                 if changes.taken:
                     run(tables.TAKE, mine | {"ids": list(changes.taken)})
