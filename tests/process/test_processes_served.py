@@ -84,7 +84,7 @@ def test_the_status_and_the_metrics_are_those_of_all(daemon):
     assert float(lines["crawler_commit_duration_seconds_count"]) > 3
     assert float(lines["crawler_processes"]) == 3
     assert lines['crawler_exchange_links_total{direction="sent"}'] == lines['crawler_exchange_links_total{direction="received"}']
-    assert float(lines['crawler_exchange_links_total{direction="sent"}']) > 10
+    assert float(lines['crawler_exchange_links_total{direction="sent"}']) > 0
     assert raw(daemon, "/readyz")[0] == b"ok\n" == raw(daemon, "/livez")[0]
 
 
