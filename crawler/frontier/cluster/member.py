@@ -368,14 +368,14 @@ class Member:
 
     async def _load_loop(self, loader: ThreadPoolExecutor) -> None:
         while True:
-            out = self._its.slots_out(self.slot_of)
+            out = self._its.slots_out(self.slot_of) if self._wanted else ()
             wanted = {slot: epoch for slot, epoch in self._wanted.items() if slot not in out and slot not in self._dropping}
             if wanted and not self._its.is_failing:
                 await self._load(wanted, loader)
                 self._pace()
             if not self._opened.is_set() and self._phases and not self._wanted:
                 self._opened.set()
-            if not self._its.is_failing:
+            if self._lost_disks.members and not self._its.is_failing:
                 await self._lost_disks.search(self._its, self._held())
             await asyncio.sleep(STEP_S)
 
