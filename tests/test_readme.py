@@ -165,6 +165,7 @@ def test_commands_and_flags_of_the_readme_exist_and_every_command_is_shown():
         "to",
         "status",
         "since",
+        "stored",
     }
     assert flags - settings - commands <= {"max-"}, flags - settings - commands
 

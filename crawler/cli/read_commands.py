@@ -13,7 +13,7 @@ from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outc
 from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
-from crawler.core.errors import ConfigError, Exit, FetchError
+from crawler.core.errors import ConfigError, Exit, FetchError, StorageError
 from crawler.core.text import json_text, printable
 
 if TYPE_CHECKING:
@@ -119,10 +119,16 @@ def cat(arguments: Sequence[str]) -> int:
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--raw", action="store_true", help="as archived, without undoing its content coding")
     namespace = parser.parse(arguments)
+    from crawler.core.durable import is_there
+    from crawler.frontier.cluster.node import is_node
+
     with open_reader(namespace.directory) as reader:
         known = _lookup(reader, namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
             return _nothing(namespace.url, known)
+        if is_node(reader.root / "frontier") and not is_there(reader.root / known.archive.file):
+            say(f"{namespace.url}: the body is on the node that fetched it, in {known.archive.file}")
+            return Exit.NOTHING_FETCHED
         try:
             body = reader.body(known.archive, raw=namespace.raw)
         except LookupError as error:
@@ -168,11 +174,15 @@ def why(arguments: Sequence[str]) -> int:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
         return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+    from crawler.frontier.cluster.node import is_node
+
     with open_reader(namespace.directory) as reader:
         try:
             explanation = explain(reader.root, reader, namespace.url, namespace.via, is_retired=reader.is_retired)
         except FetchError as error:
             raise ConfigError(f"{namespace.via or namespace.url}: not a URL ({error.reason})") from error
+        if is_node(reader.root / "frontier"):
+            explanation["leased_by"] = None  # nobody who would know is asked
     print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
     return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
 
@@ -180,17 +190,43 @@ def why(arguments: Sequence[str]) -> int:
 def verify(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "verify",
-        "verify DIR",
+        "verify DIR [--stored]",
         "Checks every record against its digests, every row against its record, every file against what was committed.\n"
-        "Prints each fault; exit 0 if there is none, 3 otherwise.\n\nexamples:\n  crawler verify out/",
+        "Prints each fault; exit 0 if there is none, 3 otherwise.\n\nexamples:\n  crawler verify out/\n"
+        "  crawler verify out/ --stored      and every copy where --store has put it",
     )
     add_directory(parser)
+    parser.add_argument("--stored", action="store_true", help="compare full files with their copies in the store, too")
     namespace = parser.parse(arguments)
+
+    def report(fault: str) -> None:
+        print(printable(fault), flush=True)
+
     with open_reader(namespace.directory) as reader:
-        found = reader.verify(lambda fault: print(printable(fault), flush=True))
-    counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows: {found.faults or 'no'} faults"
-    say(counts)
-    return Exit.STORAGE if found.faults else Exit.OK
+        found = reader.verify(report)
+        counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows"
+        compared, faults = _stored(reader, report) if namespace.stored else (0, 0)
+    faults += found.faults
+    say(f"{counts}{f', {compared:,} copies' if namespace.stored else ''}: {faults or 'no'} faults")
+    return Exit.STORAGE if faults else Exit.OK
+
+
+def _stored(reader: CrawlReader, report: Callable[[str], None]) -> tuple[int, int]:
+    """(copies compared, faults)"""
+    import asyncio
+
+    from crawler.config.render import read_section
+    from crawler.config.sections import StorageConfig
+    from crawler.output.bucket import BucketError
+    from crawler.output.uploads import verify_stored
+
+    config = read_section(reader.root, StorageConfig, ("store_url",))
+    if config is None or config.store_url is None:
+        raise ConfigError(f"{reader.root}: nothing of this crawl is stored elsewhere (--store): leave --stored out")
+    try:
+        return asyncio.run(verify_stored(reader.root, config.store_url, reader.marks, report))
+    except BucketError as error:
+        raise StorageError(f"the copies cannot be compared: {error}") from error
 
 
 def add_kind(parser: CommandParser, default: str) -> None:

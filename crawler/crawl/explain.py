@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from crawler.config.render import read_section
 from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
+from crawler.core.durable import is_there
 from crawler.core.errors import FetchError
 from crawler.core.model import READABLE, Known, Link
 from crawler.core.text import printable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from crawler.frontier import Store
     from crawler.output import CrawlReader
 
+_HERE: Final = {"is_here": True}
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 PLACES: Final = {
     "host": "links to other hosts than the seed's are left out",
@@ -49,7 +51,10 @@ def explain(
     if isinstance(known, Known):
         places = {"archive": known.archive, "row": known.row}
         retired = [name for name, place in places.items() if place is not None and is_retired(place.file)]
-        record = record_of(known) | _reading_of(_row(root, known, is_retired)) | {"retired": retired}
+        kept = {name: place for name, place in places.items() if place is not None and name not in retired}
+        elsewhere = [name for name, place in kept.items() if not is_there(root / place.file)]
+        gone = {"retired": retired, "elsewhere": elsewhere}
+        record = record_of(known) | _reading_of(_row(root, known, is_retired)) | gone
         return explanation | {"state": "done", "record": record} | _denial(store, known)
     if known is not None:
         return explanation | {"state": known}
@@ -181,7 +186,7 @@ def as_text(explanation: dict[str, Any]) -> str:
     if explanation["state"] == "invalid":
         lines.append(f"is not a URL: {explanation['rule']}")
     elif explanation["state"] == "unknown":
-        lines += _unknown(explanation)
+        lines += ["is not known to this node"] if _is_leased_elsewhere(explanation) else _unknown(explanation)
     elif explanation["state"] == "done":
         lines += _done(explanation["record"])
         if explanation.get("denied_by"):
@@ -209,8 +214,18 @@ def _unknown(explanation: dict[str, Any]) -> list[str]:
     return ["never admitted: it was not listed, and not found on a page", f"links are {extent}" + (f"; {place}" if place else "")]
 
 
+def _is_leased_elsewhere(explanation: dict[str, Any]) -> bool:
+    """Of a node of a cluster: whether others decide about this URL, or that is not known here."""
+    lessee = explanation.get("leased_by", _HERE)
+    return not (lessee and lessee["is_here"])
+
+
 def _prospects(explanation: dict[str, Any]) -> list[str]:
     """What only a running daemon knows."""
+    if _is_leased_elsewhere(explanation):
+        lessee = explanation["leased_by"]
+        who = f"the node {lessee['node']} ({lessee['machine']})" if lessee else "whichever node leases its host"
+        return [f"this node tells what it last knew of it; ask {who}"]
     lines = ["is being visited"] if explanation.get("in_flight") else []
     if explanation["state"] in ("waiting", "retrying") and explanation.get("excluded"):
         lines.append("is excluded: when its turn comes it is settled unfetched")
@@ -249,5 +264,6 @@ def _done(record: dict[str, Any]) -> list[str]:
     for name, label in (("archive", "body"), ("row", "row")):
         if place := record[name]:
             gone = " (no longer kept: that file was retired)" if name in record.get("retired", ()) else ""
+            gone = gone or (" (not in this directory)" if name in record.get("elsewhere", ()) else "")
             lines.append(f"{label}: {place['file']}, {place['length']} bytes at {place['offset']}{gone}")
     return lines

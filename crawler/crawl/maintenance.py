@@ -89,7 +89,7 @@ def stores_of(root: Path) -> Iterator[Iterator[Store]]:
     Each is closed when the next is asked for, so that where this is cut off, the same command again does the rest."""
     path = root / "frontier"
     if is_node(path):
-        advice = "ask the nodes that run (POST /v1/retry, /v1/recrawl), and back up the crawl's database"
+        advice = "ask the nodes that run (POST /v1/retry, /v1/recrawl), and back up the crawl's database (pg_dump)"
         raise ConfigError(f"{root} is a node of a cluster: {advice}")
     with locked(root):
         begun = read_identity(root) or {"depth": 0}

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
@@ -51,6 +52,9 @@ class Bucket(Protocol):
         """A copy of this file, of this length, stands there durably on return, whoever put it there. Raises BucketError, and
         FileNotFoundError where there is no such file."""
 
+    async def holds(self, name: str, path: Path, length: int) -> bool:
+        """Whether a copy of this file stands there. Raises as ``put``; BucketError, ``is_other``: what stands there is none."""
+
 
 def open_bucket(url: str) -> Bucket:
     """What a ``store_url`` names. ConfigError: what it needs is not installed."""
@@ -72,8 +76,14 @@ class Folder:
         self._root = root
 
     async def put(self, name: str, path: Path, length: int) -> None:
+        await self._told(self._put, self._root / name, path, length)
+
+    async def holds(self, name: str, path: Path, length: int) -> bool:
+        return await self._told(self._holds, self._root / name, path, length)
+
+    async def _told(self, call: Callable[..., T], target: Path, path: Path, length: int) -> T:
         try:
-            await _in_thread(self._put, self._root / name, path, length)
+            return await _in_thread(call, target, path, length)
         except FileNotFoundError as error:
             if str(error.filename) == str(path):
                 raise
@@ -81,10 +91,14 @@ class Folder:
         except (OSError, StorageError) as error:
             raise BucketError(str(error)) from error
 
+    def _holds(self, target: Path, path: Path, length: int, stop: Event) -> bool:
+        there = length_of(target)
+        if there >= 0 and (there != length or digest_of(target, length, stop) != digest_of(path, length, stop)):
+            raise _other(str(target))
+        return there >= 0
+
     def _put(self, target: Path, path: Path, length: int, stop: Event) -> None:
-        if length_of(target) >= 0:
-            if length_of(target) != length or digest_of(target, length, stop) != digest_of(path, length, stop):
-                raise _other(str(target))
+        if self._holds(target, path, length, stop):
             return
         with path.open("rb", buffering=0) as source:
             make_dir(target.parent)
@@ -120,7 +134,7 @@ class S3Bucket:
             raise ConfigError(f"store: {self._name} cannot be used: {said_of(error)}") from None
 
     async def put(self, name: str, path: Path, length: int) -> None:
-        try:
+        with self._told(path):
             digest = await _in_thread(digest_of, path, length)
             if await self._is_there(name, length, digest):
                 return
@@ -135,6 +149,15 @@ class S3Bucket:
             )
             if not await self._is_there(name, length, digest):
                 raise BucketError(f"{self._name}/{name}: it was taken, but is not there")
+
+    async def holds(self, name: str, path: Path, length: int) -> bool:
+        with self._told(path):
+            return await self._is_there(name, length, await _in_thread(digest_of, path, length))
+
+    @contextmanager
+    def _told(self, path: Path) -> Iterator[None]:
+        try:
+            yield
         except BucketError:
             raise
         except Exception as error:  # the library has a class for each kind of trouble, and plain ones besides

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
@@ -59,6 +60,7 @@ class Journal:
         self._outbox = outbox
         self._appending = False
         self._lengths: dict[str, int] = {}
+        self._rolls: deque[bool] = deque()  # those asked for, and whether of the rows as well
         self._rolled: list[tuple[str, int]] = []  # full, as of the batch being committed
         self.written_bytes = 0
         """Added to files since it was opened."""
@@ -120,6 +122,10 @@ class Journal:
 
     def sync(self) -> dict[str, Mark]:
         """Make the batch durable; the marks of every file it touched."""
+        for _ in range(len(self._rolls)):
+            self._archive.roll()
+            if self._rolls.popleft():
+                self._results.roll()
         marks = self._archive.sync() | self._results.sync()
         return marks if self._outbox is None else marks | self._outbox.sync()
 
@@ -159,11 +165,9 @@ class Journal:
         return sum(files.buffered for files in self._all()) + RECORD_BYTES * self._appending
 
     def roll(self, *, rows: bool = False) -> None:
-        """The next ``sync`` closes the archive's files, so that other tools find them by their final names; and those of the
-        ``rows``."""
-        self._archive.roll()
-        if rows:
-            self._results.roll()
+        """The next ``sync`` to begin closes the archive's files, so that other tools find them by their final names; and those of
+        the ``rows``, in one commit. From any thread."""
+        self._rolls.append(rows)
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:

@@ -199,6 +199,29 @@ def open_uploads(
     return Uploads(root, bucket, folder, marks=marks, mark=mark, marking=marking, rolled=rolled, jitter=jitter)
 
 
+async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report: Callable[[str], None]) -> tuple[int, int]:
+    """Compare each file that is marked as stored with its copy at ``url``, by length and sha256: (files compared, faults), each
+    fault reported in one sentence. What is no longer here is passed over. Raises ConfigError, StorageError; BucketError: the
+    store cannot be asked."""
+    bucket, compared, faults = open_bucket(url), 0, 0
+    stored = {file: mark.length for file, mark in sorted(marks.items()) if mark.stored and not mark.retired}
+    folder = folder_of(root) if stored else ""
+    for file, length in stored.items():
+        try:
+            fault = None if await bucket.holds(f"{folder}/{file}", root / file, length) else f"{file}: no copy at {url}/{folder}/"
+        except FileNotFoundError:
+            continue
+        except BucketError as error:
+            if not error.is_other:
+                raise
+            fault = f"{file}: the copy at {url}/{folder}/ is another file"
+        compared += 1
+        if fault is not None:
+            faults += 1
+            report(fault)
+    return compared, faults
+
+
 def folder_of(root: Path) -> str:
     """The folder of this directory's files in the bucket: made once, so that neither another directory of the same store, nor
     an earlier crawl that ``--fresh`` set aside, has files by the same names. Raises StorageError."""

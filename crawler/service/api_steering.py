@@ -73,6 +73,8 @@ class Steering:
         which = self._selection(await json_object(request, {"url", "host", "outcome", "tag"}))
         if self._one_at_a_time.locked():
             raise Problem(503, "another such request goes on; try again", headers={"Retry-After": "5"})
+        if which.place is not None and (told := await self._crawl.elsewhere(which.place)) is not None:
+            raise Problem(409, told)
         async with self._one_at_a_time:
             count = await apply(which)
         logger.info("%d URLs are %s by the control API", count, what)

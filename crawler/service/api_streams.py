@@ -17,7 +17,7 @@ import orjson
 from aiohttp import web
 from msgspec import Struct
 
-from crawler.core.durable import length_of, missing, storing
+from crawler.core.durable import is_there, length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import KINDS, Known, Mark, OutcomeName
 from crawler.core.urls import host_key
@@ -107,6 +107,8 @@ class Follow:
         marks = await self._crawl.marks()
         if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
             raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
+        if self._crawl.config.cluster is not None and not await asyncio.to_thread(is_there, self._root / known.archive.file):
+            raise Problem(404, f"the body is on the node that fetched it, in {known.archive.file}", outcome=known.outcome)
         # a foreign document: a browser must neither show nor run it
         headers = {
             "Content-Type": "application/octet-stream",

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.model import Known, Link, Mark, Pause, Ref, Snapshot
-from crawler.core.urls import parse
+from crawler.core.urls import host_key, parse
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.checkpoints import take
 from crawler.crawl.explain import explain
@@ -68,6 +68,9 @@ class Steered(Protocol):
         """What is known of a URL, and why it is where it is; FetchError: ``via`` is none. ``given``: as somebody wrote it."""
 
     async def lookup(self, url: str) -> Known | str | None: ...
+
+    async def elsewhere(self, host: str) -> str | None:
+        """Where else this host's URLs are decided about, in a sentence; None: here."""
 
     async def marks(self) -> Mapping[str, Mark]: ...
 
@@ -202,6 +205,9 @@ class Direct:
         prospects: dict[str, Any] = {"host": host, "in_flight": crawl.frontier.is_out(url), "robots": None, "host_due_in": None}
         if crawl.exclusion.refuses(Link(url, host, "link")) is not None:
             prospects["excluded"] = True
+        if (member := crawl.pump.member) is not None:
+            lessee = member.lessee(host_key(url))
+            prospects["leased_by"] = None if lessee is None else lessee.told()
         if view is not None:
             prospects["host_due_in"] = round(max(0.0, view.due - crawl.clock.now()), 3)
         if crawl.robots is not None:
@@ -211,6 +217,19 @@ class Direct:
             except KeyError:
                 prospects["robots"] = "not asked yet"
         return prospects
+
+    def leases(self, host: str) -> bool:
+        """Whether this process is the one that decides about this host's URLs."""
+        member = self._crawl.pump.member
+        return member is not None and (lessee := member.lessee(host)) is not None and lessee.is_own
+
+    async def elsewhere(self, host: str) -> str | None:
+        member = self._crawl.pump.member
+        if member is None:
+            return None
+        if (lessee := member.lessee(host)) is None:
+            return f"no node of the cluster leases {host} just now: try again in some seconds"
+        return None if lessee.is_here else f"{host} is leased by the node {lessee.node} ({lessee.machine}): ask that one"
 
     def _is_retired(self, file: str) -> bool:
         """In the engine thread."""

@@ -13,6 +13,7 @@ import random
 import re
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -279,12 +280,12 @@ def test_a_link_that_ends_its_node_is_given_up_after_three(cluster: Cluster) -> 
     assert sum(end[0] == "ok" for end in ends.values()) == 33, "14, 15 and those below them are found on it alone"
 
 
-def test_a_daemon_of_the_cluster_tells_of_the_whole_crawl_and_takes_seeds_for_it(cluster: Cluster) -> None:
+def test_daemons_of_the_cluster_tell_of_the_whole_crawl_and_take_seeds_for_it(cluster: Cluster) -> None:
     web, port = tree(60), port_of_its_own()
     with web.running():
-        cluster.begin("a", "--listen", f"127.0.0.1:{port}", command="serve")
+        cluster.begin("a", "--listen", f"127.0.0.1:{port}", "--processes", "2", command="serve")
         cluster.begin("b", "--listen", f"127.0.0.1:{port_of_its_own()}", command="serve")
-        until(lambda: cluster.is_shared("a", "b"))
+        until(lambda: cluster.is_shared("b", a=2))
         where = ("--listen", f"127.0.0.1:{port}")
         assert command("add", url_of(web, 1), *where).returncode == 0
 
@@ -295,11 +296,39 @@ def test_a_daemon_of_the_cluster_tells_of_the_whole_crawl_and_takes_seeds_for_it
         told = status()
         assert (told["known"], told["outcomes"], told["state"]) == (60, {"ok": 60}, "running")
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-        assert 'crawler_cluster_slots{state="held"} 128.0' in metrics
+        assert f'crawler_cluster_slots{{state="held"}} {cluster.slots_of("a")}.0' in metrics
         done = float(re.search(r'crawler_frontier_urls{state="done"} (\S+)', metrics)[1])
         assert 0 < done < 60, "of what this node has counted"
         refused = command("checkpoint", str(cluster.directory("a")), str(cluster.root / "copy"), *where)
         assert refused.returncode != 0 and "back up the crawl's database" in refused.stderr
+        check_whose(cluster, port, [url_of(web, n) for n in range(1, 41)])
         for name in "ab":
             assert cluster.drain(name) == 0
-        cluster.check(web, 60)
+    assert Counter(row["canonical"] for row in cluster.rows() if row["outcome"] == "ok").keys() == {
+        url_of(web, n) for n in range(1, 61)
+    }
+
+
+def check_whose(cluster: Cluster, port: int, urls: list[str]) -> None:
+    """Whichever process of the node ``a`` leases a host is the one that is asked; of any other host, ``b`` is named."""
+
+    def asked(path: str, body: dict | None = None) -> tuple[int, dict]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    told = {url: asked(f"/v1/urls?url={url}")[1] for url in urls}
+    here = [url for url in urls if told[url]["leased_by"]["is_here"]]
+    there = next(url for url in urls if url not in here)
+    assert told[there]["leased_by"]["node"] == cluster.node_of("b")
+    for url in here[:8]:
+        assert told[url]["state"] == "done"
+        assert asked("/v1/retry", {"url": url}) == (200, {"count": 1})
+    status, problem = asked("/v1/retry", {"url": there})
+    assert status == 409 and cluster.node_of("b") in problem["detail"]
+    said = command("why", there, "--data", str(cluster.directory("a"))).stdout
+    assert "this node tells what it last knew of it" in said and "never admitted" not in said

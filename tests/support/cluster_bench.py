@@ -77,8 +77,17 @@ class Node:
         return self.process is not None and self.process.poll() is None
 
     @property
+    def has_a_name(self) -> bool:
+        """One that has just been started has none yet."""
+        return self._name_file.exists()
+
+    @property
     def uuid(self) -> str:
-        return str(tomllib.loads((self.directory / "frontier" / "node.toml").read_text())["node"])
+        return str(tomllib.loads(self._name_file.read_text())["node"])
+
+    @property
+    def _name_file(self) -> Path:
+        return self.directory / "frontier" / "node.toml"
 
 
 class Bench:
@@ -396,7 +405,7 @@ def random_blows(bench: Bench, rng: random.Random, seconds: float, nodes_max: in
     dealt: Counter[str] = Counter()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        alive = [node for node in bench.nodes if node.runs]
+        alive = [node for node in bench.nodes if node.runs and node.has_a_name]
         assert alive, "all nodes have ended before the time is over"
         node, pause_s = rng.choice(alive), rng.uniform(0.5, 2.5) * bench.lease_s
         blow = rng.choice(

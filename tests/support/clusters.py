@@ -98,15 +98,16 @@ class Cluster:
         text = (self.directory(name) / "frontier" / "node.toml").read_text()
         return text.partition('node = "')[2].partition('"')[0]
 
-    def is_shared(self, *names: str) -> bool:
-        """Whether each of these has a fair share, and all slots are theirs."""
+    def is_shared(self, *names: str, **parts: int) -> bool:
+        """Whether each of these has a fair share, and all slots are theirs. ``parts``: processes of a node, where not 1."""
         from psycopg.errors import UndefinedTable
 
         try:
-            shares = [self.slots_of(name) for name in names]
+            shares = [self.slots_of(name) / parts.get(name, 1) for name in (*names, *parts)]
         except (FileNotFoundError, UndefinedTable):
             return False
-        return sum(shares) == 256 and max(shares) - min(shares) <= len(names)
+        slots = sum(self.slots_of(name) for name in (*names, *parts))
+        return slots == 256 and max(shares) - min(shares) <= len(shares)
 
     def known(self) -> int:
         return rows(self.url, "SELECT count(*) FROM known WHERE family = 0")[0][0]

@@ -21,7 +21,7 @@ LEASE_S = 600.0
 
 
 class Copy:
-    """``name``: of the member; the same one again is the same member."""
+    """``name``: of the member; the same one again is the same member. ``rows_max``: loaded at a time."""
 
     def __init__(
         self,
@@ -34,7 +34,10 @@ class Copy:
         name: str = "a",
         lease_s: float = LEASE_S,
         held: Collection[int] | None = None,
+        memory_bytes: int = 8 << 20,
+        rows_max: int = 100,
     ) -> None:
+        self._rows_max = rows_max
         address = Address(url)
         _, secret = open_crawl(address, lease_s, "{}")
         if share is not None and secret != share.secret:
@@ -42,7 +45,7 @@ class Copy:
                 raise StorageError("the frontier store is of another crawl", final=True)
             rows(url, "UPDATE crawl SET secret = %s", share.secret.to_bytes(8, "big"))
             secret = share.secret
-        node = uuid.uuid5(uuid.NAMESPACE_URL, name)
+        self.node = node = uuid.uuid5(uuid.NAMESPACE_URL, name)
         self.truth: Truth = PostgresTruth(address, lease_s, node, node, secret)
         joined = self.truth.join(seeding=False)
         self.mirror = Mirror(self.truth, joined, share.group_of if share is not None else None, tells_whole=True)
@@ -56,7 +59,7 @@ class Copy:
             limits,
             now=now,
             rest=rest,
-            memory_bytes=8 << 20,
+            memory_bytes=memory_bytes,
             share=self.mirror.share,
             upstream=self.mirror,
         )
@@ -74,7 +77,7 @@ class Copy:
         mirror.clear(missing)
         sequence = 0
         for slot in self.truth.filled(missing):
-            sequence = max([sequence, *(mirror.put(*chunk) for chunk in self.truth.load(slot, 100))])
+            sequence = max([sequence, *(mirror.put(*chunk) for chunk in self.truth.load(slot, self._rows_max))])
         suspects = mirror.take(wanted, sequence, now)
         self.store.slots_changed(mirror.sequence, suspects, wanted)
         self.accused.see(tick)

@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -47,8 +48,10 @@ def binaries() -> Path | None:
 
 
 class Server:
-    def __init__(self, bin: Path) -> None:
-        self._bin = bin
+    """``settings``: others than the tests'."""
+
+    def __init__(self, bin: Path, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._bin, self._settings = bin, settings
         self.port = port_of_its_own()
         self.folder = Path(tempfile.mkdtemp(prefix="flatcrawler-pg-", dir="/tmp"))
         self._as: list[str] = []
@@ -69,7 +72,7 @@ class Server:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
     def start(self) -> None:
-        told = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        told = {**_SETTINGS, **self._settings, "port": str(self.port), "unix_socket_directories": str(self.folder)}
         options = " ".join(f"-c {name}={value}" for name, value in told.items())
         self._run("pg_ctl", "-w", "-s", "-o", options, "-l", str(self.folder / "log"), "start")
 

@@ -25,24 +25,25 @@ class LostDisks:
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
-        self._members: frozenset[int] = frozenset()
+        self.members: frozenset[int] = frozenset()
+        """Declared lost."""
         self._searched: set[tuple[int, int]] = set()
 
     def told(self, members: frozenset[int]) -> None:
-        if members != self._members:
-            self._members = members
+        if members != self.members:
+            self.members = members
             self._searched.clear()
 
     def are_left(self, held: Set[tuple[int, int]]) -> bool:
         """Whether one of these slots (with its epoch) is still to be looked through."""
-        return bool(self._members) and bool(held - self._searched)
+        return bool(self.members) and bool(held - self._searched)
 
     async def search(self, pump: Pump, held: Set[tuple[int, int]]) -> None:
         """Pages whose record or row stands in a file that nobody else has are due again."""
         if not self.are_left(held):
             return
         try:
-            marks = await pump.ask(self._truth.marks_of, sorted(self._members))
+            marks = await pump.ask(self._truth.marks_of, sorted(self.members))
         except StorageError as error:
             pump.failed(error)
             return

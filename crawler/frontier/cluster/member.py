@@ -4,7 +4,7 @@
 
 The laws. After ``until``, by this machine's own monotonic clock, nothing of a slot is dealt, and what is out is broken off,
 whether the database answers or not. A slot is dealt from only when all of it is here and no visit of an earlier lease is out.
-Who owns what changes between two commits, never within one.
+Who owns what changes between two commits, never within one; a phase, on the loop alone, once it has heard what the engine did.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from crawler.core.model import Lease, Pause
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import Message, Outbox, message_of
 from crawler.frontier.cluster.gauges import Gauges
+from crawler.frontier.cluster.lessees import Lessee, Lessees
 from crawler.frontier.cluster.lost_disks import LostDisks
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
 from crawler.frontier.cluster.truth import NOBODY, Row, Tick
@@ -85,6 +86,7 @@ class Member:
         self._pump: Pump | None = None
         self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
         self.gauges: Final = Gauges()
+        self._lessees: Final = Lessees(node, mirror.number)
         self._phases: dict[int, Phase] = dict.fromkeys(mirror.epochs, Phase.HELD)  # its last process was just here
         self._wanted: dict[int, int] = {}  # slots to be loaded → epoch
         self._heired: dict[int, int] = {}  # of these, slot → the member that had it
@@ -110,9 +112,12 @@ class Member:
         """Whether visits of this host may begin."""
         return self._mirror.slots[self.slot_of_host(host)] == 1
 
+    def lessee(self, host: str) -> Lessee | None:
+        return self._lessees.of(self.slot_of_host(host))
+
     def is_lost(self, lease: Lease) -> bool:
         """Whether the end of this visit is nobody's: its slot is not ours any more."""
-        return self.slot_of(lease) not in self._mirror.epochs
+        return self._phases.get(self.slot_of(lease), Phase.LOADING) is Phase.LOADING
 
     async def opened(self) -> None:
         """Until there is something to crawl for."""
@@ -228,28 +233,26 @@ class Member:
         self._leave({slot for slot in tick.surplus if self._phases.get(slot) is Phase.HELD})
         again = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING and slot not in tick.surplus}
         if again:
-            await self._ask(self._deal_again, again)
+            await self._deal_again(again)
         self._see(tick)
         await self._pass_on(tick)
 
-    def _deal_again(self, slots: Collection[int]) -> None:
-        """Slots that were to be given up are wanted after all. (Engine.)"""
-        for slot in slots:
-            if slot in self._mirror.epochs and self._phases.get(slot) is Phase.LEAVING:
-                self._mirror.slots[slot] = 1
-                self._phases[slot] = Phase.HELD
-        self._store.slots_changed(0, {}, ())
+    async def _deal_again(self, slots: set[int]) -> None:
+        """Slots that were to be given up are wanted after all."""
+        for slot in slots & self._mirror.epochs.keys():
+            self._phases[slot], self._mirror.slots[slot] = Phase.HELD, 1
+        await self._ask(self._store.slots_changed, 0, {}, ())
 
     def _see(self, tick: Tick) -> None:
         """What the others do."""
-        mirror, now_alive = self._mirror, [view for view in tick.members if view.is_alive]
+        self._lessees.see(tick)
+        mirror, alive = self._mirror, {view.number for view in tick.members if view.is_alive}
         others = [decode_state(view.state).counts for view in tick.members if view.node != self._node and view.state]
         mirror.elsewhere = total(others)
         self._its.counted()
         self._lost_disks.told(frozenset(view.number for view in tick.members if view.is_lost))
         mine = tick.boxes.get(mirror.number)
         self.gauges.oldest_message_s = mine.oldest_s if mine is not None else 0.0
-        alive = {view.number for view in now_alive}
         lags = any(box.size > LAG_BYTES_MAX for member, box in tick.boxes.items() if member in alive or member == NOBODY)
         if lags:
             self._its.frontier.pause(Pause.EXCHANGE)
@@ -281,13 +284,16 @@ class Member:
         for slot in slots:
             self._phases.pop(slot, None)
             self._wanted.pop(slot, None)
-            self._mirror.slots[slot] = 0
-            self._mirror.epochs.pop(slot, None)
+            self._stop(slot)
         self._dropping |= held
         self.gauges.slots_lost += len(held)
         self._pace()
         self._its.evict(held, self.slot_of, self.slot_of_host)
         self.on_lost(held)
+
+    def _stop(self, slot: int) -> None:
+        self._mirror.slots[slot] = 0
+        self._mirror.epochs.pop(slot, None)
 
     def _leave(self, slots: Collection[int]) -> None:
         """Nothing more of these is dealt; what is out ends as ever."""
@@ -362,14 +368,14 @@ class Member:
 
     async def _load_loop(self, loader: ThreadPoolExecutor) -> None:
         while True:
-            out = self._its.slots_out(self.slot_of)
+            out = self._its.slots_out(self.slot_of) if self._wanted else ()
             wanted = {slot: epoch for slot, epoch in self._wanted.items() if slot not in out and slot not in self._dropping}
             if wanted and not self._its.is_failing:
                 await self._load(wanted, loader)
                 self._pace()
             if not self._opened.is_set() and self._phases and not self._wanted:
                 self._opened.set()
-            if not self._its.is_failing:
+            if self._lost_disks.members and not self._its.is_failing:
                 await self._lost_disks.search(self._its, self._held())
             await asyncio.sleep(STEP_S)
 
@@ -381,7 +387,7 @@ class Member:
             return
         await self._take({slot: wanted[slot] for slot in kept}, generation, 0)
         missing = sorted(wanted.keys() - set(kept))
-        if not missing or await self._ask(self._cleared, missing) is None:
+        if not missing or not await self._ask(mirror.clear, missing):
             return
         filled = await self._ask(mirror.truth.filled, missing)
         if filled is None:
@@ -397,10 +403,6 @@ class Member:
                 self.gauges.load_seconds += self._clock() - began
                 await self._take({slot: wanted[slot]}, generation, sequence)
                 self._pace()
-
-    def _cleared(self, slots: Collection[int]) -> bool:
-        self._mirror.clear(slots)
-        return True
 
     async def _load_slot(self, slot: int, loader: ThreadPoolExecutor) -> int | None:
         """The greatest sequence in it; None: it could not be had."""
@@ -418,14 +420,18 @@ class Member:
         return sequence
 
     async def _take(self, slots: Mapping[int, int], generation: int, sequence: int) -> None:
-        """From now on these are dealt from."""
-        if slots:
-            taken = await self._between_commits(self._took, slots, generation, sequence)
-            if taken:
-                for slot in taken:
-                    self._wanted.pop(slot, None)
-                    self.gauges.takeovers += self._heired.pop(slot, None) is not None
-                self._its.restocked()
+        """From now on these are dealt from; but those that were lost meanwhile, or are held anew, which are left again."""
+        taken = await self._between_commits(self._took, slots, generation, sequence) if slots else None
+        for slot in taken or ():
+            if self._wanted.get(slot) == slots[slot]:
+                del self._wanted[slot]
+                self._phases[slot] = Phase.HELD
+                self.gauges.takeovers += self._heired.pop(slot, None) is not None
+            else:
+                self._stop(slot)
+                self._dropping.add(slot)
+        if taken:
+            self._its.restocked()
 
     def _took(self, slots: Mapping[int, int], generation: int, sequence: int) -> list[int]:
         """(Engine.)"""
@@ -435,8 +441,6 @@ class Member:
         suspects = self._mirror.take(own, sequence, self._clock())
         self._store.slots_changed(self._mirror.sequence, suspects, own)
         self._accused.took(own)
-        for slot in own:
-            self._phases[slot] = Phase.HELD
         return list(own)
 
     def _held(self) -> set[tuple[int, int]]:

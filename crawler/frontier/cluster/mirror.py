@@ -311,8 +311,8 @@ class Mirror:
         ]
 
     @translated
-    def clear(self, slots: Collection[int]) -> None:
-        """Forget what is here of them: they are about to be loaded."""
+    def clear(self, slots: Collection[int]) -> bool:
+        """Forget what is here of them: they are about to be loaded. True: it is done."""
         base, meta, gone = self._base, self._base.handle("meta"), frozenset(slots)
         batch = WriteBatch(raw_mode=True)
         for slot in gone:
@@ -332,6 +332,7 @@ class Mirror:
             if _is_suspect(key) and key[len(SUSPECT)] in gone:
                 batch.delete(key, meta)
         base.write(batch, sync=False)
+        return True
 
     @translated
     def put(self, table: int, rows: Sequence[Row]) -> int:

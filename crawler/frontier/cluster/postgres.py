@@ -20,6 +20,7 @@ from psycopg import sql
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema as tables
+from crawler.frontier.cluster.columns import byteas, small_ints
 from crawler.frontier.cluster.gauges import TABLES
 from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, told
 from crawler.frontier.cluster.truth import NOBODY, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
@@ -187,7 +188,8 @@ class PostgresTruth:
                 fence = {"state": changes.state, "ended": changes.seeds_ended, "commits": changes.commits}
                 run(tables.FENCE_MEMBER, mine | fence)
                 if changes.slots:
-                    slots = {"slots": list(changes.slots), "epochs": list(changes.slots.values())}
+                    ordered = dict(sorted(changes.slots.items()))
+                    slots = {"slots": list(ordered), "epochs": list(ordered.values())}
                     run(tables.FENCE_SLOTS, mine | slots)
                 if changes.taken:
                     run(tables.TAKE, mine | {"ids": list(changes.taken)})
@@ -282,10 +284,14 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
 def _put(connection: Session, table: Literal["known", "work"], rows: list[Row]) -> None:
     if rows:
         rows.sort()
-        connection.execute(tables.PUT.format(table=table), _columns(rows))
+        slots, families, keys, values = zip(*rows, strict=True)
+        connection.execute(
+            tables.PUT.format(table=table), [small_ints(slots), small_ints(families), byteas(keys), byteas(values)]
+        )
 
 
 def _delete(connection: Session, table: Literal["known", "work"], keys: list[RowKey]) -> None:
     if keys:
         keys.sort()
-        connection.execute(tables.DELETE.format(table=table), _columns(keys))
+        slots, families, names = zip(*keys, strict=True)
+        connection.execute(tables.DELETE.format(table=table), [small_ints(slots), small_ints(families), byteas(names)])

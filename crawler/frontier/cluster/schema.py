@@ -27,7 +27,7 @@ CREATE TABLE known (slot smallint NOT NULL, family smallint NOT NULL, key bytea 
   PRIMARY KEY (slot, family, key)) WITH (fillfactor = 85);
 CREATE TABLE work (slot smallint NOT NULL, family smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
   PRIMARY KEY (slot, family, key))
-  WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+  WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
 CREATE TABLE own (member int NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (member, key))
   WITH (fillfactor = 50);
 CREATE TABLE box (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, dest int NOT NULL,
@@ -77,9 +77,11 @@ KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + 
 FENCE_MEMBER: Final = """WITH m AS (
   UPDATE member SET commits = commits + 1, state = %(state)b, seeding = seeding AND NOT %(ended)s
   WHERE id = %(id)s AND incarnation = %(inc)s AND commits = %(commits)s RETURNING 1) SELECT 1 / count(*) FROM m"""
-FENCE_SLOTS: Final = """SELECT 1 / (count(*) = cardinality(%(slots)b::smallint[]))::int FROM (
-  SELECT s.id FROM slot s JOIN unnest(%(slots)b::smallint[], %(epochs)b::bigint[]) AS held (id, epoch) USING (id, epoch)
-  WHERE s.owner = %(id)s AND s.until > clock_timestamp() ORDER BY s.id FOR SHARE OF s) f"""
+# Slots in order. No join: it was done row by row where the table's statistics were of another owner, 90 µs a page.
+FENCE_SLOTS: Final = """SELECT 1 / (coalesce(array_agg(id), '{}') = %(slots)b::smallint[]
+  AND coalesce(array_agg(epoch), '{}') = %(epochs)b::bigint[])::int FROM (
+  SELECT id, epoch FROM slot WHERE id = ANY(%(slots)b::smallint[]) AND owner = %(id)s AND until > clock_timestamp()
+  ORDER BY id FOR SHARE) f"""
 TAKE: Final = """WITH gone AS (DELETE FROM box WHERE id = ANY(%(ids)b::bigint[]) AND dest = %(id)s RETURNING id)
   SELECT 1 / (count(*) = cardinality(%(ids)b::bigint[]))::int FROM gone"""
 PUT: Final = """INSERT INTO {table} (slot, family, key, value)

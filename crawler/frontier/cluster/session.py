@@ -16,6 +16,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
+from crawler.frontier.cluster.columns import Byteas, ByteasDumper, SmallInts, SmallIntsDumper
 
 T = TypeVar("T")
 
@@ -95,6 +96,8 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
         )
     except psycopg.Error as error:
         raise told(address, error) from None
+    session.adapters.register_dumper(SmallInts, SmallIntsDumper)
+    session.adapters.register_dumper(Byteas, ByteasDumper)
     session.patience_s = max(LOAD_PATIENCE_S, lease_s) if loads else lease_s
     return session
 

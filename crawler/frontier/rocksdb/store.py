@@ -465,7 +465,7 @@ class RocksStore(Facts):
     @translated
     def copy_to(self, path: Path) -> None:
         if self._upstream is not None:
-            raise StorageError("a node of a cluster has a working copy: back up the crawl's database instead")
+            raise StorageError("a node of a cluster has a working copy: back up the crawl's database instead (pg_dump)")
         self._database.copy_to(path)
 
     def slots_changed(self, sequence: int, suspects: Mapping[bytes, int], lost: Collection[int]) -> None:

@@ -109,6 +109,8 @@ class Deputy:
             "memory_report": self._vitals.memory_report,
             "hosts": self._direct.hosts,
             "prospects": self._direct.prospects,
+            "leases": self._direct.leases,
+            "elsewhere": self._direct.elsewhere,
             "lookup": self.lookup,
             "marks": self.marks,
             "position": self._direct.position,

@@ -54,7 +54,7 @@ class SteeredParts:
         self._crew, self._root, self._on_change = crew, opened.root, on_change
         self._share = opened.division.share(0)
         self._keys_by = self._share.keys_by()
-        self._parts = opened.division.parts
+        self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
         self._last: asyncio.Task[None] | None = None
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
@@ -98,6 +98,9 @@ class SteeredParts:
     async def lookup(self, url: str) -> Known | str | None:
         known: Known | str | None = _known.decode(await self._ask_owner(url, "lookup", url))
         return known
+
+    async def elsewhere(self, host: str) -> str | None:
+        return await self._ask(0, "elsewhere", host) if self._is_node else None
 
     async def marks(self) -> Mapping[str, Mark]:
         told = [await self._ask(part, "marks") for part in range(self._parts)]
@@ -145,7 +148,7 @@ class SteeredParts:
 
     async def _choose(self, action: str, which: Selection) -> int:
         """One part after the other: where one cannot, the same request again does the rest."""
-        only = [self._owner(f"http://{which.place}/")] if which.place is not None else range(self._parts)
+        only = [await self._owner(which.place)] if which.place is not None else range(self._parts)
         return sum([await self._ask(part, action, encode(which)) for part in only])
 
     async def progress(self, kind: str) -> Mapping[str, Tally]:
@@ -168,10 +171,14 @@ class SteeredParts:
         self._on_change(config)
 
     async def _ask_owner(self, url: str, name: str, *arguments: object) -> Any:
-        return await self._ask(self._owner(url), name, *arguments)
+        return await self._ask(await self._owner(host_key(url)), name, *arguments)
 
-    def _owner(self, url: str) -> int:
-        return self._share.owner(self._keys_by.host(host_key(url)))
+    async def _owner(self, host: str) -> int:
+        """Of a node of a cluster: whichever leases it; the first, where that is another node's."""
+        if not self._is_node:
+            return self._share.owner(self._keys_by.host(host))
+        told = [await self._ask(part, "leases", host) for part in range(self._parts)]
+        return told.index(True) if True in told else 0
 
     async def _ask(self, part: int, name: str, *arguments: object) -> Any:
         """Of a part, once it is there."""

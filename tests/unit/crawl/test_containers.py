@@ -60,6 +60,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Scope.*": ("settings", FIXED),
     "Sitemaps._sites": ("SITES_MAX", 4096),
     "Journal._lengths": ("open files", FIXED),
+    "Journal._rolls": ("by a timer that waits for each, and at the end", FIXED),
     "Journal._rolled": ("files that one batch fills", FIXED),
     "Frontier._paused_at": ("fixed", FIXED),
     "MarkedFile._pieces": ("write", BUFFER_PIECES_MAX),

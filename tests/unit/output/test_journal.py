@@ -38,6 +38,25 @@ B = "http://b.example.org/"
 CUT = (("body_cut", "8 bytes of it came"), ("outlinks", "3 references were left out"))
 
 
+def test_what_is_rolled_in_the_middle_of_a_commit_is_rolled_in_the_next_records_and_rows_alike(crawl, monkeypatch):
+    """Else a disk that is lost takes rows along whose records were stored already, and these are fetched again."""
+    visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
+    sync = crawl.journal._archive.sync
+
+    def while_it_rolls():
+        marks = sync()
+        crawl.journal.roll(rows=True)
+        return marks
+
+    with monkeypatch.context() as patched:
+        patched.setattr(crawl.journal._archive, "sync", while_it_rolls)
+        crawl.commit()
+    for closed in (False, True):
+        files = {file.partition("/")[0]: mark.closed for file, mark in crawl.store.marks().items()}
+        assert files == {"warc": closed, "index": closed, "results": closed}
+        crawl.commit()
+
+
 def test_a_row_has_every_field(crawl):
     page = crawl.page(A, status=203, mime="text/html", charset="utf-8", truncated="length")
     link = seed(A, 7, given="HTTP://a.example.org", tag="t", depth=2, hops=1, via=B, attempt=3)

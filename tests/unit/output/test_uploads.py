@@ -293,6 +293,24 @@ def test_after_a_run_all_of_it_is_in_the_bucket(s3, web, tmp_path):
     assert all(written(tmp_path / "out").values())
     assert s3.objects("whole") == {file: (tmp_path / "out" / file).read_bytes() for file in written(tmp_path / "out")}
     assert not any("not-to-be-told" in path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*.toml"))
+    sound = command("verify", str(tmp_path / "out"), "--stored", environ=s3.environ)
+    assert (sound.returncode, sound.stdout) == (0, "") and f"{len(written(tmp_path / 'out'))} copies: no faults" in sound.stderr
+
+
+def test_a_copy_that_is_gone_or_another_is_found(web, tmp_path):
+    root, there = tmp_path / "out", tmp_path / "there"
+    assert crawled(web, root, f"file://{there}").returncode == 0
+    gone, other = sorted(written(root))[:2]
+    folder = there / (root / "store.id").read_text().strip()
+    (folder / gone).unlink()
+    data = bytearray((folder / other).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / other).write_bytes(data)
+    found = command("verify", str(root), "--stored")
+    told = found.stdout.splitlines()
+    assert found.returncode == 3 and len(told) == 2, "the directory itself is sound"
+    assert told[0].startswith(f"{gone}: no copy") and told[1].startswith(f"{other}: the copy")
+    assert command("verify", str(root)).returncode == 0
 
 
 def test_a_store_that_is_down_costs_no_page_and_no_file_and_the_next_start_stores_all(web, tmp_path):

@@ -1,0 +1,92 @@
+"""A member's slots, by what the database and the engine say in an order that is seldom met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.stores import REST, Driver, link
+
+from crawler.frontier.cluster.member import Member
+
+NODE = "a"
+
+
+class Pump:
+    """In the pump's place: everything is done at once; ``meanwhile`` before the loop hears of what was done between commits."""
+
+    is_failing = False
+
+    def __init__(self) -> None:
+        self.frontier = SimpleNamespace(pauses=set(), resume=lambda why: None, pause=lambda why: None)
+        self.evicted: set[int] = set()
+        self.meanwhile: Callable = lambda: None
+
+    async def ask(self, call, *args):
+        return call(*args)
+
+    async def between_commits(self, call, *args):
+        done = call(*args)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        if (waiting := meanwhile()) is not None:
+            await waiting
+        return done
+
+    def evict(self, slots, slot_of, slot_of_host) -> None:
+        self.evicted |= slots
+
+    def restocked(self) -> None: ...
+    def counted(self) -> None: ...
+    def give_back_waiting(self, slots, slot_of_host) -> None: ...
+
+
+@pytest.fixture
+def made(tmp_path: Path):
+    driver = Driver("cluster", tmp_path / "store")
+    copy = driver.copy
+    driver.commit([link("a/1")])
+    copy.mirror.drop(list(copy.mirror.epochs))
+    member = Member(copy.mirror, copy.store, copy.outbox, node=NODE, lease_s=600.0, clock=lambda: driver.now)
+    member._pump = pump = Pump()
+    yield member, pump, driver
+    driver.store.close()
+
+
+def slot_of(member: Member) -> int:
+    return member.slot_of_host(link("a/1").host)
+
+
+async def test_a_tick_that_was_asked_before_a_slot_was_taken_does_not_make_it_one_that_is_loaded(made) -> None:
+    member, pump, driver = made
+    tick = driver.copy.truth.tick([])
+    await member._reconcile(tick)
+    pump.meanwhile = lambda: member._reconcile(tick)
+    await member._load(dict(member._wanted), None)
+    assert (member.look().held, member.look().loading) == (256, 0)
+    assert [lease.link.url for lease in driver.claim()] == [link("a/1").url]
+    member._lose({slot_of(member)})
+    assert pump.evicted == {slot_of(member)}, "what is out of it is broken off"
+
+
+async def test_a_slot_that_is_lost_while_it_is_taken_is_not_dealt_from_and_can_be_had_again(made) -> None:
+    member, pump, driver = made
+    tick = driver.copy.truth.tick([])
+    await member._reconcile(tick)
+    pump.meanwhile = lambda: member._lose({slot_of(member)})
+    await member._load(dict(member._wanted), None)
+    assert not member.deals(link("a/1").host) and driver.claim() == []
+    await member._settle_slots()
+    await member._reconcile(tick)
+    await member._load(dict(member._wanted), None)
+    driver.now += REST
+    assert len(driver.claim()) == 1 and member.look().held == 256
+
+
+async def test_it_is_told_who_leases_a_host(made) -> None:
+    member, _, driver = made
+    assert member.lessee(link("a/1").host) is None
+    await member._reconcile(driver.copy.truth.tick([]))
+    lessee = member.lessee(link("a/1").host)
+    assert (lessee.is_own, lessee.node) == (True, str(driver.copy.node))
