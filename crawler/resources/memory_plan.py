@@ -251,6 +251,8 @@ def _table(accounts: Mapping[str, int], limit: int) -> str:
 
 
 def _words(size: int) -> str:
+    if 0 < size < _KIB:
+        return f"{size} bytes"
     return f"{size / _MIB:.0f}MiB" if size >= 10 * _MIB or size % _MIB == 0 else f"{size / _KIB:.0f}KiB"
 
 

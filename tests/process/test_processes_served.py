@@ -167,7 +167,7 @@ def test_lists_exclusions_and_choices_are_those_of_all(daemon, web):
     until(daemon, lambda status: "excluded" not in status["reasons"] and status["waiting"] + status["in_flight"] == 0)
     assert {visit.path for visit in web.visits[before:]} == {"/zzz"}
     told = crawler("retry", "--outcome", "http_error", "--listen", daemon.listen)
-    assert (told.returncode, "1 URLs are due again" in told.stderr) == (0, True), told.stderr
+    assert (told.returncode, "1 URL is due again" in told.stderr) == (0, True), told.stderr
     until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0 and status["outcomes"].get("http_error") == 1)
     host = f"{HOSTS[4]}:{web.port}"
     assert (
