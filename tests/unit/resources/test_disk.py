@@ -155,6 +155,7 @@ async def test_a_drain_that_begins_while_the_disk_is_waited_for_ends_the_waiting
 
     async def sleep(seconds: float) -> None:
         await Time.sleep(world.time, seconds)
+        assert world.time.now - began < 1000, "it waits on"
         if world.time.now - began > 100:
             world.frontier.drain()
 
