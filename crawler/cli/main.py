@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Command = Callable[..., int]
 """Takes its arguments; those that crawl also the process's signals."""
 
-START_GC_OBJECTS: Final = 30_000
+START_GC_OBJECTS: Final = 200_000
 """New containers between two looks for cycles, until a crawl sets its own. What is imported stays: to look through it after each
 700, which is Python's own, took a tenth of a start."""
 
@@ -163,10 +163,10 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "export": (_from("cli.export_commands", "export"), "export bodies, rows (Parquet), page lists, or the archive (WACZ)"),
     "summary": (_from("cli.export_commands", "summary"), "show what a crawl has brought, also as one page with plots"),
     "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
-    "retry": (_from("cli.crawl_commands", "retry"), "schedule failed URLs to be fetched again"),
-    "recrawl": (_from("cli.crawl_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
+    "retry": (_from("cli.change_commands", "retry"), "schedule failed URLs to be fetched again"),
+    "recrawl": (_from("cli.change_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
     "cluster": (_from("cli.cluster_command", "cluster"), "show the nodes of a crawl of many machines; declare one lost"),
-    "retire": (_from("cli.crawl_commands", "retire"), "mark archive files as moved or deleted"),
+    "retire": (_from("cli.change_commands", "retire"), "mark archive files as moved or deleted"),
     "checkpoint": (_from("cli.checkpoint_command", "checkpoint"), "copy a crawl's directory as of one moment"),
     "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),
     "config": (_config, "check, show or describe settings"),

@@ -84,7 +84,7 @@ class Watched(ResponseHandler):
         self._chunks: Chunks | None = None
         self._dirty = False
         self._closed_in_order = False
-        self._unread: _PollFd | None = None
+        self._unread: Any = None  # a pointer to a _PollFd, made once: it costs more than the call
         self._sock: socket.socket | None = None  # of a TLS connection
         self.ip: str | None = None
         """The peer's address."""
@@ -96,7 +96,7 @@ class Watched(ResponseHandler):
         self.ip = str(peer[0]) if isinstance(peer, tuple) and peer else None
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         sock = transport.get_extra_info("socket")
-        self._unread = _PollFd(sock.fileno(), select.POLLIN) if sock is not None else None
+        self._unread = ctypes.byref(_PollFd(sock.fileno(), select.POLLIN)) if sock is not None else None
         if self.is_tls and sock is not None and self._tls_waste is not None:
             self._sock = sock
             self._tls_waste.begin(self, sock)
@@ -114,7 +114,7 @@ class Watched(ResponseHandler):
         response to what was not asked yet, nor the peer's FIN."""
         if self._exchange is not None or self._dirty or self._unread is None or self._is_over():
             return False
-        return bool(_poll(ctypes.byref(self._unread), 1, 0) == 0)
+        return bool(_poll(self._unread, 1, 0) == 0)
 
     def set_response_params(self, **params: Any) -> None:
         """A request is about to be written: its exchange is that of the running task."""

@@ -1,6 +1,7 @@
 """Divides a frontier anew: each slot goes to the store of its new owner, before any part begins.
 
-    moving.toml written → slots copied → parts.toml written → totals taken over, what was given away deleted → moving.toml deleted
+    moving.toml written → new stores branched off → slots copied → parts.toml written
+    → totals taken over, what was given away deleted → moving.toml deleted
 
 Invariants: killed anywhere, it is gone on with at the next start, from the beginning of the step; a slot has one owner by
 parts.toml at any time, and that one has all of it. Nothing is on its way between parts, and no file is open (see
@@ -24,6 +25,8 @@ from crawler.frontier.rocksdb.layout import MARK, POSITION
 from crawler.frontier.rocksdb.moving import MovingStore
 from crawler.frontier.rocksdb.reader import RocksReader
 
+Slots = tuple[int, ...]
+
 GONE: Final = (MARK + FOLDER.encode(), POSITION + SOURCE.encode())
 """Of ``meta``, once it is divided anew: there is no exchange file any more."""
 
@@ -41,9 +44,10 @@ def move(path: Path, new: Division) -> int:
     old = stores_of(path, read(path))
     wanted = stores_of(path, new)
     copied = 0
+    branches = _branch_off(path, new, old, wanted)
     for source, slots in old.items():
         for target, own in wanted.items():
-            if source != target and (moved := set(slots) & set(own)):
+            if source not in (target, branches.get(target)) and (moved := set(slots) & set(own)):
                 with _opened(source, new) as giver, _opened(target, new) as taker:
                     copied += giver.give(taker, moved)
     first = next(iter(old))
@@ -59,6 +63,21 @@ def move(path: Path, new: Division) -> int:
             (path / FILE_NAME).unlink()
         sync_dir(path)
     return copied
+
+
+def _branch_off(path: Path, new: Division, old: Mapping[Path, Slots], wanted: Mapping[Path, Slots]) -> dict[Path, Path]:
+    """Begin every new store as the one that has most of its slots now; new store → that one. (Not the whole: it stands in the
+    folder where the parts are.)"""
+    branches = {}
+    for target, slots in wanted.items():
+        if target not in old and target != path:
+            source = max(old, key=lambda source: len(set(old[source]) & set(slots)))
+            with _opened(source, new) as giver:
+                giver.branch(target)
+            with _opened(target, new) as branch:
+                branch.begin_anew(slots)
+            branches[target] = source
+    return branches
 
 
 def clean_up(path: Path, before: Mapping[Path, object], new: Division, part_of: Callable[[str], int]) -> None:

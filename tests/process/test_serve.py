@@ -310,7 +310,7 @@ def test_results_are_followed_as_they_come(daemon, site):
         while json.loads(following.stdout.readline())["url"] != url:
             pass
         following.send_signal(signal.SIGINT)
-        assert following.wait(20) == 0
+        assert following.wait() == 0
         assert "--cursor" in following.stderr.read()
 
 

@@ -206,5 +206,5 @@ def test_a_crawl_runs_its_interpreter_on_one_core_and_nothing_else_of_it(web, tm
             time.sleep(0.01)
             with contextlib.suppress(ProcessLookupError):
                 found = is_bound()
-        process.terminate()
+        process.kill()
         process.communicate()

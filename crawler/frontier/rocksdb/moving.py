@@ -1,4 +1,5 @@
-"""Moves hosts from one store to another, slot by slot: everything of them, key by key, as it stands.
+"""Moves hosts from one store to another: everything of them as it stands. A new store begins as a branch of one that has most of
+its slots, and shares its tables until they are compacted; the rest is copied slot by slot, key by key.
 
 Invariants: each step may be done again from its beginning, however far it came before; a store holds what it had until all of
 it stands elsewhere. Nobody else has these stores open meanwhile.
@@ -6,6 +7,7 @@ it stands elsewhere. Nobody else has these stores open meanwhile.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,7 @@ from crawler.frontier.rocksdb.layout import (
     POSITION,
     PROGRESS,
     SCHEDULED,
+    SCHEMA_KEY,
     STATE_KEY,
     SUSPECT,
     StoreState,
@@ -71,6 +74,25 @@ class MovingStore:
         count += sum(to.put(family, (each for each in scan(family) if each[0][TIME_BYTES] in wanted)) for family in BY_TIME)
         count += to.put("robots", (each for each in scan("robots") if self._slot_of_origin(each[0]) in wanted))
         return count + to.put("meta", (each for each in scan("meta", SUSPECT) if _is_suspect_of(each[0], wanted)))
+
+    @translated
+    def branch(self, path: Path) -> None:
+        """Make a store in ``path`` that has all that this one has: in no time, since both share their tables. What is there
+        already goes. It is to ``begin_anew``, and to ``settle``."""
+        shutil.rmtree(path, ignore_errors=True)
+        self._database.copy_to(path)
+
+    @translated
+    def begin_anew(self, slots: Collection[int]) -> None:
+        """A branch keeps no totals, marks or positions, which stay where they were; of suspects those of these slots."""
+        own = frozenset(slots)
+        kept = {SCHEMA_KEY, IDENTITY_KEY}
+        self._delete(
+            ("meta", key)
+            for key, _ in self._database.scan("meta")
+            if key not in kept and not (key.startswith(SUSPECT) and _is_suspect_of(key, own))
+        )
+        self._database.write(WriteBatch(raw_mode=True), sync=True)
 
     def _in_slots(self, family: str, slots: Collection[int]) -> Iterator[Entry]:
         for slot in sorted(slots):

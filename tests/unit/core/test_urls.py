@@ -128,6 +128,12 @@ def test_ordinary_references_take_the_fast_path(reference: str) -> None:
     assert Base(BASES[0])._join_plain(reference) == by_parser(reference, BASES[0])
 
 
+@pytest.mark.parametrize("reference", ["/p/1", "/p/1?a=b&c", "12", "a/b.html?q", "http://h.example/p", "https://h.example/p?q=1"])
+def test_what_most_links_are_is_joined_by_one_expression(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Base, "_join_plain", None)
+    assert Base(BASES[0]).join(reference) == by_parser(reference, BASES[0])
+
+
 # ---- our own rules
 
 

@@ -114,6 +114,15 @@ def test_it_goes_on_with_any_number_and_ends_as_if_it_had_never_changed(begun, t
     assert not (root / "lost+found").exists()
 
 
+def test_a_whole_is_divided_without_copying(begun, tmp_path, caplog):
+    """The parts share its tables: ten million URLs in seconds."""
+    root = tmp_path / "out"
+    shutil.copytree(begun[1][1], root)
+    with locked(root), caplog.at_level("INFO"):
+        divided_for(config_of(root), root, 4)
+    assert ": 0 entries copied" in caplog.text
+
+
 def test_what_was_ordered_is_fulfilled_before_hosts_move(begun, tmp_path):
     """An order to visit everything again is one store's; it comes true by the number of processes there was."""
     web, roots = begun

@@ -349,7 +349,7 @@ def _decide_many_times() -> None:
     urls = [f"http://h/{n}/p{n}/" for n in range(100)]
     before = denied = 0
     for n in range(300_000):
-        if n == 150_000:
+        if n == 200_000:
             assert cache.stats().evictions
             before = _resident()
         if n % 20 == 0:

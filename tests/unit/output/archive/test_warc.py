@@ -256,7 +256,7 @@ token = st.from_regex(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,12}", fullmatch=True)
 header = st.tuples(st.one_of(token, st.sampled_from([b"Content-Type", b"content-type", b"Transfer-Encoding"])), raw)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(headers=st.lists(header, max_size=5), phrase=st.text(max_size=20), status=st.integers(100, 999), content=raw)
 @example(headers=[(b"Content-Type", b"text/html\xa0;x")], phrase="\udcff", status=200, content=b"")
 @example(headers=[(b"Content-Type", b"text/\xc3\xa9\x85 ;x")], phrase="", status=200, content=b"")
