@@ -9,6 +9,7 @@ from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
+from crawler.core.text import counted
 
 ITS_DIRECTORY = "the crawl's directory; without it the running daemon is told"
 RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
@@ -38,13 +39,13 @@ def retry(arguments: Sequence[str]) -> int:
     outcomes = outcomes_of(namespace.outcome or [RETRIED])
     if namespace.directory is None:
         told = client_of(namespace).ask("POST", "/v1/retry", send={"outcome": sorted(outcomes)})
-        say(f"{told['count']:,} URLs are due again")
+        say(_due_again(told["count"]))
         return Exit.OK
     from crawler.crawl.maintenance import revive
     from crawler.output import crawl_in
 
     count = revive(crawl_in(namespace.directory), outcomes)
-    say(f"{count:,} URLs are due again: go on with the command of this crawl")
+    say(_due_again(count, ": go on with the command of this crawl"))
     return Exit.OK
 
 
@@ -85,8 +86,14 @@ def recrawl(arguments: Sequence[str]) -> int:
     from crawler.output import crawl_in
 
     count = ordered(crawl_in(namespace.directory), older_than_s=older_than_s, outcomes=outcomes, match=match)
-    say(f"{count:,} URLs are due again: go on with the command of this crawl")
+    say(_due_again(count, ": go on with the command of this crawl"))
     return Exit.OK
+
+
+def _due_again(count: int, then: str = "") -> str:
+    if not count:
+        return "no URL is due again: none was settled so"
+    return f"{counted(count, 'URL')} {'is' if count == 1 else 'are'} due again{then}"
 
 
 def retire(arguments: Sequence[str]) -> int:
@@ -109,6 +116,9 @@ def retire(arguments: Sequence[str]) -> int:
     root = crawl_in(namespace.directory)
     if bool(namespace.files) == namespace.missing:
         raise ConfigError("which files? name them as in the directory, or give --missing for all that are missing")
-    for file in retired_in(root, namespace.files):
+    retired = retired_in(root, namespace.files)
+    for file in retired:
         say(f"{file} is retired")
+    if not retired:
+        say("nothing is retired: no full file is missing that was not retired before")
     return Exit.OK

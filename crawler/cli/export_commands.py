@@ -14,7 +14,7 @@ from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_
 from crawler.cli.output import say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
 from crawler.core.errors import ConfigError, Exit
-from crawler.core.text import json_text, printable
+from crawler.core.text import counted, json_text, printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -48,7 +48,7 @@ def export(arguments: Sequence[str]) -> int:
     )
     add_kind(parser, "page")
     parser.add_argument("--change", action="append", default=[], metavar="NAME,...", help="new, changed, unchanged, gone")
-    parser.add_argument("--status", action="append", default=[], metavar="CODE,...", help="such as 200,404 or 5xx")
+    parser.add_argument("--status", action="append", default=[], metavar="CODE,...", help="such as 200,404, 5xx; 304: unchanged")
     parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="with this label")
     parser.add_argument("--since", metavar="TIME", help="fetched since then: 2026-11-23, or so long ago, such as 7d")
@@ -158,8 +158,9 @@ def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
     from crawler.output.export import json_line, to_file
     from crawler.parse.encoding import read_text
 
-    retired = 0
+    matched = retired = 0
     for result in results:
+        matched += 1
         try:
             opened = result.open()
         except LookupError:
@@ -174,6 +175,8 @@ def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
                 except OSError as error:
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
+    if not matched:
+        say("no body is of that kind; what there is: crawler summary DIR, crawler results DIR")
     if retired:
         say(f"{retired:,} bodies are no longer kept: their files were retired")
 
@@ -220,7 +223,7 @@ def _text(summed: Summary) -> Iterator[str]:
     from crawler.crawl.status import amount
 
     besides = ", ".join(f"{summed.kinds[kind]:,} {kind}" for kind in ("embed", "sitemap", "robots") if summed.kinds[kind])
-    yield f"{sum(summed.outcomes.values()):,} pages" + f" (besides: {besides})" * bool(besides) + f", {amount(summed.bytes)}"
+    yield counted(sum(summed.outcomes.values()), "page") + f" (besides: {besides})" * bool(besides) + f", {amount(summed.bytes)}"
     yield from _columns("outcomes", summed.outcomes.most_common())
     yield from _columns("status codes", sorted(summed.statuses.items()))
     if any(change != "new" for change in summed.changes):

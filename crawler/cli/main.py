@@ -131,7 +131,8 @@ def _ask_health(listen: str, path: str) -> int:
     try:
         status, text = health(listen, path, timeout_s=5)
     except (OSError, HTTPException) as error:
-        say(f"no response from {listen}: {error}")
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        say(f"no response from {listen}: {reason}; is it running?")
         return Exit.INTERNAL
     say(f"{listen}{path}: {status} {text}")
     return Exit.OK if status == 200 else Exit.INTERNAL

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 def say(text: str) -> None:
     """Talk to the person: never on standard output."""
-    print(f"crawler: {text}", file=sys.stderr)
+    sys.stderr.write(f"crawler: {text}\n")  # in one piece: other threads write lines as well
 
 
 def write(pieces: Iterable[bytes]) -> None:

@@ -146,7 +146,7 @@ class Progress:
                 text.truncate(max(1, self._live.console.width - _MARGIN), overflow="ellipsis")
                 self._live.update(text, refresh=True)
             elif self._mode == "plain":
-                print(line, file=self._stream, flush=True)
+                self._write(line)
 
     def say(self, line: str) -> None:
         """Print a line above the live line. May be called from another thread."""
@@ -154,7 +154,12 @@ class Progress:
             if self._live:
                 self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
-                print(line, file=self._stream, flush=True)
+                self._write(line)
+
+    def _write(self, line: str) -> None:
+        """In one piece: other threads write lines as well."""
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
 
     def _is_due(self, now: Snapshot) -> bool:
         last = self._written

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from crawler.core.model import NO_FAILURE
-from crawler.core.text import printable
+from crawler.core.text import counted, printable
 from crawler.crawl.status import amount, duration
 
 WAITS: Final = {
@@ -51,11 +51,12 @@ def _headline(status: Mapping[str, Any]) -> str:
 def _facts(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     left = status["waiting"] + status["retrying"]
     share = f" ({status['done'] / status['known']:.1%})" if status["known"] else ""
+    hosts = counted(status["hosts"], "host")
     retrying = f", {status['retrying']:,} of them to retry" if status["retrying"] else ""
     failed = sum(count for name, count in status["outcomes"].items() if name not in NO_FAILURE)
     facts = [
         ("failed", f"{failed:,}" + (f" ({failed / status['done']:.1%})" if status["done"] else "")),
-        ("URLs", f"{status['done']:,} of {status['known']:,} done{share}, {left:,} left{retrying}, {status['hosts']:,} hosts"),
+        ("URLs", f"{status['done']:,} of {status['known']:,} done{share}, {left:,} left{retrying}, {hosts}"),
         (
             "speed",
             f"{status['pages_per_second']:,.1f}/s, {amount(status['bytes_per_second'])}/s, {status['in_flight']:,} in flight",

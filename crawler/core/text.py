@@ -21,6 +21,11 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 URL``, ``2,000 URLs``: for nouns that take an s."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """What to append to a sentence on a name that is not known: the known one that looks most like it, if one does."""
     import difflib  # only where something was mistyped

@@ -17,6 +17,7 @@ from crawler.core.errors import FetchError
 from crawler.core.model import READABLE, Known, Link
 from crawler.core.text import printable
 from crawler.output.results import Row, row_at
+from crawler.parse.seeds import WHAT_TO_DO
 from crawler.policy.robots_rules import RobotsRules
 from crawler.policy.scope import Scope
 
@@ -184,7 +185,8 @@ def as_text(explanation: dict[str, Any]) -> str:
     """For a person."""
     lines = [str(explanation["canonical"] or explanation["url"])]
     if explanation["state"] == "invalid":
-        lines.append(f"is not a URL: {explanation['rule']}")
+        reason = explanation["rule"]
+        lines.append(f"is not a URL ({reason}): {WHAT_TO_DO.get(reason, WHAT_TO_DO['syntax'])}")
     elif explanation["state"] == "unknown":
         lines += ["is not known to this node"] if _is_leased_elsewhere(explanation) else _unknown(explanation)
     elif explanation["state"] == "done":
@@ -208,10 +210,14 @@ def _unknown(explanation: dict[str, Any]) -> list[str]:
     if explanation.get("cut"):
         return [f"never admitted: it is not in what was read of that page ({explanation['fault']})"]
     if "via" in explanation:
-        return ["never admitted, though no rule refuses it: the link was not found on that page, or it says nofollow"]
+        return [
+            "never admitted, though no rule refuses it: no link to it was found on that page, or one that says nofollow; "
+            "images, styles and the like are no links (--requisites)"
+        ]
     extent = f"followed to depth {explanation['depth']}" if explanation["depth"] >= 0 else "followed without limit"
     place = PLACES[explanation["scope"]]
-    return ["never admitted: it was not listed, and not found on a page", f"links are {extent}" + (f"; {place}" if place else "")]
+    links = f"links are {extent}" + (f"; {place}" if place else "")
+    return ["never admitted: it was not listed, and no link to it was found", links]
 
 
 def _is_leased_elsewhere(explanation: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import select
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,6 +24,7 @@ from aiohttp.http_exceptions import LineTooLong
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.tls_waste import TlsWaste, is_wasteful
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
@@ -63,9 +65,12 @@ class Watched(ResponseHandler):
         head_bytes_max: int,
         interim_max: int,
         on_lost: Callable[[Watched], None] = lambda connection: None,
+        tls_waste: TlsWaste | None = None,
     ) -> None:
         super().__init__(loop)
         self._on_lost = on_lost
+        self._tls_waste = tls_waste
+        self._content_bytes = 0
         self._head_bytes_max = head_bytes_max
         self._interim_max = interim_max
         self._exchange: Exchange | None = None
@@ -80,6 +85,7 @@ class Watched(ResponseHandler):
         self._dirty = False
         self._closed_in_order = False
         self._unread: Any = None  # a pointer to a _PollFd, made once: it costs more than the call
+        self._sock: socket.socket | None = None  # of a TLS connection
         self.ip: str | None = None
         """The peer's address."""
         self.is_tls = False
@@ -91,6 +97,9 @@ class Watched(ResponseHandler):
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         sock = transport.get_extra_info("socket")
         self._unread = ctypes.byref(_PollFd(sock.fileno(), select.POLLIN)) if sock is not None else None
+        if self.is_tls and sock is not None and self._tls_waste is not None:
+            self._sock = sock
+            self._tls_waste.begin(self, sock)
 
     @property
     def idle(self) -> bool:
@@ -121,6 +130,7 @@ class Watched(ResponseHandler):
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
+        self._content_bytes += len(data)
         exchange = self._exchange
         if exchange is None:
             if data:
@@ -311,6 +321,8 @@ class Watched(ResponseHandler):
                 self._end_payload()
         super().connection_lost(exc)
         self._exchange = None
+        if self._tls_waste is not None:
+            self._tls_waste.end(self)
         self._on_lost(self)
 
     def _cut(self, exchange: Exchange, exc: BaseException | None) -> tuple[str, str] | None:
@@ -341,6 +353,19 @@ class Watched(ResponseHandler):
             self._exchange.ending = (reason, detail)
         self.set_exception(ServerDisconnectedError())
         self._drop()
+
+    def close(self) -> None:
+        """At once: a TLS connection that says goodbye first reads on for as long as 30 s."""
+        self.abort()
+
+    def end_if_wasteful(self) -> None:
+        """Of a TLS connection: end it if what it receives is hardly content."""
+        if self._is_over() or self._sock is None or not is_wasteful(self._sock, self._content_bytes):
+            return
+        if self._exchange is not None:
+            self._fail("malformed", "TLS messages that carry nothing")
+        else:
+            self._drop()
 
     def _drop(self) -> None:
         self.force_close()

@@ -29,6 +29,7 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
+from crawler.fetch.tls_waste import TlsWaste
 
 KEEPALIVE_S: Final = 5.0
 WORTH_KEEPING_S: Final = KEEPALIVE_S / 2
@@ -73,7 +74,8 @@ class Connector(aiohttp.TCPConnector):
         self.opened = 0
         """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
         self._idle: OrderedDict[ResponseHandler, tuple[ConnectionKey, float]] = OrderedDict()  # and since when it waits
-        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave)  # type: ignore[assignment]
+        self.tls_waste = TlsWaste()
+        self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave, self.tls_waste)  # type: ignore[assignment]
 
     @property
     def acquired(self) -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crawler.core.errors import FetchError
+
+if TYPE_CHECKING:
+    from crawler.fetch.tls_waste import TlsWaste
 
 LOOK_EVERY_S: Final = 0.05
 """A deadline is met so much late at most."""
@@ -23,8 +26,9 @@ STANDSTILLS_MAX: Final = 5
 class Deadlines:
     """Those that run. The timer runs only while there are any."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tls_waste: TlsWaste | None = None) -> None:
         self.loop = loop
+        self._tls_waste = tls_waste
         self._running: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = 0.0
@@ -40,6 +44,8 @@ class Deadlines:
         self._timer = None
         now = self.loop.time()
         late = now - self._look_at
+        if self._tls_waste is not None:  # a connection that keeps the loop from its work ends before the others are late
+            self._tls_waste.look(now, at_once=late > LATE_S)
         for deadline in list(self._running):
             if late > LATE_S:
                 deadline.stood_still(late, now)

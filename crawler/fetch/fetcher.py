@@ -91,7 +91,7 @@ class Fetcher:
         self.concurrency_max = concurrency_max
         """Fetches at a time that the descriptor limit allows."""
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(self._loop)
+        self._deadlines = Deadlines(self._loop, connector.tls_waste)
         self._bodies: set[Body] = set()  # of fetches in flight
         self.finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0

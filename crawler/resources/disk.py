@@ -93,7 +93,7 @@ class Disk:
             self._give_up_in_time(self._low_since, StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
 
     async def recover(self, error: StorageError) -> None:
-        """Wait until a failed write may be tried again. Raises the error if that is never, or took too long."""
+        """Wait until a failed write may be tried again. Raises the error if that is never, took too long, or the crawl drains."""
         if isinstance(error, RemoteError):
             await self._reconnect(error)
             return
@@ -104,10 +104,18 @@ class Disk:
         since = self._write_failed()
         while True:
             self._give_up_in_time(since, error)
-            await self._sleep(self._wait_s)
+            await self._wait(self._wait_s, error)
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
             if error.errno not in DISK or _free_bytes(self._root) >= self._min_free_bytes:
                 return
+
+    async def _wait(self, seconds: float, error: StorageError) -> None:
+        """In steps: a drain may begin meanwhile, and does not wait for a disk."""
+        until = self._clock() + seconds
+        while (left_s := until - self._clock()) > 0:
+            await self._sleep(min(left_s, WATCH_EVERY_S))
+            if self._dealing.draining:
+                raise error
 
     async def _reconnect(self, error: RemoteError) -> None:
         """As ``recover``, for the database of a crawl of many machines: what it has decided is taken at once; where it is not

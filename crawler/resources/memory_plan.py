@@ -6,7 +6,7 @@ and decides how many are made at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -154,21 +154,27 @@ class Needs(Struct, frozen=True):
     base: int = BASE_BYTES
 
 
+class LimitTooSmall(ConfigError):
+    """A memory limit that cannot be divided. ``smallest_bytes`` would do; ``others`` are other settings that would."""
+
+    def __init__(self, plan: Plan, smallest_bytes: int, others: Sequence[str], *, of: str = "these settings") -> None:
+        self.plan, self.smallest_bytes, self.others = plan, smallest_bytes, others
+        table = f"memory_limit {_words(plan.limit)} is too small:\n{plan.table()}"
+        super().__init__([table, f"the smallest memory_limit for {of} is {_words(smallest_bytes)}", *others])
+
+
 def divide(limit: int, needs: Needs) -> Plan:
     """The plan for ``limit`` bytes. ConfigError if it is too small: the table, the smallest limit that would do, and the
     largest settings that would."""
     plan = _divided(limit, needs)
     if _is_enough(plan, needs):
         return plan
-    faults = [
-        f"memory_limit {_words(limit)} is too small:\n{plan.table()}",
-        f"the smallest memory_limit for these settings is {_words(_smallest(needs))}",
-    ]
+    faults = []
     if (fewer := _largest_parsers(limit, needs)) is not None:
         faults.append(f"with this memory_limit: parsers {fewer}")
     less = {name: _largest(name, limit, needs) for name in ("max_parse", "max_body", "max_head")}
     faults += [f"with this memory_limit: {name} {_words(size)}" for name, size in less.items() if size is not None]
-    raise ConfigError(faults)
+    raise LimitTooSmall(plan, _smallest(needs), faults)
 
 
 def _divided(limit: int, needs: Needs) -> Plan:
@@ -251,7 +257,19 @@ def _table(accounts: Mapping[str, int], limit: int) -> str:
 
 
 def _words(size: int) -> str:
+    if 0 < size < _KIB:
+        return f"{size} bytes"
     return f"{size / _MIB:.0f}MiB" if size >= 10 * _MIB or size % _MIB == 0 else f"{size / _KIB:.0f}KiB"
 
 
-__all__ = ["PARENT_BYTES", "PART_BASE_BYTES", "Needs", "Plan", "default_limit", "divide", "document_bytes", "reading_bytes"]
+__all__ = [
+    "PARENT_BYTES",
+    "PART_BASE_BYTES",
+    "LimitTooSmall",
+    "Needs",
+    "Plan",
+    "default_limit",
+    "divide",
+    "document_bytes",
+    "reading_bytes",
+]

@@ -16,6 +16,7 @@ from msgspec.structs import asdict
 
 from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import OutcomeName
+from crawler.core.text import counted
 from crawler.core.urls import UrlRules, parse
 from crawler.frontier.progress import LIST, TAG
 from crawler.frontier.selection import Selection
@@ -77,7 +78,7 @@ class Steering:
             raise Problem(409, told)
         async with self._one_at_a_time:
             count = await apply(which)
-        logger.info("%d URLs are %s by the control API", count, what)
+        logger.info("%s %s %s by the control API", counted(count, "URL"), "is" if count == 1 else "are", what)
         return json_response({"count": count})
 
     def _selection(self, wanted: dict[str, Any]) -> Selection:

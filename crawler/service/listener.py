@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -41,9 +41,9 @@ class _Refusal(asyncio.Protocol):
     """One connection too many: says so and hangs up."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(_BUSY)
-        transport.close()
+        refused = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        refused.write(_BUSY)
+        refused.close()
 
 
 @contextlib.asynccontextmanager

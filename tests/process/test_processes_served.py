@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from support.crews import are_gone, kill, parts_of, wait_for_parts
@@ -90,7 +91,9 @@ def test_the_status_and_the_metrics_are_those_of_all(daemon):
 
 def test_every_row_comes_once_with_the_cursor(daemon):
     rows, cursor = rows_from(daemon)
-    assert cursor.count("p0") == 3
+    results = Path(daemon.ask("GET", "/v1/status")["directory"], "results")
+    parts = {file.name[:3] for file in results.iterdir() if file.stat().st_size}  # hosts may all belong to two of three
+    assert {place[:3] for place in cursor.split(".")} == parts and len(parts) > 1
     assert Counter(row["canonical"] for row in rows if row["reason"] != "duplicate").most_common(1)[0][1] == 1
     assert len(rows) == daemon.ask("GET", "/v1/status")["done"] + 2
     assert rows_from(daemon, cursor) == ([], cursor)
@@ -167,7 +170,7 @@ def test_lists_exclusions_and_choices_are_those_of_all(daemon, web):
     until(daemon, lambda status: "excluded" not in status["reasons"] and status["waiting"] + status["in_flight"] == 0)
     assert {visit.path for visit in web.visits[before:]} == {"/zzz"}
     told = crawler("retry", "--outcome", "http_error", "--listen", daemon.listen)
-    assert (told.returncode, "1 URLs are due again" in told.stderr) == (0, True), told.stderr
+    assert (told.returncode, "1 URL is due again" in told.stderr) == (0, True), told.stderr
     until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0 and status["outcomes"].get("http_error") == 1)
     host = f"{HOSTS[4]}:{web.port}"
     assert (

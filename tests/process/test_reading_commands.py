@@ -131,6 +131,20 @@ def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
     assert [orjson.loads(line)["status"] for line in raw("export", str(crawled), "--outcome", "http_error").splitlines()] == [404]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "DIR", "--mime", "video/*"], "no body is of that kind"),
+        (["retry", "DIR", "--outcome", "tls_error"], "no URL is due again"),
+        (["recrawl", "DIR", "--match", "/nowhere/"], "no URL is due again"),
+        (["retire", "DIR", "--missing"], "nothing is retired"),
+    ],
+)
+def test_where_nothing_is_of_that_kind_it_is_said(crawled, words, said):
+    ended = command(*(str(crawled) if word == "DIR" else word for word in words))
+    assert (ended.returncode, ended.stdout) == (0, "") and said in ended.stderr
+
+
 def test_export_writes_files_named_by_their_own_digest(site, crawled, tmp_path):
     lines = raw("export", str(crawled), "--files", str(tmp_path / "to")).splitlines()
     files = {path for path in (tmp_path / "to").rglob("*") if path.is_file()}
@@ -170,7 +184,7 @@ def test_why_tells_what_became_of_a_url(site, crawled):
     assert f"redirects to {url(site, 'good/1')}" in why(url(site, "sin/moved"))
     assert "settled as connect_error (refused)" in why("http://127.0.0.1:1/")
     assert "line 7 of" in why("http://127.0.0.1:1/")
-    assert "is not a URL: syntax" in why("http://a b/")
+    assert "is not a URL (syntax): write each URL whole" in why("http://a b/")
     assert "never admitted" in why(url(site, "good/2"))
     assert "left out by the rule depth" in why(url(site, "good/2"), "--via", url(site, "good/1"))
     answer = orjson.loads(why(url(site, "sin/gone"), "--json"))
@@ -237,7 +251,7 @@ def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
     ]
     latest = [orjson.loads(line) for line in raw("results", out, "--final").splitlines()]
     assert sorted((row["outcome"], row["attempt"]) for row in latest) == [("connect_error", 2), ("http_error", 2), ("ok", 1)]
-    assert "1 URLs are due again" in command("retry", out).stderr  # by default not the 404
+    assert "1 URL is due again" in command("retry", out).stderr  # by default not the 404
 
 
 def test_a_running_crawl_can_be_read_but_not_retried(site, tmp_path):

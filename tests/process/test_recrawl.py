@@ -121,7 +121,7 @@ def test_what_is_recrawled_is_chosen(tmp_path):
         def ordered(*arguments: str) -> str:
             return command("recrawl", str(out), *arguments).stderr.split()[1]
 
-        assert ordered("--older-than", "1h") == "0"
+        assert ordered("--older-than", "1h") == "no"
         assert ordered("--match", "/[ab]$", "--outcome", "http_error") == "1"
         assert ordered("--outcome", "http_error") == "1", "what is due already is not counted again"
         command(*run)

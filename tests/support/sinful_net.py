@@ -19,8 +19,10 @@ from support.sinful import Conn, Script, Site, forever, hang, head, heard, rst
 
 CERTIFICATES: Final = (
     *("good", "self-signed", "expired", "not-yet", "wrong-host", "wants-certificate", "only-1.2", "only-1.1"),
-    *("long-chain", "refuses-name", "other-protocol", "wildcard"),
+    *("long-chain", "refuses-name", "other-protocol", "wildcard", "tickets"),
 )
+TICKETS: Final = 4000
+"""Of some 250 bytes each, all sent after the handshake."""
 HANDSHAKES: Final[dict[str, Script]] = {
     # port name: what is said instead of a handshake
     "hang": [hang],
@@ -92,6 +94,9 @@ async def tls_ports(site: Site) -> AsyncIterator[None]:
         if name == "wants-certificate":
             context.verify_mode = ssl.CERT_REQUIRED
             site.ports[f"tls-{name}"] = await site.listen(_refusing(context))
+        elif name == "tickets":
+            context.num_tickets = TICKETS
+            site.ports["tls-tickets"] = await site.listen(saying([hang]), ssl=context)
         else:
             site.ports[f"tls-{name}"] = await site.listen(site.serve, ssl=context)
     for name, script in HANDSHAKES.items():

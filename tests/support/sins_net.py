@@ -168,6 +168,7 @@ TLS: Final = {
     "tls-long-chain": secured("long-chain", "tls_error", "handshake"),
     "tls-refuses-name": secured("refuses-name", "tls_error", "handshake"),
     "tls-other-protocol": secured("other-protocol", "ok"),
+    "tls-tickets": at("https://localhost:{tls-tickets}/", "bad_response", "malformed", first_byte_timeout=5, **TRUST),
     "tls-head-cut": over_tls([head(100)[:40], 0.05, cut_tls], "connect_error", "disconnected"),
     "tls-head-drip": over_tls([b"HTTP/1.1 200 OK\r\nX: ", forever(b"x", 0.05)], "timeout", "first_byte_timeout", **SOON),
     "tls-short-then-close-notify": over_tls([head(100) + b"hello"], "truncated", "content_length"),

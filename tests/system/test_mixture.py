@@ -87,11 +87,11 @@ class Mixture:
 
     def sins(self) -> dict[str, tuple[str, str | None]]:
         """Name → its URL, and its proxy if any."""
-        found = {}
+        found, addresses = {}, iter(range(2, 100))  # those that the certificate is for
         for number, (name, sin) in enumerate(ALL.items()):
             url = (sin.given or f"http://{self.host(self._plain.index(name))}:{{http}}/sin/NAME").replace("NAME", name)
             if "{tls-good}" in url or "proxy" in sin.config:
-                url = url.replace("//localhost:", f"//127.0.0.{2 + len(found) % 90}:")
+                url = url.replace("//localhost:", f"//127.0.0.{next(addresses)}:") if "//localhost:" in url else url
             proxy = sin.config.get("proxy")
             url = url.replace("//somewhere.test/", f"//{name}.test/")
             if sin.given is not None:  # many of these are one page

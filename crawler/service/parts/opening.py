@@ -28,7 +28,7 @@ from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import Division, read
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
-from crawler.resources.memory_plan import PARENT_BYTES
+from crawler.resources.memory_plan import PARENT_BYTES, LimitTooSmall
 from crawler.service.parts.channel import error_of, words_of
 from crawler.service.parts.nursery import Nursery, open_nursery
 from crawler.service.parts.part import crawl_part, part_main
@@ -144,8 +144,9 @@ def _check_memory(config: Config, parts: int, *, endless: bool) -> None:
     share = _share(config, parts - 1, parts)
     try:
         plan_of(share, endless=endless, is_part=True)
-    except ConfigError as error:
+    except LimitTooSmall as error:
         said = (
             f"processes: each of {parts} may use {(share.memory_limit or 0) >> 20} MiB of the memory limit, which is too little"
         )
-        raise ConfigError([said, *error.faults, "or take fewer --processes, or a larger --memory-limit"]) from None
+        whole = LimitTooSmall(error.plan, error.smallest_bytes * parts + PARENT_BYTES, error.others, of=f"{parts} processes")
+        raise ConfigError([said, *whole.faults, "or take fewer --processes"]) from None

@@ -20,6 +20,23 @@ def snap(at: float, **fields) -> Snapshot:
     return Snapshot(**{"at": at, "state": "running", **fields})
 
 
+class Pieces(io.StringIO):
+    """Counts what it is given: between two pieces another thread may write."""
+
+    count = 0
+
+    def write(self, text):
+        self.count += 1
+        return super().write(text)
+
+
+def test_a_line_is_written_in_one_piece():
+    with Progress("plain", Pieces()) as progress:
+        progress.say("from another thread")
+        progress.show(snap(0.0))
+    assert progress._stream.count == progress._stream.getvalue().count("\n") == 2
+
+
 def test_the_eta_is_the_rest_over_the_rate():
     assert eta(1000, 10.0, None) == Eta(100.0, None)
     assert eta(1000, 10.0, LongestHost("a", 5, 1.0, 1)) == Eta(100.0, None)

@@ -118,6 +118,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Connector._idle": ("idle", IDLE),
     "Connector._conns": ("idle", IDLE + WORKERS),
     "Connector.*": ("waits of aiohttp that are not used", FIXED),
+    "TlsWaste._connections": ("connection, idle", IDLE + WORKERS),
     "Fetcher._bodies": ("body", WORKERS),
     "Pace._waiting": ("workers", WORKERS),
     "Deadlines._running": ("workers", WORKERS),

@@ -153,12 +153,17 @@ def test_a_body_larger_than_its_account_is_fetched_all_the_same(web, tmp_path):
     assert row["outcome"] == "ok" and row["bytes_wire"] == 24 * MIB
 
 
-def test_a_limit_too_small_is_refused_with_the_table(tmp_path):
+@pytest.mark.parametrize(("processes", "whose"), [("1", "these settings"), ("2", "2 processes")])
+def test_a_limit_too_small_is_refused_with_the_table(tmp_path, processes, whose):
     (tmp_path / "list").write_text("http://127.0.0.1:9/\n")
     out = tmp_path / "out"
-    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", "140MiB")
+    ended = crawler(
+        "run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", "140MiB", "--processes", processes
+    )
     assert ended.returncode == 2 and ended.stdout == "" and "Traceback" not in ended.stderr
     assert "the store's cache and write buffers" in ended.stderr and "smallest memory_limit" in ended.stderr
-    least = ended.stderr.rpartition("these settings is ")[2].split()[0]
-    ended = crawler("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", least)
+    least = ended.stderr.rpartition(f"{whose} is ")[2].split()[0]
+    ended = crawler(
+        "run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--memory-limit", least, "--processes", processes
+    )
     assert ended.returncode != 2, ended.stderr

@@ -5,6 +5,7 @@ import socket
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from crawler.core.errors import ConfigError
@@ -50,7 +51,14 @@ async def test_what_is_no_request_is_refused_and_fills_no_log(caplog):
     assert caplog.records == []
 
 
-async def test_one_connection_too_many_is_told_so_and_the_others_are_served():
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_one_connection_too_many_is_told_so_and_the_others_are_served(new_loop, caplog):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(_one_too_many(), 30))
+    assert caplog.records == []
+
+
+async def _one_too_many():
     async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None), connections_max=2) as port:
         first, first_writer = await ask(port)
         second, second_writer = await ask(port)
