@@ -110,7 +110,10 @@ class SteeredParts:
         return await self._ask(0, "position", source)  # type: ignore[no-any-return]
 
     async def admit(self, admitted: Admitted) -> Awaitable[None]:
-        """One after the other is admitted; each is done when all before it are, too."""
+        """One after the other is admitted; each is done when all before it are, too. The API listens before the processes are
+        open: seeds that come so early wait for them."""
+        async with asyncio.timeout(GONE_S):
+            await self._crew.opened.wait()
         await self._room.acquire()
         self._last = asyncio.create_task(self._admit(encode_admitted(admitted), self._last), name="seeds")
         self._last.add_done_callback(self._admitted)

@@ -234,7 +234,8 @@ def test_no_start_makes_a_decoder_larger_than_the_largest(start: bytes, size: in
 
 
 HELD = """
-import os, random, sys
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page that is touched is resident as a whole
 from crawler.core.content_coding import decoded, decoder_bytes
 
 def resident():
@@ -270,7 +271,7 @@ def test_a_decoder_holds_no_more_than_it_says(tmp_path: Path, coding: str, compr
     for _ in range(3):
         ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
         held, told = map(int, ran.stdout.split())
-        if held <= told + MIB:
+        if held <= told + 2 * MIB:
             break
-    assert held <= told + MIB
+    assert held <= told + 2 * MIB
     assert held > told // 2 or coding == "gzip"

@@ -57,7 +57,10 @@ async def test_counts_agree_between_metrics_status_and_results(tmp_path, site):
 async def test_what_the_workers_do_adds_up_to_all_of_them(tmp_path, site):
     base = f"http://127.0.0.1:{site.ports['http']}"
     async with daemon(tmp_path, workers=9, delay=30) as d:
+        await d.ask("POST", "/v1/pause")  # a host that was claimed before its second link was known would rest in the store
         await d.ask("POST", "/v1/seeds", data="\n".join([f"{base}/sin/lame", f"{base}/good/1"]).encode())
+        await d.until(known=2)
+        await d.ask("POST", "/v1/resume")
         await d.until(in_flight=1)
         found = await metrics(d)
         workers = {name: value for name, value in found.items() if name.startswith("crawler_workers")}
