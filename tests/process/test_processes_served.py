@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.crews import are_gone, kill, parts_of, wait_for_parts
 from support.daemons import served
-from support.programs import crawler, rows_of
+from support.programs import CLEAN, LOCAL, crawler, port_of_its_own, rows_of
 from support.webs import Answer, Web, page
 
 HOSTS = [f"127.0.8.{n}" for n in range(1, 21)]
@@ -68,6 +70,25 @@ def test_seeds_are_taken_and_acknowledged(daemon):
     assert (daemon.told["lines"], daemon.told["accepted"], daemon.told["invalid"]) == (13, 12, 1)
     again = daemon.ask("POST", "/v1/seeds?list=mine", daemon.listed)
     assert again["accepted"] == 0, "it is continued behind what was read"
+
+
+def test_seeds_that_come_before_the_processes_are_open_wait_for_them(web, tmp_path):
+    listen = f"127.0.0.1:{port_of_its_own()}"
+    command = [sys.executable, "-m", "crawler", "serve", "--data", str(tmp_path), "--listen", listen, *LOCAL, *THREE]
+    request = urllib.request.Request(f"http://{listen}/v1/seeds", web.url(HOSTS[0], "/a").encode(), method="POST")
+    with subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while True:
+                try:
+                    with urllib.request.urlopen(request, timeout=60) as response:
+                        assert json.loads(response.read())["accepted"] == 1
+                    break
+                except urllib.error.HTTPError:
+                    raise
+                except urllib.error.URLError:
+                    assert process.poll() is None  # it does not listen yet
+        finally:
+            process.kill()
 
 
 def test_the_status_and_the_metrics_are_those_of_all(daemon):

@@ -112,8 +112,11 @@ class SteeredParts:
     async def admit(self, admitted: Admitted) -> Awaitable[None]:
         """One after the other is admitted; each is done when all before it are, too. The API listens before the processes are
         open: seeds that come so early wait for them."""
-        async with asyncio.timeout(GONE_S):
-            await self._crew.opened.wait()
+        try:
+            async with asyncio.timeout(GONE_S):
+                await self._crew.opened.wait()
+        except TimeoutError:
+            raise StorageError("the processes of this crawl are not open yet: send the rest again") from None
         await self._room.acquire()
         self._last = asyncio.create_task(self._admit(encode_admitted(admitted), self._last), name="seeds")
         self._last.add_done_callback(self._admitted)
