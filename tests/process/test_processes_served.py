@@ -74,7 +74,8 @@ def test_seeds_are_taken_and_acknowledged(daemon):
 
 def test_seeds_that_come_before_the_processes_are_open_wait_for_them(web, tmp_path):
     listen = f"127.0.0.1:{port_of_its_own()}"
-    command = [sys.executable, "-m", "crawler", "serve", "--data", str(tmp_path), "--listen", listen, *LOCAL, *THREE]
+    serve = [sys.executable, "-m", "crawler", "serve", "--data", str(tmp_path), "--listen", listen]
+    command = [*serve, "--min-free-disk", "0", *LOCAL, *THREE]
     request = urllib.request.Request(f"http://{listen}/v1/seeds", web.url(HOSTS[0], "/a").encode(), method="POST")
     with subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -87,6 +88,7 @@ def test_seeds_that_come_before_the_processes_are_open_wait_for_them(web, tmp_pa
                     raise
                 except urllib.error.URLError:
                     assert process.poll() is None  # it does not listen yet
+                    time.sleep(0.01)
         finally:
             process.kill()
 

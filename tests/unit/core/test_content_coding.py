@@ -234,13 +234,12 @@ def test_no_start_makes_a_decoder_larger_than_the_largest(start: bytes, size: in
 
 
 HELD = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page that is touched is resident as a whole
+import re, sys
 from crawler.core.content_coding import decoded, decoder_bytes
 
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident():  # statm is inaccurate, says proc(5), and counts pages of libraries, too
+    with open("/proc/self/smaps_rollup") as file:
+        return int(re.search(r"Anonymous: *([0-9]+) kB", file.read())[1]) << 10
 
 with open(sys.argv[1], "rb") as file:
     data = file.read()
@@ -271,7 +270,7 @@ def test_a_decoder_holds_no_more_than_it_says(tmp_path: Path, coding: str, compr
     for _ in range(3):
         ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
         held, told = map(int, ran.stdout.split())
-        if held <= told + 2 * MIB:
+        if held <= told + MIB:
             break
-    assert held <= told + 2 * MIB
+    assert held <= told + MIB
     assert held > told // 2 or coding == "gzip"
