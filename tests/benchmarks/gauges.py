@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+VFORK_S = 0.02
+"""A child that was made by vfork runs another program by then."""
+
 
 def tree_pss(pid: int, parent: bytes = b"") -> int:
     """PSS in bytes of a process and all that descend from it: what they share is counted once. ``parent``: the command line
-    of its parent; a child that still has the same was just made by vfork, and its memory is its parent's."""
+    of its parent. A child that has the same was just made by vfork, and its memory is its parent's; or it is a part of the crawl,
+    and keeps it."""
     total = 0
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if command == parent:
-            return 0
+            time.sleep(VFORK_S)
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
