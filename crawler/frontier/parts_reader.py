@@ -6,12 +6,13 @@ The law: what a host's part says of it is true; each part shows one commit's sta
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, GroupOf
 from crawler.core.model import Known, Mark
+from crawler.core.sums import added
 from crawler.core.urls import host_key
 from crawler.frontier.division import Division, store_of
 from crawler.frontier.rocksdb.reader import RocksReader
@@ -99,28 +100,4 @@ class PartsReader(StoresReader):
 
 def total(counts: Sequence[Counts]) -> Counts:
     """Of all parts."""
-
-    def summed(named: Sequence[Mapping[str, int]]) -> dict[str, int]:
-        """Of one part it may be less than nothing: what another has counted was settled again there."""
-        found: dict[str, int] = {}
-        for one in named:
-            for name, count in one.items():
-                found[name] = found.get(name, 0) + count
-        return {name: count for name, count in found.items() if count}
-
-    return Counts(
-        known=sum(one.known for one in counts),
-        waiting=sum(one.waiting for one in counts),
-        retrying=sum(one.retrying for one in counts),
-        recrawl=sum(one.recrawl for one in counts),
-        done=sum(one.done for one in counts),
-        hosts=sum(one.hosts for one in counts),
-        outcomes=summed([one.outcomes for one in counts]),
-        reasons=summed([one.reasons for one in counts]),
-        refused=summed([one.refused for one in counts]),
-        lines=summed([one.lines for one in counts]),
-        not_pages=summed([one.not_pages for one in counts]),
-        statuses=summed([one.statuses for one in counts]),
-        changes=summed([one.changes for one in counts]),
-        settled=sum(one.settled for one in counts),
-    )
+    return added(counts) if counts else Counts()

@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from crawler.core.sums import added
+
 TABLES: Final = ("known", "work", "box", "slot", "member", "own")
 """Whose dead rows are counted."""
 
@@ -36,16 +38,9 @@ def together(parts: Sequence[Gauges]) -> Gauges | None:
     """Of a node; None: it is none."""
     if not parts:
         return None
-    return Gauges(
-        held=sum(one.held for one in parts),
-        loading=sum(one.loading for one in parts),
+    return added(
+        parts,
         lease_left_s=min(one.lease_left_s for one in parts),
         oldest_message_s=max(one.oldest_message_s for one in parts),
-        slots_lost=sum(one.slots_lost for one in parts),
-        takeovers=sum(one.takeovers for one in parts),
-        loads=sum(one.loads for one in parts),
-        load_seconds=sum(one.load_seconds for one in parts),
-        links_sent=sum(one.links_sent for one in parts),
-        links_received=sum(one.links_received for one in parts),
         dead_rows=next((one.dead_rows for one in parts if one.dead_rows), {}),
     )

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from crawler.core.model import CrawlState, LongestHost, Snapshot, WaitsFor
+from crawler.core.sums import added, summed
 from crawler.crawl.metrics import MEMORY_STATES, Durations, Metrics, Readings
 from crawler.crawl.status import FAILING_HOSTS
 from crawler.frontier.cluster.gauges import together
 from crawler.resources.memory_budget import Use
-
-K = TypeVar("K")
 
 _STATES: Final[Sequence[CrawlState]] = ("draining", "running", "offline", "paused", "opening", "ended")
 """The state of the whole is the first of these that a part is in."""
@@ -59,30 +58,14 @@ def whole(snapshots: Sequence[Snapshot], state: CrawlState | None = None) -> Sna
         return Snapshot(at=0.0, state=state or "opening")
     first: CrawlState = next(name for name in _STATES if any(one.state == name for one in snapshots))
     failing = summed([dict(one.failing_hosts) for one in snapshots])
-    return Snapshot(
+    return added(
+        snapshots,
         at=max(one.at for one in snapshots),
         state=state or first,
         waits_for=_waits_for([one.waits_for for one in snapshots]),
         reading=any(one.reading for one in snapshots),
-        known=sum(one.known for one in snapshots),
-        waiting=sum(one.waiting for one in snapshots),
-        retrying=sum(one.retrying for one in snapshots),
-        done=sum(one.done for one in snapshots),
-        in_flight=sum(one.in_flight for one in snapshots),
-        bytes=sum(one.bytes for one in snapshots),
-        outcomes=summed([one.outcomes for one in snapshots]),
-        statuses=summed([one.statuses for one in snapshots]),
-        reasons=summed([one.reasons for one in snapshots]),
-        not_pages=summed([one.not_pages for one in snapshots]),
-        refused=summed([one.refused for one in snapshots]),
-        lines=summed([one.lines for one in snapshots]),
-        recrawl=sum(one.recrawl for one in snapshots),
-        changes=summed([one.changes for one in snapshots]),
-        settled=sum(one.settled for one in snapshots),
         longest_host=max((one.longest_host for one in snapshots if one.longest_host), key=_lasts, default=None),
         failing_hosts=tuple(sorted(failing.items(), key=lambda pair: (-pair[1], pair[0]))[:FAILING_HOSTS]),
-        unstored=sum(one.unstored for one in snapshots),
-        unstored_bytes=sum(one.unstored_bytes for one in snapshots),
         store_trouble=next((one.store_trouble for one in snapshots if one.store_trouble), None),
     )
 
@@ -94,14 +77,6 @@ def _lasts(host: LongestHost) -> tuple[float, int]:
 def _waits_for(reasons: Sequence[WaitsFor]) -> WaitsFor:
     """What most of those wait for that have something to do; the first of them where there are as many of each."""
     return Counter([reason for reason in reasons if reason != "frontier"] or reasons).most_common(1)[0][0]
-
-
-def summed(named: Sequence[Mapping[K, int]]) -> dict[K, int]:
-    total: dict[K, int] = {}
-    for one in named:
-        for name, count in one.items():
-            total[name] = total.get(name, 0) + count
-    return total
 
 
 # -- what a scrape reads ------------------------------------------------------------------------------------------
@@ -116,36 +91,18 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         for name, use in one.accounts.items():
             before = accounts.get(name)
             accounts[name] = use if before is None else Use(*(a + b for a, b in zip(before, use, strict=True)))
-    all_of = Readings(
-        state=next((name for name in _STATES if any(one.state == name for one in parts)), "opening"),
-        workers=summed([one.workers for one in parts]),
-        requests_in_flight=sum(one.requests_in_flight for one in parts),
-        bytes_in_flight=sum(one.bytes_in_flight for one in parts),
-        bytes_written=sum(one.bytes_written for one in parts),
-        connections=summed([one.connections for one in parts]),
-        connections_opened=sum(one.connections_opened for one in parts),
-        urls=summed([one.urls for one in parts]),
-        hosts=summed([one.hosts for one in parts]),
-        changes=summed([one.changes for one in parts]),
-        refused=summed([one.refused for one in parts]),
-        cache_events=summed([one.cache_events for one in parts]),
-        memory_limit=sum(one.memory_limit for one in parts),
-        memory_rss=sum(one.memory_rss for one in parts),
-        accounts=accounts,
-        memory_state=max((one.memory_state for one in parts), key=MEMORY_STATES.index),
-        commit_age=max(one.commit_age for one in parts),
-        disk_free=min(one.disk_free for one in parts),
-        storage_errors=summed([one.storage_errors for one in parts]),
-        uploaded_files=sum(one.uploaded_files for one in parts),
-        uploaded_bytes=sum(one.uploaded_bytes for one in parts),
-        upload_failures=sum(one.upload_failures for one in parts),
-        upload_waiting_files=sum(one.upload_waiting_files for one in parts),
-        upload_waiting_bytes=sum(one.upload_waiting_bytes for one in parts),
-        upload_oldest=max(one.upload_oldest for one in parts),
-        exchange_lag=max(one.exchange_lag for one in parts),
-        cluster=together([one.cluster for one in parts if one.cluster is not None]),
-    )
-    return replace(all_of, **own)
+    told = {
+        "state": next((name for name in _STATES if any(one.state == name for one in parts)), "opening"),
+        "accounts": accounts,
+        "memory_state": max((one.memory_state for one in parts), key=MEMORY_STATES.index),
+        "commit_age": max(one.commit_age for one in parts),
+        "disk_free": min(one.disk_free for one in parts),
+        "upload_oldest": max(one.upload_oldest for one in parts),
+        "last_reload_successful": all(one.last_reload_successful for one in parts),
+        "exchange_lag": max(one.exchange_lag for one in parts),
+        "cluster": together([one.cluster for one in parts if one.cluster is not None]),
+    }
+    return added(parts, **(told | own))
 
 
 _COUNTERS: Final = ("fetches", "errors", "events", "backoffs", "robots")

@@ -16,6 +16,7 @@ from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark, Ref, Snapshot
+from crawler.core.sums import summed
 from crawler.core.urls import host_key
 from crawler.crawl import open_crawl_reader
 from crawler.crawl.checkpoints import Taken, take_of_all
@@ -28,7 +29,6 @@ from crawler.output import row_at
 from crawler.output.checkpoint import Copied
 from crawler.service.parts.channel import Gone
 from crawler.service.parts.crew import Crew
-from crawler.service.parts.merged import summed
 from crawler.service.parts.opening import Opened
 from crawler.service.parts.seeding import encode_admitted
 from crawler.service.steered import Failure, Host, Sort
