@@ -51,7 +51,7 @@ class _Given:
 
     def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
         store, origin = layer.get("store", (None, ""))
-        if isinstance(store, str) and ":" in store:  # the short way to say where files are stored
+        if isinstance(store, str) and not {":", "/"}.isdisjoint(store):  # the short way to say where files are stored
             layer = {key: given for key, given in layer.items() if key != "store"} | {"store_url": (store, origin)}
         for secret, file in SECRET_FILES.items():
             if secret in layer and file in layer:
