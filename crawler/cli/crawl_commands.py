@@ -115,6 +115,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
                 stopped_by=report.stopped_by,
                 begun=report.begun,
                 opened=bool(config.allow_net),
+                is_kept=config.store != "memory",
             )
             print(table, file=sys.stderr)
     if summary:
