@@ -86,6 +86,8 @@ def test_the_pages_are_told_with_their_titles(crawled):
     assert header["format"] == "json-pages-1.0"
     titles = {page["url"].removeprefix(crawled[1]): page["title"] for page in pages}
     assert titles == {"/": "One & <b>only", "/latin": "é", "/tagged": "ü"}, "the last was not modified"
+    seeds = [page["url"].removeprefix(crawled[1]) for page in pages if page.get("seed")]
+    assert sorted(seeds) == ["/", "/latin", "/tagged"], "a page that was listed is a seed on later visits, too"
     assert len({page["id"] for page in pages}) == 3 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
 
 
