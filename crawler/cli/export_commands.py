@@ -63,7 +63,8 @@ def export(arguments: Sequence[str]) -> int:
         elif namespace.format == "pages":
             write(_pages(reader, wanted, namespace))
         else:
-            write(_bodies(_results(reader, wanted, namespace), namespace.files))
+            besides = "" if namespace.kind else " (pages only: --kind all looks at embeds and what was fetched besides, too)"
+            write(_bodies(_results(reader, wanted, namespace), namespace.files, besides))
     return Exit.OK
 
 
@@ -154,7 +155,8 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
         raise ConfigError(f"{to}: {error.strerror}") from error
 
 
-def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
+def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
+    """``besides``: where else to look if there is none."""
     from crawler.output.export import json_line, to_file
     from crawler.parse.encoding import read_text
 
@@ -176,7 +178,7 @@ def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
     if not matched:
-        say("no body is of that kind; what there is: crawler summary DIR, crawler results DIR")
+        say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
     if retired:
         say(f"{retired:,} bodies are no longer kept: their files were retired")
 
