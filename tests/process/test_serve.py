@@ -370,7 +370,7 @@ def test_a_token_is_read_from_its_file(tmp_path):
     token.write_text("s3cret\n")
     with served(tmp_path / "d", "--api-token-file", str(token)) as daemon:
         done = client(daemon, "status")
-        assert (done.returncode, "token" in done.stderr) == (2, True)
+        assert (done.returncode, "--api-token-file" in done.stderr) == (2, True)
         assert client(daemon, "status", "--api-token-file", str(token)).returncode == 0
         with contextlib.suppress(urllib.error.HTTPError):
             daemon.ask("GET", "/v1/status")
