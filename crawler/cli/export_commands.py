@@ -138,17 +138,19 @@ def _pages(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Iterato
 def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
     to = Path(namespace.to)
     try:
+        if to.exists() and not to.is_file():  # a device or a pipe would be gone: the new file takes its name
+            raise ConfigError(f"{to}: {'a directory' if to.is_dir() else 'no regular file'}: name a file, which is replaced")
+        target = to.resolve()  # a link stays one
         if namespace.format == "parquet":
             from crawler.output.parquet import write_parquet
 
-            say(f"{to}: {write_parquet(_rows(reader, wanted, namespace), to):,} rows")
+            say(f"{to}: {write_parquet(_rows(reader, wanted, namespace), target):,} rows")
         else:
             from crawler.output.archive.wacz import write_wacz
 
             title = reader.root.resolve().name
-            count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), to, title=title)
+            count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
             if not count:
-                to.unlink()
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
             say(f"{to}: {count:,} WARC files")
     except OSError as error:
