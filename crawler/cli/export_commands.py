@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -204,7 +205,11 @@ def summary(arguments: Sequence[str]) -> int:
         if namespace.incomplete:
             from crawler.crawl.incomplete import incomplete_pages
 
-            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in incomplete_pages(reader))
+            unread = itertools.count()
+            pages = incomplete_pages(reader, lambda: next(unread))
+            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in pages)
+            if unkept := next(unread):
+                say(f"{counted(unkept, 'page')} could not be read again: no body is kept")
             return Exit.OK
         summed = reader.summary()
     if namespace.html:

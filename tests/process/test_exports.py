@@ -105,9 +105,11 @@ def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "to").is_file()
 
 
-def test_an_earlier_export_stays_where_there_is_no_archive_to_take(tmp_path):
-    with Web({HOST: {"/": Answer(body=b"x")}}).running() as web:
+def test_of_a_crawl_that_keeps_no_bodies_nothing_is_taken_and_an_earlier_export_stays(tmp_path):
+    with Web({HOST: {"/": Answer(body=b"<img src=x>")}}).running() as web:
         assert command("run", web.url(HOST), "--archive", "discard", "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+    ended = command("summary", str(tmp_path / "out"), "--incomplete")
+    assert (ended.stdout, "1 page could not be read again" in ended.stderr) == ("", True), "nobody can tell what it lacks"
     (tmp_path / "x.wacz").write_bytes(b"earlier")
     ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"))
     assert (ended.returncode, "no WARC files" in ended.stderr) == (2, True)
