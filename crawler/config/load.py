@@ -282,4 +282,6 @@ def warnings(config: Config) -> list[str]:
         said.append("TLS certificates are not verified (--insecure): anyone on the way can forge pages")
     if config.depth and config.scope in ("domain", "any") and not (config.contact or config.user_agent):
         said.append("this crawl leaves its seeds' hosts: set --contact, so that webmasters can reach you")
+    if config.method == "HEAD" and (config.depth or config.requisites):
+        said.append("with --method HEAD no page has a body: links (depth) and what pages need (requisites) are not found")
     return said
