@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from errno import EWOULDBLOCK
 
 from crawler.cli.arguments import CommandParser, outcomes_of
 from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say
-from crawler.core.errors import ConfigError, Exit
+from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.text import counted
 
 ITS_DIRECTORY = "the crawl's directory; without it the running daemon is told"
@@ -44,7 +46,8 @@ def retry(arguments: Sequence[str]) -> int:
     from crawler.crawl.maintenance import revive
     from crawler.output import crawl_in
 
-    count = revive(crawl_in(namespace.directory), outcomes)
+    with _its_daemon_named("retry"):
+        count = revive(crawl_in(namespace.directory), outcomes)
     say(_due_again(count, ": go on with the command of this crawl"))
     return Exit.OK
 
@@ -85,9 +88,21 @@ def recrawl(arguments: Sequence[str]) -> int:
     from crawler.crawl.maintenance import recrawl as ordered
     from crawler.output import crawl_in
 
-    count = ordered(crawl_in(namespace.directory), older_than_s=older_than_s, outcomes=outcomes, match=match)
+    with _its_daemon_named("recrawl"):
+        count = ordered(crawl_in(namespace.directory), older_than_s=older_than_s, outcomes=outcomes, match=match)
     say(_due_again(count, ": go on with the command of this crawl"))
     return Exit.OK
+
+
+@contextlib.contextmanager
+def _its_daemon_named(command: str) -> Iterator[None]:
+    """StorageError: the directory is in use, and what to do if that is by a daemon, which takes the command itself."""
+    try:
+        yield
+    except StorageError as error:
+        if error.errno != EWOULDBLOCK:
+            raise
+        raise StorageError(f"{error}; if crawler serve runs it, leave DIR out: crawler {command}", errno=EWOULDBLOCK) from error
 
 
 def _due_again(count: int, then: str = "") -> str:

@@ -150,6 +150,8 @@ def _refused(response: http.client.HTTPResponse) -> RequestRefused:
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         problem, detail = {}, text.strip() or response.reason
+    if response.status == http.HTTPStatus.UNAUTHORIZED:
+        detail = "the daemon wants its token: --api-token-file FILE, or CRAWLER_API_TOKEN in the environment"
     return RequestRefused(detail, response.status, problem)
 
 

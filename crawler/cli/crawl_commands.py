@@ -115,6 +115,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
                 stopped_by=report.stopped_by,
                 begun=report.begun,
                 opened=bool(config.allow_net),
+                is_kept=config.store != "memory",
             )
             print(table, file=sys.stderr)
     if summary:
@@ -127,6 +128,10 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
 @contextlib.contextmanager
 def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
     """What runs or serves the crawl, in this process or in several, which are begun from here."""
+    if config.cookies is not None:
+        from crawler.fetch.cookies import check_file
+
+        check_file(Path(config.cookies))  # one that cannot be read begins no directory
     if parts == 1:
         name = "run_crawl" if command == "run" else "serve"
         yield partial(getattr(import_module(f"crawler.service.{command}"), name), config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ def export(arguments: Sequence[str]) -> int:
         elif namespace.format == "pages":
             write(_pages(reader, wanted, namespace))
         else:
-            write(_bodies(_results(reader, wanted, namespace), namespace.files))
+            besides = "" if namespace.kind else " (pages only: --kind all looks at embeds and what was fetched besides, too)"
+            write(_bodies(_results(reader, wanted, namespace), namespace.files, besides))
     return Exit.OK
 
 
@@ -137,24 +139,27 @@ def _pages(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Iterato
 def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
     to = Path(namespace.to)
     try:
+        if to.exists() and not to.is_file():  # a device or a pipe would be gone: the new file takes its name
+            raise ConfigError(f"{to}: {'a directory' if to.is_dir() else 'no regular file'}: name a file, which is replaced")
+        target = to.resolve()  # a link stays one
         if namespace.format == "parquet":
             from crawler.output.parquet import write_parquet
 
-            say(f"{to}: {write_parquet(_rows(reader, wanted, namespace), to):,} rows")
+            say(f"{to}: {write_parquet(_rows(reader, wanted, namespace), target):,} rows")
         else:
             from crawler.output.archive.wacz import write_wacz
 
             title = reader.root.resolve().name
-            count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), to, title=title)
+            count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
             if not count:
-                to.unlink()
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
             say(f"{to}: {count:,} WARC files")
     except OSError as error:
         raise ConfigError(f"{to}: {error.strerror}") from error
 
 
-def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
+def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
+    """``besides``: where else to look if there is none."""
     from crawler.output.export import json_line, to_file
     from crawler.parse.encoding import read_text
 
@@ -176,7 +181,7 @@ def _bodies(results: Iterable[Result], to: str | None) -> Iterator[bytes]:
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
     if not matched:
-        say("no body is of that kind; what there is: crawler summary DIR, crawler results DIR")
+        say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
     if retired:
         say(f"{retired:,} bodies are no longer kept: their files were retired")
 
@@ -200,7 +205,11 @@ def summary(arguments: Sequence[str]) -> int:
         if namespace.incomplete:
             from crawler.crawl.incomplete import incomplete_pages
 
-            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in incomplete_pages(reader))
+            unread = itertools.count()
+            pages = incomplete_pages(reader, lambda: next(unread))
+            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in pages)
+            if unkept := next(unread):
+                say(f"{counted(unkept, 'page')} could not be read again: no body is kept")
             return Exit.OK
         summed = reader.summary()
     if namespace.html:

@@ -37,9 +37,11 @@ def closing_table(
     stopped_by: str | None,
     begun: Snapshot | None = None,
     opened: bool = False,
+    is_kept: bool = True,
 ) -> str:
     """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took;
-    ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net)."""
+    ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net); ``is_kept``:
+    commands can read the crawl (not so with --store memory)."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
@@ -52,7 +54,7 @@ def closing_table(
     lines += _columns(_by_status(end))
     if any(count for change, count in end.changes.items() if change != "new"):
         lines += ["against the last visits", *_columns(end.changes)]
-        lines.append(f"to list them: crawler results {shlex.quote(directory)} --change new,changed,gone")
+        lines.append(_to_list(directory, "--change new,changed,gone", is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
@@ -62,12 +64,21 @@ def closing_table(
     if end.refused:
         lines += ["links left out, by rule", *_columns(end.refused)]
     if end.failing_hosts:
-        lines += ["hosts with most failures", *_columns(dict(end.failing_hosts[:10]))]
+        lines += [
+            f"hosts with most failures{' this time' if begun is not None and begun.done else ''}",
+            *_columns(dict(end.failing_hosts[:10])),
+        ]
     failed = [outcome for outcome, count in end.outcomes.items() if count and outcome not in NO_FAILURE]
     failed += ["invalid_url"] * bool(end.lines.get("invalid_url"))
     if failed:
-        lines.append(f"to list them: crawler results {shlex.quote(directory)} --outcome {','.join(failed)}")
+        lines.append(_to_list(directory, f"--outcome {','.join(failed)}", is_kept))
     return "\n".join(lines)
+
+
+def _to_list(directory: str, which: str, is_kept: bool) -> str:
+    if not is_kept:
+        return f"with --store memory no command lists them: the rows are in {shlex.quote(directory)}/results/"
+    return f"to list them: crawler results {shlex.quote(directory)} {which}"
 
 
 def _by_status(end: Snapshot) -> dict[str, int]:

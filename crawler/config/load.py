@@ -51,7 +51,7 @@ class _Given:
 
     def lay(self, layer: Mapping[str, tuple[Any, str]]) -> None:
         store, origin = layer.get("store", (None, ""))
-        if isinstance(store, str) and ":" in store:  # the short way to say where files are stored
+        if isinstance(store, str) and not {":", "/"}.isdisjoint(store):  # the short way to say where files are stored
             layer = {key: given for key, given in layer.items() if key != "store"} | {"store_url": (store, origin)}
         for secret, file in SECRET_FILES.items():
             if secret in layer and file in layer:
@@ -282,4 +282,6 @@ def warnings(config: Config) -> list[str]:
         said.append("TLS certificates are not verified (--insecure): anyone on the way can forge pages")
     if config.depth and config.scope in ("domain", "any") and not (config.contact or config.user_agent):
         said.append("this crawl leaves its seeds' hosts: set --contact, so that webmasters can reach you")
+    if config.method == "HEAD" and (config.depth or config.requisites):
+        said.append("with --method HEAD no page has a body: links (depth) and what pages need (requisites) are not found")
     return said

@@ -6,7 +6,7 @@ frames read lately lack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -35,9 +35,10 @@ class IncompletePage(Struct, frozen=True):
     missing: list[str]
 
 
-def incomplete_pages(reader: CrawlReader) -> Iterator[IncompletePage]:
-    """In the order in which they were fetched. StorageError: the directory is damaged."""
-    needs = _Needs(reader)
+def incomplete_pages(reader: CrawlReader, on_unread: Callable[[], object] = lambda: None) -> Iterator[IncompletePage]:
+    """In the order in which they were fetched. ``on_unread`` is called for each page whose body is not kept: what it needs nobody
+    can tell. StorageError: the directory is damaged."""
+    needs = _Needs(reader, on_unread)
     for row in reader.latest():
         is_page = row["kind"] != EMBED and row["outcome"] in READABLE and row["mime"] in HTML
         if is_page and (missing := needs.missing_in(row, 0)):
@@ -45,8 +46,8 @@ def incomplete_pages(reader: CrawlReader) -> Iterator[IncompletePage]:
 
 
 class _Needs:
-    def __init__(self, reader: CrawlReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: CrawlReader, on_unread: Callable[[], object]) -> None:
+        self._reader, self._on_unread = reader, on_unread
         scope = read_section(reader.root, ScopeConfig) or ScopeConfig()
         self._scope = Scope(scope)
         self._max_parse = (read_section(reader.root, ParseConfig) or ParseConfig()).max_parse
@@ -59,7 +60,9 @@ class _Needs:
         try:
             with self._reader.open_body(row) as body:
                 content = body.read(self._max_parse)
-        except LookupError:  # it is kept no longer
+        except LookupError:  # it was not kept, or is kept no longer
+            if not nesting:
+                self._on_unread()
             return frozenset()
         found = requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
         wanted = [url for url, _ in self._scope.embeds(found.links, {})]

@@ -164,6 +164,11 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
         _save(cookies.changed(), kept)
 
 
+def check_file(file: Path) -> None:
+    """ConfigError: it is no file of cookies, or it cannot be read."""
+    _read(file)
+
+
 def _cookies_of(file: Path, kept: Path) -> Cookies:
     """What hosts have set before a new file was made counts no more: that is a new login."""
     listed = _read(file)

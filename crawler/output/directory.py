@@ -41,6 +41,8 @@ them."""
 def crawl_in(directory: Path | str) -> Path:
     """The directory, in which there is a crawl. ConfigError: there is none."""
     if not is_crawl(root := Path(directory)):
+        if (begun := read_identity(root)) is not None and begun["store"] == "memory":
+            raise ConfigError(f"{root}: with --store memory a crawl is forgotten at its end; its rows are in {root / 'results'}")
         raise ConfigError(f"{root}: there is no crawl here")
     return root
 

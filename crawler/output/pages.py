@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 import orjson
 
-from crawler.output.results import Result, body_ref
+from crawler.output.results import Result, Row, body_ref
 
 HEADER: Final = {"format": "json-pages-1.0", "id": "pages", "title": "All Pages"}
 HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
@@ -28,8 +28,13 @@ def page_lines(results: Iterable[Result], read_title: ReadTitle) -> Iterator[byt
             continue
         page = {"id": _id(row["canonical"], row["fetched_at"]), "url": row["canonical"], "ts": row["fetched_at"]}
         title = _title(result, read_title)
-        seed = {"seed": True} if row["kind"] == "seed" else {}
+        seed = {"seed": True} if row["kind"] == "seed" or _is_listed_again(row) else {}
         yield orjson.dumps(page | {"title": title or row["canonical"]} | seed, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _is_listed_again(row: Row) -> bool:
+    """A later visit's row says recrawl and no more how the page came: one that was listed has its line, and nothing before it."""
+    return row["kind"] == "recrawl" and row["input"] is not None and not row["hops"]
 
 
 def _title(result: Result, read_title: ReadTitle) -> str | None:

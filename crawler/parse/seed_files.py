@@ -29,12 +29,12 @@ STDIN: Final = "-"
 BLOCK_BYTES: Final = 64 << 10
 _ZSTD_WINDOW_LOG_MAX: Final = 23  # 8 MiB, what levels up to 19 ask for; --ultra and --long want more of the reader
 
-_HEAD_BYTES: Final = 6
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+HEAD_BYTES: Final = 6
+GZIP: Final = b"\x1f\x8b"
+ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _FOREIGN: Final = {
-    b"BZh": "it is compressed with bzip2; gzip and zstd are read",
-    b"\xfd7zXZ\0": "it is compressed with xz; gzip and zstd are read",
+    b"BZh": "it is compressed with bzip2; {read} read",
+    b"\xfd7zXZ\0": "it is compressed with xz; {read} read",
     b"PK\3\4": "it is a zip archive; unpack it first",
     b"\xff\xfe": "it is UTF-16; save it as UTF-8",
     b"\xfe\xff": "it is UTF-16; save it as UTF-8",
@@ -58,18 +58,22 @@ def blocks(source: str, line: Callable[[], int], stdin: BinaryIO | None = None) 
 
 def _decompressed(source: str, read: Callable[[int], bytes], stack: ExitStack) -> Callable[[int], bytes]:
     head = b""
-    while len(head) < _HEAD_BYTES and (more := read(_HEAD_BYTES - len(head))):
+    while len(head) < HEAD_BYTES and (more := read(HEAD_BYTES - len(head))):
         head += more
-    for magic, what in _FOREIGN.items():
-        if head.startswith(magic):
-            raise ConfigError(f"list {source}: {what}")
+    if what := foreign(head, "gzip and zstd are"):
+        raise ConfigError(f"list {source}: {what}")
     headed = _Headed(head, read)
-    if head.startswith(_GZIP):
+    if head.startswith(GZIP):
         return stack.enter_context(igzip.IGzipFile(fileobj=headed, mode="rb")).read1  # type: ignore[no-untyped-call]
-    if head.startswith(_ZSTD):
+    if head.startswith(ZSTD):
         options = {int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG_MAX}
         return stack.enter_context(zstd.ZstdFile(headed, options=options)).read1
     return cast(Callable[[int], bytes], headed.read)
+
+
+def foreign(head: bytes, read: str) -> str | None:
+    """Why a list with these first ``HEAD_BYTES`` is not read, and what to do; None: it may be. ``read``: "gzip is", which is."""
+    return next((what.format(read=read) for magic, what in _FOREIGN.items() if head.startswith(magic)), None)
 
 
 def _unreadable(source: str, line: int, error: Exception) -> ConfigError | StorageError:

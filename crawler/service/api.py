@@ -224,6 +224,8 @@ class Control:
 
     async def post_recrawl(self, request: web.Request) -> web.Response:
         """Settled URLs become due again, slice by slice."""
+        if request.can_read_body:  # as /v1/retry takes it: passed over, it would order every page
+            raise Problem(400, "send no body: older_than, outcome and match are parameters, such as ?older_than=7d")
         outcomes = tuple(name for name in request.query.get("outcome", "").split(",") if name)
         if unknown := [name for name in outcomes if name not in get_args(OutcomeName)]:
             raise Problem(400, f"outcome: there is no such outcome as {', '.join(unknown)}")

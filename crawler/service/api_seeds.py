@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError
 from crawler.core.urls import UrlRules
+from crawler.parse.seed_files import GZIP, HEAD_BYTES, ZSTD, foreign
 from crawler.parse.seeds import ARGV, Chunk, Lines
 from crawler.service.api_errors import Problem
 from crawler.service.steered import Steered
@@ -31,7 +32,6 @@ ERRORS_MAX: Final = 100
 STALL_S: Final = 60.0
 UPLOAD_BYTES_MAX: Final = 64 << 30
 UPLOADS_MAX: Final = 8
-_GZIP: Final = b"\x1f\x8b"
 _NAME: Final = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _TAG_CHARS_MAX: Final = 256
 
@@ -136,24 +136,29 @@ class _Upload:
 
 async def _blocks(request: web.Request) -> AsyncIterator[bytes]:
     """The list, unpacked if it begins like gzip, in blocks of bounded size. TimeoutError: the client stalls."""
-    unpack: _Gunzip | None = None
+    data = b""
+    while len(data) < HEAD_BYTES and (more := await _read(request)):
+        data += more
+    _refuse_foreign(data)
+    unpack = _Gunzip() if data.startswith(GZIP) else None
     left = UPLOAD_BYTES_MAX
-    begun: bytes | None = b""  # its first bytes, until they can be told from gzip's
-    while data := await _read(request):
-        if begun is not None:
-            begun += data
-            if len(begun) < len(_GZIP):
-                continue
-            data, unpack, begun = begun, _Gunzip() if begun.startswith(_GZIP) else None, None
+    while data:
         for block in (data,) if unpack is None else unpack.feed(data):
             left -= len(block)
             if left < 0:
                 raise Problem(413, f"a list may have {UPLOAD_BYTES_MAX >> 30} GiB; send it in parts")
             yield block
-    if begun:
-        yield begun
+        data = await _read(request)
     if unpack is not None:
         unpack.finish()
+
+
+def _refuse_foreign(head: bytes) -> None:
+    """Not a line of it could be read, and each would be written down as an invalid one."""
+    if head.startswith(ZSTD):
+        raise Problem(415, "the list is compressed with zstd: send it plain or gzip (zstdcat FILE | crawler add -i -)")
+    if what := foreign(head, "gzip is"):
+        raise Problem(415, f"the list: {what}")
 
 
 async def _read(request: web.Request) -> bytes:

@@ -158,5 +158,5 @@ def json_response(value: Any, status: int = 200) -> web.Response:
 def _texts(wanted: dict[str, Any], key: str) -> list[str]:
     texts = wanted.get(key, [])
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts) or len(texts) > EXCLUSIONS_MAX:
-        raise Problem(400, f"{key} must be a list of at most {EXCLUSIONS_MAX} texts")
+        raise Problem(400, f"{key} must be a list of at most {EXCLUSIONS_MAX} texts, none of them empty")
     return list(dict.fromkeys(texts))

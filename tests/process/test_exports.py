@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -86,7 +87,33 @@ def test_the_pages_are_told_with_their_titles(crawled):
     assert header["format"] == "json-pages-1.0"
     titles = {page["url"].removeprefix(crawled[1]): page["title"] for page in pages}
     assert titles == {"/": "One & <b>only", "/latin": "é", "/tagged": "ü"}, "the last was not modified"
+    seeds = [page["url"].removeprefix(crawled[1]) for page in pages if page.get("seed")]
+    assert sorted(seeds) == ["/", "/latin", "/tagged"], "a page that was listed is a seed on later visits, too"
     assert len({page["id"] for page in pages}) == 3 and all(re.fullmatch(r"\d{4}-.*Z", page["ts"]) for page in pages)
+
+
+@pytest.mark.parametrize("form", ["parquet", "wacz"])
+def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
+    """As root a device would be: /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    for to in (tmp_path / "pipe", tmp_path):
+        ended = command("export", str(crawled[0]), "--format", form, "--to", str(to))
+        assert (ended.returncode, "name a file" in ended.stderr) == (2, True), ended.stderr
+    assert (tmp_path / "pipe").is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    (tmp_path / "link").symlink_to(tmp_path / "to")
+    exported(crawled, "--format", form, "--to", str(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "to").is_file()
+
+
+def test_of_a_crawl_that_keeps_no_bodies_nothing_is_taken_and_an_earlier_export_stays(tmp_path):
+    with Web({HOST: {"/": Answer(body=b"<img src=x>")}}).running() as web:
+        assert command("run", web.url(HOST), "--archive", "discard", "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+    ended = command("summary", str(tmp_path / "out"), "--incomplete")
+    assert (ended.stdout, "1 page could not be read again" in ended.stderr) == ("", True), "nobody can tell what it lacks"
+    (tmp_path / "x.wacz").write_bytes(b"earlier")
+    ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"))
+    assert (ended.returncode, "no WARC files" in ended.stderr) == (2, True)
+    assert (tmp_path / "x.wacz").read_bytes() == b"earlier"
 
 
 def test_the_archive_in_one_file_is_valid_and_every_record_is_found_in_it(crawled, tmp_path):

@@ -134,7 +134,8 @@ def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["export", "DIR", "--mime", "video/*"], "no body is of that kind"),
+        (["export", "DIR", "--mime", "video/*"], "no body is of that kind (pages only: --kind all"),
+        (["export", "DIR", "--mime", "video/*", "--kind", "all"], "no body is of that kind; "),
         (["retry", "DIR", "--outcome", "tls_error"], "no URL is due again"),
         (["recrawl", "DIR", "--match", "/nowhere/"], "no URL is due again"),
         (["retire", "DIR", "--missing"], "nothing is retired"),
@@ -261,7 +262,9 @@ def test_a_running_crawl_can_be_read_but_not_retried(site, tmp_path):
         while "good/9" not in command("results", out).stdout:
             assert process.poll() is None, process.stderr.read()
         assert raw("cat", out, url(site, "good/9")) == page(9, 2000)
-        assert command("retry", out).returncode == 75
+        for changed in ("retry", "recrawl"):
+            refused = command(changed, out)
+            assert refused.returncode == 75 and f"leave DIR out: crawler {changed}" in refused.stderr
 
 
 def test_in_python_a_crawl_is_read_row_by_row(site, crawled):

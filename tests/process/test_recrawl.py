@@ -178,5 +178,6 @@ async def test_a_daemon_comes_back_by_order_and_to_what_a_sitemap_says_is_newer(
             await told.until(changes={"unchanged": 2}, waiting=0, in_flight=0)
             for wrong in ("match=(", "older_than=soon", "outcome=fine"):
                 assert (await told.ask("POST", f"/v1/recrawl?{wrong}"))[0] == 400
+            assert (await told.ask("POST", "/v1/recrawl", json={"outcome": ["ok"]}))[0] == 400, "not taken for an order of all"
             _, why = await told.ask("GET", "/v1/urls", params={"url": web.url(HOST, "/a")})
             assert why["record"]["interval"] == 1.5 * 7 * 86400

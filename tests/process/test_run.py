@@ -178,9 +178,10 @@ def test_all_faults_of_a_command_line_are_told_at_once():
     assert sorted(said) == ["--delay 'soon'", "--workers 'many'", "-o/--output is missing", "list /", "list /not/there"]
 
 
-def test_nothing_is_begun_where_a_list_is_missing(tmp_path):
+def test_nothing_is_begun_where_a_list_or_the_cookies_are_missing(tmp_path):
     out = tmp_path / "out"
     assert command("run", "-i", str(tmp_path / "none"), "-o", str(out)).returncode == 2
+    assert command("run", "http://127.0.0.1/", "--cookies", str(tmp_path / "none"), "-o", str(out)).returncode == 2
     assert not out.exists()
 
 

@@ -272,6 +272,22 @@ def test_add_tells_what_became_of_each_list(daemon, site, tmp_path):
     until(daemon, done=8)
 
 
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"\x28\xb5\x2f\xfd", "zstdcat FILE | crawler add -i -"),
+        (b"BZh91", "bzip2; gzip is read"),
+        (b"\xff\xfe", "save it as UTF-8"),
+    ],
+)
+def test_a_list_of_another_format_is_refused_and_no_line_of_it_is_written_down(daemon, tmp_path, head, said):
+    before = daemon.ask("GET", "/v1/status")["lines"]
+    (tmp_path / "list").write_bytes(head + 100_000 * b"x\ny\xff\n")
+    done = client(daemon, "add", "-i", str(tmp_path / "list"))
+    assert done.returncode == 2 and said in done.stderr
+    assert daemon.ask("GET", "/v1/status")["lines"] == before
+
+
 def test_status_is_a_page_and_a_json_object(daemon, site):
     client(daemon, "add", *good(site, 1, first=40))
     while not json.loads(client(daemon, "status", "--json").stdout)["done"]:
@@ -354,7 +370,7 @@ def test_a_token_is_read_from_its_file(tmp_path):
     token.write_text("s3cret\n")
     with served(tmp_path / "d", "--api-token-file", str(token)) as daemon:
         done = client(daemon, "status")
-        assert (done.returncode, "token" in done.stderr) == (2, True)
+        assert (done.returncode, "--api-token-file" in done.stderr) == (2, True)
         assert client(daemon, "status", "--api-token-file", str(token)).returncode == 0
         with contextlib.suppress(urllib.error.HTTPError):
             daemon.ask("GET", "/v1/status")

@@ -40,10 +40,12 @@ class _Resource(Struct, frozen=True):
 
 
 def write_wacz(root: Path, marks: Mapping[str, Mark], pages: Iterable[bytes], to: Path, *, title: str) -> int:
-    """Write the archive of the crawl in ``root`` to a new file; how many WARC files are in it. ``pages`` are the lines of
-    ``pages.jsonl``. Raises OSError, and StorageError where a file is missing."""
+    """Write the archive of the crawl in ``root`` to a new file; how many WARC files are in it. With none, nothing is written.
+    ``pages`` are the lines of ``pages.jsonl``. Raises OSError, and StorageError where a file is missing."""
     kept = {file: mark for file, mark in marks.items() if not mark.retired}
     warcs = sorted(file for file in kept if file.startswith("warc/"))
+    if not warcs:
+        return 0
     temporary = to.with_name(to.name + ".tmp")
     try:
         with temporary.open("wb") as stream, zipfile.ZipFile(stream, "w", allowZip64=True) as target:

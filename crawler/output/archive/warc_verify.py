@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from crawler.core.durable import length_of, open_there, storing
+from crawler.core.durable import OPEN, length_of, open_there, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
 from crawler.output.archive.kind import Findings
@@ -75,9 +75,10 @@ class WarcChecker:
         if name is None:
             raise StorageError(f"{file}: no length was committed of its index")
         mark = self._marks[name]
-        if mark.retired:
-            return
-        is_sorted = mark.closed and length_of(self._root / name) >= 0
+        length = length_of(self._root / name)
+        if mark.retired or (length < 0 and length_of(self._root / f"{name}{OPEN}") < 0):
+            return  # one that is missing was reported with its mark
+        is_sorted = mark.closed and length >= 0
         count, last, left = 0, b"", mark.length
         with storing(self._root / name), io.BufferedReader(open_there(self._root / name)) as lines:
             while left > 0 and (line := lines.readline(min(left, INDEX_LINE_BYTES_MAX))):

@@ -205,6 +205,20 @@ def test_what_to_do_about_blocked_urls_is_not_what_was_done_already(blocked, ear
     assert ["retry" if "crawler retry 'my out' --outcome blocked" in line else "--allow-net" for line in said] == hints
 
 
+def test_hosts_that_failed_before_this_run_are_not_told_as_all_there_are():
+    """Hosts are counted by each process for itself, outcomes by the crawl."""
+    end = snap(0, outcomes={"timeout": 300}, failing_hosts=(("h.example", 1),))
+    assert "hosts with most failures" in closing_table(end, 1, directory="o", stopped_by=None, begun=snap(0)).splitlines()
+    later = closing_table(end, 1, directory="o", stopped_by=None, begun=snap(0, done=299))
+    assert "hosts with most failures this time" in later.splitlines()
+
+
+def test_of_a_crawl_that_is_kept_nowhere_no_command_is_named():
+    end = snap(0, outcomes={"timeout": 1}, changes={"changed": 1})
+    table = closing_table(end, 1, directory="my out", stopped_by=None, is_kept=False)
+    assert "crawler results" not in table and "'my out'/results/" in table
+
+
 def test_a_crawl_without_failures_lists_none():
     table = closing_table(snap(0, done=2, known=2, outcomes={"ok": 1, "redirect": 1}), 1, directory="o", stopped_by=None)
     assert "to list them" not in table and "stopped" not in table

@@ -411,6 +411,7 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config()) == []
     assert len(warnings(Config(robots=False, insecure=True, depth=1, scope="any"))) == 3
     assert warnings(Config(depth=1, scope="any", contact="me@example.org")) == []
+    assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from crawler.config.render import write_effective
 from crawler.config.sections import Config
-from crawler.output.directory import open_directory
+from crawler.core.errors import ConfigError
+from crawler.output.directory import crawl_in, open_directory
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, 5), (2, 2), (0, 0), (9, 5)])
@@ -24,3 +26,12 @@ def test_so_many_earlier_crawls_are_kept_the_latest(tmp_path: Path, keep: int | 
     assert len(found) == left
     if keep == 2:
         assert "previous-20260101000000.10" in found, "the number counts, not its text; and the one set aside just now"
+
+
+def test_a_crawl_that_was_kept_in_memory_is_told_apart_from_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no crawl here"):
+        crawl_in(tmp_path)
+    with open_directory(tmp_path, config := Config(output=str(tmp_path), store="memory", archive="discard")):
+        write_effective(tmp_path, config)
+    with pytest.raises(ConfigError, match="its rows are in"):
+        crawl_in(tmp_path)

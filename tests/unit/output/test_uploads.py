@@ -216,6 +216,11 @@ def test_store_is_short_for_store_url_wherever_it_stands(tmp_path):
     assert load(environ={}, file=str(tmp_path / "c.toml")).config.store_url == "s3://bucket/from-file"
 
 
+def test_a_directory_without_its_scheme_is_told_how_to_be_written():
+    with pytest.raises(ConfigError, match="--store: must be s3://BUCKET/PREFIX or file:///DIR"):
+        load({"store": "/var/lib/crawls"}, environ={})
+
+
 # -- S3 ---------------------------------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,12 @@ def test_a_file_that_is_missing_or_shorter_is_named(crawl, folder, harm):
     assert ("but it is missing" if harm == "missing" else "but it is only") in faults[0]
 
 
+def test_an_index_that_is_missing_is_one_fault(crawl):
+    first_of(crawl, "index").unlink()
+    found, faults = check(crawl)
+    assert (found.faults, len(faults)) == (1, 1), faults
+
+
 def test_rows_of_a_missing_file_do_not_hide_those_of_the_next(crawl):
     """One fault, of the file itself: its rows have nothing to be checked against, and all others have their records."""
     path = first_of(crawl, "warc")
