@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -42,6 +43,8 @@ SAVED_EVERY_S: Final = 30.0
 
 logger: Final = logging.getLogger(__name__)
 
+_seconds_too_long: Final = re.compile(r"(max-age\s*+=\s*+\"?\d{12})\d++", re.IGNORECASE).sub
+
 
 class _OwnHost(DefaultCookiePolicy):
     """A cookie belongs to the host that set it, if it may set it for the domain that it names at all (RFC 6265 5.3)."""
@@ -50,12 +53,18 @@ class _OwnHost(DefaultCookiePolicy):
         if not super().set_ok(cookie, request):
             return False
         cookie.domain, cookie.domain_specified, cookie.domain_initial_dot = _key_of(request), False, False
-        return len(cookie.name) + len(cookie.value or "") <= COOKIE_BYTES_MAX
+        text = cookie.name + (cookie.value or "")
+        return len(text) <= COOKIE_BYTES_MAX and _can_be_sent(text + cookie.path)
 
 
 def _asked(href: str) -> Request:
     """A request as a jar wants it; nothing is opened."""
     return Request(href)  # noqa: S310
+
+
+def _can_be_sent(text: str) -> bool:
+    """What cannot is not kept either: a tab ends a column of the file, and not every text has an encoding."""
+    return text.isascii() and text.isprintable()
 
 
 def _key_of(request: Request) -> str:
@@ -67,7 +76,8 @@ class _Set:
     """The Set-Cookie fields of a response as a jar wants them."""
 
     def __init__(self, values: Sequence[str]) -> None:
-        self._values = list(values)
+        """A jar stumbles over what is no text, and over seconds beyond what a float can hold."""
+        self._values = [_seconds_too_long(r"\1", value.encode("utf-8", "surrogateescape").decode("latin-1")) for value in values]
 
     def info(self) -> _Set:
         return self
@@ -148,7 +158,7 @@ def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
     asked = _asked(href)
     jar.add_cookie_header(asked)
     pairs = (asked.get_header("Cookie") or "").split("; ")
-    return {pair.partition("=")[0]: pair for pair in pairs if pair and pair.isascii() and pair.isprintable()}
+    return {pair.partition("=")[0]: pair for pair in pairs if pair and _can_be_sent(pair)}
 
 
 @contextlib.asynccontextmanager

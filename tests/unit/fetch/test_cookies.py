@@ -42,6 +42,10 @@ def listed(tmp_path: Path, *lines: str) -> Path:
         ("a=1; Domain=other.example.org", None),
         ("a=" + "x" * 5000, None),
         ("a=\u00e9", None),
+        ("a=\udcff", None),
+        ("a=b\tc", None),
+        ("a=1; Path=/\udcff", None),
+        (f"a=1; Max-Age=1{'0' * 400}", "a=1"),
         ("", None),
     ],
 )
@@ -103,6 +107,19 @@ async def test_what_hosts_have_set_is_there_again_until_there_is_a_new_login(tmp
         assert cookies.header(HOME) is None
 
 
+@pytest.mark.parametrize("value", ["a=b\tc", "a\tb=c", "a=\udcff", "\udcff=a", "a=1; Path=/\udcff", f"a=1; Max-Age=9{'0' * 400}"])
+async def test_whatever_a_host_sets_can_be_kept_and_read_again(
+    tmp_path: Path, value: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    file = listed(tmp_path)
+    for _ in range(2):
+        async with open_cookies(file, tmp_path) as cookies:
+            cookies.received(HOME, ["good=1; Path=/", value])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert "good=1" in (cookies.header(HOME) or "")
+    assert not recwarn.list, "the jar has not stumbled"
+
+
 @pytest.mark.parametrize(
     "content", [None, b"a=1", b"\xff\xfe", b"# Netscape HTTP Cookie File\nnonsense\n", b"#" * ((1 << 20) + 1)]
 )
@@ -124,7 +141,7 @@ def test_no_host_fills_the_memory() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(alphabet='ab=;, "\\Domain.PathExpiresMax-Age09:\x7f\u00e9', max_size=40), max_size=3))
+@given(st.lists(st.text(alphabet='ab=;, "\\Domain.PathExpiresMax-Age09:\t\x7f\u00e9\udcff', max_size=40), max_size=3))
 def test_no_field_raises(values: list[str]) -> None:
     cookies = set_by(HOME, *values)
     for href in (HOME, "https://evil.example/"):
