@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import math
 import os
 import re
 import warnings
@@ -22,6 +24,7 @@ from http.cookiejar import (  # type: ignore[attr-defined]
     MozillaCookieJar,
     eff_request_host,
 )
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request
@@ -35,10 +38,12 @@ FILE_BYTES_MAX: Final = 1 << 20
 SET_MAX: Final = 50
 """Set-Cookie fields of one response that are looked at."""
 COOKIE_BYTES_MAX: Final = 4 << 10
-HOST_BYTES_MAX: Final = 16 << 10
+HOST_BYTES_MAX: Final = 32 << 10
 """Of a host's own cookies; what it sets beyond that is not kept (RFC 6265 6.1 asks for 50 of 4 KiB)."""
 BYTES_MAX: Final = 2 << 20
 """Of all hosts' own; those of the host that was asked longest ago go first."""
+COOKIE_COST_BYTES: Final = 256
+"""What each counts beside its text, so that small ones are not very many; a host may have 100 of 64 bytes."""
 SAVED_EVERY_S: Final = 30.0
 
 logger: Final = logging.getLogger(__name__)
@@ -93,7 +98,7 @@ class Cookies:
         self._listed = listed
         self._hosts: OrderedDict[str, CookieJar] = OrderedDict()
         self._sizes: dict[str, int] = {}
-        self._is_changed = False
+        self._changed: set[str] = set()
         for cookie in own:
             self._jar(cookie.domain).set_cookie(cookie)
             self._measure(cookie.domain)
@@ -118,22 +123,16 @@ class Cookies:
                 if self._measure(host) > HOST_BYTES_MAX:
                     jar.clear(cookie.domain, cookie.path, cookie.name)
                     self._measure(host)
-                self._is_changed = True
+                self._changed.add(host)
         if not len(jar):
             self._forget(host)
         while sum(self._sizes.values()) > BYTES_MAX:
             self._forget(next(iter(self._hosts)))
 
-    def changed(self) -> MozillaCookieJar | None:
-        """All that hosts have set, if that has changed since it was last asked for."""
-        if not self._is_changed:
-            return None
-        self._is_changed = False
-        every = MozillaCookieJar()
-        for jar in self._hosts.values():
-            for cookie in jar:
-                every.set_cookie(cookie)
-        return every
+    def changed(self) -> dict[str, list[Cookie]]:
+        """What hosts have set, of those whose cookies have changed since this was last asked for."""
+        changed, self._changed = self._changed, set()
+        return {host: list(self._hosts.get(host, ())) for host in changed}
 
     def _jar(self, host: str) -> CookieJar:
         if host not in self._hosts:
@@ -143,12 +142,15 @@ class Cookies:
         return self._hosts[host]
 
     def _measure(self, host: str) -> int:
-        size = sum(len(cookie.name) + len(cookie.value or "") + len(cookie.path) for cookie in self._hosts[host])
-        self._sizes[host] = size
+        self._sizes[host] = size = sum(map(_size, self._hosts[host]))
         return size
 
     def _forget(self, host: str) -> None:
         del self._hosts[host], self._sizes[host]
+
+
+def _size(cookie: Cookie) -> int:
+    return len(cookie.name) + len(cookie.value or "") + len(cookie.path) + COOKIE_COST_BYTES
 
 
 def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
@@ -163,48 +165,60 @@ def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
-    """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read."""
+    """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read. Several
+    processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
-    cookies = _cookies_of(file, kept)
-    saving = asyncio.create_task(_save_now_and_then(cookies, kept), name="cookies")
+    cookies = Cookies(_read(file, FILE_BYTES_MAX), _own(file, kept))
+    saving = asyncio.create_task(_save_now_and_then(cookies, file, kept), name="cookies")
     try:
         yield cookies
     finally:
         saving.cancel()
-        _save(cookies.changed(), kept)
+        _save(cookies.changed(), file, kept)
 
 
-def _cookies_of(file: Path, kept: Path) -> Cookies:
+def _own(file: Path, kept: Path) -> list[Cookie]:
     """What hosts have set before a new file was made counts no more: that is a new login."""
-    listed = _read(file)
-    is_newer = kept.exists() and kept.stat().st_mtime >= file.stat().st_mtime
-    return Cookies(listed, list(_read(kept)) if is_newer else ())
+    is_newer = kept.exists() and (not file.exists() or kept.stat().st_mtime >= file.stat().st_mtime)
+    return list(_read(kept)) if is_newer else []
 
 
-async def _save_now_and_then(cookies: Cookies, kept: Path) -> None:
+async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path) -> None:
     while True:
         await asyncio.sleep(SAVED_EVERY_S)
-        await asyncio.to_thread(_save, cookies.changed(), kept)
+        await asyncio.to_thread(_save, cookies.changed(), file, kept)
 
 
-def _save(jar: MozillaCookieJar | None, kept: Path) -> None:
-    """Whole or not at all; readable by its owner only."""
-    if jar is None:
+def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
+    """Whole or not at all; readable by its owner only. What other processes have saved of other hosts stays, as far as there is
+    room."""
+    if not changed:
         return
     temporary = kept.with_name(f"{FILE_NAME}.tmp")
     try:
         with storing(temporary):
-            os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
-        rename(temporary, kept)
-    except StorageError as error:
+            locked = os.open(kept.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+            jar, size = MozillaCookieJar(), 0
+            others = (cookie for cookie in _own(file, kept) if cookie.domain not in changed)
+            for cookie in chain(*changed.values(), others):
+                if (size := size + _size(cookie)) <= BYTES_MAX:
+                    jar.set_cookie(cookie)
+            with storing(temporary):
+                os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
+            rename(temporary, kept)
+        finally:
+            os.close(locked)
+    except (StorageError, ConfigError) as error:
         logger.warning("cookies are not saved: %s", error)
 
 
-def _read(file: Path) -> MozillaCookieJar:
+def _read(file: Path, bytes_max: float = math.inf) -> MozillaCookieJar:
     jar = MozillaCookieJar(policy=DefaultCookiePolicy(rfc2965=False))
     try:
-        if file.stat().st_size > FILE_BYTES_MAX:
+        if file.stat().st_size > bytes_max:
             raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
         with warnings.catch_warnings(action="ignore"):  # of a line that is none, beside the error
             jar.load(str(file), ignore_discard=True, ignore_expires=True)

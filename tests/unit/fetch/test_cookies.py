@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.core.errors import ConfigError
-from crawler.fetch.cookies import BYTES_MAX, HOST_BYTES_MAX, Cookies, open_cookies
+from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, Cookies, open_cookies
 
 HOME = "https://www.example.org/a/b"
 
@@ -138,6 +138,34 @@ def test_no_host_fills_the_memory() -> None:
         cookies.received(f"http://h{n}.example/", [f"n{i}={'x' * 4000}" for i in range(4)])
     assert sum(cookies._sizes.values()) <= BYTES_MAX and len(cookies._sizes) == len(cookies._hosts)
     assert cookies.header(HOME) is None and cookies.header(f"http://h{n}.example/"), "the longest unused go first"
+
+
+def test_very_many_small_cookies_are_few() -> None:
+    cookies = set_by(HOME, *(f"n{i}=" for i in range(50)))
+    for n in range(1, 100):
+        cookies.received(HOME, [f"n{50 * n + i}=" for i in range(50)])
+    assert 50 <= (cookies.header(HOME) or "").count("n") <= HOST_BYTES_MAX // COOKIE_COST_BYTES
+
+
+async def test_as_many_as_are_kept_are_read_again(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    async with open_cookies(file, tmp_path) as cookies:
+        for n in range(100):
+            cookies.received(f"http://h{n}.example/", [f"n{i}={'x' * 4000}" for i in range(4)])
+    assert (tmp_path / "cookies.txt").stat().st_size > 1 << 20
+    async with open_cookies(file, tmp_path) as cookies:
+        assert all(cookies.header(f"http://h{n}.example/") for n in range(100))
+
+
+async def test_several_processes_keep_theirs_in_one_file(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    for again in ("", "renewed"):
+        async with open_cookies(file, tmp_path) as one, open_cookies(file, tmp_path) as other:
+            one.received("http://one.example/", [f"a=1{again}"])
+            other.received("http://other.example/", [f"b=2{again}"])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header("http://one.example/") == "a=1renewed"
+        assert cookies.header("http://other.example/") == "b=2renewed"
 
 
 @settings(max_examples=300, deadline=None)
