@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request
 
-from crawler.core.durable import rename, storing
+from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
 
 FILE_NAME: Final = "cookies.txt"
@@ -208,6 +208,7 @@ def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
             with storing(temporary):
                 os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
+            sync_file(temporary)
             rename(temporary, kept)
         finally:
             os.close(locked)

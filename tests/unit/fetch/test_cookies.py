@@ -157,6 +157,18 @@ async def test_as_many_as_are_kept_are_read_again(tmp_path: Path) -> None:
         assert all(cookies.header(f"http://h{n}.example/") for n in range(100))
 
 
+async def test_a_power_cut_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def fdatasync(fd: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{fd}").readlink().name, os.fstat(fd).st_size))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    async with open_cookies(listed(tmp_path), tmp_path) as cookies:
+        cookies.received(HOME, ["a=1"])
+    assert synced == [("cookies.txt.tmp", (tmp_path / "cookies.txt").stat().st_size)], "before it has its name"
+
+
 async def test_several_processes_keep_theirs_in_one_file(tmp_path: Path) -> None:
     file = listed(tmp_path)
     for again in ("", "renewed"):
