@@ -15,7 +15,7 @@ import os
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from http.cookiejar import (  # type: ignore[attr-defined]
     Cookie,
     CookieJar,
@@ -37,6 +37,8 @@ FILE_NAME: Final = "cookies.txt"
 FILE_BYTES_MAX: Final = 1 << 20
 SET_MAX: Final = 50
 """Set-Cookie fields of one response that are looked at."""
+SET_BYTES_MAX: Final = 64 << 10
+"""And so much of their text: to read 400 KiB could stop the loop for a third of a second."""
 COOKIE_BYTES_MAX: Final = 4 << 10
 HOST_BYTES_MAX: Final = 32 << 10
 """Of a host's own cookies; what it sets beyond that is not kept (RFC 6265 6.1 asks for 50 of 4 KiB)."""
@@ -77,10 +79,19 @@ def _key_of(request: Request) -> str:
     return str(eff_request_host(request)[1])
 
 
+def _looked_at(values: Sequence[str]) -> Iterator[str]:
+    """Of the Set-Cookie fields of a response, those that are read."""
+    left = SET_BYTES_MAX
+    for value in values[:SET_MAX]:
+        if len(value) <= min(left, 2 * COOKIE_BYTES_MAX):
+            left -= len(value)
+            yield value
+
+
 class _Set:
     """The Set-Cookie fields of a response as a jar wants them."""
 
-    def __init__(self, values: Sequence[str]) -> None:
+    def __init__(self, values: Iterable[str]) -> None:
         """A jar stumbles over what is no text, and over seconds beyond what a float can hold."""
         self._values = [_seconds_too_long(r"\1", value.encode("utf-8", "surrogateescape").decode("latin-1")) for value in values]
 
@@ -116,7 +127,7 @@ class Cookies:
         asked = _asked(href)
         host = _key_of(asked)
         jar = self._jar(host)
-        response: Any = _Set([value for value in values[:SET_MAX] if len(value) <= 2 * COOKIE_BYTES_MAX])
+        response: Any = _Set(_looked_at(values))
         for cookie in jar.make_cookies(response, asked):
             if jar._policy.set_ok(cookie, asked):  # type: ignore[attr-defined]
                 jar.set_cookie(cookie)

@@ -147,6 +147,11 @@ def test_very_many_small_cookies_are_few() -> None:
     assert 50 <= (cookies.header(HOME) or "").count("n") <= HOST_BYTES_MAX // COOKIE_COST_BYTES
 
 
+def test_of_long_fields_few_are_read() -> None:
+    assert "a=1" in (set_by(HOME, *["x;" * 4000] * 7, "a=1").header(HOME) or "")
+    assert "a=1" not in (set_by(HOME, *["x;" * 4000] * 8, "y;" * 767, "a=1").header(HOME) or "")
+
+
 async def test_as_many_as_are_kept_are_read_again(tmp_path: Path) -> None:
     file = listed(tmp_path)
     async with open_cookies(file, tmp_path) as cookies:
