@@ -183,6 +183,12 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     """Seconds from this visit to the next by schedule, and below the crawl-clock time of that; None: there is none."""
     due: float | None = None
 
+    @property
+    def can_be_confirmed(self) -> bool:
+        """Whether there is something that a server can mean by "not modified", asked or not: a whole page. What was cut, an error
+        or a redirect becomes none by that."""
+        return self.outcome == "ok"
+
 
 class Mark(Struct, frozen=True, array_like=True, gc=False):
     """A file's length as of the last commit. While not ``closed`` more may follow. ``retired``: it is about to be deleted, or

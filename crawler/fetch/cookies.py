@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import math
 import os
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from http.cookiejar import (  # type: ignore[attr-defined]
     Cookie,
     CookieJar,
@@ -21,11 +24,12 @@ from http.cookiejar import (  # type: ignore[attr-defined]
     MozillaCookieJar,
     eff_request_host,
 )
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request
 
-from crawler.core.durable import rename, storing
+from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
 
 FILE_NAME: Final = "cookies.txt"
@@ -33,14 +37,20 @@ FILE_NAME: Final = "cookies.txt"
 FILE_BYTES_MAX: Final = 1 << 20
 SET_MAX: Final = 50
 """Set-Cookie fields of one response that are looked at."""
+SET_BYTES_MAX: Final = 64 << 10
+"""And so much of their text: to read 400 KiB could stop the loop for a third of a second."""
 COOKIE_BYTES_MAX: Final = 4 << 10
-HOST_BYTES_MAX: Final = 16 << 10
+HOST_BYTES_MAX: Final = 32 << 10
 """Of a host's own cookies; what it sets beyond that is not kept (RFC 6265 6.1 asks for 50 of 4 KiB)."""
 BYTES_MAX: Final = 2 << 20
 """Of all hosts' own; those of the host that was asked longest ago go first."""
+COOKIE_COST_BYTES: Final = 256
+"""What each counts beside its text, so that small ones are not very many; a host may have 100 of 64 bytes."""
 SAVED_EVERY_S: Final = 30.0
 
 logger: Final = logging.getLogger(__name__)
+
+_seconds_too_long: Final = re.compile(r"(max-age\s*+=\s*+\"?\d{12})\d++", re.IGNORECASE).sub
 
 
 class _OwnHost(DefaultCookiePolicy):
@@ -50,7 +60,8 @@ class _OwnHost(DefaultCookiePolicy):
         if not super().set_ok(cookie, request):
             return False
         cookie.domain, cookie.domain_specified, cookie.domain_initial_dot = _key_of(request), False, False
-        return len(cookie.name) + len(cookie.value or "") <= COOKIE_BYTES_MAX
+        text = cookie.name + (cookie.value or "")
+        return len(text) <= COOKIE_BYTES_MAX and _can_be_sent(text + cookie.path)
 
 
 def _asked(href: str) -> Request:
@@ -58,16 +69,31 @@ def _asked(href: str) -> Request:
     return Request(href)  # noqa: S310
 
 
+def _can_be_sent(text: str) -> bool:
+    """What cannot is not kept either: a tab ends a column of the file, and not every text has an encoding."""
+    return text.isascii() and text.isprintable()
+
+
 def _key_of(request: Request) -> str:
     """By which jars know the host of a request."""
     return str(eff_request_host(request)[1])
 
 
+def _looked_at(values: Sequence[str]) -> Iterator[str]:
+    """Of the Set-Cookie fields of a response, those that are read."""
+    left = SET_BYTES_MAX
+    for value in values[:SET_MAX]:
+        if len(value) <= min(left, 2 * COOKIE_BYTES_MAX):
+            left -= len(value)
+            yield value
+
+
 class _Set:
     """The Set-Cookie fields of a response as a jar wants them."""
 
-    def __init__(self, values: Sequence[str]) -> None:
-        self._values = list(values)
+    def __init__(self, values: Iterable[str]) -> None:
+        """A jar stumbles over what is no text, and over seconds beyond what a float can hold."""
+        self._values = [_seconds_too_long(r"\1", value.encode("utf-8", "surrogateescape").decode("latin-1")) for value in values]
 
     def info(self) -> _Set:
         return self
@@ -83,7 +109,7 @@ class Cookies:
         self._listed = listed
         self._hosts: OrderedDict[str, CookieJar] = OrderedDict()
         self._sizes: dict[str, int] = {}
-        self._is_changed = False
+        self._changed: set[str] = set()
         for cookie in own:
             self._jar(cookie.domain).set_cookie(cookie)
             self._measure(cookie.domain)
@@ -101,29 +127,23 @@ class Cookies:
         asked = _asked(href)
         host = _key_of(asked)
         jar = self._jar(host)
-        response: Any = _Set([value for value in values[:SET_MAX] if len(value) <= 2 * COOKIE_BYTES_MAX])
+        response: Any = _Set(_looked_at(values))
         for cookie in jar.make_cookies(response, asked):
             if jar._policy.set_ok(cookie, asked):  # type: ignore[attr-defined]
                 jar.set_cookie(cookie)
                 if self._measure(host) > HOST_BYTES_MAX:
                     jar.clear(cookie.domain, cookie.path, cookie.name)
                     self._measure(host)
-                self._is_changed = True
+                self._changed.add(host)
         if not len(jar):
             self._forget(host)
         while sum(self._sizes.values()) > BYTES_MAX:
             self._forget(next(iter(self._hosts)))
 
-    def changed(self) -> MozillaCookieJar | None:
-        """All that hosts have set, if that has changed since it was last asked for."""
-        if not self._is_changed:
-            return None
-        self._is_changed = False
-        every = MozillaCookieJar()
-        for jar in self._hosts.values():
-            for cookie in jar:
-                every.set_cookie(cookie)
-        return every
+    def changed(self) -> dict[str, list[Cookie]]:
+        """What hosts have set, of those whose cookies have changed since this was last asked for."""
+        changed, self._changed = self._changed, set()
+        return {host: list(self._hosts.get(host, ())) for host in changed}
 
     def _jar(self, host: str) -> CookieJar:
         if host not in self._hosts:
@@ -133,12 +153,15 @@ class Cookies:
         return self._hosts[host]
 
     def _measure(self, host: str) -> int:
-        size = sum(len(cookie.name) + len(cookie.value or "") + len(cookie.path) for cookie in self._hosts[host])
-        self._sizes[host] = size
+        self._sizes[host] = size = sum(map(_size, self._hosts[host]))
         return size
 
     def _forget(self, host: str) -> None:
         del self._hosts[host], self._sizes[host]
+
+
+def _size(cookie: Cookie) -> int:
+    return len(cookie.name) + len(cookie.value or "") + len(cookie.path) + COOKIE_COST_BYTES
 
 
 def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
@@ -148,58 +171,71 @@ def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
     asked = _asked(href)
     jar.add_cookie_header(asked)
     pairs = (asked.get_header("Cookie") or "").split("; ")
-    return {pair.partition("=")[0]: pair for pair in pairs if pair and pair.isascii() and pair.isprintable()}
+    return {pair.partition("=")[0]: pair for pair in pairs if pair and _can_be_sent(pair)}
 
 
 @contextlib.asynccontextmanager
 async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
-    """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read."""
+    """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read. Several
+    processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
-    cookies = _cookies_of(file, kept)
-    saving = asyncio.create_task(_save_now_and_then(cookies, kept), name="cookies")
+    cookies = Cookies(_read(file, FILE_BYTES_MAX), _own(file, kept))
+    saving = asyncio.create_task(_save_now_and_then(cookies, file, kept), name="cookies")
     try:
         yield cookies
     finally:
         saving.cancel()
-        _save(cookies.changed(), kept)
+        _save(cookies.changed(), file, kept)
 
 
 def check_file(file: Path) -> None:
     """ConfigError: it is no file of cookies, or it cannot be read."""
-    _read(file)
+    _read(file, FILE_BYTES_MAX)
 
 
-def _cookies_of(file: Path, kept: Path) -> Cookies:
+def _own(file: Path, kept: Path) -> list[Cookie]:
     """What hosts have set before a new file was made counts no more: that is a new login."""
-    listed = _read(file)
-    is_newer = kept.exists() and kept.stat().st_mtime >= file.stat().st_mtime
-    return Cookies(listed, list(_read(kept)) if is_newer else ())
+    is_newer = kept.exists() and (not file.exists() or kept.stat().st_mtime >= file.stat().st_mtime)
+    return list(_read(kept)) if is_newer else []
 
 
-async def _save_now_and_then(cookies: Cookies, kept: Path) -> None:
+async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path) -> None:
     while True:
         await asyncio.sleep(SAVED_EVERY_S)
-        await asyncio.to_thread(_save, cookies.changed(), kept)
+        await asyncio.to_thread(_save, cookies.changed(), file, kept)
 
 
-def _save(jar: MozillaCookieJar | None, kept: Path) -> None:
-    """Whole or not at all; readable by its owner only."""
-    if jar is None:
+def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
+    """Whole or not at all; readable by its owner only. What other processes have saved of other hosts stays, as far as there is
+    room."""
+    if not changed:
         return
     temporary = kept.with_name(f"{FILE_NAME}.tmp")
     try:
         with storing(temporary):
-            os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
-        rename(temporary, kept)
-    except StorageError as error:
+            locked = os.open(kept.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+            jar, size = MozillaCookieJar(), 0
+            others = (cookie for cookie in _own(file, kept) if cookie.domain not in changed)
+            for cookie in chain(*changed.values(), others):
+                if (size := size + _size(cookie)) <= BYTES_MAX:
+                    jar.set_cookie(cookie)
+            with storing(temporary):
+                os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
+            sync_file(temporary)
+            rename(temporary, kept)
+        finally:
+            os.close(locked)
+    except (StorageError, ConfigError) as error:
         logger.warning("cookies are not saved: %s", error)
 
 
-def _read(file: Path) -> MozillaCookieJar:
+def _read(file: Path, bytes_max: float = math.inf) -> MozillaCookieJar:
     jar = MozillaCookieJar(policy=DefaultCookiePolicy(rfc2965=False))
     try:
-        if file.stat().st_size > FILE_BYTES_MAX:
+        if file.stat().st_size > bytes_max:
             raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
         with warnings.catch_warnings(action="ignore"):  # of a line that is none, beside the error
             jar.load(str(file), ignore_discard=True, ignore_expires=True)

@@ -161,7 +161,7 @@ def referer(link: Link) -> tuple[tuple[str, str], ...]:
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
     """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
     known = lease.known
-    if known is None or known.outcome != "ok" or known.archive is None:
+    if known is None or not known.can_be_confirmed or known.archive is None:
         return ()
     fields = (("If-None-Match", known.etag), ("If-Modified-Since", known.last_modified))
     return tuple((name, value) for name, value in fields if value and value.isprintable() and value.isascii())

@@ -31,7 +31,7 @@ def change_of(settled: Settled, location: str | None) -> Change | None:
     if outcome.outcome in THERE:
         if content is None:
             return "new"
-        if outcome.page.status == 304:
+        if outcome.page.status == 304 and before is not None and before.can_be_confirmed:
             return "unchanged"
         now = _moved_to(location) if outcome.outcome == "redirect" else outcome.page.body.sha1
         return "unchanged" if now == content else "changed"

@@ -72,7 +72,8 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     link, ended, location = settled.lease.link, row["outcome"], row["location"] if outcome.outcome == "redirect" else None
     etag, modified = _validators(page) if page is not None and outcome.outcome == "ok" else (None, None)
     content = remembered(settled) if before is not None else None
-    if page is not None and outcome.outcome != "skipped" and (page.status != 304 or before is None):
+    is_confirmed = page is not None and page.status == 304 and before is not None and before.can_be_confirmed
+    if page is not None and outcome.outcome != "skipped" and not is_confirmed:
         place = kept.body if kept is not None else None
         at = kept.body_at if kept is not None and place is not kept.record and place != kept.record else None
         return Known(

@@ -33,7 +33,7 @@ class FilesArchive:
     def append(self, lease: Lease, done: Done) -> Kept:
         """The body of the same digest is replaced by itself: what a power cut may have left of an uncommitted one goes."""
         known = lease.known
-        if done.page.status == 304 and known and known.archive:
+        if done.page.status == 304 and known and known.archive and known.can_be_confirmed:
             return Kept(known.archive, known.archive, known.archived_at or known.fetched_at, unmodified=True)
         body = done.page.body
         digest = body.sha256.hex()

@@ -205,6 +205,8 @@ class WarcArchive:
         """The earlier record that holds this very body, when it was fetched, and its digest."""
         if known.archive is None or known.digest is None or page.truncated:
             return None
+        if page.status == 304 and not known.can_be_confirmed:
+            return None
         if page.status != 304 and (known.digest != page.body.sha1 or not page.body.size):
             return None
         path = self._root / known.archive.file

@@ -183,17 +183,17 @@ def bound_of(where: str) -> tuple[str, int] | None:
 async def largest(root, web: Web, pages: int) -> tuple[dict[str, int], int]:
     """The most entries each container of a crawl of so many listed pages has had, and how many pages were settled."""
     names = [f"127.3.{n // 250}.{n % 250 + 1}" for n in range(int(pages * HOSTS_PER_PAGE))]
-    listed = root / f"{pages}.txt"
+    root.mkdir()
+    listed = root / "list.txt"
     listed.write_text("".join(f"{web.url(names[n % len(names)], f'/{n}')}\n" for n in range(pages)))
-    given = {"input": [str(listed)], "output": str(root / str(pages)), "allow_net": ["127.0.0.0/8"], "delay": 0, "depth": 1}
+    given = {"input": [str(listed)], "output": str(root / "out"), "allow_net": ["127.0.0.0/8"], "delay": 0, "depth": 1}
     config = load(given | {"workers": WORKERS, "memory_limit": "256MiB"}, environ={}).config
     most: dict[str, int] = {}
     async with open_crawl(config) as crawl, open_vitals(crawl) as vitals:
-        crawl.memory._meter = Machine(root / f"machine {pages}").meter  # the process of the tests may have grown to any size
+        crawl.memory._meter = Machine(root / "machine").meter  # the process of the tests may have grown to any size
         running = asyncio.create_task(crawl.run())
         while not running.done():
-            for where, size in containers(vitals).items():
-                most[where] = max(most.get(where, 0), size)
+            add(most, containers(vitals))
             for name, use in crawl.memory.budget.uses().items():
                 assert name in ("base", "parsers") or use.used <= use.budget, name
             await asyncio.sleep(0.2)
@@ -201,25 +201,42 @@ async def largest(root, web: Web, pages: int) -> tuple[dict[str, int], int]:
         return most, crawl.stats().done
 
 
+def add(most: dict[str, int], found: dict[str, int]) -> None:
+    for where, size in found.items():
+        most[where] = max(most.get(where, 0), size)
+
+
+def grown(first: dict[str, int], then: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """What has had far more entries then, and should not."""
+    larger = {where: (first.get(where, 0), size) for where, size in then.items() if size > 2 * first.get(where, 0) + 64}
+    by = {where: (bound_of(where) or ("", 0))[0] for where in larger.keys() - FILLING}
+    return {where: larger[where] for where, what in by.items() if "BATCH" not in what and what != "store"}
+
+
 async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_path, monkeypatch):
-    """With the bench and the batch small, so that a crawl of some hundred pages fills them."""
+    """With the bench and the batch small, so that a crawl of some hundred pages fills them. It is looked at now and then, and a
+    full moment may be missed: what grows with the crawl is small in every small crawl."""
     monkeypatch.setattr(memory_plan, "BENCH_LINK_BYTES", (8 << 20) // BENCH_LINKS)
     monkeypatch.setattr(batch, "LINKS_MAX", BATCH_LINKS)
     web = Web(default=lambda host, path: page(f"{path}/next", "/all"))
+    first: dict[str, int] = {}
     with web.running():
-        first, few = await largest(tmp_path, web, 500)
-        then, many = await largest(tmp_path, web, 1500)
+        then, many = await largest(tmp_path / "large", web, 1500)
+        for n in range(SMALL_CRAWLS):
+            found, few = await largest(tmp_path / f"small {n}", web, 500)
+            add(first, found)
+            if not grown(first, then):
+                break
     assert (few, many) == (500 * 2 + 100, 1500 * 2 + 300), "the list, what it links to"
     assert not [where for where in first.keys() | then.keys() if bound_of(where) is None], "say what bounds them"
     for most in (first, then):
         assert not {where: size for where, size in most.items() if size > bound_of(where)[1]}
     charged = {where for where, (by, _) in BOUNDS.items() if by in memory_plan.SAYS} & first.keys()
     assert len(charged) > 12, "the walk has lost its way"
-    grown = {where: (first.get(where, 0), size) for where, size in then.items() if size > 2 * first.get(where, 0) + 64}
-    momentary = {where for where in grown if "BATCH" in bound_of(where)[0]}
-    assert not {where for where in grown if bound_of(where)[0] != "store"} - momentary - FILLING, grown
+    assert not grown(first, then)
 
 
+SMALL_CRAWLS = 4
 FILLING = {
     *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
     *("Connector._conns", "Connector._idle", "MarkedFile._pieces"),

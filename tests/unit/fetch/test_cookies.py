@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.core.errors import ConfigError
-from crawler.fetch.cookies import BYTES_MAX, HOST_BYTES_MAX, Cookies, open_cookies
+from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, Cookies, open_cookies
 
 HOME = "https://www.example.org/a/b"
 
@@ -42,6 +42,10 @@ def listed(tmp_path: Path, *lines: str) -> Path:
         ("a=1; Domain=other.example.org", None),
         ("a=" + "x" * 5000, None),
         ("a=\u00e9", None),
+        ("a=\udcff", None),
+        ("a=b\tc", None),
+        ("a=1; Path=/\udcff", None),
+        (f"a=1; Max-Age=1{'0' * 400}", "a=1"),
         ("", None),
     ],
 )
@@ -103,6 +107,19 @@ async def test_what_hosts_have_set_is_there_again_until_there_is_a_new_login(tmp
         assert cookies.header(HOME) is None
 
 
+@pytest.mark.parametrize("value", ["a=b\tc", "a\tb=c", "a=\udcff", "\udcff=a", "a=1; Path=/\udcff", f"a=1; Max-Age=9{'0' * 400}"])
+async def test_whatever_a_host_sets_can_be_kept_and_read_again(
+    tmp_path: Path, value: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    file = listed(tmp_path)
+    for _ in range(2):
+        async with open_cookies(file, tmp_path) as cookies:
+            cookies.received(HOME, ["good=1; Path=/", value])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert "good=1" in (cookies.header(HOME) or "")
+    assert not recwarn.list, "the jar has not stumbled"
+
+
 @pytest.mark.parametrize(
     "content", [None, b"a=1", b"\xff\xfe", b"# Netscape HTTP Cookie File\nnonsense\n", b"#" * ((1 << 20) + 1)]
 )
@@ -123,8 +140,53 @@ def test_no_host_fills_the_memory() -> None:
     assert cookies.header(HOME) is None and cookies.header(f"http://h{n}.example/"), "the longest unused go first"
 
 
+def test_very_many_small_cookies_are_few() -> None:
+    cookies = set_by(HOME, *(f"n{i}=" for i in range(50)))
+    for n in range(1, 100):
+        cookies.received(HOME, [f"n{50 * n + i}=" for i in range(50)])
+    assert 50 <= (cookies.header(HOME) or "").count("n") <= HOST_BYTES_MAX // COOKIE_COST_BYTES
+
+
+def test_of_long_fields_few_are_read() -> None:
+    assert "a=1" in (set_by(HOME, *["x;" * 4000] * 7, "a=1").header(HOME) or "")
+    assert "a=1" not in (set_by(HOME, *["x;" * 4000] * 8, "y;" * 767, "a=1").header(HOME) or "")
+
+
+async def test_as_many_as_are_kept_are_read_again(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    async with open_cookies(file, tmp_path) as cookies:
+        for n in range(100):
+            cookies.received(f"http://h{n}.example/", [f"n{i}={'x' * 4000}" for i in range(4)])
+    assert (tmp_path / "cookies.txt").stat().st_size > 1 << 20
+    async with open_cookies(file, tmp_path) as cookies:
+        assert all(cookies.header(f"http://h{n}.example/") for n in range(100))
+
+
+async def test_a_power_cut_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def fdatasync(fd: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{fd}").readlink().name, os.fstat(fd).st_size))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    async with open_cookies(listed(tmp_path), tmp_path) as cookies:
+        cookies.received(HOME, ["a=1"])
+    assert synced == [("cookies.txt.tmp", (tmp_path / "cookies.txt").stat().st_size)], "before it has its name"
+
+
+async def test_several_processes_keep_theirs_in_one_file(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    for again in ("", "renewed"):
+        async with open_cookies(file, tmp_path) as one, open_cookies(file, tmp_path) as other:
+            one.received("http://one.example/", [f"a=1{again}"])
+            other.received("http://other.example/", [f"b=2{again}"])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header("http://one.example/") == "a=1renewed"
+        assert cookies.header("http://other.example/") == "b=2renewed"
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(alphabet='ab=;, "\\Domain.PathExpiresMax-Age09:\x7f\u00e9', max_size=40), max_size=3))
+@given(st.lists(st.text(alphabet='ab=;, "\\Domain.PathExpiresMax-Age09:\t\x7f\u00e9\udcff', max_size=40), max_size=3))
 def test_no_field_raises(values: list[str]) -> None:
     cookies = set_by(HOME, *values)
     for href in (HOME, "https://evil.example/"):

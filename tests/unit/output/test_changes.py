@@ -26,6 +26,9 @@ def ends(crawl: Crawl, name: str) -> Done | Dropped:
     ("visits", "changes"),
     [
         ("one one 304 two two", "new unchanged unchanged changed unchanged"),
+        ("one 304 one 304", "new unchanged unchanged unchanged"),
+        ("404 304 one", "- new changed"),
+        ("to-a 304 to-a", "new changed changed"),
         ("one 503 one timeout 503 two", "new - unchanged - - changed"),
         ("one timeout 410 404 one", "new - gone - new"),
         ("404 404 one", "- - new"),

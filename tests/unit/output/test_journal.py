@@ -239,6 +239,21 @@ def test_what_was_known_of_a_body_outlives_a_visit_that_brings_none(tmp_path, ki
     crawl.journal.close()
 
 
+@pytest.mark.parametrize("kind", ["warc", "files"])
+@pytest.mark.parametrize(("outcome", "status"), [("truncated", 200), ("http_error", 404), ("redirect", 302)])
+def test_a_304_confirms_nothing_but_a_whole_page(tmp_path, kind, outcome, status):
+    crawl = Crawl(tmp_path, kind)
+    first, _ = visit(crawl, seed(A, 1), Done(crawl.page(A, b"half a pa", status=status), outcome))
+    crawl.store.revive(frozenset({outcome}))
+    (lease,) = crawl.claim()
+    crawl.commit([Settled(lease, Done(crawl.page(A, b"", status=304, fetched_at=WALL + 99), "ok"))])
+    (known,), latest = crawl.known, crawl.rows()[-1]
+    assert known.archive != first.archive and latest["sha256"] and "revisit_of" not in latest["archive"]
+    with open_body(crawl.root, body_ref(latest)) as body:
+        assert body.read() == b"", "what came, and not what the server says it stands for"
+    crawl.journal.close()
+
+
 def test_a_batch_that_is_not_committed_leaves_nothing(crawl):
     crawl.commit(links=[seed(A, 1), seed(B, 2)])
     leases = crawl.claim()
