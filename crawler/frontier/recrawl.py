@@ -13,7 +13,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.core.model import NOT_PAGES, Known
+from crawler.core.model import NOT_PAGES, Known, Tag
+from crawler.frontier.selection import Selection
 
 ORDERS_MAX: Final = 8
 SLICE_PAGES: Final = 1000
@@ -34,12 +35,20 @@ class RecrawlOrder(Struct, frozen=True, array_like=True):
     """Not 0: those that have no schedule get one, with this interval from their last visit on; nothing is due at once."""
     start: bytes = b""
     """Where the next slice begins."""
+    url: str | None = None
+    host: str | None = None
+    tag: Tag | None = None
+    """With ``outcomes`` what a ``Selection`` says."""
+
+    @property
+    def which(self) -> Selection:
+        return Selection(self.url, self.host, frozenset(self.outcomes), self.tag)
 
     def chooses(self, known: Known) -> bool:
         """Whether a settled URL is meant. robots.txt is asked for when it is needed."""
         if known.link.kind == "robots" or known.fetched_at >= self.before or (self.every and known.due is not None):
             return False
-        if known.outcome not in self.outcomes if self.outcomes else known.outcome in NEVER:
+        if (not self.outcomes and known.outcome in NEVER) or not self.which.takes(known):
             return False
         return self.match is None or _pattern(self.match).search(known.link.url) is not None
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -21,12 +21,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
-from crawler.core.model import OutcomeName
 from crawler.core.text import did_you_mean, printable
 from crawler.core.urls import UrlRules, parse
 from crawler.core.version import __version__
-from crawler.crawl.recrawl import TooManyOrders, checked
-from crawler.frontier.recrawl import ORDERS_MAX
 from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import Uploads
 from crawler.service.api_steering import Steering, json_response
@@ -66,7 +63,7 @@ class Control:
         self.token = config.api_token
         self.rules = UrlRules(config.max_url, config.drop_params, config.sort_query)
         self.uploads = Uploads(crawl, self.rules)
-        self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded)
+        self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded, self.status)
         self.follow = Follow(crawl, root)
         self.began = time.time()
 
@@ -94,7 +91,7 @@ class Control:
             ("POST", "/v1/checkpoint", _asked(self.steering.post_checkpoint)),
             ("GET", "/v1/hosts", _asked(_in_time(self.get_hosts), "sort", "limit")),
             ("GET", "/v1/urls", _asked(_in_time(self.get_url), "url", "via")),
-            ("POST", "/v1/recrawl", _asked(_in_time(self.post_recrawl), "older_than", "match", "outcome")),
+            ("POST", "/v1/recrawl", _asked(_in_time(self.steering.post_recrawl), "older_than", "match", "outcome")),
             ("GET", "/debug/memory", _asked(_in_time(self.get_memory), "seconds")),
             *(
                 (method, path, _asked(_in_time(handler)))
@@ -221,24 +218,6 @@ class Control:
     async def post_drain(self, request: web.Request) -> web.Response:
         self.drain()
         return json_response(await self.status())
-
-    async def post_recrawl(self, request: web.Request) -> web.Response:
-        """Settled URLs become due again, slice by slice."""
-        if request.can_read_body:  # as /v1/retry takes it: passed over, it would order every page
-            raise Problem(400, "send no body: older_than, outcome and match are parameters, such as ?older_than=7d")
-        outcomes = tuple(name for name in request.query.get("outcome", "").split(",") if name)
-        if unknown := [name for name in outcomes if name not in get_args(OutcomeName)]:
-            raise Problem(400, f"outcome: there is no such outcome as {', '.join(unknown)}")
-        try:
-            older_than_s, match = checked(request.query.get("older_than", "0"), request.query.get("match"))
-        except ValueError as error:
-            raise Problem(400, str(error)) from None
-        try:
-            await self.crawl.recrawl(older_than_s, outcomes, match)
-        except TooManyOrders:
-            raise Problem(409, f"{ORDERS_MAX} recrawls are ordered and not fulfilled yet: wait for them") from None
-        logger.info("recrawl ordered by the control API")
-        return json_response(await self.status(), status=202)
 
     async def get_settings(self, request: web.Request) -> web.Response:
         return json_response(self.changes.settings())

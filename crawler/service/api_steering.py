@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from typing import Any, Final, get_args
 
 import orjson
@@ -18,7 +18,9 @@ from crawler.core.errors import ConfigError, FetchError
 from crawler.core.model import OutcomeName
 from crawler.core.text import counted
 from crawler.core.urls import UrlRules, parse
+from crawler.crawl.recrawl import TooManyOrders, checked
 from crawler.frontier.progress import LIST, TAG
+from crawler.frontier.recrawl import ORDERS_MAX
 from crawler.frontier.selection import Selection
 from crawler.service.api_errors import Problem
 from crawler.service.steered import Steered
@@ -28,16 +30,27 @@ logger: Final = logging.getLogger(__name__)
 EXCLUSIONS_MAX: Final = 1000
 """Of one request, and of each kind in all: every waiting link is held against each of them."""
 
+CHOSEN_BY: Final = frozenset({"url", "host", "outcome", "tag"})
+"""See ``Selection``."""
+
 Exclude = Callable[..., Awaitable[dict[str, Any]]]
 """``crawler.service.reload.Changes.exclude``."""
 
 
 class Steering:
-    """``exclude(expressions, hosts, undo=)`` changes what is excluded and says what it is then."""
+    """``exclude(expressions, hosts, undo=)`` changes what is excluded and says what it is then; ``status`` is the crawl's."""
 
-    def __init__(self, crawl: Steered, rules: UrlRules, exclude: Exclude, excluded: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        crawl: Steered,
+        rules: UrlRules,
+        exclude: Exclude,
+        excluded: Callable[[], dict[str, Any]],
+        status: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> None:
         self._crawl, self._rules = crawl, rules
         self._exclude, self._excluded = exclude, excluded
+        self._status = status
         self._one_at_a_time = asyncio.Lock()
 
     async def get_exclusions(self, request: web.Request) -> web.Response:
@@ -71,19 +84,49 @@ class Steering:
 
     async def _chosen(self, request: web.Request, apply: Callable[[Selection], Awaitable[int]], what: str) -> web.Response:
         """However many records there are: no deadline, but one at a time."""
-        which = self._selection(await json_object(request, {"url", "host", "outcome", "tag"}))
+        wanted = await json_object(request, CHOSEN_BY)
+        if not wanted:
+            raise Problem(400, "which URLs? give url, host, outcome or tag; what is given must all be true of a URL")
+        which = self._selection(wanted)
         if self._one_at_a_time.locked():
             raise Problem(503, "another such request goes on; try again", headers={"Retry-After": "5"})
-        if which.place is not None and (told := await self._crawl.elsewhere(which.place)) is not None:
-            raise Problem(409, told)
+        await self._is_here(which)
         async with self._one_at_a_time:
             count = await apply(which)
         logger.info("%s %s %s by the control API", counted(count, "URL"), "is" if count == 1 else "are", what)
         return json_response({"count": count})
 
+    async def post_recrawl(self, request: web.Request) -> web.Response:
+        """POST /v1/recrawl: what is given, as parameters or as a JSON object, must all be true of a URL; nothing means all."""
+        wanted: dict[str, Any] = dict(request.query)
+        if "outcome" in wanted:
+            wanted["outcome"] = [name for name in wanted["outcome"].split(",") if name]
+        if request.can_read_body:
+            wanted |= await json_object(request, CHOSEN_BY | {"older_than", "match"})
+        older_than, match = wanted.pop("older_than", "0"), wanted.pop("match", None)
+        if not isinstance(older_than, str | int | float) or isinstance(older_than, bool) or not isinstance(match, str | None):
+            raise Problem(400, "older_than must be a time, such as 7d, or seconds, and match a regular expression")
+        which = self._selection(wanted)
+        try:
+            older_than_s, match = checked(str(older_than), match)
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+        await self._is_here(which)
+        try:
+            await self._crawl.recrawl(older_than_s, match, which)
+        except TooManyOrders:
+            raise Problem(409, f"{ORDERS_MAX} recrawls are ordered and not fulfilled yet: wait for them") from None
+        logger.info("recrawl ordered by the control API")
+        return json_response(await self._status(), status=202)
+
+    async def _is_here(self, which: Selection) -> None:
+        """Problem: another node of a cluster has these URLs."""
+        if which.place is not None and (told := await self._crawl.elsewhere(which.place)) is not None:
+            raise Problem(409, told)
+
     def _selection(self, wanted: dict[str, Any]) -> Selection:
-        if not wanted or None in wanted.values():
-            raise Problem(400, "which URLs? give url, host, outcome or tag; what is given must all be true of a URL")
+        if None in wanted.values():
+            raise Problem(400, "null says nothing: leave it out")
         url, host, outcomes, tag = wanted.get("url"), wanted.get("host"), _texts(wanted, "outcome"), wanted.get("tag")
         if unknown := sorted(set(outcomes) - set(get_args(OutcomeName))):
             raise Problem(400, f"there is no outcome {', '.join(unknown)}; known are {', '.join(get_args(OutcomeName))}")
@@ -135,7 +178,7 @@ class Steering:
         return sorted(told, key=lambda one: (-one["waiting"], -one["known"]))
 
 
-async def json_object(request: web.Request, keys: set[str]) -> dict[str, Any]:
+async def json_object(request: web.Request, keys: Set[str]) -> dict[str, Any]:
     """The object that a request carries, with no other keys than these. Problem: it carries none."""
     if request.content_type != "application/json":
         raise Problem(415, "send a JSON object as application/json")

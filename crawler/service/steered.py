@@ -96,7 +96,7 @@ class Steered(Protocol):
     async def remove(self, which: Selection) -> int:
         """Forget settled URLs; how many. As ``revive``."""
 
-    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> None:
+    async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
         """Settled URLs become due again, slice by slice (see ``crawler.crawl.maintenance.recrawl``). Durable on return.
         TooManyOrders: as many as may be are not fulfilled yet."""
 
@@ -258,10 +258,19 @@ class Direct:
         self._on_change(config)
         await self._crawl.excluded_are_out()
 
-    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> None:
+    async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
         clock = self._crawl.clock
-        order = RecrawlOrder(clock.now(), clock.wall() - older_than_s, tuple(outcomes), match)
-        await self._crawl.recrawler.order(order)
+        await self._crawl.recrawler.order(
+            RecrawlOrder(
+                clock.now(),
+                clock.wall() - older_than_s,
+                tuple(sorted(which.outcomes)),
+                match,
+                url=which.url,
+                host=which.host,
+                tag=which.tag,
+            )
+        )
 
     async def checkpoint(self, name: str | None) -> Copied:
         return await take(self._crawl, self._crawl.root, name)

@@ -178,6 +178,13 @@ async def test_a_daemon_comes_back_by_order_and_to_what_a_sitemap_says_is_newer(
             await told.until(changes={"unchanged": 2}, waiting=0, in_flight=0)
             for wrong in ("match=(", "older_than=soon", "outcome=fine"):
                 assert (await told.ask("POST", f"/v1/recrawl?{wrong}"))[0] == 400
-            assert (await told.ask("POST", "/v1/recrawl", json={"outcome": ["ok"]}))[0] == 400, "not taken for an order of all"
+            for wrong in ({"outcome": "ok"}, {"older": "7d"}, {"older_than": True}, {"url": "no url"}, {"match": "("}, []):
+                assert (await told.ask("POST", "/v1/recrawl", json=wrong))[0] == 400, wrong
+            only = {"url": web.url(HOST, "/a"), "host": f"{HOST}:{web.port}", "outcome": ["ok"], "older_than": 0, "match": "a$"}
+            assert (await told.ask("POST", "/v1/recrawl", json=only | {"tag": "none has it"}))[0] == 202
+            asked = web.asked(HOST)
+            assert (await told.ask("POST", "/v1/recrawl", json=only))[0] == 202
+            await told.until(changes={"unchanged": 1}, waiting=0, in_flight=0)
+            assert web.asked(HOST) == asked | {"/a": asked["/a"] + 1}
             _, why = await told.ask("GET", "/v1/urls", params={"url": web.url(HOST, "/a")})
-            assert why["record"]["interval"] == 1.5 * 7 * 86400
+            assert why["record"]["interval"] == 1.5**2 * 7 * 86400

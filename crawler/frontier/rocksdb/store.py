@@ -377,7 +377,9 @@ class RocksStore(Facts):
     def fulfil(self, pages: int) -> int | None:
         if not (orders := self.orders()):
             return None
-        order, found = orders[0], self._seen.slice(orders[0].start, pages)
+        order, place = orders[0], orders[0].which.place
+        of_host = self._keys_by.host(place) if place is not None else b""
+        found = [one for one in self._seen.slice(max(order.start, of_host), pages) if one[0].startswith(of_host)]
         chosen = [(key, flags, known) for key, flags, known in found if not flags & REVIVED and order.chooses(known)]
         chosen = [one for one in chosen if self._decides(one[0])]
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}

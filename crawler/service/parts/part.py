@@ -14,7 +14,7 @@ import os
 import pickle
 import socket
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,10 +159,10 @@ class Deputy:
         self._crawl.fetcher.pace(rate, bandwidth)
         return True
 
-    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> bool:
+    async def recrawl(self, older_than_s: float, match: str | None, which: bytes) -> bool:
         """False: as many orders as may be are not fulfilled yet."""
         try:
-            await self._direct.recrawl(older_than_s, outcomes, match)
+            await self._direct.recrawl(older_than_s, match, _selections.decode(which))
         except TooManyOrders:
             return False
         return True

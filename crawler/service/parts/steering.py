@@ -143,10 +143,9 @@ class SteeredParts:
     async def remove(self, which: Selection) -> int:
         return await self._choose("remove", which)
 
-    async def recrawl(self, older_than_s: float, outcomes: Sequence[str], match: str | None) -> None:
-        """One part after the other, as ``revive``."""
-        for part in range(self._parts):
-            if not await self._ask(part, "recrawl", older_than_s, list(outcomes), match):
+    async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
+        for part in await self._meant(which):
+            if not await self._ask(part, "recrawl", older_than_s, match, encode(which)):
                 raise TooManyOrders
 
     async def checkpoint(self, name: str | None) -> Copied:
@@ -154,8 +153,11 @@ class SteeredParts:
 
     async def _choose(self, action: str, which: Selection) -> int:
         """One part after the other: where one cannot, the same request again does the rest."""
-        only = [await self._owner(which.place)] if which.place is not None else range(self._parts)
-        return sum([await self._ask(part, action, encode(which)) for part in only])
+        return sum([await self._ask(part, action, encode(which)) for part in await self._meant(which)])
+
+    async def _meant(self, which: Selection) -> Sequence[int]:
+        """The parts that have such URLs."""
+        return [await self._owner(which.place)] if which.place is not None else range(self._parts)
 
     async def progress(self, kind: str) -> Mapping[str, Tally]:
         total: dict[str, Tally] = {}

@@ -766,6 +766,25 @@ def test_what_is_ordered_becomes_due_again_slice_by_slice(driver: Driver) -> Non
     assert counts.settled == 50, "each visit counts"
 
 
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        ({"host": link("h1/0").host}, [f"h1/{i}" for i in range(1, 25, 3)]),
+        ({"url": link("h2/5").url}, ["h2/5"]),
+        ({"url": link("h2/4").url}, []),
+        ({"url": link("h2/5").url, "host": link("h1/0").host}, []),
+        ({"tag": 7}, ["h0/0", "h0/3"]),
+    ],
+)
+def test_an_order_of_a_host_a_url_or_a_tag(driver: Driver, fields: dict[str, object], meant: list[str]) -> None:
+    driver.commit(link(f"h{i % 3}/{i}", tag=7 if i in (0, 3) else "7") for i in range(25))
+    settle_all(driver)
+    order(driver, **fields)
+    assert sum(iter(lambda: driver.store.fulfil(3), None)) == len(meant)
+    driver.now += REST
+    assert sorted(names(driver.claim())) == sorted(meant)
+
+
 def test_what_is_removed_meanwhile_does_not_come_back(coming_back: Driver) -> None:
     driver = coming_back
     driver.commit([link(f"a/{i}") for i in range(6)])
