@@ -24,6 +24,7 @@ from crawler.frontier.rocksdb.layout import (
     LAST,
     QUEUE_KEY_BYTES,
     HostRecord,
+    Lane,
     decode_page,
     decode_seen,
     pack_time,
@@ -55,6 +56,8 @@ class Claims:
         self._database, self._hosts, self._keys_by, self._upstream = database, hosts, keys_by, upstream
         self._opened_at, self._rest = opened_at, rest
         self._out: dict[bytes, dict[bytes, int]] = {}  # p → queue key → flags
+        self._passed: dict[bytes, dict[int, bytes]] = {}
+        """p → lane → the entry up to which all are out. Of hosts with links out: new ones join behind it."""
         self._ready_from = self._due_from = b""
         self.bundles: dict[bytes, Bundle] = {}
         """Those with links out, as the store has them."""
@@ -115,13 +118,12 @@ class Claims:
 
     def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int) -> list[Taken]:
         """The host's first links that are not out: by lane, then sequence, then place in a bundle."""
-        out = self._out.get(host, _NONE)
+        out, behind = self._out.get(host, _NONE), self._passed.get(host, {})
         taken: list[Taken] = []
         for lane in record.lanes:
             if len(taken) >= links:
                 break
-            cursor.seek(queue_key(host, lane.number, lane.head))
-            passed = 0
+            passed = self._seek(cursor, host, lane, out, behind.get(lane.number))
             while passed < lane.count and len(taken) < links:
                 key = cursor.key()
                 if key is None or key[:9] != host + bytes((lane.number,)):
@@ -129,29 +131,45 @@ class Claims:
                     raise StorageError("frontier store: a host's queue is shorter than its record says", final=True)
                 if not passed:
                     lane.head = int.from_bytes(key[9:], "big")
-                entries = self._entries(key, cursor, out, links - len(taken))
-                taken += ((entry, value, record) for entry, value in entries[0])
-                passed += entries[1]
+                found, count, are_all = self._entries(key, cursor, out, links - len(taken))
+                taken += [(entry, value, record) for entry, value in found]
+                passed += count
+                if are_all:
+                    behind[lane.number] = key
                 cursor.next()
         if taken:
-            self._out.setdefault(host, {}).update((key, value[0]) for key, value, _ in taken)
+            self._out.setdefault(host, {}).update([(key, value[0]) for key, value, _ in taken])
+            self._passed[host] = behind
         return taken
+
+    def _seek(self, cursor: RdictIter, host: bytes, lane: Lane, out: Mapping[bytes, int], behind: bytes | None) -> int:
+        """To the lane's first entry of which not all is known to be out; how many links before it are there still."""
+        if behind is None:
+            cursor.seek(queue_key(host, lane.number, lane.head))
+            return 0
+        cursor.seek(behind + b"\0")
+        before = [key for key in out if key[8] == lane.number and key[:QUEUE_KEY_BYTES] <= behind]
+        if before:
+            lane.head = int.from_bytes(min(before)[9:QUEUE_KEY_BYTES], "big")
+        return len(before)
 
     def _entries(
         self, key: bytes, cursor: RdictIter, out: Mapping[bytes, int], links: int
-    ) -> tuple[list[tuple[bytes, bytes]], int]:
-        """(key, value) of up to so many links of the entry at the cursor that are not out, and how many it has in all."""
+    ) -> tuple[list[tuple[bytes, bytes]], int, bool]:
+        """(key, value) of up to so many links of the entry at the cursor that are not out, how many it has in all, and whether
+        all of them are out then."""
         bundle = self.bundles.get(key)
         if bundle is None:
             value = cursor.value()
             if not value[0] & BUNDLE:
-                return ([] if key in out else [(key, value)]), 1
+                return ([] if key in out else [(key, value)]), 1, True
             bundle = decode_bundle(value)
         places = bundle.places()
-        free = [place for place in places if place_key(key, place) not in out][:links]
+        free = [place for place in places if place_key(key, place) not in out]
         if free:
             self.bundles[key] = bundle
-        return [(place_key(key, place), value) for place, value in bundle.values(free).items()], len(places)
+        found = [(place_key(key, place), value) for place, value in bundle.values(free[:links]).items()]
+        return found, len(places), len(free) <= links
 
     def _leases(self, taken: Sequence[Taken]) -> list[Lease]:
         links = [decode_link(value) for _, value, _ in taken]
@@ -197,8 +215,14 @@ class Claims:
 
     # -- coming back ----------------------------------------------------------------------------------------------
 
+    def give_back(self, leases: Collection[Lease]) -> None:
+        """These are out no more, and wait again."""
+        for lease in leases:
+            self._passed.pop(lease.key[:HOST_BYTES], None)
+        self.release(leases)
+
     def release(self, leases: Collection[Lease]) -> None:
-        """These are out no more: settled, or given back."""
+        """These are out no more, and their entries are gone."""
         free = []
         for lease in leases:
             host = lease.key[:HOST_BYTES]
@@ -209,6 +233,7 @@ class Claims:
                     land(self.flying, host + self._keys_by.url(lease.link.url.encode()))
                 if not out:
                     del self._out[host]
+                    self._passed.pop(host, None)
                     free.append(host)
         for key in {lease.key[:QUEUE_KEY_BYTES] for lease in leases if len(lease.key) > QUEUE_KEY_BYTES}:
             out = self._out.get(key[:HOST_BYTES], _NONE)
@@ -268,6 +293,7 @@ class Claims:
         gone = {host for host in self._out if host[0] in lost}
         for host in gone:
             del self._out[host]
+        self._passed.clear()
         for key in [key for key in self.bundles if key[0] in lost]:
             del self.bundles[key]
         for key in [key for key in self.flying if key[0] in lost]:

@@ -309,7 +309,7 @@ class RocksStore(Facts):
 
     @translated
     def give_back(self, leases: Sequence[Lease]) -> None:
-        self._claims.release([lease for lease in leases if lease.key])
+        self._claims.give_back([lease for lease in leases if lease.key])
 
     @translated
     def next_due(self) -> float | None:

@@ -102,6 +102,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "InFlight.found": ("workers and held visits", WORKERS + 500),
     # store
     "Claims._out": ("bench", CLAIMED),
+    "Claims._passed": ("bench", CLAIMED),
     "Claims.bundles": ("bench", CLAIMED),
     "Claims.flying": ("bench", CLAIMED),
     "Claims.lowered": ("BATCH", BATCH),

@@ -25,6 +25,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Known, Lease, Mark
 from crawler.frontier import Limits, open_reader
 from crawler.frontier.recrawl import RecrawlOrder
+from crawler.frontier.rocksdb.claims import Claims
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 
@@ -53,6 +54,27 @@ def test_everything_is_there_again_after_a_clean_end(driver: Driver) -> None:
     leases = driver.claim()
     assert names(leases) == [f"a/{i}" for i in range(1, 10)]
     assert (leases[0].failures, leases[0].busy) == (4, 2)
+
+
+def test_what_is_out_is_not_read_again(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of a long list has many links on the bench: to claim one more must not walk over all of them."""
+    read: list[bytes] = []
+    entries = Claims._entries
+    monkeypatch.setattr(Claims, "_entries", lambda self, key, *rest: read.append(key) or entries(self, key, *rest))
+    driver.commit([link(f"a/{i}") for i in range(300)])
+    leases = driver.claim(1, 10)
+    for _ in range(9):
+        leases += driver.claim(0, 0, {"a.test": 10})
+    assert names(leases) == [f"a/{i}" for i in range(100)] and len(read) == 100
+    driver.settle(leases.pop(0), done())
+    leases += driver.claim(0, 0, {"a.test": 10})
+    assert names(leases[-10:]) == [f"a/{i}" for i in range(100, 110)] and len(read) == 110
+    driver.store.give_back(leases[40:42])
+    again = driver.claim(0, 0, {"a.test": 3})
+    assert names(again) == ["a/41", "a/42", "a/110"], "what was given back comes first"
+    driver.reopen()
+    driver.now += REST
+    assert names(driver.claim(1, 300)) == [f"a/{i}" for i in range(1, 300)]
 
 
 def test_at_open_every_host_counts_as_just_visited(driver: Driver) -> None:
