@@ -9,8 +9,11 @@ no politeness, no robots, no retries, no metrics, no threads. Their sums are a f
     queue  RocksDB tuned as ours: links looked up, new ones put into ``seen`` and ``queue``, the page settled; synced every
            100 pages. Keys and values are made beforehand
 
-A list needs the first two, a crawl all four. CPU is user and system time of the part's own loop, start-up left out; that of
-REF counts whole, as in ``run.py``, which runs these parts in each of its rounds.
+    one    asked and kept in one loop, as a crawler must: a web that is asked less often than it could answer sleeps in between,
+           and waking it is the client's CPU; so is what the two displace of each other in the caches
+
+A list needs the first two, a crawl all four; ``one`` is in no sum. CPU is user and system time of the part's own loop, start-up
+left out; that of REF counts whole, as in ``run.py``, which runs these parts in each of its rounds.
 """
 
 from __future__ import annotations
@@ -52,7 +55,14 @@ def clocked(work: Callable[[], Any]) -> float:
 # -- the parts: each gives the CPU seconds of its loop ---------------------------------------------------------------------
 
 
-def ask(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
+def ask(
+    urls: list[str],
+    bodies: list[bytes],
+    folder: Path,
+    options: argparse.Namespace,
+    then: Callable[[str], object] = lambda url: None,
+) -> float:
+    """``then`` is called after each page."""
     import aiohttp
     import uvloop
     from aiohttp.client_reqrep import ConnectionKey
@@ -94,6 +104,7 @@ def ask(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Na
             while not payload.at_eof():
                 await payload.readany()
             connection.release()
+            then(url)
 
     async def all_of_them() -> None:
         left = iter(urls)
@@ -104,28 +115,47 @@ def ask(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Na
         return clocked(lambda: runner.run(all_of_them()))
 
 
-def keep(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
-    import orjson
-    from isal import isal_zlib
+class Keeping:
+    """Keeps a page at each call."""
 
-    head = b"HTTP/1.1 200 OK\r\nServer: webfarm\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 12345\r\n\r\n"
-    about = b"WARC/1.1\r\n" + b"WARC-Some-Field: some value of some length\r\n" * 12 + b"\r\n"
+    def __init__(self, bodies: list[bytes], folder: Path) -> None:
+        import orjson
+        from isal import isal_zlib
+
+        self._compress, self._dumps = isal_zlib.compress, orjson.dumps
+        self._bodies, self._number = bodies, 0
+        self._warc, self._rows = (Path(folder, name).open("wb") for name in ("warc", "rows"))  # noqa: SIM115 - until it ends
+        self._head = (
+            b"HTTP/1.1 200 OK\r\nServer: webfarm\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 12345\r\n\r\n"
+        )
+        self._about = b"WARC/1.1\r\n" + b"WARC-Some-Field: some value of some length\r\n" * 12 + b"\r\n"
+
+    def __call__(self, url: str) -> None:
+        self._number += 1
+        head, body = self._head, self._bodies[self._number % len(self._bodies)]
+        digests = [hashlib.sha1(body).hexdigest(), hashlib.sha1(head + body).hexdigest()]
+        digests.append(hashlib.sha256(body).hexdigest())
+        self._warc.write(self._compress(b"".join((self._about, head, body, b"\r\n\r\n")), 1, 31))
+        row = {"url": url, "canonical": url, "status": 200, "digests": digests}
+        self._rows.write(self._dumps(row | {f"field{n}": n for n in range(24)}) + b"\n")
+        if self._number % PAGES_A_SYNC == 0:
+            for file in (self._warc, self._rows):
+                file.flush()
+                os.fdatasync(file.fileno())
+
+
+def keep(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
+    keeping = Keeping(bodies, folder)
 
     def work() -> None:
-        with Path(folder, "warc").open("wb") as warc, Path(folder, "rows").open("wb") as rows:
-            for number, url in enumerate(urls, 1):
-                body = bodies[number % len(bodies)]
-                digests = [hashlib.sha1(body).hexdigest(), hashlib.sha1(head + body).hexdigest()]
-                digests.append(hashlib.sha256(body).hexdigest())
-                warc.write(isal_zlib.compress(b"".join((about, head, body, b"\r\n\r\n")), 1, 31))
-                row = {"url": url, "canonical": url, "status": 200, "digests": digests}
-                rows.write(orjson.dumps(row | {f"field{n}": n for n in range(24)}) + b"\n")
-                if number % PAGES_A_SYNC == 0:
-                    for file in (warc, rows):
-                        file.flush()
-                        os.fdatasync(file.fileno())
+        for url in urls:
+            keeping(url)
 
     return clocked(work)
+
+
+def one(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
+    return ask(urls, bodies, folder, options, then=Keeping(bodies, folder))
 
 
 def read(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.Namespace) -> float:
@@ -200,7 +230,7 @@ def queue(urls: list[str], bodies: list[bytes], folder: Path, options: argparse.
 
 
 Part = Callable[[list[str], list[bytes], Path, argparse.Namespace], float]
-PARTS: dict[str, Part] = {"ask": ask, "keep": keep, "read": read, "queue": queue}
+PARTS: dict[str, Part] = {"ask": ask, "keep": keep, "read": read, "queue": queue, "one": one}
 
 
 def trust_of(ca: Path | None) -> ssl.SSLContext | None:
