@@ -216,6 +216,7 @@ def _open_fetcher(
         per_host=config.per_host,
         names_max=plan.dns_names_max,
         idle_bytes_max=plan.accounts["idle"],
+        body_memory_bytes=plan.body_memory_bytes,
         cookies=cookies,
     )
 

@@ -11,7 +11,6 @@ import math
 import socket
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiohttp.http import RawResponseMessage
@@ -76,8 +75,8 @@ class Fetcher:
         connector: Connector,
         guard: Guard,
         profile_of: Callable[[str], Profile],
-        tmp: Path,
-        decode_body: bool,
+        new_body: Callable[[], Body],
+        finisher: Finisher,
         concurrency_max: int,
         cookies: Cookies | None = None,
     ) -> None:
@@ -87,13 +86,13 @@ class Fetcher:
         self._connector = connector
         self._guard = guard
         self._profile_of = profile_of
-        self._tmp = tmp
+        self._new_body = new_body
         self.concurrency_max = concurrency_max
         """Fetches at a time that the descriptor limit allows."""
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._loop, connector.tls_waste)
         self._bodies: set[Body] = set()  # of fetches in flight
-        self.finisher = Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
+        self.finisher = finisher
         self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
         self._request_pace, self._byte_pace = Pace(config.rate), Pace(config.bandwidth / QUANTUM_BYTES)
         self._framing_pace = Pace(FRAMING_BYTES_PER_S / QUANTUM_BYTES)
@@ -194,7 +193,7 @@ class Fetcher:
         config = self._config
         is_sitemap = link.kind in SITEMAPS
         limit = config.max_sitemap if is_sitemap else config.max_robots if link.kind == "robots" else config.max_body
-        body = Body(self._tmp)
+        body = self._new_body()
         self._bodies.add(body)
         head_at = 0.0
         fault: FetchError | None = None

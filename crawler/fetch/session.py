@@ -18,7 +18,9 @@ import aiohttp
 
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import OUR_ERRNOS, ConfigError
+from crawler.core.page import MEMORY_BYTES_MAX, Body
 from crawler.fetch.connector import Connector
+from crawler.fetch.decoding import Finisher
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.guard import Guard
 from crawler.fetch.request import profiles
@@ -50,12 +52,13 @@ async def open_fetcher(
     lean: bool | None = None,
     names_max: int = 4096,
     idle_bytes_max: int = 16 << 20,
+    body_memory_bytes: int = MEMORY_BYTES_MAX,
     cookies: Cookies | None = None,
 ) -> AsyncIterator[Fetcher]:
     """The crawl's one session. ``tmp`` is where bodies are spooled; with ``decode_body`` they are kept with their content
     codings undone; ``hosts`` are the ``[[host]]`` tables; ``lean`` chooses the way (see ``ways``; by default aiohttp's
-    version does). At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept.
-    ``cookies``: those of the crawl, if it has any. Raises ConfigError."""
+    version does). At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept;
+    ``body_memory_bytes`` of a body stay in memory. ``cookies``: those of the crawl, if it has any. Raises ConfigError."""
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
         logger.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
@@ -97,7 +100,9 @@ async def open_fetcher(
         async with _session(connector, heads) as session:
             by_session = BySession(session)
             way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
-            yield Fetcher(config, way, connector, guard, profile_of, tmp, decode_body, concurrency_max, cookies)
+            new_body, ratio_max, codings_max = partial(Body, tmp, body_memory_bytes), config.max_decode_ratio, config.max_codings
+            finisher = Finisher(tmp, decode_body=decode_body, ratio_max=ratio_max, codings_max=codings_max)
+            yield Fetcher(config, way, connector, guard, profile_of, new_body, finisher, concurrency_max, cookies)
     finally:
         loop.set_exception_handler(handled)
         await resolver.close()

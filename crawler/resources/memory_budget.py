@@ -17,7 +17,6 @@ from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock
 from crawler.core.model import Done, Link
 from crawler.resources.memory_plan import (
-    BODY_BYTES,
     CONNECTION_BYTES,
     HEAD_COPIES,
     LINK_BYTES,
@@ -137,10 +136,10 @@ class VisitMemory:
 
     What every visit takes, room for connection and body, is two plain numbers: most visits make no reservation but the last."""
 
-    __slots__ = ("_accounts", "_body", "_body_account", "_connection", "_connection_account", "_held", "_turn")
+    __slots__ = ("_accounts", "_body", "_body_account", "_body_bytes", "_connection", "_connection_account", "_held", "_turn")
 
-    def __init__(self, accounts: Mapping[str, Account]) -> None:
-        self._accounts = accounts
+    def __init__(self, accounts: Mapping[str, Account], body_bytes: int) -> None:
+        self._accounts, self._body_bytes = accounts, body_bytes
         self._connection_account, self._body_account = accounts["connection"], accounts["body"]
         self._connection = self._body = 0  # bytes taken from these two
         self._held: dict[str, Reservation] = {}
@@ -152,21 +151,21 @@ class VisitMemory:
         connection, body = self._connection_account, self._body_account
         if (
             connection.used + CONNECTION_BYTES > connection.bytes_max
-            or body.used + BODY_BYTES > body.bytes_max
+            or body.used + self._body_bytes > body.bytes_max
             or connection._waiting
             or body._waiting
         ):
             return False
         connection.used += CONNECTION_BYTES
-        body.used += BODY_BYTES
-        self._connection, self._body = CONNECTION_BYTES, BODY_BYTES
+        body.used += self._body_bytes
+        self._connection, self._body = CONNECTION_BYTES, self._body_bytes
         return True
 
     async def wait(self) -> None:
         """The same as soon as there is room."""
         try:
             self._connection = (await self._connection_account.take(CONNECTION_BYTES)).bytes
-            self._body = (await self._body_account.take(BODY_BYTES)).bytes
+            self._body = (await self._body_account.take(self._body_bytes)).bytes
         except BaseException:
             self.release()
             raise
@@ -289,7 +288,7 @@ class Budget:
     def visit(self) -> VisitMemory:
         """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
         the end is released, and it may serve for the next. It does not wait while fewer than ``plan.visits_max`` are out."""
-        return VisitMemory(self._accounts)
+        return VisitMemory(self._accounts, self.plan.body_bytes)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""

@@ -40,6 +40,9 @@ CONNECTION_BYTES: Final = 192 * _KIB
 body, but for what ``decoder_bytes`` counts."""
 BODY_BYTES: Final = 128 * _KIB
 """Of a body that is being received: what stays in memory of it, and one chunk."""
+LARGE_BODY_BYTES: Final = 192 * _KIB
+"""The same, where all visits find room for it: of ordinary pages hardly one then goes by way of the disk."""
+BODY_CHUNK_BYTES: Final = 64 * _KIB
 HEAD_COPIES: Final = 3
 """A long head while it is received and kept: its lines, the same as a list and as a table of text."""
 BENCH_LINK_BYTES: Final = 1_200
@@ -100,6 +103,13 @@ class Plan(Struct, frozen=True):
     accounts: Mapping[str, int]
     visits_max: int
     parsers: int
+    body_bytes: int = BODY_BYTES
+    """Of each visit, in the account of that name."""
+
+    @property
+    def body_memory_bytes(self) -> int:
+        """How much of a body stays in memory."""
+        return self.body_bytes - BODY_CHUNK_BYTES
 
     @property
     def parser_memory_bytes(self) -> int:
@@ -204,14 +214,15 @@ def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
     accounts["outcome"] = _between(OUTCOME_BYTES_MIN, rest // 4, OUTCOME_BYTES_MAX)
     rest -= accounts["outcome"]
     visits = min(needs.workers, max(0, rest // (CONNECTION_BYTES + BODY_BYTES)))
+    body_bytes = LARGE_BODY_BYTES if visits * (CONNECTION_BYTES + LARGE_BODY_BYTES) <= rest else BODY_BYTES
     accounts["connection"] = visits * CONNECTION_BYTES
-    accounts["body"] = visits * BODY_BYTES
+    accounts["body"] = visits * body_bytes
     rest -= accounts["connection"] + accounts["body"]
     if rest > 0 and visits:
         # Larger batches, and more documents and long heads at a time, have a use for what is left; beyond that nobody has.
         for name, share, most in (("outcome", 2, OUTCOME_BYTES_MAX), ("parse", 4, PARSE_BYTES_MAX), ("head", 8, HEAD_BYTES_MAX)):
             accounts[name] = max(accounts[name], min(accounts[name] + rest // share, most))
-    return Plan(limit, {name: accounts[name] for name in SAYS}, visits, needs.parsers)
+    return Plan(limit, {name: accounts[name] for name in SAYS}, visits, needs.parsers, body_bytes)
 
 
 def _is_enough(plan: Plan, needs: Needs) -> bool:

@@ -12,6 +12,7 @@ from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core import urls
 from crawler.core.errors import FetchError
 from crawler.core.model import Done, Lease, Link
+from crawler.core.page import MEMORY_BYTES_MAX
 from crawler.fetch import Fetcher, open_fetcher, session
 from crawler.policy.judge import Judge
 from support.sinful import Site
@@ -61,11 +62,19 @@ async def fetching(
     decode_body: bool = False,
     hosts: tuple[dict[str, Any], ...] = (),
     lean: bool = True,
+    body_memory_bytes: int = MEMORY_BYTES_MAX,
     **config: Any,
 ) -> AsyncIterator[Fetcher]:
     settings = LIMITS | {key: filled_in(value, site) for key, value in config.items()}
     tables = [HostConfig(**{key: filled_in(value, site) for key, value in host.items()}) for host in hosts]
-    opening = open_fetcher(FetchConfig(**settings), tmp=tmp, decode_body=decode_body, hosts=tables, lean=lean)
+    opening = open_fetcher(
+        FetchConfig(**settings),
+        tmp=tmp,
+        decode_body=decode_body,
+        hosts=tables,
+        lean=lean,
+        body_memory_bytes=body_memory_bytes,
+    )
     async with opening as fetcher:
         yield fetcher
 

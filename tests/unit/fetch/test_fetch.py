@@ -550,6 +550,14 @@ async def test_a_spool_that_cannot_be_written_is_our_trouble(site: Site, tmp_pat
         assert (await end_of(fetcher, at(site, "/good/1")))[0] == "ok"
 
 
+async def test_so_much_of_a_body_stays_in_memory(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site, body_memory_bytes=100_000) as fetcher:
+        for size, held in ((100_000, 100_000), (100_001, 0)):
+            page = await fetcher.fetch(lease_of(at(site, f"/good/1?bytes={size}")))
+            assert (page.body.size, page.body.memory_bytes) == (size, held)
+            page.body.discard()
+
+
 async def test_certificates_that_cannot_be_read_are_the_operators_to_mend(site: Site, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nonsense")
     for path in (tmp_path / "ca.pem", tmp_path / "none.pem", tmp_path):

@@ -12,6 +12,7 @@ from support.pages import page_of
 from crawler.core.content_coding import decoder_bytes
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Link
+from crawler.core.page import MEMORY_BYTES_MAX
 from crawler.resources.memory_budget import Account, Budget, weight
 from crawler.resources.memory_plan import (
     BODY_BYTES,
@@ -64,6 +65,7 @@ def test_a_plan_fits_its_limit_or_is_refused_with_one_that_does(limit, workers, 
         assert plan.accounts["parse"] >= largest, "no reservation exceeds its account"
         assert plan.accounts["head"] >= HEAD_COPIES * max_head
         assert all(size >= 0 for size in plan.accounts.values())
+        assert plan.accounts["body"] == plan.visits_max * plan.body_bytes
         assert plan.parser_memory_bytes > 0 or not parsers
 
 
@@ -74,7 +76,9 @@ def test_ordinary_limits():
     small = divide(256 * MIB, needs)
     assert small.visits_max > 60
     assert small.accounts["store"] == 64 * MIB
-    assert divide(512 * MIB, replace(needs, workers=100)).visits_max == 100
+    ordinary = divide(512 * MIB, replace(needs, workers=100))
+    assert ordinary.visits_max == 100
+    assert (small.body_memory_bytes, ordinary.body_memory_bytes) == (MEMORY_BYTES_MAX, 2 * MEMORY_BYTES_MAX)
     assert divide(150 * MIB, replace(needs, workers=100, parsers=0, max_parse=0)).visits_max >= 4
     assert "256MiB" in small.table().splitlines()[-1]
     assert default_limit(None) == default_limit(1 << 40) == 512 * MIB
