@@ -19,8 +19,6 @@ from crawler.core.errors import StorageError
 
 BUFFER_BYTES_MAX: Final = 512 << 10
 """Appended bytes that wait for one larger write."""
-BUFFER_PIECES_MAX: Final = 1024
-"""In so many pieces: each takes memory beside its bytes."""
 
 
 @contextmanager
@@ -36,16 +34,16 @@ def storing(path: Path, *, syncing: bool = False) -> Iterator[None]:
 class MarkedFile:
     """``size`` counts every byte appended, written or not. All methods may raise StorageError."""
 
-    __slots__ = ("_failed", "_fd", "_pieces", "_waiting_bytes", "_written", "path")
+    __slots__ = ("_buffer", "_failed", "_fd", "_waiting_bytes", "_written", "path")
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
         """Use ``create`` or ``open``."""
         self.path = path
         self._fd = fd
         self._written = size
-        self._pieces: list[bytes] = []
-        """Appended and not written yet: put together by the write, for a buffer that grows is copied again and again."""
-        self._waiting_bytes = 0
+        self._buffer = memoryview(bytearray(BUFFER_BYTES_MAX))
+        """Kept for as long as the file is open: one that is made anew for each write is also mapped anew, page by page."""
+        self._waiting_bytes = 0  # appended and not written yet: the first of the buffer
         self._failed = False
 
     def __repr__(self) -> str:
@@ -88,21 +86,23 @@ class MarkedFile:
 
     def append(self, data: bytes) -> int:
         """Add ``data``; the offset it begins at."""
-        offset = self._written + self._waiting_bytes
-        if self._waiting_bytes + len(data) > BUFFER_BYTES_MAX or len(self._pieces) == BUFFER_PIECES_MAX:
+        offset, waiting = self.size, self._waiting_bytes
+        if waiting + len(data) > BUFFER_BYTES_MAX:
             self.flush()
-        self._pieces.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes > BUFFER_BYTES_MAX:
-            self.flush()
+            waiting = 0
+        if len(data) > BUFFER_BYTES_MAX:
+            self._write(data)
+        else:
+            self._waiting_bytes = waiting + len(data)
+            self._buffer[waiting : self._waiting_bytes] = data
         return offset
 
     def flush(self) -> None:
         """Hand everything to the kernel."""
-        if self._pieces or self._failed:
-            pieces = self._pieces
-            self._forget()
-            self._write(pieces)
+        if self._waiting_bytes or self._failed:
+            data = self._buffer[: self._waiting_bytes]
+            self._waiting_bytes = 0
+            self._write(data)
 
     def sync(self) -> None:
         """Everything appended is on the disk."""
@@ -114,7 +114,7 @@ class MarkedFile:
 
     def cut(self, mark: int) -> None:
         """Forget what lies behind ``mark``, and that a write failed there."""
-        self._forget()
+        self._waiting_bytes = 0
         with storing(self.path):
             os.ftruncate(self._fd, mark)
         self._written = mark
@@ -123,20 +123,17 @@ class MarkedFile:
     def close(self) -> None:
         """What was not flushed is lost. May be called again."""
         fd, self._fd = self._fd, -1
-        self._forget()
+        self._waiting_bytes = 0
         self._failed = True
         if fd >= 0:
             with storing(self.path):
                 os.close(fd)
 
-    def _forget(self) -> None:
-        self._pieces, self._waiting_bytes = [], 0
-
-    def _write(self, pieces: list[bytes]) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         if self._failed:
             raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
         self._failed = True
-        with storing(self.path), memoryview(b"".join(pieces)) as view:
+        with storing(self.path), memoryview(data) as view:
             done = 0
             while done < len(view):
                 done += os.pwrite(self._fd, view[done:], self._written + done)

@@ -9,7 +9,6 @@ from support.machine import Machine
 from support.webs import Web, page
 
 from crawler.config.load import load
-from crawler.core.durable import BUFFER_PIECES_MAX
 from crawler.crawl.wiring import open_crawl
 from crawler.fetch.connector import IDLE_BYTES
 from crawler.frontier import batch
@@ -63,7 +62,6 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Journal._rolls": ("by a timer that waits for each, and at the end", FIXED),
     "Journal._rolled": ("files that one batch fills", FIXED),
     "Frontier._paused_at": ("fixed", FIXED),
-    "MarkedFile._pieces": ("write", BUFFER_PIECES_MAX),
     "WarcArchive._info": ("fixed", FIXED),
     "WarcArchive._settings": ("settings", FIXED),
     "WarcArchive._retired": ("files about to be deleted", FIXED),
@@ -240,6 +238,6 @@ async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_pat
 SMALL_CRAWLS = 4
 FILLING = {
     *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
-    *("Connector._conns", "Connector._idle", "MarkedFile._pieces"),
+    *("Connector._conns", "Connector._idle"),
 }
 """Caches and buffers whose bounds are beyond what so few hosts, or a batch, fill."""
