@@ -159,7 +159,10 @@ codecs.register_error("crawler.query", _unencodable)
 
 
 def w3c_date(text: str) -> float | None:
-    """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day alone is its beginning."""
+    """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day, a month or a year alone
+    is its beginning."""
+    if len(text) in (4, 7) and text.isascii() and text[:4].isdigit():
+        text += "-01-01" if len(text) == 4 else "-01"
     try:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()

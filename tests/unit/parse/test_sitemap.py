@@ -261,6 +261,11 @@ def test_the_parent_imports_no_parser_of_html():
     ("text", "at"),
     [
         ("2024-01-01", 1704067200.0),
+        ("2024-01", 1704067200.0),
+        ("2024", 1704067200.0),
+        ("2024-13", None),
+        ("202401x", None),
+        ("20240", None),
         ("2024-01-01T01:00:00+01:00", 1704067200.0),
         ("2024-01-01T00:00Z", 1704067200.0),
         ("2024-01-01T00:00:00.5Z", 1704067200.5),
@@ -269,6 +274,7 @@ def test_the_parent_imports_no_parser_of_html():
     ],
 )
 def test_when_an_entry_was_modified(text, at):
+    """https://www.w3.org/TR/NOTE-datetime: a year, a year and a month, or a complete date."""
     url = f"<urlset><url><lastmod> {text} </lastmod><loc>https://a.example/</loc></url><url><loc>/b</loc></url></urlset>"
     how = sitemap_formats.How("https://a.example/sitemap.xml", with_modified=True)
     part = sitemap_formats.part(url.encode(), b"", "whole", how)
