@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 from xml.parsers import expat
 
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, UrlRules
+from crawler.core.urls import Base, UrlRules, join
 from crawler.parse.microsyntax import codec_of, w3c_date, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
@@ -85,6 +86,8 @@ class SitemapState(Struct, array_like=True):
     """Damaged entries so far."""
     is_over: bool = False
     """Nothing is read any more."""
+    base: str = ""
+    """What URLs are relative to, if it is not the document's own."""
 
 
 class Part(Struct, array_like=True):
@@ -154,7 +157,7 @@ class SitemapReading:
         self.state, self._how = state, how
         self.with_modified = how.with_modified
         self._modified: dict[str, float] = {}
-        self._join = Base(how.url, how.rules).join
+        self._join = Base(self.base, how.rules).join
         self._found: dict[str, None] = {}
         self._bytes_left = ANSWER_BYTES_MAX
         self._refused: dict[str, int] = {}
@@ -172,6 +175,16 @@ class SitemapReading:
     @property
     def is_full(self) -> bool:
         return self._bytes_left <= 0
+
+    @property
+    def base(self) -> str:
+        return self.state.base or self._how.url
+
+    def rebase(self, base: str) -> None:
+        """Of a feed: what its URLs are relative to from now on (RFC 4287 2)."""
+        with suppress(FetchError):
+            self.state.base = join(self._how.url, base)
+            self._join = Base(self.base, self._how.rules).join
 
     def add(self, reference: str, modified: str = "") -> None:
         """Take what stands where a URL should, and when it says to have been modified. Bytes that are not of the encoding are
@@ -369,6 +382,7 @@ class Strict:
         self._is_modified = False
         """What is read is no URL, but when it was modified."""
         self._urls_over = 0
+        self._base: str | None = None  # of this entry
         self._data = b""
         self._shift = 0
 
@@ -402,10 +416,15 @@ class Strict:
                 self._text, self._text_chars = [], 0
                 self._parser.CharacterDataHandler = self._characters
             elif attributes.get("rel", "alternate") == "alternate":
-                self._take(attributes.get("href", ""))
+                self._take(self._based(attributes.get("href", ""), attributes.get("xml:base")))
         elif self._reading.with_modified and local == "lastmod" and self._open[-1].rpartition(":")[2] == self._entry:
             self._text, self._text_chars, self._is_modified = [], 0, True
             self._parser.CharacterDataHandler = self._characters
+        if self._is_atom and (base := attributes.get("xml:base")) is not None:
+            if local == self._entry:
+                self._base = base
+            elif local == "feed":
+                self._reading.rebase(base)
         if len(self._open) >= ELEMENT_DEPTH_MAX or len(name) > NAME_CHARS_MAX:
             raise Odd("too_deep", f"over {ELEMENT_DEPTH_MAX} elements in one another, or a name of over {NAME_CHARS_MAX} letters")
         self._open.append(name)
@@ -440,6 +459,17 @@ class Strict:
             else:
                 self._take(text)
 
+    def _based(self, href: str, own: str | None) -> str:
+        """A URL of an entry that, or a link that, has a base of its own."""
+        base = self._reading.base
+        bases = [text for text in (self._base, own) if text is not None]
+        try:
+            for text in bases:
+                base = join(base, text)
+            return join(base, href) if bases and href.strip() else href
+        except FetchError:
+            return href
+
     def _take(self, url: str) -> None:
         if len(self._urls) < ENTRY_URLS_MAX:
             self._urls.append(url)
@@ -447,7 +477,7 @@ class Strict:
             self._urls_over += 1
 
     def _entry_ended(self) -> None:
-        self._text = self._parser.CharacterDataHandler = None
+        self._text = self._parser.CharacterDataHandler = self._base = None
         at = self._parser.CurrentByteIndex + self._shift
         for url in self._urls:  # not before: an entry that is not whole is read again
             self._reading.add(url, self._modified)
