@@ -16,6 +16,8 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.cookiejar import (  # type: ignore[attr-defined]
     Cookie,
     CookieJar,
@@ -53,6 +55,12 @@ logger: Final = logging.getLogger(__name__)
 _BLANK: Final = " \t"
 _seconds: Final = re.compile(r"(-?[0-9]{1,12})[0-9]*+").fullmatch
 """Cut to what a float can hold, with room."""
+_date_delimiters: Final = re.compile(r"[\t -/;-@\[-`{-~]+").split
+_time: Final = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?!\d)", re.ASCII).match
+_day: Final = re.compile(r"(\d{1,2})(?!\d)", re.ASCII).match
+_year: Final = re.compile(r"(\d{2,4})(?!\d)", re.ASCII).match
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_YEAR_MIN: Final = 1601
 
 
 class _OwnHost(DefaultCookiePolicy):
@@ -106,8 +114,8 @@ def _plain(field: str, host: str) -> str | None:
             kept[key] = ""
         elif key == "path":
             kept[key] = text if text[:1] == "/" else ""
-        elif key == "expires" and text:
-            kept[key] = text
+        elif key == "expires" and (date := _date(text)):
+            kept[key] = date
         elif key == "max-age" and (seconds := _seconds(text)):
             kept[key] = seconds[1]
         elif key == "domain" and text:
@@ -117,6 +125,33 @@ def _plain(field: str, host: str) -> str | None:
         del kept["domain"]
     attributes = (f"; {key}={text}" if text else f"; {key}" for key, text in kept.items() if text or key == "secure")
     return f"{name.strip(_BLANK)}={value.strip(_BLANK)}{''.join(attributes)}"
+
+
+def _date(text: str) -> str | None:
+    """A date as user agents read it (RFC 6265 5.1.1), in words that a jar reads alike: it would take 70 for 2070. None if it is
+    none."""
+    time = day = year = None
+    month = 0
+    for token in _date_delimiters(text):
+        if time is None and (found := _time(token)):
+            time = found
+        elif day is None and (found := _day(token)):
+            day = int(found[1])
+        elif not month and token[:3].lower() in _MONTHS:
+            month = _MONTHS.index(token[:3].lower()) + 1
+        elif year is None and (found := _year(token)):
+            year = int(found[1])
+    if time is None or day is None or year is None or not month:
+        return None
+    if year < 100:
+        year += 1900 if year >= 70 else 2000
+    if year < _YEAR_MIN:
+        return None
+    try:
+        at = datetime(year, month, day, int(time[1]), int(time[2]), int(time[3]), tzinfo=UTC)
+    except ValueError:
+        return None
+    return format_datetime(max(at, datetime.fromtimestamp(0, UTC)), usegmt=True)
 
 
 class _Set:

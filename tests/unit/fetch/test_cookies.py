@@ -77,6 +77,23 @@ def test_an_attribute_that_is_none_costs_no_cookie(attributes: str, recwarn: pyt
     assert not recwarn.list, "the jar has not stumbled"
 
 
+@pytest.mark.parametrize(
+    ("date", "is_over"),
+    [
+        *((date, True) for date in ("Thu, 01-Jan-70 00:00:01 GMT", "Thu, 1 Jan 1970 0:0:0 GMT", "Fri Dec 31 23:59:59 2010")),
+        *((date, True) for date in ("Thu Jan 01 1970 00:00:00 GMT+0000 (UTC)", "Thursday, January 1, 1970 00:00:00 GMT")),
+        *((date, True) for date in ("Mon, 26 Jul 1997 05:00:00 CET", "Mon, 01 Jan 1601 00:00:00 GMT", "31-dec-99 10:11:12x")),
+        *((date, False) for date in ("Wed, 09-Jun-69 10:18:14 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1600 0:0:0")),
+        *((date, False) for date in ("0", "-1", "1970-01-01T00:00:00Z", "30 Feb 1970 00:00:00", "1 Jan 1970 24:00:00")),
+    ],
+)
+def test_a_date_is_read_as_user_agents_read_it(date: str, is_over: bool) -> None:
+    """RFC 6265 5.1.1: a year of two digits from 70 on is of the last century; 5.2.1: what is no date says nothing."""
+    cookies = set_by(HOME, "a=1; Path=/")
+    cookies.received(HOME, [f"a=2; Path=/; Expires={date}"])
+    assert cookies.header(HOME) == (None if is_over else "a=2")
+
+
 def test_cookies_of_one_name_are_sent_by_their_paths() -> None:
     """RFC 6265 5.3, 11: another path is another cookie; 5.4, 2: the longest path goes first."""
     for values in ("s=root; Path=/", "s=app; Path=/a"), ("s=app; Path=/a", "s=root; Path=/"):
