@@ -55,7 +55,6 @@ _root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed)
 _entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
 _subset = re.compile(r"<!DOCTYPE[^>\[]*\[", re.IGNORECASE).search
-_opens_end_tag = re.compile(r".*</(?:[A-Za-z_][\w.\-]*:)?\Z", re.DOTALL).match
 _is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 
@@ -336,7 +335,7 @@ class SitemapReading:
 
     def _repair(self, text: str, end: End) -> None:
         """Read what can be read of whole entries; the beginning of another is kept."""
-        from crawler.parse.sitemap_repair import mended, repaired  # few parts need it
+        from crawler.parse.sitemap_repair import behind_last, mended, repaired  # few parts need it
 
         state = self.state
         assert state.kind is not None
@@ -347,7 +346,7 @@ class SitemapReading:
             state.path = [root[1] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
         cut = len(text)
         if not end:
-            cut = _behind_last(text, PLACES[state.kind][0])
+            cut = behind_last(text, PLACES[state.kind][0])
             if len(text) - cut > ENTRY_BYTES_MAX:
                 self.fault("entry_too_long", f"line {state.line}: no end of an entry within {ENTRY_BYTES_MAX} bytes")
                 cut = len(text)
@@ -461,14 +460,12 @@ class Strict:
 
     def _based(self, href: str, own: str | None) -> str:
         """A URL of an entry that, or a link that, has a base of its own."""
-        base = self._reading.base
-        bases = [text for text in (self._base, own) if text is not None]
-        try:
+        base, bases = self._reading.base, [text for text in (self._base, own) if text]
+        with suppress(FetchError):
             for text in bases:
                 base = join(base, text)
-            return join(base, href) if bases and href.strip() else href
-        except FetchError:
-            return href
+            href = join(base, href) if bases and href.strip() else href
+        return href
 
     def _take(self, url: str) -> None:
         if len(self._urls) < ENTRY_URLS_MAX:
@@ -492,15 +489,6 @@ class Strict:
                 raise Full
 
 
-def _behind_last(text: str, entry: str) -> int:
-    """The place behind the last end tag of an entry; 0 if there is none."""
-    at = len(text)
-    while (at := text.rfind(f"{entry}>", 0, at)) > 0:
-        if _opens_end_tag(text, max(0, at - NAME_CHARS_MAX), at):
-            return at + len(entry) + 1
-    return 0
-
-
 def _encoding_of(label: str) -> str | None:
     """The WHATWG name of an encoding that can be read piece by piece."""
     if label.lower() in ("utf-8", "utf8"):
@@ -509,15 +497,3 @@ def _encoding_of(label: str) -> str | None:
 
     name = name_of(label)
     return None if name in ("replacement", "x-user-defined") else name
-
-
-def _raw(error: UnicodeError) -> tuple[str, int]:
-    """Bytes that are not of the encoding, as halves of surrogate pairs (as ``surrogateescape`` has them), but for ASCII."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    if error.encoding.startswith("utf-16"):
-        return "\ufffd", error.end
-    return "".join(chr(byte if byte < 0x80 else 0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
-
-
-codecs.register_error("crawler.raw", _raw)
