@@ -27,6 +27,8 @@ SPOOL: Final = "body-"
 """How the name of every spool begins."""
 
 _MIME: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
+_LISTED: Final = re.compile(r"(?:[^,\"]++|\"(?:[^\"\\]++|\\.)*+\"?)++", re.DOTALL)
+"""One of several in a field. A comma within quotes parts none."""
 _USUAL: Final = {
     "text/html": ("text/html", None),
     "text/html; charset=utf-8": ("text/html", "utf-8"),
@@ -278,14 +280,19 @@ class Page(Struct):
 
 
 def content_type(values: Sequence[str]) -> tuple[str | None, str | None]:
-    """(bare lower-case type, charset) of Content-Type field values: the last valid one counts, as in browsers."""
+    """(bare lower-case type, charset) of Content-Type field values: the last valid one counts, and the charset
+    of one before it that names the same type, as in browsers (Fetch, extract a MIME type)."""
     if len(values) == 1 and (usual := _USUAL.get(values[0])) is not None:
         return usual
-    for value in reversed(values):
-        mime, _, _ = value.partition(";")
-        mime = mime.strip().lower()
-        if _MIME.fullmatch(mime):
-            found = _CHARSET.search(value)
-            charset = (found[1] or found[2]).strip().lower() if found else None
-            return mime, charset or None
-    return None, None
+    kind: str | None = None
+    charset: str | None = None
+    for value in values:
+        for one in _LISTED.findall(value) if "," in value else (value,):
+            mime = one.partition(";")[0].strip().lower()
+            if not _MIME.fullmatch(mime):
+                continue
+            if mime != kind:
+                kind, charset = mime, None
+            if found := _CHARSET.search(one):
+                charset = (found[1] or found[2]).strip().lower() or None
+    return kind, charset

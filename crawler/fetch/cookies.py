@@ -16,6 +16,8 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.cookiejar import (  # type: ignore[attr-defined]
     Cookie,
     CookieJar,
@@ -50,7 +52,15 @@ SAVED_EVERY_S: Final = 30.0
 
 logger: Final = logging.getLogger(__name__)
 
-_seconds_too_long: Final = re.compile(r"(max-age\s*+=\s*+\"?\d{12})\d++", re.IGNORECASE).sub
+_BLANK: Final = " \t"
+_seconds: Final = re.compile(r"(-?[0-9]{1,12})[0-9]*+").fullmatch
+"""Cut to what a float can hold, with room."""
+_date_delimiters: Final = re.compile(r"[\t -/;-@\[-`{-~]+").split
+_time: Final = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?!\d)", re.ASCII).match
+_day: Final = re.compile(r"(\d{1,2})(?!\d)", re.ASCII).match
+_year: Final = re.compile(r"(\d{2,4})(?!\d)", re.ASCII).match
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_YEAR_MIN: Final = 1601
 
 
 class _OwnHost(DefaultCookiePolicy):
@@ -88,12 +98,69 @@ def _looked_at(values: Sequence[str]) -> Iterator[str]:
             yield value
 
 
+def _plain(field: str, host: str) -> str | None:
+    """A Set-Cookie field as user agents read it (RFC 6265 5.2), in words of which a jar makes the same: an attribute that is none
+    is left out, where a jar would leave out the cookie, or stumble; of several of a name the last counts. A domain that is the
+    host's or above it says no more than the host does here, and a jar would not find what it has kept by it."""
+    pair, *rest = field.split(";")
+    name, equals, value = pair.partition("=")
+    if not equals or not name.strip(_BLANK):
+        return None
+    kept: dict[str, str] = {}
+    for attribute in rest:
+        key, _, text = (part.strip(_BLANK) for part in attribute.partition("="))
+        key = key.lower()
+        if key == "secure":
+            kept[key] = ""
+        elif key == "path":
+            kept[key] = text if text[:1] == "/" else ""
+        elif key == "expires" and (date := _date(text)):
+            kept[key] = date
+        elif key == "max-age" and (seconds := _seconds(text)):
+            kept[key] = seconds[1]
+        elif key == "domain" and text:
+            kept[key] = text.lower().removeprefix(".")
+    domain = kept.get("domain", "")
+    if domain == host or ("." in domain and host.endswith(f".{domain}")):
+        del kept["domain"]
+    attributes = (f"; {key}={text}" if text else f"; {key}" for key, text in kept.items() if text or key == "secure")
+    return f"{name.strip(_BLANK)}={value.strip(_BLANK)}{''.join(attributes)}"
+
+
+def _date(text: str) -> str | None:
+    """A date as user agents read it (RFC 6265 5.1.1), in words that a jar reads alike: it would take 70 for 2070. None if it is
+    none."""
+    time = day = year = None
+    month = 0
+    for token in _date_delimiters(text):
+        if time is None and (found := _time(token)):
+            time = found
+        elif day is None and (found := _day(token)):
+            day = int(found[1])
+        elif not month and token[:3].lower() in _MONTHS:
+            month = _MONTHS.index(token[:3].lower()) + 1
+        elif year is None and (found := _year(token)):
+            year = int(found[1])
+    if time is None or day is None or year is None or not month:
+        return None
+    if year < 100:
+        year += 1900 if year >= 70 else 2000
+    if year < _YEAR_MIN:
+        return None
+    try:
+        at = datetime(year, month, day, int(time[1]), int(time[2]), int(time[3]), tzinfo=UTC)
+    except ValueError:
+        return None
+    return format_datetime(max(at, datetime.fromtimestamp(0, UTC)), usegmt=True)
+
+
 class _Set:
     """The Set-Cookie fields of a response as a jar wants them."""
 
-    def __init__(self, values: Iterable[str]) -> None:
-        """A jar stumbles over what is no text, and over seconds beyond what a float can hold."""
-        self._values = [_seconds_too_long(r"\1", value.encode("utf-8", "surrogateescape").decode("latin-1")) for value in values]
+    def __init__(self, values: Iterable[str], host: str) -> None:
+        """A jar stumbles over what is no text."""
+        texts = (value.encode("utf-8", "surrogateescape").decode("latin-1") for value in values)
+        self._values = [plain for text in texts if (plain := _plain(text, host)) is not None]
 
     def info(self) -> _Set:
         return self
@@ -120,14 +187,16 @@ class Cookies:
         own = _pairs(self._hosts.get(host), href)
         if own:
             self._hosts.move_to_end(host)
-        return "; ".join((_pairs(self._listed, href) | own).values()) or None
+        names = {name for name, _ in own}
+        listed = (pair for name, pair in _pairs(self._listed, href) if name not in names)
+        return "; ".join((*listed, *(pair for _, pair in own))) or None
 
     def received(self, href: str, values: Sequence[str]) -> None:
         """What a response sets."""
         asked = _asked(href)
         host = _key_of(asked)
         jar = self._jar(host)
-        response: Any = _Set(_looked_at(values))
+        response: Any = _Set(_looked_at(values), host)
         for cookie in jar.make_cookies(response, asked):
             if jar._policy.set_ok(cookie, asked):  # type: ignore[attr-defined]
                 jar.set_cookie(cookie)
@@ -164,14 +233,15 @@ def _size(cookie: Cookie) -> int:
     return len(cookie.name) + len(cookie.value or "") + len(cookie.path) + COOKIE_COST_BYTES
 
 
-def _pairs(jar: CookieJar | None, href: str) -> dict[str, str]:
-    """name → ``name=value`` of those that a jar sends to a URL."""
+def _pairs(jar: CookieJar | None, href: str) -> list[tuple[str, str]]:
+    """(name, ``name=value``) of those that a jar sends to a URL: those of the longest path first, and none for another of its
+    name (RFC 6265 5.4)."""
     if jar is None:
-        return {}
+        return []
     asked = _asked(href)
     jar.add_cookie_header(asked)
     pairs = (asked.get_header("Cookie") or "").split("; ")
-    return {pair.partition("=")[0]: pair for pair in pairs if pair and _can_be_sent(pair)}
+    return [(pair.partition("=")[0], pair) for pair in pairs if pair and _can_be_sent(pair)]
 
 
 @contextlib.asynccontextmanager

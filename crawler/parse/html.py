@@ -63,6 +63,10 @@ _PARTS: Final = frozenset(
     | {"modulepreload", "pingback", "search", "edituri", "wlwmanifest"}
 )
 """Relations by which it is none whatever else it is: "alternate stylesheet", "alternate icon"."""
+_closes_itself = re.compile(
+    rb"<(script|style|title|textarea|iframe|noembed|noframes|xmp)(?=[\s/])[^<>]*+(?<=/)>", re.IGNORECASE
+).sub
+"""An empty element in XML, but in HTML the beginning of a text that all that follows belongs to."""
 _meta_charset = re.compile(rb"<meta[^>]*charset", re.IGNORECASE).search
 _no_page = re.compile(
     r"\s*(?:(?:image|audio|video|font)/|[^;]*(?:oembed|javascript|ecmascript|/css|opensearchdescription|rsd|wlwmanifest)\b"
@@ -273,7 +277,9 @@ def rebase(found: Found, href: str | None) -> str:
 def document_of(body: bytes, charset: str | None, mime: str | None) -> turbohtml.Document:
     """A document in its encoding: BOM, header, meta, XML declaration (before meta in XHTML, whose own it is), then the detector
     (HTML, determining the character encoding). Links inside a declarative shadow root are links: left as a template, they
-    are walked."""
+    are walked. XHTML is read by the same parser, once its empty elements have an end."""
+    if mime == "application/xhtml+xml":
+        body = _closes_itself(rb"\g<0></\1>", body)
     for label in (charset, _declared(body, mime)):
         if label is not None:
             try:

@@ -158,8 +158,23 @@ def _unencodable(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("crawler.query", _unencodable)
 
 
+def _raw(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that are not of the encoding, as halves of surrogate pairs (as ``surrogateescape`` has them), but for ASCII."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    if error.encoding.startswith("utf-16"):
+        return "\ufffd", error.end
+    return "".join(chr(byte if byte < 0x80 else 0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("crawler.raw", _raw)
+
+
 def w3c_date(text: str) -> float | None:
-    """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day alone is its beginning."""
+    """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day, a month or a year alone
+    is its beginning."""
+    if len(text) in (4, 7) and text.isascii() and text[:4].isdigit():
+        text += "-01-01" if len(text) == 4 else "-01"
     try:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()

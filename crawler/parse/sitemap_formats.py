@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 from xml.parsers import expat
 
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
-from crawler.core.urls import Base, UrlRules
+from crawler.core.urls import Base, UrlRules, join
 from crawler.parse.microsyntax import codec_of, w3c_date, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
@@ -54,7 +55,6 @@ _root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed)
 _entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
 _subset = re.compile(r"<!DOCTYPE[^>\[]*\[", re.IGNORECASE).search
-_opens_end_tag = re.compile(r".*</(?:[A-Za-z_][\w.\-]*:)?\Z", re.DOTALL).match
 _is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 
@@ -85,6 +85,8 @@ class SitemapState(Struct, array_like=True):
     """Damaged entries so far."""
     is_over: bool = False
     """Nothing is read any more."""
+    base: str = ""
+    """What URLs are relative to, if it is not the document's own."""
 
 
 class Part(Struct, array_like=True):
@@ -154,7 +156,7 @@ class SitemapReading:
         self.state, self._how = state, how
         self.with_modified = how.with_modified
         self._modified: dict[str, float] = {}
-        self._join = Base(how.url, how.rules).join
+        self._join = Base(self.base, how.rules).join
         self._found: dict[str, None] = {}
         self._bytes_left = ANSWER_BYTES_MAX
         self._refused: dict[str, int] = {}
@@ -172,6 +174,16 @@ class SitemapReading:
     @property
     def is_full(self) -> bool:
         return self._bytes_left <= 0
+
+    @property
+    def base(self) -> str:
+        return self.state.base or self._how.url
+
+    def rebase(self, base: str) -> None:
+        """Of a feed: what its URLs are relative to from now on (RFC 4287 2)."""
+        with suppress(FetchError):
+            self.state.base = join(self._how.url, base)
+            self._join = Base(self.base, self._how.rules).join
 
     def add(self, reference: str, modified: str = "") -> None:
         """Take what stands where a URL should, and when it says to have been modified. Bytes that are not of the encoding are
@@ -323,7 +335,7 @@ class SitemapReading:
 
     def _repair(self, text: str, end: End) -> None:
         """Read what can be read of whole entries; the beginning of another is kept."""
-        from crawler.parse.sitemap_repair import mended, repaired  # few parts need it
+        from crawler.parse.sitemap_repair import behind_last, mended, repaired  # few parts need it
 
         state = self.state
         assert state.kind is not None
@@ -334,7 +346,7 @@ class SitemapReading:
             state.path = [root[1] if root else "root", *(("channel",) if state.kind == "rss" and "<channel" in text else ())]
         cut = len(text)
         if not end:
-            cut = _behind_last(text, PLACES[state.kind][0])
+            cut = behind_last(text, PLACES[state.kind][0])
             if len(text) - cut > ENTRY_BYTES_MAX:
                 self.fault("entry_too_long", f"line {state.line}: no end of an entry within {ENTRY_BYTES_MAX} bytes")
                 cut = len(text)
@@ -369,6 +381,7 @@ class Strict:
         self._is_modified = False
         """What is read is no URL, but when it was modified."""
         self._urls_over = 0
+        self._base: str | None = None  # of this entry
         self._data = b""
         self._shift = 0
 
@@ -402,10 +415,15 @@ class Strict:
                 self._text, self._text_chars = [], 0
                 self._parser.CharacterDataHandler = self._characters
             elif attributes.get("rel", "alternate") == "alternate":
-                self._take(attributes.get("href", ""))
+                self._take(self._based(attributes.get("href", ""), attributes.get("xml:base")))
         elif self._reading.with_modified and local == "lastmod" and self._open[-1].rpartition(":")[2] == self._entry:
             self._text, self._text_chars, self._is_modified = [], 0, True
             self._parser.CharacterDataHandler = self._characters
+        if self._is_atom and (base := attributes.get("xml:base")) is not None:
+            if local == self._entry:
+                self._base = base
+            elif local == "feed":
+                self._reading.rebase(base)
         if len(self._open) >= ELEMENT_DEPTH_MAX or len(name) > NAME_CHARS_MAX:
             raise Odd("too_deep", f"over {ELEMENT_DEPTH_MAX} elements in one another, or a name of over {NAME_CHARS_MAX} letters")
         self._open.append(name)
@@ -440,6 +458,15 @@ class Strict:
             else:
                 self._take(text)
 
+    def _based(self, href: str, own: str | None) -> str:
+        """A URL of an entry that, or a link that, has a base of its own."""
+        base, bases = self._reading.base, [text for text in (self._base, own) if text]
+        with suppress(FetchError):
+            for text in bases:
+                base = join(base, text)
+            href = join(base, href) if bases and href.strip() else href
+        return href
+
     def _take(self, url: str) -> None:
         if len(self._urls) < ENTRY_URLS_MAX:
             self._urls.append(url)
@@ -447,7 +474,7 @@ class Strict:
             self._urls_over += 1
 
     def _entry_ended(self) -> None:
-        self._text = self._parser.CharacterDataHandler = None
+        self._text = self._parser.CharacterDataHandler = self._base = None
         at = self._parser.CurrentByteIndex + self._shift
         for url in self._urls:  # not before: an entry that is not whole is read again
             self._reading.add(url, self._modified)
@@ -462,15 +489,6 @@ class Strict:
                 raise Full
 
 
-def _behind_last(text: str, entry: str) -> int:
-    """The place behind the last end tag of an entry; 0 if there is none."""
-    at = len(text)
-    while (at := text.rfind(f"{entry}>", 0, at)) > 0:
-        if _opens_end_tag(text, max(0, at - NAME_CHARS_MAX), at):
-            return at + len(entry) + 1
-    return 0
-
-
 def _encoding_of(label: str) -> str | None:
     """The WHATWG name of an encoding that can be read piece by piece."""
     if label.lower() in ("utf-8", "utf8"):
@@ -479,15 +497,3 @@ def _encoding_of(label: str) -> str | None:
 
     name = name_of(label)
     return None if name in ("replacement", "x-user-defined") else name
-
-
-def _raw(error: UnicodeError) -> tuple[str, int]:
-    """Bytes that are not of the encoding, as halves of surrogate pairs (as ``surrogateescape`` has them), but for ASCII."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    if error.encoding.startswith("utf-16"):
-        return "\ufffd", error.end
-    return "".join(chr(byte if byte < 0x80 else 0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
-
-
-codecs.register_error("crawler.raw", _raw)

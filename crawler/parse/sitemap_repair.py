@@ -19,7 +19,7 @@ from xml.parsers import expat
 
 from turbohtml import Tokenizer, TokenType, unescape
 
-from crawler.parse.sitemap_formats import PLACES, Full, Odd, SitemapKind, SitemapReading, Stop, Strict
+from crawler.parse.sitemap_formats import NAME_CHARS_MAX, PLACES, Full, Odd, SitemapKind, SitemapReading, Stop, Strict
 
 REPAIRS_MAX: Final = 50_000
 """Damaged entries of one document: as many as it may have URLs."""
@@ -46,6 +46,7 @@ _wrong = re.compile(
 _XML: Final = frozenset({"&amp;", "&lt;", "&gt;", "&quot;", "&apos;"})
 _marks = re.compile(r"<!--|-->|<!\[CDATA\[|\]\]>")
 _open_quote = re.compile(r"(=\s*)[\"'](?=[^\"'<]*<)")
+_opens_end_tag = re.compile(r".*</(?:[A-Za-z_][\w.\-]*:)?\Z", re.DOTALL).match
 _tag_start = re.compile(r"<(/?)(?=[A-Za-z_:])")
 
 
@@ -54,6 +55,15 @@ def mended(text: str) -> str:
     if "<![CDATA[" not in text:
         return _wrong.sub(_meant, text)
     return "".join(_raw(piece) if at % 2 else _wrong.sub(_meant, piece) for at, piece in enumerate(_by_cdata(text)))
+
+
+def behind_last(text: str, entry: str) -> int:
+    """The place behind the last end tag of an entry; 0 if there is none."""
+    at = len(text)
+    while (at := text.rfind(f"{entry}>", 0, at)) > 0:
+        if _opens_end_tag(text, max(0, at - NAME_CHARS_MAX), at):
+            return at + len(entry) + 1
+    return 0
 
 
 def repaired(reading: SitemapReading, data: bytes) -> int:

@@ -49,6 +49,9 @@ apply."""
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
 """What Protego compares as it stands, in a pattern and in a URL."""
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_QUESTION = re.compile(r"%3F", re.IGNORECASE)
+_ONE_OCTET = re.compile(r"%(?:2[1-46-9B-E]|3[A-F]|40|5[B-E]|60|7[B-E])")
+"""What Protego makes of a character that stands for itself in a rule."""
 
 
 class Record(Struct, frozen=True, array_like=True, gc=False):
@@ -254,6 +257,7 @@ class Matcher:
         self._denied = _denied(lines) if few else ("",)
 
     def allows(self, url: str) -> bool:
+        url = _marked(url)
         at = url.find("/", 8)
         if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
             return True  # none that denies can apply, whatever others allow
@@ -272,8 +276,20 @@ def is_little(lines: str) -> bool:
 
 
 def _tree(rules: list[str]) -> Protego:
+    """Of two rules that match, the one with more octets decides (RFC 9309 2.2.2), as they are written (so does Google). Protego
+    takes the longer once they are percent-encoded, where "?" counts three."""
     words = {"A": "Allow: ", "D": "Disallow: "}
-    return Protego.parse("User-agent: *\n" + "\n".join(words[rule[0]] + rule[1:] for rule in rules))
+    tree = Protego.parse("User-agent: *\n" + "\n".join(words[rule[0]] + _marked(rule[1:]) for rule in rules))
+    for group in tree._user_agents.values():
+        for rule in group._rules:
+            rule.value.priority = len(_ONE_OCTET.sub("?", rule.value._pattern))
+        group.finalize_rules()
+    return tree
+
+
+def _marked(text: str) -> str:
+    """An escaped question mark begins no query, so it is not the same as one that does (RFC 3986 2.2); to Protego it would be."""
+    return _QUESTION.sub("%253F", text) if "%3" in text else text
 
 
 def _denied(lines: str) -> tuple[str, ...]:
@@ -314,6 +330,7 @@ def _unescape(escape: str) -> str:
 
 def denying(lines: str, url: str) -> str:
     """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
+    url = _marked(url)
     for rule in sorted(_narrow(_index(lines), url), key=len, reverse=True):
         if rule[0] == "D" and not _tree([rule]).can_fetch(url, "*"):
             return f"Disallow: {rule[1:]}"

@@ -141,9 +141,18 @@ def test_headers_keep_their_bytes_and_are_found_by_any_case(tmp_path: Path) -> N
         (["text/html/x", "te xt/html"], (None, None)),
         ([], (None, None)),
         (["text/html; charset=" + "u" * 500], ("text/html", None)),
+        (["text/html, text/html; charset=utf-8"], ("text/html", "utf-8")),
+        (["text/html;charset=gbk, text/html"], ("text/html", "gbk")),
+        (["text/html;charset=gbk", "text/html"], ("text/html", "gbk")),
+        (["text/html;charset=gbk", "text/plain"], ("text/plain", None)),
+        (["text/html;charset=gbk", "x/y", "text/html"], ("text/html", None)),
+        (['text/html; x=", text/plain"; charset=utf-8,'], ("text/html", "utf-8")),
+        (['text/html; x="a\\", text/plain'], ("text/html", None)),
+        (["text/html", "*/*"], ("text/html", None)),
     ],
 )
 def test_the_content_type_is_the_last_valid_one(values: list[str], expected: tuple[str | None, str | None]) -> None:
+    """https://fetch.spec.whatwg.org/#concept-header-extract-mime-type, also of fields that a proxy has joined by commas."""
     assert content_type(values) == expected
 
 

@@ -47,6 +47,8 @@ def listed(tmp_path: Path, *lines: str) -> Path:
         ("a=1; Path=/\udcff", None),
         (f"a=1; Max-Age=1{'0' * 400}", "a=1"),
         ("", None),
+        ("a", None),
+        ("=1", None),
     ],
 )
 def test_a_cookie_goes_back_to_the_host_that_set_it_alone(value: str, sent: str | None) -> None:
@@ -61,12 +63,61 @@ def test_a_cookie_goes_back_to_the_host_that_set_it_alone(value: str, sent: str 
         assert cookies.header(other) is None
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        *("Max-Age", "Max-Age=", "Max-Age=soon", "Max-Age=3600.5", "Max-Age=0; Max-Age=100"),
+        *("Domain=", "Domain", "Expires", "Expires=0", "Path=/other; Path=/a", "Path=/other; Path"),
+        *("Path", "Path=", "Path=other", 'Path="/"', "Version", "Version=x", "Port=x", 'Port="80"', "; ;"),
+    ],
+)
+def test_an_attribute_that_is_none_costs_no_cookie(attributes: str, recwarn: pytest.WarningsRecorder) -> None:
+    """RFC 6265 5.2: ignore the cookie-av; 5.2.4: a path that does not begin with "/" is the default path; the last one counts."""
+    assert set_by(HOME, "b=2", f"a=1; {attributes}", "c=3").header(HOME) == "b=2; a=1; c=3"
+    assert not recwarn.list, "the jar has not stumbled"
+
+
+@pytest.mark.parametrize(
+    ("date", "is_over"),
+    [
+        *((date, True) for date in ("Thu, 01-Jan-70 00:00:01 GMT", "Thu, 1 Jan 1970 0:0:0 GMT", "Fri Dec 31 23:59:59 2010")),
+        *((date, True) for date in ("Thu Jan 01 1970 00:00:00 GMT+0000 (UTC)", "Thursday, January 1, 1970 00:00:00 GMT")),
+        *((date, True) for date in ("Mon, 26 Jul 1997 05:00:00 CET", "Mon, 01 Jan 1601 00:00:00 GMT", "31-dec-99 10:11:12x")),
+        *((date, False) for date in ("Wed, 09-Jun-69 10:18:14 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1600 0:0:0")),
+        *((date, False) for date in ("0", "-1", "1970-01-01T00:00:00Z", "30 Feb 1970 00:00:00", "1 Jan 1970 24:00:00")),
+    ],
+)
+def test_a_date_is_read_as_user_agents_read_it(date: str, is_over: bool) -> None:
+    """RFC 6265 5.1.1: a year of two digits from 70 on is of the last century; 5.2.1: what is no date says nothing."""
+    cookies = set_by(HOME, "a=1; Path=/")
+    cookies.received(HOME, [f"a=2; Path=/; Expires={date}"])
+    assert cookies.header(HOME) == (None if is_over else "a=2")
+
+
+def test_cookies_of_one_name_are_sent_by_their_paths() -> None:
+    """RFC 6265 5.3, 11: another path is another cookie; 5.4, 2: the longest path goes first."""
+    for values in ("s=root; Path=/", "s=app; Path=/a"), ("s=app; Path=/a", "s=root; Path=/"):
+        cookies = set_by(HOME, *values)
+        assert cookies.header(HOME) == "s=app; s=root"
+        assert cookies.header("https://www.example.org/other") == "s=root"
+
+
+def test_a_cookie_of_the_domain_above_can_be_taken_back() -> None:
+    """RFC 6265 5.3, 11 and the end of 4.1.2.2: a date that has passed, with the same name, domain and path."""
+    for domain in ("example.org", ".example.org", "www.example.org", "WWW.Example.org"):
+        cookies = set_by(HOME, f"a=1; Domain={domain}; Path=/")
+        assert cookies.header(HOME) == "a=1"
+        cookies.received(HOME, [f"a=; Domain={domain}; Path=/; Max-Age=0"])
+        assert cookies.header(HOME) is None
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "[::1]:8000", "localhost", "xn--bcher-kva.example"])
 def test_every_kind_of_host_has_its_cookies(host: str) -> None:
     assert set_by(f"http://{host}/", "a=1", "b=2").header(f"http://{host}/x") == "a=1; b=2"
 
 
 def test_what_is_secure_is_sent_by_tls_only() -> None:
+    assert set_by(HOME, "a=1; Secure=").header(HOME.replace("https", "http")) is None, "RFC 6265 5.2.5: whatever it says"
     cookies = set_by(HOME, "a=1; Secure", "b=2; Path=/")
     assert cookies.header("http://www.example.org/") == "b=2"
     assert set_by(HOME, "a=1", "a=2").header(HOME) == "a=2", "the last one counts"

@@ -137,6 +137,18 @@ def test_what_an_a_links_to_is_followed_whatever_it_is() -> None:
     assert kinds(html) == {"/icon.png": "a"}
 
 
+@pytest.mark.parametrize("name", ["script", "style", "title", "textarea", "iframe", "noembed", "noframes", "xmp", "svg:title"])
+def test_an_empty_element_of_xhtml_ends_where_it_begins(name: str) -> None:
+    """XML 3.1: <script src="a.js"/> is a whole element; HTML 13.2.5.4: there it begins a text that ends with </script>."""
+    page = f"""<?xml version="1.0"?>
+    <html xmlns="http://www.w3.org/1999/xhtml"><head><{name}
+      class="a/b"/><{name}/></head><body><a href="/one">1</a><{name}>/</{name}><a href="/two">2</a></body></html>"""
+    found = outlinks(page.encode(), PAGE, "application/xhtml+xml", None, [], Options())
+    assert [link.url for link in found.links] == ["http://example.org/one", "http://example.org/two"]
+    if name != "svg:title":
+        assert urls(page) != ["/one", "/two"], "as a browser reads what is sent as text/html"
+
+
 def test_frames_are_documents() -> None:
     assert kinds("<frameset><frame src=/menu><frame src=/main></frameset>") == {"/menu": "frame", "/main": "frame"}
 

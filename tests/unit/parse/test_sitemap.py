@@ -49,6 +49,23 @@ def test_rss_and_rdf():
     assert (read.urls, read.kind, read.faults) == (["https://a.example/1"], "rss", {})
 
 
+@pytest.mark.parametrize("size", [7, 1 << 20])
+@pytest.mark.parametrize("fault", ["", "<title>a & b</title>"])
+def test_atom_says_what_its_links_are_relative_to(size, fault):
+    """RFC 4287 2: any element may have an xml:base, which is resolved against that of the element around it."""
+    atom = f"""<feed xmlns="http://www.w3.org/2005/Atom" xml:base="/blog/">{fault}<link href="/"/>
+        <entry><link href="one"/></entry><entry xml:base="2024/"><link href="two"/><link xml:base="b/" href="three"/></entry>
+        <entry><link href="/four"/></entry><entry xml:base="http://[bad"><link href="five"/></entry>
+        <entry xml:base="https://b.example/x/"><link href="https://a.example/six"/></entry></feed>""".encode()
+    paths = ["blog/one", "blog/2024/two", "blog/2024/b/three", "four", "blog/five", "six"]
+    how, state, found = sitemap_formats.How("https://a.example/feeds/atom.xml"), b"", []
+    for at in range(0, len(atom), size):
+        part = sitemap_formats.part(atom[at : at + size], state, "whole" if at + size >= len(atom) else "", how)
+        state = part.state
+        found += part.entries
+    assert found == [f"https://a.example/{path}" for path in paths]
+
+
 def test_atom():
     atom = b"""<feed xmlns="http://www.w3.org/2005/Atom"><link href="https://a.example/"/>
         <entry><link rel="edit" href="https://a.example/edit"/><link href="https://a.example/1"/></entry>
@@ -261,6 +278,11 @@ def test_the_parent_imports_no_parser_of_html():
     ("text", "at"),
     [
         ("2024-01-01", 1704067200.0),
+        ("2024-01", 1704067200.0),
+        ("2024", 1704067200.0),
+        ("2024-13", None),
+        ("202401x", None),
+        ("20240", None),
         ("2024-01-01T01:00:00+01:00", 1704067200.0),
         ("2024-01-01T00:00Z", 1704067200.0),
         ("2024-01-01T00:00:00.5Z", 1704067200.5),
@@ -269,6 +291,7 @@ def test_the_parent_imports_no_parser_of_html():
     ],
 )
 def test_when_an_entry_was_modified(text, at):
+    """https://www.w3.org/TR/NOTE-datetime: a year, a year and a month, or a complete date."""
     url = f"<urlset><url><lastmod> {text} </lastmod><loc>https://a.example/</loc></url><url><loc>/b</loc></url></urlset>"
     how = sitemap_formats.How("https://a.example/sitemap.xml", with_modified=True)
     part = sitemap_formats.part(url.encode(), b"", "whole", how)

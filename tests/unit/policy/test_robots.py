@@ -89,6 +89,46 @@ def test_every_difference_of_protego_is_decided():
     assert (ours, protegos) == (11, 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "allowed"),
+    [
+        ("Allow: /*?p=\nDisallow: /admin/", "/admin/?p=1", False),
+        ("Allow: /*?page=\nDisallow: /private/", "/private/?page=2", False),
+        ("Disallow: /*?*&\nAllow: /feeds/", "/feeds/?a&b", True),
+        ("Disallow: /a:b\nAllow: /*abcd", "/a:babcd", True),
+        ("Disallow: /*?p=\nAllow: /p", "/p?p=1", False),
+        ("Allow: /é\nDisallow: /*a?b", "/%C3%A9a?b", True),
+        ("Allow: /x$y/index.html\nDisallow: /x$y", "/x$y/", True),
+    ],
+)
+def test_of_two_rules_the_one_with_more_octets_decides(text: str, path: str, allowed: bool) -> None:
+    """RFC 9309 2.2.2: the most specific match is the match that has the most octets; what stands for itself is one."""
+    assert rules(f"User-agent: *\n{text}\n").allows(f"http://h.example{path}") is allowed
+    many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
+    assert rules(f"User-agent: *\n{text}\n{many}").allows(f"http://h.example{path}") is allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "allowed"),
+    [
+        ("/*?", "/wiki/Who%3F", True),
+        ("/*?", "/wiki/Who%3f", True),
+        ("/*?", "/wiki/Who?", False),
+        ("/wiki/Who?", "/wiki/Who%3F", True),
+        ("/wiki/Who%3F", "/wiki/Who%3fIsIt", False),
+        ("/wiki/Who%3f", "/wiki/Who%3F", False),
+        ("/wiki/Who%3F", "/wiki/Who?x", True),
+        ("/*:", "/wiki/A%3AB", False),
+    ],
+)
+def test_an_escaped_question_mark_begins_no_query(rule: str, path: str, allowed: bool) -> None:
+    """RFC 3986 2.2: URIs that differ in an escape of a reserved character are not equivalent. Google takes them so."""
+    found = rules(f"User-agent: *\nDisallow: {rule}\n")
+    url = f"http://h.example{path}"
+    assert found.allows(url) is allowed
+    assert (found.denied_by(url) is None) is allowed
+
+
 @pytest.mark.parametrize("status", [200, 204, 206, 299])
 def test_an_answer_is_read(status):
     found = read(status, b"User-agent: *\nDisallow: /private\n", name="f", wall=0)
