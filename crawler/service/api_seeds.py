@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import orjson
@@ -82,7 +82,7 @@ class _Upload:
         self._crawl = crawl
         self._lines = lines
         self._keep_position = is_named  # without a name it cannot be continued
-        self._committed: Awaitable[None] | None = None
+        self._committed: asyncio.Future[None] | None = None
         self._accepted = self._invalid = 0
         self._errors: list[dict[str, Any]] = []
 
@@ -118,7 +118,8 @@ class _Upload:
             self._errors.append({"line": where.line, "text": text[:200], "reason": reason})
         position = chunk.position if self._keep_position else None
         if chunk.links or chunk.faults or position:
-            self._committed = await self._crawl.admit(Admitted(chunk.links, chunk.faults, position, extras=chunk.extras))
+            admitted = Admitted(chunk.links, chunk.faults, position, extras=chunk.extras)
+            self._committed = await self._crawl.admit(admitted, self._committed)
 
     async def _commit(self) -> None:
         """Batches are committed in order: with the last chunk all are."""

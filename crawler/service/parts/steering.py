@@ -109,7 +109,7 @@ class SteeredParts:
     async def position(self, source: str) -> bytes | None:
         return await self._ask(0, "position", source)  # type: ignore[no-any-return]
 
-    async def admit(self, admitted: Admitted) -> Awaitable[None]:
+    async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         """One after the other is admitted; each is done when all before it are, too. The API listens before the processes are
         open: seeds that come so early wait for them."""
         try:
@@ -118,13 +118,17 @@ class SteeredParts:
         except TimeoutError:
             raise StorageError("the processes of this crawl are not open yet: send the rest again") from None
         await self._room.acquire()
-        self._last = asyncio.create_task(self._admit(encode_admitted(admitted), self._last), name="seeds")
+        if behind is not None and behind.done() and (error := behind.exception()) is not None:
+            self._room.release()
+            raise error
+        before = self._last if self._last is not None and not self._last.done() else None
+        self._last = asyncio.create_task(self._admit(encode_admitted(admitted), before), name="seeds")
         self._last.add_done_callback(self._admitted)
         return self._last
 
     async def _admit(self, admitted: bytes, before: asyncio.Task[None] | None) -> None:
         answer = asyncio.ensure_future(self._crew.ask(0, "admit", admitted))
-        if before is not None and not before.done():
+        if before is not None:  # it was under way when these were sent: where it was lost, so are they
             await asyncio.wait([before, answer])
             before.result()
         try:
