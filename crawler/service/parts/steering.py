@@ -156,8 +156,9 @@ class SteeredParts:
         return await take_of_all(_Cutters(self._crew, self._parts, self._ask), self._root, name)
 
     async def _choose(self, action: str, which: Selection) -> int:
-        """One part after the other: where one cannot, the same request again does the rest."""
-        return sum([await self._ask(part, action, encode(which)) for part in await self._meant(which)])
+        """One part after the other: where one cannot, the same request again does the rest. Each takes as long as it has
+        records."""
+        return sum([await self._once_there(part, action, encode(which)) for part in await self._meant(which)])
 
     async def _meant(self, which: Selection) -> Sequence[int]:
         """The parts that have such URLs."""
@@ -193,13 +194,22 @@ class SteeredParts:
         return told.index(True) if True in told else 0
 
     async def _ask(self, part: int, name: str, *arguments: object) -> Any:
-        """Of a part, once it is there."""
+        """Of a part, once it is there, what it answers soon."""
         async with asyncio.timeout(GONE_S):
-            while True:
-                try:
-                    return await self._crew.ask(part, name, *arguments)
-                except Gone:
-                    await asyncio.sleep(GONE_AGAIN_S)
+            return await self._once_there(part, name, *arguments)
+
+    async def _once_there(self, part: int, name: str, *arguments: object) -> Any:
+        """Of a part, whenever it answers. TimeoutError: it is not begun again in time."""
+        until: float | None = None
+        while True:
+            try:
+                return await self._crew.ask(part, name, *arguments)
+            except Gone:
+                now = asyncio.get_running_loop().time()
+                until = until or now + GONE_S
+                if now >= until:
+                    raise TimeoutError from None
+                await asyncio.sleep(GONE_AGAIN_S)
 
 
 class _Cutters:
