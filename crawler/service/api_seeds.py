@@ -55,7 +55,11 @@ class Uploads:
         try:
             position = await self._crawl.position(name) if is_named else None
             upload = _Upload(self._crawl, Lines(name, self._rules, position, tag), is_named)
-            await upload.receive(request)
+            try:
+                await upload.receive(request)
+            except Exception:
+                await upload.under_way()  # or the list, sent again at once, would begin before what is not committed yet
+                raise
         finally:
             self._names.discard(name)
         return web.Response(body=orjson.dumps({"list": name, **upload.summary()}), content_type="application/json")
@@ -125,6 +129,11 @@ class _Upload:
         """Batches are committed in order: with the last chunk all are."""
         if self._committed is not None:
             await self._committed
+
+    async def under_way(self) -> None:
+        """Until what was taken is committed, or lost."""
+        if self._committed is not None:
+            await asyncio.wait([self._committed])
 
     def summary(self) -> dict[str, Any]:
         return {
