@@ -95,7 +95,8 @@ def test_seeds_that_come_before_the_processes_are_open_wait_for_them(web, tmp_pa
             process.kill()
 
 
-def test_no_line_is_lost_where_the_process_that_takes_seeds_dies_within_a_list(web, tmp_path):
+@pytest.mark.parametrize("waits", [True, False])
+def test_no_line_is_lost_where_the_process_that_takes_seeds_dies_within_a_list(web, tmp_path, waits):
     listed = "\n".join(web.url(HOSTS[n % 20], f"/{n}yyy") for n in range(20_000)).encode()
     first, second = len(listed) // 3, len(listed) // 3 + (64 << 10)
     with contextlib.ExitStack() as stack:
@@ -111,8 +112,9 @@ def test_no_line_is_lost_where_the_process_that_takes_seeds_dies_within_a_list(w
         kill(parts[0])
         with contextlib.suppress(ConnectionError):  # it may have answered already
             client.send(listed[first:second])
-            wait_for_parts(daemon.process.pid, 3, but=parts[0])
-            until(daemon, lambda status: sum(status["workers"].values()) == 100)
+            if waits:
+                wait_for_parts(daemon.process.pid, 3, but=parts[0])
+                until(daemon, lambda status: sum(status["workers"].values()) == 100)
             client.send(listed[second:])
             client.getresponse().read()
         assert daemon.ask("POST", "/v1/seeds?list=mine", listed)["lines"] == 20_000
