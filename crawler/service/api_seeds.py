@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import orjson
@@ -55,7 +55,11 @@ class Uploads:
         try:
             position = await self._crawl.position(name) if is_named else None
             upload = _Upload(self._crawl, Lines(name, self._rules, position, tag), is_named)
-            await upload.receive(request)
+            try:
+                await upload.receive(request)
+            except Exception:
+                await upload.under_way()  # or the list, sent again at once, would begin before what is not committed yet
+                raise
         finally:
             self._names.discard(name)
         return web.Response(body=orjson.dumps({"list": name, **upload.summary()}), content_type="application/json")
@@ -82,7 +86,7 @@ class _Upload:
         self._crawl = crawl
         self._lines = lines
         self._keep_position = is_named  # without a name it cannot be continued
-        self._committed: Awaitable[None] | None = None
+        self._committed: asyncio.Future[None] | None = None
         self._accepted = self._invalid = 0
         self._errors: list[dict[str, Any]] = []
 
@@ -118,12 +122,18 @@ class _Upload:
             self._errors.append({"line": where.line, "text": text[:200], "reason": reason})
         position = chunk.position if self._keep_position else None
         if chunk.links or chunk.faults or position:
-            self._committed = await self._crawl.admit(Admitted(chunk.links, chunk.faults, position, extras=chunk.extras))
+            admitted = Admitted(chunk.links, chunk.faults, position, extras=chunk.extras)
+            self._committed = await self._crawl.admit(admitted, self._committed)
 
     async def _commit(self) -> None:
         """Batches are committed in order: with the last chunk all are."""
         if self._committed is not None:
             await self._committed
+
+    async def under_way(self) -> None:
+        """Until what was taken is committed, or lost."""
+        if self._committed is not None:
+            await asyncio.wait([self._committed])
 
     def summary(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
 from typing import Any, Final, Literal, Protocol
@@ -77,8 +77,9 @@ class Steered(Protocol):
     async def position(self, source: str) -> bytes | None:
         """How far a list was read."""
 
-    async def admit(self, admitted: Admitted) -> Awaitable[None]:
-        """As soon as there is room for it; done when it is committed."""
+    async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
+        """As soon as there is room for it; done when it is committed. ``behind``: the lines before these, of the same list. Where
+        they were lost, these are not admitted either, or the list would be continued behind them: StorageError."""
 
     async def pause(self) -> None: ...
 
@@ -244,7 +245,7 @@ class Direct:
     async def position(self, source: str) -> bytes | None:
         return (await self._crawl.pump.ask(self._crawl.store.positions)).get(source)
 
-    async def admit(self, admitted: Admitted) -> Awaitable[None]:
+    async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         return await self._crawl.frontier.admit(admitted)
 
     async def pause(self) -> None:

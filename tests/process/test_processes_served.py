@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import subprocess
 import sys
@@ -91,6 +93,34 @@ def test_seeds_that_come_before_the_processes_are_open_wait_for_them(web, tmp_pa
                     time.sleep(0.01)
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_no_line_is_lost_where_the_process_that_takes_seeds_dies_within_a_list(web, tmp_path, waits):
+    listed = "\n".join(web.url(HOSTS[n % 20], f"/{n}yyy") for n in range(20_000)).encode()
+    first, second = len(listed) // 3, len(listed) // 3 + (64 << 10)
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(served(tmp_path, *THREE))
+        daemon.ask("POST", "/v1/pause")
+        client = stack.enter_context(contextlib.closing(http.client.HTTPConnection(daemon.listen, timeout=60)))
+        client.putrequest("POST", "/v1/seeds?list=mine")
+        client.putheader("Content-Length", str(len(listed)))
+        client.endheaders()
+        client.send(listed[:first])
+        until(daemon, lambda status: status["known"] > 1000)
+        parts = parts_of(daemon.process.pid)
+        kill(parts[0])
+        with contextlib.suppress(ConnectionError):  # it may have answered already
+            client.send(listed[first:second])
+            if waits:
+                wait_for_parts(daemon.process.pid, 3, but=parts[0])
+                until(daemon, lambda status: sum(status["workers"].values()) == 100)
+            client.send(listed[second:])
+            client.getresponse().read()
+        assert daemon.ask("POST", "/v1/seeds?list=mine", listed)["lines"] == 20_000
+        deadline = time.monotonic() + 30
+        until(daemon, lambda status: status["known"] == 20_000 or time.monotonic() > deadline)
+        assert daemon.ask("GET", "/v1/lists")["lists"][0]["known"] == 20_000
 
 
 def test_the_status_and_the_metrics_are_those_of_all(daemon):

@@ -194,6 +194,10 @@ class Crew:
             raise Gone
         return await part.channel.ask(name, *arguments)
 
+    def life(self, number: int) -> int:
+        """How many processes of a part have died: another value, another process."""
+        return self._parts[number].restarts
+
     def rates(self) -> tuple[float, float]:
         """URLs settled and body bytes received per second, of late."""
         return self._rates.pages, self._rates.bytes

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -38,6 +39,7 @@ ADMITTED_AT_ONCE_MAX: Final = 8
 GONE_AGAIN_S: Final = 0.1
 GONE_S: Final = 20.0
 """So long a part is waited for that is just being begun again."""
+LOST: Final = "the process that takes seeds has died, and is begun again: send the rest again"
 _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
 
 _known = msgspec.msgpack.Decoder(Known | str | None)
@@ -56,7 +58,8 @@ class SteeredParts:
         self._keys_by = self._share.keys_by()
         self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
-        self._last: asyncio.Task[None] | None = None
+        self._lives: WeakKeyDictionary[asyncio.Future[None], int] = WeakKeyDictionary()
+        """Which process seeds were sent to, by what ``admit`` gave for them."""
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
         self.pauses, self.hosts_known = crew.pauses, crew.hosts_known
 
@@ -109,28 +112,37 @@ class SteeredParts:
     async def position(self, source: str) -> bytes | None:
         return await self._ask(0, "position", source)  # type: ignore[no-any-return]
 
-    async def admit(self, admitted: Admitted) -> Awaitable[None]:
-        """One after the other is admitted; each is done when all before it are, too. The API listens before the processes are
-        open: seeds that come so early wait for them."""
+    async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
+        """What is sent to one process is admitted one after the other: with the last of it, all of it is committed. The API
+        listens before the processes are open: seeds that come so early wait for them."""
         try:
             async with asyncio.timeout(GONE_S):
                 await self._crew.opened.wait()
         except TimeoutError:
             raise StorageError("the processes of this crawl are not open yet: send the rest again") from None
         await self._room.acquire()
-        self._last = asyncio.create_task(self._admit(encode_admitted(admitted), self._last), name="seeds")
-        self._last.add_done_callback(self._admitted)
-        return self._last
+        life = self._crew.life(0)
+        if behind is not None and self._is_lost(behind, life):
+            self._room.release()
+            raise StorageError(LOST)
+        sent = asyncio.create_task(self._admit(encode_admitted(admitted), life), name="seeds")
+        self._lives[sent] = life
+        sent.add_done_callback(self._admitted)
+        return sent
 
-    async def _admit(self, admitted: bytes, before: asyncio.Task[None] | None) -> None:
-        answer = asyncio.ensure_future(self._crew.ask(0, "admit", admitted))
-        if before is not None and not before.done():
-            await asyncio.wait([before, answer])
-            before.result()
+    def _is_lost(self, sent: asyncio.Future[None], life: int) -> bool:
+        """Whether these lines are not committed, and will not be by the process that lives now."""
+        if sent.done():
+            return sent.cancelled() or sent.exception() is not None
+        return self._lives[sent] != life
+
+    async def _admit(self, admitted: bytes, life: int) -> None:
         try:
-            await answer
+            if self._crew.life(0) != life:
+                raise Gone
+            await self._crew.ask(0, "admit", admitted)
         except Gone:
-            raise StorageError("the process that takes seeds has died, and is begun again: send the rest again") from None
+            raise StorageError(LOST) from None
 
     def _admitted(self, task: asyncio.Task[None]) -> None:
         self._room.release()
@@ -152,8 +164,9 @@ class SteeredParts:
         return await take_of_all(_Cutters(self._crew, self._parts, self._ask), self._root, name)
 
     async def _choose(self, action: str, which: Selection) -> int:
-        """One part after the other: where one cannot, the same request again does the rest."""
-        return sum([await self._ask(part, action, encode(which)) for part in await self._meant(which)])
+        """One part after the other: where one cannot, the same request again does the rest. Each takes as long as it has
+        records."""
+        return sum([await self._once_there(part, action, encode(which)) for part in await self._meant(which)])
 
     async def _meant(self, which: Selection) -> Sequence[int]:
         """The parts that have such URLs."""
@@ -189,13 +202,22 @@ class SteeredParts:
         return told.index(True) if True in told else 0
 
     async def _ask(self, part: int, name: str, *arguments: object) -> Any:
-        """Of a part, once it is there."""
+        """Of a part, once it is there, what it answers soon."""
         async with asyncio.timeout(GONE_S):
-            while True:
-                try:
-                    return await self._crew.ask(part, name, *arguments)
-                except Gone:
-                    await asyncio.sleep(GONE_AGAIN_S)
+            return await self._once_there(part, name, *arguments)
+
+    async def _once_there(self, part: int, name: str, *arguments: object) -> Any:
+        """Of a part, whenever it answers. TimeoutError: it is not begun again in time."""
+        until: float | None = None
+        while True:
+            try:
+                return await self._crew.ask(part, name, *arguments)
+            except Gone:
+                now = asyncio.get_running_loop().time()
+                until = until or now + GONE_S
+                if now >= until:
+                    raise TimeoutError from None
+                await asyncio.sleep(GONE_AGAIN_S)
 
 
 class _Cutters:

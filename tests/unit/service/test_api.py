@@ -258,6 +258,33 @@ async def test_an_upload_that_stalls_ends_and_what_was_told_is_committed(tmp_pat
         assert (await d.ask("POST", "/v1/seeds?list=s", data=lines(unreachable(101))))[1]["accepted"] == 1
 
 
+async def test_a_list_that_is_cut_and_sent_again_at_once_names_no_line_twice(tmp_path):
+    """The engine thread is held: what came before the cut is not committed yet when the list comes again."""
+    body, go_on = lines(unreachable(100)) + b"\n", threading.Event()
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        _, writer = await asyncio.open_connection("127.0.0.1", d.port)
+        writer.write(b"POST /v1/seeds?list=s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n" + body[:9])
+        while not d.control.uploads._names:
+            await asyncio.sleep(0.01)
+        await d.crawl.pump.ask(d.crawl.store.positions)  # as it has asked, too
+        held = asyncio.ensure_future(d.crawl.pump.ask(go_on.wait))
+        writer.write(body[9:])
+        batches = d.crawl.frontier._batches
+        while batches.open.links_count + (batches.closing.links_count if batches.closing else 0) < 100:
+            await asyncio.sleep(0.01)
+        writer.close()
+        again = asyncio.create_task(d.ask("POST", "/v1/seeds?list=s", data=body))
+        await asyncio.wait([again], timeout=0.3)
+        go_on.set()
+        await held
+        while (told := await again)[0] == 409:  # the cut one ends first
+            again = asyncio.create_task(d.ask("POST", "/v1/seeds?list=s", data=body))
+        assert told[1]["accepted"] == 0
+        status = await d.until(known=100)
+        assert status["lines"] == {}
+
+
 async def test_a_list_is_received_once_at_a_time_and_so_many_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(api_seeds, "UPLOADS_MAX", 2)
     async with daemon(tmp_path) as d:

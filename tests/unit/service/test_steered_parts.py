@@ -1,0 +1,53 @@
+"""What the control API asks of several processes, and how long it waits for them."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from crawler.config.load import load
+from crawler.core.keys import SLOTS
+from crawler.frontier.division import Division
+from crawler.frontier.selection import Selection
+from crawler.service.parts import steering
+from crawler.service.parts.channel import Gone
+
+
+class SlowCrew:
+    """Two processes: each answers after ``takes_s``, the first one once it has been gone ``gone`` times."""
+
+    pause = resume = drain = look = pauses = hosts_known = None
+
+    def __init__(self, takes_s, gone=0):
+        self.config = load({}, environ={}).config
+        self.takes_s, self.gone, self.asked = takes_s, gone, []
+
+    async def ask(self, part, name, *arguments):
+        if part == 0 and self.gone:
+            self.gone -= 1
+            raise Gone
+        await asyncio.sleep(self.takes_s)
+        self.asked.append((part, name))
+        return 7
+
+
+def steered(crew, monkeypatch):
+    monkeypatch.setattr(steering, "GONE_S", 0.2)
+    monkeypatch.setattr(steering, "GONE_AGAIN_S", 0.01)
+    return steering.SteeredParts(crew, SimpleNamespace(root=Path(), division=Division(2, bytes([0, 1] * (SLOTS // 2)), 0, False)))
+
+
+def test_a_choice_takes_as_long_as_there_are_records(monkeypatch):
+    crew = SlowCrew(0.4, gone=3)
+    parts = steered(crew, monkeypatch)
+    assert asyncio.run(parts.revive(Selection())) == asyncio.run(parts.remove(Selection())) == 14
+    assert crew.asked == [(0, "revive"), (1, "revive"), (0, "remove"), (1, "remove")]
+
+
+def test_what_is_answered_soon_has_a_deadline(monkeypatch):
+    for crew in (SlowCrew(9), SlowCrew(0, gone=1000)):
+        with pytest.raises(TimeoutError):
+            asyncio.run(steered(crew, monkeypatch).position("list"))
+    with pytest.raises(TimeoutError):
+        asyncio.run(steered(SlowCrew(0, gone=1000), monkeypatch).revive(Selection()))
