@@ -136,7 +136,11 @@ class Steering:
             raise Problem(400, "url and host must be text")
         try:
             canonical = parse(url, None, self._rules).href if url is not None else None
-            host = parse(f"http://{host}/", None, self._rules).host if host is not None else None
+            if host is not None:
+                root = parse(f"http://{host}/", None, self._rules)
+                if root.href != f"http://{root.host}/":  # a URL, or more than a host: another one would be meant
+                    raise ValueError(host)
+                host = root.host
         except (FetchError, ValueError) as error:
             raise Problem(400, f"not a URL, or a host: {error}") from None
         return Selection(canonical, host, frozenset(outcomes), tag)

@@ -32,7 +32,7 @@ def share_of(config: Config, part: int, parts: int, *, memory_limit: int, parser
         parsers=max(1, parsers // parts) if parsers else 0,
         rate=config.rate / parts,
         bandwidth=config.bandwidth // parts,
-        retain_bytes=config.retain_bytes // parts,
+        retain_bytes=max(1, config.retain_bytes // parts) if config.retain_bytes else 0,  # 0 means no limit
         input=config.input if part == 0 else (),
         urls=config.urls if part == 0 else (),
         max_bytes=0,
