@@ -64,6 +64,19 @@ class _OwnHost(DefaultCookiePolicy):
         return len(text) <= COOKIE_BYTES_MAX and _can_be_sent(text + cookie.path)
 
 
+class _OwnJar(CookieJar):
+    """The cookies of one host."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(_OwnHost(rfc2965=False))
+        self._host = host
+
+    def clear(self, domain: str | None = None, path: str | None = None, name: str | None = None) -> None:
+        """What a host deletes by the domain that it named when it set it is kept as its own."""
+        own = domain is not None and f".{self._host}".endswith(domain)
+        super().clear(self._host if own else domain, path, name)
+
+
 def _asked(href: str) -> Request:
     """A request as a jar wants it; nothing is opened."""
     return Request(href)  # noqa: S310
@@ -128,7 +141,12 @@ class Cookies:
         host = _key_of(asked)
         jar = self._jar(host)
         response: Any = _Set(_looked_at(values))
-        for cookie in jar.make_cookies(response, asked):
+        before = len(jar)
+        made = jar.make_cookies(response, asked)
+        if len(jar) < before:  # deleted
+            self._measure(host)
+            self._changed.add(host)
+        for cookie in made:
             if jar._policy.set_ok(cookie, asked):  # type: ignore[attr-defined]
                 jar.set_cookie(cookie)
                 if self._measure(host) > HOST_BYTES_MAX:
@@ -145,9 +163,13 @@ class Cookies:
         changed, self._changed = self._changed, set()
         return {host: list(self._hosts.get(host, ())) for host in changed}
 
+    def not_saved(self, hosts: Iterable[str]) -> None:
+        """What ``changed`` told of them could not be saved: it will tell them again."""
+        self._changed.update(hosts)
+
     def _jar(self, host: str) -> CookieJar:
         if host not in self._hosts:
-            self._hosts[host] = CookieJar(_OwnHost(rfc2965=False))
+            self._hosts[host] = _OwnJar(host)
             self._sizes[host] = 0
         self._hosts.move_to_end(host)
         return self._hosts[host]
@@ -185,7 +207,10 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
         yield cookies
     finally:
         saving.cancel()
-        _save(cookies.changed(), file, kept)
+        try:
+            await asyncio.wait([saving])
+        finally:
+            _save(cookies.changed(), file, kept)
 
 
 def check_file(file: Path) -> None:
@@ -202,14 +227,19 @@ def _own(file: Path, kept: Path) -> list[Cookie]:
 async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path) -> None:
     while True:
         await asyncio.sleep(SAVED_EVERY_S)
-        await asyncio.to_thread(_save, cookies.changed(), file, kept)
+        changed, is_saved = cookies.changed(), False
+        try:
+            is_saved = await asyncio.to_thread(_save, changed, file, kept)
+        finally:
+            if not is_saved:
+                cookies.not_saved(changed)
 
 
-def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
-    """Whole or not at all; readable by its owner only. What other processes have saved of other hosts stays, as far as there is
-    room."""
+def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> bool:
+    """Whole or not at all, and then False; readable by its owner only. What other processes have saved of other hosts stays, as
+    far as there is room."""
     if not changed:
-        return
+        return True
     temporary = kept.with_name(f"{FILE_NAME}.tmp")
     try:
         with storing(temporary):
@@ -230,6 +260,8 @@ def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
             os.close(locked)
     except (StorageError, ConfigError) as error:
         logger.warning("cookies are not saved: %s", error)
+        return False
+    return True
 
 
 def _read(file: Path, bytes_max: float = math.inf) -> MozillaCookieJar:
