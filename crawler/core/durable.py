@@ -135,6 +135,8 @@ class MarkedFile:
     def _write(self, pieces: list[bytes]) -> None:
         if self._failed:
             raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
+        if length_of(self.path) < self._written:  # somebody took it away: what is written now would be lost, or follow a hole
+            raise missing(self.path, self._written)
         self._failed = True
         with storing(self.path), memoryview(b"".join(pieces)) as view:
             done = 0
