@@ -148,8 +148,8 @@ def test_rename_and_sync_file_system(tmp_path):
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (Path.unlink, "is missing"),
-        (lambda path: path.rename(path.with_name("moved")), "is missing"),
+        (Path.unlink, "is missing; put it back, or begin anew"),
+        (lambda path: path.rename(path.with_name("moved")), "is missing; put it back, or begin anew"),
         (lambda path: os.truncate(path, 2), "only 2 bytes"),
     ],
 )
@@ -163,3 +163,5 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_written_no_more(tmp_pa
         file.sync()
     assert raised.value.final
     file.close()
+    with pytest.raises(StorageError, match=said):
+        MarkedFile.open(file.path, 3)
