@@ -202,7 +202,8 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
     processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
     cookies = Cookies(_read(file, FILE_BYTES_MAX), _own(file, kept))
-    saving = asyncio.create_task(_save_now_and_then(cookies, file, kept), name="cookies")
+    login = _written_at(file)
+    saving = asyncio.create_task(_save_now_and_then(cookies, file, kept, login), name="cookies")
     try:
         yield cookies
     finally:
@@ -210,7 +211,7 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
         try:
             await asyncio.wait([saving])
         finally:
-            _save(cookies.changed(), file, kept)
+            _save(cookies.changed(), file, kept, login)
 
 
 def check_file(file: Path) -> None:
@@ -224,24 +225,29 @@ def _own(file: Path, kept: Path) -> list[Cookie]:
     return list(_read(kept)) if is_newer else []
 
 
-async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path) -> None:
+def _written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path, login: int | None) -> None:
     while True:
         await asyncio.sleep(SAVED_EVERY_S)
         changed, is_saved = cookies.changed(), False
         try:
-            is_saved = await asyncio.to_thread(_save, changed, file, kept)
+            is_saved = await asyncio.to_thread(_save, changed, file, kept, login)
         finally:
             if not is_saved:
                 cookies.not_saved(changed)
 
 
-def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> bool:
+def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path, login: int | None) -> bool:
     """Whole or not at all, and then False; readable by its owner only. What other processes have saved of other hosts stays, as
-    far as there is room."""
-    if not changed:
-        return True
+    far as there is room. Once there is another file than that of ``login``, what hosts have set is of a session that is over."""
     temporary = kept.with_name(f"{FILE_NAME}.tmp")
     try:
+        with storing(file):
+            if not changed or _written_at(file) not in (login, None):
+                return True
         with storing(temporary):
             locked = os.open(kept.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:

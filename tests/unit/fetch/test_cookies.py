@@ -187,6 +187,20 @@ async def test_what_a_host_deletes_does_not_come_back(tmp_path: Path, domain: st
             assert cookies.header(HOME) == "b=2"
 
 
+async def test_a_new_login_made_while_it_runs_begins_a_new_session_with_the_next_start(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    os.utime(file, (1, 1))
+    async with open_cookies(file, tmp_path) as cookies:
+        cookies.received(HOME, ["session=first"])
+    os.utime(tmp_path / "cookies.txt", (2, 2))
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) == "session=first"
+        listed(tmp_path, "www.example.org FALSE / FALSE 0 session second")
+        cookies.received(HOME, ["session=first-renewed"])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) == "session=second"
+
+
 async def test_what_could_not_be_saved_is_saved_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crawler.fetch.cookies.SAVED_EVERY_S", 0.01)
     file, in_the_way = listed(tmp_path), tmp_path / "cookies.txt.tmp"
