@@ -65,7 +65,7 @@ class MarkedFile:
     def open(cls, path: Path, mark: int) -> MarkedFile:
         """The file cut back to ``mark`` bytes. One that is missing or shorter ends the crawl: that error is final."""
         if length_of(path) < mark:
-            raise missing(path, mark)
+            raise missing(path, mark, full=False)
         with storing(path):
             file = cls(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC), mark)
         try:
@@ -132,6 +132,8 @@ class MarkedFile:
     def _write(self, data: bytes | memoryview) -> None:
         if self._failed:
             raise StorageError(f"{self.path}: a write failed before, or it is closed", errno=errno.EBADF)
+        if length_of(self.path) < self._written:  # somebody took it away: what is written now would be lost, or follow a hole
+            raise missing(self.path, self._written, full=False)
         self._failed = True
         with storing(self.path), memoryview(data) as view:
             done = 0
@@ -177,11 +179,12 @@ def open_there(path: Path) -> io.FileIO:
         return path.open("rb", buffering=0)  # renamed between the two looks
 
 
-def missing(path: Path, mark: int) -> StorageError:
-    """The error that ends a crawl: bytes that were committed are gone."""
+def missing(path: Path, mark: int, *, full: bool = True) -> StorageError:
+    """The error that ends a crawl: bytes that were committed are gone. A file that is not ``full`` cannot be retired."""
     length = length_of(path)
     found = "missing" if length < 0 else f"only {length} bytes long"
-    advice = "; put it back, or say that it is no longer kept: crawler retire DIR FILE" if length < 0 else ""
+    otherwise = "say that it is no longer kept: crawler retire DIR FILE" if full else "begin anew: --fresh"
+    advice = f"; put it back, or {otherwise}" if length < 0 else ""
     return StorageError(f"{path}: {mark} bytes were committed, but it is {found}{advice}", final=True)
 
 

@@ -197,7 +197,12 @@ class Cookies:
         host = _key_of(asked)
         jar = self._jar(host)
         response: Any = _Set(_looked_at(values), host)
-        for cookie in jar.make_cookies(response, asked):
+        before = len(jar)
+        made = jar.make_cookies(response, asked)
+        if len(jar) < before:  # deleted
+            self._measure(host)
+            self._changed.add(host)
+        for cookie in made:
             if jar._policy.set_ok(cookie, asked):  # type: ignore[attr-defined]
                 jar.set_cookie(cookie)
                 if self._measure(host) > HOST_BYTES_MAX:
@@ -213,6 +218,10 @@ class Cookies:
         """What hosts have set, of those whose cookies have changed since this was last asked for."""
         changed, self._changed = self._changed, set()
         return {host: list(self._hosts.get(host, ())) for host in changed}
+
+    def not_saved(self, hosts: Iterable[str]) -> None:
+        """What ``changed`` told of them could not be saved: it will tell them again."""
+        self._changed.update(hosts)
 
     def _jar(self, host: str) -> CookieJar:
         if host not in self._hosts:
@@ -250,12 +259,16 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
     processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
     cookies = Cookies(_read(file, FILE_BYTES_MAX), _own(file, kept))
-    saving = asyncio.create_task(_save_now_and_then(cookies, file, kept), name="cookies")
+    login = _written_at(file)
+    saving = asyncio.create_task(_save_now_and_then(cookies, file, kept, login), name="cookies")
     try:
         yield cookies
     finally:
         saving.cancel()
-        _save(cookies.changed(), file, kept)
+        try:
+            await asyncio.wait([saving])
+        finally:
+            _save(cookies.changed(), file, kept, login)
 
 
 def check_file(file: Path) -> None:
@@ -269,19 +282,29 @@ def _own(file: Path, kept: Path) -> list[Cookie]:
     return list(_read(kept)) if is_newer else []
 
 
-async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path) -> None:
+def _written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+async def _save_now_and_then(cookies: Cookies, file: Path, kept: Path, login: int | None) -> None:
     while True:
         await asyncio.sleep(SAVED_EVERY_S)
-        await asyncio.to_thread(_save, cookies.changed(), file, kept)
+        changed, is_saved = cookies.changed(), False
+        try:
+            is_saved = await asyncio.to_thread(_save, changed, file, kept, login)
+        finally:
+            if not is_saved:
+                cookies.not_saved(changed)
 
 
-def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
-    """Whole or not at all; readable by its owner only. What other processes have saved of other hosts stays, as far as there is
-    room."""
-    if not changed:
-        return
+def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path, login: int | None) -> bool:
+    """Whole or not at all, and then False; readable by its owner only. What other processes have saved of other hosts stays, as
+    far as there is room. Once there is another file than that of ``login``, what hosts have set is of a session that is over."""
     temporary = kept.with_name(f"{FILE_NAME}.tmp")
     try:
+        with storing(file):
+            if not changed or _written_at(file) not in (login, None):
+                return True
         with storing(temporary):
             locked = os.open(kept.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -300,6 +323,8 @@ def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path) -> None:
             os.close(locked)
     except (StorageError, ConfigError) as error:
         logger.warning("cookies are not saved: %s", error)
+        return False
+    return True
 
 
 def _read(file: Path, bytes_max: float = math.inf) -> MozillaCookieJar:

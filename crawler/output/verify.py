@@ -50,7 +50,7 @@ def _are_rows_retired(marks: Mapping[str, Mark]) -> bool:
 def _check_length(path: Path, mark: Mark) -> None:
     opened = path.with_name(path.name + OPEN)
     if length_of(path) < mark.length and length_of(opened) < mark.length:
-        raise missing(opened if length_of(path) < 0 <= length_of(opened) else path, mark.length)
+        raise missing(opened if length_of(path) < 0 <= length_of(opened) else path, mark.length, full=mark.closed)
 
 
 def _readable(rows: Iterable[Row], findings: Findings) -> Iterator[Row]:

@@ -13,7 +13,9 @@ from functools import lru_cache
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
+
+import orjson
 
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.model import Ref
@@ -43,6 +45,32 @@ def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
         f'"digest": "{digest}", "length": "{ref.length}", "offset": "{ref.offset}", '
         f'"filename": "{ref.file.rpartition("/")[2]}"}}\n'
     ).encode()
+
+
+class Pointer(NamedTuple):
+    """What a line says of where a record stands, and which one it is."""
+
+    url: str
+    stamp: str
+    digest: str
+    offset: int
+    length: int
+
+
+def pointer(url: str, date: str, digest: str, offset: int, length: int) -> Pointer:
+    """As the line of a record has it; ``date`` is the record's."""
+    return Pointer(url, date.translate(_DIGITS), digest, offset, length)
+
+
+def read_line(text: bytes) -> tuple[str, Pointer] | None:
+    """(file name, what it says) of an index line; None if it is damaged."""
+    try:
+        key, stamp, fields = text.decode().split(" ", 2)
+        said = orjson.loads(fields)
+        place = Pointer(said["url"], stamp, said["digest"], int(said["offset"]), int(said["length"]))
+        return (said["filename"], place) if surt(place.url) == key else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _mime(page: Page) -> str | None:

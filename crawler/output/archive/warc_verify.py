@@ -11,11 +11,12 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from crawler.core.durable import OPEN, length_of, open_there, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
+from crawler.output.archive import cdxj
 from crawler.output.archive.kind import Findings
 from crawler.output.archive.records import sha1_text
 from crawler.output.archive.warc_reader import RecordReader
@@ -64,29 +65,39 @@ class WarcChecker:
         """What is left of the current file has no row; then its index is checked."""
         if (file := self._at) is None:
             return
-        responses = file.end()
+        file.end()
         with self._findings.noting():
-            self._check_index(file.name, responses)
+            self._check_index(file)
         self._at = None
 
-    def _check_index(self, file: str, responses: int | None) -> None:
-        """One line per response; in order, once the file is closed and has its final name: a kill may have come between."""
-        name = self._index_of(file)
+    def _check_index(self, file: _File) -> None:
+        """One line per response, which says where it stands; in order, once the file is closed and has its final name: a kill may
+        have come between."""
+        name = self._index_of(file.name)
         if name is None:
-            raise StorageError(f"{file}: no length was committed of its index")
+            raise StorageError(f"{file.name}: no length was committed of its index")
         mark = self._marks[name]
         length = length_of(self._root / name)
         if mark.retired or (length < 0 and length_of(self._root / f"{name}{OPEN}") < 0):
             return  # one that is missing was reported with its mark
         is_sorted = mark.closed and length >= 0
-        count, last, left = 0, b"", mark.length
+        count, last, left, places, damaged = 0, b"", mark.length, 0, 0
         with storing(self._root / name), io.BufferedReader(open_there(self._root / name)) as lines:
             while left > 0 and (line := lines.readline(min(left, INDEX_LINE_BYTES_MAX))):
                 if is_sorted and line < last:
                     raise StorageError(f"{name}: line {count + 1} is out of order")
                 count, last, left = count + 1, line, left - len(line)
-        if responses is not None and count != responses:
-            raise StorageError(f"{name}: {count} lines for {responses} responses")
+                found = cdxj.read_line(line)
+                if found is not None and found[0] == file.name.rpartition("/")[2]:
+                    places += hash(found[1])
+                else:
+                    damaged = damaged or count
+        if file.is_whole and count != file.responses:
+            raise StorageError(f"{name}: {count} lines for {file.responses} responses")
+        if damaged:
+            raise StorageError(f"{name}: line {damaged} is damaged")
+        if file.is_whole and places != file.places:
+            raise StorageError(f"{name}: its lines do not say where the records stand")
 
 
 class _File:
@@ -95,14 +106,17 @@ class _File:
     def __init__(self, root: Path, name: str, end_offset: int, findings: Findings) -> None:
         self.name = name
         self._end, self._findings = end_offset, findings
-        self._offset = self._responses = 0
-        self._is_whole = True
+        self._offset = 0
+        self.responses = self.places = 0
+        """How many responses were read, and the sum of what stands in the index of each: it does not depend on their order."""
+        self.is_whole = True
+        """Every record could be read so far."""
         self._is_lost = False
         """The record at ``offset`` is damaged: where the next one begins only a row can tell."""
         try:
             self._file: io.FileIO | None = open_there(root / name)
         except StorageError:
-            self._file = None  # reported with its mark
+            self._file, self.is_whole = None, False  # reported with its mark
 
     def row(self, ref: Ref, row: Mapping[str, Any]) -> None:
         """Four cases of where the row's record lies:
@@ -121,7 +135,7 @@ class _File:
         if ref.offset != self._offset or self._offset >= self._end:
             self._not_there(ref)
         elif (record := self._read()) is not None:
-            kind, length, sha256 = record
+            kind, length, sha256, _ = record
             if kind not in RESPONSES:
                 self._not_there(ref)
             elif ref.length != length:
@@ -131,13 +145,11 @@ class _File:
                     f"{self.name}: the body of the record at {ref.offset} is not the one of its row ({row['sha256']})"
                 )
 
-    def end(self) -> int | None:
-        """Read the rest, which no row names, and close; how many responses the file holds, None if that cannot be told."""
-        if self._file is None:
-            return None
-        self._read_to(self._end)
-        self._file.close()
-        return self._responses if self._is_whole else None
+    def end(self) -> None:
+        """Read the rest, which no row names, and close."""
+        if self._file is not None:
+            self._read_to(self._end)
+            self._file.close()
 
     def _read_to(self, offset: int) -> None:
         """Read the records before ``offset``: those of responses should have had a row."""
@@ -146,26 +158,37 @@ class _File:
             if record is not None and record[0] in RESPONSES and not self._findings.rows_retired:
                 self._findings.fault(f"{self.name}: no row names the record at {at}")
 
-    def _read(self) -> tuple[str, int, str | None] | None:
+    def _read(self) -> Checked | None:
         """The next record, as ``_checked`` says; None if it is damaged."""
         assert self._file is not None
         try:
-            kind, length, sha256 = _checked(self._file, self.name, self._offset, self._end)
+            checked = _checked(self._file, self.name, self._offset, self._end)
         except StorageError as error:
             self._findings.fault(str(error))
-            self._is_whole, self._is_lost = False, True
+            self.is_whole, self._is_lost = False, True
             return None
         self._findings.records += 1
-        self._responses += kind in RESPONSES
-        self._offset += length
-        return kind, length, sha256
+        if checked.kind in RESPONSES:
+            self.responses += 1
+            self.places += hash(checked.place)
+        self._offset += checked.length
+        return checked
 
     def _not_there(self, ref: Ref) -> None:
         self._findings.fault(f"{self.name}: a row names a record at {ref.offset}, which is not there")
 
 
-def _checked(file: BinaryIO, name: str, offset: int, end: int) -> tuple[str, int, str | None]:
-    """(kind, length, sha256 of the payload of a response) of the record at ``offset``. StorageError: it is damaged."""
+class Checked(NamedTuple):
+    """A record that is whole; ``sha256`` of the payload of a response, ``place`` as its index line has it."""
+
+    kind: str
+    length: int
+    sha256: str | None
+    place: cdxj.Pointer
+
+
+def _checked(file: BinaryIO, name: str, offset: int, end: int) -> Checked:
+    """The record at ``offset``. StorageError: it is damaged."""
     record = RecordReader(file, name, offset, end)
     block = hashlib.sha1(usedforsecurity=False)
 
@@ -189,4 +212,5 @@ def _checked(file: BinaryIO, name: str, offset: int, end: int) -> tuple[str, int
             pass
     if record.fields.get("warc-block-digest") != sha1_text(block.digest()):
         raise record.broken("has another block than its digest says")
-    return record.kind, record.length, found
+    url, date, digest = (record.fields.get(field, "") for field in ("warc-target-uri", "warc-date", "warc-payload-digest"))
+    return Checked(record.kind, record.length, found, cdxj.pointer(url, date, digest, offset, record.length))

@@ -31,8 +31,8 @@ def share_of(config: Config, part: int, parts: int, *, memory_limit: int, parser
         memory_limit=memory_of(memory_limit, parts),
         parsers=max(1, parsers // parts) if parsers else 0,
         rate=config.rate / parts,
-        bandwidth=config.bandwidth // parts,
-        retain_bytes=max(1, config.retain_bytes // parts) if config.retain_bytes else 0,  # 0 means no limit
+        bandwidth=max(1, config.bandwidth // parts) if config.bandwidth else 0,  # 0 means no limit
+        retain_bytes=max(1, config.retain_bytes // parts) if config.retain_bytes else 0,
         input=config.input if part == 0 else (),
         urls=config.urls if part == 0 else (),
         max_bytes=0,

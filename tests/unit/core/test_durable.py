@@ -143,3 +143,25 @@ def test_rename_and_sync_file_system(tmp_path):
     assert (tmp_path / "y").read_bytes() == b"1"
     with pytest.raises(StorageError, match="nowhere"):
         sync_file_system(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (Path.unlink, "is missing; put it back, or begin anew"),
+        (lambda path: path.rename(path.with_name("moved")), "is missing; put it back, or begin anew"),
+        (lambda path: os.truncate(path, 2), "only 2 bytes"),
+    ],
+)
+def test_a_file_that_is_taken_away_while_it_is_written_is_written_no_more(tmp_path, harm, said):
+    file = MarkedFile.create(tmp_path / "f")
+    file.append(b"abc")
+    file.sync()
+    harm(file.path)
+    file.append(b"def")
+    with pytest.raises(StorageError, match=said) as raised:
+        file.sync()
+    assert raised.value.final
+    file.close()
+    with pytest.raises(StorageError, match=said):
+        MarkedFile.open(file.path, 3)

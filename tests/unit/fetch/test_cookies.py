@@ -1,5 +1,6 @@
 """Cookies go where they belong, and nowhere else; what hosts set is bounded."""
 
+import asyncio
 import os
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
@@ -223,6 +224,45 @@ async def test_a_power_cut_leaves_the_file_whole(tmp_path: Path, monkeypatch: py
     async with open_cookies(listed(tmp_path), tmp_path) as cookies:
         cookies.received(HOME, ["a=1"])
     assert synced == [("cookies.txt.tmp", (tmp_path / "cookies.txt").stat().st_size)], "before it has its name"
+
+
+@pytest.mark.parametrize("domain", ["", "; Domain=example.org", "; Domain=.www.example.org"])
+@pytest.mark.parametrize("end", ["Max-Age=0", "Expires=Thu, 01 Jan 1970 00:00:00 GMT"])
+async def test_what_a_host_deletes_does_not_come_back(tmp_path: Path, domain: str, end: str) -> None:
+    file = listed(tmp_path)
+    async with open_cookies(file, tmp_path) as cookies:
+        cookies.received(HOME, [f"a=1; Path=/{domain}", f"b=2; Path=/{domain}"])
+    for _ in range(2):
+        async with open_cookies(file, tmp_path) as cookies:
+            cookies.received(HOME, [f"a=; {end}; Path=/{domain}"])
+            assert cookies.header(HOME) == "b=2"
+
+
+async def test_a_new_login_made_while_it_runs_begins_a_new_session_with_the_next_start(tmp_path: Path) -> None:
+    file = listed(tmp_path)
+    os.utime(file, (1, 1))
+    async with open_cookies(file, tmp_path) as cookies:
+        cookies.received(HOME, ["session=first"])
+    os.utime(tmp_path / "cookies.txt", (2, 2))
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) == "session=first"
+        listed(tmp_path, "www.example.org FALSE / FALSE 0 session second")
+        cookies.received(HOME, ["session=first-renewed"])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) == "session=second"
+
+
+async def test_what_could_not_be_saved_is_saved_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.fetch.cookies.SAVED_EVERY_S", 0.01)
+    file, in_the_way = listed(tmp_path), tmp_path / "cookies.txt.tmp"
+    async with open_cookies(file, tmp_path) as cookies:
+        in_the_way.mkdir()
+        cookies.received(HOME, ["a=1"])
+        await asyncio.sleep(0.1)
+        assert not (tmp_path / "cookies.txt").exists()
+        in_the_way.rmdir()
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) == "a=1"
 
 
 async def test_several_processes_keep_theirs_in_one_file(tmp_path: Path) -> None:

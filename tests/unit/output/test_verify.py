@@ -200,6 +200,28 @@ def test_an_index_that_is_not_in_order_or_not_whole_is_named(crawl, harm, said):
     assert path.name in fault
 
 
+@pytest.mark.parametrize("name", ["url", "digest", "length", "offset", "filename"])
+def test_an_index_that_points_elsewhere_is_named(crawl, name):
+    path = first_of(crawl, "index")
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    key, stamp, fields = first.split(b" ", 2)
+    before = orjson.loads(fields)[name].encode()
+    value, label = before[:-1] + bytes((before[-1] ^ 1,)), f'"{name}'.encode()
+    for changed in (fields.replace(before, value), fields.replace(label, b"'" + label[1:])):
+        path.write_bytes(b"".join((key, b" ", stamp, b" ", changed, *others)))
+        _, (fault,) = check(crawl)
+        assert path.name in fault
+
+
+def test_an_index_with_the_time_of_another_visit_is_named(crawl):
+    path = first_of(crawl, "index")
+    *others, last = path.read_bytes().splitlines(keepends=True)
+    key, _, fields = last.split(b" ", 2)
+    path.write_bytes(b"".join((*others, key, b" 20991231235959 ", fields)))
+    _, (fault,) = check(crawl)
+    assert path.name in fault and "do not say where the records stand" in fault
+
+
 def test_a_kill_between_a_roll_and_the_final_names_leaves_nothing_amiss(tmp_path, monkeypatch):
     """The files are marked as closed; their indexes are put in order as they get their names, at the next start."""
     crawl = crawled(tmp_path, rolled=False)
