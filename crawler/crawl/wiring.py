@@ -97,7 +97,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
         failing_hosts, marking = FailingHosts(), asyncio.Lock()
         pump = Pump(
             store,
-            Workbench(hosts.per_host, _group_of(config)),
+            Workbench(hosts.per_host, _group_of(config), visits_max=config.workers),
             politeness,
             files.journal,
             clock=clock.now,

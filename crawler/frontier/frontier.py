@@ -94,7 +94,7 @@ class Frontier:
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
         self._on_unfetched = on_unfetched
-        self._out: dict[int, tuple[Lease, int]] = {}  # id(lease) → lease, its slot of in_flight
+        self._out: dict[int, tuple[Lease, int, float]] = {}  # id(lease) → lease, its slot of in_flight, when it was dealt
         self._denied: set[str] = set()
         """Hosts whose robots rules could not be had: what waits for those is being settled."""
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
@@ -184,7 +184,7 @@ class Frontier:
             waiting = self.bench.waiting or self.counts.waiting + self.counts.retrying
             return self._idle("politeness" if waiting else "frontier")
         self._deals_one = False
-        self._out[id(lease)] = (lease, self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1)
+        self._out[id(lease)] = (lease, self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1, now)
         self._refill.dealt(lease.link.host)
         return lease
 
@@ -192,10 +192,11 @@ class Frontier:
         self.waits_for = waits_for or self.waits_for
         return None
 
-    def _leave(self, lease: Lease) -> None:
-        slot = self._out.pop(id(lease))[1]
+    def _leave(self, lease: Lease) -> float:  # when it was dealt
+        _, slot, dealt_at = self._out.pop(id(lease))
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)
+        return dealt_at
 
     def blame(self, lease: Lease) -> None:
         """The visit of this lease, or its settlement, is about to end the process: the next one is to suspect it."""
@@ -243,7 +244,7 @@ class Frontier:
         return any(lease.link.url == url for lease in self.leases_out())
 
     def leases_out(self) -> list[Lease]:
-        return [lease for lease, _ in self._out.values()]
+        return [lease for lease, _, _ in self._out.values()]
 
     def leases_held(self) -> list[Lease]:
         """Every lease that is out or on the bench."""
@@ -270,6 +271,7 @@ class Frontier:
         else:
             self._limits[by] = visits_max
         self._limit = min(self._limits, key=self._limits.__getitem__, default=None)
+        self.bench.limit(self._limits[self._limit] if self._limit is not None else None)
 
     def hold(self, visits: int) -> None:
         """So many of the visits out have ended, and are held until it is known whose fault their end was."""
@@ -299,13 +301,13 @@ class Frontier:
         batch = self._batches.open
         if committed is not None:
             batch.releases.append(committed)
-        self._leave(lease)
+        dealt_at = self._leave(lease)
         if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind not in NOT_PAGES:
             self._visits_left -= 1
         host, now = lease.link.host, self._clock()
         before = self.bench.state(host)
         rest = self._politeness.after(lease.link, outcome, before, now)
-        self.bench.release(lease, rest)
+        self.bench.release(lease, rest, now - dealt_at)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
             self.deal()

@@ -9,6 +9,9 @@ and a host gets a second connection only when every other due host is being visi
 
 A group is a further limit that hosts share (``--politeness-by domain``, links that killed a process): a host whose next
 link belongs to a full group is parked there and comes back when the group has room.
+
+A host is prompt once a visit of it was short, until one is long. While prompt hosts have links waiting, some visits are
+kept for them: however many hosts let their visitors wait, they do not take all there are.
 """
 
 from __future__ import annotations
@@ -51,19 +54,40 @@ def size(link: Link) -> int:
 NOWHERE: Final = -1
 RESTING: Final = -2
 PARKED: Final = -3
+ASIDE: Final = -4
 LANES_MAX: Final = 8
 """Hosts with more visits out than these share the last lane."""
+KEPT: Final = 8
+"""One visit in so many is kept for prompt hosts."""
+PROMPT_S: Final = 4.0
+"""A visit of a prompt host takes no longer."""
 
 
 class _Host:
-    __slots__ = ("busy", "down", "due", "failures", "has_responded", "is_held", "out", "place", "queue", "robots_queue", "share")
+    __slots__ = (
+        *(
+            "busy",
+            "down",
+            "due",
+            "failures",
+            "has_responded",
+            "is_held",
+            "is_prompt",
+            "is_prompt_and_waits",
+            "out",
+            "place",
+            "queue",
+        ),
+        *("queue", "robots_queue", "share", "slow_out"),
+    )
 
     def __init__(self, lease: Lease) -> None:
         self.queue: deque[Lease] = deque()
         self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while it is held
         self.is_held = False
         self.place = NOWHERE
-        """NOWHERE: it cannot deal · RESTING: in the heap · PARKED: at a group that is full · else the number of its lane."""
+        """NOWHERE: it cannot deal · RESTING: in the heap · PARKED: at a group that is full · ASIDE: one slow host too many ·
+        else the number of its lane."""
         self.out = 0
         self.due = lease.due
         self.failures = lease.failures
@@ -71,6 +95,9 @@ class _Host:
         self.has_responded = lease.has_responded
         self.down: tuple[str, str] | None = None
         self.share = 0  # the most links it has had here
+        self.is_prompt = False
+        self.is_prompt_and_waits = False  # the same, and it has links waiting
+        self.slow_out = 0  # of its visits out, those that began while it was not known to be prompt
 
     def next(self) -> Lease | None:
         if self.robots_queue:
@@ -90,9 +117,15 @@ class _Group:
 
 class Workbench:
     """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
-    ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none."""
+    ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none.
+    ``visits_max``: there are no more visits than these at a time; None: nobody knows, and none are kept."""
 
-    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] | None = None) -> None:
+    def __init__(
+        self,
+        per_host: Callable[[str], int],
+        group_of: Callable[[str], str | None] | None = None,
+        visits_max: int | None = None,
+    ) -> None:
         self._per_host = per_host
         self._group_of = group_of
         self._hosts: dict[str, _Host] = {}
@@ -100,6 +133,10 @@ class Workbench:
         self._resting: list[tuple[float, int, str]] = []  # a heap
         self._lanes: tuple[OrderedDict[str, _Host], ...] = tuple(OrderedDict() for _ in range(LANES_MAX))
         self._ticket = count()
+        self._aside: OrderedDict[str, _Host] = OrderedDict()
+        self._visits_max = visits_max
+        self.limit(None)
+        self._slow_out = self._prompt_waiting = 0
         self.waiting = 0
         self.weight = 0
         """As ``waiting``, with each link that is longer than usual counted as several: see ``size``."""
@@ -129,6 +166,7 @@ class Workbench:
             (host.robots_queue if lease.link.kind == "robots" else host.queue).append(lease)
             host.share = max(host.share, len(host.queue))
             self._came(lease)
+            self._recount(host)
             if host.place == NOWHERE:
                 self._place(name, host)
 
@@ -155,6 +193,8 @@ class Workbench:
         """The next lease that may be visited at ``now``, or None. Its host counts as visited until ``release``."""
         if now >= self.deals_until:
             return None
+        if self._aside:
+            self._come_back(now)
         resting = self._resting
         while resting and resting[0][0] <= now:
             name = heappop(resting)[2]
@@ -169,9 +209,14 @@ class Workbench:
                     return lease
         return None
 
+    def limit(self, visits_max: int | None) -> None:
+        """Just now there are no more than so many visits at a time; None: as many as ever."""
+        some = [size for size in (visits_max, self._visits_max) if size is not None]
+        self._slow_max = inf if self._visits_max is None else min(some) - min(some) // KEPT
+
     def _take_of(self, name: str, host: _Host, now: float) -> Lease | None:
-        """A lease of a host that has left its lane. Five cases: it has nothing to deal, as many visits out as it may have,
-        or a rest that began meanwhile; its group is full; or it deals."""
+        """A lease of a host that has left its lane. Six cases: it has nothing to deal, as many visits out as it may have,
+        or a rest that began meanwhile; it is one slow host too many; its group is full; or it deals."""
         lease = host.next()
         if host.due > now and host.out < self._per_host(name):  # one with nothing to deal as well: the store may not know it yet
             self._rest_until(name, host, host.due)
@@ -181,6 +226,11 @@ class Workbench:
             return None
         if host.out >= self._per_host(name):
             return None
+        is_slow = not host.is_prompt
+        if is_slow and not self._has_room_for_slow():
+            host.place = ASIDE
+            self._aside[name] = host
+            return None
         if (lease.suspect or self._group_of is not None) and self._is_parked(name, host, lease, now):
             return None
         (host.robots_queue or host.queue).popleft()
@@ -188,6 +238,10 @@ class Workbench:
         self.weight -= size(lease.link)
         host.out += 1
         self.out += 1
+        if is_slow:
+            host.slow_out += 1
+            self._slow_out += 1
+        self._recount(host)
         if lease.suspect or self._group_of is not None:
             for group in self._groups_of(name, lease):
                 self._group(group, name).out += 1
@@ -200,13 +254,22 @@ class Workbench:
         host = self._leave(lease)
         (host.robots_queue if lease.link.kind == "robots" else host.queue).appendleft(lease)
         self._came(lease)
+        self._recount(host)
         self._place(lease.link.host, host)
 
-    def release(self, lease: Lease, rest: HostRest) -> None:
-        """A visit ended: none of its host (and group) starts before that rest is over."""
+    def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0) -> None:
+        """A visit ended, which took so long: none of its host (and group) starts before that rest is over."""
         host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
+        host.is_prompt = seconds <= PROMPT_S
+        if host.is_prompt:
+            self._slow_out -= host.slow_out
+            host.slow_out = 0
+            if host.place == ASIDE:
+                host.place = NOWHERE
+                del self._aside[lease.link.host]
+        self._recount(host)
         for name in self._groups_of(lease.link.host, lease) if self._group_of is not None else ():
             if name != SUSPECTS:
                 group = self._group(name, lease.link.host)
@@ -231,6 +294,7 @@ class Workbench:
         host.is_held = False
         host.robots_queue.clear()
         host.queue.clear()
+        self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease.link) for lease in leases)
         return leases
@@ -242,6 +306,7 @@ class Workbench:
         leases = [lease for lease in host.queue if is_unwanted(lease.link)]
         gone = {id(lease) for lease in leases}
         host.queue = deque(lease for lease in host.queue if id(lease) not in gone)
+        self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease.link) for lease in leases)
         return leases
@@ -326,6 +391,25 @@ class Workbench:
         host.place = RESTING
         heappush(self._resting, (due, next(self._ticket), name))
 
+    def _recount(self, host: _Host) -> None:
+        waits = host.is_prompt and bool(host.queue)
+        if waits != host.is_prompt_and_waits:
+            host.is_prompt_and_waits = waits
+            self._prompt_waiting += 1 if waits else -1
+
+    def _has_room_for_slow(self) -> bool:
+        return self._slow_out < self._slow_max or not self._prompt_waiting
+
+    def _come_back(self, now: float) -> None:
+        """Of the slow hosts that were put aside the first, if there is room for one: one for each ``take``. Those that rest
+        meanwhile do so where others do."""
+        while self._aside and self._has_room_for_slow():
+            name, host = self._aside.popitem(last=False)
+            if host.due <= now:
+                self._enter_lane(name, host)
+                return
+            self._rest_until(name, host, host.due)
+
     def _enter_lane(self, name: str, host: _Host) -> None:
         host.place = min(host.out, LANES_MAX - 1)
         self._lanes[host.place][name] = host
@@ -359,6 +443,9 @@ class Workbench:
         host = self._hosts[name]
         host.out -= 1
         self.out -= 1
+        if host.slow_out:
+            host.slow_out -= 1
+            self._slow_out -= 1
         for key in self._groups_of(name, lease):
             group = self._group(key, name)
             group.out -= 1

@@ -68,6 +68,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Retention._folders": ("fixed", 3),
     # frontier
     "Workbench._hosts": ("bench", CLAIMED),
+    "Workbench._aside": ("bench", CLAIMED),
     "Workbench._resting": ("bench", 2 * CLAIMED),
     "Workbench._lanes": ("bench", CLAIMED),
     "Workbench._groups": ("bench", 2 * CLAIMED + 64),
@@ -237,6 +238,7 @@ async def test_every_container_has_a_bound_and_none_grows_with_the_crawl(tmp_pat
 
 SMALL_CRAWLS = 4
 FILLING = {
+    "Refill._exhausted",
     *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
     *("Connector._conns", "Connector._idle"),
 }

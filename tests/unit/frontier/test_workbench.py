@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
-from crawler.frontier.workbench import LANES_MAX, Workbench, size
+from crawler.frontier.workbench import LANES_MAX, PROMPT_S, Workbench, size
 
 HOSTS = ["a.test", "b.test", "c.a.test", "d.a.test"]
 
@@ -40,9 +40,11 @@ STEPS = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(STEPS, st.integers(1, 3), st.booleans())
-def test_laws_hold_over_long_histories(steps, per_host, by_domain):
-    bench = Workbench(lambda host: per_host, domain if by_domain else lambda host: None)
+@given(STEPS, st.integers(1, 3), st.booleans(), st.sampled_from([None, 8, 16]))
+def test_laws_hold_over_long_histories(steps, per_host, by_domain, visits_max):
+    bench = Workbench(lambda host: per_host, domain if by_domain else lambda host: None, visits_max)
+    if visits_max is not None:
+        bench.limit(visits_max // 8)  # all are kept, or all but one
     now, serial = 0.0, 0
     rest_until: dict[str, float] = {}
     out: list[Lease] = []
@@ -76,7 +78,9 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
         elif step == "take":
             for _ in range(n):
                 gated = {name for name in gated if name in bench}  # a host with nothing to deal leaves, and its gate with it
+                kept_for, slow = bench._prompt_waiting, bench._slow_out
                 taken = bench.take(now)
+                assert not kept_for or bench._slow_out <= max(slow, bench._slow_max), "too many visits of slow hosts"
                 if taken is None:
                     break
                 name = taken.link.host
@@ -94,7 +98,7 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
         elif step == "release" and out:
             done = out.pop(n % len(out))
             if flag:
-                bench.release(done, HostRest(now + n))
+                bench.release(done, HostRest(now + n), PROMPT_S * (n % 3))
                 name = done.link.host
                 rest_until[name] = max(rest_until.get(name, 0.0), now + n)
                 if by_domain:
@@ -124,6 +128,9 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
         assert bench.waiting == left.total()
         assert bench.weight == sum(size(waiting.link) for waiting in bench.leases())
         assert bench.out == len(out)
+        hosts = bench._hosts.values()
+        assert bench._prompt_waiting == sum(bool(host.queue) and host.is_prompt for host in hosts)
+        assert bench._slow_out == sum(host.slow_out for host in hosts)
 
     for host in list(gated):
         bench.hold_for_robots(host, False)
@@ -135,6 +142,33 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain):
             break
         bench.release(out.pop(), HostRest(now))
     assert bench.waiting == 0, "a link was never dealt"
+
+
+def test_hosts_that_let_their_visitors_wait_do_not_take_all_visits():
+    """Of eight visits one is kept for prompt hosts, as long as any of those has links waiting."""
+    bench = Workbench(lambda host: 1, visits_max=8)
+    bench.put(lease("good", n, 0.0) for n in range(3))
+    first = bench.take(0.0)
+    assert first is not None
+    bench.release(first, HostRest(1.0))
+    bench.put(lease(f"silent{n}", 100 + n, 0.0) for n in range(20))
+    silent = [taken for _ in range(8) if (taken := bench.take(0.0)) is not None]
+    assert len(silent) == 7 and all(taken.link.host.startswith("silent") for taken in silent)
+
+    def dealt() -> str | None:
+        taken = bench.take(1.0)
+        if taken is None:
+            return None
+        if taken.link.host == "good":
+            bench.release(taken, HostRest(1.0))
+        return taken.link.host
+
+    assert dealt() == "good"
+    bench.release(silent.pop(), HostRest(9.0), 5.0)
+    assert [dealt(), dealt()] == ["silent7", "good"], (
+        "the first of those that were put aside; nothing is kept for a host that has nothing"
+    )
+    assert [dealt(), dealt()] == ["silent8", "silent9"], "nothing is kept for hosts with nothing to visit"
 
 
 def test_two_visits_at_a_time_start_together_and_rest_together():
