@@ -90,22 +90,30 @@ async def open_fetcher(
             head_bytes_max=config.max_head,
             interim_max=config.max_interim,
         )
-        heads: dict[str, Any] = {
-            "auto_decompress": False,
-            "read_bufsize": READ_BYTES,
-            "max_line_size": config.max_header_line,
-            "max_field_size": config.max_header_line,
-            "max_headers": config.max_headers,
-        }
+        heads = _heads(config)
         async with _session(connector, heads) as session:
             by_session = BySession(session)
             way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
-            new_body, ratio_max, codings_max = partial(Body, tmp, body_memory_bytes), config.max_decode_ratio, config.max_codings
-            finisher = Finisher(tmp, decode_body=decode_body, ratio_max=ratio_max, codings_max=codings_max)
+            new_body, finisher = partial(Body, tmp, body_memory_bytes), _finisher(config, tmp, decode_body)
             yield Fetcher(config, way, connector, guard, profile_of, new_body, finisher, concurrency_max, cookies)
     finally:
         loop.set_exception_handler(handled)
         await resolver.close()
+
+
+def _heads(config: FetchConfig) -> dict[str, Any]:
+    """How aiohttp is to read responses."""
+    return {
+        "auto_decompress": False,
+        "read_bufsize": READ_BYTES,
+        "max_line_size": config.max_header_line,
+        "max_field_size": config.max_header_line,
+        "max_headers": config.max_headers,
+    }
+
+
+def _finisher(config: FetchConfig, tmp: Path, decode_body: bool) -> Finisher:
+    return Finisher(tmp, decode_body=decode_body, ratio_max=config.max_decode_ratio, codings_max=config.max_codings)
 
 
 def _session(connector: Connector, heads: Mapping[str, Any]) -> aiohttp.ClientSession:
