@@ -118,7 +118,7 @@ async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, mo
 async def test_visits_given_up_are_no_attempts_and_are_made_again(web, tmp_path):
     async with crawling(web, tmp_path) as (crawl, machine):
         running = asyncio.create_task(crawl.run())
-        await until(lambda: "/0" in {lease.link.url[-2:] for lease, _ in crawl.frontier._out.values()})
+        await until(lambda: "/0" in {lease.link.url[-2:] for lease in crawl.frontier.leases_out()})
         machine.set(300, 300)
         await until(lambda: crawl.memory.watch.stats().given_up)
         machine.set(100, 100)
