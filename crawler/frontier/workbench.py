@@ -65,20 +65,8 @@ PROMPT_S: Final = 4.0
 
 class _Host:
     __slots__ = (
-        *(
-            "busy",
-            "down",
-            "due",
-            "failures",
-            "has_responded",
-            "is_held",
-            "is_prompt",
-            "is_prompt_and_waits",
-            "out",
-            "place",
-            "queue",
-        ),
-        *("queue", "robots_queue", "share", "slow_out"),
+        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_prompt", "is_prompt_and_waits", "out"),
+        *("place", "queue", "robots_queue", "share", "slow_out"),
     )
 
     def __init__(self, lease: Lease) -> None:
