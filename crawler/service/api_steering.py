@@ -137,10 +137,9 @@ class Steering:
         try:
             canonical = parse(url, None, self._rules).href if url is not None else None
             if host is not None:
-                root = parse(f"http://{host}/", None, self._rules)
-                if root.href != f"http://{root.host}/":  # a URL, or more than a host: another one would be meant
+                if not set(host).isdisjoint("/\\?#@"):  # a URL, or more than a host: another one would be meant
                     raise ValueError(host)
-                host = root.host
+                host = parse(f"http://{host}/", None, self._rules).host
         except (FetchError, ValueError) as error:
             raise Problem(400, f"not a URL, or a host: {error}") from None
         return Selection(canonical, host, frozenset(outcomes), tag)

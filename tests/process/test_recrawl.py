@@ -178,7 +178,8 @@ async def test_a_daemon_comes_back_by_order_and_to_what_a_sitemap_says_is_newer(
             await told.until(changes={"unchanged": 2}, waiting=0, in_flight=0)
             for wrong in ("match=(", "older_than=soon", "outcome=fine"):
                 assert (await told.ask("POST", f"/v1/recrawl?{wrong}"))[0] == 400
-            for wrong in ({"outcome": "ok"}, {"older": "7d"}, {"older_than": True}, {"url": "no url"}, {"match": "("}, []):
+            places = ({"url": "no url"}, {"host": "http://x"}, {"host": "x/../y"}, {"host": "me@x"})
+            for wrong in (*places, {"outcome": "ok"}, {"older": "7d"}, {"older_than": True}, {"match": "("}, []):
                 assert (await told.ask("POST", "/v1/recrawl", json=wrong))[0] == 400, wrong
             only = {"url": web.url(HOST, "/a"), "host": f"{HOST}:{web.port}", "outcome": ["ok"], "older_than": 0, "match": "a$"}
             assert (await told.ask("POST", "/v1/recrawl", json=only | {"tag": "none has it"}))[0] == 202

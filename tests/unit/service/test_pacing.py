@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crawler.config.load import load
 from crawler.service.parts.channel import Gone
 from crawler.service.parts.pacing import Pacing
-from crawler.service.parts.shares import LEAST_SHARE, paced
+from crawler.service.parts.shares import LEAST_SHARE, paced, share_of
 
 USES = st.lists(st.tuples(st.floats(0, 1e9), st.booleans()), min_size=1, max_size=16)
 
@@ -83,3 +83,12 @@ async def test_one_with_all_the_work_has_nearly_all_of_it():
     assert parts.shares[0] > 90
     pacing.change(config.replaced(rate=8.0))
     assert pacing.settings(config, 0).rate == 2
+
+
+def test_a_small_limit_divided_is_not_none():
+    """0 means no limit."""
+    config = load({"retain_bytes": 3, "bandwidth": 3}, environ={}).config
+    shares = [share_of(config, part, 4, memory_limit=1 << 30, parsers=0) for part in range(4)]
+    assert {(share.retain_bytes, share.bandwidth) for share in shares} == {(1, 1)}
+    none = share_of(load({}, environ={}).config, 0, 4, memory_limit=1 << 30, parsers=0)
+    assert (none.retain_bytes, none.bandwidth) == (0, 0)
