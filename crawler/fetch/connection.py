@@ -89,6 +89,8 @@ class Watched(ResponseHandler):
         self.ip: str | None = None
         """The peer's address."""
         self.is_tls = False
+        self.largest_bytes = 0
+        """Of the responses that it brought, as received."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -286,6 +288,8 @@ class Watched(ResponseHandler):
             self._fail(*chunks.fault)
         elif is_over:
             self._exchange = None
+            if exchange.received > self.largest_bytes:
+                self.largest_bytes = exchange.received
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
                 self._drop()

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any, Final, cast
 
 import aiohttp
@@ -29,15 +30,19 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
-from crawler.fetch.tls_waste import TlsWaste
+from crawler.fetch.tls_waste import RECEIVE_BYTES, TlsWaste
 
 KEEPALIVE_S: Final = 5.0
 WORTH_KEEPING_S: Final = KEEPALIVE_S / 2
 """Where no more can wait, one that has waited longer makes room for the next; of younger ones none does. Hosts come round in
 turn: if the oldest always went, and there are some more hosts than room, every one would go just before it is wanted."""
+LOOKED_AT_MAX: Final = 16
+"""Connections, the oldest first, that are looked at for one that is worth less than the next."""
 IDLE_BYTES: Final = 16 << 10
-IDLE_TLS_BYTES: Final = 64 << 10
-"""What a connection that waits takes of memory: 9 KiB were measured, and TLS keeps its buffers and state."""
+"""What a connection that waits takes of memory: 9 KiB were measured."""
+IDLE_TLS_BYTES: Final = 48 << 10
+TLS_BUFFERS: Final = 2.25
+"""By TLS it keeps its state, and buffers as large as what once came at a time: measured with responses of 1 to 150 KB."""
 HAPPY_EYEBALLS_S: Final = 0.25
 
 
@@ -73,7 +78,7 @@ class Connector(aiohttp.TCPConnector):
         self._idle_per_host_max = idle_per_host_max
         self.opened = 0
         """Connections made since the start, with their handshake where they have one; those that failed are not counted."""
-        self._idle: OrderedDict[ResponseHandler, tuple[ConnectionKey, float]] = OrderedDict()  # and since when it waits
+        self._idle: OrderedDict[ResponseHandler, tuple[ConnectionKey, float, int]] = OrderedDict()  # since when, and its bytes
         self.tls_waste = TlsWaste()
         self._factory = partial(Watched, self._loop, head_bytes_max, interim_max, self._leave, self.tls_waste)  # type: ignore[assignment]
 
@@ -109,7 +114,7 @@ class Connector(aiohttp.TCPConnector):
         assert isinstance(self._resolver, Resolver)
         self._resolver.forget()
         while self._idle:
-            self._close_oldest()
+            self._close_idle(next(iter(self._idle)))
 
     async def addresses(self, name: str, port: int) -> list[ResolveResult]:
         """Where a name or an address literal may be reached. FetchError as the resolver's."""
@@ -216,19 +221,17 @@ class Connector(aiohttp.TCPConnector):
         if self._closed:
             return
         now = time.monotonic()
-        weight = IDLE_TLS_BYTES if key.is_ssl else IDLE_BYTES
-        while len(self._idle) >= self._idle_max or self._idle_bytes + weight > self._idle_bytes_max:
-            if not self._idle or now - next(iter(self._idle.values()))[1] < WORTH_KEEPING_S:
-                protocol.abort()
-                super()._release(key, protocol, should_close=True)
-                return
-            self._close_oldest()
+        weight = _weight(protocol)
+        if not self._find_room(weight, now):
+            protocol.abort()
+            super()._release(key, protocol, should_close=True)
+            return
         if self._cleanup_handle is None:
             super()._release(key, protocol)
         else:  # the same, as nobody waits for a connection: there is no limit
             self._acquired.discard(protocol)
             self._conns[key].append((protocol, now))
-        self._idle[protocol] = key, now
+        self._idle[protocol] = key, now, weight
         self._idle_bytes += weight
         if (same := self._conns.get(key)) and len(same) > self._idle_per_host_max:
             same.popleft()[0].abort()
@@ -236,11 +239,22 @@ class Connector(aiohttp.TCPConnector):
     def _leave(self, protocol: ResponseHandler) -> None:
         """It is used again, or lost: it waits no more."""
         if (waited := self._idle.pop(protocol, None)) is not None:
-            self._idle_bytes -= IDLE_TLS_BYTES if waited[0].is_ssl else IDLE_BYTES
+            self._idle_bytes -= waited[2]
 
-    def _close_oldest(self) -> None:
+    def _find_room(self, weight: int, now: float) -> bool:
+        """Whether one more can wait, once those that are worth less are closed: that have waited long, or take twice as much."""
+        while len(self._idle) >= self._idle_max or self._idle_bytes + weight > self._idle_bytes_max:
+            for protocol, (_, since, taken) in islice(self._idle.items(), LOOKED_AT_MAX):
+                if now - since >= WORTH_KEEPING_S or taken >= 2 * weight:
+                    self._close_idle(protocol)
+                    break
+            else:
+                return False
+        return True
+
+    def _close_idle(self, protocol: ResponseHandler) -> None:
         """And take it out of aiohttp's pool, which would hold it until the next clean-up."""
-        protocol, (key, _) = next(iter(self._idle.items()))
+        key, _, _ = self._idle[protocol]
         self._leave(protocol)
         protocol.abort()
         if (same := self._conns.get(key)) is not None:
@@ -248,3 +262,8 @@ class Connector(aiohttp.TCPConnector):
                 same.remove(entry)
             if not same:
                 del self._conns[key]
+
+
+def _weight(protocol: Watched) -> int:
+    """Bytes of memory of a connection that waits, about."""
+    return IDLE_TLS_BYTES + int(TLS_BUFFERS * min(protocol.largest_bytes, RECEIVE_BYTES)) if protocol.is_tls else IDLE_BYTES

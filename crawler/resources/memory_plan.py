@@ -67,14 +67,23 @@ admitted in parts."""
 VISITS_MIN: Final = 4
 VISITS_FEW: Final = 16
 OUTCOME_BYTES_MIN: Final = 8 * _MIB
-OUTCOME_BYTES_MAX: Final = 96 * _MIB
+OUTCOME_BYTES_MAX: Final = 64 * _MIB
 PARSE_BYTES_MAX: Final = 64 * _MIB
 HEAD_BYTES_MAX: Final = 16 * _MIB
+IDLE_BYTES_MAX: Final = 64 * _MIB
 SETTING_BYTES_MIN: Final = 64 * _KIB
 """No smaller setting is proposed."""
 
 LIMIT_BYTES: Final = 512 * _MIB
 LIMIT_BYTES_MAX: Final = 1 << 40
+_GROWING: Final = (
+    ("outcome", OUTCOME_BYTES_MAX),
+    ("parse", PARSE_BYTES_MAX),
+    ("head", HEAD_BYTES_MAX),
+    ("idle", IDLE_BYTES_MAX),
+)
+"""Larger batches, more documents and long heads at a time, more hosts whose connections wait: each takes half of what the ones
+before have left, and so much at most."""
 VISIT_ACCOUNTS: Final = ("connection", "body", "head", "parse", "outcome")
 """In the order in which a visit takes them."""
 SAYS: Final[Mapping[str, str]] = {
@@ -219,9 +228,10 @@ def _beside_store(limit: int, needs: Needs, store_bytes: int) -> Plan:
     accounts["body"] = visits * body_bytes
     rest -= accounts["connection"] + accounts["body"]
     if rest > 0 and visits:
-        # Larger batches, and more documents and long heads at a time, have a use for what is left; beyond that nobody has.
-        for name, share, most in (("outcome", 2, OUTCOME_BYTES_MAX), ("parse", 4, PARSE_BYTES_MAX), ("head", 8, HEAD_BYTES_MAX)):
-            accounts[name] = max(accounts[name], min(accounts[name] + rest // share, most))
+        for name, most in _GROWING:
+            more = max(0, min(rest // 2, most - accounts[name]))
+            accounts[name] += more
+            rest -= more
     return Plan(limit, {name: accounts[name] for name in SAYS}, visits, needs.parsers, body_bytes)
 
 

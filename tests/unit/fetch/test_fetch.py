@@ -368,13 +368,34 @@ async def test_idle_connections_are_bounded_by_their_memory(site: Site, tmp_path
             await end_of(fetcher, f"http://good.n{n}.sin.test:{site.ports['http']}/good/1")
             assert fetcher.stats().idle_bytes == min(n + 1, 5) * IDLE_BYTES
         await end_of(fetcher, url_of("tls-good", site))
-        assert fetcher.stats().idle_bytes == IDLE_TLS_BYTES + IDLE_BYTES
+        waiting = fetcher.stats().idle_bytes - IDLE_TLS_BYTES
+        assert IDLE_BYTES < waiting < IDLE_BYTES + 3 * 3000, "buffers as large as the response, beside a plain one"
         assert fetcher.stats().connections_opened == 11
         await end_of(fetcher, url_of("tls-expired", site))
         assert fetcher.stats().connections_opened == 11, "a handshake that failed makes none"
         assert fetcher.stats().connections_idle == 2
         fetcher.forget()
         assert fetcher.stats().idle_bytes == 0
+
+
+async def test_a_tls_connection_that_takes_much_makes_room_for_others(site: Site, tmp_path: Path) -> None:
+    """Its buffers are as large as its largest response. Were it kept, hosts with little to say would be connected to anew for
+    each page."""
+    async with fetching(tmp_path, site, dns=("127.0.0.1:{dns}",), insecure=True) as fetcher:
+
+        async def ask(name: str, size: int) -> int:
+            await end_of(fetcher, f"https://good.{name}.sin.test:{site.ports['tls-good']}/good/1?bytes={size}")
+            return fetcher.stats().connections_opened
+
+        fetcher._connector._idle_bytes_max = 5 * IDLE_TLS_BYTES
+        assert await ask("large", 60_000) == 1
+        assert fetcher.stats().idle_bytes > 3 * IDLE_TLS_BYTES
+        assert [await ask(f"n{n}", 100) for n in range(4)] == [2, 3, 4, 5]
+        assert fetcher.stats().connections_idle == 4
+        assert [await ask(f"n{n}", 100) for n in range(4)] == [5] * 4
+        assert await ask("large", 60_000) == 6
+        assert fetcher.stats().connections_idle == 4, "it does not drive out those that take little"
+        assert [await ask(f"n{n}", 100) for n in range(4)] == [6] * 4
 
 
 async def test_heavy_answers_at_once_stay_within_memory(site: Site, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_ordinary_limits():
     assert small.accounts["store"] == 64 * MIB
     ordinary = divide(512 * MIB, replace(needs, workers=100))
     assert ordinary.visits_max == 100
+    assert ordinary.accounts["idle"] > 4 * small.accounts["idle"], "what nothing else has a use for keeps connections"
     assert (small.body_memory_bytes, ordinary.body_memory_bytes) == (MEMORY_BYTES_MAX, 2 * MEMORY_BYTES_MAX)
     assert divide(150 * MIB, replace(needs, workers=100, parsers=0, max_parse=0)).visits_max >= 4
     assert "256MiB" in small.table().splitlines()[-1]
