@@ -80,6 +80,19 @@ def decoded(chunks: Iterable[bytes], codings: tuple[str, ...]) -> Iterator[bytes
     yield from pieces
 
 
+def whole(data: bytes, coding: str) -> bytes | None:
+    """What a body decodes to, in one step. None unless it is whole, and decodes to no more than PIECE_BYTES: then ``decoded``
+    tells more."""
+    if (make := _DECODERS.get(coding)) is None:
+        return None
+    try:
+        decoder = make(data)
+        piece: bytes = decoder.decompress(data, PIECE_BYTES)
+    except Exception:
+        return None
+    return piece if decoder.eof and not decoder.unused_data and len(piece) <= PIECE_BYTES else None
+
+
 def stacked(chunks: Iterable[bytes], coding: str) -> Iterator[bytes]:
     """As ``decoded`` for one coding, below which another waits."""
     stage = _stage(coding)
@@ -221,18 +234,54 @@ class _Inflate:
         return piece
 
 
+class _Brotli:
+    """brotli's decoder with the same face. It says of no byte that it is not its own: more behind the end is an error."""
+
+    __slots__ = ("_decoder", "eof", "unused_data")
+
+    def __init__(self) -> None:
+        self._decoder = brotli.Decompressor()
+        self.eof = False
+        self.unused_data = b""
+
+    def decompress(self, data: bytes, limit: int) -> bytes:
+        piece: bytes = self._decoder.process(data, output_buffer_limit=limit)
+        self.eof = self._decoder.is_finished()
+        return piece
+
+
+def _unzipping(data: bytes = b"") -> _Inflate:
+    return _Inflate(16 + zlib.MAX_WBITS)
+
+
+def _inflating(data: bytes) -> _Inflate:
+    """zlib's format as RFC 9110 says, or raw deflate as many servers send: its first two bytes tell."""
+    is_zlib = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
+    return _Inflate(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+
+
+def _unpacking(data: bytes = b"") -> zstd.ZstdDecompressor:
+    return zstd.ZstdDecompressor(options={int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG_MAX})
+
+
+_DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
+    "gzip": _unzipping,
+    "deflate": _inflating,
+    "br": lambda data: _Brotli(),
+    "zstd": _unpacking,
+}
+
+
 def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    return _members(chunks, lambda: _Inflate(16 + zlib.MAX_WBITS), (b"\x1f\x8b",))
+    return _members(chunks, _unzipping, (b"\x1f\x8b",))
 
 
 def _zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    options = {int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG_MAX}
     skippable = tuple(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16))
-    return _members(chunks, lambda: zstd.ZstdDecompressor(options=options), (b"\x28\xb5\x2f\xfd", *skippable))
+    return _members(chunks, _unpacking, (b"\x28\xb5\x2f\xfd", *skippable))
 
 
 def _deflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """zlib's format as RFC 9110 says, or raw deflate as many servers send."""
     decoder: Any = None
     held = b""
     for chunk in chunks:
@@ -245,8 +294,7 @@ def _deflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
             if len(data) < 2:
                 held = data
                 continue
-            is_zlib = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
-            decoder = _Inflate(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+            decoder = _inflating(data)
         elif decoder.eof:
             raise FetchError("trailing_data")
         while True:

@@ -243,6 +243,8 @@ class Page(Struct):
     charset: str | None = None
     sniffed: str | None = None
     """The type by content: a key of sniff.EXTENSIONS."""
+    plain: bytes | None = None
+    """What the body decodes to, while it is at hand from when its coding was checked: of a small one, until its visit ends."""
 
     def header(self, name: str) -> str | None:
         """The first field of that name, as UTF-8 if it is that, else latin-1; None if there is none."""
@@ -261,6 +263,11 @@ class Page(Struct):
             if len(key) == len(wanted) and key.lower() == wanted:
                 return value
         return None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the body held in memory, as it came and decoded."""
+        return self.body.memory_bytes + (len(self.plain) if self.plain is not None else 0)
 
     def pieces(self) -> Iterator[bytes]:
         """The body with its codings undone, as far as they can be, in pieces of at most 64 KiB."""

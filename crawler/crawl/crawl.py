@@ -373,13 +373,14 @@ class Crawl:
                 return self._judge.error(lease, error)
             try:
                 self.metrics.responded(page)
-                room.received(page.body.memory_bytes, head_bytes(page.headers) if room.has_long_head else 0)
+                room.received(page.memory_bytes, head_bytes(page.headers) if room.has_long_head else 0)
                 outcome = self._judge.page(lease, page, self.clock.wall())
                 if isinstance(outcome, Retry):
                     page.body.discard()
                     return outcome
                 if lease.link.kind != "robots":
                     outcome = await self._expander.expand(lease.link, outcome, room)
+                page.plain = None
                 size = weight(outcome)
                 self._reserved[id(lease)] = room.outcome_now(size) or await room.outcome(size)
                 return outcome

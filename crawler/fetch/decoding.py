@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from crawler.core.content_coding import between_bytes_max, bounded, decoded, decoder_bytes, stacked
+from crawler.core.content_coding import PIECE_BYTES, between_bytes_max, bounded, decoded, decoder_bytes, stacked, whole
 from crawler.core.errors import FetchError
 from crawler.core.page import Body, Page
 from crawler.core.sniff import PREFIX_BYTES, sniff
@@ -67,6 +67,16 @@ class Finisher:
             page.coding = None
 
     async def _prove(self, page: Page, codings: tuple[str, ...], limit: int, target: Body | None) -> None:
+        if len(codings) == 1 and page.body.memory_bytes <= PIECE_BYTES and page.body.path is None:
+            plain = whole(page.body.prefix(page.body.size), codings[0])
+            if plain is not None and len(plain) <= limit:  # so it is for nearly every page
+                if target is not None:
+                    target.write(plain)
+                else:
+                    page.plain = plain
+                page.bytes_decoded = len(plain)
+                page.sniffed = sniff(plain[:PREFIX_BYTES], page.mime)
+                return
         prefix = bytearray()
         size = 0
 
@@ -111,6 +121,8 @@ class Finisher:
         caller has reserved ``decoder_bytes``, and twice the result."""
         if page.coding is None:
             return page.body.prefix(limit)
+        if page.plain is not None:
+            return page.plain[:limit]
         parts: list[bytes] = []
         await self._undo(page, limit, parts.append)
         return b"".join(parts)

@@ -309,7 +309,7 @@ def weight(done: Done) -> int:
     """About what an outcome holds in memory until it is committed, bytes."""
     page = done.page
     head = head_bytes(page.headers) + len(page.request)
-    return OUTCOME_BYTES + page.body.memory_bytes + head + _links_bytes(done.outlinks, done.block)
+    return OUTCOME_BYTES + page.memory_bytes + head + _links_bytes(done.outlinks, done.block)
 
 
 def head_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:

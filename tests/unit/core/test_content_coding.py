@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.core.content_coding import (
+    _DECODERS,
     CODINGS_MAX,
     MEMBERS_MAX,
     PIECE_BYTES,
@@ -22,6 +23,7 @@ from crawler.core.content_coding import (
     decoded,
     decoder_bytes,
     decoder_bytes_max,
+    whole,
     zstd,
 )
 from crawler.core.errors import FetchError
@@ -69,10 +71,37 @@ def test_what_was_encoded_comes_back_in_small_pieces(kind: str, n: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=5000), kind=st.sampled_from(KINDS), n=st.integers(1, 300), keep=st.floats(0, 0.999))
 def test_a_body_cut_anywhere_is_never_whole(data: bytes, kind: str, n: int, keep: float) -> None:
-    whole = ENCODE[kind](data)
-    assert b"".join(decoded(cut(whole, n), coding(kind))) == data
-    part = whole[: int(len(whole) * keep)]
+    packed = ENCODE[kind](data)
+    assert b"".join(decoded(cut(packed, n), coding(kind))) == data
+    part = packed[: int(len(packed) * keep)]
     assert reason_of(part, coding(kind), n) == ("coding_cut" if part else None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.binary(max_size=300).map(lambda data: data * 250),
+    kind=st.sampled_from(KINDS),
+    keep=st.floats(0, 1) | st.just(1.0),
+    flip=st.none() | st.floats(0, 1),
+    after=st.sampled_from([b"", b"\0", b"more", gzip.compress(b"x"), checked_zstd(b"x")]),
+)
+def test_one_step_gives_what_many_do_or_nothing(data: bytes, kind: str, keep: float, flip: float | None, after: bytes) -> None:
+    body = bytearray(ENCODE[kind](data))
+    body = body[: round(len(body) * keep)] + after
+    if flip is not None and body:
+        body[int(flip * (len(body) - 1))] ^= 0x20
+    found = whole(bytes(body), coding(kind)[0])
+    if found is not None:
+        assert found == b"".join(decoded(cut(bytes(body), 700), coding(kind)))
+    if keep == 1.0 and flip is None and not after:
+        assert (found is not None) == (len(data) <= PIECE_BYTES), "what is sound and small takes one step"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_of_a_bomb_makes_little_more_than_a_piece(kind: str) -> None:
+    bomb = ENCODE[kind](bytes(64 << 20))
+    assert whole(bomb, coding(kind)[0]) is None
+    assert len(_DECODERS[coding(kind)[0]](bomb).decompress(bomb, PIECE_BYTES)) <= 2 * PIECE_BYTES
 
 
 @settings(max_examples=60, deadline=None)

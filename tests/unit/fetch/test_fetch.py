@@ -24,7 +24,7 @@ from support.sinful import Site, forever, hang, head, page, running, stay
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref
-from crawler.fetch import connector, session
+from crawler.fetch import connector, decoding, session
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
@@ -42,6 +42,7 @@ MORE = {
     "untyped": [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", stay],
     "image-missing": [head(4, mime="image/png", status="404 Not Found") + b"gone", stay],
     "gzipped": [head(len(gzip.compress(TEXT)), "Content-Encoding: gzip") + gzip.compress(TEXT), stay],
+    "gzipped-small": [head(len(gzip.compress(TEXT[:9000])), "Content-Encoding: gzip") + gzip.compress(TEXT[:9000]), stay],
     "gzip-bomb": [head(len(gzip.compress(bytes(9 << 20))), "Content-Encoding: gzip") + gzip.compress(bytes(9 << 20)), stay],
     "big": [head(300_000) + page(1, 300_000), stay],
     "late-body": [head(10) + b"hello", 0.4, b"world", stay],
@@ -129,6 +130,16 @@ async def test_a_compressed_body_is_kept_as_sent_or_decoded_as_asked(site: Site,
         assert got.sniffed == "text/html"
         got.body.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_small_body_is_decoded_once_and_counted_while_it_is_held(site: Site, tmp_path: Path, monkeypatch) -> None:
+    async with fetching(tmp_path, site) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, "/sin/gzipped-small")))
+        monkeypatch.setattr(decoding, "decoded", None)
+        assert await fetcher.finisher.decoded(got, 1 << 20) == TEXT[:9000]
+        assert await fetcher.finisher.decoded(got, 5) == TEXT[:5]
+    assert got.memory_bytes == 9000 + got.body.size
+    got.body.discard()
 
 
 async def test_a_decoded_body_that_grows_too_large_is_kept_up_to_the_limit(site: Site, tmp_path: Path) -> None:
