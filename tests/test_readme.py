@@ -127,6 +127,18 @@ def test_the_python_of_the_readme_runs(scratch):
         assert ended.returncode == 0 and f"http://{addresses[0]}/good/1" in ended.stdout, ended.stderr
 
 
+def test_the_python_of_the_readme_runs_where_bodies_are_kept_no_longer(scratch, tmp_path):
+    where, *addresses = scratch
+    words = ["crawler", "run", "-i", "urls.txt", "--archive", "files"]
+    assert run([*words, "-o", str(tmp_path / "out")], where).returncode == 0
+    for body in (tmp_path / "out" / "files").rglob("*.*"):
+        body.unlink()
+    assert run(["crawler", "retire", str(tmp_path / "out"), "--missing"], where).returncode == 0
+    [block] = [block for language, block in BLOCKS if language == "python" and "crawler.read" in block]
+    ended = run([sys.executable, "-c", block.replace("out/", str(tmp_path / "out"))], where)
+    assert ended.returncode == 0 and f"http://{addresses[0]}/good/1 (its body" in ended.stdout, ended.stderr
+
+
 def test_every_promise_names_tests_that_exist():
     promises = README.partition("## Promises")[2].partition("\n## ")[0]
     for promise in re.split(r"^\d\. ", promises, flags=re.M)[1:]:

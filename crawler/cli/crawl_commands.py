@@ -132,6 +132,7 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callabl
         from crawler.fetch.cookies import check_file
 
         check_file(Path(config.cookies))  # one that cannot be read begins no directory
+    _check_addresses(config, command)
     if parts == 1:
         name = "run_crawl" if command == "run" else "serve"
         yield partial(getattr(import_module(f"crawler.service.{command}"), name), config)
@@ -142,6 +143,20 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callabl
     settle_memory()
     with open_parts(config, parts, loop_factory(), endless=command == "serve") as opened:
         yield partial(crawl, config, opened)
+
+
+def _check_addresses(config: Config, command: Command) -> None:
+    """One that is taken begins no directory. Where there is a crawl already, its lock is asked first."""
+    from crawler.output import is_crawl
+
+    wanted = [config.metrics_listen, config.listen if command == "serve" else None]
+    if any(wanted) and (config.fresh or not is_crawl(Path(config.output or ""))):
+        import asyncio
+
+        from crawler.service.listener import check_address
+
+        for address in filter(None, wanted):
+            asyncio.run(check_address(address))
 
 
 def processes_of(config: Config, command: Command) -> tuple[int, str]:

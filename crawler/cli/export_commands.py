@@ -189,7 +189,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
 def summary(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "summary",
-        "summary DIR [--html FILE] [--json] [--incomplete]",
+        "summary DIR [--html FILE | --json | --incomplete]",
         "Shows what a crawl has brought so far: outcomes by status, types, hosts, sizes and durations, and which pages lack "
         "something that they need (--requisites).\n\nexamples:\n"
         "  crawler summary out/\n"
@@ -201,6 +201,10 @@ def summary(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.add_argument("--incomplete", action="store_true", help="the pages that lack something, read again one by one")
     namespace = parser.parse(arguments)
+    if sum((namespace.html is not None, namespace.json, namespace.incomplete)) > 1:
+        raise ConfigError(
+            "--html, --json and --incomplete are three ways to show it: give one of them, and the command once for each"
+        )
     with open_reader(namespace.directory) as reader:
         if namespace.incomplete:
             from crawler.crawl.incomplete import incomplete_pages

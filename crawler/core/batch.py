@@ -11,7 +11,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from crawler.core.link_block import LinkBlock
-from crawler.core.model import Done, Input, Lease, Link, Mark, Outcome, Tag
+from crawler.core.model import THERE, Done, Input, Lease, Link, Mark, Outcome, Tag
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -37,6 +37,12 @@ class Settled(Struct, frozen=True):
     lease: Lease
     outcome: Outcome
     retry_at: float = 0.0
+
+    @property
+    def is_read_again(self) -> bool:
+        """A recrawl of what was read before: what it leaves out was counted then."""
+        known = self.lease.known
+        return self.lease.recrawl and known is not None and known.outcome in THERE
 
 
 class Admitted(Struct, frozen=True):

@@ -229,10 +229,10 @@ class Metrics:
 def _robots_result(outcome: Outcome) -> str:
     if isinstance(outcome, Retry):
         return "retried"
+    if isinstance(outcome, Done) and outcome.outcome == "redirect":
+        return "redirected"
     if isinstance(outcome, Done) and (outcome.page.fault is None or outcome.outcome == "too_large"):
         status = outcome.page.status
-        if outcome.outcome == "redirect":
-            return "redirected"
         if 200 <= status < 300:
             return "read"
         if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:

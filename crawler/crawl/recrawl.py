@@ -35,10 +35,12 @@ class Recrawler:
         self._store, self._pump, self._clock = store, pump, clock
         self._ordered = asyncio.Event()
 
+    async def has_room(self) -> bool:
+        """Whether one more order may be taken."""
+        return len(await self._pump.ask(self._store.orders)) < ORDERS_MAX
+
     async def order(self, order: RecrawlOrder) -> None:
-        """Durable on return. Raises TooManyOrders, and StorageError where it could not be kept."""
-        if len(await self._pump.ask(self._store.orders)) >= ORDERS_MAX:
-            raise TooManyOrders
+        """Durable on return; there is to be room for it. StorageError: it could not be kept."""
         if await self._pump.change(self._keep, order) is None:
             raise StorageError("the order could not be kept")
         self._ordered.set()

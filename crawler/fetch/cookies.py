@@ -52,6 +52,8 @@ SAVED_EVERY_S: Final = 30.0
 
 logger: Final = logging.getLogger(__name__)
 
+_LOGIN: Final = b"# of the login file written at "
+"""The last line of what is kept, a comment in that format: nanoseconds since the epoch."""
 _BLANK: Final = " \t"
 _seconds: Final = re.compile(r"(-?[0-9]{1,12})[0-9]*+").fullmatch
 """Cut to what a float can hold, with room."""
@@ -277,9 +279,20 @@ def check_file(file: Path) -> None:
 
 
 def _own(file: Path, kept: Path) -> list[Cookie]:
-    """What hosts have set before a new file was made counts no more: that is a new login."""
-    is_newer = kept.exists() and (not file.exists() or kept.stat().st_mtime >= file.stat().st_mtime)
-    return list(_read(kept)) if is_newer else []
+    """What hosts have set under another file counts no more: that is a new login. Which file it was, what is kept says itself;
+    earlier versions did not."""
+    if not kept.exists():
+        return []
+    login = _written_at(file)
+    try:
+        last = kept.read_bytes().rstrip().rpartition(b"\n")[2]
+    except OSError as error:
+        raise ConfigError(f"cookies: {kept}: {error.strerror}") from None
+    if last.startswith(_LOGIN):
+        is_over = login is not None and last != _LOGIN + b"%d" % login
+    else:
+        is_over = login is not None and kept.stat().st_mtime_ns < login
+    return [] if is_over else list(_read(kept))
 
 
 def _written_at(file: Path) -> int | None:
@@ -317,6 +330,9 @@ def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path, login: int |
             with storing(temporary):
                 os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 jar.save(str(temporary), ignore_discard=True, ignore_expires=True)
+                if login is not None:
+                    with temporary.open("ab") as end:
+                        end.write(_LOGIN + b"%d\n" % login)
             sync_file(temporary)
             rename(temporary, kept)
         finally:

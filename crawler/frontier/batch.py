@@ -58,7 +58,7 @@ class OpenBatch:
             block = settled.outcome.block
             self.links_count += len(settled.outcome.outlinks) + (len(block) if block is not None else 0)
             self.body_bytes += settled.outcome.page.body.size
-            if settled.outcome.refused:
+            if settled.outcome.refused and not settled.is_read_again:
                 self.refuse(settled.outcome.refused)
 
     def admit(self, admitted: Admitted, committed: Callable[[], None] | None = None) -> None:

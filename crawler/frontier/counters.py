@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from heapq import nlargest
+from itertools import zip_longest
 from typing import Final, TypeVar
 
-from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, link_verdicts
-from crawler.core.model import NOT_PAGES, Known, Link
+from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, found_in, link_verdicts
+from crawler.core.model import NOT_PAGES, Done, Known, Link
 from crawler.frontier.store import Counts
 
 K = TypeVar("K", bound=Hashable)
@@ -103,8 +104,9 @@ class Counters:
         """Links that a budget left out, or that a parser process made up, and listed lines that have a row at once."""
         if forged:
             self.refuse({"parse_crashed": forged})
+        fresh = _told_first(prepared)
         for verdict, rule in RULE_OF.items():
-            if count := prepared.fresh.count(verdict):
+            if count := fresh.count(verdict):
                 self.refuse({rule: count})
         admitted = list(link_verdicts(prepared))[-len(prepared.batch.admitted) :] if prepared.batch.admitted else []
         duplicates = (
@@ -117,6 +119,20 @@ class Counters:
         for part in prepared.batch.admitted:
             for _, _, reason, _ in part.faults:
                 _add(self.reasons, reason, 1)
+
+
+def _told_first(prepared: Prepared) -> bytes:
+    """The verdicts on the links of a batch, but for those of pages that were read before."""
+    visits = [settled for settled in prepared.batch.settled if isinstance(settled.outcome, Done)]
+    if not any(settled.is_read_again for settled in visits):
+        return prepared.fresh
+    parts, at = [], 0
+    for settled, (links, block) in zip_longest(visits, found_in(prepared.batch)):
+        end = at + len(links) + len(block or ())
+        if settled is None or not settled.is_read_again:
+            parts.append(prepared.fresh[at:end])
+        at = end
+    return b"".join(parts)
 
 
 def _add(counts: dict[str, int], name: str, by: int) -> None:

@@ -219,7 +219,7 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
     refreshes = []
     for element in document.iter_elements(_HEAD_TAGS):
         if element.tag == "base":
-            base = element.attr("href") if base is None else base
+            base = base_href(element) if base is None else base
         elif content := element.attr("content"):
             if (element.attr("http-equiv") or "").lower() == "refresh":
                 refreshes.append(refresh(content))
@@ -229,6 +229,11 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
     found.add((target, "refresh", False) for target in refreshes if target)
     found.add(_references(found, document))
     return encoding, based
+
+
+def base_href(element: turbohtml.Element) -> str | None:
+    """Of a <base>. In SVG or MathML it is another element, without a meaning."""
+    return element.attr("href") if element.namespace.value == "html" else None
 
 
 def _references(found: Found, document: turbohtml.Document) -> Iterator[Reference]:

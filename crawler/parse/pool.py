@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
@@ -17,8 +16,9 @@ import msgspec
 
 from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
+from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, function_of
-from crawler.parse.process import IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
+from crawler.parse.process import IN_HAND_BYTES_MAX, IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
 
 WAITING_BYTES_MAX: Final = 16 << 20
 MEMORY_BYTES: Final = 64 << 20
@@ -63,9 +63,9 @@ class ParserPool:
         self._preload = preload
         self._waiting_bytes_max = waiting_bytes_max
         self._in_loop = not parsers
-        self._queue: deque[Job] = deque()
+        self._queue: Waiting[Job] = Waiting(IN_HAND_BYTES_MAX)
         self._processes: list[ParserProcess] = []
-        self._turns: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._turns: Waiting[asyncio.Future[None]] = Waiting(IN_HAND_BYTES_MAX)
         self._waiting = self._waiting_bytes = 0
         self._documents = self._crashed = self._timed_out = self._restarts = 0
         self._functions: dict[str, Any] = {}
@@ -127,7 +127,7 @@ class ParserPool:
         if (error := self._error()) is not None:
             raise error
         job = Job(frame, asyncio.get_running_loop().create_future())
-        self._queue.append(job)
+        self._queue.append(len(frame), job)
         self._deal()
         reply = await job.reply
         if isinstance(reply, ParseFault):
@@ -140,11 +140,12 @@ class ParserPool:
         except msgspec.DecodeError as error:  # a document may have taken its process over
             return ParseFault("parse_crashed", str(error))
 
-    # -- the door: bounded in bytes, first come first served -------------------------------------------------------
+    # -- the door: bounded in bytes, in the order of ``Waiting`` ----------------------------------------------------
 
     async def _enter(self, size: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.append((size, turn))
+        self._turns.append(size, turn)
+        self._let_in()  # it may stand before larger ones
         try:
             await turn
         except asyncio.CancelledError:
@@ -165,14 +166,14 @@ class ParserPool:
 
     def _let_in(self) -> None:
         while self._turns:
-            size, turn = self._turns[0]
+            size, turn = self._turns.first
             if not turn.cancelled():
                 if not self._fits(size):
                     return
                 self._waiting += 1
                 self._waiting_bytes += size
                 turn.set_result(None)
-            self._turns.popleft()
+            self._turns.pop()
 
     # -- the processes ---------------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class ParserPool:
             except OSError as error:
                 self._trouble = error
                 if blamed is not None:
-                    self._queue.appendleft(blamed)
+                    self._queue.give_back(len(blamed.frame), blamed)
                     blamed = None
                 self._fail()
                 await asyncio.sleep(START_AGAIN_S)
@@ -227,7 +228,7 @@ class ParserPool:
                 await asyncio.sleep(START_AGAIN_S)
         self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
         if blamed is not None:
-            self._queue.appendleft(blamed)
+            self._queue.give_back(len(blamed.frame), blamed)
 
     async def _start(self, alone: Job | None) -> ParserProcess:
         return await start(
@@ -242,7 +243,8 @@ class ParserPool:
         """What becomes of the documents of a process that has ended; the one to try again alone, if any."""
         jobs = list(process.in_hand)
         culprit = jobs.pop(0) if jobs and not process.replaced else None
-        self._queue.extendleft(reversed(jobs))
+        for job in reversed(jobs):
+            self._queue.give_back(len(job.frame), job)
         self._deal()
         if culprit is None or culprit.reply.done():
             return None
@@ -257,7 +259,7 @@ class ParserPool:
     def _fail(self) -> None:
         """Tell those who wait, if there is no process and will be none soon."""
         while self._queue and (error := self._error()) is not None:
-            job = self._queue.popleft()
+            job = self._queue.pop()
             if not job.reply.done():
                 job.reply.set_exception(error)
 

@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 
+from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, HEAD, LENGTH, READY, RETIRE, VALUE
 
 ANSWER_BYTES_MAX: Final = 8 << 20
@@ -28,7 +29,7 @@ IN_HAND_HIGH: Final = 8
 IN_HAND_LOW: Final = 2
 """Documents handed over together: filled up to HIGH when LOW are left, so that small ones share a system call."""
 IN_HAND_BYTES_MAX: Final = 256 << 10
-"""Beyond it a process gets only one document more."""
+"""Beyond it a process gets only one document more, and a document is a large one."""
 _KEPT_ENVIRONMENT: Final = ("LANG", "LC_ALL", "LD_", "PYTHON", "PATH")
 """Nothing else of the environment reaches a process that reads hostile input: there may be secrets in it."""
 _ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(8 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
@@ -101,20 +102,20 @@ class ParserProcess(asyncio.Protocol):
         """Whether it takes documents at all."""
         return self.ready and self._alone is None and not self.retiring and not self.ended.done()
 
-    def fill(self, queue: deque[Job]) -> None:
-        """Take documents from the front of the queue, as many as make a handful."""
+    def fill(self, queue: Waiting[Job]) -> None:
+        """Take the first documents of the queue, as many as make a handful."""
         if not self.open:
             return
         frames: list[bytes | bytearray] = []
         while queue and len(self.in_hand) < IN_HAND_HIGH:
-            job = queue[0]
+            _, job = queue.first
             if not job.reply.done():  # its caller is still there
                 if self.in_hand and self._bytes_in_hand + len(job.frame) > IN_HAND_BYTES_MAX:
                     break
                 self.in_hand.append(job)
                 self._bytes_in_hand += len(job.frame)
                 frames.append(job.frame)
-            queue.popleft()
+            queue.pop()
         if frames:
             self._send(frames)
 

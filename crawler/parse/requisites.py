@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from crawler.core.urls import escaped
 from crawler.parse import css
 from crawler.parse.html import MIMES as HTML
-from crawler.parse.html import Found, Options, Outlinks, document_of, rebase
+from crawler.parse.html import Found, Options, Outlinks, base_href, document_of, rebase
 from crawler.parse.microsyntax import link_header, query_codec, srcset
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def requisites(
         document = document_of(body, charset, mime)
         read_as = document.encoding or "UTF-8"
         found.codec = query_codec(read_as)
-        base = next((element.attr("href") for element in document.iter_elements(("base",)) if element.attr("href")), None)
-        rebase(found, base)
+        bases = (base_href(element) for element in document.iter_elements(("base",)))
+        rebase(found, next((href for href in bases if href is not None), None))
         _elements(found, document.iter_elements(), nested=False)
     return Outlinks(found.links(False), url, read_as, [], found.refused)
 

@@ -22,6 +22,8 @@ RETRY_STATUS: Final = frozenset({408, 425, 429})
 FINAL_5XX: Final = frozenset({501, 505})
 BUSY_STATUS: Final = frozenset({429, 503})
 REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
+CODING_FAULTS: Final = frozenset({"content_coding", "decode_ratio", "trailing_data", "coding_cut", "max_decoded"})
+"""Of a body that came whole and cannot be read."""
 
 
 class Judge:
@@ -60,12 +62,15 @@ class Judge:
         fault = page.fault
         if fault is None and page.status in (206, 226) and is_part(page.status, page.header("content-range")):
             fault = FetchError("cut")
+        is_redirect = page.status in REDIRECT_STATUS
+        if fault is not None and is_redirect and fault.reason in CODING_FAULTS and page.raw_header("location"):
+            fault = None  # nobody reads the body of a redirect
         outcome, reason = (fault.outcome, fault.reason) if fault is not None else ("http_error", None)
         if (may_pass(page.status) or outcome in RETRY_OUTCOMES) and self._may_retry(lease):
             return Retry(outcome, reason, sign, "", page.timings.first_byte, after_s)
         if fault is not None:
             return Done(page, outcome, reason, sign=sign, retry_after_s=after_s)
-        if page.status in REDIRECT_STATUS:
+        if is_redirect:
             return self._redirect(lease, page, after_s)
         is_fine = 200 <= page.status < 300 or page.status == 304
         if lease.link.kind == "robots" and 400 <= page.status < 500:

@@ -278,12 +278,17 @@ def is_little(lines: str) -> bool:
 def _tree(rules: list[str]) -> Protego:
     """Of two rules that match, the one with more octets decides (RFC 9309 2.2.2), as they are written (so does Google). Protego
     takes the longer once they are percent-encoded, where "?" counts three."""
-    words = {"A": "Allow: ", "D": "Disallow: "}
-    tree = Protego.parse("User-agent: *\n" + "\n".join(words[rule[0]] + _marked(rule[1:]) for rule in rules))
-    for group in tree._user_agents.values():
-        for rule in group._rules:
-            rule.value.priority = len(_ONE_OCTET.sub("?", rule.value._pattern))
-        group.finalize_rules()
+    tree = Protego.parse("User-agent: *\nDisallow: /\n")
+    group = tree._user_agents["*"]
+    group._rules.clear()
+    for line in rules:
+        at = len(group._rules)
+        (group.allow if line[0] == "A" else group.disallow)(_marked(line[1:]))
+        if line[-1] == "$":
+            del group._rules[at]  # the same with a dollar sign that stands for itself: only elsewhere does it (RFC 9309 2.2.3)
+    for rule in group._rules:
+        rule.value.priority = len(_ONE_OCTET.sub("?", rule.value._pattern))
+    group.finalize_rules()
     return tree
 
 

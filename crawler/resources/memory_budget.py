@@ -7,7 +7,6 @@ emptied by the commit alone, which waits for no account.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Final, NamedTuple
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock
 from crawler.core.model import Done, Link
+from crawler.core.waiting import Waiting
 from crawler.resources.memory_plan import (
     CONNECTION_BYTES,
     HEAD_COPIES,
@@ -67,15 +67,21 @@ class Reservation:
         self.release()
 
 
+LARGE_BYTES: Final = 8 << 20
+"""A reservation beyond it is a large one. That of an ordinary page is 4 MiB while it is parsed, for a reply that few need."""
+AHEAD: Final = 8
+"""A large document is overtaken by some thirty ordinary ones, which take about as long together."""
+
+
 class Account:
-    """``bytes_max`` to reserve from, first come first served."""
+    """``bytes_max`` to reserve from, in the order of ``Waiting``."""
 
     def __init__(self, name: str, bytes_max: int) -> None:
         self.name = name
         self.bytes_max = bytes_max
         self.used = 0
         self.waits = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: Waiting[asyncio.Future[None]] = Waiting(LARGE_BYTES, AHEAD)
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.used} of {self.bytes_max} bytes, {len(self._waiting)} waiting>"
@@ -106,9 +112,10 @@ class Account:
 
     def queue(self, size: int) -> asyncio.Future[None]:
         """A place in the queue: when it is done, ``size`` is taken. It must be left if it is wanted no longer."""
-        self.waits += 1
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((min(size, self.bytes_max), turn))
+        self._waiting.append(min(size, self.bytes_max), turn)
+        self.give(0)  # it may stand before larger ones
+        self.waits += not turn.done()
         return turn
 
     def leave(self, turn: asyncio.Future[None], size: int) -> None:
@@ -122,13 +129,13 @@ class Account:
     def give(self, size: int) -> None:
         self.used -= size
         while self._waiting:
-            wanted, turn = self._waiting[0]
+            wanted, turn = self._waiting.first
             if not turn.cancelled():
                 if self.used + wanted > self.bytes_max:
                     return
                 self.used += wanted
                 turn.set_result(None)
-            self._waiting.popleft()
+            self._waiting.pop()
 
 
 class VisitMemory:

@@ -110,6 +110,12 @@ def _health(check: Callable[[], str | None]) -> Handler:
     return respond
 
 
+async def check_address(address: str) -> None:
+    """ConfigError: it cannot be listened on just now."""
+    for bound in await _bind(address):
+        bound.close()
+
+
 async def _bind(address: str) -> list[socket.socket]:
     host, port = split_host_port(address)
     sockets: list[socket.socket] = []

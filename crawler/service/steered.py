@@ -20,6 +20,7 @@ from crawler.core.urls import host_key, parse
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.checkpoints import take
 from crawler.crawl.explain import explain
+from crawler.crawl.recrawl import TooManyOrders
 from crawler.crawl.status import Left
 from crawler.frontier.progress import Tally
 from crawler.frontier.recrawl import RecrawlOrder
@@ -260,6 +261,15 @@ class Direct:
         await self._crawl.excluded_are_out()
 
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
+        if not await self.may_recrawl():
+            raise TooManyOrders
+        await self.order_recrawl(older_than_s, match, which)
+
+    async def may_recrawl(self) -> bool:
+        return await self._crawl.recrawler.has_room()
+
+    async def order_recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
+        """Whether it may is asked before."""
         clock = self._crawl.clock
         await self._crawl.recrawler.order(
             RecrawlOrder(

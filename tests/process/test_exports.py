@@ -179,6 +179,9 @@ def test_the_summary_counts_the_last_visit_of_each_url(crawled, tmp_path):
     text = command("summary", out).stdout
     assert text.startswith("6 pages (besides: 2 embed)") and "pages that lack" in text
     page = tmp_path / "page.html"
+    for two in (("--html", str(page), "--json"), ("--html", str(page), "--incomplete"), ("--json", "--incomplete")):
+        ended = command("summary", out, *two)
+        assert (ended.returncode, ended.stdout, page.exists()) == (2, "", False) and "give one of them" in ended.stderr
     assert command("summary", out, "--html", str(page)).returncode == 0
     html = page.read_text()
     assert "<svg" in html and not re.search(r"<script|<link|src=|@import|url\(", html), "it needs nothing from elsewhere"

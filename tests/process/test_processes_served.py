@@ -232,3 +232,12 @@ def test_lists_exclusions_and_choices_are_those_of_all(daemon, web):
     assert "http_error" not in daemon.ask("GET", "/v1/status")["outcomes"]
     page, _ = raw(daemon, "/")
     assert b"mine" in page
+
+
+def test_a_recrawl_is_of_all_their_pages(daemon):
+    done = daemon.ask("GET", "/v1/status")["done"]
+    daemon.ask("POST", "/v1/recrawl")
+    status = until(
+        daemon, lambda status: status["waiting"] + status["in_flight"] == 0 and sum(status["changes"].values()) >= done
+    )
+    assert status["changes"] == {"unchanged": done}

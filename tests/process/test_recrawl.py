@@ -112,6 +112,17 @@ def test_killed_while_it_comes_back_it_visits_each_page_once(tmp_path):
     assert command("verify", str(out)).returncode == 0
 
 
+def test_what_a_page_leaves_out_is_counted_at_its_first_visit_only(tmp_path):
+    out = tmp_path / "out"
+    with Web({HOST: {"/": page("http://elsewhere.example/", "/a"), "/a": page("/b")}}).running() as web:
+        run = ("run", web.url(HOST), "--depth", "1", "-o", str(out), *LOCAL, "--json")
+        first = orjson.loads(command(*run).stdout)["refused"]
+        assert first == {"host": 1}
+        assert command("recrawl", str(out)).returncode == 0
+        again = orjson.loads(command(*run).stdout)
+    assert (again["changes"], again["refused"]) == ({"unchanged": 2}, first)
+
+
 def test_what_is_recrawled_is_chosen(tmp_path):
     out = tmp_path / "out"
     with Web({HOST: {"/a": Answer(), "/b": Answer(404), "/c": Answer(500)}}).running() as web:

@@ -87,11 +87,23 @@ def test_it_does_not_end_by_itself_and_each_of_run_and_serve_continues_the_other
 
 
 def test_an_address_in_use_is_said_plainly(tmp_path):
+    out = str(tmp_path / "d")
+    run = ("run", "http://127.0.0.1:9/", "-o", out, *LOCAL)
+    serve = ("serve", "--data", out, "--listen", "127.0.0.1:0")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = crawler("serve", "--data", str(tmp_path / "d"), "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
-    assert (done.returncode, "cannot listen on" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for words in (
+            ("serve", "--data", out, "--listen", address),
+            (*serve, "--metrics-listen", address),
+            (*run, "--metrics-listen", address, "--processes", "1"),
+            (*run, "--metrics-listen", address, "--processes", "2", "--memory-limit", "1GiB"),
+            (*run, "--metrics-listen", address, "--fresh"),
+        ):
+            done = crawler(*words)
+            assert (done.returncode, "cannot listen on" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+            assert not (tmp_path / "d").exists(), "nothing is begun"
 
 
 def test_two_daemons_do_not_share_a_directory(tmp_path):

@@ -262,6 +262,12 @@ REDIRECTS: Final = {
     "redirect-too-long": Sin(redirect("/" + "x" * 3000), "redirect_error", "bad_location"),
     "redirect-self": Sin(redirect("/sin/redirect-self"), "redirect_error", "loop"),
     "redirect-fragment-self": Sin(redirect("/sin/redirect-fragment-self#x"), "redirect_error", "loop"),
+    "redirect-broken-gzip": fine(
+        [head(2, "Location: /good/1", "Content-Encoding: gzip", status="302 Found") + b"no", stay], "redirect"
+    ),
+    "redirect-coding-nobody-undoes": fine(
+        [head(2, "Location: /good/1", "Content-Encoding: compress", status="302 Found") + b"no", stay], "redirect"
+    ),
     "redirect-endless-body": Sin(
         [head(None, "Location: /good/1", status="302 Found"), forever(b"x" * 65536)], "too_large", "max_body"
     ),

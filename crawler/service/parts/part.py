@@ -25,7 +25,6 @@ from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
 from crawler.crawl.files import Part
-from crawler.crawl.recrawl import TooManyOrders
 from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.parts.channel import Channel, Gone, words_of
@@ -120,7 +119,8 @@ class Deputy:
             "reconfigure": self.reconfigure,
             "revive": lambda which: self._direct.revive(_selections.decode(which)),
             "remove": lambda which: self._direct.remove(_selections.decode(which)),
-            "recrawl": self.recrawl,
+            "may_recrawl": self._direct.may_recrawl,
+            "recrawl": lambda age_s, match, which: self._direct.order_recrawl(age_s, match, _selections.decode(which)),
             "progress": self.progress,
             "failures": self._direct.failures,
             "hold_exchange": self._cutter.hold_exchange,
@@ -157,14 +157,6 @@ class Deputy:
 
     def pace(self, rate: float, bandwidth: float) -> bool:
         self._crawl.fetcher.pace(rate, bandwidth)
-        return True
-
-    async def recrawl(self, older_than_s: float, match: str | None, which: bytes) -> bool:
-        """False: as many orders as may be are not fulfilled yet."""
-        try:
-            await self._direct.recrawl(older_than_s, match, _selections.decode(which))
-        except TooManyOrders:
-            return False
         return True
 
     async def lookup(self, url: str) -> bytes:

@@ -58,6 +58,7 @@ class SteeredParts:
         self._keys_by = self._share.keys_by()
         self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
+        self._ordering = asyncio.Lock()
         self._lives: WeakKeyDictionary[asyncio.Future[None], int] = WeakKeyDictionary()
         """Which process seeds were sent to, by what ``admit`` gave for them."""
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
@@ -156,9 +157,13 @@ class SteeredParts:
         return await self._choose("remove", which)
 
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
-        for part in await self._meant(which):
-            if not await self._ask(part, "recrawl", older_than_s, match, encode(which)):
+        """All parts that have such URLs take the order, or none does: one order at a time, and all are asked before."""
+        async with self._ordering:
+            meant = await self._meant(which)
+            if not all([await self._ask(part, "may_recrawl") for part in meant]):
                 raise TooManyOrders
+            for part in meant:
+                await self._ask(part, "recrawl", older_than_s, match, encode(which))
 
     async def checkpoint(self, name: str | None) -> Copied:
         return await take_of_all(_Cutters(self._crew, self._parts, self._ask), self._root, name)

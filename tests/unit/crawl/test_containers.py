@@ -31,7 +31,6 @@ IDLE = (5 << 20) // IDLE_BYTES + 1
 
 BOUNDS: dict[str, tuple[str, int]] = {
     # class.attribute → the account it is charged to, or what bounds it; entries at most
-    "Account._waiting": ("workers", WORKERS),
     "Budget._accounts": ("fixed", FIXED),
     "Budget._measures": ("fixed", FIXED),
     "Config.*": ("settings", FIXED),
@@ -139,8 +138,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     # parse
     "ParserPool._functions": ("fixed", FIXED),
     "ParserPool._processes": ("parsers", FIXED),
-    "ParserPool._queue": ("parse", WORKERS),
-    "ParserPool._turns": ("parse", WORKERS),
+    "Waiting.*": ("workers", WORKERS),
     "ParserProcess.in_hand": ("parse", WORKERS),
 }
 

@@ -159,6 +159,7 @@ def test_robots_results(tmp_path):
         Done(page(200), "ok"),
         Done(page(404), "http_error"),
         Done(page(301), "redirect"),
+        Done(page(302, fault=FetchError("content_coding")), "redirect"),
         Done(page(429), "http_error"),
         Done(page(503), "http_error"),
         Done(cut, "truncated", "cut"),
@@ -166,7 +167,7 @@ def test_robots_results(tmp_path):
         Retry("timeout", "connect_timeout"),
     ):
         metrics.visited("robots", outcome)
-    assert metrics.robots == {"read": 1, "absent": 1, "redirected": 1, "retried": 1, "unavailable": 4}
+    assert metrics.robots == {"read": 1, "absent": 1, "redirected": 2, "retried": 1, "unavailable": 4}
 
 
 def test_admitted_and_settled_count_from_the_opening_and_never_go_back():

@@ -159,6 +159,32 @@ async def test_what_hosts_have_set_is_there_again_until_there_is_a_new_login(tmp
         assert cookies.header(HOME) is None
 
 
+@pytest.mark.parametrize("written", [1.0, 4e9])
+async def test_it_is_no_matter_when_the_login_was_written_only_that_it_is_the_same(tmp_path: Path, written: float) -> None:
+    """By a clock that was wrong, or on another machine; several processes keep theirs in one file."""
+    file = listed(tmp_path)
+    os.utime(file, (written, written))
+    async with open_cookies(file, tmp_path) as one, open_cookies(file, tmp_path) as other:
+        one.received(HOME, ["a=1"])
+        other.received("http://other.example/", ["b=2"])
+    async with open_cookies(file, tmp_path) as cookies:
+        assert (cookies.header(HOME), cookies.header("http://other.example/")) == ("a=1", "b=2")
+    os.utime(file, (2.0, 2.0))
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header(HOME) is None, "another file"
+
+
+async def test_what_an_earlier_version_has_kept_goes_by_its_time(tmp_path: Path) -> None:
+    file, kept = listed(tmp_path), tmp_path / "cookies.txt"
+    async with open_cookies(file, tmp_path) as cookies:
+        cookies.received(HOME, ["a=1"])
+    kept.write_bytes(kept.read_bytes().rpartition(b"# of the login")[0])
+    for written, expected in ((1.0, "a=1"), (4e9, None)):
+        os.utime(file, (written, written))
+        async with open_cookies(file, tmp_path) as cookies:
+            assert cookies.header(HOME) == expected
+
+
 @pytest.mark.parametrize("value", ["a=b\tc", "a\tb=c", "a=\udcff", "\udcff=a", "a=1; Path=/\udcff", f"a=1; Max-Age=9{'0' * 400}"])
 async def test_whatever_a_host_sets_can_be_kept_and_read_again(
     tmp_path: Path, value: str, recwarn: pytest.WarningsRecorder

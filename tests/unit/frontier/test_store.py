@@ -735,6 +735,24 @@ def order(driver: Driver, **fields: object) -> None:
     driver.store.order(RecrawlOrder(driver.now, 9e9, **fields))
 
 
+def test_a_recrawl_does_not_count_again_what_a_budget_left_out(kind: str, tmp_path: Path) -> None:
+    driver = Driver(kind, tmp_path / "store", Limits(recrawl=True, pages_per_host=3))
+    driver.commit([link("a/0"), link("b/0")])
+    leases = driver.claim()
+    many = {lease: done(*(link(f"a/{lease.link.host}{n}") for n in range(4))) for lease in leases}
+    driver.commit([link("a/x")], [(leases[0], many[leases[0]]), (leases[1], TIMEOUT)])
+    assert driver.store.stats().refused == {"host_budget": 3}
+    order(driver)
+    driver.store.fulfil(10)
+    driver.now += REST
+    again = driver.claim()
+    assert sorted(lease.recrawl for lease in again) == [False, False, True, True]
+    visits = [(lease, done(*(link(f"a/{lease.link.host}{n}") for n in range(4)))) for lease in again if lease.recrawl]
+    driver.commit([link("a/y")], visits)
+    assert driver.store.stats().refused == {"host_budget": 3 + 4 + 1}, "one page is read for the first time"
+    driver.store.close()
+
+
 def test_what_is_ordered_becomes_due_again_slice_by_slice(driver: Driver) -> None:
     every = [f"h{i % 3}/{i}" for i in range(25)]
     driver.commit(link(name) for name in every)

@@ -213,6 +213,24 @@ async def test_waiting_bytes_are_bounded_and_a_big_document_still_passes():
         assert parser.stats()[2:5] == (0, 0, 0)
 
 
+async def test_small_documents_do_not_wait_for_all_the_large_ones_before_them():
+    """One host's, as it may be, in the queue and before its door."""
+    ended: list[str] = []
+
+    async with open_soon(waiting_bytes_max=700_000) as parser:
+
+        async def send(kind: str, body: bytes) -> None:
+            assert await parser.call("support.victims:act", body, result=str)
+            ended.append(kind)
+
+        large = [asyncio.ensure_future(send("large", b"sleep 0.1" + b" " * 300_000)) for _ in range(8)]
+        await until(lambda: parser.stats().callers_waiting == 6 and parser.stats().busy)
+        await asyncio.gather(*(send("small", b"fine") for _ in range(50)))
+        assert ended.count("large") <= 2
+        await asyncio.gather(*large)
+        assert parser.stats()[2:5] == (0, 0, 0)
+
+
 async def test_leaving_the_context_ends_everything():
     """Also in the middle of work; who still waits is not kept waiting."""
     async with open_soon(2) as parser:

@@ -47,6 +47,8 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<input type=image src=i.png><input src=no.png>", "/dir/i.png"),
         ("<body background=b><table background=t><tr><td background=d></table>", "/dir/b /dir/t /dir/d"),
         ("<base href=//other.example/x/><img src=a.png>", "http://other.example/x/a.png"),
+        ("<svg><base href=/svg/></svg><base href=/x/><img src=a.png>", "/x/a.png"),
+        ("<base href=''><base href=/x/><img src=a.png>", "/dir/a.png"),
         ("<a href=/page><img src=i.png></a><area href=/area><form action=/form></form>", "/dir/i.png"),
     ],
 )  # fmt: skip

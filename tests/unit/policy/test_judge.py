@@ -12,7 +12,7 @@ from crawler.core.errors import REASONS, FetchError
 from crawler.core.model import Done, Dropped, Lease, Link, Retry
 from crawler.core.page import Body, Page, Timings
 from crawler.core.urls import UrlRules
-from crawler.policy.judge import Judge, host_sign, may_pass, retry_after
+from crawler.policy.judge import CODING_FAULTS, Judge, host_sign, may_pass, retry_after
 
 WALL = 1_800_000_000.0
 
@@ -112,6 +112,27 @@ def test_an_error_that_may_pass_is_tried_again_whatever_its_page_is_like(tmp_pat
     done = judge().page(lease(attempt=3), broken, WALL)
     assert isinstance(done, Done)
     assert (done.outcome, done.reason) == ("bad_response", "trailing_data")
+
+
+@pytest.mark.parametrize("reason", sorted(CODING_FAULTS))
+@pytest.mark.parametrize("kind", ["seed", "robots"])
+def test_a_redirect_is_followed_whatever_its_body_is_coded_in(tmp_path, reason, kind):
+    onward = page(tmp_path, 302, (b"Location", b"/y"), fault=FetchError(reason))
+    done = judge().page(lease(kind=kind), onward, WALL)
+    assert isinstance(done, Done)
+    assert (done.outcome, done.reason, [link.url for link in done.outlinks]) == ("redirect", None, ["http://a.test/y"])
+
+
+@pytest.mark.parametrize("status", [200, 302, 304, 404])
+def test_a_broken_coding_is_told_where_it_leads_nowhere(tmp_path, status):
+    done = judge().page(lease(), page(tmp_path, status, fault=FetchError("content_coding")), WALL)
+    assert isinstance(done, Done)
+    assert (done.outcome, done.reason) == ("bad_response", "content_coding")
+
+
+def test_a_redirect_that_is_cut_on_its_way_is_asked_for_again(tmp_path):
+    cut = page(tmp_path, 302, (b"Location", b"/y"), fault=FetchError("content_length"))
+    assert isinstance(judge().page(lease(), cut, WALL), Retry)
 
 
 def test_a_page_that_is_well_has_no_wish(tmp_path):

@@ -284,6 +284,29 @@ def test_a_giant_file_is_obeyed_to_its_last_rule():
     assert RobotsRules.from_bytes(found.to_bytes()).record == found.record  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("rule", "path", "allowed"),
+    [
+        ("/a$", "/a", False),
+        ("/a$", "/a$", True),
+        ("/a$", "/a%24b", True),
+        ("/*.php$", "/x.php$y", True),
+        ("/a$b", "/a$bc", False),
+        ("/a$b", "/a", True),
+        ("/a$$", "/a$", False),
+        ("/a$$", "/a$$", True),
+        ("/a$b$", "/a$b", False),
+        ("/a$b$", "/a$bc", True),
+        ("/a%24", "/a$b", False),
+    ],
+)
+def test_a_dollar_sign_is_special_at_the_end_only_and_there_nothing_else(rule: str, path: str, allowed: bool) -> None:
+    """RFC 9309 2.2.3; Protego lets the one at the end stand for itself as well."""
+    assert rules(f"User-agent: *\nDisallow: {rule}\n").allows(f"http://h.example{path}") is allowed
+    many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
+    assert rules(f"User-agent: *\nDisallow: {rule}\n{many}").allows(f"http://h.example{path}") is allowed
+
+
 def test_more_rules_than_can_be_weighed_deny():
     text = "User-agent: *\n" + "".join(f"Allow: /*{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX + 1))
     found = rules(text)

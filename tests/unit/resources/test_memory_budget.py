@@ -13,7 +13,7 @@ from crawler.core.content_coding import decoder_bytes
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Link
 from crawler.core.page import MEMORY_BYTES_MAX
-from crawler.resources.memory_budget import Account, Budget, weight
+from crawler.resources.memory_budget import AHEAD, Account, Budget, weight
 from crawler.resources.memory_plan import (
     BODY_BYTES,
     CONNECTION_BYTES,
@@ -263,3 +263,28 @@ def test_an_outcome_weighs_what_its_links_and_headers_hold(tmp_path):
     assert alone >= 1000 + 504
     long = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(10))
     assert weight(Done(page, "ok", None, long)) - alone >= 10 * 2000
+
+
+async def test_small_reservations_do_not_wait_for_all_the_large_ones_before_them():
+    account = Account("parse", 40 * MIB)
+    held = [await account.take(20 * MIB), await account.take(15 * MIB)]
+    large = [asyncio.ensure_future(account.take(20 * MIB)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert account.waiting_count == account.waits == 3
+    small = 0
+    while True:
+        try:
+            reservation = await asyncio.wait_for(account.take(4 * MIB), 0.05)
+        except TimeoutError:
+            break
+        reservation.release()
+        small += 1
+    assert small == AHEAD * 20 // 4, "and then it is the large one's turn"
+    held[0].release()
+    first = await large[0]
+    (await account.take(4 * MIB)).release()
+    for reservation in (held[1], first):
+        reservation.release()
+    for reservation in await asyncio.gather(*large[1:]):
+        reservation.release()
+    assert (account.used, account.waiting_count) == (0, 0)

@@ -8,6 +8,7 @@ import pytest
 
 from crawler.config.load import load
 from crawler.core.keys import SLOTS
+from crawler.crawl.recrawl import TooManyOrders
 from crawler.frontier.division import Division
 from crawler.frontier.selection import Selection
 from crawler.service.parts import steering
@@ -21,9 +22,11 @@ class SlowCrew:
 
     def __init__(self, takes_s, gone=0):
         self.config = load({}, environ={}).config
-        self.takes_s, self.gone, self.asked = takes_s, gone, []
+        self.takes_s, self.gone, self.asked, self.full = takes_s, gone, [], ()
 
     async def ask(self, part, name, *arguments):
+        if name == "may_recrawl":
+            return part not in self.full
         if part == 0 and self.gone:
             self.gone -= 1
             raise Gone
@@ -51,3 +54,15 @@ def test_what_is_answered_soon_has_a_deadline(monkeypatch):
             asyncio.run(steered(crew, monkeypatch).position("list"))
     with pytest.raises(TimeoutError):
         asyncio.run(steered(SlowCrew(0, gone=1000), monkeypatch).revive(Selection()))
+
+
+def test_a_recrawl_is_ordered_of_all_processes_or_of_none(monkeypatch):
+    crew = SlowCrew(0)
+    parts = steered(crew, monkeypatch)
+    for crew.full in ([0], [1]):
+        with pytest.raises(TooManyOrders):
+            asyncio.run(parts.recrawl(0.0, None, Selection()))
+        assert crew.asked == []
+    crew.full = ()
+    asyncio.run(parts.recrawl(0.0, None, Selection()))
+    assert crew.asked == [(0, "recrawl"), (1, "recrawl")]
