@@ -23,15 +23,19 @@ class Waiting(Generic[T]):
         self._large: deque[tuple[int, T]] = deque()
         self._overtaken_bytes = 0
         """By which the first large one has been overtaken."""
+        self.count = 0
+        """Of all that wait."""
 
     def __len__(self) -> int:
-        return len(self._small) + len(self._large)
+        return self.count
 
     def append(self, size: int, item: T) -> None:
+        self.count += 1
         self._of(size).append((size, item))
 
     def give_back(self, size: int, item: T) -> None:
         """It was taken, and is to be the first of its kind again."""
+        self.count += 1
         self._of(size).appendleft((size, item))
 
     @property
@@ -42,6 +46,7 @@ class Waiting(Generic[T]):
         """Take the first."""
         line = self._next()
         size, item = line.popleft()
+        self.count -= 1
         if line is self._large:
             self._overtaken_bytes = 0
         elif self._large:

@@ -87,7 +87,7 @@ class ParserPool:
             reply = self._here(function, arguments)
         else:
             frame = frame_of(function, arguments)
-            if not self._turns and self._fits(len(frame)):
+            if not self._turns.count and self._fits(len(frame)):
                 self._waiting += 1
                 self._waiting_bytes += len(frame)
             else:
@@ -113,7 +113,7 @@ class ParserPool:
     def stats(self) -> PoolStats:
         busy = sum(bool(process.in_hand) for process in self._processes)
         counts = (self._documents, self._crashed, self._timed_out, self._restarts)
-        return PoolStats(len(self._processes), busy, self._waiting, self._waiting_bytes, len(self._turns), *counts)
+        return PoolStats(len(self._processes), busy, self._waiting, self._waiting_bytes, self._turns.count, *counts)
 
     def _here(self, function: str, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -161,11 +161,11 @@ class ParserPool:
     def _leave(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
-        if self._turns:
+        if self._turns.count:
             self._let_in()
 
     def _let_in(self) -> None:
-        while self._turns:
+        while self._turns.count:
             size, turn = self._turns.first
             if not turn.cancelled():
                 if not self._fits(size):
@@ -258,7 +258,7 @@ class ParserPool:
 
     def _fail(self) -> None:
         """Tell those who wait, if there is no process and will be none soon."""
-        while self._queue and (error := self._error()) is not None:
+        while self._queue.count and (error := self._error()) is not None:
             job = self._queue.pop()
             if not job.reply.done():
                 job.reply.set_exception(error)

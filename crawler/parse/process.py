@@ -107,7 +107,7 @@ class ParserProcess(asyncio.Protocol):
         if not self.open:
             return
         frames: list[bytes | bytearray] = []
-        while queue and len(self.in_hand) < IN_HAND_HIGH:
+        while queue.count and len(self.in_hand) < IN_HAND_HIGH:
             _, job = queue.first
             if not job.reply.done():  # its caller is still there
                 if self.in_hand and self._bytes_in_hand + len(job.frame) > IN_HAND_BYTES_MAX:

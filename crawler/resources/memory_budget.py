@@ -84,16 +84,16 @@ class Account:
         self._waiting: Waiting[asyncio.Future[None]] = Waiting(LARGE_BYTES, AHEAD)
 
     def __repr__(self) -> str:
-        return f"<{self.name} {self.used} of {self.bytes_max} bytes, {len(self._waiting)} waiting>"
+        return f"<{self.name} {self.used} of {self.bytes_max} bytes, {self._waiting.count} waiting>"
 
     @property
     def waiting_count(self) -> int:
-        return len(self._waiting)
+        return self._waiting.count
 
     def take_now(self, size: int) -> Reservation | None:
         """As ``take``, if nobody must wait."""
         size = min(size, self.bytes_max)
-        if self._waiting or self.used + size > self.bytes_max:
+        if self._waiting.count or self.used + size > self.bytes_max:
             return None
         self.used += size
         return Reservation(self, size)
@@ -128,7 +128,7 @@ class Account:
 
     def give(self, size: int) -> None:
         self.used -= size
-        while self._waiting:
+        while self._waiting.count:
             wanted, turn = self._waiting.first
             if not turn.cancelled():
                 if self.used + wanted > self.bytes_max:
@@ -159,8 +159,8 @@ class VisitMemory:
         if (
             connection.used + CONNECTION_BYTES > connection.bytes_max
             or body.used + self._body_bytes > body.bytes_max
-            or connection._waiting
-            or body._waiting
+            or connection._waiting.count
+            or body._waiting.count
         ):
             return False
         connection.used += CONNECTION_BYTES
