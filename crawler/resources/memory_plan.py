@@ -70,7 +70,7 @@ OUTCOME_BYTES_MIN: Final = 8 * _MIB
 OUTCOME_BYTES_MAX: Final = 64 * _MIB
 PARSE_BYTES_MAX: Final = 64 * _MIB
 HEAD_BYTES_MAX: Final = 16 * _MIB
-IDLE_BYTES_MAX: Final = 64 * _MIB
+IDLE_BYTES_MAX: Final = 256 * _MIB
 SETTING_BYTES_MIN: Final = 64 * _KIB
 """No smaller setting is proposed."""
 
@@ -78,12 +78,12 @@ LIMIT_BYTES: Final = 512 * _MIB
 LIMIT_BYTES_MAX: Final = 1 << 40
 _GROWING: Final = (
     ("outcome", OUTCOME_BYTES_MAX),
+    ("idle", IDLE_BYTES_MAX),
     ("parse", PARSE_BYTES_MAX),
     ("head", HEAD_BYTES_MAX),
-    ("idle", IDLE_BYTES_MAX),
 )
-"""Larger batches, more documents and long heads at a time, more hosts whose connections wait: each takes half of what the ones
-before have left, and so much at most."""
+"""Larger batches, more hosts whose connections wait (most speak TLS: a handshake takes as much CPU as a page), more documents
+and long heads at a time: each takes half of what the ones before have left, and so much at most."""
 VISIT_ACCOUNTS: Final = ("connection", "body", "head", "parse", "outcome")
 """In the order in which a visit takes them."""
 SAYS: Final[Mapping[str, str]] = {
