@@ -26,6 +26,9 @@ LOAD_PATIENCE_S: Final = 60.0
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
 """What a fence fails with."""
+PASSING: Final = ("25006", "25P03", "25P04")
+"""What psycopg does not count as operational, and yet passes: a server takes no writes just now, as a standby does, and one whose
+disk is full; a transaction had waited for its node for too long, as where that was frozen."""
 
 
 class Address:
@@ -108,5 +111,7 @@ def told(address: Address, error: Exception) -> RemoteError | StorageError:
         return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
     text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return RemoteError(text)
+    if isinstance(error, psycopg.Error) and error.sqlstate in PASSING:
         return RemoteError(text)
     return StorageError(text, final=True)  # a fault of ours, or a schema that somebody has changed, or may not be touched

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from support.clusters import until
 from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
@@ -16,7 +17,7 @@ from support.wire import wire
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
-from crawler.frontier.cluster.session import Address, connect
+from crawler.frontier.cluster.session import Address, connect, told
 from crawler.frontier.cluster.truth import Changes
 from crawler.frontier.rocksdb.layout import URL_RULES
 
@@ -229,3 +230,39 @@ def test_whether_there_is_anything_of_a_slot_is_told_by_the_index_alone(url: str
         assert a.filled(range(256)) == [0, 1, 2, 3, 9]
     plan = "".join(line for (line,) in rows(url, f"EXPLAIN {schema.FILLED}", list(range(256))))
     assert "Seq Scan on known" not in plan and "known_pkey" in plan
+
+
+@contextlib.contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """Meanwhile no new session of the crawler may write, as on a standby."""
+    setting = "ALTER ROLE crawler {} default_transaction_read_only"
+    rows(url, setting.format("SET") + " = on")
+    try:
+        yield
+    finally:
+        with psycopg.connect(url.partition("?")[0], options="-c default_transaction_read_only=off", autocommit=True) as own:
+            own.execute(setting.format("RESET"))
+
+
+def test_a_database_that_takes_no_writes_just_now_is_one_that_is_not_to_be_had(url: str) -> None:
+    with member(url, "a") as a:
+        held = a.join(seeding=True) and a.tick([]).held
+        a.close()
+        with read_only(url):
+            for asked in (lambda: a.join(seeding=False), lambda: a.tick([]), lambda: a.commit(changes(0, {5: held[5]}))):
+                with pytest.raises(RemoteError, match="read-only") as told:
+                    asked()
+                assert not told.value.at_once
+        a.join(seeding=False)
+
+
+def test_a_transaction_that_waited_for_its_node_for_too_long_is_made_again(url: str) -> None:
+    with member(url, "a") as a:
+        a.join(seeding=True)
+        session = connect(Address(url), LEASE_S)
+        with contextlib.closing(session):
+            session.execute("BEGIN")
+            time.sleep(LEASE_S / 2)  # the server ends it after a third of a lease
+            with pytest.raises(psycopg.Error) as told_of:
+                session.execute("SELECT 1")
+    assert isinstance(told(Address(url), told_of.value), RemoteError)
