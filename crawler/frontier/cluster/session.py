@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Generator
 from typing import Any, Final, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import errors
@@ -35,12 +35,13 @@ class Address:
     """A ``postgresql://`` URL: ``?schema=NAME`` names the crawl's schema, everything else is libpq's. ConfigError: it is none."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.schema = query.pop("schema", SCHEMA_DEFAULT)
+        before, _, query = url.partition("?")
+        own = [word for word in query.split("&") if word.startswith("schema=")]
+        self.schema = unquote(own[-1].partition("=")[2]) if own else SCHEMA_DEFAULT
         if not _NAME.fullmatch(self.schema):
             raise ConfigError("cluster: the schema must be small letters, digits and _, such as ?schema=crawl_1")
-        self.conninfo = urlunsplit(parts._replace(query=urlencode(query)))
+        others = "&".join(word for word in query.split("&") if word not in own)  # as they were: libpq reads no + as a space
+        self.conninfo = f"{before}?{others}" if others else before
         try:
             told = conninfo_to_dict(self.conninfo)
         except psycopg.Error:

@@ -171,6 +171,21 @@ def test_an_address_shows_no_password_and_names_a_schema() -> None:
         Address("postgresql://db/crawls?schema=a;drop")
 
 
+@pytest.mark.parametrize(
+    ("given", "libpq"),
+    [
+        ("postgresql:///crawls?host=/run/postgresql&schema=x_1", "postgresql:///crawls?host=/run/postgresql"),
+        ("postgresql://u@db/crawls?schema=x_1&passfile=/my%20own/pass", "postgresql://u@db/crawls?passfile=/my%20own/pass"),
+        ("postgresql://u@db/crawls?password=a+b&schema=x_1", "postgresql://u@db/crawls?password=a+b"),
+        ("postgresql://u:a#b@a:1,b:2/crawls?schema=x_1&connect_timeout=3", "postgresql://u:a#b@a:1,b:2/crawls?connect_timeout=3"),
+        ("postgresql://db/crawls?schema=x_1", "postgresql://db/crawls"),
+    ],
+)
+def test_what_is_not_the_schema_comes_to_libpq_as_it_was_given(given: str, libpq: str) -> None:
+    address = Address(given)
+    assert (address.schema, address.conninfo) == ("x_1", libpq)
+
+
 def test_every_session_has_settings_below_the_lease(url: str) -> None:
     with contextlib.closing(connect(Address(url), 15.0)) as session:
         shown = {name: session.execute(f"SHOW {name}").fetchone()[0] for name in (
