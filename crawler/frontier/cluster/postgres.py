@@ -8,6 +8,7 @@ password of a URL is in no message.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import uuid
@@ -28,6 +29,8 @@ from crawler.frontier.rocksdb.layout import URL_RULES
 
 LEASE_S_MIN: Final = 2.0
 MARK_PREFIX: Final = b"mark:"
+
+logger: Final = logging.getLogger(__name__)
 
 
 def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, int]:
@@ -156,6 +159,8 @@ class PostgresTruth:
             raise self._failed(error) from None
         for slot, *_ in mine:  # another snapshot: what is ours by now
             by_slot[slot] = self._number
+        if NOBODY in by_slot.values():
+            self._end_stalled()
         is_member = any(view.number == self._number and view.seen_ago_s < self._lease_s for view in views)
         return Tick(
             {int(slot): int(epoch) for slot, epoch, *_ in mine},
@@ -167,6 +172,12 @@ class PostgresTruth:
             waiting,
             is_member=is_member,
         )
+
+    def _end_stalled(self) -> None:
+        """Commits that others began more than a lease ago and have not sent to their end: they keep slots that are free."""
+        [(ended,)] = self._all(tables.STALLED, {"lease": self._lease_s})
+        if ended:
+            logger.warning("cluster: a node has stalled in the middle of a commit, which is ended: it kept hosts that are free")
 
     def release(self, slots: Sequence[int]) -> None:
         self._do("UPDATE slot SET owner = NULL, until = NULL WHERE id = ANY(%s) AND owner = %s", [list(slots), self._number])

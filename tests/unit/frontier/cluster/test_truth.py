@@ -131,6 +131,20 @@ def test_slots_of_a_member_cut_off_inside_a_transaction_are_free_within_two_leas
             assert time.monotonic() - began < 2 * LEASE_S
 
 
+def test_slots_of_a_member_frozen_while_it_sends_a_commit_are_free_within_two_leases(url: str) -> None:
+    """Its machine answers for the connection; and to wait for the rest of a commit is neither to be idle nor to run."""
+    with member(url, "a") as a, member(url, "b") as b, contextlib.closing(connect(Address(url), LEASE_S)) as session:
+        number = a.join(seeding=True).number
+        held = dict(sorted(a.tick([]).held.items()))
+        with contextlib.suppress(psycopg.OperationalError), session.pipeline():
+            session.execute("BEGIN")
+            session.execute(schema.FENCE_SLOTS, {"slots": list(held), "epochs": list(held.values()), "id": number})
+            began = time.monotonic()
+            b.join(seeding=False)
+            until(lambda: len(b.tick([]).held) == 256, 3 * LEASE_S)
+            assert LEASE_S / 2 < time.monotonic() - began < 2 * LEASE_S
+
+
 def test_a_join_waits_for_a_commit_of_the_process_before_that_is_under_way(url: str) -> None:
     with member(url, "a", 60) as before, member(url, "a", 60) as after:
         number = before.join(seeding=True).number
