@@ -59,16 +59,19 @@ FROM held CROSS JOIN fair LEFT JOIN mine ON mine.id = held.id LEFT JOIN free ON 
 """
 OWNERS: Final = "SELECT id, CASE WHEN until > clock_timestamp() THEN owner END FROM slot"
 MEMBERS: Final = """SELECT id, node::text, name, extract(epoch FROM clock_timestamp() - seen)::float8,
-  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state FROM member ORDER BY id"""
+  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state, incarnation
+  FROM member ORDER BY id"""
 BOXES: Final = """SELECT dest, count(*), sum(octet_length(data)), extract(epoch FROM clock_timestamp() - min(made))::float8
   FROM box GROUP BY dest"""
 
-BEFORE: Final = "SELECT out_long FROM member WHERE dir = %(dir)s FOR UPDATE"
+SEEN: Final = """SELECT seen FROM member
+  WHERE dir = %(dir)s AND here AND seen > clock_timestamp() - make_interval(secs => %(within)s)"""
+BEFORE: Final = "SELECT out_long, incarnation, lost FROM member WHERE dir = %(dir)s FOR UPDATE"
 JOIN: Final = """
 INSERT INTO member (dir, node, name, seen, seeding) VALUES (%(dir)s, %(node)s, %(name)s, clock_timestamp(), %(seeding)s)
 ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = excluded.name, seen = excluded.seen, here = true,
   seeding = member.seeding OR excluded.seeding, out_long = '{}'
-RETURNING id, incarnation, commits, state, lost
+RETURNING id, incarnation, commits, state
 """
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
   WHERE owner = %(id)s RETURNING id, epoch"""
@@ -100,7 +103,9 @@ ADOPT: Final = """UPDATE box SET dest = %b WHERE id IN (
 FILLED: Final = """SELECT id FROM unnest(%b::smallint[]) AS id WHERE
   (SELECT true FROM work WHERE slot = id ORDER BY slot, family, key LIMIT 1) OR
   (SELECT true FROM known WHERE slot = id ORDER BY slot, family, key LIMIT 1)"""
-DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false WHERE node::text = %(node)s AND NOT EXISTS (
+# Another incarnation: a node that was only frozen, or cut off, must learn of it before it takes a slot.
+DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false, incarnation = incarnation + 1
+  WHERE node::text = %(node)s AND NOT EXISTS (
   SELECT FROM member WHERE node::text = %(node)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s))
   RETURNING id"""
 GIVEN_UP: Final = """UPDATE slot SET owner = NULL, until = NULL

@@ -16,6 +16,7 @@ from support.wire import wire
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema
+from crawler.frontier.cluster.overview import declare_lost
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
 from crawler.frontier.cluster.session import Address, connect, told
 from crawler.frontier.cluster.truth import Changes
@@ -114,6 +115,70 @@ def test_a_process_that_another_has_followed_commits_nothing(url: str) -> None:
             before.commit(changes(1, {7: held[7]}))
         assert before.tick([]).held == {}
         after.commit(changes(1, {7: 2}))
+
+
+def test_a_process_that_another_has_followed_learns_of_it_and_takes_nothing_back(url: str) -> None:
+    """Both are at work: a directory was copied, or is used by two machines."""
+    with member(url, "a", 60) as before, member(url, "a", 60) as after:
+        before.join(seeding=False)
+        assert len(before.tick([]).held) == 256
+        after.join(seeding=False)
+        assert not before.tick([]).is_member
+        with pytest.raises(StorageError, match="another process has joined as this node") as told_of:
+            before.join(seeding=False)
+        assert told_of.value.final
+        before.leave()
+        assert len(after.tick([]).held) == 256, "they are not the first one's to give up"
+
+
+def test_a_join_that_was_made_and_not_answered_is_nobody_elses(url: str) -> None:
+    with member(url, "a", 60) as a:
+        a.join(seeding=False)
+        number = a._joins_unanswered
+        a._follow(a._incarnation, lost=False)  # what is left of a join that was made without an answer
+        rows(url, "UPDATE member SET incarnation = incarnation + 1")
+        a.join(seeding=False)
+        assert a.tick([]).is_member and a._joins_unanswered == number == 0
+
+
+def test_no_process_begins_while_another_is_at_work_as_the_same_member(url: str) -> None:
+    with member(url, "a") as before, member(url, "a") as after:
+        after.check_alone()
+        before.join(seeding=False)
+        before.tick([])
+        after.check_alone()  # it is heard of no more
+        stopped = threading.Event()
+
+        def live() -> None:
+            while not stopped.wait(LEASE_S / 4):
+                before.tick([])
+
+        before.tick([])
+        thread = threading.Thread(target=live)
+        thread.start()
+        try:
+            with pytest.raises(ConfigError, match="a node has one directory"):
+                after.check_alone()
+        finally:
+            stopped.set()
+            thread.join()
+        before.leave()
+        began = time.monotonic()
+        after.check_alone()
+        assert time.monotonic() - began < LEASE_S / 8, "one that has left is not waited for"
+
+
+def test_a_member_declared_lost_while_it_was_frozen_takes_no_slot_when_it_is_thawed(url: str) -> None:
+    with member(url, "a") as a:
+        a.join(seeding=False)
+        assert len(a.tick([]).held) == 256
+        rows(url, "UPDATE member SET seen = seen - interval '1 hour'")
+        [node] = rows(url, "SELECT node::text FROM member")
+        declare_lost(Address(url), LEASE_S, *node)
+        thawed = a.tick([])
+        assert thawed.held == {} and not thawed.is_member
+        with pytest.raises(ConfigError, match="was declared lost"):
+            a.join(seeding=False)
 
 
 def test_slots_of_a_member_cut_off_inside_a_transaction_are_free_within_two_leases(url: str) -> None:
