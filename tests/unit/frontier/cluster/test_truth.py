@@ -16,7 +16,7 @@ from support.wire import wire
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema
-from crawler.frontier.cluster.overview import declare_lost
+from crawler.frontier.cluster.overview import declare_lost, look
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
 from crawler.frontier.cluster.session import Address, connect, told
 from crawler.frontier.cluster.truth import Changes
@@ -179,6 +179,20 @@ def test_a_member_declared_lost_while_it_was_frozen_takes_no_slot_when_it_is_tha
         assert thawed.held == {} and not thawed.is_member
         with pytest.raises(ConfigError, match="was declared lost"):
             a.join(seeding=False)
+
+
+def test_a_node_that_has_left_has_left_though_it_once_had_more_processes(url: str) -> None:
+    address, node = Address(url), uuid.uuid4()
+    _, secret = open_crawl(address, LEASE_S, "{}")
+    for part, ends in ((0, False), (1, False), (0, True)):  # killed, and begun again with one process
+        with contextlib.closing(PostgresTruth(address, LEASE_S, uuid.uuid5(node, str(part)), node, secret)) as truth:
+            truth.join(seeding=False)
+            rows(url, "UPDATE member SET seen = seen - interval '1 hour' WHERE dir <> %s", uuid.uuid5(node, str(part)))
+            if ends:
+                truth.leave()
+    assert [node.state for node in look(address, LEASE_S).nodes] == ["left"]
+    rows(url, "UPDATE member SET here = true, seen = seen - interval '1 hour'")
+    assert [node.state for node in look(address, LEASE_S).nodes] == ["gone"]
 
 
 def test_slots_of_a_member_cut_off_inside_a_transaction_are_free_within_two_leases(url: str) -> None:
