@@ -140,7 +140,7 @@ def declare_lost(address: Address, lease_s: float, name: str) -> NodeView:
         try:
             with connection.transaction():
                 values = {"node": found[0].node, "lease": lease_s}
-                connection.execute(tables.STALLED, values)
+                connection.execute(tables.STALLED)
                 alive = connection.execute(tables.DECLARED, values).fetchone()
                 if alive is None:
                     raise ConfigError(f"{name} was heard of less than a lease ago: only a node that is gone can be lost")

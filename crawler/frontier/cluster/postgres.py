@@ -206,7 +206,7 @@ class PostgresTruth:
 
     def _end_stalled(self) -> None:
         """Commits that others began more than a lease ago and have not sent to their end: they keep slots that are free."""
-        [(ended,)] = self._all(tables.STALLED, {"lease": self._lease_s})
+        [(ended,)] = self._all(tables.STALLED)
         if ended:
             logger.warning("cluster: a node has stalled in the middle of a commit, which is ended: it kept hosts that are free")
 

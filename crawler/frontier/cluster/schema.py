@@ -111,10 +111,11 @@ DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = fals
 GIVEN_UP: Final = """UPDATE slot SET owner = NULL, until = NULL
   WHERE owner IN (SELECT id FROM member WHERE node::text = %(node)s)"""
 # A node that is frozen while it sends a commit: to the server its transaction is neither idle nor a statement that runs, so no
-# time-out of the session ends it; and its machine may still answer for its connection.
+# time-out of the session ends it; and its machine may still answer for its connection. The lease is its own.
 STALLED: Final = """SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
-  WHERE a.usename = current_user AND a.application_name = 'flatcrawler' AND a.wait_event = 'ClientRead'
-  AND a.pid <> pg_backend_pid() AND a.xact_start < clock_timestamp() - make_interval(secs => %(lease)s)
+  WHERE a.usename = current_user AND a.wait_event = 'ClientRead' AND a.pid <> pg_backend_pid()
+  AND CASE WHEN a.application_name ~ '^flatcrawler [0-9]+[.][0-9]+$'
+    THEN a.xact_start < clock_timestamp() - make_interval(secs => split_part(a.application_name, ' ', 2)::float8) END
   AND a.pid IN (SELECT pid FROM pg_locks WHERE relation IN (to_regclass('slot'), to_regclass('member')))"""
 DEAD_ROWS: Final = """SELECT relname::text, n_dead_tup FROM pg_stat_user_tables
   WHERE schemaname = %s"""

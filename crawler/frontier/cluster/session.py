@@ -92,7 +92,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
             keepalives_idle=max(1, int(lease_s / 3)),
             keepalives_interval=max(1, int(lease_s / 5)),
             keepalives_count=2,
-            application_name="flatcrawler",
+            application_name=f"flatcrawler {lease_s:.3f}",  # see STALLED
             options=f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
             f" -c tcp_user_timeout={int(lease_s * 1000 * 2 / 3)} -c tcp_keepalives_idle={max(1, int(lease_s / 3))}"
             f" -c tcp_keepalives_interval={max(1, int(lease_s / 5))} -c tcp_keepalives_count=2"

@@ -224,6 +224,19 @@ def test_slots_of_a_member_frozen_while_it_sends_a_commit_are_free_within_two_le
             assert LEASE_S / 2 < time.monotonic() - began < 2 * LEASE_S
 
 
+def test_a_commit_of_a_node_with_a_longer_lease_is_given_that_long(url: str) -> None:
+    with member(url, "a", 60) as a, member(url, "b", 0.5) as b, contextlib.closing(connect(Address(url), 60)) as session:
+        number = a.join(seeding=True).number
+        held = dict(sorted(a.tick([]).held.items()))
+        b.join(seeding=False)
+        with session.pipeline():
+            session.execute("BEGIN")
+            session.execute(schema.FENCE_SLOTS, {"slots": list(held), "epochs": list(held.values()), "id": number})
+            time.sleep(1)
+            b._end_stalled()
+            session.execute("COMMIT")
+
+
 def test_a_join_waits_for_a_commit_of_the_process_before_that_is_under_way(url: str) -> None:
     with member(url, "a", 60) as before, member(url, "a", 60) as after:
         number = before.join(seeding=True).number
