@@ -5,6 +5,7 @@ The law: every wait for a response has an end. libpq sets none, and what lies be
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Generator
@@ -19,6 +20,8 @@ from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster.columns import Byteas, ByteasDumper, SmallInts, SmallIntsDumper
 
 T = TypeVar("T")
+
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what follows from an error that is raised, and told by us
 
 SCHEMA_DEFAULT: Final = "crawler"
 LOAD_PATIENCE_S: Final = 60.0

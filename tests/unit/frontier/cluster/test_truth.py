@@ -92,6 +92,16 @@ def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
         assert not a.end().has_messages
 
 
+def test_the_client_says_nothing_of_its_own_where_slots_are_lost(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with member(url, "a", 60) as a:
+        a.join(seeding=False)
+        held = a.tick([]).held
+        with pytest.raises(RemoteError):
+            many = [(5, 0, b"%d" % n, b"x" * 1000) for n in range(4000)]  # the answer comes before all is sent
+            a.commit(changes(0, {5: held[5] - 1}, known=many, work=many))
+    assert not caplog.messages
+
+
 def test_rows_arrive_as_they_were(url: str) -> None:
     values = [b"", b"\0", bytes(range(256)), b"x" * 70_000]
     known = [(slot, slot % 5, b"%d" % slot, values[slot % len(values)]) for slot in range(256)]
