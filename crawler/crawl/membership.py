@@ -82,6 +82,7 @@ def join(config: Config, root: Path, part: int) -> Membership:
         raise ConfigError([*conflicts, advice])
     truth = PostgresTruth(address, config.cluster_lease, node.member(part), node.name, secret)
     try:
+        truth.check_alone()
         joined = truth.join(seeding=part == 0 and bool(config.urls or config.input))
     except BaseException:
         truth.close()

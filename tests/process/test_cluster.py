@@ -107,6 +107,23 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
         cluster.check(web, PAGES)
 
 
+def test_a_process_that_dies_while_the_database_is_gone_is_begun_again_when_it_is_back(cluster: Cluster) -> None:
+    web = tree(120)
+    server = postgres()
+    with web.running():
+        node = cluster.begin("a", url_of(web, 1), "--rate", "40", "--processes", "2")
+        until(lambda: cluster.is_shared(a=2) and len(web.visits) > 20)
+        server.kill()
+        try:
+            kill(parts_of(node.pid)[0])
+            until(lambda: "is begun again when the database is there" in cluster.said("a"))
+            time.sleep(1.5)
+        finally:
+            server.start()
+        cluster.wait()
+        cluster.check(web, 120)
+
+
 @pytest.mark.slow
 def test_a_commit_without_an_answer_was_made_or_was_not(cluster: Cluster) -> None:
     web = tree(PAGES)

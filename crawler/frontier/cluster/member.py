@@ -26,7 +26,7 @@ from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.lessees import Lessee, Lessees
 from crawler.frontier.cluster.lost_disks import LostDisks
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
-from crawler.frontier.cluster.truth import NOBODY, Row, Tick
+from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, Row, Tick
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_state
 from crawler.frontier.store import Store
@@ -38,7 +38,6 @@ T = TypeVar("T")
 
 SURE: Final = 0.9
 """Of a lease: the rest is for a clock that runs a little slower than the database's."""
-TICK_EVERY_S_MAX: Final = 1.0
 STEP_S: Final = 0.05
 RECEIVE_EVERY_S: Final = 0.1
 END_EVERY_S: Final = 0.2

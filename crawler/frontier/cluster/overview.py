@@ -106,17 +106,18 @@ def _node(
     alone: Mapping[int, list[int]],
 ) -> NodeView:
     numbers = {part.number for part in parts}
-    is_here = any(here[number] for number in numbers)
+    last = min(parts, key=lambda part: part.seen_ago_s)  # the others may be of more processes than it has by now
+    is_here = here[last.number]
     state = "lost" if parts[0].is_lost else "alive" if any(part.is_alive for part in parts) else "gone" if is_here else "left"
     waiting = [boxes[number] for number in numbers if number in boxes]
     lengths = [length for number in numbers for length in alone.get(number, ())]
     return NodeView(
         node=node,
-        name=parts[-1].name,
+        name=last.name,
         state=state,
         parts=len(parts),
         slots=sum(owner in numbers for owner in owned),
-        seen_ago_s=min(part.seen_ago_s for part in parts),
+        seen_ago_s=last.seen_ago_s,
         reads_lists=any(part.is_seeding for part in parts) and not parts[0].is_lost,
         messages=sum(box.messages for box in waiting),
         messages_oldest_s=max((box.oldest_s for box in waiting), default=0.0),
@@ -139,6 +140,7 @@ def declare_lost(address: Address, lease_s: float, name: str) -> NodeView:
         try:
             with connection.transaction():
                 values = {"node": found[0].node, "lease": lease_s}
+                connection.execute(tables.STALLED)
                 alive = connection.execute(tables.DECLARED, values).fetchone()
                 if alive is None:
                     raise ConfigError(f"{name} was heard of less than a lease ago: only a node that is gone can be lost")

@@ -8,8 +8,10 @@ password of a URL is in no message.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -23,11 +25,15 @@ from crawler.frontier.cluster import schema as tables
 from crawler.frontier.cluster.columns import byteas, small_ints
 from crawler.frontier.cluster.gauges import TABLES
 from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, told
-from crawler.frontier.cluster.truth import NOBODY, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
+from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
 from crawler.frontier.rocksdb.layout import URL_RULES
 
 LEASE_S_MIN: Final = 2.0
 MARK_PREFIX: Final = b"mark:"
+BEATS_OF_THE_DEAD_MAX: Final = 2
+"""What a process sent last may be done after its end."""
+
+logger: Final = logging.getLogger(__name__)
 
 
 def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, int]:
@@ -77,6 +83,7 @@ class PostgresTruth:
         self._loading: Session | None = None
         self._number = NOBODY
         self._incarnation = 0
+        self._joins_unanswered = 0
 
     # -- sessions -------------------------------------------------------------------------------------------------
 
@@ -115,20 +122,46 @@ class PostgresTruth:
 
     # -- membership -----------------------------------------------------------------------------------------------
 
+    def check_alone(self) -> None:
+        """Before the first ``join``, as which no process may be at work. Waits for what the one before said last to grow old.
+        ConfigError: it goes on saying that it lives."""
+        said: set[object] = set()
+        values = {"dir": self._directory, "within": 2 * min(self._lease_s / 4, TICK_EVERY_S_MAX)}
+        while found := self._all(tables.SEEN, values):
+            said.update(found)
+            if len(said) > BEATS_OF_THE_DEAD_MAX:
+                raise ConfigError(
+                    "cluster: this node is being crawled as by another process, which has this directory too, or a copy of it: "
+                    "a node has one directory, and a directory one process; take another --output here"
+                )
+            time.sleep(0.05)
+
+    def _follow(self, incarnation: int, *, lost: bool) -> None:
+        """``incarnation``: of the process that has joined last. Joins of ours may have been made without an answer."""
+        if lost:
+            raise ConfigError(
+                "cluster: this directory was declared lost (crawler cluster lost), and what it held is visited again: "
+                "take another --output, or --fresh"
+            )
+        self._joins_unanswered += 1
+        if self._incarnation and incarnation >= self._incarnation + self._joins_unanswered:
+            raise StorageError(
+                f"{self._address.shown}: another process has joined as this node: it has this directory too, or a copy of it. "
+                "What is committed is safe; end one of the two, and begin it again with another --output",
+                final=True,
+            )
+
     def join(self, *, seeding: bool) -> Joined:
         try:
             connection = self._session()
             with connection.transaction():
                 values = {"dir": self._directory, "node": self._node, "name": socket.gethostname(), "seeding": seeding}
                 before = connection.execute(tables.BEFORE, values).fetchone()
+                if before is not None:
+                    self._follow(before[1], lost=before[2])
                 row = connection.execute(tables.JOIN, values).fetchone()
                 assert row is not None
-                self._number, self._incarnation, commits, state, lost = row
-                if lost:
-                    raise ConfigError(
-                        "cluster: this directory was declared lost (crawler cluster lost), and what it held is visited again: "
-                        "take another --output, or --fresh"
-                    )
+                self._number, incarnation, commits, state = row
                 keep = connection.execute(tables.KEEP, {"lease": self._lease_s, "id": self._number})
                 held = {int(slot): int(epoch) for slot, epoch in keep.fetchall()}
                 own = connection.execute("SELECT key, value FROM own WHERE member = %s", [self._number]).fetchall()
@@ -136,6 +169,7 @@ class PostgresTruth:
                 assert now is not None
         except psycopg.Error as error:
             raise self._failed(error) from None
+        self._incarnation, self._joins_unanswered = incarnation, 0
         out_long = _keys(before[0]) if before is not None else []
         return Joined(self._number, self._secret, commits, bytes(state), dict(own), held, float(now[0]), out_long)
 
@@ -156,7 +190,9 @@ class PostgresTruth:
             raise self._failed(error) from None
         for slot, *_ in mine:  # another snapshot: what is ours by now
             by_slot[slot] = self._number
-        is_member = any(view.number == self._number and view.seen_ago_s < self._lease_s for view in views)
+        if NOBODY in by_slot.values():
+            self._end_stalled()
+        is_member = any(view.number == self._number and view.incarnation == self._incarnation for view in views)
         return Tick(
             {int(slot): int(epoch) for slot, epoch, *_ in mine},
             frozenset(slot for slot, _, surplus, *_ in mine if surplus),
@@ -168,11 +204,18 @@ class PostgresTruth:
             is_member=is_member,
         )
 
+    def _end_stalled(self) -> None:
+        """Commits that others began more than a lease ago and have not sent to their end: they keep slots that are free."""
+        [(ended,)] = self._all(tables.STALLED)
+        if ended:
+            logger.warning("cluster: a node has stalled in the middle of a commit, which is ended: it kept hosts that are free")
+
     def release(self, slots: Sequence[int]) -> None:
         self._do("UPDATE slot SET owner = NULL, until = NULL WHERE id = ANY(%s) AND owner = %s", [list(slots), self._number])
 
     def leave(self) -> None:
-        self._do("UPDATE slot SET owner = NULL, until = NULL WHERE owner = %s", [self._number])
+        own = "SELECT id FROM member WHERE id = %s AND incarnation = %s"
+        self._do(f"UPDATE slot SET owner = NULL, until = NULL WHERE owner = ({own})", [self._number, self._incarnation])  # noqa: S608
         gone = "UPDATE member SET here = false, out_long = '{}' WHERE id = %s AND incarnation = %s"
         self._do(gone, [self._number, self._incarnation])
 
@@ -264,8 +307,8 @@ class PostgresTruth:
 
 def members_of(rows: Sequence[tuple[Any, ...]]) -> list[MemberView]:
     return [
-        MemberView(number, node, name, seen_ago_s, alive, seeding, lost, bytes(state))
-        for number, node, name, seen_ago_s, alive, seeding, lost, state in rows
+        MemberView(number, node, name, seen_ago_s, alive, seeding, lost, bytes(state), incarnation)
+        for number, node, name, seen_ago_s, alive, seeding, lost, state, incarnation in rows
     ]
 
 

@@ -59,16 +59,19 @@ FROM held CROSS JOIN fair LEFT JOIN mine ON mine.id = held.id LEFT JOIN free ON 
 """
 OWNERS: Final = "SELECT id, CASE WHEN until > clock_timestamp() THEN owner END FROM slot"
 MEMBERS: Final = """SELECT id, node::text, name, extract(epoch FROM clock_timestamp() - seen)::float8,
-  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state FROM member ORDER BY id"""
+  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state, incarnation
+  FROM member ORDER BY id"""
 BOXES: Final = """SELECT dest, count(*), sum(octet_length(data)), extract(epoch FROM clock_timestamp() - min(made))::float8
   FROM box GROUP BY dest"""
 
-BEFORE: Final = "SELECT out_long FROM member WHERE dir = %(dir)s FOR UPDATE"
+SEEN: Final = """SELECT seen FROM member
+  WHERE dir = %(dir)s AND here AND seen > clock_timestamp() - make_interval(secs => %(within)s)"""
+BEFORE: Final = "SELECT out_long, incarnation, lost FROM member WHERE dir = %(dir)s FOR UPDATE"
 JOIN: Final = """
 INSERT INTO member (dir, node, name, seen, seeding) VALUES (%(dir)s, %(node)s, %(name)s, clock_timestamp(), %(seeding)s)
 ON CONFLICT (dir) DO UPDATE SET incarnation = member.incarnation + 1, name = excluded.name, seen = excluded.seen, here = true,
   seeding = member.seeding OR excluded.seeding, out_long = '{}'
-RETURNING id, incarnation, commits, state, lost
+RETURNING id, incarnation, commits, state
 """
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
   WHERE owner = %(id)s RETURNING id, epoch"""
@@ -100,11 +103,20 @@ ADOPT: Final = """UPDATE box SET dest = %b WHERE id IN (
 FILLED: Final = """SELECT id FROM unnest(%b::smallint[]) AS id WHERE
   (SELECT true FROM work WHERE slot = id ORDER BY slot, family, key LIMIT 1) OR
   (SELECT true FROM known WHERE slot = id ORDER BY slot, family, key LIMIT 1)"""
-DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false WHERE node::text = %(node)s AND NOT EXISTS (
+# Another incarnation: a node that was only frozen, or cut off, must learn of it before it takes a slot.
+DECLARED: Final = """UPDATE member SET lost = true, here = false, seeding = false, incarnation = incarnation + 1
+  WHERE node::text = %(node)s AND NOT EXISTS (
   SELECT FROM member WHERE node::text = %(node)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s))
   RETURNING id"""
 GIVEN_UP: Final = """UPDATE slot SET owner = NULL, until = NULL
   WHERE owner IN (SELECT id FROM member WHERE node::text = %(node)s)"""
+# A node that is frozen while it sends a commit: to the server its transaction is neither idle nor a statement that runs, so no
+# time-out of the session ends it; and its machine may still answer for its connection. The lease is its own.
+STALLED: Final = """SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
+  WHERE a.usename = current_user AND a.wait_event = 'ClientRead' AND a.pid <> pg_backend_pid()
+  AND CASE WHEN a.application_name ~ '^flatcrawler [0-9]+[.][0-9]+$'
+    THEN a.xact_start < clock_timestamp() - make_interval(secs => split_part(a.application_name, ' ', 2)::float8) END
+  AND a.pid IN (SELECT pid FROM pg_locks WHERE relation IN (to_regclass('slot'), to_regclass('member')))"""
 DEAD_ROWS: Final = """SELECT relname::text, n_dead_tup FROM pg_stat_user_tables
   WHERE schemaname = %s"""
 END: Final = """SELECT (SELECT coalesce(bool_or(seeding), false) FROM member WHERE NOT lost), EXISTS (SELECT FROM box),

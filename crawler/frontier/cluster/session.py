@@ -5,11 +5,12 @@ The law: every wait for a response has an end. libpq sets none, and what lies be
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Generator
 from typing import Any, Final, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import errors
@@ -20,24 +21,30 @@ from crawler.frontier.cluster.columns import Byteas, ByteasDumper, SmallInts, Sm
 
 T = TypeVar("T")
 
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what follows from an error that is raised, and told by us
+
 SCHEMA_DEFAULT: Final = "crawler"
 LOAD_PATIENCE_S: Final = 60.0
 """For the next rows of a slot."""
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
 """What a fence fails with."""
+PASSING: Final = ("25006", "25P03", "25P04")
+"""What psycopg does not count as operational, and yet passes: a server takes no writes just now, as a standby does, and one whose
+disk is full; a transaction had waited for its node for too long, as where that was frozen."""
 
 
 class Address:
     """A ``postgresql://`` URL: ``?schema=NAME`` names the crawl's schema, everything else is libpq's. ConfigError: it is none."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.schema = query.pop("schema", SCHEMA_DEFAULT)
+        before, _, query = url.partition("?")
+        own = [word for word in query.split("&") if word.startswith("schema=")]
+        self.schema = unquote(own[-1].partition("=")[2]) if own else SCHEMA_DEFAULT
         if not _NAME.fullmatch(self.schema):
             raise ConfigError("cluster: the schema must be small letters, digits and _, such as ?schema=crawl_1")
-        self.conninfo = urlunsplit(parts._replace(query=urlencode(query)))
+        others = "&".join(word for word in query.split("&") if word not in own)  # as they were: libpq reads no + as a space
+        self.conninfo = f"{before}?{others}" if others else before
         try:
             told = conninfo_to_dict(self.conninfo)
         except psycopg.Error:
@@ -88,7 +95,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
             keepalives_idle=max(1, int(lease_s / 3)),
             keepalives_interval=max(1, int(lease_s / 5)),
             keepalives_count=2,
-            application_name="flatcrawler",
+            application_name=f"flatcrawler {lease_s:.3f}",  # see STALLED
             options=f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
             f" -c tcp_user_timeout={int(lease_s * 1000 * 2 / 3)} -c tcp_keepalives_idle={max(1, int(lease_s / 3))}"
             f" -c tcp_keepalives_interval={max(1, int(lease_s / 5))} -c tcp_keepalives_count=2"
@@ -108,5 +115,7 @@ def told(address: Address, error: Exception) -> RemoteError | StorageError:
         return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
     text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return RemoteError(text)
+    if isinstance(error, psycopg.Error) and error.sqlstate in PASSING:
         return RemoteError(text)
     return StorageError(text, final=True)  # a fault of ours, or a schema that somebody has changed, or may not be touched

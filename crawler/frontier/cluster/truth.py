@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+TICK_EVERY_S_MAX: Final = 1.0
+"""How often a member says that it lives, and four times a lease at least."""
 NOBODY: Final = 0
 """In place of a member's number: no member owns the slot, or the message is for whoever comes to own it."""
 
@@ -73,6 +75,8 @@ class MemberView(Struct, frozen=True):
     is_seeding: bool
     is_lost: bool
     state: bytes
+    incarnation: int
+    """Of the process that has joined last."""
 
 
 class BoxView(Struct, frozen=True):
@@ -116,7 +120,8 @@ class Truth(Protocol):
     """One session, used by one thread at a time."""
 
     def join(self, *, seeding: bool) -> Joined:
-        """From now on earlier processes of this member can commit nothing. Waits for a commit of theirs that is under way."""
+        """From now on earlier processes of this member can commit nothing. Waits for a commit of theirs that is under way.
+        Raises StorageError, ``final``, where this one had joined before, and another has meanwhile."""
 
     def tick(self, out_long: Sequence[bytes]) -> Tick:
         """Renew the lease of all slots held, and take free ones up to a fair share. ``out_long``: visits an heir must suspect."""

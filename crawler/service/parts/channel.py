@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from crawler.core.errors import ConfigError, FetchError, StorageError
+from crawler.core.errors import ConfigError, FetchError, RemoteError, StorageError
 
 TELL: Final = 0
 ASK: Final = 1
@@ -139,6 +139,8 @@ class Channel(asyncio.Protocol):
 def words_of(error: Exception) -> tuple[str, list[Any]]:
     if isinstance(error, ConfigError):
         return "config", list(error.faults)
+    if isinstance(error, RemoteError):
+        return "remote", [str(error)]
     if isinstance(error, StorageError):
         return "storage", [str(error), error.errno, error.final]
     if isinstance(error, FetchError):
@@ -151,6 +153,8 @@ def words_of(error: Exception) -> tuple[str, list[Any]]:
 def error_of(kind: str, words: list[Any]) -> Exception:
     if kind == "config":
         return ConfigError(words)
+    if kind == "remote":
+        return RemoteError(words[0])
     if kind == "storage":
         return StorageError(words[0], errno=words[1], final=words[2])
     if kind == "fetch":

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
+from crawler.core.errors import RemoteError
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.status import Left, Rates, left
@@ -30,6 +31,7 @@ from crawler.service.parts.nursery import Nursery
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.shares import Visits
 
+AWAY_S: Final = 1.0
 DEATHS_MAX: Final = 4
 DEATHS_WITHIN_S: Final = 600.0
 """So many deaths of one part in so long end the crawl."""
@@ -55,6 +57,10 @@ class _Part:
         self.number = number
         self.channel: Channel | None = None
         self.is_open = False
+        self.was_open = False
+        """Its process, since it was begun."""
+        self.away_since: float | None = None
+        """Since when it cannot be begun again, as the database of the cluster is not to be had."""
         self.has_ended = False
         """By itself, and said so."""
         self.error: Exception | None = None
@@ -252,6 +258,9 @@ class Crew:
             if part.has_ended:
                 return
             if part.error is not None:
+                if await self._waits_for_database(part, part.error):
+                    part.error = None
+                    continue
                 self._fail(part.error)
                 return
             if self._visits is not None:
@@ -262,10 +271,23 @@ class Crew:
                 self._fail(fault)
                 return
 
+    async def _waits_for_database(self, part: _Part, error: Exception) -> bool:
+        """A part that has died is begun again as soon as the database is there, for as long as the others wait for it too."""
+        if not isinstance(error, RemoteError) or part.was_open or not self.opened.is_set():
+            return False
+        if part.away_since is None:
+            part.away_since = time.monotonic()
+            logger.warning("part %d is begun again when the database is there: %s", part.number, error)
+        if time.monotonic() - part.away_since > self.config.disk_wait and not any(other.is_open for other in self._parts):
+            return False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drain.wait(), AWAY_S)
+        return not self._drain.is_set()
+
     async def _live(self, part: _Part) -> int:
         """One process of it, from its beginning to its end; the exit code."""
         part.exit = asyncio.get_running_loop().create_future()
-        part.is_open = False
+        part.is_open = part.was_open = False
         sock = self._nursery.begin(part.number)
         _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(self._handlers(part)), sock=sock)
         part.channel = channel
@@ -284,7 +306,7 @@ class Crew:
     def _handlers(self, part: _Part) -> dict[str, Callable[..., Any]]:
         def opened(look: bytes) -> None:
             assert part.channel is not None
-            part.look, part.is_open = _looks.decode(look), True
+            part.look, part.is_open, part.was_open, part.away_since = _looks.decode(look), True, True, None
             for name, arguments in self._missed(part):
                 part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):

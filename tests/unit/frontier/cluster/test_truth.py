@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from support.clusters import until
 from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
@@ -15,8 +16,9 @@ from support.wire import wire
 
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema
+from crawler.frontier.cluster.overview import declare_lost, look
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
-from crawler.frontier.cluster.session import Address, connect
+from crawler.frontier.cluster.session import Address, connect, told
 from crawler.frontier.cluster.truth import Changes
 from crawler.frontier.rocksdb.layout import URL_RULES
 
@@ -90,6 +92,16 @@ def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
         assert not a.end().has_messages
 
 
+def test_the_client_says_nothing_of_its_own_where_slots_are_lost(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with member(url, "a", 60) as a:
+        a.join(seeding=False)
+        held = a.tick([]).held
+        with pytest.raises(RemoteError):
+            many = [(5, 0, b"%d" % n, b"x" * 1000) for n in range(4000)]  # the answer comes before all is sent
+            a.commit(changes(0, {5: held[5] - 1}, known=many, work=many))
+    assert not caplog.messages
+
+
 def test_rows_arrive_as_they_were(url: str) -> None:
     values = [b"", b"\0", bytes(range(256)), b"x" * 70_000]
     known = [(slot, slot % 5, b"%d" % slot, values[slot % len(values)]) for slot in range(256)]
@@ -115,6 +127,84 @@ def test_a_process_that_another_has_followed_commits_nothing(url: str) -> None:
         after.commit(changes(1, {7: 2}))
 
 
+def test_a_process_that_another_has_followed_learns_of_it_and_takes_nothing_back(url: str) -> None:
+    """Both are at work: a directory was copied, or is used by two machines."""
+    with member(url, "a", 60) as before, member(url, "a", 60) as after:
+        before.join(seeding=False)
+        assert len(before.tick([]).held) == 256
+        after.join(seeding=False)
+        assert not before.tick([]).is_member
+        with pytest.raises(StorageError, match="another process has joined as this node") as told_of:
+            before.join(seeding=False)
+        assert told_of.value.final
+        before.leave()
+        assert len(after.tick([]).held) == 256, "they are not the first one's to give up"
+
+
+def test_a_join_that_was_made_and_not_answered_is_nobody_elses(url: str) -> None:
+    with member(url, "a", 60) as a:
+        a.join(seeding=False)
+        number = a._joins_unanswered
+        a._follow(a._incarnation, lost=False)  # what is left of a join that was made without an answer
+        rows(url, "UPDATE member SET incarnation = incarnation + 1")
+        a.join(seeding=False)
+        assert a.tick([]).is_member and a._joins_unanswered == number == 0
+
+
+def test_no_process_begins_while_another_is_at_work_as_the_same_member(url: str) -> None:
+    with member(url, "a") as before, member(url, "a") as after:
+        after.check_alone()
+        before.join(seeding=False)
+        before.tick([])
+        after.check_alone()  # it is heard of no more
+        stopped = threading.Event()
+
+        def live() -> None:
+            while not stopped.wait(LEASE_S / 4):
+                before.tick([])
+
+        before.tick([])
+        thread = threading.Thread(target=live)
+        thread.start()
+        try:
+            with pytest.raises(ConfigError, match="a node has one directory"):
+                after.check_alone()
+        finally:
+            stopped.set()
+            thread.join()
+        before.leave()
+        began = time.monotonic()
+        after.check_alone()
+        assert time.monotonic() - began < LEASE_S / 8, "one that has left is not waited for"
+
+
+def test_a_member_declared_lost_while_it_was_frozen_takes_no_slot_when_it_is_thawed(url: str) -> None:
+    with member(url, "a") as a:
+        a.join(seeding=False)
+        assert len(a.tick([]).held) == 256
+        rows(url, "UPDATE member SET seen = seen - interval '1 hour'")
+        [node] = rows(url, "SELECT node::text FROM member")
+        declare_lost(Address(url), LEASE_S, *node)
+        thawed = a.tick([])
+        assert thawed.held == {} and not thawed.is_member
+        with pytest.raises(ConfigError, match="was declared lost"):
+            a.join(seeding=False)
+
+
+def test_a_node_that_has_left_has_left_though_it_once_had_more_processes(url: str) -> None:
+    address, node = Address(url), uuid.uuid4()
+    _, secret = open_crawl(address, LEASE_S, "{}")
+    for part, ends in ((0, False), (1, False), (0, True)):  # killed, and begun again with one process
+        with contextlib.closing(PostgresTruth(address, LEASE_S, uuid.uuid5(node, str(part)), node, secret)) as truth:
+            truth.join(seeding=False)
+            rows(url, "UPDATE member SET seen = seen - interval '1 hour' WHERE dir <> %s", uuid.uuid5(node, str(part)))
+            if ends:
+                truth.leave()
+    assert [node.state for node in look(address, LEASE_S).nodes] == ["left"]
+    rows(url, "UPDATE member SET here = true, seen = seen - interval '1 hour'")
+    assert [node.state for node in look(address, LEASE_S).nodes] == ["gone"]
+
+
 def test_slots_of_a_member_cut_off_inside_a_transaction_are_free_within_two_leases(url: str) -> None:
     with member(url, "a") as a, member(url, "b") as b:
         number = a.join(seeding=True).number
@@ -128,6 +218,33 @@ def test_slots_of_a_member_cut_off_inside_a_transaction_are_free_within_two_leas
             b.join(seeding=False)
             until(lambda: len(b.tick([]).held) == 256, 3 * LEASE_S)
             assert time.monotonic() - began < 2 * LEASE_S
+
+
+def test_slots_of_a_member_frozen_while_it_sends_a_commit_are_free_within_two_leases(url: str) -> None:
+    """Its machine answers for the connection; and to wait for the rest of a commit is neither to be idle nor to run."""
+    with member(url, "a") as a, member(url, "b") as b, contextlib.closing(connect(Address(url), LEASE_S)) as session:
+        number = a.join(seeding=True).number
+        held = dict(sorted(a.tick([]).held.items()))
+        with contextlib.suppress(psycopg.OperationalError), session.pipeline():
+            session.execute("BEGIN")
+            session.execute(schema.FENCE_SLOTS, {"slots": list(held), "epochs": list(held.values()), "id": number})
+            began = time.monotonic()
+            b.join(seeding=False)
+            until(lambda: len(b.tick([]).held) == 256, 3 * LEASE_S)
+            assert LEASE_S / 2 < time.monotonic() - began < 2 * LEASE_S
+
+
+def test_a_commit_of_a_node_with_a_longer_lease_is_given_that_long(url: str) -> None:
+    with member(url, "a", 60) as a, member(url, "b", 0.5) as b, contextlib.closing(connect(Address(url), 60)) as session:
+        number = a.join(seeding=True).number
+        held = dict(sorted(a.tick([]).held.items()))
+        b.join(seeding=False)
+        with session.pipeline():
+            session.execute("BEGIN")
+            session.execute(schema.FENCE_SLOTS, {"slots": list(held), "epochs": list(held.values()), "id": number})
+            time.sleep(1)
+            b._end_stalled()
+            session.execute("COMMIT")
 
 
 def test_a_join_waits_for_a_commit_of_the_process_before_that_is_under_way(url: str) -> None:
@@ -168,6 +285,21 @@ def test_an_address_shows_no_password_and_names_a_schema() -> None:
     assert address.clean(f"password {PASSWORD} is\n wrong") == "password *** is wrong"
     with pytest.raises(ConfigError, match="schema"):
         Address("postgresql://db/crawls?schema=a;drop")
+
+
+@pytest.mark.parametrize(
+    ("given", "libpq"),
+    [
+        ("postgresql:///crawls?host=/run/postgresql&schema=x_1", "postgresql:///crawls?host=/run/postgresql"),
+        ("postgresql://u@db/crawls?schema=x_1&passfile=/my%20own/pass", "postgresql://u@db/crawls?passfile=/my%20own/pass"),
+        ("postgresql://u@db/crawls?password=a+b&schema=x_1", "postgresql://u@db/crawls?password=a+b"),
+        ("postgresql://u:a#b@a:1,b:2/crawls?schema=x_1&connect_timeout=3", "postgresql://u:a#b@a:1,b:2/crawls?connect_timeout=3"),
+        ("postgresql://db/crawls?schema=x_1", "postgresql://db/crawls"),
+    ],
+)
+def test_what_is_not_the_schema_comes_to_libpq_as_it_was_given(given: str, libpq: str) -> None:
+    address = Address(given)
+    assert (address.schema, address.conninfo) == ("x_1", libpq)
 
 
 def test_every_session_has_settings_below_the_lease(url: str) -> None:
@@ -229,3 +361,39 @@ def test_whether_there_is_anything_of_a_slot_is_told_by_the_index_alone(url: str
         assert a.filled(range(256)) == [0, 1, 2, 3, 9]
     plan = "".join(line for (line,) in rows(url, f"EXPLAIN {schema.FILLED}", list(range(256))))
     assert "Seq Scan on known" not in plan and "known_pkey" in plan
+
+
+@contextlib.contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """Meanwhile no new session of the crawler may write, as on a standby."""
+    setting = "ALTER ROLE crawler {} default_transaction_read_only"
+    rows(url, setting.format("SET") + " = on")
+    try:
+        yield
+    finally:
+        with psycopg.connect(url.partition("?")[0], options="-c default_transaction_read_only=off", autocommit=True) as own:
+            own.execute(setting.format("RESET"))
+
+
+def test_a_database_that_takes_no_writes_just_now_is_one_that_is_not_to_be_had(url: str) -> None:
+    with member(url, "a") as a:
+        held = a.join(seeding=True) and a.tick([]).held
+        a.close()
+        with read_only(url):
+            for asked in (lambda: a.join(seeding=False), lambda: a.tick([]), lambda: a.commit(changes(0, {5: held[5]}))):
+                with pytest.raises(RemoteError, match="read-only") as told:
+                    asked()
+                assert not told.value.at_once
+        a.join(seeding=False)
+
+
+def test_a_transaction_that_waited_for_its_node_for_too_long_is_made_again(url: str) -> None:
+    with member(url, "a") as a:
+        a.join(seeding=True)
+        session = connect(Address(url), LEASE_S)
+        with contextlib.closing(session):
+            session.execute("BEGIN")
+            time.sleep(LEASE_S / 2)  # the server ends it after a third of a lease
+            with pytest.raises(psycopg.Error) as told_of:
+                session.execute("SELECT 1")
+    assert isinstance(told(Address(url), told_of.value), RemoteError)
