@@ -2,8 +2,8 @@
 
 RocksDB reads its log up to the first damaged record, and its MANIFEST up to the last whole one, and takes that for the end. After
 a power cut that is right. But one bit flipped in the middle, or half a copy, would silently take back everything acknowledged
-since. Closed in order, a store has no log: all of it is in tables, which were synced as they were written. Invariant: what is noted here was synced before,
-so a store that ends earlier is damaged.
+since. Closed in order, a store has no log: all of it is in tables, which were synced as they were written. Invariant: what is
+noted here was synced before, so a store that ends earlier is damaged.
 
 The file is mapped into memory: a note costs no system call and survives SIGKILL; a power cut leaves an older one.
 """
