@@ -351,3 +351,16 @@ def test_a_disk_that_is_not_mounted_any_more_is_not_taken_for_an_empty_one(web, 
     assert command("recrawl", str(root)).returncode == 0
     done = crawled(web, root, f"file://{other}")  # another place is begun as the first was
     assert done.returncode == 0 and all(written(root).values()) and any(other.iterdir()), done.stderr
+
+
+def test_a_copy_of_a_crawl_stores_all_that_it_has_in_its_own_folder(web, tmp_path):
+    root, copy, there = tmp_path / "out", tmp_path / "copy", tmp_path / "there"
+    assert crawled(web, root, f"file://{there}").returncode == 0
+    assert command("checkpoint", str(root), str(copy)).returncode == 0
+    assert written(copy).keys() == written(root).keys() and not any(written(copy).values()) and all(written(root).values())
+    done = crawled(web, copy, f"file://{there}")
+    assert done.returncode == 0 and all(written(copy).values()), done.stderr
+    assert len(list(there.iterdir())) == 2
+    for directory in (root, copy):
+        sound = command("verify", str(directory), "--stored")
+        assert (sound.returncode, sound.stdout) == (0, ""), sound.stderr
