@@ -33,6 +33,7 @@ def checkpoint(arguments: Sequence[str]) -> int:
     parser.add_argument("target", metavar="TARGET", help="what is made; it must not exist")
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
+    from crawler.crawl.maintenance import forget_stored
     from crawler.output import crawl_in
     from crawler.output.checkpoint import move
 
@@ -41,6 +42,7 @@ def checkpoint(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{target}: there is something already")
     made, missing = _taken(root, namespace)
     move(made, target)
+    forget_stored(target)
     for file in missing:
         say(f"{file} was not there: crawler retire {target} --missing says so in the copy")
     say(f"{target}: a copy of {root}")

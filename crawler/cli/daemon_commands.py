@@ -93,9 +93,11 @@ def add(arguments: Sequence[str]) -> int:
     client, namespace = _client(parser, arguments)
     if not namespace.urls and not namespace.input:
         raise ConfigError("nothing to add: name URLs or a list (-i FILE)")
-    from crawler.parse.seeds import check_urls
+    from crawler.core.urls import UrlRules
+    from crawler.parse.seeds import LINE_BYTES_MAX, check_urls
 
-    if faults := check_urls(namespace.urls, command="crawler add"):
+    rules = UrlRules(LINE_BYTES_MAX)  # how long a URL may be, the daemon knows
+    if faults := check_urls(namespace.urls, rules, command="crawler add"):
         raise ConfigError(faults)
     if namespace.list and len(namespace.input) + bool(namespace.urls) != 1:
         raise ConfigError("--list names one list: give one -i FILE, or URLs")

@@ -43,8 +43,9 @@ def explain(
     ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
     the page ``via``, if that is known). FetchError: ``via`` is not a URL."""
     config = read_section(root, ScopeConfig) or ScopeConfig()
+    rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
     try:
-        canonical = urls.parse(url, rules=urls.UrlRules(config.max_url, config.drop_params, config.sort_query)).href
+        canonical = urls.parse(url, rules=rules).href
     except FetchError as error:
         return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
     explanation: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
@@ -61,7 +62,7 @@ def explain(
         return explanation | {"state": known}
     if via is None:
         return explanation | _refusal(store, config, canonical)
-    return explanation | _absence(root, store, config, canonical, via, is_retired)
+    return explanation | _absence(root, store, config, canonical, urls.parse(via, rules=rules).href, is_retired)
 
 
 def record_of(known: Known) -> dict[str, Any]:
@@ -117,15 +118,15 @@ def _refusal(store: Store | CrawlReader, config: ScopeConfig, url: str) -> dict[
 def _absence(
     root: Path, store: Store | CrawlReader, config: ScopeConfig, url: str, via: str, is_retired: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """Why a link that is said to stand on the page ``via`` was not admitted."""
+    """Why a link that is said to stand on the page ``via``, a canonical URL, was not admitted."""
     absence: dict[str, Any] = {"rule": None, "depth": config.depth, "scope": config.scope, "via": None, "unread": None}
-    page = store.lookup(urls.canonical(via))
+    page = store.lookup(via)
     if isinstance(page, Known):
         obeys = (read_section(root, PolitenessConfig) or PolitenessConfig()).robots
         via_page = _Via(config, page, _row(root, page, is_retired), obeys)
         return absence | {"via": page.link.url} | via_page.left_out(url, store.budgets(url))
     if page is not None:
-        absence |= {"via": urls.canonical(via), "unread": "it waits for its visit"}
+        absence |= {"via": via, "unread": "it waits for its visit"}
     return absence
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from crawler.config.render import read_identity
 from crawler.core.batch import Batch
 from crawler.core.clock import Clock
@@ -61,10 +63,24 @@ def _retired(root: Path, store: Store, files: Sequence[str]) -> list[str]:
     marks = _own(store.marks())
     there = {file: 0.0 for file, mark in marks.items() if (file not in files if files else is_there(root / file))}
     gone = {file: mark for file, mark in noticed(marks, there).items() if not marks[file].retired}
-    if gone:
-        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(gone))
-        store.commit(store.prepare(batch), [], {})
+    _mark(store, gone)
     return list(gone)
+
+
+def forget_stored(root: Path) -> None:
+    """Of a copy of a crawl: what that crawl has stored elsewhere stands in a folder of its own, and this one stores it anew."""
+    with contextlib.closing(open_reader(root / "frontier")) as reader:
+        if not any(mark.stored for mark in reader.marks().values()):
+            return
+    with stores_of(root) as stores:
+        for store in stores:
+            _mark(store, {file: replace(mark, stored=False) for file, mark in store.marks().items() if mark.stored})
+
+
+def _mark(store: Store, marks: Mapping[str, Mark | None]) -> None:
+    if marks:
+        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(marks))
+        store.commit(store.prepare(batch), [], {})
 
 
 def _own(marks: Mapping[str, Mark]) -> dict[str, Mark]:

@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from crawler.core.durable import length_of, make_dir, rename
+from crawler.core.durable import length_of, make_dir, rename, sync_file
 from crawler.core.errors import ConfigError, StorageError
 
 T = TypeVar("T")
@@ -56,11 +56,11 @@ class Bucket(Protocol):
         """Whether a copy of this file stands there. Raises as ``put``; BucketError, ``is_other``: what stands there is none."""
 
 
-def open_bucket(url: str) -> Bucket:
-    """What a ``store_url`` names. ConfigError: what it needs is not installed."""
+def open_bucket(url: str, note: Path | None = None) -> Bucket:
+    """What a ``store_url`` names; for ``note`` see ``Folder``. ConfigError: what it needs is not installed."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return Folder(Path(unquote(parts.path)))
+        return Folder(Path(unquote(parts.path)), note)
     return S3Bucket(parts.netloc, parts.path.strip("/"))
 
 
@@ -70,10 +70,13 @@ def upload_bytes(url: str) -> int:
 
 
 class Folder:
-    """A directory of this machine, perhaps of a file system that it shares with others."""
+    """A directory of this machine, perhaps of a file system that it shares with others, or of a disk that comes and goes.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    ``note`` is a file that remembers in which folder copies were begun: one that has gone since is not made anew, as it would be
+    on the disk that is there instead."""
+
+    def __init__(self, root: Path, note: Path | None = None) -> None:
+        self._root, self._note = root, note
 
     async def put(self, name: str, path: Path, length: int) -> None:
         await self._told(self._put, self._root / name, path, length)
@@ -101,6 +104,7 @@ class Folder:
         if self._holds(target, path, length, stop):
             return
         with path.open("rb", buffering=0) as source:
+            self._begin(self._root / target.relative_to(self._root).parts[0])
             make_dir(target.parent)
             part = target.with_name(f"{target.name}.part")
             with part.open("wb", buffering=0) as copy:
@@ -110,6 +114,20 @@ class Folder:
                         view = view[copy.write(view) :]
                 os.fsync(copy.fileno())
         rename(part, target)
+
+    def _begin(self, folder: Path) -> None:
+        if self._note is None:
+            return
+        named = os.fsencode(folder)
+        is_noted = length_of(self._note) >= 0 and self._note.read_bytes() == named
+        if is_noted and not folder.is_dir():
+            raise BucketError(f"{folder} has gone: is a disk missing? If the copies were moved, make that directory again")
+        if not is_noted:
+            make_dir(folder)
+            temporary = self._note.with_name(f"{self._note.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(named)
+            sync_file(temporary)
+            rename(temporary, self._note)
 
 
 class S3Bucket:

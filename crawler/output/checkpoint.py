@@ -8,6 +8,7 @@ seen under its name.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -167,8 +168,31 @@ def move(source: Path, target: Path) -> None:
         raise ConfigError(f"{target}: there is something already")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(source, target)
-        sync_file_system(target)
+        try:
+            source.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_all(source, target)
+            shutil.rmtree(source, ignore_errors=True)
         sync_dir(target.parent)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}; the checkpoint is at {source}") from error
+
+
+def _copy_all(source: Path, target: Path) -> None:
+    """To another disk, durably. Raises OSError where one cannot be copied: nothing of it is left there. ConfigError."""
+    made = target.with_name(target.name + _UNFINISHED)
+    if made.exists():
+        raise ConfigError(f"{made}: left by a copy that was not finished: delete it; the checkpoint is at {source}")
+    try:
+        for folder, _, files in os.walk(source):
+            to = made / Path(folder).relative_to(source)
+            to.mkdir()
+            for file in files:
+                shutil.copy2(Path(folder, file), to / file)
+        sync_file_system(made)
+        made.rename(target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise

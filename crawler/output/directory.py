@@ -27,7 +27,10 @@ from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
 from crawler.output.file_names import EXCHANGE
 
-PARTS: Final = ("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp", "cookies.txt", "store.id", "crawl.toml")
+PARTS: Final = (
+    *("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp"),
+    *("cookies.txt", "store.id", "store.place", "crawl.toml"),
+)
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
 LOCK: Final = "lock"
 _is_previous = re.compile(r"previous-\d{14}(?:\.\d+)?").fullmatch

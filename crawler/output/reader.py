@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
+from crawler.config.render import read_section
+from crawler.config.sections import ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there
 from crawler.core.errors import StorageError
@@ -98,8 +100,10 @@ class CrawlReader:
 
     def lookup(self, url: str) -> Known | str | None:
         """What is known of a URL, as a person writes it: its record, ``"waiting"``, ``"retrying"``, None. FetchError: it is
-        no URL."""
-        return self._store.lookup(urls.canonical(url))
+        no URL. ConfigError: the settings that say what is canonical in this crawl cannot be read."""
+        config = read_section(self.root, ScopeConfig, ("max_url", "drop_params", "sort_query")) or ScopeConfig()
+        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        return self._store.lookup(urls.parse(url, rules=rules).href)
 
     def known(self, url: str) -> Known | str | None:
         """As ``lookup``, of a canonical URL."""

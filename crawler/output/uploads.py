@@ -36,6 +36,8 @@ AGAIN_MAX_S: Final = 60.0
 """After a failure: twice as long each time, less some of it by chance."""
 ID: Final = "store.id"
 """The file that holds the folder of a crawl's directory where its files are stored."""
+PLACE: Final = "store.place"
+"""The file that says, of a ``file://`` store, where that folder was made."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -194,7 +196,7 @@ def open_uploads(
     jitter: Callable[[], float],
 ) -> Uploads:
     """Of the crawl in ``root``, to where ``url`` says. Raises ConfigError, StorageError."""
-    bucket, folder = open_bucket(url), folder_of(root)
+    bucket, folder = open_bucket(url, root / PLACE), folder_of(root)
     logger.info("full files are stored at %s/%s/", url, folder)
     return Uploads(root, bucket, folder, marks=marks, mark=mark, marking=marking, rolled=rolled, jitter=jitter)
 

@@ -1,14 +1,19 @@
 """A copy of a crawl's directory, taken while it crawls: it is whole, and a crawl goes on from it without loss."""
 
 import json
+import os
+import shlex
+import subprocess
 import time
 
 import pytest
 from support.crews import kill, parts_of
 from support.daemons import served
-from support.programs import LOCAL, command, crawler, rows_of
+from support.programs import CLEAN, LOCAL, command, command_of, crawler, rows_of
 from support.sinful import Site, running
 from support.webs import Web, page
+
+MOUNTING = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +118,27 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     (root / "checkpoints" / "x.unfinished").mkdir(parents=True)
     assert command("checkpoint", str(root), str(tmp_path / "x")).returncode == 0
     assert not list((root / "checkpoints").iterdir()), "what a kill left is gone"
+
+
+def test_a_copy_that_does_not_fit_on_another_disk_is_not_there_and_one_that_fits_is_whole(tmp_path, site):
+    root, disk = tmp_path / "d", tmp_path / "disk"
+    disk.mkdir()
+    assert command("run", *urls(site, 20), "-o", str(root), *LOCAL).returncode == 0
+    copies = root / "checkpoints"
+
+    def on_disk_of(size, target):
+        """What is said, and what is on the disk afterwards."""
+        copy = shlex.join(command_of(["checkpoint", str(root), target]))
+        verify = shlex.join(command_of(["verify", target]))
+        script = f"mount -t tmpfs -o size={size} tmpfs {disk} || exit 77; {copy}; echo rc $?; ls -A {disk}; {verify}"
+        ended = subprocess.run([*MOUNTING, "sh", "-c", script], env=CLEAN, capture_output=True, text=True, check=False)
+        if ended.returncode == 77 or "unshare" in ended.stderr:
+            pytest.skip("no mount namespaces here")
+        return ended.stderr, ended.stdout.split()
+
+    said, there = on_disk_of("64k", f"{disk}/copy")
+    assert there == ["rc", "2"] and "No space left on device; the checkpoint is at" in said, said
+    assert [command("verify", str(made)).returncode for made in copies.iterdir()] == [0], "it is where it is said to be"
+    said, there = on_disk_of("64m", f"{disk}/copy")
+    assert there == ["rc", "0", "copy"] and "no faults" in said, said
+    assert len(list(copies.iterdir())) == 1, "the second was moved"

@@ -113,6 +113,20 @@ def test_cat_of_a_failure_says_how_it_ended(crawled):
     assert ended.returncode == 4 and "ended as connect_error: no body was kept" in ended.stderr
 
 
+def test_a_url_may_be_asked_for_as_it_was_listed_or_linked(tmp_path):
+    listed, long, asked = "/a?utm_source=mail&y=1&x=2", "/" + "n" * 3000, {}
+    with webs.Web(default=lambda host, path: webs.page("/left-out", path)).running() as web:
+        for path in (listed, long):
+            asked[path] = web.url("127.0.0.1", path)
+        rules = ("--drop-params", "utm_*", "--sort-query", "--max-url", "4000")
+        (tmp_path / "list").write_text("\n".join(asked.values()))
+        assert command("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *rules, *LOCAL).returncode == 0
+    assert b"/a?x=2&y=1" in raw("cat", str(tmp_path / "out"), asked[listed])
+    assert long.encode() in raw("cat", str(tmp_path / "out"), asked[long])
+    told = command("why", web.url("127.0.0.1", "/left-out"), "--via", asked[listed], "--data", str(tmp_path / "out")).stdout
+    assert "left out by the rule depth" in told
+
+
 def test_a_text_that_is_no_url_is_a_usage_error(crawled):
     assert command("cat", str(crawled), "not a url").returncode == 2
 

@@ -250,3 +250,13 @@ def test_several_lists_and_urls_of_the_command_line_are_one_crawl(site, tmp_path
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     assert sorted(rows) == sorted([("argv", 1, "ok"), (a, 1, "ok"), (a, 2, "ok"), (b, 1, "ok"), (b, 2, "ok")])
     assert command("cat", str(tmp_path / "out"), f"{base}/2").stdout.encode() == page(2, 2000)
+
+
+def test_how_long_a_url_of_the_command_line_may_be_is_a_setting(site, tmp_path):
+    url = f"http://127.0.0.1:{site.ports['http']}/good/1?" + "n" * 3000
+    assert command("run", url, "-o", str(tmp_path / "out"), "--max-url", "4000", *LOCAL).returncode == 0
+    (tmp_path / "toml").write_text(f'max_url = 4000\nurls = ["{url}"]\n')
+    assert command("config", "check", str(tmp_path / "toml")).returncode == 0
+    for shorter in ([], ["--max-url", "100"]):
+        ended = command("run", url[: 3000 if not shorter else 101], "-o", str(tmp_path / "no"), *shorter, *LOCAL)
+        assert (ended.returncode, "(too_long)" in ended.stderr, (tmp_path / "no").exists()) == (2, True, False)

@@ -354,6 +354,8 @@ def test_what_is_refused_is_said_plainly(daemon, tmp_path):
     assert (done.returncode, "list must be" in done.stderr) == (2, True)
     assert client(daemon, "add").returncode == 2
     assert client(daemon, "add", "-i", str(tmp_path / "none")).returncode == 2
+    done = client(daemon, "add", "http://a.test/" + "n" * 3000)  # how long is too long, the daemon knows
+    assert "the URLs: 0 accepted, 1 invalid" in done.stderr and "too_long" in done.stderr
     done = command("status", "--listen", "127.0.0.1:1")
     assert done.returncode == 1
     assert "no response from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr

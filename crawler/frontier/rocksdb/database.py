@@ -288,6 +288,7 @@ class Database:
         """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked."""
         if self._rdict is None:
             return
+        end = self.sequence()
         rdict, self._rdict = self._rdict, None
         self._handles.clear()
         failed: Exception | None = None
@@ -298,7 +299,7 @@ class Database:
                 failed = failed or error
         if self._witness is not None:
             if failed is None:
-                self._witness.note(0)
+                self._witness.note(end)
             self._witness.close()
         if failed is not None:
             raise failed

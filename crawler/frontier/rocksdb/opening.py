@@ -49,7 +49,8 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
 
 
 def _look(path: Path, memory_bytes: int, synced: int) -> None:
-    """After an unclean end, read only: opening to write would bury what the log still holds behind its damage."""
+    """First read only: opening to write would bury what the log still holds behind its damage, and delete the tables that a cut
+    MANIFEST does not name."""
     try:
         database = Database(path, memory_bytes, files_max_default(), read_only=True)
     except Exception:
@@ -61,7 +62,7 @@ def _not_before(synced: int, database: Database) -> Database:
     if (end := database.sequence()) >= synced:
         return database
     database.close()
-    what = f"its log can be read up to entry {end} only, {synced} were acknowledged"
+    what = f"it can be read up to entry {end} only, {synced} were acknowledged"
     raise StorageError(f"{database.path}: the frontier store is damaged: {what}", final=True)
 
 

@@ -1,8 +1,9 @@
-"""A side file with the last RocksDB sequence number known to be synced; it detects a damaged log.
+"""A side file with the last RocksDB sequence number known to be synced; it detects a damaged log, and a MANIFEST that was cut.
 
-RocksDB reads its log up to the first damaged record and takes that for the end. After a power cut that is right. But one bit
-flipped in the middle would silently take back everything acknowledged since. Invariant: what is noted here was synced before,
-so a store that ends earlier is damaged.
+RocksDB reads its log up to the first damaged record, and its MANIFEST up to the last whole one, and takes that for the end. After
+a power cut that is right. But one bit flipped in the middle, or half a copy, would silently take back everything acknowledged
+since. Closed in order, a store has no log: all of it is in tables, which were synced as they were written. Invariant: what is
+noted here was synced before, so a store that ends earlier is damaged.
 
 The file is mapped into memory: a note costs no system call and survives SIGKILL; a power cut leaves an older one.
 """
@@ -17,7 +18,8 @@ from typing import Final
 
 NAME: Final = "synced"
 NOTE: Final = struct.Struct("<QQ")
-"""A sequence number of the store, and its complement. 0: the store was closed in order, and there is no log."""
+"""A sequence number of the store, and its complement. 0: nothing was noted yet, or the store was closed in order by an earlier
+version."""
 _ONES: Final = (1 << 64) - 1
 
 

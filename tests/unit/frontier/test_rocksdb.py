@@ -327,6 +327,39 @@ def test_a_log_damaged_in_its_middle_is_not_taken_for_one_that_ends_there(tmp_pa
     assert {name: (path / name).read_bytes() for name in before} == before, "nothing was written over it"
 
 
+def test_a_manifest_that_ends_early_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    """Of a store that was closed in order: there is no log that could tell. Half a copy may be cut between two records."""
+    driver = filled(tmp_path / "whole")
+    driver.commit([link(f"late/{n}") for n in range(5)])
+    driver.store.close()
+    ends = record_ends(next((tmp_path / "whole").glob("MANIFEST-*")).read_bytes())
+    opened = 0
+    for end in ends[:-1]:
+        path = shutil.copytree(tmp_path / "whole", tmp_path / f"cut-{end}")
+        os.truncate(next(path.glob("MANIFEST-*")), end)
+        before = {file.name: file.read_bytes() for file in path.iterdir() if not file.name.startswith("LOG")}
+        try:
+            driver = Driver("embedded", path)
+        except StorageError as error:
+            assert error.final and {name: (path / name).read_bytes() for name in before} == before, "nothing was written over it"
+            with pytest.raises(StorageError, match="damaged"):
+                open_reader(path)
+        else:
+            assert driver.store.stats().known == 605, f"cut at {end} of {ends[-1]}"
+            driver.store.close()
+            opened += 1
+    assert opened < len(ends) // 2
+
+
+def record_ends(manifest: bytes) -> list[int]:
+    """Where the records of a MANIFEST of one block end (four bytes of checksum, two of length, one of type)."""
+    ends, at = [], 0
+    while at < len(manifest):
+        at += 7 + int.from_bytes(manifest[at + 4 : at + 6], "little")
+        ends.append(at)
+    return ends
+
+
 def test_a_damaged_block_is_found_when_it_is_read(tmp_path: Path) -> None:
     driver = filled(tmp_path / "store")
     driver.store.close()

@@ -331,3 +331,36 @@ def test_a_store_that_is_down_costs_no_page_and_no_file_and_the_next_start_store
     (folder,) = there.iterdir()
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(written(root))
     assert command("verify", str(root)).returncode == 0
+
+
+def test_a_disk_that_is_not_mounted_any_more_is_not_taken_for_an_empty_one(web, tmp_path):
+    """What would be stored on the disk below it would be deleted here, and out of sight once the other is mounted again."""
+    root, there, other = tmp_path / "out", tmp_path / "there", tmp_path / "other"
+    assert crawled(web, root, f"file://{there}").returncode == 0
+    there.rename(tmp_path / "away")
+    there.mkdir()
+    assert command("recrawl", str(root)).returncode == 0
+    done = crawled(web, root, f"file://{there}", "--store-wait", "100ms", "--retain-bytes", "1")
+    assert done.returncode == 3 and "is a disk missing?" in done.stderr and not any(there.iterdir()), done.stderr
+    waiting = {file for file, is_stored in written(root).items() if not is_stored}
+    assert waiting and all((root / file).exists() for file in waiting)
+    there.rmdir()
+    (tmp_path / "away").rename(there)
+    done = crawled(web, root, f"file://{there}")
+    assert done.returncode == 0 and all(written(root).values()), done.stderr
+    assert command("recrawl", str(root)).returncode == 0
+    done = crawled(web, root, f"file://{other}")  # another place is begun as the first was
+    assert done.returncode == 0 and all(written(root).values()) and any(other.iterdir()), done.stderr
+
+
+def test_a_copy_of_a_crawl_stores_all_that_it_has_in_its_own_folder(web, tmp_path):
+    root, copy, there = tmp_path / "out", tmp_path / "copy", tmp_path / "there"
+    assert crawled(web, root, f"file://{there}").returncode == 0
+    assert command("checkpoint", str(root), str(copy)).returncode == 0
+    assert written(copy).keys() == written(root).keys() and not any(written(copy).values()) and all(written(root).values())
+    done = crawled(web, copy, f"file://{there}")
+    assert done.returncode == 0 and all(written(copy).values()), done.stderr
+    assert len(list(there.iterdir())) == 2
+    for directory in (root, copy):
+        sound = command("verify", str(directory), "--stored")
+        assert (sound.returncode, sound.stdout) == (0, ""), sound.stderr
