@@ -4,6 +4,7 @@ unclean ends. An unclean end is the directory copied as it lies while the store 
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from support.stores import REST, TIMEOUT, Driver, done, link, packed, retry
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, HostRest
-from crawler.core.model import EXPANDED, Done, Input, Known, Lease, Link, Outcome, Retry
+from crawler.core.model import EXPANDED, THERE, Done, Input, Known, Lease, Link, Outcome, Retry
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.reader import manifest
@@ -328,10 +329,16 @@ class StoreHistory(RuleBasedStateMachine):
                 model.pages[lease.link.url] = Known(lease.link, outcome.outcome, outcome.reason, 200, 5.0)
         for host, rest in hosts.items():
             model.rest(host, rest, now)
-        for one, verdict in zip(found, fresh, strict=True):
+        again = [
+            lease.recrawl and lease.known is not None and lease.known.outcome in THERE
+            for lease, outcome in settled
+            if isinstance(outcome, Done)
+            for _ in outcome.outlinks
+        ]
+        for one, verdict, is_read_again in zip_longest(found, fresh, again, fillvalue=False):
             if verdict in (NEW, EXPAND):
                 model.enter(one, verdict, now)
-            elif verdict != KNOWN:
+            elif verdict != KNOWN and not is_read_again:
                 name = "host_budget" if verdict == HOST_BUDGET else "query_explosion"
                 model.refused[name] = model.refused.get(name, 0) + 1
 
