@@ -13,6 +13,7 @@ from bisect import bisect_left
 from typing import Final
 
 import msgspec
+from isal import isal_zlib
 from msgspec import Struct
 from protego import Protego
 
@@ -113,7 +114,8 @@ class RobotsRules:
         return denying(self.record.lines, url)
 
     def to_bytes(self) -> bytes:
-        return _VERSION + zlib.compress(msgspec.msgpack.encode(self.record))
+        # zlib would fill a quarter of a megabyte anew for each
+        return _VERSION + isal_zlib.compress(msgspec.msgpack.encode(self.record))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RobotsRules | None:
@@ -246,14 +248,16 @@ def _estimate(record: Record) -> int:
 
 
 class Matcher:
-    """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question."""
+    """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question. It is built when a URL
+    first asks for it: most begin like no rule that denies, and of most hosts but a few are ever asked about."""
 
-    __slots__ = ("_denied", "_index", "_tree")
+    __slots__ = ("_denied", "_index", "_lines", "_tree")
 
     def __init__(self, lines: str) -> None:
         few = is_little(lines)
-        self._tree = _tree(lines.split("\n")) if few else None
-        self._index = [] if few else _index(lines)
+        self._lines = lines
+        self._tree: Protego | None = None
+        self._index = None if few else _index(lines)
         self._denied = _denied(lines) if few else ("",)
 
     def allows(self, url: str) -> bool:
@@ -262,7 +266,9 @@ class Matcher:
         if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
             return True  # none that denies can apply, whatever others allow
         try:
-            if self._tree is not None:
+            if self._index is None:
+                if self._tree is None:
+                    self._tree = _tree(self._lines.split("\n"))
                 return self._tree.can_fetch(url, "*")
             rules = _narrow(self._index, url)
             few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
