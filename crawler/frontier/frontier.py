@@ -235,10 +235,6 @@ class Frontier:
         below = self.idle_count if self._limit is None else self._limits[self._limit] - self.visiting_count
         return max(0, min(self.idle_count, below))
 
-    def is_lease_out(self, lease: Lease) -> bool:
-        """Whether its visit has not been settled."""
-        return id(lease) in self._out
-
     def is_out(self, url: str) -> bool:
         """Whether a canonical URL is being visited."""
         return any(lease.link.url == url for lease in self.leases_out())

@@ -26,7 +26,6 @@ from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect
 from crawler.frontier.cluster.truth import NOBODY, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
 from crawler.frontier.rocksdb.layout import URL_RULES
 
-LEASE_S_MIN: Final = 2.0
 MARK_PREFIX: Final = b"mark:"
 
 
