@@ -51,7 +51,7 @@ from crawler.output import Journal, Retention, Uploads
 from crawler.parse.seeds import Chunk
 from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Politeness
+from crawler.policy.politeness import SERVE_BACKOFF_MAX_S, Politeness
 from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from crawler.policy.robots_gate import RobotsGate
 
 NETWORK_EVERY_S: Final = 0.5
-SERVE_BACKOFF_MAX_S: Final = 3600.0
 RECENT_FAILURES: Final = 20
 STORED_ROLL_S: Final = 600.0
 """Files are closed so often where they are stored: what a lost disk loses is no more."""
