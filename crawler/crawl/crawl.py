@@ -147,7 +147,7 @@ class Crawl:
         self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
-            self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
+            self.robots.forgive()  # a robots.txt that could not be fetched may be there for whoever asks in another way
         self._expander.change(config, Scope(config, obey=config.robots, blocked=self.hosts.blocked))
         if self.exclusion.change(config):
             self.frontier.withdraw_excluded()

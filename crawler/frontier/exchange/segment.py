@@ -44,7 +44,7 @@ class Parcel(Struct, array_like=True):
     robots: list[tuple[str, bytes]]
     """(origin, robots record)"""
     denials: list[tuple[str, tuple[str, str]]]
-    """(origin, (outcome, reason)), where its robots rules could not be had"""
+    """(origin, (outcome, reason)), where its robots rules could not be fetched"""
 
 
 class Head(Struct, frozen=True):
