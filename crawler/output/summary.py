@@ -63,7 +63,7 @@ class Timeline:
 
     def add(self, at: float, name: str) -> None:
         self.steps.setdefault(int(at // self.step_s), Counter())[name] += 1
-        if max(self.steps) - min(self.steps) >= STEPS_MAX:
+        while max(self.steps) - min(self.steps) >= STEPS_MAX:
             self.step_s *= 2
             wider: dict[int, Counter[str]] = {}
             for step, counts in self.steps.items():
