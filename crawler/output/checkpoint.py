@@ -145,7 +145,7 @@ class Checkpoint:
 
 def _copy(source: BinaryIO, target: Path, length: int) -> None:
     left = length
-    with target.open("xb", buffering=0) as file:
+    with target.open("xb") as file:  # buffered: a raw file may take less than it is given
         while left:
             piece = source.read(min(left, _PIECE_BYTES))
             if not piece:
