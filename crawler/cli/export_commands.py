@@ -248,7 +248,7 @@ def _text(summed: Summary) -> Iterator[str]:
         labels = [f"up to {bound:g} s" for bound in histogram.bounds] + [f"over {histogram.bounds[-1]:g} s"]
         yield from _columns(name, [pair for pair in zip(labels, histogram.counts, strict=True) if pair[1]])
     if summed.missing:
-        yield f"{summed.missing:,} requisites could not be had"
+        yield f"{summed.missing:,} requisites could not be fetched"
         yield from _columns("pages that lack them, as the first to name them", summed.incomplete.most())
 
 

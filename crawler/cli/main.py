@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, say
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.text import did_you_mean
+from crawler.core.text import counted, did_you_mean
 from crawler.core.version import __version__
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _config(arguments: Sequence[str]) -> int:
             found = warnings(loaded.config)
             for line in found:
                 say(f"warning: {line}")
-            counted = f", {len(found)} warning{'s' * (len(found) > 1)}" if found else ""
-            say(f"{file or 'the settings'}: no faults{counted}")
+            with_warnings = f", {counted(len(found), 'warning')}" if found else ""
+            say(f"{file or 'the settings'}: no faults{with_warnings}")
     return Exit.OK
 
 

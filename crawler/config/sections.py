@@ -90,7 +90,7 @@ class ScopeConfig(Section):
 
 
 class PolitenessConfig(Section):
-    """How gently"""
+    """Politeness"""
 
     per_host: Positive = Field(1, description="visits at one host at a time", reloadable=True)
     delay: Seconds = Field(1.0, description="rest of a host after each visit", reloadable=True)
@@ -112,7 +112,7 @@ class FetchConfig(Section):
     """How to fetch"""
 
     method: Literal["GET", "HEAD"] = Field("GET", description="HEAD checks links without fetching bodies")
-    workers: Annotated[int, bounds(ge=1, le=100_000)] = Field(100, description="most fetches at a time")
+    workers: Annotated[int, bounds(ge=1, le=100_000)] = Field(100, description="fetches at a time, at most")
     processes: Annotated[int, bounds(ge=0, le=64), AsAuto] = Field(
         AUTO, description="processes that share the crawl; auto: as it was begun, and a new crawl as many as help (run says why)"
     )
@@ -120,7 +120,7 @@ class FetchConfig(Section):
         0.0, description="requests per second over the whole crawl; 0 = no limit", reloadable=True
     )
     bandwidth: Bytes = Field(0, description="bytes per second over the whole crawl; 0 = no limit", reloadable=True)
-    timeout: Deadline = Field(600.0, description="one attempt in all", reloadable=True)
+    timeout: Deadline = Field(600.0, description="whole attempt, from name lookup to last byte", reloadable=True)
     connect_timeout: Deadline = Field(10.0, description="name lookup, connect and TLS handshake", reloadable=True)
     first_byte_timeout: Deadline = Field(30.0, description="request sent until the response begins", reloadable=True)
     read_timeout: Deadline = Field(20.0, description="silence within a body", reloadable=True)
@@ -130,17 +130,17 @@ class FetchConfig(Section):
     min_rate_grace: Seconds = Field(30.0, description="how long a body may be slower than min_rate", reloadable=True)
     max_body: Bytes = Field(64 << 20, description="longest body kept, as sent and as decoded", reloadable=True)
     max_decode_ratio: Annotated[float, bounds(ge=1)] = Field(1000.0, description="decoded to sent bytes of a body over 1 MiB")
-    max_codings: Annotated[int, bounds(ge=0, le=8)] = Field(3, description="content codings laid over one another")
+    max_codings: Annotated[int, bounds(ge=0, le=8)] = Field(3, description="stacked content codings undone")
     max_robots: Annotated[int, bounds(ge=1024, le=500 << 10), AsSize] = Field(
-        500 << 10, description="as much of a robots.txt as is read"
+        500 << 10, description="bytes of a robots.txt that are read"
     )
     max_sitemap: Annotated[int, bounds(ge=1024, le=50 << 20), AsSize] = Field(
-        50 << 20, description="as much of a sitemap as is read, as sent and as decoded"
+        50 << 20, description="bytes of a sitemap that are read, as sent and as decoded"
     )
-    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest line of a response's head")
+    max_header_line: Annotated[int, bounds(ge=256), AsSize] = Field(32 << 10, description="longest header line of a response")
     max_headers: Positive = Field(256, description="header lines of a response")
     max_head: Annotated[int, bounds(ge=1024), AsSize] = Field(
-        256 << 10, description="all heads of a response, interim (1xx) ones too"
+        256 << 10, description="header bytes of a response, with those of its interim (1xx) responses"
     )
     max_interim: Count = Field(8, description="interim (1xx) responses before the response")
     accept_mime: tuple[MimeRange, ...] = Field(
@@ -174,7 +174,7 @@ class FetchConfig(Section):
     allow_net: tuple[Network, ...] = Field((), description="address ranges (CIDR) that may be connected to although private")
     deny_net: tuple[Network, ...] = Field((), description="address ranges (CIDR) never connected to")
     dns: tuple[NameServer, ...] = Field((), description="name servers, ADDRESS or ADDRESS:PORT (default: the system's)")
-    dns_timeout: Deadline = Field(5.0, description="one name lookup in all")
+    dns_timeout: Deadline = Field(5.0, description="whole name lookup")
     max_addresses: Positive = Field(4, description="addresses of a name that are tried")
 
 
@@ -213,11 +213,11 @@ class StorageConfig(Section):
     cluster: ClusterUrl | None = Field(
         None,
         examples=["postgresql://crawler@db.example/crawls?schema=my_crawl&sslmode=verify-full"],
-        description="database that this crawl is shared by, with other machines: every one with a directory of its own",
+        description="database through which machines share this crawl, each with a directory of its own",
         secret=True,
     )
     cluster_lease: Annotated[Deadline, bounds(ge=2)] = Field(
-        15.0, description="how long others wait for a machine of the cluster that is not heard of, before they take its hosts"
+        15.0, description="after how long without a sign of a machine the others of the cluster take its hosts"
     )
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")
     keep_previous: Count | None = Field(
@@ -265,7 +265,7 @@ class ParseConfig(Section):
     parsers: Count | None = Field(
         None, examples=[1], description="parser processes; 0 parses in the loop (default: from cores and memory)"
     )
-    parse_timeout: Deadline = Field(2.0, description="one document in all")
+    parse_timeout: Deadline = Field(2.0, description="whole reading of one document")
     max_parse: Bytes = Field(4 << 20, description="bytes of a document that are parsed")
 
 
@@ -281,7 +281,7 @@ class ControlConfig(Section):
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")
     server_names: tuple[Text, ...] = Field(
-        (), description="host names a reverse proxy asks for the control API by, such as crawler.example.org"
+        (), description="host names by which a reverse proxy asks for the control API, such as crawler.example.org"
     )
     api: ApiUrl | None = Field(
         None,
@@ -296,7 +296,7 @@ class ControlConfig(Section):
         description="where to log; reopened after a rename (default: stderr)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe message logged", reloadable=True
+        "info", description="minimum severity of what is logged", reloadable=True
     )
 
 

@@ -74,7 +74,8 @@ class Batch(Struct):
     robots: dict[str, bytes] = {}
     """Origin → its robots record (opaque here), to be kept by the part of the crawl whose origin it is."""
     denials: dict[str, tuple[str, str]] = {}
-    """Origin → (outcome, reason), where its robots rules could not be had: told to the part whose origin it is, kept nowhere."""
+    """Origin → (outcome, reason), where its robots rules could not be fetched: sent to the part whose origin it is, and kept
+    nowhere."""
     retired: dict[str, Mark | None] = {}
     """New marks of closed files that are no longer kept; None: it needs no mark any more."""
 

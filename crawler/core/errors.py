@@ -45,7 +45,7 @@ OUTCOME_OF: Final[dict[str, str]] = {reason: outcome for outcome, reasons in REA
 OUR_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 )
-"""Errors of this machine: they are never a page's fate (DESIGN, promise 6)."""
+"""Errors of this machine: they are never a page's fate (README, promise 6)."""
 
 
 def our_errno(error: BaseException | None) -> int:
@@ -116,8 +116,8 @@ class StorageError(CrawlerError):
 
 
 class RemoteError(StorageError):
-    """The database of a crawl of many machines is not to be had, or says that this node has lost what it was at. What is not
-    committed is made again: ``at_once``, or when the database is back."""
+    """The database of a crawl of many machines cannot be reached, or says that this node has lost what it was at. What is not
+    committed is done again: ``at_once``, or when the database is back."""
 
     def __init__(self, message: str, *, at_once: bool = False) -> None:
         self.at_once = at_once

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -89,11 +89,6 @@ class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
     def keys(self) -> list[bytes]:
         keys = self.columns.keys
         return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
-
-    def url_at(self) -> Callable[[int], bytes]:
-        """place → its URL."""
-        urls, ends = self.columns.urls, array("I", self.columns.ends)
-        return lambda at: urls[ends[at - 1] if at else 0 : ends[at]]
 
     def urls(self) -> Iterator[bytes]:
         urls = self.columns.urls

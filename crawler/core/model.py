@@ -296,9 +296,8 @@ WaitsFor: TypeAlias = Literal[
 ]
 """What most of the workers wait for. frontier: there is no URL to visit · descriptors: the process may open no more · rate:
 the crawl-wide ceiling of requests or bytes · disk: it is full, failing, or commits take long · network: ours is down ·
-operator: a person has paused the crawl · exchange: another part of the crawl is far
-behind with what this one has sent · database: that of a crawl of many machines
-is not to be had, or has given this node nothing yet · nothing: they are all busy."""
+operator: a person has paused the crawl · exchange: another part of the crawl is far behind with what this one has sent ·
+database: that of a crawl of many machines cannot be reached, or has given this node nothing yet · nothing: they are all busy."""
 
 
 class Pause(StrEnum):
@@ -313,7 +312,7 @@ class Pause(StrEnum):
     EXCHANGE = "exchange"
     """Another part of the crawl is far behind with what this one has sent."""
     DATABASE = "database"
-    """In a crawl of many machines: the database is not to be had, or this node leases nothing."""
+    """In a crawl of many machines: the database cannot be reached, or this node leases nothing."""
 
 
 class Limiter(StrEnum):

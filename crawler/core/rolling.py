@@ -1,6 +1,6 @@
 """Numbered files of one kind: one is appended to, and when it is full, a commit closes it and the next one follows.
 
-The law: numbers are never given twice. What no commit knows is cut off; a file that is not ours is left alone.
+Invariant: numbers are never given twice. What no commit knows is cut off; a file that is not ours is left alone.
 """
 
 from __future__ import annotations

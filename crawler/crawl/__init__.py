@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crawler.crawl.crawl import Crawl
     from crawler.crawl.metrics import Readings
+    from crawler.crawl.planning import plan_of
     from crawler.crawl.reading import open_crawl_reader, read
-    from crawler.crawl.wiring import open_crawl, plan_of
+    from crawler.crawl.wiring import open_crawl
 
 _HOMES = {
     "Crawl": "crawl",
     "Readings": "metrics",
     "open_crawl": "wiring",
     "open_crawl_reader": "reading",
-    "plan_of": "wiring",
+    "plan_of": "planning",
     "read": "reading",
 }
 

@@ -36,12 +36,14 @@ from crawler.core.model import (
     Snapshot,
     Unvisited,
 )
+from crawler.crawl.ending import Ending, visits_s
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.status import snapshot_of
 from crawler.crawl.thread_iter import ThreadIterator
+from crawler.crawl.visits import Visits
 from crawler.fetch import Fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
@@ -49,7 +51,7 @@ from crawler.output import Journal, Retention, Uploads
 from crawler.parse.seeds import Chunk
 from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Politeness
+from crawler.policy.politeness import SERVE_BACKOFF_MAX_S, Politeness
 from crawler.policy.scope import Scope
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Reservation, VisitMemory, head_bytes, weight
@@ -63,12 +65,7 @@ if TYPE_CHECKING:
     from crawler.policy.robots_gate import RobotsGate
 
 NETWORK_EVERY_S: Final = 0.5
-SERVE_BACKOFF_MAX_S: Final = 3600.0
 RECENT_FAILURES: Final = 20
-GRACE_FOR_COMMIT_S: Final = 1.0
-"""The part of the grace kept for the last commit."""
-GRACE_FOR_UPLOADS: Final = 1 / 3
-"""The share of the grace kept for what was written last to be stored."""
 STORED_ROLL_S: Final = 600.0
 """Files are closed so often where they are stored: what a lost disk loses is no more."""
 
@@ -129,17 +126,11 @@ class Crawl:
         self.failing_hosts = failing_hosts
         self.recent_failures: deque[tuple[float, str, str, str]] = deque(maxlen=RECENT_FAILURES)
         """(wall time, URL, outcome, reason or status) of the last pages that failed."""
-        self.stopped_by: str | None = None
-        """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
         self.visits_used: Callable[[], None] = lambda: self.drain("max_pages")
         """Called when as many pages are fetched as may be."""
         self._politeness, self._expander, self._judge, self._seeds, self._network = politeness, expander, judge, seeds, network
         self._reserved: dict[int, Reservation] = {}  # id(lease) → what its outcome holds, until it is committed
-        self._visits: dict[asyncio.Task[None], Lease] = {}  # worker → what it visits
-        self._one_ended: asyncio.Event | None = None  # somebody waits for the end of a visit
-        self._drain, self._asked = asyncio.Event(), asyncio.Event()
-        self._asked_at = 0.0
-        """When somebody has asked it to end: a signal, or the API."""
+        self._visits, self._ending = Visits(memory), Ending()
         self._body_bytes = 0
         if pump.member is not None:
             pump.member.on_lost = self._break_off
@@ -156,33 +147,32 @@ class Crawl:
         self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
-            self.robots.forgive()  # a robots.txt that could not be had may be there for whoever asks in another way
+            self.robots.forgive()  # a robots.txt that could not be fetched may be there for whoever asks in another way
         self._expander.change(config, Scope(config, obey=config.robots, blocked=self.hosts.blocked))
         if self.exclusion.change(config):
             self.frontier.withdraw_excluded()
-            for worker, lease in list(self._visits.items()):
-                if self.exclusion.refuses(lease.link) is not None:
-                    self.memory.give_up(worker)
+            self._visits.break_off(self._is_excluded)
 
-    async def excluded_are_out(self) -> None:
-        """Returns when no visit of a link that is excluded by now is out: each was given up, and counts as not made."""
-        while any(self.exclusion.refuses(lease.link) is not None for lease in self._visits.values()):
-            self._one_ended = asyncio.Event()
-            await self._one_ended.wait()
+    async def excluded_are_over(self) -> None:
+        """Returns when no visit of a link that is excluded by now is out."""
+        await self._visits.are_over(self._is_excluded)
+
+    def _is_excluded(self, lease: Lease) -> bool:
+        return self.exclusion.refuses(lease.link) is not None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Why the crawl was stopped early: a signal, max_pages, max_bytes, max_time; None if it was not."""
+        return self._ending.why
 
     def drain(self, why: str) -> None:
         """Finish what is in flight within the grace, commit, end."""
-        if self.stopped_by is None:
-            self.stopped_by = why
-        if not why.startswith("max_") and not self._asked.is_set():
-            self._asked_at = asyncio.get_running_loop().time()
-            self._asked.set()
-        self._drain.set()
+        self._ending.begin(why)
         self.frontier.drain()
 
     async def drains(self) -> None:
         """Returns when a drain has begun."""
-        await self._drain.wait()
+        await self._ending.begun()
 
     async def run(self) -> None:
         """Until nothing is left or a drain is over. Raises StorageError, ConfigError (a list that cannot be read)."""
@@ -232,21 +222,10 @@ class Crawl:
             await self.frontier.retire({})
 
     async def _store_the_rest(self, uploads: Uploads) -> None:
-        """No visit is out: what was written is closed and stored, as far as that is done in time. A limit of the configuration
-        leaves it the time that a natural end has; who asks the crawl to end waits no longer than its grace."""
+        """No visit is out: what was written is closed and stored, as far as that is done in time."""
         self.journal.roll(rows=True)
         await self.frontier.retire({})
-        loop = asyncio.get_running_loop()
-        storing = asyncio.create_task(uploads.finish(), name="uploads")
-        asked = asyncio.create_task(self._asked.wait(), name="asked")
-        try:
-            await asyncio.wait([storing, asked], timeout=self.config.store_wait, return_when=asyncio.FIRST_COMPLETED)
-            if self._asked.is_set():
-                left_s = self._asked_at + self.config.grace - GRACE_FOR_COMMIT_S - loop.time()
-                await asyncio.wait([storing], timeout=max(0.0, left_s))
-        finally:
-            storing.cancel()
-            asked.cancel()
+        await self._ending.give_time(uploads.finish(), "uploads", self.config.store_wait, self.config.grace)
         if uploads.waiting.files:
             logger.error(
                 "%d files (%d MiB) are not stored: %s; the next start goes on with them",
@@ -277,9 +256,9 @@ class Crawl:
         self.drain("max_time")
 
     async def _end_in_grace(self, workers: list[asyncio.Task[None]]) -> None:
-        await self._drain.wait()
-        for_uploads_s = self.config.grace * GRACE_FOR_UPLOADS if self.uploads is not None else 0.0
-        await asyncio.wait(workers, timeout=max(0.0, self.config.grace - for_uploads_s - GRACE_FOR_COMMIT_S))
+        """Cancel the workers that still visit when the time for visits is over."""
+        await self._ending.begun()
+        await asyncio.wait(workers, timeout=visits_s(self.config.grace, uploads=self.uploads is not None))
         for worker in workers:
             worker.cancel()
 
@@ -325,13 +304,12 @@ class Crawl:
 
     async def _visited(self, lease: Lease, worker: asyncio.Task[None], room: VisitMemory) -> None:
         """A visit from its beginning to its settlement. What it brought is held no longer: the next may be far."""
-        self.memory.begins(worker)
-        self._visits[worker] = lease
+        self._visits.begins(worker, lease)
         try:
             outcome = await self.visit(lease, room)
         except StorageError as error:
             self._settle(lease, Unvisited())
-            self._ended(worker)
+            self._visits.ended(worker)
             await self.disk.visit_failed(error, self.frontier.out_count)
         except BaseException as error:
             gave_up = self.memory.gave_up(worker)
@@ -345,22 +323,12 @@ class Crawl:
             for ended, judged in self._network.observe(lease, outcome):
                 self._settle(ended, judged)
         finally:
-            self._ended(worker)
+            self._visits.ended(worker)
 
     def _break_off(self, slots: Collection[int]) -> None:
         """These slots are another machine's by now: visits of them count as not made."""
-        member = self.pump.member
-        for worker, lease in list(self._visits.items()):
-            if member is not None and member.slot_of(lease) in slots:
-                self.memory.give_up(worker)
-
-    def _ended(self, worker: asyncio.Task[None]) -> None:
-        """From here on this worker's visit cannot be given up."""
-        self.memory.ended(worker)
-        self._visits.pop(worker, None)
-        if self._one_ended is not None:
-            self._one_ended.set()
-            self._one_ended = None
+        if (member := self.pump.member) is not None:
+            self._visits.break_off(lambda lease: member.slot_of(lease) in slots)
 
     async def visit(self, lease: Lease, room: VisitMemory) -> Outcome:
         """The whole life of one link that robots.txt allows, between lease and outcome. ``room`` is the worker's, and empty."""

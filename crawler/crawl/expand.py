@@ -164,7 +164,7 @@ class Expander:
         del body
         refused = found.refused
         if found.embeds:
-            await self._admit_embeds(link, found, held)
+            await self._admit_embeds(link, found)
         block = await self._block(link, found, held)
         if fault is not None:
             cut.append((fault.reason, "its first part was read" if found.parts else "nothing of it was read"))
@@ -188,7 +188,7 @@ class Expander:
             cut.append(("max_parse", f"{self._config.max_parse} of {page.bytes_decoded} bytes were read"))
         return cut
 
-    async def _admit_embeds(self, page: Link, found: Packed, held: Reservation) -> None:
+    async def _admit_embeds(self, page: Link, found: Packed) -> None:
         """What a page needs is admitted now: it is known to be needed, whatever becomes of the page's own visit."""
         sound = [embeds_of(columns, page) for columns in found.embeds if columns.is_sound()]
         if len(sound) < len(found.embeds):

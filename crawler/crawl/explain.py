@@ -241,7 +241,7 @@ def _prospects(explanation: dict[str, Any]) -> list[str]:
     if explanation.get("robots") not in (None, "allowed"):
         lines.append(
             {"rule": "robots.txt forbids it", "not asked yet": "its robots.txt has not been asked for yet"}.get(
-                explanation["robots"], "its robots.txt cannot be had"
+                explanation["robots"], "its robots.txt cannot be fetched"
             )
         )
     return lines

@@ -29,7 +29,7 @@ Missing = frozenset[str]
 
 
 class IncompletePage(Struct, frozen=True):
-    """A page, and the URLs of what it needs that could not be had or is not fetched yet."""
+    """A page, and the URLs of what it needs that could not be fetched or is not fetched yet."""
 
     url: str
     missing: list[str]

@@ -68,7 +68,7 @@ def address_of(config: Config) -> Address:
 
 
 def join(config: Config, root: Path, part: int) -> Membership:
-    """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database is not to be had."""
+    """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
     from crawler.frontier.cluster.mirror import Mirror

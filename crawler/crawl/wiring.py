@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from msgspec import Struct
 from msgspec.json import decode, encode
@@ -28,12 +27,13 @@ from crawler.core.errors import ConfigError
 from crawler.core.model import Limiter
 from crawler.core.version import __version__
 from crawler.crawl import embeds
-from crawler.crawl.crawl import SERVE_BACKOFF_MAX_S, Crawl
+from crawler.crawl.crawl import Crawl
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
-from crawler.crawl.files import Part, open_files
+from crawler.crawl.files import Files, Part, open_files
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
+from crawler.crawl.planning import plan_of
 from crawler.crawl.recrawl import Recrawler
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Store
@@ -41,40 +41,24 @@ from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
 from crawler.output.archive import KINDS
-from crawler.output.bucket import upload_bytes
 from crawler.output.uploads import open_uploads
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
 from crawler.policy.judge import Judge
-from crawler.policy.politeness import Politeness
+from crawler.policy.politeness import RUN_BACKOFF_MAX_S, SERVE_BACKOFF_MAX_S, Politeness
 from crawler.policy.scope import RULES, Scope
 from crawler.resources import cgroup
 from crawler.resources.disk import Disk
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
-from crawler.resources.memory_plan import (
-    BASE_BYTES,
-    BENCH_LINK_BYTES,
-    CLIENT_BYTES,
-    DNS_NAME_BYTES,
-    PART_BASE_BYTES,
-    Needs,
-    Plan,
-    default_limit,
-    divide,
-)
+from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan
 from crawler.resources.network import Network
 
 if TYPE_CHECKING:
     from crawler.fetch.cookies import Cookies
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
-
-RUN_BACKOFF_MAX_S: Final = 300.0
-
-
-logger: Final = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -86,80 +70,131 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
-    hosts, budget = HostRules(config), Budget(plan)
+    hosts, budget, failing_hosts = HostRules(config), Budget(plan), FailingHosts()
     with contextlib.ExitStack() as stack:
         files = open_files(config, hosts, plan, part, stack)
-        root, store = files.root, files.store
-        clock = Clock(store.clock(), files.membership.now if files.membership is not None else None)
-        robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
-        politeness = _politeness(config, hosts, robots, endless=endless)
-        exclusion = Exclusion(config, _begun_with(store, config), hosts.blocks)
-        failing_hosts, marking = FailingHosts(), asyncio.Lock()
-        pump = Pump(
-            store,
-            Workbench(hosts.per_host, _group_of(config), visits_max=config.workers),
-            politeness,
-            files.journal,
-            clock=clock.now,
-            wall=clock.wall,
-            links_max=plan.bench_links_max,
-            in_flight=files.in_flight,
-            robots=robots,
-            exclusion=exclusion,
-            links_room=budget,
-            visits_max=_visits_max(config, part),
-            on_unfetched=failing_hosts.add,
-            endless=endless,
-            exchange=files.exchange,
-            member=files.membership.member(config, store, clock) if files.membership is not None else None,
-        )
+        clock = Clock(files.store.clock(), files.membership.now if files.membership is not None else None)
+        rules = _rules(config, hosts, files.store, clock, plan, endless=endless)
+        pump = _pump(config, files, rules, clock, budget, failing_hosts, part, endless=endless)
         stack.callback(pump.close)
         async with (
-            _open_cookies(config, root) as cookies,
+            _open_cookies(config, files.root) as cookies,
             _open_fetcher(config, files.tmp, plan, cookies) as fetcher,
             _open_parser(config, plan) as parser,
         ):
             pump.frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
-            recrawler = Recrawler(config, store, pump, clock)
-            expander = Expander(
-                config,
-                Scope(config, obey=config.robots, blocked=hosts.blocked),
-                parser,
-                fetcher.finisher,
-                pump.frontier.admit,
-                secret=store.secret(),
-                hasten=recrawler.hasten if config.recrawl_every else None,
-                by_domain=_is_by_domain(config, part),
-            )
-            metrics = _metrics(pump, expander)
-            _measure(budget, store, pump, fetcher, robots, parser, files.journal)
-            rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
-            patience_s = math.inf if endless else config.disk_wait
-            yield Crawl(
-                config,
-                root,
-                clock=clock,
-                store=store,
-                pump=pump,
-                hosts=hosts,
-                politeness=politeness,
-                robots=robots,
-                exclusion=exclusion,
-                fetcher=fetcher,
-                parser=parser,
-                expander=expander,
-                judge=_judge(config, rules),
-                journal=files.journal,
-                retention=_retention(config, root, pump, store, marking),
-                uploads=_uploads(config, root, pump, store, marking, files.journal),
-                recrawler=recrawler,
-                seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
-                memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
-                disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
-                network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
-                metrics=metrics,
-                failing_hosts=failing_hosts,
-            )
+            _measure(budget, files.store, pump, fetcher, rules.robots, parser, files.journal)
+            yield _crawl(config, files, rules, clock, pump, budget, fetcher, parser, failing_hosts, part, endless=endless)
+
+
+class _Rules(NamedTuple):
+    """What decides whether a link is visited, and when."""
+
+    hosts: HostRules
+    robots: RobotsGate | None
+    politeness: Politeness
+    exclusion: Exclusion
+
+
+def _rules(config: Config, hosts: HostRules, store: Store, clock: Clock, plan: Plan, *, endless: bool) -> _Rules:
+    robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
+    politeness = Politeness(
+        hosts,
+        robots.delay if robots is not None else None,
+        random.random,
+        backoff_max_s=config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S),
+        host_failures=config.host_failures,
+    )
+    return _Rules(hosts, robots, politeness, Exclusion(config, _begun_with(store, config), hosts.blocks))
+
+
+def _pump(
+    config: Config,
+    files: Files,
+    rules: _Rules,
+    clock: Clock,
+    budget: Budget,
+    failing_hosts: FailingHosts,
+    part: Part | None,
+    *,
+    endless: bool,
+) -> Pump:
+    """The frontier over what is on disk."""
+    membership = files.membership
+    return Pump(
+        files.store,
+        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers),
+        rules.politeness,
+        files.journal,
+        clock=clock.now,
+        wall=clock.wall,
+        links_max=budget.plan.bench_links_max,
+        in_flight=files.in_flight,
+        robots=rules.robots,
+        exclusion=rules.exclusion,
+        links_room=budget,
+        visits_max=_visits_max(config, part),
+        on_unfetched=failing_hosts.add,
+        endless=endless,
+        exchange=files.exchange,
+        member=membership.member(config, files.store, clock) if membership is not None else None,
+    )
+
+
+def _crawl(
+    config: Config,
+    files: Files,
+    rules: _Rules,
+    clock: Clock,
+    pump: Pump,
+    budget: Budget,
+    fetcher: Fetcher,
+    parser: ParserPool | None,
+    failing_hosts: FailingHosts,
+    part: Part | None,
+    *,
+    endless: bool,
+) -> Crawl:
+    """All that is open, put together."""
+    root, store, hosts, robots = files.root, files.store, rules.hosts, rules.robots
+    recrawler, marking = Recrawler(config, store, pump, clock), asyncio.Lock()
+    expander = Expander(
+        config,
+        Scope(config, obey=config.robots, blocked=hosts.blocked),
+        parser,
+        fetcher.finisher,
+        pump.frontier.admit,
+        secret=store.secret(),
+        hasten=recrawler.hasten if config.recrawl_every else None,
+        by_domain=_is_by_domain(config, part),
+    )
+    url_rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+    patience_s = math.inf if endless else config.disk_wait
+    return Crawl(
+        config,
+        root,
+        clock=clock,
+        store=store,
+        pump=pump,
+        hosts=hosts,
+        politeness=rules.politeness,
+        robots=robots,
+        exclusion=rules.exclusion,
+        fetcher=fetcher,
+        parser=parser,
+        expander=expander,
+        judge=_judge(config, url_rules),
+        journal=files.journal,
+        retention=_retention(config, root, pump, store, marking),
+        uploads=_uploads(config, root, pump, store, marking, files.journal),
+        recrawler=recrawler,
+        seeds=_seeds(config, store, url_rules) if part is None or part.share.own == 0 else iter(()),
+        memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
+        disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
+        network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
+        metrics=_metrics(pump, expander),
+        failing_hosts=failing_hosts,
+    )
 
 
 def _is_by_domain(config: Config, part: Part | None) -> bool:
@@ -167,16 +202,6 @@ def _is_by_domain(config: Config, part: Part | None) -> bool:
     if config.cluster is not None:
         return config.politeness_by == "domain"
     return part is not None and part.share.group_of is not None
-
-
-def _politeness(config: Config, hosts: HostRules, robots: RobotsGate | None, *, endless: bool) -> Politeness:
-    return Politeness(
-        hosts,
-        robots.delay if robots is not None else None,
-        random.random,
-        backoff_max_s=config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S),
-        host_failures=config.host_failures,
-    )
 
 
 def _metrics(pump: Pump, expander: Expander) -> Metrics:
@@ -310,39 +335,6 @@ async def _open_parser(config: Config, plan: Plan) -> AsyncIterator[ParserPool |
     functions = " ".join(preload)
     async with open_parser(config, parsers=plan.parsers, preload=functions, memory_bytes=plan.parser_memory_bytes) as parser:
         yield parser
-
-
-def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> Plan:
-    """The memory limit, divided. ConfigError if it is too small. ``is_part``: it is what one part of a crawl may use."""
-    parsers = parsers_of(config)
-    control = (endless or config.metrics_listen is not None) and not is_part
-    needs = Needs(
-        upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
-        workers=config.workers,
-        parsers=parsers,
-        max_parse=config.max_parse if config.depth or config.requisites else 0,
-        max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
-        max_head=config.max_head,
-        max_outlinks=config.max_outlinks,
-        control=control,
-        base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
-    )
-    return divide(memory_limit_of(config), needs)
-
-
-def memory_limit_of(config: Config) -> int:
-    """For the whole process tree."""
-    group = cgroup.find()
-    return config.memory_limit or default_limit(group.limit if group else None)
-
-
-def parsers_of(config: Config) -> int:
-    """How many parser processes there are."""
-    if not (config.depth or config.sitemaps or config.requisites):
-        return 0
-    from crawler.parse.pool import pool_size
-
-    return pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=memory_limit_of(config))
 
 
 def _begun_with(store: Store, config: Config) -> list[str]:

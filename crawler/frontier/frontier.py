@@ -96,7 +96,7 @@ class Frontier:
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int, float]] = {}  # id(lease) → lease, its slot of in_flight, when it was dealt
         self._denied: set[str] = set()
-        """Hosts whose robots rules could not be had: what waits for those is being settled."""
+        """Hosts whose robots rules could not be fetched: what waits for those is being settled."""
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._deals_one = False
@@ -172,7 +172,7 @@ class Frontier:
             self.visits_wanted()
             if spare <= 0:
                 return self._idle("frontier")
-        # 5. no host is due; one that is, but whose robots rules must be had first, is held and they are sent for
+        # 5. no host is due; one that is, but whose robots rules must be fetched first, is held and they are sent for
         while (lease := self.bench.take(now)) is not None:
             if self._robots is None or lease.link.kind == "robots" or self._robots.ready(lease.link):
                 break
@@ -234,10 +234,6 @@ class Frontier:
         """How many more visits could begin now."""
         below = self.idle_count if self._limit is None else self._limits[self._limit] - self.visiting_count
         return max(0, min(self.idle_count, below))
-
-    def is_lease_out(self, lease: Lease) -> bool:
-        """Whether its visit has not been settled."""
-        return id(lease) in self._out
 
     def is_out(self, url: str) -> bool:
         """Whether a canonical URL is being visited."""
@@ -344,8 +340,8 @@ class Frontier:
             self.bench.hold_for_robots(asking_host(lease.link), False)
 
     def settle_unfetched(self, down: Sequence[tuple[Lease, tuple[str, str]]]) -> None:
-        """Links of hosts given up, links whose robots rules cannot be had, and links that killed the process too often: (lease,
-        (outcome, reason)) of each."""
+        """Links of hosts given up, links whose robots rules cannot be fetched, and links that killed the process too often:
+        (lease, (outcome, reason)) of each."""
         for lease, (outcome, reason) in down:
             dropped = Dropped(outcome, reason)
             if lease.link.kind == "robots" and self._robots is not None:
@@ -418,7 +414,7 @@ class Frontier:
 
     def rules_learned(self, learned: Sequence[tuple[str, bytes | None]]) -> None:
         """(origin, record) of each: kept with the next batch; the hosts that waited for them may deal again. None: the rules
-        could not be had. What waits for them is settled now, however long its host rests."""
+        could not be fetched. What waits for them is settled now, however long its host rests."""
         for of, record in learned:
             host = host_key(of + "/")
             self.bench.hold_for_robots(host, False)
@@ -435,13 +431,13 @@ class Frontier:
             self.deal()
 
     def denial(self, link: Link) -> tuple[str, str] | None:
-        """(outcome, reason) of a link whose robots rules could not be had, at a host of which this has just been learned."""
+        """(outcome, reason) of a link whose robots rules could not be fetched, at a host of which this has just been learned."""
         if self._robots is None or link.host not in self._denied or link.kind == "robots":
             return None
         return self._robots.failure(link)
 
     def denied_while(self, emptying: Collection[str]) -> None:
-        """Of the hosts whose robots rules could not be had, only these may still have links in the store."""
+        """Of the hosts whose robots rules could not be fetched, only these may still have links in the store."""
         self._denied.intersection_update(emptying)
 
     # -- what comes in otherwise ----------------------------------------------------------------------------------
@@ -466,7 +462,7 @@ class Frontier:
         denials: Sequence[tuple[str, tuple[str, str]]],
     ) -> asyncio.Future[None]:
         """What another part has sent, all of it into one batch: links, and of origins whose hosts wait here (origin, robots
-        record), or (origin, (outcome, reason)) where the rules could not be had. The future is done when it is committed."""
+        record), or (origin, (outcome, reason)) where the rules could not be fetched. The future is done when it is committed."""
         await self._batches.room()
         for one in admitted:
             self._batches.open.admit(one)

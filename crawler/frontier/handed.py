@@ -22,19 +22,19 @@ class RobotsGate(Protocol):
         """Take in the record the store kept for an origin; whether that made it ready."""
 
     def learn(self, link: Link, outcome: Outcome) -> Sequence[tuple[str, bytes | None]]:
-        """What the end of a robots link taught: (origin, record to keep) of each; None where the rules could not be had."""
+        """What the end of a robots link taught: (origin, record to keep) of each; None where the rules could not be fetched."""
 
     def failure(self, link: Link) -> tuple[str, str] | None:
-        """(outcome, reason) where the rules of a link's origin could not be had lately: what waits for them ends so."""
+        """(outcome, reason) where the rules of a link's origin could not be fetched lately: what waits for them ends so."""
 
     def failed(self, origin: str) -> tuple[str, str] | None:
-        """(outcome, reason) where the rules of an origin could not be had lately."""
+        """(outcome, reason) where the rules of an origin could not be fetched lately."""
 
     def deny(self, origin: str, failure: tuple[str, str]) -> None:
-        """The rules of an origin could not be had: another part of the crawl has found out."""
+        """The rules of an origin could not be fetched: another part of the crawl has found out."""
 
     def forgive(self, host: str) -> None:
-        """Forget that the rules of a host could not be had."""
+        """Forget that the rules of a host could not be fetched."""
 
 
 class Politeness(Protocol):

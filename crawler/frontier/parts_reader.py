@@ -1,6 +1,6 @@
 """Several stores, read as one: those of a divided crawl here, those of a node of a cluster in ``crawler.frontier.cluster.node``.
 
-The law: what a host's part says of it is true; each part shows one commit's state, whole.
+Invariant: what a host's part says of it is true; each part shows one commit's state, whole.
 """
 
 from __future__ import annotations

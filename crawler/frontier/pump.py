@@ -336,7 +336,7 @@ class Pump:
 
     def _take_in(self, got: Got) -> None:
         """Claimed links. Three cases: 1. They are settled at once, where their host was given up meanwhile, their robots rules
-        cannot be had, or they are excluded. 2. They were claimed for that, but their host is tried again, or they are wanted
+        cannot be fetched, or they are excluded. 2. They were claimed for that, but their host is tried again, or they are wanted
         after all: the store has more of the host than there is room for here. 3. They come onto the bench."""
         down: list[tuple[Lease, tuple[str, str]]] = []
         up: list[Lease] = []

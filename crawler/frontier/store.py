@@ -186,7 +186,7 @@ class Store(Protocol):
         """Empty the caches that can be filled again; from any thread."""
 
     def copy_to(self, path: Path) -> None:
-        """A store of its own in ``path``, which must not exist: as of the last commit. StorageError: it cannot be had."""
+        """A store of its own in ``path``, which must not exist: as of the last commit. StorageError: it cannot be made."""
 
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         """Forget all that is not committed and open anew after a failure; only ``claimed`` are still claimed. May be

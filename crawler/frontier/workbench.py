@@ -159,7 +159,7 @@ class Workbench:
                 self._place(name, host)
 
     def put_robots_first(self, lease: Lease) -> None:
-        """A robots link at its host: before the queue and even while the host is is_held. One is enough for an origin."""
+        """A robots link at its host: before the queue and even while the host is held. One is enough for an origin."""
         host = self._hosts[lease.link.host]
         if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.robots_queue):
             host.robots_queue.append(lease)

@@ -1,6 +1,6 @@
 """A copy of a crawl's directory that opens: one consistent cut, taken while the crawl goes on.
 
-The law: what the copy's store says is what its files hold. The cut itself is short: the store's own checkpoint, a hard link to
+Invariant: what the copy's store says is what its files hold. The cut itself is short: the store's own checkpoint, a hard link to
 each full file, and the files that are still written opened; all between two commits. What those hold up to their marks never
 changes, so it is copied afterwards. A crawl by several processes has a cut for each store. A copy that was not finished is never
 seen under its name.
@@ -146,7 +146,7 @@ class Checkpoint:
 
 def _copy(source: BinaryIO, target: Path, length: int) -> None:
     left = length
-    with target.open("xb", buffering=0) as file:
+    with target.open("xb") as file:  # buffered: a raw file may take less than it is given
         while left:
             piece = source.read(min(left, _PIECE_BYTES))
             if not piece:

@@ -78,6 +78,7 @@ def _resolved(ref: Ref, row: Row, lookup: Lookup, row_at: Callable[[Ref], Row | 
     path = _path(row["canonical"], row["via"], row["kind"], lookup)
     if path is None or (path and not _belongs_to(lookup(path[0]), ref, row)):
         return None
+    # 2. Where the known URL leads by now.
     known = _page(row, path, lookup)
     if known is None or known.row is None:
         return row
@@ -157,14 +158,8 @@ def _cells(row: Row) -> list[Any]:
 
 def _cell(value: Any) -> Any:
     """JSON's words for true and false, nothing for null."""
-    return (
-        orjson.dumps(value).decode()
-        if isinstance(value, bool)
-        else ""
-        if value is None
-        else cell(value)
-        if isinstance(value, str)
-        else orjson.dumps(value).decode()
-        if isinstance(value, dict)
-        else value
-    )
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return cell(value)
+    return orjson.dumps(value).decode() if isinstance(value, bool | dict) else value

@@ -63,7 +63,7 @@ class Timeline:
 
     def add(self, at: float, name: str) -> None:
         self.steps.setdefault(int(at // self.step_s), Counter())[name] += 1
-        if max(self.steps) - min(self.steps) >= STEPS_MAX:
+        while max(self.steps) - min(self.steps) >= STEPS_MAX:
             self.step_s *= 2
             wider: dict[int, Counter[str]] = {}
             for step, counts in self.steps.items():
@@ -95,7 +95,7 @@ class Summary:
         self.incomplete = Top()
         """Pages that lack something they need, and how much of it."""
         self.missing = 0
-        """Requisites that could not be had."""
+        """Requisites that could not be fetched."""
 
     def add(self, row: Row) -> None:
         kind = row["kind"]
@@ -125,7 +125,7 @@ class Summary:
             self.total.add(row["timings"]["total"])
 
     def lacks(self, page: str) -> None:
-        """A page needs something that could not be had."""
+        """A page needs something that could not be fetched."""
         self.missing += 1
         self.incomplete.add(page)
 

@@ -1,6 +1,6 @@
 """What an operator wants visited no more: judged again for every link that waits, when it is claimed and when it is dealt.
 
-The law: a link that these rules refuse is not fetched, however long it has waited; nothing is searched for in the store, and
+Invariant: a link that these rules refuse is not fetched, however long it has waited; nothing is searched for in the store, and
 nothing is computed where no setting asks for it. Pure.
 """
 

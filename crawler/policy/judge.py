@@ -125,7 +125,7 @@ def may_pass(status: int) -> bool:
 def host_sign(error: FetchError) -> HostSign:
     """What an error tells of its host. Only no address, no connection and no TLS are signs that it is down. Five cases:
 
-    1. it was not asked: the URL or its address is refused, the proxy cannot be had, or another visit's lookup failed;
+    1. it was not asked: the URL or its address is refused, the proxy cannot be reached, or another visit's lookup failed;
     2. there is no such name;
     3. no TLS, whenever that shows; or no address or connection, so that the request could not be sent;
     4. the request was sent, and no response came;

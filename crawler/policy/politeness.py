@@ -16,6 +16,9 @@ from crawler.core.batch import HostRest
 from crawler.core.model import Done, Dropped, Link, Outcome, Retry, Unvisited
 
 BACKOFF_BASE_S: Final = 1.0
+RUN_BACKOFF_MAX_S: Final = 300.0
+SERVE_BACKOFF_MAX_S: Final = 3600.0
+"""Where ``backoff_max`` is not set: a crawl that has an end waits less than one that has none."""
 NXDOMAINS_MAX: Final = 3
 """A host that has never responded is given up after so many of these in a row, or ``host_failures`` if they are fewer."""
 

@@ -1,6 +1,6 @@
 """Which links robots.txt allows, and which robots.txt must be fetched first. No I/O: the pump and the crawl ask and tell.
 
-Invariants: no link is visited whose origin's rules are not known. Rules that cannot be had deny (RFC 9309, 2.3.1.4), but for
+Invariants: no link is visited whose origin's rules are not known. Rules that cannot be fetched deny (RFC 9309, 2.3.1.4), but for
 five minutes at most, and no longer than until somebody wants it tried again: that verdict is kept nowhere but here.
 A robots link carries the origin that waits for it in ``anchor`` and the seed for whose sake it is asked in ``via``, through
 at most five redirects.
@@ -27,7 +27,7 @@ BLOCKED: Final = ("robots_denied", "robots_blocked")
 """The robots.txt was redirected to an address, or a host, that may not be connected to. The page's own host is not blocked: to
 open that address would be for nothing."""
 FAILURE_S_MAX: Final = 300.0
-"""So long it is believed that the rules cannot be had."""
+"""So long it is believed that the rules cannot be fetched."""
 FAILURES_MAX: Final = 4096
 """Origins of which that is remembered; the others are asked for again sooner."""
 FAILURE_BYTES: Final = 400
@@ -67,7 +67,7 @@ class RobotsGate:
         return {"hit": stats.hits, "miss": stats.misses, "evicted": stats.evictions}
 
     def ready(self, link: Link) -> bool:
-        """Whether a link may be dealt: its origin's rules are at hand and fresh, could not be had, or do not matter."""
+        """Whether a link may be dealt: its origin's rules are at hand and fresh, could not be fetched, or do not matter."""
         if self._failures and self.failed(urls.origin(link.url)) is not None:
             return True
         rules = self._cache.get(urls.origin(link.url))
@@ -90,16 +90,16 @@ class RobotsGate:
         return rules is not None and rules.fresh(self._wall(), self._name)
 
     def failure(self, link: Link) -> Failure | None:
-        """(outcome, reason) where the rules of a link's origin could not be had lately: what waits for them ends so."""
+        """(outcome, reason) where the rules of a link's origin could not be fetched lately: what waits for them ends so."""
         return self.failed(urls.origin(link.url)) if self._failures and self._obeys(link.host) else None
 
     def deny(self, origin: str, failure: Failure) -> None:
-        """The rules of an origin could not be had: another part of the crawl has found out."""
+        """The rules of an origin could not be fetched: another part of the crawl has found out."""
         self._keep(origin, failure)
 
     def forgive(self, host: str | None = None) -> None:
-        """Forget that rules could not be had: of this host, since somebody wants it tried again; or of all, since the settings
-        have changed."""
+        """Forget that rules could not be fetched: of this host, since somebody wants it tried again; or of all, since the
+        settings have changed."""
         if host is None:
             self._failures.clear()
         elif self._failures:
@@ -163,8 +163,8 @@ class RobotsGate:
         return None
 
     def learn(self, link: Link, outcome: Outcome) -> list[tuple[str, bytes | None]]:
-        """What the last visit for some origin's rules taught: (origin, record to keep); None where they could not be had. Where
-        that origin was redirected to the robots.txt of another, the other's rules are known, too."""
+        """What the last visit for some origin's rules taught: (origin, record to keep); None where they could not be fetched.
+        Where that origin was redirected to the robots.txt of another, the other's rules are known, too."""
         if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
             return []
         own, onward = urls.origin(link.url), link

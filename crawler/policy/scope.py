@@ -146,13 +146,6 @@ class Scope:
             return "depth"
         return self._refuses(url, link.host, link.anchor or url)
 
-    def outlinks(self, page: Link, found: Iterable[Found]) -> tuple[tuple[Link, ...], dict[str, int]]:
-        """What was found on a page as links of this crawl, and how many were refused, by rule."""
-        refused: dict[str, int] = {}
-        depth, via, tag, anchor = page.depth + 1, page.url, page.tag, page.anchor or page.url
-        admitted = self.admitted(depth, anchor, found, refused)
-        return tuple(Link(url, host, "link", depth, via=via, tag=tag, anchor=anchor) for url, host in admitted), refused
-
     def admitted(self, depth: int, anchor: str, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of those that belong to the crawl, at this depth; the others are counted in ``refused``, by rule."""
         too_deep = 0 <= self._config.depth < depth

@@ -118,8 +118,8 @@ class Disk:
                 raise error
 
     async def _reconnect(self, error: RemoteError) -> None:
-        """As ``recover``, for the database of a crawl of many machines: what it has decided is taken at once; where it is not
-        to be had, it is tried again every second."""
+        """As ``recover``, for the database of a crawl of many machines: what it has decided is taken at once; where it cannot be
+        reached, it is tried again every second."""
         if error.at_once:
             logger.warning("%s", error)
             return

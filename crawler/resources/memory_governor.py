@@ -121,21 +121,22 @@ class MemoryGovernor:
         """This worker's visit may be given up from here on."""
         self._visits[worker] = None
 
-    def ended(self, task: asyncio.Task[None]) -> None:
-        self._visits.pop(task, None)
+    def ended(self, worker: asyncio.Task[None]) -> None:
+        """It may not from here on. May be called again."""
+        self._visits.pop(worker, None)
 
-    def gave_up(self, task: asyncio.Task[None]) -> bool:
+    def gave_up(self, worker: asyncio.Task[None]) -> bool:
         """Whether the cancellation just caught was ours; it is taken back then."""
-        if task not in self._given_up:
+        if worker not in self._given_up:
             return False
-        self._given_up.discard(task)
-        task.uncancel()
+        self._given_up.discard(worker)
+        worker.uncancel()
         return True
 
     def _give_up(self, count: int) -> None:
         """The longest out hold most."""
-        for task in list(islice(self._visits, count)):
-            self.give_up(task)
+        for worker in list(islice(self._visits, count)):
+            self.give_up(worker)
 
     def give_up(self, worker: asyncio.Task[None]) -> None:
         """End this worker's visit, if it has not ended: it counts as not made."""

@@ -69,7 +69,7 @@ class Decision(NamedTuple):
     give_back: bool = False
     """Empty caches and return free memory to the system, now."""
     give_up: int = 0
-    """So many visits with the largest bodies are to end, unvisited."""
+    """So many visits are to end, unvisited: those that have been out longest."""
     restart_parsers: bool = False
     end: bool = False
     """Drain: the limit cannot be held (exit 3)."""

@@ -1,8 +1,9 @@
-"""The threads that take turns with the interpreter run on one core: but one of them works at a time, and its lock handed from
+"""Keeps the threads that take turns with the interpreter on one core. Only one of them works at a time, and to hand its lock from
 core to core, for each piece read or written, costs a crawl a fifth of its CPU and brings no page more. (With bodies of
 megabytes, which are compressed without that lock, a second core would bring a tenth to a sixth.)
 
-Law: only those threads are bound, for as long as the crawl runs; where others keep that core busy, the system chooses again.
+Invariant: only those threads are bound, for as long as the crawl runs; where others keep that core busy, the system chooses
+again.
 """
 
 from __future__ import annotations

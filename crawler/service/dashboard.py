@@ -216,5 +216,5 @@ WAITS: Final[Mapping[str, Any]] = {
     "parser": "The parsers.",
     "operator": "You: the crawl is paused.",
     "exchange": "Another process or node, which is behind with the links it was sent.",
-    "database": "The database of the cluster: it is not to be had, or has given this node no hosts yet.",
+    "database": "The database of the cluster: it cannot be reached, or has given this node no hosts yet.",
 }

@@ -55,7 +55,7 @@ async def open_listener(
     idle_s: float = IDLE_S,
     shutdown_s: float = 2.0,
 ) -> AsyncIterator[int]:
-    """Serve an application, or GET handlers by path, on HOST:PORT; the port bound. ConfigError: it cannot be had."""
+    """Serve an application, or GET handlers by path, on HOST:PORT; the port bound. ConfigError: it cannot be bound."""
     if isinstance(served, web.Application):
         app = served
     else:

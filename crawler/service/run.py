@@ -98,7 +98,8 @@ def first_of(group: BaseExceptionGroup[E]) -> E:
 class Drains(Protocol):
     """What can be asked to end: a crawl, or its parts."""
 
-    stopped_by: str | None
+    @property
+    def stopped_by(self) -> str | None: ...
 
     def drain(self, why: str) -> None: ...
 

@@ -1,6 +1,6 @@
 """What members send each other: rows of the truth, one per addressee and commit, deleted in the commit that makes them true.
 
-The law: a message is there from the commit of its sender to that of its receiver. One for slots that have moved on is judged
+Invariant: a message is there from the commit of its sender to that of its receiver. One for slots that have moved on is judged
 foreign again by whoever reads it, and travels on; one for a member that is no more is taken over by another.
 """
 

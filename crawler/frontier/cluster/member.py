@@ -2,7 +2,7 @@
 
     a slot:  (none) ─▶ LOADING ─▶ HELD ─▶ LEAVING ─▶ (none)        lost: ─▶ (none), from anywhere
 
-The laws. After ``until``, by this machine's own monotonic clock, nothing of a slot is dealt, and what is out is broken off,
+Invariants. After ``until``, by this machine's own monotonic clock, nothing of a slot is dealt, and what is out is broken off,
 whether the database answers or not. A slot is dealt from only when all of it is here and no visit of an earlier lease is out.
 Who owns what changes between two commits, never within one; a phase, on the loop alone, once it has heard what the engine did.
 """
@@ -156,7 +156,7 @@ class Member:
         return self._pump
 
     async def _ask(self, call: Callable[..., T], *args: object) -> T | None:
-        """On the engine's thread; None where the database is not to be had: the pump makes that good."""
+        """On the engine's thread; None where the database cannot be reached: the pump makes that good."""
         if self._its.is_failing:
             return None
         try:
@@ -404,7 +404,7 @@ class Member:
                 self._pace()
 
     async def _load_slot(self, slot: int, loader: ThreadPoolExecutor) -> int | None:
-        """The greatest sequence in it; None: it could not be had."""
+        """The greatest sequence in it; None: it could not be read."""
         rows_of = self._mirror.truth.load(slot, LOAD_ROWS)
         loop, sequence = asyncio.get_running_loop(), 0
         try:

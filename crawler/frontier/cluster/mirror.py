@@ -1,7 +1,7 @@
 """Between a member's RocksDB and the truth. The store decides and collects its writes as ever; here they are translated to rows,
 made true, and only then written, unsynced: RocksDB is a working copy.
 
-The laws. What is written here with a commit is true. A slot's copy may be used again if nobody else has had the slot since, and
+Invariants. What is written here with a commit is true. A slot's copy may be used again if nobody else has had the slot since, and
 every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. What is
 written here ahead of a commit (links that became due) goes with the next one; until then the notes of its slots are gone.
 """

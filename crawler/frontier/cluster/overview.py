@@ -57,7 +57,7 @@ class Overview(Struct):
 
 
 def look(address: Address, lease_s: float) -> Overview:
-    """ConfigError: there is no crawl. RemoteError: the database is not to be had."""
+    """ConfigError: there is no crawl. RemoteError: the database cannot be reached."""
     with closing(_opened(address, lease_s)) as connection:
         try:
             with connection.transaction():

@@ -28,7 +28,6 @@ from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
 from crawler.frontier.rocksdb.layout import URL_RULES
 
-LEASE_S_MIN: Final = 2.0
 MARK_PREFIX: Final = b"mark:"
 BEATS_OF_THE_DEAD_MAX: Final = 2
 """What a process sent last may be done after its end."""

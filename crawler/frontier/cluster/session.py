@@ -1,6 +1,7 @@
 """Sessions with the database of a cluster, and where it is.
 
-The law: every wait for a response has an end. libpq sets none, and what lies between may hold a connection whose server is gone.
+Invariant: every wait for a response has an end. libpq sets none, and what lies between may hold a connection whose server is
+gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a member of a cluster asks of the database that holds the truth, and what it is told. One seam: ``Truth``.
 
-The laws: a slot has one owner, by the database's clock; only its owner changes what stands in it, and only while it is the
-owner; a commit is one transaction. Every method may raise RemoteError: the database is not to be had (nothing is known of what
+Invariants: a slot has one owner, by the database's clock; only its owner changes what stands in it, and only while it is the
+owner; a commit is one transaction. Every method may raise RemoteError: the database cannot be reached (nothing is known of what
 was under way), or it says that slots are lost (``at_once``: nothing was changed).
 """
 

@@ -1,6 +1,6 @@
 """How far every part has written, how far every part has read every other, and who has nothing left to do.
 
-A few words of memory that all of them share, each written by one part only. The law: a part announces only what it has
+A few words of memory that all of them share, each written by one part only. Invariant: a part announces only what it has
 committed; what is not announced is not read, and what is not announced as read is not deleted.
 """
 

@@ -1,6 +1,6 @@
 """One part's side of the exchange, as its pump drives it: what came in, what all have read, and when the crawl is over.
 
-The law: the crawl is over when no part has anything left to do, everything sent is committed where it was sent to, and two
+Invariant: the crawl is over when no part has anything left to do, everything sent is committed where it was sent to, and two
 looks, one after the other, find that nobody has committed anything between them.
 """
 

@@ -1,6 +1,6 @@
 """What a part reads of what the others have sent it.
 
-The law: nothing is read that its sender has not committed. Each segment becomes part of one batch, together with the place
+Invariant: nothing is read that its sender has not committed. Each segment becomes part of one batch, together with the place
 behind it; that place is announced when the batch is committed, so a kill makes the part read it again, and only then.
 """
 

@@ -1,6 +1,6 @@
 """What a part sends to the others: one more file of its commits, rolled as all are, kept until everybody has read it.
 
-The law: what a commit makes true of links that others own stands in this file before the commit, and counts only with it.
+Invariant: what a commit makes true of links that others own stands in this file before the commit, and counts only with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a commit finds that others own, packed by part: links, robots rules, and where those could not be had.
+"""What a commit finds that others own, packed by part: links, robots rules, and where those could not be fetched.
 
 A link sent twice does no harm, so what a page has and was sent lately is not sent again; what makes a row is sent as often as it
 is found. A link that came here by mistake is always sent on: perhaps it was this part that had sent it.

@@ -44,7 +44,7 @@ class Parcel(Struct, array_like=True):
     robots: list[tuple[str, bytes]]
     """(origin, robots record)"""
     denials: list[tuple[str, tuple[str, str]]]
-    """(origin, (outcome, reason)), where its robots rules could not be had"""
+    """(origin, (outcome, reason)), where its robots rules could not be fetched"""
 
 
 class Head(Struct, frozen=True):
@@ -64,7 +64,7 @@ class Head(Struct, frozen=True):
 
 def segment(to: int, parcel: Parcel) -> bytes:
     count = sum(len(piece.links) + len(piece.block or ()) for piece in parcel.pieces)
-    return _segment(to, PARCEL, count, _encode(parcel))
+    return _segment(to, PARCEL, count, encode_parcel(parcel))
 
 
 def head_of(data: bytes) -> Head:
@@ -82,7 +82,7 @@ def parcel_of(data: bytes) -> Parcel:
     head, payload = head_of(data), memoryview(data)[HEAD_BYTES:]
     if len(payload) != head.length or xxh3_64_intdigest(payload) != head.digest:
         raise ValueError("a segment is damaged")
-    return _parcels.decode(payload)
+    return _decode(payload)
 
 
 def _segment(to: int, kind: int, count: int, payload: bytes) -> bytes:
@@ -94,10 +94,7 @@ def _checked(head: bytes) -> bytes:
     return _check.pack(xxh3_64_intdigest(head) & 0xFFFFFFFF)
 
 
-_encode = Encoder().encode
-_parcels = Decoder(Parcel)
-encode_parcel: Final = _encode
-decode_parcel: Final = _parcels.decode
-"""A parcel without a segment's head: where something else vouches for it. ValueError: it is damaged."""
+encode_parcel: Final = Encoder().encode
+_decode = Decoder(Parcel).decode
 LAST: Final = _segment(_ALL, END, 0, b"")
 """The end of a file."""

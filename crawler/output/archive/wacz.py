@@ -22,6 +22,7 @@ from typing import BinaryIO, Final
 from msgspec import Struct
 
 from crawler.core.durable import open_there
+from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj
@@ -41,7 +42,7 @@ class _Resource(Struct, frozen=True):
 
 def write_wacz(root: Path, marks: Mapping[str, Mark], pages: Iterable[bytes], to: Path, *, title: str) -> int:
     """Write the archive of the crawl in ``root`` to a new file; how many WARC files are in it. With none, nothing is written.
-    ``pages`` are the lines of ``pages.jsonl``. Raises OSError, and StorageError where a file is missing."""
+    ``pages`` are the lines of ``pages.jsonl``. Raises OSError, and StorageError where a file is missing or too short."""
     kept = {file: mark for file, mark in marks.items() if not mark.retired}
     warcs = sorted(file for file in kept if file.startswith("warc/"))
     if not warcs:
@@ -73,10 +74,14 @@ def _stored(target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], compres
 
 
 def _committed(root: Path, file: str, mark: Mark) -> Iterator[bytes]:
-    """A file up to its mark, under whichever name it is there."""
+    """A file up to its mark, under whichever name it is there. StorageError: it is shorter."""
     left = mark.length
     with open_there(root / file) as source:
-        while left > 0 and (piece := source.read(min(left, PIECE_BYTES))):
+        while left > 0:
+            if not (piece := source.read(min(left, PIECE_BYTES))):
+                raise StorageError(
+                    f"{root / file}: {mark.length} bytes were committed, but {left} of them are missing", final=True
+                )
             left -= len(piece)
             yield piece
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
-from crawler.crawl.wiring import memory_limit_of, parsers_of
+from crawler.crawl.planning import memory_limit_of, parsers_of
 from crawler.parse.seed_files import blocks
 from crawler.service.parts.shares import share_of
 

@@ -21,8 +21,8 @@ from crawler.config.sections import Config
 from crawler.core.errors import RemoteError
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
+from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
-from crawler.crawl.wiring import memory_limit_of
 from crawler.resources import cgroup
 from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX
 from crawler.service.parts.channel import Channel, Gone, error_of

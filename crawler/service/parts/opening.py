@@ -23,7 +23,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.files import Part
-from crawler.crawl.wiring import memory_limit_of, parsers_of
+from crawler.crawl.planning import memory_limit_of, parsers_of
 from crawler.frontier.cluster.node import check as check_node
 from crawler.frontier.division import Division, read
 from crawler.frontier.exchange.board import Board

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.full_disk import file_size_limit
 
 from crawler.core.durable import BUFFER_BYTES_MAX, MarkedFile, length_of, lose, rename, sync_file_system
 from crawler.core.errors import StorageError
-
-
-@contextmanager
-def file_size_limit(limit: int) -> Iterator[None]:
-    """Writes beyond ``limit`` bytes of any file fail with EFBIG, as they would with ENOSPC."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_append_gives_the_offset_whether_written_or_not(tmp_path):

@@ -39,7 +39,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Counters.*": ("closed sets", FIXED),
     "FailingHosts.*": ("HOSTS_MAX of crawler.crawl.failing_hosts", 1000),
     "Crawl._reserved": ("outcome", CLAIMED),
-    "Crawl._visits": ("workers", WORKERS),
+    "Visits._leases": ("workers", WORKERS),
     "Crawl.recent_failures": ("RECENT_FAILURES", FIXED),
     "Vitals.history": ("HISTORY_MAX", FIXED),
     "Exclusion.*": ("settings", FIXED),

@@ -54,15 +54,15 @@ def test_as_one_by_one(parts, config, obey, depth, anchor, by_domain):
     page = Link(PAGE, "www.example.org", depth=depth, tag="t", anchor=anchor)
     options = Options("bot")
     found = outlinks(body, PAGE, "text/html", "utf-8", [], options)
-    links, refused = Scope(config, obey=obey).outlinks(page, found.links)
-    for rule, count in found.refused.items():
-        refused[rule] = refused.get(rule, 0) + count
+    refused, anchor = dict(found.refused), anchor or PAGE
+    admitted = list(Scope(config, obey=obey).admitted(depth + 1, anchor, found.links, refused))
+    links = [Link(url, host, "link", depth + 1, via=PAGE, tag="t", anchor=anchor) for url, host in admitted]
 
     reading = encode(ReadingOptions(options, ScopeRules.of(config, obey=obey), SECRET, True, by_domain=by_domain))
     keys_by = Keys(SECRET, domain_of if by_domain else None)
-    made = packed(body, PAGE, "text/html", "utf-8", [], page.depth + 1, page.anchor or PAGE, reading)
+    made = packed(body, PAGE, "text/html", "utf-8", [], depth + 1, anchor, reading)
     blocks = [block_of(columns, page) for columns in made.parts]
-    assert [link for block in blocks for link in block.links()] == list(links)
+    assert [link for block in blocks for link in block.links()] == links
     assert (made.refused, made.robots) == (refused, found.robots)
     for block in blocks:
         assert block.columns.is_sound()

@@ -106,10 +106,8 @@ def test_a_seeds_redirect_is_its_own_anchor_and_a_pages_is_not() -> None:
     assert refuses(moved, "redirect", anchor=None, include=("never",)) is None
     assert refuses(moved, "redirect", anchor=None, exclude=("/a/",)) == "exclude"
     assert refuses(moved, "redirect", anchor=SEED) == "host"
-    seed = Link(moved, "moved.example", "redirect", 0)
-    links, refused = Scope(ScopeConfig(depth=1)).outlinks(seed, [found("https://moved.example/c"), found(SEED)])
-    assert [one.anchor for one in links] == [moved]
-    assert refused == {"host": 1}
+    links, refused = admitted(1, moved, [found("https://moved.example/c"), found(SEED)], depth=1)
+    assert (links, refused) == (["https://moved.example/c"], {"host": 1})
 
 
 def test_include_and_exclude_are_searched_in_the_whole_url() -> None:
@@ -151,8 +149,15 @@ def found(url: str, **flags: bool) -> Seen:
     return Seen(url, host_key(url), **flags)
 
 
-def test_outlinks_of_a_page_become_links_of_the_crawl() -> None:
-    page = Link("http://h/a", "h", "link", 1, tag="t", anchor="http://h/", given="x", priority=16, attempt=3)
+def admitted(at_depth: int, anchor: str, links: list[Seen], obey: bool = True, **config: Any) -> tuple[list[str], dict[str, int]]:
+    """The URLs of a page's links that belong to the crawl, and the counts of the others."""
+    refused: dict[str, int] = {}
+    belonging = list(Scope(ScopeConfig(**config), obey=obey).admitted(at_depth, anchor, links, refused))
+    assert all(host == host_key(url) for url, host in belonging)
+    return [url for url, _ in belonging], refused
+
+
+def test_links_of_a_page_belong_to_the_crawl_or_are_counted() -> None:
     everything = [
         found("http://h/b"),
         found("http://other/"),
@@ -160,14 +165,12 @@ def test_outlinks_of_a_page_become_links_of_the_crawl() -> None:
         found("http://h/" + "x" * 3000),
         found("http://h/private"),
     ]
-    links, refused = Scope(ScopeConfig(depth=2, exclude=("private",))).outlinks(page, everything)
-    assert links == (Link("http://h/b", "h", "link", 2, via="http://h/a", tag="t", anchor="http://h/"),)
+    links, refused = admitted(2, "http://h/", everything, depth=2, exclude=("private",))
+    assert links == ["http://h/b"]
     assert refused == {"host": 1, "nofollow": 1, "url_length": 1, "exclude": 1}
     assert sum(refused.values()) + len(links) == len(everything), "nothing is dropped silently"
-    links, refused = Scope(ScopeConfig(depth=1)).outlinks(page, everything[:1])
-    assert (links, refused) == ((), {"depth": 1})
-    links, refused = Scope(ScopeConfig(depth=2), obey=False).outlinks(page, everything[2:3])
-    assert ([one.url for one in links], refused) == (["http://h/n"], {})
+    assert admitted(2, "http://h/", everything[:1], depth=1) == ([], {"depth": 1})
+    assert admitted(2, "http://h/", everything[2:3], depth=2, obey=False) == (["http://h/n"], {})
 
 
 URLS = st.builds(
@@ -197,8 +200,8 @@ URLS = st.builds(
 def test_one_link_and_a_pages_links_are_judged_alike(url: str, anchor: str, depth: int, config: ScopeConfig) -> None:
     """``why`` asks about one link what the crawl decided about many."""
     scope = Scope(config)
-    page = Link(anchor, host_key(anchor), depth=depth - 1)
-    links, refused = scope.outlinks(page, [found(url)])
+    refused: dict[str, int] = {}
+    links = [link(url, anchor=anchor, depth=depth) for url, _ in scope.admitted(depth, anchor, [found(url)], refused)]
     rule = scope.refuses(link(url, anchor=anchor, depth=depth))
     assert rule is None or rule in RULES
     assert (rule is None) == bool(links)

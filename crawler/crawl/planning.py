@@ -1,0 +1,43 @@
+"""How much memory a crawl, and each of its parts, may use: what a configuration means on this machine."""
+
+from __future__ import annotations
+
+import os
+
+from crawler.config import Config
+from crawler.output.bucket import upload_bytes
+from crawler.resources import cgroup
+from crawler.resources.memory_plan import BASE_BYTES, CLIENT_BYTES, PART_BASE_BYTES, Needs, Plan, default_limit, divide
+
+
+def plan_of(config: Config, *, endless: bool = False, is_part: bool = False) -> Plan:
+    """The memory limit, divided. ConfigError if it is too small. ``is_part``: it is what one part of a crawl may use."""
+    parsers = parsers_of(config)
+    control = (endless or config.metrics_listen is not None) and not is_part
+    needs = Needs(
+        upload=upload_bytes(config.store_url) if config.store_url is not None else 0,
+        workers=config.workers,
+        parsers=parsers,
+        max_parse=config.max_parse if config.depth or config.requisites else 0,
+        max_body=max(config.max_body, config.max_robots, config.max_sitemap if config.sitemaps else 0),
+        max_head=config.max_head,
+        max_outlinks=config.max_outlinks,
+        control=control,
+        base=(PART_BASE_BYTES if is_part else BASE_BYTES) + (CLIENT_BYTES if config.cluster is not None else 0),
+    )
+    return divide(memory_limit_of(config), needs)
+
+
+def memory_limit_of(config: Config) -> int:
+    """For the whole process tree."""
+    group = cgroup.find()
+    return config.memory_limit or default_limit(group.limit if group else None)
+
+
+def parsers_of(config: Config) -> int:
+    """How many parser processes there are."""
+    if not (config.depth or config.sitemaps or config.requisites):
+        return 0
+    from crawler.parse.pool import pool_size
+
+    return pool_size(config.parsers, cores=os.cpu_count() or 1, memory_limit_bytes=memory_limit_of(config))

@@ -1,0 +1,48 @@
+"""Visits that are out: they are broken off by what they are of, and whoever waits for their end hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from crawler.core.model import Lease, Link
+from crawler.crawl.visits import Visits
+
+
+class Breaking:
+    """As much of the memory governor as can break off a visit."""
+
+    def __init__(self) -> None:
+        self.given_up: list[asyncio.Task[None]] = []
+
+    def begins(self, worker: asyncio.Task[None]) -> None: ...
+
+    def ended(self, worker: asyncio.Task[None]) -> None: ...
+
+    def give_up(self, worker: asyncio.Task[None]) -> None:
+        self.given_up.append(worker)
+
+
+def lease(host: str) -> Lease:
+    return Lease(Link(f"http://{host}/", host), b"", 0.0)
+
+
+async def test_only_the_unwanted_are_broken_off_and_all_who_wait_hear_of_their_end() -> None:
+    memory = Breaking()
+    visits = Visits(memory)
+    workers = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
+    for worker, host in zip(workers, ("a", "b", "c"), strict=True):
+        visits.begins(worker, lease(host))
+    unwanted = {"a", "b"}
+    visits.break_off(lambda lease: lease.link.host in unwanted)
+    assert memory.given_up == workers[:2]
+
+    waiting = [asyncio.create_task(visits.are_over(lambda lease: lease.link.host in unwanted)) for _ in range(2)]
+    visits.ended(workers[2])
+    visits.ended(workers[0])
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in waiting), "one of them is still out"
+    visits.ended(workers[1])
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+    for worker in workers:
+        worker.cancel()

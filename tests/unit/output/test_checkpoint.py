@@ -1,0 +1,34 @@
+"""The cut of one store: what is still written is copied whole, or the checkpoint fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.full_disk import file_size_limit
+
+from crawler.core.errors import StorageError
+from crawler.core.model import Mark
+from crawler.output.checkpoint import Cut
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Cut:
+    """Of a file of 4,000 committed bytes, which is still written."""
+    root, made = tmp_path / "root", tmp_path / "made"
+    (root / "results").mkdir(parents=True)
+    made.mkdir()
+    (root / "results" / "r").write_bytes(b"x" * 4000 + b"and what no commit knows")
+    cut = Cut(root, made)
+    cut.take("frontier", lambda path: {"results/r": Mark(4000)})
+    return cut
+
+
+def test_what_is_still_written_is_copied_up_to_its_mark(cut: Cut, tmp_path: Path) -> None:
+    cut.copy()
+    assert (tmp_path / "made" / "results" / "r").read_bytes() == b"x" * 4000
+
+
+def test_a_disk_that_fills_up_with_the_last_piece_is_told(cut: Cut) -> None:
+    with file_size_limit(3000), pytest.raises(StorageError, match="results/r"):
+        cut.copy()
