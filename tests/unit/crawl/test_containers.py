@@ -239,5 +239,6 @@ FILLING = {
     "Refill._exhausted",
     *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
     *("Connector._conns", "Connector._idle"),
+    *("Workbench._hosts", "Workbench._groups", "Workbench._resting"),
 }
 """Caches and buffers whose bounds are beyond what so few hosts, or a batch, fill."""
