@@ -67,6 +67,14 @@ def address_of(config: Config) -> Address:
     return Address(config.cluster or "")
 
 
+def why_away(config: Config) -> str | None:
+    """Why the database is not to be had just now; None if it is, or has another fault, which opening the crawl tells."""
+    address = address_of(config)
+    from crawler.frontier.cluster.session import why_away
+
+    return why_away(address, config.cluster_lease)
+
+
 def join(config: Config, root: Path, part: int) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database is not to be had."""
     node = node_in(config, root)

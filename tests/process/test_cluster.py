@@ -7,6 +7,7 @@ CLUSTER_PAGES=20000 pytest -s -m slow tests/process/test_cluster.py    crawls th
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -122,6 +123,41 @@ def test_a_process_that_dies_while_the_database_is_gone_is_begun_again_when_it_i
             server.start()
         cluster.wait()
         cluster.check(web, 120)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Cluster, processes: str) -> None:
+    web, server, port = tree(1), postgres(), port_of_its_own()
+    arguments = ("--listen", f"127.0.0.1:{port}", "--processes", processes)
+
+    def health(path: str) -> tuple[int, str]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    with web.running():
+        cluster.begin("a", *arguments, command="serve")
+        until(lambda: "control API on port" in cluster.said("a"))
+        assert cluster.drain("a") == 0
+        server.kill()
+        try:
+            cluster.begin("a", *arguments, command="serve")
+            until(lambda: "the crawl is opened when it is there" in cluster.said("a"))
+            until(lambda: health("/livez") == (200, "ok\n"))
+            assert health("/readyz") == (503, "waits for database\n")
+            assert cluster.drain("a") == 0, "a signal ends it as ever"
+            cluster.begin("b", url_of(web, 1))
+            assert cluster.nodes["b"].wait(30) == 3, "one that has never been in the crawl may have the wrong URL"
+            cluster.begin("b", url_of(web, 1))
+            assert cluster.nodes["b"].wait(30) == 3
+            cluster.begin("a", *arguments, command="serve")
+            until(lambda: cluster.said("a").count("the crawl is opened when it is there") == 2)
+        finally:
+            server.start()
+        until(lambda: cluster.said("a").count("control API on port") == 2)
+        until(lambda: health("/readyz") == (200, "ok\n"))
+        assert cluster.drain("a") == 0
 
 
 @pytest.mark.slow

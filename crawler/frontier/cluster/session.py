@@ -109,6 +109,21 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
     return session
 
 
+def why_away(address: Address, lease_s: float) -> str | None:
+    """Why the database is not to be had, or takes no writes; None if it does, or has a fault that does not pass."""
+    try:
+        with connect(address, lease_s) as session:
+            is_read_only = session.execute("SHOW transaction_read_only").fetchone() == ("on",)
+    except RemoteError as error:
+        return str(error)
+    except psycopg.Error as error:
+        failure = told(address, error)
+        return str(failure) if isinstance(failure, RemoteError) else None
+    except StorageError:
+        return None
+    return f"{address.shown}: it takes no writes just now" if is_read_only else None
+
+
 def told(address: Address, error: Exception) -> RemoteError | StorageError:
     """What an error of the database means to us."""
     if isinstance(error, NOT_OURS):
