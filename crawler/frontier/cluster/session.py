@@ -29,6 +29,8 @@ LOAD_PATIENCE_S: Final = 60.0
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
 """What a fence fails with."""
+TOO_LARGE: Final = "54"
+"""The class of what is more than the server can ever take: psycopg counts it as operational, and yet it does not pass."""
 PASSING: Final = ("25006", "25P03", "25P04")
 """What psycopg does not count as operational, and yet passes: a server takes no writes just now, as a standby does, and one whose
 disk is full; a transaction had waited for its node for too long, as where that was frozen."""
@@ -129,6 +131,8 @@ def told(address: Address, error: Exception) -> RemoteError | StorageError:
     if isinstance(error, NOT_OURS):
         return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
     text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
+    if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(TOO_LARGE):
+        return StorageError(text, final=True)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return RemoteError(text)
     if isinstance(error, psycopg.Error) and error.sqlstate in PASSING:

@@ -114,6 +114,24 @@ def test_rows_arrive_as_they_were(url: str) -> None:
         assert rows(url, "SELECT slot, family, key, value FROM known") == known[:1]
 
 
+def test_a_list_may_have_a_path_that_no_index_takes(url: str) -> None:
+    path = b"position:/" + b"".join(uuid.uuid5(uuid.NAMESPACE_URL, str(n)).hex.encode() + b"/" for n in range(120))
+    with member(url, "a") as a:
+        a.join(seeding=True)
+        a.commit(changes(0, own=[(b"mark:x", b"1"), (path, b"before"), (path + b"2", b"other")]))
+        a.commit(changes(1, own=[(path, b"line 7")], own_gone=[path + b"2"]))
+        assert a.join(seeding=False).own == {b"mark:x": b"1", path: b"line 7"}
+
+
+def test_what_is_more_than_the_server_takes_is_final(url: str) -> None:
+    long = b"".join(uuid.uuid5(uuid.NAMESPACE_URL, str(n)).bytes for n in range(300))
+    with member(url, "a") as a:
+        held = a.join(seeding=True) and a.tick([]).held
+        with pytest.raises(StorageError, match="index row size") as told:
+            a.commit(changes(0, {5: held[5]}, known=[(5, 0, long, b"")]))
+        assert told.value.final and not isinstance(told.value, RemoteError)
+
+
 def test_a_process_that_another_has_followed_commits_nothing(url: str) -> None:
     with member(url, "a", 60) as before, member(url, "a", 60) as after:
         before.join(seeding=True)
