@@ -67,6 +67,7 @@ from crawler.resources.memory_plan import (
 from crawler.resources.network import Network
 
 if TYPE_CHECKING:
+    from crawler.crawl.membership import Membership
     from crawler.fetch.cookies import Cookies
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
@@ -153,7 +154,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: Part | None
                 retention=_retention(config, root, pump, store, marking),
                 uploads=_uploads(config, root, pump, store, marking, files.journal),
                 recrawler=recrawler,
-                seeds=_seeds(config, store, rules) if part is None or part.share.own == 0 else iter(()),
+                seeds=_seeds(config, store, rules, files.membership) if part is None or part.share.own == 0 else iter(()),
                 memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
                 disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
                 network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
@@ -266,8 +267,9 @@ def _visits_max(config: Config, part: Part | None) -> int | None:
     return None if not config.max_pages else config.max_pages if part is None else 0
 
 
-def _seeds(config: Config, store: Store, rules: urls.UrlRules) -> Iterator[seeds.Chunk]:
-    return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
+def _seeds(config: Config, store: Store, rules: urls.UrlRules, membership: Membership | None) -> Iterator[seeds.Chunk]:
+    lost = membership.lost_positions if membership is not None else None
+    return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config), lost)
 
 
 def _judge(config: Config, rules: urls.UrlRules) -> Judge:

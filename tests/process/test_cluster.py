@@ -281,6 +281,22 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
         assert refused.returncode == 2 and PASSWORD not in refused.stdout + refused.stderr
 
 
+def test_a_line_of_a_lost_nodes_list_has_one_final_row_where_another_is_given_the_list(cluster: Cluster, tmp_path: Path) -> None:
+    web, listed = tree(1), tmp_path / "list"
+    with web.running():
+        listed.write_text("".join(f"{url_of(web, n)}\n" for n in range(2, 32)))
+        cluster.begin("a", "-i", str(listed), "--depth", "0")
+        cluster.wait()
+        where = ("--cluster", cluster.url, "--cluster-lease", "2s")
+        assert command("cluster", "lost", cluster.node_of("a"), *where).returncode == 0
+        with listed.open("a") as more:
+            more.write(f"{url_of(web, 2)}\n{url_of(web, 40)}\n")
+        cluster.begin("b", "-i", str(listed), "--depth", "0")
+        cluster.wait("b")
+    lines = Counter(row["input"]["line"] for row in rows_of(cluster.directory("b")) if row["final"])
+    assert lines == dict.fromkeys(range(1, 33), 1)
+
+
 def test_a_node_that_differs_is_refused_and_so_is_a_directory_begun_otherwise(cluster: Cluster) -> None:
     web = tree(3)
     with web.running():

@@ -27,7 +27,7 @@ from crawler.frontier.cluster.columns import byteas, small_ints
 from crawler.frontier.cluster.gauges import TABLES
 from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, told
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
-from crawler.frontier.rocksdb.layout import URL_RULES
+from crawler.frontier.rocksdb.layout import POSITION, URL_RULES, file_name
 
 LEASE_S_MIN: Final = 2.0
 MARK_PREFIX: Final = b"mark:"
@@ -171,11 +171,17 @@ class PostgresTruth:
                 own = connection.execute("SELECT key, value FROM own WHERE member = %s", [self._number]).fetchall()
                 now = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
                 assert now is not None
+                left = connection.execute(tables.LEFT, [POSITION, LONG_KEY]).fetchall() if seeding else []
         except psycopg.Error as error:
             raise self._failed(error) from None
         self._incarnation, self._joins_unanswered = incarnation, 0
         out_long = _keys(before[0]) if before is not None else []
-        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, float(now[0]), out_long)
+        lost: dict[str, list[bytes]] = {}
+        for row in left:
+            for key, position in _own_of([row]).items():
+                if key.startswith(POSITION):
+                    lost.setdefault(file_name(POSITION, key), []).append(position)
+        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, float(now[0]), out_long, lost)
 
     def tick(self, out_long: Sequence[bytes]) -> Tick:
         values = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s, "out": list(out_long)}

@@ -75,6 +75,8 @@ RETURNING id, incarnation, commits, state
 """
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
   WHERE owner = %(id)s RETURNING id, epoch"""
+LEFT: Final = """SELECT key, value FROM own JOIN member ON member.id = own.member
+  WHERE member.lost AND (substring(key FROM 1 FOR 9) = %s OR substring(key FROM 1 FOR 5) = %s)"""
 
 # A fence fails by itself, so that the rest of the pipeline is not run.
 FENCE_MEMBER: Final = """WITH m AS (

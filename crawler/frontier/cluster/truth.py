@@ -41,6 +41,8 @@ class Joined(Struct, frozen=True):
     """The database's clock, seconds since the epoch."""
     out_long: Sequence[bytes] = ()
     """What its last process was at for long when it was last heard of."""
+    lost_positions: Mapping[str, Sequence[bytes]] = {}
+    """For one that reads lists: how far members that were declared lost had read theirs."""
 
 
 class Changes(Struct):
