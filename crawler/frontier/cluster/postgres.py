@@ -183,8 +183,9 @@ class PostgresTruth:
                     lost.setdefault(file_name(POSITION, key), []).append(position)
         return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, float(now[0]), out_long, lost)
 
-    def tick(self, out_long: Sequence[bytes]) -> Tick:
-        values = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s, "out": list(out_long)}
+    def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
+        who = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s}
+        values = who | {"out": list(out_long), "wants": wants}
         try:
             connection = self._session()
             with connection.pipeline():

@@ -63,6 +63,23 @@ def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
         assert {view.is_alive for view in b.tick([]).members} == {True, False}
 
 
+def test_who_wants_no_slots_gives_all_back_and_the_others_share_them(url: str) -> None:
+    with member(url, "a", 60) as a, member(url, "b", 60) as b:
+        number = a.join(seeding=True).number
+        b.join(seeding=False)
+        a.tick([])
+        b.tick([])
+        low = a.tick([], False)
+        assert low.surplus == low.held.keys() and len(low.held) > 0
+        assert next(view.is_alive for view in b.tick([]).members if view.number == number), "it holds them still"
+        a.release(sorted(low.held))
+        assert a.tick([], False).held == {}
+        assert len(b.tick([]).held) == 256
+        assert a.tick([]).held == {}, "it is counted from now on"
+        b.release(sorted(b.tick([]).surplus))
+        assert len(a.tick([]).held) == 128
+
+
 def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
     with member(url, "a", 60) as a, member(url, "b", 60) as b:
         a.join(seeding=True)
