@@ -248,6 +248,17 @@ def test_verify_finds_what_was_changed(crawled, tmp_path):
     assert ended.returncode == 3 and len(ended.stdout.splitlines()) >= 1 and victim.name in ended.stdout
 
 
+def test_verify_tells_of_settings_that_run_could_not_read(crawled, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(crawled, copy)
+    settings = copy / "crawl.toml"
+    settings.write_bytes(settings.read_bytes().replace(b"depth", b"de\0th", 1))
+    ended = command("verify", str(copy))
+    assert ended.returncode == 3 and "crawl.toml: cannot be read as this crawl's configuration" in ended.stdout
+
+
 def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
     out = str(tmp_path / "out")
     again = ("run", url(site, "good/5"), url(site, "sin/gone"), "http://127.0.0.1:1/", "-o", out, *LOCAL, "--retries", "0")
