@@ -42,7 +42,7 @@ from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
 from crawler.output.archive import KINDS
 from crawler.output.bucket import upload_bytes
-from crawler.output.uploads import open_uploads
+from crawler.output.uploads import open_uploads, place_of
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
@@ -258,7 +258,7 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store, marking: as
         retire=pump.frontier.retire,
         wall=time.time,
         marking=marking,
-        stored_only=config.store_url is not None,
+        stored_at=place_of(config.store_url, root) if config.store_url is not None else None,
     )
 
 
