@@ -219,8 +219,9 @@ def summary(arguments: Sequence[str]) -> int:
     if namespace.html:
         from crawler.output.summary_page import page
 
+        text = page(summed, title=f"Crawl of {Path(namespace.directory).resolve().name}")
         try:
-            Path(namespace.html).write_text(page(summed, title=f"Crawl of {Path(namespace.directory).resolve().name}"), "utf-8")
+            _replace(Path(namespace.html), text.encode())
         except OSError as error:
             raise ConfigError(f"{namespace.html}: {error.strerror}") from error
         say(f"{namespace.html} is written")
@@ -229,6 +230,20 @@ def summary(arguments: Sequence[str]) -> int:
     else:
         print("\n".join(_text(summed)))
     return Exit.OK
+
+
+def _replace(to: Path, data: bytes) -> None:
+    """Write it to a file, whole or not at all: what was there before is lost only once it is. Raises OSError."""
+    if to.exists() and not to.is_file():  # a device or a pipe
+        to.write_bytes(data)
+        return
+    target = to.resolve()  # a link stays one
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _text(summed: Summary) -> Iterator[str]:
