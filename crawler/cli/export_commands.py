@@ -160,9 +160,14 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
 
 def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
     """``besides``: where else to look if there is none."""
-    from crawler.output.export import json_line, to_file
+    from crawler.output.export import clear, json_line, to_file
     from crawler.parse.encoding import read_text
 
+    if to is not None:
+        try:
+            clear(Path(to))
+        except OSError as error:
+            raise ConfigError(f"{to}: {error.strerror}") from error
     matched = retired = 0
     for result in results:
         matched += 1

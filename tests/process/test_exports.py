@@ -1,6 +1,7 @@
 """What other tools load: WACZ, Parquet, CSV, lists of pages, and the summary, each from a real crawl."""
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -206,3 +207,20 @@ def test_a_summary_that_does_not_fit_leaves_the_earlier_one(crawled, tmp_path):
     assert report.read_bytes() == before and list(tmp_path.iterdir()) == [report]
     shown = crawler("summary", str(crawled[0]), "--html", "/dev/stdout")
     assert shown.returncode == 0 and shown.stdout.startswith("<!DOCTYPE html>"), shown.stderr
+
+
+def test_what_an_export_that_was_killed_has_left_goes_with_the_next(crawled, tmp_path):
+    pictures, wacz = tmp_path / "pictures", tmp_path / "out.wacz"
+    pictures.mkdir()
+    (pictures / ".export-17.tmp").write_bytes(b"left")
+    (pictures / "mine.tmp").write_bytes(b"a person's own")
+    with (pictures / ".export-18.tmp").open("wb") as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        exported(crawled, "--files", str(pictures))
+        assert sorted(path.name for path in pictures.glob(".*")) == [".export-18.tmp"], "of an export that goes on"
+    assert (pictures / "mine.tmp").exists()
+    (tmp_path / ".out.wacz.index-abc").mkdir()
+    (tmp_path / ".out.wacz.index-abc" / "x.cdxj").write_bytes(b"left")
+    (tmp_path / "out.wacz.tmp").write_bytes(b"left")
+    exported(crawled, "--format", "wacz", "--to", str(wacz))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.wacz", "pictures"]
