@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.output import say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
+from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import counted, json_text, printable
 
@@ -184,7 +185,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
                     made = to_file(result.row, body, Path(to))
                 except OSError as error:
                     raise ConfigError(f"{to}: {error.strerror}") from error
-                yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
+                yield exact_json.dumps(made) + b"\n"
     if not matched:
         say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
     if retired:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from crawler.core import exact_json
 from crawler.core.model import NOT_PAGES, Input, Known, Ref
 from crawler.core.text import cell
 from crawler.output.file_names import part_of
@@ -164,7 +165,7 @@ def _cell(value: Any) -> Any:
         if value is None
         else cell(value)
         if isinstance(value, str)
-        else orjson.dumps(value).decode()
+        else exact_json.dumps(value).decode()
         if isinstance(value, dict)
         else value
     )
