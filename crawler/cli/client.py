@@ -23,6 +23,8 @@ WHERE: Final = ("listen", "api", "ca_file", "api_token_file")
 """The settings that say where a daemon is."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
+NO_ROOM: Final = ("ENOSPC", "EDQUOT", "EFBIG", "EIO")
+"""What the daemon says of a disk that takes no more."""
 _PIECE_BYTES: Final = 64 << 10
 _RESPONSE_BYTES_MAX: Final = 64 << 20
 _HEALTH_BYTES_MAX: Final = 1000
@@ -166,8 +168,8 @@ def client_of(arguments: Namespace) -> Client:
 
 
 def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """A request that the daemon refuses is the caller's to mend (exit 2); a daemon that is not there or is busy is not
-    (exit 1)."""
+    """A request that the daemon refuses is the caller's to mend (exit 2); a disk that is full there is storage (exit 3); a daemon
+    that is not there or is busy is neither (exit 1)."""
 
     @wraps(command)
     def refused_or_done(arguments: Sequence[str]) -> int:
@@ -175,6 +177,8 @@ def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
             return command(arguments)
         except RequestRefused as error:
             say(str(error))
+            if error.problem.get("errno") in NO_ROOM:
+                return Exit.STORAGE
             return Exit.USAGE if 400 <= error.status < 500 else Exit.INTERNAL
 
     return refused_or_done

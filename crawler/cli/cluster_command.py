@@ -92,4 +92,4 @@ def _tell_lost(node: NodeView) -> None:
             "only there are not written again"
         )
     if node.reads_lists:
-        say("its URL lists were not read to their end: give them to another node (-i), which passes over what is known")
+        say("its URL lists were not read to their end: give them to another node (-i), which goes on behind what was read")

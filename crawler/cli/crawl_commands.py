@@ -96,6 +96,8 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     import_aiohttp()
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
+    if signals is not None and waited_in_vain(config, "run", signals):
+        return Exit.STOPPED
     parts, why = processes_of(config, "run")
     with opened_for(config, "run", parts) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
         for line in spoken:
@@ -125,6 +127,26 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
 
         print(json.dumps(_summary(report, seconds)))
     return report.exit_code
+
+
+def waited_in_vain(config: Config, command: Command, signals: Signals) -> bool:
+    """A node that has been in its crawl waits for a database that is away: whether a signal has ended that."""
+    if config.cluster is None or config.fresh:
+        return False
+    from crawler.crawl.membership import why_away
+    from crawler.frontier.cluster.node import has_joined
+
+    if not has_joined(Path(config.output or "") / "frontier") or (why := why_away(config)) is None:
+        return False
+    import asyncio
+
+    from crawler.cli.log import log_of_daemon, log_of_run
+    from crawler.service.database_wait import wait_for_database
+
+    log = log_of_daemon(config) if command == "serve" else log_of_run(config, partial(print, file=sys.stderr))
+    away = partial(why_away, config)
+    with log, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(wait_for_database(config, why, away, signals, endless=command == "serve")) is not None
 
 
 @contextlib.contextmanager

@@ -53,10 +53,12 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         return load(chosen, file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
-    from crawler.cli.crawl_commands import import_aiohttp, opened_for, processes_of
+    from crawler.cli.crawl_commands import import_aiohttp, opened_for, processes_of, waited_in_vain
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()
+    if signals is not None and waited_in_vain(config, "serve", signals):
+        return Exit.OK
     parts, why = processes_of(config, "serve")
     with opened_for(config, "serve", parts) as served, log_of_daemon(config) as log:
         for line in warnings(config):

@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.output import say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
+from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import counted, json_text, printable
 
@@ -160,9 +161,14 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
 
 def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
     """``besides``: where else to look if there is none."""
-    from crawler.output.export import json_line, to_file
+    from crawler.output.export import clear, json_line, to_file
     from crawler.parse.encoding import read_text
 
+    if to is not None:
+        try:
+            clear(Path(to))
+        except OSError as error:
+            raise ConfigError(f"{to}: {error.strerror}") from error
     matched = retired = 0
     for result in results:
         matched += 1
@@ -179,7 +185,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
                     made = to_file(result.row, body, Path(to))
                 except OSError as error:
                     raise ConfigError(f"{to}: {error.strerror}") from error
-                yield orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE)
+                yield exact_json.dumps(made) + b"\n"
     if not matched:
         say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
     if retired:
@@ -219,8 +225,9 @@ def summary(arguments: Sequence[str]) -> int:
     if namespace.html:
         from crawler.output.summary_page import page
 
+        text = page(summed, title=f"Crawl of {Path(namespace.directory).resolve().name}")
         try:
-            Path(namespace.html).write_text(page(summed, title=f"Crawl of {Path(namespace.directory).resolve().name}"), "utf-8")
+            _replace(Path(namespace.html), text.encode())
         except OSError as error:
             raise ConfigError(f"{namespace.html}: {error.strerror}") from error
         say(f"{namespace.html} is written")
@@ -229,6 +236,20 @@ def summary(arguments: Sequence[str]) -> int:
     else:
         print("\n".join(_text(summed)))
     return Exit.OK
+
+
+def _replace(to: Path, data: bytes) -> None:
+    """Write it to a file, whole or not at all: what was there before is lost only once it is. Raises OSError."""
+    if to.exists() and not to.is_file():  # a device or a pipe
+        to.write_bytes(data)
+        return
+    target = to.resolve()  # a link stays one
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _text(summed: Summary) -> Iterator[str]:

@@ -13,6 +13,7 @@ from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outc
 from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
+from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit, FetchError, StorageError
 from crawler.core.text import json_text, printable
 
@@ -83,7 +84,7 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
         nonlocal cursor
         for behind, page in client.results(cursor, WAIT_S if namespace.follow else 0):
             for line in page.splitlines():
-                row = orjson.loads(line)
+                row = exact_json.loads(line)
                 if wanted(row):
                     yield row
             sys.stdout.flush()
@@ -104,7 +105,7 @@ def _as_text(rows: Iterable[Row], form: str, *, is_begun: bool = False) -> Itera
         from crawler.output.final_rows import csv_lines
 
         return (line.encode() for line in csv_lines(rows, with_header=not is_begun))
-    return (json_text(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)) for row in rows)
+    return (json_text(exact_json.dumps(row) + b"\n") for row in rows)
 
 
 def cat(arguments: Sequence[str]) -> int:

@@ -193,12 +193,16 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
 class Mark(Struct, frozen=True, array_like=True, gc=False):
     """A file's length as of the last commit. While not ``closed`` more may follow. ``retired``: it is about to be deleted, or
     has gone; then its mark goes as well (crawler.output.file_names). ``stored``: a copy of all of it stands where the crawl's
-    ``store_url`` said (crawler.output.uploads)."""
+    ``store_url`` said (crawler.output.uploads), at ``place``; earlier versions did not say at which."""
 
     length: int
     closed: bool = False
     retired: bool = False
     stored: bool = False
+    place: str = ""
+
+    def is_stored_at(self, place: str) -> bool:
+        return self.stored and self.place in ("", place)
 
 
 class Lease(Struct, frozen=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,8 @@ class Membership(Struct, frozen=True):
     node: Node
     now: float
     """The database's clock."""
+    lost_positions: Mapping[str, Sequence[bytes]]
+    """How far nodes that were declared lost had read their lists."""
 
     def member(self, config: Config, store: Store, clock: Clock) -> Member:
         """Its life in the crawl's loop, over its working copy."""
@@ -67,6 +70,14 @@ def address_of(config: Config) -> Address:
     return Address(config.cluster or "")
 
 
+def why_away(config: Config) -> str | None:
+    """Why the database is not to be had just now; None if it is, or has another fault, which opening the crawl tells."""
+    address = address_of(config)
+    from crawler.frontier.cluster.session import why_away
+
+    return why_away(address, config.cluster_lease)
+
+
 def join(config: Config, root: Path, part: int) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
@@ -91,7 +102,7 @@ def join(config: Config, root: Path, part: int) -> Membership:
     mirror = Mirror(truth, joined, group_of, tells_whole=part == 0)
     outbox = Outbox(mirror)
     mirror.messages = outbox
-    return Membership(mirror, outbox, node, joined.now)
+    return Membership(mirror, outbox, node, joined.now, joined.lost_positions)
 
 
 def identity_of(config: Config) -> dict[str, object]:

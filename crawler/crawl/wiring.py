@@ -41,7 +41,7 @@ from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
 from crawler.output.archive import KINDS
-from crawler.output.uploads import open_uploads
+from crawler.output.uploads import open_uploads, place_of
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
@@ -56,6 +56,7 @@ from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan
 from crawler.resources.network import Network
 
 if TYPE_CHECKING:
+    from crawler.crawl.membership import Membership
     from crawler.fetch.cookies import Cookies
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
@@ -188,7 +189,7 @@ def _crawl(
         retention=_retention(config, root, pump, store, marking),
         uploads=_uploads(config, root, pump, store, marking, files.journal),
         recrawler=recrawler,
-        seeds=_seeds(config, store, url_rules) if part is None or part.share.own == 0 else iter(()),
+        seeds=_seeds(config, store, url_rules, files.membership) if part is None or part.share.own == 0 else iter(()),
         memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
         disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
         network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
@@ -282,7 +283,7 @@ def _retention(config: Config, root: Path, pump: Pump, store: Store, marking: as
         retire=pump.frontier.retire,
         wall=time.time,
         marking=marking,
-        stored_only=config.store_url is not None,
+        stored_at=place_of(config.store_url, root) if config.store_url is not None else None,
     )
 
 
@@ -291,8 +292,9 @@ def _visits_max(config: Config, part: Part | None) -> int | None:
     return None if not config.max_pages else config.max_pages if part is None else 0
 
 
-def _seeds(config: Config, store: Store, rules: urls.UrlRules) -> Iterator[seeds.Chunk]:
-    return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config))
+def _seeds(config: Config, store: Store, rules: urls.UrlRules, membership: Membership | None) -> Iterator[seeds.Chunk]:
+    lost = membership.lost_positions if membership is not None else None
+    return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config), lost)
 
 
 def _judge(config: Config, rules: urls.UrlRules) -> Judge:

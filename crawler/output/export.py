@@ -6,18 +6,20 @@ Invariants: a body of any size passes through in pieces, and nothing a server se
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
-import orjson
-
+from crawler.core import exact_json
 from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
 from crawler.output.results import Row
 
+_BEGUN: Final = ".export-"
 PIECE_BYTES: Final = 48 << 10
 """A multiple of three, so that base64 of the pieces is base64 of the whole."""
 # fmt: off
@@ -37,12 +39,12 @@ def json_line(row: Row, body: BinaryIO, read_text: ReadText) -> Iterator[bytes]:
     what the text was decoded by, also where the row does not know it; bytes that are not of it become U+FFFD."""
     fields = {name: row.get(name) for name in FIELDS}
     if not _is_text(row["mime"] or ""):
-        yield orjson.dumps({**fields, "encoding": None})[:-1] + b',"base64":"'
+        yield exact_json.dumps({**fields, "encoding": None})[:-1] + b',"base64":"'
         while piece := body.read(PIECE_BYTES):
             yield base64.b64encode(_filled(piece, body))
     else:
         encoding, pieces = read_text(body, row["mime"], row["charset"], row.get("encoding"))
-        yield orjson.dumps({**fields, "encoding": encoding})[:-1] + b',"text":"'
+        yield exact_json.dumps({**fields, "encoding": encoding})[:-1] + b',"text":"'
         for text in pieces:
             yield _escaped(text)
     yield b'"}\n'
@@ -63,13 +65,22 @@ def _escaped(text: str) -> bytes:
     return json.dumps(text)[1:-1].encode()
 
 
+def clear(directory: Path) -> None:
+    """Delete what an export to this directory left that was killed; one that goes on holds a lock on its own. Raises OSError."""
+    for left in directory.glob(f"{_BEGUN}*.tmp"):
+        with suppress(BlockingIOError, FileNotFoundError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
 def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
     """Write the decoded body to ``directory/ab/cd/<sha256>.<type>``; the row's fields and the path. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".export-{os.getpid()}.tmp"
+    temporary = directory / f"{_BEGUN}{os.getpid()}.tmp"
     digest, prefix = hashlib.sha256(), b""
     try:
         with temporary.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             while piece := body.read(PIECE_BYTES):
                 prefix += piece[: max(0, PREFIX_BYTES - len(prefix))]
                 digest.update(piece)

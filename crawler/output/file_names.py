@@ -98,10 +98,16 @@ def noticed(marks: Mapping[str, Mark], there: Mapping[str, float]) -> dict[str, 
 
 
 def expired(
-    marks: Mapping[str, Mark], there: Mapping[str, float], now: float, age_s: float, bytes_max: int, *, stored_only: bool = False
+    marks: Mapping[str, Mark],
+    there: Mapping[str, float],
+    now: float,
+    age_s: float,
+    bytes_max: int,
+    *,
+    stored_at: str | None = None,
 ) -> list[str]:
     """Files to be deleted: closed ones older than ``age_s``, and the oldest of those that are together more than
-    ``bytes_max``; 0 is no limit. An archive's file comes with its index. ``stored_only``: both must be stored."""
+    ``bytes_max``; 0 is no limit. An archive's file comes with its index. ``stored_at``: both must be stored there."""
     index_of = indexes_in(marks)
     kept = {file: mark for file, mark in marks.items() if not mark.retired}
     total = sum(mark.length for mark in kept.values())
@@ -112,7 +118,7 @@ def expired(
         if not (age_s and now - there[file] > age_s) and not (bytes_max and total > bytes_max):
             continue
         pair = [name for name in (file, index_of(file)) if name in kept]
-        if stored_only and not all(kept[name].stored for name in pair):
+        if stored_at is not None and not all(kept[name].is_stored_at(stored_at) for name in pair):
             continue
         total -= sum(kept[name].length for name in pair)
         chosen += pair

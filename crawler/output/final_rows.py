@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from crawler.core import exact_json
 from crawler.core.model import NOT_PAGES, Input, Known, Ref
 from crawler.core.text import cell
 from crawler.output.file_names import part_of
@@ -162,4 +163,6 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, str):
         return cell(value)
-    return orjson.dumps(value).decode() if isinstance(value, bool | dict) else value
+    if isinstance(value, bool):
+        return orjson.dumps(value).decode()
+    return exact_json.dumps(value).decode() if isinstance(value, dict) else value

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import orjson
-
+from crawler.core import exact_json
 from crawler.core.errors import ConfigError
 from crawler.output.archive.surt import surt
 from crawler.output.results import Row
@@ -34,7 +33,7 @@ def _url(part: str) -> Callable[[Row], Any]:
 
 
 def _json(field: str) -> Callable[[Row], Any]:
-    return lambda row: None if row.get(field) is None else orjson.dumps(row[field]).decode()
+    return lambda row: None if row.get(field) is None else exact_json.dumps(row[field]).decode()
 
 
 def _text(field: str) -> Callable[[Row], Any]:

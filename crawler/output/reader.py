@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
-from crawler.config.render import read_section
+from crawler.config.render import read_identity, read_section
 from crawler.config.sections import ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there
-from crawler.core.errors import StorageError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import EMBED, THERE, Known, Mark, Ref
 from crawler.output.archive import Findings, is_gone, open_body
 from crawler.output.final_rows import final_rows
@@ -137,8 +137,13 @@ class CrawlReader:
         return is_gone(self.root, self._store.marks(), file)
 
     def verify(self, report: Callable[[str], None]) -> Findings:
-        """Check every mark, record, digest, row and entry of the store; each fault is reported in one sentence."""
+        """Check every mark, record, digest, row and entry of the store, and that the crawl's settings can be read; each fault is
+        reported in one sentence."""
         findings = verify(self.root, self.marks, (row for _, row in self.rows()), report)
+        try:
+            read_identity(self.root)
+        except (ConfigError, StorageError) as error:
+            findings.fault(str(error))
         for fault in self._store.verify():
             findings.fault(str(fault))
         return findings

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 from msgspec import Struct
 
+from crawler.core import exact_json
 from crawler.core.durable import length_of, missing, storing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
@@ -146,7 +147,7 @@ def _lines(path: Path, offset: int, end: int) -> Iterator[bytes]:
 
 def _parsed(line: bytes, file: str, offset: int) -> Row:
     try:
-        row = orjson.loads(line)
+        row = exact_json.loads(line)
     except orjson.JSONDecodeError as error:
         raise StorageError(f"{file}: the row at {offset} is damaged: {error}") from None
     if not isinstance(row, dict):

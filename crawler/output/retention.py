@@ -30,8 +30,8 @@ logger: Final = logging.getLogger(__name__)
 
 class Retention:
     """The files of the crawl in ``root``. ``marks`` asks the store, ``retire`` commits marks (None: no mark any more), both
-    under ``marking``; ``wall`` is wall time, as files have it. ``stored_only``: nothing is deleted that is not
-    stored elsewhere."""
+    under ``marking``; ``wall`` is wall time, as files have it. ``stored_at``: nothing is deleted that is not
+    stored at that place (see ``crawler.output.uploads``)."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class Retention:
         retire: Callable[[Mapping[str, Mark | None]], Awaitable[None]],
         wall: Callable[[], float],
         marking: asyncio.Lock,
-        stored_only: bool = False,
+        stored_at: str | None = None,
     ) -> None:
         self._root, self._age_s, self._bytes_max = root, age_s, bytes_max
         self._marks, self._retire, self._wall = marks, retire, wall
-        self._marking, self._stored_only = marking, stored_only
+        self._marking, self._stored_at = marking, stored_at
         self._folders = _folders(root)
         self._wanted = asyncio.Event()
 
@@ -80,7 +80,7 @@ class Retention:
         marks = {file: mark for file, mark in (await self._marks()).items() if not file.startswith(EXCHANGE)}
         there = await asyncio.to_thread(self._there, marks)
         gone = noticed(marks, there)
-        old = expired(marks, there, self._wall(), self._age_s, self._bytes_max, stored_only=self._stored_only)
+        old = expired(marks, there, self._wall(), self._age_s, self._bytes_max, stored_at=self._stored_at)
         retired = {file: replace(marks[file], retired=True) for file in old}
         # 2. The store first.
         if gone or retired:

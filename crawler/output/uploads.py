@@ -19,6 +19,7 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
+from xxhash import xxh3_64_hexdigest
 
 from crawler.core.durable import storing, sync_dir, sync_file
 from crawler.core.errors import StorageError
@@ -54,7 +55,7 @@ class Waiting(Struct, frozen=True):
 class Uploads:
     """``marks`` asks the store, ``mark`` commits marks, one caller at a time under ``marking``; ``rolled`` counts the files
     that got their final names, ``jitter`` gives numbers from 0 to 1; ``folder`` is where in the bucket
-    they go."""
+    they go, ``place`` tells that from any other. What is marked as stored elsewhere is stored here too."""
 
     def __init__(
         self,
@@ -62,13 +63,14 @@ class Uploads:
         bucket: Bucket,
         folder: str,
         *,
+        place: str,
         marks: Callable[[], Awaitable[Mapping[str, Mark]]],
         mark: Callable[[Mapping[str, Mark | None]], Awaitable[None]],
         marking: asyncio.Lock,
         rolled: Callable[[], int],
         jitter: Callable[[], float],
     ) -> None:
-        self._root, self._bucket, self._folder = root, bucket, folder
+        self._root, self._bucket, self._folder, self._place = root, bucket, folder, place
         self._marks, self._mark, self._marking, self._rolled = marks, mark, marking, rolled
         self._jitter = jitter
         self._failed_in_a_row = 0
@@ -152,7 +154,7 @@ class Uploads:
         wanted = {
             file: mark.length
             for file, mark in marks.items()
-            if mark.closed and not (mark.stored or mark.retired) and not file.startswith(EXCHANGE)
+            if mark.closed and not (mark.is_stored_at(self._place) or mark.retired) and not file.startswith(EXCHANGE)
         }
         return await asyncio.to_thread(self._there, wanted)
 
@@ -174,7 +176,8 @@ class Uploads:
         async with self._marking:
             marks = await self._marks()
             same = {file: marks[file] for file, length in files.items() if file in marks and marks[file].length == length}
-            stored = {file: replace(mark, stored=True) for file, mark in same.items() if mark.closed and not mark.retired}
+            whole = {file: mark for file, mark in same.items() if mark.closed and not mark.retired}
+            stored = {file: replace(mark, stored=True, place=self._place) for file, mark in whole.items()}
             if stored:
                 await self._mark(stored)
         self.stored_files += len(files)
@@ -198,7 +201,8 @@ def open_uploads(
     """Of the crawl in ``root``, to where ``url`` says. Raises ConfigError, StorageError."""
     bucket, folder = open_bucket(url, root / PLACE), folder_of(root)
     logger.info("full files are stored at %s/%s/", url, folder)
-    return Uploads(root, bucket, folder, marks=marks, mark=mark, marking=marking, rolled=rolled, jitter=jitter)
+    place = place_of(url, root)
+    return Uploads(root, bucket, folder, place=place, marks=marks, mark=mark, marking=marking, rolled=rolled, jitter=jitter)
 
 
 async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report: Callable[[str], None]) -> tuple[int, int]:
@@ -206,8 +210,10 @@ async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report:
     fault reported in one sentence. What is no longer here is passed over. Raises ConfigError, StorageError; BucketError: the
     store cannot be asked."""
     bucket, compared, faults = open_bucket(url), 0, 0
-    stored = {file: mark.length for file, mark in sorted(marks.items()) if mark.stored and not mark.retired}
-    folder = folder_of(root) if stored else ""
+    if not (root / ID).exists():
+        return 0, 0
+    folder, place = folder_of(root), place_of(url, root)
+    stored = {file: mark.length for file, mark in sorted(marks.items()) if mark.is_stored_at(place) and not mark.retired}
     for file, length in stored.items():
         try:
             fault = None if await bucket.holds(f"{folder}/{file}", root / file, length) else f"{file}: no copy at {url}/{folder}/"
@@ -222,6 +228,11 @@ async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report:
             faults += 1
             report(fault)
     return compared, faults
+
+
+def place_of(url: str, root: Path) -> str:
+    """Tells where the files of this directory are stored from any other place: another store, or the folder of a copy of it."""
+    return xxh3_64_hexdigest(f"{url}/{folder_of(root)}".encode())
 
 
 def folder_of(root: Path) -> str:

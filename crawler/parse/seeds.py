@@ -369,8 +369,10 @@ def read(
     positions: Mapping[str, bytes] | None = None,
     rules: UrlRules | None = None,
     stdin: BinaryIO | None = None,
+    lost: Mapping[str, Sequence[bytes]] | None = None,
 ) -> Iterator[Chunk]:
-    """Every seed of ``urls`` and then of ``lists``, each list once, behind its position if it has one.
+    """Every seed of ``urls`` and then of ``lists``, each list once, behind its position if it has one. ``lost``: positions of
+    other readers, who read no more: one of theirs holds for a list without an own one that begins as theirs did.
 
     Blocks while it reads: a thread of its own is the place for it. ConfigError: a list that cannot be read or has changed;
     the chunks before it stand. StorageError: this machine is short of something."""
@@ -380,7 +382,25 @@ def read(
             raise ConfigError(f"list {ARGV}: call it ./{ARGV}; {ARGV} is the name of the URLs on the command line")
         yield from _read_argv(urls, rules, positions.get(ARGV))
     for source in dict.fromkeys(lists):
-        yield from _read_list(Lines(source, rules, positions.get(source)), source, stdin)
+        position = positions.get(source)
+        if position is None and lost is not None and source != STDIN:
+            position = _furthest(source, lost.get(source, ()))
+        yield from _read_list(Lines(source, rules, position), source, stdin)
+
+
+def _furthest(source: str, positions: Sequence[bytes]) -> bytes | None:
+    """The last of these positions up to which the list is the one that was read."""
+    for position in sorted(positions, key=lambda position: _position(position).offset, reverse=True):
+        lines = Lines(source, UrlRules(), position)
+        try:
+            for block in blocks(source, lambda: 0, None):
+                if any(True for _ in lines.feed(block)) or lines.line:
+                    return position  # it is behind what was read
+            next(lines.finish(), None)
+        except ConfigError:
+            continue
+        return position
+    return None
 
 
 def _read_list(lines: Lines, source: str, stdin: BinaryIO | None) -> Iterator[Chunk]:

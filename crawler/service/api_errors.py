@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from errno import errorcode
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -64,7 +65,8 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
         except ConfigError as error:
             return Problem(400, str(error), faults=list(error.faults)).response()
         except StorageError as error:
-            return Problem(503, str(error)).response()
+            cause: dict[str, Any] = {"errno": errorcode[error.errno]} if error.errno in errorcode else {}
+            return Problem(503, str(error), **cause).response()
         except TimeoutError:
             return Problem(504, "the store did not respond in time; try again").response()
         except web.RequestPayloadError as error:

@@ -97,9 +97,13 @@ async def open_listener(
 
 
 def watched(registry: CollectorRegistry, alive: Callable[[], str | None], ready: Callable[[], str | None]) -> dict[str, Handler]:
-    """/metrics, /livez and /readyz, without token: what a scraper and a service manager ask. Each function says what is
-    wrong, None if nothing is."""
-    return {"/metrics": make_aiohttp_handler(registry), "/livez": _health(alive), "/readyz": _health(ready)}
+    """/metrics, /livez and /readyz, without token: what a scraper and a service manager ask."""
+    return {"/metrics": make_aiohttp_handler(registry), **health(alive, ready)}
+
+
+def health(alive: Callable[[], str | None], ready: Callable[[], str | None]) -> dict[str, Handler]:
+    """/livez and /readyz. Each function says what is wrong, None if nothing is."""
+    return {"/livez": _health(alive), "/readyz": _health(ready)}
 
 
 def _health(check: Callable[[], str | None]) -> Handler:

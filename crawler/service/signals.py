@@ -70,10 +70,9 @@ class Signals:
         import asyncio  # here, because until signals are taken they kill: each import before that is a chance
 
         self._loop, self._calls = asyncio.get_running_loop(), calls
-        kept, self._kept = self._kept, {}
-        for number in kept:
-            if number in calls:
-                self._loop.call_soon(calls[number])
+        for number in [number for number in self._kept if number in calls]:
+            del self._kept[number]
+            self._loop.call_soon(calls[number])
         try:
             yield
         finally:

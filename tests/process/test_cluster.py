@@ -7,6 +7,7 @@ CLUSTER_PAGES=20000 pytest -s -m slow tests/process/test_cluster.py    crawls th
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -122,6 +123,41 @@ def test_a_process_that_dies_while_the_database_is_gone_is_begun_again_when_it_i
             server.start()
         cluster.wait()
         cluster.check(web, 120)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Cluster, processes: str) -> None:
+    web, server, port = tree(1), postgres(), port_of_its_own()
+    arguments = ("--listen", f"127.0.0.1:{port}", "--processes", processes)
+
+    def health(path: str) -> tuple[int, str]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    with web.running():
+        cluster.begin("a", *arguments, command="serve")
+        until(lambda: "control API on port" in cluster.said("a"))
+        assert cluster.drain("a") == 0
+        server.kill()
+        try:
+            cluster.begin("a", *arguments, command="serve")
+            until(lambda: "the crawl is opened when it is there" in cluster.said("a"))
+            until(lambda: health("/livez") == (200, "ok\n"))
+            assert health("/readyz") == (503, "waits for database\n")
+            assert cluster.drain("a") == 0, "a signal ends it as ever"
+            cluster.begin("b", url_of(web, 1))
+            assert cluster.nodes["b"].wait(30) == 3, "one that has never been in the crawl may have the wrong URL"
+            cluster.begin("b", url_of(web, 1))
+            assert cluster.nodes["b"].wait(30) == 3
+            cluster.begin("a", *arguments, command="serve")
+            until(lambda: cluster.said("a").count("the crawl is opened when it is there") == 2)
+        finally:
+            server.start()
+        until(lambda: cluster.said("a").count("control API on port") == 2)
+        until(lambda: health("/readyz") == (200, "ok\n"))
+        assert cluster.drain("a") == 0
 
 
 @pytest.mark.slow
@@ -243,6 +279,22 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
     for wrong in (("status", cluster.url), ("status", "a"), ("lost",), ("lost", "a", "b")):
         refused = command("cluster", *wrong, *where)
         assert refused.returncode == 2 and PASSWORD not in refused.stdout + refused.stderr
+
+
+def test_a_line_of_a_lost_nodes_list_has_one_final_row_where_another_is_given_the_list(cluster: Cluster, tmp_path: Path) -> None:
+    web, listed = tree(1), tmp_path / "list"
+    with web.running():
+        listed.write_text("".join(f"{url_of(web, n)}\n" for n in range(2, 32)))
+        cluster.begin("a", "-i", str(listed), "--depth", "0")
+        cluster.wait()
+        where = ("--cluster", cluster.url, "--cluster-lease", "2s")
+        assert command("cluster", "lost", cluster.node_of("a"), *where).returncode == 0
+        with listed.open("a") as more:
+            more.write(f"{url_of(web, 2)}\n{url_of(web, 40)}\n")
+        cluster.begin("b", "-i", str(listed), "--depth", "0")
+        cluster.wait("b")
+    lines = Counter(row["input"]["line"] for row in rows_of(cluster.directory("b")) if row["final"])
+    assert lines == dict.fromkeys(range(1, 33), 1)
 
 
 def test_a_node_that_differs_is_refused_and_so_is_a_directory_begun_otherwise(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """What other tools load: WACZ, Parquet, CSV, lists of pages, and the summary, each from a real crawl."""
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from resource import RLIMIT_FSIZE, setrlimit
 
 import orjson
 import pytest
-from support.programs import LOCAL, command
+from support.programs import LOCAL, command, crawler
 from support.webs import Answer, Web, redirect
 from warcio.archiveiterator import ArchiveIterator
 
@@ -193,3 +195,32 @@ def test_pandas_reads_the_rows_as_they_lie(crawled):
     pages = rows[(rows.kind != "robots") & (rows.outcome == "ok")]
     assert set(pages.canonical) == {crawled[1] + path for path in ("/", "/latin", "/tagged", "/text", "/i.png")}
     assert (pages[pages.status == 200].bytes_decoded > 0).all() and set(rows.change.dropna()) >= {"new", "changed", "unchanged"}
+
+
+def test_a_summary_that_does_not_fit_leaves_the_earlier_one(crawled, tmp_path):
+    report = tmp_path / "report.html"
+    assert crawler("summary", str(crawled[0]), "--html", str(report)).returncode == 0
+    before = report.read_bytes()
+    limit = len(before) // 2
+    ended = crawler("summary", str(crawled[0]), "--html", str(report), preexec_fn=lambda: setrlimit(RLIMIT_FSIZE, (limit, limit)))
+    assert ended.returncode != 0 and "File too large" in ended.stderr
+    assert report.read_bytes() == before and list(tmp_path.iterdir()) == [report]
+    shown = crawler("summary", str(crawled[0]), "--html", "/dev/stdout")
+    assert shown.returncode == 0 and shown.stdout.startswith("<!DOCTYPE html>"), shown.stderr
+
+
+def test_what_an_export_that_was_killed_has_left_goes_with_the_next(crawled, tmp_path):
+    pictures, wacz = tmp_path / "pictures", tmp_path / "out.wacz"
+    pictures.mkdir()
+    (pictures / ".export-17.tmp").write_bytes(b"left")
+    (pictures / "mine.tmp").write_bytes(b"a person's own")
+    with (pictures / ".export-18.tmp").open("wb") as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        exported(crawled, "--files", str(pictures))
+        assert sorted(path.name for path in pictures.glob(".*")) == [".export-18.tmp"], "of an export that goes on"
+    assert (pictures / "mine.tmp").exists()
+    (tmp_path / ".out.wacz.index-abc").mkdir()
+    (tmp_path / ".out.wacz.index-abc" / "x.cdxj").write_bytes(b"left")
+    (tmp_path / "out.wacz.tmp").write_bytes(b"left")
+    exported(crawled, "--format", "wacz", "--to", str(wacz))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.wacz", "pictures"]

@@ -248,6 +248,17 @@ def test_verify_finds_what_was_changed(crawled, tmp_path):
     assert ended.returncode == 3 and len(ended.stdout.splitlines()) >= 1 and victim.name in ended.stdout
 
 
+def test_verify_tells_of_settings_that_run_could_not_read(crawled, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(crawled, copy)
+    settings = copy / "crawl.toml"
+    settings.write_bytes(settings.read_bytes().replace(b"depth", b"de\0th", 1))
+    ended = command("verify", str(copy))
+    assert ended.returncode == 3 and "crawl.toml: cannot be read as this crawl's configuration" in ended.stdout
+
+
 def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):
     out = str(tmp_path / "out")
     again = ("run", url(site, "good/5"), url(site, "sin/gone"), "http://127.0.0.1:1/", "-o", out, *LOCAL, "--retries", "0")
@@ -422,3 +433,22 @@ def test_each_line_finds_its_own_url_tag_and_keys_again(tmp_path):
     assert json.loads(by_line[1]["extra"]) == {"id": "first", "more": {"n": [1, None]}} and by_line[1]["tag"] == "5"
     exported = [orjson.loads(line) for line in raw("export", out).splitlines()]
     assert {(line["tag"], line["listed"]) for line in exported} <= {(line.get("tag"), line["url"]) for line in listed.values()}
+
+
+def test_a_number_of_any_length_comes_back_as_it_was_written(tmp_path):
+    number = "123456789012345678901234567890"
+    with webs.Web(default=lambda host, path: webs.text("text")).running() as web:
+        (tmp_path / "list").write_text(f'{{"url": "{web.url("127.0.0.1", "/")}", "id": {number}, "of": [-{number}, 1.5]}}\n')
+        assert command("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+    out = str(tmp_path / "out")
+    for words in (
+        ["results", out],
+        ["results", out, "--final"],
+        ["export", out],
+        ["export", out, "--files", str(tmp_path / "f")],
+    ):
+        told = command(*words).stdout
+        assert f'"extra":{{"id":{number},"of":[-{number},1.5]}}' in told, words
+        json.loads(told)
+    (row,) = csv.DictReader(io.StringIO(command("results", out, "--format", "csv").stdout))
+    assert json.loads(row["extra"]) == {"id": int(number), "of": [-int(number), 1.5]}

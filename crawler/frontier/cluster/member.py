@@ -26,6 +26,7 @@ from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.lessees import Lessee, Lessees
 from crawler.frontier.cluster.lost_disks import LostDisks
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
+from crawler.frontier.cluster.room import Room
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, Row, Tick
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_state
@@ -98,6 +99,7 @@ class Member:
         self._accused = Accused(mirror, store)
         self._opened = asyncio.Event()
         self._dead_rows_at = -math.inf
+        self._room: Final = Room()
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -188,9 +190,9 @@ class Member:
 
     async def _keep(self) -> None:
         while True:
-            sent = self._clock()
-            generation = self._generation
-            tick = await self._ask(self._mirror.truth.tick, self._its.out_long())
+            sent, generation = self._clock(), self._generation
+            wants = self._room.wants_slots(self._its.frontier.pauses, sent)
+            tick = await self._ask(self._mirror.truth.tick, self._its.out_long(), wants)
             if tick is not None and generation == self._generation:
                 if not tick.is_member:
                     self._its.failed(RemoteError("cluster: another process has taken this member's place", at_once=True))

@@ -36,6 +36,11 @@ def is_node(path: Path) -> bool:
     return (path / FILE_NAME).exists()
 
 
+def has_joined(path: Path) -> bool:
+    """Whether the node has been in its crawl: until then it has no working copy."""
+    return is_node(path) and any(path.glob("part-[0-9][0-9]"))
+
+
 def check(path: Path, *, is_cluster: bool) -> None:
     """Before anything is changed there. ConfigError: the directory was begun otherwise."""
     if is_cluster and not is_node(path) and not is_empty(path):

@@ -13,7 +13,8 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, Literal, cast
 
@@ -26,9 +27,12 @@ from crawler.frontier.cluster.columns import byteas, small_ints
 from crawler.frontier.cluster.gauges import TABLES
 from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, told
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
-from crawler.frontier.rocksdb.layout import URL_RULES
+from crawler.frontier.rocksdb.layout import POSITION, URL_RULES, file_name
 
 MARK_PREFIX: Final = b"mark:"
+LONG_KEY: Final = b"long:"
+OWN_KEY_BYTES_MAX: Final = 1024
+"""In the table ``own``: its index takes 2.6 KB."""
 BEATS_OF_THE_DEAD_MAX: Final = 2
 """What a process sent last may be done after its end."""
 
@@ -166,14 +170,21 @@ class PostgresTruth:
                 own = connection.execute("SELECT key, value FROM own WHERE member = %s", [self._number]).fetchall()
                 now = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
                 assert now is not None
+                left = connection.execute(tables.LEFT, [POSITION, LONG_KEY]).fetchall() if seeding else []
         except psycopg.Error as error:
             raise self._failed(error) from None
         self._incarnation, self._joins_unanswered = incarnation, 0
         out_long = _keys(before[0]) if before is not None else []
-        return Joined(self._number, self._secret, commits, bytes(state), dict(own), held, float(now[0]), out_long)
+        lost: dict[str, list[bytes]] = {}
+        for row in left:
+            for key, position in _own_of([row]).items():
+                if key.startswith(POSITION):
+                    lost.setdefault(file_name(POSITION, key), []).append(position)
+        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, float(now[0]), out_long, lost)
 
-    def tick(self, out_long: Sequence[bytes]) -> Tick:
-        values = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s, "out": list(out_long)}
+    def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
+        who = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s}
+        values = who | {"out": list(out_long), "wants": wants}
         try:
             connection = self._session()
             with connection.pipeline():
@@ -240,9 +251,9 @@ class PostgresTruth:
                 _put(connection, "work", changes.work)
                 _delete(connection, "work", changes.work_gone)
                 if changes.own:
-                    run(tables.PUT_OWN, [self._number, *_columns(sorted(changes.own))])
+                    run(tables.PUT_OWN, [self._number, *_columns(sorted(_own_row(*pair) for pair in changes.own))])
                 if changes.own_gone:
-                    run(tables.DELETE_OWN, [self._number, changes.own_gone])
+                    run(tables.DELETE_OWN, [self._number, [_own_row(key, b"")[0] for key in changes.own_gone]])
                 if changes.boxes:
                     run(tables.SEND, _columns(changes.boxes))
                 run("COMMIT")
@@ -317,6 +328,25 @@ def boxes_of(rows: Sequence[tuple[Any, ...]]) -> dict[int, BoxView]:
 
 def _keys(found: Sequence[bytes]) -> list[bytes]:
     return [bytes(key) for key in found]
+
+
+def _own_row(key: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A key may hold the path of a list, which may be longer than PostgreSQL's index takes: then it stands before the value."""
+    if len(key) <= OWN_KEY_BYTES_MAX:
+        return key, value
+    return LONG_KEY + sha256(key).digest(), len(key).to_bytes(4, "big") + key + value
+
+
+def _own_of(rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """What stands in such rows."""
+    own, long = {}, {}
+    for name, value in rows:
+        if name.startswith(LONG_KEY):
+            end = 4 + int.from_bytes(value[:4], "big")
+            long[value[4:end]] = value[end:]
+        else:
+            own[name] = value
+    return own | long
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

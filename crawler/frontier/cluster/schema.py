@@ -40,9 +40,10 @@ MIGRATIONS: Final[dict[int, str]] = {}
 """From a schema to the next one."""
 
 TICK: Final = """
-WITH beat AS (UPDATE member SET seen = clock_timestamp(), out_long = %(out)s WHERE id = %(id)s AND incarnation = %(inc)s
-  RETURNING id),
-fair AS (SELECT ceil(256::numeric / (1 + count(*)))::int AS most FROM member
+WITH beat AS (UPDATE member SET seen = clock_timestamp(), out_long = %(out)s,
+    here = %(wants)s OR EXISTS (SELECT FROM slot WHERE owner = %(id)s)
+  WHERE id = %(id)s AND incarnation = %(inc)s RETURNING id),
+fair AS (SELECT CASE WHEN %(wants)s THEN ceil(256::numeric / (1 + count(*)))::int ELSE 0 END AS most FROM member
   WHERE id <> %(id)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s)),
 mine AS (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM slot WHERE owner = %(id)s AND until > clock_timestamp()),
 free AS (SELECT id, owner FROM slot WHERE owner IS NULL OR until < clock_timestamp() ORDER BY id
@@ -75,6 +76,8 @@ RETURNING id, incarnation, commits, state
 """
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
   WHERE owner = %(id)s RETURNING id, epoch"""
+LEFT: Final = """SELECT key, value FROM own JOIN member ON member.id = own.member
+  WHERE member.lost AND (substring(key FROM 1 FOR 9) = %s OR substring(key FROM 1 FOR 5) = %s)"""
 
 # A fence fails by itself, so that the rest of the pipeline is not run.
 FENCE_MEMBER: Final = """WITH m AS (

@@ -30,6 +30,8 @@ LOAD_PATIENCE_S: Final = 60.0
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 NOT_OURS: Final = (errors.DivisionByZero, errors.CardinalityViolation)
 """What a fence fails with."""
+TOO_LARGE: Final = "54"
+"""The class of what is more than the server can ever take: psycopg counts it as operational, and yet it does not pass."""
 PASSING: Final = ("25006", "25P03", "25P04")
 """What psycopg does not count as operational, and yet passes: a server takes no writes just now, as a standby does, and one whose
 disk is full; a transaction had waited for its node for too long, as where that was frozen."""
@@ -110,11 +112,28 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
     return session
 
 
+def why_away(address: Address, lease_s: float) -> str | None:
+    """Why the database is not to be had, or takes no writes; None if it does, or has a fault that does not pass."""
+    try:
+        with connect(address, lease_s) as session:
+            is_read_only = session.execute("SHOW transaction_read_only").fetchone() == ("on",)
+    except RemoteError as error:
+        return str(error)
+    except psycopg.Error as error:
+        failure = told(address, error)
+        return str(failure) if isinstance(failure, RemoteError) else None
+    except StorageError:
+        return None
+    return f"{address.shown}: it takes no writes just now" if is_read_only else None
+
+
 def told(address: Address, error: Exception) -> RemoteError | StorageError:
     """What an error of the database means to us."""
     if isinstance(error, NOT_OURS):
         return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)
     text = f"{address.shown}: {address.clean(str(error)) or type(error).__name__}"
+    if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(TOO_LARGE):
+        return StorageError(text, final=True)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return RemoteError(text)
     if isinstance(error, psycopg.Error) and error.sqlstate in PASSING:

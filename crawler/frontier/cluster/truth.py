@@ -41,6 +41,8 @@ class Joined(Struct, frozen=True):
     """The database's clock, seconds since the epoch."""
     out_long: Sequence[bytes] = ()
     """What its last process was at for long when it was last heard of."""
+    lost_positions: Mapping[str, Sequence[bytes]] = {}
+    """For one that reads lists: how far members that were declared lost had read theirs."""
 
 
 class Changes(Struct):
@@ -123,8 +125,9 @@ class Truth(Protocol):
         """From now on earlier processes of this member can commit nothing. Waits for a commit of theirs that is under way.
         Raises StorageError, ``final``, where this one had joined before, and another has meanwhile."""
 
-    def tick(self, out_long: Sequence[bytes]) -> Tick:
-        """Renew the lease of all slots held, and take free ones up to a fair share. ``out_long``: visits an heir must suspect."""
+    def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
+        """Renew the lease of all slots held, and take free ones up to a fair share; where none is wanted, those held are all
+        surplus, and the others share them. ``out_long``: visits an heir must suspect."""
 
     def release(self, slots: Sequence[int]) -> None:
         """Give these slots up: others may have them at once."""

@@ -48,18 +48,24 @@ def line(page: Page, ref: Ref, digest: str, *, is_revisit: bool) -> bytes:
 
 
 class Pointer(NamedTuple):
-    """What a line says of where a record stands, and which one it is."""
+    """What a line says of where a record stands, which one it is, and what it holds."""
 
     url: str
     stamp: str
     digest: str
     offset: int
     length: int
+    mime: str | None
+    status: str | None
 
 
-def pointer(url: str, date: str, digest: str, offset: int, length: int) -> Pointer:
-    """As the line of a record has it; ``date`` is the record's."""
-    return Pointer(url, date.translate(_DIGITS), digest, offset, length)
+def pointer(url: str, date: str, digest: str, offset: int, length: int, http: bytes, *, is_revisit: bool) -> Pointer:
+    """As the line of a record has it; ``date`` is the record's, ``http`` the head of the response in it, if it has one."""
+    first, *fields = http.split(b"\r\n")
+    named = (field.partition(b":") for field in fields)
+    mime = next((_bare(value) for name, _, value in named if name.lower() == b"content-type"), None)
+    status = first.split(b" ")[1].decode("latin-1") if first.count(b" ") else None
+    return Pointer(url, date.translate(_DIGITS), digest, offset, length, "warc/revisit" if is_revisit else mime, status)
 
 
 def read_line(text: bytes) -> tuple[str, Pointer] | None:
@@ -67,7 +73,8 @@ def read_line(text: bytes) -> tuple[str, Pointer] | None:
     try:
         key, stamp, fields = text.decode().split(" ", 2)
         said = orjson.loads(fields)
-        place = Pointer(said["url"], stamp, said["digest"], int(said["offset"]), int(said["length"]))
+        where, what = (int(said["offset"]), int(said["length"])), (said.get("mime"), said.get("status"))
+        place = Pointer(said["url"], stamp, said["digest"], *where, *what)
         return (said["filename"], place) if surt(place.url) == key else None
     except (ValueError, KeyError, TypeError):
         return None

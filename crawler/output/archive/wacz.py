@@ -11,6 +11,7 @@ import hashlib
 import heapq
 import json
 import re
+import shutil
 import time
 import zipfile
 import zlib
@@ -47,11 +48,13 @@ def write_wacz(root: Path, marks: Mapping[str, Mark], pages: Iterable[bytes], to
     warcs = sorted(file for file in kept if file.startswith("warc/"))
     if not warcs:
         return 0
-    temporary = to.with_name(to.name + ".tmp")
+    temporary, begun = to.with_name(to.name + ".tmp"), f".{to.name}.index-"
+    for left in [path for path in to.parent.iterdir() if path.name.startswith(begun)]:  # by one to the same file that was killed
+        shutil.rmtree(left)
     try:
         with temporary.open("wb") as stream, zipfile.ZipFile(stream, "w", allowZip64=True) as target:
             made = [_stored(target, f"archive/{file[5:]}", _committed(root, file, kept[file])) for file in warcs]
-            with TemporaryDirectory(dir=to.parent, prefix=f"{to.name}.") as scratch:
+            with TemporaryDirectory(dir=to.parent, prefix=begun) as scratch:
                 made += _index(target, root, kept, Path(scratch))
             made.append(_stored(target, "pages/pages.jsonl", pages, zipfile.ZIP_DEFLATED))
             _describe(target, made, title)

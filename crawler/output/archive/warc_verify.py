@@ -97,7 +97,7 @@ class WarcChecker:
         if damaged:
             raise StorageError(f"{name}: line {damaged} is damaged")
         if file.is_whole and places != file.places:
-            raise StorageError(f"{name}: its lines do not say where the records stand")
+            raise StorageError(f"{name}: its lines do not say where the records stand, or what they hold")
 
 
 class _File:
@@ -198,7 +198,7 @@ def _checked(file: BinaryIO, name: str, offset: int, end: int) -> Checked:
             yield piece
 
     if record.kind == "response":
-        _, payload = record.split(digested())
+        http, payload = record.split(digested())
         sha1, sha256 = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
         for piece in payload:
             sha1.update(piece)
@@ -207,10 +207,13 @@ def _checked(file: BinaryIO, name: str, offset: int, end: int) -> Checked:
             raise record.broken("has another payload than its digest says")
         found = sha256.hexdigest()
     else:
-        found = None
-        for _ in digested():
+        found, http, pieces = None, b"", digested()
+        if record.kind == "revisit" and record.fields["content-length"] != "0":
+            http, pieces = record.split(pieces)
+        for _ in pieces:
             pass
     if record.fields.get("warc-block-digest") != sha1_text(block.digest()):
         raise record.broken("has another block than its digest says")
     url, date, digest = (record.fields.get(field, "") for field in ("warc-target-uri", "warc-date", "warc-payload-digest"))
-    return Checked(record.kind, record.length, found, cdxj.pointer(url, date, digest, offset, record.length))
+    place = cdxj.pointer(url, date, digest, offset, record.length, http, is_revisit=record.kind == "revisit")
+    return Checked(record.kind, record.length, found, place)

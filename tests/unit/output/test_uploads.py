@@ -13,6 +13,7 @@ from support.webs import Web, page
 from crawler.config.load import load
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
+from crawler.crawl.checkpoints import take_still
 from crawler.crawl.reading import open_crawl_reader
 from crawler.output.bucket import PART_BYTES, BucketError, Folder, S3Bucket, open_bucket
 from crawler.output.file_names import expired
@@ -37,6 +38,7 @@ class Directory:
             self.root,
             self,
             "id",
+            place="here",
             marks=self.ask,
             mark=self.commit,
             marking=asyncio.Lock(),
@@ -70,7 +72,7 @@ def crawl(tmp_path):
 async def test_what_is_full_is_stored_and_marked_once(crawl):
     await crawl.uploads.look()
     assert crawl.names() == sorted((*FILES, ROWS)) and sorted(crawl.commits) == crawl.names()
-    assert all(crawl.marks[file] == Mark(10, closed=True, stored=True) for file in crawl.names())
+    assert all(crawl.marks[file] == Mark(10, closed=True, stored=True, place="here") for file in crawl.names())
     await crawl.uploads.look()
     assert (len(crawl.commits), crawl.uploads.stored_files, crawl.uploads.stored_bytes) == (3, 3, 30)
     assert crawl.uploads.waiting.files == 0
@@ -175,9 +177,10 @@ async def test_the_index_that_is_not_sorted_yet_waits(crawl):
 
 
 def test_only_what_is_stored_expires():
-    marks = {FILES[0]: Mark(10, True, stored=True), FILES[1]: FULL, ROWS: Mark(10, True, stored=True)}
+    marks = {FILES[0]: Mark(10, True, stored=True), FILES[1]: FULL, ROWS: Mark(10, True, stored=True, place="here")}
     there = dict.fromkeys(marks, 0.0)
-    assert expired(marks, there, 100, 1, 0, stored_only=True) == [ROWS]
+    assert expired(marks, there, 100, 1, 0, stored_at="here") == [ROWS]
+    assert expired(marks, there, 100, 1, 0, stored_at="elsewhere") == []
     assert set(expired(marks, there, 100, 1, 0)) == set(marks)
 
 
@@ -364,3 +367,26 @@ def test_a_copy_of_a_crawl_stores_all_that_it_has_in_its_own_folder(web, tmp_pat
     for directory in (root, copy):
         sound = command("verify", str(directory), "--stored")
         assert (sound.returncode, sound.stdout) == (0, ""), sound.stderr
+
+
+def test_another_place_gets_all_that_is_there_still(web, tmp_path):
+    root, one, other = tmp_path / "out", tmp_path / "one", tmp_path / "other"
+    assert crawled(web, root, f"file://{one}").returncode == 0
+    done = crawled(web, root, f"file://{other}")
+    assert done.returncode == 0, done.stderr
+    folder = (root / "store.id").read_text().strip()
+    assert {str(path.relative_to(other / folder)) for path in other.rglob("*") if path.is_file()} == set(written(root))
+    sound = command("verify", str(root), "--stored")
+    assert (sound.returncode, sound.stdout) == (0, "") and f"{len(written(root))} copies" in sound.stderr
+
+
+def test_a_checkpoint_that_nothing_else_was_done_to_stores_all_anew(web, tmp_path):
+    """As ``POST /v1/checkpoint`` makes it."""
+    root, there = tmp_path / "out", tmp_path / "there"
+    assert crawled(web, root, f"file://{there}").returncode == 0
+    copy = take_still(root).path
+    done = crawled(web, copy, f"file://{there}")
+    assert done.returncode == 0, done.stderr
+    folder = there / (copy / "store.id").read_text().strip()
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(written(copy))
+    assert len(list(there.iterdir())) == 2

@@ -213,6 +213,16 @@ def test_an_index_that_points_elsewhere_is_named(crawl, name):
         assert path.name in fault
 
 
+@pytest.mark.parametrize(("said", "changed"), [(b"text/html", b"text/htmk"), (b'"200"', b'"404"'), (b'"mime"', b'"mimf"')])
+def test_an_index_that_says_something_else_of_a_record_is_named(crawl, said, changed):
+    path = first_of(crawl, "index")
+    before = path.read_bytes()
+    assert said in before
+    path.write_bytes(before.replace(said, changed, 1))
+    _, (fault,) = check(crawl)
+    assert path.name in fault and "or what they hold" in fault
+
+
 def test_an_index_with_the_time_of_another_visit_is_named(crawl):
     path = first_of(crawl, "index")
     *others, last = path.read_bytes().splitlines(keepends=True)

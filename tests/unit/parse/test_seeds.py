@@ -415,6 +415,24 @@ def test_a_last_line_that_went_on_is_a_changed_list(more: bytes, tmp_path: Path)
         list(read([path], positions={path: last.position[1]}))
 
 
+def test_a_list_is_continued_where_another_has_left_it_if_it_is_the_same(tmp_path: Path) -> None:
+    path = written(tmp_path / "list", many(0, 3500))
+    chunks = list(read([path]))
+    written(tmp_path / "list", many(1, 3500))
+    stranger = list(read([path]))[3].position[1]
+    written(tmp_path / "list", many(0, 3500))
+
+    def lines_after(*lost: bytes) -> list[int]:
+        return [link.input.line for chunk in read([path], lost={path: lost}) for link in chunk.links]
+
+    first, third = chunks[0].position[1], chunks[2].position[1]
+    assert lines_after(first, third, stranger) == list(range(lines_read(third) + 1, 3501))
+    assert lines_after(stranger) == list(range(1, 3501))
+    assert lines_after(chunks[-1].position[1]) == []
+    own = read([path], positions={path: first}, lost={path: [third]})
+    assert next(own).links[0].input.line == lines_read(first) + 1, "an own position holds"
+
+
 def test_standard_input_is_read_as_it_comes_and_passed_over_on_resume() -> None:
     """A pipe that is slow: its lines do not wait for a full block. A pipe cannot seek: it is read again up to the position."""
     receiving, sending = os.pipe()

@@ -1,12 +1,15 @@
 """A running crawl is steered: what is excluded is not fetched any more, and every count stays right."""
 
 import asyncio
+import errno
 
 import orjson
 import pytest
 from support.daemons import daemon
 from support.sinful import Site, head, running, stay
 
+from crawler.cli.checkpoint_command import checkpoint
+from crawler.core.errors import Exit, StorageError
 from crawler.frontier import batch as batch_module
 
 
@@ -68,6 +71,18 @@ async def test_nothing_of_a_trap_is_fetched_once_it_is_excluded(tmp_path, site):
     async with daemon(tmp_path, workers=5) as d:
         """A start without the expression is a start without it."""
         assert (await d.ask("GET", "/v1/exclusions"))[1]["exclude"] == []
+
+
+async def test_a_full_disk_is_told_as_storage(tmp_path, monkeypatch):
+    async def full(*_):
+        raise StorageError("no room", errno=errno.ENOSPC)
+
+    monkeypatch.setattr("crawler.service.steered.take", full)
+    async with daemon(tmp_path) as d:
+        status, told = await d.ask("POST", "/v1/checkpoint")
+        assert (status, told["detail"], told["errno"]) == (503, "no room", "ENOSPC")
+        where = ["--listen", f"127.0.0.1:{d.session._base_url.port}"]
+        assert await asyncio.to_thread(checkpoint, [str(tmp_path), str(tmp_path / "copy"), *where]) == Exit.STORAGE
 
 
 async def test_a_visit_that_goes_on_is_given_up_when_it_is_excluded(tmp_path, site):

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 from support.stores import REST, Driver, link
 
+from crawler.core.model import Pause
 from crawler.frontier.cluster.member import Member
+from crawler.frontier.cluster.room import Room
 
 NODE = "a"
 
@@ -90,3 +92,12 @@ async def test_it_is_told_who_leases_a_host(made) -> None:
     await member._reconcile(driver.copy.truth.tick([]))
     lessee = member.lessee(link("a/1").host)
     assert (lessee.is_own, lessee.node) == (True, str(driver.copy.node))
+
+
+def test_a_node_whose_disk_stays_low_wants_no_slots_and_one_that_is_paused_keeps_its_own() -> None:
+    room = Room()
+    assert room.wants_slots({Pause.USER}, 0) and room.wants_slots({Pause.USER}, 1000)
+    assert room.wants_slots({Pause.DISK_LOW}, 1001) and room.wants_slots({Pause.DISK_LOW}, 1060)
+    assert not room.wants_slots({Pause.DISK_LOW, Pause.DATABASE}, 1061)
+    assert room.wants_slots({Pause.DATABASE}, 1062)
+    assert room.wants_slots({Pause.DISK_LOW}, 1063)

@@ -63,6 +63,23 @@ def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
         assert {view.is_alive for view in b.tick([]).members} == {True, False}
 
 
+def test_who_wants_no_slots_gives_all_back_and_the_others_share_them(url: str) -> None:
+    with member(url, "a", 60) as a, member(url, "b", 60) as b:
+        number = a.join(seeding=True).number
+        b.join(seeding=False)
+        a.tick([])
+        b.tick([])
+        low = a.tick([], False)
+        assert low.surplus == low.held.keys() and len(low.held) > 0
+        assert next(view.is_alive for view in b.tick([]).members if view.number == number), "it holds them still"
+        a.release(sorted(low.held))
+        assert a.tick([], False).held == {}
+        assert len(b.tick([]).held) == 256
+        assert a.tick([]).held == {}, "it is counted from now on"
+        b.release(sorted(b.tick([]).surplus))
+        assert len(a.tick([]).held) == 128
+
+
 def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
     with member(url, "a", 60) as a, member(url, "b", 60) as b:
         a.join(seeding=True)
@@ -112,6 +129,24 @@ def test_rows_arrive_as_they_were(url: str) -> None:
         assert sorted(rows(url, "SELECT slot, family, key, value FROM known")) == known
         a.commit(changes(1, held, known_gone=[row[:3] for row in known[1:]]))
         assert rows(url, "SELECT slot, family, key, value FROM known") == known[:1]
+
+
+def test_a_list_may_have_a_path_that_no_index_takes(url: str) -> None:
+    path = b"position:/" + b"".join(uuid.uuid5(uuid.NAMESPACE_URL, str(n)).hex.encode() + b"/" for n in range(120))
+    with member(url, "a") as a:
+        a.join(seeding=True)
+        a.commit(changes(0, own=[(b"mark:x", b"1"), (path, b"before"), (path + b"2", b"other")]))
+        a.commit(changes(1, own=[(path, b"line 7")], own_gone=[path + b"2"]))
+        assert a.join(seeding=False).own == {b"mark:x": b"1", path: b"line 7"}
+
+
+def test_what_is_more_than_the_server_takes_is_final(url: str) -> None:
+    long = b"".join(uuid.uuid5(uuid.NAMESPACE_URL, str(n)).bytes for n in range(300))
+    with member(url, "a") as a:
+        held = a.join(seeding=True) and a.tick([]).held
+        with pytest.raises(StorageError, match="index row size") as told:
+            a.commit(changes(0, {5: held[5]}, known=[(5, 0, long, b"")]))
+        assert told.value.final and not isinstance(told.value, RemoteError)
 
 
 def test_a_process_that_another_has_followed_commits_nothing(url: str) -> None:

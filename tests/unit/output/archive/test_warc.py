@@ -24,8 +24,9 @@ from warcio.archiveiterator import ArchiveIterator
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
-from crawler.output.archive import open_body
+from crawler.output.archive import cdxj, open_body
 from crawler.output.archive.records import sha1_text
+from crawler.output.archive.warc_verify import _checked
 
 
 @pytest.fixture
@@ -281,9 +282,16 @@ def test_the_index_is_what_cdxj_indexer_makes(ledger):
     ledger.append(page_of(ledger.root, b"x", 'http://[2001:db8::1]/"quoted"\\?q="', headers=(), status=404, phrase=""))
     ledger.append(page_of(ledger.root, b"r", "http://example.org/robots.txt", headers=((b"Content-Type", b"text/plain "),)))
     ledger.append(page_of(ledger.root, b"long", headers=((b"X", b"y" * 32_000), (b"Content-Type", b"t/" + b"z" * 20_000))))
+    ledger.append(page_of(ledger.root, b"n", headers=((b"Content-Type", b"text/a\0b; c"), (b"content-type", b"text/second"))))
+    ledger.append(page_of(ledger.root, b"u", headers=((b"Content-Type", "text/\xe9\u3000;x".encode()), (b"A", b":"))))
     theirs, ours = indexed(ledger)
-    assert len(ours) == 5
+    assert len(ours) == 7
     assert ours == theirs
+    for line in ours:
+        name, place = cdxj.read_line(line if isinstance(line, bytes) else line.encode())
+        with (ledger.root / "warc" / name).open("rb") as file:
+            checked = _checked(file, name, place.offset, place.offset + place.length)
+            assert checked.place == place, "as verify compares them"
 
 
 def test_a_rolled_index_is_sorted_bytewise(ledger):
@@ -382,7 +390,6 @@ def test_a_kill_at_any_instant_of_a_roll_is_made_good_at_the_next_start(tmp_path
 
 
 def test_an_index_larger_than_a_run_is_merged(tmp_path):
-    from crawler.output.archive import cdxj
 
     lines = [b"%d line\n" % (number * 7919 % 5000) for number in range(5000)]
     path = tmp_path / "x.cdxj.open"

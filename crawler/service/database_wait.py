@@ -1,0 +1,56 @@
+"""A node that is begun while its cluster's database is away: it waits, as it would while it runs.
+
+Meanwhile it is alive, but not ready; systemd is told that it is there, so that no start is given up after a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from crawler.config.sections import Config
+from crawler.service.listener import health, open_listener
+from crawler.service.sd_notify import Notifier
+from crawler.service.signals import Signals
+
+TRY_EVERY_S: Final = 1.0
+WAITING: Final = "waits for database"
+
+logger: Final = logging.getLogger(__name__)
+
+
+async def wait_for_database(
+    config: Config, why: str, away: Callable[[], str | None], signals: Signals, *, endless: bool
+) -> signal.Signals | None:
+    """Until ``away`` says that nothing is wrong with it any more (first it was ``why``), or for ``disk_wait`` at most where the
+    crawl is not ``endless``: opening it then says what is wrong. The signal that ended it before."""
+    stopped: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+    until = time.monotonic() + (math.inf if endless else config.disk_wait)
+    logger.warning("database: %s; the crawl is opened when it is there", why)
+    async with contextlib.AsyncExitStack() as stack:
+        stops = (signal.SIGTERM, signal.SIGINT) if endless else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        calls: dict[signal.Signals, Callable[[], object]] = {number: partial(stopped.set_result, number) for number in stops}
+        stack.enter_context(signals.heard(calls | {signal.SIGUSR1: lambda: logger.info(WAITING)}))
+        for address in filter(None, (config.metrics_listen, config.listen if endless else None)):
+            await stack.enter_async_context(open_listener(address, health(lambda: None, lambda: WAITING)))
+        if endless:
+            notifier = Notifier()
+            notifier.ready()
+            telling = asyncio.create_task(notifier.keep(lambda: None, lambda: WAITING), name="notify")
+            stack.callback(telling.cancel)
+        while time.monotonic() < until:
+            await asyncio.wait([stopped], timeout=TRY_EVERY_S)
+            if stopped.done():
+                logger.info("ended by %s: the database was not there, and the crawl not opened", stopped.result().name)
+                return stopped.result()
+            if await asyncio.to_thread(away) is None:
+                logger.info("database: it is there")
+                return None
+    return None
