@@ -30,7 +30,7 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
-from crawler.fetch.tls_waste import RECEIVE_BYTES, TlsWaste
+from crawler.fetch.tls_waste import TlsWaste
 
 KEEPALIVE_S: Final = 5.0
 WORTH_KEEPING_S: Final = KEEPALIVE_S / 2
@@ -42,7 +42,13 @@ IDLE_BYTES: Final = 16 << 10
 """What a connection that waits takes of memory: 9 KiB were measured."""
 IDLE_TLS_BYTES: Final = 48 << 10
 TLS_BUFFERS: Final = 2.25
-"""By TLS it keeps its state, and buffers as large as what once came at a time: measured with responses of 1 to 150 KB."""
+"""By TLS it keeps its state, and buffers as large as what once came at a time: measured with responses of 1 to 300 KB."""
+READ_BYTES_MAX: Final = 200 << 10
+"""Beyond that they grow no more: uvloop reads 256 KiB at a time."""
+HANDSHAKE_BYTES: Final = 4 << 10
+CERTIFICATE_FACTOR: Final = 16
+"""It keeps all certificates that the peer sent, whether it needs them or not: those of 85 KB (300 little ones) take 1.4 MB.
+Ordinary ones are within IDLE_TLS_BYTES."""
 HAPPY_EYEBALLS_S: Final = 0.25
 
 
@@ -266,4 +272,8 @@ class Connector(aiohttp.TCPConnector):
 
 def _weight(protocol: Watched) -> int:
     """Bytes of memory of a connection that waits, about."""
-    return IDLE_TLS_BYTES + int(TLS_BUFFERS * min(protocol.largest_bytes, RECEIVE_BYTES)) if protocol.is_tls else IDLE_BYTES
+    if not protocol.is_tls:
+        return IDLE_BYTES
+    buffers = TLS_BUFFERS * min(protocol.largest_bytes, READ_BYTES_MAX)
+    certificates = CERTIFICATE_FACTOR * max(0, protocol.handshake_bytes - HANDSHAKE_BYTES)
+    return IDLE_TLS_BYTES + int(buffers) + certificates
