@@ -249,6 +249,8 @@ class Connector(aiohttp.TCPConnector):
 
     def _find_room(self, weight: int, now: float) -> bool:
         """Whether one more can wait, once those that are worth less are closed: that have waited long, or take twice as much."""
+        if weight > self._idle_bytes_max:
+            return False
         while len(self._idle) >= self._idle_max or self._idle_bytes + weight > self._idle_bytes_max:
             for protocol, (_, since, taken) in islice(self._idle.items(), LOOKED_AT_MAX):
                 if now - since >= WORTH_KEEPING_S or taken >= 2 * weight:

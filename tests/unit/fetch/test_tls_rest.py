@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trustme
 from support.hostile import end_of, fetching
-from support.sinful import Site
+from support.sinful import Site, running
 
-from crawler.fetch import connection
+from crawler.fetch import connection, connector
 from crawler.fetch.connector import IDLE_TLS_BYTES
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.tls_waste import REST_BYTES_MAX
 
 
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running(Site()) as site:
+        yield site
+
+
 @asynccontextmanager
-async def fetched(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: int = 10) -> AsyncIterator[Fetcher]:
-    """A fetcher that has asked one TLS server once. ``certificates``: sent besides the one that is needed."""
+async def served(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: int = 10) -> AsyncIterator[str]:
+    """The URL of one TLS server. ``certificates``: sent besides the one that is needed."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own = authority.issue_cert("127.0.0.1")
@@ -31,15 +38,22 @@ async def fetched(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: i
     context.num_tickets = tickets
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        while await reader.readline() not in (b"\r\n", b""):
+            pass
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, bytes(size)))
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with server, fetching(tmp, Site(), insecure=True) as fetcher:
-        outcome, _, body = await end_of(fetcher, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-        assert (outcome, len(body)) == ("ok", size)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@asynccontextmanager
+async def fetched(tmp: Path, **server: int) -> AsyncIterator[Fetcher]:
+    """A fetcher that has asked one TLS server once."""
+    async with served(tmp, **server) as url, fetching(tmp, Site(), insecure=True) as fetcher:
+        assert (await end_of(fetcher, url))[0] == "ok"
         yield fetcher
 
 
@@ -49,6 +63,17 @@ async def test_certificates_that_nobody_needs_are_counted(tmp_path: Path) -> Non
         assert IDLE_TLS_BYTES < fetcher.stats().idle_bytes < IDLE_TLS_BYTES + 16_000, "an ordinary one"
     async with fetched(tmp_path, certificates=100) as fetcher:
         assert fetcher.stats().idle_bytes > IDLE_TLS_BYTES + 100 * 400 * 16
+
+
+async def test_one_that_finds_no_room_at_all_drives_out_none(site: Site, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(connector, "WORTH_KEEPING_S", 0.0)
+    async with served(tmp_path, certificates=100) as url, fetching(tmp_path, site, insecure=True) as fetcher:
+        fetcher._connector._idle_bytes_max = 10 * IDLE_TLS_BYTES
+        for _ in range(2):
+            assert (await end_of(fetcher, f"http://127.0.0.1:{site.ports['http']}/good/1"))[0] == "ok"
+            assert (await end_of(fetcher, url))[0] == "ok"
+            assert fetcher.stats().connections_idle == 1
+        assert fetcher.stats().connections_opened == 3
 
 
 async def test_tickets_are_counted_as_what_is_received(tmp_path: Path) -> None:
