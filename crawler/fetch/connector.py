@@ -45,7 +45,7 @@ TLS_BUFFERS: Final = 2.25
 """By TLS it keeps its state, and buffers as large as what once came at a time: measured with responses of 1 to 300 KB."""
 READ_BYTES_MAX: Final = 200 << 10
 """Beyond that they grow no more: uvloop reads 256 KiB at a time."""
-HANDSHAKE_BYTES: Final = 4 << 10
+HANDSHAKE_BYTES: Final = 6 << 10
 CERTIFICATE_FACTOR: Final = 16
 """It keeps all certificates that the peer sent, whether it needs them or not: those of 85 KB (300 little ones) take 1.4 MB.
 Ordinary ones are within IDLE_TLS_BYTES."""
