@@ -170,17 +170,18 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callabl
 
 
 def _check_addresses(config: Config, command: Command) -> None:
-    """One that is taken begins no directory. Where there is a crawl already, its lock is asked first."""
-    from crawler.output import is_crawl
+    """One that is taken begins no directory, and sets none aside. Where there is a crawl already, its lock is asked first."""
+    from crawler.output import is_crawl, locked
 
-    wanted = [config.metrics_listen, config.listen if command == "serve" else None]
-    if any(wanted) and (config.fresh or not is_crawl(Path(config.output or ""))):
+    wanted = [address for address in (config.metrics_listen, config.listen if command == "serve" else None) if address]
+    root = Path(config.output or "")
+    if wanted and (config.fresh or not is_crawl(root)):
         import asyncio
 
-        from crawler.service.listener import check_address
+        from crawler.service.listener import check_addresses
 
-        for address in filter(None, wanted):
-            asyncio.run(check_address(address))
+        with locked(root) if is_crawl(root) else contextlib.nullcontext():
+            asyncio.run(check_addresses(wanted))
 
 
 def processes_of(config: Config, command: Command) -> tuple[int, str]:

@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import LineTooLong
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
-from crawler.fetch.tls_waste import TlsWaste, is_wasteful
+from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, received_bytes
 
 FEED_BYTES: Final = 16 << 10
 """A head that does not end with an empty line is parsed in steps of this size, so that floods are cut off early."""
@@ -89,8 +89,11 @@ class Watched(ResponseHandler):
         self.ip: str | None = None
         """The peer's address."""
         self.is_tls = False
+        self.handshake_bytes = 0
+        """Received before all else, by TLS: mostly certificates."""
         self.largest_bytes = 0
-        """Of the responses that it brought, as received."""
+        """By TLS: most that came at a time: a handshake, or what came for one response, with tickets."""
+        self._wire_bytes = 0  # received by TLS when the last response ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -102,6 +105,7 @@ class Watched(ResponseHandler):
         if self.is_tls and sock is not None and self._tls_waste is not None:
             self._sock = sock
             self._tls_waste.begin(self, sock)
+            self.handshake_bytes = self.largest_bytes = self._wire_bytes = received_bytes(sock)
 
     @property
     def idle(self) -> bool:
@@ -288,8 +292,7 @@ class Watched(ResponseHandler):
             self._fail(*chunks.fault)
         elif is_over:
             self._exchange = None
-            if exchange.received > self.largest_bytes:
-                self.largest_bytes = exchange.received
+            self._weigh()
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
                 self._drop()
@@ -297,6 +300,12 @@ class Watched(ResponseHandler):
             body = payload.total_bytes
             if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
                 self._fail("malformed", "more chunk framing than body")
+
+    def _weigh(self) -> None:
+        """A response is over: what came for it, of which a part may be TLS's own."""
+        if self._sock is not None and not self._is_over():
+            before, self._wire_bytes = self._wire_bytes, received_bytes(self._sock)
+            self.largest_bytes = max(self.largest_bytes, self._wire_bytes - before)
 
     # -- endings --------------------------------------------------------------------------------------------------
 
@@ -363,13 +372,15 @@ class Watched(ResponseHandler):
         self.abort()
 
     def end_if_wasteful(self) -> None:
-        """Of a TLS connection: end it if what it receives is hardly content."""
-        if self._is_over() or self._sock is None or not is_wasteful(self._sock, self._content_bytes):
+        """Of a TLS connection: end it if what it receives is hardly content, or if it receives much at rest: it was counted
+        before that."""
+        if self._is_over() or self._sock is None:
             return
-        if self._exchange is not None:
+        if self._exchange is None:
+            if received_bytes(self._sock) > self._wire_bytes + REST_BYTES_MAX:
+                self._drop()
+        elif is_wasteful(self._sock, self._content_bytes):
             self._fail("malformed", "TLS messages that carry nothing")
-        else:
-            self._drop()
 
     def _drop(self) -> None:
         self.force_close()

@@ -30,7 +30,7 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.exchange import Exchange, current
 from crawler.fetch.guard import AddressRefused, Guard
 from crawler.fetch.resolver import Resolver
-from crawler.fetch.tls_waste import RECEIVE_BYTES, TlsWaste
+from crawler.fetch.tls_waste import TlsWaste
 
 KEEPALIVE_S: Final = 5.0
 WORTH_KEEPING_S: Final = KEEPALIVE_S / 2
@@ -42,7 +42,13 @@ IDLE_BYTES: Final = 16 << 10
 """What a connection that waits takes of memory: 9 KiB were measured."""
 IDLE_TLS_BYTES: Final = 48 << 10
 TLS_BUFFERS: Final = 2.25
-"""By TLS it keeps its state, and buffers as large as what once came at a time: measured with responses of 1 to 150 KB."""
+"""By TLS it keeps its state, and buffers as large as what once came at a time: measured with responses of 1 to 300 KB."""
+READ_BYTES_MAX: Final = 200 << 10
+"""Beyond that they grow no more: uvloop reads 256 KiB at a time."""
+HANDSHAKE_BYTES: Final = 6 << 10
+CERTIFICATE_FACTOR: Final = 16
+"""It keeps all certificates that the peer sent, whether it needs them or not: those of 85 KB (300 little ones) take 1.4 MB.
+Ordinary ones are within IDLE_TLS_BYTES."""
 HAPPY_EYEBALLS_S: Final = 0.25
 
 
@@ -243,6 +249,8 @@ class Connector(aiohttp.TCPConnector):
 
     def _find_room(self, weight: int, now: float) -> bool:
         """Whether one more can wait, once those that are worth less are closed: that have waited long, or take twice as much."""
+        if weight > self._idle_bytes_max:
+            return False
         while len(self._idle) >= self._idle_max or self._idle_bytes + weight > self._idle_bytes_max:
             for protocol, (_, since, taken) in islice(self._idle.items(), LOOKED_AT_MAX):
                 if now - since >= WORTH_KEEPING_S or taken >= 2 * weight:
@@ -266,4 +274,8 @@ class Connector(aiohttp.TCPConnector):
 
 def _weight(protocol: Watched) -> int:
     """Bytes of memory of a connection that waits, about."""
-    return IDLE_TLS_BYTES + int(TLS_BUFFERS * min(protocol.largest_bytes, RECEIVE_BYTES)) if protocol.is_tls else IDLE_BYTES
+    if not protocol.is_tls:
+        return IDLE_BYTES
+    buffers = TLS_BUFFERS * min(protocol.largest_bytes, READ_BYTES_MAX)
+    certificates = CERTIFICATE_FACTOR * max(0, protocol.handshake_bytes - HANDSHAKE_BYTES)
+    return IDLE_TLS_BYTES + int(buffers) + certificates

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LOOK_EVERY_S: Final = 1.0
 FREE_BYTES: Final = 384 << 10
 """Handshake, certificates, tickets, and what is not decrypted yet: uvloop holds up to 256 KiB while reading is paused."""
+REST_BYTES_MAX: Final = 16 << 10
+"""Received while a connection waits for its next use: a few tickets, or a goodbye."""
 FACTOR: Final = 4
 """Beyond that, so many times the content: a record of one byte takes 23."""
 RECEIVE_BYTES: Final = 128 << 10
@@ -50,10 +52,15 @@ class TlsWaste:
                 connection.end_if_wasteful()
 
 
+def received_bytes(sock: socket.socket) -> int:
+    """What the kernel has received of a connection since it was made."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
+    return int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
+
+
 def is_wasteful(sock: socket.socket, content_bytes: int) -> bool:
     """Whether far more was received of a TLS connection than the content that came out of it."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
-    received = int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder)
+    received = received_bytes(sock)
     if received <= FREE_BYTES + (1 + FACTOR) * content_bytes:
         return False
     unread = int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -6,6 +6,7 @@ Invariant: a batch is committed whole or, after a failed write, its admissions a
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -27,6 +28,7 @@ class OpenBatch:
         self.admitted: list[Admitted] = []
         self.hosts: dict[str, HostRest] = {}
         self.refused: dict[str, int] = {}
+        """Links left out, by rule, but for those of visits."""
         self.robots: dict[str, bytes] = {}
         self.denials: dict[str, tuple[str, str]] = {}
         self.retired: dict[str, Mark | None] = {}
@@ -58,8 +60,6 @@ class OpenBatch:
             block = settled.outcome.block
             self.links_count += len(settled.outcome.outlinks) + (len(block) if block is not None else 0)
             self.body_bytes += settled.outcome.page.body.size
-            if settled.outcome.refused and not settled.is_read_again:
-                self.refuse(settled.outcome.refused)
 
     def admit(self, admitted: Admitted, committed: Callable[[], None] | None = None) -> None:
         self.admitted.append(admitted)
@@ -73,7 +73,11 @@ class OpenBatch:
             self.refused[rule] = self.refused.get(rule, 0) + count
 
     def closed(self, now: float, wall: float) -> Batch:
-        return Batch(self.settled, self.admitted, self.hosts, self.refused, now, wall, self.robots, self.denials, self.retired)
+        refused = Counter(self.refused)
+        for settled in self.settled:  # not before: those of a batch that fails are visited again
+            if isinstance(settled.outcome, Done) and settled.outcome.refused and not settled.is_read_again:
+                refused.update(settled.outcome.refused)
+        return Batch(self.settled, self.admitted, self.hosts, dict(refused), now, wall, self.robots, self.denials, self.retired)
 
     def seed_hosts(self) -> set[str]:
         """The hosts that a person named a URL of."""

@@ -202,6 +202,7 @@ class RobotsGate:
         is_whole = (page.fault is None and outcome.outcome != "truncated") or outcome.reason == "trailing_data"
         if outcome.reason == "content_coding" and page.coding == "br" and (before_tail := _before_tail(page)) is not None:
             body, is_whole = before_tail, True
+        is_whole |= outcome.outcome in ("redirect", "redirect_error")  # nobody reads the body of a redirect
         if not (is_cut or is_whole or 400 <= page.status < 500):
             return outcome.outcome, outcome.reason or UNAVAILABLE[1]
         control = page.header("cache-control")

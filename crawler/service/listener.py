@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Final, cast
 
 from aiohttp import web
@@ -114,10 +114,12 @@ def _health(check: Callable[[], str | None]) -> Handler:
     return respond
 
 
-async def check_address(address: str) -> None:
-    """ConfigError: it cannot be listened on just now."""
-    for bound in await _bind(address):
-        bound.close()
+async def check_addresses(addresses: Iterable[str]) -> None:
+    """ConfigError: one of them cannot be listened on just now, beside the others."""
+    with contextlib.ExitStack() as stack:
+        for address in addresses:
+            for bound in await _bind(address):
+                stack.enter_context(bound)
 
 
 async def _bind(address: str) -> list[socket.socket]:

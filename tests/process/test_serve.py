@@ -104,6 +104,20 @@ def test_an_address_in_use_is_said_plainly(tmp_path):
             done = crawler(*words)
             assert (done.returncode, "cannot listen on" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
             assert not (tmp_path / "d").exists(), "nothing is begun"
+    done = crawler("serve", "--data", out, "--listen", address, "--metrics-listen", address)
+    assert (done.returncode, "cannot listen on" in done.stderr, (tmp_path / "d").exists()) == (2, True, False), "one for two"
+
+
+def test_an_address_in_use_sets_no_crawl_aside_and_the_lock_is_asked_first(tmp_path):
+    out = tmp_path / "d"
+    with served(out) as daemon:
+        done = crawler("serve", "--data", str(out), "--listen", daemon.listen, "--fresh")
+        assert (done.returncode, "in use by another process" in done.stderr) == (75, True)
+        other = tmp_path / "other"
+        assert crawler("run", "http://127.0.0.1:9/", "-o", str(other), "--archive", "discard").returncode == 4
+        done = crawler("serve", "--data", str(other), "--listen", daemon.listen, "--fresh")
+        assert (done.returncode, "cannot listen on" in done.stderr) == (2, True)
+        assert (other / "frontier").exists() and not list(other.glob("previous-*"))
 
 
 def test_two_daemons_do_not_share_a_directory(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from support.frontiers import politeness
 
-from crawler.core.batch import Admitted, HostRest, Prepared
+from crawler.core.batch import Admitted, HostRest, Prepared, Settled
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Known, Lease, Limiter, Link, Pause, Retry, Unvisited
@@ -57,6 +57,12 @@ class Files:
 
     def rewind(self, marks) -> None:
         self.pending = []
+
+
+def empty_page(url, tmp):
+    body = Body(tmp)
+    body.seal()
+    return Page(url, 200, "", "1.1", (), b"", body, 0, 0, None, None, 0.0, Timings(0, 0, 0), None, None, None, None, None)
 
 
 class World:
@@ -138,12 +144,7 @@ async def test_outlinks_are_visited_and_known_ones_are_not_visited_again(tmp_pat
     async def visit(lease):
         n = int(lease.link.url.rsplit("/", 1)[1])
         found = [Link(f"http://h0.test/{m}", "h0.test", "link") for m in (2 * n + 1, 2 * n + 2, 0) if m < 500]
-        body = Body(tmp_path)
-        body.seal()
-        page = Page(
-            lease.link.url, 200, "", "1.1", (), b"", body, 0, 0, None, None, 0.0, Timings(0, 0, 0), None, None, None, None, None
-        )
-        return Done(page, "ok", outlinks=tuple(found))
+        return Done(empty_page(lease.link.url, tmp_path), "ok", outlinks=tuple(found))
 
     await world.crawl(links(1, 1), visit)
     assert world.visits == Counter({f"http://h0.test/{n}": 1 for n in range(500)})
@@ -265,6 +266,19 @@ async def test_a_rest_that_is_not_committed_yet_stays_on_the_bench():
     world.pump._after_commit(later, None)
     assert link.host not in world.bench, "now the store knows"
     world.pump.close()
+
+
+def test_what_the_pages_of_a_failed_batch_left_out_is_counted_once(tmp_path):
+    """They are visited again; what was left out besides is owed."""
+    link = Link("http://a.test/", "a.test")
+    visit = Settled(Lease(link, b""), Done(empty_page(link.url, tmp_path), "ok", refused={"nofollow": 2, "scope": 1}))
+    failed, later = OpenBatch(), OpenBatch()
+    failed.refuse({"scope": 5})
+    failed.settle(visit, None)
+    assert failed.closed(0.0, 0.0).refused == {"scope": 6, "nofollow": 2}
+    later.prepend(failed)
+    later.settle(visit, None)
+    assert later.closed(0.0, 0.0).refused == {"scope": 6, "nofollow": 2}
 
 
 async def test_rules_are_read_for_no_more_hosts_than_can_be_dealt() -> None:

@@ -179,6 +179,21 @@ def test_a_redirect_to_what_is_known_to_fail_ends_as_that(tmp_path):
 TAILS = [b"\n", b"\0", b"\0" * 512, b"\r\n<!-- served by 7 -->", b"x", b"\x1f", b"\xff" * 9000]
 
 
+@pytest.mark.parametrize("fault", [None, FetchError("coding_cut")])
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [("redirect", None), ("redirect_error", "loop"), ("redirect_error", "bad_location")]
+)
+def test_redirects_that_lead_to_no_rules_allow_everything_whatever_their_bodies_are(tmp_path, fault, outcome, reason):
+    """RFC 9309 2.3.1.2. What waits would else end as a redirect that never was."""
+    onward = (Link("http://a.test/7.txt", HOST, "robots", hops=6, anchor="http://a.test"),) if outcome == "redirect" else ()
+    last = Link("http://a.test/6.txt", HOST, "robots", hops=5, anchor="http://a.test", via=PAGE.url)
+    page = page_of(tmp_path, b"moved", last.url, status=302, fault=fault)
+    desk, end = gate(), Done(page, outcome, reason, outlinks=onward)
+    assert desk.onward(last, end) is None
+    desk.learn(last, end)
+    assert desk.refuses(PAGE) is desk.failure(PAGE) is None
+
+
 def packed(coding: str, body: bytes) -> bytes:
     if coding == "gzip":
         return gzip.compress(body)

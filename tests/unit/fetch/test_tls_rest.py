@@ -1,0 +1,100 @@
+"""TLS connections at rest: counted by what they take of memory, whatever the peer sends beside its responses."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from support.hostile import end_of, fetching
+from support.sinful import Site, running
+
+from crawler.fetch import connection, connector
+from crawler.fetch.connector import IDLE_TLS_BYTES
+from crawler.fetch.fetcher import Fetcher
+from crawler.fetch.tls_waste import REST_BYTES_MAX
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running(Site()) as site:
+        yield site
+
+
+@asynccontextmanager
+async def served(tmp: Path, *, certificates: int = 0, tickets: int = 2, size: int = 10) -> AsyncIterator[str]:
+    """The URL of one TLS server. ``certificates``: sent besides the one that is needed."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own = authority.issue_cert("127.0.0.1")
+    chain = tmp / "chain.pem"
+    pems = [own.private_key_pem, *own.cert_chain_pems, *[authority.cert_pem] * certificates]
+    chain.write_bytes(b"".join(pem.bytes() for pem in pems))
+    context.load_cert_chain(chain)
+    context.num_tickets = tickets
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline() not in (b"\r\n", b""):
+            pass
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, bytes(size)))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@asynccontextmanager
+async def fetched(tmp: Path, **server: int) -> AsyncIterator[Fetcher]:
+    """A fetcher that has asked one TLS server once."""
+    async with served(tmp, **server) as url, fetching(tmp, Site(), insecure=True) as fetcher:
+        assert (await end_of(fetcher, url))[0] == "ok"
+        yield fetcher
+
+
+async def test_certificates_that_nobody_needs_are_counted(tmp_path: Path) -> None:
+    """300 little ones of 85 KB took 1.4 MB, and were counted as nothing: 400 such hosts took 405 MiB under a limit of 256."""
+    async with fetched(tmp_path) as fetcher:
+        assert IDLE_TLS_BYTES < fetcher.stats().idle_bytes < IDLE_TLS_BYTES + 16_000, "an ordinary one"
+    async with fetched(tmp_path, certificates=100) as fetcher:
+        assert fetcher.stats().idle_bytes > IDLE_TLS_BYTES + 100 * 400 * 16
+
+
+async def test_one_that_finds_no_room_at_all_drives_out_none(site: Site, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(connector, "WORTH_KEEPING_S", 0.0)
+    async with served(tmp_path, certificates=100) as url, fetching(tmp_path, site, insecure=True) as fetcher:
+        fetcher._connector._idle_bytes_max = 10 * IDLE_TLS_BYTES
+        for _ in range(2):
+            assert (await end_of(fetcher, f"http://127.0.0.1:{site.ports['http']}/good/1"))[0] == "ok"
+            assert (await end_of(fetcher, url))[0] == "ok"
+            assert fetcher.stats().connections_idle == 1
+        assert fetcher.stats().connections_opened == 3
+
+
+async def test_tickets_are_counted_as_what_is_received(tmp_path: Path) -> None:
+    async with fetched(tmp_path, tickets=300) as fetcher:
+        assert fetcher.stats().idle_bytes > IDLE_TLS_BYTES + 2 * 300 * 200
+
+
+async def test_the_buffers_of_large_responses_are_counted_as_far_as_they_grow(tmp_path: Path) -> None:
+    async with fetched(tmp_path, size=190_000) as fetcher:
+        assert fetcher.stats().idle_bytes > IDLE_TLS_BYTES + 2 * 190_000
+    async with fetched(tmp_path, size=1_000_000) as fetcher:
+        assert IDLE_TLS_BYTES + 2 * 200_000 < fetcher.stats().idle_bytes < 600_000
+
+
+async def test_a_connection_that_receives_much_at_rest_is_ended(tmp_path: Path, monkeypatch) -> None:
+    """It was counted before that."""
+    async with fetched(tmp_path) as fetcher:
+        (waiting,) = fetcher._connector._idle
+        assert isinstance(waiting, connection.Watched)
+        for more, idle in ((0, 1), (REST_BYTES_MAX, 1), (REST_BYTES_MAX + 1, 0)):
+            monkeypatch.setattr(connection, "received_bytes", lambda sock, more=more: waiting._wire_bytes + more)
+            fetcher._connector.tls_waste.look(0.0, at_once=True)
+            await asyncio.sleep(0.05)
+            assert fetcher.stats().connections_idle == idle
