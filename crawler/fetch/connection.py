@@ -292,7 +292,8 @@ class Watched(ResponseHandler):
             self._fail(*chunks.fault)
         elif is_over:
             self._exchange = None
-            self._weigh()
+            if self._sock is not None:
+                self._weigh(self._sock)
             self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
             if self._dirty or exchange.ending is not None:
                 self._drop()
@@ -301,10 +302,10 @@ class Watched(ResponseHandler):
             if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
                 self._fail("malformed", "more chunk framing than body")
 
-    def _weigh(self) -> None:
+    def _weigh(self, sock: socket.socket) -> None:
         """A response is over: what came for it, of which a part may be TLS's own."""
-        if self._sock is not None and not self._is_over():
-            before, self._wire_bytes = self._wire_bytes, received_bytes(self._sock)
+        if not self._is_over():
+            before, self._wire_bytes = self._wire_bytes, received_bytes(sock)
             self.largest_bytes = max(self.largest_bytes, self._wire_bytes - before)
 
     # -- endings --------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Invariant: a batch is committed whole or, after a failed write, its admissions a
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -69,15 +68,14 @@ class OpenBatch:
         self.links_bytes += _bytes(admitted)
 
     def refuse(self, refused: Mapping[str, int]) -> None:
-        for rule, count in refused.items():
-            self.refused[rule] = self.refused.get(rule, 0) + count
+        _add(refused, self.refused)
 
     def closed(self, now: float, wall: float) -> Batch:
-        refused = Counter(self.refused)
+        refused = dict(self.refused)
         for settled in self.settled:  # not before: those of a batch that fails are visited again
             if isinstance(settled.outcome, Done) and settled.outcome.refused and not settled.is_read_again:
-                refused.update(settled.outcome.refused)
-        return Batch(self.settled, self.admitted, self.hosts, dict(refused), now, wall, self.robots, self.denials, self.retired)
+                _add(settled.outcome.refused, refused)
+        return Batch(self.settled, self.admitted, self.hosts, refused, now, wall, self.robots, self.denials, self.retired)
 
     def seed_hosts(self) -> set[str]:
         """The hosts that a person named a URL of."""
@@ -206,3 +204,8 @@ def _bytes(admitted: Admitted) -> int:
     links = sum(len(link.url) + len(link.extra or "") for link in admitted.links)
     block = admitted.block.size if admitted.block is not None else 0
     return links + block + sum(map(len, admitted.extras.values()))
+
+
+def _add(more: Mapping[str, int], counts: dict[str, int]) -> None:
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
