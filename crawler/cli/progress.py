@@ -91,7 +91,7 @@ def _by_status(end: Snapshot) -> dict[str, int]:
 
 def _had_nothing_left(begun: Snapshot, end: Snapshot) -> bool:
     """Whether earlier runs had finished the crawl, and this one brought nothing new."""
-    is_same = (begun.known, begun.done, begun.lines) == (end.known, end.done, end.lines)
+    is_same = (begun.known, begun.settled, begun.lines) == (end.known, end.settled, end.lines)
     return is_same and end.done > 0 and not end.bytes and not begun.waiting + begun.retrying
 
 
