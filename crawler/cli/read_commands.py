@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import orjson
@@ -174,7 +174,7 @@ def why(arguments: Sequence[str]) -> int:
     if namespace.directory is None:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
-        return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+        return _exit_of(explanation)
     from crawler.frontier.cluster.node import is_node
 
     with open_reader(namespace.directory) as reader:
@@ -185,7 +185,11 @@ def why(arguments: Sequence[str]) -> int:
         if is_node(reader.root / "frontier"):
             explanation["leased_by"] = None  # nobody who would know is asked
     print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
-    return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+    return _exit_of(explanation)
+
+
+def _exit_of(explanation: Mapping[str, object]) -> int:
+    return {"unknown": Exit.NOTHING_FETCHED, "invalid": Exit.USAGE}.get(str(explanation["state"]), Exit.OK)
 
 
 def verify(arguments: Sequence[str]) -> int:

@@ -229,6 +229,9 @@ def test_why_names_the_line_of_robots_txt(tmp_path):
 def test_why_of_what_is_not_known_has_its_exit_code(site, crawled):
     assert command("why", url(site, "good/2"), "--data", str(crawled)).returncode == 4
     assert command("why", url(site, "good/2"), "--data", str(crawled), "--via", "not a url").returncode == 2
+    for form in ((), ("--json",)):
+        ended = command("why", "example.org", "--data", str(crawled), *form)
+        assert (ended.returncode, "syntax" in ended.stdout) == (2, True)
 
 
 def test_verify_finds_what_was_changed(crawled, tmp_path):
