@@ -94,6 +94,11 @@ def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, words):
     assert ended.returncode == 2 and "there is no crawl here" in ended.stderr
 
 
+def test_a_file_is_no_directory_of_a_crawl(crawled):
+    ended = command("results", str(crawled / "crawl.toml"))
+    assert (ended.returncode, ended.stderr) == (2, f"crawler: {crawled}/crawl.toml: there is no crawl here\n")
+
+
 def test_cat_prints_the_decoded_body(site, crawled):
     assert raw("cat", str(crawled), url(site, "sin/picture")) == PICTURE
     assert raw("cat", str(crawled), url(site, "sin/zipped")) == gzip.decompress(ZIPPED)
