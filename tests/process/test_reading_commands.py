@@ -17,6 +17,7 @@ from support import webs
 from support.programs import CLEAN, LOCAL, command, crawling
 from support.sinful import Site, head, page, running, stay
 
+from crawler import StorageError, read
 from crawler.output.export import PIECE_BYTES
 
 PICTURE = bytes(range(256)) * 700
@@ -97,6 +98,11 @@ def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, words):
 def test_a_file_is_no_directory_of_a_crawl(crawled):
     ended = command("results", str(crawled / "crawl.toml"))
     assert (ended.returncode, ended.stderr) == (2, f"crawler: {crawled}/crawl.toml: there is no crawl here\n")
+
+
+def test_in_python_too_a_directory_without_a_crawl_is_said_to_be_one(tmp_path):
+    with pytest.raises(StorageError, match="nowhere: there is no crawl here"):
+        next(read(tmp_path / "nowhere"))
 
 
 def test_cat_prints_the_decoded_body(site, crawled):
