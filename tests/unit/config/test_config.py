@@ -201,6 +201,14 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
     assert "not a TOML file" in faults(file=str(binary))[0]
 
 
+def test_a_file_of_an_editor_that_marks_its_encoding_is_read_or_told(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_bytes("workers = 3\r\n".encode("utf-8-sig"))
+    assert load({}, environ={}, file=str(file)).config.workers == 3
+    file.write_bytes("workers = 3\r\n".encode("utf-16"))
+    assert faults(file=str(file)) == (f"{file}: not a TOML file: it is not UTF-8 text; save it as UTF-8",)
+
+
 def test_lists_in_the_environment_are_one_item_or_a_toml_array():
     environ = {"CRAWLER_INCLUDE": "[a-z]{1,3}, x", "CRAWLER_ALLOW_NET": '["127.0.0.0/8", "::1"]', "CRAWLER_DNS": "[::1]:53"}
     config = load(environ=environ).config
