@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -154,9 +155,9 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
             count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
             if not count:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
-            say(f"{to}: {count:,} WARC files")
-    except OSError as error:
-        raise ConfigError(f"{to}: {error.strerror}") from error
+            say(f"{to}: {counted(count, 'WARC file')}")
+    except OSError as error:  # in pyarrow's words it would be about a file that nobody has named
+        raise ConfigError(f"{to}: {os.strerror(error.errno) if error.errno else error.strerror}") from error
 
 
 def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
