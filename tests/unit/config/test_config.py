@@ -76,6 +76,7 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
         ({"name": 5}, "must be text"),
         ({"include": ["x", "\udcff"]}, "'\\udcff': must be text in UTF-8"),
         ({"timeout": "0s"}, "'0s': must be more than 0"),
+        ({"max_body": "0"}, "'0': must be at least 1"),
         ({"max_robots": "64MiB"}, "'64MiB': must be at most 512000"),
         ({"rate": "inf"}, "finite"),
         ({"rate": "-1"}, "at least 0"),
