@@ -123,6 +123,8 @@ def cat(arguments: Sequence[str]) -> int:
     from crawler.core.durable import is_there
     from crawler.frontier.cluster.node import is_node
 
+    if "://" in namespace.directory:
+        raise ConfigError(f"{namespace.directory} is a URL: the crawl's directory comes first (crawler cat DIR URL)")
     with open_reader(namespace.directory) as reader:
         known = _lookup(reader, namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:

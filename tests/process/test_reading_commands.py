@@ -95,6 +95,12 @@ def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, words):
     assert ended.returncode == 2 and "there is no crawl here" in ended.stderr
 
 
+def test_a_url_where_the_directory_belongs_is_told_as_one(crawled):
+    ended = command("cat", "http://a.example/", str(crawled))
+    assert ended.returncode == 2
+    assert ended.stderr == "crawler: http://a.example/ is a URL: the crawl's directory comes first (crawler cat DIR URL)\n"
+
+
 def test_a_file_is_no_directory_of_a_crawl(crawled):
     ended = command("results", str(crawled / "crawl.toml"))
     assert (ended.returncode, ended.stderr) == (2, f"crawler: {crawled}/crawl.toml: there is no crawl here\n")
