@@ -66,7 +66,8 @@ def export(arguments: Sequence[str]) -> int:
         elif namespace.format == "pages":
             write(_pages(reader, wanted, namespace))
         else:
-            besides = "" if namespace.kind else " (pages only: --kind all looks at embeds and what was fetched besides, too)"
+            besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
+            besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
             write(_bodies(_results(reader, wanted, namespace), namespace.files, besides))
     return Exit.OK
 
@@ -160,7 +161,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
         raise ConfigError(f"{to}: {os.strerror(error.errno) if error.errno else error.strerror}") from error
 
 
-def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
+def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
     """``besides``: where else to look if there is none."""
     from crawler.output.export import clear, json_line, to_file
     from crawler.parse.encoding import read_text
@@ -188,7 +189,8 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield exact_json.dumps(made) + b"\n"
     if not matched:
-        say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
+        elsewhere = f" ({'; '.join(besides)})" if besides else ""
+        say(f"no body is of that kind{elsewhere}; what there is: crawler summary DIR, crawler results DIR")
     if retired:
         say(f"{retired:,} bodies are no longer kept: their files were retired")
 

@@ -165,8 +165,10 @@ def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["export", "DIR", "--mime", "video/*"], "no body is of that kind (pages only: --kind all"),
-        (["export", "DIR", "--mime", "video/*", "--kind", "all"], "no body is of that kind; "),
+        (["export", "DIR", "--status", "404"], "no body is of that kind (outcome ok only: --outcome names others; pages only: "),
+        (["export", "DIR", "--mime", "video/*", "--outcome", "ok"], "no body is of that kind (pages only: --kind all"),
+        (["export", "DIR", "--mime", "video/*", "--kind", "all"], "no body is of that kind (outcome ok only: --outcome names "),
+        (["export", "DIR", "--mime", "video/*", "--kind", "all", "--outcome", "ok"], "no body is of that kind; "),
         (["retry", "DIR", "--outcome", "tls_error"], "no URL is due again"),
         (["recrawl", "DIR", "--match", "/nowhere/"], "no URL is due again"),
         (["retire", "DIR", "--missing"], "nothing is retired"),
