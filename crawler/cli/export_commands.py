@@ -148,7 +148,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
         if namespace.format == "parquet":
             from crawler.output.parquet import write_parquet
 
-            say(f"{to}: {write_parquet(_rows(reader, wanted, namespace), target):,} rows")
+            say(f"{to}: {counted(write_parquet(_rows(reader, wanted, namespace), target), 'row')}")
         else:
             from crawler.output.archive.wacz import write_wacz
 
@@ -192,7 +192,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -
         elsewhere = f" ({'; '.join(besides)})" if besides else ""
         say(f"no body is of that kind{elsewhere}; what there is: crawler summary DIR, crawler results DIR")
     if retired:
-        say(f"{retired:,} bodies are no longer kept: their files were retired")
+        say(f"{'1 body is' if retired == 1 else f'{retired:,} bodies are'} no longer kept: retired with the files they were in")
 
 
 def summary(arguments: Sequence[str]) -> int:
@@ -272,7 +272,7 @@ def _text(summed: Summary) -> Iterator[str]:
         labels = [f"up to {bound:g} s" for bound in histogram.bounds] + [f"over {histogram.bounds[-1]:g} s"]
         yield from _columns(name, [pair for pair in zip(labels, histogram.counts, strict=True) if pair[1]])
     if summed.missing:
-        yield f"{summed.missing:,} requisites could not be fetched"
+        yield f"{counted(summed.missing, 'requisite')} could not be fetched"
         yield from _columns("pages that lack them, as the first to name them", summed.incomplete.most())
 
 

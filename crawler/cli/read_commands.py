@@ -15,7 +15,7 @@ from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
 from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit, FetchError, StorageError
-from crawler.core.text import json_text, printable
+from crawler.core.text import counted, json_text, printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -211,10 +211,10 @@ def verify(arguments: Sequence[str]) -> int:
 
     with open_reader(namespace.directory) as reader:
         found = reader.verify(report)
-        counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows"
+        counts = f"{counted(found.files, 'file')}, {counted(found.records, 'record')}, {counted(found.rows, 'row')}"
         compared, faults = _stored(reader, report) if namespace.stored else (0, 0)
     faults += found.faults
-    say(f"{counts}{f', {compared:,} copies' if namespace.stored else ''}: {faults or 'no'} faults")
+    say(f"{counts}{f', {compared:,} copies' if namespace.stored else ''}: {counted(faults, 'fault') if faults else 'no faults'}")
     return Exit.STORAGE if faults else Exit.OK
 
 

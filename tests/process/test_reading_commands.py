@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -258,6 +259,7 @@ def test_verify_finds_what_was_changed(crawled, tmp_path):
 
     ended = command("verify", str(crawled))
     assert (ended.returncode, ended.stdout) == (0, "") and "no faults" in ended.stderr
+    assert not re.search(r"\b1 (files|records|rows)", ended.stderr)
     copy = tmp_path / "copy"
     shutil.copytree(crawled, copy)
     victim = max(
