@@ -120,6 +120,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
                 begun=report.begun,
                 opened=bool(config.allow_net),
                 is_kept=config.store != "memory",
+                error=report.error,
             )
             print(table, file=sys.stderr)
     if summary:

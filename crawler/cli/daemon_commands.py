@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
@@ -129,6 +130,8 @@ def _add(client: Client, lines: BinaryIO, called: str, namespace: Namespace) -> 
     except RequestRefused as error:
         if "accepted" in error.problem:
             _say_added(called, error.problem)
+        elif error.status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE):
+            raise RequestRefused(f"{called}: {error}", error.status, error.problem) from error
         raise
     _say_added(called, added)
     return Exit.OK

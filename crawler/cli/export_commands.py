@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def export(arguments: Sequence[str]) -> int:
         elif namespace.format == "pages":
             write(_pages(reader, wanted, namespace))
         else:
-            besides = "" if namespace.kind else " (pages only: --kind all looks at embeds and what was fetched besides, too)"
+            besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
+            besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
             write(_bodies(_results(reader, wanted, namespace), namespace.files, besides))
     return Exit.OK
 
@@ -146,7 +148,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
         if namespace.format == "parquet":
             from crawler.output.parquet import write_parquet
 
-            say(f"{to}: {write_parquet(_rows(reader, wanted, namespace), target):,} rows")
+            say(f"{to}: {counted(write_parquet(_rows(reader, wanted, namespace), target), 'row')}")
         else:
             from crawler.output.archive.wacz import write_wacz
 
@@ -154,12 +156,12 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
             count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
             if not count:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
-            say(f"{to}: {count:,} WARC files")
-    except OSError as error:
-        raise ConfigError(f"{to}: {error.strerror}") from error
+            say(f"{to}: {counted(count, 'WARC file')}")
+    except OSError as error:  # in pyarrow's words it would be about a file that nobody has named
+        raise ConfigError(f"{to}: {os.strerror(error.errno) if error.errno else error.strerror}") from error
 
 
-def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
+def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
     """``besides``: where else to look if there is none."""
     from crawler.output.export import clear, json_line, to_file
     from crawler.parse.encoding import read_text
@@ -187,9 +189,10 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
                     raise ConfigError(f"{to}: {error.strerror}") from error
                 yield exact_json.dumps(made) + b"\n"
     if not matched:
-        say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
+        elsewhere = f" ({'; '.join(besides)})" if besides else ""
+        say(f"no body is of that kind{elsewhere}; what there is: crawler summary DIR, crawler results DIR")
     if retired:
-        say(f"{retired:,} bodies are no longer kept: their files were retired")
+        say(f"{'1 body is' if retired == 1 else f'{retired:,} bodies are'} no longer kept: retired with the files they were in")
 
 
 def summary(arguments: Sequence[str]) -> int:
@@ -269,7 +272,7 @@ def _text(summed: Summary) -> Iterator[str]:
         labels = [f"up to {bound:g} s" for bound in histogram.bounds] + [f"over {histogram.bounds[-1]:g} s"]
         yield from _columns(name, [pair for pair in zip(labels, histogram.counts, strict=True) if pair[1]])
     if summed.missing:
-        yield f"{summed.missing:,} requisites could not be fetched"
+        yield f"{counted(summed.missing, 'requisite')} could not be fetched"
         yield from _columns("pages that lack them, as the first to name them", summed.incomplete.most())
 
 

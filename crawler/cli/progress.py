@@ -38,13 +38,16 @@ def closing_table(
     begun: Snapshot | None = None,
     opened: bool = False,
     is_kept: bool = True,
+    error: str | None = None,
 ) -> str:
     """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took;
     ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net); ``is_kept``:
-    commands can read the crawl (not so with --store memory)."""
+    commands can read the crawl (not so with --store memory); ``error``: why it could not go on."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
         lines.append(f"stopped before the end ({stopped_by}): the same command continues")
+    elif not end.known and not end.lines and error is None:
+        lines.append("no URL was listed: a list has one on each line that is not blank and no # comment")
     elif begun is not None and _had_nothing_left(begun, end):
         where = shlex.quote(directory)
         lines.append(f"nothing was left to do: to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
@@ -91,7 +94,7 @@ def _by_status(end: Snapshot) -> dict[str, int]:
 
 def _had_nothing_left(begun: Snapshot, end: Snapshot) -> bool:
     """Whether earlier runs had finished the crawl, and this one brought nothing new."""
-    is_same = (begun.known, begun.done, begun.lines) == (end.known, end.done, end.lines)
+    is_same = (begun.known, begun.settled, begun.lines) == (end.known, end.settled, end.lines)
     return is_same and end.done > 0 and not end.bytes and not begun.waiting + begun.retrying
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,7 +15,7 @@ from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
 from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit, FetchError, StorageError
-from crawler.core.text import json_text, printable
+from crawler.core.text import counted, json_text, printable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -123,6 +123,8 @@ def cat(arguments: Sequence[str]) -> int:
     from crawler.core.durable import is_there
     from crawler.frontier.cluster.node import is_node
 
+    if "://" in namespace.directory:
+        raise ConfigError(f"{namespace.directory} is a URL: the crawl's directory comes first (crawler cat DIR URL)")
     with open_reader(namespace.directory) as reader:
         known = _lookup(reader, namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
@@ -174,7 +176,7 @@ def why(arguments: Sequence[str]) -> int:
     if namespace.directory is None:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
-        return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+        return _exit_of(explanation)
     from crawler.frontier.cluster.node import is_node
 
     with open_reader(namespace.directory) as reader:
@@ -185,7 +187,11 @@ def why(arguments: Sequence[str]) -> int:
         if is_node(reader.root / "frontier"):
             explanation["leased_by"] = None  # nobody who would know is asked
     print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
-    return Exit.NOTHING_FETCHED if explanation["state"] == "unknown" else Exit.OK
+    return _exit_of(explanation)
+
+
+def _exit_of(explanation: Mapping[str, object]) -> int:
+    return {"unknown": Exit.NOTHING_FETCHED, "invalid": Exit.USAGE}.get(str(explanation["state"]), Exit.OK)
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -205,10 +211,10 @@ def verify(arguments: Sequence[str]) -> int:
 
     with open_reader(namespace.directory) as reader:
         found = reader.verify(report)
-        counts = f"{found.files:,} files, {found.records:,} records, {found.rows:,} rows"
+        counts = f"{counted(found.files, 'file')}, {counted(found.records, 'record')}, {counted(found.rows, 'row')}"
         compared, faults = _stored(reader, report) if namespace.stored else (0, 0)
     faults += found.faults
-    say(f"{counts}{f', {compared:,} copies' if namespace.stored else ''}: {faults or 'no'} faults")
+    say(f"{counts}{f', {compared:,} copies' if namespace.stored else ''}: {counted(faults, 'fault') if faults else 'no faults'}")
     return Exit.STORAGE if faults else Exit.OK
 
 

@@ -119,9 +119,12 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
             text = stream.read(_FILE_BYTES_MAX + 1)
         if len(text) > _FILE_BYTES_MAX:
             raise ValueError(f"larger than {_FILE_BYTES_MAX >> 20} MiB")
-        table = tomllib.loads(text.decode())
+        table = tomllib.loads(text.decode("utf-8-sig"))
     except OSError as error:
         faults.append(f"{file}: cannot read this configuration file: {error.strerror}")
+        return {}
+    except UnicodeDecodeError:
+        faults.append(f"{file}: not a TOML file: it is not UTF-8 text; save it as UTF-8")
         return {}
     except (ValueError, RecursionError) as error:
         faults.append(f"{file}: not a TOML file: {error or 'too deeply nested'}")

@@ -243,7 +243,7 @@ def read_section(directory: Path, section: type[S], keys: Iterable[str] | None =
 
         table = tomllib.loads(text)
         return section(**{key: table[key] for key in keys or section.fields if key in table})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, ConfigError) as error:
         if isinstance(error, OSError) and error.errno in OUR_ERRNOS:

@@ -128,7 +128,9 @@ class FetchConfig(Section):
         1024, description="slowest body, bytes per second, after min_rate_grace; 0 = no limit", reloadable=True
     )
     min_rate_grace: Seconds = Field(30.0, description="how long a body may be slower than min_rate", reloadable=True)
-    max_body: Bytes = Field(64 << 20, description="longest body kept, as sent and as decoded", reloadable=True)
+    max_body: Annotated[int, bounds(ge=1), AsSize] = Field(
+        64 << 20, description="longest body kept, as sent and as decoded", reloadable=True
+    )
     max_decode_ratio: Annotated[float, bounds(ge=1)] = Field(1000.0, description="decoded to sent bytes of a body over 1 MiB")
     max_codings: Annotated[int, bounds(ge=0, le=8)] = Field(3, description="stacked content codings undone")
     max_robots: Annotated[int, bounds(ge=1024, le=500 << 10), AsSize] = Field(

@@ -9,6 +9,9 @@ from typing import Final
 _FORMULA: Final = ("=", "+", "-", "@")
 _OBEYED: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
+_BEGINNING: Final = re.compile("^(?:-+|CRAWLER_)")
+"""Of names that all begin so: it says nothing of how alike they are."""
+
 
 def printable(text: str) -> str:
     """For a terminal or a log: one line, its control characters as question marks."""
@@ -30,8 +33,9 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """What to append to a sentence on a name that is not known: the known one that looks most like it, if one does."""
     import difflib  # only where something was mistyped
 
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else otherwise
+    by_end = {_BEGINNING.sub("", one): one for one in known}
+    close = difflib.get_close_matches(_BEGINNING.sub("", name), list(by_end), n=1)
+    return f"; did you mean {by_end[close[0]]}?" if close else otherwise
 
 
 def json_text(line: bytes) -> bytes:

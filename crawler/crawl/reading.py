@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import KINDS, PAGES
 from crawler.frontier import open_reader
-from crawler.output import CrawlReader, Result
+from crawler.output import CrawlReader, Result, crawl_in
 
 
 def open_crawl_reader(directory: Path | str) -> CrawlReader:
@@ -29,5 +30,9 @@ def read(directory: Path | str, *, kinds: Collection[str] | None = PAGES) -> Ite
 
 
 def _read(directory: Path | str, kinds: frozenset[str]) -> Iterator[Result]:
-    with open_crawl_reader(directory) as reader:
+    try:
+        root = crawl_in(directory)
+    except ConfigError as error:
+        raise StorageError(str(error), final=True) from error
+    with open_crawl_reader(root) as reader:
         yield from reader.results(kinds)

@@ -106,7 +106,7 @@ def rows(
         if order(key) < first or marks[key].retired or (is_retired is not None and is_retired(key)):
             continue
         offset = start[1] if start is not None and order(key) == first else 0
-        for line in _lines(root / key, offset, marks[key].length):
+        for line in _lines(root / key, offset, marks[key]):
             yield Ref(key, offset, len(line)), _parsed(line, key, offset)
             offset += len(line)
 
@@ -122,9 +122,9 @@ def row_at(root: Path, ref: Ref) -> Row | None:
     return _parsed(line, ref.file, ref.offset)
 
 
-def _lines(path: Path, offset: int, end: int) -> Iterator[bytes]:
-    if length_of(path) < end:
-        raise missing(path, end)
+def _lines(path: Path, offset: int, mark: Mark) -> Iterator[bytes]:
+    if length_of(path) < (end := mark.length):
+        raise missing(path, end, full=mark.closed)
     with storing(path):
         file = path.open("rb", buffering=0)
     with file, io.BytesIO() as held:

@@ -319,10 +319,13 @@ _more = re.compile(
 """In a text that would be taken for one URL: the signs that it is a URL and something else. A single blank is none: careless
 URLs have them, and they are fetched as browsers do."""
 _within = {
-    "syntax": re.compile(r".*[\s\"'<>`(\[{,;|=]https?://", re.IGNORECASE | re.DOTALL).match,
+    "syntax": re.compile(
+        r".*[\s\"'<>`(\[{,;|=]https?:// | [\w\ ]+ ([,;|][\w\ ]+)+ $", re.IGNORECASE | re.DOTALL | re.VERBOSE
+    ).match,
     "scheme": re.compile(r".*[\s\"<(\[]https?://", re.IGNORECASE | re.DOTALL).match,
 }
-"""In a text that is no URL, by why it is none: one with something before it, such as a number, a quote, or a bracket."""
+"""In a text that is no URL, by why it is none: one with something before it, such as a number, a quote, or a bracket; or the
+names of a table's columns, whose rows may look like URLs that hold commas."""
 
 
 _HOST: Final = re.compile(r"(?:localhost|\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+\.[^\s/?#@:]+)(?::\d{1,5})?(?:[/?#]\S*)?")

@@ -168,7 +168,7 @@ def _refuse_foreign(head: bytes) -> None:
     if head.startswith(ZSTD):
         raise Problem(415, "the list is compressed with zstd: send it plain or gzip (zstdcat FILE | crawler add -i -)")
     if what := foreign(head, "gzip is"):
-        raise Problem(415, f"the list: {what}")
+        raise Problem(415, f"the list cannot be read: {what}")
 
 
 async def _read(request: web.Request) -> bytes:

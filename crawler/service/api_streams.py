@@ -244,7 +244,7 @@ def _behind(root: Path, marks: Mapping[str, Mark], part: int, files: Mapping[int
             return RowRange(at, start, start, part=part)
         path = root / files[at]
         if length_of(path) < mark.length:
-            raise missing(path, mark.length)
+            raise missing(path, mark.length, full=mark.closed)
         return RowRange(at, start, _last_row_end(path, start, mark.length), path, part, backlog - start)
     length = marks[files[max(files)]].length
     return RowRange(max(files), length, length, part=part)

@@ -82,6 +82,12 @@ def test_a_mistyped_command_line_is_a_usage_error(arguments, said):
     assert len(ended.stderr.splitlines()) <= 3
 
 
+@pytest.mark.parametrize(("arguments", "environ"), [(["--tag", "x"], {}), ([], {"CRAWLER_TAG": "x"})])
+def test_what_names_begin_with_makes_no_two_of_them_alike(arguments, environ):
+    ended = command("run", "http://127.0.0.1:1/", "-o", "out", *arguments, environ=environ)
+    assert ended.returncode == 2 and "there is no" in ended.stderr and "did you mean" not in ended.stderr
+
+
 def imported_by(*arguments: str) -> set[str]:
     """The modules that a command has imported when it ends well."""
     program = (

@@ -101,6 +101,8 @@ def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     for to in (tmp_path / "pipe", tmp_path):
         ended = command("export", str(crawled[0]), "--format", form, "--to", str(to))
         assert (ended.returncode, "name a file" in ended.stderr) == (2, True), ended.stderr
+    ended = command("export", str(crawled[0]), "--format", form, "--to", "nowhere/x")
+    assert (ended.returncode, ended.stderr) == (2, "crawler: nowhere/x: No such file or directory\n")
     assert (tmp_path / "pipe").is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
     (tmp_path / "link").symlink_to(tmp_path / "to")
     exported(crawled, "--format", form, "--to", str(tmp_path / "link"))

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from support import webs
 from support.programs import CLEAN, LOCAL, command, crawling
 from support.sinful import Site, head, page, running, stay
 
+from crawler import StorageError, read
 from crawler.output.export import PIECE_BYTES
 
 PICTURE = bytes(range(256)) * 700
@@ -94,6 +96,22 @@ def test_a_directory_without_a_crawl_is_said_to_be_one(tmp_path, words):
     assert ended.returncode == 2 and "there is no crawl here" in ended.stderr
 
 
+def test_a_url_where_the_directory_belongs_is_told_as_one(crawled):
+    ended = command("cat", "http://a.example/", str(crawled))
+    assert ended.returncode == 2
+    assert ended.stderr == "crawler: http://a.example/ is a URL: the crawl's directory comes first (crawler cat DIR URL)\n"
+
+
+def test_a_file_is_no_directory_of_a_crawl(crawled):
+    ended = command("results", str(crawled / "crawl.toml"))
+    assert (ended.returncode, ended.stderr) == (2, f"crawler: {crawled}/crawl.toml: there is no crawl here\n")
+
+
+def test_in_python_too_a_directory_without_a_crawl_is_said_to_be_one(tmp_path):
+    with pytest.raises(StorageError, match="nowhere: there is no crawl here"):
+        next(read(tmp_path / "nowhere"))
+
+
 def test_cat_prints_the_decoded_body(site, crawled):
     assert raw("cat", str(crawled), url(site, "sin/picture")) == PICTURE
     assert raw("cat", str(crawled), url(site, "sin/zipped")) == gzip.decompress(ZIPPED)
@@ -148,8 +166,10 @@ def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["export", "DIR", "--mime", "video/*"], "no body is of that kind (pages only: --kind all"),
-        (["export", "DIR", "--mime", "video/*", "--kind", "all"], "no body is of that kind; "),
+        (["export", "DIR", "--status", "404"], "no body is of that kind (outcome ok only: --outcome names others; pages only: "),
+        (["export", "DIR", "--mime", "video/*", "--outcome", "ok"], "no body is of that kind (pages only: --kind all"),
+        (["export", "DIR", "--mime", "video/*", "--kind", "all"], "no body is of that kind (outcome ok only: --outcome names "),
+        (["export", "DIR", "--mime", "video/*", "--kind", "all", "--outcome", "ok"], "no body is of that kind; "),
         (["retry", "DIR", "--outcome", "tls_error"], "no URL is due again"),
         (["recrawl", "DIR", "--match", "/nowhere/"], "no URL is due again"),
         (["retire", "DIR", "--missing"], "nothing is retired"),
@@ -229,6 +249,9 @@ def test_why_names_the_line_of_robots_txt(tmp_path):
 def test_why_of_what_is_not_known_has_its_exit_code(site, crawled):
     assert command("why", url(site, "good/2"), "--data", str(crawled)).returncode == 4
     assert command("why", url(site, "good/2"), "--data", str(crawled), "--via", "not a url").returncode == 2
+    for form in ((), ("--json",)):
+        ended = command("why", "example.org", "--data", str(crawled), *form)
+        assert (ended.returncode, "syntax" in ended.stdout) == (2, True)
 
 
 def test_verify_finds_what_was_changed(crawled, tmp_path):
@@ -236,6 +259,7 @@ def test_verify_finds_what_was_changed(crawled, tmp_path):
 
     ended = command("verify", str(crawled))
     assert (ended.returncode, ended.stdout) == (0, "") and "no faults" in ended.stderr
+    assert not re.search(r"\b1 (files|records|rows)", ended.stderr)
     copy = tmp_path / "copy"
     shutil.copytree(crawled, copy)
     victim = max(

@@ -311,6 +311,7 @@ def test_a_list_of_another_format_is_refused_and_no_line_of_it_is_written_down(d
     (tmp_path / "list").write_bytes(head + 100_000 * b"x\ny\xff\n")
     done = client(daemon, "add", "-i", str(tmp_path / "list"))
     assert done.returncode == 2 and said in done.stderr
+    assert done.stderr.startswith(f"crawler: {tmp_path}/list: the list "), "one command may send several"
     assert daemon.ask("GET", "/v1/status")["lines"] == before
 
 

@@ -213,6 +213,22 @@ def test_hosts_that_failed_before_this_run_are_not_told_as_all_there_are():
     assert "hosts with most failures this time" in later.splitlines()
 
 
+def test_a_run_that_visited_pages_again_had_something_to_do():
+    """Pages that came due by schedule and are not modified cost no body, and are settled as before."""
+    begun = snap(0, known=2, done=2, settled=2)
+    for end, was_idle in [(replace(begun, settled=3), False), (begun, True)]:
+        table = closing_table(end, 1, directory="o", stopped_by=None, begun=begun)
+        assert ("nothing was left to do" in table) == was_idle
+
+
+def test_an_empty_list_is_told_as_one():
+    for end, is_empty in [(snap(0), True), (snap(0, lines={"invalid_url": 1}), False), (snap(0, known=1), False)]:
+        table = closing_table(end, 1, directory="o", stopped_by=None, begun=snap(0))
+        assert ("no URL was listed" in table) == is_empty
+    assert "no URL was listed" not in closing_table(snap(0), 1, directory="o", stopped_by=None, begun=snap(0), error="no room")
+    assert "no URL was listed" not in closing_table(snap(0), 1, directory="o", stopped_by="SIGINT", begun=snap(0))
+
+
 def test_of_a_crawl_that_is_kept_nowhere_no_command_is_named():
     end = snap(0, outcomes={"timeout": 1}, changes={"changed": 1})
     table = closing_table(end, 1, directory="my out", stopped_by=None, is_kept=False)

@@ -76,6 +76,7 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
         ({"name": 5}, "must be text"),
         ({"include": ["x", "\udcff"]}, "'\\udcff': must be text in UTF-8"),
         ({"timeout": "0s"}, "'0s': must be more than 0"),
+        ({"max_body": "0"}, "'0': must be at least 1"),
         ({"max_robots": "64MiB"}, "'64MiB': must be at most 512000"),
         ({"rate": "inf"}, "finite"),
         ({"rate": "-1"}, "at least 0"),
@@ -199,6 +200,14 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert "not a TOML file" in faults(file=str(binary))[0]
+
+
+def test_a_file_of_an_editor_that_marks_its_encoding_is_read_or_told(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_bytes("workers = 3\r\n".encode("utf-8-sig"))
+    assert load({}, environ={}, file=str(file)).config.workers == 3
+    file.write_bytes("workers = 3\r\n".encode("utf-16"))
+    assert faults(file=str(file)) == (f"{file}: not a TOML file: it is not UTF-8 text; save it as UTF-8",)
 
 
 def test_lists_in_the_environment_are_one_item_or_a_toml_array():

@@ -150,6 +150,12 @@ def test_a_committed_file_that_is_missing_or_shorter_is_named(tmp_path, closed, 
         assert raised.value.final
 
 
+@pytest.mark.parametrize(("closed", "advice"), [(True, "crawler retire DIR FILE"), (False, "--fresh")])
+def test_who_reads_rows_that_are_missing_is_not_sent_to_retire_what_is_not_full(tmp_path, closed, advice):
+    with pytest.raises(StorageError, match=advice):
+        list(rows(tmp_path, {"results/results-000000.jsonl": Mark(10, closed=closed)}))
+
+
 def test_retired_files_are_passed_over(tmp_path):
     book = Book(tmp_path, roll_bytes=1)
     refs = []

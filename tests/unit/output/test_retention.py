@@ -245,7 +245,7 @@ async def test_a_file_that_was_moved_while_nothing_ran_ends_the_crawl_until_some
     assert (done.returncode, "is no longer kept" in done.stderr, "Traceback" in done.stderr) == (4, True, False)
     assert "no longer kept" in command("why", url, "--data", str(root)).stdout
     done = command("export", str(root))
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and "1 bodies are no longer kept" in done.stderr
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and "1 body is no longer kept" in done.stderr
     assert command("verify", str(root)).returncode == 0
     gone, *kept = list(read(root))
     with pytest.raises(LookupError, match="no longer kept"):

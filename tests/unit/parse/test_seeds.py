@@ -154,6 +154,10 @@ MORE = [
     "URL: http://a.example/",
     "url=http://a.example/",
     '["http://a.example/"]',
+    "url,title",
+    "id;url",
+    "URL\tTitle",
+    "page url, first seen",
 ]
 ALONE = [
     "http://a.example/my page.html",
