@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from crawler.config.fields import SettingFault
 from crawler.config.sections import SECRET_FILES, Config, HostConfig
@@ -287,4 +288,9 @@ def warnings(config: Config) -> list[str]:
         said.append("this crawl leaves its seeds' hosts: set --contact, so that webmasters can reach you")
     if config.method == "HEAD" and (config.depth or config.requisites):
         said.append("with --method HEAD no page has a body: links (depth) and what pages need (requisites) are not found")
+    if config.recrawl_every and config.recrawl_min > config.recrawl_max:
+        said.append("recrawl_min is longer than recrawl_max: no interval is longer than recrawl_max")
+    place = urlsplit(config.store_url or "")
+    if place.scheme == "file" and config.output and Path(unquote(place.path)).is_relative_to(Path(config.output).absolute()):
+        said.append("store_url lies within the crawl's own directory: a disk that is lost takes the copies along")
     return said

@@ -121,6 +121,14 @@ def api_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
+def auto_or_whole(value: Any) -> Any:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+", value.strip()):
+        raise ValueError("must be auto or a whole number")
+    return value
+
+
 def store_url(value: str) -> str:
     """``s3://BUCKET/PREFIX`` or ``file:///DIR``, without a slash at the end."""
     try:
@@ -258,7 +266,7 @@ AUTO: Final = 0
 """The number that the word auto stands for."""
 AsSize: Final = Check(parse_size, unit="size")
 AsTime: Final = Check(parse_time, unit="time")
-AsAuto: Final = Check(lambda value: AUTO if value == "auto" else value, unit="auto")
+AsAuto: Final = Check(auto_or_whole, unit="auto")
 Bytes = Annotated[int, bounds(ge=0), AsSize]
 Seconds = Annotated[float, bounds(ge=0), AsTime]
 Deadline = Annotated[float, bounds(gt=0), AsTime]

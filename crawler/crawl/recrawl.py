@@ -14,6 +14,7 @@ from crawler.config.sections import RecrawlConfig
 from crawler.config.types import parse_time, regex
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
+from crawler.core.text import counted
 from crawler.frontier import Counts, Store
 from crawler.frontier.pump import Pump
 from crawler.frontier.recrawl import NEVER, ORDERS_MAX, SLICE_PAGES, RecrawlOrder
@@ -80,7 +81,7 @@ class Recrawler:
             else:
                 total += count
         if total:
-            logger.info("recrawl: %s settled URLs are due again, or have a time when they are", f"{total:,}")
+            logger.info("recrawl: due again, or at a time from now on: %s", counted(total, "settled URL"))
 
 
 def checked(older_than: str, match: str | None) -> tuple[float, str | None]:

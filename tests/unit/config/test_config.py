@@ -65,6 +65,8 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
         ({"workers": "٣"}, "a whole number"),
         ({"workers": "9" * 5000}, "a whole number"),
         ({"workers": 2.5}, "a whole number"),
+        ({"processes": "all"}, "'all': must be auto or a whole number"),
+        ({"processes": "-1"}, "'-1': must be at least 0"),
         ({"max_pages": 1e19}, "a whole number"),
         ({"max_pages": float("nan")}, "a finite number"),
         ({"max_pages": [1]}, "a whole number"),
@@ -420,6 +422,9 @@ def test_what_is_risky_is_said_aloud():
     assert warnings(Config()) == []
     assert len(warnings(Config(robots=False, insecure=True, depth=1, scope="any"))) == 3
     assert warnings(Config(depth=1, scope="any", contact="me@example.org")) == []
+    assert warnings(Config(recrawl_every=60.0)) == [] and len(warnings(Config(recrawl_every=60.0, recrawl_max=60.0))) == 1
+    stored = {place: warnings(Config(output="/crawls/a", store_url=f"file:///crawls/{place}")) for place in ("a/b", "ab", "b")}
+    assert [place for place, said in stored.items() if said] == ["a/b"]
     assert warnings(Config(method="HEAD")) == [] and len(warnings(Config(method="HEAD", depth=1))) == 1
 
 
