@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, say
-from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.errors import NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
 from crawler.core.text import counted, did_you_mean
 from crawler.core.version import __version__
 
@@ -280,6 +280,9 @@ def _failed(error: Exception) -> int:
     if isinstance(cause, StorageError):
         say(str(cause))
         return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE
+    if is_no_thread(error):
+        say(NO_THREAD)
+        return Exit.STORAGE
     import traceback
 
     traceback.print_exception(error)

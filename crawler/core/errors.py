@@ -54,6 +54,16 @@ def our_errno(error: BaseException | None) -> int:
     return number if number in OUR_ERRNOS else 0
 
 
+def is_no_thread(error: BaseException | None) -> bool:
+    """Whether this machine let us start no thread, and that is all of it: Python has no class of its own for that."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_no_thread, error.exceptions))
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+
+
+NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
+
+
 class Exit(IntEnum):
     """How a command ended, for scripts and service managers."""
 
