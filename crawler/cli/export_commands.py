@@ -15,7 +15,7 @@ from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_
 from crawler.cli.output import say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
 from crawler.core import exact_json
-from crawler.core.errors import ConfigError, Exit
+from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError
 from crawler.core.text import counted, json_text, printable
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
             say(f"{to}: {count:,} WARC files")
     except OSError as error:
-        raise ConfigError(f"{to}: {error.strerror}") from error
+        raise _not_written(to, error) from error
 
 
 def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator[bytes]:
@@ -168,7 +168,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
         try:
             clear(Path(to))
         except OSError as error:
-            raise ConfigError(f"{to}: {error.strerror}") from error
+            raise _not_written(to, error) from error
     matched = retired = 0
     for result in results:
         matched += 1
@@ -184,7 +184,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: str) -> Iterator
                 try:
                     made = to_file(result.row, body, Path(to))
                 except OSError as error:
-                    raise ConfigError(f"{to}: {error.strerror}") from error
+                    raise _not_written(to, error) from error
                 yield exact_json.dumps(made) + b"\n"
     if not matched:
         say(f"no body is of that kind{besides}; what there is: crawler summary DIR, crawler results DIR")
@@ -229,7 +229,7 @@ def summary(arguments: Sequence[str]) -> int:
         try:
             _replace(Path(namespace.html), text.encode())
         except OSError as error:
-            raise ConfigError(f"{namespace.html}: {error.strerror}") from error
+            raise _not_written(namespace.html, error) from error
         say(f"{namespace.html} is written")
     elif namespace.json:
         print(json_text(orjson.dumps(summed.as_json(), option=orjson.OPT_NON_STR_KEYS)).decode())
@@ -278,3 +278,9 @@ def _columns(title: str, counts: Sequence[tuple[str, int]]) -> Iterator[str]:
         yield title
         width, digits = max(len(name) for name, _ in counts), max(len(f"{count:,}") for _, count in counts)
         yield from (f"  {printable(name):<{width}}  {f'{count:,}':>{digits}}" for name, count in counts)
+
+
+def _not_written(path: Path | str, error: OSError) -> ConfigError | StorageError:
+    """Why a file that was asked for could not be written: its disk takes no more, or another is to be named."""
+    said = f"{path}: {error.strerror}"
+    return StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said)

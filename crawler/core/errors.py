@@ -48,6 +48,10 @@ OUR_ERRNOS: Final = frozenset(
 """Errors of this machine: they are never a page's fate (README, promise 6)."""
 
 
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Of a disk that takes no more, or nothing at all."""
+
+
 def our_errno(error: BaseException | None) -> int:
     """The errno of an error if it is one of this machine's, else 0."""
     number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno if isinstance(error, OSError) else None
