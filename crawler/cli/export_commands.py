@@ -16,7 +16,7 @@ from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_
 from crawler.cli.output import say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
 from crawler.core import exact_json
-from crawler.core.errors import ConfigError, Exit
+from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError
 from crawler.core.text import counted, json_text, printable
 
 if TYPE_CHECKING:
@@ -156,9 +156,15 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
             count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
             if not count:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
+<<<<<<< HEAD
             say(f"{to}: {counted(count, 'WARC file')}")
     except OSError as error:  # in pyarrow's words it would be about a file that nobody has named
         raise ConfigError(f"{to}: {os.strerror(error.errno) if error.errno else error.strerror}") from error
+=======
+            say(f"{to}: {count:,} WARC files")
+    except OSError as error:
+        raise _not_written(to, error) from error
+>>>>>>> help-h
 
 
 def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
@@ -170,7 +176,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -
         try:
             clear(Path(to))
         except OSError as error:
-            raise ConfigError(f"{to}: {error.strerror}") from error
+            raise _not_written(to, error) from error
     matched = retired = 0
     for result in results:
         matched += 1
@@ -186,7 +192,7 @@ def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -
                 try:
                     made = to_file(result.row, body, Path(to))
                 except OSError as error:
-                    raise ConfigError(f"{to}: {error.strerror}") from error
+                    raise _not_written(to, error) from error
                 yield exact_json.dumps(made) + b"\n"
     if not matched:
         elsewhere = f" ({'; '.join(besides)})" if besides else ""
@@ -232,7 +238,7 @@ def summary(arguments: Sequence[str]) -> int:
         try:
             _replace(Path(namespace.html), text.encode())
         except OSError as error:
-            raise ConfigError(f"{namespace.html}: {error.strerror}") from error
+            raise _not_written(namespace.html, error) from error
         say(f"{namespace.html} is written")
     elif namespace.json:
         print(json_text(orjson.dumps(summed.as_json(), option=orjson.OPT_NON_STR_KEYS)).decode())
@@ -281,3 +287,9 @@ def _columns(title: str, counts: Sequence[tuple[str, int]]) -> Iterator[str]:
         yield title
         width, digits = max(len(name) for name, _ in counts), max(len(f"{count:,}") for _, count in counts)
         yield from (f"  {printable(name):<{width}}  {f'{count:,}':>{digits}}" for name, count in counts)
+
+
+def _not_written(path: Path | str, error: OSError) -> ConfigError | StorageError:
+    """Why a file that was asked for could not be written: its disk takes no more, or another is to be named."""
+    said = f"{path}: {error.strerror}"
+    return StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from errno import EDQUOT, EFBIG, EIO, ENOSPC, EWOULDBLOCK
+from errno import EWOULDBLOCK
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, say
-from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.errors import NO_ROOM, NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
 from crawler.core.text import counted, did_you_mean
 from crawler.core.version import __version__
 
@@ -28,9 +28,6 @@ Command = Callable[..., int]
 START_GC_OBJECTS: Final = 200_000
 """New containers between two looks for cycles, until a crawl sets its own. What is imported stays: to look through it after each
 700, which is Python's own, took a tenth of a start."""
-
-NO_ROOM: Final = frozenset((ENOSPC, EDQUOT, EFBIG, EIO))
-"""What a disk says that does not take what a command prints."""
 
 HELP: Final = """\
 Crawl the URLs of a list; the same command again continues where it was killed:
@@ -280,6 +277,9 @@ def _failed(error: Exception) -> int:
     if isinstance(cause, StorageError):
         say(str(cause))
         return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE
+    if is_no_thread(error):
+        say(NO_THREAD)
+        return Exit.STORAGE
     import traceback
 
     traceback.print_exception(error)

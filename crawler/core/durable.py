@@ -222,6 +222,19 @@ def make_dir(path: Path) -> None:
             sync_file_system(path)  # its parent may not be opened
 
 
+def write_beside(path: Path, data: bytes) -> Path:
+    """A file beside ``path`` that holds ``data`` durably, to be given that name; nothing of it is left where this fails."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with storing(path):
+            temporary.write_bytes(data)
+        sync_file(temporary)
+    except StorageError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
 def rename(source: Path, target: Path) -> None:
     """A rename within or between directories, durable on return."""
     with storing(source):

@@ -48,10 +48,24 @@ OUR_ERRNOS: Final = frozenset(
 """Errors of this machine: they are never a page's fate (README, promise 6)."""
 
 
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Of a disk that takes no more, or nothing at all."""
+
+
 def our_errno(error: BaseException | None) -> int:
     """The errno of an error if it is one of this machine's, else 0."""
     number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno if isinstance(error, OSError) else None
     return number if number in OUR_ERRNOS else 0
+
+
+def is_no_thread(error: BaseException | None) -> bool:
+    """Whether this machine let us start no thread, and that is all of it: Python has no class of its own for that."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_no_thread, error.exceptions))
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+
+
+NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
 
 
 class Exit(IntEnum):

@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from crawler.core.durable import length_of, make_dir, rename, sync_file
+from crawler.core.durable import length_of, make_dir, rename, storing, write_beside
 from crawler.core.errors import ConfigError, StorageError
 
 T = TypeVar("T")
@@ -110,9 +110,11 @@ class Folder:
             with part.open("wb", buffering=0) as copy:
                 for piece in _pieces(source, length, stop):
                     view = memoryview(piece)
-                    while view:
-                        view = view[copy.write(view) :]
-                os.fsync(copy.fileno())
+                    with storing(part):
+                        while view:
+                            view = view[copy.write(view) :]
+                with storing(part, syncing=True):
+                    os.fsync(copy.fileno())
         rename(part, target)
 
     def _begin(self, folder: Path) -> None:
@@ -124,10 +126,7 @@ class Folder:
             raise BucketError(f"{folder} has gone: is a disk missing? If the copies were moved, make that directory again")
         if not is_noted:
             make_dir(folder)
-            temporary = self._note.with_name(f"{self._note.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(named)
-            sync_file(temporary)
-            rename(temporary, self._note)
+            rename(write_beside(self._note, named), self._note)
 
 
 class S3Bucket:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import socket
 import time
@@ -21,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
-from crawler.core.durable import storing, sync_dir, sync_file
+from crawler.core.durable import storing, sync_dir, write_beside
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.text import printable
@@ -246,9 +245,7 @@ def folder_of(root: Path) -> str:
             pass
         host = "".join(char if char.isalnum() or char in "-." else "_" for char in socket.gethostname())[:64]
         made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}-{host}-{secrets.token_hex(4)}"
-        temporary = root / f"{ID}.{os.getpid()}.tmp"
-        temporary.write_text(made + "\n", encoding="ascii", errors="replace")
-        sync_file(temporary)
+        temporary = write_beside(path, f"{made}\n".encode("ascii", "replace"))
         with contextlib.suppress(FileExistsError):  # another part of this crawl was first
             path.hardlink_to(temporary)
         temporary.unlink()

@@ -45,12 +45,16 @@ async def wait_for_database(
             notifier.ready()
             telling = asyncio.create_task(notifier.keep(lambda: None, lambda: WAITING), name="notify")
             stack.callback(telling.cancel)
-        while time.monotonic() < until:
+        is_there = False
+        while not is_there and time.monotonic() < until:
             await asyncio.wait([stopped], timeout=TRY_EVERY_S)
             if stopped.done():
-                logger.info("ended by %s: the database was not there, and the crawl not opened", stopped.result().name)
-                return stopped.result()
-            if await asyncio.to_thread(away) is None:
-                logger.info("database: it is there")
-                return None
+                break
+            is_there = await asyncio.to_thread(away) is None
+    await asyncio.sleep(0)  # a signal that came last is heard now
+    if stopped.done():
+        logger.info("ended by %s while waiting for the database: the crawl was not opened", stopped.result().name)
+        return stopped.result()
+    if is_there:
+        logger.info("database: it is there")
     return None

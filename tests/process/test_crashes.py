@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import webs
-from support.programs import CLEAN, rows_of
+from support.programs import CLEAN, crawler, rows_of
 
 BREAKS = {
     "fetch": "from crawler.fetch.fetcher import Fetcher as C; name = 'fetch'; of = lambda a: a[1].link.url",
@@ -33,7 +33,7 @@ import asyncio, inspect, sys
 whole = getattr(C, name)
 def check(a):
     if {poison!r} in of(a):
-        raise ArithmeticError('nobody has foreseen this')
+        raise {error}
 if inspect.iscoroutinefunction(whole):
     async def broken(*a, **k):
         check(a)
@@ -51,10 +51,14 @@ print(*(main(sys.argv[1:]) for _ in range({times})))
 LOCAL = "--allow-net 127.0.0.0/8 --delay 0 --factor 0 --progress none --retries 0 --depth 1"
 
 
-def run(tmp_path: Path, name: str, urls: list[str], times: int) -> list[int]:
+UNFORESEEN = "ArithmeticError('nobody has foreseen this')"
+NO_THREAD = """RuntimeError("can't start new thread")"""
+
+
+def run(tmp_path: Path, name: str, urls: list[str], times: int, error: str = UNFORESEEN) -> list[int]:
     """The same command so many times in one process, but that one of the crawler's calls raises for one URL; the exit codes."""
     poison = "//127.0.0.3" if name == "robots" else "/poison"
-    program = BREAK.format(where=BREAKS[name], poison=poison, times=times)
+    program = BREAK.format(where=BREAKS[name], poison=poison, times=times, error=error)
     command = [sys.executable, "-c", program, "run", *urls, "-o", str(tmp_path / "out"), *LOCAL.split()]
     ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended
@@ -73,3 +77,35 @@ def test_what_ends_the_process_thrice_is_given_up(tmp_path, name):
             assert run(tmp_path, name, urls, 4) == [1, 1, 1, 0]
     ends = Counter((row["outcome"], row["reason"]) for row in rows_of(tmp_path / "out") if row["kind"] != "robots")
     assert ends == {("ok", None): 6, ("skipped", "crashed"): 1}
+
+
+def test_a_thread_that_cannot_be_started_is_no_fate_of_a_page(tmp_path):
+    """As where ``ulimit -u`` or TasksMax is reached: exit code 3, however often, and then the page is fetched."""
+    pages = {f"/{n}": webs.page() for n in range(6)} | {"/poison": webs.page()}
+    with webs.Web({"127.0.0.2": pages, "127.0.0.3": pages}).running() as web:
+        urls = [web.url("127.0.0.2", f"/{n}") for n in range(6)] + [web.url("127.0.0.3", "/poison")]
+        assert [run(tmp_path, "fetch", urls, 1, error=NO_THREAD) for _ in range(4)] == [[3]] * 4
+        ended = crawler("run", *urls, "-o", tmp_path / "out", *LOCAL.split())
+        assert ended.returncode == 0, ended.stderr
+    ends = Counter((row["outcome"], row["reason"]) for row in rows_of(tmp_path / "out") if row["kind"] != "robots")
+    assert ends == {("ok", None): 7}
+
+
+def test_a_crawl_that_can_start_no_thread_says_so_without_a_traceback(tmp_path):
+    program = """
+import sys, threading
+start = threading.Thread.start
+def refuse(thread):
+    if thread.name == "reader":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = refuse
+from crawler.cli.main import main
+sys.exit(main())
+"""
+    command = ["run", "http://127.0.0.2:9/", "-o", str(tmp_path / "out"), *LOCAL.split()]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command], env=CLEAN, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (3, False), ended.stderr
+    assert "TasksMax" in ended.stderr

@@ -205,7 +205,7 @@ def test_a_summary_that_does_not_fit_leaves_the_earlier_one(crawled, tmp_path):
     before = report.read_bytes()
     limit = len(before) // 2
     ended = crawler("summary", str(crawled[0]), "--html", str(report), preexec_fn=lambda: setrlimit(RLIMIT_FSIZE, (limit, limit)))
-    assert ended.returncode != 0 and "File too large" in ended.stderr
+    assert ended.returncode == 3 and "File too large" in ended.stderr
     assert report.read_bytes() == before and list(tmp_path.iterdir()) == [report]
     shown = crawler("summary", str(crawled[0]), "--html", "/dev/stdout")
     assert shown.returncode == 0 and shown.stdout.startswith("<!DOCTYPE html>"), shown.stderr

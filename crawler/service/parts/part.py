@@ -15,13 +15,14 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable, Coroutine
+from errno import EAGAIN
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.errors import NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
 from crawler.crawl.files import Part
@@ -67,8 +68,12 @@ async def crawl_part(part: Part, sock: socket.socket, *, endless: bool) -> int:
         channel.tell("failed", *words_of(error))
         code = Exit.STORAGE if isinstance(error, StorageError) else Exit.USAGE
     except* Exception as group:
-        logging.getLogger(__name__).error("internal error:\n%s", "".join(traceback.format_exception(group)))
-        code = Exit.INTERNAL
+        if is_no_thread(group):
+            channel.tell("failed", *words_of(StorageError(NO_THREAD, errno=EAGAIN)))
+            code = Exit.STORAGE
+        else:
+            logging.getLogger(__name__).error("internal error:\n%s", "".join(traceback.format_exception(group)))
+            code = Exit.INTERNAL
     await _close(channel, log)
     return int(code)
 

@@ -6,6 +6,7 @@ import logging
 import os
 
 import pytest
+from support.full_disk import file_size_limit
 from support.object_store import BUCKET, object_store
 from support.programs import LOCAL, command
 from support.webs import Web, page
@@ -390,3 +391,21 @@ def test_a_checkpoint_that_nothing_else_was_done_to_stores_all_anew(web, tmp_pat
     folder = there / (copy / "store.id").read_text().strip()
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(written(copy))
     assert len(list(there.iterdir())) == 2
+
+
+async def test_where_the_crawls_own_disk_is_full_no_note_is_left_half_written_and_the_disk_is_named(tmp_path):
+    crawl, there = tmp_path / "out", tmp_path / "there"
+    crawl.mkdir()
+    (crawl / "full").write_bytes(b"x" * 10)
+    with file_size_limit(5):
+        with pytest.raises(StorageError, match=r"out/store\.id: File too large"):
+            folder_of(crawl)
+        with pytest.raises(BucketError, match=r"out/store\.place: File too large"):
+            await Folder(there, crawl / "store.place").put("id/full", crawl / "full", 10)
+    assert [file.name for file in crawl.iterdir()] == ["full"]
+
+
+async def test_where_the_disk_of_the_copies_is_full_it_is_named(tmp_path):
+    (tmp_path / "full").write_bytes(b"x" * 10)
+    with file_size_limit(5), pytest.raises(BucketError, match=r"there/id/full\.part: File too large"):
+        await Folder(tmp_path / "there").put("id/full", tmp_path / "full", 10)
