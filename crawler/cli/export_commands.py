@@ -156,15 +156,9 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
             count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
             if not count:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
-<<<<<<< HEAD
             say(f"{to}: {counted(count, 'WARC file')}")
     except OSError as error:  # in pyarrow's words it would be about a file that nobody has named
-        raise ConfigError(f"{to}: {os.strerror(error.errno) if error.errno else error.strerror}") from error
-=======
-            say(f"{to}: {count:,} WARC files")
-    except OSError as error:
         raise _not_written(to, error) from error
->>>>>>> help-h
 
 
 def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
