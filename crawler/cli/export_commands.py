@@ -157,7 +157,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
             if not count:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
             say(f"{to}: {counted(count, 'WARC file')}")
-    except OSError as error:  # in pyarrow's words it would be about a file that nobody has named
+    except OSError as error:
         raise _not_written(to, error) from error
 
 
@@ -285,5 +285,5 @@ def _columns(title: str, counts: Sequence[tuple[str, int]]) -> Iterator[str]:
 
 def _not_written(path: Path | str, error: OSError) -> ConfigError | StorageError:
     """Why a file that was asked for could not be written: its disk takes no more, or another is to be named."""
-    said = f"{path}: {error.strerror}"
+    said = f"{path}: {os.strerror(error.errno) if error.errno else error.strerror}"  # pyarrow's words name a file of its own
     return StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said)
