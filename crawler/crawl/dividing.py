@@ -72,7 +72,7 @@ def _divide(config: Config, root: Path, new: Division) -> None:
         _settle_files(config, root, read(path))
         copied = move(path, new)
     clean_up(path, stores_there(path), new, part_of)
-    logger.info("processes: now %d, divided in %.1f s, %d entries copied", new.parts, time.monotonic() - began, copied)
+    logger.info("processes: now %d, divided in %.1f s: %d entries copied", new.parts, time.monotonic() - began, copied)
 
 
 def _settle_files(config: Config, root: Path, division: Division | None) -> None:
