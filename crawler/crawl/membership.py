@@ -71,7 +71,7 @@ def address_of(config: Config) -> Address:
 
 
 def why_away(config: Config) -> str | None:
-    """Why the database is not to be had just now; None if it is, or has another fault, which opening the crawl tells."""
+    """Why the database cannot be reached just now; None if it can, or has another fault, which opening the crawl tells."""
     address = address_of(config)
     from crawler.frontier.cluster.session import why_away
 

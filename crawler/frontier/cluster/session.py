@@ -113,7 +113,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
 
 
 def why_away(address: Address, lease_s: float) -> str | None:
-    """Why the database is not to be had, or takes no writes; None if it does, or has a fault that does not pass."""
+    """Why the database cannot be reached, or takes no writes; None if it does, or has a fault that does not pass."""
     try:
         with connect(address, lease_s) as session:
             is_read_only = session.execute("SHOW transaction_read_only").fetchone() == ("on",)

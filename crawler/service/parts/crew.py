@@ -60,7 +60,7 @@ class _Part:
         self.was_open = False
         """Its process, since it was begun."""
         self.away_since: float | None = None
-        """Since when it cannot be begun again, as the database of the cluster is not to be had."""
+        """Since when it cannot be begun again, as the database of the cluster cannot be reached."""
         self.has_ended = False
         """By itself, and said so."""
         self.error: Exception | None = None
