@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+from pathlib import Path
 
+from support.webs import Answer, Web, page
+
+from crawler.config.load import load
+from crawler.core.batch import Admitted
 from crawler.core.model import Lease, Link
 from crawler.crawl.visits import Visits
+from crawler.crawl.wiring import open_crawl
 
 
 class Breaking:
@@ -46,3 +53,24 @@ async def test_only_the_unwanted_are_broken_off_and_all_who_wait_hear_of_their_e
         await asyncio.gather(*waiting)
     for worker in workers:
         worker.cancel()
+
+
+async def test_what_a_body_decodes_to_is_held_no_longer_than_its_visit(tmp_path: Path) -> None:
+    """It is read for links, and would else wait for the commit beside the body as it came."""
+    body = page("/next").body
+    web = Web({"127.0.0.1": {"/": Answer(body=gzip.compress(body), headers=(("Content-Encoding", "gzip"),))}})
+    with web.running():
+        listed = tmp_path / "list"
+        listed.write_text(web.url("127.0.0.1") + "\n")
+        settings = {"input": [str(listed)], "output": str(tmp_path / "out"), "depth": 1, "robots": False}
+        async with open_crawl(load(settings | {"allow_net": ["127.0.0.0/8"]}).config) as crawl, asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(crawl.pump.run(crawl.disk.recover))
+            (chunk,) = crawl._seeds
+            await (await crawl.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position)))
+            lease = await crawl.frontier.take()
+            outcome = await crawl.visit(lease, crawl.memory.budget.visit())
+            assert [found.url for found in outcome.block.links()] == [web.url("127.0.0.1", "/next")]
+            assert (outcome.page.plain, outcome.page.bytes_decoded) == (None, len(body))
+            crawl._settle(lease, outcome)
+            crawl.pump.end()
+            await running
