@@ -9,6 +9,7 @@ seen under its name.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -97,11 +98,18 @@ class Cut:
         self._open.clear()
 
 
+def _free_name(folder: Path) -> str:
+    """The time; several of one second are numbered."""
+    name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    numbered = (f"{name}-{n}" for n in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if not (folder / free).exists())
+
+
 class Checkpoint:
     """Of the crawl in ``root``. ConfigError: there can be none of that name."""
 
     def __init__(self, root: Path, name: str | None = None) -> None:
-        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if name is None else name
+        name = _free_name(root / FOLDER) if name is None else name
         if not _NAME.fullmatch(name) or name.endswith(_UNFINISHED):
             raise ConfigError(f"checkpoint: {name!r} is no name: give letters, digits and ._-")
         self._root = root

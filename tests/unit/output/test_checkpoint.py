@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from support.full_disk import file_size_limit
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
-from crawler.output.checkpoint import Cut
+from crawler.output.checkpoint import Checkpoint, Cut
 
 
 @pytest.fixture
@@ -32,3 +33,13 @@ def test_what_is_still_written_is_copied_up_to_its_mark(cut: Cut, tmp_path: Path
 def test_a_disk_that_fills_up_with_the_last_piece_is_told(cut: Cut) -> None:
     with file_size_limit(3000), pytest.raises(StorageError, match="results/r"):
         cut.copy()
+
+
+def test_checkpoints_of_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 1, 2, 3, 4, 5, 4, 2, 0)))
+    names = []
+    for _ in range(3):
+        checkpoint = Checkpoint(tmp_path)
+        checkpoint.path.mkdir(parents=True)
+        names.append(checkpoint.path.name)
+    assert names == ["20260102T030405Z", "20260102T030405Z-2", "20260102T030405Z-3"]
