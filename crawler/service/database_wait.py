@@ -1,6 +1,7 @@
 """A node that is begun while its cluster's database is away: it waits, as it would while it runs.
 
-Meanwhile it is alive, but not ready; systemd is told that it is there, so that no start is given up after a time.
+Meanwhile it is alive, but not ready, and refuses every other request for the time being; systemd is told that it is there, so
+that no start is given up after a time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from aiohttp import hdrs, web
+
 from crawler.config.sections import Config
+from crawler.service.api_errors import Problem
 from crawler.service.listener import health, open_listener
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
@@ -39,7 +43,7 @@ async def wait_for_database(
         calls: dict[signal.Signals, Callable[[], object]] = {number: partial(stopped.set_result, number) for number in stops}
         stack.enter_context(signals.heard(calls | {signal.SIGUSR1: lambda: logger.info(WAITING)}))
         for address in filter(None, (config.metrics_listen, config.listen if endless else None)):
-            await stack.enter_async_context(open_listener(address, health(lambda: None, lambda: WAITING)))
+            await stack.enter_async_context(open_listener(address, _application()))
         if endless:
             notifier = Notifier()
             notifier.ready()
@@ -58,3 +62,16 @@ async def wait_for_database(
     if is_there:
         logger.info("database: it is there")
     return None
+
+
+def _application() -> web.Application:
+    application = web.Application()
+    for path, handler in health(lambda: None, lambda: WAITING).items():
+        application.router.add_get(path, handler)
+    application.router.add_route(hdrs.METH_ANY, "/{path:.*}", _not_yet)
+    return application
+
+
+async def _not_yet(request: web.Request) -> web.Response:
+    retry = {"Retry-After": f"{math.ceil(TRY_EVERY_S)}"}
+    return Problem(503, f"the crawl is not open yet: it {WAITING}; try again", headers=retry).response()

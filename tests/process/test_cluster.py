@@ -146,6 +146,8 @@ def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Clu
             until(lambda: "the crawl is opened when it is there" in cluster.said("a"))
             until(lambda: health("/livez") == (200, "ok\n"))
             assert health("/readyz") == (503, "waits for database\n")
+            status, problem = health("/v1/status")
+            assert (status, json.loads(problem)["detail"]) == (503, "the crawl is not open yet: it waits for database; try again")
             assert cluster.drain("a") == 0, "a signal ends it as ever"
             cluster.begin("b", url_of(web, 1))
             assert cluster.nodes["b"].wait(30) == 3, "one that has never been in the crawl may have the wrong URL"
