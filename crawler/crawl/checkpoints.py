@@ -157,13 +157,15 @@ class PartCutter:
 
     def __init__(self, crawl: Crawl, part: int) -> None:
         self._crawl, self._part = crawl, part
+        self._intake = crawl.pump.intake
         self._cut: Cut | None = None
         self._holds = False
 
     async def hold_exchange(self) -> None:
         if not self._holds:
-            with _in_time():
-                await self._crawl.pump.hold_exchange()
+            if self._intake is not None:
+                with _in_time():
+                    await self._intake.hold()
             self._holds = True
 
     async def cut(self, made: Path) -> None:
@@ -177,7 +179,8 @@ class PartCutter:
     def let_go(self) -> None:
         if self._holds:
             self._holds = False
-            self._crawl.pump.let_go_exchange()
+            if self._intake is not None:
+                self._intake.let_go()
 
     async def copy(self) -> Taken:
         cut = self._cut

@@ -58,6 +58,7 @@ from crawler.resources.network import Network
 if TYPE_CHECKING:
     from crawler.crawl.membership import Membership
     from crawler.fetch.cookies import Cookies
+    from crawler.frontier.exchange.intake import Intake
     from crawler.parse.pool import ParserPool
     from crawler.policy.robots_gate import RobotsGate
 
@@ -137,9 +138,17 @@ def _pump(
         visits_max=_visits_max(config, part),
         on_unfetched=failing_hosts.add,
         endless=endless,
-        exchange=files.exchange,
+        intake=_intake(files, clock),
         member=membership.member(config, files.store, clock) if membership is not None else None,
     )
+
+
+def _intake(files: Files, clock: Clock) -> Intake | None:
+    if files.exchange is None:
+        return None
+    from crawler.frontier.exchange.intake import Intake  # not needed for a whole crawl
+
+    return Intake(files.exchange, clock.now)
 
 
 def _crawl(

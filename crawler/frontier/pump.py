@@ -8,14 +8,14 @@ Invariant: after a failed write everything is cut back to the last commit, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Prepared
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Done, Lease, Link, Pause
+from crawler.core.model import Done, Lease, Link, Mark, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
@@ -32,21 +32,19 @@ from crawler.frontier.workbench import Workbench
 
 if TYPE_CHECKING:
     from crawler.frontier.cluster.member import Member
-    from crawler.frontier.exchange.exchange import Exchange
-    from crawler.frontier.exchange.inbox import Received
+    from crawler.frontier.exchange.intake import Intake
 
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
 STILL_S: Final = 30.0
-EXCHANGE_EVERY_S: Final = 1.0
 BEAT_EVERY_S: Final = 0.25
 
 
 class Pump:
-    """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits. ``exchange``: with
-    the other parts of the crawl; then it ends when nothing waits anywhere. ``member``: as which one of a crawl of many machines;
-    then that says when it ends."""
+    """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits. ``intake``: of what
+    the other parts of the crawl send; then it ends when nothing waits anywhere. ``member``: as which one of a crawl of many
+    machines; then that says when it ends."""
 
     def __init__(
         self,
@@ -65,12 +63,12 @@ class Pump:
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
-        exchange: Exchange | None = None,
+        intake: Intake | None = None,
         member: Member | None = None,
     ) -> None:
         self._store, self._clock, self._wall = store, clock, wall
         self._in_flight, self._robots, self._endless = in_flight, robots, endless
-        self.exchange: Final = exchange
+        self.intake: Final = intake
         self.member: Final = member
         self.is_idle = False
         """Nothing is out or uncommitted here, and no seeds are still to come."""
@@ -97,8 +95,6 @@ class Pump:
         self._on_commit: Sequence[Callable[[float], None]] = ()
         self._still = asyncio.Lock()
         """Held by a commit, or by whoever wants none to be under way."""
-        self._exchanging = asyncio.Lock()
-        """Held while something is received or deleted, or by whoever wants none of it to be under way."""
         self._ended = False
         self._failure: StorageError | None = None
 
@@ -116,6 +112,10 @@ class Pump:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
 
+    async def marks(self) -> Mapping[str, Mark]:
+        """How far each file is committed. Raises StorageError."""
+        return await self.ask(self._store.marks)
+
     async def between_commits(self, call: Callable[..., T], *args: object) -> T:
         """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""
         async with asyncio.timeout(STILL_S):
@@ -124,15 +124,6 @@ class Pump:
             return await self.ask(call, *args)
         finally:
             self._still.release()
-
-    async def hold_exchange(self) -> None:
-        """Until ``let_go_exchange`` nothing more is read of what the other parts send, and nothing that all have read is deleted.
-        Raises TimeoutError: what is under way takes too long."""
-        async with asyncio.timeout(STILL_S):
-            await self._exchanging.acquire()
-
-    def let_go_exchange(self) -> None:
-        self._exchanging.release()
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
@@ -191,8 +182,8 @@ class Pump:
             others = [tasks.create_task(self.member.run(self), name="member")] if self.member is not None else []
             if self._in_flight is not None:
                 others.append(tasks.create_task(self._beat_loop(self._in_flight), name="heartbeat"))
-            if self.exchange is not None:
-                others.append(tasks.create_task(self._exchange_loop(self.exchange), name="exchange"))
+            if self.intake is not None:
+                others.append(tasks.create_task(self.intake.run(self), name="exchange"))
             if others:
                 await asyncio.wait(loops)
             for task in others:
@@ -203,6 +194,11 @@ class Pump:
         self._ended = True
         self._batches.end()
         self._refill.wanted.set()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more may be admitted."""
+        return self._ended
 
     def close(self) -> None:
         """Close the threads and the trace. Everything is committed or given back by now."""
@@ -387,10 +383,15 @@ class Pump:
         is_done = not is_busy and frontier.counts.waiting + frontier.counts.retrying == 0
         if self.member is not None:
             return
-        if self.exchange is not None:
-            self.exchange.tell(done=is_done, committed=committed)
-        elif is_done and not self._endless:
-            frontier.finish()
+        if self.intake is not None:
+            self.intake.exchange.tell(done=is_done, committed=committed)
+        elif is_done:
+            self.over()
+
+    def over(self) -> None:
+        """Nothing is left to do."""
+        if not self._endless:
+            self.frontier.finish()
 
     # -- other members of the crawl -------------------------------------------------------------------------------
 
@@ -449,50 +450,3 @@ class Pump:
         ids = {id(admitted) for admitted in gone}
         batch = self._batches.open
         batch.admitted = [admitted for admitted in batch.admitted if id(admitted) not in ids]
-
-    # -- other parts of the crawl ---------------------------------------------------------------------------------
-
-    async def _exchange_loop(self, exchange: Exchange) -> None:
-        """Take in what the others have sent, as fast as the batches have room; delete what all have read; see the end."""
-        told_at = self._clock()
-        while not self._ended:
-            self._pace(exchange)
-            async with self._exchanging:
-                may_commit = self._failure is None and not self.frontier.draining
-                if may_commit and (received := await self._receive(exchange)) is not None:
-                    await self._admit(exchange, received)
-                    continue
-                if exchange.is_over() and not self._endless:
-                    self.frontier.finish()
-                if may_commit and self._clock() - told_at >= EXCHANGE_EVERY_S:
-                    told_at = self._clock()
-                    for passed in exchange.inbox.passed():
-                        await self._admit(exchange, passed)
-                    await self._delete_spent(exchange)
-            await exchange.news(EXCHANGE_EVERY_S)
-
-    async def _receive(self, exchange: Exchange) -> Received | None:
-        try:
-            return await self._committer.on_engine(exchange.inbox.receive)
-        except StorageError as error:
-            self.failed(error)
-            return None
-
-    async def _admit(self, exchange: Exchange, received: Received) -> None:
-        committed = await self.frontier.receive(received.admitted, received.robots, received.denials)
-        committed.add_done_callback(lambda done: None if done.cancelled() else exchange.committed(received))
-
-    def _pace(self, exchange: Exchange) -> None:
-        """While somebody is far behind, nothing is dealt."""
-        if exchange.lags:
-            self.frontier.pause(Pause.EXCHANGE)
-        elif Pause.EXCHANGE in self.frontier.pauses:
-            self.frontier.resume(Pause.EXCHANGE)
-
-    async def _delete_spent(self, exchange: Exchange) -> None:
-        """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own."""
-        marks = await self.ask(self._store.marks)
-        if files := exchange.spent(marks):
-            await self.frontier.retire({file: replace(marks[file], retired=True) for file in files})
-            await asyncio.to_thread(exchange.delete, files)
-            await self.frontier.retire(dict.fromkeys(files))

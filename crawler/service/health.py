@@ -98,7 +98,7 @@ class Vitals:
             storage_errors=_closed(crawl.disk.errors),
             last_reload_successful=self.last_reload_successful(),
             cluster=crawl.pump.member.look() if crawl.pump.member is not None else None,
-            exchange_lag=crawl.pump.exchange.outbox.lag_bytes() if crawl.pump.exchange is not None else 0,
+            exchange_lag=crawl.pump.intake.exchange.outbox.lag_bytes() if crawl.pump.intake is not None else 0,
         )
 
     def _uploads(self) -> dict[str, Any]:

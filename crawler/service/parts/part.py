@@ -136,7 +136,8 @@ class Deputy:
 
     def look(self, *, ended: bool = False) -> Look:
         crawl = self._crawl
-        if (exchange := crawl.pump.exchange) is not None:
+        if crawl.pump.intake is not None:
+            exchange = crawl.pump.intake.exchange
             crawl.metrics.links_sent = exchange.outbox.links_sent
             crawl.metrics.links_received = sum(exchange.inbox.links_received.values())
         return Look(

@@ -31,6 +31,7 @@ from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.exchange.board import Board
 from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Inbox, Received
+from crawler.frontier.exchange.intake import Intake
 from crawler.frontier.exchange.outbox import Outbox
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
@@ -398,7 +399,7 @@ class Running:
         bench = Workbench(lambda host: 1)
         rests = politeness(backoff_max_s=1.0, host_failures=8)
         clock, wall = self.clock.now, self.clock.wall
-        pump = Pump(store, bench, rests, journal, clock=clock, wall=wall, links_max=100, exchange=exchange)
+        pump = Pump(store, bench, rests, journal, clock=clock, wall=wall, links_max=100, intake=Intake(exchange, clock))
         self.pumps[number] = pump
 
         async def work() -> None:
@@ -453,14 +454,14 @@ async def test_nothing_is_read_of_what_others_send_while_a_part_holds_the_exchan
     crawl = asyncio.create_task(running.crawl([Link(f"http://{THERE}/1", THERE), Link(f"http://{HERE}/1", HERE)], nothing))
     while 1 not in running.pumps:
         await asyncio.sleep(0)
-    await running.pumps[1].hold_exchange()
+    await running.pumps[1].intake.hold()
     while not running.visits or not running.board.written(0):  # its own page is visited, the other one is sent
         await asyncio.sleep(0.001)
     for _ in range(50):  # it is told again and again that there is something
         os.eventfd_write(running.bells[1], 1)
         await asyncio.sleep(0.002)
-    assert (running.pumps[1].exchange.inbox.links_received, set(running.visits)) == ({0: 0}, {f"http://{HERE}/1"})
-    running.pumps[1].let_go_exchange()
+    assert (running.pumps[1].intake.exchange.inbox.links_received, set(running.visits)) == ({0: 0}, {f"http://{HERE}/1"})
+    running.pumps[1].intake.let_go()
     await crawl
     assert set(running.visits) == {f"http://{HERE}/1", f"http://{THERE}/1"}
 
