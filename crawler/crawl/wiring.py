@@ -195,8 +195,8 @@ def _crawl(
         expander=expander,
         judge=_judge(config, url_rules),
         journal=files.journal,
-        retention=_retention(config, root, pump, store, marking),
-        uploads=_uploads(config, root, pump, store, marking, files.journal),
+        retention=_retention(config, root, pump, marking),
+        uploads=_uploads(config, root, pump, marking, files.journal),
         recrawler=recrawler,
         seeds=_seeds(config, store, url_rules, files.membership) if part is None or part.share.own == 0 else iter(()),
         memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
@@ -268,14 +268,14 @@ async def _open_cookies(config: Config, root: Path) -> AsyncIterator[Cookies | N
         yield cookies
 
 
-def _uploads(config: Config, root: Path, pump: Pump, store: Store, marking: asyncio.Lock, journal: Journal) -> Uploads | None:
+def _uploads(config: Config, root: Path, pump: Pump, marking: asyncio.Lock, journal: Journal) -> Uploads | None:
     """None where files are stored nowhere else."""
     if config.store_url is None:
         return None
     return open_uploads(
         root,
         config.store_url,
-        marks=lambda: pump.ask(store.marks),
+        marks=pump.marks,
         mark=pump.frontier.retire,
         marking=marking,
         rolled=lambda: journal.rolled_count,
@@ -283,12 +283,12 @@ def _uploads(config: Config, root: Path, pump: Pump, store: Store, marking: asyn
     )
 
 
-def _retention(config: Config, root: Path, pump: Pump, store: Store, marking: asyncio.Lock) -> Retention:
+def _retention(config: Config, root: Path, pump: Pump, marking: asyncio.Lock) -> Retention:
     return Retention(
         root,
         age_s=config.retain_age,
         bytes_max=config.retain_bytes,
-        marks=lambda: pump.ask(store.marks),
+        marks=pump.marks,
         retire=pump.frontier.retire,
         wall=time.time,
         marking=marking,
