@@ -80,7 +80,7 @@ def _counted(m: Metrics) -> Iterator[Metric]:
     """What the crawl was told of."""
     yield _counters("crawler_fetches_total", "Visits ended, by outcome; each attempt counts.", "outcome", m.fetches)
     codes = {str(code) if code else "other": count for code, count in m.codes.items()}
-    yield _counters("crawler_responses_total", "Answers, by status code.", "code", codes)
+    yield _counters("crawler_responses_total", "Responses, by status code.", "code", codes)
     yield _counters("crawler_fetch_errors_total", "Visits that failed, by reason.", "reason", m.errors)
     yield _histogram("crawler_fetch_duration_seconds", "Fetches that brought a response.", "", {"": m.fetch_seconds})
     yield _histogram("crawler_phase_duration_seconds", "Parts of a visit, by phase.", "phase", m.phase_seconds)

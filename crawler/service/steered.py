@@ -241,7 +241,7 @@ class Direct:
         return await self._crawl.pump.ask(self._crawl.store.lookup, url)
 
     async def marks(self) -> Mapping[str, Mark]:
-        return await self._crawl.pump.ask(self._crawl.store.marks)
+        return await self._crawl.pump.marks()
 
     async def position(self, source: str) -> bytes | None:
         return (await self._crawl.pump.ask(self._crawl.store.positions)).get(source)
