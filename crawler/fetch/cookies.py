@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import math
 import os
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,6 @@ from http.cookiejar import (  # type: ignore[attr-defined]
     Cookie,
     CookieJar,
     DefaultCookiePolicy,
-    LoadError,
     MozillaCookieJar,
     eff_request_host,
 )
@@ -33,10 +30,11 @@ from urllib.request import Request
 
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
+from crawler.fetch import cookie_file
+from crawler.fetch.cookie_file import FILE_BYTES_MAX
 
 FILE_NAME: Final = "cookies.txt"
 """In the crawl's directory: what hosts have set, so that the next run need not log in again."""
-FILE_BYTES_MAX: Final = 1 << 20
 SET_MAX: Final = 50
 """Set-Cookie fields of one response that are looked at."""
 SET_BYTES_MAX: Final = 64 << 10
@@ -260,7 +258,7 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
     """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read. Several
     processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
-    cookies = Cookies(_read(file, FILE_BYTES_MAX), _own(file, kept))
+    cookies = Cookies(cookie_file.read(file, FILE_BYTES_MAX), _own(file, kept))
     login = _written_at(file)
     saving = asyncio.create_task(_save_now_and_then(cookies, file, kept, login), name="cookies")
     try:
@@ -275,7 +273,7 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
 
 def check_file(file: Path) -> None:
     """ConfigError: it is no file of cookies, or it cannot be read."""
-    _read(file, FILE_BYTES_MAX)
+    cookie_file.read(file, FILE_BYTES_MAX)
 
 
 def _own(file: Path, kept: Path) -> list[Cookie]:
@@ -292,7 +290,7 @@ def _own(file: Path, kept: Path) -> list[Cookie]:
         is_over = login is not None and last != _LOGIN + b"%d" % login
     else:
         is_over = login is not None and kept.stat().st_mtime_ns < login
-    return [] if is_over else list(_read(kept))
+    return [] if is_over else list(cookie_file.read(kept))
 
 
 def _written_at(file: Path) -> int | None:
@@ -341,19 +339,3 @@ def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path, login: int |
         logger.warning("cookies are not saved: %s", error)
         return False
     return True
-
-
-def _read(file: Path, bytes_max: float = math.inf) -> MozillaCookieJar:
-    jar = MozillaCookieJar(policy=DefaultCookiePolicy(rfc2965=False))
-    try:
-        if file.stat().st_size > bytes_max:
-            raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
-        with warnings.catch_warnings(action="ignore"):  # of a line that is none, beside the error
-            jar.load(str(file), ignore_discard=True, ignore_expires=True)
-        for cookie in jar:
-            cookie.expires = cookie.expires or None  # 0: for as long as the session lasts
-    except LoadError:
-        raise ConfigError(f"cookies: {file} is no cookie file in Netscape format (its first line says so)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cookies: {file}: {getattr(error, 'strerror', None) or error}") from None
-    return jar
