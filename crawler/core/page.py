@@ -220,6 +220,7 @@ class Page(Struct):
     """Canonical."""
     status: int
     phrase: str
+    """As UTF-8; bytes that are none are halves of surrogate pairs (``surrogateescape``)."""
     version: str
     """``"1.1"``"""
     headers: tuple[tuple[bytes, bytes], ...]
