@@ -64,10 +64,11 @@ _YEAR_MIN: Final = 1601
 
 
 class _OwnHost(DefaultCookiePolicy):
-    """A cookie belongs to the host that set it, if it may set it for the domain that it names at all (RFC 6265 5.3)."""
+    """A cookie belongs to the host that set it, if it may set it for the domain that it names at all (RFC 6265 5.3), and one that
+    is for TLS only if it came by TLS (RFC 6265bis 5.7, 8)."""
 
     def set_ok(self, cookie: Cookie, request: Request) -> bool:
-        if not super().set_ok(cookie, request):
+        if not super().set_ok(cookie, request) or (cookie.secure and request.type != "https"):
             return False
         cookie.domain, cookie.domain_specified, cookie.domain_initial_dot = _key_of(request), False, False
         text = cookie.name + (cookie.value or "")
@@ -120,11 +121,20 @@ def _plain(field: str, host: str) -> str | None:
             kept[key] = seconds[1]
         elif key == "domain" and text:
             kept[key] = text.lower().removeprefix(".")
+    if not _is_as_named(name.strip(_BLANK).lower(), kept):
+        return None
     domain = kept.get("domain", "")
     if domain == host or ("." in domain and host.endswith(f".{domain}")):
         del kept["domain"]
     attributes = (f"; {key}={text}" if text else f"; {key}" for key, text in kept.items() if text or key == "secure")
     return f"{name.strip(_BLANK)}={value.strip(_BLANK)}{''.join(attributes)}"
+
+
+def _is_as_named(name: str, attributes: dict[str, str]) -> bool:
+    """Whether a cookie is what the prefix of its name says to those that get it back (RFC 6265bis 4.1.3)."""
+    if name.startswith("__host-"):
+        return "secure" in attributes and attributes.get("path") == "/" and "domain" not in attributes
+    return "secure" in attributes or not name.startswith("__secure-")
 
 
 def _date(text: str) -> str | None:

@@ -124,6 +124,32 @@ def test_what_is_secure_is_sent_by_tls_only() -> None:
     assert set_by(HOME, "a=1", "a=2").header(HOME) == "a=2", "the last one counts"
 
 
+@pytest.mark.parametrize(
+    ("value", "is_kept"),
+    [
+        ("__Secure-a=1; Secure", True),
+        ("__Secure-a=1", False),
+        ("__secure-a=1", False),
+        ("__Host-a=1; Secure; Path=/", True),
+        ("__Host-a=1; Path=/", False),
+        ("__Host-a=1; Secure", False),
+        ("__Host-a=1; Secure; Path=/a", False),
+        ("__Host-a=1; Secure; Path=/; Domain=www.example.org", False),
+        ("__HOST-a=1; Secure; Path=/; Domain=", True),
+        ("__Hosta=1", True),
+    ],
+)
+def test_a_cookie_is_what_its_prefix_says(value: str, is_kept: bool) -> None:
+    """RFC 6265bis 4.1.3 and 5.7; as browsers do, whatever the case of the letters."""
+    assert (set_by(HOME, value).header(HOME) is not None) is is_kept
+
+
+def test_no_cookie_for_tls_only_comes_without_tls() -> None:
+    """RFC 6265bis 5.7, 8: who can write into a connection without TLS sets none that is sent by TLS alone."""
+    cookies = set_by(HOME.replace("https", "http"), "a=1; Secure", "b=2", "__Host-c=3; Secure; Path=/")
+    assert cookies.header(HOME) == "b=2"
+
+
 async def test_a_file_says_where_its_cookies_go_and_a_host_may_renew_its_own(tmp_path: Path) -> None:
     file = listed(
         tmp_path,
