@@ -208,6 +208,22 @@ def test_links_in_headers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ('<a>; title="x, <c>; rel=icon"; rel=next', [("a", "next", "")]),
+        ('<a>; x="; rel=next"; rel=license', [("a", "license", "")]),
+        ('<a>; x="\\"; rel=next"; REL = "help up" ; Type="text/html"', [("a", "help up", "text/html")]),
+        ("<a>; rel=next; rel=stylesheet;type=b/c", [("a", "next", "b/c")]),
+        ("<a>;; xrel=next; rel*=next", [("a", "", "")]),
+        ("<a>; rel; rel=next, <b>;rel=prev", [("a", "", ""), ("b", "prev", "")]),
+    ],
+)
+def test_a_link_header_is_read_parameter_by_parameter(value: str, found: list[tuple[str, str, str]]) -> None:
+    """RFC 8288, 3.3 and appendix B: what stands in quotes is no parameter, and of two of a name the first counts."""
+    assert list(link_header(value)) == found
+
+
+@pytest.mark.parametrize(
     ("value", "url"),
     [
         ("0;url=/x", "/x"),
