@@ -230,6 +230,9 @@ async def test_an_unchanged_page_is_asked_for_with_its_validators(site: Site, tm
         evil = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag='"1"\r\nX-Smuggled: 1', last_modified="\xe9")
         got = await fetcher.fetch(lease_of(at(site, "/good/1"), known=evil))
         assert not {"if-none-match", "if-modified-since", "x-smuggled"} & set(fields_of(site.requests[-1]))
+        star = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag="*", last_modified="Mon, 01 Jan 2024 00:00:00 GMT")
+        await fetcher.fetch(lease_of(at(site, "/good/1"), known=star))
+        assert "if-none-match" not in fields_of(site.requests[-1]), "it would ask for anything but no page at all"
 
 
 async def test_cookies_are_not_kept_and_the_environment_names_no_proxy(site: Site, tmp_path: Path, monkeypatch) -> None:
