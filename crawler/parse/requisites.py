@@ -71,8 +71,10 @@ def requisites(
                 _related(found, target, rel)
     read_as: str | None = None
     if body and mime == CSS:
-        _add_all(found, css.urls(css.decoded(body, charset)), "css")
-        read_as = "UTF-8"
+        from crawler.parse.encoding import css_encoding, decoder_of  # of no use to a crawl without requisites
+
+        read_as = css_encoding(body, charset)
+        _add_all(found, css.urls(decoder_of(read_as)(body, True)), "css")
     elif body and mime in HTML:
         document = document_of(body, charset, mime)
         read_as = document.encoding or "UTF-8"
