@@ -64,11 +64,10 @@ _YEAR_MIN: Final = 1601
 
 
 class _OwnHost(DefaultCookiePolicy):
-    """A cookie belongs to the host that set it, if it may set it for the domain that it names at all (RFC 6265 5.3), and one that
-    is for TLS only if it came by TLS (RFC 6265bis 5.7, 8)."""
+    """A cookie belongs to the host that set it, if it may set it for the domain that it names at all (RFC 6265 5.3)."""
 
     def set_ok(self, cookie: Cookie, request: Request) -> bool:
-        if not super().set_ok(cookie, request) or (cookie.secure and request.type != "https"):
+        if not super().set_ok(cookie, request):
             return False
         cookie.domain, cookie.domain_specified, cookie.domain_initial_dot = _key_of(request), False, False
         text = cookie.name + (cookie.value or "")
@@ -99,7 +98,7 @@ def _looked_at(values: Sequence[str]) -> Iterator[str]:
             yield value
 
 
-def _plain(field: str, host: str) -> str | None:
+def _plain(field: str, host: str, *, is_tls: bool) -> str | None:
     """A Set-Cookie field as user agents read it (RFC 6265 5.2), in words of which a jar makes the same: an attribute that is none
     is left out, where a jar would leave out the cookie, or stumble; of several of a name the last counts. A domain that is the
     host's or above it says no more than the host does here, and a jar would not find what it has kept by it."""
@@ -121,8 +120,8 @@ def _plain(field: str, host: str) -> str | None:
             kept[key] = seconds[1]
         elif key == "domain" and text:
             kept[key] = text.lower().removeprefix(".")
-    if not _is_as_named(name.strip(_BLANK).lower(), kept):
-        return None
+    if ("secure" in kept and not is_tls) or not _is_as_named(name.strip(_BLANK).lower(), kept):
+        return None  # RFC 6265bis 5.7
     domain = kept.get("domain", "")
     if domain == host or ("." in domain and host.endswith(f".{domain}")):
         del kept["domain"]
@@ -165,12 +164,12 @@ def _date(text: str) -> str | None:
 
 
 class _Set:
-    """The Set-Cookie fields of a response as a jar wants them."""
+    """A Set-Cookie field of a response as a jar wants it."""
 
-    def __init__(self, values: Iterable[str], host: str) -> None:
+    def __init__(self, value: str, host: str, *, is_tls: bool) -> None:
         """A jar stumbles over what is no text."""
-        texts = (value.encode("utf-8", "surrogateescape").decode("latin-1") for value in values)
-        self._values = [plain for text in texts if (plain := _plain(text, host)) is not None]
+        plain = _plain(value.encode("utf-8", "surrogateescape").decode("latin-1"), host, is_tls=is_tls)
+        self._values = [] if plain is None else [plain]
 
     def info(self) -> _Set:
         return self
@@ -202,11 +201,18 @@ class Cookies:
         return "; ".join((*listed, *(pair for _, pair in own))) or None
 
     def received(self, href: str, values: Sequence[str]) -> None:
-        """What a response sets."""
+        """What a response sets, one field after the other: a jar would delete first, and then set."""
         asked = _asked(href)
         host = _key_of(asked)
         jar = self._jar(host)
-        response: Any = _Set(_looked_at(values), host)
+        for value in _looked_at(values):
+            self._take(jar, host, asked, _Set(value, host, is_tls=asked.type == "https"))
+        if not len(jar):
+            self._forget(host)
+        while sum(self._sizes.values()) > BYTES_MAX:
+            self._forget(next(iter(self._hosts)))
+
+    def _take(self, jar: CookieJar, host: str, asked: Request, response: Any) -> None:
         before = len(jar)
         made = jar.make_cookies(response, asked)
         if len(jar) < before:  # deleted
@@ -219,10 +225,6 @@ class Cookies:
                     jar.clear(cookie.domain, cookie.path, cookie.name)
                     self._measure(host)
                 self._changed.add(host)
-        if not len(jar):
-            self._forget(host)
-        while sum(self._sizes.values()) > BYTES_MAX:
-            self._forget(next(iter(self._hosts)))
 
     def changed(self) -> dict[str, list[Cookie]]:
         """What hosts have set, of those whose cookies have changed since this was last asked for."""

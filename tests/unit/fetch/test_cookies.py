@@ -146,8 +146,25 @@ def test_a_cookie_is_what_its_prefix_says(value: str, is_kept: bool) -> None:
 
 def test_no_cookie_for_tls_only_comes_without_tls() -> None:
     """RFC 6265bis 5.7, 8: who can write into a connection without TLS sets none that is sent by TLS alone."""
-    cookies = set_by(HOME.replace("https", "http"), "a=1; Secure", "b=2", "__Host-c=3; Secure; Path=/")
+    plain = HOME.replace("https", "http")
+    cookies = set_by(plain, "a=1; Secure", "b=2", "__Host-c=3; Secure; Path=/")
     assert cookies.header(HOME) == "b=2"
+    cookies.received(plain, ["b=; Secure; Max-Age=0"])
+    assert cookies.header(HOME) == "b=2", "nor is one taken back so"
+
+
+@pytest.mark.parametrize(
+    ("values", "sent"),
+    [
+        (("a=1", "a=; Max-Age=0"), None),
+        (("a=; Max-Age=0", "a=1"), "a=1"),
+        (("a=1", "a=; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "a=2", "b=3"), "a=2; b=3"),
+        (("a=1; Path=/", "a=2", "a=; Path=/; Max-Age=-1"), "a=2"),
+    ],
+)
+def test_fields_of_a_response_count_in_their_order(values: tuple[str, ...], sent: str | None) -> None:
+    """RFC 6265 5.2: each is parsed and stored, or takes one back, before the next."""
+    assert set_by(HOME, *values).header(HOME) == sent
 
 
 async def test_a_file_says_where_its_cookies_go_and_a_host_may_renew_its_own(tmp_path: Path) -> None:
