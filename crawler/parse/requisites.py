@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from crawler.core.urls import escaped
 from crawler.parse import css
 from crawler.parse.html import MIMES as HTML
-from crawler.parse.html import Found, Options, Outlinks, base_href, document_of, rebase
+from crawler.parse.html import Found, Options, Outlinks, base_href, document_of, rebase, said_of
 from crawler.parse.microsyntax import link_header, query_codec, srcset
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def requisites(
         document = document_of(body, charset, mime)
         read_as = document.encoding or "UTF-8"
         found.codec = query_codec(read_as)
-        bases = (base_href(element) for element in document.iter_elements(("base",)))
+        bases = (base_href(element) for element in said_of(document) if element.tag == "base")
         rebase(found, next((href for href in bases if href is not None), None))
         _elements(found, document.iter_elements(), nested=False)
     return Outlinks(found.links(False), url, read_as, [], found.refused)

@@ -49,6 +49,7 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<base href=//other.example/x/><img src=a.png>", "http://other.example/x/a.png"),
         ("<svg><base href=/svg/></svg><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<base href=''><base href=/x/><img src=a.png>", "/dir/a.png"),
+        ("<template><base href=/t/></template><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<a href=/page><img src=i.png></a><area href=/area><form action=/form></form>", "/dir/i.png"),
     ],
 )  # fmt: skip
