@@ -203,6 +203,7 @@ async def test_proxy_credentials_reach_the_proxy_and_nobody_else(site: Site, tmp
         secure = await fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/good/1"))
         connect, tunnelled = site.requests[-2:]
     assert fields_of(connect)["proxy-authorization"] == wanted
+    assert fields_of(connect)["user-agent"] == fields_of(tunnelled)["user-agent"], "to the proxy as well, we are who we are"
     assert "proxy-authorization" not in fields_of(tunnelled)
     for got in (plain, again, secure):
         assert b"pa55" not in got.request and b"Proxy" not in got.request and b"Basic" not in got.request
