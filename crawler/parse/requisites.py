@@ -79,7 +79,7 @@ def requisites(
         document = document_of(body, charset, mime)
         read_as = document.encoding or "UTF-8"
         found.codec = query_codec(read_as)
-        bases = (base_href(element) for element in said_of(document) if element.tag == "base")
+        bases = (base_href(element) for element in said_of(document, "base"))
         rebase(found, next((href for href in bases if href is not None), None))
         _elements(found, document.iter_elements(), nested=False)
     return Outlinks(found.links(False), url, read_as, [], found.refused)
