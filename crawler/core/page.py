@@ -36,8 +36,12 @@ _USUAL: Final = {
     "text/html;charset=UTF-8": ("text/html", "utf-8"),
 }
 """What most pages say, read already."""
-_CHARSET: Final = re.compile(r";\s*charset\s*=\s*(?:\"([ !#-~]{1,40})\"|([!#-+\--:<-~]{1,40})(?=[\s;,]|$))", re.I)
-"""Labels are ASCII (https://encoding.spec.whatwg.org/#names-and-labels): what is not names no encoding."""
+_CHARSET: Final = re.compile(
+    r"(?:[^\"]|\"(?:[^\"\\]++|\\.)*+\"?+)*?;\s*+charset\s*+=\s*+(?:\"([ !#-~]{1,40})(?:\"|$)|([!#-+\--:<-~]{1,40})(?=[\s;,]|$))",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Labels are ASCII (https://encoding.spec.whatwg.org/#names-and-labels): what is not names no encoding. What stands in
+another parameter's quotes is no parameter, and quotes may lack their end (https://mimesniff.spec.whatwg.org, 4.4)."""
 
 
 @contextmanager
@@ -220,6 +224,7 @@ class Page(Struct):
     """Canonical."""
     status: int
     phrase: str
+    """As UTF-8; bytes that are none are halves of surrogate pairs (``surrogateescape``)."""
     version: str
     """``"1.1"``"""
     headers: tuple[tuple[bytes, bytes], ...]
@@ -300,6 +305,6 @@ def content_type(values: Sequence[str]) -> tuple[str | None, str | None]:
                 continue
             if mime != kind:
                 kind, charset = mime, None
-            if found := _CHARSET.search(one):
+            if found := _CHARSET.match(one):
                 charset = (found[1] or found[2]).strip().lower() or None
     return kind, charset

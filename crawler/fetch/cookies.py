@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import math
 import os
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,6 @@ from http.cookiejar import (  # type: ignore[attr-defined]
     Cookie,
     CookieJar,
     DefaultCookiePolicy,
-    LoadError,
     MozillaCookieJar,
     eff_request_host,
 )
@@ -33,10 +30,11 @@ from urllib.request import Request
 
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
+from crawler.fetch import cookie_file
+from crawler.fetch.cookie_file import FILE_BYTES_MAX
 
 FILE_NAME: Final = "cookies.txt"
 """In the crawl's directory: what hosts have set, so that the next run need not log in again."""
-FILE_BYTES_MAX: Final = 1 << 20
 SET_MAX: Final = 50
 """Set-Cookie fields of one response that are looked at."""
 SET_BYTES_MAX: Final = 64 << 10
@@ -100,7 +98,7 @@ def _looked_at(values: Sequence[str]) -> Iterator[str]:
             yield value
 
 
-def _plain(field: str, host: str) -> str | None:
+def _plain(field: str, host: str, *, is_tls: bool) -> str | None:
     """A Set-Cookie field as user agents read it (RFC 6265 5.2), in words of which a jar makes the same: an attribute that is none
     is left out, where a jar would leave out the cookie, or stumble; of several of a name the last counts. A domain that is the
     host's or above it says no more than the host does here, and a jar would not find what it has kept by it."""
@@ -122,11 +120,20 @@ def _plain(field: str, host: str) -> str | None:
             kept[key] = seconds[1]
         elif key == "domain" and text:
             kept[key] = text.lower().removeprefix(".")
+    if ("secure" in kept and not is_tls) or not _is_as_named(name.strip(_BLANK).lower(), kept):
+        return None  # RFC 6265bis 5.7
     domain = kept.get("domain", "")
     if domain == host or ("." in domain and host.endswith(f".{domain}")):
         del kept["domain"]
     attributes = (f"; {key}={text}" if text else f"; {key}" for key, text in kept.items() if text or key == "secure")
     return f"{name.strip(_BLANK)}={value.strip(_BLANK)}{''.join(attributes)}"
+
+
+def _is_as_named(name: str, attributes: dict[str, str]) -> bool:
+    """Whether a cookie is what the prefix of its name says to those that get it back (RFC 6265bis 4.1.3)."""
+    if name.startswith("__host-"):
+        return "secure" in attributes and attributes.get("path") == "/" and "domain" not in attributes
+    return "secure" in attributes or not name.startswith("__secure-")
 
 
 def _date(text: str) -> str | None:
@@ -157,12 +164,12 @@ def _date(text: str) -> str | None:
 
 
 class _Set:
-    """The Set-Cookie fields of a response as a jar wants them."""
+    """A Set-Cookie field of a response as a jar wants it."""
 
-    def __init__(self, values: Iterable[str], host: str) -> None:
+    def __init__(self, value: str, host: str, *, is_tls: bool) -> None:
         """A jar stumbles over what is no text."""
-        texts = (value.encode("utf-8", "surrogateescape").decode("latin-1") for value in values)
-        self._values = [plain for text in texts if (plain := _plain(text, host)) is not None]
+        plain = _plain(value.encode("utf-8", "surrogateescape").decode("latin-1"), host, is_tls=is_tls)
+        self._values = [] if plain is None else [plain]
 
     def info(self) -> _Set:
         return self
@@ -194,11 +201,18 @@ class Cookies:
         return "; ".join((*listed, *(pair for _, pair in own))) or None
 
     def received(self, href: str, values: Sequence[str]) -> None:
-        """What a response sets."""
+        """What a response sets, one field after the other: a jar would delete first, and then set."""
         asked = _asked(href)
         host = _key_of(asked)
         jar = self._jar(host)
-        response: Any = _Set(_looked_at(values), host)
+        for value in _looked_at(values):
+            self._take(jar, host, asked, _Set(value, host, is_tls=asked.type == "https"))
+        if not len(jar):
+            self._forget(host)
+        while sum(self._sizes.values()) > BYTES_MAX:
+            self._forget(next(iter(self._hosts)))
+
+    def _take(self, jar: CookieJar, host: str, asked: Request, response: Any) -> None:
         before = len(jar)
         made = jar.make_cookies(response, asked)
         if len(jar) < before:  # deleted
@@ -211,10 +225,6 @@ class Cookies:
                     jar.clear(cookie.domain, cookie.path, cookie.name)
                     self._measure(host)
                 self._changed.add(host)
-        if not len(jar):
-            self._forget(host)
-        while sum(self._sizes.values()) > BYTES_MAX:
-            self._forget(next(iter(self._hosts)))
 
     def changed(self) -> dict[str, list[Cookie]]:
         """What hosts have set, of those whose cookies have changed since this was last asked for."""
@@ -260,7 +270,7 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
     """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read. Several
     processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
-    cookies = Cookies(_read(file, FILE_BYTES_MAX), _own(file, kept))
+    cookies = Cookies(cookie_file.read(file, FILE_BYTES_MAX), _own(file, kept))
     login = _written_at(file)
     saving = asyncio.create_task(_save_now_and_then(cookies, file, kept, login), name="cookies")
     try:
@@ -275,7 +285,7 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
 
 def check_file(file: Path) -> None:
     """ConfigError: it is no file of cookies, or it cannot be read."""
-    _read(file, FILE_BYTES_MAX)
+    cookie_file.read(file, FILE_BYTES_MAX)
 
 
 def _own(file: Path, kept: Path) -> list[Cookie]:
@@ -292,7 +302,7 @@ def _own(file: Path, kept: Path) -> list[Cookie]:
         is_over = login is not None and last != _LOGIN + b"%d" % login
     else:
         is_over = login is not None and kept.stat().st_mtime_ns < login
-    return [] if is_over else list(_read(kept))
+    return [] if is_over else list(cookie_file.read(kept))
 
 
 def _written_at(file: Path) -> int | None:
@@ -341,19 +351,3 @@ def _save(changed: dict[str, list[Cookie]], file: Path, kept: Path, login: int |
         logger.warning("cookies are not saved: %s", error)
         return False
     return True
-
-
-def _read(file: Path, bytes_max: float = math.inf) -> MozillaCookieJar:
-    jar = MozillaCookieJar(policy=DefaultCookiePolicy(rfc2965=False))
-    try:
-        if file.stat().st_size > bytes_max:
-            raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
-        with warnings.catch_warnings(action="ignore"):  # of a line that is none, beside the error
-            jar.load(str(file), ignore_discard=True, ignore_expires=True)
-        for cookie in jar:
-            cookie.expires = cookie.expires or None  # 0: for as long as the session lasts
-    except LoadError:
-        raise ConfigError(f"cookies: {file} is no cookie file in Netscape format (its first line says so)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cookies: {file}: {getattr(error, 'strerror', None) or error}") from None
-    return jar

@@ -311,7 +311,7 @@ def _page(request: Request, message: RawResponseMessage, body: Body, fault: Fetc
     page = Page(
         request.href,
         message.code,
-        message.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
+        message.reason,
         f"{message.version.major}.{message.version.minor}",
         message.raw_headers,
         request.masked,

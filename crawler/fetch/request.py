@@ -159,9 +159,10 @@ def referer(link: Link) -> tuple[tuple[str, str], ...]:
 
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
-    """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again."""
+    """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again. An ETag
+    of ``*`` is none, and asked for it would fit whatever the page has become."""
     known = lease.known
     if known is None or not known.can_be_confirmed or known.archive is None:
         return ()
     fields = (("If-None-Match", known.etag), ("If-Modified-Since", known.last_modified))
-    return tuple((name, value) for name, value in fields if value and value.isprintable() and value.isascii())
+    return tuple((name, value) for name, value in fields if value and value != "*" and value.isprintable() and value.isascii())

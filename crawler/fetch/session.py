@@ -23,7 +23,7 @@ from crawler.fetch.connector import Connector
 from crawler.fetch.decoding import Finisher
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.guard import Guard
-from crawler.fetch.request import profiles
+from crawler.fetch.request import profiles, user_agent
 from crawler.fetch.resolver import Resolver
 from crawler.fetch.transport import LEAN_VERSIONS, READ_BYTES, BySession, Lean, Transport
 
@@ -92,7 +92,7 @@ async def open_fetcher(
         )
         heads = _heads(config)
         async with _session(connector, heads) as session:
-            by_session = BySession(session)
+            by_session = BySession(session, user_agent(config))
             way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
             new_body, finisher = partial(Body, tmp, body_memory_bytes), _finisher(config, tmp, decode_body)
             yield Fetcher(config, way, connector, guard, profile_of, new_body, finisher, concurrency_max, cookies)

@@ -44,10 +44,12 @@ class Transport(Protocol):
 
 
 class BySession:
-    """As any user of aiohttp would."""
+    """As any user of aiohttp would. A request for a tunnel through a proxy is aiohttp's own, and says it is aiohttp unless told
+    otherwise; what else a request says (``[[host]]`` tables, cookies) is not for the proxy."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, user_agent: str) -> None:
         self._session = session
+        self._user_agent = user_agent
 
     def ask(self, request: Request) -> OpenRequest:
         return _SessionAsking(
@@ -56,6 +58,7 @@ class BySession:
                 _url(request.href),
                 headers=request.fields,
                 proxy=request.proxy,
+                proxy_headers={"User-Agent": self._user_agent},
                 allow_redirects=False,
                 # behind a proxy aiohttp would look for the dot in the certificate, and send it (RFC 6066 3 forbids it)
                 server_hostname=request.host.rstrip(".") if request.tls and request.host.endswith(".") else None,

@@ -27,13 +27,6 @@ def urls(text: str) -> Iterator[str]:
         yield from _urls(piece)
 
 
-def decoded(body: bytes, charset: str | None) -> str:
-    """A style sheet as text: by byte order mark, header, @charset, else UTF-8 (CSS Syntax 3.2)."""
-    from tinycss2.bytes import decode_stylesheet_bytes
-
-    return str(decode_stylesheet_bytes(body, protocol_encoding=charset)[0])
-
-
 def _pieces(text: str) -> Iterator[str]:
     """The rules that may load something; a short text whole."""
     if _loads(text) is None:

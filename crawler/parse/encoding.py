@@ -45,14 +45,20 @@ def encoding_of(body: bytes, mime: str | None, charset: str | None) -> str:
     kind = mime if mime in MIMES else sniff(body[:PREFIX_BYTES], mime)
     if kind in MIMES:
         return document_of(body, None, kind).encoding or "UTF-8"
-    if kind in _XML_KINDS or kind == "text/css":  # CSS Syntax, 3.2
-        label = css_label(body) if kind == "text/css" else xml_label(body)
-        return (name_of(label) if label else None) or "UTF-8"
+    if kind == "text/css":
+        return css_encoding(body, charset)
+    if kind in _XML_KINDS:
+        return ((label := xml_label(body)) and name_of(label)) or "UTF-8"
     if kind == "application/json":  # RFC 8259, 8.1
         return "UTF-8"
     from turbohtml.detect import detect
 
     return detect(body).encoding or "UTF-8"
+
+
+def css_encoding(body: bytes, charset: str | None) -> str:
+    """The encoding of a style sheet (CSS Syntax, 3.2)."""
+    return _told(body, charset) or ((label := css_label(body)) and name_of(label)) or "UTF-8"
 
 
 def _told(body: bytes, charset: str | None) -> str | None:
@@ -127,4 +133,4 @@ def _pieces(head: bytes, body: BinaryIO, decode: Callable[[bytes, bool], str]) -
     yield decode(b"", True)
 
 
-__all__ = ["codec_of", "decoder_of", "encoding_of", "name_of", "read_text"]
+__all__ = ["codec_of", "css_encoding", "decoder_of", "encoding_of", "name_of", "read_text"]

@@ -48,7 +48,6 @@ PART_LINKS: Final = 2000
 PARSER: Final = "turbohtml:parse"
 """What is to be loaded before the first document is read."""
 
-_HEAD_TAGS: Final = ("base", "meta")
 _LINK_TAGS: Final = ("a", "area", "link", "iframe", "frame", "img", "source")
 _HINTS: Final = frozenset({"dns-prefetch", "preconnect"})
 _TOLD: Final = frozenset({"canonical", "alternate", "next", "prev"})
@@ -217,7 +216,7 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
     found.codec = query_codec(encoding)
     base: str | None = None
     refreshes = []
-    for element in document.iter_elements(_HEAD_TAGS):
+    for element in said_of(document, "base", "meta"):
         if element.tag == "base":
             base = base_href(element) if base is None else base
         elif content := element.attr("content"):
@@ -229,6 +228,19 @@ def _html(found: Found, body: bytes, mime: str, charset: str | None, robots: set
     found.add((target, "refresh", False) for target in refreshes if target)
     found.add(_references(found, document))
     return encoding, based
+
+
+def said_of(document: turbohtml.Document, *tags: str) -> Iterator[turbohtml.Element]:
+    """The elements by which a document says something of itself. What stands in a <template> is not of it before a script takes
+    it out."""
+    inert, looked_at = 0, (*tags, "template")
+    for element in document.iter_elements(looked_at):
+        if inert:
+            inert -= 1
+        elif element.tag == "template":
+            inert = sum(1 for _ in element.iter_elements(looked_at))
+        else:
+            yield element
 
 
 def base_href(element: turbohtml.Element) -> str | None:

@@ -23,8 +23,7 @@ _refresh = re.compile(
 _candidate = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)").match
 _descriptors = re.compile(r"(?:[^,(]++|\([^)]*+\)?)*+").match
 _target = re.compile(r"[\s,]*+<([^>]*+)>([^,\"]*+(?:\"(?:[^\"\\]++|\\.)*+\"[^,\"]*+)*+)").match
-_rel = re.compile(r";\s*+rel\s*+=\s*+(?:\"([^\"]*+)\"|([^\s;,]++))", re.IGNORECASE).search
-_type = re.compile(r";\s*+type\s*+=\s*+(?:\"([^\"]*+)\"|([^\s;,]++))", re.IGNORECASE).search
+_parameters = re.compile(r";\s*+([^\s;,=\"]++)\s*+(?:=\s*+(?:\"((?:[^\"\\]++|\\.)*+)\"?|([^\s;,\"]*+)))?").findall
 _token = re.compile(r"[A-Za-z0-9_.\-]+").fullmatch
 
 
@@ -48,12 +47,12 @@ def srcset(value: str) -> Iterator[str]:
 
 
 def link_header(value: str) -> Iterator[tuple[str, str, str]]:
-    """(target, rel, type) of each link (RFC 8288)."""
+    """(target, rel, type) of each link (RFC 8288); of several parameters of one name the first counts."""
     at = 0
     while match := _target(value, at):
         at = match.end()
-        rel, mime = _rel(match[2]), _type(match[2])
-        yield match[1], (rel[1] or rel[2] or "") if rel else "", (mime[1] or mime[2] or "") if mime else ""
+        said = {name.lower(): quoted or plain for name, quoted, plain in reversed(_parameters(match[2]))}
+        yield match[1], said.get("rel", ""), said.get("type", "")
 
 
 def directives(content: str) -> set[str]:

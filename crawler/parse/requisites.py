@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from crawler.core.urls import escaped
 from crawler.parse import css
 from crawler.parse.html import MIMES as HTML
-from crawler.parse.html import Found, Options, Outlinks, base_href, document_of, rebase
+from crawler.parse.html import Found, Options, Outlinks, base_href, document_of, rebase, said_of
 from crawler.parse.microsyntax import link_header, query_codec, srcset
 
 if TYPE_CHECKING:
@@ -71,13 +71,15 @@ def requisites(
                 _related(found, target, rel)
     read_as: str | None = None
     if body and mime == CSS:
-        _add_all(found, css.urls(css.decoded(body, charset)), "css")
-        read_as = "UTF-8"
+        from crawler.parse.encoding import css_encoding, decoder_of  # of no use to a crawl without requisites
+
+        read_as = css_encoding(body, charset)
+        _add_all(found, css.urls(decoder_of(read_as)(body, True)), "css")
     elif body and mime in HTML:
         document = document_of(body, charset, mime)
         read_as = document.encoding or "UTF-8"
         found.codec = query_codec(read_as)
-        bases = (base_href(element) for element in document.iter_elements(("base",)))
+        bases = (base_href(element) for element in said_of(document, "base"))
         rebase(found, next((href for href in bases if href is not None), None))
         _elements(found, document.iter_elements(), nested=False)
     return Outlinks(found.links(False), url, read_as, [], found.refused)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO, Final
 
-from crawler.parse.html import document_of
+from crawler.parse.html import document_of, said_of
 
 HEAD_BYTES: Final = 256 << 10
 """Of a page that are looked at."""
@@ -12,9 +12,10 @@ TITLE_CHARS_MAX: Final = 500
 
 
 def title(body: BinaryIO, mime: str | None, charset: str | None) -> str | None:
-    """The text of the first <title>, its spaces folded; None if there is none."""
+    """The text of the first <title> that has any, its spaces folded; None if there is none. Those of pictures (SVG) and templates
+    are no page's."""
     document = document_of(body.read(HEAD_BYTES), charset, mime)
-    for element in document.iter_elements(("title",)):
-        if text := " ".join("".join(element.strings).split()):
+    for element in said_of(document, "title"):
+        if element.namespace.value == "html" and (text := " ".join("".join(element.strings).split())):
             return text[:TITLE_CHARS_MAX]
     return None

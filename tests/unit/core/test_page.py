@@ -149,6 +149,10 @@ def test_headers_keep_their_bytes_and_are_found_by_any_case(tmp_path: Path) -> N
         (['text/html; x=", text/plain"; charset=utf-8,'], ("text/html", "utf-8")),
         (['text/html; x="a\\", text/plain'], ("text/html", None)),
         (["text/html", "*/*"], ("text/html", None)),
+        (['text/html; x="a; charset=gbk; b"'], ("text/html", None)),
+        (['text/html; x="\\"; charset=gbk;"; charset="utf-8"'], ("text/html", "utf-8")),
+        (['text/html; charset="utf-8'], ("text/html", "utf-8")),
+        (["text/html; charset=; charset=utf-8; charset=gbk"], ("text/html", "utf-8")),
     ],
 )
 def test_the_content_type_is_the_last_valid_one(values: list[str], expected: tuple[str | None, str | None]) -> None:

@@ -124,6 +124,49 @@ def test_what_is_secure_is_sent_by_tls_only() -> None:
     assert set_by(HOME, "a=1", "a=2").header(HOME) == "a=2", "the last one counts"
 
 
+@pytest.mark.parametrize(
+    ("value", "is_kept"),
+    [
+        ("__Secure-a=1; Secure", True),
+        ("__Secure-a=1", False),
+        ("__secure-a=1", False),
+        ("__Host-a=1; Secure; Path=/", True),
+        ("__Host-a=1; Path=/", False),
+        ("__Host-a=1; Secure", False),
+        ("__Host-a=1; Secure; Path=/a", False),
+        ("__Host-a=1; Secure; Path=/; Domain=www.example.org", False),
+        ("__HOST-a=1; Secure; Path=/; Domain=", True),
+        ("__Hosta=1", True),
+    ],
+)
+def test_a_cookie_is_what_its_prefix_says(value: str, is_kept: bool) -> None:
+    """RFC 6265bis 4.1.3 and 5.7; as browsers do, whatever the case of the letters."""
+    assert (set_by(HOME, value).header(HOME) is not None) is is_kept
+
+
+def test_no_cookie_for_tls_only_comes_without_tls() -> None:
+    """RFC 6265bis 5.7, 8: who can write into a connection without TLS sets none that is sent by TLS alone."""
+    plain = HOME.replace("https", "http")
+    cookies = set_by(plain, "a=1; Secure", "b=2", "__Host-c=3; Secure; Path=/")
+    assert cookies.header(HOME) == "b=2"
+    cookies.received(plain, ["b=; Secure; Max-Age=0"])
+    assert cookies.header(HOME) == "b=2", "nor is one taken back so"
+
+
+@pytest.mark.parametrize(
+    ("values", "sent"),
+    [
+        (("a=1", "a=; Max-Age=0"), None),
+        (("a=; Max-Age=0", "a=1"), "a=1"),
+        (("a=1", "a=; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "a=2", "b=3"), "a=2; b=3"),
+        (("a=1; Path=/", "a=2", "a=; Path=/; Max-Age=-1"), "a=2"),
+    ],
+)
+def test_fields_of_a_response_count_in_their_order(values: tuple[str, ...], sent: str | None) -> None:
+    """RFC 6265 5.2: each is parsed and stored, or takes one back, before the next."""
+    assert set_by(HOME, *values).header(HOME) == sent
+
+
 async def test_a_file_says_where_its_cookies_go_and_a_host_may_renew_its_own(tmp_path: Path) -> None:
     file = listed(
         tmp_path,
@@ -139,6 +182,53 @@ async def test_a_file_says_where_its_cookies_go_and_a_host_may_renew_its_own(tmp
         cookies.received(HOME, ["session=new; Domain=.example.org; Path=/"])
         assert "session=new" in (cookies.header(HOME) or "") and "session=old" not in (cookies.header(HOME) or "")
         assert cookies.header("https://example.org/") == "session=old", "it was www that has set it"
+
+
+@pytest.mark.parametrize(
+    ("line", "sent_to", "kept_from"),
+    [
+        ("example.org FALSE / FALSE 0 a 1", "example.org", "www.example.org"),
+        (".example.org FALSE / FALSE 0 a 1", "example.org", "www.example.org"),
+        ("example.org TRUE / FALSE 0 a 1", "www.example.org", "notexample.org"),
+        ("Example.ORG FALSE / FALSE 0 a 1", "example.org", "org"),
+        ("b\u00fccher.example TRUE / FALSE 0 a 1", "www.xn--bcher-kva.example", "example"),
+        ("wiki FALSE / FALSE 0 a 1", "wiki", "wiki.local"),
+        ("localhost FALSE / FALSE 0 a 1", "localhost:8080", "sub.localhost"),
+        ("127.0.0.1 FALSE / FALSE 0 a 1", "127.0.0.1:8080", "127.0.0.2"),
+        (".0.0.1 TRUE / FALSE 0 a 1", "0.0.0.1", "127.0.0.1"),
+        ("[::1] FALSE / FALSE 0 a 1", "[::1]:8080", "[::2]"),
+    ],
+)
+async def test_a_line_says_whether_the_hosts_below_are_meant(tmp_path: Path, line: str, sent_to: str, kept_from: str) -> None:
+    """As curl and RFC 6265 5.4 have it: by the second column, TRUE or FALSE, whether there is a dot before the domain or not."""
+    async with open_cookies(listed(tmp_path, line), tmp_path) as cookies:
+        assert cookies.header(f"http://{sent_to}/x") == "a=1"
+        assert cookies.header(f"http://{kept_from}/x") is None
+
+
+async def test_of_the_host_alone_and_of_its_domain_are_two_cookies(tmp_path: Path) -> None:
+    file = listed(tmp_path, ".example.org TRUE / FALSE 0 a domain", "example.org FALSE / FALSE 0 a host")
+    async with open_cookies(file, tmp_path) as cookies:
+        assert set((cookies.header("http://example.org/") or "").split("; ")) == {"a=domain", "a=host"}
+        assert cookies.header("http://www.example.org/") == "a=domain"
+
+
+async def test_a_file_that_an_editor_has_been_at_is_read(tmp_path: Path) -> None:
+    """A byte order mark, ends of line of another system, and no tab before an empty value: curl reads them."""
+    file = tmp_path / "login.txt"
+    file.write_bytes(
+        b"\xef\xbb\xbf# HTTP Cookie File\r\n\r\n# who\r\nh.example\tFALSE\t/\tFALSE\t\ta\r\nh.example\tFALSE\t/\tFALSE\t0\tb\t2"
+    )
+    async with open_cookies(file, tmp_path) as cookies:
+        assert cookies.header("http://h.example/") == "a=; b=2"
+
+
+@pytest.mark.parametrize("line", ["h.example FALSE / FALSE 0 a 1", "h.example\tFALSE\t/\tFALSE\tsoon\ta\t1", "a\tb", "x\t" * 7])
+async def test_a_line_that_is_no_cookie_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "login.txt").write_text(f"# Netscape HTTP Cookie File\n\n{line}\n")
+    with pytest.raises(ConfigError, match=r"login\.txt, line 3: "):
+        async with open_cookies(tmp_path / "login.txt", tmp_path):
+            pass
 
 
 async def test_what_hosts_have_set_is_there_again_until_there_is_a_new_login(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.session import shares, tls_context
+from crawler.output.archive.records import http_head
 
 TEXT = b"<!doctype html><p>" + b"word " * 40_000
 MORE = {
@@ -37,6 +38,7 @@ MORE = {
         head(2, "X-Name: caf\xe9", "x-name: again", status="200 Tr\xe8s bien", mime='text/HTML; charset="UTF-8"') + b"ok",
         stay,
     ],
+    "utf-8": [b"HTTP/1.1 200 Tr\xc3\xa8s bien\r\nContent-Length: 2\r\n\r\nok", stay],
     "cookie": [head(2, "Set-Cookie: a=b; Path=/") + b"ok", stay],
     "image": [head(4, mime="image/png") + b"\x89PNG", stay],
     "untyped": [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", stay],
@@ -101,7 +103,14 @@ async def test_headers_are_kept_as_they_came(site: Site, tmp_path: Path) -> None
         (b"x-name", b"again"),
         (b"Content-Length", b"2"),
     )
-    assert (got.mime, got.charset, got.phrase) == ("text/html", "utf-8", "Très bien")
+    assert (got.mime, got.charset) == ("text/html", "utf-8")
+
+
+@pytest.mark.parametrize(("sin", "phrase"), [("headers", b"Tr\xe8s bien"), ("utf-8", b"Tr\xc3\xa8s bien")])
+async def test_a_reason_phrase_is_archived_as_it_came(site: Site, tmp_path: Path, sin: str, phrase: bytes) -> None:
+    async with fetching(tmp_path, site) as fetcher:
+        got = await fetcher.fetch(lease_of(at(site, f"/sin/{sin}")))
+    assert http_head(got).startswith(b"HTTP/1.1 200 " + phrase + b"\r\n")
 
 
 async def test_the_archived_request_is_the_one_that_was_sent(site: Site, tmp_path: Path) -> None:
@@ -194,6 +203,7 @@ async def test_proxy_credentials_reach_the_proxy_and_nobody_else(site: Site, tmp
         secure = await fetcher.fetch(lease_of(f"https://localhost:{site.ports['tls-good']}/good/1"))
         connect, tunnelled = site.requests[-2:]
     assert fields_of(connect)["proxy-authorization"] == wanted
+    assert fields_of(connect)["user-agent"] == fields_of(tunnelled)["user-agent"], "to the proxy as well, we are who we are"
     assert "proxy-authorization" not in fields_of(tunnelled)
     for got in (plain, again, secure):
         assert b"pa55" not in got.request and b"Proxy" not in got.request and b"Basic" not in got.request
@@ -221,6 +231,9 @@ async def test_an_unchanged_page_is_asked_for_with_its_validators(site: Site, tm
         evil = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag='"1"\r\nX-Smuggled: 1', last_modified="\xe9")
         got = await fetcher.fetch(lease_of(at(site, "/good/1"), known=evil))
         assert not {"if-none-match", "if-modified-since", "x-smuggled"} & set(fields_of(site.requests[-1]))
+        star = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag="*", last_modified="Mon, 01 Jan 2024 00:00:00 GMT")
+        await fetcher.fetch(lease_of(at(site, "/good/1"), known=star))
+        assert "if-none-match" not in fields_of(site.requests[-1]), "it would ask for anything but no page at all"
 
 
 async def test_cookies_are_not_kept_and_the_environment_names_no_proxy(site: Site, tmp_path: Path, monkeypatch) -> None:

@@ -176,6 +176,24 @@ def test_the_base_of_a_page(base: str, links: str, said: str) -> None:
     assert urls(f"{base}<meta http-equiv=refresh content='0;url=x'>", [(b"Link", b"<y>; rel=next")]) == ["/dir/y", links]
 
 
+INERT = "<base href=/t/><meta name=robots content=nofollow><meta http-equiv=refresh content='0;url=/r'><a href=b>"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"<template>{INERT}<template>{INERT}</template>{INERT}</template><base href=/x/><a href=a>",
+        f"<base href=/x/><div><template shadowrootmode=open>{INERT}</template></div><a href=a>",
+    ],
+)
+def test_what_stands_in_a_template_says_nothing_of_its_page(page: str) -> None:
+    """HTML 4.12.3: its contents are of another document; only its links are looked at."""
+    found = read(page)
+    assert {link.url for link in found.links} == {"http://example.org/x/a", "http://example.org/x/b"}
+    assert not found.nofollow
+    assert read(page + INERT).nofollow
+
+
 def test_a_base_elsewhere_leaves_nothing_relative_to_fetch() -> None:
     found = read("<base href='ftp://h.example/'><a href=x>1</a><a href='http://h.example/y'>2</a>")
     assert [link.url for link in found.links] == ["http://h.example/y"]
@@ -205,6 +223,22 @@ def test_links_in_headers() -> None:
         ("b", "", "image/png"),
     ]
     assert list(link_header("no link, <b>")) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ('<a>; title="x, <c>; rel=icon"; rel=next', [("a", "next", "")]),
+        ('<a>; x="; rel=next"; rel=license', [("a", "license", "")]),
+        ('<a>; x="\\"; rel=next"; REL = "help up" ; Type="text/html"', [("a", "help up", "text/html")]),
+        ("<a>; rel=next; rel=stylesheet;type=b/c", [("a", "next", "b/c")]),
+        ("<a>;; xrel=next; rel*=next", [("a", "", "")]),
+        ("<a>; rel; rel=next, <b>;rel=prev", [("a", "", ""), ("b", "prev", "")]),
+    ],
+)
+def test_a_link_header_is_read_parameter_by_parameter(value: str, found: list[tuple[str, str, str]]) -> None:
+    """RFC 8288, 3.3 and appendix B: what stands in quotes is no parameter, and of two of a name the first counts."""
+    assert list(link_header(value)) == found
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<base href=//other.example/x/><img src=a.png>", "http://other.example/x/a.png"),
         ("<svg><base href=/svg/></svg><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<base href=''><base href=/x/><img src=a.png>", "/dir/a.png"),
+        ("<template><base href=/t/></template><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<a href=/page><img src=i.png></a><area href=/area><form action=/form></form>", "/dir/i.png"),
     ],
 )  # fmt: skip
@@ -106,6 +107,24 @@ def test_a_long_style_sheet_is_read_as_a_short_one() -> None:
 )
 def test_css_is_decoded_as_browsers_do(body: bytes, charset: str | None, needed: str) -> None:
     assert needs(body, "text/css", charset=charset) == {needed}
+
+
+@pytest.mark.parametrize(
+    ("text", "written_as", "charset", "encoding"),
+    [
+        ("", "utf-8", None, "UTF-8"),
+        ("", "latin-1", "ISO-8859-1", "windows-1252"),
+        ('@charset "koi8-r";', "koi8-r", None, "KOI8-R"),
+        ('@charset "koi8-r";', "utf-8", "utf-8", "UTF-8"),
+        ('@charset "utf-16";', "utf-8", "nonsense", "UTF-8"),
+        ("\ufeff", "utf-16-le", "utf-8", "UTF-16LE"),
+    ],
+)
+def test_a_style_sheet_says_what_it_was_read_by(text: str, written_as: str, charset: str | None, encoding: str) -> None:
+    """Byte order mark, header, @charset (CSS Syntax, 3.2): what reads it later, an export, goes by that."""
+    found = requisites((text + "a{background:url(i.png)}").encode(written_as), PAGE, "text/css", charset, [], Options())
+    assert found.charset == encoding
+    assert [link.url for link in found.links] == ["http://example.org/dir/i.png"]
 
 
 HOSTILE = {
