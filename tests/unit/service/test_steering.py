@@ -192,6 +192,18 @@ async def test_settled_urls_are_due_again_or_forgotten(tmp_path, site):
         await d.until(done=2, known=2)
 
 
+async def test_a_list_of_outcomes_that_is_empty_does_not_mean_all(tmp_path, site):
+    """A script whose own filter found none would otherwise have the whole crawl forgotten, or fetched again."""
+    async with daemon(tmp_path) as d:
+        (url,) = urls(site, ["kept"])
+        await d.ask("POST", "/v1/seeds", data=url.encode())
+        await d.until(done=1)
+        for path in ("/v1/retry", "/v1/remove", "/v1/recrawl"):
+            assert (await d.ask("POST", path, json={"outcome": []}))[0] == 400
+        assert (await d.ask("POST", "/v1/recrawl", params={"outcome": ""}))[0] == 400
+        assert (await d.ask("GET", "/v1/urls", params={"url": url}))[1]["state"] == "done"
+
+
 @pytest.mark.parametrize(
     "which", [{}, {"outcome": ["okay"]}, {"url": "http://"}, {"host": ""}, {"tag": True}, {"urls": "http://a.test/"}, {"url": 1}]
 )
