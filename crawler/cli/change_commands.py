@@ -40,7 +40,7 @@ def retry(arguments: Sequence[str]) -> int:
     namespace = parser.parse(arguments)
     outcomes = outcomes_of(namespace.outcome or [RETRIED])
     if namespace.directory is None:
-        told = client_of(namespace).ask("POST", "/v1/retry", send={"outcome": sorted(outcomes)})
+        told = client_of(namespace).ask("POST", "/v1/retry", send={"outcome": sorted(outcomes)}, patient=True)
         say(_due_again(told["count"]))
         return Exit.OK
     from crawler.crawl.maintenance import revive

@@ -71,5 +71,5 @@ def _asked_for(root: Path, namespace: Namespace, in_use: StorageError) -> tuple[
         raise StorageError(f"{in_use}, which cannot be asked for a copy: {error}", errno=EWOULDBLOCK) from error
     if not Path(directory).exists() or not Path(directory).samefile(root):
         raise StorageError(f"{in_use}; the daemon that was asked runs {directory}", errno=EWOULDBLOCK)
-    told = client.ask("POST", "/v1/checkpoint")
+    told = client.ask("POST", "/v1/checkpoint", patient=True)
     return root / "checkpoints" / Path(told["path"]).name, told["missing"]

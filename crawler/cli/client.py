@@ -45,8 +45,8 @@ class Client:
     """``where`` is the daemon's HOST:PORT, or the URL of a proxy before it; ``token`` its bearer token if it has one, ``ca_file``
     an authority to trust besides the system's."""
 
-    def __init__(self, where: str, token: str | None = None, timeout_s: float = TIMEOUT_S, ca_file: str | None = None) -> None:
-        self._where, self._token, self._timeout_s, self._ca_file = where, token, timeout_s, ca_file
+    def __init__(self, where: str, token: str | None = None, ca_file: str | None = None) -> None:
+        self._where, self._token, self._ca_file = where, token, ca_file
 
     @contextlib.contextmanager
     def open(
@@ -56,14 +56,17 @@ class Client:
         query: Mapping[str, Any] | None = None,
         body: IO[bytes] | Iterator[bytes] | bytes | None = None,
         mime: str = "text/plain",
+        *,
+        patient: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
-        """The response, its body not read yet. RequestRefused: there is none, or it is a problem."""
+        """The response, its body not read yet. ``patient``: however long the daemon takes. RequestRefused: there is none, or it
+        is a problem."""
         words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
         headers = {"Content-Type": mime} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
-            with _connected(self._where, self._timeout_s, self._ca_file) as (connection, below):
+            with _connected(self._where, None if patient else TIMEOUT_S, self._ca_file) as (connection, below):
                 path = below + path
                 # it may respond before it has read everything: that response is worth reading
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -77,11 +80,17 @@ class Client:
             raise RequestRefused(f"no response from {self._where}: {reason}; is it running (crawler serve)?") from error
 
     def ask(
-        self, method: str, path: str, query: Mapping[str, Any] | None = None, send: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        send: Mapping[str, Any] | None = None,
+        *,
+        patient: bool = False,
     ) -> dict[str, Any]:
-        """The JSON object of the response; ``send`` goes as one."""
+        """The JSON object of the response; ``send`` goes as one. ``patient`` as in ``open``."""
         body = None if send is None else json.dumps(send).encode()
-        with self.open(method, path, query, body, mime="application/json") as response:
+        with self.open(method, path, query, body, mime="application/json", patient=patient) as response:
             return self._object(response)
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:
@@ -119,7 +128,9 @@ def health(listen: str, path: str, timeout_s: float) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _connected(where: str, timeout_s: float, ca_file: str | None = None) -> Iterator[tuple[http.client.HTTPConnection, str]]:
+def _connected(
+    where: str, timeout_s: float | None, ca_file: str | None = None
+) -> Iterator[tuple[http.client.HTTPConnection, str]]:
     """A connection, and the path below which the daemon stands there."""
     connection, below = _connection(where, timeout_s, ca_file)
     try:
@@ -128,7 +139,7 @@ def _connected(where: str, timeout_s: float, ca_file: str | None = None) -> Iter
         connection.close()
 
 
-def _connection(where: str, timeout_s: float, ca_file: str | None) -> tuple[http.client.HTTPConnection, str]:
+def _connection(where: str, timeout_s: float | None, ca_file: str | None) -> tuple[http.client.HTTPConnection, str]:
     if "://" not in where:
         from crawler.config.types import split_host_port
 

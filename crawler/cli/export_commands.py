@@ -265,15 +265,16 @@ def _text(summed: Summary) -> Iterator[str]:
     yield from _columns("status codes", sorted(summed.statuses.items()))
     if any(change != "new" for change in summed.changes):
         yield from _columns("against the last visits", summed.changes.most_common())
-    yield from _columns("types", summed.types.most())
-    yield from _columns("hosts", summed.hosts.most())
-    yield from _columns("hosts with most failures", summed.failing.most())
+    yield from _columns(summed.types.titled("types"), summed.types.most())
+    yield from _columns(summed.hosts.titled("hosts"), summed.hosts.most())
+    yield from _columns(summed.failing.titled("hosts with most failures"), summed.failing.most())
     for name, histogram in (("time to first byte", summed.first_byte), ("whole fetch", summed.total)):
         labels = [f"up to {bound:g} s" for bound in histogram.bounds] + [f"over {histogram.bounds[-1]:g} s"]
         yield from _columns(name, [pair for pair in zip(labels, histogram.counts, strict=True) if pair[1]])
     if summed.missing:
         yield f"{counted(summed.missing, 'requisite')} could not be fetched"
-        yield from _columns("pages that lack them, as the first to name them", summed.incomplete.most())
+        title = summed.incomplete.titled("pages that lack them, as the first to name them")
+        yield from _columns(title, summed.incomplete.most())
 
 
 def _columns(title: str, counts: Sequence[tuple[str, int]]) -> Iterator[str]:

@@ -18,6 +18,18 @@ def write(pieces: Iterable[bytes]) -> None:
         sys.stdout.buffer.write(piece)
 
 
+def stand_in_for_closed() -> None:
+    """Standard streams that were closed before this process began lead nowhere. Otherwise the first files that it opens get their
+    numbers, and whatever is said is written into them."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
 def forget_output() -> None:
     """What is still buffered must not be tried again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

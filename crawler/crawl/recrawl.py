@@ -43,7 +43,7 @@ class Recrawler:
     async def order(self, order: RecrawlOrder) -> None:
         """Durable on return; there is to be room for it. StorageError: it could not be kept."""
         if await self._pump.change(self._keep, order) is None:
-            raise StorageError("the order could not be kept")
+            raise (self._pump.failure or StorageError("the order could not be kept")).with_traceback(None)
         self._ordered.set()
 
     def _keep(self, order: RecrawlOrder) -> bool:

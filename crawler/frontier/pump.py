@@ -118,6 +118,8 @@ class Pump:
 
     async def between_commits(self, call: Callable[..., T], *args: object) -> T:
         """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # until it is made good a commit is under way
         async with asyncio.timeout(STILL_S):
             await self._still.acquire()
         try:
@@ -396,9 +398,9 @@ class Pump:
     # -- other members of the crawl -------------------------------------------------------------------------------
 
     @property
-    def is_failing(self) -> bool:
-        """Whether something has failed, and is not made good yet."""
-        return self._failure is not None
+    def failure(self) -> StorageError | None:
+        """What has failed, and is not made good yet."""
+        return self._failure
 
     @property
     def may_end(self) -> bool:

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 from msgspec import Struct
 
 from crawler.config.render import FILE_NAME
-from crawler.core.durable import OPEN, make_dir, rename, storing, sync_dir, sync_file_system
+from crawler.core.durable import OPEN, length_of, make_dir, missing, rename, storing, sync_dir, sync_file_system
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import KINDS
@@ -73,6 +73,8 @@ class Cut:
                 try:
                     if mark.closed:
                         os.link(self._root / name, self._made / name)
+                        if length_of(self._made / name) < mark.length:
+                            raise missing(self._root / name, mark.length)
                     else:
                         self._open.append(((self._root / name).open("rb", buffering=0), self._made / name, mark.length))
                 except FileNotFoundError:
@@ -80,6 +82,8 @@ class Cut:
                 self.files += 1
                 self.bytes += mark.length
                 return
+        if not mark.closed:  # it cannot be retired: such a copy would never open
+            raise missing(self._root / file, mark.length, full=False)
         self.missing.append(file)
 
     def copy(self) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crawler.config.render import identity, identity_conflicts, read_identity, write_effective
+from crawler.config.render import FILE_NAME, IDENTITY, identity, identity_conflicts, read_identity, write_effective
 from crawler.config.sections import Config
 from crawler.core.durable import make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
@@ -136,6 +136,12 @@ def _forget(root: Path, keep: int) -> None:
 def _check_identity(root: Path, config: Config) -> None:
     begun = read_identity(root)
     if begun is None:
+        if is_crawl(root):
+            settings = ", ".join(IDENTITY)
+            raise ConfigError(
+                f"{root / FILE_NAME} is missing, which says how this crawl was begun: put it back, or write one with what it was "
+                f"begun with ({settings})"
+            )
         return
     if conflicts := identity_conflicts(begun, identity(config)):
         advice = f"{root} was begun with other settings; use them, another --output, or --fresh to set it aside"

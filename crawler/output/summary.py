@@ -23,10 +23,13 @@ SECONDS_BOUNDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 class Top:
-    """Counts of the most frequent names: the space-saving sketch, in which no count is too low."""
+    """Counts of the most frequent names: a space-saving sketch. What is told of a name is what was surely its own: where it
+    ``is_cut``, because there were too many names, a count may be too low, never too high."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._inherited: dict[str, int] = {}
+        """Of these, what a name may have had before, while it was not kept."""
         self._floor = 0
 
     def add(self, name: str, by: int = 1) -> None:
@@ -34,10 +37,21 @@ class Top:
             kept = self._counts.most_common(KEPT_MAX // 2)
             self._floor = kept[-1][1]
             self._counts = Counter(dict(kept))
-        self._counts[name] += by + (self._floor if name not in self._counts else 0)
+            self._inherited = {name: self._inherited.get(name, 0) for name in self._counts}
+        if name not in self._counts:
+            self._counts[name] = self._inherited[name] = self._floor
+        self._counts[name] += by
 
     def most(self, number: int = SHOWN) -> list[tuple[str, int]]:
-        return self._counts.most_common(number)
+        return Counter({name: count - self._inherited[name] for name, count in self._counts.items()}).most_common(number)
+
+    @property
+    def is_cut(self) -> bool:
+        return self._floor > 0
+
+    def titled(self, title: str) -> str:
+        """What stands above its counts."""
+        return f"{title} (at least)" if self.is_cut else title
 
     def __len__(self) -> int:
         return len(self._counts)

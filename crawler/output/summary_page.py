@@ -34,8 +34,8 @@ def page(summary: Summary, *, title: str) -> str:
         _section("Visits over time", _timeline(summary.times), wide=True),
         _section("Outcomes", _table(summary.outcomes.most_common())),
         _section("Status codes", _table(sorted(summary.statuses.items()))),
-        _section("Types", _table(summary.types.most())),
-        _section("Hosts", _table(summary.hosts.most())),
+        _section(summary.types.titled("Types"), _table(summary.types.most())),
+        _section(summary.hosts.titled("Hosts"), _table(summary.hosts.most())),
         _section("Sizes of bodies, as sent", _histogram(summary.sizes, _amount)),
         _section("Time to first byte", _histogram(summary.first_byte, _duration)),
     ]
@@ -52,11 +52,11 @@ def _rest(summary: Summary) -> Iterable[str]:
     if any(change != "new" for change in summary.changes):
         yield _section("Against the last visits", _table(summary.changes.most_common()))
     if len(summary.failing):
-        yield _section("Hosts with most failures", _table(summary.failing.most()))
+        yield _section(summary.failing.titled("Hosts with most failures"), _table(summary.failing.most()))
     if summary.reasons:
         yield _section("Reasons", _table(summary.reasons.most_common(10)))
     if summary.missing:
-        yield _section("Pages that lack something", _table(summary.incomplete.most()))
+        yield _section(summary.incomplete.titled("Pages that lack something"), _table(summary.incomplete.most()))
 
 
 def _section(title: str, content: str, *, wide: bool = False) -> str:

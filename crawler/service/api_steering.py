@@ -128,6 +128,8 @@ class Steering:
         if None in wanted.values():
             raise Problem(400, "null says nothing: leave it out")
         url, host, outcomes, tag = wanted.get("url"), wanted.get("host"), _texts(wanted, "outcome"), wanted.get("tag")
+        if "outcome" in wanted and not outcomes:  # a list that somebody's filter has left empty means none, not all
+            raise Problem(400, "outcome names none: leave it out where any outcome will do")
         if unknown := sorted(set(outcomes) - set(get_args(OutcomeName))):
             raise Problem(400, f"there is no outcome {', '.join(unknown)}; known are {', '.join(get_args(OutcomeName))}")
         if not isinstance(tag, str | int | float | None) or isinstance(tag, bool):

@@ -56,7 +56,8 @@ class Vitals:
 
     def __init__(self, crawl: Crawl) -> None:
         self._crawl = crawl
-        self._rates = Rates()
+        self.lately = Rates()
+        """Sampled every SAMPLE_EVERY_S."""
         self.history: deque[float] = deque(maxlen=HISTORY_MAX)
         """Pages per second, every HISTORY_EVERY_S."""
         self.last_reload_successful: Callable[[], bool] = lambda: True
@@ -129,7 +130,7 @@ class Vitals:
         before, drawn_at = self._crawl.stats(), -HISTORY_EVERY_S
         while True:
             now = self._crawl.stats()
-            self._rates.add(now)
+            self.lately.add(now)
             if now.at - drawn_at >= HISTORY_EVERY_S:
                 seconds = now.at - before.at
                 self.history.append(max(0, now.done - before.done) / seconds if seconds else 0.0)
@@ -138,11 +139,11 @@ class Vitals:
 
     def left(self) -> Left | None:
         """How long the crawl goes on."""
-        return left(self._crawl.stats(), self._rates)
+        return left(self._crawl.stats(), self.lately)
 
     def rates(self) -> tuple[float, float]:
         """URLs settled and body bytes received per second, of late."""
-        return self._rates.pages, self._rates.bytes
+        return self.lately.pages, self.lately.bytes
 
     def alive(self) -> str | None:
         """What keeps the crawl from making progress, where a restart might cure it; None if it is alive."""

@@ -59,7 +59,8 @@ async def run_crawl(
         begun = crawl.stats()
         error = fault = None
         async with open_vitals(crawl) as vitals:
-            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crawl.stats, vitals.memory_report)
+            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
             with signals.heard(calls):
                 shown = asyncio.create_task(showing(crawl.stats, on_snapshot, interval), name="progress")
                 try:
@@ -116,10 +117,9 @@ def stopping(crawl: Drains, *numbers: signal.Signals) -> dict[signal.Signals, Ca
 
 
 def telling(
-    stats: Callable[[], Snapshot], memory: Callable[[], Coroutine[None, None, str]]
+    stats: Callable[[], Snapshot], lately: Rates, memory: Callable[[], Coroutine[None, None, str]]
 ) -> dict[signal.Signals, Callable[[], None]]:
     """What SIGUSR1 and SIGUSR2 do: log how far the crawl is, and where its ``memory`` is."""
-    line = status_liner(stats)
     reports: set[asyncio.Task[None]] = set()
 
     async def report() -> None:
@@ -131,19 +131,7 @@ def telling(
             reports.add(task)
             task.add_done_callback(reports.discard)
 
-    return {signal.SIGUSR1: lambda: logger.info("%s", line()), signal.SIGUSR2: ask_for_report}
-
-
-def status_liner(stats: Callable[[], Snapshot]) -> Callable[[], str]:
-    """What the status line says now."""
-    rates = Rates()
-
-    def line() -> str:
-        snapshot = stats()
-        rates.add(snapshot)
-        return status_line(snapshot, rates)
-
-    return line
+    return {signal.SIGUSR1: lambda: logger.info("%s", status_line(stats(), lately)), signal.SIGUSR2: ask_for_report}
 
 
 def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:

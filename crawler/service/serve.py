@@ -17,12 +17,12 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.model import Snapshot
 from crawler.crawl import open_crawl
-from crawler.crawl.status import Rates, status_fields
+from crawler.crawl.status import Rates, status_fields, status_line
 from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
-from crawler.service.run import Report, first_of, status_liner, stopping, telling
+from crawler.service.run import Report, first_of, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
 from crawler.service.steered import Direct, Steered, Vital
@@ -62,13 +62,13 @@ async def serve(
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl.stats, vitals.memory_report)
+                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl.stats, vitals.lately, vitals.memory_report)
                 with signals.heard(calls | reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         logger.info("control API on port %d; crawling", port)
                         notifier.ready()
                         on_ready(port)
-                        with beside(tasks, crawl.drains, vitals.alive, crawl.stats, notifier):
+                        with beside(tasks, crawl.drains, vitals.alive, crawl.stats, vitals.lately, notifier):
                             await crawl.run()
         except* StorageError as group:
             error = first_of(group)
@@ -94,6 +94,7 @@ def beside(
     drains: Callable[[], Coroutine[None, None, None]],
     alive: Callable[[], str | None],
     stats: Callable[[], Snapshot],
+    lately: Rates,
     notifier: Notifier,
 ) -> Iterator[None]:
     """What systemd and the log want to know, while the crawl runs."""
@@ -103,17 +104,13 @@ def beside(
         notifier.stopping()
 
     async def tell_the_status() -> None:
-        rates = Rates()
         while True:
-            await asyncio.sleep(STATUS_EVERY_S / 2)
-            rates.add(stats())
-            await asyncio.sleep(STATUS_EVERY_S / 2)
-            rates.add(now := stats())
-            logger.info("status", extra=status_fields(now, rates))
+            await asyncio.sleep(STATUS_EVERY_S)
+            logger.info("status", extra=status_fields(stats(), lately))
 
     telling = [
         tasks.create_task(tell_the_status(), name="status"),
-        tasks.create_task(notifier.keep(alive, status_liner(stats)), name="notify"),
+        tasks.create_task(notifier.keep(alive, lambda: status_line(stats(), lately)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
     ]
     try:

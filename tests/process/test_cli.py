@@ -9,7 +9,8 @@ import sys
 import threading
 
 import pytest
-from support.programs import CLEAN, command, crawler, on_a_terminal
+from support.programs import CLEAN, LOCAL, command, crawler, on_a_terminal
+from support.webs import Answer, Web
 
 from crawler.cli import crawl_commands
 from crawler.cli.arguments import CommandParser
@@ -182,6 +183,18 @@ def test_a_closed_pipe_is_no_error():
     ended = crawler("config", "show", "--example", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)], ids=str)
+def test_streams_that_were_closed_before_it_began_are_no_error(closed, tmp_path):
+    """Some who start programs close them. A crawl's own files must not get their numbers."""
+    with Web({"127.0.0.1": {"/": Answer(body=b"x")}}).running() as web:
+        words = ("run", web.url("127.0.0.1"), "-o", str(tmp_path / "out"), *LOCAL, "--json")
+        ended = crawler(*words, preexec_fn=lambda: [os.close(number) for number in closed])
+    assert ended.returncode == 0, ended.stderr
+    assert command("verify", str(tmp_path / "out")).returncode == 0
+    ended = crawler("results", str(tmp_path / "out"), preexec_fn=lambda: [os.close(number) for number in closed])
+    assert ended.returncode == 0, ended.stderr
 
 
 class Health(http.server.BaseHTTPRequestHandler):

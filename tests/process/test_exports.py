@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -107,6 +108,17 @@ def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     (tmp_path / "link").symlink_to(tmp_path / "to")
     exported(crawled, "--format", form, "--to", str(tmp_path / "link"))
     assert (tmp_path / "link").is_symlink() and (tmp_path / "to").is_file()
+
+
+@pytest.mark.parametrize("folder", ["index", "warc"])
+def test_an_archive_that_was_cut_is_not_taken_for_a_whole_one(crawled, tmp_path, folder):
+    """An index without its lines would be a WACZ file that replays nothing."""
+    shutil.copytree(crawled[0], tmp_path / "out")
+    cut = sorted((tmp_path / "out" / folder).iterdir())[0]
+    os.truncate(cut, cut.stat().st_size // 2)
+    ended = command("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz"))
+    assert (ended.returncode, cut.name in ended.stderr) == (3, True), ended.stderr
+    assert not (tmp_path / "x.wacz").exists()
 
 
 def test_of_a_crawl_that_keeps_no_bodies_nothing_is_taken_and_an_earlier_export_stays(tmp_path):

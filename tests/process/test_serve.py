@@ -16,6 +16,9 @@ from support.daemons import served
 from support.programs import LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.sinful import Site, head, running, stay
 
+from crawler.cli import client as client_module
+from crawler.cli.change_commands import retry
+
 
 @pytest.fixture(scope="module")
 def site():
@@ -374,6 +377,26 @@ def test_what_is_refused_is_said_plainly(daemon, tmp_path):
     done = command("status", "--listen", "127.0.0.1:1")
     assert done.returncode == 1
     assert "no response from 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_order_that_takes_as_long_as_there_are_records_is_waited_for(monkeypatch, capsys):
+    """Otherwise it was carried out, and the command said that nobody was there."""
+    monkeypatch.setattr(client_module, "TIMEOUT_S", 0.3)
+
+    def slow(port: socket.socket) -> None:
+        connection, _ = port.accept()
+        with connection:
+            connection.recv(1 << 16)
+            time.sleep(1)
+            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{"count":7}')
+            while connection.recv(1 << 16):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as port, ThreadPoolExecutor(1) as server:
+        served_it = server.submit(slow, port)
+        assert retry(["--outcome", "timeout", "--listen", f"127.0.0.1:{port.getsockname()[1]}"]) == 0
+        served_it.result(10)
+    assert capsys.readouterr().err == "crawler: 7 URLs are due again\n"
 
 
 def test_another_server_at_that_address_is_said_to_be_no_crawler():

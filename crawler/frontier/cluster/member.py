@@ -159,7 +159,7 @@ class Member:
 
     async def _ask(self, call: Callable[..., T], *args: object) -> T | None:
         """On the engine's thread; None where the database cannot be reached: the pump makes that good."""
-        if self._its.is_failing:
+        if self._its.failure is not None:
             return None
         try:
             return await self._its.ask(call, *args)
@@ -168,7 +168,7 @@ class Member:
             return None
 
     async def _between_commits(self, call: Callable[..., T], *args: object) -> T | None:
-        if self._its.is_failing:
+        if self._its.failure is not None:
             return None
         try:
             return await self._its.between_commits(call, *args)
@@ -371,12 +371,12 @@ class Member:
         while True:
             out = self._its.slots_out(self.slot_of) if self._wanted else ()
             wanted = {slot: epoch for slot, epoch in self._wanted.items() if slot not in out and slot not in self._dropping}
-            if wanted and not self._its.is_failing:
+            if wanted and self._its.failure is None:
                 await self._load(wanted, loader)
                 self._pace()
             if not self._opened.is_set() and self._phases and not self._wanted:
                 self._opened.set()
-            if self._lost_disks.members and not self._its.is_failing:
+            if self._lost_disks.members and self._its.failure is None:
                 await self._lost_disks.search(self._its, self._held())
             await asyncio.sleep(STEP_S)
 

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 
 from msgspec import Struct
 
-from crawler.core.durable import open_there
+from crawler.core.durable import length_of, missing, open_there
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
@@ -103,7 +103,9 @@ def _sorted_files(root: Path, kept: Mapping[str, Mark], scratch: Path) -> Iterat
     for file, mark in sorted(kept.items()):
         if not file.startswith("index/"):
             continue
-        if mark.closed and (root / file).exists():
+        if mark.closed and (length := length_of(root / file)) >= 0:
+            if length < mark.length:
+                raise missing(root / file, mark.length)
             yield root / file
             continue
         copy = scratch / file[6:]

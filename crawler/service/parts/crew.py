@@ -106,7 +106,7 @@ class Crew:
         self._own_bytes = 0
         """Of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
-        self._rates: Final = Rates()
+        self.lately: Final = Rates()
         self.history: deque[float] = deque(maxlen=HISTORY_MAX)
         """Pages per second, every HISTORY_EVERY_S."""
         self._noted_at = 0.0
@@ -206,11 +206,11 @@ class Crew:
 
     def rates(self) -> tuple[float, float]:
         """URLs settled and body bytes received per second, of late."""
-        return self._rates.pages, self._rates.bytes
+        return self.lately.pages, self.lately.bytes
 
     def left(self) -> Left | None:
         """As ``Vitals.left``."""
-        return left(self.stats(), self._rates)
+        return left(self.stats(), self.lately)
 
     def alive(self) -> str | None:
         """As ``Vitals.alive``: what keeps a part from making progress."""
@@ -227,10 +227,10 @@ class Crew:
 
     async def look(self) -> None:
         """See all parts anew."""
-        self._rates.add(self.stats())
+        self.lately.add(self.stats())
         if (now := time.monotonic()) - self._noted_at >= HISTORY_EVERY_S:
             self._noted_at = now
-            self.history.append(self._rates.pages)
+            self.history.append(self.lately.pages)
         self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
         async with asyncio.TaskGroup() as tasks:
             for part in self._parts:

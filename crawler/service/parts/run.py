@@ -50,7 +50,8 @@ async def run_parts(
         crew = crew_of(config, opened)
         signals.at_once = crew.kill
         async with scraped(config, crew):
-            calls = stopping(crew, signal.SIGTERM, signal.SIGINT, signal.SIGHUP) | telling(crew.stats, crew.memory_report)
+            calls = stopping(crew, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            calls |= telling(crew.stats, crew.lately, crew.memory_report)
             with signals.heard(calls):
                 shown = asyncio.create_task(showing(crew.stats, on_snapshot, interval), name="progress")
                 try:

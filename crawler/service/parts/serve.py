@@ -54,7 +54,7 @@ async def serve_parts(
         error: Exception | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                calls = stopping(crew, signal.SIGTERM, signal.SIGINT) | telling(crew.stats, crew.memory_report)
+                calls = stopping(crew, signal.SIGTERM, signal.SIGINT) | telling(crew.stats, crew.lately, crew.memory_report)
                 with signals.heard(calls | reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         running = tasks.create_task(crew.run(), name="parts")
@@ -66,7 +66,7 @@ async def serve_parts(
                         logger.info("control API on port %d; crawling with %d processes", port, opened.division.parts)
                         notifier.ready()
                         on_ready(port)
-                        with beside(tasks, crew.drains, crew.alive, crew.stats, notifier):
+                        with beside(tasks, crew.drains, crew.alive, crew.stats, crew.lately, notifier):
                             await running
         except* (StorageError, PartsError) as group:
             error = first_of(group)

@@ -7,6 +7,7 @@ import pytest
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.model import Dropped, LongestHost, Pause
+from crawler.crawl.failing_hosts import HOSTS_MAX, FailingHosts
 from crawler.crawl.status import FAILING_HOSTS, snapshot_of
 from crawler.crawl.wiring import open_crawl
 from crawler.parse.seeds import Chunk, read
@@ -97,6 +98,16 @@ async def test_a_pause_of_the_machine_is_what_the_workers_wait_for(config, pause
         assert snapshot_of(crawl).waits_for == waits_for
         crawl.frontier.resume(pause)
         assert snapshot_of(crawl).waits_for == "nothing"
+
+
+def test_of_more_hosts_than_are_counted_none_has_failed_too_often():
+    hosts = FailingHosts()
+    for _ in range(3):
+        for number in range(3 * HOSTS_MAX):
+            hosts.add(f"h{number}.test")
+            hosts.add("bad.test")
+    told = hosts.top(HOSTS_MAX)
+    assert told[0] == ("bad.test", 9 * HOSTS_MAX) and told[1][1] <= 3 and len(told) == HOSTS_MAX
 
 
 async def test_at_most_ten_failing_hosts_are_named_the_worst_first(config):

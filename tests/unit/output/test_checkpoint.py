@@ -35,6 +35,27 @@ def test_a_disk_that_fills_up_with_the_last_piece_is_told(cut: Cut) -> None:
         cut.copy()
 
 
+@pytest.mark.parametrize(("closed", "length"), [(True, 3999), (False, 3999), (False, -1)])
+def test_a_copy_that_would_not_open_is_not_made(tmp_path: Path, closed: bool, length: int) -> None:
+    root, made = tmp_path / "root", tmp_path / "made"
+    (root / "results").mkdir(parents=True)
+    made.mkdir()
+    if length >= 0:
+        (root / "results" / "r").write_bytes(b"x" * length)
+    cut = Cut(root, made)
+    with pytest.raises(StorageError, match="committed"):
+        cut.take("frontier", lambda path: {"results/r": Mark(4000, closed=closed)})
+        cut.copy()
+
+
+def test_a_full_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "made").mkdir()
+    cut = Cut(tmp_path / "root", tmp_path / "made")
+    cut.take("frontier", lambda path: {"results/r": Mark(4000, closed=True)})
+    assert cut.missing == ["results/r"]
+
+
 def test_checkpoints_of_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2026, 1, 2, 3, 4, 5, 4, 2, 0)))
     names = []

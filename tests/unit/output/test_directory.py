@@ -35,3 +35,15 @@ def test_a_crawl_that_was_kept_in_memory_is_told_apart_from_none(tmp_path: Path)
         write_effective(tmp_path, config)
     with pytest.raises(ConfigError, match="its rows are in"):
         crawl_in(tmp_path)
+
+
+def test_a_store_whose_settings_are_missing_is_not_taken_over_with_others(tmp_path: Path) -> None:
+    config = Config(output=str(tmp_path))
+    with open_directory(tmp_path, config):
+        (tmp_path / "frontier").mkdir()
+    (tmp_path / "crawl.toml").rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match=r"crawl\.toml is missing"), open_directory(tmp_path, config):
+        pass
+    (tmp_path / "away").rename(tmp_path / "crawl.toml")
+    with open_directory(tmp_path, config):
+        pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crawler.output.summary import STEPS_MAX, Timeline
+from crawler.output.summary import KEPT_MAX, STEPS_MAX, Timeline, Top
 
 YEAR_S = 365 * 86400
 
@@ -15,3 +15,21 @@ def test_a_single_row_a_year_later_widens_the_steps_at_once() -> None:
     told = times.as_json()
     assert YEAR_S / STEPS_MAX < told["step"] < 4 * YEAR_S / STEPS_MAX
     assert list(told["counts"].values()) == [{"ok": 1}, {"ok": 1}]
+
+
+def test_of_more_names_than_are_kept_no_count_is_too_high() -> None:
+    top, names = Top(), [f"h{number}.test" for number in range(5 * KEPT_MAX)]
+    for _ in range(3):
+        for name in names:
+            top.add(name)
+            top.add("busy.test")
+    assert top.most(2)[0][0] == "busy.test" and 0 < top.most(2)[1][1] <= 3 and len(top) <= KEPT_MAX
+    assert (top.most(1)[0][1], top.titled("hosts")) == (15 * KEPT_MAX, "hosts (at least)")
+
+
+def test_of_fewer_names_every_count_is_right() -> None:
+    top = Top()
+    for number in range(KEPT_MAX):
+        top.add(f"h{number}.test", number)
+    assert top.most(2) == [(f"h{KEPT_MAX - 1}.test", KEPT_MAX - 1), (f"h{KEPT_MAX - 2}.test", KEPT_MAX - 2)]
+    assert top.titled("hosts") == "hosts"

@@ -2,11 +2,16 @@
 
 import asyncio
 import logging
+import os
+import signal
 
 import aiohttp
 from support.daemons import PLAIN
+from support.webs import Answer, Web
 
 from crawler.config.load import load
+from crawler.crawl import status as status_module
+from crawler.service import health
 from crawler.service import serve as serve_module
 
 
@@ -23,3 +28,27 @@ async def test_it_tells_its_status_once_a_minute(tmp_path, monkeypatch, caplog):
         assert (await serving).exit_code == 0
     assert told[0].levelname == "INFO"
     assert (told[0].state, told[0].known, told[0].done, told[0].failed, told[0].seconds_left) == ("running", 0, 0, 0, None)
+
+
+async def test_what_it_tells_has_the_speed_of_late(tmp_path, monkeypatch, caplog):
+    """However far apart two status lines are, and whenever a signal asks for one."""
+    monkeypatch.setattr(serve_module, "STATUS_EVERY_S", 0.6)
+    monkeypatch.setattr(status_module, "RATE_WINDOW_S", 0.3)
+    monkeypatch.setattr(status_module, "RATE_S_MIN", 0.1)
+    monkeypatch.setattr(health, "SAMPLE_EVERY_S", 0.02)
+    caplog.set_level(logging.INFO)
+    config = load(PLAIN | {"output": str(tmp_path), "rate": 40}, environ={}).config
+    port = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve_module.serve(config, load=lambda: config, on_ready=port.set_result))
+    with Web({"127.0.0.1": {f"/{n}": Answer(body=b"x") for n in range(200)}}).running() as web:
+        async with asyncio.timeout(30), aiohttp.ClientSession(f"http://127.0.0.1:{await port}") as session:
+            (await session.post("/v1/seeds", data="\n".join(web.url("127.0.0.1", f"/{n}") for n in range(200)))).release()
+            while not (told := [one for one in caplog.records if one.msg == "status" and 40 <= one.done < one.known]):
+                await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while not (lines := [one.getMessage() for one in caplog.records if " in flight" in one.getMessage()]):
+                await asyncio.sleep(0.01)
+            (await session.post("/v1/drain")).release()
+            assert (await serving).exit_code == 0
+    assert told[0].pages_per_second > 0 and told[0].bytes_per_second > 0 and told[0].seconds_left is not None
+    assert " · 0/s" not in lines[0]

@@ -6,6 +6,7 @@ import errno
 import orjson
 import pytest
 from support.daemons import daemon
+from support.full_disk import file_size_limit
 from support.sinful import Site, head, running, stay
 
 from crawler.cli.checkpoint_command import checkpoint
@@ -83,6 +84,21 @@ async def test_a_full_disk_is_told_as_storage(tmp_path, monkeypatch):
         assert (status, told["detail"], told["errno"]) == (503, "no room", "ENOSPC")
         where = ["--listen", f"127.0.0.1:{d.session._base_url.port}"]
         assert await asyncio.to_thread(checkpoint, [str(tmp_path), str(tmp_path / "copy"), *where]) == Exit.STORAGE
+
+
+async def test_while_the_disk_is_full_an_order_is_told_so_at_once(tmp_path):
+    """Not after half a minute, as a store that does not respond, or as no more than not kept."""
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        with file_size_limit(64 << 10):
+            adding = asyncio.create_task(d.ask("POST", "/v1/seeds", data=lines(f"http://a.test/{n}" for n in range(5000))))
+            await d.until(paused_by=["disk", "user"])
+            for path in ("/v1/checkpoint", "/v1/recrawl"):
+                status, told = await d.ask("POST", path)
+                assert (status, told.get("errno")) == (503, "EFBIG"), told
+        await d.until(paused_by=["user"])
+        await adding
+        assert [(await d.ask("POST", path))[0] for path in ("/v1/checkpoint", "/v1/recrawl")] == [200, 202]
 
 
 async def test_a_visit_that_goes_on_is_given_up_when_it_is_excluded(tmp_path, site):
@@ -190,6 +206,18 @@ async def test_settled_urls_are_due_again_or_forgotten(tmp_path, site):
         assert (await d.ask("GET", "/v1/urls", params={"url": found[0]}))[1]["state"] == "unknown"
         await d.ask("POST", "/v1/seeds", data=found[0].encode())
         await d.until(done=2, known=2)
+
+
+async def test_a_list_of_outcomes_that_is_empty_does_not_mean_all(tmp_path, site):
+    """A script whose own filter found none would otherwise have the whole crawl forgotten, or fetched again."""
+    async with daemon(tmp_path) as d:
+        (url,) = urls(site, ["kept"])
+        await d.ask("POST", "/v1/seeds", data=url.encode())
+        await d.until(done=1)
+        for path in ("/v1/retry", "/v1/remove", "/v1/recrawl"):
+            assert (await d.ask("POST", path, json={"outcome": []}))[0] == 400
+        assert (await d.ask("POST", "/v1/recrawl", params={"outcome": ""}))[0] == 400
+        assert (await d.ask("GET", "/v1/urls", params={"url": url}))[1]["state"] == "done"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ NODE = "a"
 class Pump:
     """In the pump's place: everything is done at once; ``meanwhile`` before the loop hears of what was done between commits."""
 
-    is_failing = False
+    failure = None
 
     def __init__(self) -> None:
         self.frontier = SimpleNamespace(pauses=set(), resume=lambda why: None, pause=lambda why: None)
