@@ -111,6 +111,8 @@ class FetchError(CrawlerError):
         """Nobody was asked for this URL's sake: the failure is another's, or its proxy's."""
         self.sent = False
         """The host had taken the request."""
+        self.stray = False
+        """What came may belong to what was asked before on the same connection."""
         super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
 
     def kept(self) -> FetchError:

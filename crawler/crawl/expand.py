@@ -163,11 +163,12 @@ class Expander:
         self.parsed(time.perf_counter() - began)
         del body
         refused = found.refused
+        is_read = bool(found.parts or found.embeds or found.encoding)  # once they are admitted, the lists are empty
         if found.embeds:
             await self._admit_embeds(link, found)
         block = await self._block(link, found, held)
         if fault is not None:
-            cut.append((fault.reason, "its first part was read" if found.parts else "nothing of it was read"))
+            cut.append((fault.reason, "its first part was read" if is_read else "nothing of it was read"))
         elif "parse_crashed" in refused:
             cut.append(("parse_crashed", f"{refused['parse_crashed']} parts of its links were damaged"))
         if "outlinks" in refused:

@@ -216,6 +216,7 @@ class Fetcher:
                 error.sent = exchange.is_sent
                 error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
                 if not head_at:
+                    error.stray = exchange.reused and error.reason == "malformed"
                     raise
                 fault = error.kept()
             if exchange.our_errno:

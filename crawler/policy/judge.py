@@ -48,7 +48,8 @@ class Judge:
     def error(self, lease: Lease, error: FetchError) -> Dropped | Retry:
         """No response, or one that could not be read at all."""
         sign = host_sign(error)
-        if error.outcome in RETRY_OUTCOMES and not error.permanent and self._may_retry(lease):
+        is_hopeful = (error.outcome in RETRY_OUTCOMES and not error.permanent) or error.stray
+        if is_hopeful and self._may_retry(lease):
             return Retry(error.outcome, error.reason, sign, error.detail)
         return Dropped(error.outcome, error.reason, error.detail, sign)
 

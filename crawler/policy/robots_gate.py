@@ -193,9 +193,11 @@ class RobotsGate:
 
     def _read(self, outcome: Done | Dropped) -> robots_rules.RobotsRules | Failure:
         """The rules that a visit brought, or how what waits for them ends."""
-        if not isinstance(outcome, Done) or _is_stacked(outcome.page):
+        if not isinstance(outcome, Done):
             return outcome.outcome, outcome.reason or UNAVAILABLE[1]
         page = outcome.page
+        if _is_stacked(page):
+            return (outcome.outcome, outcome.reason) if outcome.reason else UNAVAILABLE  # never "ok": it is not read
         body = page.decoded(robots_rules.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
         is_cut = outcome.outcome == "too_large"
         # what follows the end of its content coding is none of its rules, and takes nothing from them

@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from support.programs import LOCAL, command, rows_of
+from support.programs import LOCAL, command, crawler, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page, redirect
 
@@ -116,6 +116,19 @@ def test_a_list_without_depth_has_its_requisites(tmp_path):
         assert command("run", web.url(HOST, "/two"), *settings, "--max-pages", "1").returncode == 5
         assert command("run", *settings).returncode == 0, "what a page needs does not count among the pages"
         assert set(web.asked(HOST)) == {"/two", "/deep.png", "/both.html", "/nest1.css", "/nest2.css", "/nest1.png", "/nest2.png"}
+
+
+def test_what_pages_need_uses_none_of_the_pages_up(tmp_path):
+    """Where one of them was the last that was allowed, the crawl stood still for ever."""
+    with Web().running() as web:
+        names = [f"/{n}" for n in range(9)]
+        links = "".join(f"<img src={name}.png><a href={name}>" for name in names)
+        web.hosts = {HOST: {"/": html(links), **dict.fromkeys(names, page()), **{f"{name}.png": image(name) for name in names}}}
+        settings = ("--depth", "1", "--requisites", "--max-pages", "4", "-o", str(tmp_path), *LOCAL)
+        ended = crawler("run", web.url(HOST), *settings)
+    assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
+    kinds = [row["kind"] for row in rows_of(tmp_path) if row["kind"] in ("seed", "link")]
+    assert len(kinds) == 4
 
 
 def test_every_page_that_lacks_something_is_named(tmp_path):

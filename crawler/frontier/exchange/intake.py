@@ -49,7 +49,7 @@ class Intake:
         while not pump.has_ended:
             self._pace(pump.frontier)
             async with self._under_way:
-                may_commit = not pump.is_failing and not pump.frontier.draining
+                may_commit = pump.failure is None and not pump.frontier.draining
                 if may_commit and (received := await self._receive(pump)) is not None:
                     await self._admit(pump, received)
                     continue

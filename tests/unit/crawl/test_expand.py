@@ -122,6 +122,10 @@ async def test_a_page_that_ends_its_parser_is_read_in_its_first_quarter(tmp_path
     done = await Trial(tmp_path, reader).expand(page_of(tmp_path, body, SEED))
     assert reader.asked == [body, body[: len(body) // 4]]
     assert (len(links_of(done)), done.refused) == (3, {"parse_crashed": 1})
+    assert done.cut == (("parse_crashed", "its first part was read"),)
+    trial = Trial(tmp_path, Reader(ParseFault("parse_crashed"), ParseFault("parse_crashed")))
+    done = await trial.expand(page_of(tmp_path, body, SEED))
+    assert done.cut == (("parse_crashed", "nothing of it was read"),)
 
 
 @pytest.mark.parametrize("body", [b"\0" * (2 << 20), b"", b"no tag at all", "kein Tag > hier".encode("utf-16")])

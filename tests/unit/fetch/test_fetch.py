@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 from support.corpora import corpus
 from support.hostile import LIMITS, end_of, fetching, lease_of, sinful_site, url_of
-from support.sinful import Site, forever, hang, head, page, running, stay
+from support.sinful import Site, forever, hang, head, heard, page, running, stay
 
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
-from crawler.core.model import Known, Ref
+from crawler.core.model import Known, Ref, Retry
+from crawler.core.urls import UrlRules
 from crawler.fetch import connector, decoding, session
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
@@ -31,6 +32,7 @@ from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.session import shares, tls_context
 from crawler.output.archive.records import http_head
+from crawler.policy.judge import Judge
 
 TEXT = b"<!doctype html><p>" + b"word " * 40_000
 MORE = {
@@ -528,6 +530,26 @@ async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Si
         for sin in ("length-too-small", "head-ends-bare-an-answer-follows"):
             await end_of(fetcher, at(site, f"/sin/{sin}"))
             assert fetcher.stats().connections_idle == 0, sin
+
+
+async def test_rubbish_on_a_kept_connection_may_be_of_what_was_asked_before(site: Site, tmp_path: Path) -> None:
+    """The server sends it when it has the next request, so that nobody can tell before: that page is to be asked for again."""
+    site.scripts["left-over"] = [head(2) + b"ok", heard, b"left over", hang]
+    async with fetching(tmp_path, site) as fetcher:
+        await fetcher.fetch(lease_of(at(site, "/sin/left-over")))
+        lease = lease_of(at(site, "/good/1"))
+        with pytest.raises(FetchError) as met:
+            await fetcher.fetch(lease)
+        assert (met.value.reason, met.value.stray) == ("malformed", True)
+        assert isinstance(Judge(retries=1, max_redirects=1, rules=UrlRules()).error(lease, met.value), Retry)
+        assert (await end_of(fetcher, lease.link.url))[0] == "ok"
+
+
+async def test_rubbish_on_a_new_connection_is_its_own(site: Site, tmp_path: Path) -> None:
+    async with fetching(tmp_path, site) as fetcher:
+        with pytest.raises(FetchError) as met:
+            await fetcher.fetch(lease_of(url_of("garbage-line", site)))
+        assert (met.value.reason, met.value.stray) == ("malformed", False)
 
 
 @pytest.mark.parametrize("path", ["/sin/silence", "/sin/hold", "/sin/hold-big", "/good/1"])

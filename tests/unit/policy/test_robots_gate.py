@@ -220,3 +220,11 @@ def test_rules_that_are_spoilt_before_their_end_are_none(tmp_path, coding):
     desk = gate()
     assert desk.learn(ROBOTS, Done(page, "bad_response", "content_coding")) == [("http://a.test", None)]
     assert desk.refuses(PAGE) == ("bad_response", "content_coding")
+
+
+def test_rules_in_stacked_codings_are_none_and_no_page_is_taken_for_fetched(tmp_path):
+    """They came whole, so their own visit ends well; what waits for them must not end so."""
+    page = page_of(tmp_path, gzip.compress(gzip.compress(DENIES)), ROBOTS.url, coding="gzip, gzip")
+    desk = gate()
+    assert desk.learn(ROBOTS, Done(page, "ok")) == [("http://a.test", None)]
+    assert desk.refuses(PAGE) == UNAVAILABLE
