@@ -230,6 +230,8 @@ HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent
 """What a visit tells of its host. alive: it responded · busy: it asked us to slow down (429, 503) · mute: it took the request
 and gave no response, which is the URL's own · failed: no address, no connection or no TLS · gone: no such name (NXDOMAIN) ·
 silent: the visit says nothing, for the host was not asked."""
+NO_RESPONSE: Final = frozenset({"mute", "failed", "gone"})
+"""Of these, those after which nothing had come."""
 
 
 class Done(Struct, frozen=True):

@@ -19,6 +19,7 @@ from crawler.core.batch import Admitted, Settled
 from crawler.core.model import (
     EMBED,
     NO_FAILURE,
+    NO_RESPONSE,
     NOT_PAGES,
     Done,
     Dropped,
@@ -305,7 +306,8 @@ class Frontier:
         host, now = lease.link.host, self._clock()
         before = self.bench.state(host)
         rest = self._politeness.after(lease.link, outcome, before, now)
-        self.bench.release(lease, rest, now - dealt_at)
+        responded = isinstance(outcome, Unvisited) or outcome.sign not in NO_RESPONSE
+        self.bench.release(lease, rest, now - dealt_at, responded=responded)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
             self.deal()

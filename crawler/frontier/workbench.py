@@ -10,8 +10,9 @@ and a host gets a second connection only when every other due host is being visi
 A group is a further limit that hosts share (``--politeness-by domain``, links that killed a process): a host whose next
 link belongs to a full group is parked there and comes back when the group has room.
 
-A host is prompt once a visit of it was short, until one is long. While prompt hosts have links waiting, some visits are
-kept for them: however many hosts let their visitors wait, they do not take all there are.
+A host is prompt once a visit of it was short, until one is long: then it is slow. While prompt hosts have links waiting,
+some visits are kept for them: however many hosts let their visitors wait, they do not take all there are. Slow hosts have a
+lane of their own, dealt from in turn with all the others: those that nobody knows yet do not queue behind a slow one's retries.
 """
 
 from __future__ import annotations
@@ -56,17 +57,20 @@ RESTING: Final = -2
 PARKED: Final = -3
 ASIDE: Final = -4
 LANES_MAX: Final = 8
-"""Hosts with more visits out than these share the last lane."""
+"""Hosts with more visits out than these share the last of these lanes."""
+SLOW_LANE: Final = LANES_MAX
 KEPT: Final = 8
 """One visit in so many is kept for prompt hosts."""
 PROMPT_S: Final = 4.0
 """A visit of a prompt host takes no longer."""
+STALL_S: Final = 0.5
+"""Nor does one that ends without a response."""
 
 
 class _Host:
     __slots__ = (
-        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_prompt", "is_prompt_and_waits", "out"),
-        *("place", "queue", "robots_queue", "share", "slow_out"),
+        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_prompt", "is_prompt_and_waits", "is_slow"),
+        *("out", "place", "queue", "robots_queue", "share", "slow_out"),
     )
 
     def __init__(self, lease: Lease) -> None:
@@ -84,7 +88,8 @@ class _Host:
         self.down: tuple[str, str] | None = None
         self.share = 0  # the most links it has had here
         self.is_prompt = False
-        self.is_prompt_and_waits = False  # the same, and it has links waiting
+        self.is_slow = lease.failures > 0  # neither prompt nor slow before its first visit
+        self.is_prompt_and_waits = False  # prompt, and it has links waiting
         self.slow_out = 0  # of its visits out, those that began while it was not known to be prompt
 
     def next(self) -> Lease | None:
@@ -119,7 +124,9 @@ class Workbench:
         self._hosts: dict[str, _Host] = {}
         self._groups: dict[str, _Group] = {}
         self._resting: list[tuple[float, int, str]] = []  # a heap
-        self._lanes: tuple[OrderedDict[str, _Host], ...] = tuple(OrderedDict() for _ in range(LANES_MAX))
+        self._lanes: tuple[OrderedDict[str, _Host], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
+        self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])
+        self._is_slow_next = False
         self._ticket = count()
         self._aside: OrderedDict[str, _Host] = OrderedDict()
         self._visits_max = visits_max
@@ -189,11 +196,12 @@ class Workbench:
             host = self._hosts.get(name)
             if host is not None and host.place == RESTING:
                 self._enter_lane(name, host)
-        for lane in self._lanes:
+        for lane in self._lanes_slow_first if self._is_slow_next else self._lanes:
             while lane:
                 name, host = lane.popitem(last=False)
                 host.place = NOWHERE
                 if (lease := self._take_of(name, host, now)) is not None:
+                    self._is_slow_next = not host.is_slow
                     return lease
         return None
 
@@ -214,8 +222,8 @@ class Workbench:
             return None
         if host.out >= self._per_host(name):
             return None
-        is_slow = not host.is_prompt
-        if is_slow and not self._has_room_for_slow():
+        may_be_slow = not host.is_prompt
+        if may_be_slow and not self._has_room_for_slow():
             host.place = ASIDE
             self._aside[name] = host
             return None
@@ -226,7 +234,7 @@ class Workbench:
         self.weight -= size(lease.link)
         host.out += 1
         self.out += 1
-        if is_slow:
+        if may_be_slow:
             host.slow_out += 1
             self._slow_out += 1
         self._recount(host)
@@ -245,12 +253,13 @@ class Workbench:
         self._recount(host)
         self._place(lease.link.host, host)
 
-    def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0) -> None:
+    def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0, *, responded: bool = True) -> None:
         """A visit ended, which took so long: none of its host (and group) starts before that rest is over."""
         host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
-        host.is_prompt = seconds <= PROMPT_S
+        host.is_prompt = seconds <= (PROMPT_S if responded else STALL_S)
+        host.is_slow = not host.is_prompt
         if host.is_prompt:
             self._slow_out -= host.slow_out
             host.slow_out = 0
@@ -399,7 +408,7 @@ class Workbench:
             self._rest_until(name, host, host.due)
 
     def _enter_lane(self, name: str, host: _Host) -> None:
-        host.place = min(host.out, LANES_MAX - 1)
+        host.place = SLOW_LANE if host.is_slow else min(host.out, LANES_MAX - 1)
         self._lanes[host.place][name] = host
 
     def _groups_of(self, name: str, lease: Lease) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
@@ -98,7 +99,7 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain, visits_max):
         elif step == "release" and out:
             done = out.pop(n % len(out))
             if flag:
-                bench.release(done, HostRest(now + n), PROMPT_S * (n % 3))
+                bench.release(done, HostRest(now + n), PROMPT_S * (n % 3), responded=n < 4)
                 name = done.link.host
                 rest_until[name] = max(rest_until.get(name, 0.0), now + n)
                 if by_domain:
@@ -169,6 +170,20 @@ def test_hosts_that_let_their_visitors_wait_do_not_take_all_visits():
         "the first of those that were put aside; nothing is kept for a host that has nothing"
     )
     assert [dealt(), dealt()] == ["silent8", "silent9"], "nothing is kept for hosts with nothing to visit"
+
+
+def test_hosts_that_nobody_knows_do_not_queue_behind_the_retries_of_slow_ones():
+    """While both wait, visits of the two begin in turn; neither waits for all of the other."""
+    bench = Workbench(lambda host: 1)
+    bench.put(lease(f"slow{n}", n) for n in range(10))
+    for _ in range(10):
+        bench.release(bench.take(0.0), HostRest(1.0), 1.0, responded=False)
+    bench.put(lease(f"slow{n}", 200 + n) for n in range(10))
+    bench.put([replace(lease("slow", 100), failures=1)])  # it has been here before
+    bench.take(1.0)
+    bench.put(lease(f"new{n}", 300 + n) for n in range(6))
+    dealt = [taken.link.host.rstrip("0123456789") for _ in range(16) if (taken := bench.take(1.0)) is not None]
+    assert dealt == ["new", "slow"] * 6 + ["slow"] * 4
 
 
 def test_two_visits_at_a_time_start_together_and_rest_together():
