@@ -280,6 +280,10 @@ class Retry(Struct, frozen=True):
 class Unvisited(Struct, frozen=True):
     """The lease given back: not an attempt (drain, our own trouble)."""
 
+    rest_s: float = 0.0
+    """Its host rests so long, if its delay is not longer."""
+    sign: HostSign = "silent"
+
 
 Outcome: TypeAlias = Done | Dropped | Retry | Unvisited
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
 NETWORK_EVERY_S: Final = 0.5
 RECENT_FAILURES: Final = 20
 STORED_ROLL_S: Final = 600.0
+NO_ROOM_REST_S: Final = 10.0
+"""For a host whose response has a long head, while too many others wait for the memory that takes."""
 """Files are closed so often where they are stored: what a lost disk loses is no more."""
 
 
@@ -279,7 +282,7 @@ class Crawl:
     async def _work(self) -> None:
         worker: asyncio.Task[None] | None = asyncio.current_task()
         assert worker is not None
-        room = self.memory.budget.visit()
+        room = self.memory.budget.visit(partial(self.memory.give_up, worker))
         while (lease := await self.frontier.take()) is not None:
             try:
                 if self._expander.sitemaps is not None:
@@ -315,7 +318,7 @@ class Crawl:
             gave_up = self.memory.gave_up(worker)
             if isinstance(error, Exception) and not (gave_up or is_no_thread(error)):
                 self.frontier.blame(lease)
-            self._settle(lease, Unvisited())
+            self._settle(lease, Unvisited(NO_ROOM_REST_S, "mute") if room.has_no_room else Unvisited())
             if not gave_up:
                 raise
         else:

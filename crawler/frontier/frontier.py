@@ -306,8 +306,7 @@ class Frontier:
         host, now = lease.link.host, self._clock()
         before = self.bench.state(host)
         rest = self._politeness.after(lease.link, outcome, before, now)
-        responded = isinstance(outcome, Unvisited) or outcome.sign not in NO_RESPONSE
-        self.bench.release(lease, rest, now - dealt_at, responded=responded)
+        self.bench.release(lease, rest, now - dealt_at, responded=outcome.sign not in NO_RESPONSE)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
             self.deal()

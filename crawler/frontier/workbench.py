@@ -10,9 +10,10 @@ and a host gets a second connection only when every other due host is being visi
 A group is a further limit that hosts share (``--politeness-by domain``, links that killed a process): a host whose next
 link belongs to a full group is parked there and comes back when the group has room.
 
-A host is prompt once a visit of it was short, until one is long: then it is slow. While prompt hosts have links waiting,
-some visits are kept for them: however many hosts let their visitors wait, they do not take all there are. Slow hosts have a
-lane of their own, dealt from in turn with all the others: those that nobody knows yet do not queue behind a slow one's retries.
+A host is prompt once it has responded soon, and slow once it has let a visit wait, each until its next visit. While prompt
+hosts have links waiting, some visits are kept for them: however many hosts let their visitors wait, they do not take all
+there are. Slow hosts have a lane of their own, dealt from in turn with all the others: hosts that nobody knows yet do not
+queue behind a slow one's retries.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ SLOW_LANE: Final = LANES_MAX
 KEPT: Final = 8
 """One visit in so many is kept for prompt hosts."""
 PROMPT_S: Final = 4.0
-"""A visit of a prompt host takes no longer."""
+"""A visit of a host that is not slow takes no longer."""
 STALL_S: Final = 0.5
 """Nor does one that ends without a response."""
 
@@ -258,8 +259,8 @@ class Workbench:
         host, due = self._leave(lease), rest.due
         host.due = max(host.due, due)
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
-        host.is_prompt = seconds <= (PROMPT_S if responded else STALL_S)
-        host.is_slow = not host.is_prompt
+        host.is_prompt = responded and seconds <= PROMPT_S
+        host.is_slow = seconds > (PROMPT_S if responded else STALL_S)
         if host.is_prompt:
             self._slow_out -= host.slow_out
             host.slow_out = 0

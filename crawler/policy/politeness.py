@@ -72,7 +72,7 @@ class Politeness:
     def after(self, link: Link, outcome: Outcome, host: HostRest, now: float) -> HostRest:
         """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before."""
         if isinstance(outcome, Unvisited):
-            return replace(host, due=max(host.due, now + self._hosts.delay(link.host)))
+            return replace(host, due=max(host.due, now + max(outcome.rest_s, self._hosts.delay(link.host))))
         rest = self._wish(link, outcome)
         sign, failures, busy = outcome.sign, host.failures, host.busy
         has_responded = host.has_responded or sign in ("alive", "busy", "mute")

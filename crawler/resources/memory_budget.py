@@ -27,6 +27,8 @@ from crawler.resources.memory_plan import (
 
 LATER: Final = {name: VISIT_ACCOUNTS[at:] for at, name in enumerate(VISIT_ACCOUNTS)}
 """What may not be held when an account is taken: itself, and those behind it."""
+HEADS_WAITING_SHARE: Final = 0.25
+"""Of all visits: no more of them wait for room for a long head."""
 OUTCOME_BYTES: Final = 2048
 FIELD_BYTES: Final = 192
 """A header field of a page, without its text."""
@@ -143,9 +145,17 @@ class VisitMemory:
 
     What every visit takes, room for connection and body, is two plain numbers: most visits make no reservation but the last."""
 
-    __slots__ = ("_accounts", "_body", "_body_account", "_body_bytes", "_connection", "_connection_account", "_held", "_turn")
+    __slots__ = (
+        *("_accounts", "_body", "_body_account", "_body_bytes", "_connection", "_connection_account", "_give_up"),
+        *("_held", "_turn", "_waiting_max", "has_no_room"),
+    )
 
-    def __init__(self, accounts: Mapping[str, Account], body_bytes: int) -> None:
+    def __init__(
+        self, accounts: Mapping[str, Account], body_bytes: int, waiting_max: int, give_up: Callable[[], object] | None
+    ) -> None:
+        self._waiting_max, self._give_up = waiting_max, give_up
+        self.has_no_room = False
+        """It was given up: too many others wait for the same."""
         self._accounts, self._body_bytes = accounts, body_bytes
         self._connection_account, self._body_account = accounts["connection"], accounts["body"]
         self._connection = self._body = 0  # bytes taken from these two
@@ -155,6 +165,7 @@ class VisitMemory:
     def begin(self) -> bool:
         """Take what every visit takes, if nobody must wait for it; else ``wait``. ``release`` at the end."""
         assert not self._connection and not self._body and not self._held, "one visit at a time"
+        self.has_no_room = False
         connection, body = self._connection_account, self._body_account
         if (
             connection.used + CONNECTION_BYTES > connection.bytes_max
@@ -199,12 +210,17 @@ class VisitMemory:
 
     def head(self, size: int, granted: Callable[[], None]) -> bool:
         """Room for a head of up to ``size`` bytes, which is no ordinary one: whether it is there now. If not, ``granted`` is
-        called when it is; a response is received by callbacks, which cannot wait."""
+        called when it is; a response is received by callbacks, which cannot wait. The visit is given up if so many wait that
+        few were left for others: whoever lets us wait in the middle of a long head has room until its deadline."""
         self._check("head")
         account, size = self._accounts["head"], HEAD_COPIES * size
         if (reservation := account.take_now(size)) is not None:
             self._held["head"] = reservation
             return True
+        if self._give_up is not None and account.waiting_count >= self._waiting_max:
+            self.has_no_room = True
+            self._give_up()
+            return False
         turn = account.queue(size)
         self._turn = turn, size
 
@@ -292,10 +308,12 @@ class Budget:
         assert name in self.plan.accounts, name
         self._measures[name] = used
 
-    def visit(self) -> VisitMemory:
+    def visit(self, give_up: Callable[[], object] | None = None) -> VisitMemory:
         """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
-        the end is released, and it may serve for the next. It does not wait while fewer than ``plan.visits_max`` are out."""
-        return VisitMemory(self._accounts, self.plan.body_bytes)
+        the end is released, and it may serve for the next. It does not wait while fewer than ``plan.visits_max`` are out.
+        ``give_up()`` ends the visit as one that was not made."""
+        waiting_max = max(1, int(self.plan.visits_max * HEADS_WAITING_SHARE))
+        return VisitMemory(self._accounts, self.plan.body_bytes, waiting_max, give_up)
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""
