@@ -17,6 +17,7 @@ from typing import Final
 
 from crawler.core.batch import Admitted, Settled
 from crawler.core.model import (
+    EMBED,
     NO_FAILURE,
     NOT_PAGES,
     Done,
@@ -298,7 +299,7 @@ class Frontier:
         if committed is not None:
             batch.releases.append(committed)
         dealt_at = self._leave(lease)
-        if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind not in NOT_PAGES:
+        if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind not in (EMBED, *NOT_PAGES):
             self._visits_left -= 1
         host, now = lease.link.host, self._clock()
         before = self.bench.state(host)

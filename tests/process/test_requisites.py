@@ -118,6 +118,18 @@ def test_a_list_without_depth_has_its_requisites(tmp_path):
         assert set(web.asked(HOST)) == {"/two", "/deep.png", "/both.html", "/nest1.css", "/nest2.css", "/nest1.png", "/nest2.png"}
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_what_a_page_needs_is_not_counted_where_pages_are_limited(tmp_path, most):
+    """A crawl ended only where the last that it was allowed was a page; else it waited for ever."""
+    with Web().running() as web:
+        needs = html("<img src=/logo.png><img src=/logo2.png><a href=/1><a href=/2><a href=/3>")
+        web.hosts = {HOST: {"/": needs, **{f"/{n}": needs for n in (1, 2, 3)}, "/logo.png": image("1"), "/logo2.png": image("2")}}
+        options = ("--depth", "2", "--requisites", "--workers", "1", "--max-time", "60s", "--max-pages", str(most))
+        ended = command("run", web.url(HOST), "-o", str(tmp_path), *LOCAL, *options, "--json")
+    assert (ended.returncode, orjson.loads(ended.stdout)["stopped_by"]) == (5, "max_pages")
+    assert sum(row["kind"] != "embed" for row in rows_of(tmp_path)) == most
+
+
 def test_every_page_that_lacks_something_is_named(tmp_path):
     """Also where another page was the first to need it, or a style sheet does."""
     with Web().running() as web:
