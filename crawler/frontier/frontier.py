@@ -95,7 +95,8 @@ class Frontier:
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
         self._on_unfetched = on_unfetched
-        self._out: dict[int, tuple[Lease, int, float]] = {}  # id(lease) → lease, its slot of in_flight, when it was dealt
+        self._out: dict[int, tuple[Lease, int, float, float]] = {}
+        """id(lease) → lease, its slot of in_flight, when it was dealt, and the pause after it as known then."""
         self._denied: set[str] = set()
         """Hosts whose robots rules could not be fetched: what waits for those is being settled."""
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
@@ -185,7 +186,8 @@ class Frontier:
             waiting = self.bench.waiting or self.counts.waiting + self.counts.retrying
             return self._idle("politeness" if waiting else "frontier")
         self._deals_one = False
-        self._out[id(lease)] = (lease, self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1, now)
+        slot = self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1
+        self._out[id(lease)] = (lease, slot, now, self._politeness.pause(lease.link))
         self._refill.dealt(lease.link.host)
         return lease
 
@@ -193,11 +195,11 @@ class Frontier:
         self.waits_for = waits_for or self.waits_for
         return None
 
-    def _leave(self, lease: Lease) -> float:  # when it was dealt
-        _, slot, dealt_at = self._out.pop(id(lease))
+    def _leave(self, lease: Lease) -> tuple[float, float]:  # when it was dealt, and the pause after it
+        _, slot, dealt_at, pause = self._out.pop(id(lease))
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)
-        return dealt_at
+        return dealt_at, pause
 
     def blame(self, lease: Lease) -> None:
         """The visit of this lease, or its settlement, is about to end the process: the next one is to suspect it."""
@@ -241,7 +243,7 @@ class Frontier:
         return any(lease.link.url == url for lease in self.leases_out())
 
     def leases_out(self) -> list[Lease]:
-        return [lease for lease, _, _ in self._out.values()]
+        return [lease for lease, *_ in self._out.values()]
 
     def leases_held(self) -> list[Lease]:
         """Every lease that is out or on the bench."""
@@ -298,12 +300,12 @@ class Frontier:
         batch = self._batches.open
         if committed is not None:
             batch.releases.append(committed)
-        dealt_at = self._leave(lease)
+        dealt_at, pause = self._leave(lease)
         if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind not in (EMBED, *NOT_PAGES):
             self._visits_left -= 1
         host, now = lease.link.host, self._clock()
         before = self.bench.state(host)
-        rest = self._politeness.after(lease.link, outcome, before, now)
+        rest = self._politeness.after(lease.link, outcome, before, now, pause)
         self.bench.release(lease, rest, now - dealt_at)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)

@@ -536,3 +536,21 @@ async def test_suspects_are_visited_and_committed_one_at_a_time():
     await world.crawl(links(5, 8), drop)
     assert world.visits.total() == 40
     assert set(together) <= {0, 1} and sum(together) == 40
+
+
+async def test_a_crawl_delay_outlives_the_rules_it_was_read_from():
+    """A visit is out while the rules of its host are given up for others': the host rests as long all the same."""
+    world = World()
+    cache = RulesCache(1 << 20)
+    gate = RobotsGate(cache, name="bot", crawl_delay_cap_s=30.0, obeys=lambda host: True, wall=world.clock.wall)
+    rules = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall())
+    cache.put("http://h0.test", rules.to_bytes())
+    world.frontier._robots, world.frontier._politeness._crawl_delay = gate, gate.delay
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    lease = await world.frontier.take()
+    gate.forget()
+    began = world.clock.now()
+    world.frontier.settle(lease, Dropped("timeout", "total_timeout", sign="mute"))
+    assert world.bench.state(link.host).due >= began + 20
+    world.pump.close()
