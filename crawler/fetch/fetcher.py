@@ -184,6 +184,8 @@ class Fetcher:
                 if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
+            if self._request_pace.per_second:
+                await self._request_pace.turn()
             again = Exchange(proxied=proxied, tunnel=tunnel, fresh=True, room=room)
             return await self._exchange(link, request, again, started, room)
         finally:

@@ -530,6 +530,29 @@ async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Si
             assert fetcher.stats().connections_idle == 0, sin
 
 
+async def test_a_request_that_is_sent_again_is_one_more_for_the_rate(site: Site, tmp_path: Path) -> None:
+    """The server closes each connection when it is used again: nearly every fetch takes two requests."""
+    asked: list[float] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            asked.append(time.monotonic())
+            if len(asked) % 2:
+                writer.write(head(2) + b"ok")
+            else:
+                break
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, fetching(tmp_path, site, rate=20) as fetcher:
+        for n in range(4):
+            await end_of(fetcher, f"http://127.0.0.1:{port}/{n}")
+    assert len(asked) == 7
+    assert asked[-1] - asked[0] > 6 / 20 - 0.05
+
+
 @pytest.mark.parametrize("path", ["/sin/silence", "/sin/hold", "/sin/hold-big", "/good/1"])
 async def test_a_cancelled_fetch_leaves_nothing_behind(site: Site, tmp_path: Path, path: str) -> None:
     async with fetching(tmp_path, site, rate=0.001 if path == "/good/1" else 0) as fetcher:
