@@ -422,6 +422,7 @@ class Frontier:
             host = host_key(of + "/")
             self.bench.hold_for_robots(host, False)
             if record is not None:
+                self.bench.rest(host, self._clock() + self._politeness.pause(Link(of + "/", host)))  # it was visited for them
                 self._batches.open.robots[of] = record
                 self._batches.mark_dirty(self._clock())
             else:

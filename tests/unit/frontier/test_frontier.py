@@ -554,3 +554,17 @@ async def test_a_crawl_delay_outlives_the_rules_it_was_read_from():
     world.frontier.settle(lease, Dropped("timeout", "total_timeout", sign="mute"))
     assert world.bench.state(link.host).due >= began + 20
     world.pump.close()
+
+
+async def test_a_crawl_delay_counts_from_the_visit_for_the_rules_wherever_they_were_found():
+    """A robots.txt that leads to another host's: the first visit was of this host, and only the second told of its delay."""
+    world = World()
+    robots = Robots(world, Dropped("robots_denied", "rule"))
+    world.frontier._politeness._crawl_delay = robots.gate.delay
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    record = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall()).to_bytes()
+    began = world.clock.now()
+    await world.frontier.receive((), [("http://h0.test", record)], ())
+    assert world.bench.state(link.host).due >= began + 1, "the cap of the gate"
+    world.pump.close()
