@@ -111,6 +111,8 @@ class FetchError(CrawlerError):
         """Nobody was asked for this URL's sake: the failure is another's, or its proxy's."""
         self.sent = False
         """The host had taken the request."""
+        self.first_byte_s = 0.0
+        """Then: until a response began that is not wanted, or until it was clear that none would."""
         super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
 
     def kept(self) -> FetchError:

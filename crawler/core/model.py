@@ -261,6 +261,8 @@ class Dropped(Struct, frozen=True):
     reason: str | None = None
     detail: str = ""
     sign: HostSign = "silent"
+    first_byte_s: float = 0.0
+    """As of a ``Retry``."""
 
 
 class Retry(Struct, frozen=True):
@@ -271,7 +273,7 @@ class Retry(Struct, frozen=True):
     sign: HostSign = "failed"
     detail: str = ""
     first_byte_s: float = 0.0
-    """From the request sent to the head of the response, if there was one."""
+    """From the request sent to the head of the response, or until none was waited for any more."""
     retry_after_s: float = 0.0
 
 

@@ -216,6 +216,8 @@ class Fetcher:
                         raise
             except FetchError as error:
                 error.sent = exchange.is_sent
+                if error.sent:
+                    error.first_byte_s = time.monotonic() - exchange.sent_at
                 error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
                 if not head_at:
                     raise

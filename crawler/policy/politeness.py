@@ -96,10 +96,12 @@ class Politeness:
 
     def _wish(self, link: Link, outcome: Done | Dropped | Retry, pause: float) -> float:
         """What the visit itself asks for, without what the host has done before."""
-        if isinstance(outcome, Dropped):
-            return 0.0 if outcome.sign == "silent" else pause
+        if isinstance(outcome, Dropped) and outcome.sign == "silent":
+            return 0.0
         first_byte_s = outcome.page.timings.first_byte if isinstance(outcome, Done) else outcome.first_byte_s
         rest = max(pause, self._hosts.factor * first_byte_s)
+        if isinstance(outcome, Dropped):
+            return rest
         if outcome.retry_after_s:
             rest = max(rest, min(outcome.retry_after_s, self._backoff_max_s))
         if link.kind == "robots" and isinstance(outcome, Retry):

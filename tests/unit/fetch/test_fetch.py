@@ -47,6 +47,7 @@ MORE = {
     "gzipped-small": [head(len(gzip.compress(TEXT[:9000])), "Content-Encoding: gzip") + gzip.compress(TEXT[:9000]), stay],
     "gzip-bomb": [head(len(gzip.compress(bytes(9 << 20))), "Content-Encoding: gzip") + gzip.compress(bytes(9 << 20)), stay],
     "big": [head(300_000) + page(1, 300_000), stay],
+    "late-head": [0.4, head(2) + b"ok", stay],
     "late-body": [head(10) + b"hello", 0.4, b"world", stay],
     "not-modified": [head(None, 'ETag: "1"', status="304 Not Modified"), stay],
     "hold": [head(1000) + b"x", hang],
@@ -528,6 +529,15 @@ async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Si
         for sin in ("length-too-small", "head-ends-bare-an-answer-follows"):
             await end_of(fetcher, at(site, f"/sin/{sin}"))
             assert fetcher.stats().connections_idle == 0, sin
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/sin/late-head", "mime"), ("/sin/silence", "first_byte_timeout")])
+async def test_a_fetch_without_a_page_tells_how_long_it_had_to_wait(site: Site, tmp_path: Path, path: str, reason: str) -> None:
+    async with fetching(tmp_path, site, accept_mime=("image/*",), first_byte_timeout=0.4 if "silence" in path else 30) as fetcher:
+        with pytest.raises(FetchError) as failed:
+            await fetcher.fetch(lease_of(at(site, path)))
+    assert (failed.value.reason, failed.value.sent) == (reason, True)
+    assert failed.value.first_byte_s > 0.39
 
 
 async def test_a_request_that_is_sent_again_is_one_more_for_the_rate(site: Site, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def rest_after(outcome: Outcome, host: HostRest = UNKNOWN, link: Link = LINK, **
         ({}, Done(page(), "ok"), 1.0),
         ({"factor": 2.0}, Done(page(3.0), "ok"), 6.0),
         ({"factor": 2.0}, Retry("truncated", "cut", "alive", first_byte_s=3.0), 6.0),
+        ({"factor": 2.0}, Retry("timeout", "first_byte_timeout", "mute", first_byte_s=3.0), 6.0),
+        ({"factor": 2.0}, Dropped("skipped", "mime", sign="alive", first_byte_s=3.0), 6.0),
         ({"crawl_delay_s": 7.0}, Done(page(), "ok"), 7.0),
         ({"crawl_delay_s": 7.0}, Dropped("connect_error", "reset", sign="mute"), 7.0),
         ({}, Done(page(), "http_error", retry_after_s=77.0), 77.0),
