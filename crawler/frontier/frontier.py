@@ -95,8 +95,7 @@ class Frontier:
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
         self._on_unfetched = on_unfetched
-        self._out: dict[int, tuple[Lease, int, float, float]] = {}
-        """id(lease) → lease, its slot of in_flight, when it was dealt, and the pause after it as known then."""
+        self._out: dict[int, tuple[Lease, int, float, float]] = {}  # id(lease) → lease, its slot in in_flight, dealt at, pause
         self._denied: set[str] = set()
         """Hosts whose robots rules could not be fetched: what waits for those is being settled."""
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
@@ -326,7 +325,8 @@ class Frontier:
                 logger.info("host given up", extra={"host": host, "outcome": rest.down[0], "failures": rest.failures})
             self._give_up(host, rest.down)
         is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
-        self._batches.mark_dirty(now, urgent=is_last or lease.suspect or rest.busy + rest.failures > 0)
+        backs_off = rest.busy + rest.failures > 0 or getattr(outcome, "retry_after_s", 0.0) > 0.0
+        self._batches.mark_dirty(now, urgent=is_last or lease.suspect or backs_off)
         self.deal()
 
     def _give_up(self, host: str, down: tuple[str, str]) -> None:

@@ -312,6 +312,31 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
     world.pump.close()
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Retry("http_error", None, "busy"),
+        Retry("dns_error", None, "failed"),
+        Retry("http_error", None, "alive", retry_after_s=60.0),
+    ],
+)
+async def test_a_batch_closes_at_once_where_a_host_is_to_be_left_alone(monkeypatch, outcome):
+    """Else a kill within the batch's time forgets what it asked for: a Retry-After may stand on any response but a success."""
+    monkeypatch.setattr("crawler.frontier.pump.COMMIT_EVERY_S", 3600.0)
+    world = World()
+    pump = asyncio.create_task(world.pump.run(world.recover))
+    await world.frontier.admit(Admitted(tuple(links(3, 1))))
+    world.frontier.seeds_ended()
+    async with asyncio.timeout(20):
+        one, _, _ = [await world.frontier.take() for _ in range(3)]
+        world.frontier.settle(one, outcome)
+        while not world.frontier.counts.retrying:
+            await asyncio.sleep(0.01)
+    pump.cancel()
+    await asyncio.wait([pump])
+    world.pump.close()
+
+
 async def test_how_long_a_visit_has_been_out_is_known_though_nothing_is_committed(tmp_path, monkeypatch):
     """Else the last link of a crawl is never suspected, however often the process is killed for it."""
     monkeypatch.setattr("crawler.frontier.in_flight.OUT_LONG_S", 0.1)
