@@ -304,11 +304,15 @@ class Workbench:
         host = self._hosts.get(name)
         return len(host.queue) if host is not None else 0
 
-    def forget(self, name: str, now: float) -> None:
-        """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
+    def forget(self, name: str, now: float, stored_due: float = inf) -> None:
+        """Drop a host with nothing waiting and nothing out: its rest is in the store now, as ``stored_due``. What is longer (that
+        after a visit given back is not stored) it spends here."""
         host = self._hosts.get(name)
         if host is not None and not host.out and host.place == NOWHERE and not host.queue and not host.robots_queue:
-            del self._hosts[name]
+            if host.due > max(stored_due, now):
+                self._rest_until(name, host, host.due)
+            else:
+                del self._hosts[name]
         if len(self._groups) > 2 * len(self._hosts) + 64:
             idle = [
                 key

@@ -480,6 +480,27 @@ class Robots:
         world.pump.close()
 
 
+async def test_a_rest_that_no_store_knows_is_spent_on_the_bench():
+    """Of two visits at a time one ends, and the other is broken off later: its link comes back before its rest is over."""
+    world = World(per_host=2)
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(1, 2))])
+    now = world.clock.now()
+    one, other = world.bench.take(now), world.bench.take(now)
+    earlier = OpenBatch()
+    earlier.hosts[one.link.host] = HostRest(now + 1)
+    world.bench.release(one, HostRest(now + 1))
+    world.bench.release(other, HostRest(now + 60))  # given back
+    world.pump._after_commit(earlier, None)
+    world.bench.put([other])
+    assert world.bench.take(now + 59) is None
+    assert world.bench.take(now + 60) is other
+    world.bench.release(other, HostRest(now + 120))
+    world.bench.forget(one.link.host, now + 60, now + 90)
+    assert one.link.host in world.bench
+    assert world.bench.take(now + 120) is None and one.link.host not in world.bench, "its rest is over"
+    world.pump.close()
+
+
 @pytest.mark.parametrize("count", [1, 3000])
 async def test_what_waits_for_rules_that_cannot_be_had_is_settled_however_long_its_host_rests(count):
     """Its back-off is far longer than the test may last, and as long as the verdict is kept."""
