@@ -113,6 +113,8 @@ class FetchError(CrawlerError):
         """The host had taken the request."""
         self.stray = False
         """What came may belong to what was asked before on the same connection."""
+        self.first_byte_s = 0.0
+        """Until a response began that is not wanted; 0.0 where none began."""
         super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
 
     def kept(self) -> FetchError:

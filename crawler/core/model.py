@@ -263,6 +263,8 @@ class Dropped(Struct, frozen=True):
     reason: str | None = None
     detail: str = ""
     sign: HostSign = "silent"
+    first_byte_s: float = 0.0
+    """As of a ``Retry``."""
 
 
 class Retry(Struct, frozen=True):

@@ -56,6 +56,7 @@ _BLANK: Final = " \t"
 _seconds: Final = re.compile(r"(-?[0-9]{1,12})[0-9]*+").fullmatch
 """Cut to what a float can hold, with room."""
 _date_delimiters: Final = re.compile(r"[\t -/;-@\[-`{-~]+").split
+_path: Final = re.compile(r"; path=([^;]*)").search
 _time: Final = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?!\d)", re.ASCII).match
 _day: Final = re.compile(r"(\d{1,2})(?!\d)", re.ASCII).match
 _year: Final = re.compile(r"(\d{2,4})(?!\d)", re.ASCII).match
@@ -170,6 +171,8 @@ class _Set:
         """A jar stumbles over what is no text."""
         plain = _plain(value.encode("utf-8", "surrogateescape").decode("latin-1"), host, is_tls=is_tls)
         self._values = [] if plain is None else [plain]
+        self.name = (plain or "").partition("=")[0]
+        self.path = found[1] if plain is not None and (found := _path(plain)) else ""
 
     def info(self) -> _Set:
         return self
@@ -205,12 +208,26 @@ class Cookies:
         asked = _asked(href)
         host = _key_of(asked)
         jar = self._jar(host)
+        is_tls = asked.type == "https"
         for value in _looked_at(values):
-            self._take(jar, host, asked, _Set(value, host, is_tls=asked.type == "https"))
+            field = _Set(value, host, is_tls=is_tls)
+            if is_tls or not self._hides_secure(field, host, asked):
+                self._take(jar, host, asked, field)
         if not len(jar):
             self._forget(host)
         while sum(self._sizes.values()) > BYTES_MAX:
             self._forget(next(iter(self._hosts)))
+
+    def _hides_secure(self, field: _Set, host: str, asked: Request) -> bool:
+        """Whether what came without TLS would stand in for, or delete, a cookie that goes by TLS only (RFC 6265bis 5.7). For one
+        of the file any of its name stands in."""
+        path = field.path or asked.selector.partition("?")[0].rpartition("/")[0] or "/"
+        for cookie in self._hosts[host]:
+            if cookie.secure and cookie.name == field.name and f"{path}/".startswith(f"{cookie.path.rstrip('/')}/"):
+                return True
+        ends = tuple(f".{name}" for name in eff_request_host(asked))
+        named = (cookie for cookie in self._listed if cookie.secure and cookie.name == field.name)
+        return any(end.endswith(f".{cookie.domain.lstrip('.')}") for cookie in named for end in ends)
 
     def _take(self, jar: CookieJar, host: str, asked: Request, response: Any) -> None:
         before = len(jar)

@@ -184,6 +184,8 @@ class Fetcher:
                 if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
+            if self._request_pace.per_second:
+                await self._request_pace.turn()
             again = Exchange(proxied=proxied, tunnel=tunnel, fresh=True, room=room)
             return await self._exchange(link, request, again, started, room)
         finally:
@@ -216,6 +218,8 @@ class Fetcher:
                 error.sent = exchange.is_sent
                 error.shared |= exchange.proxied and not exchange.sent_at  # it was the proxy that could not be had
                 if not head_at:
+                    if exchange.message is not None:
+                        error.first_byte_s = time.monotonic() - exchange.sent_at
                     error.stray = exchange.reused and error.reason == "malformed"
                     raise
                 fault = error.kept()

@@ -17,10 +17,10 @@ from typing import Final
 
 from crawler.core.batch import Admitted, Settled
 from crawler.core.model import (
-    EMBED,
     NO_FAILURE,
     NO_RESPONSE,
     NOT_PAGES,
+    PAGES,
     Done,
     Dropped,
     Lease,
@@ -65,7 +65,6 @@ LIMITED_BY: Final[dict[Limiter, WaitsFor]] = {
     Limiter.SCARCE: "descriptors",
 }
 
-
 logger: Final = logging.getLogger(__name__)
 
 
@@ -96,7 +95,7 @@ class Frontier:
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
         self._on_unfetched = on_unfetched
-        self._out: dict[int, tuple[Lease, int, float]] = {}  # id(lease) → lease, its slot of in_flight, when it was dealt
+        self._out: dict[int, tuple[Lease, int, float, float]] = {}  # id(lease) → lease, its slot in in_flight, dealt at, pause
         self._denied: set[str] = set()
         """Hosts whose robots rules could not be fetched: what waits for those is being settled."""
         self._waiters: deque[asyncio.Future[Lease | None]] = deque()
@@ -186,7 +185,8 @@ class Frontier:
             waiting = self.bench.waiting or self.counts.waiting + self.counts.retrying
             return self._idle("politeness" if waiting else "frontier")
         self._deals_one = False
-        self._out[id(lease)] = (lease, self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1, now)
+        slot = self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1
+        self._out[id(lease)] = (lease, slot, now, self._politeness.pause(lease.link))
         self._refill.dealt(lease.link.host)
         return lease
 
@@ -194,11 +194,11 @@ class Frontier:
         self.waits_for = waits_for or self.waits_for
         return None
 
-    def _leave(self, lease: Lease) -> float:  # when it was dealt
-        _, slot, dealt_at = self._out.pop(id(lease))
+    def _leave(self, lease: Lease) -> tuple[float, float]:  # when it was dealt, and the pause after it
+        _, slot, dealt_at, pause = self._out.pop(id(lease))
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)
-        return dealt_at
+        return dealt_at, pause
 
     def blame(self, lease: Lease) -> None:
         """The visit of this lease, or its settlement, is about to end the process: the next one is to suspect it."""
@@ -242,7 +242,7 @@ class Frontier:
         return any(lease.link.url == url for lease in self.leases_out())
 
     def leases_out(self) -> list[Lease]:
-        return [lease for lease, _, _ in self._out.values()]
+        return [lease for lease, *_ in self._out.values()]
 
     def leases_held(self) -> list[Lease]:
         """Every lease that is out or on the bench."""
@@ -299,13 +299,12 @@ class Frontier:
         batch = self._batches.open
         if committed is not None:
             batch.releases.append(committed)
-        dealt_at = self._leave(lease)
-        is_page = lease.link.kind not in NOT_PAGES and lease.link.kind != EMBED
-        if is_page and self._visits_left is not None and isinstance(outcome, Done):
+        dealt_at, pause = self._leave(lease)
+        if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind in PAGES:
             self._visits_left -= 1
         host, now = lease.link.host, self._clock()
         before = self.bench.state(host)
-        rest = self._politeness.after(lease.link, outcome, before, now)
+        rest = self._politeness.after(lease.link, outcome, before, now, pause)
         self.bench.release(lease, rest, now - dealt_at, responded=outcome.sign not in NO_RESPONSE)
         if isinstance(outcome, Unvisited):
             self._give_back(lease)
@@ -326,7 +325,8 @@ class Frontier:
                 logger.info("host given up", extra={"host": host, "outcome": rest.down[0], "failures": rest.failures})
             self._give_up(host, rest.down)
         is_last = not self._out and not self.bench.waiting  # nothing else can be done until this is true
-        self._batches.mark_dirty(now, urgent=is_last or lease.suspect or rest.busy + rest.failures > 0)
+        backs_off = rest.busy + rest.failures > 0 or getattr(outcome, "retry_after_s", 0.0) > 0.0
+        self._batches.mark_dirty(now, urgent=is_last or lease.suspect or backs_off)
         self.deal()
 
     def _give_up(self, host: str, down: tuple[str, str]) -> None:
@@ -422,6 +422,7 @@ class Frontier:
             host = host_key(of + "/")
             self.bench.hold_for_robots(host, False)
             if record is not None:
+                self.bench.rest(host, self._clock() + self._politeness.pause(Link(of + "/", host)))  # it was visited for them
                 self._batches.open.robots[of] = record
                 self._batches.mark_dirty(self._clock())
             else:

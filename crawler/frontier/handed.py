@@ -46,8 +46,8 @@ class Politeness(Protocol):
     def retry_in(self, link: Link, outcome: Retry) -> float:
         """Seconds until a link is due again."""
 
-    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float) -> HostRest:
-        """The rest of a host after a visit of a link, given its state before."""
+    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float) -> HostRest:
+        """The rest of a host after a visit of a link, given its state before; ``pause``: as it was when the visit began."""
 
 
 class Held(Protocol):

@@ -269,7 +269,7 @@ class Pump:
             self.frontier.bench.hold_suspects(False)
         unknown = self._batches.open.hosts  # visited again meanwhile: of these the store does not know the last rest yet
         for host in batch.hosts.keys() - unknown.keys():
-            self.frontier.bench.forget(host, now)
+            self.frontier.bench.forget(host, now, batch.hosts[host].due)
         self._refill.committed(batch.hosts, () if prepared is None else prepared.fed)
         if self._robots is not None:
             for host in batch.seed_hosts():  # a person wants something of it; the store has lifted its own verdict

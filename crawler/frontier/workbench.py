@@ -102,8 +102,8 @@ class _Host:
 class _Group:
     __slots__ = ("due", "limit", "out", "parked")
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
+        self.limit = 1  # of suspects; that of hosts may change
         self.out = 0
         self.due = 0.0
         self.parked: deque[str] = deque()
@@ -241,7 +241,7 @@ class Workbench:
         self._recount(host)
         if lease.suspect or self._group_of is not None:
             for group in self._groups_of(name, lease):
-                self._group(group, name).out += 1
+                self._group(group).out += 1
         if host.out < self._per_host(name) and host.next() is not None:
             self._enter_lane(name, host)
         return lease
@@ -270,13 +270,13 @@ class Workbench:
         self._recount(host)
         for name in self._groups_of(lease.link.host, lease) if self._group_of is not None else ():
             if name != SUSPECTS:
-                group = self._group(name, lease.link.host)
+                group = self._group(name)
                 group.due = max(group.due, due)
         self._place(lease.link.host, host)
 
     def hold_suspects(self, held: bool) -> None:
         """While they are held, no link that is suspected is dealt: what the last one brought is not committed yet."""
-        group = self._group(SUSPECTS, "")
+        group = self._group(SUSPECTS)
         group.limit = 0 if held else 1
         self._unpark(group)
 
@@ -314,11 +314,15 @@ class Workbench:
         host = self._hosts.get(name)
         return len(host.queue) if host is not None else 0
 
-    def forget(self, name: str, now: float) -> None:
-        """Drop a host with nothing waiting and nothing out: its rest is in the store now."""
+    def forget(self, name: str, now: float, stored_due: float = inf) -> None:
+        """Drop a host with nothing waiting and nothing out: its rest is in the store now, as ``stored_due``. What is longer (that
+        after a visit given back is not stored) it spends here."""
         host = self._hosts.get(name)
         if host is not None and not host.out and host.place == NOWHERE and not host.queue and not host.robots_queue:
-            del self._hosts[name]
+            if host.due > max(stored_due, now):
+                self._rest_until(name, host, host.due)
+            else:
+                del self._hosts[name]
         if len(self._groups) > 2 * len(self._hosts) + 64:
             idle = [
                 key
@@ -418,16 +422,16 @@ class Workbench:
             return (SUSPECTS,) if group is None else (SUSPECTS, group)
         return () if group is None else (group,)
 
-    def _group(self, group: str, name: str) -> _Group:
-        found = self._groups.get(group)
+    def _group(self, name: str) -> _Group:
+        found = self._groups.get(name)
         if found is None:
-            found = self._groups[group] = _Group(1 if group == SUSPECTS else self._per_host(name))
+            found = self._groups[name] = _Group()
         return found
 
     def _is_parked(self, name: str, host: _Host, lease: Lease, now: float) -> bool:
         for key in self._groups_of(name, lease):
-            group = self._group(key, name)
-            if group.out >= group.limit:
+            group = self._group(key)
+            if group.out >= (group.limit if key == SUSPECTS else self._per_host(name)):
                 group.parked.append(name)
                 host.place = PARKED
                 return True
@@ -445,7 +449,7 @@ class Workbench:
             host.slow_out -= 1
             self._slow_out -= 1
         for key in self._groups_of(name, lease):
-            group = self._group(key, name)
+            group = self._group(key)
             group.out -= 1
             self._unpark(group)
         return host

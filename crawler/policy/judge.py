@@ -50,8 +50,8 @@ class Judge:
         sign = host_sign(error)
         is_hopeful = (error.outcome in RETRY_OUTCOMES and not error.permanent) or error.stray
         if is_hopeful and self._may_retry(lease):
-            return Retry(error.outcome, error.reason, sign, error.detail)
-        return Dropped(error.outcome, error.reason, error.detail, sign)
+            return Retry(error.outcome, error.reason, sign, error.detail, error.first_byte_s)
+        return Dropped(error.outcome, error.reason, error.detail, sign, error.first_byte_s)
 
     def page(self, lease: Lease, page: Page, wall: float) -> Done | Retry:
         """A response, whole or not; its outlinks are still to be found, but for the redirect's target. Four cases: it may be

@@ -69,11 +69,13 @@ class Politeness:
         must have a chance to be forgotten."""
         return self.backoff(link.attempt + (2 if outcome.outcome == "dns_error" else 1))
 
-    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float) -> HostRest:
-        """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before."""
+    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float = 0.0) -> HostRest:
+        """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before; ``pause`` as it
+        was when the visit began: by now the Crawl-delay may be at hand no more."""
+        pause = max(pause, self.pause(link))
         if isinstance(outcome, Unvisited):
-            return replace(host, due=max(host.due, now + max(outcome.rest_s, self._hosts.delay(link.host))))
-        rest = self._wish(link, outcome)
+            return replace(host, due=max(host.due, now + max(outcome.rest_s, pause)))
+        rest = self._wish(link, outcome, pause)
         sign, failures, busy = outcome.sign, host.failures, host.busy
         has_responded = host.has_responded or sign in ("alive", "busy", "mute")
         if sign == "alive":
@@ -89,16 +91,17 @@ class Politeness:
         down = host.down if sign == "silent" else None
         if sign in ("failed", "gone") and failures >= self._failures_max(outcome, has_responded):
             down = (outcome.outcome, "host_down")
-            rest = self._wish(link, outcome)  # nothing of it waits any more, and what comes later need not
+            rest = self._wish(link, outcome, pause)  # nothing of it waits any more, and what comes later need not
         return HostRest(max(host.due, now + rest), failures, down, busy, has_responded)
 
-    def _wish(self, link: Link, outcome: Done | Dropped | Retry) -> float:
+    def _wish(self, link: Link, outcome: Done | Dropped | Retry, pause: float) -> float:
         """What the visit itself asks for, without what the host has done before."""
-        if isinstance(outcome, Dropped):
-            return 0.0 if outcome.sign == "silent" else self.pause(link)
-        rest = self.pause(link)
+        if isinstance(outcome, Dropped) and outcome.sign == "silent":
+            return 0.0
         first_byte_s = outcome.page.timings.first_byte if isinstance(outcome, Done) else outcome.first_byte_s
-        rest = max(rest, self._hosts.factor * first_byte_s)
+        rest = max(pause, self._hosts.factor * first_byte_s)
+        if isinstance(outcome, Dropped):
+            return rest
         if outcome.retry_after_s:
             rest = max(rest, min(outcome.retry_after_s, self._backoff_max_s))
         if link.kind == "robots" and isinstance(outcome, Retry):

@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from support.programs import LOCAL, command, crawler, rows_of
+from support.programs import LOCAL, command, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page, redirect
 
@@ -118,17 +118,16 @@ def test_a_list_without_depth_has_its_requisites(tmp_path):
         assert set(web.asked(HOST)) == {"/two", "/deep.png", "/both.html", "/nest1.css", "/nest2.css", "/nest1.png", "/nest2.png"}
 
 
-def test_what_pages_need_uses_none_of_the_pages_up(tmp_path):
-    """Where one of them was the last that was allowed, the crawl stood still for ever."""
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_what_a_page_needs_is_not_counted_where_pages_are_limited(tmp_path, most):
+    """A crawl ended only where the last that it was allowed was a page; else it waited for ever."""
     with Web().running() as web:
-        names = [f"/{n}" for n in range(9)]
-        links = "".join(f"<img src={name}.png><a href={name}>" for name in names)
-        web.hosts = {HOST: {"/": html(links), **dict.fromkeys(names, page()), **{f"{name}.png": image(name) for name in names}}}
-        settings = ("--depth", "1", "--requisites", "--max-pages", "4", "-o", str(tmp_path), *LOCAL)
-        ended = crawler("run", web.url(HOST), *settings)
-    assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
-    kinds = [row["kind"] for row in rows_of(tmp_path) if row["kind"] in ("seed", "link")]
-    assert len(kinds) == 4
+        needs = html("<img src=/logo.png><img src=/logo2.png><a href=/1><a href=/2><a href=/3>")
+        web.hosts = {HOST: {"/": needs, **{f"/{n}": needs for n in (1, 2, 3)}, "/logo.png": image("1"), "/logo2.png": image("2")}}
+        options = ("--depth", "2", "--requisites", "--workers", "1", "--max-time", "60s", "--max-pages", str(most))
+        ended = command("run", web.url(HOST), "-o", str(tmp_path), *LOCAL, *options, "--json")
+    assert (ended.returncode, orjson.loads(ended.stdout)["stopped_by"]) == (5, "max_pages")
+    assert sum(row["kind"] != "embed" for row in rows_of(tmp_path)) == most
 
 
 def test_every_page_that_lacks_something_is_named(tmp_path):

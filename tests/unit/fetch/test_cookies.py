@@ -117,6 +117,32 @@ def test_every_kind_of_host_has_its_cookies(host: str) -> None:
     assert set_by(f"http://{host}/", "a=1", "b=2").header(f"http://{host}/x") == "a=1; b=2"
 
 
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ("a=evil", "a=1"),
+        ("a=evil; Path=/", "a=1"),
+        ("a=evil; Path=/a/b/c", "a=1"),
+        ("a=; Max-Age=0; Path=/a", "a=1"),
+        ("a=2; Path=/", "a=1; a=2"),
+        ("b=2", "b=2; a=1"),
+    ],
+)
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_what_is_secure_is_neither_hidden_nor_deleted_without_tls(tmp_path: Path, value: str, sent: str, is_listed: bool) -> None:
+    """RFC 6265bis 5.7: only a cookie of a path beside or above that of the Secure one may be set by its name."""
+    path = "/a" if sent.endswith("a=2") else "/"
+    cookies = set_by(HOME, f"a=1; Secure; Path={path}")
+    if is_listed:
+        file = MozillaCookieJar()
+        file.load(str(listed(tmp_path, f".example.org TRUE {path} TRUE 9999999999 a 1")))
+        cookies = Cookies(file)
+    cookies.received(HOME.replace("https", "http"), [value])
+    if is_listed:  # there one hides another by its name alone
+        sent = "a=1; b=2" if "b=2" in sent else "a=1"
+    assert cookies.header(HOME + "/c") == sent
+
+
 def test_what_is_secure_is_sent_by_tls_only() -> None:
     assert set_by(HOME, "a=1; Secure=").header(HOME.replace("https", "http")) is None, "RFC 6265 5.2.5: whatever it says"
     cookies = set_by(HOME, "a=1; Secure", "b=2; Path=/")

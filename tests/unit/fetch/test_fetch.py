@@ -49,6 +49,7 @@ MORE = {
     "gzipped-small": [head(len(gzip.compress(TEXT[:9000])), "Content-Encoding: gzip") + gzip.compress(TEXT[:9000]), stay],
     "gzip-bomb": [head(len(gzip.compress(bytes(9 << 20))), "Content-Encoding: gzip") + gzip.compress(bytes(9 << 20)), stay],
     "big": [head(300_000) + page(1, 300_000), stay],
+    "late-head": [0.4, head(2) + b"ok", stay],
     "late-body": [head(10) + b"hello", 0.4, b"world", stay],
     "not-modified": [head(None, 'ETag: "1"', status="304 Not Modified"), stay],
     "hold": [head(1000) + b"x", hang],
@@ -550,6 +551,40 @@ async def test_rubbish_on_a_new_connection_is_its_own(site: Site, tmp_path: Path
         with pytest.raises(FetchError) as met:
             await fetcher.fetch(lease_of(url_of("garbage-line", site)))
         assert (met.value.reason, met.value.stray) == ("malformed", False)
+
+
+async def test_a_late_head_that_is_not_wanted_tells_how_late_it_was(site: Site, tmp_path: Path) -> None:
+    """Its host rests accordingly. Where no head came at all, that is the URL's fate and says nothing of the host (DESIGN 9)."""
+    async with fetching(tmp_path, site, accept_mime=("image/*",), first_byte_timeout=1.0) as fetcher:
+        with pytest.raises(FetchError) as failed:
+            await fetcher.fetch(lease_of(at(site, "/sin/late-head")))
+        assert failed.value.reason == "mime" and failed.value.first_byte_s > 0.39
+        with pytest.raises(FetchError) as failed:
+            await fetcher.fetch(lease_of(at(site, "/sin/silence")))
+        assert (failed.value.reason, failed.value.first_byte_s) == ("first_byte_timeout", 0.0)
+
+
+async def test_a_request_that_is_sent_again_is_one_more_for_the_rate(site: Site, tmp_path: Path) -> None:
+    """The server closes each connection when it is used again: nearly every fetch takes two requests."""
+    asked: list[float] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            asked.append(time.monotonic())
+            if len(asked) % 2:
+                writer.write(head(2) + b"ok")
+            else:
+                break
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, fetching(tmp_path, site, rate=20) as fetcher:
+        for n in range(4):
+            await end_of(fetcher, f"http://127.0.0.1:{port}/{n}")
+    assert len(asked) == 7
+    assert asked[-1] - asked[0] > 6 / 20 - 0.05
 
 
 @pytest.mark.parametrize("path", ["/sin/silence", "/sin/hold", "/sin/hold-big", "/good/1"])

@@ -312,6 +312,31 @@ async def test_a_batch_closes_at_once_where_nothing_else_is_to_be_done(monkeypat
     world.pump.close()
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Retry("http_error", None, "busy"),
+        Retry("dns_error", None, "failed"),
+        Retry("http_error", None, "alive", retry_after_s=60.0),
+    ],
+)
+async def test_a_batch_closes_at_once_where_a_host_is_to_be_left_alone(monkeypatch, outcome):
+    """Else a kill within the batch's time forgets what it asked for: a Retry-After may stand on any response but a success."""
+    monkeypatch.setattr("crawler.frontier.pump.COMMIT_EVERY_S", 3600.0)
+    world = World()
+    pump = asyncio.create_task(world.pump.run(world.recover))
+    await world.frontier.admit(Admitted(tuple(links(3, 1))))
+    world.frontier.seeds_ended()
+    async with asyncio.timeout(20):
+        one, _, _ = [await world.frontier.take() for _ in range(3)]
+        world.frontier.settle(one, outcome)
+        while not world.frontier.counts.retrying:
+            await asyncio.sleep(0.01)
+    pump.cancel()
+    await asyncio.wait([pump])
+    world.pump.close()
+
+
 async def test_how_long_a_visit_has_been_out_is_known_though_nothing_is_committed(tmp_path, monkeypatch):
     """Else the last link of a crawl is never suspected, however often the process is killed for it."""
     monkeypatch.setattr("crawler.frontier.in_flight.OUT_LONG_S", 0.1)
@@ -455,6 +480,27 @@ class Robots:
         world.pump.close()
 
 
+async def test_a_rest_that_no_store_knows_is_spent_on_the_bench():
+    """Of two visits at a time one ends, and the other is broken off later: its link comes back before its rest is over."""
+    world = World(per_host=2)
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(1, 2))])
+    now = world.clock.now()
+    one, other = world.bench.take(now), world.bench.take(now)
+    earlier = OpenBatch()
+    earlier.hosts[one.link.host] = HostRest(now + 1)
+    world.bench.release(one, HostRest(now + 1))
+    world.bench.release(other, HostRest(now + 60))  # given back
+    world.pump._after_commit(earlier, None)
+    world.bench.put([other])
+    assert world.bench.take(now + 59) is None
+    assert world.bench.take(now + 60) is other
+    world.bench.release(other, HostRest(now + 120))
+    world.bench.forget(one.link.host, now + 60, now + 90)
+    assert one.link.host in world.bench
+    assert world.bench.take(now + 120) is None and one.link.host not in world.bench, "its rest is over"
+    world.pump.close()
+
+
 @pytest.mark.parametrize("count", [1, 3000])
 async def test_what_waits_for_rules_that_cannot_be_had_is_settled_however_long_its_host_rests(count):
     """Its back-off is far longer than the test may last, and as long as the verdict is kept."""
@@ -536,3 +582,35 @@ async def test_suspects_are_visited_and_committed_one_at_a_time():
     await world.crawl(links(5, 8), drop)
     assert world.visits.total() == 40
     assert set(together) <= {0, 1} and sum(together) == 40
+
+
+async def test_a_crawl_delay_outlives_the_rules_it_was_read_from():
+    """A visit is out while the rules of its host are given up for others': the host rests as long all the same."""
+    world = World()
+    cache = RulesCache(1 << 20)
+    gate = RobotsGate(cache, name="bot", crawl_delay_cap_s=30.0, obeys=lambda host: True, wall=world.clock.wall)
+    rules = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall())
+    cache.put("http://h0.test", rules.to_bytes())
+    world.frontier._robots, world.frontier._politeness._crawl_delay = gate, gate.delay
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    lease = await world.frontier.take()
+    gate.forget()
+    began = world.clock.now()
+    world.frontier.settle(lease, Dropped("timeout", "total_timeout", sign="mute"))
+    assert world.bench.state(link.host).due >= began + 20
+    world.pump.close()
+
+
+async def test_a_crawl_delay_counts_from_the_visit_for_the_rules_wherever_they_were_found():
+    """A robots.txt that leads to another host's: the first visit was of this host, and only the second told of its delay."""
+    world = World()
+    robots = Robots(world, Dropped("robots_denied", "rule"))
+    world.frontier._politeness._crawl_delay = robots.gate.delay
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    record = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall()).to_bytes()
+    began = world.clock.now()
+    await world.frontier.receive((), [("http://h0.test", record)], ())
+    assert world.bench.state(link.host).due >= began + 1, "the cap of the gate"
+    world.pump.close()

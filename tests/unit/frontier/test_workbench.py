@@ -196,6 +196,23 @@ def test_two_visits_at_a_time_start_together_and_rest_together():
     assert bench.take(1.0) is not None
 
 
+def test_the_limit_of_a_domain_may_change():
+    """Between two visits of it, as that of a host may."""
+    per_host = 3
+    bench = Workbench(lambda host: per_host, domain)
+    bench.put(lease(f"{n}.a.test", n) for n in range(9))
+
+    def out() -> list[Lease]:
+        return [taken for _ in range(9) if (taken := bench.take(0.0)) is not None]
+
+    for limit in (3, 1, 2):
+        per_host = limit
+        taken = out()
+        assert len(taken) == limit
+        for one in taken:
+            bench.release(one, HostRest(0.0))
+
+
 def test_hosts_take_turns():
     bench = Workbench(lambda host: 1)
     bench.put([lease("a.test", n) for n in range(10)] + [lease("b.test", n) for n in range(10)])

@@ -36,6 +36,7 @@ def rest_after(outcome: Outcome, host: HostRest = UNKNOWN, link: Link = LINK, **
         ({}, Done(page(), "ok"), 1.0),
         ({"factor": 2.0}, Done(page(3.0), "ok"), 6.0),
         ({"factor": 2.0}, Retry("truncated", "cut", "alive", first_byte_s=3.0), 6.0),
+        ({"factor": 2.0}, Dropped("skipped", "mime", sign="alive", first_byte_s=3.0), 6.0),
         ({"crawl_delay_s": 7.0}, Done(page(), "ok"), 7.0),
         ({"crawl_delay_s": 7.0}, Dropped("connect_error", "reset", sign="mute"), 7.0),
         ({}, Done(page(), "http_error", retry_after_s=77.0), 77.0),
@@ -43,6 +44,7 @@ def rest_after(outcome: Outcome, host: HostRest = UNKNOWN, link: Link = LINK, **
         ({"backoff_max_s": 50.0}, Done(page(), "redirect", retry_after_s=77.0), 50.0),
         ({}, Dropped("blocked", "address"), 0.0),
         ({}, Unvisited(), 1.0),
+        ({"crawl_delay_s": 7.0}, Unvisited(), 7.0),
     ],
 )
 def test_what_one_visit_asks_for(settings, outcome, seconds):
@@ -66,6 +68,12 @@ def test_a_host_rests_until_its_robots_txt_is_asked_for_again():
         (LINK.retried().retried(), 1.0),
     ):
         assert rest_after(outcome, link=link) == seconds
+
+
+@pytest.mark.parametrize("outcome", [Done(page(), "ok"), Dropped("timeout", "total_timeout", sign="mute"), Unvisited()])
+def test_a_crawl_delay_that_was_known_when_the_visit_began_holds_after_it(outcome):
+    """By its end the rules may have left the memory for those of others."""
+    assert politeness(1.0).after(LINK, outcome, UNKNOWN, NOW, 7.0).due == NOW + 7.0
 
 
 def test_a_link_backs_off_by_itself_and_a_name_longer():
