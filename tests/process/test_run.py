@@ -382,3 +382,18 @@ def test_robots_txt_and_sitemaps_do_not_count_for_max_pages(tmp_path):
     assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
     assert "\n6 of " in ended.stderr and "fetched besides, no pages: " in ended.stderr
     assert Counter(row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed") == {"ok": 6}
+
+
+def test_hosts_that_stop_in_the_middle_of_a_long_head_hold_up_no_others(tmp_path):
+    """There are many more of them than visits, and each is waited for far longer than this test lasts."""
+    part = head(0, *(f"X-{n}: {'x' * 1000}" for n in range(100)))[:-2]
+    with running(Site(host="0.0.0.0", scripts={"stops": [part, hang]})) as site:
+        urls = [f"http://127.0.1.{n}:{site.ports['http']}/sin/stops" for n in range(1, 41)]
+        urls += [f"http://127.0.2.{1 + n % 5}:{site.ports['http']}/good/{n}" for n in range(20)]
+        patience = ("--first-byte-timeout", "600s", "--memory-limit", "200MiB", "--workers", "16", "--processes", "1")
+        with crawling("run", *urls, "-o", str(tmp_path), *LOCAL, *patience) as process:
+            results = tmp_path / "results" / "results-000000.jsonl"
+            while not results.exists() or results.read_bytes().count(b'"outcome":"ok"') < 20:
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+    assert {row["outcome"] for row in rows_of(tmp_path)} == {"ok"}

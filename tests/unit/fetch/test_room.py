@@ -204,3 +204,24 @@ async def test_one_coding_of_a_stack_is_undone_after_the_other(site, tmp_path):
         got = await visited.task
         assert (got.bytes_decoded, got.fault) == (8 * MIB - 64 * KIB, None)
         got.body.discard()
+
+
+async def test_visits_that_wait_for_long_heads_leave_most_visits_to_others(site: Site, tmp_path: Path) -> None:
+    """A quarter of eight may wait; a third visit is given up before it queues, and says so until the next one begins."""
+    budget, given_up = budget_of(8), asyncio.Event()
+    others = budget.account("head").take_now(HEAD_COPIES * HEAD_BYTES)
+    assert others is not None
+    waiting = [budget.visit(given_up.set) for _ in range(2)]
+    for visit in waiting:
+        assert visit.begin() and not visit.head(HEAD_BYTES, lambda: None)
+    assert not given_up.is_set() and budget.account("head").waiting_count == 2
+    third = budget.visit(given_up.set)
+    assert third.begin() and not third.head(HEAD_BYTES, lambda: None)
+    assert given_up.is_set() and third.has_no_room and budget.account("head").waiting_count == 2
+    third.release()
+    assert third.has_no_room
+    assert third.begin() and not third.has_no_room
+    for visit in (*waiting, third):
+        visit.release()
+    others.release()
+    assert all(use.used == 0 for use in budget.uses().values())
