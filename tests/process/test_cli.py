@@ -168,7 +168,7 @@ def test_every_setting_but_the_host_tables_is_a_flag():
     assert {key.replace("_", "-") for key in Config.fields} - flags == {"urls", "host"}
 
 
-@pytest.mark.parametrize("words", [("config", "schema"), ("--version",)])
+@pytest.mark.parametrize("words", [("config", "schema"), ("--version",), ("retire", "--help"), ("run", "--help")])
 def test_a_full_disk_behind_the_output_is_told(words):
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
