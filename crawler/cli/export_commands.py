@@ -13,7 +13,7 @@ import orjson
 from msgspec.structs import asdict
 
 from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
-from crawler.cli.output import say, write
+from crawler.cli.output import ended_in_order, say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
 from crawler.core import exact_json
 from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError
@@ -62,7 +62,8 @@ def export(arguments: Sequence[str]) -> int:
     wanted = _filter(namespace, outcomes="" if namespace.format == "parquet" else "ok")
     with open_reader(namespace.directory) as reader:
         if is_file:
-            _to_file(reader, wanted, namespace)
+            with ended_in_order():
+                _to_file(reader, wanted, namespace)
         elif namespace.format == "pages":
             write(_pages(reader, wanted, namespace))
         else:
@@ -230,7 +231,8 @@ def summary(arguments: Sequence[str]) -> int:
 
         text = page(summed, title=f"Crawl of {Path(namespace.directory).resolve().name}")
         try:
-            _replace(Path(namespace.html), text.encode())
+            with ended_in_order():
+                _replace(Path(namespace.html), text.encode())
         except OSError as error:
             raise _not_written(namespace.html, error) from error
         say(f"{namespace.html} is written")
