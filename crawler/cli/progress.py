@@ -63,7 +63,7 @@ def closing_table(
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
         lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]
     if besides := [f"{count:,} {_BESIDES.get(kind, kind)}" for kind, count in sorted(end.not_pages.items()) if count]:
-        lines.append(f"fetched besides, no pages: {', '.join(besides)}")
+        lines.append(f"visited besides, no pages: {', '.join(besides)}")
     if end.refused:
         lines += ["links left out, by rule", *_columns(end.refused)]
     if end.failing_hosts:

@@ -386,7 +386,7 @@ def test_what_is_fetched_for_the_crawl_s_own_sake_is_no_page_of_it(with_helpers)
     out, said = with_helpers
     assert paths(raw("export", str(out))) == ["/", "/mapped"]
     assert paths(raw("results", str(out), "--final")) == ["/", "/mapped"]
-    assert "2 of 2 URLs settled" in said and "fetched besides, no pages: 1 robots.txt, 1 of sitemaps" in said
+    assert "2 of 2 URLs settled" in said and "visited besides, no pages: 1 robots.txt, 1 of sitemaps" in said
     assert "http_error" not in said and "hosts with most failures" not in said
 
 

@@ -380,5 +380,5 @@ def test_robots_txt_and_sitemaps_do_not_count_for_max_pages(tmp_path):
         options = ("--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps", "--max-pages", "6", "--workers", "1")
         ended = command("run", *urls, "-o", str(tmp_path), *options)
     assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
-    assert "\n6 of " in ended.stderr and "fetched besides, no pages: " in ended.stderr
+    assert "\n6 of " in ended.stderr and "visited besides, no pages: " in ended.stderr
     assert Counter(row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed") == {"ok": 6}
