@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         forget_output()  # the reader has seen enough: no error
         return Exit.OK
     except KeyboardInterrupt:
-        return 130
+        return Exit.INTERRUPTED
     except Exception as error:
         return _failed(error)
     finally:
