@@ -52,6 +52,8 @@ class CommandParser(argparse.ArgumentParser):
         """Options and names in any order."""
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
+            if not unknown[0].startswith("-"):
+                self.error(f"{unknown[0]} is one name too many (see {self.prog} --help)")
             flag = unknown[0].partition("=")[0]
             meant = did_you_mean(flag, self._option_string_actions, f" (see {self.prog} --help)")
             self.error(f"there is no {flag} here{meant}")

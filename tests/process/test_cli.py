@@ -74,6 +74,8 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
         (["config", "shwo"], "invalid choice"),
         (["config", "show", "--wrkers", "5"], "did you mean --workers?"),
         (["config", "show", "--work", "5"], "--workers"),
+        (["config", "show", "--metrics", "3"], "did you mean --metrics-listen?"),
+        (["why", "http://a.example/", "out/"], "out/ is one name too many"),
         (["config", "show", "--workers"], "expected one argument"),
     ],
 )
