@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from errno import EADDRINUSE
 from typing import Final, cast
 
 from aiohttp import web
@@ -150,5 +151,6 @@ async def _bind(address: str) -> list[socket.socket]:
     except OSError as error:
         for bound in sockets:
             bound.close()
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+        in_use = "Address already in use: name another" if error.errno == EADDRINUSE else None  # Python says the address again
+        raise ConfigError(f"cannot listen on {address}: {in_use or error.strerror or error}") from error
     return sockets
