@@ -177,7 +177,7 @@ def test_what_a_crawl_was_begun_with_cannot_change_while_it_runs():
     [
         ("a = [", "not a TOML file"),
         ("host = 1", "must be a list"),
-        ("[host]\nmatch = 'a.example'", "must be a list"),
+        ("[host]\nmatch = 'a.example'", "must be a list of tables: write [[host]] above each"),
         ("[[host]]\ndelay = 1", "number 1, match: is missing"),
         ("[[host]]\nmatch = 'https://a.example'", "not a URL"),
         ("[[host]]\nmatch = 'a.example'\ndealy = 1", "did you mean delay?"),
