@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def export(arguments: Sequence[str]) -> int:
         else:
             besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
             besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
-            write(_bodies(_results(reader, wanted, namespace), namespace.files, besides))
+            write(_bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides))
     return Exit.OK
 
 
@@ -162,7 +163,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
         raise _not_written(to, error) from error
 
 
-def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
+def _bodies(root: Path, results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
     """``besides``: where else to look if there is none."""
     from crawler.output.export import clear, json_line, to_file
     from crawler.parse.encoding import read_text
@@ -191,7 +192,8 @@ def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -
                 yield exact_json.dumps(made) + b"\n"
     if not matched:
         elsewhere = f" ({'; '.join(besides)})" if besides else ""
-        say(f"no body is of that kind{elsewhere}; what there is: crawler summary DIR, crawler results DIR")
+        where = shlex.quote(str(root))
+        say(f"no body is of that kind{elsewhere}; what there is: crawler summary {where}, crawler results {where}")
     if retired:
         say(f"{'1 body is' if retired == 1 else f'{retired:,} bodies are'} no longer kept: retired with the files they were in")
 

@@ -95,7 +95,8 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
     except KeyboardInterrupt:
         pass
     finally:
-        say(f"to go on from here: --cursor {cursor}")
+        if cursor != "0-0":
+            say(f"to go on from here: --cursor {cursor}")
     return Exit.OK
 
 
