@@ -159,6 +159,7 @@ def test_faults_are_told_in_the_order_of_the_settings_what_is_unknown_last(tmp_p
 def test_settings_are_frozen_values():
     config = Config(delay=5, host=[{"match": "a.example", "headers": {"X-Key": SECRET}}])
     assert config == Config(delay="5s", host=(HostConfig(match="A.example", headers={"X-Key": SECRET}),)) != Config()
+    assert Config(output=Path("out")) == Config(output="out")
     with pytest.raises(AttributeError, match="frozen"):
         config.delay = 1
     assert config.replaced(delay=1.0).delay == 1.0 and config.delay == 5.0
