@@ -71,6 +71,7 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
     ("arguments", "said"),
     [
         (["confg"], "did you mean config?"),
+        (["-i", "urls.txt"], "did you mean crawler run?"),
         (["config", "shwo"], "invalid choice"),
         (["config", "show", "--wrkers", "5"], "did you mean --workers?"),
         (["config", "show", "--work", "5"], "--workers"),
