@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Final, NoReturn, get_args
+from typing import Any, Final, NoReturn, get_args
 
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import did_you_mean
@@ -52,10 +52,16 @@ class CommandParser(argparse.ArgumentParser):
         """Options and names in any order."""
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
+            if not unknown[0].startswith("-"):
+                self.error(f"{unknown[0]} is one name too many (see {self.prog} --help)")
             flag = unknown[0].partition("=")[0]
             meant = did_you_mean(flag, self._option_string_actions, f" (see {self.prog} --help)")
             self.error(f"there is no {flag} here{meant}")
         return namespace
+
+    def print_help(self, file: Any = None) -> None:
+        """OSError where it cannot be written: argparse would say nothing."""
+        print(self.format_help(), end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)

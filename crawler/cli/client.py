@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 WHERE: Final = ("listen", "api", "ca_file", "api_token_file")
 """The settings that say where a daemon is."""
+_OF_DIRECTORY: Final = " Of a crawl's directory: crawler"
+WITHOUT_DAEMON: Final = {
+    "why": f"{_OF_DIRECTORY} why URL --data DIR",
+    **{name: f"{_OF_DIRECTORY} {name} DIR" for name in ("results", "retry", "recrawl")},
+}
+"""What may have been meant by a command that was given no directory, where there is no daemon."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
 NO_ROOM: Final = ("ENOSPC", "EDQUOT", "EFBIG", "EIO")
@@ -187,7 +193,8 @@ def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
         try:
             return command(arguments)
         except RequestRefused as error:
-            say(str(error))
+            instead = "" if error.status else WITHOUT_DAEMON.get(command.__name__, "")
+            say(f"{error}{instead}")
             if error.problem.get("errno") in NO_ROOM:
                 return Exit.STORAGE
             return Exit.USAGE if 400 <= error.status < 500 else Exit.INTERNAL

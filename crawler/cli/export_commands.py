@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import orjson
 from msgspec.structs import asdict
 
 from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
-from crawler.cli.output import say, write
+from crawler.cli.output import ended_in_order, say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
 from crawler.core import exact_json
 from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError
@@ -62,13 +63,14 @@ def export(arguments: Sequence[str]) -> int:
     wanted = _filter(namespace, outcomes="" if namespace.format == "parquet" else "ok")
     with open_reader(namespace.directory) as reader:
         if is_file:
-            _to_file(reader, wanted, namespace)
+            with ended_in_order():
+                _to_file(reader, wanted, namespace)
         elif namespace.format == "pages":
             write(_pages(reader, wanted, namespace))
         else:
             besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
             besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
-            write(_bodies(_results(reader, wanted, namespace), namespace.files, besides))
+            write(_bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides))
     return Exit.OK
 
 
@@ -161,7 +163,7 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
         raise _not_written(to, error) from error
 
 
-def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
+def _bodies(root: Path, results: Iterable[Result], to: str | None, besides: Sequence[str]) -> Iterator[bytes]:
     """``besides``: where else to look if there is none."""
     from crawler.output.export import clear, json_line, to_file
     from crawler.parse.encoding import read_text
@@ -190,7 +192,8 @@ def _bodies(results: Iterable[Result], to: str | None, besides: Sequence[str]) -
                 yield exact_json.dumps(made) + b"\n"
     if not matched:
         elsewhere = f" ({'; '.join(besides)})" if besides else ""
-        say(f"no body is of that kind{elsewhere}; what there is: crawler summary DIR, crawler results DIR")
+        where = shlex.quote(str(root))
+        say(f"no body is of that kind{elsewhere}; what there is: crawler summary {where}, crawler results {where}")
     if retired:
         say(f"{'1 body is' if retired == 1 else f'{retired:,} bodies are'} no longer kept: retired with the files they were in")
 
@@ -230,7 +233,8 @@ def summary(arguments: Sequence[str]) -> int:
 
         text = page(summed, title=f"Crawl of {Path(namespace.directory).resolve().name}")
         try:
-            _replace(Path(namespace.html), text.encode())
+            with ended_in_order():
+                _replace(Path(namespace.html), text.encode())
         except OSError as error:
             raise _not_written(namespace.html, error) from error
         say(f"{namespace.html} is written")

@@ -71,6 +71,7 @@ EXITS: Final[Mapping[Exit, str]] = {
     Exit.STOPPED: "stopped early by a signal or a --max-* limit: the same command continues",
     Exit.FAILURES: "every line is settled, and more failed than --max-failed allows",
     Exit.LOCKED: "another process uses the directory",
+    Exit.INTERRUPTED: "Ctrl-C in a command that does not crawl",
 }
 
 

@@ -222,7 +222,7 @@ def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
     if not name:
         print(_help(), end="", file=sys.stderr)
         return Exit.USAGE
-    otherwise = "; did you mean crawler run?" if "://" in name else ": see crawler --help"
+    otherwise = "; did you mean crawler run?" if "://" in name or name.startswith("-") else ": see crawler --help"
     say(f"there is no command {name}{did_you_mean(name, COMMANDS, otherwise)}")
     return Exit.USAGE
 
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         forget_output()  # the reader has seen enough: no error
         return Exit.OK
     except KeyboardInterrupt:
-        return 130
+        return Exit.INTERRUPTED
     except Exception as error:
         return _failed(error)
     finally:

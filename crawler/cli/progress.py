@@ -57,13 +57,14 @@ def closing_table(
     lines += _columns(_by_status(end))
     if any(count for change, count in end.changes.items() if change != "new"):
         lines += ["against the last visits", *_columns(end.changes)]
-        lines.append(_to_list(directory, "--change new,changed,gone", is_kept))
+        if any(count for change, count in end.changes.items() if change != "unchanged"):
+            lines.append(_to_list("them", directory, "--change new,changed,gone", is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
     if end.lines:
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
         lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]
     if besides := [f"{count:,} {_BESIDES.get(kind, kind)}" for kind, count in sorted(end.not_pages.items()) if count]:
-        lines.append(f"fetched besides, no pages: {', '.join(besides)}")
+        lines.append(f"visited besides, no pages: {', '.join(besides)}")
     if end.refused:
         lines += ["links left out, by rule", *_columns(end.refused)]
     if end.failing_hosts:
@@ -74,14 +75,16 @@ def closing_table(
     failed = [outcome for outcome, count in end.outcomes.items() if count and outcome not in NO_FAILURE]
     failed += ["invalid_url"] * bool(end.lines.get("invalid_url"))
     if failed:
-        lines.append(_to_list(directory, f"--outcome {','.join(failed)}", is_kept))
+        lines.append(_to_list("what failed", directory, f"--outcome {','.join(failed)}", is_kept))
+    elif end.outcomes.get("ok") and is_kept:
+        lines.append(f"to see what it has brought: crawler summary {shlex.quote(directory)}")
     return "\n".join(lines)
 
 
-def _to_list(directory: str, which: str, is_kept: bool) -> str:
+def _to_list(what: str, directory: str, which: str, is_kept: bool) -> str:
     if not is_kept:
-        return f"with --store memory no command lists them: the rows are in {shlex.quote(directory)}/results/"
-    return f"to list them: crawler results {shlex.quote(directory)} {which}"
+        return f"with --store memory no command lists {what}: the rows are in {shlex.quote(directory)}/results/"
+    return f"to list {what}: crawler results {shlex.quote(directory)} {which}"
 
 
 def _by_status(end: Snapshot) -> dict[str, int]:

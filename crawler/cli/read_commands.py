@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outcomes_of
-from crawler.cli.client import WHERE, client_of, refusable
+from crawler.cli.client import WHERE, RequestRefused, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say, write
 from crawler.core import exact_json
@@ -78,7 +78,7 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
     if namespace.final:
         raise ConfigError("--final needs the crawl's directory: name DIR")
     client = client_of(namespace)
-    cursor = namespace.cursor
+    cursor, is_refused = namespace.cursor, False
 
     def rows() -> Iterator[Row]:
         nonlocal cursor
@@ -94,8 +94,12 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
         write(_as_text(rows(), namespace.format, is_begun=cursor != "0-0"))
     except KeyboardInterrupt:
         pass
+    except RequestRefused:
+        is_refused = True
+        raise
     finally:
-        say(f"to go on from here: --cursor {cursor}")
+        if not is_refused or cursor != namespace.cursor:
+            say(f"to go on from here: --cursor {cursor}")
     return Exit.OK
 
 

@@ -33,7 +33,7 @@ def page(status: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, An
     if failures:
         lines += _table("reasons", status["reasons"])
     lines += _table("lines that are no new URL", status["lines"])
-    lines += _table("fetched besides, no pages", status.get("not_pages", {}))
+    lines += _table("visited besides, no pages", status.get("not_pages", {}))
     lines += _table("left out", status["refused"])
     lines += _hosts("most left", hosts.get("waiting", ()), lambda host: f"{host['waiting']:,} left")
     lines += _hosts("backed off", hosts.get("backoff", ()), _backoff)

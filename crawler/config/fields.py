@@ -7,6 +7,7 @@ found, not only the first.
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -287,6 +288,8 @@ def _float(value: Any) -> float:
 
 
 def _str(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if not isinstance(value, str):
         raise ValueError("must be text")
     try:

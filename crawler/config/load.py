@@ -216,6 +216,8 @@ def _sentence(fault: SettingFault, given: _Given) -> str:
         where += f" number {int(table) + 1}" + "".join(f", {step}" for step in path)
         if fault.is_unknown:
             return f"{where}: there is no such setting for a host{did_you_mean(str(inner[-1]), HostConfig.fields)}"
+    if key == "host" and not inner:
+        return f"{where}: must be a list of tables: write [[host]] above each"
     told = isinstance(fault.value, str | int | float) and not isinstance(fault.value, bool)
     shown = f" {str(fault.value)[:80]!r}" if told else ""
     return f"{where}{shown}: {fault.text}"

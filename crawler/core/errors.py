@@ -84,6 +84,8 @@ class Exit(IntEnum):
     """Every line is settled, but more than --max-failed of what was fetched failed."""
     LOCKED = 75
     """Another process uses the directory."""
+    INTERRUPTED = 130
+    """Ctrl-C in a command that does not crawl."""
 
 
 class CrawlerError(Exception):

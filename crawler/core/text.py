@@ -30,11 +30,15 @@ def counted(count: int, noun: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """What to append to a sentence on a name that is not known: the known one that looks most like it, if one does."""
+    """What to append to a sentence on a name that is not known: the known one that alone begins so, or looks most like it,
+    if one does."""
     import difflib  # only where something was mistyped
 
     by_end = {_BEGINNING.sub("", one): one for one in known}
-    close = difflib.get_close_matches(_BEGINNING.sub("", name), list(by_end), n=1)
+    end = _BEGINNING.sub("", name)
+    close = [one for one in by_end if end and one.startswith(end)]
+    if len(close) != 1:
+        close = difflib.get_close_matches(end, list(by_end), n=1)
     return f"; did you mean {by_end[close[0]]}?" if close else otherwise
 
 

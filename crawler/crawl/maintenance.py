@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from crawler.config.render import read_identity
 from crawler.core.batch import Batch
 from crawler.core.clock import Clock
-from crawler.core.durable import is_there
+from crawler.core.durable import OPEN, is_there, length_of, missing
 from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_reader, open_store
@@ -99,6 +99,14 @@ def _why_kept(root: Path, file: str, mark: Mark | None) -> str | None:
     return None
 
 
+def _require_open_files(root: Path, marks: Mapping[str, Mark]) -> None:
+    """StorageError where the crawl could not go on either: a file that is not full yet is missing, or shorter than its mark."""
+    for file, mark in marks.items():
+        path = root / file
+        if not mark.closed and max(length_of(path), length_of(path.with_name(path.name + OPEN))) < mark.length:
+            raise missing(path, mark.length, full=False)
+
+
 @contextlib.contextmanager
 def stores_of(root: Path) -> Iterator[Iterator[Store]]:
     """The stores of a crawl that no process runs, nor can begin to run meanwhile: it has one, or one for each of its parts.
@@ -117,6 +125,7 @@ def stores_of(root: Path) -> Iterator[Iterator[Store]]:
                 own = path if share is None else store_of(path, share.own)
                 store = open_store("embedded", own, limits, now=time.time(), rest=lambda host: 0.0, share=share)
                 with contextlib.closing(store):
+                    _require_open_files(root, _own(store.marks()))
                     yield store
 
         with contextlib.closing(opened()) as stores:

@@ -23,7 +23,7 @@ def read(directory: Path | str, *, kinds: Collection[str] | None = PAGES) -> Ite
 
     ``kinds``: of rows, such as ``{"seed"}`` or ``{"robots", "sitemap"}``; by default those of pages, None for all. ValueError:
     there is no such kind."""
-    wanted = frozenset((kinds,) if isinstance(kinds, str) else kinds or ())
+    wanted = frozenset(KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else kinds)
     if unknown := sorted(map(repr, wanted - set(KINDS))):
         raise ValueError(f"there is no kind of row {', '.join(unknown)}: they are {', '.join(KINDS)}")
     return _read(directory, wanted)
@@ -35,4 +35,4 @@ def _read(directory: Path | str, kinds: frozenset[str]) -> Iterator[Result]:
     except ConfigError as error:
         raise StorageError(str(error), final=True) from error
     with open_crawl_reader(root) as reader:
-        yield from reader.results(kinds)
+        yield from reader.results(kinds) if kinds else ()

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from errno import EADDRINUSE
 from typing import Final, cast
 
 from aiohttp import web
@@ -19,11 +20,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from crawler.config.types import split_host_port
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CONNECTIONS_MAX: Final = 64
+CLIENTS_MIN: Final = 4
+"""So many must find a descriptor at the start."""
 IDLE_S: Final = 30.0
 """For a request head to be complete, and between two requests."""
 STALLED_S: Final = 60
@@ -88,6 +91,7 @@ async def open_listener(
             for bound in sockets:
                 begun = await asyncio.get_running_loop().create_server(accept, sock=bound)
                 listening.append(begun)
+            _require_room(address, sockets[0])
             yield sockets[0].getsockname()[1]
         finally:
             for each in listening:
@@ -122,6 +126,17 @@ async def check_addresses(addresses: Iterable[str]) -> None:
                 stack.enter_context(bound)
 
 
+def _require_room(address: str, listening: socket.socket) -> None:
+    """StorageError: a client could not be served, and nobody would say so: the loop takes it and hangs up."""
+    with contextlib.ExitStack() as stack:
+        try:
+            for _ in range(CLIENTS_MIN):
+                stack.enter_context(listening.dup())
+        except OSError as error:
+            said = f"no file descriptors are left for those who connect to {address}: raise their limit (ulimit -n)"
+            raise StorageError(said, errno=error.errno or 0) from error
+
+
 async def _bind(address: str) -> list[socket.socket]:
     host, port = split_host_port(address)
     sockets: list[socket.socket] = []
@@ -136,5 +151,6 @@ async def _bind(address: str) -> list[socket.socket]:
     except OSError as error:
         for bound in sockets:
             bound.close()
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+        in_use = "Address already in use: name another" if error.errno == EADDRINUSE else None  # Python says the address again
+        raise ConfigError(f"cannot listen on {address}: {in_use or error.strerror or error}") from error
     return sockets

@@ -71,9 +71,12 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
     ("arguments", "said"),
     [
         (["confg"], "did you mean config?"),
+        (["-i", "urls.txt"], "did you mean crawler run?"),
         (["config", "shwo"], "invalid choice"),
         (["config", "show", "--wrkers", "5"], "did you mean --workers?"),
         (["config", "show", "--work", "5"], "--workers"),
+        (["config", "show", "--metrics", "3"], "did you mean --metrics-listen?"),
+        (["why", "http://a.example/", "out/"], "out/ is one name too many"),
         (["config", "show", "--workers"], "expected one argument"),
     ],
 )
@@ -168,7 +171,7 @@ def test_every_setting_but_the_host_tables_is_a_flag():
     assert {key.replace("_", "-") for key in Config.fields} - flags == {"urls", "host"}
 
 
-@pytest.mark.parametrize("words", [("config", "schema"), ("--version",)])
+@pytest.mark.parametrize("words", [("config", "schema"), ("--version",), ("retire", "--help"), ("run", "--help")])
 def test_a_full_disk_behind_the_output_is_told(words):
     with open("/dev/full", "w") as full:
         ended = subprocess.run(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from resource import RLIMIT_FSIZE, setrlimit
 
 import orjson
 import pytest
-from support.programs import LOCAL, command, crawler
+from support.programs import LOCAL, command, crawler, crawling
 from support.webs import Answer, Web, redirect
 from warcio.archiveiterator import ArchiveIterator
 
@@ -108,6 +109,26 @@ def test_what_is_no_file_is_not_replaced_by_one(crawled, tmp_path, form):
     (tmp_path / "link").symlink_to(tmp_path / "to")
     exported(crawled, "--format", form, "--to", str(tmp_path / "link"))
     assert (tmp_path / "link").is_symlink() and (tmp_path / "to").is_file()
+
+
+def test_an_export_that_is_ended_leaves_nothing_behind(crawled, tmp_path):
+    shutil.copytree(crawled[0], tmp_path / "out")
+    unread = min((tmp_path / "out" / "warc").iterdir())
+    unread.unlink()
+    os.mkfifo(unread)  # it waits here for ever
+    with crawling("export", str(tmp_path / "out"), "--format", "wacz", "--to", str(tmp_path / "x.wacz")) as process:
+        while not (tmp_path / "x.wacz.tmp").exists():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "wacz"])
+def test_what_a_killed_export_has_left_is_overwritten(crawled, tmp_path, form):
+    (tmp_path / "to.tmp").write_bytes(b"left" * 1_000_000)
+    exported(crawled, "--format", form, "--to", str(tmp_path / "to"))
+    assert os.listdir(tmp_path) == ["to"] and (tmp_path / "to").stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("folder", ["index", "warc"])

@@ -234,6 +234,7 @@ def test_what_the_parts_count_is_told_as_one(tmp_path: Path) -> None:
 def test_more_processes_than_there_is_memory_or_work_for_are_refused(tmp_path: Path) -> None:
     for arguments, said in {
         ("--memory-limit", "200MiB"): "each of 2 may use 80 MiB",
+        ("--memory-limit", "40MiB"): "each of 2 may use 0 MiB",
         ("--workers", "1"): "at least: --workers 2",
         ("--store", "memory"): "with --store memory there is one process",
     }.items():

@@ -180,6 +180,18 @@ def test_where_nothing_is_of_that_kind_it_is_said(crawled, words, said):
     assert (ended.returncode, ended.stdout) == (0, "") and said in ended.stderr
 
 
+def test_where_nothing_is_of_that_kind_the_commands_that_tell_what_there_is_can_be_copied(crawled, tmp_path):
+    (tmp_path / "a b").symlink_to(crawled)
+    said = command("export", str(tmp_path / "a b"), "--mime", "video/*").stderr
+    assert said.endswith(f"what there is: crawler summary '{tmp_path}/a b', crawler results '{tmp_path}/a b'\n")
+
+
+def test_without_a_daemon_there_is_nothing_to_go_on_from():
+    ended = command("results", "--listen", "127.0.0.1:1")
+    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.endswith("; is it running (crawler serve)? Of a crawl's directory: crawler results DIR\n")
+
+
 def test_export_writes_files_named_by_their_own_digest(site, crawled, tmp_path):
     lines = raw("export", str(crawled), "--files", str(tmp_path / "to")).splitlines()
     files = {path for path in (tmp_path / "to").rglob("*") if path.is_file()}
@@ -386,7 +398,7 @@ def test_what_is_fetched_for_the_crawl_s_own_sake_is_no_page_of_it(with_helpers)
     out, said = with_helpers
     assert paths(raw("export", str(out))) == ["/", "/mapped"]
     assert paths(raw("results", str(out), "--final")) == ["/", "/mapped"]
-    assert "2 of 2 URLs settled" in said and "fetched besides, no pages: 1 robots.txt, 1 of sitemaps" in said
+    assert "2 of 2 URLs settled" in said and "visited besides, no pages: 1 robots.txt, 1 of sitemaps" in said
     assert "http_error" not in said and "hosts with most failures" not in said
 
 

@@ -73,7 +73,7 @@ def test_a_list_is_crawled_and_told_about(site, tmp_path):
     assert Counter(row["outcome"] for row in rows_of(out)) == {"ok": 30, "http_error": 1}
     lines = ended.stderr.splitlines()
     assert any(line.startswith("31 of 31 URLs settled") for line in lines)
-    assert f"to list them: crawler results {out} --outcome http_error" in lines
+    assert f"to list what failed: crawler results {out} --outcome http_error" in lines
     assert f"  127.0.0.1:{site.ports['http']}  1" in lines
     assert "robots.txt is not obeyed" in ended.stderr
     assert "\x1b" not in ended.stderr
@@ -268,7 +268,7 @@ def test_a_list_without_a_url_is_told_as_such(tmp_path):
     ended = command("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), "--json")
     assert ended.returncode == 4 and orjson.loads(ended.stdout)["lines"] == {"invalid_url": 2}
     assert "  invalid_url  2" in ended.stderr.splitlines()
-    assert f"to list them: crawler results {tmp_path / 'out'} --outcome invalid_url" in ended.stderr
+    assert f"to list what failed: crawler results {tmp_path / 'out'} --outcome invalid_url" in ended.stderr
 
 
 def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, tmp_path):
@@ -289,7 +289,7 @@ def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tm
     code, drawn = on_a_terminal("run", *good(site, 5), sin(site, "lame"), "-o", str(tmp_path), *LOCAL)
     assert code == 0
     assert "in flight" in drawn and "\x1b[2K" in drawn  # the line, and its erasure
-    assert drawn.rstrip().endswith("ok  6")
+    assert drawn.rstrip().endswith(f"  ok  6\r\nto see what it has brought: crawler summary {tmp_path}")
 
 
 def test_progress_can_be_plain_on_a_terminal_and_colour_is_not_used(site, tmp_path):
@@ -331,7 +331,7 @@ def test_the_way_out_of_blocked_leads_out(site, tmp_path):
     assert "to open a range" not in said and f"crawler retry {tmp_path} --outcome blocked" in said
     assert "2 URLs are due again" in command("retry", str(tmp_path), "--outcome", "blocked").stderr
     said = command(*words, "--allow-net", "127.0.0.0/8").stderr
-    assert "blocked" not in said
+    assert "\n  blocked" not in said and "blocked:" not in said and "--outcome" not in said
     assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked", "blocked", "ok", "ok"]
 
 
@@ -380,7 +380,7 @@ def test_robots_txt_and_sitemaps_do_not_count_for_max_pages(tmp_path):
         options = ("--allow-net", "127.0.0.0/8", "--delay", "0", "--sitemaps", "--max-pages", "6", "--workers", "1")
         ended = command("run", *urls, "-o", str(tmp_path), *options)
     assert ended.returncode == 5 and "stopped before the end (max_pages)" in ended.stderr
-    assert "\n6 of " in ended.stderr and "fetched besides, no pages: " in ended.stderr
+    assert "\n6 of " in ended.stderr and "visited besides, no pages: " in ended.stderr
     assert Counter(row["outcome"] for row in rows_of(tmp_path) if row["kind"] == "seed") == {"ok": 6}
 
 

@@ -7,6 +7,7 @@ was ever synced is no damage.
 from __future__ import annotations
 
 import errno
+import logging
 import secrets
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,9 @@ from crawler.core.errors import StorageError
 from crawler.frontier.rocksdb.database import Database, files_max_default, storage_error, translated
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 from crawler.frontier.rocksdb.manifest import trim
-from crawler.frontier.rocksdb.watermark import noted
+from crawler.frontier.rocksdb.watermark import NAME, noted
+
+logger: Final = logging.getLogger(__name__)
 
 _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -27,7 +30,10 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
     try:
         if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
             raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
-        synced = noted(path)
+        if (synced := noted(path)) is None:
+            if not read_only:
+                logger.warning("%s is damaged: this start cannot tell whether the store lost acknowledged commits", path / NAME)
+            synced = 0
         if synced and not read_only:
             _look(path, memory_bytes, synced)
         try:

@@ -41,14 +41,16 @@ class Witness:
         self._map.close()
 
 
-def noted(folder: Path) -> int:
-    """The number noted last, 0 if there is none."""
+def noted(folder: Path) -> int | None:
+    """The number noted last, 0 if there is none; None if the file is damaged."""
     try:
         with (folder / NAME).open("rb") as file:
             content = file.read(NOTE.size)
     except OSError:
         return 0
-    if len(content) < NOTE.size:
+    if content == bytes(NOTE.size):
         return 0
+    if len(content) < NOTE.size:
+        return None
     number, check = NOTE.unpack(content)
-    return int(number) if number == check ^ _ONES else 0
+    return int(number) if number == check ^ _ONES else None

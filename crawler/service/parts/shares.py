@@ -57,8 +57,8 @@ def paced(limit: float, used: Sequence[float], waits: Sequence[bool]) -> list[fl
 
 
 def memory_of(limit: int, parts: int) -> int:
-    """Of the whole limit, in bytes."""
-    return max(0, limit - PARENT_BYTES) // parts
+    """Of the whole limit, in bytes; never 0, which would mean that none is set."""
+    return max(1, (limit - PARENT_BYTES) // parts)
 
 
 class Visits:

@@ -180,7 +180,7 @@ def test_the_closing_table_counts_names_the_worst_hosts_and_the_command_that_lis
         "  scope  1,000",
         "hosts with most failures",
         *(f"  h{n}.example  {100 - n:>3}" for n in range(10)),
-        "to list them: crawler results 'my out' --outcome timeout,http_error,blocked,invalid_url",
+        "to list what failed: crawler results 'my out' --outcome timeout,http_error,blocked,invalid_url",
     ]
 
 
@@ -237,7 +237,15 @@ def test_of_a_crawl_that_is_kept_nowhere_no_command_is_named():
 
 def test_a_crawl_without_failures_lists_none():
     table = closing_table(snap(0, done=2, known=2, outcomes={"ok": 1, "redirect": 1}), 1, directory="o", stopped_by=None)
-    assert "to list them" not in table and "stopped" not in table
+    assert "to list" not in table and "stopped" not in table
+    assert table.splitlines()[-1] == "to see what it has brought: crawler summary o"
+
+
+def test_pages_that_have_not_changed_are_not_listed_as_such_that_have():
+    for change, is_listed in (("unchanged", False), ("changed", True)):
+        end = snap(0, done=2, known=2, outcomes={"ok": 2}, changes={change: 2})
+        table = closing_table(end, 1, directory="o", stopped_by=None)
+        assert "against the last visits" in table and ("--change new,changed,gone" in table) == is_listed
 
 
 def test_plain_lines_come_every_ten_seconds_and_when_the_state_changes():

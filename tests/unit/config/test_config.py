@@ -159,6 +159,7 @@ def test_faults_are_told_in_the_order_of_the_settings_what_is_unknown_last(tmp_p
 def test_settings_are_frozen_values():
     config = Config(delay=5, host=[{"match": "a.example", "headers": {"X-Key": SECRET}}])
     assert config == Config(delay="5s", host=(HostConfig(match="A.example", headers={"X-Key": SECRET}),)) != Config()
+    assert Config(output=Path("out")) == Config(output="out")
     with pytest.raises(AttributeError, match="frozen"):
         config.delay = 1
     assert config.replaced(delay=1.0).delay == 1.0 and config.delay == 5.0
@@ -177,7 +178,7 @@ def test_what_a_crawl_was_begun_with_cannot_change_while_it_runs():
     [
         ("a = [", "not a TOML file"),
         ("host = 1", "must be a list"),
-        ("[host]\nmatch = 'a.example'", "must be a list"),
+        ("[host]\nmatch = 'a.example'", "must be a list of tables: write [[host]] above each"),
         ("[[host]]\ndelay = 1", "number 1, match: is missing"),
         ("[[host]]\nmatch = 'https://a.example'", "not a URL"),
         ("[[host]]\nmatch = 'a.example'\ndealy = 1", "did you mean delay?"),

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -358,6 +358,24 @@ def record_ends(manifest: bytes) -> list[int]:
         at += 7 + int.from_bytes(manifest[at + 4 : at + 6], "little")
         ends.append(at)
     return ends
+
+
+@pytest.mark.parametrize("content", [b"", b"cut", b"\xff" * 16])
+def test_a_watermark_that_is_damaged_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+    driver = Driver("embedded", tmp_path / "store")
+    driver.commit([link("a/0")])
+    driver.reopen()
+    assert caplog.records == []
+    driver.store.close()
+    (tmp_path / "store" / "synced").write_bytes(content)
+    with closing(open_reader(tmp_path / "store")):
+        assert caplog.records == [], "a reader may come while it is made"
+    again = Driver("embedded", tmp_path / "store")
+    assert again.store.stats().known == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and f"{tmp_path}/store/synced is damaged" in caplog.text
+    again.reopen()
+    assert len(caplog.records) == 1, "it is mended"
+    again.store.close()
 
 
 def test_a_damaged_block_is_found_when_it_is_read(tmp_path: Path) -> None:

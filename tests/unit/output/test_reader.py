@@ -48,6 +48,7 @@ def test_pages_are_read_and_what_is_none_only_where_asked_for(crawl):
 
     assert kinds() == ["seed", "link", "redirect"]
     assert kinds(kinds=None) == ["seed", "link", "redirect", "sitemap", "robots"]
+    assert kinds(kinds=set()) == []
     assert kinds(kinds={"robots", "seed"}) == ["seed", "robots"]
     assert kinds(kinds=["sitemap"]) == kinds(kinds="sitemap") == ["sitemap"]
     with pytest.raises(ValueError, match=r"no kind of row 'robot'.*seed, link, redirect, sitemap, robots"):

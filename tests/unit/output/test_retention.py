@@ -254,6 +254,18 @@ async def test_a_file_that_was_moved_while_nothing_ran_ends_the_crawl_until_some
         result.open().close()
 
 
+@pytest.mark.parametrize("words", [["retire", "--missing"], ["retry"], ["recrawl"]])
+async def test_without_the_file_that_it_goes_on_with_a_crawl_is_not_changed_either(tmp_path, site, words):
+    done = crawler("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "results" / "results-000000.jsonl"
+    file.rename(tmp_path / "away")
+    done = command(words[0], str(tmp_path), *words[1:])
+    assert done.returncode == 3 and f"{file}: " in done.stderr and "it is missing; put it back" in done.stderr
+    (tmp_path / "away").rename(file)
+    assert command(words[0], str(tmp_path), *words[1:]).returncode == 0
+
+
 async def test_rows_that_were_retired_are_passed_over(tmp_path, site):
     root = tmp_path / "out"
     await crawled(root, site, 1, 2, 3)

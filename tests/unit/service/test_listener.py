@@ -1,6 +1,9 @@
 """The listener: what it serves without token, and that no client holds it up for ever."""
 
 import asyncio
+import contextlib
+import os
+import resource
 import socket
 
 import aiohttp
@@ -8,7 +11,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl.metrics import Metrics
 from crawler.service.listener import STALLED_S, open_listener, watched
 
@@ -103,12 +106,27 @@ async def test_a_client_that_stops_reading_is_cut_off_by_tcp():
 
 async def test_an_address_that_cannot_be_had_is_the_operators_fault():
     async with open_listener("127.0.0.1:0", {}) as port:
-        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: "):
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: Address already in use: name another$"):
             async with open_listener(f"127.0.0.1:{port}", {}):
                 pass
     with pytest.raises(ConfigError, match=r"no-such-host\.invalid:1: "):
         async with open_listener("no-such-host.invalid:1", {}):
             pass
+
+
+async def test_where_no_descriptor_is_left_for_a_client_it_says_so():
+    async with open_listener("127.0.0.1:0", {}):
+        taken = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        while (fd := os.open(os.devnull, os.O_RDONLY)) < taken:  # those below are no longer free
+            stack.callback(os.close, fd)
+        os.close(fd)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 2, hard))
+        with pytest.raises(StorageError, match="ulimit -n"):
+            async with open_listener("127.0.0.1:0", {}):
+                pass
 
 
 async def test_closing_does_not_wait_for_a_client_that_does_nothing():
