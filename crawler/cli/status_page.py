@@ -8,19 +8,8 @@ from typing import Any, Final
 
 from crawler.core.model import failed
 from crawler.core.text import counted, printable
-from crawler.crawl.status import amount, duration
+from crawler.crawl.status import WAITS, amount, duration
 
-WAITS: Final = {
-    "politeness": "politeness: every host with a URL left rests",
-    "frontier": "nothing: there is no URL left to visit",
-    "memory": "memory",
-    "disk": "the disk",
-    "descriptors": "file descriptors: the process may open no more",
-    "rate": "the crawl-wide rate or bandwidth",
-    "network": "the network: ours is down",
-    "parser": "the parsers",
-    "operator": "you: the crawl is paused",
-}
 _WIDTH: Final = 12
 
 

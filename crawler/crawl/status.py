@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor, failed
@@ -21,6 +22,21 @@ RATE_WINDOW_S: Final = 30.0
 RATE_S_MIN: Final = 1.0
 _SAMPLES_MAX: Final = 256
 _WORTH_SAYING_S: Final = 60.0
+
+WAITS: Final[Mapping[str, str]] = {
+    "politeness": "politeness: every host with a URL left rests",
+    "frontier": "nothing: there is no URL left to visit",
+    "memory": "memory",
+    "disk": "the disk",
+    "descriptors": "file descriptors: the process may open no more",
+    "rate": "the crawl-wide rate or bandwidth",
+    "network": "the network: ours is down",
+    "parser": "the parsers",
+    "operator": "you: the crawl is paused",
+    "exchange": "another process or node, which is behind with the links it was sent",
+    "database": "the database of the cluster: it cannot be reached, or has given this node no hosts yet",
+}
+"""What the workers wait for (``WaitsFor``), in words for people; nothing where they are all busy."""
 
 
 def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
