@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec.structs import replace
 
 from crawler.config.sections import Config
-from crawler.core import urls
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
 from crawler.core.model import EMBED, READABLE, Done, Link
@@ -75,7 +74,7 @@ class Expander:
         self._undo = undo
         self._parser = parser
         self._admit = admit
-        self._rules = rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        self._rules = rules = config.url_rules()
         self._secret, self._by_domain = secret, by_domain
         self.parsed: Callable[[float], None] = lambda seconds: None
         """Told how long finding the links of a page took."""

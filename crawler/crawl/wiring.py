@@ -20,11 +20,11 @@ from msgspec import Struct
 from msgspec.json import decode, encode
 
 from crawler.config import Config, HostRules
-from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError
 from crawler.core.model import Limiter
+from crawler.core.urls import UrlRules
 from crawler.core.version import __version__
 from crawler.crawl import embeds
 from crawler.crawl.crawl import Crawl
@@ -178,7 +178,7 @@ def _crawl(
         hasten=recrawler.hasten if config.recrawl_every else None,
         by_domain=_is_by_domain(config, part),
     )
-    url_rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+    url_rules = config.url_rules()
     patience_s = math.inf if endless else config.disk_wait
     return Crawl(
         config,
@@ -301,12 +301,12 @@ def _visits_max(config: Config, part: Part | None) -> int | None:
     return None if not config.max_pages else config.max_pages if part is None else 0
 
 
-def _seeds(config: Config, store: Store, rules: urls.UrlRules, membership: Membership | None) -> Iterator[seeds.Chunk]:
+def _seeds(config: Config, store: Store, rules: UrlRules, membership: Membership | None) -> Iterator[seeds.Chunk]:
     lost = membership.lost_positions if membership is not None else None
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config), lost)
 
 
-def _judge(config: Config, rules: urls.UrlRules) -> Judge:
+def _judge(config: Config, rules: UrlRules) -> Judge:
     move_anchor = config.redirects == "any"
     return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
