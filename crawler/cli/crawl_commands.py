@@ -66,11 +66,10 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
 def seed_faults(config: Config) -> list[str]:
     """What is wrong with the lists and URLs of a configuration."""
-    from crawler.core.urls import UrlRules
     from crawler.parse.seed_files import check
     from crawler.parse.seeds import check_urls
 
-    rules = UrlRules(config.max_url)
+    rules = config.url_rules()
     faults = check_urls(config.urls, rules)
     if faults and config.output is not None:  # an earlier version has taken such URLs, and wrote down that they are none
         faults = check_urls(config.urls[_urls_read(Path(config.output)) :], rules)

@@ -72,10 +72,9 @@ def _config(arguments: Sequence[str]) -> int:
     else:
         file = namespace.file or namespace.config
         from crawler.config.load import load, warnings
-        from crawler.core.urls import UrlRules
         from crawler.parse.seeds import check_urls
 
-        loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls, UrlRules(config.max_url)))
+        loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls, config.url_rules()))
         if namespace.action == "show" and namespace.memory:
             print(_memory_table(loaded.config))
         elif namespace.action == "show":
