@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -31,6 +30,7 @@ NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds
 
 
 Command = Literal["run", "serve"]
+Crawling = Callable[..., Coroutine[Any, Any, "Report"]]
 
 logger: Final = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def waited_in_vain(config: Config, command: Command, signals: Signals) -> bool:
 
 
 @contextlib.contextmanager
-def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callable[..., Coroutine[Any, Any, Report]]]:
+def opened_for(config: Config, command: Command, parts: int) -> Iterator[Crawling]:
     """What runs or serves the crawl, in this process or in several, which are begun from here."""
     if config.cookies is not None:
         from crawler.fetch.cookies import check_file
@@ -158,15 +158,34 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Callabl
         check_file(Path(config.cookies))  # one that cannot be read begins no directory
     _check_addresses(config, command)
     if parts == 1:
-        name = "run_crawl" if command == "run" else "serve"
-        yield partial(getattr(import_module(f"crawler.service.{command}"), name), config)
+        yield partial(_in_one_process(command), config)
         return
+    crawl = _in_several_processes(command)
     from crawler.service.parts.opening import open_parts
 
-    crawl = getattr(import_module(f"crawler.service.parts.{command}"), f"{command}_parts")
     settle_memory()
     with open_parts(config, parts, loop_factory(), endless=command == "serve") as opened:
         yield partial(crawl, config, opened)
+
+
+def _in_one_process(command: Command) -> Crawling:
+    if command == "run":
+        from crawler.service.run import run_crawl
+
+        return run_crawl
+    from crawler.service.serve import serve
+
+    return serve
+
+
+def _in_several_processes(command: Command) -> Crawling:
+    if command == "run":
+        from crawler.service.parts.run import run_parts
+
+        return run_parts
+    from crawler.service.parts.serve import serve_parts
+
+    return serve_parts
 
 
 def _check_addresses(config: Config, command: Command) -> None:

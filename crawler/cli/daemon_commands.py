@@ -6,8 +6,8 @@ import logging
 import shutil
 import sys
 import time
-from argparse import Namespace
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
@@ -21,7 +21,7 @@ from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
-    from crawler.service import Report, Signals
+    from crawler.service import Signals
 
 WATCH_EVERY_S: Final = 2.0
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
@@ -41,17 +41,17 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         "SIGHUP           read the configuration again\n"
         "SIGUSR1, SIGUSR2 log a status line, a memory report",
     )
-    parser.add_argument("--data", dest="output", metavar="DIR", help="the crawl's directory; the same as --output")
+    parser.add_argument(
+        "--data", dest="output", default=SUPPRESS, metavar="DIR", help="the crawl's directory; the same as --output"
+    )
     add_settings(parser)
     add_loudness(parser)
     namespace = parser.parse(arguments)
     from crawler.cli.crawl_commands import in_a_loop, seed_faults
     from crawler.config.load import load, warnings
 
-    chosen = {key: value for key, value in flags(namespace).items() if value is not None}
-
     def read() -> Config:
-        return load(chosen, file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
+        return load(flags(namespace), file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
     from crawler.cli.crawl_commands import import_aiohttp, opened_for, processes_of, waited_in_vain
@@ -67,14 +67,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         if why:
             logger.info("%s", why)
 
-        def crawl() -> Coroutine[Any, Any, Report]:
-            return served(
-                load=read,
-                on_change=lambda new: log.change(new.log_level),
-                signals=signals,
-            )
-
-        report = in_a_loop(crawl)
+        report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
     return report.exit_code
 
 
