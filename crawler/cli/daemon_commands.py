@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
 from crawler.cli.arguments import CommandParser
-from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusable
+from crawler.cli.client import WHERE, Client, RequestRefused, client_of, health, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
@@ -261,6 +261,36 @@ def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
     now = client.ask("POST", f"/v1/{name}")
     say(f"{now['state']}, {now['in_flight']:,} in flight")
     return Exit.OK
+
+
+def healthcheck(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "healthcheck",
+        "healthcheck [--ready] [options]",
+        "Checks that the crawler on this machine is alive: exit 0 if it is, 1 if not.\n\nexamples:\n"
+        "  crawler healthcheck\n"
+        "  crawler healthcheck --ready --metrics-listen 127.0.0.1:9701",
+    )
+    parser.add_argument("--ready", action="store_true", help="check that it accepts work, not only that it is alive")
+    add_settings(parser, only=("listen", "metrics_listen"))
+    namespace = parser.parse(arguments)
+    from crawler.config.load import load
+
+    config = load(flags(namespace), file=namespace.config).config
+    return _ask_health(config.metrics_listen or config.listen, "/readyz" if namespace.ready else "/livez")
+
+
+def _ask_health(listen: str, path: str) -> int:
+    from http.client import HTTPException
+
+    try:
+        status, text = health(listen, path, timeout_s=5)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        say(f"no response from {listen}: {reason}; is it running?")
+        return Exit.INTERNAL
+    say(f"{listen}{path}: {status} {text}")
+    return Exit.OK if status == HTTPStatus.OK else Exit.INTERNAL
 
 
 def _client(parser: CommandParser, arguments: Sequence[str]) -> tuple[Client, Namespace]:
