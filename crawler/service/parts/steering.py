@@ -111,7 +111,8 @@ class SteeredParts:
         return {file: mark for marks in told for file, mark in _marks.decode(marks).items()}
 
     async def position(self, source: str) -> bytes | None:
-        return await self._ask(0, "position", source)  # type: ignore[no-any-return]
+        position: bytes | None = await self._ask(0, "position", source)
+        return position
 
     async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         """What is sent to one process is admitted one after the other: with the last of it, all of it is committed. The API
