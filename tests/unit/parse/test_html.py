@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.corpora import corpus
 
+from crawler.core.reply_limits import OUTLINKS_BYTES_FACTOR, OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_MAX
 from crawler.core.urls import UrlRules, canonical, host_key
 from crawler.parse.html import (
-    OUTLINKS_BYTES_FACTOR,
-    OUTLINKS_BYTES_FREE,
-    OUTLINKS_BYTES_MAX,
     Options,
     Outlink,
     Outlinks,
