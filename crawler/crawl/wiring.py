@@ -167,6 +167,7 @@ def _crawl(
 ) -> Crawl:
     """All that is open, put together."""
     root, store, hosts, robots = files.root, files.store, rules.hosts, rules.robots
+    metrics = _metrics(pump)
     recrawler, marking = Recrawler(config, store, pump, clock), asyncio.Lock()
     expander = Expander(
         config,
@@ -175,6 +176,7 @@ def _crawl(
         fetcher.finisher,
         pump.frontier.admit,
         secret=store.secret(),
+        on_parsed=metrics.parsed,
         hasten=recrawler.hasten if config.recrawl_every else None,
         by_domain=_is_by_domain(config, part),
     )
@@ -202,7 +204,7 @@ def _crawl(
         memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
         disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
         network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
-        metrics=_metrics(pump, expander),
+        metrics=metrics,
         failing_hosts=failing_hosts,
     )
 
@@ -214,10 +216,9 @@ def _is_by_domain(config: Config, part: Part | None) -> bool:
     return part is not None and part.share.group_of is not None
 
 
-def _metrics(pump: Pump, expander: Expander) -> Metrics:
+def _metrics(pump: Pump) -> Metrics:
     metrics = Metrics(version=__version__, rules=RULES)
     metrics.opened(pump.frontier.counts.known, pump.frontier.counts.settled)
-    expander.parsed = metrics.parsed
     return metrics
 
 
