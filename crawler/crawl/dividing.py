@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from crawler.config.sections import Config
 from crawler.core.batch import Batch
 from crawler.core.errors import ConfigError
 from crawler.core.keys import Share, divided
+from crawler.crawl.maintenance import empty_batch
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.division import Division, begin, check, is_empty, moving_at, parts_at, read, store_of
 from crawler.frontier.in_flight import open_in_flight
@@ -95,8 +98,7 @@ def _settle_files(config: Config, root: Path, division: Division | None) -> None
         ]
         for store, journal, exchange in zip(stores, journals, exchanges, strict=True):
             while (received := exchange.inbox.receive()) is not None:
-                batch = Batch([], received.admitted, {}, {}, store.clock(), store.last_commit_wall(), dict(received.robots))
-                _commit(store, journal, batch)
+                _commit(store, journal, replace(empty_batch(store), admitted=received.admitted, robots=dict(received.robots)))
                 exchange.committed(received)
             _close_files(store, journal)
 
@@ -125,7 +127,7 @@ def _close_files(store: Store, journal: Journal) -> None:
     while store.fulfil(SLICE_PAGES) is not None:
         pass
     journal.roll(rows=True)
-    _commit(store, journal, Batch([], [], {}, {}, store.clock(), store.last_commit_wall()))
+    _commit(store, journal, empty_batch(store))
 
 
 def _commit(store: Store, journal: Journal, batch: Batch) -> None:

@@ -77,10 +77,14 @@ def forget_stored(root: Path) -> None:
             _mark(store, {file: replace(mark, stored=False) for file, mark in store.marks().items() if mark.stored})
 
 
+def empty_batch(store: Store) -> Batch:
+    """Of a crawl that is not running: at the time of its last commit."""
+    return Batch([], [], {}, {}, store.clock(), store.last_commit_wall())
+
+
 def _mark(store: Store, marks: Mapping[str, Mark | None]) -> None:
     if marks:
-        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(marks))
-        store.commit(store.prepare(batch), [], {})
+        store.commit(store.prepare(replace(empty_batch(store), retired=dict(marks))), [], {})
 
 
 def _own(marks: Mapping[str, Mark]) -> dict[str, Mark]:
