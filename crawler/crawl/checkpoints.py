@@ -57,7 +57,7 @@ async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
         checkpoint.discard()
         raise
     await asyncio.to_thread(checkpoint.finish)
-    return _told(checkpoint, [Taken.of(cut)])
+    return _summed(checkpoint, [Taken.of(cut)])
 
 
 def take_still(root: Path, name: str | None = None) -> Copied:
@@ -84,7 +84,7 @@ def take_still(root: Path, name: str | None = None) -> Copied:
             checkpoint.discard()
             raise
         checkpoint.finish(_DIVIDED if division is not None else ())
-        return _told(checkpoint, taken)
+        return _summed(checkpoint, taken)
 
 
 def _store_of(part: int) -> str:
@@ -96,7 +96,8 @@ def _copied(store: Store, path: Path) -> Mapping[str, Mark]:
     return store.marks()
 
 
-def _told(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
+def _summed(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
+    """Of all its stores."""
     return Copied(
         checkpoint.path,
         max(each.seconds for each in taken),
@@ -141,7 +142,7 @@ async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> 
         checkpoint.discard()
         raise
     await asyncio.to_thread(checkpoint.finish, _DIVIDED)
-    return _told(checkpoint, taken)
+    return _summed(checkpoint, taken)
 
 
 @contextmanager
