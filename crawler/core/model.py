@@ -343,6 +343,11 @@ class LongestHost(Struct, frozen=True):
     rest: float
     per_host: int = 1
 
+    @property
+    def lasts_s(self) -> float:
+        """How long politeness keeps it busy."""
+        return self.waiting * self.rest / self.per_host
+
 
 class Snapshot(Struct, frozen=True, kw_only=True):
     """A running crawl at one moment: totals since its directory was begun, as people and programs are told them."""

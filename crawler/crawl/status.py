@@ -114,9 +114,9 @@ class Eta(NamedTuple):
 
 
 def eta(rest: int, rate: float, longest: LongestHost | None) -> Eta | None:
-    """max(rest ÷ rate, the longest host's waiting × its rest ÷ per_host); None if nothing can be said."""
+    """max(rest ÷ rate, how long the longest host lasts); None if nothing can be said."""
     by_rate = rest / rate if rate > 0 else None
-    by_host = longest.waiting * longest.rest / longest.per_host if longest else 0.0
+    by_host = longest.lasts_s if longest else 0.0
     if longest and by_host > (by_rate or 0.0):
         return Eta(by_host, longest)
     return None if by_rate is None else Eta(by_rate, None)
