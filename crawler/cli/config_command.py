@@ -55,7 +55,7 @@ def config(arguments: Sequence[str]) -> int:
 
 
 def _memory_table(config: Config) -> str:
-    from crawler.cli.crawl_commands import processes_of
+    from crawler.cli.starting import processes_of
     from crawler.crawl import plan_of
 
     parts, _ = processes_of(config, "run")

@@ -16,6 +16,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.client import WHERE, Client, RequestRefused, client_of, health, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
+from crawler.cli.starting import import_aiohttp, in_a_loop, opened_for, processes_of, seed_faults, waited_in_vain
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import printable
 
@@ -47,14 +48,12 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     add_settings(parser)
     add_loudness(parser)
     namespace = parser.parse(arguments)
-    from crawler.cli.crawl_commands import in_a_loop, seed_faults
     from crawler.config.load import load, warnings
 
     def read() -> Config:
         return load(flags(namespace), file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
-    from crawler.cli.crawl_commands import import_aiohttp, opened_for, processes_of, waited_in_vain
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()

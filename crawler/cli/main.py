@@ -52,7 +52,7 @@ def _from(module: str, name: str) -> Command:
 
 
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
-    "run": (_from("crawl_commands", "run"), "crawl until nothing is left, or continue a crawl"),
+    "run": (_from("run_command", "run"), "crawl until nothing is left, or continue a crawl"),
     "serve": (_from("daemon_commands", "serve"), "run a crawler as a daemon, controlled over HTTP"),
     "add": (_from("daemon_commands", "add"), "add URLs to a running crawler"),
     "status": (_from("daemon_commands", "status"), "show how a running crawler is doing"),

@@ -1,6 +1,6 @@
 """What is checked before a crawl begins."""
 
-from crawler.cli.crawl_commands import seed_faults
+from crawler.cli.starting import seed_faults
 from crawler.config.sections import Config
 
 
