@@ -178,7 +178,7 @@ def _status(client: Client, *, as_json: bool, indent: int | None = None) -> str:
 
 
 def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
-    """Every two seconds, for ever. A daemon that does not answer may be on its way up again; one that refuses will not be."""
+    """Every two seconds, for ever. A daemon that does not respond may be on its way up again; one that refuses will not be."""
     while True:
         try:
             text = status()

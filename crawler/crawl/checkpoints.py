@@ -31,7 +31,7 @@ _DIVIDED: Final = (f"{FRONTIER}/{FILE_NAME}",)
 
 
 class Taken(Struct, frozen=True):
-    """Of one store."""
+    """What one store's cut came to: seconds that its commits were held up, files, their bytes, and files that were not there."""
 
     seconds: float
     files: int
@@ -44,8 +44,8 @@ class Taken(Struct, frozen=True):
 
 
 async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
-    """Of a crawl that runs. ConfigError: there can be none of that name; StorageError: not now; TimeoutError: a commit takes too
-    long."""
+    """A checkpoint of a crawl that runs. ConfigError: there can be none of that name; StorageError: not now; TimeoutError: a
+    commit takes too long."""
     checkpoint = Checkpoint(root, name)
     await asyncio.to_thread(checkpoint.prepare)
     cut = checkpoint.cut()
@@ -61,7 +61,7 @@ async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
 
 
 def take_still(root: Path, name: str | None = None) -> Copied:
-    """Of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
+    """A checkpoint of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
     with stores_of(root) as stores:
         if moving_at(root / FRONTIER) is not None:
             raise ConfigError(f"{root}: its hosts are being divided anew: go on with the command of this crawl first")
@@ -127,7 +127,7 @@ class Cutters(Protocol):
 
 
 async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> Copied:
-    """As ``take``."""
+    """A checkpoint of a crawl by several processes. As ``take``."""
     checkpoint = Checkpoint(root, name)
     await asyncio.to_thread(checkpoint.prepare)
     try:
@@ -154,7 +154,8 @@ def _in_time() -> Iterator[None]:
 
 
 class PartCutter:
-    """What one of these processes does for it. It lets go by itself only when it ends. Methods raise StorageError: not now."""
+    """What each of the processes does for a checkpoint of all, as ``Cutters`` has it. It lets go of the exchange by itself only
+    when it ends. Methods raise StorageError: not now."""
 
     def __init__(self, crawl: Crawl, part: int) -> None:
         self._crawl, self._part = crawl, part

@@ -131,8 +131,8 @@ def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
 
 def _leave(config: Config, own: Path, store: Store, journal: Journal, membership: Membership | None) -> None:
     """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is can
-    be told only once the store is closed: a commit that failed may be there all the same. (A node whose last COMMIT was not
-    answered does not know it: its next start does.)"""
+    be told only once the store is closed: a commit that failed may be there all the same. (A node whose last COMMIT got no
+    response does not know it: its next start does.)"""
     try:
         store.close()
     finally:

@@ -298,7 +298,7 @@ def _retention(config: Config, root: Path, pump: Pump, marking: asyncio.Lock) ->
 
 
 def _visits_max(config: Config, part: Part | None) -> int | None:
-    """A part is allowed its visits as it needs them."""
+    """Pages that may be visited; None: no limit. A part begins with none, and is allowed them as it needs them."""
     return None if not config.max_pages else config.max_pages if part is None else 0
 
 
@@ -321,7 +321,7 @@ def _measure(
     parser: ParserPool | None,
     journal: Journal,
 ) -> None:
-    """By what to read how much of a fixed account is used."""
+    """Tell the budget how to read what the fixed accounts use."""
     budget.measure("store", store.memory_used)
     budget.measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
     budget.measure("robots", robots.memory_used if robots is not None else int)

@@ -193,7 +193,8 @@ class Frontier:
         self.waits_for = waits_for or self.waits_for
         return None
 
-    def _leave(self, lease: Lease) -> float:  # when it was dealt
+    def _leave(self, lease: Lease) -> float:
+        """It is out no more; when it was dealt."""
         _, slot, dealt_at = self._out.pop(id(lease))
         if slot >= 0 and self._in_flight is not None:
             self._in_flight.leave(slot)

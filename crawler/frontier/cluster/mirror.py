@@ -47,7 +47,7 @@ COMMITS_KEY: Final = b"commits"
 """How many commits of this member are in this copy."""
 BOX: Final = "\0box"
 SEEDS_ENDED: Final = "\0seeds"
-"""Positions that are none: messages that were taken in; and that this member has read its lists to their end."""
+"""Sources of positions that are no lists: a message was taken in; this member has read its lists to their end."""
 NOT_OURS: Final = 255
 """In ``Share.owners``: nobody owns the slot, or it is being loaded."""
 MEMBERS_MAX: Final = 254

@@ -110,7 +110,7 @@ class Crew:
         self._error: Exception | None = None
         self._memory_limit = memory_limit_of(config)
         self._own_bytes = 0
-        """Of the parent, and of the process that parts are forked from."""
+        """Memory of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
         self.lately: Final = Rates()
         self.history: deque[float] = deque(maxlen=HISTORY_MAX)

@@ -44,6 +44,8 @@ _PRELOAD_CLUSTER: Final = ("crawler.frontier.cluster.member", "crawler.frontier.
 
 
 class Opened(Struct, frozen=True):
+    """A crawl whose parts can be begun."""
+
     root: Path
     division: Division
     nursery: Nursery
