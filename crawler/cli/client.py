@@ -9,12 +9,13 @@ import contextlib
 import http.client
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from errno import errorcode
 from functools import wraps
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.cli.output import say
-from crawler.core.errors import CrawlerError, Exit
+from crawler.core.errors import NO_ROOM, CrawlerError, Exit
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,7 +24,7 @@ WHERE: Final = ("listen", "api", "ca_file", "api_token_file")
 """The settings that say where a daemon is."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
-NO_ROOM: Final = ("ENOSPC", "EDQUOT", "EFBIG", "EIO")
+NO_ROOM_NAMES: Final = frozenset(errorcode[number] for number in NO_ROOM)
 """What the daemon says of a disk that takes no more."""
 _PIECE_BYTES: Final = 64 << 10
 _RESPONSE_BYTES_MAX: Final = 64 << 20
@@ -188,7 +189,7 @@ def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
             return command(arguments)
         except RequestRefused as error:
             say(str(error))
-            if error.problem.get("errno") in NO_ROOM:
+            if error.problem.get("errno") in NO_ROOM_NAMES:
                 return Exit.STORAGE
             return Exit.USAGE if 400 <= error.status < 500 else Exit.INTERNAL
 

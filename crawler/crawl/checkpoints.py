@@ -20,10 +20,9 @@ from msgspec import Struct
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.crawl.crawl import Crawl
-from crawler.crawl.maintenance import stores_of
+from crawler.crawl.maintenance import open_stores
 from crawler.frontier import Store
-from crawler.frontier.division import FILE_NAME, moving_at, store_of
-from crawler.frontier.division import read as read_division
+from crawler.frontier.division import FILE_NAME, division_at, moving_at, store_of
 from crawler.output.checkpoint import Checkpoint, Copied, Cut
 
 FRONTIER: Final = "frontier"
@@ -62,10 +61,10 @@ async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
 
 def take_still(root: Path, name: str | None = None) -> Copied:
     """A checkpoint of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
-    with stores_of(root) as stores:
+    with open_stores(root) as stores:
         if moving_at(root / FRONTIER) is not None:
             raise ConfigError(f"{root}: its hosts are being divided anew: go on with the command of this crawl first")
-        division = read_division(root / FRONTIER)
+        division = division_at(root / FRONTIER)
         checkpoint = Checkpoint(root, name)
         checkpoint.prepare()
         taken = []

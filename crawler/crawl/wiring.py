@@ -30,7 +30,7 @@ from crawler.crawl import embeds
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
-from crawler.crawl.files import Files, Part, open_files
+from crawler.crawl.files import CrawlPart, Files, open_files
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.planning import plan_of
@@ -41,7 +41,7 @@ from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
 from crawler.output.archive import KINDS
-from crawler.output.uploads import open_uploads, place_of
+from crawler.output.uploads import open_uploads, stored_place
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def open_crawl(config: Config, *, endless: bool = False, part: Part | None = None) -> AsyncIterator[Crawl]:
+async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart | None = None) -> AsyncIterator[Crawl]:
     """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits. ``part``: only this part of
     it, in a directory that is open already; its settings are what the part may use of each.
 
@@ -117,7 +117,7 @@ def _pump(
     clock: Clock,
     budget: Budget,
     failing_hosts: FailingHosts,
-    part: Part | None,
+    part: CrawlPart | None,
     *,
     endless: bool,
 ) -> Pump:
@@ -161,7 +161,7 @@ def _crawl(
     fetcher: Fetcher,
     parser: ParserPool | None,
     failing_hosts: FailingHosts,
-    part: Part | None,
+    part: CrawlPart | None,
     *,
     endless: bool,
 ) -> Crawl:
@@ -209,7 +209,7 @@ def _crawl(
     )
 
 
-def _is_by_domain(config: Config, part: Part | None) -> bool:
+def _is_by_domain(config: Config, part: CrawlPart | None) -> bool:
     """Whether all hosts of a domain have one owner."""
     if config.cluster is not None:
         return config.politeness_by == "domain"
@@ -293,11 +293,11 @@ def _retention(config: Config, root: Path, pump: Pump, marking: asyncio.Lock) ->
         retire=pump.frontier.retire,
         wall=time.time,
         marking=marking,
-        stored_at=place_of(config.store_url, root) if config.store_url is not None else None,
+        stored_at=stored_place(config.store_url, root) if config.store_url is not None else None,
     )
 
 
-def _visits_max(config: Config, part: Part | None) -> int | None:
+def _visits_max(config: Config, part: CrawlPart | None) -> int | None:
     """Pages that may be visited; None: no limit. A part begins with none, and is allowed them as it needs them."""
     return None if not config.max_pages else config.max_pages if part is None else 0
 

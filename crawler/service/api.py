@@ -25,7 +25,7 @@ from crawler.core.text import did_you_mean, printable
 from crawler.core.urls import parse
 from crawler.core.version import __version__
 from crawler.service.api_errors import Problem, as_problem
-from crawler.service.api_seeds import Uploads
+from crawler.service.api_seeds import ReceivedLists
 from crawler.service.api_steering import Steering, json_response
 from crawler.service.api_streams import FILTERS, Follow
 from crawler.service.dashboard import Dashboard
@@ -62,7 +62,7 @@ class Control:
         config = crawl.config
         self.token = config.api_token
         self.rules = config.url_rules()
-        self.uploads = Uploads(crawl, self.rules)
+        self.uploads = ReceivedLists(crawl, self.rules)
         self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded, self.status)
         self.follow = Follow(crawl, root)
         self.began = time.time()

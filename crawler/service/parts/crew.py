@@ -29,7 +29,7 @@ from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
 from crawler.service.parts.pacing import Pacing
-from crawler.service.parts.shares import Visits
+from crawler.service.parts.shares import AllowedVisits
 
 AWAY_S: Final = 1.0
 DEATHS_MAX: Final = 4
@@ -103,7 +103,7 @@ class Crew:
         self._nursery, self._share = nursery, share
         self._parts = [_Part(number) for number in range(parts)]
         self._pacing = Pacing(config, parts)
-        self._visits = Visits(config.max_pages, parts) if config.max_pages else None
+        self._visits = AllowedVisits(config.max_pages, parts) if config.max_pages else None
         self.stopped_by: str | None = None
         """As ``Crawl.stopped_by``."""
         self._is_paused = False

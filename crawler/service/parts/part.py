@@ -26,7 +26,7 @@ from crawler.core.errors import NO_THREAD, ConfigError, Exit, StorageError, is_n
 from crawler.core.log_record import extra_of
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
-from crawler.crawl.files import Part
+from crawler.crawl.files import CrawlPart
 from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.parts.channel import Channel, Gone, words_of
@@ -43,7 +43,7 @@ _selections = msgspec.msgpack.Decoder(Selection)
 encode: Final = msgspec.msgpack.Encoder().encode
 
 
-async def crawl_part(part: Part, sock: socket.socket, *, endless: bool) -> int:
+async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> int:
     """All of it; the exit code. The parent says first with which settings."""
     begun: asyncio.Future[Config] = asyncio.get_running_loop().create_future()
     handlers: dict[str, Callable[..., Any]] = {"begin": lambda config: begun.set_result(pickle.loads(config))}  # noqa: S301 - our own
