@@ -71,9 +71,6 @@ _no_page = re.compile(
 """Types of what only programs and pages ask for. A feed is a document."""
 RULE_OF: Final = {"too_long": "url_length"}
 """The rule that leaves a reference out, where it is not called as the reason why it is no URL."""
-_DIRECTIVES: Final = frozenset(
-    {"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"}
-)
 
 
 class Outlink(Struct, frozen=True, array_like=True, gc=False):

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support.stores import TIMEOUT, Driver, done, link, names
+from support.stores import TIMEOUT, Driver, done, link, names, pack
 
 from crawler.core.batch import KNOWN, NEW, Admitted, Batch
 from crawler.core.keys import Keys
-from crawler.core.link_block import pack
 from crawler.core.model import Input, Known, Link
 from crawler.frontier import progress
 from crawler.frontier.progress import LIST, TAG, Tally
