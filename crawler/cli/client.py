@@ -9,12 +9,13 @@ import contextlib
 import http.client
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from errno import errorcode
 from functools import wraps
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.cli.output import say
-from crawler.core.errors import CrawlerError, Exit
+from crawler.core.errors import NO_ROOM, CrawlerError, Exit
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -29,7 +30,7 @@ WITHOUT_DAEMON: Final = {
 """What may have been meant by a command that was given no directory, where there is no daemon."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
-NO_ROOM: Final = ("ENOSPC", "EDQUOT", "EFBIG", "EIO")
+NO_ROOM_NAMES: Final = frozenset(errorcode[number] for number in NO_ROOM)
 """What the daemon says of a disk that takes no more."""
 _PIECE_BYTES: Final = 64 << 10
 _RESPONSE_BYTES_MAX: Final = 64 << 20
@@ -195,7 +196,7 @@ def refusable(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
         except RequestRefused as error:
             instead = "" if error.status else WITHOUT_DAEMON.get(command.__name__, "")
             say(f"{error}{instead}")
-            if error.problem.get("errno") in NO_ROOM:
+            if error.problem.get("errno") in NO_ROOM_NAMES:
                 return Exit.STORAGE
             return Exit.USAGE if 400 <= error.status < 500 else Exit.INTERNAL
 

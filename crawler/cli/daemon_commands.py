@@ -6,22 +6,23 @@ import logging
 import shutil
 import sys
 import time
-from argparse import Namespace
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
 from crawler.cli.arguments import CommandParser
-from crawler.cli.client import WHERE, Client, RequestRefused, client_of, refusable
+from crawler.cli.client import WHERE, Client, RequestRefused, client_of, health, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
+from crawler.cli.starting import import_aiohttp, in_a_loop, opened_for, processes_of, seed_faults, waited_in_vain
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
-    from crawler.service import Report, Signals
+    from crawler.service import Signals
 
 WATCH_EVERY_S: Final = 2.0
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
@@ -41,20 +42,18 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         "SIGHUP           read the configuration again\n"
         "SIGUSR1, SIGUSR2 log a status line, a memory report",
     )
-    parser.add_argument("--data", dest="output", metavar="DIR", help="the crawl's directory; the same as --output")
+    parser.add_argument(
+        "--data", dest="output", default=SUPPRESS, metavar="DIR", help="the crawl's directory; the same as --output"
+    )
     add_settings(parser)
     add_loudness(parser)
     namespace = parser.parse(arguments)
-    from crawler.cli.crawl_commands import in_a_loop, seed_faults
     from crawler.config.load import load, warnings
 
-    chosen = {key: value for key, value in flags(namespace).items() if value is not None}
-
     def read() -> Config:
-        return load(chosen, file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
+        return load(flags(namespace), file=namespace.config, needs=NEEDS_DATA, also=seed_faults).config
 
     config = read()
-    from crawler.cli.crawl_commands import import_aiohttp, opened_for, processes_of, waited_in_vain
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()
@@ -67,14 +66,7 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
         if why:
             logger.info("%s", why)
 
-        def crawl() -> Coroutine[Any, Any, Report]:
-            return served(
-                load=read,
-                on_change=lambda new: log.change(new.log_level),
-                signals=signals,
-            )
-
-        report = in_a_loop(crawl)
+        report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
     return report.exit_code
 
 
@@ -186,7 +178,7 @@ def _status(client: Client, *, as_json: bool, indent: int | None = None) -> str:
 
 
 def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
-    """Every two seconds, for ever. A daemon that does not answer may be on its way up again; one that refuses will not be."""
+    """Every two seconds, for ever. A daemon that does not respond may be on its way up again; one that refuses will not be."""
     while True:
         try:
             text = status()
@@ -268,6 +260,36 @@ def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
     now = client.ask("POST", f"/v1/{name}")
     say(f"{now['state']}, {now['in_flight']:,} in flight")
     return Exit.OK
+
+
+def healthcheck(arguments: Sequence[str]) -> int:
+    parser = CommandParser(
+        "healthcheck",
+        "healthcheck [--ready] [options]",
+        "Checks that the crawler on this machine is alive: exit 0 if it is, 1 if not.\n\nexamples:\n"
+        "  crawler healthcheck\n"
+        "  crawler healthcheck --ready --metrics-listen 127.0.0.1:9701",
+    )
+    parser.add_argument("--ready", action="store_true", help="check that it accepts work, not only that it is alive")
+    add_settings(parser, only=("listen", "metrics_listen"))
+    namespace = parser.parse(arguments)
+    from crawler.config.load import load
+
+    config = load(flags(namespace), file=namespace.config).config
+    return _ask_health(config.metrics_listen or config.listen, "/readyz" if namespace.ready else "/livez")
+
+
+def _ask_health(listen: str, path: str) -> int:
+    from http.client import HTTPException
+
+    try:
+        status, text = health(listen, path, timeout_s=5)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        say(f"no response from {listen}: {reason}; is it running?")
+        return Exit.INTERNAL
+    say(f"{listen}{path}: {status} {text}")
+    return Exit.OK if status == HTTPStatus.OK else Exit.INTERNAL
 
 
 def _client(parser: CommandParser, arguments: Sequence[str]) -> tuple[Client, Namespace]:

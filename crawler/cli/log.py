@@ -26,6 +26,7 @@ from typing import Any, Final, Literal
 
 from crawler.config import Config
 from crawler.core.errors import ConfigError
+from crawler.core.log_record import extra_of
 from crawler.core.text import printable
 
 LINES_MAX: Final = 10_000
@@ -36,9 +37,6 @@ PACKAGE: Final = "crawler"
 
 ROUTINE: Final = frozenset({"file rolled", "host given up", "paused", "resumed"})
 """What a log tells, and a person before a live line need not be: pauses have words of their own, hosts stand in the table."""
-
-_ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-"""Of every record; the others were given as ``extra``."""
 
 Form = Literal["text", "json"]
 
@@ -200,7 +198,7 @@ def _time(record: logging.LogRecord) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """The ``extra`` of the record, and the logger of a line that is not this package's."""
-    fields = {key: value for key, value in vars(record).items() if key not in _ATTRIBUTES}
+    fields = extra_of(record)
     if record.name.partition(".")[0] != PACKAGE:
         fields["logger"] = record.name
     return fields

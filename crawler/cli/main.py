@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, say, stand_in_for_closed
 from crawler.core.errors import NO_ROOM, NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
-from crawler.core.text import counted, did_you_mean
+from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
 
 if TYPE_CHECKING:
-    from crawler.config.sections import Config
     from crawler.service import Signals
 
 Command = Callable[..., int]
@@ -42,133 +41,39 @@ commands:
 """
 
 
-def _config(arguments: Sequence[str]) -> int:
-    from crawler.cli.arguments import CommandParser
-    from crawler.cli.options import add_settings, flags
-    from crawler.config.render import example, schema, to_toml
-
-    parser = CommandParser(
-        "config",
-        "config check|show|schema [FILE] [options]",
-        "examples:\n"
-        "  crawler config check crawler.toml           lists all errors of a file\n"
-        "  crawler config show -c crawler.toml -w 50   the settings in effect, and where each comes from\n"
-        "  crawler config show --example               a complete file with every setting explained\n"
-        "  crawler config show --memory --memory-limit 256MiB   how the limit is divided, or why it is too small\n"
-        "  crawler config schema                       JSON schema of the file, for editors",
-    )
-    parser.add_argument("action", choices=("check", "show", "schema"), metavar="check|show|schema")
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the same as --config FILE")
-    parser.add_argument("--example", action="store_true", help="show the defaults, every setting explained")
-    parser.add_argument("--memory", action="store_true", help="show how the memory limit is divided")
-    add_settings(parser)
-    namespace = parser.parse(arguments)
-    if namespace.action == "schema":
-        import json
-
-        print(json.dumps(schema(), indent=2))
-    elif namespace.action == "show" and namespace.example:
-        print(example(), end="")
-    else:
-        file = namespace.file or namespace.config
-        from crawler.config.load import load, warnings
-        from crawler.core.urls import UrlRules
-        from crawler.parse.seeds import check_urls
-
-        loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls, UrlRules(config.max_url)))
-        if namespace.action == "show" and namespace.memory:
-            print(_memory_table(loaded.config))
-        elif namespace.action == "show":
-            print(to_toml(loaded.config, loaded.origins), end="")
-        else:
-            found = warnings(loaded.config)
-            for line in found:
-                say(f"warning: {line}")
-            with_warnings = f", {counted(len(found), 'warning')}" if found else ""
-            say(f"{file or 'the settings'}: no faults{with_warnings}")
-    return Exit.OK
-
-
-def _memory_table(config: Config) -> str:
-    from crawler.cli.crawl_commands import processes_of
-    from crawler.crawl import plan_of
-
-    parts, _ = processes_of(config, "run")
-    if parts == 1:
-        return plan_of(config).table()
-    from crawler.service.parts.opening import plan_of_parts
-
-    return plan_of_parts(config, parts)
-
-
-def _healthcheck(arguments: Sequence[str]) -> int:
-    from crawler.cli.arguments import CommandParser
-    from crawler.cli.options import add_settings, flags
-
-    parser = CommandParser(
-        "healthcheck",
-        "healthcheck [--ready] [options]",
-        "Checks that the crawler on this machine is alive: exit 0 if it is, 1 if not.\n\nexamples:\n"
-        "  crawler healthcheck\n"
-        "  crawler healthcheck --ready --metrics-listen 127.0.0.1:9701",
-    )
-    parser.add_argument("--ready", action="store_true", help="check that it accepts work, not only that it is alive")
-    add_settings(parser, only=("listen", "metrics_listen"))
-    namespace = parser.parse(arguments)
-    from crawler.config.load import load
-
-    config = load(flags(namespace), file=namespace.config).config
-    return _ask_health(config.metrics_listen or config.listen, "/readyz" if namespace.ready else "/livez")
-
-
-def _ask_health(listen: str, path: str) -> int:
-    from http.client import HTTPException
-
-    from crawler.cli.client import health
-
-    try:
-        status, text = health(listen, path, timeout_s=5)
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        say(f"no response from {listen}: {reason}; is it running?")
-        return Exit.INTERNAL
-    say(f"{listen}{path}: {status} {text}")
-    return Exit.OK if status == 200 else Exit.INTERNAL
-
-
 def _from(module: str, name: str) -> Command:
-    """A command imported only when it is called."""
+    """A command of ``crawler.cli``, imported only when it is called."""
 
     def command(*arguments: object) -> int:
-        called: Command = getattr(import_module(f"crawler.{module}"), name)
+        called: Command = getattr(import_module(f"crawler.cli.{module}"), name)
         return called(*arguments)
 
     return command
 
 
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
-    "run": (_from("cli.crawl_commands", "run"), "crawl until nothing is left, or continue a crawl"),
-    "serve": (_from("cli.daemon_commands", "serve"), "run a crawler as a daemon, controlled over HTTP"),
-    "add": (_from("cli.daemon_commands", "add"), "add URLs to a running crawler"),
-    "status": (_from("cli.daemon_commands", "status"), "show how a running crawler is doing"),
-    "pause": (_from("cli.daemon_commands", "pause"), "pause a running crawler"),
-    "resume": (_from("cli.daemon_commands", "resume"), "resume a paused crawler"),
-    "drain": (_from("cli.daemon_commands", "drain"), "stop a running crawler gracefully"),
-    "exclude": (_from("cli.daemon_commands", "exclude"), "keep a running crawler from URLs that match"),
-    "block": (_from("cli.daemon_commands", "block"), "keep a running crawler from hosts"),
-    "results": (_from("cli.read_commands", "results"), "print result rows"),
-    "cat": (_from("cli.read_commands", "cat"), "print the archived body of a URL"),
-    "export": (_from("cli.export_commands", "export"), "export bodies, rows (Parquet), page lists, or the archive (WACZ)"),
-    "summary": (_from("cli.export_commands", "summary"), "show what a crawl has brought, also as one page with plots"),
-    "why": (_from("cli.read_commands", "why"), "explain what happened to a URL"),
-    "retry": (_from("cli.change_commands", "retry"), "schedule failed URLs to be fetched again"),
-    "recrawl": (_from("cli.change_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
-    "cluster": (_from("cli.cluster_command", "cluster"), "show the nodes of a crawl of many machines; declare one lost"),
-    "retire": (_from("cli.change_commands", "retire"), "mark archive files as moved or deleted"),
-    "checkpoint": (_from("cli.checkpoint_command", "checkpoint"), "copy a crawl's directory as of one moment"),
-    "verify": (_from("cli.read_commands", "verify"), "check the integrity of everything a crawl has written"),
-    "config": (_config, "check, show or describe settings"),
-    "healthcheck": (_healthcheck, "check that a running crawler is alive"),
+    "run": (_from("run_command", "run"), "crawl until nothing is left, or continue a crawl"),
+    "serve": (_from("daemon_commands", "serve"), "run a crawler as a daemon, controlled over HTTP"),
+    "add": (_from("daemon_commands", "add"), "add URLs to a running crawler"),
+    "status": (_from("daemon_commands", "status"), "show how a running crawler is doing"),
+    "pause": (_from("daemon_commands", "pause"), "pause a running crawler"),
+    "resume": (_from("daemon_commands", "resume"), "resume a paused crawler"),
+    "drain": (_from("daemon_commands", "drain"), "stop a running crawler gracefully"),
+    "exclude": (_from("daemon_commands", "exclude"), "keep a running crawler from URLs that match"),
+    "block": (_from("daemon_commands", "block"), "keep a running crawler from hosts"),
+    "results": (_from("read_commands", "results"), "print result rows"),
+    "cat": (_from("read_commands", "cat"), "print the archived body of a URL"),
+    "export": (_from("export_command", "export"), "export bodies, rows (Parquet), page lists, or the archive (WACZ)"),
+    "summary": (_from("summary_command", "summary"), "show what a crawl has brought, also as one page with plots"),
+    "why": (_from("read_commands", "why"), "explain what happened to a URL"),
+    "retry": (_from("change_commands", "retry"), "schedule failed URLs to be fetched again"),
+    "recrawl": (_from("change_commands", "recrawl"), "visit a crawl's pages again, to see what has changed"),
+    "cluster": (_from("cluster_command", "cluster"), "show the nodes of a crawl of many machines; declare one lost"),
+    "retire": (_from("change_commands", "retire"), "mark archive files as moved or deleted"),
+    "checkpoint": (_from("checkpoint_command", "checkpoint"), "copy a crawl's directory as of one moment"),
+    "verify": (_from("read_commands", "verify"), "check the integrity of everything a crawl has written"),
+    "config": (_from("config_command", "config"), "check, show or describe settings"),
+    "healthcheck": (_from("daemon_commands", "healthcheck"), "check that a running crawler is alive"),
 }
 
 

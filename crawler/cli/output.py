@@ -8,7 +8,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from crawler.core.errors import NO_ROOM, ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def say(text: str) -> None:
@@ -20,6 +25,12 @@ def write(pieces: Iterable[bytes]) -> None:
     """Data, on standard output."""
     for piece in pieces:
         sys.stdout.buffer.write(piece)
+
+
+def not_written(path: Path | str, error: OSError) -> ConfigError | StorageError:
+    """Why a file that was asked for could not be written: its disk takes no more, or another is to be named."""
+    said = f"{path}: {os.strerror(error.errno) if error.errno else error.strerror}"  # pyarrow's words name a file of its own
+    return StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said)
 
 
 def stand_in_for_closed() -> None:

@@ -106,7 +106,7 @@ def _results_of_daemon(namespace: Namespace, wanted: Callable[[Row], bool]) -> i
 def _as_text(rows: Iterable[Row], form: str, *, is_begun: bool = False) -> Iterator[bytes]:
     """``is_begun``: earlier rows are printed already, with the header of a table."""
     if form == "csv":
-        from crawler.output.final_rows import csv_lines
+        from crawler.output.csv_rows import csv_lines
 
         return (line.encode() for line in csv_lines(rows, with_header=not is_begun))
     return (json_text(exact_json.dumps(row) + b"\n") for row in rows)

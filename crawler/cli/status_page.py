@@ -6,21 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from crawler.core.model import NO_FAILURE
+from crawler.core.model import failed
 from crawler.core.text import counted, printable
-from crawler.crawl.status import amount, duration
+from crawler.crawl.status import WAITS, amount, duration
 
-WAITS: Final = {
-    "politeness": "politeness: every host with a URL left rests",
-    "frontier": "nothing: there is no URL left to visit",
-    "memory": "memory",
-    "disk": "the disk",
-    "descriptors": "file descriptors: the process may open no more",
-    "rate": "the crawl-wide rate or bandwidth",
-    "network": "the network: ours is down",
-    "parser": "the parsers",
-    "operator": "you: the crawl is paused",
-}
 _WIDTH: Final = 12
 
 
@@ -29,8 +18,7 @@ def page(status: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, An
     lines = [_headline(status), ""]
     lines += [f"{name:<{_WIDTH}}{text}" for name, text in _facts(status)]
     lines += _table("outcomes", status["outcomes"])
-    failures = sum(count for name, count in status["outcomes"].items() if name not in NO_FAILURE)
-    if failures:
+    if failed(status["outcomes"]):
         lines += _table("reasons", status["reasons"])
     lines += _table("lines that are no new URL", status["lines"])
     lines += _table("visited besides, no pages", status.get("not_pages", {}))
@@ -53,9 +41,9 @@ def _facts(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     share = f" ({status['done'] / status['known']:.1%})" if status["known"] else ""
     hosts = counted(status["hosts"], "host")
     retrying = f", {status['retrying']:,} of them to retry" if status["retrying"] else ""
-    failed = sum(count for name, count in status["outcomes"].items() if name not in NO_FAILURE)
+    failures = failed(status["outcomes"])
     facts = [
-        ("failed", f"{failed:,}" + (f" ({failed / status['done']:.1%})" if status["done"] else "")),
+        ("failed", f"{failures:,}" + (f" ({failures / status['done']:.1%})" if status["done"] else "")),
         ("URLs", f"{status['done']:,} of {status['known']:,} done{share}, {left:,} left{retrying}, {hosts}"),
         (
             "speed",

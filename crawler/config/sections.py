@@ -5,7 +5,7 @@ One flat frozen ``Config`` is what the operator writes; it is composed of sectio
 to its own section only. The first line of a section's docstring is its title. How a Config comes to be is in ``load``.
 """
 
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from crawler.config.fields import Field, Section
 from crawler.config.types import (
@@ -36,6 +36,9 @@ from crawler.config.types import (
     bounds,
     matching,
 )
+
+if TYPE_CHECKING:
+    from crawler.core.urls import UrlRules
 
 
 class HostConfig(Section):
@@ -87,6 +90,12 @@ class ScopeConfig(Section):
         False, description="also fetch what pages need to be shown: images, styles, scripts, fonts, frames, from any host"
     )
     sitemaps: bool = Field(False, description="read sitemaps named in robots.txt, and /sitemap.xml")
+
+    def url_rules(self) -> "UrlRules":
+        """What canonical means for the URLs of this crawl."""
+        from crawler.core.urls import UrlRules  # not needed to show help
+
+        return UrlRules(self.max_url, self.drop_params, self.sort_query)
 
 
 class PolitenessConfig(Section):

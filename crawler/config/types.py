@@ -133,16 +133,12 @@ def store_url(value: str) -> str:
     """``s3://BUCKET/PREFIX`` or ``file:///DIR``, without a slash at the end."""
     try:
         parts = urlsplit(value.strip())
-        if "@" in parts.netloc:
-            raise ValueError(
-                "must hold no credentials: they come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
-            )
-        is_s3 = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc)
-        is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
-    except ValueError as error:
-        if "credentials" in str(error):
-            raise
-        is_s3 = is_file = None
+    except ValueError:  # brackets that hold no address
+        parts = urlsplit("")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no credentials: they come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)")
+    is_s3 = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc)
+    is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
     if not (is_s3 or is_file) or parts.query or parts.fragment:
         raise ValueError("must be s3://BUCKET/PREFIX or file:///DIR")
     return value.strip().rstrip("/")

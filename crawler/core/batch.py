@@ -1,6 +1,6 @@
 """What one commit makes true: the visits that ended, the links that were admitted, and what the store decided about them.
 
-Handed from the frontier to the store and to what writes the files, so that each of them needs to know neither other.
+Handed from the frontier to the store and to what writes the files, so that none of the three needs to know the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class HostRest(Struct, frozen=True, gc=False):
     busy: int = 0
     """Times in a row it asked us to slow down (429, 503)."""
     has_responded: bool = False
-    """It took a request at any time of this crawl."""
+    """It responded, or at least took a request, at some time in this crawl."""
 
 
 class Settled(Struct, frozen=True):

@@ -177,12 +177,5 @@ class Packer:
         return xxh3_64_digest(url[: url.index(b"?")], self._secret)
 
 
-def pack(urls: Sequence[str], keys_by: Keys, page: Link) -> LinkBlock:
-    """A block of these URLs, found on a page."""
-    packer = Packer(keys_by, with_queries=True)
-    packer.add((url, host_key(url)) for url in urls)
-    return block_of(packer.take(), page)
-
-
 _HEAD: Final = b"\0" + _encode(Link("", ""))[:1]
 """No flags, and the head of a link's array."""

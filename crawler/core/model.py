@@ -52,6 +52,12 @@ OutcomeName: TypeAlias = Literal[
 NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
 """Outcomes that do not count for ``--max-failed``."""
 
+
+def failed(outcomes: Mapping[str, int]) -> int:
+    """How many URLs failed, by their counts by outcome."""
+    return sum(count for outcome, count in outcomes.items() if outcome not in NO_FAILURE)
+
+
 NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
 """Outcomes of links that nobody was asked for."""
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
@@ -344,6 +350,11 @@ class LongestHost(Struct, frozen=True):
     waiting: int
     rest: float
     per_host: int = 1
+
+    @property
+    def lasts_s(self) -> float:
+        """How long politeness keeps it busy."""
+        return self.waiting * self.rest / self.per_host
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ T = TypeVar("T", bound=Struct)
 
 
 def summed(named: Sequence[Mapping[K, int]]) -> dict[K, int]:
-    """By name; what comes to nothing is left out. (Of one part a count may be less than nothing: what another has counted was
+    """Counts added by name, without those that come to 0. (A part's count may be negative: what another part has counted was
     settled again there.)"""
     total: dict[K, int] = {}
     for one in named:
@@ -22,8 +22,8 @@ def summed(named: Sequence[Mapping[K, int]]) -> dict[K, int]:
 
 
 def added(parts: Sequence[T], **told: Any) -> T:
-    """One of several: numbers are added, mappings of them by name. ``told``: the fields that are no sums. TypeError: a field is
-    neither, and was not told."""
+    """Several as one: numbers are added, mappings of numbers by name. ``told`` gives the fields that are no sums. TypeError: a
+    field is neither, and was not given."""
     kind = type(parts[0])
     columns = {name: [getattr(one, name) for one in parts] for name in kind.__struct_fields__ if name not in told}
     return kind(**{name: _sum(values) for name, values in columns.items()}, **told)

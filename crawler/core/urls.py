@@ -198,11 +198,6 @@ def parse(text: str, base: str | None = None, rules: UrlRules = _STANDARD) -> Ur
     return Url(rules.apply(href), credentials)
 
 
-def canonical(text: str, base: str | None = None, max_bytes: int = URL_BYTES_MAX) -> str:
-    """``parse(...).href``."""
-    return parse(text, base, UrlRules(max_bytes)).href
-
-
 def join(base: str, href: str) -> str:
     """The canonical URL that ``href`` names on the page ``base``; for many links of one page see ``Base``."""
     return Base(base).join(href)

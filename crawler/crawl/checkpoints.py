@@ -20,10 +20,9 @@ from msgspec import Struct
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.crawl.crawl import Crawl
-from crawler.crawl.maintenance import stores_of
+from crawler.crawl.maintenance import open_stores
 from crawler.frontier import Store
-from crawler.frontier.division import FILE_NAME, moving_at, store_of
-from crawler.frontier.division import read as read_division
+from crawler.frontier.division import FILE_NAME, division_at, moving_at, store_of
 from crawler.output.checkpoint import Checkpoint, Copied, Cut
 
 FRONTIER: Final = "frontier"
@@ -31,7 +30,7 @@ _DIVIDED: Final = (f"{FRONTIER}/{FILE_NAME}",)
 
 
 class Taken(Struct, frozen=True):
-    """Of one store."""
+    """What one store's cut came to: seconds that its commits were held up, files, their bytes, and files that were not there."""
 
     seconds: float
     files: int
@@ -44,8 +43,8 @@ class Taken(Struct, frozen=True):
 
 
 async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
-    """Of a crawl that runs. ConfigError: there can be none of that name; StorageError: not now; TimeoutError: a commit takes too
-    long."""
+    """A checkpoint of a crawl that runs. ConfigError: there can be none of that name; StorageError: not now; TimeoutError: a
+    commit takes too long."""
     checkpoint = Checkpoint(root, name)
     await asyncio.to_thread(checkpoint.prepare)
     cut = checkpoint.cut()
@@ -57,15 +56,15 @@ async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
         checkpoint.discard()
         raise
     await asyncio.to_thread(checkpoint.finish)
-    return _told(checkpoint, [Taken.of(cut)])
+    return _summed(checkpoint, [Taken.of(cut)])
 
 
 def take_still(root: Path, name: str | None = None) -> Copied:
-    """Of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
-    with stores_of(root) as stores:
+    """A checkpoint of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
+    with open_stores(root) as stores:
         if moving_at(root / FRONTIER) is not None:
             raise ConfigError(f"{root}: its hosts are being divided anew: go on with the command of this crawl first")
-        division = read_division(root / FRONTIER)
+        division = division_at(root / FRONTIER)
         checkpoint = Checkpoint(root, name)
         checkpoint.prepare()
         taken = []
@@ -84,7 +83,7 @@ def take_still(root: Path, name: str | None = None) -> Copied:
             checkpoint.discard()
             raise
         checkpoint.finish(_DIVIDED if division is not None else ())
-        return _told(checkpoint, taken)
+        return _summed(checkpoint, taken)
 
 
 def _store_of(part: int) -> str:
@@ -96,7 +95,8 @@ def _copied(store: Store, path: Path) -> Mapping[str, Mark]:
     return store.marks()
 
 
-def _told(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
+def _summed(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
+    """Of all its stores."""
     return Copied(
         checkpoint.path,
         max(each.seconds for each in taken),
@@ -126,7 +126,7 @@ class Cutters(Protocol):
 
 
 async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> Copied:
-    """As ``take``."""
+    """A checkpoint of a crawl by several processes. As ``take``."""
     checkpoint = Checkpoint(root, name)
     await asyncio.to_thread(checkpoint.prepare)
     try:
@@ -141,7 +141,7 @@ async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> 
         checkpoint.discard()
         raise
     await asyncio.to_thread(checkpoint.finish, _DIVIDED)
-    return _told(checkpoint, taken)
+    return _summed(checkpoint, taken)
 
 
 @contextmanager
@@ -153,7 +153,8 @@ def _in_time() -> Iterator[None]:
 
 
 class PartCutter:
-    """What one of these processes does for it. It lets go by itself only when it ends. Methods raise StorageError: not now."""
+    """What each of the processes does for a checkpoint of all, as ``Cutters`` has it. It lets go of the exchange by itself only
+    when it ends. Methods raise StorageError: not now."""
 
     def __init__(self, crawl: Crawl, part: int) -> None:
         self._crawl, self._part = crawl, part

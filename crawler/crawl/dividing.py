@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from crawler.config.sections import Config
 from crawler.core.batch import Batch
 from crawler.core.errors import ConfigError
 from crawler.core.keys import Share, divided
+from crawler.crawl.maintenance import empty_batch
 from crawler.frontier import Limits, Store, open_store
-from crawler.frontier.division import Division, begin, check, is_empty, moving_at, parts_at, read, store_of
+from crawler.frontier.division import Division, begin, check, division_at, is_empty, moving_at, parts_at, store_of
 from crawler.frontier.in_flight import open_in_flight
 from crawler.frontier.recrawl import SLICE_PAGES
 from crawler.output import Journal, Results
@@ -39,7 +42,7 @@ def divided_for(config: Config, root: Path, parts: int) -> Division | None:
         return begin(path, parts, by_domain=by_domain) if parts > 1 else None
     if (unfinished := moving_at(path)) is not None:
         _divide(config, root, unfinished)
-    found = read(path)
+    found = division_at(path)
     if (found.parts if found is not None else 1) == parts:
         if found is not None:
             check(found, parts, by_domain=by_domain)
@@ -50,7 +53,7 @@ def divided_for(config: Config, root: Path, parts: int) -> Division | None:
     secret = found.secret if found is not None else secret_of(path)
     generation = found.generation + 1 if found is not None else 1
     _divide(config, root, Division(parts, divided(parts), secret, by_domain and parts > 1, generation))
-    return read(path)
+    return division_at(path)
 
 
 def make_whole(config: Config, root: Path) -> None:
@@ -69,7 +72,7 @@ def _divide(config: Config, root: Path, new: Division) -> None:
     path, began = root / "frontier", time.monotonic()
     copied = 0
     if not is_switched(path, new):
-        _settle_files(config, root, read(path))
+        _settle_files(config, root, division_at(path))
         copied = move(path, new)
     clean_up(path, stores_there(path), new, part_of)
     logger.info("processes: now %d, divided in %.1f s: %d entries copied", new.parts, time.monotonic() - began, copied)
@@ -95,8 +98,7 @@ def _settle_files(config: Config, root: Path, division: Division | None) -> None
         ]
         for store, journal, exchange in zip(stores, journals, exchanges, strict=True):
             while (received := exchange.inbox.receive()) is not None:
-                batch = Batch([], received.admitted, {}, {}, store.clock(), store.last_commit_wall(), dict(received.robots))
-                _commit(store, journal, batch)
+                _commit(store, journal, replace(empty_batch(store), admitted=received.admitted, robots=dict(received.robots)))
                 exchange.committed(received)
             _close_files(store, journal)
 
@@ -125,7 +127,7 @@ def _close_files(store: Store, journal: Journal) -> None:
     while store.fulfil(SLICE_PAGES) is not None:
         pass
     journal.roll(rows=True)
-    _commit(store, journal, Batch([], [], {}, {}, store.clock(), store.last_commit_wall()))
+    _commit(store, journal, empty_batch(store))
 
 
 def _commit(store: Store, journal: Journal, batch: Batch) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec.structs import replace
 
 from crawler.config.sections import Config
-from crawler.core import urls
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
 from crawler.core.model import EMBED, READABLE, Done, Link
@@ -57,8 +56,8 @@ class Undo(Protocol):
 
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
-    the crawl's fingerprints; ``hasten`` is told when URLs say to have been modified; ``by_domain``: hosts of a domain are in one
-    slot."""
+    the crawl's fingerprints; ``on_parsed`` is told how many seconds finding the links of a page took; ``hasten`` is told when
+    URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot."""
 
     def __init__(
         self,
@@ -69,16 +68,16 @@ class Expander:
         admit: Callable[[Admitted], Awaitable[object]],
         *,
         secret: int,
+        on_parsed: Callable[[float], None] = lambda seconds: None,
         hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
         by_domain: bool = False,
     ) -> None:
         self._undo = undo
         self._parser = parser
         self._admit = admit
-        self._rules = rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+        self._rules = rules = config.url_rules()
         self._secret, self._by_domain = secret, by_domain
-        self.parsed: Callable[[float], None] = lambda seconds: None
-        """Told how long finding the links of a page took."""
+        self._on_parsed = on_parsed
         self._with_modified = hasten is not None
         self._requisites = config.requisites
         self._mimes = REQUISITES_MIMES if config.requisites else MIMES
@@ -155,12 +154,12 @@ class Expander:
         if len(body) > LARGE_BYTES and mime in MIMES:
             held.shrink(document_bytes(len(body), _references(body, headers)))
         began = time.perf_counter()
-        place = (link.depth + 1, link.anchor or link.url, self._reading)
         function = FUNCTION
+        place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading)
         if self._requisites:
-            function, place = EMBEDS, (*place, link.kind != EMBED and self._scope.follows(link))  # type: ignore[assignment]
+            function, place = EMBEDS, (*place, link.kind != EMBED and self._scope.follows(link))
         found, fault = await self._outlinks(function, body, link.url, mime, page.charset, headers, *place)
-        self.parsed(time.perf_counter() - began)
+        self._on_parsed(time.perf_counter() - began)
         del body
         refused = found.refused
         is_read = bool(found.parts or found.embeds or found.encoding)  # once they are admitted, the lists are empty

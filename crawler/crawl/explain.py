@@ -43,7 +43,7 @@ def explain(
     ``state`` is done, waiting, retrying, unknown or invalid; then the record, or the rule that refuses it as a link (of
     the page ``via``, if that is known). FetchError: ``via`` is not a URL."""
     config = read_section(root, ScopeConfig) or ScopeConfig()
-    rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+    rules = config.url_rules()
     try:
         canonical = urls.parse(url, rules=rules).href
     except FetchError as error:

@@ -24,7 +24,7 @@ from crawler.core.model import Mark
 from crawler.crawl.dividing import make_whole
 from crawler.fetch.request import user_agent
 from crawler.frontier import Limits, Store, open_reader, open_store
-from crawler.frontier.cluster.node import check as check_node
+from crawler.frontier.cluster.node import check_node
 from crawler.frontier.division import store_of
 from crawler.frontier.in_flight import InFlight, open_in_flight
 from crawler.output import Journal, Results, make_tmp, open_directory
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger(__name__)
 
 
-class Part(Struct, frozen=True):
+class CrawlPart(Struct, frozen=True):
     """Which part of a divided crawl a process is, and what it shares with the others: of a node of a cluster, nothing."""
 
     share: Share
@@ -62,7 +62,7 @@ class Files(NamedTuple):
     membership: Membership | None
 
 
-def open_files(config: Config, hosts: HostRules, plan: Plan, part: Part | None, stack: contextlib.ExitStack) -> Files:
+def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | None, stack: contextlib.ExitStack) -> Files:
     """In the order of their dependence; ``stack`` closes them in the reverse one."""
     assert config.output is not None
     if part is None and not config.fresh:
@@ -122,7 +122,7 @@ def _intervals(config: Config) -> Intervals | None:
     return Intervals(config.recrawl_every, min_s=config.recrawl_min, max_s=config.recrawl_max)
 
 
-def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
+def _open_exchange(root: Path, store: Store, part: CrawlPart) -> Exchange:
     from crawler.frontier.exchange.exchange import Exchange  # not needed for a whole crawl
 
     assert part.board is not None
@@ -131,8 +131,8 @@ def _open_exchange(root: Path, store: Store, part: Part) -> Exchange:
 
 def _leave(config: Config, own: Path, store: Store, journal: Journal, membership: Membership | None) -> None:
     """Close store and journal. What no commit knows is cut off, so that any reader finds whole records only. How much that is can
-    be told only once the store is closed: a commit that failed may be there all the same. (A node whose last COMMIT was not
-    answered does not know it: its next start does.)"""
+    be told only once the store is closed: a commit that failed may be there all the same. (A node whose last COMMIT got no
+    response does not know it: its next start does.)"""
     try:
         store.close()
     finally:

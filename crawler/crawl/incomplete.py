@@ -15,7 +15,6 @@ from msgspec import Struct
 from crawler.config.render import read_section
 from crawler.config.sections import ParseConfig, ScopeConfig
 from crawler.core.model import EMBED, READABLE, Known
-from crawler.core.urls import UrlRules
 from crawler.crawl.embeds import NESTING_MAX
 from crawler.output import CrawlReader, Row, row_at
 from crawler.parse.html import MIMES as HTML
@@ -51,8 +50,7 @@ class _Needs:
         scope = read_section(reader.root, ScopeConfig) or ScopeConfig()
         self._scope = Scope(scope)
         self._max_parse = (read_section(reader.root, ParseConfig) or ParseConfig()).max_parse
-        rules = UrlRules(scope.max_url, scope.drop_params, scope.sort_query)
-        self._options = Options("", scope.max_outlinks, rules)
+        self._options = Options("", scope.max_outlinks, scope.url_rules())
         self._missing_of = lru_cache(REMEMBERED_MAX)(self._found_missing)
 
     def missing_in(self, row: Row, nesting: int) -> Missing:

@@ -17,8 +17,7 @@ from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.cluster.node import is_node
-from crawler.frontier.division import read as read_division
-from crawler.frontier.division import store_of
+from crawler.frontier.division import division_at, store_of
 from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
 from crawler.output import locked
 from crawler.output.file_names import EXCHANGE, noticed
@@ -26,7 +25,7 @@ from crawler.output.file_names import EXCHANGE, noticed
 
 def revive(root: Path, outcomes: frozenset[str]) -> int:
     """Make the URLs that ended with one of ``outcomes`` due again; how many. StorageError with EWOULDBLOCK: it is running."""
-    with stores_of(root) as stores:
+    with open_stores(root) as stores:
         return sum(store.revive(outcomes) for store in stores)
 
 
@@ -34,7 +33,7 @@ def recrawl(root: Path, *, older_than_s: float = 0.0, outcomes: frozenset[str] =
     """Make settled URLs due again that were last visited so long ago; how many. ``outcomes``: only these, by default all but what
     is not to be visited again; ``match``: a regular expression. Killed midway, the crawl goes on with it. StorageError with
     EWOULDBLOCK: it is running."""
-    with stores_of(root) as stores:
+    with open_stores(root) as stores:
         return sum(_recrawl(store, time.time() - older_than_s, outcomes, match) for store in stores)
 
 
@@ -50,7 +49,7 @@ def _recrawl(store: Store, before: float, outcomes: frozenset[str], match: str |
 def retire(root: Path, files: Sequence[str]) -> list[str]:
     """Mark ``files``, or all closed files that are not there, as no longer kept; which these are. ConfigError: one of
     ``files`` cannot be. StorageError with EWOULDBLOCK: it is running."""
-    with stores_of(root) as stores:
+    with open_stores(root) as stores:
         with contextlib.closing(open_reader(root / "frontier")) as reader:
             marks = _own(reader.marks())
         if faults := [fault for file in files if (fault := _why_kept(root, file, marks.get(file))) is not None]:
@@ -72,15 +71,19 @@ def forget_stored(root: Path) -> None:
     with contextlib.closing(open_reader(root / "frontier")) as reader:
         if not any(mark.stored for mark in reader.marks().values()):
             return
-    with stores_of(root) as stores:
+    with open_stores(root) as stores:
         for store in stores:
             _mark(store, {file: replace(mark, stored=False) for file, mark in store.marks().items() if mark.stored})
 
 
+def empty_batch(store: Store) -> Batch:
+    """Of a crawl that is not running: at the time of its last commit."""
+    return Batch([], [], {}, {}, store.clock(), store.last_commit_wall())
+
+
 def _mark(store: Store, marks: Mapping[str, Mark | None]) -> None:
     if marks:
-        batch = Batch([], [], {}, {}, store.clock(), store.last_commit_wall(), retired=dict(marks))
-        store.commit(store.prepare(batch), [], {})
+        store.commit(store.prepare(replace(empty_batch(store), retired=dict(marks))), [], {})
 
 
 def _own(marks: Mapping[str, Mark]) -> dict[str, Mark]:
@@ -108,7 +111,7 @@ def _require_open_files(root: Path, marks: Mapping[str, Mark]) -> None:
 
 
 @contextlib.contextmanager
-def stores_of(root: Path) -> Iterator[Iterator[Store]]:
+def open_stores(root: Path) -> Iterator[Iterator[Store]]:
     """The stores of a crawl that no process runs, nor can begin to run meanwhile: it has one, or one for each of its parts.
     Each is closed when the next is asked for, so that where this is cut off, the same command again does the rest."""
     path = root / "frontier"
@@ -118,7 +121,7 @@ def stores_of(root: Path) -> Iterator[Iterator[Store]]:
     with locked(root):
         begun = read_identity(root) or {"depth": 0}
         limits = Limits(depth_limited=begun["depth"] > 0)
-        division = read_division(path)
+        division = division_at(path)
 
         def opened() -> Generator[Store]:
             for share in division.shares() if division is not None else [None]:

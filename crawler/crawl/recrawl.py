@@ -88,9 +88,12 @@ def checked(older_than: str, match: str | None) -> tuple[float, str | None]:
     """Seconds and expression of an order, as a person wrote them. ValueError says what is wrong."""
     try:
         older_than_s = float(parse_time(older_than))
+    except ValueError as error:
+        raise ValueError(f"older_than {error}") from None
+    try:
         regex(match or "")
     except ValueError as error:
-        raise ValueError(f"{'match' if 'expression' in str(error) else 'older_than'} {error}") from None
+        raise ValueError(f"match {error}") from None
     return older_than_s, match
 
 

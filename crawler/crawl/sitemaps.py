@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 
 class Sitemaps:
-    """``reading`` is what a parser process must know of the crawl (``outlinks.Reading``, encoded); ``admit`` takes links into the
-    next batch; ``hasten`` is told when entries say to have been modified."""
+    """``reading`` is what a parser process must know of the crawl (``outlinks.ReadingOptions``, encoded); ``admit`` takes links
+    into the next batch; ``hasten`` is told when entries say to have been modified."""
 
     def __init__(
         self,

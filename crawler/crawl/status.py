@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from crawler.core.model import NO_FAILURE, CrawlState, LongestHost, Pause, Snapshot, WaitsFor
+from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor, failed
 from crawler.core.text import printable
 
 if TYPE_CHECKING:
@@ -21,6 +22,21 @@ RATE_WINDOW_S: Final = 30.0
 RATE_S_MIN: Final = 1.0
 _SAMPLES_MAX: Final = 256
 _WORTH_SAYING_S: Final = 60.0
+
+WAITS: Final[Mapping[str, str]] = {
+    "politeness": "politeness: every host with a URL left rests",
+    "frontier": "nothing: there is no URL left to visit",
+    "memory": "memory",
+    "disk": "the disk",
+    "descriptors": "file descriptors: the process may open no more",
+    "rate": "the crawl-wide rate or bandwidth",
+    "network": "the network: ours is down",
+    "parser": "the parsers",
+    "operator": "you: the crawl is paused",
+    "exchange": "another process or node, which is behind with the links it was sent",
+    "database": "the database of the cluster: it cannot be reached, or has given this node no hosts yet",
+}
+"""What the workers wait for (``WaitsFor``), in words for people; nothing where they are all busy."""
 
 
 def snapshot_of(crawl: Crawl, state: CrawlState | None = None) -> Snapshot:
@@ -98,9 +114,9 @@ class Eta(NamedTuple):
 
 
 def eta(rest: int, rate: float, longest: LongestHost | None) -> Eta | None:
-    """max(rest ÷ rate, the longest host's waiting × its rest ÷ per_host); None if nothing can be said."""
+    """max(rest ÷ rate, how long the longest host lasts); None if nothing can be said."""
     by_rate = rest / rate if rate > 0 else None
-    by_host = longest.waiting * longest.rest / longest.per_host if longest else 0.0
+    by_host = longest.lasts_s if longest else 0.0
     if longest and by_host > (by_rate or 0.0):
         return Eta(by_host, longest)
     return None if by_rate is None else Eta(by_rate, None)
@@ -145,27 +161,23 @@ class Rates:
     @property
     def pages(self) -> float:
         """Never negative, though a store that is set back after a failed commit has fewer done."""
-        if not self._seconds:
+        if not self.seconds:
             return 0.0
         first, last = self._samples[0], self._samples[-1]
-        return max(0, last.done - first.done, last.settled - first.settled) / self._seconds
+        return max(0, last.done - first.done, last.settled - first.settled) / self.seconds
 
     @property
     def bytes(self) -> float:
-        return (self._samples[-1].bytes - self._samples[0].bytes) / self._seconds if self._seconds else 0.0
+        return (self._samples[-1].bytes - self._samples[0].bytes) / self.seconds if self.seconds else 0.0
 
     @property
     def found(self) -> float:
         """URLs that became known."""
-        return max(0, self._samples[-1].known - self._samples[0].known) / self._seconds if self._seconds else 0.0
+        return max(0, self._samples[-1].known - self._samples[0].known) / self.seconds if self.seconds else 0.0
 
     @property
     def seconds(self) -> float:
-        """What they are taken over."""
-        return self._seconds
-
-    @property
-    def _seconds(self) -> float:
+        """Between the first and the last sample."""
         return self._samples[-1].at - self._samples[0].at if self._samples else 0.0
 
 
@@ -199,9 +211,9 @@ def status_line(now: Snapshot, rates: Rates) -> str:
     """What failed and how long it goes on, first, since a line may be cut; then done of known, how fast, and what the workers
     wait for."""
     expected = left(now, rates)
-    failed = sum(count for name, count in now.outcomes.items() if name not in NO_FAILURE)
+    failures = failed(now.outcomes)
     parts = [
-        *([f"{failed:,} failed"] if failed else []),
+        *([f"{failures:,} failed"] if failures else []),
         *([f"{expected} left"] if expected else []),
         f"{now.done:,}/{now.known:,}{'+' * now.reading} URLs",
         _per_second(rates.pages),
@@ -229,7 +241,7 @@ def status_fields(now: Snapshot, rates: Rates) -> dict[str, object]:
         "done": now.done,
         "waiting": now.waiting,
         "retrying": now.retrying,
-        "failed": sum(count for name, count in now.outcomes.items() if name not in NO_FAILURE),
+        "failed": failed(now.outcomes),
         "in_flight": now.in_flight,
         "pages_per_second": round(rates.pages, 1),
         "bytes_per_second": round(rates.bytes),

@@ -20,17 +20,17 @@ from msgspec import Struct
 from msgspec.json import decode, encode
 
 from crawler.config import Config, HostRules
-from crawler.core import urls
 from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError
 from crawler.core.model import Limiter
+from crawler.core.urls import UrlRules
 from crawler.core.version import __version__
 from crawler.crawl import embeds
 from crawler.crawl.crawl import Crawl
 from crawler.crawl.expand import Expander
 from crawler.crawl.failing_hosts import FailingHosts
-from crawler.crawl.files import Files, Part, open_files
+from crawler.crawl.files import CrawlPart, Files, open_files
 from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.planning import plan_of
@@ -41,7 +41,7 @@ from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
 from crawler.output.archive import KINDS
-from crawler.output.uploads import open_uploads, place_of
+from crawler.output.uploads import open_uploads, stored_place
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
 from crawler.policy.exclusion import Exclusion
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def open_crawl(config: Config, *, endless: bool = False, part: Part | None = None) -> AsyncIterator[Crawl]:
+async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart | None = None) -> AsyncIterator[Crawl]:
     """A crawl over its directory, ready to ``run``. ``endless``: it does not end when nothing waits. ``part``: only this part of
     it, in a directory that is open already; its settings are what the part may use of each.
 
@@ -117,7 +117,7 @@ def _pump(
     clock: Clock,
     budget: Budget,
     failing_hosts: FailingHosts,
-    part: Part | None,
+    part: CrawlPart | None,
     *,
     endless: bool,
 ) -> Pump:
@@ -161,12 +161,13 @@ def _crawl(
     fetcher: Fetcher,
     parser: ParserPool | None,
     failing_hosts: FailingHosts,
-    part: Part | None,
+    part: CrawlPart | None,
     *,
     endless: bool,
 ) -> Crawl:
     """All that is open, put together."""
     root, store, hosts, robots = files.root, files.store, rules.hosts, rules.robots
+    metrics = _metrics(pump)
     recrawler, marking = Recrawler(config, store, pump, clock), asyncio.Lock()
     expander = Expander(
         config,
@@ -175,10 +176,11 @@ def _crawl(
         fetcher.finisher,
         pump.frontier.admit,
         secret=store.secret(),
+        on_parsed=metrics.parsed,
         hasten=recrawler.hasten if config.recrawl_every else None,
         by_domain=_is_by_domain(config, part),
     )
-    url_rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
+    url_rules = config.url_rules()
     patience_s = math.inf if endless else config.disk_wait
     return Crawl(
         config,
@@ -202,22 +204,21 @@ def _crawl(
         memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
         disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
         network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
-        metrics=_metrics(pump, expander),
+        metrics=metrics,
         failing_hosts=failing_hosts,
     )
 
 
-def _is_by_domain(config: Config, part: Part | None) -> bool:
+def _is_by_domain(config: Config, part: CrawlPart | None) -> bool:
     """Whether all hosts of a domain have one owner."""
     if config.cluster is not None:
         return config.politeness_by == "domain"
     return part is not None and part.share.group_of is not None
 
 
-def _metrics(pump: Pump, expander: Expander) -> Metrics:
+def _metrics(pump: Pump) -> Metrics:
     metrics = Metrics(version=__version__, rules=RULES)
     metrics.opened(pump.frontier.counts.known, pump.frontier.counts.settled)
-    expander.parsed = metrics.parsed
     return metrics
 
 
@@ -292,21 +293,21 @@ def _retention(config: Config, root: Path, pump: Pump, marking: asyncio.Lock) ->
         retire=pump.frontier.retire,
         wall=time.time,
         marking=marking,
-        stored_at=place_of(config.store_url, root) if config.store_url is not None else None,
+        stored_at=stored_place(config.store_url, root) if config.store_url is not None else None,
     )
 
 
-def _visits_max(config: Config, part: Part | None) -> int | None:
-    """A part is allowed its visits as it needs them."""
+def _visits_max(config: Config, part: CrawlPart | None) -> int | None:
+    """Pages that may be visited; None: no limit. A part begins with none, and is allowed them as it needs them."""
     return None if not config.max_pages else config.max_pages if part is None else 0
 
 
-def _seeds(config: Config, store: Store, rules: urls.UrlRules, membership: Membership | None) -> Iterator[seeds.Chunk]:
+def _seeds(config: Config, store: Store, rules: UrlRules, membership: Membership | None) -> Iterator[seeds.Chunk]:
     lost = membership.lost_positions if membership is not None else None
     return seeds.read(config.input, config.urls, store.positions(), rules, _own_stdin(config), lost)
 
 
-def _judge(config: Config, rules: urls.UrlRules) -> Judge:
+def _judge(config: Config, rules: UrlRules) -> Judge:
     move_anchor = config.redirects == "any"
     return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
@@ -320,7 +321,7 @@ def _measure(
     parser: ParserPool | None,
     journal: Journal,
 ) -> None:
-    """By what to read how much of a fixed account is used."""
+    """Tell the budget how to read what the fixed accounts use."""
     budget.measure("store", store.memory_used)
     budget.measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
     budget.measure("robots", robots.memory_used if robots is not None else int)

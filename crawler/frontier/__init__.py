@@ -48,7 +48,7 @@ def open_store(
 
 def open_reader(path: Path) -> RocksReader | PartsReader | NodeReader:
     """Read a store, or those of all parts, while other processes may be writing to them. Raises StorageError."""
-    from crawler.frontier.division import read as division_at
+    from crawler.frontier.division import division_at
     from crawler.frontier.rocksdb.reader import RocksReader
 
     division = division_at(path)

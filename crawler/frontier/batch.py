@@ -39,8 +39,9 @@ class OpenBatch:
         self.links_bytes = 0
         self.body_bytes = 0
         self.releases: list[Callable[[], None]] = []
-        """Of what outcomes hold, and of what admitted links hold: called when it is committed."""
+        """Of the memory that outcomes hold: called when the batch is committed, or has failed."""
         self.admitted_releases: list[Callable[[], None]] = []
+        """Of the memory that admitted links hold: called when they are committed."""
         self._committed: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:

@@ -42,20 +42,20 @@ class Counters:
 
     def freeze(self) -> Counts:
         return Counts(
-            self.known,
-            self.waiting,
-            self.retrying,
-            self.recrawl,
-            self.done,
-            self.hosts,
-            dict(self.outcomes),
-            dict(self.reasons),
-            dict(self.refused),
-            dict(self.lines),
-            dict(self.not_pages),
-            dict(self.statuses),
-            dict(self.changes),
-            self.settled,
+            known=self.known,
+            waiting=self.waiting,
+            retrying=self.retrying,
+            recrawl=self.recrawl,
+            done=self.done,
+            hosts=self.hosts,
+            outcomes=dict(self.outcomes),
+            reasons=dict(self.reasons),
+            refused=dict(self.refused),
+            lines=dict(self.lines),
+            not_pages=dict(self.not_pages),
+            statuses=dict(self.statuses),
+            changes=dict(self.changes),
+            settled=self.settled,
         )
 
     def admit(self, links: int, *, is_new_page: bool) -> None:

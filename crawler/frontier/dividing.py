@@ -18,7 +18,7 @@ from typing import Final
 
 from crawler.core.durable import storing, sync_dir
 from crawler.core.keys import Keys
-from crawler.frontier.division import FILE_NAME, MOVING_NAME, Division, read, store_of, stores_of, write
+from crawler.frontier.division import FILE_NAME, MOVING_NAME, Division, division_at, store_of, stores_of, write
 from crawler.frontier.exchange.inbox import SOURCE
 from crawler.frontier.exchange.outbox import FOLDER
 from crawler.frontier.rocksdb.layout import MARK, POSITION
@@ -33,7 +33,7 @@ GONE: Final = (MARK + FOLDER.encode(), POSITION + SOURCE.encode())
 
 def is_switched(path: Path, new: Division) -> bool:
     """Whether the new division is in force already, and only cleaning up is left."""
-    found = read(path)
+    found = division_at(path)
     return found is None if new.parts == 1 else found is not None and found.generation == new.generation
 
 
@@ -41,7 +41,7 @@ def move(path: Path, new: Division) -> int:
     """From the division that is in force to the new one; the number of entries copied. Nothing of it is in force before all
     is there."""
     write(path / MOVING_NAME, new)
-    old = stores_of(path, read(path))
+    old = stores_of(path, division_at(path))
     wanted = stores_of(path, new)
     copied = 0
     branches = _branch_off(path, new, old, wanted)

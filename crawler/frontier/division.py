@@ -60,7 +60,7 @@ def stores_of(path: Path, division: Division | None) -> dict[Path, tuple[int, ..
     }
 
 
-def read(path: Path, name: str = FILE_NAME) -> Division | None:
+def division_at(path: Path, name: str = FILE_NAME) -> Division | None:
     """None: it is not divided. StorageError, ``final``: the file is damaged."""
     file = path / name
     table = table_of(file)
@@ -90,17 +90,17 @@ def begin(path: Path, parts: int, *, by_domain: bool) -> Division:
 
 def is_empty(path: Path) -> bool:
     """Whether there is no frontier yet."""
-    return not (path / "CURRENT").exists() and read(path) is None and moving_at(path) is None
+    return not (path / "CURRENT").exists() and division_at(path) is None and moving_at(path) is None
 
 
 def moving_at(path: Path) -> Division | None:
     """The division that was begun, and perhaps not ended. One part: it is to be whole again."""
-    return read(path, MOVING_NAME)
+    return division_at(path, MOVING_NAME)
 
 
 def parts_at(path: Path) -> int:
     """Among how many parts it is divided, or is to be: what was begun is ended. One: it is whole."""
-    division = moving_at(path) or read(path)
+    division = moving_at(path) or division_at(path)
     return division.parts if division is not None else 1
 
 

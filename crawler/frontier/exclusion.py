@@ -1,4 +1,4 @@
-"""What the frontier asks of the operator's word."""
+"""What the frontier must know of the links that the operator excludes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from crawler.core.model import Link
 
 
 class Exclusion(Protocol):
-    """What is wanted no more; ``crawler.policy.exclusion`` has the one that crawls use."""
+    """``crawler.policy.exclusion`` has the one that crawls use."""
 
     is_set: bool
     """Whether there is anything to refuse by."""

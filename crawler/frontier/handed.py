@@ -1,4 +1,5 @@
-"""What the frontier is handed to decide with: robots rules, politeness, and room for links. Their homes are on other floors."""
+"""What the frontier is handed to decide with: robots rules, politeness, and room for links. ``crawler.policy`` and
+``crawler.resources`` have what crawls use."""
 
 from __future__ import annotations
 

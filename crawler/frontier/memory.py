@@ -34,7 +34,7 @@ from crawler.frontier.admission import (
 from crawler.frontier.bundle import values_of
 from crawler.frontier.counters import RECORDED, RECRAWL, UNCOUNTED, Counters, Longest, land
 from crawler.frontier.memory_queues import Queues
-from crawler.frontier.progress import Progress, Tally
+from crawler.frontier.progress import Tallies, Tally
 from crawler.frontier.recrawl import RecrawlOrder, is_behind
 from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
@@ -57,7 +57,7 @@ class MemoryStore:
         self._tally = Counters(Counts())
         self._counts = Counts()
         self._longest = Longest()
-        self._progress = Progress()
+        self._progress = Tallies()
         self._now = self._wall = 0.0
         self._secret = secrets.randbits(64) if share is None else share.secret
         self._keys_by = Keys(self._secret, share.group_of if share is not None else None)

@@ -26,7 +26,7 @@ class QueuedHost(HostState):
 
 
 class Queues:
-    """A host stands in the heap once with its present ticket, while links of it wait and none is out."""
+    """``hosts`` by host key; ``out`` are the links that were claimed, by the keys of their leases."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, QueuedHost] = {}

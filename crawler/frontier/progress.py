@@ -40,7 +40,7 @@ class Tally(Struct, array_like=True):
             del self.outcomes[outcome]
 
 
-class Progress:
+class Tallies:
     """``kept`` are the tallies by their keys: ``list:NAME``, ``tag:`` and the tag as JSON, or either alone for all others. Those
     of a part may be less than nothing: what another has counted was forgotten here, since hosts were divided anew."""
 

@@ -79,12 +79,13 @@ class Folder:
         self._root, self._note = root, note
 
     async def put(self, name: str, path: Path, length: int) -> None:
-        await self._told(self._put, self._root / name, path, length)
+        await self._call(self._put, self._root / name, path, length)
 
     async def holds(self, name: str, path: Path, length: int) -> bool:
-        return await self._told(self._holds, self._root / name, path, length)
+        return await self._call(self._holds, self._root / name, path, length)
 
-    async def _told(self, call: Callable[..., T], target: Path, path: Path, length: int) -> T:
+    async def _call(self, call: Callable[..., T], target: Path, path: Path, length: int) -> T:
+        """In a thread; what goes wrong is a BucketError, unless it is ``path`` that is not there."""
         try:
             return await _in_thread(call, target, path, length)
         except FileNotFoundError as error:
@@ -151,7 +152,7 @@ class S3Bucket:
             raise ConfigError(f"store: {self._name} cannot be used: {said_of(error)}") from None
 
     async def put(self, name: str, path: Path, length: int) -> None:
-        with self._told(path):
+        with self._as_bucket_error(path):
             digest = await _in_thread(digest_of, path, length)
             if await self._is_there(name, length, digest):
                 return
@@ -168,11 +169,12 @@ class S3Bucket:
                 raise BucketError(f"{self._name}/{name}: it was taken, but is not there")
 
     async def holds(self, name: str, path: Path, length: int) -> bool:
-        with self._told(path):
+        with self._as_bucket_error(path):
             return await self._is_there(name, length, await _in_thread(digest_of, path, length))
 
     @contextmanager
-    def _told(self, path: Path) -> Iterator[None]:
+    def _as_bucket_error(self, path: Path) -> Iterator[None]:
+        """What goes wrong in here is a BucketError, unless it is ``path`` that is not there."""
         try:
             yield
         except BucketError:

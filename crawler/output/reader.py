@@ -102,8 +102,7 @@ class CrawlReader:
         """What is known of a URL, as a person writes it: its record, ``"waiting"``, ``"retrying"``, None. FetchError: it is
         no URL. ConfigError: the settings that say what is canonical in this crawl cannot be read."""
         config = read_section(self.root, ScopeConfig, ("max_url", "drop_params", "sort_query")) or ScopeConfig()
-        rules = urls.UrlRules(config.max_url, config.drop_params, config.sort_query)
-        return self._store.lookup(urls.parse(url, rules=rules).href)
+        return self._store.lookup(urls.parse(url, rules=config.url_rules()).href)
 
     def known(self, url: str) -> Known | str | None:
         """As ``lookup``, of a canonical URL."""

@@ -77,8 +77,20 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
         place = kept.body if kept is not None else None
         at = kept.body_at if kept is not None and place is not kept.record and place != kept.record else None
         return Known(
-            *(link, ended, outcome.reason, page.status, page.fetched_at, place, ref, location, etag, modified),
-            *(page.body.sha1, at, row["change"], content),
+            link,
+            ended,
+            outcome.reason,
+            page.status,
+            page.fetched_at,
+            archive=place,
+            row=ref,
+            location=location,
+            etag=etag,
+            last_modified=modified,
+            digest=page.body.sha1,
+            archived_at=at,
+            change=row["change"],
+            content=content,
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
     known = Known(link, ended, outcome.reason, status, at, row=ref, location=location, change=row["change"], content=content)
@@ -94,16 +106,9 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
     )
 
 
-def _outcome(settled: Settled) -> str:
+def _robots_outcome(outcome: Done | Dropped) -> str:
     """That there is no robots.txt is well, and allows everything (RFC 9309, 2.3.1.3); what came instead is no robots.txt."""
-    outcome = settled.outcome
-    assert isinstance(outcome, Done | Dropped)
-    if (
-        settled.lease.link.kind == "robots"
-        and isinstance(outcome, Done)
-        and outcome.outcome == "ok"
-        and outcome.page.status >= 400
-    ):
+    if isinstance(outcome, Done) and outcome.outcome == "ok" and outcome.page.status >= 400:
         return "http_error"
     return outcome.outcome
 
@@ -116,7 +121,7 @@ def _visit_rows(
     assert isinstance(outcome, Done | Dropped)
     onward = (links[0], states[0]) if links and outcome.outcome == "redirect" and link.kind != "robots" else None
     carries_on = onward is not None and onward[1] in CARRIES_ON
-    row = _link_row(link, outcome.outcome if link.kind != "robots" else _outcome(settled), outcome.reason)
+    row = _link_row(link, outcome.outcome if link.kind != "robots" else _robots_outcome(outcome), outcome.reason)
     row["final"] = not carries_on and link.kind not in NOT_PAGES and link.kind != EMBED
     row["attempt"] = link.attempt
     if settled.lease.recrawl and link.kind in RECRAWLED:
@@ -134,7 +139,7 @@ def _visit_rows(
             row["sha256"] = None
         if link.kind != "robots":
             row["change"] = change_of(settled, row["location"])
-    if not carries_on or onward is None or onward[1] not in DUPLICATE or link.input is None:
+    if onward is None or onward[1] not in DUPLICATE or link.input is None:
         return row, None
     duplicate = _link_row(onward[0], "skipped", "duplicate")
     duplicate["final"] = True

@@ -42,7 +42,7 @@ PLACE: Final = "store.place"
 logger: Final = logging.getLogger(__name__)
 
 
-class Waiting(Struct, frozen=True):
+class WaitingFiles(Struct, frozen=True):
     """Full files that are not stored yet."""
 
     files: int = 0
@@ -75,7 +75,7 @@ class Uploads:
         self._failed_in_a_row = 0
         self._seen = -1  # as many files had been rolled when it last looked
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
-        self.waiting = Waiting()
+        self.waiting = WaitingFiles()
         self.stored_files = self.stored_bytes = self.failures = 0
         """Since the start."""
         self.trouble: str | None = None
@@ -184,7 +184,7 @@ class Uploads:
 
     def _note(self, files: Mapping[str, tuple[float, int]]) -> None:
         since = min((at for at, _ in files.values()), default=0.0)
-        self.waiting = Waiting(len(files), sum(length for _, length in files.values()), since)
+        self.waiting = WaitingFiles(len(files), sum(length for _, length in files.values()), since)
 
 
 def open_uploads(
@@ -200,7 +200,7 @@ def open_uploads(
     """Of the crawl in ``root``, to where ``url`` says. Raises ConfigError, StorageError."""
     bucket, folder = open_bucket(url, root / PLACE), folder_of(root)
     logger.info("full files are stored at %s/%s/", url, folder)
-    place = place_of(url, root)
+    place = stored_place(url, root)
     return Uploads(root, bucket, folder, place=place, marks=marks, mark=mark, marking=marking, rolled=rolled, jitter=jitter)
 
 
@@ -211,7 +211,7 @@ async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report:
     bucket, compared, faults = open_bucket(url), 0, 0
     if not (root / ID).exists():
         return 0, 0
-    folder, place = folder_of(root), place_of(url, root)
+    folder, place = folder_of(root), stored_place(url, root)
     stored = {file: mark.length for file, mark in sorted(marks.items()) if mark.is_stored_at(place) and not mark.retired}
     for file, length in stored.items():
         try:
@@ -229,7 +229,7 @@ async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report:
     return compared, faults
 
 
-def place_of(url: str, root: Path) -> str:
+def stored_place(url: str, root: Path) -> str:
     """Tells where the files of this directory are stored from any other place: another store, or the folder of a copy of it."""
     return xxh3_64_hexdigest(f"{url}/{folder_of(root)}".encode())
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from crawler.core.errors import FetchError
+from crawler.core.reply_limits import OUTLINKS_BYTES_FACTOR, OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_MAX
 from crawler.core.urls import Base, UrlRules, escaped, host_key, origin
 from crawler.parse.microsyntax import (
     directives,
@@ -38,11 +39,6 @@ HEADERS: Final = frozenset({b"link", b"refresh", b"x-robots-tag"})
 """Names, in lower case, of the only headers that are looked at."""
 REFERENCES_MAX: Final = 200_000
 """References looked at in one page, good or bad."""
-OUTLINKS_BYTES_MAX: Final = 3 << 20
-OUTLINKS_BYTES_FREE: Final = 256 << 10
-OUTLINKS_BYTES_FACTOR: Final = 4
-"""URLs given out for one page: short references to a long base must not become a huge reply. Beyond the free ones no more
-than the page itself, times the factor."""
 PART_LINKS: Final = 2000
 """About half a megabyte, once they are objects."""
 PARSER: Final = "turbohtml:parse"
@@ -75,9 +71,6 @@ _no_page = re.compile(
 """Types of what only programs and pages ask for. A feed is a document."""
 RULE_OF: Final = {"too_long": "url_length"}
 """The rule that leaves a reference out, where it is not called as the reason why it is no URL."""
-_DIRECTIVES: Final = frozenset(
-    {"noindex", "nofollow", "noarchive", "nosnippet", "noimageindex", "notranslate", "indexifembedded"}
-)
 
 
 class Outlink(Struct, frozen=True, array_like=True, gc=False):

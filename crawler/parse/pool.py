@@ -41,7 +41,7 @@ class PoolStats(NamedTuple):
     callers_waiting: int
     """For room in the queue."""
     documents: int
-    """Answered since the start, faults included."""
+    """Replied to since the start, faults included."""
     crashed: int
     timed_out: int
     restarts: int

@@ -18,10 +18,10 @@ from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 
+from crawler.core.reply_limits import REPLY_BYTES_MAX
 from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, HEAD, LENGTH, READY, RETIRE, VALUE
 
-ANSWER_BYTES_MAX: Final = 8 << 20
 TICKS: Final = 4
 """The deadline is counted in quarters that the loop has really seen: a loop that stood still blames no document."""
 START_TICKS: Final = 120
@@ -155,7 +155,7 @@ class ParserProcess(asyncio.Protocol):
         at = 0
         while len(self._buffer) - at >= HEAD.size:
             size, status = HEAD.unpack_from(self._buffer, at)
-            if size > ANSWER_BYTES_MAX:
+            if size > REPLY_BYTES_MAX:
                 self.kill()
                 return
             if len(self._buffer) - at - HEAD.size < size:
@@ -220,7 +220,7 @@ async def start(
     ours, theirs = socket.socketpair()
     environment = {key: value for key, value in os.environ.items() if key.startswith(_KEPT_ENVIRONMENT)}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | _ALLOCATOR
-    limits = (str(os.getpid()), str(memory_bytes), str(deadline_s * 3), str(ANSWER_BYTES_MAX))
+    limits = (str(os.getpid()), str(memory_bytes), str(deadline_s * 3), str(REPLY_BYTES_MAX))
     try:
         with theirs, _deaf():
             popen = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec: half a millisecond

@@ -29,7 +29,7 @@ ENTRY_BYTES_MAX: Final = 512 << 10
 """From the end of one entry to the end of the next: RSS may carry whole articles."""
 HEAD_CHARS_MAX: Final = 64 << 10
 """A document shows what it is within these."""
-ANSWER_BYTES_MAX: Final = 512 << 10
+PART_REPLY_BYTES_MAX: Final = 512 << 10
 """Of URLs: short references to a long base may stand in a part. What does not fit is read by the next call."""
 ELEMENT_DEPTH_MAX: Final = 32
 NAME_CHARS_MAX: Final = 256
@@ -158,7 +158,7 @@ class SitemapReading:
         self._modified: dict[str, float] = {}
         self._join = Base(self.base, how.rules).join
         self._found: dict[str, None] = {}
-        self._bytes_left = ANSWER_BYTES_MAX
+        self._bytes_left = PART_REPLY_BYTES_MAX
         self._refused: dict[str, int] = {}
         self._faults: dict[str, tuple[int, str]] = {}
 

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import logging
 import math
-import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -185,5 +185,4 @@ class Disk:
 
 
 def _free_bytes(root: Path) -> int:
-    found = os.statvfs(root)
-    return found.f_bavail * found.f_frsize
+    return shutil.disk_usage(root).free

@@ -14,6 +14,8 @@ from msgspec.structs import replace
 
 from crawler.core.content_coding import decoder_bytes_max
 from crawler.core.errors import ConfigError
+from crawler.core.reply_limits import OUTLINKS_BYTES_FACTOR, OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_MAX, REPLY_BYTES_MAX
+from crawler.core.urls import URL_BYTES_MAX
 
 _KIB: Final = 1 << 10
 _MIB: Final = 1 << 20
@@ -49,15 +51,8 @@ BENCH_LINK_BYTES: Final = 1_200
 DNS_NAME_BYTES: Final = 600
 WRITE_BYTES: Final = 4 * _MIB
 """Buffers of the files that are appended to, half a MiB each, and the record being packed."""
-ANSWER_URL_BYTES_FREE: Final = 256 * _KIB
-ANSWER_URL_BYTES_MAX: Final = 3 * _MIB
-ANSWER_URL_FACTOR: Final = 4
-"""URLs that a parser gives out for one document: so many are free, and so many times its size (crawler.parse.html)."""
-ANSWER_BYTES_MAX: Final = 8 * _MIB
-"""All that it gives out for one (crawler.parse.process)."""
-ANSWER_LINK_BYTES: Final = 28
-"""Of a link beside its URL (crawler.core.link_block)."""
-URL_BYTES_MAX: Final = 2083
+REPLY_LINK_BYTES: Final = 28
+"""Of a link beside its URL, in a parser's reply (crawler.core.link_block)."""
 LINK_BYTES: Final = 700
 """A link as an object, without the text of its URL."""
 REFERENCE_BYTES_MIN: Final = 6
@@ -147,8 +142,8 @@ def document_bytes(input_bytes: int, outlinks: int) -> int:
     """Most that a document of so many decoded bytes takes on its way to a parser process and back: itself and the same as it
     is handed over, and what comes back and is unpacked. ``outlinks``: no more than so many come of it."""
     outlinks = min(outlinks, input_bytes // REFERENCE_BYTES_MIN + 1)
-    urls = min(ANSWER_URL_BYTES_MAX, max(ANSWER_URL_BYTES_FREE, ANSWER_URL_FACTOR * input_bytes), URL_BYTES_MAX * outlinks)
-    return 2 * input_bytes + 2 * min(ANSWER_BYTES_MAX, urls + ANSWER_LINK_BYTES * outlinks)
+    urls = min(OUTLINKS_BYTES_MAX, max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * input_bytes), URL_BYTES_MAX * outlinks)
+    return 2 * input_bytes + 2 * min(REPLY_BYTES_MAX, urls + REPLY_LINK_BYTES * outlinks)
 
 
 def reading_bytes(input_bytes: int, outlinks: int, decoder_bytes: int | None = None) -> int:

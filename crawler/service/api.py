@@ -22,10 +22,10 @@ from prometheus_client import CollectorRegistry
 
 from crawler.core.errors import FetchError
 from crawler.core.text import did_you_mean, printable
-from crawler.core.urls import UrlRules, parse
+from crawler.core.urls import parse
 from crawler.core.version import __version__
 from crawler.service.api_errors import Problem, as_problem
-from crawler.service.api_seeds import Uploads
+from crawler.service.api_seeds import ReceivedLists
 from crawler.service.api_steering import Steering, json_response
 from crawler.service.api_streams import FILTERS, Follow
 from crawler.service.dashboard import Dashboard
@@ -61,8 +61,8 @@ class Control:
         self.vitals, self.changes = vitals, changes
         config = crawl.config
         self.token = config.api_token
-        self.rules = UrlRules(config.max_url, config.drop_params, config.sort_query)
-        self.uploads = Uploads(crawl, self.rules)
+        self.rules = config.url_rules()
+        self.uploads = ReceivedLists(crawl, self.rules)
         self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded, self.status)
         self.follow = Follow(crawl, root)
         self.began = time.time()

@@ -36,7 +36,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _TAG_CHARS_MAX: Final = 256
 
 
-class Uploads:
+class ReceivedLists:
     """The lists that are being received."""
 
     def __init__(self, crawl: Steered, rules: UrlRules) -> None:

@@ -11,14 +11,15 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 from aiohttp import hdrs, web
 
 from crawler.core.errors import ConfigError
 from crawler.crawl.explain import as_text
-from crawler.crawl.status import Left
+from crawler.crawl.status import WAITS, Left
+from crawler.frontier.progress import LIST, TAG
 from crawler.service import dashboard_html as html
 from crawler.service import session
 from crawler.service.api_errors import Problem
@@ -125,14 +126,14 @@ class Dashboard:
         control = self._control
         status = await control.status()
         hosts = {sort: await control.hosts(sort, HOSTS_SHOWN) for sort in ("waiting", "backoff", "errors")}
-        lists, tags = await control.steering.progress_of("list:"), await control.steering.progress_of("tag:")
+        lists, tags = await control.steering.progress_of(LIST), await control.steering.progress_of(TAG)
         return {
             "head": html.head(status, time.time()),
             "overview": html.overview(status, control.vitals.history, _words(control.vitals.left())),
             "steer": html.steer(status),
             "excluded": html.excluded(control.changes.excluded()),
             "outcomes": html.outcomes(status),
-            "workers": html.workers(status, WAITS.get(status["waits_for"], "They are all busy.")),
+            "workers": html.workers(status, _sentence(WAITS.get(status["waits_for"], "they are all busy"))),
             "memory": html.memory(status),
             "disk": html.disk(status),
             "hosts": html.hosts(hosts),
@@ -193,6 +194,10 @@ def _words(left: Left | None) -> str:
     return f"{left}{alone}"
 
 
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def _event(version: int, sections: Mapping[str, str]) -> bytes:
     return b"id: %d\nevent: sections\ndata: %b\n\n" % (version, orjson.dumps(sections))
 
@@ -203,18 +208,3 @@ def _asset(name: str, mime: str) -> Callable[[web.Request], Awaitable[web.Stream
         return web.Response(body=body, content_type=mime, charset="utf-8", headers=session.HEADERS)
 
     return respond
-
-
-WAITS: Final[Mapping[str, Any]] = {
-    "politeness": "Politeness: every host with a URL left rests.",
-    "frontier": "Nothing: there is no URL left to visit.",
-    "memory": "Memory.",
-    "disk": "The disk.",
-    "descriptors": "File descriptors: the process may open no more.",
-    "rate": "The crawl-wide rate or bandwidth.",
-    "network": "The network: ours is down.",
-    "parser": "The parsers.",
-    "operator": "You: the crawl is paused.",
-    "exchange": "Another process or node, which is behind with the links it was sent.",
-    "database": "The database of the cluster: it cannot be reached, or has given this node no hosts yet.",
-}

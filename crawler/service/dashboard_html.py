@@ -15,7 +15,7 @@ from string import Template
 from typing import Any, Final
 from urllib.parse import quote
 
-from crawler.core.model import NO_FAILURE
+from crawler.core.model import failed
 from crawler.core.text import printable
 from crawler.crawl.status import amount, duration
 
@@ -87,12 +87,12 @@ def head(status: Mapping[str, Any], now: float) -> str:
 
 def overview(status: Mapping[str, Any], history: Sequence[float], expected: str) -> str:
     left = status["waiting"] + status["retrying"]
-    failed = sum(count for name, count in status["outcomes"].items() if name not in NO_FAILURE)
+    failed_count = failed(status["outcomes"])
     done, known = status["done"], status["known"]
     facts = [
         ("done", f"{done:,} of {known:,}" + (f" ({done / known:.1%})" if known else "")),
         ("left", f"{left:,}" + (f", {status['retrying']:,} to retry" if status["retrying"] else "")),
-        ("failed", f"{failed:,}" + (f" ({failed / done:.1%})" if done else "")),
+        ("failed", f"{failed_count:,}" + (f" ({failed_count / done:.1%})" if done else "")),
         ("speed", f"{status['pages_per_second']:,.1f} pages/s, {amount(status['bytes_per_second'])}/s"),
         ("in flight", f"{status['in_flight']:,}"),
         ("time left", expected),
@@ -227,9 +227,8 @@ def _progress(title: str, told: Sequence[Mapping[str, Any]], limit: int) -> str:
     rows = []
     for one in told[:limit]:
         name = "all others" if one["name"] is None else text(one["name"])
-        failed = sum(count for outcome, count in one["outcomes"].items() if outcome not in NO_FAILURE)
         bar = f'<progress max="{max(one["known"], 1)}" value="{one["done"]}" aria-label="{name} done"></progress>'
-        rows.append((name, f"{one['done']:,} of {one['known']:,}", bar, f"{failed:,}"))
+        rows.append((name, f"{one['done']:,} of {one['known']:,}", bar, f"{failed(one['outcomes']):,}"))
     more = f"<p>and {len(told) - limit:,} more</p>" if len(told) > limit else ""
     return f"{_table(title, ('name', 'done', 'share', 'failed'), rows)}{more}"
 

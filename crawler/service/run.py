@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.model import ANSWERED, NO_FAILURE, NOT_FETCHED, Snapshot
+from crawler.core.model import ANSWERED, NOT_FETCHED, Snapshot, failed
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals
@@ -141,10 +141,9 @@ def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
     if end.unstored:
         return Exit.STORAGE
     fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
-    failed = sum(count for name, count in fetched.items() if name not in NO_FAILURE)
     listed = sum(end.outcomes.values()) + end.lines.get("invalid_url", 0)
     if listed and not any(name in ANSWERED for name in fetched):
         return Exit.OK if end.outcomes.get("robots_denied") else Exit.NOTHING_FETCHED
-    if failed * 100 > max_failed * sum(fetched.values()):
+    if failed(fetched) * 100 > max_failed * sum(fetched.values()):
         return Exit.FAILURES
     return Exit.OK

@@ -30,6 +30,7 @@ import brotli
 import uvloop
 from gauges import free_port, scraped, tree_pss
 from measure import HERE
+from serving import serving
 from warcio.archiveiterator import ArchiveIterator
 
 sys.path.insert(0, str(HERE.parent))
@@ -115,19 +116,6 @@ async def attack(port: int) -> None:
     await server.serve_forever()
 
 
-@contextlib.contextmanager
-def attacker() -> Iterator[int]:
-    """The server in a process of its own; its port."""
-    port = free_port()
-    with subprocess.Popen([sys.executable, __file__, "--serve", str(port)], stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            yield port
-        finally:
-            server.terminate()
-
-
 def lines(hosts: int, port: int) -> Iterator[str]:
     """One URL on each host."""
     kinds = itertools.cycle(KINDS)
@@ -198,7 +186,7 @@ def main() -> int:
     if options.serve:
         uvloop.run(attack(options.serve))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends as well
-    with attacker() as port, tempfile.TemporaryDirectory(prefix="attack-", dir=options.dir) as root:
+    with serving(__file__) as port, tempfile.TemporaryDirectory(prefix="attack-", dir=options.dir) as root:
         given, out = list(lines(options.hosts, port)), Path(root, "out")
         began = time.monotonic()
         peak = crawled(given, out, f"{options.memory_limit}MiB")

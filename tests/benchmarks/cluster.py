@@ -27,11 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.copies import Copy
 from support.postgres import Server, binaries, rows, schema_of
-from support.stores import REST, done, record
+from support.stores import REST, done, pack, record
 
 from crawler.core.batch import Admitted, Batch, HostRest, Settled
 from crawler.core.keys import SLOTS, Keys, Share
-from crawler.core.link_block import pack
 from crawler.core.model import Known, Lease, Link, Ref
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,6 +31,7 @@ from typing import Final, NamedTuple
 import uvloop
 from gauges import free_port, scraped
 from measure import HERE, tree
+from serving import serving
 
 sys.path.insert(0, str(HERE.parent))
 
@@ -131,19 +132,6 @@ class Watcher:
         return max((gauges.get(name, 0.0) for _, gauges in self.gauges), default=0.0)
 
 
-@contextlib.contextmanager
-def served() -> Iterator[int]:
-    """The swarm in a process of its own; its port."""
-    port = free_port()
-    with subprocess.Popen([sys.executable, __file__, "--serve", str(port)], stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            yield port
-        finally:
-            server.terminate()
-
-
 async def serve(port: int) -> None:
     scripts = {name: sin.script for name, sin in HEAVY.items()}
     async with Swarm(host="0.0.0.0", port=port, scripts=scripts):
@@ -227,7 +215,7 @@ def main() -> int:
     if options.serve:
         uvloop.run(serve(options.serve))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends as well
-    with served() as port, tempfile.TemporaryDirectory(prefix="swarm-", dir=options.dir) as folder:
+    with serving(__file__) as port, tempfile.TemporaryDirectory(prefix="swarm-", dir=options.dir) as folder:
         given = lines(port, options.each, options.kinds)
         result = crawled(given, Path(folder), "--memory-limit", options.memory_limit, *options.options)
     if options.csv:

@@ -12,7 +12,7 @@ import pytest
 from support.programs import CLEAN, LOCAL, command, crawler, on_a_terminal
 from support.webs import Answer, Web
 
-from crawler.cli import crawl_commands
+from crawler.cli import run_command
 from crawler.cli.arguments import CommandParser
 from crawler.cli.main import COMMANDS, main
 from crawler.config import render
@@ -63,7 +63,7 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
     def interrupted(_crawl):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crawl_commands, "in_a_loop", interrupted)
+    monkeypatch.setattr(run_command, "in_a_loop", interrupted)
     assert main(["run", "http://127.0.0.1:1/", "-o", str(tmp_path)]) == 5
 
 

@@ -21,7 +21,7 @@ from crawler.config.load import load
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import dividing
-from crawler.frontier.division import moving_at, read, stores_of
+from crawler.frontier.division import division_at, moving_at, stores_of
 from crawler.frontier.rocksdb.database import Database
 from crawler.output import locked
 
@@ -78,7 +78,7 @@ def divide(root: Path, parts: int, cut_at: int = 0) -> None:
 def show(root: Path, urls: list[str]) -> None:
     frontier = root / "frontier"
     assert moving_at(frontier) is None
-    assert set(stores_of(frontier, read(frontier))) == {path.parent for path in frontier.rglob("CURRENT")}
+    assert set(stores_of(frontier, division_at(frontier))) == {path.parent for path in frontier.rglob("CURRENT")}
     print(json.dumps(told(root, urls)))
 
 

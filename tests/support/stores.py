@@ -1,6 +1,6 @@
 """What the store tests share: links by name, and a driver that plays the pump in one thread on a clock of its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Batch, HostRest, Prepared, Settled
 from crawler.core.keys import Keys, Share
-from crawler.core.link_block import pack
+from crawler.core.link_block import LinkBlock, Packer, block_of
 from crawler.core.model import EXPANDED, PRIORITY_DEFAULT, Done, Dropped, Known, Lease, Link, Mark, Outcome, Retry
 from crawler.core.page import Page
 from crawler.core.urls import fingerprint, host_key
@@ -30,6 +30,13 @@ def link(name: str, kind: str = "link", **fields: object) -> Link:
 
 def done(*outlinks: Link, outcome: str = "ok") -> Done:
     return Done(NO_PAGE, outcome, None, outlinks)
+
+
+def pack(urls: Sequence[str], keys_by: Keys, page: Link) -> LinkBlock:
+    """A block of these URLs, found on a page."""
+    packer = Packer(keys_by, with_queries=True)
+    packer.add((url, host_key(url)) for url in urls)
+    return block_of(packer.take(), page)
 
 
 def packed(outcome: Outcome, secret: int) -> Outcome:

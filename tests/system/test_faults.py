@@ -24,7 +24,7 @@ from support.sinful import Site, head, page, running, stay
 from support.whole import found_whole
 
 from crawler.core.urls import host_key
-from crawler.frontier.division import read as read_division
+from crawler.frontier.division import division_at
 
 BY_SESSION = TESTS / "benchmarks" / "session_way.py"
 NOTED = SUPPORT / "faults" / "noted.py"
@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_for_one_process_pauses_that_one_alone(crawl: MixedC
         while len(trial.acknowledged()) < len(before) + 10:
             assert trial.process.poll() is None, trial.said
             time.sleep(0.02)
-        division = read_division(trial.out / "frontier")
+        division = division_at(trial.out / "frontier")
         share = division.share(0)
         owners = {share.owner(share.keys_by().host(host_key(url))) for url in trial.acknowledged().keys() - before.keys()}
         assert owners == {0}

@@ -83,7 +83,7 @@ class Member:
         self._mirror, self._store, self._outbox = mirror, store, outbox
         self._node, self._lease_s, self._clock = node, lease_s, clock
         self._keys_by = mirror.share.keys_by()
-        self._pump: Pump | None = None
+        self._running: Pump | None = None
         self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
         self.gauges: Final = Gauges()
         self._lessees: Final = Lessees(node, mirror.number)
@@ -140,7 +140,7 @@ class Member:
 
     async def run(self, pump: Pump) -> None:
         """Until cancelled."""
-        self._pump = pump
+        self._running = pump
         self._until = self._clock() + SURE * self._lease_s  # it has just joined; nothing is dealt before the first tick
         pump.frontier.bench.deals_until = -math.inf
         pump.frontier.pause(Pause.DATABASE)
@@ -153,29 +153,29 @@ class Member:
                 tasks.create_task(self._end_loop(), name="end")
 
     @property
-    def _its(self) -> Pump:
-        assert self._pump is not None
-        return self._pump
+    def _pump(self) -> Pump:
+        assert self._running is not None
+        return self._running
 
     async def _ask(self, call: Callable[..., T], *args: object) -> T | None:
         """On the engine's thread; None where the database cannot be reached: the pump makes that good."""
-        if self._its.failure is not None:
+        if self._pump.failure is not None:
             return None
         try:
-            return await self._its.ask(call, *args)
+            return await self._pump.ask(call, *args)
         except StorageError as error:
-            self._its.failed(error)
+            self._pump.failed(error)
             return None
 
     async def _between_commits(self, call: Callable[..., T], *args: object) -> T | None:
-        if self._its.failure is not None:
+        if self._pump.failure is not None:
             return None
         try:
-            return await self._its.between_commits(call, *args)
+            return await self._pump.between_commits(call, *args)
         except TimeoutError:
             return None
         except StorageError as error:
-            self._its.failed(error)
+            self._pump.failed(error)
             return None
 
     # -- leases ---------------------------------------------------------------------------------------------------
@@ -191,14 +191,14 @@ class Member:
     async def _keep(self) -> None:
         while True:
             sent, generation = self._clock(), self._generation
-            wants = self._room.wants_slots(self._its.frontier.pauses, sent)
-            tick = await self._ask(self._mirror.truth.tick, self._its.out_long(), wants)
+            wants = self._room.wants_slots(self._pump.frontier.pauses, sent)
+            tick = await self._ask(self._mirror.truth.tick, self._pump.out_long(), wants)
             if tick is not None and generation == self._generation:
                 if not tick.is_member:
-                    self._its.failed(RemoteError("cluster: another process has taken this member's place", at_once=True))
+                    self._pump.failed(RemoteError("cluster: another process has taken this member's place", at_once=True))
                 else:
                     self._until = sent + SURE * self._lease_s
-                    self._its.frontier.bench.deals_until = self._until
+                    self._pump.frontier.bench.deals_until = self._until
                     await self._reconcile(tick)
                     self._pace()
             await self._count_dead_rows()
@@ -250,15 +250,15 @@ class Member:
         mirror, alive = self._mirror, {view.number for view in tick.members if view.is_alive}
         others = [decode_state(view.state).counts for view in tick.members if view.node != self._node and view.state]
         mirror.elsewhere = total(others)
-        self._its.counted()
+        self._pump.counted()
         self._lost_disks.told(frozenset(view.number for view in tick.members if view.is_lost))
         mine = tick.boxes.get(mirror.number)
         self.gauges.oldest_message_s = mine.oldest_s if mine is not None else 0.0
         lags = any(box.size > LAG_BYTES_MAX for member, box in tick.boxes.items() if member in alive or member == NOBODY)
         if lags:
-            self._its.frontier.pause(Pause.EXCHANGE)
-        elif Pause.EXCHANGE in self._its.frontier.pauses:
-            self._its.frontier.resume(Pause.EXCHANGE)
+            self._pump.frontier.pause(Pause.EXCHANGE)
+        elif Pause.EXCHANGE in self._pump.frontier.pauses:
+            self._pump.frontier.resume(Pause.EXCHANGE)
 
     async def _pass_on(self, tick: Tick) -> None:
         """Whom to send to from now on; and messages for nobody, once every slot has an owner."""
@@ -289,7 +289,7 @@ class Member:
         self._dropping |= held
         self.gauges.slots_lost += len(held)
         self._pace()
-        self._its.evict(held, self.slot_of, self.slot_of_host)
+        self._pump.evict(held, self.slot_of, self.slot_of_host)
         self.on_lost(held)
 
     def _stop(self, slot: int) -> None:
@@ -303,7 +303,7 @@ class Member:
         for slot in slots:
             self._phases[slot] = Phase.LEAVING
             self._mirror.slots[slot] = 0
-        self._its.give_back_waiting(slots, self.slot_of_host)
+        self._pump.give_back_waiting(slots, self.slot_of_host)
 
     async def _settle_slots(self) -> None:
         """What was lost leaves the store; what is to be given up is, as soon as nothing of it is out or uncommitted."""
@@ -314,7 +314,7 @@ class Member:
                 self._dropping.difference_update(gone)
         leaving = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING}
         if leaving:
-            free = sorted(leaving - self._its.slots_out(self.slot_of))
+            free = sorted(leaving - self._pump.slots_out(self.slot_of))
             released = await self._between_commits(self._release, free) if free else None
             if released:
                 for slot in free:
@@ -354,12 +354,12 @@ class Member:
         for id in sorted(self._mirror.gone_messages):
             self._mirror.pending.discard(id)
             if (message := self._messages.pop(id, None)) is not None:
-                self._its.forget_admitted(message.admitted)
+                self._pump.forget_admitted(message.admitted)
         self._mirror.gone_messages = frozenset()
 
     def _pace(self) -> None:
         """Without a slot there is nothing to deal."""
-        frontier = self._its.frontier
+        frontier = self._pump.frontier
         if any(phase is not Phase.LOADING for phase in self._phases.values()):
             frontier.resume(Pause.DATABASE)
         else:
@@ -369,15 +369,15 @@ class Member:
 
     async def _load_loop(self, loader: ThreadPoolExecutor) -> None:
         while True:
-            out = self._its.slots_out(self.slot_of) if self._wanted else ()
+            out = self._pump.slots_out(self.slot_of) if self._wanted else ()
             wanted = {slot: epoch for slot, epoch in self._wanted.items() if slot not in out and slot not in self._dropping}
-            if wanted and self._its.failure is None:
+            if wanted and self._pump.failure is None:
                 await self._load(wanted, loader)
                 self._pace()
             if not self._opened.is_set() and self._phases and not self._wanted:
                 self._opened.set()
-            if self._lost_disks.members and self._its.failure is None:
-                await self._lost_disks.search(self._its, self._held())
+            if self._lost_disks.members and self._pump.failure is None:
+                await self._lost_disks.search(self._pump, self._held())
             await asyncio.sleep(STEP_S)
 
     async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
@@ -416,7 +416,7 @@ class Member:
                     return None
                 sequence = max(sequence, greatest)
         except StorageError as error:
-            self._its.failed(error)
+            self._pump.failed(error)
             return None
         return sequence
 
@@ -432,7 +432,7 @@ class Member:
                 self._stop(slot)
                 self._dropping.add(slot)
         if taken:
-            self._its.restocked()
+            self._pump.restocked()
 
     def _took(self, slots: Mapping[int, int], generation: int, sequence: int) -> list[int]:
         """(Engine.)"""
@@ -453,7 +453,7 @@ class Member:
 
     async def _receive_loop(self) -> None:
         while True:
-            frontier = self._its.frontier
+            frontier = self._pump.frontier
             read: list[tuple[int, bytes]] | None = None
             if not frontier.draining and not self._wanted and self._phases:
                 read = await self._ask(self._mirror.truth.receive, sorted(self._mirror.pending), MESSAGES_MAX)
@@ -477,7 +477,7 @@ class Member:
         tick = await self._ask(self._mirror.truth.tick, [])
         if tick is not None:
             self._see(tick)
-            self._its.frontier.finish()
+            self._pump.frontier.finish()
 
     async def _end_loop(self) -> None:
         """The crawl is over when, in one snapshot, nobody reads lists, nothing is on its way, and nothing waits."""
@@ -492,7 +492,7 @@ class Member:
 
     def _may_be_over(self) -> bool:
         """Whether there is nothing left to do here."""
-        is_idle = self._its.may_end and self._its.is_idle
+        is_idle = self._pump.may_end and self._pump.is_idle
         return is_idle and bool(self._phases) and not self._wanted and not self._lost_disks.are_left(self._held())
 
 

@@ -22,6 +22,8 @@ from crawler.frontier.cluster.truth import NOBODY, Changes, Joined, Row, RowKey,
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
+    BY_SLOT,
+    BY_TIME,
     IDENTITY_KEY,
     MARK,
     POSITION,
@@ -30,8 +32,10 @@ from crawler.frontier.rocksdb.layout import (
     RECRAWL_KEY,
     STATE_KEY,
     SUSPECT,
+    TIME_BYTES,
     decode_host,
     decode_state,
+    slot_range,
 )
 from crawler.frontier.rocksdb.upstream import Ops, Recorded
 from crawler.frontier.store import Counts
@@ -43,7 +47,7 @@ COMMITS_KEY: Final = b"commits"
 """How many commits of this member are in this copy."""
 BOX: Final = "\0box"
 SEEDS_ENDED: Final = "\0seeds"
-"""Positions that are none: messages that were taken in; and that this member has read its lists to their end."""
+"""Sources of positions that are no lists: a message was taken in; this member has read its lists to their end."""
 NOT_OURS: Final = 255
 """In ``Share.owners``: nobody owns the slot, or it is being loaded."""
 MEMBERS_MAX: Final = 254
@@ -51,8 +55,6 @@ MEMBERS_MAX: Final = 254
 KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
 WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
 _FAMILIES: Final = ({code: name for name, code in KNOWN_FAMILIES.items()}, {code: name for name, code in WORK_FAMILIES.items()})
-_BY_SLOT: Final = ("seen", "queue", "host", "page")
-_BY_TIME: Final = ("ready", "due")
 _OWN: Final = (MARK, POSITION, PROGRESS, SUSPECT + ROBOTS_KEY, IDENTITY_KEY, RECRAWL_KEY)
 
 
@@ -290,8 +292,8 @@ class Mirror:
                 changes.own.append((key, value))
 
     def _slot(self, family: str, key: bytes) -> int:
-        if family in _BY_TIME:
-            return key[8]
+        if family in BY_TIME:
+            return key[TIME_BYTES]
         if family == "robots":
             return self._keys_by.host(host_key(f"{key.decode()}/"))[0]
         return key[0]
@@ -318,12 +320,11 @@ class Mirror:
         for slot in gone:
             self._notes.pop(slot, None)
             batch.delete(COPY + bytes((slot,)), meta)
-            end = bytes((slot + 1,)) if slot + 1 < SLOTS else b"\xff" * 64
-            for family in _BY_SLOT:
-                batch.delete_range(bytes((slot,)), end, base.handle(family))
-        for family in _BY_TIME:
+            for family in BY_SLOT:
+                batch.delete_range(*slot_range(slot), base.handle(family))
+        for family in BY_TIME:
             for key, _ in base.scan(family):
-                if key[8] in gone:
+                if key[TIME_BYTES] in gone:
                     batch.delete(key, base.handle(family))
         for key, _ in base.scan("robots"):
             if self._slot("robots", key) in gone:

@@ -41,7 +41,7 @@ def has_joined(path: Path) -> bool:
     return is_node(path) and any(path.glob("part-[0-9][0-9]"))
 
 
-def check(path: Path, *, is_cluster: bool) -> None:
+def check_node(path: Path, *, is_cluster: bool) -> None:
     """Before anything is changed there. ConfigError: the directory was begun otherwise."""
     if is_cluster and not is_node(path) and not is_empty(path):
         raise ConfigError("cluster: this directory was begun without: take another --output, or --fresh to set it aside")

@@ -13,7 +13,7 @@ from crawler.core.keys import SLOTS
 from crawler.frontier.cluster import schema as tables
 from crawler.frontier.cluster.lost_disks import is_safe
 from crawler.frontier.cluster.postgres import MARK_PREFIX, boxes_of, members_of
-from crawler.frontier.cluster.session import Address, Session, connect, told
+from crawler.frontier.cluster.session import Address, Session, connect, storage_error
 from crawler.frontier.cluster.truth import NOBODY, BoxView, MemberView
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_mark, decode_state
@@ -70,7 +70,7 @@ def look(address: Address, lease_s: float) -> Overview:
                     "SELECT member, value FROM own WHERE substring(key FROM 1 FOR 5) = %s", [MARK_PREFIX]
                 ).fetchall()
         except psycopg.Error as error:
-            raise told(address, error) from None
+            raise storage_error(address, error) from None
     alone: dict[int, list[int]] = {}
     for member, value in marks:
         mark = decode_mark(value)
@@ -111,6 +111,7 @@ def _node(
     state = "lost" if parts[0].is_lost else "alive" if any(part.is_alive for part in parts) else "gone" if is_here else "left"
     waiting = [boxes[number] for number in numbers if number in boxes]
     lengths = [length for number in numbers for length in alone.get(number, ())]
+    counts = total([_counts(part) for part in parts])
     return NodeView(
         node=node,
         name=last.name,
@@ -121,10 +122,10 @@ def _node(
         reads_lists=any(part.is_seeding for part in parts) and not parts[0].is_lost,
         messages=sum(box.messages for box in waiting),
         messages_oldest_s=max((box.oldest_s for box in waiting), default=0.0),
-        done=total([_counts(part) for part in parts]).done,
+        done=counts.done,
         only_here_files=len(lengths),
         only_here_bytes=sum(lengths),
-        lines=sum(total([_counts(part) for part in parts]).lines.values()),
+        lines=sum(counts.lines.values()),
     )
 
 
@@ -146,7 +147,7 @@ def declare_lost(address: Address, lease_s: float, name: str) -> NodeView:
                     raise ConfigError(f"{name} was heard of less than a lease ago: only a node that is gone can be lost")
                 connection.execute(tables.GIVEN_UP, values)
         except psycopg.Error as error:
-            raise told(address, error) from None
+            raise storage_error(address, error) from None
     return found[0]
 
 

@@ -25,7 +25,7 @@ from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema as tables
 from crawler.frontier.cluster.columns import byteas, small_ints
 from crawler.frontier.cluster.gauges import TABLES
-from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, told
+from crawler.frontier.cluster.session import NOT_OURS, Address, Session, connect, storage_error
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, BoxView, Changes, End, Joined, MemberView, Row, RowKey, Tick
 from crawler.frontier.rocksdb.layout import POSITION, URL_RULES, file_name
 
@@ -59,7 +59,7 @@ def open_crawl(address: Address, lease_s: float, identity: str) -> tuple[str, in
                     raise StorageError(f"{address.shown}: the table crawl is empty: the schema is damaged", final=True)
                 _migrate(connection, address, int(found[0]), int(found[3]))
         except psycopg.Error as error:
-            raise told(address, error) from None
+            raise storage_error(address, error) from None
     return str(found[1]), int.from_bytes(found[2], "big")
 
 
@@ -104,7 +104,7 @@ class PostgresTruth:
                 self._drop()
         else:
             self._drop()
-        return told(self._address, error)
+        return storage_error(self._address, error)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -279,7 +279,7 @@ class PostgresTruth:
         except psycopg.Error as error:
             if self._loading is not None:
                 self._loading.close()
-            raise told(self._address, error) from None
+            raise storage_error(self._address, error) from None
 
     # -- messages -------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from crawler.core.keys import SLOTS
+
 SCHEMA: Final = 1
-SLOTS: Final = 256
 
 TABLES: Final = f"""
 CREATE TABLE crawl (one boolean PRIMARY KEY DEFAULT true CHECK (one), schema int NOT NULL, identity text NOT NULL,

@@ -105,7 +105,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
             f" -c synchronous_commit=on -c search_path={address.schema}",
         )
     except psycopg.Error as error:
-        raise told(address, error) from None
+        raise storage_error(address, error) from None
     session.adapters.register_dumper(SmallInts, SmallIntsDumper)
     session.adapters.register_dumper(Byteas, ByteasDumper)
     session.patience_s = max(LOAD_PATIENCE_S, lease_s) if loads else lease_s
@@ -120,14 +120,14 @@ def why_away(address: Address, lease_s: float) -> str | None:
     except RemoteError as error:
         return str(error)
     except psycopg.Error as error:
-        failure = told(address, error)
+        failure = storage_error(address, error)
         return str(failure) if isinstance(failure, RemoteError) else None
     except StorageError:
         return None
     return f"{address.shown}: it takes no writes just now" if is_read_only else None
 
 
-def told(address: Address, error: Exception) -> RemoteError | StorageError:
+def storage_error(address: Address, error: Exception) -> RemoteError | StorageError:
     """What an error of the database means to us."""
     if isinstance(error, NOT_OURS):
         return RemoteError(f"{address.shown}: slots of this node were lost: what is not committed is made again", at_once=True)

@@ -29,6 +29,7 @@ from msgspec import Struct, field
 from msgspec.msgpack import Decoder, Encoder
 
 from crawler.core.errors import StorageError
+from crawler.core.keys import SLOTS
 from crawler.core.model import Known, Mark
 from crawler.frontier.host_state import HostState
 from crawler.frontier.progress import Tally
@@ -36,6 +37,11 @@ from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.store import Counts
 
 FAMILIES: Final = ("seen", "queue", "host", "ready", "due", "page", "robots", "meta")
+BY_SLOT: Final = ("seen", "queue", "host", "page")
+"""Families whose keys begin with the host's."""
+BY_TIME: Final = ("ready", "due")
+"""Families whose keys begin with a time, the host's behind it."""
+TIME_BYTES: Final = 8
 
 SCHEMA: Final = 2
 """1: every entry of ``queue`` is a single link · 2: it may be a bundle. What 1 wrote is read as it is."""
@@ -141,6 +147,11 @@ def pack_time(seconds: float) -> bytes:
 
 def unpack_time(key: bytes) -> float:
     return float(_time.unpack_from(key)[0])
+
+
+def slot_range(slot: int) -> tuple[bytes, bytes]:
+    """The keys of a slot in a family of BY_SLOT: from the first on, and before the second."""
+    return bytes((slot,)), bytes((slot + 1,)) if slot + 1 < SLOTS else b"\xff" * 64
 
 
 def queue_key(host: bytes, lane: int, sequence: int) -> bytes:

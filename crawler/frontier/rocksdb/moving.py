@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.keys import HOST_BYTES, SLOTS, Keys
+from crawler.core.sums import added
 from crawler.core.urls import host_key
 from crawler.frontier.bundle import BUNDLE
 from crawler.frontier.counters import RETRYING, Counters
@@ -24,6 +25,8 @@ from crawler.frontier.parts_reader import total
 from crawler.frontier.progress import Tally
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
+    BY_SLOT,
+    BY_TIME,
     IDENTITY_KEY,
     MARK,
     POSITION,
@@ -32,6 +35,7 @@ from crawler.frontier.rocksdb.layout import (
     SCHEMA_KEY,
     STATE_KEY,
     SUSPECT,
+    TIME_BYTES,
     StoreState,
     decode_host,
     decode_state,
@@ -39,17 +43,13 @@ from crawler.frontier.rocksdb.layout import (
     encode,
     file_key,
     file_name,
+    slot_range,
 )
 from crawler.frontier.rocksdb.opening import make_schema, open_database, read_schema
 from crawler.frontier.suspects import ROBOTS_KEY
 
 MEMORY_BYTES: Final = 32 << 20
 ENTRIES_PER_WRITE: Final = 4000
-BY_SLOT: Final = ("seen", "queue", "host", "page")
-"""Families whose keys begin with the host's."""
-BY_TIME: Final = ("ready", "due")
-"""Families whose keys begin with a time, the host's behind it."""
-TIME_BYTES: Final = 8
 MERGED: Final = b"merged:"
 """Under this and a name a store notes whose totals it has taken over."""
 
@@ -127,7 +127,7 @@ class MovingStore:
             for key, value in of._database.scan("meta", prefix):
                 batch.put(key, value, meta)
         for key, value in of._database.scan("meta", PROGRESS):
-            batch.put(key, encode(_plus(self._tally(key), decode_tally(value))), meta)
+            batch.put(key, encode(added([self._tally(key), decode_tally(value)])), meta)
         batch.put(STATE_KEY, encode(replace(own, counts=total([own.counts, others.counts]))), meta)
         batch.put(note, b"1", meta)
         self._database.write(batch, sync=True)
@@ -155,8 +155,7 @@ class MovingStore:
         batch = WriteBatch(raw_mode=True)
         for family in BY_SLOT:
             for slot in foreign:
-                end = bytes((slot + 1,)) if slot + 1 < SLOTS else b"\xff" * 64
-                batch.delete_range(bytes((slot,)), end, self._database.handle(family))
+                batch.delete_range(*slot_range(slot), self._database.handle(family))
         self._database.write(batch, sync=False)
         self._delete((family, key) for family in BY_TIME for key, _ in self._database.scan(family) if key[TIME_BYTES] in foreign)
         self._delete(("robots", key) for key, _ in self._database.scan("robots") if self._slot_of_origin(key) in foreign)
@@ -217,11 +216,6 @@ class MovingStore:
 def _is_suspect_of(key: bytes, slots: frozenset[int]) -> bool:
     """Those of robots.txt are everybody's."""
     return key.startswith(SUSPECT + ROBOTS_KEY) or key[len(SUSPECT)] in slots
-
-
-def _plus(one: Tally, other: Tally) -> Tally:
-    both = {name: one.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in {**one.outcomes, **other.outcomes}}
-    return Tally(one.known + other.known, {name: count for name, count in both.items() if count})
 
 
 @translated

@@ -17,6 +17,7 @@ from crawler.core.model import Known, Mark
 from crawler.core.urls import host_key
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
+    BY_SLOT,
     FAMILIES,
     IDENTITY_KEY,
     MARK,
@@ -90,8 +91,7 @@ class Facts:
     @translated
     def slots_held(self, slots: Sequence[int]) -> list[int]:
         """Those of these slots of which there is anything."""
-        families = ("seen", "queue", "host", "page")
-        return [slot for slot in slots if any(any(self._database.scan(name, bytes((slot,)))) for name in families)]
+        return [slot for slot in slots if any(any(self._database.scan(name, bytes((slot,)))) for name in BY_SLOT)]
 
     @translated
     def state(self) -> StoreState:

@@ -19,7 +19,7 @@ from crawler.frontier.admission import Admission
 from crawler.frontier.bundle import Bundle, encode_bundle
 from crawler.frontier.cache import GenerationCache
 from crawler.frontier.counters import RECORDED, RECRAWL, RETRYING, UNCOUNTED, Counters, Longest
-from crawler.frontier.progress import Progress
+from crawler.frontier.progress import Tallies
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import (
     NO_PAGE,
@@ -91,7 +91,7 @@ class Ledger:
         self.hosts = Hosts(database, hosts_max)
         self.tally = Counters(state.counts)
         self.longest = Longest()
-        self.progress = Progress(
+        self.progress = Tallies(
             {file_name(PROGRESS, key): decode_tally(value) for key, value in database.scan("meta", PROGRESS)},
             is_part=is_part,
         )

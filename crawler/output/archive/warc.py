@@ -53,7 +53,7 @@ class Pair(Struct):
     """The WARC file's final name, with its folder."""
 
     def __post_init__(self) -> None:
-        self.file = f"warc/{self.name}.warc.gz"
+        self.file = _warc_file(self.name)
 
 
 class WarcArchive:
@@ -140,8 +140,8 @@ class WarcArchive:
         pair.closed = rolling or pair.warc.size >= self._roll_bytes
         self._changed = False
         return {
-            f"warc/{pair.name}.warc.gz": Mark(pair.warc.size, pair.closed),
-            f"index/{pair.name}.cdxj": Mark(pair.index.size, pair.closed),
+            pair.file: Mark(pair.warc.size, pair.closed),
+            _index_file(pair.name): Mark(pair.index.size, pair.closed),
         }
 
     def committed(self) -> None:
@@ -158,13 +158,13 @@ class WarcArchive:
         for folder in ("warc", "index"):
             make_dir(self._root / folder)
         # 2. Files that no commit knows go to lost+found, but for our own.
-        names = {key[5:-8] for key in marks if key.startswith("warc/")}
+        names = _names_in(marks)
         self._retired = {file for file, mark in marks.items() if mark.retired}
         newest = max(map(_serial, names), default=-1)
         lost = [lose(self._root, path) for name, path in self._uncommitted(newest) if name not in names and name != ours]
         # 3. Files that a commit knows: closed ones are finished, the open one is cut back and continued.
         for name in sorted(names):
-            self._restore(name, marks[f"warc/{name}.warc.gz"], marks.get(f"index/{name}.cdxj", Mark(0)))
+            self._restore(name, marks[_warc_file(name)], marks.get(_index_file(name), Mark(0)))
         # 4. Our own that no commit knows is begun again.
         if ours is not None and ours not in names:
             self._open(ours, 0, 0)
@@ -175,11 +175,10 @@ class WarcArchive:
     def cut(self, marks: Mapping[str, Mark]) -> None:
         with suppress(StorageError):  # what its descriptors still held lies behind the mark
             self.close()
-        names = {key[5:-8] for key, mark in marks.items() if key.startswith("warc/") and not mark.closed}
+        names = _names_in({file: mark for file, mark in marks.items() if not mark.closed})
         for name in {*names, *((self._begun,) if self._begun else ())}:
-            kept = (marks.get(key, Mark(0)).length for key in (f"warc/{name}.warc.gz", f"index/{name}.cdxj"))
-            for path, mark in self._paths(name, *kept):
-                cut_back(path.with_name(path.name + OPEN), mark)
+            for file in (_warc_file(name), _index_file(name)):
+                cut_back(self._root / f"{file}{OPEN}", marks.get(file, Mark(0)).length)
 
     def retire(self, files: Iterable[str]) -> None:
         self._retired = {file for file in {*self._retired, *files} if length_of(self._root / file) >= 0}
@@ -218,9 +217,9 @@ class WarcArchive:
         wall = self._clock()
         stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(wall)) + f"{int(wall * 1000) % 1000:03d}"
         name = f"{self._prefix}-{stamp}-{self._serial:05d}-{part_prefix(self._part, '~')}{self._host}"
-        warc = MarkedFile.create(self._root / f"warc/{name}.warc.gz{OPEN}")
+        warc = MarkedFile.create(self._root / f"{_warc_file(name)}{OPEN}")
         try:
-            index = MarkedFile.create(self._root / f"index/{name}.cdxj{OPEN}")
+            index = MarkedFile.create(self._root / f"{_index_file(name)}{OPEN}")
         except StorageError:
             warc.close()
             raise
@@ -231,9 +230,9 @@ class WarcArchive:
 
     def _open(self, name: str, warc: int, index: int) -> None:
         """Continue a pair from these lengths."""
-        file = MarkedFile.open(self._root / f"warc/{name}.warc.gz{OPEN}", warc)
+        file = MarkedFile.open(self._root / f"{_warc_file(name)}{OPEN}", warc)
         try:
-            self._pair = Pair(name, file, MarkedFile.open(self._root / f"index/{name}.cdxj{OPEN}", index))
+            self._pair = Pair(name, file, MarkedFile.open(self._root / f"{_index_file(name)}{OPEN}", index))
         except StorageError:
             file.close()
             raise
@@ -245,8 +244,8 @@ class WarcArchive:
         if not warc.closed:
             self._open(name, warc.length, index.length)
             return
-        for path, mark in self._paths(name, warc.length, -1 if index.retired else index.length):
-            opened = path.with_name(path.name + OPEN)
+        for file, mark in ((_warc_file(name), warc.length), (_index_file(name), -1 if index.retired else index.length)):
+            path, opened = self._root / file, self._root / f"{file}{OPEN}"
             if length_of(opened) >= 0:
                 MarkedFile.open(opened, mark).close()
             elif length_of(path) < mark:
@@ -255,15 +254,13 @@ class WarcArchive:
 
     def _finish(self, name: str) -> None:
         """Give a closed pair its names and the index its order, as far as that is not done."""
-        for path, _ in self._paths(name):
-            opened = path.with_name(path.name + OPEN)
+        warc, index = _warc_file(name), _index_file(name)
+        for file in (warc, index):
+            opened = self._root / f"{file}{OPEN}"
             if length_of(opened) >= 0:
-                if path.suffix == ".cdxj":
+                if file == index:
                     cdxj.sort(opened)
-                rename(opened, path)
-
-    def _paths(self, name: str, warc: int = 0, index: int = 0) -> tuple[tuple[Path, int], tuple[Path, int]]:
-        return (self._root / f"warc/{name}.warc.gz", warc), (self._root / f"index/{name}.cdxj", index)
+                rename(opened, self._root / file)
 
     def _uncommitted(self, newest: int) -> Iterator[tuple[str, Path]]:
         """Files begun after the newest one that a commit names: never renamed, so still ``.open``."""
@@ -274,6 +271,19 @@ class WarcArchive:
                 name = path.name.removesuffix(suffix)
                 if _NAME.fullmatch(name) and part_of(f"{folder}/{name}") == self._part and _serial(name) > newest:
                     yield name, path
+
+
+def _warc_file(name: str) -> str:
+    return f"warc/{name}.warc.gz"
+
+
+def _index_file(name: str) -> str:
+    return f"index/{name}.cdxj"
+
+
+def _names_in(files: Iterable[str]) -> set[str]:
+    """The pairs whose WARC files are among these."""
+    return {file.removeprefix("warc/").removesuffix(".warc.gz") for file in files if file.startswith("warc/")}
 
 
 def _serial(name: str) -> int:

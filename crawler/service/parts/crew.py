@@ -29,7 +29,7 @@ from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
 from crawler.service.parts.pacing import Pacing
-from crawler.service.parts.shares import Visits
+from crawler.service.parts.shares import AllowedVisits
 
 AWAY_S: Final = 1.0
 DEATHS_MAX: Final = 4
@@ -57,8 +57,9 @@ class _Part:
         self.number = number
         self.channel: Channel | None = None
         self.is_open = False
+        """Its process has opened its share, and has not ended."""
         self.was_open = False
-        """Its process, since it was begun."""
+        """The same, whether or not it has ended since."""
         self.away_since: float | None = None
         """Since when it cannot be begun again, as the database of the cluster cannot be reached."""
         self.has_ended = False
@@ -73,6 +74,11 @@ class _Part:
         self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self.restarts = 0
+
+    @property
+    def open_channel(self) -> Channel | None:
+        """Its channel, while it is open."""
+        return self.channel if self.is_open else None
 
     def snapshot(self) -> Snapshot:
         seen = self.look.snapshot
@@ -97,14 +103,14 @@ class Crew:
         self._nursery, self._share = nursery, share
         self._parts = [_Part(number) for number in range(parts)]
         self._pacing = Pacing(config, parts)
-        self._visits = Visits(config.max_pages, parts) if config.max_pages else None
+        self._visits = AllowedVisits(config.max_pages, parts) if config.max_pages else None
         self.stopped_by: str | None = None
         """As ``Crawl.stopped_by``."""
         self._is_paused = False
         self._error: Exception | None = None
         self._memory_limit = memory_limit_of(config)
         self._own_bytes = 0
-        """Of the parent, and of the process that parts are forked from."""
+        """Memory of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
         self.lately: Final = Rates()
         self.history: deque[float] = deque(maxlen=HISTORY_MAX)
@@ -179,8 +185,8 @@ class Crew:
         self._pacing.change(config)
         for part in self._parts:
             part.config = self._settings(part.number)
-        told = [part for part in self._parts if part.is_open and part.channel is not None]
-        answers = [part.channel.ask("reconfigure", pickle.dumps(part.config)) for part in told if part.channel is not None]
+        told = [(channel, part.config) for part in self._parts if (channel := part.open_channel) is not None]
+        answers = [channel.ask("reconfigure", pickle.dumps(settings)) for channel, settings in told]
         await asyncio.gather(*answers, return_exceptions=True)
 
     def pauses(self) -> set[str]:
@@ -195,10 +201,9 @@ class Crew:
 
     async def ask(self, number: int, name: str, *arguments: object) -> Any:
         """What one part answers. Raises as ``Channel.ask``; ``Gone``: it is just being begun."""
-        part = self._parts[number]
-        if not part.is_open or part.channel is None:
+        if (channel := self._parts[number].open_channel) is None:
             raise Gone
-        return await part.channel.ask(name, *arguments)
+        return await channel.ask(name, *arguments)
 
     def life(self, number: int) -> int:
         """How many processes of a part have died: another value, another process."""
@@ -240,14 +245,14 @@ class Crew:
 
     async def ask_each(self, name: str, *arguments: object) -> list[Any]:
         """What each part answers that is open, in their order."""
-        channels = [part.channel for part in self._parts if part.is_open and part.channel is not None]
+        channels = [channel for part in self._parts if (channel := part.open_channel) is not None]
         answers = await asyncio.gather(*(channel.ask(name, *arguments) for channel in channels), return_exceptions=True)
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     def _tell_all(self, name: str, *arguments: object) -> None:
         for part in self._parts:
-            if part.is_open and part.channel is not None:
-                part.channel.tell(name, *arguments)
+            if (channel := part.open_channel) is not None:
+                channel.tell(name, *arguments)
 
     # -- one part -------------------------------------------------------------------------------------------------
 
@@ -388,12 +393,12 @@ class Crew:
 
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:
-            if channel is not None and (seen := await channel.ask("look")) and part.channel is channel and part.is_open:
+            if channel is not None and (seen := await channel.ask("look")) and part.open_channel is channel:
                 part.look = _looks.decode(seen)
 
     async def _see(self, part: _Part) -> None:
         async with self._asked(part) as channel:
-            if channel is not None and (seen := await channel.ask("snapshot")) and part.channel is channel and part.is_open:
+            if channel is not None and (seen := await channel.ask("snapshot")) and part.open_channel is channel:
                 part.look = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen))
 
     @contextlib.asynccontextmanager
@@ -401,7 +406,7 @@ class Crew:
         """Its channel, if it is open; what it does not answer in time is left as it was."""
         with contextlib.suppress(Gone, TimeoutError):
             async with asyncio.timeout(ANSWER_S):
-                yield part.channel if part.is_open else None
+                yield part.open_channel
 
     async def _stop_in(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -416,9 +421,9 @@ class Crew:
         visits.has_left(number, left)
         if not visits.left and not spare:
             for part in self._parts:
-                if part.number != number and part.is_open and part.channel is not None:
+                if part.number != number and (channel := part.open_channel) is not None:
                     with contextlib.suppress(Gone):
-                        given, still = await part.channel.ask("give_up_visits")
+                        given, still = await channel.ask("give_up_visits")
                         visits.has_left(part.number, still)
                         visits.left += given
         if visits.are_used:

@@ -71,7 +71,7 @@ def whole(snapshots: Sequence[Snapshot], state: CrawlState | None = None) -> Sna
 
 
 def _lasts(host: LongestHost) -> tuple[float, int]:
-    return host.waiting * host.rest / host.per_host, host.waiting
+    return host.lasts_s, host.waiting
 
 
 def _waits_for(reasons: Sequence[WaitsFor]) -> WaitsFor:

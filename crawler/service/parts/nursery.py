@@ -31,7 +31,7 @@ Main = Callable[[int, socket.socket], int]
 
 
 class Nursery:
-    """The parent's side. ``begin`` has a part begun, and ``ended`` is told the number, pid and exit code of each that ends
+    """The parent's side. ``begin`` has a part begun, and ``ended`` is told the number and the exit code of each that ends
     (negative: the signal that killed it)."""
 
     def __init__(self, pid: int, sock: socket.socket) -> None:

@@ -22,10 +22,10 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl import plan_of
 from crawler.crawl.dividing import divided_for
-from crawler.crawl.files import Part
+from crawler.crawl.files import CrawlPart
 from crawler.crawl.planning import memory_limit_of, parsers_of
-from crawler.frontier.cluster.node import check as check_node
-from crawler.frontier.division import Division, read
+from crawler.frontier.cluster.node import check_node
+from crawler.frontier.division import Division, division_at
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
 from crawler.resources.memory_plan import PARENT_BYTES, LimitTooSmall
@@ -44,6 +44,8 @@ _PRELOAD_CLUSTER: Final = ("crawler.frontier.cluster.member", "crawler.frontier.
 
 
 class Opened(Struct, frozen=True):
+    """A crawl whose parts can be begun."""
+
     root: Path
     division: Division
     nursery: Nursery
@@ -111,7 +113,7 @@ def _divided(config: Config, root: Path, parts: int) -> Division:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if told:
         raise error_of(*msgpack.decode(told))
-    division = read(root / "frontier")
+    division = division_at(root / "frontier")
     if code or division is None:
         raise StorageError(f"{root}: the crawl could not be divided (exit code {code}): the next start goes on with it")
     return division
@@ -126,7 +128,7 @@ def _main(
     *,
     endless: bool,
 ) -> int:
-    return part_main(new_loop, lambda: crawl_part(Part(division.share(number), board), sock, endless=endless))
+    return part_main(new_loop, lambda: crawl_part(CrawlPart(division.share(number), board), sock, endless=endless))
 
 
 def _share(config: Config, part: int, parts: int) -> Config:

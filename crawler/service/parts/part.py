@@ -23,26 +23,27 @@ import msgspec
 
 from crawler.config.sections import Config
 from crawler.core.errors import NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
+from crawler.core.log_record import extra_of
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
-from crawler.crawl.files import Part
+from crawler.crawl.files import CrawlPart
 from crawler.frontier.selection import Selection
 from crawler.service.health import Vitals, open_vitals
 from crawler.service.parts.channel import Channel, Gone, words_of
 from crawler.service.parts.merged import Look, counted
 from crawler.service.parts.seeding import decode_admitted
+from crawler.service.run import first_of
 from crawler.service.steered import Direct
 
 LOG_BYTES_MAX: Final = 1 << 20
 """Of lines that the parent has not taken yet: beyond it they are dropped."""
 ASK_AGAIN_S: Final = 0.2
-_ATTRIBUTES: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 _selections = msgspec.msgpack.Decoder(Selection)
 encode: Final = msgspec.msgpack.Encoder().encode
 
 
-async def crawl_part(part: Part, sock: socket.socket, *, endless: bool) -> int:
+async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> int:
     """All of it; the exit code. The parent says first with which settings."""
     begun: asyncio.Future[Config] = asyncio.get_running_loop().create_future()
     handlers: dict[str, Callable[..., Any]] = {"begin": lambda config: begun.set_result(pickle.loads(config))}  # noqa: S301 - our own
@@ -64,7 +65,7 @@ async def crawl_part(part: Part, sock: socket.socket, *, endless: bool) -> int:
         channel.tell("ended", end, crawl.stopped_by)
         code = Exit.OK
     except* (StorageError, ConfigError) as group:
-        error = _first_of(group)
+        error = first_of(group)
         channel.tell("failed", *words_of(error))
         code = Exit.STORAGE if isinstance(error, StorageError) else Exit.USAGE
     except* Exception as group:
@@ -83,13 +84,6 @@ async def _close(channel: Channel, log: _ToParent) -> None:
     logging.getLogger().removeHandler(log)
     with contextlib.suppress(Gone, RuntimeError):
         await channel.ask("farewell")
-
-
-def _first_of(group: BaseExceptionGroup[Any]) -> Exception:
-    error: Any = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error  # type: ignore[no-any-return]
 
 
 class Deputy:
@@ -226,12 +220,13 @@ class _ToParent(logging.Handler):
         self._loop = asyncio.get_running_loop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {key: value for key, value in vars(record).items() if key not in _ATTRIBUTES}
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        told = {key: value if isinstance(value, int | float | str | None) else str(value) for key, value in fields.items()}
-        arguments = (record.name, record.levelno, text, record.created, told | {"part": self._part})
+        fields = {
+            key: value if isinstance(value, int | float | str | None) else str(value) for key, value in extra_of(record).items()
+        }
+        arguments = (record.name, record.levelno, text, record.created, fields | {"part": self._part})
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._tell, arguments)
 

@@ -61,7 +61,7 @@ def memory_of(limit: int, parts: int) -> int:
     return max(1, (limit - PARENT_BYTES) // parts)
 
 
-class Visits:
+class AllowedVisits:
     """The pages that may still be visited under --max-pages, and how many of them each part has been allowed.
 
     ``outstanding`` of a part are allowed and not fetched, as far as is known."""

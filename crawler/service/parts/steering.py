@@ -17,7 +17,7 @@ from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
 from crawler.core.model import Known, Mark, Ref, Snapshot
-from crawler.core.sums import summed
+from crawler.core.sums import added
 from crawler.core.urls import host_key
 from crawler.crawl import open_crawl_reader
 from crawler.crawl.checkpoints import Taken, take_of_all
@@ -111,7 +111,8 @@ class SteeredParts:
         return {file: mark for marks in told for file, mark in _marks.decode(marks).items()}
 
     async def position(self, source: str) -> bytes | None:
-        return await self._ask(0, "position", source)  # type: ignore[no-any-return]
+        position: bytes | None = await self._ask(0, "position", source)
+        return position
 
     async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         """What is sent to one process is admitted one after the other: with the last of it, all of it is committed. The API
@@ -181,11 +182,7 @@ class SteeredParts:
         total: dict[str, Tally] = {}
         for part in range(self._parts):
             for name, tally in _tallies.decode(await self._ask(part, "progress", kind)).items():
-                whole = total.setdefault(name, Tally(0, {}))
-                whole.known += tally.known
-                whole.outcomes = summed([whole.outcomes, tally.outcomes])
-        for whole in total.values():
-            whole.outcomes = {name: count for name, count in whole.outcomes.items() if count}
+                total[name] = added([total.get(name, Tally()), tally])
         return total
 
     async def failures(self) -> Sequence[Failure]:

@@ -107,7 +107,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Claims.suspects": ("visits out at a kill, ROBOTS_SUSPECTS_MAX", WORKERS + 1500),
     "Database.*": ("column families", FIXED),
     "HostRecord.lanes": ("priorities", FIXED),
-    "Progress.*": ("NAMES_MAX of lists, and of tags", 2002),
+    "Tallies.*": ("NAMES_MAX of lists, and of tags", 2002),
     "Tally.outcomes": ("a closed set", FIXED),
     "Longest._waiting": ("2 HOSTS_MAX", 1025),
     "GenerationCache._young": ("store", 50_000),

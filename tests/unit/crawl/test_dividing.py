@@ -17,7 +17,7 @@ from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.crawl.dividing import divided_for
-from crawler.crawl.maintenance import stores_of
+from crawler.crawl.maintenance import open_stores
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
 from crawler.frontier.recrawl import RecrawlOrder
@@ -129,7 +129,7 @@ def test_what_was_ordered_is_fulfilled_before_hosts_move(begun, tmp_path):
     root = tmp_path / "out"
     shutil.copytree(roots[3], root)
     before = seen(root)[0]
-    with stores_of(root) as stores:
+    with open_stores(root) as stores:
         for store in stores:
             store.order(RecrawlOrder(store.clock(), 9e12))
     with locked(root):

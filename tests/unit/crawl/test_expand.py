@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from support.pages import links_of, page_of
+from support.stores import pack
 
 from crawler.config.sections import Config
 from crawler.core.keys import Keys
-from crawler.core.link_block import Columns, block_of, pack
+from crawler.core.link_block import Columns, block_of
 from crawler.core.model import Done, Link
 from crawler.crawl.expand import LARGE_BYTES, Expander
 from crawler.crawl.outlinks import FUNCTION, Packed

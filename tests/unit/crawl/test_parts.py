@@ -19,10 +19,10 @@ from crawler.config.sections import Config
 from crawler.core.errors import StorageError
 from crawler.core.urls import host_key
 from crawler.crawl.dividing import divided_for
-from crawler.crawl.files import Part
+from crawler.crawl.files import CrawlPart
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
-from crawler.frontier.division import read, store_of
+from crawler.frontier.division import division_at, store_of
 from crawler.frontier.exchange.board import Board
 from crawler.output import CrawlReader, open_directory
 
@@ -42,7 +42,7 @@ async def crawled(config: Config) -> None:
     board = Board(PARTS, bells=bells)
 
     async def run(number: int) -> None:
-        async with open_crawl(config, part=Part(division.share(number), board)) as crawl:
+        async with open_crawl(config, part=CrawlPart(division.share(number), board)) as crawl:
             await crawl.run()
 
     with open_directory(root, config):
@@ -157,7 +157,7 @@ async def test_hosts_of_a_domain_are_visited_by_one_part(tmp_path):
         settings = {"depth": 2, "scope": "any", "dns": (web.dns,), "politeness_by": "domain", "robots": False}
         await crawled(config_of(tmp_path / "out", urls=urls, **settings))
         assert len(web.asked()) == 8 == web.asked().total()
-    division = read(tmp_path / "out/frontier")
+    division = division_at(tmp_path / "out/frontier")
     owners = {division.share(0).owner(division.share(0).keys_by().host(f"{name}.one.test")) for name in "abcdefgh"}
     assert len(owners) == 1
     with open_crawl_reader(tmp_path / "out") as reading:
@@ -168,7 +168,7 @@ async def test_hosts_of_a_domain_are_visited_by_one_part(tmp_path):
 def test_a_damaged_division_is_told(tmp_path, damage):
     (tmp_path / "parts.toml").write_text(damage)
     with pytest.raises(StorageError, match=r"parts\.toml") as caught:
-        read(tmp_path)
+        division_at(tmp_path)
     assert caught.value.final
 
 
@@ -178,7 +178,7 @@ async def test_what_a_part_keeps_of_others_is_a_fault(tmp_path):
         settings = {"urls": tuple(web.url(host, "/0") for host in HOSTS), "depth": 0}
         await crawled(config_of(tmp_path / "out", **settings))
     path = tmp_path / "out/frontier"
-    division = read(path)
+    division = division_at(path)
     host = next(host for host in HOSTS if division.share(0).owner(division.share(0).keys_by().host(f"{host}:{web.port}")) != 0)
     assert host_key(web.url(host)) == f"{host}:{web.port}"
     text_of = (path / "parts.toml").read_text()

@@ -1,14 +1,15 @@
 """What is told of a crawl at one moment agrees with what its frontier and store hold."""
 
 import asyncio
+from typing import get_args
 
 import pytest
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.model import Dropped, LongestHost, Pause
+from crawler.core.model import Dropped, LongestHost, Pause, WaitsFor
 from crawler.crawl.failing_hosts import HOSTS_MAX, FailingHosts
-from crawler.crawl.status import FAILING_HOSTS, snapshot_of
+from crawler.crawl.status import FAILING_HOSTS, WAITS, snapshot_of
 from crawler.crawl.wiring import open_crawl
 from crawler.parse.seeds import Chunk, read
 
@@ -117,3 +118,7 @@ async def test_at_most_ten_failing_hosts_are_named_the_worst_first(config):
                 crawl.failing_hosts.add(f"h{number}.test")
         named = snapshot_of(crawl).failing_hosts
     assert named == tuple((f"h{number}.test", number + 1) for number in range(FAILING_HOSTS + 4, 4, -1))
+
+
+def test_people_are_told_in_words_what_the_workers_wait_for():
+    assert {*WAITS, "nothing"} == set(get_args(WaitsFor))

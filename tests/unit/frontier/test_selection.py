@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support.stores import TIMEOUT, Driver, done, link, names
+from support.stores import TIMEOUT, Driver, done, link, names, pack
 
 from crawler.core.batch import KNOWN, NEW, Admitted, Batch
 from crawler.core.keys import Keys
-from crawler.core.link_block import pack
 from crawler.core.model import Input, Known, Link
 from crawler.frontier import progress
 from crawler.frontier.progress import LIST, TAG, Tally
@@ -102,7 +101,7 @@ def test_http_errors_are_counted_by_their_status(driver: Driver) -> None:
 def test_what_another_part_has_counted_is_less_than_nothing_where_it_is_undone():
     """Hosts were divided anew: their URLs are here, what was counted of them is there. Together it is right."""
     known = Known(listed("http://a.test/"), "ok", None, 200, 0.0)
-    here, alone = progress.Progress(is_part=True), progress.Progress()
+    here, alone = progress.Tallies(is_part=True), progress.Tallies()
     for one in (here, alone):
         one.undo(known, forgotten=False)
     assert (here.of(LIST)["mine"].outcomes, alone.of(LIST)["mine"].outcomes) == ({"ok": -1}, {})

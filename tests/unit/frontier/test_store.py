@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, retry
+from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry
 
 from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Admitted, Batch, HostRest, Settled
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Keys, Share
-from crawler.core.link_block import pack
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.recrawl import RecrawlOrder

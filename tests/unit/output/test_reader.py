@@ -57,8 +57,8 @@ def test_pages_are_read_and_what_is_none_only_where_asked_for(crawl):
 
 def test_rows_of_an_earlier_version_lack_the_newest_fields(crawl):
     """They are read, exported and joined all the same."""
+    from crawler.output.csv_rows import csv_lines
     from crawler.output.export import json_line
-    from crawler.output.final_rows import csv_lines
     from crawler.parse.encoding import read_text
 
     newest = ("listed", "extra", "encoding", "cut", "fault")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
-from crawler.output.final_rows import csv_lines
+from crawler.output.csv_rows import csv_lines
 from crawler.output.results import FIELDS, Results, body_ref, read, row_at, rows
 
 

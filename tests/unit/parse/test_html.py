@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.corpora import corpus
 
-from crawler.core.urls import UrlRules, canonical, host_key
+from crawler.core.reply_limits import OUTLINKS_BYTES_FACTOR, OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_MAX
+from crawler.core.urls import UrlRules, host_key, parse
 from crawler.parse.html import (
-    OUTLINKS_BYTES_FACTOR,
-    OUTLINKS_BYTES_FREE,
-    OUTLINKS_BYTES_MAX,
     Options,
     Outlink,
     Outlinks,
@@ -34,7 +32,7 @@ def read(html: str | bytes, headers: Headers | None = None, charset: str | None 
     found = outlinks(body, PAGE, "text/html", charset, headers or [], Options(**{"agent": "ourbot", **options}))
     assert set(found.refused) <= set(RULES)
     for link in found.links:
-        assert (link.url, link.host) == (canonical(link.url), host_key(link.url))
+        assert (link.url, link.host) == (parse(link.url).href, host_key(link.url))
     return found
 
 
@@ -387,7 +385,7 @@ def test_queries_are_sent_in_the_encoding_of_the_page(charset: str, href: str, u
     """As browsers do (URL, query state): a server of a legacy site decodes nothing else."""
     escaped = href.encode("ascii", "xmlcharrefreplace").decode()
     body = f'<a href="{escaped}">'.encode("utf-16-le" if charset == "utf-16le" else "ascii")
-    wanted = canonical("http://example.org/dir/page" + url if url[0] == "?" else "http://example.org/dir/" + url)
+    wanted = parse("http://example.org/dir/page" + url if url[0] == "?" else "http://example.org/dir/" + url).href
     assert [link.url for link in read(body, charset=charset).links] == [wanted]
 
 

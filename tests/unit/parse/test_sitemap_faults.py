@@ -32,7 +32,7 @@ from support.sitemaps import (
 )
 
 from crawler.parse.sitemap import PART_BYTES
-from crawler.parse.sitemap_formats import ANSWER_BYTES_MAX, ENTRY_BYTES_MAX
+from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX
 from crawler.parse.sitemap_repair import REPAIRS_MAX, REPAIRS_PER_CALL_MAX
 
 XML = [form for form in FORMATS if form != "text"]
@@ -311,10 +311,10 @@ def test_no_answer_is_longer_than_it_may_be_and_none_is_lost() -> None:
         body = b"<feed>" + b"".join(b"<entry><link href='%d'/></entry>" % n for n in range(9_000)) + mark.encode() + b"</feed>"
         read = take(body, url=base)
         assert len(read.urls) == len(set(read.urls)) == 9_000
-        assert max(read.answers) < ANSWER_BYTES_MAX + 2083
+        assert max(read.answers) < PART_REPLY_BYTES_MAX + 2083
         assert bool(read.faults) == bool(mark)
     read = take(b"\n".join(b"http://a.example/%b%d" % (b"x" * 2000, n) for n in range(1_000)))
-    assert (len(read.urls), max(read.answers) < ANSWER_BYTES_MAX + 2083) == (1_000, True)
+    assert (len(read.urls), max(read.answers) < PART_REPLY_BYTES_MAX + 2083) == (1_000, True)
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -288,11 +288,11 @@ print(resident() - before)
 def test_a_crawl_begins_with_tidy_heaps_and_a_patient_collector():
     program = """
 import gc
-from crawler.cli import crawl_commands
+from crawler.cli import starting
 from crawler.resources import memory_pressure
 memory_pressure.tidy_heaps = lambda: print("tidy")
 async def crawl(): print(gc.get_threshold()[0], gc.get_freeze_count() > 1000)
-crawl_commands.in_a_loop(crawl)
+starting.in_a_loop(crawl)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told.split() == ["tidy", "2000", "True"]

@@ -10,7 +10,7 @@ from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.service.parts.auto import processes_for
-from crawler.service.parts.shares import Visits, share_of
+from crawler.service.parts.shares import AllowedVisits, share_of
 
 MANY = tuple(f"http://h{n}.test/" for n in range(10_001))
 FOLLOWING = {"urls": MANY, "depth": 3, "scope": "any", "memory_limit": "8GiB"}
@@ -88,7 +88,7 @@ def test_shares_are_together_no_more_than_the_whole():
 
 
 def test_visits_are_allowed_once():
-    visits = Visits(100, 2)
+    visits = AllowedVisits(100, 2)
     taken = 0
     while got := visits.take(0):
         taken += got

@@ -18,7 +18,7 @@ from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster import schema
 from crawler.frontier.cluster.overview import declare_lost, look
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
-from crawler.frontier.cluster.session import Address, connect, told
+from crawler.frontier.cluster.session import Address, connect, storage_error
 from crawler.frontier.cluster.truth import Changes
 from crawler.frontier.rocksdb.layout import URL_RULES
 
@@ -431,4 +431,4 @@ def test_a_transaction_that_waited_for_its_node_for_too_long_is_made_again(url: 
             time.sleep(LEASE_S / 2)  # the server ends it after a third of a lease
             with pytest.raises(psycopg.Error) as told_of:
                 session.execute("SELECT 1")
-    assert isinstance(told(Address(url), told_of.value), RemoteError)
+    assert isinstance(storage_error(Address(url), told_of.value), RemoteError)
