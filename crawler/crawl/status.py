@@ -145,6 +145,12 @@ def left(now: Snapshot, rates: Rates) -> Left | None:
     return Left(expected.seconds, now.reading or rates.found > 0, expected.host)
 
 
+def pages_between(first: Snapshot, last: Snapshot) -> int:
+    """How many pages were settled meanwhile: by schedule again, which makes no more of them done, or for the first time. Never
+    negative, though a store that is set back after a failed commit has fewer done."""
+    return max(0, last.done - first.done, last.settled - first.settled)
+
+
 class Rates:
     """Pages and bytes per second over the last 30 s of snapshots."""
 
@@ -160,11 +166,7 @@ class Rates:
 
     @property
     def pages(self) -> float:
-        """Never negative, though a store that is set back after a failed commit has fewer done."""
-        if not self.seconds:
-            return 0.0
-        first, last = self._samples[0], self._samples[-1]
-        return max(0, last.done - first.done, last.settled - first.settled) / self.seconds
+        return pages_between(self._samples[0], self._samples[-1]) / self.seconds if self.seconds else 0.0
 
     @property
     def bytes(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from crawler.core.model import Pause
 from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
-from crawler.crawl.status import Left, Rates, left
+from crawler.crawl.status import Left, Rates, left, pages_between
 from crawler.service.memory_report import memory_report
 
 STUCK_S: Final = 60.0
@@ -133,7 +133,7 @@ class Vitals:
             self.lately.add(now)
             if now.at - drawn_at >= HISTORY_EVERY_S:
                 seconds = now.at - before.at
-                self.history.append(max(0, now.done - before.done) / seconds if seconds else 0.0)
+                self.history.append(pages_between(before, now) / seconds if seconds else 0.0)
                 before, drawn_at = now, now.at
             await asyncio.sleep(SAMPLE_EVERY_S)
 

@@ -7,9 +7,9 @@ import pytest
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.model import Dropped, LongestHost, Pause, WaitsFor
+from crawler.core.model import Dropped, LongestHost, Pause, Snapshot, WaitsFor
 from crawler.crawl.failing_hosts import HOSTS_MAX, FailingHosts
-from crawler.crawl.status import FAILING_HOSTS, WAITS, snapshot_of
+from crawler.crawl.status import FAILING_HOSTS, WAITS, pages_between, snapshot_of
 from crawler.crawl.wiring import open_crawl
 from crawler.parse.seeds import Chunk, read
 
@@ -122,3 +122,8 @@ async def test_at_most_ten_failing_hosts_are_named_the_worst_first(config):
 
 def test_people_are_told_in_words_what_the_workers_wait_for():
     assert {*WAITS, "nothing"} == set(get_args(WaitsFor))
+
+
+def test_pages_that_are_visited_again_by_schedule_count_as_settled_though_no_more_are_done():
+    first, last = (Snapshot(at=at, state="running", done=10, settled=settled) for at, settled in ((0.0, 10), (2.0, 15)))
+    assert (pages_between(first, last), pages_between(last, first)) == (5, 0)
