@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import swarm
+from serving import serving
 from support.sins_heavy import HEAVY
-from swarm import crawled, lines, report, served
+from swarm import crawled, lines, report
 
 LIMIT = "160MiB"
 WIDE = ("heavy-br-thrice", "heavy-br-bomb", "heavy-zstd-bomb", "heavy-zstd", "headers-endless", "header-endless")
@@ -22,7 +24,7 @@ WIDE = ("heavy-br-thrice", "heavy-br-bomb", "heavy-zstd-bomb", "heavy-zstd", "he
     ids=["every kind", "wide windows"],
 )
 def test_the_limit_holds_against_a_swarm(tmp_path: Path, kinds: Sequence[str], each: int, options: Sequence[str]) -> None:
-    with served() as port:
+    with serving(swarm.__file__) as port:
         result = crawled(lines(port, each, kinds), tmp_path, "--memory-limit", LIMIT, "--no-robots", *options)
     assert not result.wrong, result.said
     watcher = result.watcher
