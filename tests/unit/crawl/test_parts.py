@@ -17,6 +17,7 @@ from warcio.archiveiterator import ArchiveIterator
 from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import StorageError
+from crawler.core.keys import Share
 from crawler.core.urls import host_key
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.files import CrawlPart
@@ -35,8 +36,8 @@ def config_of(root: Path, **settings: object) -> Config:
     return load(plain | {"output": str(root)} | settings, environ={}).config
 
 
-async def crawled(config: Config) -> None:
-    """All parts, from their opening to the end."""
+async def crawled(config: Config) -> Share:
+    """All parts, from their opening to the end; who owns what."""
     root = Path(config.output)
     bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(PARTS)]
     board = Board(PARTS, bells=bells)
@@ -52,6 +53,7 @@ async def crawled(config: Config) -> None:
                 tasks.create_task(run(number))
     for bell in bells:
         os.close(bell)
+    return division.share(0)
 
 
 def ring(n: int) -> str:
@@ -86,14 +88,17 @@ async def test_parts_crawl_what_one_process_would(tmp_path):
             await crawl.run()
         alone = web.asked()
         web.visits.clear()
-        await crawled(config_of(tmp_path / "many", **settings))
+        share = await crawled(config_of(tmp_path / "many", **settings))
         together = web.asked()
     # one may ask for a robots.txt again, for whose host another part has followed a redirect to it
     assert {url for url in alone if "robots" not in url} == {url for url in together if "robots" not in url}
     again = [url for url, times in together.items() if times > 1 and "robots" not in url]
     with open_crawl_reader(tmp_path / "one") as first, open_crawl_reader(tmp_path / "many") as second:
         assert told(first) == told(second)
-        assert {file.split("/")[1][:4] for file in second.marks if file.startswith("results/")} == {"p00-", "p01-", "p02-"}
+        owners = {share.owner(share.keys_by().host(host_key(web.url(host)))) for host in HOSTS}
+        owners.add(0)  # the line that is no URL
+        written = {file.split("/")[1][:4] for file in second.marks if file.startswith("results/")}
+        assert written == {f"p{number:02}-" for number in owners}
         faults: list[str] = []
         verified = second.verify(faults.append)
         assert faults == [] and verified.records >= len(records_of(tmp_path / "many"))
