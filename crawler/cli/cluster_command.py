@@ -9,6 +9,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.options import add_settings, flags
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit
+from crawler.core.text import amount
 
 if TYPE_CHECKING:
     from crawler.frontier.cluster.overview import NodeView, Overview
@@ -69,18 +70,11 @@ def _show(seen: Overview, *, as_json: bool) -> None:
     print(f"{'node':<14}{'machine':<20}{'state':<7}{'parts':>5}{'slots':>7}{'seen':>10}{'messages':>10}{'only on its disk':>26}")
     for node in seen.nodes:
         seen_ago = f"{node.seen_ago_s:,.0f} s"
-        alone = f"{node.only_here_files:,} files, {_size(node.only_here_bytes)}" if node.only_here_files else "-"
+        alone = f"{node.only_here_files:,} files, {amount(node.only_here_bytes)}" if node.only_here_files else "-"
         print(
             f"{node.node[:12]:<14}{node.name[:18]:<20}{node.state:<7}{node.parts:>5}{node.slots:>7}{seen_ago:>10}"
             f"{node.messages:>10,}{alone:>26}{'  reads its lists' if node.reads_lists else ''}"
         )
-
-
-def _size(size: int) -> str:
-    for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << exponent:
-            return f"{size / (1 << exponent):.1f} {unit}"
-    return f"{size} B"
 
 
 def _tell_lost(node: NodeView) -> None:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from crawler.core.model import NO_FAILURE, Snapshot
-from crawler.core.text import printable
-from crawler.crawl.status import Rates, amount, duration, status_line
+from crawler.core.text import amount, printable
+from crawler.crawl.status import Rates, duration, status_line
 from crawler.parse.seeds import WHAT_TO_DO
 
 if TYPE_CHECKING:

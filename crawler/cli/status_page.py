@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from crawler.core.model import failed
-from crawler.core.text import counted, printable
-from crawler.crawl.status import WAITS, amount, duration
+from crawler.core.text import amount, counted, printable
+from crawler.crawl.status import WAITS, duration
 
 _WIDTH: Final = 12
 

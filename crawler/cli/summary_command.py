@@ -14,7 +14,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.output import ended_in_order, not_written, say, write
 from crawler.cli.read_commands import add_directory, open_reader
 from crawler.core.errors import ConfigError, Exit
-from crawler.core.text import counted, json_text, printable
+from crawler.core.text import amount, counted, json_text, printable
 
 if TYPE_CHECKING:
     from crawler.output.summary import Summary
@@ -83,8 +83,6 @@ def _replace(to: Path, data: bytes) -> None:
 
 def _text(summed: Summary) -> Iterator[str]:
     """For a person."""
-    from crawler.crawl.status import amount
-
     besides = ", ".join(f"{summed.kinds[kind]:,} {kind}" for kind in ("embed", "sitemap", "robots") if summed.kinds[kind])
     yield counted(sum(summed.outcomes.values()), "page") + f" (besides: {besides})" * bool(besides) + f", {amount(summed.bytes)}"
     yield from _columns("outcomes", summed.outcomes.most_common())

@@ -29,6 +29,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
+def amount(size: float) -> str:
+    """``3.4 MB``, in powers of 1000."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if size < 999.5 or prefix == "T":
+            return f"{size:.0f} B" if not prefix else f"{size:.3g} {prefix}B" if size < 100 else f"{size:.0f} {prefix}B"
+        size /= 1000
+    raise AssertionError
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """What to append to a sentence on a name that is not known: the known one that alone begins so, or looks most like it,
     if one does."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor, failed
-from crawler.core.text import printable
+from crawler.core.text import amount, printable
 
 if TYPE_CHECKING:
     from crawler.crawl.crawl import Crawl
@@ -194,15 +194,6 @@ def duration(seconds: float) -> str:
         elif parts:
             break
     return " ".join(parts[:2])
-
-
-def amount(size: float) -> str:
-    """``3.4 MB``, in powers of 1000."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if size < 999.5 or prefix == "T":
-            return f"{size:.0f} B" if not prefix else f"{size:.3g} {prefix}B" if size < 100 else f"{size:.0f} {prefix}B"
-        size /= 1000
-    raise AssertionError
 
 
 def _per_second(rate: float) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
-from crawler.core.text import printable
+from crawler.core.text import amount, printable
 from crawler.output.summary import Histogram, Summary, Timeline
 
 COLORS: Final = {"ok": "#3a7d44", "redirect": "#6c8ebf", "skipped": "#999999", "robots_denied": "#c9a227", "failed": "#b03a2e"}
@@ -26,7 +26,7 @@ td.name { overflow-wrap: anywhere } .legend span { margin-right: 1.2em } .legend
 def page(summary: Summary, *, title: str) -> str:
     """The whole page."""
     pages = sum(summary.outcomes.values())
-    facts = [f"{pages:,} pages", f"{_amount(summary.bytes)} received"]
+    facts = [f"{pages:,} pages", f"{amount(summary.bytes)} received"]
     facts += [
         f"{count:,} of kind {kind}" for kind, count in sorted(summary.kinds.items()) if kind in ("embed", "robots", "sitemap")
     ]
@@ -36,7 +36,7 @@ def page(summary: Summary, *, title: str) -> str:
         _section("Status codes", _table(sorted(summary.statuses.items()))),
         _section(summary.types.titled("Types"), _table(summary.types.most())),
         _section(summary.hosts.titled("Hosts"), _table(summary.hosts.most())),
-        _section("Sizes of bodies, as sent", _histogram(summary.sizes, _amount)),
+        _section("Sizes of bodies, as sent", _histogram(summary.sizes, _bound)),
         _section("Time to first byte", _histogram(summary.first_byte, _duration)),
     ]
     parts += _rest(summary)
@@ -112,7 +112,8 @@ def _moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _amount(size: float) -> str:
+def _bound(size: float) -> str:
+    """Of a histogram over sizes, whose bounds are powers of 2."""
     for prefix in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.3g} {prefix}"

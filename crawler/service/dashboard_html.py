@@ -16,8 +16,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from crawler.core.model import failed
-from crawler.core.text import printable
-from crawler.crawl.status import amount, duration
+from crawler.core.text import amount, printable
+from crawler.crawl.status import duration
 
 CHART_WIDTH: Final = 300
 CHART_HEIGHT: Final = 60
