@@ -69,10 +69,11 @@ class Politeness:
         must have a chance to be forgotten."""
         return self.backoff(link.attempt + (2 if outcome.outcome == "dns_error" else 1))
 
-    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float = 0.0) -> HostRest:
+    def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float | None = None) -> HostRest:
         """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before; ``pause`` as it
         was when the visit began: by now the Crawl-delay may be at hand no more."""
-        pause = max(pause, self.pause(link))
+        if pause is None or link.kind == "robots":  # which may have told of another
+            pause = max(pause or 0.0, self.pause(link))
         if isinstance(outcome, Unvisited):
             return replace(host, due=max(host.due, now + max(outcome.rest_s, pause)))
         rest = self._wish(link, outcome, pause)
