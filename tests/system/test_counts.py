@@ -6,8 +6,9 @@ import subprocess
 import counts
 import pytest
 
-CALLS_MAX = 400
-"""Of Python functions in the main process, a page of a crawl with its twenty links: 346 to 366 in runs on a busy machine."""
+CALLS_MAX = 440
+"""Of Python functions in the main process, a page of a crawl with its twenty links: 368 to 411 in 18 runs. The slower the
+machine, the fewer pages share a commit."""
 PARSER_CALLS_MAX = 120
 """102 at any load."""
 TRIES = 3
