@@ -89,7 +89,7 @@ class _Host:
         self.down: tuple[str, str] | None = None
         self.share = 0  # the most links it has had here
         self.is_prompt = False
-        self.is_slow = lease.failures > 0  # neither prompt nor slow before its first visit
+        self.is_slow = lease.failures > 0  # it failed before it came here; one that was never visited is neither
         self.is_prompt_and_waits = False  # prompt, and it has links waiting
         self.slow_out = 0  # of its visits out, those that began while it was not known to be prompt
 

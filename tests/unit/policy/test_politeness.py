@@ -45,6 +45,8 @@ def rest_after(outcome: Outcome, host: HostRest = UNKNOWN, link: Link = LINK, **
         ({}, Dropped("blocked", "address"), 0.0),
         ({}, Unvisited(), 1.0),
         ({"crawl_delay_s": 7.0}, Unvisited(), 7.0),
+        ({}, Unvisited(10.0, "mute"), 10.0),
+        ({"crawl_delay_s": 17.0}, Unvisited(10.0, "mute"), 17.0),
     ],
 )
 def test_what_one_visit_asks_for(settings, outcome, seconds):
