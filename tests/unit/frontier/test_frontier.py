@@ -213,6 +213,22 @@ async def test_a_lease_given_back_is_no_attempt():
     assert attempts == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "is_prompt"),
+    [(Dropped("skipped", "mime", sign="alive"), True), (Dropped("timeout", "total_timeout", sign="mute"), False)],
+)
+async def test_a_host_that_gave_no_response_is_not_prompt_however_short_the_visit_was(outcome, is_prompt):
+    world = World()
+    before: list[bool] = []
+
+    async def visit(lease):
+        before.append(world.bench._hosts[lease.link.host].is_prompt)
+        return outcome
+
+    await world.crawl(links(1, 2), visit)
+    assert before == [False, is_prompt]
+
+
 async def test_a_drain_commits_what_was_visited_and_keeps_the_rest():
     world = World()
 
