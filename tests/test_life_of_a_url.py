@@ -1,6 +1,6 @@
 """The first test to read: one page, from a line of a list to its record, its row, and why it is where it is.
 
-Each step is the function that does it in a crawl, called by hand. In a crawl, ``Crawl`` and ``Pump`` call them.
+Each step is the function that does it in a crawl, called by hand. In a crawl, ``Visitor`` and ``Pump`` call them.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ async def test_the_life_of_a_url(tmp_path):
             running = tasks.create_task(pump.run(crawl.disk.recover))
 
             # named: a line becomes a link of depth 0, with the line as its input
-            (chunk,) = crawl._seeds
+            (chunk,) = crawl.seeds
             (link,) = chunk.links
             assert (link.url, link.depth, link.kind, link.input.line) == (seed, 0, "seed", 1)
             assert store.lookup(seed) is None
@@ -43,13 +43,13 @@ async def test_the_life_of_a_url(tmp_path):
             assert lease.link == link and frontier.out_count == 1
 
             # visited: fetched, read and judged, and nothing is written yet
-            outcome = await crawl.visit(lease, crawl.memory.budget.visit())
+            outcome = await crawl.visitor.visit(lease, crawl.memory.budget.visit())
             assert isinstance(outcome, Done) and (outcome.outcome, outcome.page.status) == ("ok", 200)
             assert [found.url for found in outcome.block.links()] == [web.url("127.0.0.1", "/next")]
             assert store.lookup(seed) == "waiting"
 
             # settled and committed: record, row, outcome and outlinks become true together
-            crawl._settle(lease, outcome)
+            crawl.visitor.settle(lease, outcome)
             crawl.journal.roll()
             pump.end()
             await running

@@ -35,6 +35,7 @@ from crawler.crawl.metrics import Metrics
 from crawler.crawl.outlinks import FUNCTION
 from crawler.crawl.planning import plan_of
 from crawler.crawl.recrawl import Recrawler
+from crawler.crawl.visitor import Resources, Rules, Visitor
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Store
 from crawler.frontier.pump import Pump
@@ -72,12 +73,13 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
-    hosts, budget, failing_hosts = HostRules(config), Budget(plan), FailingHosts()
+    hosts = HostRules(config)
     with contextlib.ExitStack() as stack:
         files = open_files(config, hosts, plan, part, stack)
         clock = Clock(files.store.clock(), files.membership.now if files.membership is not None else None)
         rules = _rules(config, hosts, files.store, clock, plan, endless=endless)
-        pump = _pump(config, files, rules, clock, budget, failing_hosts, part, endless=endless)
+        basis = _Basis(config, part, endless, files, clock, rules, Budget(plan), FailingHosts())
+        pump = _pump(basis)
         stack.callback(pump.close)
         async with (
             _open_cookies(config, files.root) as cookies,
@@ -85,20 +87,24 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
             _open_parser(config, plan) as parser,
         ):
             pump.frontier.limit(Limiter.DESCRIPTORS, fetcher.concurrency_max)
-            _measure(budget, files.store, pump, fetcher, rules.robots, parser, files.journal)
-            yield _crawl(config, files, rules, clock, pump, budget, fetcher, parser, failing_hosts, part, endless=endless)
+            _measure(basis, pump, fetcher, parser)
+            yield _crawl(basis, pump, fetcher, parser)
 
 
-class _Rules(NamedTuple):
-    """What decides whether a link is visited, and when."""
+class _Basis(NamedTuple):
+    """What the other parts of a crawl are made from."""
 
-    hosts: HostRules
-    robots: RobotsGate | None
-    politeness: Politeness
-    exclusion: Exclusion
+    config: Config
+    part: CrawlPart | None
+    endless: bool
+    files: Files
+    clock: Clock
+    rules: Rules
+    budget: Budget
+    failing_hosts: FailingHosts
 
 
-def _rules(config: Config, hosts: HostRules, store: Store, clock: Clock, plan: Plan, *, endless: bool) -> _Rules:
+def _rules(config: Config, hosts: HostRules, store: Store, clock: Clock, plan: Plan, *, endless: bool) -> Rules:
     robots = _open_robots(config, hosts, clock, plan.accounts["robots"], may_change=endless)
     politeness = Politeness(
         hosts,
@@ -107,21 +113,12 @@ def _rules(config: Config, hosts: HostRules, store: Store, clock: Clock, plan: P
         backoff_max_s=config.backoff_max or (SERVE_BACKOFF_MAX_S if endless else RUN_BACKOFF_MAX_S),
         host_failures=config.host_failures,
     )
-    return _Rules(hosts, robots, politeness, Exclusion(config, _begun_with(store, config), hosts.blocks))
+    return Rules(hosts, robots, politeness, Exclusion(config, _begun_with(store, config), hosts.blocks))
 
 
-def _pump(
-    config: Config,
-    files: Files,
-    rules: _Rules,
-    clock: Clock,
-    budget: Budget,
-    failing_hosts: FailingHosts,
-    part: CrawlPart | None,
-    *,
-    endless: bool,
-) -> Pump:
+def _pump(basis: _Basis) -> Pump:
     """The frontier over what is on disk."""
+    config, files, clock, rules = basis.config, basis.files, basis.clock, basis.rules
     membership = files.membership
     return Pump(
         files.store,
@@ -130,14 +127,14 @@ def _pump(
         files.journal,
         clock=clock.now,
         wall=clock.wall,
-        links_max=budget.plan.bench_links_max,
+        links_max=basis.budget.plan.bench_links_max,
         in_flight=files.in_flight,
         robots=rules.robots,
         exclusion=rules.exclusion,
-        links_room=budget,
-        visits_max=_visits_max(config, part),
-        on_unfetched=failing_hosts.add,
-        endless=endless,
+        links_room=basis.budget,
+        visits_max=_visits_max(config, basis.part),
+        on_unfetched=basis.failing_hosts.add,
+        endless=basis.endless,
         intake=_intake(files, clock),
         member=membership.member(config, files.store, clock) if membership is not None else None,
     )
@@ -151,61 +148,57 @@ def _intake(files: Files, clock: Clock) -> Intake | None:
     return Intake(files.exchange, clock.now)
 
 
-def _crawl(
-    config: Config,
-    files: Files,
-    rules: _Rules,
-    clock: Clock,
-    pump: Pump,
-    budget: Budget,
-    fetcher: Fetcher,
-    parser: ParserPool | None,
-    failing_hosts: FailingHosts,
-    part: CrawlPart | None,
-    *,
-    endless: bool,
-) -> Crawl:
+def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> Crawl:
     """All that is open, put together."""
-    root, store, hosts, robots = files.root, files.store, rules.hosts, rules.robots
-    metrics = _metrics(pump)
-    recrawler, marking = Recrawler(config, store, pump, clock), asyncio.Lock()
-    expander = Expander(
+    config, part, files, clock = basis.config, basis.part, basis.files, basis.clock
+    metrics, url_rules = _metrics(pump), config.url_rules()
+    recrawler, marking = Recrawler(config, files.store, pump, clock), asyncio.Lock()
+    resources = _resources(basis, pump, fetcher, parser)
+    visitor = Visitor(
+        files.root,
+        pump,
+        clock=clock,
+        rules=basis.rules,
+        resources=resources,
+        fetcher=fetcher,
+        judge=_judge(config, url_rules),
+        expander=_expander(basis, pump, fetcher, parser, metrics, recrawler),
+        metrics=metrics,
+        workers=config.workers,
+    )
+    return Crawl(
         config,
-        Scope(config, obey=config.robots, blocked=hosts.blocked),
+        files,
+        clock=clock,
+        pump=pump,
+        rules=basis.rules,
+        resources=resources,
+        fetcher=fetcher,
+        parser=parser,
+        visitor=visitor,
+        retention=_retention(config, files.root, pump, marking),
+        uploads=_uploads(config, files.root, pump, marking, files.journal),
+        seeds=_seeds(config, files.store, url_rules, files.membership) if part is None or part.share.own == 0 else iter(()),
+        recrawler=recrawler,
+        metrics=metrics,
+        failing_hosts=basis.failing_hosts,
+    )
+
+
+def _expander(
+    basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None, metrics: Metrics, recrawler: Recrawler
+) -> Expander:
+    config = basis.config
+    return Expander(
+        config,
+        Scope(config, obey=config.robots, blocked=basis.rules.hosts.blocked),
         parser,
         fetcher.finisher,
         pump.frontier.admit,
-        secret=store.secret(),
+        secret=basis.files.store.secret(),
         on_parsed=metrics.parsed,
         hasten=recrawler.hasten if config.recrawl_every else None,
-        by_domain=_is_by_domain(config, part),
-    )
-    url_rules = config.url_rules()
-    patience_s = math.inf if endless else config.disk_wait
-    return Crawl(
-        config,
-        root,
-        clock=clock,
-        store=store,
-        pump=pump,
-        hosts=hosts,
-        politeness=rules.politeness,
-        robots=robots,
-        exclusion=rules.exclusion,
-        fetcher=fetcher,
-        parser=parser,
-        expander=expander,
-        judge=_judge(config, url_rules),
-        journal=files.journal,
-        retention=_retention(config, root, pump, marking),
-        uploads=_uploads(config, root, pump, marking, files.journal),
-        recrawler=recrawler,
-        seeds=_seeds(config, store, url_rules, files.membership) if part is None or part.share.own == 0 else iter(()),
-        memory=_governor(budget, pump, store, fetcher, parser, robots, clock),
-        disk=Disk(root, pump.frontier, min_free_bytes=config.min_free_disk, patience_s=patience_s, clock=clock.now),
-        network=Network(pump.frontier, fetcher.reaches, clock=clock.now, patience_s=patience_s),
-        metrics=metrics,
-        failing_hosts=failing_hosts,
+        by_domain=_is_by_domain(config, basis.part),
     )
 
 
@@ -222,23 +215,19 @@ def _metrics(pump: Pump) -> Metrics:
     return metrics
 
 
-def _governor(
-    budget: Budget,
-    pump: Pump,
-    store: Store,
-    fetcher: Fetcher,
-    parser: ParserPool | None,
-    robots: RobotsGate | None,
-    clock: Clock,
-) -> MemoryGovernor:
-    return MemoryGovernor(
-        budget,
+def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> Resources:
+    files, robots, now = basis.files, basis.rules.robots, basis.clock.now
+    patience_s = math.inf if basis.endless else basis.config.disk_wait
+    memory = MemoryGovernor(
+        basis.budget,
         pump.frontier,
         children=parser.pids if parser is not None else tuple,
-        empty=(fetcher.forget, store.shed, *((robots.forget,) if robots is not None else ())),
+        empty=(fetcher.forget, files.store.shed, *((robots.forget,) if robots is not None else ())),
         restart_parsers=parser.restart if parser is not None else lambda: None,
-        clock=clock.now,
+        clock=now,
     )
+    disk = Disk(files.root, pump.frontier, min_free_bytes=basis.config.min_free_disk, patience_s=patience_s, clock=now)
+    return Resources(memory, disk, Network(pump.frontier, fetcher.reaches, clock=now, patience_s=patience_s))
 
 
 def _open_fetcher(
@@ -312,23 +301,16 @@ def _judge(config: Config, rules: UrlRules) -> Judge:
     return Judge(retries=config.retries, max_redirects=config.max_redirects, rules=rules, move_anchor=move_anchor)
 
 
-def _measure(
-    budget: Budget,
-    store: Store,
-    pump: Pump,
-    fetcher: Fetcher,
-    robots: RobotsGate | None,
-    parser: ParserPool | None,
-    journal: Journal,
-) -> None:
+def _measure(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | None) -> None:
     """Tell the budget how to read what the fixed accounts use."""
-    budget.measure("store", store.memory_used)
-    budget.measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
-    budget.measure("robots", robots.memory_used if robots is not None else int)
-    budget.measure("idle", lambda: fetcher.stats().idle_bytes)
-    budget.measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
-    budget.measure("write", lambda: journal.memory_used)
-    budget.measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
+    robots, measure = basis.rules.robots, basis.budget.measure
+    measure("store", basis.files.store.memory_used)
+    measure("bench", lambda: pump.frontier.bench.weight * BENCH_LINK_BYTES)
+    measure("robots", robots.memory_used if robots is not None else int)
+    measure("idle", lambda: fetcher.stats().idle_bytes)
+    measure("dns", lambda: fetcher.names_known * DNS_NAME_BYTES)
+    measure("write", lambda: basis.files.journal.memory_used)
+    measure("parsers", lambda: sum(map(cgroup.pss, parser.pids())) if parser is not None else 0)
 
 
 @contextlib.asynccontextmanager

@@ -258,7 +258,7 @@ class Direct:
     async def reconfigure(self, config: Config) -> None:
         self._crawl.reconfigure(config)
         self._on_change(config)
-        await self._crawl.excluded_are_over()
+        await self._crawl.visitor.excluded_are_over()
 
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
         if not await self.may_recrawl():

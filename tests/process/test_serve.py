@@ -248,7 +248,7 @@ def test_signals_ask_for_a_status_line_and_a_memory_report(tmp_path):
         assert daemon.said(r"0/0\+? URLs · ")
         daemon.process.send_signal(signal.SIGUSR2)
         assert daemon.said(r"memory: [\d.]+ of [\d.]+ MiB")
-        assert daemon.said(r"Crawl._work")
+        assert daemon.said(r"Visitor.work")
 
 
 def test_systemd_is_told_how_it_goes(tmp_path):

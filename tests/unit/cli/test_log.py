@@ -12,7 +12,7 @@ from crawler.cli.log import LINES_MAX, CallHandler, Log, log_of_daemon
 from crawler.config.load import load
 from crawler.core.errors import ConfigError
 from crawler.core.model import Done, Dropped, Retry, Unvisited
-from crawler.crawl.crawl import _log_visit
+from crawler.crawl.visitor import log_visit
 
 logger = logging.getLogger("crawler.somewhere")
 
@@ -60,7 +60,7 @@ def test_a_visit_is_one_line_and_a_lease_given_back_is_none(tmp_path):
             Dropped("robots_denied", "rule"),
             Unvisited(),
         ):
-            _log_visit(lease, outcome)
+            log_visit(lease, outcome)
 
     done, retry, dropped = (json.loads(line) for line in lines_of(form="json", speak=speak))
     assert (done["outcome"], done["url"], done["status"], done["bytes"]) == ("ok", "http://a.example/b", 200, page.bytes_wire)

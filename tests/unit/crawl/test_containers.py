@@ -38,7 +38,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Counts.*": ("outcomes, reasons and rules are closed sets", FIXED),
     "Counters.*": ("closed sets", FIXED),
     "FailingHosts.*": ("HOSTS_MAX of crawler.crawl.failing_hosts", 1000),
-    "Crawl._reserved": ("outcome", CLAIMED),
+    "Visitor._reserved": ("outcome", CLAIMED),
     "Visits._leases": ("workers", WORKERS),
     "Crawl.recent_failures": ("RECENT_FAILURES", FIXED),
     "Vitals.history": ("HISTORY_MAX", FIXED),

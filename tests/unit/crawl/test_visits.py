@@ -65,12 +65,12 @@ async def test_what_a_body_decodes_to_is_held_no_longer_than_its_visit(tmp_path:
         settings = {"input": [str(listed)], "output": str(tmp_path / "out"), "depth": 1, "robots": False}
         async with open_crawl(load(settings | {"allow_net": ["127.0.0.0/8"]}).config) as crawl, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(crawl.pump.run(crawl.disk.recover))
-            (chunk,) = crawl._seeds
+            (chunk,) = crawl.seeds
             await (await crawl.frontier.admit(Admitted(chunk.links, chunk.faults, chunk.position)))
             lease = await crawl.frontier.take()
-            outcome = await crawl.visit(lease, crawl.memory.budget.visit())
+            outcome = await crawl.visitor.visit(lease, crawl.memory.budget.visit())
             assert [found.url for found in outcome.block.links()] == [web.url("127.0.0.1", "/next")]
             assert (outcome.page.plain, outcome.page.bytes_decoded) == (None, len(body))
-            crawl._settle(lease, outcome)
+            crawl.visitor.settle(lease, outcome)
             crawl.pump.end()
             await running

@@ -362,7 +362,7 @@ async def test_bodies_are_given_out_so_that_no_browser_shows_them(tmp_path, site
 async def test_where_the_memory_is(tmp_path):
     async with daemon(tmp_path) as d:
         text = await (await d.session.get("/debug/memory")).text()
-        assert "Crawl._work" in text and "store" in text and "not traced" in text
+        assert "Visitor.work" in text and "store" in text and "not traced" in text
         assert "MiB in" in await (await d.session.get("/debug/memory?seconds=1")).text()
         assert (await d.ask("GET", "/debug/memory?seconds=21"))[0] == 400
 
