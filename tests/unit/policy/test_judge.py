@@ -130,9 +130,25 @@ def test_a_broken_coding_is_told_where_it_leads_nowhere(tmp_path, status):
     assert (done.outcome, done.reason) == ("bad_response", "content_coding")
 
 
-def test_a_redirect_that_is_cut_on_its_way_is_asked_for_again(tmp_path):
-    cut = page(tmp_path, 302, (b"Location", b"/y"), fault=FetchError("content_length"))
+@pytest.mark.parametrize("reason", ["content_length", "read_timeout", "min_rate"])
+def test_a_redirect_that_is_cut_on_its_way_is_asked_for_again_and_followed_at_last(tmp_path, reason):
+    cut = page(tmp_path, 302, (b"Location", b"/y"), fault=FetchError(reason))
     assert isinstance(judge().page(lease(), cut, WALL), Retry)
+    done = judge().page(lease(attempt=3), cut, WALL)
+    assert isinstance(done, Done)
+    assert (done.outcome, [link.url for link in done.outlinks]) == ("redirect", ["http://a.test/y"])
+
+
+def test_a_redirect_with_too_large_a_body_is_followed(tmp_path):
+    done = judge().page(lease(), page(tmp_path, 302, (b"Location", b"/y"), fault=FetchError("max_body")), WALL)
+    assert isinstance(done, Done)
+    assert (done.outcome, [link.url for link in done.outlinks]) == ("redirect", ["http://a.test/y"])
+
+
+def test_a_redirect_that_nobody_asked_for_is_not_followed(tmp_path):
+    done = judge().page(lease(), page(tmp_path, 302, (b"Location", b"/y"), fault=FetchError("unsolicited")), WALL)
+    assert isinstance(done, Done)
+    assert (done.outcome, done.outlinks) == ("bad_response", ())
 
 
 def test_a_page_that_is_well_has_no_wish(tmp_path):
