@@ -303,7 +303,7 @@ class Fetcher:
         """Refuse a response by its head alone."""
         message = exchange.message
         assert message is not None
-        if message.code == 407 and exchange.proxied:
+        if message.code == 407 and exchange.proxied and link.url.startswith("http:"):  # by a tunnel only the host speaks
             raise FetchError("proxy", "status 407", shared=True)
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in _READ_BY_US:
