@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,10 +34,15 @@ class Membership(Struct, frozen=True):
     mirror: Mirror
     outbox: Outbox
     node: Node
-    now: float
-    """The database's clock."""
+    ahead_s: float
+    """The database's clock less this machine's monotonic one."""
     lost_positions: Mapping[str, Sequence[bytes]]
     """How far nodes that were declared lost had read their lists."""
+
+    @property
+    def now(self) -> float:
+        """The database's clock: that of all nodes, however long one of them takes to open what it has. Rests end by it."""
+        return self.ahead_s + time.monotonic()
 
     def member(self, config: Config, store: Store, clock: Clock) -> Member:
         """Its life in the crawl's loop, over its working copy."""
@@ -102,7 +108,7 @@ def join(config: Config, root: Path, part: int) -> Membership:
     mirror = Mirror(truth, joined, group_of, tells_whole=part == 0)
     outbox = Outbox(mirror)
     mirror.messages = outbox
-    return Membership(mirror, outbox, node, joined.now, joined.lost_positions)
+    return Membership(mirror, outbox, node, joined.ahead_s, joined.lost_positions)
 
 
 def identity_of(config: Config) -> dict[str, object]:

@@ -25,6 +25,7 @@ _BY_ERRNO: Final = {
     errno.ETIMEDOUT: "connect_timeout",
 }
 _FOREIGN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, MemoryError)
+_OF_TLS: Final = (ssl.SSLError, aiohttp.ClientSSLError, ssl.CertificateError)
 _TLS_ENDINGS: Final = frozenset({None, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 _PACKAGE: Final = __name__.partition(".")[0]
 _PROXY_REFUSES_US: Final = 407
@@ -69,7 +70,7 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
         return lacking(exchange.our_errno or number or 0)
     if exchange.refused is not None:
         return FetchError("address", exchange.refused)
-    if exchange.connecting and not isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError, ssl.CertificateError)):
+    if exchange.connecting and not exchange.is_through and not isinstance(error, _OF_TLS):
         status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else 0
         return FetchError("proxy", f"status {status}" if status else "no tunnel", shared=status == _PROXY_REFUSES_US)
     if exchange.unasked:

@@ -15,6 +15,9 @@ from msgspec import Struct
 
 from crawler.fetch.deadline import Deadline
 
+TUNNEL_MADE: Final = 200
+"""The status that aiohttp takes for a tunnel."""
+
 
 class HeadRoom(Protocol):
     """``crawler.resources.memory_budget.VisitMemory``"""
@@ -77,6 +80,11 @@ class Exchange(Struct, kw_only=True):
     def is_sent(self) -> bool:
         """The host itself has been given the request: a proxy's tunnel is not it."""
         return self.sent_at > 0.0 and not self.connecting
+
+    @property
+    def is_through(self) -> bool:
+        """The proxy has made the tunnel, and the host has not been given the request yet: what fails now is TLS with the host."""
+        return self.connecting and self.message is not None and self.message.code == TUNNEL_MADE
 
     def forget(self) -> None:
         """The attempt is over. Callbacks of a connection keep the context they were made in, and this with it."""

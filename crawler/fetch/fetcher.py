@@ -147,7 +147,10 @@ class Fetcher:
         self._connector.forget()
 
     async def reaches(self, host: str, timeout_s: float = 3.0) -> bool:
-        """Whether a host key's port takes a connection now: a sign that our own network works. Nothing is sent."""
+        """Whether a host key's port takes a connection now: a sign that our own network works. Nothing is sent. Never of a host
+        behind a proxy: no name of it is looked up and no connection made but by the proxy."""
+        if self._profile_of(host).proxy is not None:
+            return False
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")
         try:
             async with asyncio.timeout(timeout_s):
@@ -303,7 +306,7 @@ class Fetcher:
         """Refuse a response by its head alone."""
         message = exchange.message
         assert message is not None
-        if message.code == 407 and exchange.proxied:
+        if message.code == 407 and exchange.proxied and link.url.startswith("http:"):  # by a tunnel only the host speaks
             raise FetchError("proxy", "status 407", shared=True)
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in _READ_BY_US:

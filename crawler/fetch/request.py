@@ -5,6 +5,7 @@ Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
@@ -24,6 +25,7 @@ MASK: Final = "***"
 PROFILES_MAX: Final = 256
 PLACES_MAX: Final = 1024
 """Hosts of which it is kept how they are connected to."""
+SHA1_OF_NOTHING: Final = hashlib.sha1(usedforsecurity=False).digest()
 
 
 class Profile(Struct, frozen=True):
@@ -160,9 +162,10 @@ def referer(link: Link) -> tuple[tuple[str, str], ...]:
 
 def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
     """Validators of an earlier whole response (RFC 9110 section 13.1), so that an unchanged page need not be sent again. An ETag
-    of ``*`` is none, and asked for it would fit whatever the page has become."""
+    of ``*`` is none, and asked for it would fit whatever the page has become. Where there was no body, as by HEAD, "not modified"
+    would leave it at that."""
     known = lease.known
-    if known is None or not known.can_be_confirmed or known.archive is None:
+    if known is None or not known.can_be_confirmed or known.archive is None or known.digest == SHA1_OF_NOTHING:
         return ()
     fields = (("If-None-Match", known.etag), ("If-Modified-Since", known.last_modified))
     return tuple((name, value) for name, value in fields if value and value != "*" and value.isprintable() and value.isascii())

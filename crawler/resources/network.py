@@ -59,7 +59,7 @@ class Network:
             return
         now = self._clock()
         if now - self._outage.stats().since > self._patience_s:
-            raise StorageError("our own network is down: no name server, no route, or nobody responds")
+            raise StorageError("our own network is down: no name server, no route, no proxy, or nobody responds")
         if not self._outage.probe(now):
             return
         for host in self._outage.witnesses[:2]:

@@ -41,6 +41,7 @@ _SIGNS: Final[dict[str, Sign]] = {
 }
 _UNTRIED: Final = frozenset({"robots_denied", "blocked", "invalid_url", "skipped"})
 _NO_WAY_OUT: Final = frozenset({"ENETUNREACH", "ENETDOWN", "ENONET"})
+_PROXY_REFUSES: Final = frozenset({"status 407", "no tunnel"})
 
 T = TypeVar("T")
 
@@ -51,7 +52,17 @@ def network_sign(reason: str | None, detail: str = "") -> Sign:
         return "response"
     if reason == "unreachable" and detail in _NO_WAY_OUT:
         return "local"
+    if reason == "proxy":
+        return _proxy_sign(detail)
     return _SIGNS.get(reason) or ("nothing" if OUTCOME_OF.get(reason) in _UNTRIED else "response")
+
+
+def _proxy_sign(detail: str) -> Sign:
+    """Of a proxy that was no help. Three cases: it will not have us, or says nothing, as one may that cannot reach the host; it
+    tells of the host; it takes no connection, or its name has no address."""
+    if detail in _PROXY_REFUSES:
+        return "suspect"
+    return "response" if detail.startswith("status ") else "local"
 
 
 class OutageStats(NamedTuple):

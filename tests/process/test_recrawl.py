@@ -162,6 +162,19 @@ def test_a_run_visits_again_what_is_due_by_schedule_and_ends(tmp_path):
         assert known["interval"] == pytest.approx(0.001 * 1.5 ** (visits - 1))
 
 
+def test_a_page_of_which_only_the_head_was_fetched_is_fetched_whole_later(tmp_path):
+    """Links were checked by HEAD first: that the page has not changed since then gives nobody its body."""
+    out = tmp_path / "out"
+    with Web({HOST: {"/": Answer(body=b"all of it", headers=(("ETag", '"1"'),))}}).running() as web:
+        run = ("run", web.url(HOST), "-o", str(out), *LOCAL)
+        assert command(*run, "--method", "HEAD").returncode == 0
+        for _ in range(2):
+            assert command("recrawl", str(out)).returncode == 0
+            assert command(*run).returncode == 0
+            assert command("cat", str(out), web.url(HOST)).stdout == "all of it"
+        assert ["if-none-match" in visit.fields for visit in web.visits] == [False, False, True]
+
+
 def sitemap(**modified: str) -> Answer:
     entries = "".join(f"<url><loc>/{path}</loc><lastmod>{at}</lastmod></url>" for path, at in modified.items())
     return Answer(body=f"<urlset>{entries}</urlset>".encode(), mime="application/xml")

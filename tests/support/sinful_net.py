@@ -43,6 +43,7 @@ PROXIES: Final[dict[str, Script]] = {
     "close": [],
     "hang": [hang],
     "endless-head": [b"HTTP/1.1 200 OK\r\nA: ", forever(b"b" * 8192)],
+    "tunnel-closed": [b"HTTP/1.1 200 OK\r\n\r\n", heard],
     "not-tls": [b"HTTP/1.1 200 OK\r\n\r\n", heard, b"this is no TLS" * 100, hang],
 }
 BANNERS: Final[dict[str, Script]] = {

@@ -239,6 +239,8 @@ PROXIED: Final = {
     ),
     "proxy-https-endless-head": through("proxy-endless-head", SECURE, "connect_error", "proxy"),
     "proxy-https-not-tls": through("proxy-not-tls", SECURE, "tls_error", "handshake"),
+    "proxy-https-closed-in-the-tunnel": through("proxy-tunnel-closed", SECURE, "tls_error", "handshake"),
+    "proxy-https-407-of-the-host": through("proxy-good", "https://localhost:{tls-good}/sin/407-of-a-server", "http_error"),
     "proxy-closed": through("closed", PLAIN, "connect_error", "proxy"),
     "proxy-closed-https": through("closed", SECURE, "connect_error", "proxy"),
     "proxy-swallows": through("full", PLAIN, "timeout", "connect_timeout", **CONNECT_SOON),

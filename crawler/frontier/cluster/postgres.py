@@ -168,8 +168,7 @@ class PostgresTruth:
                 keep = connection.execute(tables.KEEP, {"lease": self._lease_s, "id": self._number})
                 held = {int(slot): int(epoch) for slot, epoch in keep.fetchall()}
                 own = connection.execute("SELECT key, value FROM own WHERE member = %s", [self._number]).fetchall()
-                now = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
-                assert now is not None
+                ahead_s = _ahead_s(connection)
                 left = connection.execute(tables.LEFT, [POSITION, LONG_KEY]).fetchall() if seeding else []
         except psycopg.Error as error:
             raise self._failed(error) from None
@@ -180,7 +179,7 @@ class PostgresTruth:
             for key, position in _own_of([row]).items():
                 if key.startswith(POSITION):
                     lost.setdefault(file_name(POSITION, key), []).append(position)
-        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, float(now[0]), out_long, lost)
+        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, ahead_s, out_long, lost)
 
     def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
         who = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s}
@@ -335,6 +334,14 @@ def _own_row(key: bytes, value: bytes) -> tuple[bytes, bytes]:
     if len(key) <= OWN_KEY_BYTES_MAX:
         return key, value
     return LONG_KEY + sha256(key).digest(), len(key).to_bytes(4, "big") + key + value
+
+
+def _ahead_s(connection: Session) -> float:
+    """By how much the database's clock is ahead of this machine's monotonic one. It was read at half the round trip, about."""
+    began = time.monotonic()
+    row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0]) - (began + time.monotonic()) / 2
 
 
 def _own_of(rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -37,8 +37,8 @@ class Joined(Struct, frozen=True):
     """What only this member writes: marks, positions, progress."""
     held: dict[int, int]
     """Slots that are still its own, and their epochs, which are new."""
-    now: float
-    """The database's clock, seconds since the epoch."""
+    ahead_s: float
+    """The database's clock, seconds since the epoch, less this machine's monotonic one."""
     out_long: Sequence[bytes] = ()
     """What its last process was at for long when it was last heard of."""
     lost_positions: Mapping[str, Sequence[bytes]] = {}

@@ -222,6 +222,20 @@ async def test_a_host_may_have_a_proxy_of_its_own(site: Site, tmp_path: Path) ->
         assert site.requests[-1].startswith(b"GET /good/1 ")
 
 
+async def test_a_host_behind_a_proxy_is_never_connected_to(site: Site, tmp_path: Path) -> None:
+    """Not even to see whether our network works."""
+    behind = ({"match": "127.0.0.2", "proxy": "http://127.0.0.1:{proxy-good}"},)
+    async with fetching(tmp_path, site, hosts=behind) as fetcher:
+        assert await fetcher.reaches(f"127.0.0.1:{site.ports['http']}")
+        seen = len(site.requests)
+        with socket.create_server(("127.0.0.2", 0)) as host:
+            host.setblocking(False)
+            assert not await fetcher.reaches(f"127.0.0.2:{host.getsockname()[1]}")
+            with pytest.raises(BlockingIOError):
+                host.accept()
+        assert len(site.requests) == seen
+
+
 async def test_an_unchanged_page_is_asked_for_with_its_validators(site: Site, tmp_path: Path) -> None:
     lease = lease_of(at(site, "/sin/not-modified"))
     known = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag='"1"', last_modified="Mon, 01 Jan 2024 00:00:00 GMT")

@@ -1,5 +1,6 @@
 """Whether it is our own network: proved over random histories, and over the crawls in which it matters."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ def test_every_reason_has_a_sign():
         "dns_timeout",
         "servfail",
         "resolver_unreachable",
+        "proxy",
     }
     for reason in ("nxdomain", "refused", "reset", "certificate", "content_length", "max_body", "loop", "min_rate"):
         assert signs[reason] == "response"
@@ -41,6 +43,21 @@ def test_every_reason_has_a_sign():
     assert network_sign(None) == "response"
     assert network_sign("unreachable", "ENETUNREACH") == "local"
     assert network_sign("unreachable", "EHOSTUNREACH") == "suspect"
+
+
+@pytest.mark.parametrize(
+    ("detail", "sign"),
+    [
+        ("ECONNREFUSED", "local"),
+        ("nxdomain", "local"),
+        ("status 407", "suspect"),
+        ("no tunnel", "suspect"),
+        ("status 502", "response"),
+        ("status 403", "response"),
+    ],
+)
+def test_a_proxy_that_is_lost_is_our_network_and_one_that_speaks_tells_of_the_host(detail, sign):
+    assert network_sign("proxy", detail) == sign
 
 
 def test_a_list_of_dead_hosts_is_just_that():

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +15,9 @@ from support.clusters import until
 from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
 from support.wire import wire
 
+from crawler.config import Config
 from crawler.core.errors import ConfigError, RemoteError, StorageError
+from crawler.crawl.membership import join
 from crawler.frontier.cluster import schema
 from crawler.frontier.cluster.overview import declare_lost, look
 from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
@@ -43,6 +46,20 @@ def member(url: str, name: str, lease_s: float = LEASE_S) -> Iterator[PostgresTr
 def changes(commits: int = 0, slots: dict[int, int] | None = None, **fields) -> Changes:
     whole = {"known": [], "known_gone": [], "work": [], "work_gone": [], "own": [], "own_gone": []} | fields
     return Changes(commits, b"state", slots or {}, **whole)
+
+
+def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path: Path) -> None:
+    """A node that took half a second to open would else have hosts visited half a second early by the next one."""
+    url = postgres().url()
+    membership = join(Config(output=str(tmp_path), cluster=url), tmp_path, 0)
+    try:
+        time.sleep(0.5)
+        here = membership.now
+        [(there,)] = rows(url, "SELECT extract(epoch FROM clock_timestamp())::float8")
+        assert there - here < 0.3
+        assert here - there < 0.05
+    finally:
+        membership.mirror.leave()
 
 
 def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
