@@ -24,8 +24,8 @@ BUSY_STATUS: Final = frozenset({429, 503})
 REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
 CODING_FAULTS: Final = frozenset({"content_coding", "decode_ratio", "trailing_data", "coding_cut", "max_decoded"})
 """Of a body that came whole and cannot be read."""
-CUT: Final = frozenset({"truncated", "timeout", "too_large"})
-"""Outcomes of a body of which a beginning came, behind a head that came whole."""
+CUT: Final = frozenset({"truncated", "timeout"})
+"""Outcomes of a body whose end did not come, behind a head that came whole."""
 
 
 class Judge:
