@@ -237,9 +237,13 @@ def said_of(error: BaseException) -> str:
     words = [found[1] for pattern in (_CODE, _STATUS) if (found := pattern.search(text))]
     kind = type(error).__name__.removesuffix("Error")
     advice = {
-        "PermissionDenied": "access refused: check the credentials (AWS_ACCESS_KEY_ID ..., or the role) and the bucket's policy",
+        "PermissionDenied": "access refused: check the credentials (AWS_ACCESS_KEY_ID ..., or the role), the bucket's policy "
+        "and this machine's clock",
         "Unauthenticated": "credentials refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role",
     }.get(kind)
+    if advice is None and "redirect without LOCATION" in text:  # so S3 tells it, without a word
+        advice = "the bucket is in another region: check AWS_REGION"
     if advice is None:
-        advice = "no such bucket" if "NoSuchBucket" in words else "it cannot be reached" if not words else kind.lower()
+        named = "it fails" if kind == "Generic" else kind.lower()
+        advice = "no such bucket" if "NoSuchBucket" in words else named if words else "it cannot be reached"
     return " ".join([advice, *([f"({', '.join(words)})"] if words else [])])
