@@ -21,7 +21,7 @@ from crawler.config import Config, HostRules
 from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.durable import is_there
-from crawler.core.errors import FetchError, StorageError, is_no_thread
+from crawler.core.errors import FetchError, StorageError, lack_of
 from crawler.core.model import (
     EMBED,
     EXPANDED,
@@ -316,7 +316,7 @@ class Crawl:
             await self.disk.visit_failed(error, self.frontier.out_count)
         except BaseException as error:
             gave_up = self.memory.gave_up(worker)
-            if isinstance(error, Exception) and not (gave_up or is_no_thread(error)):
+            if isinstance(error, Exception) and not (gave_up or lack_of(error)):
                 self.frontier.blame(lease)
             self._settle(lease, Unvisited(NO_ROOM_REST_S, "mute") if room.has_no_room else Unvisited())
             if not gave_up:
