@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from crawler.config.render import FILE_NAME
 from crawler.core.durable import OPEN, length_of, make_dir, missing, rename, storing, sync_dir, sync_file_system
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import NO_ROOM, ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import KINDS
 
@@ -195,7 +195,8 @@ def _link_or_copy(source: str, target: str) -> object:
 
 
 def move(source: Path, target: Path) -> None:
-    """A finished checkpoint to where it is wanted, which must not exist: by its name, or copied to another disk. ConfigError."""
+    """A finished checkpoint to where it is wanted, which must not exist: by its name, or copied to another disk. ConfigError;
+    StorageError: there is no room."""
     if target.exists():
         raise ConfigError(f"{target}: there is something already")
     try:
@@ -209,7 +210,8 @@ def move(source: Path, target: Path) -> None:
             shutil.rmtree(source, ignore_errors=True)
         sync_dir(target.parent)
     except OSError as error:
-        raise ConfigError(f"{target}: {error.strerror}; the checkpoint is at {source}") from error
+        said = f"{target}: {error.strerror}; the checkpoint is at {source}"
+        raise StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said) from error
 
 
 def _copy_all(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from support.full_disk import file_size_limit
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
-from crawler.output.checkpoint import Checkpoint, Cut
+from crawler.output.checkpoint import Checkpoint, Cut, move
 
 
 @pytest.fixture
@@ -90,6 +90,23 @@ def test_bodies_that_cannot_be_linked_are_copied(tmp_path: Path, no_links: None)
     checkpoint.prepare()
     checkpoint.finish()
     assert (checkpoint.path / "files" / "ab" / "body").read_bytes() == b"body"
+
+
+def test_another_disk_without_room_for_a_checkpoint_is_no_fault_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "file").write_bytes(b"x" * 4000)
+
+    def elsewhere(source: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, "elsewhere")
+
+    monkeypatch.setattr(Path, "rename", elsewhere)
+    with file_size_limit(3000), pytest.raises(StorageError, match="the checkpoint is at") as caught:
+        move(made, tmp_path / "target")
+    assert caught.value.errno == errno.EFBIG
+    assert (made / "file").exists() and not list(tmp_path.glob("target*"))
 
 
 def test_checkpoints_of_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
