@@ -140,6 +140,7 @@ class S3Bucket:
             from obstore.store import S3Store
         except ImportError:
             raise ConfigError("store: s3:// needs the package obstore: pip install 'flatcrawler[s3]'") from None
+        _forget_empty()
         endpoint = (
             os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
         )
@@ -192,6 +193,13 @@ class S3Bucket:
         if found.meta["size"] != length or found.attributes.get(_DIGEST) != digest:
             raise _other(f"{self._name}/{name}")
         return True
+
+
+def _forget_empty() -> None:
+    """A variable that is set to nothing, as Compose files do, is not set: as Amazon's own tools have it. The client library would
+    take it for an address, or for credentials that come before a role's."""
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]
 
 
 def digest_of(path: Path, length: int, stop: Event) -> str:
