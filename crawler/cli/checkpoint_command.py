@@ -38,7 +38,7 @@ def checkpoint(arguments: Sequence[str]) -> int:
     from crawler.output.checkpoint import move
 
     root, target = crawl_in(namespace.directory), Path(namespace.target)
-    if target.exists():
+    if _is_taken(target):
         raise ConfigError(f"{target}: there is something already")
     made, missing = _taken(root, namespace)
     move(made, target)
@@ -47,6 +47,14 @@ def checkpoint(arguments: Sequence[str]) -> int:
         say(f"{file} was not there: crawler retire {target} --missing says so in the copy")
     say(f"{target}: a copy of {root}")
     return Exit.OK
+
+
+def _is_taken(target: Path) -> bool:
+    """ConfigError: it cannot be told, so nothing could be put there either."""
+    try:
+        return target.exists()
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}") from error
 
 
 def _taken(root: Path, namespace: Namespace) -> tuple[Path, Sequence[str]]:

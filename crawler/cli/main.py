@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from crawler.cli.output import forget_output, say, stand_in_for_closed
-from crawler.core.errors import NO_ROOM, NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
+from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError, lack_of
 from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
 
@@ -184,8 +184,8 @@ def _failed(error: Exception) -> int:
     if isinstance(cause, StorageError):
         say(str(cause))
         return Exit.LOCKED if cause.errno == EWOULDBLOCK else Exit.STORAGE
-    if is_no_thread(error):
-        say(NO_THREAD)
+    if (lack := lack_of(error)) is not None:
+        say(str(lack))
         return Exit.STORAGE
     import traceback
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Talk to the person: never on standard output."""
-    sys.stderr.write(f"crawler: {text}\n")  # in one piece: other threads write lines as well
+    """Talk to the person: never on standard output. Where it cannot be said, the exit code tells."""
+    with contextlib.suppress(OSError):  # of a reader that has gone, of a disk that is full
+        sys.stderr.write(f"crawler: {text}\n")  # in one piece: other threads write lines as well
 
 
 def write(pieces: Iterable[bytes]) -> None:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crawler.core.errors import ConfigError
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -29,10 +31,15 @@ Crawling = Callable[..., Coroutine[Any, Any, "Report"]]
 
 
 def seed_faults(config: Config) -> list[str]:
-    """What is wrong with the lists and URLs of a configuration."""
+    """What is wrong with the lists and URLs of a configuration, and whether its directory may be read at all."""
+    from crawler.output import is_crawl
     from crawler.parse.seed_files import check
     from crawler.parse.seeds import check_urls
 
+    try:
+        is_crawl(Path(config.output or ""))
+    except ConfigError as error:
+        return [*error.faults, *check(config.input)]
     rules = config.url_rules()
     faults = check_urls(config.urls, rules)
     if faults and config.output is not None:  # an earlier version has taken such URLs, and wrote down that they are none

@@ -58,14 +58,24 @@ def our_errno(error: BaseException | None) -> int:
     return number if number in OUR_ERRNOS else 0
 
 
-def is_no_thread(error: BaseException | None) -> bool:
-    """Whether this machine let us start no thread, and that is all of it: Python has no class of its own for that."""
+def lack_of(error: BaseException | None) -> StorageError | None:
+    """What this machine did not give us, in a sentence, if that is all of it: a thread (Python has no class of its own for that),
+    a descriptor, memory."""
     if isinstance(error, BaseExceptionGroup):
-        return all(map(is_no_thread, error.exceptions))
-    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+        lacks = [lack_of(one) for one in error.exceptions]
+        return lacks[0] if all(lacks) else None
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return StorageError(_NO_THREAD, errno=errno.EAGAIN)
+    number = our_errno(error)
+    return StorageError(_LACKS[number], errno=number) if number in _LACKS else None
 
 
-NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
+_NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
+_LACKS: Final = {
+    errno.EMFILE: "no file descriptors left: allow more (ulimit -n, or LimitNOFILE of systemd)",
+    errno.ENFILE: "no file descriptors left on this machine",
+    errno.ENOMEM: "no memory left: allow more (ulimit -v, or MemoryMax of systemd), or lower --memory-limit",
+}
 
 
 class Exit(IntEnum):

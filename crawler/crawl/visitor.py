@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from crawler.config import Config, HostRules
 from crawler.core.clock import Clock
 from crawler.core.durable import is_there
-from crawler.core.errors import FetchError, StorageError, is_no_thread
+from crawler.core.errors import FetchError, StorageError, lack_of
 from crawler.core.model import EXPANDED, Done, Dropped, Lease, Link, Outcome, Retry, Unvisited
 from crawler.crawl.expand import Expander
 from crawler.crawl.metrics import Metrics
@@ -165,7 +165,7 @@ class Visitor:
             await self._disk.visit_failed(error, self._frontier.out_count)
         except BaseException as error:
             gave_up = self._memory.gave_up(worker)
-            if isinstance(error, Exception) and not (gave_up or is_no_thread(error)):
+            if isinstance(error, Exception) and not (gave_up or lack_of(error)):
                 self._frontier.blame(lease)
             self.settle(lease, Unvisited(NO_ROOM_REST_S, "mute") if room.has_no_room else Unvisited())
             if not gave_up:

@@ -5,7 +5,7 @@ Invariant: a cookie goes where its line says: to that host alone or, where the s
 
 from __future__ import annotations
 
-import math
+import io
 import re
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy, eff_request_host  # type: ignore[attr-defined]
 from pathlib import Path
@@ -33,13 +33,15 @@ class _AsListed(DefaultCookiePolicy):
         return True  # all of one domain are alike
 
 
-def read(file: Path, bytes_max: float = math.inf) -> CookieJar:
+def read(file: Path, bytes_max: int | None = None) -> CookieJar:
     """What a file lists. ConfigError."""
     jar = CookieJar(_AsListed(rfc2965=False))
     try:
-        if file.stat().st_size > bytes_max:
+        with file.open("rb") as opened:  # by what is read: a device does not say how large it is
+            data = opened.read(-1 if bytes_max is None else bytes_max + 1)
+        if bytes_max is not None and len(data) > bytes_max:
             raise ConfigError(f"cookies: {file} is larger than {FILE_BYTES_MAX >> 20} MiB")
-        first, *lines = file.read_text("utf-8-sig").split("\n")
+        first, *lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cookies: {file}: {getattr(error, 'strerror', None) or error}") from None
     if not _is_first_line(first):

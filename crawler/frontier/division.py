@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from crawler.core.domains import domain_of
-from crawler.core.durable import make_dir, rename, storing, sync_file
+from crawler.core.durable import length_of, make_dir, rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.keys import SLOTS, GroupOf, Share, divided
 
@@ -90,7 +90,7 @@ def begin(path: Path, parts: int, *, by_domain: bool) -> Division:
 
 def is_empty(path: Path) -> bool:
     """Whether there is no frontier yet."""
-    return not (path / "CURRENT").exists() and division_at(path) is None and moving_at(path) is None
+    return length_of(path / "CURRENT") < 0 and division_at(path) is None and moving_at(path) is None
 
 
 def moving_at(path: Path) -> Division | None:

@@ -140,6 +140,7 @@ class S3Bucket:
             from obstore.store import S3Store
         except ImportError:
             raise ConfigError("store: s3:// needs the package obstore: pip install 'flatcrawler[s3]'") from None
+        _forget_empty()
         endpoint = (
             os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
         )
@@ -194,6 +195,13 @@ class S3Bucket:
         return True
 
 
+def _forget_empty() -> None:
+    """A variable that is set to nothing, as Compose files do, is not set: as Amazon's own tools have it. The client library would
+    take it for an address, or for credentials that come before a role's."""
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]
+
+
 def digest_of(path: Path, length: int, stop: Event) -> str:
     """The sha256 of its first ``length`` bytes. BucketError: it has fewer, or ``stop`` is set meanwhile."""
     digest = hashlib.sha256()
@@ -237,9 +245,13 @@ def said_of(error: BaseException) -> str:
     words = [found[1] for pattern in (_CODE, _STATUS) if (found := pattern.search(text))]
     kind = type(error).__name__.removesuffix("Error")
     advice = {
-        "PermissionDenied": "access refused: check the credentials (AWS_ACCESS_KEY_ID ..., or the role) and the bucket's policy",
+        "PermissionDenied": "access refused: check the credentials (AWS_ACCESS_KEY_ID ..., or the role), the bucket's policy "
+        "and this machine's clock",
         "Unauthenticated": "credentials refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role",
     }.get(kind)
+    if advice is None and "redirect without LOCATION" in text:  # so S3 tells it, without a word
+        advice = "the bucket is in another region: check AWS_REGION"
     if advice is None:
-        advice = "no such bucket" if "NoSuchBucket" in words else "it cannot be reached" if not words else kind.lower()
+        named = "it fails" if kind == "Generic" else kind.lower()
+        advice = "no such bucket" if "NoSuchBucket" in words else named if words else "it cannot be reached"
     return " ".join([advice, *([f"({', '.join(words)})"] if words else [])])

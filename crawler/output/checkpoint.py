@@ -1,9 +1,9 @@
 """A copy of a crawl's directory that opens: one consistent cut, taken while the crawl goes on.
 
 Invariant: what the copy's store says is what its files hold. The cut itself is short: the store's own checkpoint, a hard link to
-each full file, and the files that are still written opened; all between two commits. What those hold up to their marks never
-changes, so it is copied afterwards. A crawl by several processes has a cut for each store. A copy that was not finished is never
-seen under its name.
+each full file, and the files that are still written, or cannot be linked, opened; all between two commits. What those hold up to
+their marks never changes, so it is copied afterwards. A crawl by several processes has a cut for each store. A copy that was not
+finished is never seen under its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from crawler.config.render import FILE_NAME
 from crawler.core.durable import OPEN, length_of, make_dir, missing, rename, storing, sync_dir, sync_file_system
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import NO_ROOM, ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import KINDS
 
@@ -33,6 +33,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _PIECE_BYTES: Final = 1 << 20
 _UNMARKED: Final = tuple(folder for kind in KINDS.values() if not kind.has_marks for folder in kind.folders)
 """Of bodies that are files of their own, each named by its content: they never change, and one that no row names does no harm."""
+
+
+_NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
 class Copied(Struct, frozen=True):
@@ -71,11 +74,7 @@ class Cut:
         with storing(self._root / file):
             for name in (file, file + OPEN):
                 try:
-                    if mark.closed:
-                        os.link(self._root / name, self._made / name)
-                        if length_of(self._made / name) < mark.length:
-                            raise missing(self._root / name, mark.length)
-                    else:
+                    if not (mark.closed and self._is_linked(name, mark.length)):
                         self._open.append(((self._root / name).open("rb", buffering=0), self._made / name, mark.length))
                 except FileNotFoundError:
                     continue
@@ -86,8 +85,16 @@ class Cut:
             raise missing(self._root / file, mark.length, full=False)
         self.missing.append(file)
 
+    def _is_linked(self, name: str, length: int) -> bool:
+        """Whether a full file could be linked; if not, it is copied as what is still written."""
+        if not _link(self._root / name, self._made / name):
+            return False
+        if length_of(self._made / name) < length:
+            raise missing(self._root / name, length)
+        return True
+
     def copy(self) -> None:
-        """Afterwards: what is still written, up to its mark."""
+        """Afterwards: what is still written, up to its mark, and what could not be linked."""
         try:
             while self._open:
                 source, target, length = self._open.pop()
@@ -141,7 +148,7 @@ class Checkpoint:
             with storing(self.made):
                 for folder in _UNMARKED:
                     if (self._root / folder).is_dir():
-                        shutil.copytree(self._root / folder, self.made / folder, copy_function=_link)
+                        shutil.copytree(self._root / folder, self.made / folder, copy_function=_link_or_copy)
                 for file in (FILE_NAME, *also):
                     if (self._root / file).exists():
                         shutil.copyfile(self._root / file, self.made / file)
@@ -167,15 +174,29 @@ def _copy(source: BinaryIO, target: Path, length: int) -> None:
             left -= len(piece)
 
 
-def _link(source: str, target: str) -> object:
+def _link(source: Path, target: Path) -> bool:
+    """Whether it could be done: not onto another file system, such as one that is mounted on a folder of the crawl, and on some
+    there are no hard links. Raises OSError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
+
+
+def _link_or_copy(source: str, target: str) -> object:
     """One that has gone meanwhile was an orphan."""
     with suppress(FileNotFoundError):
-        os.link(source, target)
+        if not _link(Path(source), Path(target)):
+            shutil.copyfile(source, target)
     return target
 
 
 def move(source: Path, target: Path) -> None:
-    """A finished checkpoint to where it is wanted, which must not exist: by its name, or copied to another disk. ConfigError."""
+    """A finished checkpoint to where it is wanted, which must not exist: by its name, or copied to another disk. ConfigError;
+    StorageError: there is no room."""
     if target.exists():
         raise ConfigError(f"{target}: there is something already")
     try:
@@ -189,7 +210,8 @@ def move(source: Path, target: Path) -> None:
             shutil.rmtree(source, ignore_errors=True)
         sync_dir(target.parent)
     except OSError as error:
-        raise ConfigError(f"{target}: {error.strerror}; the checkpoint is at {source}") from error
+        said = f"{target}: {error.strerror}; the checkpoint is at {source}"
+        raise StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said) from error
 
 
 def _copy_all(source: Path, target: Path) -> None:

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +52,8 @@ def crawl_in(directory: Path | str) -> Path:
 def is_crawl(root: Path) -> bool:
     """Whether there is a crawl in ``root``. ConfigError: it may not be read."""
     try:
-        return stat.S_ISDIR((root / "frontier").stat().st_mode)
+        (root / "frontier" / "..").stat()  # it is there, is a directory, and may be looked into
+        return True
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:

@@ -137,7 +137,7 @@ def test_a_copy_that_does_not_fit_on_another_disk_is_not_there_and_one_that_fits
         return ended.stderr, ended.stdout.split()
 
     said, there = on_disk_of("64k", f"{disk}/copy")
-    assert there == ["rc", "2"] and "No space left on device; the checkpoint is at" in said, said
+    assert there == ["rc", "3"] and "No space left on device; the checkpoint is at" in said, said
     assert [command("verify", str(made)).returncode for made in copies.iterdir()] == [0], "it is where it is said to be"
     said, there = on_disk_of("64m", f"{disk}/copy")
     assert there == ["rc", "0", "copy"] and "no faults" in said, said

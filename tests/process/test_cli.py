@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from support.programs import CLEAN, LOCAL, command, crawler, on_a_terminal
+from support.programs import CLEAN, LOCAL, command, command_of, crawler, on_a_terminal
 from support.webs import Answer, Web
 
 from crawler.cli import run_command
@@ -249,3 +249,14 @@ def test_what_is_allowed_but_risky_is_found_by_the_check_and_is_no_fault(tmp_pat
     assert ended.returncode == 0 and ended.stderr.endswith("no faults, 2 warnings\n"), ended
     assert "warning: user_agent does not contain the name flatcrawler" in ended.stderr
     assert "warning: TLS certificates are not verified" in ended.stderr
+
+
+def test_what_cannot_be_said_changes_no_exit_code(tmp_path):
+    """Standard error may lead to a disk that is full."""
+    with Web({"127.0.0.1": {"/": Answer()}}).running() as web:
+        assert crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+    for expected in (0, crawler("verify", str(tmp_path / "none")).returncode):
+        root = tmp_path / ("none" if expected else "out")
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(command_of(("verify", str(root))), env=CLEAN, stderr=full, timeout=60, check=False)
+        assert ended.returncode == expected

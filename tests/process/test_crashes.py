@@ -79,12 +79,13 @@ def test_what_ends_the_process_thrice_is_given_up(tmp_path, name):
     assert ends == {("ok", None): 6, ("skipped", "crashed"): 1}
 
 
-def test_a_thread_that_cannot_be_started_is_no_fate_of_a_page(tmp_path):
-    """As where ``ulimit -u`` or TasksMax is reached: exit code 3, however often, and then the page is fetched."""
+@pytest.mark.parametrize("lack", [NO_THREAD, "MemoryError()", 'OSError(24, "Too many open files")'])
+def test_what_this_machine_lacks_is_no_fate_of_a_page(tmp_path, lack):
+    """As where ``ulimit -u``, ``-v`` or TasksMax is reached: exit code 3, however often, and then the page is fetched."""
     pages = {f"/{n}": webs.page() for n in range(6)} | {"/poison": webs.page()}
     with webs.Web({"127.0.0.2": pages, "127.0.0.3": pages}).running() as web:
         urls = [web.url("127.0.0.2", f"/{n}") for n in range(6)] + [web.url("127.0.0.3", "/poison")]
-        assert [run(tmp_path, "fetch", urls, 1, error=NO_THREAD) for _ in range(4)] == [[3]] * 4
+        assert [run(tmp_path, "fetch", urls, 1, error=lack) for _ in range(4)] == [[3]] * 4
         ended = crawler("run", *urls, "-o", tmp_path / "out", *LOCAL.split())
         assert ended.returncode == 0, ended.stderr
     ends = Counter((row["outcome"], row["reason"]) for row in rows_of(tmp_path / "out") if row["kind"] != "robots")

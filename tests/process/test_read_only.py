@@ -108,3 +108,32 @@ def test_what_changes_a_crawl_says_that_it_must_write(tmp_path, command):
         arguments = [command, str(out), *(["--missing"] if command == "retire" else [])]
         ended = subprocess.run([*before, *command_of(arguments)], env=CLEAN, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "it must be a directory that can be written" in ended.stderr, ended
+
+
+LONG = "a" * 300
+"""A name that no file system takes."""
+
+
+@pytest.mark.parametrize("closed", ["out", "out/frontier", LONG])
+def test_a_directory_that_may_not_be_looked_into_is_told_as_such(tmp_path, closed):
+    (tmp_path / "out" / "frontier").mkdir(parents=True)
+    (tmp_path / "urls").write_text("http://127.0.0.1:9/\n")
+    with by_permission(tmp_path / "out") as before:
+        if closed != LONG:
+            (tmp_path / closed).chmod(0o700 if before else 0)
+        root = str(tmp_path / (closed if closed == LONG else "out"))
+        commands = [("run", "-i", str(tmp_path / "urls"), "-o", root), ("serve", "--data", root), ("checkpoint", root, "copy")]
+        for command in [*commands, ("run", *commands[0][1:], "--processes", "1")]:
+            done = subprocess.run([*before, *command_of(command)], env=CLEAN, capture_output=True, text=True, timeout=60)
+            assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+            assert f"{root}: " in done.stderr
+        if closed != LONG:
+            (tmp_path / closed).chmod(0o755)
+
+
+def test_a_checkpoint_whose_place_cannot_be_told_is_refused_before_it_is_taken(tmp_path):
+    with webs.Web({"127.0.0.1": {"/": webs.page()}}).running() as web:
+        assert crawler("run", web.url("127.0.0.1"), "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+    done = crawler("checkpoint", str(tmp_path / "out"), str(tmp_path / LONG))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert not (tmp_path / "out" / "checkpoints").exists()

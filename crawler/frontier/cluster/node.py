@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from crawler.core.domains import domain_of
-from crawler.core.durable import make_dir, rename, storing, sync_file
+from crawler.core.durable import length_of, make_dir, rename, storing, sync_file
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Known
 from crawler.frontier.division import is_empty, table_of
@@ -33,7 +33,7 @@ class Node(Struct, frozen=True):
 
 def is_node(path: Path) -> bool:
     """Whether the frontier in ``path`` is a node's."""
-    return (path / FILE_NAME).exists()
+    return length_of(path / FILE_NAME) >= 0
 
 
 def has_joined(path: Path) -> bool:

@@ -15,14 +15,13 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable, Coroutine
-from errno import EAGAIN
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import NO_THREAD, ConfigError, Exit, StorageError, is_no_thread
+from crawler.core.errors import ConfigError, Exit, StorageError, lack_of
 from crawler.core.log_record import extra_of
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
@@ -69,8 +68,8 @@ async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> 
         channel.tell("failed", *words_of(error))
         code = Exit.STORAGE if isinstance(error, StorageError) else Exit.USAGE
     except* Exception as group:
-        if is_no_thread(group):
-            channel.tell("failed", *words_of(StorageError(NO_THREAD, errno=EAGAIN)))
+        if (lack := lack_of(group)) is not None:
+            channel.tell("failed", *words_of(lack))
             code = Exit.STORAGE
         else:
             logging.getLogger(__name__).error("internal error:\n%s", "".join(traceback.format_exception(group)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.core.errors import ConfigError
-from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, Cookies, open_cookies
+from crawler.fetch.cookie_file import FILE_BYTES_MAX
+from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, Cookies, check_file, open_cookies
 
 HOME = "https://www.example.org/a/b"
 
@@ -425,3 +427,19 @@ def test_no_field_raises(values: list[str]) -> None:
     for href in (HOME, "https://evil.example/"):
         header = cookies.header(href)
         assert header is None or (header.isascii() and header.isprintable())
+
+
+def test_no_more_of_a_file_is_read_than_it_may_have_whatever_its_size_is_said_to_be(tmp_path):
+    """A device has no size and no end."""
+    os.mkfifo(tmp_path / "endless")
+
+    def feed():
+        with open(tmp_path / "endless", "wb", buffering=0) as endless, pytest.raises(BrokenPipeError):
+            for _ in range(2 * FILE_BYTES_MAX >> 16):
+                endless.write(bytes(1 << 16))
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        check_file(tmp_path / "endless")
+    feeding.join()

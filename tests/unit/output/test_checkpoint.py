@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from support.full_disk import file_size_limit
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
-from crawler.output.checkpoint import Checkpoint, Cut
+from crawler.output.checkpoint import Checkpoint, Cut, move
 
 
 @pytest.fixture
@@ -54,6 +56,57 @@ def test_a_full_file_that_is_missing_is_named(tmp_path: Path) -> None:
     cut = Cut(tmp_path / "root", tmp_path / "made")
     cut.take("frontier", lambda path: {"results/r": Mark(4000, closed=True)})
     assert cut.missing == ["results/r"]
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As onto another file system."""
+
+    def refuse(source: Path, target: Path) -> None:
+        os.stat(source)
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+def test_a_full_file_that_cannot_be_linked_is_copied(tmp_path: Path, no_links: None) -> None:
+    root, made = tmp_path / "root", tmp_path / "made"
+    (root / "warc").mkdir(parents=True)
+    made.mkdir()
+    (root / "warc" / "w").write_bytes(b"x" * 4000)
+    cut = Cut(root, made)
+    cut.take("frontier", lambda path: {"warc/w": Mark(4000, closed=True), "warc/gone": Mark(1, closed=True)})
+    (root / "warc" / "w").unlink()  # retired meanwhile
+    cut.copy()
+    assert (made / "warc" / "w").read_bytes() == b"x" * 4000
+    assert (cut.files, cut.missing) == (1, ["warc/gone"])
+
+
+def test_bodies_that_cannot_be_linked_are_copied(tmp_path: Path, no_links: None) -> None:
+    (tmp_path / "files" / "ab").mkdir(parents=True)
+    (tmp_path / "files" / "ab" / "body").write_bytes(b"body")
+    (tmp_path / "crawl.toml").touch()
+    checkpoint = Checkpoint(tmp_path, "copy")
+    checkpoint.prepare()
+    checkpoint.finish()
+    assert (checkpoint.path / "files" / "ab" / "body").read_bytes() == b"body"
+
+
+def test_another_disk_without_room_for_a_checkpoint_is_no_fault_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "file").write_bytes(b"x" * 4000)
+
+    def elsewhere(source: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, "elsewhere")
+
+    monkeypatch.setattr(Path, "rename", elsewhere)
+    with file_size_limit(3000), pytest.raises(StorageError, match="the checkpoint is at") as caught:
+        move(made, tmp_path / "target")
+    assert caught.value.errno == errno.EFBIG
+    assert (made / "file").exists() and not list(tmp_path.glob("target*"))
 
 
 def test_checkpoints_of_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,52 @@ async def test_s3_trouble_is_told_in_words_without_secrets(s3, environ, tmp_path
         await S3Bucket(BUCKET, "").put("f", tmp_path / "f", 1)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("301 Moved Permanently", "in another region: check AWS_REGION"),
+        ("503 Service Unavailable", "it fails (503 Service Unavailable)"),
+        ("403 Forbidden", "this machine's clock (403 Forbidden)"),
+    ],
+)
+async def test_a_refusal_without_a_body_is_told_as_what_it_means(tmp_path, monkeypatch, environ, status, said):
+    """As S3 answers HEAD: in which region a bucket is, and that a clock is wrong, it says in bodies only."""
+
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+
+    (tmp_path / "f").write_bytes(b"f")
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(BucketError) as caught:
+            await S3Bucket(BUCKET, "").put("f", tmp_path / "f", 1)
+    assert said in str(caught.value)
+
+
+async def test_variables_that_are_set_to_nothing_are_not_set(tmp_path, monkeypatch, environ):
+    """As deploy/compose/cluster.yml passes on those that nobody has set: the role of the machine is asked for credentials."""
+    asked = []
+
+    async def listen(reader, writer):
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split()[1].decode())
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    (tmp_path / "f").write_bytes(b"f")
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", address)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"):
+            monkeypatch.setenv(name, "")
+        with pytest.raises(BucketError):
+            await S3Bucket(BUCKET, "").put("f", tmp_path / "f", 1)
+    assert asked and set(asked) == {"/latest/api/token"}
+
+
 # -- whole crawls -----------------------------------------------------------------------------------------------------
 
 
