@@ -1,9 +1,9 @@
 """A copy of a crawl's directory that opens: one consistent cut, taken while the crawl goes on.
 
 Invariant: what the copy's store says is what its files hold. The cut itself is short: the store's own checkpoint, a hard link to
-each full file, and the files that are still written, or cannot be linked, opened; all between two commits. What those hold up to
-their marks never changes, so it is copied afterwards. A crawl by several processes has a cut for each store. A copy that was not
-finished is never seen under its name.
+each full file, and the files that are still written opened; all between two commits. What those hold up to their marks never
+changes, so it is copied afterwards, and so are full files that cannot be linked. A crawl by several processes has a cut for each
+store. A copy that was not finished is never seen under its name.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Cut:
     def __init__(self, root: Path, made: Path) -> None:
         self._root, self._made = root, made
         self._open: list[tuple[BinaryIO, Path, int]] = []
+        self._full: list[tuple[str, int]] = []  # that could not be linked; not opened, as there may be any number
         self.missing: list[str] = []
         self.seconds = 0.0
         self.files = self.bytes = 0
@@ -74,7 +75,9 @@ class Cut:
         with storing(self._root / file):
             for name in (file, file + OPEN):
                 try:
-                    if not (mark.closed and self._is_linked(name, mark.length)):
+                    if mark.closed:
+                        self._link(name, mark.length)
+                    else:
                         self._open.append(((self._root / name).open("rb", buffering=0), self._made / name, mark.length))
                 except FileNotFoundError:
                     continue
@@ -85,21 +88,31 @@ class Cut:
             raise missing(self._root / file, mark.length, full=False)
         self.missing.append(file)
 
-    def _is_linked(self, name: str, length: int) -> bool:
-        """Whether a full file could be linked; if not, it is copied as what is still written."""
-        if not _link(self._root / name, self._made / name):
-            return False
-        if length_of(self._made / name) < length:
+    def _link(self, name: str, length: int) -> None:
+        """A full file; or it is copied afterwards."""
+        is_linked = _link(self._root / name, self._made / name)
+        if length_of((self._made if is_linked else self._root) / name) < length:
             raise missing(self._root / name, length)
-        return True
+        if not is_linked:
+            self._full.append((name, length))
 
     def copy(self) -> None:
-        """Afterwards: what is still written, up to its mark, and what could not be linked."""
+        """Afterwards: what is still written, up to its mark, and full files that could not be linked, but for those that were
+        retired meanwhile."""
         try:
             while self._open:
                 source, target, length = self._open.pop()
                 with source, storing(target):
                     _copy(source, target, length)
+            for name, length in self._full:
+                with storing(self._made / name):
+                    try:
+                        with (self._root / name).open("rb", buffering=0) as source:
+                            _copy(source, self._made / name, length)
+                    except FileNotFoundError:
+                        self.missing.append(name)
+                        self.files -= 1
+                        self.bytes -= length
         finally:
             self.close()
 

@@ -69,17 +69,30 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refuse)
 
 
-def test_a_full_file_that_cannot_be_linked_is_copied(tmp_path: Path, no_links: None) -> None:
+def test_full_files_that_cannot_be_linked_are_copied_without_a_descriptor_each(tmp_path: Path, no_links: None) -> None:
     root, made = tmp_path / "root", tmp_path / "made"
     (root / "warc").mkdir(parents=True)
     made.mkdir()
-    (root / "warc" / "w").write_bytes(b"x" * 4000)
+    marks = {f"warc/w{n}": Mark(4000, closed=True) for n in range(50)}
+    for file in marks:
+        (root / file).write_bytes(b"x" * 4001)
     cut = Cut(root, made)
-    cut.take("frontier", lambda path: {"warc/w": Mark(4000, closed=True), "warc/gone": Mark(1, closed=True)})
-    (root / "warc" / "w").unlink()  # retired meanwhile
+    before = len(os.listdir("/proc/self/fd"))
+    cut.take("frontier", lambda path: marks | {"warc/gone": Mark(1, closed=True)})
+    assert len(os.listdir("/proc/self/fd")) == before
+    (root / "warc" / "w7").unlink()  # retired meanwhile
     cut.copy()
-    assert (made / "warc" / "w").read_bytes() == b"x" * 4000
-    assert (cut.files, cut.missing) == (1, ["warc/gone"])
+    assert sorted(cut.missing) == ["warc/gone", "warc/w7"]
+    assert (cut.files, cut.bytes) == (49, 49 * 4000)
+    assert [path.stat().st_size for path in (made / "warc").iterdir()] == [4000] * 49
+
+
+def test_a_full_file_that_cannot_be_linked_and_is_too_short_is_told(tmp_path: Path, no_links: None) -> None:
+    (tmp_path / "root" / "warc").mkdir(parents=True)
+    (tmp_path / "root" / "warc" / "w").write_bytes(b"x" * 3999)
+    (tmp_path / "made").mkdir()
+    with pytest.raises(StorageError, match="only 3999 bytes long"):
+        Cut(tmp_path / "root", tmp_path / "made").take("frontier", lambda path: {"warc/w": Mark(4000, closed=True)})
 
 
 def test_bodies_that_cannot_be_linked_are_copied(tmp_path: Path, no_links: None) -> None:
