@@ -341,7 +341,7 @@ def test_memory_does_not_grow_with_the_list_nor_with_a_line(tmp_path: Path) -> N
     assert after - before < 4 << 10, "KiB"
 
 
-@pytest.mark.parametrize("kind", ["plain", "gzip", "gzip members", "zstd", "zstd frames"])
+@pytest.mark.parametrize("kind", ["plain", "gzip", "gzip members", "zstd", "zstd frames", "zstd behind a frame to be skipped"])
 def test_lists_may_be_compressed_whatever_their_name(kind: str, tmp_path: Path) -> None:
     first, second = many(0, 3000), many(3000, 3000)
     data = {
@@ -350,6 +350,7 @@ def test_lists_may_be_compressed_whatever_their_name(kind: str, tmp_path: Path) 
         "gzip members": lambda: gzip.compress(first) + gzip.compress(second),
         "zstd": lambda: zstd.compress(first + second),
         "zstd frames": lambda: zstd.compress(first) + zstd.compress(second),
+        "zstd behind a frame to be skipped": lambda: b"\x50\x2a\x4d\x18\4\0\0\0size" + zstd.compress(first + second),
     }[kind]()
     path = written(tmp_path / "list.txt", data)
     links, faults, position = gather(read([path]))
