@@ -92,6 +92,7 @@ def test_every_difference_of_protego_is_decided():
 @pytest.mark.parametrize(
     ("text", "path", "allowed"),
     [
+        ("Allow: /%D0%B0\nDisallow: /*=12345", "/%D0%B0?a=12345", False),
         ("Allow: /*?p=\nDisallow: /admin/", "/admin/?p=1", False),
         ("Allow: /*?page=\nDisallow: /private/", "/private/?page=2", False),
         ("Disallow: /*?*&\nAllow: /feeds/", "/feeds/?a&b", True),
@@ -106,6 +107,32 @@ def test_of_two_rules_the_one_with_more_octets_decides(text: str, path: str, all
     assert rules(f"User-agent: *\n{text}\n").allows(f"http://h.example{path}") is allowed
     many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
     assert rules(f"User-agent: *\n{text}\n{many}").allows(f"http://h.example{path}") is allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "allowed"),
+    [
+        ("/%D0", "/%d0%b0%D0%B1", False),
+        ("/*%D0", "/wiki/%D0%B0", False),
+        ("/*%D0", "/wiki/%D1%80", True),
+        ("/\u0430", "/%D0%B0%D0%B1", False),
+        ("/caf%E9", "/caf%e9/x", False),
+        ("/caf%E9", "/caf%E8", True),
+        ("/%B1%A8$", "/%B1%A8", False),
+        ("/%B1%A8$", "/%B1%A9", True),
+        ("/%D0", "/%25D0", True),
+        ("/%25D0", "/%D0%B0", True),
+        ("/*%25", "/100%25", False),
+        ("/*%25", "/%D0%B0", True),
+    ],
+)
+def test_bytes_beyond_ascii_are_compared_one_by_one(rule: str, path: str, allowed: bool) -> None:
+    """RFC 9309 2.2.2 compares octets, whole characters of UTF-8 or not."""
+    text = f"User-agent: *\nDisallow: {rule}\n"
+    many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
+    for found in (rules(text), rules(text + many)):
+        assert found.allows(f"http://h.example{path}") is allowed
+        assert (found.denied_by(f"http://h.example{path}") is None) is allowed
 
 
 @pytest.mark.parametrize(
