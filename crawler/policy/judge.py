@@ -69,6 +69,8 @@ class Judge:
         outcome, reason = (fault.outcome, fault.reason) if fault is not None else ("http_error", None)
         if (may_pass(page.status) or outcome in RETRY_OUTCOMES) and self._may_retry(lease):
             return Retry(outcome, reason, sign, "", page.timings.first_byte, after_s)
+        if is_redirect and outcome in RETRY_OUTCOMES and page.raw_header("location"):
+            fault = None  # it will not come whole, and where to is known
         if fault is not None:
             return Done(page, outcome, reason, sign=sign, retry_after_s=after_s)
         if is_redirect:
