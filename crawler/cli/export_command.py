@@ -13,7 +13,7 @@ from crawler.cli.output import ended_in_order, not_written, say, write
 from crawler.cli.read_commands import add_directory, add_kind, open_reader
 from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit
-from crawler.core.text import counted
+from crawler.core.text import counted, json_text
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -60,7 +60,7 @@ def export(arguments: Sequence[str]) -> int:
             with ended_in_order():
                 _to_file(reader, wanted, namespace)
         elif namespace.format == "pages":
-            write(_pages(reader, wanted, namespace))
+            write(map(json_text, _pages(reader, wanted, namespace)))
         else:
             besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
             besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
@@ -183,7 +183,7 @@ def _bodies(root: Path, results: Iterable[Result], to: str | None, besides: Sequ
                     made = to_file(result.row, body, Path(to))
                 except OSError as error:
                     raise not_written(to, error) from error
-                yield exact_json.dumps(made) + b"\n"
+                yield json_text(exact_json.dumps(made) + b"\n")
     if not matched:
         elsewhere = f" ({'; '.join(besides)})" if besides else ""
         where = shlex.quote(str(root))

@@ -74,6 +74,7 @@ class Watched(ResponseHandler):
         self._head_bytes_max = head_bytes_max
         self._interim_max = interim_max
         self._exchange: Exchange | None = None
+        self._params: dict[str, Any] = {}
         self._start = b""
         self._carry = b""
         self._last = b""
@@ -133,6 +134,7 @@ class Watched(ResponseHandler):
         self._left = _UNKNOWN
         self._exact = False
         self._chunks = None
+        self._params = params
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -191,8 +193,9 @@ class Watched(ResponseHandler):
             if exchange.message is not None:
                 self._begin_body(exchange, exact=end >= 0)
                 return data[at:]
-            if end >= 0:
+            if end >= 0:  # of an interim response: whatever its fields say of a body or an end, another follows (RFC 9110 15.2)
                 self._start = b""
+                super().set_response_params(**self._params)
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""

@@ -1,7 +1,7 @@
 """What a visit found against the last one that could tell, and when the URL is to be visited again. Pure.
 
 A page is what its body is, by its digest; a redirect is where it leads. A failure tells nothing: what was there before it is
-compared with what comes after it.
+compared with what comes after it. A page that came cut only tells that something is there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from crawler.core.batch import Settled
 from crawler.core.model import THERE, Change, Done, Dropped, Known
 
 GONE_STATUS: Final = frozenset({404, 410})
+CUT: Final = "truncated"
 
 
 class Intervals(Protocol):
@@ -34,13 +35,15 @@ def change_of(settled: Settled, location: str | None) -> Change | None:
         if outcome.page.status == 304 and before is not None and before.can_be_confirmed:
             return "unchanged"
         now = _moved_to(location) if outcome.outcome == "redirect" else outcome.page.body.sha1
-        return "unchanged" if now == content else "changed"
+        if now == content:
+            return "unchanged"
+        return "changed" if outcome.outcome != CUT else None
     return "gone" if outcome.page.status in GONE_STATUS and content is not None else None
 
 
 def content_of(known: Known) -> bytes | None:
     """What there was, as the last visit that could tell had found it; None if there was nothing."""
-    if known.outcome in THERE:
+    if known.outcome in THERE and (known.outcome != CUT or known.content is None):
         return _moved_to(known.location) if known.outcome == "redirect" else known.digest
     return known.content
 
@@ -49,7 +52,7 @@ def remembered(settled: Settled) -> bytes | None:
     """What is to be remembered of an earlier visit, as this one could not tell."""
     outcome, before = settled.outcome, settled.lease.known
     assert isinstance(outcome, Done | Dropped)
-    is_told = outcome.outcome in THERE or (isinstance(outcome, Done) and outcome.page.status in GONE_STATUS)
+    is_told = outcome.outcome in THERE - {CUT} or (isinstance(outcome, Done) and outcome.page.status in GONE_STATUS)
     return None if is_told or before is None else content_of(before)
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, TypeAlias
 
 from crawler.core import exact_json
 from crawler.core.sniff import EXTENSIONS, PREFIX_BYTES, sniff
+from crawler.core.text import json_text
 from crawler.output.results import Row
 
 _BEGUN: Final = ".export-"
@@ -39,12 +40,12 @@ def json_line(row: Row, body: BinaryIO, read_text: ReadText) -> Iterator[bytes]:
     what the text was decoded by, also where the row does not know it; bytes that are not of it become U+FFFD."""
     fields = {name: row.get(name) for name in FIELDS}
     if not _is_text(row["mime"] or ""):
-        yield exact_json.dumps({**fields, "encoding": None})[:-1] + b',"base64":"'
+        yield json_text(exact_json.dumps({**fields, "encoding": None})[:-1]) + b',"base64":"'
         while piece := body.read(PIECE_BYTES):
             yield base64.b64encode(_filled(piece, body))
     else:
         encoding, pieces = read_text(body, row["mime"], row["charset"], row.get("encoding"))
-        yield exact_json.dumps({**fields, "encoding": encoding})[:-1] + b',"text":"'
+        yield json_text(exact_json.dumps({**fields, "encoding": encoding})[:-1]) + b',"text":"'
         for text in pieces:
             yield _escaped(text)
     yield b'"}\n'

@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -18,7 +19,7 @@ _DIRECTIVES: Final = frozenset(
 
 # quantifiers are possessive: where one has taken all it can, giving back would only cost time
 _refresh = re.compile(
-    r"\s*+(?:\d[\d.]*+|\.[\d.]*+)(?:\s++[;,]?|[;,])\s*+(?:url\s*+=\s*+)?([\"']?)(.*)", re.IGNORECASE | re.DOTALL
+    r"\s*+(?:\d[\d.]*+|\.[\d.]*+)(?:\s++[;,]?|[;,])\s*+(?:url\s*+=\s*+)?([\"']?)(.*)", re.ASCII | re.IGNORECASE | re.DOTALL
 ).match
 _candidate = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)").match
 _descriptors = re.compile(r"(?:[^,(]++|\([^)]*+\)?)*+").match
@@ -33,7 +34,7 @@ def refresh(value: str) -> str | None:
     if match is None:
         return None
     target = match[2].partition(match[1])[0] if match[1] else match[2]
-    return target.strip() or None
+    return target.strip(" \t\n\f\r") or None
 
 
 def srcset(value: str) -> Iterator[str]:
@@ -118,6 +119,10 @@ _CODECS: Final = {
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac-cyrillic",
 }
+_OWN_TABLES: Final = {"euc_jp": "euc-jp", "gbk": "gbk", "koi8-u": "koi8-u", "cp874": "windows-874"} | {
+    f"cp{number}": f"windows-{number}" for number in range(1250, 1259)
+}
+"""Python's codecs that lack characters of the standard's encodings, such as a full-width tilde, and what it calls them."""
 _IN_QUERY: Final = "".join(chr(code) for code in (9, 10, 13, *range(32, 127)) if chr(code) != "#")
 
 
@@ -145,7 +150,28 @@ def reencoded(reference: str, codec: str) -> str:
     query, fragment, _ = rest.partition("#")
     if not mark or "#" in before or query.isascii():
         return reference
-    return f"{before}?{quote_from_bytes(query.encode(codec, 'crawler.query'), safe=_IN_QUERY)}{fragment}"
+    return f"{before}?{quote_from_bytes(_encoded(query, codec), safe=_IN_QUERY)}{fragment}"
+
+
+def _encoded(query: str, codec: str) -> bytes:
+    if (name := _OWN_TABLES.get(codec)) is None:
+        return query.encode(codec, "crawler.query")
+    table = _table(name)
+    return b"".join(table.get(char) or char.encode("ascii", "crawler.query") for char in query)
+
+
+@lru_cache(maxsize=4)
+def _table(name: str) -> dict[str, bytes]:
+    """How an encoding writes each character that it has in one or two bytes, by its decoder: of several ways the first."""
+    from turbohtml import detect  # registers the codecs
+
+    assert detect
+    known = [bytes((byte,)) for byte in range(0x80, 0x100)]
+    if not name.startswith(("windows-", "koi8-")):
+        known += [bytes((lead, trail)) for lead in range(0x81, 0xFF) for trail in range(0x40, 0xFF)]
+    read = codecs.lookup(f"whatwg-{name}").decode(b"\n".join(known))[0].split("\n")
+    pairs = zip(reversed(read), reversed(known), strict=True)
+    return {char: written for char, written in pairs if len(char) == 1 and char != "\ufffd"}
 
 
 def _unencodable(error: UnicodeError) -> tuple[str, int]:

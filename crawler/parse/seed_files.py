@@ -31,7 +31,8 @@ _ZSTD_WINDOW_LOG_MAX: Final = 23  # 8 MiB, what levels up to 19 ask for; --ultra
 
 HEAD_BYTES: Final = 6
 GZIP: Final = b"\x1f\x8b"
-ZSTD: Final = b"\x28\xb5\x2f\xfd"
+ZSTD: Final = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16)))
+"""A frame, or one to be skipped, with which parallel compressors begin (RFC 8878, 3.1)."""
 _FOREIGN: Final = {
     b"BZh": "it is compressed with bzip2; {read} read",
     b"\xfd7zXZ\0": "it is compressed with xz; {read} read",

@@ -24,8 +24,6 @@ BUSY_STATUS: Final = frozenset({429, 503})
 REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
 CODING_FAULTS: Final = frozenset({"content_coding", "decode_ratio", "trailing_data", "coding_cut", "max_decoded"})
 """Of a body that came whole and cannot be read."""
-CUT: Final = frozenset({"truncated", "timeout"})
-"""Outcomes of a body whose end did not come, behind a head that came whole."""
 
 
 class Judge:
@@ -71,7 +69,9 @@ class Judge:
         outcome, reason = (fault.outcome, fault.reason) if fault is not None else ("http_error", None)
         if (may_pass(page.status) or outcome in RETRY_OUTCOMES) and self._may_retry(lease):
             return Retry(outcome, reason, sign, "", page.timings.first_byte, after_s)
-        if fault is not None and not (is_redirect and outcome in CUT and page.raw_header("location")):
+        if is_redirect and outcome in RETRY_OUTCOMES and page.raw_header("location"):
+            fault = None  # it will not come whole, and where to is known
+        if fault is not None:
             return Done(page, outcome, reason, sign=sign, retry_after_s=after_s)
         if is_redirect:
             return self._redirect(lease, page, after_s)

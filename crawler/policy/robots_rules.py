@@ -50,7 +50,9 @@ apply."""
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
 """What Protego compares as it stands, in a pattern and in a URL."""
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
-_QUESTION = re.compile(r"%3F", re.IGNORECASE)
+_KEPT = re.compile(r"%(25|3F|[89A-F][0-9A-F])", re.IGNORECASE)
+"""Escapes that Protego would not leave as they are."""
+_MARK = re.compile(r"%25(?=25|3F|[89A-F][0-9A-F])")
 _ONE_OCTET = re.compile(r"%(?:2[1-46-9B-E]|3[A-F]|40|5[B-E]|60|7[B-E])")
 """What Protego makes of a character that stands for itself in a rule."""
 
@@ -293,14 +295,16 @@ def _tree(rules: list[str]) -> Protego:
         if line[-1] == "$":
             del group._rules[at]  # the same with a dollar sign that stands for itself: only elsewhere does it (RFC 9309 2.2.3)
     for rule in group._rules:
-        rule.value.priority = len(_ONE_OCTET.sub("?", rule.value._pattern))
+        rule.value.priority = len(_ONE_OCTET.sub("?", _MARK.sub("%", rule.value._pattern)))
     group.finalize_rules()
     return tree
 
 
 def _marked(text: str) -> str:
-    """An escaped question mark begins no query, so it is not the same as one that does (RFC 3986 2.2); to Protego it would be."""
-    return _QUESTION.sub("%253F", text) if "%3" in text else text
+    """An escaped question mark begins no query, so it is not the same as one that does (RFC 3986 2.2); to Protego it would be. It
+    reads bytes beyond ASCII as UTF-8, so that a rule that ends within a character ("/%D0") would match nothing, and one in
+    another encoding too much: they are compared one by one. For that the percent sign of either is escaped itself."""
+    return _KEPT.sub(lambda found: f"%25{found[1].upper()}", text) if "%" in text else text
 
 
 def _denied(lines: str) -> tuple[str, ...]:

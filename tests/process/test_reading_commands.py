@@ -348,6 +348,7 @@ def test_nothing_that_a_server_says_steers_the_terminal(tmp_path):
         "line": [head(2, status=f"404 {escapes}") + b"ok", stay],
         "break": [f"HTTP/1.1 2{escapes}\r\n\r\n".encode("latin-1")],
         "links": [head(None) + f'<a href="/sin/{escapes}">x</a><a href="http://{escapes}/">x</a>'.encode()],
+        "title": [head(None) + f"<title>{escapes}</title>".encode()],
     }
     with running(Site(scripts=scripts)) as site:
         out, addresses = str(tmp_path / "out"), [f"http://127.0.0.1:{site.ports['http']}/sin/{name}" for name in scripts]
@@ -355,7 +356,8 @@ def test_nothing_that_a_server_says_steers_the_terminal(tmp_path):
         said = [command("run", *addresses, *options)]
         said += [command("results", out, "--format", form) for form in ("csv", "jsonl")]
         said += [command("why", address, "--data", out, *how) for address in addresses for how in ((), ("--json",))]
-        said += [command("verify", out)]
+        said += [command("export", out, "--format", "pages"), command("export", out, "--outcome", "ok,http_error")]
+        said += [command("export", out, "--files", str(tmp_path / "files")), command("verify", out)]
     assert [ended.returncode for ended in said] == [0] * len(said), said
     assert not [ended for ended in said if set(ended.stdout + ended.stderr) & set("\x1b\x07\x9b")]
     (away,) = [row for row in map(orjson.loads, said[2].stdout.splitlines()) if row["reason"] == "bad_location"]

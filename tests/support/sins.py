@@ -211,6 +211,10 @@ FRAMING: Final = {
 INTERIM: Final = {
     "continue-unasked": fine([b"HTTP/1.1 100 Continue\r\n\r\n" + OK]),
     "early-hints": fine([b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 0.05, OK]),
+    "interim-closes": fine([b"HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\n" + OK, stay]),
+    "interim-1.0": fine([b"HTTP/1.0 100 Continue\r\n\r\n", 0.05, OK, stay]),
+    "interim-unknown-with-length": fine([b"HTTP/1.1 104 Odd\r\nContent-Length: 5\r\n\r\n" + OK, stay]),
+    "interim-unknown-chunked": fine([b"HTTP/1.1 150 Odd\r\nTransfer-Encoding: chunked\r\n\r\n" + OK, stay]),
     "interim-8": fine([b"HTTP/1.1 102 Processing\r\n\r\n" * 8 + OK]),
     "interim-9": bad([b"HTTP/1.1 102 Processing\r\n\r\n" * 9 + OK], "too_many_interim"),
     "interim-endless": bad([forever(b"HTTP/1.1 100 Continue\r\n\r\n" * 300)], "too_many_interim"),

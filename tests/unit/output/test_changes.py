@@ -16,6 +16,8 @@ def ends(crawl: Crawl, name: str) -> Done | Dropped:
     if name.startswith("to-"):
         headers = ((b"Location", name.encode()),)
         return Done(crawl.page(URL, b"moved", status=302, headers=headers), "redirect")
+    if name == "cut":
+        return Done(crawl.page(URL, b"o"), "truncated", "content_length")
     status = int(name) if name.isdigit() else 200
     outcome = "ok" if status in (200, 304) else "http_error"
     return Done(crawl.page(URL, b"" if status == 304 else name.encode(), status=status, headers=((b"ETag", b'"x"'),)), outcome)
@@ -35,6 +37,10 @@ def ends(crawl: Crawl, name: str) -> Done | Dropped:
         ("timeout one", "- new"),
         ("to-a to-a to-b one to-b", "new unchanged changed changed changed"),
         ("to-a 503 to-a 404", "new - unchanged gone"),
+        ("one cut one cut cut two", "new - unchanged - - changed"),
+        ("one cut 503 one cut 404", "new - - unchanged - gone"),
+        ("to-a cut to-a", "new - unchanged"),
+        ("404 cut cut one", "- new unchanged changed"),
     ],
 )
 def test_a_visit_is_compared_with_the_last_one_that_could_tell(tmp_path, kind, visits, changes):

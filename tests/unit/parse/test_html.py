@@ -255,6 +255,8 @@ def test_a_link_header_is_read_parameter_by_parameter(value: str, found: list[tu
         ("x;url=/x", None),
         ("", None),
         ("5x;url=/y", None),
+        ("\u0663;url=/x", None),
+        ("0;url=\u00a0/x\u3000", "\u00a0/x\u3000"),
     ],
 )
 def test_refresh_values(value: str, url: str | None) -> None:
@@ -379,6 +381,11 @@ def test_bom_over_header_over_meta(body: bytes, charset: str | None, encoding: s
         ("iso-8859-8-i", "?\u05d0", "?%E0"),
         ("iso-2022-jp", "?\u3042", '?%1B$B$"%1B(B'),
         ("windows-1252", "?ü #ü", "?%FC%20"),
+        ("windows-1252", "?\x81ü", "?%81%FC"),
+        ("koi8-u", "?\u045e", "?%AE"),
+        ("gbk", "?\u20ac", "?%80"),
+        ("euc-jp", "?\uff5e\uff0d\u2460\u9ad9\u3042\uff76", "?%A1%C1%A1%DD%AD%A1%FC%E2%A4%A2%8E%B6"),
+        ("euc-jp", "?\u00e9", "?%26%23233%3B"),
     ],
 )
 def test_queries_are_sent_in_the_encoding_of_the_page(charset: str, href: str, url: str) -> None:
