@@ -59,14 +59,14 @@ def failed(outcomes: Mapping[str, int]) -> int:
 
 
 NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
-"""Outcomes of links that nobody was asked for."""
+"""Outcomes of links that no request was sent for."""
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 """Outcomes of pages that are read for links."""
-ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
+RESPONDED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
 """Outcomes of links whose host responded."""
-
 THERE: Final = READABLE | {"redirect"}
 """Outcomes of links that lead to something."""
+
 Change: TypeAlias = Literal["new", "changed", "unchanged", "gone"]
 """What a visit found against the last one that could tell. new: there is something where nothing was known to be · changed:
 something else, by the digest of its body or by where it redirects to · gone: 404 or 410, where there was something."""
