@@ -49,7 +49,7 @@ BOUNDED_KINDS: Final = frozenset({"link", "sitemap", "embed"})
 """A seed, a redirect or a robots link is never left out by a budget."""
 
 QUEUED: Final = (NEW, EXPAND)
-_NEW, _EXPAND, _KNOWN = int(NEW), int(EXPAND), int(KNOWN)  # comparing with an IntEnum takes three times as long
+_NEW, _EXPAND = int(NEW), int(EXPAND)  # comparing with an IntEnum takes three times as long
 
 UNBOUNDED: Final = 0
 BOUNDED: Final = 1
@@ -91,7 +91,7 @@ class Ask(Struct, frozen=True):
 
 
 class Judged(Struct):
-    fresh: bytearray
+    verdicts: bytearray
     """As in ``Prepared``."""
     depths: dict[bytes, int]
     """Least depth of every URL that is new, or that was found nearer than before."""
@@ -219,11 +219,11 @@ class Admissions:
         at = 0
         for links, block in found_in(batch):
             for link in links:
-                if judged.fresh[at] in QUEUED:
-                    self.entries.append(self._of_link(link, columns.keys[at], judged.fresh[at] == EXPAND))
+                if judged.verdicts[at] in QUEUED:
+                    self.entries.append(self._of_link(link, columns.keys[at], judged.verdicts[at] == EXPAND))
                 at += 1
             if block is not None:
-                if any(judged.fresh[at : at + len(block)]):
+                if any(judged.verdicts[at : at + len(block)]):
                     self._add_block(block, at)
                 at += len(block)
 
@@ -236,11 +236,11 @@ class Admissions:
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
         end = start + len(block)
-        keys, fresh = self._columns.keys[start:end], self._judged.fresh[start:end]
+        keys, verdicts = self._columns.keys[start:end], self._judged.verdicts[start:end]
         by_host: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
         group: tuple[list[bytes], list[bytes]] = ([], [])
         last = b""  # links of one host often stand together
-        for verdict, key, url in zip(fresh, keys, block.urls(), strict=True):
+        for verdict, key, url in zip(verdicts, keys, block.urls(), strict=True):
             if verdict == _NEW:
                 if (place := key[:HOST_BYTES]) != last:
                     last = place
@@ -279,8 +279,8 @@ class Admissions:
 
     def _forged_in(self, block: LinkBlock, start: int) -> list[int]:
         """Places of the new links of a block whose keys are not theirs."""
-        keys, fresh = self._columns.keys, self._judged.fresh
-        new = ((at, url) for at, url in enumerate(block.urls(), start) if fresh[at] in QUEUED)
+        keys, verdicts = self._columns.keys, self._judged.verdicts
+        new = ((at, url) for at, url in enumerate(block.urls(), start) if verdicts[at] in QUEUED)
         return [at for at, url in new if self._keys_by.of(host_key(url.decode()), url.decode()) != keys[at]]
 
 
@@ -314,26 +314,26 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     worth = _worth(columns, known, ask) if depth_limited else set()
     budgets = _Budgets(columns, known, limits, ask)
     judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries, [])
-    fresh, depths, ways = judged.fresh, judged.depths, columns.ways
+    verdicts, depths, ways = judged.verdicts, judged.depths, columns.ways
     if not depth_limited and not budgets.apply and max(ways, default=UNBOUNDED) <= BOUNDED:
         for at, key in enumerate(columns.keys):  # of the five cases only the second is left
             if key not in known:
                 known[key] = depths[key] = columns.depths[at]
-                fresh[at] = _NEW
+                verdicts[at] = _NEW
         _judge_roles(columns, known, judged)
         return judged
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
         if ways[at] > BOUNDED:
-            fresh[at] = UNJUDGED[ways[at]]
+            verdicts[at] = UNJUDGED[ways[at]]
         elif depth is None:
-            fresh[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
+            verdicts[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
             if verdict == NEW:
                 known[key] = depths[key] = columns.depths[at]
         elif depth_limited and columns.depths[at] < depth:
             known[key] = depths[key] = columns.depths[at]
             if key in worth:
-                fresh[at] = EXPAND
+                verdicts[at] = EXPAND
                 worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
     _judge_roles(columns, known, judged)
     return judged
@@ -341,13 +341,13 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
 
 def _judge_roles(columns: BatchColumns, known: dict[bytes, int], judged: Judged) -> None:
     """Known sitemaps are queued again for each site that names them for the first time."""
-    fresh = judged.fresh
+    verdicts = judged.verdicts
     for at, role in columns.roles.items():
-        if role not in known and fresh[at] in (KNOWN, *QUEUED):
+        if role not in known and verdicts[at] in (KNOWN, *QUEUED):
             known[role] = judged.depths[role] = 0
             judged.roles.append(role)
-            if fresh[at] == KNOWN:
-                fresh[at] = EXPAND
+            if verdicts[at] == KNOWN:
+                verdicts[at] = EXPAND
 
 
 def _worth(columns: BatchColumns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:

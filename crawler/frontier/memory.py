@@ -109,7 +109,7 @@ class MemoryStore:
         judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
         self._lowered = judged.depths
         fed = frozenset(each.host for each in admitted.entries)
-        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
+        return _Prepared(batch, bytes(judged.verdicts), fed, settled_keys, judged, admitted.entries, forged)
 
     def _url_key(self, url: str) -> bytes:
         return self._keys_by.of(host_key(url), url)

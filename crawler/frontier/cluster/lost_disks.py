@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from crawler.frontier.cluster.truth import Truth
     from crawler.frontier.pump import Pump
 
-
 logger: Final = logging.getLogger(__name__)
 
 

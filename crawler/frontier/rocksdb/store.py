@@ -143,7 +143,7 @@ class RocksStore(Facts):
         if self._limits.depth_limited:
             self._claims.lowered = judged.depths
         fed = frozenset(each.host for each in admitted.entries)
-        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
+        return _Prepared(batch, bytes(judged.verdicts), fed, settled_keys, judged, admitted.entries, forged)
 
     def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
         """Settled in this batch, out now, or settled before."""
