@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 WATCH_EVERY_S: Final = 2.0
 NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
-
 logger: Final = logging.getLogger(__name__)
 
 

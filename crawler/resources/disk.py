@@ -27,7 +27,6 @@ DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 SCARCE_PATIENCE_S: Final = 60.0
 
-
 logger: Final = logging.getLogger(__name__)
 
 

@@ -41,7 +41,6 @@ CONNECTIONS_MAX: Final = 128
 OPENAPI: Final = "openapi.yaml"
 _SORTS: Final = ("waiting", "backoff", "errors")
 
-
 logger: Final = logging.getLogger(__name__)
 
 
