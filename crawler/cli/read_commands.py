@@ -226,7 +226,7 @@ def _stored(reader: CrawlReader, report: Callable[[str], None]) -> tuple[int, in
     """(copies compared, faults)"""
     import asyncio
 
-    from crawler.config.render import read_section
+    from crawler.config.crawl_toml import read_section
     from crawler.config.sections import StorageConfig
     from crawler.output.bucket import BucketError
     from crawler.output.uploads import verify_stored
