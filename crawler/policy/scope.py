@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from crawler.core.domains import domain_of
 from crawler.core.model import EMBED, EXPANDED, Link
+from crawler.core.text import matches_host
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -209,9 +209,7 @@ class Scope:
         return "block" if self._blocks is not None and self._blocks(host) else None
 
     def _is_blocked(self, host: str) -> bool:
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        matching = (blocks for match, blocks in self._config.blocked if fnmatchcase(host, match) or fnmatchcase(name, match))
-        return next(matching, False)
+        return next((blocks for match, blocks in self._config.blocked if matches_host(host, match)), False)
 
 
 def _other_host(url: str, host: str, anchor: str) -> bool:
