@@ -40,7 +40,7 @@ _LINE = re.compile(
 """A line that means something to us. Whatever else stands in the file is skipped without a Python object for it.
 Misspellings and a missing colon are understood, as Google's parser and Protego do."""
 _TOKEN = re.compile(rb"[A-Za-z0-9_-]+")
-"""RFC 9309 2.2.1 knows no digits in a product token, robots do (MJ12bot)."""
+"""RFC 9309 2.2.1 allows no digits in a product token, but real ones have them (MJ12bot)."""
 _UNSAFE = re.compile(rb"[^\x21-\x7e]")
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 RULES_AT_ONCE_MAX: Final = 1_000
