@@ -72,7 +72,7 @@ class Decision(NamedTuple):
     """So many visits are to end, unvisited: those that have been out longest."""
     restart_parsers: bool = False
     end: bool = False
-    """Drain: the limit cannot be held (exit 3)."""
+    """End the crawl: the limit cannot be held (exit 3)."""
 
 
 class PressureStats(NamedTuple):

@@ -81,7 +81,8 @@ async def serve(
             logger.error("%s", error)
         ended_by = crawl.stopped_by or "itself"
         logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        return Report(exit_code(crawl.stopped_by, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        code = daemon_exit_code(crawl.stopped_by, error)
+        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
 
 def control_of(crawl: Steered, vitals: Vital, changes: Changes, registry: CollectorRegistry) -> Control:
@@ -133,7 +134,7 @@ def reloading(
     return {signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload")}
 
 
-def exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
+def daemon_exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
     """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
     if error is not None:
         return Exit.STORAGE
