@@ -7,13 +7,13 @@ of pages crawled does not depend on timing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
-from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
+from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Prepared, Verdict, found_in
 from crawler.core.keys import HOST_BYTES, KEY_BYTES, Keys, Share
 from crawler.core.link_block import (
     NO_QUERY,
@@ -144,6 +144,30 @@ def fruitful(outcome: Outcome) -> bool:
     return isinstance(outcome, Done) and outcome.outcome in FRUITFUL
 
 
+class EndedVisits(NamedTuple):
+    """The visits of a batch, by the keys of their URLs."""
+
+    keys: list[bytes]
+    """Of all that are settled, in order."""
+    fruitful: dict[bytes, bool]
+    """Whether they may have had outlinks; without visits for robots rules."""
+    robots: dict[bytes, int]
+    """Depths of the robots.txt files, which are known from this batch on."""
+
+
+def ended_in(batch: Batch, keys_by: Keys) -> EndedVisits:
+    ended = EndedVisits([], {}, {})
+    for settled in batch.settled:
+        link = settled.lease.link
+        key = keys_by.of(link.host, link.url)
+        ended.keys.append(key)
+        if not is_robots_visit(link):
+            ended.fruitful[key] = fruitful(settled.outcome)
+        elif is_robots_txt(link):
+            ended.robots[key] = 0
+    return ended
+
+
 def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
     """ValueError unless every settled link has its record, but for those that are to be retried or expanded."""
     for settled, record in zip(batch.settled, known, strict=True):
@@ -151,7 +175,7 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None = None) -> BatchColumns:
+def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None) -> BatchColumns:
     """The keys of a batch's links, and how each is judged. ``share``: which hosts are judged here, None: all."""
     columns = BatchColumns([], [], bytearray(), {}, {})
     ways = None if share is None else bytes(BOUNDED if owner == share.own else AWAY for owner in share.owners)
@@ -284,17 +308,38 @@ class Admissions:
         return [at for at, url in new if self._keys_by.of(host_key(url.decode()), url.decode()) != keys[at]]
 
 
+class Decided(Prepared):
+    """A prepared batch, with what the store itself needs to commit it."""
+
+    settled: list[bytes]
+    """Keys of the settled links."""
+    judged: Judged
+    admitted: list[Admission]
+    """What joins the queues."""
+    forged: int
+    """Links left out, as their keys are not their own."""
+
+
 def decide(
-    batch: Batch, columns: BatchColumns, known_of: Callable[[], dict[bytes, int]], limits: Limits, ask: Ask, keys_by: Keys
-) -> tuple[Judged, Admissions, int]:
-    """The verdicts on a batch, what joins the queues by them, and how many links were left out as forged. Where there were
-    any, all is judged again without them: a forged key must not make another's page known."""
+    batch: Batch,
+    ended: EndedVisits,
+    columns: BatchColumns,
+    known_of: Callable[[], dict[bytes, int]],
+    limits: Limits,
+    ask: Ask,
+    keys_by: Keys,
+) -> Decided:
+    """The verdicts on a batch, and what follows from them. ``known_of()`` is asked for the least depths of the columns' keys,
+    as the store has them. Where links are forged, all is judged again without them: a forged key must not make another's
+    page known."""
     forged = 0
     while True:
-        judged = judge(columns, known_of(), limits, ask)
+        judged = judge(columns, ended.robots | known_of(), limits, ask)
         admissions = Admissions(batch, columns, judged, keys_by)
         if not admissions.forged:
-            return judged, admissions, forged
+            entries = admissions.entries
+            fed = frozenset(entry.host for entry in entries)
+            return Decided(batch, bytes(judged.verdicts), fed, ended.keys, judged, entries, forged)
         forged += len(admissions.forged)
         for at in admissions.forged:
             columns.ways[at] = FORGED
