@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from crawler.core.model import Known
     from crawler.output import CrawlReader, Row
 
-
-WAIT_S = 50
+WAIT_S: Final = 50
 """How long one request waits for rows; then the next one does."""
 
 

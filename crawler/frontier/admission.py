@@ -51,13 +51,17 @@ BOUNDED_KINDS: Final = frozenset({"link", "sitemap", "embed"})
 QUEUED: Final = (NEW, EXPAND)
 _NEW, _EXPAND = int(NEW), int(EXPAND)  # comparing with an IntEnum takes three times as long
 
+# How a link is judged.
 UNBOUNDED: Final = 0
+"""Whatever the budgets say."""
 BOUNDED: Final = 1
+"""Within the budgets."""
 ASIDE: Final = 2
+"""Not at all: it is a visit for robots rules."""
 FORGED: Final = 3
+"""It is left out: its key is not its own."""
 AWAY: Final = 4
-"""How a link is judged: whatever the budgets say; within them; not at all, as it is a visit for robots rules; left out, as
-its key is not its own; or elsewhere, as another part owns its host."""
+"""Elsewhere: another part owns its host."""
 UNJUDGED: Final = {ASIDE: EXPAND, FORGED: KNOWN, AWAY: FOREIGN}
 """What becomes of links that are not judged."""
 
@@ -70,6 +74,7 @@ class BatchColumns(Struct):
     keys: list[bytes]
     depths: list[int]
     ways: bytearray
+    """How each is judged: UNBOUNDED to AWAY."""
     paths: dict[int, bytes]
     roles: dict[int, bytes]
 

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
 
-SUSPECTS = "\0suspects"
+SUSPECTS: Final = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
 LINK_BYTES: Final = 1024
 """Texts of a link that the room of an ordinary one has place for."""

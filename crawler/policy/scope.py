@@ -60,7 +60,7 @@ _ANYWHERE: Final = "http://anywhere.invalid/"
 _PLACES_MAX: Final = 1024
 
 
-class Found(Protocol):
+class FoundLink(Protocol):
     """An outlink as a page gives it (``crawler.parse.html.Outlink``)."""
 
     @property
@@ -146,7 +146,7 @@ class Scope:
             return "depth"
         return self._refuses(url, link.host, link.anchor or url)
 
-    def admitted(self, depth: int, anchor: str, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+    def admitted(self, depth: int, anchor: str, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of those that belong to the crawl, at this depth; the others are counted in ``refused``, by rule."""
         too_deep = 0 <= self._config.depth < depth
         max_url, obey, outside, plain = self._config.max_url, self._obey, self._outside, self._plain
@@ -167,7 +167,7 @@ class Scope:
             else:
                 refused[rule] = refused.get(rule, 0) + 1
 
-    def embeds(self, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+    def embeds(self, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
         for one in found:
             rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url, one.host)

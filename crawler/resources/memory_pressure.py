@@ -76,14 +76,18 @@ class Decision(NamedTuple):
 
 
 class PressureStats(NamedTuple):
+    """The state, and totals since the start: how often each of three states was entered, and what was done."""
+
     state: MemoryState
     high: int
     critical: int
     over: int
-    """Times each was entered."""
     given_back: int
+    """Times memory was given back."""
     given_up: int
+    """Visits."""
     restarts: int
+    """Of the parsers."""
 
 
 class Meter:
