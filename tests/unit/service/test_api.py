@@ -261,7 +261,7 @@ async def test_a_list_that_is_cut_and_sent_again_at_once_names_no_line_twice(tmp
         await d.ask("POST", "/v1/pause")
         _, writer = await asyncio.open_connection("127.0.0.1", d.port)
         writer.write(b"POST /v1/seeds?list=s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n" + body[:9])
-        while not d.control.uploads._names:
+        while not d.control.lists._names:
             await asyncio.sleep(0.01)
         await d.crawl.pump.ask(d.crawl.store.positions)  # as it has asked, too
         held = asyncio.ensure_future(d.crawl.pump.ask(go_on.wait))
@@ -289,11 +289,11 @@ async def test_a_list_is_received_once_at_a_time_and_so_many_at_all(tmp_path, mo
             _, writer = await asyncio.open_connection("127.0.0.1", d.port)
             writer.write(b"POST /v1/seeds?list=" + name + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n")
             begun.append(writer)
-        while len(d.control.uploads._names) < 2:
+        while len(d.control.lists._names) < 2:
             await asyncio.sleep(0.01)
         assert (await d.ask("POST", "/v1/seeds?list=three", data=b""))[0] == 503
         begun.pop().close()
-        while len(d.control.uploads._names) > 1:
+        while len(d.control.lists._names) > 1:
             await asyncio.sleep(0.01)
         assert (await d.ask("POST", "/v1/seeds?list=one", data=b""))[0] == 409
         assert (await d.ask("POST", "/v1/seeds?list=three", data=b""))[0] == 200
@@ -640,7 +640,7 @@ async def test_many_slow_clients_do_not_hold_up_the_crawl(tmp_path, site):
             if answer.status == 503:
                 for writer in begun[1::3]:
                     writer.close()
-                while d.control.uploads._names:
+                while d.control.lists._names:
                     await asyncio.sleep(0.01)
                 assert (await d.ask("POST", "/v1/seeds", data=lines(site.good(100, 100))))[0] == 200
         await d.until(done=200)
