@@ -26,6 +26,7 @@ NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 EMBED: Final = "embed"
 """Kind of what a page needs to be shown (``--requisites``): read for what it needs itself, never for links."""
 PAGES: Final = frozenset(KINDS) - NOT_PAGES - {EMBED}
+"""Kinds of result rows that are pages."""
 SITEMAPS: Final = frozenset(("sitemap", "expand_sitemap"))
 """Kinds of links that are read as sitemaps."""
 EXPANDED: Final = frozenset(("expand", "expand_sitemap"))

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+"""How long a batch collects that is neither full nor urgent."""
 STILL_S: Final = 30.0
+"""How long ``between_commits`` waits for a commit to end."""
 BEAT_EVERY_S: Final = 0.25
 
 

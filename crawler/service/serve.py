@@ -109,7 +109,7 @@ def beside(
             await asyncio.sleep(STATUS_EVERY_S)
             logger.info("status", extra=status_fields(stats(), lately))
 
-    telling = [
+    helpers = [
         tasks.create_task(tell_the_status(), name="status"),
         tasks.create_task(notifier.keep(alive, lambda: status_line(stats(), lately)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
@@ -117,7 +117,7 @@ def beside(
     try:
         yield
     finally:
-        for task in telling:
+        for task in helpers:
             task.cancel()
 
 
