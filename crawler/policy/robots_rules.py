@@ -48,11 +48,11 @@ RULES_AT_ONCE_MAX: Final = 1_000
 RULES_BYTES_AT_ONCE_MAX: Final = 64 << 10
 """Rules that Protego reads and weighs for one URL (20 ms at worst). A longer file is narrowed first to the rules that can
 apply."""
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/=-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
 """What Protego compares as it stands, in a pattern and in a URL."""
-_ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
-_QUESTION: Final = re.compile(r"%3F", re.IGNORECASE)
-_ONE_OCTET: Final = re.compile(r"%(?:2[1-46-9B-E]|3[A-F]|40|5[B-E]|60|7[B-E])")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_QUESTION = re.compile(r"%3F", re.IGNORECASE)
+_ONE_OCTET = re.compile(r"%(?:2[1-46-9B-E]|3[A-F]|40|5[B-E]|60|7[B-E])")
 """What Protego makes of a character that stands for itself in a rule."""
 
 
