@@ -16,7 +16,7 @@ from support.programs import CLEAN, port_of_its_own
 from support.sinful import Site, running
 
 from crawler.cli.main import COMMANDS
-from crawler.config.render import IDENTITY
+from crawler.config.crawl_toml import IDENTITY
 from crawler.config.sections import Config
 from crawler.core.errors import Exit
 from crawler.core.model import OutcomeName

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from errno import EWOULDBLOCK
+from typing import Final
 
 from crawler.cli.arguments import CommandParser, outcomes_of
 from crawler.cli.client import WHERE, client_of, refusable
@@ -13,8 +14,8 @@ from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit, StorageError
 from crawler.core.text import counted
 
-ITS_DIRECTORY = "the crawl's directory; without it the running daemon is told"
-RETRIED = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
+ITS_DIRECTORY: Final = "the crawl's directory; without it the running daemon is told"
+RETRIED: Final = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
 """Outcomes that another attempt or other settings may change; they say nothing about the page itself."""
 
 

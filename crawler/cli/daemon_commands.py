@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from crawler.service import Signals
 
 WATCH_EVERY_S: Final = 2.0
-NEEDS_DATA = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
-
+NEEDS_DATA: Final = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
 
 logger: Final = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.output import ended_in_order, not_written, say, write
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crawler.output import CrawlReader, Result, Row
     from crawler.output.filters import Filter
 
-FORMATS = ("jsonl", "pages", "parquet", "wacz")
+FORMATS: Final = ("jsonl", "pages", "parquet", "wacz")
 
 
 def export(arguments: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from crawler.core.model import Known
     from crawler.output import CrawlReader, Row
 
-
-WAIT_S = 50
+WAIT_S: Final = 50
 """How long one request waits for rows; then the next one does."""
 
 
@@ -226,7 +225,7 @@ def _stored(reader: CrawlReader, report: Callable[[str], None]) -> tuple[int, in
     """(copies compared, faults)"""
     import asyncio
 
-    from crawler.config.render import read_section
+    from crawler.config.crawl_toml import read_section
     from crawler.config.sections import StorageConfig
     from crawler.output.bucket import BucketError
     from crawler.output.uploads import verify_stored

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crawler.config.sections import Config
     from crawler.service import Report, Signals
 
-NEEDS_OUTPUT = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
+NEEDS_OUTPUT: Final = {"output": "-o/--output is missing: name the directory that holds this crawl, such as -o out/"}
 
 logger: Final = logging.getLogger(__name__)
 

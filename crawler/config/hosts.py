@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
 
 from crawler.config.sections import HostConfig, PolitenessConfig
+from crawler.core.text import matches_host
 
 HOSTS_REMEMBERED_MAX: Final = 4096
 
@@ -54,8 +54,4 @@ class HostRules:
         return tuple(tables[: last + 1])
 
     def _find(self, host: str) -> HostConfig | None:
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        for table in self._config.host:
-            if fnmatchcase(host, table.match) or fnmatchcase(name, table.match):
-                return table
-        return None
+        return next((table for table in self._config.host if matches_host(host, table.match)), None)

@@ -1,4 +1,4 @@
-"""The configuration as text: TOML with comments, the JSON schema, ``crawl.toml`` in the crawl's directory, its identity.
+"""The configuration as text: TOML with comments, the JSON schema, the help of a setting. Pure.
 
 Invariant: reading what was written here gives an equal Config, except that secrets are ``***``.
 """
@@ -7,23 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, Final, Literal, get_args, get_origin
 
 from crawler.config.fields import Section, Setting, shape_of
 from crawler.config.sections import SECTIONS, Config, ControlConfig, HostConfig, StorageConfig
 from crawler.config.types import AUTO, MASKED
-from crawler.core.durable import rename, storing, sync_file
-from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.text import printable
 
-S = TypeVar("S", bound=Section)
-
-IDENTITY: Final = ("archive", "depth", "scope", "drop_params", "sort_query", "store")
-"""What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
-
-FILE_NAME: Final = "crawl.toml"
 _CREDENTIALS: Final = re.compile(r"(^[^:/?#]*:[/\\]*)[^/\\?#]*@")
 _PASSWORD: Final = re.compile(r"((?:pass|sslpass)[a-z]*=)[^&]*", re.IGNORECASE)
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -44,7 +35,8 @@ def format_time(seconds: float) -> str:
     return repr(seconds) if seconds else "0"
 
 
-def _toml(value: Any, written_as: str | None = None) -> str:
+def toml_value(value: Any, written_as: str | None = None) -> str:
+    """A value as TOML has it; ``written_as``: the unit that numbers of its setting may have (``fields.Unit``)."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -52,14 +44,14 @@ def _toml(value: Any, written_as: str | None = None) -> str:
             return '"auto"'
         return format_size(int(value)) if written_as == "size" else format_time(value) if written_as == "time" else repr(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _toml(key)
+    return key if _BARE_KEY.fullmatch(key) else toml_value(key)
 
 
 def masked(config: Config) -> dict[str, Any]:
@@ -85,7 +77,7 @@ def as_fields(config: Config) -> dict[str, str]:
     values = masked(config)
     sections = (section for section in SECTIONS if section not in (StorageConfig, ControlConfig))
     fields = [(key, field) for section in sections for key, field in section.fields.items() if key != "host"]
-    texts = {key: _toml(values[key], field.unit) for key, field in fields if values[key] is not None}
+    texts = {key: toml_value(values[key], field.unit) for key, field in fields if values[key] is not None}
     return texts | ({"host": json.dumps(values["host"], default=str)} if config.host else {})
 
 
@@ -97,13 +89,13 @@ def to_toml(config: Config, origins: Mapping[str, str] | None = None) -> str:
         for key, field in section.fields.items():
             if key == "host":
                 continue
-            line = f"# {key} is not set" if values[key] is None else f"{key} = {_toml(values[key], field.unit)}"
+            line = f"# {key} is not set" if values[key] is None else f"{key} = {toml_value(values[key], field.unit)}"
             origin = (origins or {}).get(key)
             lines.append(f"{line}  # from {printable(origin)}" if origin else line)
     for table in values["host"]:
         lines += ["", "[[host]]"]
         fields = HostConfig.fields
-        lines += [f"{key} = {_toml(value, fields[key].unit)}" for key, value in table.items() if value not in (None, {})]
+        lines += [f"{key} = {toml_value(value, fields[key].unit)}" for key, value in table.items() if value not in (None, {})]
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -129,7 +121,7 @@ def _explained(key: str, field: Setting) -> list[str]:
     comment = f"# {field.description}" + (f" ({', '.join(field.choices)})" if field.choices else "")
     if field.default is None:
         return [comment, f"# {key} = {_sample(field)}"]
-    return [comment, f"{key} = {_toml(field.default, field.unit)}"]
+    return [comment, f"{key} = {toml_value(field.default, field.unit)}"]
 
 
 def describe(field: Setting) -> str:
@@ -137,11 +129,11 @@ def describe(field: Setting) -> str:
     said = field.description
     if field.default in (None, ()) or field.default is False or "default" in said or (not field.default and "0 =" in said):
         return said
-    return f"{said} (default {_toml(field.default, field.unit).strip(chr(34))})"
+    return f"{said} (default {toml_value(field.default, field.unit).strip(chr(34))})"
 
 
 def _sample(field: Setting) -> str:
-    return _toml(field.examples[0] if field.examples else "", field.unit)
+    return toml_value(field.examples[0] if field.examples else "", field.unit)
 
 
 def schema() -> dict[str, Any]:
@@ -203,58 +195,3 @@ def _bare(base: Any) -> dict[str, Any]:
     if origin is dict:
         return {"type": "object", "additionalProperties": _kind(get_args(base)[1])}
     return {"type": _TYPES[base]} if base in _TYPES else {"$ref": f"#/$defs/{base.__name__}"}
-
-
-def write_effective(directory: Path, config: Config) -> Path:
-    """Write DIR/crawl.toml so that a reader sees the old file or the new one, whole, whatever happens. Raises StorageError."""
-    path = directory / FILE_NAME
-    temporary = directory / f"{FILE_NAME}.tmp"
-    head = "# What this crawl runs with, written at each start and each change; secrets are shown as ***.\n\n"
-    try:
-        with storing(temporary):
-            # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
-            temporary.write_text(head + to_toml(config.replaced(fresh=False)), encoding="utf-8")
-        sync_file(temporary)
-        rename(temporary, path)
-    finally:
-        with storing(temporary):
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What may not change between two runs on one directory."""
-    return {key: getattr(config, key) for key in IDENTITY}
-
-
-def read_identity(directory: Path) -> dict[str, Any] | None:
-    """The identity that DIR/crawl.toml was written with, None if there is no such file. Raises ConfigError."""
-    config = read_section(directory, Config, IDENTITY)
-    return None if config is None else identity(config)
-
-
-def read_section(directory: Path, section: type[S], keys: Iterable[str] | None = None) -> S | None:
-    """A section as DIR/crawl.toml says, or only these keys of it; None if there is no such file. Raises ConfigError, and
-    StorageError for trouble that is not the file's."""
-    path = directory / FILE_NAME
-    try:
-        text = path.read_text(encoding="utf-8")
-        import tomllib  # a first run has nothing to read
-
-        table = tomllib.loads(text)
-        return section(**{key: table[key] for key in keys or section.fields if key in table})
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, ConfigError) as error:
-        if isinstance(error, OSError) and error.errno in OUR_ERRNOS:
-            raise StorageError(f"{path}: {error.strerror}", errno=error.errno) from error
-        raise ConfigError(f"{path}: cannot be read as this crawl's configuration ({error}): restore it, or begin anew") from error
-
-
-def identity_conflicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One sentence for each difference; empty if the directory may be continued."""
-    return [
-        f"{key}: this directory was begun with {_toml(old[key])}, now it is {_toml(new[key])}"
-        for key in IDENTITY
-        if old[key] != new[key]
-    ]

@@ -103,11 +103,11 @@ KNOWN, NEW, EXPAND, HOST_BUDGET, QUERY_EXPLOSION, FOREIGN = Verdict
 class Prepared(Struct):
     """The store's verdict on a batch, before anything is written. Only the latest one may be committed, once.
 
-    ``fresh`` is a Verdict, as a byte, for each of the batch's links in the order of ``found_in``. ``fed`` are the hosts that
+    ``verdicts`` are Verdicts, a byte for each of the batch's links in the order of ``found_in``. ``fed`` are the hosts that
     links were admitted for."""
 
     batch: Batch
-    fresh: bytes
+    verdicts: bytes
     fed: frozenset[str]
 
 
@@ -124,5 +124,5 @@ def link_verdicts(prepared: Prepared) -> Iterator[tuple[Sequence[Link], bytes]]:
     """As ``found_in``: the links that came unpacked, and their verdicts."""
     at = 0
     for links, block in found_in(prepared.batch):
-        yield links, prepared.fresh[at : at + len(links)]
+        yield links, prepared.verdicts[at : at + len(links)]
         at += len(links) + len(block or ())

@@ -148,7 +148,7 @@ def length_of(path: Path) -> int:
     with storing(path):
         try:
             return path.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return -1
 
 

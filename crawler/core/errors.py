@@ -1,9 +1,10 @@
-"""The three errors, drawn as a tree. What the caller must do decides the class, not where it happened.
+"""The errors, drawn as a tree. What the caller must do decides the class, not where it happened.
 
 CrawlerError
 ├── ConfigError    the operator must edit something; all faults in one message      → exit 2
 ├── FetchError     one URL; ``.reason`` is a closed set and the metric label        → becomes an outcome
 └── StorageError   a promise cannot be kept here and now (disk, descriptors, store) → pause, or exit 3
+    └── RemoteError    the database of a crawl of many machines is away             → pause, until it is back
 """
 
 from __future__ import annotations
@@ -46,10 +47,15 @@ OUR_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 )
 """Errors of this machine: they are never a page's fate (README, promise 6)."""
-
-
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Of a disk that takes no more, or nothing at all."""
+"""Errors of a disk that takes no more, or nothing at all."""
+
+_NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
+_LACKS: Final = {
+    errno.EMFILE: "no file descriptors left: allow more (ulimit -n, or LimitNOFILE of systemd)",
+    errno.ENFILE: "no file descriptors left on this machine",
+    errno.ENOMEM: "no memory left: allow more (ulimit -v, or MemoryMax of systemd), or lower --memory-limit",
+}
 
 
 def our_errno(error: BaseException | None) -> int:
@@ -59,23 +65,15 @@ def our_errno(error: BaseException | None) -> int:
 
 
 def lack_of(error: BaseException | None) -> StorageError | None:
-    """What this machine did not give us, in a sentence, if that is all of it: a thread (Python has no class of its own for that),
-    a descriptor, memory."""
+    """An error that says in a sentence what this machine did not give us: a thread, a descriptor, memory. None where that is not
+    the whole cause."""
     if isinstance(error, BaseExceptionGroup):
         lacks = [lack_of(one) for one in error.exceptions]
         return lacks[0] if all(lacks) else None
-    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no class of its own for it
         return StorageError(_NO_THREAD, errno=errno.EAGAIN)
     number = our_errno(error)
     return StorageError(_LACKS[number], errno=number) if number in _LACKS else None
-
-
-_NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
-_LACKS: Final = {
-    errno.EMFILE: "no file descriptors left: allow more (ulimit -n, or LimitNOFILE of systemd)",
-    errno.ENFILE: "no file descriptors left on this machine",
-    errno.ENOMEM: "no memory left: allow more (ulimit -v, or MemoryMax of systemd), or lower --memory-limit",
-}
 
 
 class Exit(IntEnum):

@@ -26,6 +26,7 @@ NOT_PAGES: Final = frozenset(("robots", "sitemap", "expand_sitemap"))
 EMBED: Final = "embed"
 """Kind of what a page needs to be shown (``--requisites``): read for what it needs itself, never for links."""
 PAGES: Final = frozenset(KINDS) - NOT_PAGES - {EMBED}
+"""Kinds of result rows that are pages."""
 SITEMAPS: Final = frozenset(("sitemap", "expand_sitemap"))
 """Kinds of links that are read as sitemaps."""
 EXPANDED: Final = frozenset(("expand", "expand_sitemap"))
@@ -59,14 +60,14 @@ def failed(outcomes: Mapping[str, int]) -> int:
 
 
 NOT_FETCHED: Final = frozenset({"skipped", "robots_denied", "invalid_url"})
-"""Outcomes of links that nobody was asked for."""
+"""Outcomes of links that no request was sent for."""
 READABLE: Final = frozenset({"ok", "truncated", "too_large"})
 """Outcomes of pages that are read for links."""
-ANSWERED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
+RESPONDED: Final = frozenset({"ok", "redirect", "http_error", "truncated", "too_large", "bad_response", "redirect_error"})
 """Outcomes of links whose host responded."""
-
 THERE: Final = READABLE | {"redirect"}
 """Outcomes of links that lead to something."""
+
 Change: TypeAlias = Literal["new", "changed", "unchanged", "gone"]
 """What a visit found against the last one that could tell. new: there is something where nothing was known to be · changed:
 something else, by the digest of its body or by where it redirects to · gone: 404 or 410, where there was something."""

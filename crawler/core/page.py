@@ -234,7 +234,9 @@ class Page(Struct):
     body: Body
     """After transfer decoding; content codings undone only if the fetcher was asked to."""
     bytes_wire: int = 0
+    """Of the body as it came."""
     bytes_decoded: int = 0
+    """Of the body with its codings undone, as far as they can be."""
     coding: str | None = None
     """Content codings the body still bears, in the order applied (``"gzip"``, ``"gzip, br"``)."""
     ip: str | None = None
@@ -246,6 +248,7 @@ class Page(Struct):
     fault: FetchError | None = None
     mime: str | None = None
     charset: str | None = None
+    """By the header: see ``content_type``."""
     sniffed: str | None = None
     """The type by content: a key of sniff.EXTENSIONS."""
     plain: bytes | None = None

@@ -1,9 +1,12 @@
-"""What others said, as it may be shown: no character in it ends a line, steers a terminal or becomes a formula."""
+"""What others said, as it may be shown: no character in it ends a line, steers a terminal or becomes a formula. Also the patterns
+that media types and hosts are matched by. Pure.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -59,3 +62,9 @@ def json_text(line: bytes) -> bytes:
 def matches_mime(mime: str, pattern: str) -> bool:
     """Whether a media type is of a type or range such as ``image/*`` (RFC 9110 12.5.1); both in lower case."""
     return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))
+
+
+def matches_host(host: str, pattern: str) -> bool:
+    """Whether a host key is of a pattern such as ``*.example.org``, which means every port, or ``example.org:8080``."""
+    name, _, port = host.rpartition(":")
+    return fnmatchcase(host, pattern) or (port.isdigit() and fnmatchcase(name, pattern))

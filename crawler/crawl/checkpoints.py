@@ -59,13 +59,13 @@ async def take(crawl: Crawl, root: Path, name: str | None = None) -> Copied:
     return _summed(checkpoint, [Taken.of(cut)])
 
 
-def take_still(root: Path, name: str | None = None) -> Copied:
+def take_still(root: Path) -> Copied:
     """A checkpoint of a crawl that does not run. As ``take``; StorageError with EWOULDBLOCK: it does."""
     with open_stores(root) as stores:
         if moving_at(root / FRONTIER) is not None:
             raise ConfigError(f"{root}: its hosts are being divided anew: go on with the command of this crawl first")
         division = division_at(root / FRONTIER)
-        checkpoint = Checkpoint(root, name)
+        checkpoint = Checkpoint(root)
         checkpoint.prepare()
         taken = []
         try:

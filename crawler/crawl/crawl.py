@@ -38,7 +38,6 @@ RECENT_FAILURES: Final = 20
 STORED_ROLL_S: Final = 600.0
 """Files are closed so often where they are stored: what a lost disk loses is no more."""
 
-
 logger: Final = logging.getLogger(__name__)
 
 

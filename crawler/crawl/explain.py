@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
 
-from crawler.config.render import read_section
+from crawler.config.crawl_toml import read_section
 from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there

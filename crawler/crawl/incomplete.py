@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from crawler.config.render import read_section
+from crawler.config.crawl_toml import read_section
 from crawler.config.sections import ParseConfig, ScopeConfig
 from crawler.core.model import EMBED, READABLE, Known
 from crawler.crawl.embeds import NESTING_MAX

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from crawler.config.render import read_identity
+from crawler.config.crawl_toml import read_identity
 from crawler.core.batch import Batch
 from crawler.core.clock import Clock
 from crawler.core.durable import OPEN, is_there, length_of, missing

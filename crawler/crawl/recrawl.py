@@ -20,7 +20,9 @@ from crawler.frontier.pump import Pump
 from crawler.frontier.recrawl import NEVER, ORDERS_MAX, SLICE_PAGES, RecrawlOrder
 
 AGAIN_S: Final = 1.0
+"""Until a slice is tried again that could not be written."""
 TOMORROW_S: Final = 86400.0
+"""What a sitemap says to have been modified later than this from now is not believed."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class TooManyOrders(Exception):
 
 
 class Recrawler:
+    """Takes orders, and fulfils them while the crawl runs."""
+
     def __init__(self, config: RecrawlConfig, store: Store, pump: Pump, clock: Clock) -> None:
         self._every_s = config.recrawl_every
         self._min_s = min(config.recrawl_min, config.recrawl_every)

@@ -43,7 +43,6 @@ NETWORK_EVERY_S: Final = 0.5
 NO_ROOM_REST_S: Final = 10.0
 """For a host whose response has a long head, while too many others wait for the memory that takes."""
 
-
 logger: Final = logging.getLogger(__name__)
 
 

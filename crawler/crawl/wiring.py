@@ -1,4 +1,4 @@
-"""Opens, runs, drains, closes and reports a crawl: the only code that knows the concrete parts.
+"""Puts a crawl together: the only code that knows the concrete parts.
 
 Parts are opened in the order of their dependence and closed in the reverse one: first traffic stops, then pages are flushed,
 and outcomes are recorded last.
@@ -38,6 +38,7 @@ from crawler.crawl.recrawl import Recrawler
 from crawler.crawl.visitor import Resources, Rules, Visitor
 from crawler.fetch import Fetcher, open_fetcher
 from crawler.frontier import Store
+from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
@@ -123,15 +124,12 @@ def _pump(basis: _Basis) -> Pump:
     return Pump(
         files.store,
         Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers),
-        rules.politeness,
+        Handed(rules.politeness, rules.robots, rules.exclusion, basis.budget),
         files.journal,
         clock=clock.now,
         wall=clock.wall,
         links_max=basis.budget.plan.bench_links_max,
         in_flight=files.in_flight,
-        robots=rules.robots,
-        exclusion=rules.exclusion,
-        links_room=basis.budget,
         visits_max=_visits_max(config, basis.part),
         on_unfetched=basis.failing_hosts.add,
         endless=basis.endless,

@@ -44,7 +44,10 @@ FRAMING_BYTES_PER_S: Final = 256 << 10
 body in chunks of one byte comes whole, and all of them together take some hundredths of a core."""
 _READ_BY_US: Final = frozenset({"robots", *SITEMAPS})
 """Kinds of links that are read for the crawl's own sake: by GET, and of any type."""
+REACH_S: Final = 3.0
+"""A host that takes no connection within this is not reached."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
+"""Of a body that was cut because it took too long."""
 
 
 class FetchStats(Struct, frozen=True):
@@ -71,18 +74,18 @@ class Fetcher:
     def __init__(
         self,
         config: FetchConfig,
-        way: Transport,
+        transport: Transport,
         connector: Connector,
         guard: Guard,
         profile_of: Callable[[str], Profile],
         new_body: Callable[[], Body],
         finisher: Finisher,
         concurrency_max: int,
-        cookies: Cookies | None = None,
+        cookies: Cookies | None,
     ) -> None:
         self._config = config
         self._cookies = cookies
-        self._way = way
+        self._transport = transport
         self._connector = connector
         self._guard = guard
         self._profile_of = profile_of
@@ -146,14 +149,14 @@ class Fetcher:
         """Give back what is only kept to be quicker next time: addresses and idle connections."""
         self._connector.forget()
 
-    async def reaches(self, host: str, timeout_s: float = 3.0) -> bool:
+    async def reaches(self, host: str) -> bool:
         """Whether a host key's port takes a connection now: a sign that our own network works. Nothing is sent. Never of a host
         behind a proxy: no name of it is looked up and no connection made but by the proxy."""
         if self._profile_of(host).proxy is not None:
             return False
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(REACH_S):
                 for found in await self._connector.addresses(name.strip("[]"), int(port)):
                     kind = (found["family"], socket.SOCK_STREAM, found["proto"], "", (found["host"], found["port"]))
                     with self._guard.socket(kind) as probe:
@@ -210,7 +213,7 @@ class Fetcher:
                     exchange.deadline, exchange.first_byte_s = deadline, config.first_byte_timeout
                     deadline.arm(config.connect_timeout, "connect_timeout")
                     try:
-                        async with self._way.ask(request) as content:
+                        async with self._transport.ask(request) as content:
                             self._check_head(link, exchange)
                             head_at = time.monotonic()
                             fault = await self._read(content, body, limit, deadline, exchange)

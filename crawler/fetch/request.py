@@ -15,13 +15,13 @@ from yarl import URL
 
 from crawler.config.hosts import HostRules
 from crawler.config.sections import FetchConfig, HostConfig, PolitenessConfig
+from crawler.config.types import MASKED
 from crawler.core.content_coding import ACCEPTED
 from crawler.core.errors import FetchError
 from crawler.core.model import EMBED, Lease, Link
 from crawler.core.urls import name_fault, origin
 from crawler.core.version import __version__
 
-MASK: Final = "***"
 PROFILES_MAX: Final = 256
 PLACES_MAX: Final = 1024
 """Hosts of which it is kept how they are connected to."""
@@ -86,7 +86,8 @@ def _with_cookie(profile: Profile, cookie: str) -> Profile:
     """A [[host]] table that sets cookies has the last word."""
     if any(name.lower() == "cookie" for name, _ in profile.fields):
         return profile
-    block, masked = (part + f"Cookie: {value}\r\n".encode() for part, value in ((profile.block, cookie), (profile.masked, MASK)))
+    block = profile.block + f"Cookie: {cookie}\r\n".encode()
+    masked = profile.masked + f"Cookie: {MASKED}\r\n".encode()
     return Profile((*profile.fields, ("Cookie", cookie)), block, masked, profile.proxy)
 
 
@@ -136,7 +137,7 @@ def _profile(common: dict[str, str], secret: dict[str, str], proxy: str | None) 
         _set(fields, name, value)
     hidden = {name.lower() for name in secret}
     block = _block(fields)
-    masked = _block({name: MASK if name.lower() in hidden else value for name, value in fields.items()}) if secret else block
+    masked = _block({name: MASKED if name.lower() in hidden else value for name, value in fields.items()}) if secret else block
     return Profile(tuple(fields.items()), block, masked, URL(proxy) if proxy else None)
 
 

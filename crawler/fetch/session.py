@@ -56,9 +56,9 @@ async def open_fetcher(
     cookies: Cookies | None = None,
 ) -> AsyncIterator[Fetcher]:
     """The crawl's one session. ``tmp`` is where bodies are spooled; with ``decode_body`` they are kept with their content
-    codings undone; ``hosts`` are the ``[[host]]`` tables; ``lean`` chooses the way (see ``ways``; by default aiohttp's
-    version does). At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept;
-    ``body_memory_bytes`` of a body stay in memory. ``cookies``: those of the crawl, if it has any. Raises ConfigError."""
+    codings undone; ``hosts`` are the ``[[host]]`` tables; ``lean`` chooses the transport (by default aiohttp's version does).
+    At most ``names_max`` names, and idle connections that take ``idle_bytes_max``, are kept; ``body_memory_bytes`` of a body
+    stay in memory. ``cookies``: those of the crawl, if it has any. Raises ConfigError."""
     if lean is None and not (lean := aiohttp.__version__ in LEAN_VERSIONS):
         logger.warning("aiohttp %s: the lean way was not tested with it; session.request costs 0.1 ms more", aiohttp.__version__)
     guard = Guard(config.allow_net, config.deny_net)
@@ -93,9 +93,9 @@ async def open_fetcher(
         heads = _heads(config)
         async with _session(connector, heads) as session:
             by_session = BySession(session, user_agent(config))
-            way: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
+            transport: Transport = Lean(connector, by_session, heads | {"read_until_eof": True}) if lean else by_session
             new_body, finisher = partial(Body, tmp, body_memory_bytes), _finisher(config, tmp, decode_body)
-            yield Fetcher(config, way, connector, guard, profile_of, new_body, finisher, concurrency_max, cookies)
+            yield Fetcher(config, transport, connector, guard, profile_of, new_body, finisher, concurrency_max, cookies)
     finally:
         loop.set_exception_handler(handled)
         await resolver.close()

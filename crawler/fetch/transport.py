@@ -30,7 +30,7 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
 
 class OpenRequest(Protocol):
-    """``async with way.ask(request) as content``: the final head has come, the body is still to be read."""
+    """``async with transport.ask(request) as content``: the final head has come, the body is still to be read."""
 
     async def __aenter__(self) -> StreamReader: ...
 
@@ -40,6 +40,8 @@ class OpenRequest(Protocol):
 
 
 class Transport(Protocol):
+    """How a request is sent and its response's head received."""
+
     def ask(self, request: Request, /) -> OpenRequest: ...
 
 
@@ -52,7 +54,7 @@ class BySession:
         self._user_agent = user_agent
 
     def ask(self, request: Request) -> OpenRequest:
-        return _SessionAsking(
+        return _OpenBySession(
             self._session.request(
                 request.method,
                 _url(request.href),
@@ -66,7 +68,7 @@ class BySession:
         )
 
 
-class _SessionAsking:
+class _OpenBySession:
     __slots__ = ("_context",)
 
     def __init__(self, context: Any) -> None:
@@ -93,20 +95,20 @@ class Lean:
         self.params = params
 
     def ask(self, request: Request) -> OpenRequest:
-        return self._by_session.ask(request) if request.proxy is not None else _LeanAsking(self, request)
+        return self._by_session.ask(request) if request.proxy is not None else _OpenLean(self, request)
 
 
-class _LeanAsking:
+class _OpenLean:
     """What the connector wants to know of a request, and the exchange itself."""
 
-    __slots__ = ("_protocol", "_request", "_way", "connection_key", "is_tls", "port")
+    __slots__ = ("_lean", "_protocol", "_request", "connection_key", "is_tls", "port")
 
     proxy = None
     server_hostname = None
     ssl = True  # the connector's own context
 
-    def __init__(self, way: Lean, request: Request) -> None:
-        self._way = way
+    def __init__(self, lean: Lean, request: Request) -> None:
+        self._lean = lean
         self._request = request
         self._protocol: ResponseHandler | None = None
         self.port = request.port
@@ -121,7 +123,7 @@ class _LeanAsking:
         return _url(self._request.href)
 
     async def __aenter__(self) -> StreamReader:
-        connector = self._way.connector
+        connector = self._lean.connector
         exchange = CURRENT.get()
         assert exchange is not None
         protocol: ResponseHandler | None = connector.reuse(self.connection_key, exchange)
@@ -131,7 +133,7 @@ class _LeanAsking:
         assert protocol is not None
         self._protocol = protocol
         try:
-            protocol.set_response_params(skip_payload=self._request.method == "HEAD", **self._way.params)
+            protocol.set_response_params(skip_payload=self._request.method == "HEAD", **self._lean.params)
             transport = protocol.transport
             if transport is None or transport.is_closing():
                 raise ServerDisconnectedError
@@ -145,7 +147,7 @@ class _LeanAsking:
     async def __aexit__(self, *_: Any) -> None:
         assert self._protocol is not None
         # closed there unless the response ended exactly and nothing followed
-        self._way.connector._release(self.connection_key, self._protocol)
+        self._lean.connector._release(self.connection_key, self._protocol)
 
 
 @lru_cache(KEYS_MAX)

@@ -7,13 +7,13 @@ of pages crawled does not depend on timing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
-from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Verdict, found_in
+from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Prepared, Verdict, found_in
 from crawler.core.keys import HOST_BYTES, KEY_BYTES, Keys, Share
 from crawler.core.link_block import (
     NO_QUERY,
@@ -49,15 +49,19 @@ BOUNDED_KINDS: Final = frozenset({"link", "sitemap", "embed"})
 """A seed, a redirect or a robots link is never left out by a budget."""
 
 QUEUED: Final = (NEW, EXPAND)
-_NEW, _EXPAND, _KNOWN = int(NEW), int(EXPAND), int(KNOWN)  # comparing with an IntEnum takes three times as long
+_NEW, _EXPAND = int(NEW), int(EXPAND)  # comparing with an IntEnum takes three times as long
 
+# How a link is judged.
 UNBOUNDED: Final = 0
+"""Whatever the budgets say."""
 BOUNDED: Final = 1
+"""Within the budgets."""
 ASIDE: Final = 2
+"""Not at all: it is a visit for robots rules."""
 FORGED: Final = 3
+"""It is left out: its key is not its own."""
 AWAY: Final = 4
-"""How a link is judged: whatever the budgets say; within them; not at all, as it is a visit for robots rules; left out, as
-its key is not its own; or elsewhere, as another part owns its host."""
+"""Elsewhere: another part owns its host."""
 UNJUDGED: Final = {ASIDE: EXPAND, FORGED: KNOWN, AWAY: FOREIGN}
 """What becomes of links that are not judged."""
 
@@ -70,6 +74,7 @@ class BatchColumns(Struct):
     keys: list[bytes]
     depths: list[int]
     ways: bytearray
+    """How each is judged: UNBOUNDED to AWAY."""
     paths: dict[int, bytes]
     roles: dict[int, bytes]
 
@@ -91,7 +96,7 @@ class Ask(Struct, frozen=True):
 
 
 class Judged(Struct):
-    fresh: bytearray
+    verdicts: bytearray
     """As in ``Prepared``."""
     depths: dict[bytes, int]
     """Least depth of every URL that is new, or that was found nearer than before."""
@@ -144,6 +149,30 @@ def fruitful(outcome: Outcome) -> bool:
     return isinstance(outcome, Done) and outcome.outcome in FRUITFUL
 
 
+class EndedVisits(NamedTuple):
+    """The visits of a batch, by the keys of their URLs."""
+
+    keys: list[bytes]
+    """Of all that are settled, in order."""
+    fruitful: dict[bytes, bool]
+    """Whether they may have had outlinks; without visits for robots rules."""
+    robots: dict[bytes, int]
+    """Depths of the robots.txt files, which are known from this batch on."""
+
+
+def ended_in(batch: Batch, keys_by: Keys) -> EndedVisits:
+    ended = EndedVisits([], {}, {})
+    for settled in batch.settled:
+        link = settled.lease.link
+        key = keys_by.of(link.host, link.url)
+        ended.keys.append(key)
+        if not is_robots_visit(link):
+            ended.fruitful[key] = fruitful(settled.outcome)
+        elif is_robots_txt(link):
+            ended.robots[key] = 0
+    return ended
+
+
 def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
     """ValueError unless every settled link has its record, but for those that are to be retried or expanded."""
     for settled, record in zip(batch.settled, known, strict=True):
@@ -151,7 +180,7 @@ def check_settled(batch: Batch, known: Sequence[Known | None]) -> None:
             raise ValueError(f"settled without a record: {settled.lease}")
 
 
-def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None = None) -> BatchColumns:
+def columns_of(batch: Batch, keys_by: Keys, limits: Limits, share: Share | None) -> BatchColumns:
     """The keys of a batch's links, and how each is judged. ``share``: which hosts are judged here, None: all."""
     columns = BatchColumns([], [], bytearray(), {}, {})
     ways = None if share is None else bytes(BOUNDED if owner == share.own else AWAY for owner in share.owners)
@@ -219,11 +248,11 @@ class Admissions:
         at = 0
         for links, block in found_in(batch):
             for link in links:
-                if judged.fresh[at] in QUEUED:
-                    self.entries.append(self._of_link(link, columns.keys[at], judged.fresh[at] == EXPAND))
+                if judged.verdicts[at] in QUEUED:
+                    self.entries.append(self._of_link(link, columns.keys[at], judged.verdicts[at] == EXPAND))
                 at += 1
             if block is not None:
-                if any(judged.fresh[at : at + len(block)]):
+                if any(judged.verdicts[at : at + len(block)]):
                     self._add_block(block, at)
                 at += len(block)
 
@@ -236,11 +265,11 @@ class Admissions:
     def _add_block(self, block: LinkBlock, start: int) -> None:
         """Its new links by host, in order; those that are expanded each by itself."""
         end = start + len(block)
-        keys, fresh = self._columns.keys[start:end], self._judged.fresh[start:end]
+        keys, verdicts = self._columns.keys[start:end], self._judged.verdicts[start:end]
         by_host: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
         group: tuple[list[bytes], list[bytes]] = ([], [])
         last = b""  # links of one host often stand together
-        for verdict, key, url in zip(fresh, keys, block.urls(), strict=True):
+        for verdict, key, url in zip(verdicts, keys, block.urls(), strict=True):
             if verdict == _NEW:
                 if (place := key[:HOST_BYTES]) != last:
                     last = place
@@ -279,22 +308,43 @@ class Admissions:
 
     def _forged_in(self, block: LinkBlock, start: int) -> list[int]:
         """Places of the new links of a block whose keys are not theirs."""
-        keys, fresh = self._columns.keys, self._judged.fresh
-        new = ((at, url) for at, url in enumerate(block.urls(), start) if fresh[at] in QUEUED)
+        keys, verdicts = self._columns.keys, self._judged.verdicts
+        new = ((at, url) for at, url in enumerate(block.urls(), start) if verdicts[at] in QUEUED)
         return [at for at, url in new if self._keys_by.of(host_key(url.decode()), url.decode()) != keys[at]]
 
 
+class Decided(Prepared):
+    """A prepared batch, with what the store itself needs to commit it."""
+
+    settled: list[bytes]
+    """Keys of the settled links."""
+    judged: Judged
+    admitted: list[Admission]
+    """What joins the queues."""
+    forged: int
+    """Links left out, as their keys are not their own."""
+
+
 def decide(
-    batch: Batch, columns: BatchColumns, known_of: Callable[[], dict[bytes, int]], limits: Limits, ask: Ask, keys_by: Keys
-) -> tuple[Judged, Admissions, int]:
-    """The verdicts on a batch, what joins the queues by them, and how many links were left out as forged. Where there were
-    any, all is judged again without them: a forged key must not make another's page known."""
+    batch: Batch,
+    ended: EndedVisits,
+    columns: BatchColumns,
+    known_of: Callable[[], dict[bytes, int]],
+    limits: Limits,
+    ask: Ask,
+    keys_by: Keys,
+) -> Decided:
+    """The verdicts on a batch, and what follows from them. ``known_of()`` is asked for the least depths of the columns' keys,
+    as the store has them. Where links are forged, all is judged again without them: a forged key must not make another's
+    page known."""
     forged = 0
     while True:
-        judged = judge(columns, known_of(), limits, ask)
+        judged = judge(columns, ended.robots | known_of(), limits, ask)
         admissions = Admissions(batch, columns, judged, keys_by)
         if not admissions.forged:
-            return judged, admissions, forged
+            entries = admissions.entries
+            fed = frozenset(entry.host for entry in entries)
+            return Decided(batch, bytes(judged.verdicts), fed, ended.keys, judged, entries, forged)
         forged += len(admissions.forged)
         for at in admissions.forged:
             columns.ways[at] = FORGED
@@ -314,26 +364,26 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
     worth = _worth(columns, known, ask) if depth_limited else set()
     budgets = _Budgets(columns, known, limits, ask)
     judged = Judged(bytearray(len(columns.keys)), {}, budgets.queries, [])
-    fresh, depths, ways = judged.fresh, judged.depths, columns.ways
+    verdicts, depths, ways = judged.verdicts, judged.depths, columns.ways
     if not depth_limited and not budgets.apply and max(ways, default=UNBOUNDED) <= BOUNDED:
         for at, key in enumerate(columns.keys):  # of the five cases only the second is left
             if key not in known:
                 known[key] = depths[key] = columns.depths[at]
-                fresh[at] = _NEW
+                verdicts[at] = _NEW
         _judge_roles(columns, known, judged)
         return judged
     for at, key in enumerate(columns.keys):
         depth = known.get(key)
         if ways[at] > BOUNDED:
-            fresh[at] = UNJUDGED[ways[at]]
+            verdicts[at] = UNJUDGED[ways[at]]
         elif depth is None:
-            fresh[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
+            verdicts[at] = verdict = budgets.verdict(at, key) if budgets.apply else NEW
             if verdict == NEW:
                 known[key] = depths[key] = columns.depths[at]
         elif depth_limited and columns.depths[at] < depth:
             known[key] = depths[key] = columns.depths[at]
             if key in worth:
-                fresh[at] = EXPAND
+                verdicts[at] = EXPAND
                 worth.discard(key)  # queued once: a still shorter path found now lowers that link's depth
     _judge_roles(columns, known, judged)
     return judged
@@ -341,13 +391,13 @@ def judge(columns: BatchColumns, known: dict[bytes, int], limits: Limits, ask: A
 
 def _judge_roles(columns: BatchColumns, known: dict[bytes, int], judged: Judged) -> None:
     """Known sitemaps are queued again for each site that names them for the first time."""
-    fresh = judged.fresh
+    verdicts = judged.verdicts
     for at, role in columns.roles.items():
-        if role not in known and fresh[at] in (KNOWN, *QUEUED):
+        if role not in known and verdicts[at] in (KNOWN, *QUEUED):
             known[role] = judged.depths[role] = 0
             judged.roles.append(role)
-            if fresh[at] == KNOWN:
-                fresh[at] = EXPAND
+            if verdicts[at] == KNOWN:
+                verdicts[at] = EXPAND
 
 
 def _worth(columns: BatchColumns, known: Mapping[bytes, int], ask: Ask) -> set[bytes]:

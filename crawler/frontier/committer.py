@@ -33,6 +33,8 @@ class Journal(Protocol):
 
 
 class Committer:
+    """The two threads, over a store and a journal; the loop waits for one call of either at a time."""
+
     def __init__(self, store: Store, journal: Journal) -> None:
         self._store = store
         self._journal = journal

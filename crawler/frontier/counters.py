@@ -104,9 +104,9 @@ class Counters:
         """Links that a budget left out, or that a parser process made up, and listed lines that have a row at once."""
         if forged:
             self.refuse({"parse_crashed": forged})
-        fresh = _told_first(prepared)
+        verdicts = _told_first(prepared)
         for verdict, rule in RULE_OF.items():
-            if count := fresh.count(verdict):
+            if count := verdicts.count(verdict):
                 self.refuse({rule: count})
         admitted = list(link_verdicts(prepared))[-len(prepared.batch.admitted) :] if prepared.batch.admitted else []
         duplicates = (
@@ -125,12 +125,12 @@ def _told_first(prepared: Prepared) -> bytes:
     """The verdicts on the links of a batch, but for those of pages that were read before."""
     visits = [settled for settled in prepared.batch.settled if isinstance(settled.outcome, Done)]
     if not any(settled.is_read_again for settled in visits):
-        return prepared.fresh
+        return prepared.verdicts
     parts, at = [], 0
     for settled, (links, block) in zip_longest(visits, found_in(prepared.batch)):
         end = at + len(links) + len(block or ())
         if settled is None or not settled.is_read_again:
-            parts.append(prepared.fresh[at:end])
+            parts.append(prepared.verdicts[at:end])
         at = end
     return b"".join(parts)
 

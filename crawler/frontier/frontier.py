@@ -35,8 +35,7 @@ from crawler.core.model import (
 )
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
-from crawler.frontier.exclusion import Exclusion
-from crawler.frontier.handed import LinksRoom, Politeness, RobotsGate
+from crawler.frontier.handed import Handed
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import Refill
 from crawler.frontier.store import Counts
@@ -77,20 +76,16 @@ class Frontier:
         bench: Workbench,
         refill: Refill,
         batches: Collector,
-        politeness: Politeness,
+        handed: Handed,
         clock: Callable[[], float],
         *,
-        in_flight: InFlight | None = None,
-        robots: RobotsGate | None = None,
-        exclusion: Exclusion | None = None,
-        links_room: LinksRoom | None = None,
-        visits_max: int | None = None,
-        on_unfetched: Callable[[str], None] = lambda host: None,
+        in_flight: InFlight | None,
+        visits_max: int | None,
+        on_unfetched: Callable[[str], None],
     ) -> None:
         self.bench = bench
-        self._refill, self._batches, self._politeness, self._clock = refill, batches, politeness, clock
-        self._in_flight, self._robots, self._links_room = in_flight, robots, links_room
-        self._exclusion = exclusion
+        self._refill, self._batches, self._clock, self._in_flight = refill, batches, clock, in_flight
+        self._politeness, self._robots, self._exclusion, self._links_room = handed
         self._visits_left = visits_max
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""

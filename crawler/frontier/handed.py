@@ -1,10 +1,11 @@
-"""What the frontier is handed to decide with: robots rules, politeness, and room for links. ``crawler.policy`` and
-``crawler.resources`` have what crawls use."""
+"""What the frontier is handed to decide with: politeness, robots rules, what is excluded, and room for links.
+``crawler.policy`` and ``crawler.resources`` have what crawls use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from crawler.core.batch import Admitted, HostRest
 from crawler.core.model import Link, Outcome, Retry
@@ -51,6 +52,19 @@ class Politeness(Protocol):
         """The rest of a host after a visit of a link, given its state before; ``pause``: as it was when the visit began."""
 
 
+class Exclusion(Protocol):
+    """What the operator wants visited no more; ``crawler.policy.exclusion`` has the one that crawls use."""
+
+    is_set: bool
+    """Whether there is anything to refuse by."""
+
+    def blocks(self, host: str) -> bool:
+        """Whether nothing at all of a host is to be visited."""
+
+    def refuses(self, link: Link) -> tuple[str, str] | None:
+        """(outcome, reason) of a link that is wanted no more."""
+
+
 class Held(Protocol):
     """Memory that is reserved."""
 
@@ -61,3 +75,12 @@ class LinksRoom(Protocol):
     """Where memory for links that are admitted by themselves is reserved: ``crawler.resources.memory_budget.Budget``."""
 
     async def links(self, admitted: Admitted, /) -> Held: ...
+
+
+class Handed(NamedTuple):
+    """All of it. None: no robots.txt is asked for, nothing can be excluded, links are admitted without a reservation."""
+
+    politeness: Politeness
+    robots: RobotsGate | None = None
+    exclusion: Exclusion | None = None
+    links_room: LinksRoom | None = None

@@ -21,11 +21,11 @@ from crawler.frontier.admission import (
     FRUITFUL,
     Admission,
     Ask,
-    Judged,
+    Decided,
     check_settled,
     columns_of,
     decide,
-    fruitful,
+    ended_in,
     is_own_visit,
     is_robots_record,
     is_robots_txt,
@@ -39,14 +39,6 @@ from crawler.frontier.recrawl import RecrawlOrder, is_behind
 from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
-
-
-class _Prepared(Prepared):
-    settled: list[bytes]
-    """Keys of the settled links."""
-    judged: Judged
-    admitted: list[Admission]
-    forged: int
 
 
 class MemoryStore:
@@ -85,31 +77,21 @@ class MemoryStore:
 
     def prepare(self, batch: Batch) -> Prepared:
         columns = columns_of(batch, self._keys_by, self._limits, self._share)
-        settled_keys = []
-        ended: dict[bytes, bool] = {}
-        robots: dict[bytes, int] = {}  # known from this batch on
+        ended = ended_in(batch, self._keys_by)
         for settled in batch.settled:
-            link = settled.lease.link
-            key = self._keys_by.of(link.host, link.url)
-            settled_keys.append(key)
-            if not is_robots_visit(link):
-                ended[key] = fruitful(settled.outcome)
-            elif is_robots_txt(link):
-                robots[key] = 0
             if settled.lease.key and settled.lease.key not in self._queues.out:
                 raise ValueError(f"not claimed: {settled.lease}")
 
         def known_of() -> dict[bytes, int]:
-            return robots | {key: depth for key in columns.asked() if (depth := self._depths.get(key)) is not None}
+            return {key: depth for key in columns.asked() if (depth := self._depths.get(key)) is not None}
 
         def worth(keys: Collection[bytes]) -> set[bytes]:
-            return {key for key in keys if ended.get(key, key in self._flying or self._was_fruitful(key))}
+            return {key for key in keys if ended.fruitful.get(key, key in self._flying or self._was_fruitful(key))}
 
         ask = Ask(worth, self._admitted, lambda paths: {path: self._queries.get(path, 0) for path in paths})
-        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
-        self._lowered = judged.depths
-        fed = frozenset(each.host for each in admitted.entries)
-        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
+        decided = decide(batch, ended, columns, known_of, self._limits, ask, self._keys_by)
+        self._lowered = decided.judged.depths
+        return decided
 
     def _url_key(self, url: str) -> bytes:
         return self._keys_by.of(host_key(url), url)
@@ -125,7 +107,7 @@ class MemoryStore:
     # -- making it true -------------------------------------------------------------------------------------------
 
     def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
-        assert isinstance(prepared, _Prepared)
+        assert isinstance(prepared, Decided)
         batch = prepared.batch
         check_settled(batch, known)
         self._depths.update(prepared.judged.depths)

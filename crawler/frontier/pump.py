@@ -19,9 +19,8 @@ from crawler.core.model import Done, Lease, Link, Mark, Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal
-from crawler.frontier.exclusion import Exclusion
 from crawler.frontier.frontier import Frontier
-from crawler.frontier.handed import LinksRoom, Politeness, RobotsGate
+from crawler.frontier.handed import Handed, RobotsGate
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.in_flight import InFlight
 from crawler.frontier.refill import CLAIM_LINKS_PER_HOST, Got, Refill
@@ -37,29 +36,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COMMIT_EVERY_S: Final = 0.1
+"""How long a batch collects that is neither full nor urgent."""
 STILL_S: Final = 30.0
+"""How long ``between_commits`` waits for a commit to end."""
 BEAT_EVERY_S: Final = 0.25
 
 
 class Pump:
-    """The frontier over a store and a journal. ``endless``: the crawl does not end when nothing waits. ``intake``: of what
-    the other parts of the crawl send; then it ends when nothing waits anywhere. ``member``: as which one of a crawl of many
-    machines; then that says when it ends."""
+    """The frontier over a store and a journal. ``clock()`` is crawl-clock time, ``wall()`` wall time; the bench holds
+    ``links_max`` links at most. ``visits_max`` and ``on_unfetched`` are the frontier's.
+
+    ``endless``: the crawl does not end when nothing waits. ``intake``: of what the other parts of the crawl send; then it
+    ends when nothing waits anywhere. ``member``: as which one of a crawl of many machines; then that says when it ends."""
 
     def __init__(
         self,
         store: Store,
         bench: Workbench,
-        politeness: Politeness,
+        handed: Handed,
         journal: Journal,
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
         links_max: int,
         in_flight: InFlight | None = None,
-        robots: RobotsGate | None = None,
-        exclusion: Exclusion | None = None,
-        links_room: LinksRoom | None = None,
         visits_max: int | None = None,
         on_unfetched: Callable[[str], None] = lambda host: None,
         endless: bool = False,
@@ -67,12 +67,11 @@ class Pump:
         member: Member | None = None,
     ) -> None:
         self._store, self._clock, self._wall = store, clock, wall
-        self._in_flight, self._robots, self._endless = in_flight, robots, endless
+        self._politeness, self._robots, self._in_flight, self._endless = handed.politeness, handed.robots, in_flight, endless
         self.intake: Final = intake
         self.member: Final = member
         self.is_idle = False
         """Nothing is out or uncommitted here, and no seeds are still to come."""
-        self._politeness = politeness
         self._batches = Collector()
         self._committer = Committer(store, journal)
         self._refill = Refill(store, self._committer, bench, clock, links_max)
@@ -80,12 +79,9 @@ class Pump:
             bench,
             self._refill,
             self._batches,
-            politeness,
+            handed,
             clock,
             in_flight=in_flight,
-            robots=robots,
-            exclusion=exclusion,
-            links_room=links_room,
             visits_max=visits_max,
             on_unfetched=on_unfetched,
         )

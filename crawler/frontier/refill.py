@@ -52,6 +52,8 @@ class Got(Struct, frozen=True):
 
 
 class Refill:
+    """``get`` makes the trips; all else notes what the next one is for. ``clock()`` is crawl-clock time."""
+
     def __init__(self, store: Store, committer: Committer, bench: Workbench, clock: Callable[[], float], links_max: int) -> None:
         self._store, self._committer, self._bench = store, committer, bench
         self._clock = clock

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
 
-SUSPECTS = "\0suspects"
+SUSPECTS: Final = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
 LINK_BYTES: Final = 1024
 """Texts of a link that the room of an ordinary one has place for."""
@@ -53,19 +53,24 @@ def size(link: Link) -> int:
     return 1 + texts // LINK_BYTES
 
 
+# Where a host stands, if it is in no lane.
 NOWHERE: Final = -1
+"""It cannot deal."""
 RESTING: Final = -2
+"""In the heap."""
 PARKED: Final = -3
+"""At a group that is full."""
 ASIDE: Final = -4
+"""One slow host too many."""
 LANES_MAX: Final = 8
-"""Hosts with more visits out than these share the last of these lanes."""
+"""By the number of visits out; hosts with more share the last of these lanes."""
 SLOW_LANE: Final = LANES_MAX
 KEPT: Final = 8
 """One visit in so many is kept for prompt hosts."""
 PROMPT_S: Final = 4.0
-"""A visit of a host that is not slow takes no longer."""
+"""A host is slow whose last visit took longer."""
 STALL_S: Final = 0.5
-"""Nor does one that ends without a response."""
+"""The same of a visit that ended without a response."""
 
 
 class _Host:
@@ -79,8 +84,7 @@ class _Host:
         self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while it is held
         self.is_held = False
         self.place = NOWHERE
-        """NOWHERE: it cannot deal · RESTING: in the heap · PARKED: at a group that is full · ASIDE: one slow host too many ·
-        else the number of its lane."""
+        """NOWHERE, RESTING, PARKED or ASIDE; else the number of its lane."""
         self.out = 0
         self.due = lease.due
         self.failures = lease.failures

@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 
 from msgspec import Struct
 
-from crawler.config.render import FILE_NAME
+from crawler.config.crawl_toml import FILE_NAME
 from crawler.core.durable import OPEN, length_of, make_dir, missing, rename, storing, sync_dir, sync_file_system
 from crawler.core.errors import NO_ROOM, ConfigError, StorageError
 from crawler.core.model import Mark

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crawler.config.render import FILE_NAME, IDENTITY, identity, identity_conflicts, read_identity, write_effective
+from crawler.config.crawl_toml import FILE_NAME, IDENTITY, identity, identity_conflicts, read_identity, write_effective
 from crawler.config.sections import Config
 from crawler.core.durable import make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError

@@ -24,7 +24,6 @@ from crawler.output.rows import has_record, known_of, rows_of
 RECORD_BYTES: Final = 2 << 20
 """Of the record that is being packed: a head of 256 KiB some times over, the packer's tables, a piece of the body."""
 
-
 logger: Final = logging.getLogger(__name__)
 
 

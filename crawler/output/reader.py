@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
-from crawler.config.render import read_identity, read_section
+from crawler.config.crawl_toml import read_identity, read_section
 from crawler.config.sections import ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there

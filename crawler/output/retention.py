@@ -24,7 +24,6 @@ LOOK_EVERY_S: Final = 60.0
 FOLDERS: Final = (*MARKED_FOLDERS, "results")
 """With files that have marks."""
 
-
 logger: Final = logging.getLogger(__name__)
 
 

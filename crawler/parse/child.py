@@ -34,6 +34,8 @@ GROWN_BYTES_MAX: Final = 24 << 20
 """Resident growth since the start that is given back to the system by ending the process."""
 GROWN_CHECK_BYTES: Final = 1 << 20
 """How much input may pass between two looks at it."""
+IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What the parent may be told, and its whole process group with it."""
 _PR_SET_PDEATHSIG: Final = 1
 _PAGE_BYTES: Final = resource.getpagesize()
 
@@ -99,8 +101,8 @@ def _reply(pipe: socket.socket, status: int, payload: bytes) -> None:
 
 def _shield(parent: int) -> None:
     """Live no longer than the parent, ignore what the parent is told, dump no core, be the first to go when memory ends."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(name, signal.SIG_IGN)
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)

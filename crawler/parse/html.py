@@ -53,11 +53,13 @@ _PAGES: Final = _TOLD | frozenset(
 )
 """Relations by which a <link> is a hyperlink (HTML, 4.6.7), and what was said for them before it. ``search`` is one there, but
 leads to a description for programs."""
-_PARTS: Final = frozenset(
-    {"stylesheet", "icon", "apple-touch-icon", "apple-touch-icon-precomposed", "mask-icon", "manifest", "preload"}
-    | {"modulepreload", "pingback", "search", "edituri", "wlwmanifest"}
+NEEDED: Final = frozenset(
+    {"stylesheet", "icon", "apple-touch-icon", "apple-touch-icon-precomposed", "mask-icon", "manifest"}
+    | {"preload", "modulepreload"}
 )
-"""Relations by which it is none whatever else it is: "alternate stylesheet", "alternate icon"."""
+"""Relations by which it names what the page needs to be shown."""
+_PARTS: Final = NEEDED | frozenset({"pingback", "search", "edituri", "wlwmanifest"})
+"""Relations by which it is no hyperlink whatever else it is: "alternate stylesheet", "alternate icon"."""
 _closes_itself = re.compile(
     rb"<(script|style|title|textarea|iframe|noembed|noframes|xmp)(?=[\s/])[^<>]*+(?<=/)>", re.IGNORECASE
 ).sub

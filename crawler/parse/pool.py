@@ -33,13 +33,17 @@ T = TypeVar("T")
 
 
 class PoolStats(NamedTuple):
+    """Gauges, then totals since the start."""
+
     processes: int
     busy: int
+    """Of these, those with a document in hand."""
     documents_waiting: int
     """Without a reply yet: in the queue or in a process's hands."""
     bytes_waiting: int
+    """Of these documents."""
     callers_waiting: int
-    """For room in the queue."""
+    """For room among them."""
     documents: int
     """Replied to since the start, faults included."""
     crashed: int

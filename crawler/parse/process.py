@@ -20,7 +20,7 @@ import msgspec
 
 from crawler.core.reply_limits import REPLY_BYTES_MAX
 from crawler.core.waiting import Waiting
-from crawler.parse.child import FAILED, HEAD, LENGTH, READY, RETIRE, VALUE
+from crawler.parse.child import FAILED, HEAD, IGNORED, LENGTH, READY, RETIRE, VALUE
 
 TICKS: Final = 4
 """The deadline is counted in quarters that the loop has really seen: a loop that stood still blames no document."""
@@ -34,9 +34,6 @@ _KEPT_ENVIRONMENT: Final = ("LANG", "LC_ALL", "LD_", "PYTHON", "PATH")
 """Nothing else of the environment reaches a process that reads hostile input: there may be secrets in it."""
 _ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(8 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
 """glibc keeps 8 MiB between documents rather than asking for them anew each time: a tenth of the time."""
-
-_NOT_FOR_PARSERS: Final = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
-"""As in ``crawler.parse.child._shield``."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -249,7 +246,7 @@ async def start(
 def _deaf() -> Iterator[None]:
     """What is started here is born with these signals blocked: sent to the whole process group, or to all of a service, they
     would kill it before it ignores them by itself."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_PARSERS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from crawler.core.urls import escaped
 from crawler.parse import css
 from crawler.parse.html import MIMES as HTML
-from crawler.parse.html import Found, Options, Outlinks, base_href, document_of, rebase, said_of
+from crawler.parse.html import NEEDED, Found, Options, Outlinks, base_href, document_of, rebase, said_of
 from crawler.parse.microsyntax import link_header, query_codec, srcset
 
 if TYPE_CHECKING:
@@ -23,18 +23,6 @@ MIMES: Final = HTML | {CSS}
 """Types of documents that have requisites."""
 SRCDOC_CHARS_MAX: Final = 256 << 10
 
-_RELATIONS: Final = frozenset(
-    {
-        "stylesheet",
-        "icon",
-        "apple-touch-icon",
-        "apple-touch-icon-precomposed",
-        "mask-icon",
-        "manifest",
-        "preload",
-        "modulepreload",
-    }
-)
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "img": ("src", "data-src"),
     "source": ("src", "data-src"),
@@ -116,7 +104,7 @@ def _srcdoc(found: Found, text: str) -> None:
 
 def _related(found: Found, reference: str, rel: str) -> None:
     """A <link>, or a Link header, by what it means; "alternate" alone is another page."""
-    if not _RELATIONS.isdisjoint(rel.lower().split()):
+    if not NEEDED.isdisjoint(rel.lower().split()):
         _add(found, reference, "link")
 
 

@@ -1,21 +1,14 @@
-"""Robots rules by origin, in at most ``bytes_max`` bytes for any number of origins and any rules."""
+"""A cache of robots rules by origin.
+
+Invariant: it holds at most ``bytes_max`` bytes, for any number of origins and any rules.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final
 
 from crawler.policy.robots_rules import RobotsRules
-
-
-class CacheStats(NamedTuple):
-    origins: int
-    kept_bytes: int
-    parsed: int
-    parsed_bytes: int
-    hits: int
-    misses: int
-    evictions: int
 
 
 class RulesCache:
@@ -31,21 +24,22 @@ class RulesCache:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._parsed: OrderedDict[str, RobotsRules] = OrderedDict()
         self._kept_bytes = self._parsed_bytes = 0
-        self._hits = self._misses = self._evictions = 0
+        self.hits = self.misses = self.evictions = 0
+        """Since it was made; only compressed records are counted as evicted."""
 
     def get(self, origin: str) -> RobotsRules | None:
         rules = self._parsed.get(origin)
         if rules is not None:
             self._parsed.move_to_end(origin)
-            self._hits += 1
+            self.hits += 1
             return rules
         data = self._kept.get(origin)
         rules = RobotsRules.from_bytes(data) if data is not None else None
         if rules is None:
-            self._misses += 1
+            self.misses += 1
             return None
         self._kept.move_to_end(origin)
-        self._hits += 1
+        self.hits += 1
         self._remember(origin, rules)
         return rules
 
@@ -63,7 +57,7 @@ class RulesCache:
         while self._kept_bytes > self._part_bytes_max:
             old, gone = self._kept.popitem(last=False)
             self._kept_bytes -= len(old) + len(gone) + self._ENTRY_BYTES
-            self._evictions += 1
+            self.evictions += 1
         return rules
 
     def discard(self, origin: str) -> None:
@@ -78,16 +72,9 @@ class RulesCache:
         self._parsed.clear()
         self._kept_bytes = self._parsed_bytes = 0
 
-    def stats(self) -> CacheStats:
-        return CacheStats(
-            len(self._kept),
-            self._kept_bytes,
-            len(self._parsed),
-            self._parsed_bytes,
-            self._hits,
-            self._misses,
-            self._evictions,
-        )
+    @property
+    def memory_bytes(self) -> int:
+        return self._kept_bytes + self._parsed_bytes
 
     def _remember(self, origin: str, rules: RobotsRules) -> None:
         if rules.memory_bytes > self._part_bytes_max:

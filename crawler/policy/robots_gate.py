@@ -31,6 +31,7 @@ FAILURE_S_MAX: Final = 300.0
 FAILURES_MAX: Final = 4096
 """Origins of which that is remembered; the others are asked for again sooner."""
 FAILURE_BYTES: Final = 400
+"""What each of them takes in memory, about."""
 
 Failure = tuple[str, str]
 """(outcome, reason)"""
@@ -63,8 +64,8 @@ class RobotsGate:
 
     def events(self) -> dict[str, int]:
         """Of the cache of rules: hits, misses, evictions."""
-        stats = self._cache.stats()
-        return {"hit": stats.hits, "miss": stats.misses, "evicted": stats.evictions}
+        cache = self._cache
+        return {"hit": cache.hits, "miss": cache.misses, "evicted": cache.evictions}
 
     def ready(self, link: Link) -> bool:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, could not be fetched, or do not matter."""
@@ -134,9 +135,8 @@ class RobotsGate:
         return 0.0 if rules is None or not rules.record.crawl_delay else rules.delay(self._crawl_delay_cap_s)
 
     def memory_used(self) -> int:
-        """Bytes held by the cache."""
-        stats = self._cache.stats()
-        return stats.kept_bytes + stats.parsed_bytes + len(self._failures) * FAILURE_BYTES
+        """Bytes held by the cache of rules and the failures that are remembered."""
+        return self._cache.memory_bytes + len(self._failures) * FAILURE_BYTES
 
     def forget(self) -> None:
         """Empty the cache; the store keeps the records."""

@@ -31,7 +31,7 @@ TTL_SECONDS_MIN: Final = 600.0
 _RECORD_BYTES_MAX: Final = 4 << 20
 _VERSION: Final = b"\x01"
 
-_LINE = re.compile(
+_LINE: Final = re.compile(
     rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])[ \t]*+"
     rb"(user[- ]?agent|disallow|dissallow|dissalow|disalow|diasllow|disallaw|allow|crawl[- ]delay|site-?maps?)"
     rb"(?:[ \t]*+:|[ \t])[ \t]*+([^\r\n#]*+)",
@@ -39,10 +39,11 @@ _LINE = re.compile(
 )
 """A line that means something to us. Whatever else stands in the file is skipped without a Python object for it.
 Misspellings and a missing colon are understood, as Google's parser and Protego do."""
-_TOKEN = re.compile(rb"[A-Za-z0-9_-]+")
-"""RFC 9309 2.2.1 knows no digits in a product token, robots do (MJ12bot)."""
-_UNSAFE = re.compile(rb"[^\x21-\x7e]")
-_MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]+")
+"""RFC 9309 2.2.1 allows no digits in a product token, but real ones have them (MJ12bot)."""
+_UNSAFE: Final = re.compile(rb"[^\x21-\x7e]")
+_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+
 RULES_AT_ONCE_MAX: Final = 1_000
 RULES_BYTES_AT_ONCE_MAX: Final = 64 << 10
 """Rules that Protego reads and weighs for one URL (20 ms at worst). A longer file is narrowed first to the rules that can

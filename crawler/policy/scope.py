@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from crawler.core.domains import domain_of
 from crawler.core.model import EMBED, EXPANDED, Link
+from crawler.core.text import matches_host
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ _ANYWHERE: Final = "http://anywhere.invalid/"
 _PLACES_MAX: Final = 1024
 
 
-class Found(Protocol):
+class FoundLink(Protocol):
     """An outlink as a page gives it (``crawler.parse.html.Outlink``)."""
 
     @property
@@ -146,7 +146,7 @@ class Scope:
             return "depth"
         return self._refuses(url, link.host, link.anchor or url)
 
-    def admitted(self, depth: int, anchor: str, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+    def admitted(self, depth: int, anchor: str, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of those that belong to the crawl, at this depth; the others are counted in ``refused``, by rule."""
         too_deep = 0 <= self._config.depth < depth
         max_url, obey, outside, plain = self._config.max_url, self._obey, self._outside, self._plain
@@ -167,7 +167,7 @@ class Scope:
             else:
                 refused[rule] = refused.get(rule, 0) + 1
 
-    def embeds(self, found: Iterable[Found], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
+    def embeds(self, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
         for one in found:
             rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url, one.host)
@@ -209,9 +209,7 @@ class Scope:
         return "block" if self._blocks is not None and self._blocks(host) else None
 
     def _is_blocked(self, host: str) -> bool:
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        matching = (blocks for match, blocks in self._config.blocked if fnmatchcase(host, match) or fnmatchcase(name, match))
-        return next(matching, False)
+        return next((blocks for match, blocks in self._config.blocked if matches_host(host, match)), False)
 
 
 def _other_host(url: str, host: str, anchor: str) -> bool:

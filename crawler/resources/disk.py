@@ -21,12 +21,15 @@ from crawler.resources.dealing import Dealing
 
 WATCH_EVERY_S: Final = 1.0
 WAIT_S_MAX: Final = 15.0
+"""Between two attempts at a write that failed."""
 FREE_BYTES_MIN: Final = 1 << 20
 """Below this much free disk nothing can be trusted to be written, whatever the operator allows."""
-DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk that is full: it is waited for."""
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""Errors of a machine that has no more to give just now: there are fewer fetches at a time."""
 SCARCE_PATIENCE_S: Final = 60.0
-
+"""How long even one fetch at a time may be too many."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class Disk:
             self._give_up_in_time(since, error)
             await self._wait(self._wait_s, error)
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
-            if error.errno not in DISK or _free_bytes(self._root) >= self._min_free_bytes:
+            if error.errno not in FULL or _free_bytes(self._root) >= self._min_free_bytes:
                 return
 
     async def _wait(self, seconds: float, error: StorageError) -> None:
@@ -138,7 +141,7 @@ class Disk:
     async def visit_failed(self, error: StorageError, out: int) -> None:
         """A visit met our own trouble; its lease was given back. Slows down, pauses, or raises."""
         self._count(error)
-        if error.errno in DISK:
+        if error.errno in FULL:
             self._give_up_in_time(self._write_failed(), error)
             if Pause.DISK_LOW not in self._dealing.pauses:
                 logger.warning("disk: %s; paused", error)

@@ -33,7 +33,6 @@ ENDED: Final = "memory: the limit cannot be held; give more with --memory-limit,
 
 T = TypeVar("T")
 
-
 logger: Final = logging.getLogger(__name__)
 
 

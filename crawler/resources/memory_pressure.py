@@ -72,18 +72,22 @@ class Decision(NamedTuple):
     """So many visits are to end, unvisited: those that have been out longest."""
     restart_parsers: bool = False
     end: bool = False
-    """Drain: the limit cannot be held (exit 3)."""
+    """End the crawl: the limit cannot be held (exit 3)."""
 
 
 class PressureStats(NamedTuple):
+    """The state, and totals since the start: how often each of three states was entered, and what was done."""
+
     state: MemoryState
     high: int
     critical: int
     over: int
-    """Times each was entered."""
     given_back: int
+    """Times memory was given back."""
     given_up: int
+    """Visits."""
     restarts: int
+    """Of the parsers."""
 
 
 class Meter:

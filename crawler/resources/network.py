@@ -17,7 +17,6 @@ from crawler.resources.outage_detector import HELD_MAX, Outage, Sign, network_si
 
 EndedVisit = tuple[Lease, Outcome]
 
-
 logger: Final = logging.getLogger(__name__)
 
 

@@ -41,7 +41,6 @@ CONNECTIONS_MAX: Final = 128
 OPENAPI: Final = "openapi.yaml"
 _SORTS: Final = ("waiting", "backoff", "errors")
 
-
 logger: Final = logging.getLogger(__name__)
 
 
@@ -62,7 +61,7 @@ class Control:
         config = crawl.config
         self.token = config.api_token
         self.rules = config.url_rules()
-        self.uploads = ReceivedLists(crawl, self.rules)
+        self.lists = ReceivedLists(crawl, self.rules)
         self.steering = Steering(crawl, self.rules, changes.exclude, changes.excluded, self.status)
         self.follow = Follow(crawl, root)
         self.began = time.time()
@@ -83,7 +82,7 @@ class Control:
         watching = watched(self.registry, self.vitals.alive, self.vitals.ready)
         asked: list[tuple[str, str, Handler]] = [("GET", path, handler) for path, handler in watching.items()]
         return [
-            ("POST", "/v1/seeds", _asked(self.uploads.post_seeds, "tag", "list")),
+            ("POST", "/v1/seeds", _asked(self.lists.post_seeds, "tag", "list")),
             ("GET", "/v1/results", _asked(self.follow.get_results, "cursor", "wait", *FILTERS)),
             ("GET", "/v1/body", _asked(self.get_body, "url", "raw")),
             ("POST", "/v1/retry", _asked(self.steering.post_retry)),

@@ -26,7 +26,6 @@ from crawler.service.listener import Handler
 OPEN: Final = frozenset({"/livez", "/readyz"})
 """For service managers: they need no token, and tell one word."""
 
-
 logger: Final = logging.getLogger(__name__)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from crawler.config.crawl_toml import IDENTITY, write_effective
 from crawler.config.load import changed
-from crawler.config.render import IDENTITY, masked, write_effective
+from crawler.config.render import masked
 from crawler.config.sections import RELOADABLE, Config, HostConfig
 from crawler.core.errors import ConfigError, StorageError
 from crawler.service.steered import Steered

@@ -18,14 +18,13 @@ from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.model import ANSWERED, NOT_FETCHED, Snapshot, failed
+from crawler.core.model import NOT_FETCHED, RESPONDED, Snapshot, failed
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals
 from crawler.service.signals import Signals
 
 E = TypeVar("E", bound=BaseException)
-
 
 logger: Final = logging.getLogger(__name__)
 
@@ -142,7 +141,7 @@ def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:
         return Exit.STORAGE
     fetched = {name: count for name, count in end.outcomes.items() if count and name not in NOT_FETCHED}
     listed = sum(end.outcomes.values()) + end.lines.get("invalid_url", 0)
-    if listed and not any(name in ANSWERED for name in fetched):
+    if listed and not any(name in RESPONDED for name in fetched):
         return Exit.OK if end.outcomes.get("robots_denied") else Exit.NOTHING_FETCHED
     if failed(fetched) * 100 > max_failed * sum(fetched.values()):
         return Exit.FAILURES

@@ -18,7 +18,6 @@ from crawler.core.text import printable
 STATUS_EVERY_S: Final = 5.0
 _STATUS_CHARS_MAX: Final = 500
 
-
 logger: Final = logging.getLogger(__name__)
 
 

@@ -81,7 +81,8 @@ async def serve(
             logger.error("%s", error)
         ended_by = crawl.stopped_by or "itself"
         logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        return Report(exit_code(crawl.stopped_by, error), snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        code = daemon_exit_code(crawl.stopped_by, error)
+        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
 
 
 def control_of(crawl: Steered, vitals: Vital, changes: Changes, registry: CollectorRegistry) -> Control:
@@ -108,7 +109,7 @@ def beside(
             await asyncio.sleep(STATUS_EVERY_S)
             logger.info("status", extra=status_fields(stats(), lately))
 
-    telling = [
+    helpers = [
         tasks.create_task(tell_the_status(), name="status"),
         tasks.create_task(notifier.keep(alive, lambda: status_line(stats(), lately)), name="notify"),
         tasks.create_task(tell_the_end(), name="stopping"),
@@ -116,7 +117,7 @@ def beside(
     try:
         yield
     finally:
-        for task in telling:
+        for task in helpers:
             task.cancel()
 
 
@@ -133,7 +134,7 @@ def reloading(
     return {signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload")}
 
 
-def exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
+def daemon_exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
     """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
     if error is not None:
         return Exit.STORAGE

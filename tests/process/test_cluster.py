@@ -20,11 +20,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.clusters import SETTINGS, Cluster, check_spacing, tree, until, url_of
+from support.clusters import SETTINGS, Cluster, check_spacing, tree, url_of
 from support.crews import kill, parts_of
 from support.db_proxy import Proxy
 from support.postgres import PASSWORD, postgres, rows
 from support.programs import command, port_of_its_own, rows_of
+from support.waiting import wait_until
 from support.webs import Answer
 
 from crawler.config import Config
@@ -49,14 +50,14 @@ def test_a_node_joins_one_is_killed_and_one_drains(cluster: Cluster) -> None:
     web = tree(pages)
     with web.running():
         cluster.begin("a", url_of(web, 1), "--rate", "25")  # slow: the crawl must outlast all this
-        until(lambda: len(web.visits) > 10)
+        wait_until(lambda: len(web.visits) > 10)
         cluster.begin("b", "--rate", "25")
         cluster.begin("c", "--rate", "25")
-        until(lambda: cluster.is_shared("a", "b", "c"))
+        wait_until(lambda: cluster.is_shared("a", "b", "c"))
         cluster.kill("b")
-        until(lambda: cluster.is_shared("a", "c"))
+        wait_until(lambda: cluster.is_shared("a", "c"))
         assert cluster.drain("c") == 5
-        until(lambda: cluster.is_shared("a"))
+        wait_until(lambda: cluster.is_shared("a"))
         assert cluster.drain("a") == 5
         for name in "abc":
             cluster.begin(name, *([url_of(web, 1)] if name == "a" else []))
@@ -78,11 +79,11 @@ def test_a_frozen_node_loses_its_slots_and_takes_its_share_again(cluster: Cluste
     with web.running():
         cluster.begin("a", url_of(web, 1), "--rate", "60")
         cluster.begin("b", "--rate", "60")
-        until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
+        wait_until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
         cluster.nodes["b"].send_signal(signal.SIGSTOP)
-        until(lambda: cluster.is_shared("a"))
+        wait_until(lambda: cluster.is_shared("a"))
         cluster.nodes["b"].send_signal(signal.SIGCONT)
-        until(lambda: cluster.is_shared("a", "b"))
+        wait_until(lambda: cluster.is_shared("a", "b"))
         cluster.wait()
         cluster.check(web, PAGES)
     assert "has run out" in cluster.said("b")
@@ -95,10 +96,10 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
     with web.running():
         cluster.begin("a", url_of(web, 1), "--rate", "60")
         cluster.begin("b", "--rate", "60")
-        until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
+        wait_until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 50)
         server.kill()
         try:
-            until(lambda: "waits for database" in cluster.said("a") and "waits for database" in cluster.said("b"))
+            wait_until(lambda: "waits for database" in cluster.said("a") and "waits for database" in cluster.said("b"))
             visits = len(web.visits)
             time.sleep(cluster.lease_s)
             assert len(web.visits) <= visits + 1
@@ -113,11 +114,11 @@ def test_a_process_that_dies_while_the_database_is_gone_is_begun_again_when_it_i
     server = postgres()
     with web.running():
         node = cluster.begin("a", url_of(web, 1), "--rate", "40", "--processes", "2")
-        until(lambda: cluster.is_shared(a=2) and len(web.visits) > 20)
+        wait_until(lambda: cluster.is_shared(a=2) and len(web.visits) > 20)
         server.kill()
         try:
             kill(parts_of(node.pid)[0])
-            until(lambda: "is begun again when the database is there" in cluster.said("a"))
+            wait_until(lambda: "is begun again when the database is there" in cluster.said("a"))
             time.sleep(1.5)
         finally:
             server.start()
@@ -138,13 +139,13 @@ def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Clu
 
     with web.running():
         cluster.begin("a", *arguments, command="serve")
-        until(lambda: "control API on port" in cluster.said("a"))
+        wait_until(lambda: "control API on port" in cluster.said("a"))
         assert cluster.drain("a") == 0
         server.kill()
         try:
             cluster.begin("a", *arguments, command="serve")
-            until(lambda: "the crawl is opened when it is there" in cluster.said("a"))
-            until(lambda: health("/livez") == (200, "ok\n"))
+            wait_until(lambda: "the crawl is opened when it is there" in cluster.said("a"))
+            wait_until(lambda: health("/livez") == (200, "ok\n"))
             assert health("/readyz") == (503, "waits for database\n")
             status, problem = health("/v1/status")
             assert (status, json.loads(problem)["detail"]) == (503, "the crawl is not open yet: it waits for database; try again")
@@ -154,11 +155,11 @@ def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Clu
             cluster.begin("b", url_of(web, 1))
             assert cluster.nodes["b"].wait(30) == 3
             cluster.begin("a", *arguments, command="serve")
-            until(lambda: cluster.said("a").count("the crawl is opened when it is there") == 2)
+            wait_until(lambda: cluster.said("a").count("the crawl is opened when it is there") == 2)
         finally:
             server.start()
-        until(lambda: cluster.said("a").count("control API on port") == 2)
-        until(lambda: health("/readyz") == (200, "ok\n"))
+        wait_until(lambda: cluster.said("a").count("control API on port") == 2)
+        wait_until(lambda: health("/readyz") == (200, "ok\n"))
         assert cluster.drain("a") == 0
 
 
@@ -168,9 +169,9 @@ def test_a_commit_without_an_answer_was_made_or_was_not(cluster: Cluster) -> Non
     with web.running(), Proxy(postgres().port).running() as proxy:
         through = cluster.url.replace(f":{postgres().port}/", f":{proxy.port}/")
         cluster.begin("a", url_of(web, 1), "--rate", "60", url=through)
-        until(lambda: len(web.visits) > 50)
+        wait_until(lambda: len(web.visits) > 50)
         proxy.faults += ["answer", "commit", "answer", "commit"]
-        until(lambda: not proxy.faults)
+        wait_until(lambda: not proxy.faults)
         cluster.begin("b")
         cluster.wait()
         assert proxy.done == ["answer", "commit", "answer", "commit"]
@@ -200,7 +201,7 @@ def test_all_at_random(cluster: Cluster, tmp_path: Path) -> None:
             lists[name] = tmp_path / f"{name}.txt"
             lists[name].write_text("".join(f"{url_of(web, n)}\n" for n in range(1 + 50 * at, 101 + 50 * at)))
             begin(name)
-        until(lambda: len(web.visits) > 50)
+        wait_until(lambda: len(web.visits) > 50)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             what, name = rng.choice(["kill", "drain", "freeze", "cut", "answer", "commit", "database"]), rng.choice(names)
@@ -257,7 +258,7 @@ def test_what_a_lost_disk_held_is_visited_again_by_another_node(cluster: Cluster
     where = ("--cluster", cluster.url, "--cluster-lease", "2s")
     with web.running():
         cluster.begin("a", url_of(web, 1), url_of(web, 1))
-        until(lambda: len(web.visits) > 5)
+        wait_until(lambda: len(web.visits) > 5)
         alive = command("cluster", "lost", cluster.node_of("a"), *where)
         assert alive.returncode == 2 and "less than a lease ago" in alive.stderr
         cluster.wait()
@@ -341,8 +342,8 @@ def test_a_link_that_ends_its_node_is_given_up_after_three(cluster: Cluster) -> 
         poison = url_of(web, 7)
         for turn, name in enumerate(["a", "b", "c"], 1):
             cluster.begin(name, *([url_of(web, 1)] if name == "a" else []))
-            until(lambda turn=turn: sum(visit.path == "/7" for visit in web.visits) == turn)
-            until(lambda name=name: rows(cluster.url, IS_NOTED, cluster.node_of(name)))
+            wait_until(lambda turn=turn: sum(visit.path == "/7" for visit in web.visits) == turn)
+            wait_until(lambda name=name: rows(cluster.url, IS_NOTED, cluster.node_of(name)))
             cluster.kill(name)
         cluster.begin("d")
         cluster.wait("d")
@@ -356,14 +357,14 @@ def test_daemons_of_the_cluster_tell_of_the_whole_crawl_and_take_seeds_for_it(cl
     with web.running():
         cluster.begin("a", "--listen", f"127.0.0.1:{port}", "--processes", "2", command="serve")
         cluster.begin("b", "--listen", f"127.0.0.1:{port_of_its_own()}", command="serve")
-        until(lambda: cluster.is_shared("b", a=2))
+        wait_until(lambda: cluster.is_shared("b", a=2))
         where = ("--listen", f"127.0.0.1:{port}")
         assert command("add", url_of(web, 1), *where).returncode == 0
 
         def status() -> dict:
             return json.loads(command("status", "--json", *where).stdout)
 
-        until(lambda: status()["done"] == 60)
+        wait_until(lambda: status()["done"] == 60)
         told = status()
         assert (told["known"], told["outcomes"], told["state"]) == (60, {"ok": 60}, "running")
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()

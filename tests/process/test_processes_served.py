@@ -17,6 +17,7 @@ import pytest
 from support.crews import are_gone, kill, parts_of, wait_for_parts
 from support.daemons import served
 from support.programs import CLEAN, LOCAL, crawler, port_of_its_own, rows_of
+from support.waiting import wait_until
 from support.webs import Answer, Web, page
 
 HOSTS = [f"127.0.8.{n}" for n in range(1, 21)]
@@ -48,9 +49,11 @@ def daemon(web, tmp_path_factory):
 
 
 def until(daemon, is_so):
-    while not is_so(status := daemon.ask("GET", "/v1/status")):
-        time.sleep(0.05)
-    return status
+    def wanted():
+        status = daemon.ask("GET", "/v1/status")
+        return status if is_so(status) else None
+
+    return wait_until(wanted)
 
 
 def raw(daemon, path):

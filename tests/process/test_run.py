@@ -31,10 +31,6 @@ def site():
         yield site
 
 
-def good(site: Site, count: int, first: int = 0) -> list[str]:
-    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
-
-
 def sin(site: Site, name: str) -> str:
     return f"http://127.0.0.1:{site.ports['http']}/sin/{name}"
 
@@ -67,7 +63,7 @@ def wait_for_talk(process, text: str) -> str:
 
 def test_a_list_is_crawled_and_told_about(site, tmp_path):
     out = tmp_path / "out"
-    (tmp_path / "list").write_text("\n".join([*good(site, 30), "# comment", "", sin(site, "gone")]))
+    (tmp_path / "list").write_text("\n".join([*site.good(30), "# comment", "", sin(site, "gone")]))
     ended = command("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL)
     assert (ended.returncode, ended.stdout) == (0, "")
     assert Counter(row["outcome"] for row in rows_of(out)) == {"ok": 30, "http_error": 1}
@@ -80,12 +76,12 @@ def test_a_list_is_crawled_and_told_about(site, tmp_path):
 
 
 def test_the_list_may_come_from_standard_input(site, tmp_path):
-    ended = crawler("run", "-i", "-", "-o", str(tmp_path), *LOCAL, input="\n".join(good(site, 5)))
+    ended = crawler("run", "-i", "-", "-o", str(tmp_path), *LOCAL, input="\n".join(site.good(5)))
     assert ended.returncode == 0 and len(rows_of(tmp_path)) == 5
 
 
 def test_the_summary_is_one_json_object_and_quiet_is_quiet(site, tmp_path):
-    ended = command("run", *good(site, 3), "-o", str(tmp_path), *LOCAL, "--json", "-q")
+    ended = command("run", *site.good(3), "-o", str(tmp_path), *LOCAL, "--json", "-q")
     assert (ended.returncode, ended.stderr) == (0, "")
     summary = orjson.loads(ended.stdout)
     assert summary["exit_code"] == 0 and summary["outcomes"] == {"ok": 3}
@@ -93,7 +89,7 @@ def test_the_summary_is_one_json_object_and_quiet_is_quiet(site, tmp_path):
 
 
 def test_the_same_command_again_fetches_nothing_twice(site, tmp_path):
-    words = ("run", *good(site, 3, first=1000), "-o", str(tmp_path), *LOCAL)
+    words = ("run", *site.good(3, first=1000), "-o", str(tmp_path), *LOCAL)
     assert command(*words).returncode == 0
     seen = len(site.requests)
     ended = command(*words)
@@ -103,7 +99,7 @@ def test_the_same_command_again_fetches_nothing_twice(site, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drains_and_the_same_command_continues(site, tmp_path, number):
-    urls = good(site, 40)
+    urls = site.good(40)
     words = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--delay", "100ms", "--progress", "plain")
     with crawling(*words) as process:
         wait_for_talk(process, "URLs")
@@ -116,7 +112,7 @@ def test_a_signal_drains_and_the_same_command_continues(site, tmp_path, number):
 
 
 def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
-    urls = [sin(site, "slow"), *good(site, 5)]
+    urls = [sin(site, "slow"), *site.good(5)]
     words = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
     with crawling(*words) as process:
         wait_for_request(process, site, "/sin/slow")
@@ -129,7 +125,7 @@ def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
 
 
 def test_a_drain_does_not_wait_for_a_page_that_never_comes(site, tmp_path):
-    words = ("run", sin(site, "hang"), *good(site, 3), "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--grace", "2s")
+    words = ("run", sin(site, "hang"), *site.good(3), "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--grace", "2s")
     with crawling(*words, "--timeout", "10min", "--first-byte-timeout", "10min") as process:
         wait_for_request(process, site, "/sin/hang")
         process.send_signal(signal.SIGTERM)
@@ -138,7 +134,7 @@ def test_a_drain_does_not_wait_for_a_page_that_never_comes(site, tmp_path):
 
 
 def test_killed_again_and_again_it_loses_nothing_and_stores_nothing_twice(site, tmp_path):
-    urls = good(site, 160, first=5000)
+    urls = site.good(160, first=5000)
     (tmp_path / "list").write_text("\n".join(urls))
     out = tmp_path / "out"
     words = ("run", "-i", str(tmp_path / "list"), "-o", str(out), *LOCAL, "--per-host", "4", "--delay", "10ms")
@@ -158,7 +154,7 @@ def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path)
         "def boom(*_): raise ZeroDivisionError('not expected')\n"
         "judge.Judge.page = boom\nsys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program, "run", *good(site, 3), "-o", str(tmp_path), *LOCAL]
+    command = [sys.executable, "-c", program, "run", *site.good(3), "-o", str(tmp_path), *LOCAL]
     ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1 and "ZeroDivisionError: not expected" in ended.stderr and "internal error" in ended.stderr
     assert rows_of(tmp_path) == []
@@ -167,7 +163,7 @@ def test_an_unexpected_exception_ends_the_crawl_with_a_traceback(site, tmp_path)
 def test_a_directory_has_one_crawler_at_a_time(site, tmp_path):
     with crawling("run", sin(site, "hang"), "-o", str(tmp_path), *LOCAL, "--progress", "plain") as process:
         wait_for_request(process, site, "/sin/hang")
-        ended = command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL)
+        ended = command("run", *site.good(1), "-o", str(tmp_path), *LOCAL)
         assert ended.returncode == 75 and "in use" in ended.stderr
 
 
@@ -202,11 +198,11 @@ def test_what_cannot_be_done_is_said_plainly(tmp_path, arguments, said):
 
 
 def test_a_crawl_is_not_continued_as_another_one(site, tmp_path):
-    assert command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL).returncode == 0
-    ended = command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--depth", "2", "--archive", "files")
+    assert command("run", *site.good(1), "-o", str(tmp_path), *LOCAL).returncode == 0
+    ended = command("run", *site.good(1), "-o", str(tmp_path), *LOCAL, "--depth", "2", "--archive", "files")
     assert ended.returncode == 2
     assert "archive: this directory was begun with" in ended.stderr and "depth: this directory was begun with 0" in ended.stderr
-    assert command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
+    assert command("run", *site.good(1), "-o", str(tmp_path), *LOCAL, "--archive", "files", "--fresh").returncode == 0
     assert len(list(tmp_path.glob("previous-*/warc/*"))) == 1
 
 
@@ -241,13 +237,13 @@ def test_what_a_person_keeps_in_the_directory_stays_there(site, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     (tmp_path / "tmp" / "body-0123").write_text("of a process that was killed")
-    assert command("run", *good(site, 1), "-o", str(tmp_path), *LOCAL, "--archive", "files").returncode == 0
+    assert command("run", *site.good(1), "-o", str(tmp_path), *LOCAL, "--archive", "files").returncode == 0
     assert [path.read_text() for path in mine] == ["mine"] * 3 and not (tmp_path / "tmp" / "body-0123").exists()
 
 
 def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_path):
     assert command("run", "http://127.0.0.1:1/", "-o", str(tmp_path / "a"), *LOCAL, "--retries", "0").returncode == 4
-    words = ("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
+    words = ("run", *site.good(3), sin(site, "gone"), "-o", str(tmp_path / "b"), *LOCAL)
     assert command(*words, "--max-failed", "20").returncode == 8
     assert command(*words, "--max-failed", "30").returncode == 0
 
@@ -255,7 +251,7 @@ def test_nothing_fetched_and_too_many_failures_have_their_exit_codes(site, tmp_p
 def test_a_host_given_up_stands_among_those_with_most_failures(site, tmp_path):
     dead = [f"http://127.0.0.9:1/{n}" for n in range(20)]
     options = ("--retries", "0", "--backoff-max", "10ms", "--json")
-    ended = command("run", *good(site, 1), sin(site, "gone"), *dead, "-o", str(tmp_path), *LOCAL, *options)
+    ended = command("run", *site.good(1), sin(site, "gone"), *dead, "-o", str(tmp_path), *LOCAL, *options)
     assert orjson.loads(ended.stdout)["failing_hosts"] == {"127.0.0.9:1": 20, f"127.0.0.1:{site.ports['http']}": 1}
     assert Counter(row["reason"] for row in rows_of(tmp_path) if row["outcome"] == "connect_error").keys() == {
         "refused",
@@ -272,37 +268,37 @@ def test_a_list_without_a_url_is_told_as_such(tmp_path):
 
 
 def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, tmp_path):
-    ended = command("run", *good(site, 1), "-o", str(tmp_path), "--no-robots")
+    ended = command("run", *site.good(1), "-o", str(tmp_path), "--no-robots")
     assert ended.returncode == 4 and "--allow-net CIDR" in ended.stderr
     assert [row["outcome"] for row in rows_of(tmp_path)] == ["blocked"]
 
 
 @pytest.mark.parametrize("limit", [("--max-pages", "5"), ("--max-bytes", "10kB"), ("--max-time", "1s")])
 def test_a_limit_stops_early(site, tmp_path, limit):
-    words = ("run", *good(site, 60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
+    words = ("run", *site.good(60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
     ended = command(*words)
     assert ended.returncode == 5 and "stopped before the end (max_" in ended.stderr
     assert 3 <= len(rows_of(tmp_path)) <= 40
 
 
 def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tmp_path):
-    code, drawn = on_a_terminal("run", *good(site, 5), sin(site, "lame"), "-o", str(tmp_path), *LOCAL)
+    code, drawn = on_a_terminal("run", *site.good(5), sin(site, "lame"), "-o", str(tmp_path), *LOCAL)
     assert code == 0
     assert "in flight" in drawn and "\x1b[2K" in drawn  # the line, and its erasure
     assert drawn.rstrip().endswith(f"  ok  6\r\nto see what it has brought: crawler summary {tmp_path}")
 
 
 def test_progress_can_be_plain_on_a_terminal_and_colour_is_not_used(site, tmp_path):
-    _, drawn = on_a_terminal("run", *good(site, 5), "-o", str(tmp_path), *LOCAL, "--progress", "plain", environ={"NO_COLOR": "1"})
+    _, drawn = on_a_terminal("run", *site.good(5), "-o", str(tmp_path), *LOCAL, "--progress", "plain", environ={"NO_COLOR": "1"})
     assert "in flight" in drawn and "\x1b" not in drawn
 
 
 def test_verbose_tells_of_every_visit_and_json_lines_are_json(site, tmp_path):
-    ended = command("run", *good(site, 3), sin(site, "gone"), "-o", str(tmp_path / "a"), *LOCAL, "-v")
+    ended = command("run", *site.good(3), sin(site, "gone"), "-o", str(tmp_path / "a"), *LOCAL, "-v")
     visits = [line for line in ended.stderr.splitlines() if line.startswith("crawler: visit ")]
     assert len(visits) == 4 and any("outcome=http_error" in line and "status=404" in line for line in visits)
     options = ("-v", "--log-format", "json", "--progress", "none")
-    ended = command("run", *good(site, 3), "-o", str(tmp_path / "b"), *LOCAL, *options)
+    ended = command("run", *site.good(3), "-o", str(tmp_path / "b"), *LOCAL, *options)
     told = [orjson.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
     assert [line["event"] for line in told if line["level"] == "debug"] == ["visit"] * 3
     assert {line["outcome"] for line in told if line["level"] == "debug"} == {"ok"}
@@ -312,7 +308,7 @@ def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
     codes: list[int] = []
 
     def one(name: str) -> None:
-        codes.append(crawler("run", *good(site, 20), "-o", str(tmp_path / name), *LOCAL).returncode)
+        codes.append(crawler("run", *site.good(20), "-o", str(tmp_path / name), *LOCAL).returncode)
 
     threads = [threading.Thread(target=one, args=(name,)) for name in "ab"]
     for thread in threads:
@@ -324,7 +320,7 @@ def test_two_crawls_beside_each_other_do_not_meet(site, tmp_path):
 
 def test_the_way_out_of_blocked_leads_out(site, tmp_path):
     """Each hint that is followed is followed by the next one, until the page is there."""
-    words = ("run", *good(site, 2), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    words = ("run", *site.good(2), "-o", str(tmp_path), "--no-robots", "--delay", "0")
     said = command(*words).stderr
     assert "to open a range: --allow-net CIDR" in said
     said = command(*words, "--allow-net", "127.0.0.0/8").stderr
@@ -336,7 +332,7 @@ def test_the_way_out_of_blocked_leads_out(site, tmp_path):
 
 
 def test_blocked_is_among_what_is_retried_by_default(site, tmp_path):
-    words = ("run", *good(site, 3), "-o", str(tmp_path), "--no-robots", "--delay", "0")
+    words = ("run", *site.good(3), "-o", str(tmp_path), "--no-robots", "--delay", "0")
     command(*words)
     assert "3 URLs are due again" in command("retry", str(tmp_path)).stderr
 
@@ -364,7 +360,7 @@ def test_a_crawl_that_had_taken_what_is_no_url_goes_on_with_the_same_command(sit
     from crawler.config.sections import Config
     from crawler.service.run import run_crawl
 
-    urls = [*good(site, 1), "no url"]
+    urls = [*site.good(1), "no url"]
     settings = {"urls": urls, "output": str(tmp_path), "robots": False, "allow_net": ["127.0.0.0/8"]}
     asyncio.run(run_crawl(Config(**settings, memory_limit=8 << 30)))  # the tests' own process is large
     ended = command("run", *urls, "-o", str(tmp_path), *LOCAL)

@@ -15,6 +15,7 @@ import pytest
 from support.daemons import served
 from support.programs import LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.sinful import Site, head, running, stay
+from support.waiting import wait_until
 
 from crawler.cli import client as client_module
 from crawler.cli.change_commands import retry
@@ -26,22 +27,16 @@ def site():
         yield site
 
 
-def good(site, count, first=0):
-    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
-
-
 def unreachable(count):
     return "\n".join(f"http://host-{n % 97}.test/{n}" for n in range(count)).encode()
 
 
 def until(daemon, **wanted):
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    def status():
         told = daemon.ask("GET", "/v1/status")
-        if all(told[key] == value for key, value in wanted.items()):
-            return told
-        time.sleep(0.02)
-    raise AssertionError(f"{wanted} never came: {told}")
+        return told if all(told[key] == value for key, value in wanted.items()) else None
+
+    return wait_until(status)
 
 
 def ended(daemon, number=signal.SIGTERM):
@@ -76,16 +71,16 @@ def test_a_second_signal_ends_it_at_once_without_loss(tmp_path, site):
 
 def test_it_does_not_end_by_itself_and_each_of_run_and_serve_continues_the_other(tmp_path, site):
     root = tmp_path / "d"
-    assert command("run", *good(site, 2), "-o", str(root), *LOCAL).returncode == 0
+    assert command("run", *site.good(2), "-o", str(root), *LOCAL).returncode == 0
     with served(root) as daemon:
         assert daemon.ask("GET", "/v1/status")["done"] == 2
-        daemon.ask("POST", "/v1/seeds", "\n".join(good(site, 3, first=1)).encode())
+        daemon.ask("POST", "/v1/seeds", "\n".join(site.good(3, first=1)).encode())
         until(daemon, done=4)
         assert ended(daemon)[0] == 0
-    done = command("run", *good(site, 2), *good(site, 1, first=9), "-o", str(root), *LOCAL)
+    done = command("run", *site.good(2), *site.good(1, first=9), "-o", str(root), *LOCAL)
     assert done.returncode == 0, done.stderr
     assert sorted(row["url"] for row in rows_of(root) if row["outcome"] == "ok") == sorted(
-        [*good(site, 4), *good(site, 1, first=9)]
+        [*site.good(4), *site.good(1, first=9)]
     )
 
 
@@ -290,13 +285,13 @@ def client(daemon, *arguments, **options):
 
 
 def test_add_tells_what_became_of_each_list(daemon, site, tmp_path):
-    (tmp_path / "list.gz").write_bytes(gzip.compress("\n".join([*good(site, 5), "nonsense"]).encode()))
-    done = client(daemon, "add", *good(site, 2, first=5), "-i", str(tmp_path / "list.gz"), "--tag", "t")
+    (tmp_path / "list.gz").write_bytes(gzip.compress("\n".join([*site.good(5), "nonsense"]).encode()))
+    done = client(daemon, "add", *site.good(2, first=5), "-i", str(tmp_path / "list.gz"), "--tag", "t")
     assert done.returncode == 0, done.stderr
     assert "the URLs: 2 accepted" in done.stderr
     assert "list.gz: 5 accepted, 1 invalid" in done.stderr
     assert "line 6: syntax: nonsense" in done.stderr
-    done = client(daemon, "add", "-i", "-", input="\n".join(good(site, 1, first=7)))
+    done = client(daemon, "add", "-i", "-", input="\n".join(site.good(1, first=7)))
     assert "standard input: 1 accepted" in done.stderr
     until(daemon, done=8)
 
@@ -319,7 +314,7 @@ def test_a_list_of_another_format_is_refused_and_no_line_of_it_is_written_down(d
 
 
 def test_status_is_a_page_and_a_json_object(daemon, site):
-    client(daemon, "add", *good(site, 1, first=40))
+    client(daemon, "add", *site.good(1, first=40))
     while not json.loads(client(daemon, "status", "--json").stdout)["done"]:
         pass
     done = client(daemon, "status")
@@ -330,7 +325,7 @@ def test_status_is_a_page_and_a_json_object(daemon, site):
 
 
 def test_why_and_results_ask_the_daemon_where_no_directory_is_named(daemon, site):
-    (url,) = good(site, 1, first=20)
+    (url,) = site.good(1, first=20)
     assert client(daemon, "why", url).returncode == 4
     assert client(daemon, "add", url, "--list", "asked").returncode == 0
     while "settled as ok" not in (done := client(daemon, "why", url)).stdout:
@@ -350,7 +345,7 @@ def test_why_and_results_ask_the_daemon_where_no_directory_is_named(daemon, site
 
 
 def test_results_are_followed_as_they_come(daemon, site):
-    (url,) = good(site, 1, first=30)
+    (url,) = site.good(1, first=30)
     with crawling("results", "--follow", "--listen", daemon.listen) as following:
         client(daemon, "add", url)
         while json.loads(following.stdout.readline())["url"] != url:
@@ -501,7 +496,7 @@ def test_the_log_tells_what_happens_in_fields(tmp_path, site):
         daemon.ask("POST", "/v1/seeds", b"http://127.0.0.9:1/")
         given_up = until("host given up")
         assert (given_up["host"], given_up["outcome"], given_up["level"]) == ("127.0.0.9:1", "connect_error", "info")
-        daemon.ask("POST", "/v1/seeds", good(site, 1)[0].encode())
+        daemon.ask("POST", "/v1/seeds", site.good(1)[0].encode())
         while daemon.ask("GET", "/v1/status")["done"] < 2:
             time.sleep(0.02)
         daemon.ask("POST", "/v1/drain")

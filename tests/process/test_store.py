@@ -14,6 +14,7 @@ from support.crews import parts_of
 from support.daemons import served
 from support.object_store import BUCKET, object_store
 from support.programs import CLEAN, LOCAL, command, command_of, crawler
+from support.waiting import wait_until
 from support.webs import Web, page
 from support.wire import wire
 
@@ -111,10 +112,3 @@ def test_a_daemon_rolls_by_time_tells_of_trouble_and_drains_within_its_grace(web
 def metric(daemon, name: str) -> float:
     with urllib.request.urlopen(f"http://{daemon.listen}/metrics", timeout=10) as response:
         return next(float(line.split()[1]) for line in response.read().decode().splitlines() if line.startswith(f"{name} "))
-
-
-def wait_until(is_so) -> None:
-    until = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.02)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -156,11 +156,3 @@ def _archived(directory: Path) -> list[str]:
                     found.append(line.split()[1].decode())
                     kind = b""
     return found
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait for it."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that in time"
-        time.sleep(0.05)

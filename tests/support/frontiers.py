@@ -9,6 +9,7 @@ from msgspec import Struct
 from crawler.core.model import Lease, Link
 from crawler.core.urls import host_key
 from crawler.frontier.frontier import Frontier
+from crawler.frontier.handed import Handed
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.store import Limits
@@ -70,7 +71,7 @@ def frontier(time: Time) -> Frontier:
     return Pump(
         MemoryStore(Limits()),
         Workbench(lambda host: 10),
-        politeness(),
+        Handed(politeness()),
         NoFiles(),
         clock=time,
         wall=time,

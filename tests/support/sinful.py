@@ -132,6 +132,10 @@ class Site:
 
     REQUESTS_MAX = 100
 
+    def good(self, count: int, first: int = 0) -> list[str]:
+        """URLs of so many good pages, from ``/good/FIRST`` on."""
+        return [f"http://127.0.0.1:{self.ports['http']}/good/{n}" for n in range(first, first + count)]
+
     async def __aenter__(self) -> Site:
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()

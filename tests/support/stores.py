@@ -134,7 +134,7 @@ class Driver:
         self.now += 0.001
         prepared = self.prepare(*args, **fields)
         self.make_true(prepared)
-        return list(prepared.fresh)
+        return list(prepared.verdicts)
 
     def settle(self, lease: Lease, outcome: Outcome, rest: HostRest | None = None) -> list[int]:
         return self.commit((), [(lease, outcome)], None if rest is None else {lease.link.host: rest})

@@ -17,7 +17,7 @@ from support.faults.log import notes, read_log
 from support.faults.powercut import SECTOR_BYTES, Disk
 from support.faults.shim import Faults
 
-from crawler.frontier.rocksdb.manifest import crc32c, masked, trim
+from crawler.frontier.rocksdb.manifest import crc32c, masked_crc, trim
 
 PROGRAM = """
 import ctypes, sys
@@ -132,7 +132,7 @@ def test_a_manifest_torn_while_it_was_being_synced_is_cut_and_nothing_acknowledg
 
 def edit(data: bytes) -> bytes:
     """A whole record of RocksDB's log format."""
-    return struct.pack("<I", masked(crc32c(b"\x01" + data))) + struct.pack("<HB", len(data), 1) + data
+    return struct.pack("<I", masked_crc(crc32c(b"\x01" + data))) + struct.pack("<HB", len(data), 1) + data
 
 
 def test_a_manifest_damaged_otherwise_is_left_as_it_is(tmp_path: Path) -> None:

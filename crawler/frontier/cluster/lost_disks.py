@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
+from crawler.frontier.cluster.engine import Engine
 from crawler.frontier.rocksdb.layout import MARK, decode_mark, file_name
 from crawler.frontier.selection import Selection
 
 if TYPE_CHECKING:
     from crawler.frontier.cluster.truth import Truth
-    from crawler.frontier.pump import Pump
-
 
 logger: Final = logging.getLogger(__name__)
 
@@ -23,8 +22,8 @@ class LostDisks:
     """``told`` says which members were declared lost. Slots are told apart by their epochs: one that comes again is looked
     through again, which finds nothing once it is done."""
 
-    def __init__(self, truth: Truth) -> None:
-        self._truth = truth
+    def __init__(self, truth: Truth, engine: Engine) -> None:
+        self._truth, self._engine = truth, engine
         self.members: frozenset[int] = frozenset()
         """Declared lost."""
         self._searched: set[tuple[int, int]] = set()
@@ -38,18 +37,16 @@ class LostDisks:
         """Whether one of these slots (with its epoch) is still to be looked through."""
         return bool(self.members) and bool(held - self._searched)
 
-    async def search(self, pump: Pump, held: Set[tuple[int, int]]) -> None:
+    async def search(self, held: Set[tuple[int, int]]) -> None:
         """Pages whose record or row stands in a file that nobody else has are due again."""
         if not self.are_left(held):
             return
-        try:
-            marks = await pump.ask(self._truth.marks_of, sorted(self.members))
-        except StorageError as error:
-            pump.failed(error)
+        marks = await self._engine.ask(self._truth.marks_of, sorted(self.members))
+        if marks is None:
             return
         files = {file_name(MARK, key) for key, value in marks.items() if not is_safe(decode_mark(value))}
         try:
-            count = await pump.revive(Selection(files=frozenset(files))) if files else 0
+            count = await self._engine.pump.revive(Selection(files=frozenset(files))) if files else 0
         except StorageError:
             return  # the pump makes it good, and this is done again
         if count:

@@ -15,14 +15,16 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Lease, Pause
 from crawler.frontier.cluster.accused import Accused
-from crawler.frontier.cluster.box import Message, Outbox, message_of
+from crawler.frontier.cluster.box import Outbox
+from crawler.frontier.cluster.engine import Engine
 from crawler.frontier.cluster.gauges import Gauges
+from crawler.frontier.cluster.incoming import Incoming
 from crawler.frontier.cluster.lessees import Lessee, Lessees
 from crawler.frontier.cluster.lost_disks import LostDisks
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
@@ -35,15 +37,11 @@ from crawler.frontier.store import Store
 if TYPE_CHECKING:
     from crawler.frontier.pump import Pump
 
-T = TypeVar("T")
-
 SURE: Final = 0.9
 """Of a lease: the rest is for a clock that runs a little slower than the database's."""
 STEP_S: Final = 0.05
 RECEIVE_EVERY_S: Final = 0.1
 END_EVERY_S: Final = 0.2
-MESSAGES_MAX: Final = 4
-"""Read at a time; each is about 1 MiB at most."""
 ADOPTED_MAX: Final = 64
 LOAD_ROWS: Final = 5_000
 DEAD_ROWS_EVERY_S: Final = 30.0
@@ -68,7 +66,7 @@ class WorkingCopy(Store, Protocol):
 
 
 class Member:
-    """``host_slot(host)`` is the slot of a host key. ``on_lost(slots)`` breaks off the visits of slots."""
+    """``on_lost(slots)`` breaks off the visits of slots. ``clock()`` is crawl-clock time."""
 
     def __init__(
         self,
@@ -83,7 +81,7 @@ class Member:
         self._mirror, self._store, self._outbox = mirror, store, outbox
         self._node, self._lease_s, self._clock = node, lease_s, clock
         self._keys_by = mirror.share.keys_by()
-        self._running: Pump | None = None
+        self._engine: Final = Engine()
         self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
         self.gauges: Final = Gauges()
         self._lessees: Final = Lessees(node, mirror.number)
@@ -94,9 +92,9 @@ class Member:
         self._owners: dict[int, int] = {}
         self._until = -math.inf
         self._generation = 0
-        self._messages: dict[int, Message] = {}
-        self._lost_disks = LostDisks(mirror.truth)
         self._accused = Accused(mirror, store)
+        self._incoming: Final = Incoming(mirror, self._engine, self._accused, self.gauges)
+        self._lost_disks = LostDisks(mirror.truth, self._engine)
         self._opened = asyncio.Event()
         self._dead_rows_at = -math.inf
         self._room: Final = Room()
@@ -140,7 +138,7 @@ class Member:
 
     async def run(self, pump: Pump) -> None:
         """Until cancelled."""
-        self._running = pump
+        self._engine.begin(pump)
         self._until = self._clock() + SURE * self._lease_s  # it has just joined; nothing is dealt before the first tick
         pump.frontier.bench.deals_until = -math.inf
         pump.frontier.pause(Pause.DATABASE)
@@ -154,29 +152,7 @@ class Member:
 
     @property
     def _pump(self) -> Pump:
-        assert self._running is not None
-        return self._running
-
-    async def _ask(self, call: Callable[..., T], *args: object) -> T | None:
-        """On the engine's thread; None where the database cannot be reached: the pump makes that good."""
-        if self._pump.failure is not None:
-            return None
-        try:
-            return await self._pump.ask(call, *args)
-        except StorageError as error:
-            self._pump.failed(error)
-            return None
-
-    async def _between_commits(self, call: Callable[..., T], *args: object) -> T | None:
-        if self._pump.failure is not None:
-            return None
-        try:
-            return await self._pump.between_commits(call, *args)
-        except TimeoutError:
-            return None
-        except StorageError as error:
-            self._pump.failed(error)
-            return None
+        return self._engine.pump
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +168,7 @@ class Member:
         while True:
             sent, generation = self._clock(), self._generation
             wants = self._room.wants_slots(self._pump.frontier.pauses, sent)
-            tick = await self._ask(self._mirror.truth.tick, self._pump.out_long(), wants)
+            tick = await self._engine.ask(self._mirror.truth.tick, self._pump.out_long(), wants)
             if tick is not None and generation == self._generation:
                 if not tick.is_member:
                     self._pump.failed(RemoteError("cluster: another process has taken this member's place", at_once=True))
@@ -210,7 +186,7 @@ class Member:
     async def _count_dead_rows(self) -> None:
         if (now := self._clock()) - self._dead_rows_at >= DEAD_ROWS_EVERY_S:
             self._dead_rows_at = now
-            self.gauges.dead_rows = await self._ask(self._mirror.truth.dead_rows) or {}
+            self.gauges.dead_rows = await self._engine.ask(self._mirror.truth.dead_rows) or {}
 
     async def _reconcile(self, tick: Tick) -> None:
         """What the database says is so."""
@@ -230,7 +206,7 @@ class Member:
             for slot in unwanted:
                 self._phases.pop(slot, None)
                 self._wanted.pop(slot, None)
-            await self._ask(mirror.truth.release, unwanted)
+            await self._engine.ask(mirror.truth.release, unwanted)
         self._leave({slot for slot in tick.surplus if self._phases.get(slot) is Phase.HELD})
         again = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING and slot not in tick.surplus}
         if again:
@@ -242,7 +218,7 @@ class Member:
         """Slots that were to be given up are wanted after all."""
         for slot in slots & self._mirror.epochs.keys():
             self._phases[slot], self._mirror.slots[slot] = Phase.HELD, 1
-        await self._ask(self._store.slots_changed, 0, {}, ())
+        await self._engine.ask(self._store.slots_changed, 0, {}, ())
 
     def _see(self, tick: Tick) -> None:
         """What the others do."""
@@ -264,12 +240,12 @@ class Member:
         """Whom to send to from now on; and messages for nobody, once every slot has an owner."""
         alive = {view.number for view in tick.members if view.is_alive}
         owners = {slot: owner if owner in alive else NOBODY for slot, owner in tick.owners.items()}
-        if owners != self._owners and await self._between_commits(self._route, owners):
+        if owners != self._owners and await self._engine.between_commits(self._route, owners):
             self._owners = owners
         if self._mirror.accused:
-            await self._ask(self._accused.tell, owners)
+            await self._engine.ask(self._accused.tell, owners)
         if NOBODY not in owners.values() and any(member not in alive for member in tick.boxes):
-            await self._ask(self._mirror.truth.adopt, sorted(alive), ADOPTED_MAX)
+            await self._engine.ask(self._mirror.truth.adopt, sorted(alive), ADOPTED_MAX)
 
     def _route(self, owners: Mapping[int, int]) -> bool:
         self._mirror.route(owners)
@@ -309,13 +285,13 @@ class Member:
         """What was lost leaves the store; what is to be given up is, as soon as nothing of it is out or uncommitted."""
         if self._dropping:
             gone = sorted(self._dropping)
-            dropped = await self._between_commits(self._drop, gone)
+            dropped = await self._engine.between_commits(self._drop, gone)
             if dropped:
                 self._dropping.difference_update(gone)
         leaving = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING}
         if leaving:
             free = sorted(leaving - self._pump.slots_out(self.slot_of))
-            released = await self._between_commits(self._release, free) if free else None
+            released = await self._engine.between_commits(self._release, free) if free else None
             if released:
                 for slot in free:
                     self._phases.pop(slot, None)
@@ -350,12 +326,8 @@ class Member:
         self._pace()
 
     def undone(self) -> None:
-        """What was not committed stands in the open batch again: but messages that are another's by now are not ours to admit."""
-        for id in sorted(self._mirror.gone_messages):
-            self._mirror.pending.discard(id)
-            if (message := self._messages.pop(id, None)) is not None:
-                self._pump.forget_admitted(message.admitted)
-        self._mirror.gone_messages = frozenset()
+        """What was not committed stands in the open batch again."""
+        self._incoming.undone()
 
     def _pace(self) -> None:
         """Without a slot there is nothing to deal."""
@@ -377,20 +349,20 @@ class Member:
             if not self._opened.is_set() and self._phases and not self._wanted:
                 self._opened.set()
             if self._lost_disks.members and self._pump.failure is None:
-                await self._lost_disks.search(self._pump, self._held())
+                await self._lost_disks.search(self._held())
             await asyncio.sleep(STEP_S)
 
     async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
         """Four cases: what is here is whole; there is nothing of a slot; the others are loaded, one after the other."""
         generation, mirror = self._generation, self._mirror
-        kept = await self._ask(mirror.kept, wanted)
+        kept = await self._engine.ask(mirror.kept, wanted)
         if kept is None or generation != self._generation:
             return
         await self._take({slot: wanted[slot] for slot in kept}, generation, 0)
         missing = sorted(wanted.keys() - set(kept))
-        if not missing or not await self._ask(mirror.clear, missing):
+        if not missing or not await self._engine.ask(mirror.clear, missing):
             return
-        filled = await self._ask(mirror.truth.filled, missing)
+        filled = await self._engine.ask(mirror.truth.filled, missing)
         if filled is None:
             return
         await self._take({slot: wanted[slot] for slot in missing if slot not in filled}, generation, 0)
@@ -411,7 +383,7 @@ class Member:
         loop, sequence = asyncio.get_running_loop(), 0
         try:
             while (rows := await loop.run_in_executor(loader, _next, rows_of)) is not None:
-                greatest = await self._ask(self._mirror.put, *rows)
+                greatest = await self._engine.ask(self._mirror.put, *rows)
                 if greatest is None or slot not in self._wanted:
                     return None
                 sequence = max(sequence, greatest)
@@ -422,7 +394,7 @@ class Member:
 
     async def _take(self, slots: Mapping[int, int], generation: int, sequence: int) -> None:
         """From now on these are dealt from; but those that were lost meanwhile, or are held anew, which are left again."""
-        taken = await self._between_commits(self._took, slots, generation, sequence) if slots else None
+        taken = await self._engine.between_commits(self._took, slots, generation, sequence) if slots else None
         for slot in taken or ():
             if self._wanted.get(slot) == slots[slot]:
                 del self._wanted[slot]
@@ -453,28 +425,13 @@ class Member:
 
     async def _receive_loop(self) -> None:
         while True:
-            frontier = self._pump.frontier
-            read: list[tuple[int, bytes]] | None = None
-            if not frontier.draining and not self._wanted and self._phases:
-                read = await self._ask(self._mirror.truth.receive, sorted(self._mirror.pending), MESSAGES_MAX)
-            for id, data in read or ():
-                message = message_of(id, data)
-                if message.accused and not await self._between_commits(self._accused.count, message.accused):
-                    break
-                self._mirror.pending.add(id)
-                self._messages[id] = message
-                committed = await frontier.receive(message.admitted, message.robots, message.denials)
-                committed.add_done_callback(lambda done, message=message: self._received(message))  # type: ignore[misc]
-            if not read:
+            may_receive = not self._pump.frontier.draining and not self._wanted and bool(self._phases)
+            if not (may_receive and await self._incoming.receive()):
                 await asyncio.sleep(RECEIVE_EVERY_S)
-
-    def _received(self, message: Message) -> None:
-        if self._messages.pop(message.id, None) is not None:
-            self.gauges.links_received += message.links
 
     async def _see_the_end(self) -> None:
         """With the last counts of all."""
-        tick = await self._ask(self._mirror.truth.tick, [])
+        tick = await self._engine.ask(self._mirror.truth.tick, [])
         if tick is not None:
             self._see(tick)
             self._pump.frontier.finish()
@@ -483,7 +440,7 @@ class Member:
         """The crawl is over when, in one snapshot, nobody reads lists, nothing is on its way, and nothing waits."""
         while True:
             if self._may_be_over():
-                end = await self._ask(self._mirror.truth.end)
+                end = await self._engine.ask(self._mirror.truth.end)
                 if end is not None and not end.is_seeding and not end.has_messages:
                     counts = total([decode_state(state).counts for state in end.states if state])
                     if counts.waiting + counts.retrying == 0 and self._may_be_over():

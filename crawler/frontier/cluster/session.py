@@ -17,6 +17,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
+from crawler.config.types import MASKED
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.frontier.cluster.columns import Byteas, ByteasDumper, SmallInts, SmallIntsDumper
 
@@ -59,7 +60,7 @@ class Address:
     def clean(self, text: str) -> str:
         """A message without the password, should a server have repeated it."""
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            text = text.replace(secret, MASKED)
         return " ".join(text.split())
 
 

@@ -64,10 +64,10 @@ class Parcels:
     def of(self, prepared: Prepared) -> Iterator[tuple[int, Packing]]:
         """(part, parcel) of all that the batch found for others."""
         parcels: dict[int, Packing] = {}
-        if FOREIGN in prepared.fresh:
+        if FOREIGN in prepared.verdicts:
             at = 0
             for links, block, is_again, is_of_page in _found_in(prepared.batch):
-                foreign = [link for link, verdict in zip(links, prepared.fresh[at:], strict=False) if verdict == FOREIGN]
+                foreign = [link for link, verdict in zip(links, prepared.verdicts[at:], strict=False) if verdict == FOREIGN]
                 if is_again:
                     foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
                 at += len(links) + len(block or ())

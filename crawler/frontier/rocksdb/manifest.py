@@ -54,7 +54,7 @@ def _torn(data: bytes) -> int | None:
             continue
         checksum, length, kind = _HEADER.unpack_from(data, at)
         end = at + _HEADER.size + length
-        if end > len(data) or masked(crc32c(data[at + 6 : end])) != checksum:
+        if end > len(data) or masked_crc(crc32c(data[at + 6 : end])) != checksum:
             unsynced = len(data) - at <= UNSYNCED_BYTES_MAX
             return begun if unsynced and _has_empty_sector(data, at, min(end, len(data))) else None
         at = end
@@ -92,6 +92,6 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def masked(crc: int) -> int:
+def masked_crc(crc: int) -> int:
     """As RocksDB and LevelDB store a checksum."""
     return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF

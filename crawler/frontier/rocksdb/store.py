@@ -17,13 +17,12 @@ from crawler.core.keys import HOST_BYTES, Share
 from crawler.core.model import Known, Lease, Mark, Retry
 from crawler.core.urls import host_key
 from crawler.frontier.admission import (
-    Admission,
     Ask,
-    Judged,
+    Decided,
     check_settled,
     columns_of,
     decide,
-    fruitful,
+    ended_in,
     is_own_visit,
     is_robots_record,
     is_robots_txt,
@@ -56,14 +55,6 @@ from crawler.frontier.rocksdb.upstream import Upstream, Writes
 from crawler.frontier.selection import Selection, Step
 from crawler.frontier.store import PROMOTED_MAX, Counts, Limits
 from crawler.frontier.suspects import bounded_robots, cleared_robots, robots_key
-
-
-class _Prepared(Prepared):
-    settled: list[bytes]
-    """Keys of the settled links."""
-    judged: Judged
-    admitted: list[Admission]
-    forged: int
 
 
 class RocksStore(Facts):
@@ -117,33 +108,21 @@ class RocksStore(Facts):
     @translated
     def prepare(self, batch: Batch) -> Prepared:
         columns = columns_of(batch, self._keys_by, self._limits, self._share)
-        settled_keys = []
-        ended: dict[bytes, bool] = {}
-        robots: dict[bytes, int] = {}  # known from this batch on
-        for settled in batch.settled:
-            lease = settled.lease
-            key = self._keys_by.of(lease.link.host, lease.link.url)
-            settled_keys.append(key)
-            if not is_robots_visit(lease.link):
-                ended[key] = fruitful(settled.outcome)
-            elif is_robots_txt(lease.link):
-                robots[key] = 0
-            if lease.key and self._claims.flags(lease) is None:
-                if self._upstream is not None:
-                    self._upstream.refuse_foreign(settled_keys)
-                raise ValueError(f"not claimed: {lease}")
+        ended = ended_in(batch, self._keys_by)
         if self._upstream is not None:
-            self._upstream.refuse_foreign(settled_keys)
-        ask = Ask(lambda nearer: self._fruitful(nearer, ended), self._admitted, self._seen.queries)
+            self._upstream.refuse_foreign(ended.keys)
+        for settled in batch.settled:
+            if settled.lease.key and self._claims.flags(settled.lease) is None:
+                raise ValueError(f"not claimed: {settled.lease}")
+        ask = Ask(lambda nearer: self._fruitful(nearer, ended.fruitful), self._admitted, self._seen.queries)
 
         def known_of() -> dict[bytes, int]:
-            return robots | self._seen.depths(columns.asked())
+            return self._seen.depths(columns.asked())
 
-        judged, admitted, forged = decide(batch, columns, known_of, self._limits, ask, self._keys_by)
+        decided = decide(batch, ended, columns, known_of, self._limits, ask, self._keys_by)
         if self._limits.depth_limited:
-            self._claims.lowered = judged.depths
-        fed = frozenset(each.host for each in admitted.entries)
-        return _Prepared(batch, bytes(judged.fresh), fed, settled_keys, judged, admitted.entries, forged)
+            self._claims.lowered = decided.judged.depths
+        return decided
 
     def _fruitful(self, keys: Collection[bytes], ended: Mapping[bytes, bool]) -> set[bytes]:
         """Settled in this batch, out now, or settled before."""
@@ -158,7 +137,7 @@ class RocksStore(Facts):
 
     @translated
     def commit(self, prepared: Prepared, known: Sequence[Known | None], marks: Mapping[str, Mark]) -> None:
-        assert isinstance(prepared, _Prepared)
+        assert isinstance(prepared, Decided)
         batch = prepared.batch
         check_settled(batch, known)
         rests = {self._keys_by.host(host): host for host in batch.hosts}
@@ -194,7 +173,7 @@ class RocksStore(Facts):
             tx.batch.delete(SUSPECT + key, self._database.handle("meta"))
         return cleared
 
-    def _settle(self, tx: Transaction, prepared: _Prepared, known: Sequence[Known | None]) -> None:
+    def _settle(self, tx: Transaction, prepared: Decided, known: Sequence[Known | None]) -> None:
         recorded: dict[bytes, Known] = {}
         aside: list[tuple[bytes, Known]] = []
         for settled, key, record in zip(prepared.batch.settled, prepared.settled, known, strict=True):
@@ -225,7 +204,7 @@ class RocksStore(Facts):
         recorded[key] = record
         tx.record(key, record)
 
-    def _note_depths(self, tx: Transaction, prepared: _Prepared) -> None:
+    def _note_depths(self, tx: Transaction, prepared: Decided) -> None:
         """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
         depths = prepared.judged.depths
         new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
@@ -237,7 +216,7 @@ class RocksStore(Facts):
         for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
 
-    def _note_rest(self, tx: Transaction, prepared: _Prepared, marks: Mapping[str, Mark]) -> None:
+    def _note_rest(self, tx: Transaction, prepared: Decided, marks: Mapping[str, Mark]) -> None:
         batch, put = prepared.batch, tx.batch.put
         host, robots, meta = (self._database.handle(name) for name in ("host", "robots", "meta"))
         for path, count in prepared.judged.queries.items():

@@ -223,9 +223,10 @@ class Transaction:
         record.enter(entry.priority, self.sequence, links)
         self.batch.put(queue_key(host, entry.priority, self.sequence), entry.value, self._queue)
 
-    def _next(self, host: bytes, lane: int, links: int = 1) -> bytes:
+    def _next(self, host: bytes, lane: int) -> bytes:
+        """The queue key of one link more, at the end of a lane."""
         self.sequence += 1
-        self._record(host).enter(lane, self.sequence, links)
+        self._record(host).enter(lane, self.sequence, 1)
         return queue_key(host, lane, self.sequence)
 
     def shrink(self, bundles: Mapping[bytes, Bundle]) -> dict[bytes, Bundle | None]:

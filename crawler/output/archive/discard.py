@@ -1,44 +1,27 @@
-"""The archive kind ``discard``: keeps nothing. For link checks and benchmarks."""
+"""The archive kind ``discard``: keeps nothing. For link checks and benchmarks.
+
+Invariant: it has no folder, so no file is ever taken for one of this kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from crawler.config.sections import ArchiveConfig
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Lease, Mark, Ref
-from crawler.output.archive.kind import Findings, Kept, Place
+from crawler.output.archive.kind import Findings, Kept, Place, UnmarkedArchive
 
 
-class DiscardArchive:
+class DiscardArchive(UnmarkedArchive):
     def append(self, lease: Lease, done: Done) -> None:
         return None
 
-    def sync(self) -> dict[str, Mark]:
-        return {}
-
-    def committed(self) -> None: ...
-
-    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
-        return []
-
-    def cut(self, marks: Mapping[str, Mark]) -> None: ...
-
-    def retire(self, files: Iterable[str]) -> None: ...
-
-    def roll(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    @property
-    def buffered(self) -> int:
-        return 0
-
 
 class DiscardKind:
-    """No folder, so no file is ever taken for one of this kind."""
+    """See ``Kind``."""
 
     folders = ()
     has_marks = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -17,14 +17,14 @@ from crawler.core.durable import is_there, open_there, storing, sync_file_system
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Lease, Mark, Ref
 from crawler.core.sniff import EXTENSIONS
-from crawler.output.archive.kind import Findings, Kept, Place
+from crawler.output.archive.kind import Findings, Kept, Place, UnmarkedArchive
 
 FALLBACK: Final = "bin"
 FOLDER: Final = "files"
 READ_BYTES: Final = 1 << 20
 
 
-class FilesArchive:
+class FilesArchive(UnmarkedArchive):
     def __init__(self, root: Path) -> None:
         """``root`` must be on one file system with the spool: bodies are renamed into place."""
         self._root = root
@@ -53,26 +53,14 @@ class FilesArchive:
             self._dirty = False
         return {}
 
-    def committed(self) -> None: ...
-
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         self._dirty = False
         return []
 
-    def cut(self, marks: Mapping[str, Mark]) -> None: ...
-
-    def retire(self, files: Iterable[str]) -> None: ...
-
-    def roll(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    @property
-    def buffered(self) -> int:
-        return 0
-
 
 class FilesKind:
+    """See ``Kind``."""
+
     folders = (FOLDER,)
     has_marks = False
     decodes = True

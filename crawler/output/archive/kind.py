@@ -67,6 +67,30 @@ class Archive(Protocol):
         """Bytes appended that wait in memory. May be asked by any thread."""
 
 
+class UnmarkedArchive:
+    """What there is to do for files that have no marks: none is rolled, cut back or closed, and nothing waits in memory."""
+
+    def sync(self) -> dict[str, Mark]:
+        return {}
+
+    def committed(self) -> None: ...
+
+    def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
+        return []
+
+    def cut(self, marks: Mapping[str, Mark]) -> None: ...
+
+    def retire(self, files: Iterable[str]) -> None: ...
+
+    def roll(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def buffered(self) -> int:
+        return 0
+
+
 class Findings:
     """What ``crawler.output.verify`` has counted and reported so far. ``rows_retired``: some rows are no longer kept."""
 

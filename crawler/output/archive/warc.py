@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,7 @@ from crawler.output.archive import cdxj, gzip_member, records
 from crawler.output.archive.kind import Findings, Kept, Place
 from crawler.output.archive.warc_reader import open_record_body
 from crawler.output.archive.warc_verify import WarcChecker
-from crawler.output.file_names import WHOLE, part_of, part_prefix, retired_in
+from crawler.output.file_names import part_of, part_prefix, retired_in
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+-\d{17}-\d{5,}-(?:p\d{2,}~)?[A-Za-z0-9._-]+")
 # fmt: off
@@ -57,6 +57,9 @@ class Pair(Struct):
 
 
 class WarcArchive:
+    """See ``Archive``. ``info`` and ``settings`` are what each file says of itself in its first records; ``part``: which part of
+    a divided crawl writes here."""
+
     def __init__(
         self,
         root: Path,
@@ -64,16 +67,13 @@ class WarcArchive:
         prefix: str,
         roll_bytes: int,
         info: Mapping[str, str],
-        settings: Mapping[str, str] | None = None,
-        clock: Callable[[], float] = time.time,
-        part: int = WHOLE,
+        settings: Mapping[str, str],
+        part: int,
     ) -> None:
-        """``clock`` gives the wall time that new files are named by; ``part`` is which part of a divided crawl this is."""
         self._settings = settings
         self._root = root
         self._prefix = prefix
         self._roll_bytes = roll_bytes
-        self._clock = clock
         self._part = part
         self._host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64] or "localhost"
         self._info = {
@@ -124,7 +124,7 @@ class WarcArchive:
 
     def _begin(self, pair: Pair) -> None:
         """What a file says of itself: by whom and how it was made."""
-        wall, file = self._clock(), pair.file
+        wall, file = time.time(), pair.file
         pair.warc.append(gzip_member.deflated_whole(records.warcinfo(file, wall, self._info) + records.END))
         if self._settings:
             data = records.settings(file, pair.warc.size, wall, self._settings)
@@ -214,7 +214,7 @@ class WarcArchive:
         return known.archive, known.archived_at or known.fetched_at, known.digest
 
     def _create(self) -> Pair:
-        wall = self._clock()
+        wall = time.time()
         stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(wall)) + f"{int(wall * 1000) % 1000:03d}"
         name = f"{self._prefix}-{stamp}-{self._serial:05d}-{part_prefix(self._part, '~')}{self._host}"
         warc = MarkedFile.create(self._root / f"{_warc_file(name)}{OPEN}")
@@ -301,6 +301,8 @@ def _response(page: Page, head: bytes) -> Iterable[bytes]:
 
 
 class WarcKind:
+    """See ``Kind``."""
+
     folders = ("warc", "index")
     has_marks = True
     decodes = False

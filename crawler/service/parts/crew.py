@@ -32,6 +32,7 @@ from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.shares import AllowedVisits
 
 AWAY_S: Final = 1.0
+"""A part that waits for the database of the cluster is begun again so often."""
 DEATHS_MAX: Final = 4
 DEATHS_WITHIN_S: Final = 600.0
 """So many deaths of one part in so long end the crawl."""

@@ -18,13 +18,14 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
+from crawler.service.signals import HANDLED
+
 _ORDER: Final = struct.Struct("<B")
 """The number of the part to be begun; its socket comes along."""
 _WORD: Final = struct.Struct("<Bii")
-"""The number of a part, its process id, and 0: it has begun; or how its process ended (as ``os.waitstatus_to_exitcode``), and
--1000 for no end."""
+"""The number of a part, its process id, and how that ended (as ``os.waitstatus_to_exitcode``), or BEGUN."""
 BEGUN: Final = -1000
-_NOT_FOR_PARTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""No process ends so."""
 
 Main = Callable[[int, socket.socket], int]
 """What a part does with its number and its socket; its exit code."""
@@ -111,7 +112,7 @@ def open_nursery(main: Main) -> Iterator[Nursery]:
 def _be_one(parent: socket.socket, main: Main) -> NoReturn:
     code = 1
     try:
-        for number in _NOT_FOR_PARTS:
+        for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
         _fork_on_demand(parent, main)
         code = 0

@@ -17,7 +17,7 @@ from crawler.service.parts.shares import paced
 
 EVERY_S: Final = 1.0
 ANSWER_S: Final = 5.0
-"""Who does not answer in so long keeps its share until it does."""
+"""A part that does not answer in so long keeps its share until it does."""
 
 Ask: TypeAlias = Callable[..., Awaitable[Any]]
 """Of a part, by its number, as ``Crew.ask``."""

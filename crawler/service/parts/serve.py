@@ -23,7 +23,7 @@ from crawler.service.parts.steering import SteeredParts
 from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, stopping, telling
 from crawler.service.sd_notify import Notifier
-from crawler.service.serve import beside, control_of, exit_code, reloading
+from crawler.service.serve import beside, control_of, daemon_exit_code, reloading
 from crawler.service.signals import Signals
 
 logger: Final = logging.getLogger(__name__)
@@ -77,5 +77,5 @@ async def serve_parts(
             logger.error("%s", error)
         ended_by = crew.stopped_by or "itself"
         logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        code = code_of(error) if error is not None else exit_code(crew.stopped_by, None)
+        code = code_of(error) if error is not None else daemon_exit_code(crew.stopped_by, None)
         return Report(code, snapshot, crew.stopped_by, str(error) if error is not None else None)

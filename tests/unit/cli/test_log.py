@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from support.pages import lease_of, page_of
+from support.waiting import wait_until
 
 from crawler.cli.log import LINES_MAX, CallHandler, Log, log_of_daemon
 from crawler.config.load import load
@@ -149,17 +150,13 @@ def test_a_file_that_was_renamed_or_has_gone_is_opened_anew(tmp_path):
     folder.mkdir()
     path = folder / "crawler.log"
 
-    def until(is_so) -> None:
-        while not is_so():
-            threading.Event().wait(0.005)
-
     with log_of_daemon(load({"log_file": str(path), "log_format": "text"}).config) as log:
         logger.info("one")
-        until(lambda: path.read_text())
+        wait_until(lambda: path.read_text())
         path.rename(tmp_path / "crawler.log.1")
         folder.rmdir()
         logger.info("lost: there is no folder")
-        until(lambda: log.dropped)
+        wait_until(lambda: log.dropped)
         folder.mkdir()
         logger.info("two")
     assert (tmp_path / "crawler.log.1").read_text().endswith("Z one\n")

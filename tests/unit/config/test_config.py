@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.paths import ROOT
 
-from crawler.config import render
+from crawler.config import crawl_toml, render
 from crawler.config.load import load, warnings
 from crawler.config.sections import RELOADABLE, SECTIONS, Config, HostConfig
 from crawler.config.types import parse_size, parse_time, split_host_port
@@ -170,7 +170,7 @@ def test_settings_are_frozen_values():
 
 
 def test_what_a_crawl_was_begun_with_cannot_change_while_it_runs():
-    assert not RELOADABLE & set(render.IDENTITY)
+    assert not RELOADABLE & set(crawl_toml.IDENTITY)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def secretive() -> Config:
 
 
 def test_no_secret_is_ever_shown_or_written(tmp_path):
-    path = render.write_effective(tmp_path, secretive())
+    path = crawl_toml.write_effective(tmp_path, secretive())
     text = path.read_text()
     assert SECRET not in text
     assert "https://***@a.example/x@y" in text and "https://c.example/~me@home" in text
@@ -302,7 +302,7 @@ def test_the_effective_configuration_reads_back_as_itself(tmp_path):
         memory_limit=300_000_001,
         host=(HostConfig(match="a.example", delay=0.25, robots=False), HostConfig(match="*")),
     )
-    assert load(environ={}, file=str(render.write_effective(tmp_path, config))).config == config
+    assert load(environ={}, file=str(crawl_toml.write_effective(tmp_path, config))).config == config
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -387,35 +387,33 @@ def test_the_schema_describes_every_setting():
 
 
 def test_only_what_a_crawl_was_begun_with_conflicts():
-    old = render.identity(Config())
-    assert (
-        render.identity_conflicts(old, render.identity(Config(workers=1, delay=0, max_body=1, robots=False, exclude=("x",))))
-        == []
-    )
-    said = render.identity_conflicts(old, render.identity(Config(depth=3, archive="files", sort_query=True)))
+    old = crawl_toml.identity(Config())
+    other = Config(workers=1, delay=0, max_body=1, robots=False, exclude=("x",))
+    assert crawl_toml.identity_conflicts(old, crawl_toml.identity(other)) == []
+    said = crawl_toml.identity_conflicts(old, crawl_toml.identity(Config(depth=3, archive="files", sort_query=True)))
     assert [line.partition(":")[0] for line in said] == ["archive", "depth", "sort_query"]
     assert "begun with 0, now it is 3" in said[1]
 
 
 def test_the_identity_is_read_back_from_the_directory(tmp_path):
-    assert render.read_identity(tmp_path) is None
+    assert crawl_toml.read_identity(tmp_path) is None
     config = Config(depth=2, exclude=("a|b",), api_token=SECRET)
-    render.write_effective(tmp_path, config)
-    assert render.read_identity(tmp_path) == render.identity(config)
+    crawl_toml.write_effective(tmp_path, config)
+    assert crawl_toml.read_identity(tmp_path) == crawl_toml.identity(config)
     (tmp_path / "crawl.toml").write_text("depth = [")
     with pytest.raises(ConfigError, match=r"crawl\.toml"):
-        render.read_identity(tmp_path)
+        crawl_toml.read_identity(tmp_path)
 
 
 def test_starting_from_the_effective_configuration_does_not_begin_anew(tmp_path):
-    assert load(environ={}, file=str(render.write_effective(tmp_path, Config(fresh=True)))).config.fresh is False
+    assert load(environ={}, file=str(crawl_toml.write_effective(tmp_path, Config(fresh=True)))).config.fresh is False
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
-    render.write_effective(tmp_path, Config(depth=1))
+    crawl_toml.write_effective(tmp_path, Config(depth=1))
     (tmp_path / "crawl.toml.tmp").mkdir()
     with pytest.raises(StorageError):
-        render.write_effective(tmp_path, Config(depth=2))
+        crawl_toml.write_effective(tmp_path, Config(depth=2))
     assert tomllib.loads((tmp_path / "crawl.toml").read_text())["depth"] == 1
 
 

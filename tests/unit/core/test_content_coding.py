@@ -12,6 +12,7 @@ import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.sins_coding import checked_zstd, raw_deflate
 
 from crawler.core.content_coding import (
     _DECODERS,
@@ -27,16 +28,6 @@ from crawler.core.content_coding import (
     zstd,
 )
 from crawler.core.errors import FetchError
-
-
-def raw_deflate(data: bytes) -> bytes:
-    squeeze = zlib.compressobj(wbits=-15)
-    return squeeze.compress(data) + squeeze.flush()
-
-
-def checked_zstd(data: bytes) -> bytes:
-    return zstd.compress(data, options={zstd.CompressionParameter.checksum_flag: 1})
-
 
 ENCODE = {"gzip": gzip.compress, "deflate": zlib.compress, "raw": raw_deflate, "br": brotli.compress, "zstd": checked_zstd}
 KINDS = list(ENCODE)

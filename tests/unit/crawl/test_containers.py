@@ -89,7 +89,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Refill._robots_wanted": ("bench", CLAIMED),
     "OpenBatch.*": ("outcome; BATCH of links and outcomes", BATCH),
     "Batch.*": ("outcome; BATCH of links and outcomes", BATCH),
-    "_Prepared.*": ("outcome; BATCH of links and outcomes", BATCH),
+    "Decided.*": ("outcome; BATCH of links and outcomes", BATCH),
     "Judged.*": ("outcome; BATCH of links and outcomes", BATCH),
     "Done.*": ("outcome; LINKS_PER_OUTCOME_MAX", 2000),
     "Admission.keys": ("LINKS_MAX of frontier.bundle", 256),

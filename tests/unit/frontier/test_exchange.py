@@ -33,6 +33,7 @@ from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Inbox, Received
 from crawler.frontier.exchange.intake import Intake
 from crawler.frontier.exchange.outbox import Outbox
+from crawler.frontier.handed import Handed
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
@@ -399,7 +400,7 @@ class Running:
         bench = Workbench(lambda host: 1)
         rests = politeness(backoff_max_s=1.0, host_failures=8)
         clock, wall = self.clock.now, self.clock.wall
-        pump = Pump(store, bench, rests, journal, clock=clock, wall=wall, links_max=100, intake=Intake(exchange, clock))
+        pump = Pump(store, bench, Handed(rests), journal, clock=clock, wall=wall, links_max=100, intake=Intake(exchange, clock))
         self.pumps[number] = pump
 
         async def work() -> None:

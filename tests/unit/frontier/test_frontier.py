@@ -16,7 +16,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Known, Lease, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
 from crawler.frontier.batch import OpenBatch
-from crawler.frontier.handed import LinksRoom
+from crawler.frontier.handed import Handed, LinksRoom
 from crawler.frontier.in_flight import InFlight, _suspects
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
@@ -83,12 +83,14 @@ class World:
         self.pump = Pump(
             self.store,
             self.bench,
-            politeness(delay, jitter=random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
+            Handed(
+                politeness(delay, jitter=random.Random(1).random, backoff_max_s=0.05, host_failures=failures),
+                links_room=links_room,
+            ),
             self.files,
             clock=self.clock.now,
             wall=self.clock.wall,
             links_max=200,
-            links_room=links_room,
             in_flight=in_flight,
         )
         self.frontier = self.pump.frontier

@@ -432,6 +432,8 @@ def test_a_store_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
         made_later.unlink()
     driver = Driver("embedded", path)
     driver.commit([link("a/0")])
+    driver.now += REST
+    assert [lease.link.url for lease in driver.claim()] == [link("a/0").url]
     driver.store.close()
 
 

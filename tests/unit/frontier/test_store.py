@@ -286,7 +286,7 @@ def test_a_link_claimed_while_the_batch_is_written_has_the_depth_that_batch_foun
     prepared = limited.prepare([link("a/0", depth=1)])
     lease = limited.claim_one("a/0")
     limited.make_true(prepared)
-    assert list(prepared.fresh) == [KNOWN] and lease.link.depth == 1
+    assert list(prepared.verdicts) == [KNOWN] and lease.link.depth == 1
     assert limited.commit([link("a/0", depth=1)]) == [KNOWN]
     assert limited.commit([link("a/0", depth=0)]) == [EXPAND]
 

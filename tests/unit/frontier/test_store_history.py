@@ -299,7 +299,7 @@ class StoreHistory(RuleBasedStateMachine):
         given = [(lease, packed(outcome, secret) if pack else outcome) for lease, outcome in settled]
         prepared = self.driver.prepare(admitted, given, hosts)
         fresh = self.model.verdicts(found + admitted, {lease.link.url: outcome for lease, outcome in settled})
-        assert list(prepared.fresh) == fresh
+        assert list(prepared.verdicts) == fresh
         if give_up == 0:
             self.model.depths, self.model.roles, self.model.queries = before
             return self.rewind(data)

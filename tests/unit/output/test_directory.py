@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crawler.config.render import write_effective
+from crawler.config.crawl_toml import write_effective
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.output.directory import crawl_in, open_directory

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support import webs
 from support.programs import LOCAL, crawler
+from support.waiting import until
 
 from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
@@ -39,12 +40,6 @@ def open_soon(parsers: int = 1, **more):
 
 async def act(parser, *words: object):
     return await parser.call("support.victims:act", " ".join(map(str, words)).encode(), result=str)
-
-
-async def until(true) -> None:
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("parsers", [0, 1, 2])

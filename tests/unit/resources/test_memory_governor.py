@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from support.machine import Machine
 from support.programs import LOCAL, crawler, rows_of
+from support.waiting import until
 from support.webs import Answer, Web
 
 from crawler.config.load import load
@@ -44,12 +45,6 @@ async def crawling(web, root):
         machine = Machine(root)
         crawl.memory._meter = machine.meter
         yield crawl, machine
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_a_neighbour_in_the_group_holds_it_up_only_while_it_is_there(web, tmp_path):

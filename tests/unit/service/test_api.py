@@ -31,10 +31,6 @@ def site():
         yield site
 
 
-def good(site, count, first=0):
-    return [f"http://127.0.0.1:{site.ports['http']}/good/{n}" for n in range(first, first + count)]
-
-
 def lines(urls):
     return "\n".join(urls).encode()
 
@@ -66,7 +62,7 @@ async def test_the_description_is_served(tmp_path):
 
 
 async def test_seeds_are_crawled_and_their_lines_told(tmp_path, site):
-    urls = good(site, 3)
+    urls = site.good(3)
     body = (
         b"# mine\r\n\r\n"
         + urls[0].encode()
@@ -265,7 +261,7 @@ async def test_a_list_that_is_cut_and_sent_again_at_once_names_no_line_twice(tmp
         await d.ask("POST", "/v1/pause")
         _, writer = await asyncio.open_connection("127.0.0.1", d.port)
         writer.write(b"POST /v1/seeds?list=s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n" + body[:9])
-        while not d.control.uploads._names:
+        while not d.control.lists._names:
             await asyncio.sleep(0.01)
         await d.crawl.pump.ask(d.crawl.store.positions)  # as it has asked, too
         held = asyncio.ensure_future(d.crawl.pump.ask(go_on.wait))
@@ -293,11 +289,11 @@ async def test_a_list_is_received_once_at_a_time_and_so_many_at_all(tmp_path, mo
             _, writer = await asyncio.open_connection("127.0.0.1", d.port)
             writer.write(b"POST /v1/seeds?list=" + name + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n")
             begun.append(writer)
-        while len(d.control.uploads._names) < 2:
+        while len(d.control.lists._names) < 2:
             await asyncio.sleep(0.01)
         assert (await d.ask("POST", "/v1/seeds?list=three", data=b""))[0] == 503
         begun.pop().close()
-        while len(d.control.uploads._names) > 1:
+        while len(d.control.lists._names) > 1:
             await asyncio.sleep(0.01)
         assert (await d.ask("POST", "/v1/seeds?list=one", data=b""))[0] == 409
         assert (await d.ask("POST", "/v1/seeds?list=three", data=b""))[0] == 200
@@ -308,7 +304,7 @@ async def test_a_list_is_received_once_at_a_time_and_so_many_at_all(tmp_path, mo
 
 
 async def test_why_a_url_is_where_it_is(tmp_path, site):
-    urls = [*good(site, 1), f"http://127.0.0.1:{site.ports['http']}/sin/gone"]
+    urls = [*site.good(1), f"http://127.0.0.1:{site.ports['http']}/sin/gone"]
     async with daemon(tmp_path) as d:
         await d.ask("POST", "/v1/seeds?list=l", data=lines(urls))
         await d.until(done=2)
@@ -343,7 +339,7 @@ async def test_a_host_that_fails_is_among_those_backed_off(tmp_path):
 
 
 async def test_bodies_are_given_out_so_that_no_browser_shows_them(tmp_path, site):
-    (url,) = good(site, 1)
+    (url,) = site.good(1)
     async with daemon(tmp_path) as d:
         await d.ask("POST", "/v1/seeds", data=url.encode())
         await d.until(done=1)
@@ -387,12 +383,12 @@ async def test_a_cursor_gives_every_row_once_over_pages_files_and_restarts(tmp_p
     found, cursor = [], "0-0"
     for first in (0, 40):
         async with daemon(tmp_path, roll_size=20_000) as d:
-            await d.ask("POST", "/v1/seeds", data=lines(good(site, 40, first)))
+            await d.ask("POST", "/v1/seeds", data=lines(site.good(40, first)))
             await d.until(done=first + 40)
             more, cursor = await all_rows(d, cursor)
             found += more
             assert await all_rows(d, cursor) == ([], cursor)
-    assert sorted(row["url"] for row in found) == sorted(good(site, 80))
+    assert sorted(row["url"] for row in found) == sorted(site.good(80))
     assert int(cursor.split("-")[0]) >= 1, "files have been rolled"
 
 
@@ -401,7 +397,7 @@ async def test_a_reader_may_wait_for_rows(tmp_path, site):
         waiting = asyncio.ensure_future(d.session.get("/v1/results?wait=30"))
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        await d.ask("POST", "/v1/seeds", data=lines(good(site, 1)))
+        await d.ask("POST", "/v1/seeds", data=lines(site.good(1)))
         async with await waiting as answer:
             assert orjson.loads(await answer.read())["outcome"] == "ok"
 
@@ -409,7 +405,7 @@ async def test_a_reader_may_wait_for_rows(tmp_path, site):
 @pytest.mark.parametrize("cursor", ["", "1", "0-1", "9-0", "0-999999999", "-1-0", "0-0-0", "x", "0-" + "9" * 19])
 async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, cursor):
     async with daemon(tmp_path) as d:
-        await d.ask("POST", "/v1/seeds", data=lines(good(site, 1)))
+        await d.ask("POST", "/v1/seeds", data=lines(site.good(1)))
         await d.until(done=1)
         status, told = await d.ask("GET", "/v1/results", params={"cursor": cursor})
         assert (status, "cursor" in told["detail"]) == (400, True)
@@ -418,7 +414,7 @@ async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, curs
 async def test_a_row_longer_than_a_page_is_a_page(tmp_path, site, monkeypatch):
     monkeypatch.setattr(api_streams, "ROWS_BYTES", 100)
     async with daemon(tmp_path) as d:
-        await d.ask("POST", "/v1/seeds", data=lines(good(site, 3)))
+        await d.ask("POST", "/v1/seeds", data=lines(site.good(3)))
         await d.until(done=3)
         assert len((await all_rows(d))[0]) == 3
 
@@ -430,7 +426,7 @@ async def test_pause_and_resume(tmp_path, site):
     async with daemon(tmp_path) as d:
         status, told = await d.ask("POST", "/v1/pause")
         assert (status, told["state"], told["paused_by"]) == (200, "paused", ["user"])
-        await d.ask("POST", "/v1/seeds", data=lines(good(site, 5)))
+        await d.ask("POST", "/v1/seeds", data=lines(site.good(5)))
         assert (await (await d.session.get("/readyz")).text()) == "ok\n", "it takes seeds"
         await asyncio.sleep(0.3)
         assert (await d.ask("GET", "/v1/status"))[1]["waiting"] == 5
@@ -627,7 +623,7 @@ async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tm
 async def test_many_slow_clients_do_not_hold_up_the_crawl(tmp_path, site):
     """Readers that do not read, uploads that do not come, heads that do not end."""
     async with daemon(tmp_path) as d:
-        await d.ask("POST", "/v1/seeds", data=lines(good(site, 100)))
+        await d.ask("POST", "/v1/seeds", data=lines(site.good(100)))
         await d.until(done=100)
         begun = []
         for n in range(48):
@@ -639,14 +635,14 @@ async def test_many_slow_clients_do_not_hold_up_the_crawl(tmp_path, site):
             _, writer = await asyncio.open_connection("127.0.0.1", d.port, limit=1024)
             writer.write(request)
             begun.append(writer)
-        async with d.session.post("/v1/seeds", data=lines(good(site, 100, 100))) as answer:
+        async with d.session.post("/v1/seeds", data=lines(site.good(100, 100))) as answer:
             assert answer.status in (200, 503), "as many uploads as there may be are held"
             if answer.status == 503:
                 for writer in begun[1::3]:
                     writer.close()
-                while d.control.uploads._names:
+                while d.control.lists._names:
                     await asyncio.sleep(0.01)
-                assert (await d.ask("POST", "/v1/seeds", data=lines(good(site, 100, 100))))[0] == 200
+                assert (await d.ask("POST", "/v1/seeds", data=lines(site.good(100, 100))))[0] == 200
         await d.until(done=200)
         for writer in begun:
             writer.close()

@@ -51,7 +51,8 @@ def made(tmp_path: Path):
     driver.commit([link("a/1")])
     copy.mirror.drop(list(copy.mirror.epochs))
     member = Member(copy.mirror, copy.store, copy.outbox, node=NODE, lease_s=600.0, clock=lambda: driver.now)
-    member._running = pump = Pump()
+    pump = Pump()
+    member._engine.begin(pump)
     yield member, pump, driver
     driver.store.close()
 

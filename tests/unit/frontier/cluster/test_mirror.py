@@ -128,7 +128,7 @@ def test_links_of_slots_that_are_not_held_are_sent_and_nothing_of_them_is_settle
     mirror.drop([slot])
     mirror.route({at: 77 if at == slot else mirror.number for at in range(SLOTS)})
     prepared = driver.prepare([link("a/2"), link("b/2")])
-    assert list(prepared.fresh) == [FOREIGN, NEW]
+    assert list(prepared.verdicts) == [FOREIGN, NEW]
     driver.copy.outbox.append(prepared)
     driver.make_true(prepared)
     driver.copy.outbox.committed()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.clusters import until
 from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
+from support.waiting import wait_until
 from support.wire import wire
 
 from crawler.config import Config
@@ -267,7 +267,7 @@ def test_slots_of_a_member_cut_off_inside_a_transaction_become_free(url: str) ->
             session.execute("BEGIN")
             session.execute(schema.FENCE_SLOTS, fence)  # and is heard of no more: its locks stay as long as its session
             b.join(seeding=False)
-            until(lambda: len(b.tick([]).held) == 256)
+            wait_until(lambda: len(b.tick([]).held) == 256)
 
 
 def test_slots_of_a_member_frozen_while_it_sends_a_commit_become_free(url: str) -> None:
@@ -280,7 +280,7 @@ def test_slots_of_a_member_frozen_while_it_sends_a_commit_become_free(url: str) 
             session.execute(schema.FENCE_SLOTS, {"slots": list(held), "epochs": list(held.values()), "id": number})
             b.join(seeding=False)
             assert not b.tick([]).held, "its lease holds"
-            until(lambda: len(b.tick([]).held) == 256)
+            wait_until(lambda: len(b.tick([]).held) == 256)
 
 
 def test_a_commit_of_a_node_with_a_longer_lease_is_given_that_long(url: str) -> None:
@@ -307,7 +307,7 @@ def test_a_join_waits_for_a_commit_of_the_process_before_that_is_under_way(url: 
             joined = []
             joining = threading.Thread(target=lambda: joined.append(after.join(seeding=True)))
             joining.start()
-            until(lambda: rows(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == [(1,)])
+            wait_until(lambda: rows(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == [(1,)])
             assert not joined
             session.execute("COMMIT")
             joining.join()
@@ -377,7 +377,7 @@ def test_who_takes_slots_over_is_told_of_what_their_owner_was_at_and_who_comes_b
             got.update(tick.accused)
             return len(tick.held) == 256
 
-        until(has_all)
+        wait_until(has_all)
         assert got == {0: [b"robots:o"], 5: [b"\x05link"], 6: [b"\x06link"], 200: [b"\xc8link"]}
         joined = again.join(seeding=False)
         assert (joined.held, joined.out_long) == ({}, out)
