@@ -131,6 +131,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Resolver._denied": ("a quarter of Resolver._cache", 875),
     "Resolver.events": ("fixed", FIXED),
     "Watched._buffer": ("connection", FIXED),
+    "Watched._params": ("arguments of set_response_params", FIXED),
     "Outage._held": ("HELD_MAX", 500),
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
