@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from crawler.core.batch import Batch, Prepared
+from crawler.core.errors import StorageError
 from crawler.core.model import Known, Lease, Mark
 from crawler.frontier.store import Store
 
@@ -42,6 +43,7 @@ class Committer:
         """Native ids of the two, once each has begun."""
         self._engine = ThreadPoolExecutor(1, "engine", self._begun)
         self._writer = ThreadPoolExecutor(1, "writer", self._begun)
+        self._is_closed = False
 
     async def commit(self, batch: Batch) -> Prepared:
         """Make a batch durable. Raises StorageError: then ``rewind``."""
@@ -62,7 +64,10 @@ class Committer:
         return await self._in(self._engine, call, *args)
 
     async def _in(self, thread: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
-        """A cancelled caller waits for the call: half a commit is never left behind."""
+        """A cancelled caller waits for the call: half a commit is never left behind. Raises StorageError once it is closed: the
+        control API may ask to the last."""
+        if self._is_closed:
+            raise StorageError("the store is closed: the crawl has ended")
         future = asyncio.get_running_loop().run_in_executor(thread, call, *args)
         try:
             return await asyncio.shield(future)
@@ -74,5 +79,6 @@ class Committer:
         self.threads.append(threading.get_native_id())
 
     def close(self) -> None:
+        self._is_closed = True
         self._engine.shutdown()
         self._writer.shutdown()

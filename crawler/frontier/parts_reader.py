@@ -55,10 +55,9 @@ class StoresReader:
         for reader in self._readers:
             yield from reader.verify()
 
-    def refresh(self) -> None:
-        """Show what is committed now."""
-        for reader in self._readers:
-            reader.refresh()
+    def marks_now(self) -> dict[str, Mark]:
+        """As of the last commits by now."""
+        return {file: mark for reader in self._readers for file, mark in reader.marks_now().items()}
 
     def close(self) -> None:
         for reader in self._readers:

@@ -17,6 +17,7 @@ from crawler.core.durable import is_there
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import EMBED, THERE, Known, Mark, Ref
 from crawler.output.archive import Findings, is_gone, open_body
+from crawler.output.file_names import number_of
 from crawler.output.final_rows import final_rows
 from crawler.output.results import Result, Row, row_at, rows
 from crawler.output.results import read as read_results
@@ -38,7 +39,7 @@ class StoreReader(Protocol):
 
     def marks(self) -> Mapping[str, Mark]: ...
 
-    def refresh(self) -> None: ...
+    def marks_now(self) -> Mapping[str, Mark]: ...
 
     def verify(self) -> Iterable[StorageError]: ...
 
@@ -53,6 +54,8 @@ class CrawlReader:
         self.root = root
         self._store = store
         self.marks = store.marks()
+        self._gone: set[str] = set()
+        """Files with marks that are kept no longer, as far as they were asked for."""
 
     def __enter__(self) -> CrawlReader:
         return self
@@ -127,13 +130,16 @@ class CrawlReader:
         return open_body(self.root, ref, raw=raw)
 
     def is_retired(self, file: str) -> bool:
-        """Whether a file is no longer kept, also if that is so only since this was opened."""
-        if is_gone(self.root, self.marks, file):
+        """Whether a file is no longer kept, also if that is so only since this was opened. May be asked for every row."""
+        if file in self._gone:
             return True
-        if is_there(self.root / file):
-            return False
-        self._store.refresh()
-        return is_gone(self.root, self._store.marks(), file)
+        if is_gone(self.root, self.marks, file):
+            found = True
+        else:
+            found = not is_there(self.root / file) and is_gone(self.root, self._store.marks_now(), file)
+        if found and number_of(file) >= 0:
+            self._gone.add(file)
+        return found
 
     def verify(self, report: Callable[[str], None]) -> Findings:
         """Check every mark, record, digest, row and entry of the store, and that the crawl's settings can be read; each fault is

@@ -50,6 +50,8 @@ TABLE_BYTES: Final = 4 << 20
 LOG_BYTES_MAX: Final = 1 << 20
 WAL_BYTES_MAX: Final = 32 << 20
 """Bounds what an open after a kill has to replay."""
+FILES_ALL: Final = -1
+"""As RocksDB understands it: every table is opened with the database, and stays so."""
 
 _COMPRESSED: Final = frozenset({"queue", "due", "page", "robots"})
 ASKED_MAX: Final = 256
@@ -112,6 +114,14 @@ def files_max_default() -> int:
     """A quarter of the descriptors this process may have, within reason."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(20, min(512, soft // 4 if soft > 0 else 512))
+
+
+def files_max_to_read(path: Path) -> int:
+    """All of them, if this process may hold so many open: none goes while it is read, whatever the writer merges meanwhile."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    tables = sum(file.suffix == ".sst" for file in path.iterdir())
+    held = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    return FILES_ALL if soft < 0 or tables <= (soft - held) // 2 else files_max_default()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Final
 from rocksdict import WriteBatch
 
 from crawler.core.errors import StorageError
-from crawler.frontier.rocksdb.database import Database, files_max_default, storage_error, translated
+from crawler.frontier.rocksdb.database import Database, files_max_default, files_max_to_read, storage_error, translated
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 from crawler.frontier.rocksdb.manifest import trim
 from crawler.frontier.rocksdb.watermark import NAME, noted
@@ -36,15 +36,16 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
             synced = 0
         if synced and not read_only:
             _look(path, memory_bytes, synced)
+        files_max = files_max or (files_max_to_read(path) if read_only else files_max_default())
         try:
-            database = Database(path, memory_bytes, files_max or files_max_default(), read_only)
+            database = Database(path, memory_bytes, files_max, read_only)
             return _not_before(synced, database) if read_only else database
         except StorageError:
             raise
         except Exception as error:
             if read_only or not storage_error(error).final or trim(path) is None:
                 raise
-        return Database(path, memory_bytes, files_max or files_max_default(), read_only)
+        return Database(path, memory_bytes, files_max, read_only)
     except StorageError:
         raise
     except Exception as error:  # rocksdict raises bare Exception

@@ -5,6 +5,7 @@ Invariant: a reader shows one committed state, whole, with nothing later mixed i
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -124,6 +125,11 @@ class RocksReader:
     def marks(self) -> dict[str, Mark]:
         """Every file of the crawl and its length."""
         return self._ask(Facts.marks)
+
+    def marks_now(self) -> dict[str, Mark]:
+        """As of the last commit by now; everything else goes on showing what it showed."""
+        with contextlib.closing(RocksReader(self._path, self._group_of)) as later:
+            return later.marks()
 
     def positions(self) -> dict[str, bytes]:
         """Seed sources and their positions."""

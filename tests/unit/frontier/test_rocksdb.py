@@ -22,7 +22,7 @@ from support.stores import REST, TIMEOUT, Driver, done, link, names
 
 from crawler.core.batch import KNOWN, HostRest
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Lease, Mark
+from crawler.core.model import Known, Lease, Mark, Ref
 from crawler.frontier import Limits, open_reader
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.claims import Claims
@@ -528,6 +528,31 @@ def test_a_reader_outlives_files_that_the_writer_has_merged_away(driver: Driver)
         driver.reopen()
     assert all(reader.lookup(link(f"h{i}/0").url) == "waiting" for i in range(500))
     reader.close()
+
+
+def test_a_reader_shows_one_commit_whatever_is_merged_meanwhile(driver: Driver) -> None:
+    """More tables than RocksDB opens at once by itself: each is held from the beginning, and so is what stands in it."""
+    driver.limits = Limits(recrawl=True)
+    pages: list[str] = []
+
+    def crawl(row: str) -> None:
+        driver.reopen()
+        driver.now += 2
+        driver.fields = {"due": driver.now + 1000, "interval": 9.0, "row": Ref(row, 0, 1)}
+        driver.commit((), [(lease, done()) for lease in driver.claim(50, 1)])
+
+    while len(list(driver.path.glob("*.sst"))) <= 18:
+        new = [f"h{host}/{len(pages)}" for host in range(50)]
+        driver.commit([link(name) for name in new])
+        crawl("first")
+        driver.reopen()
+        pages += new
+    with closing(open_reader(driver.path)) as reader:
+        driver.now += 2000
+        for _ in range(len(pages) // 50 + 3):
+            crawl("second")
+        driver.reopen()
+        assert {reader.lookup(link(name).url).row.file for name in pages} == {"first"}
 
 
 # -- bounds -------------------------------------------------------------------------------------------------------

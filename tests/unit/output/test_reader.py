@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 
 import orjson
 import pytest
+from msgspec.structs import replace
 from support.pages import Crawl, seed, visit
 
 import crawler
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Link
+from crawler.crawl.maintenance import empty_batch
 from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import Limits, open_store
 
@@ -85,6 +88,26 @@ def test_what_is_open_shows_one_commit(crawl):
         assert reader.lookup(A + "never") is None
         with pytest.raises(FetchError):
             reader.lookup("no url")
+
+
+def test_it_goes_on_showing_that_commit_when_a_file_is_retired_meanwhile(tmp_path, monkeypatch):
+    """And the store is asked once for a file, not once for each row that names it."""
+    store = open_store("embedded", tmp_path / "frontier", Limits(), now=1000.0, rest=lambda host: 0.0, memory_bytes=8 << 20)
+    crawl = Crawl(tmp_path, roll_size=1, store=store)
+    visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
+    with closing(store), closing(crawl.journal), open_crawl_reader(tmp_path) as reader:
+        asked = []
+        marks_now = reader._store.marks_now
+        monkeypatch.setattr(reader._store, "marks_now", lambda: asked.append(1) or marks_now())
+        visit(crawl, seed(A + "2", 2), Done(crawl.page(A + "2"), "ok"))
+        file = reader.lookup(A).archive.file
+        retired = {file: replace(store.marks()[file], retired=True)}
+        store.commit(store.prepare(replace(empty_batch(store), retired=retired)), [], {})
+        (tmp_path / file).unlink()
+        for _ in range(3):
+            with pytest.raises(LookupError):
+                reader.body(reader.lookup(A).archive)
+        assert asked == [1] and reader.lookup(A + "2") is None
 
 
 def test_a_directory_without_a_crawl_is_named(tmp_path):

@@ -100,6 +100,17 @@ def test_a_file_without_a_mark_was_retired_if_a_later_one_has_one():
     assert not is_retired(warc(3)) and not is_retired(warc(4)) and not is_retired("files/ab/cd/x.html")
 
 
+def test_of_a_file_with_a_mark_no_other_is_looked_at():
+    """It is asked for each body that is read, and a store that files are sent to every ten minutes has thousands in a month."""
+
+    class Marks(dict):
+        def __iter__(self):
+            raise AssertionError("all marks are looked at")
+
+    is_retired = retired_in(Marks({warc(3): Mark(5), warc(2): Mark(5, True, True)}))
+    assert is_retired(warc(2)) and not is_retired(warc(3))
+
+
 # -- what is done -----------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from support.daemons import daemon
 from support.sinful import Site, head, running, stay
 
 from crawler.core.batch import Admitted
+from crawler.core.errors import StorageError
 from crawler.core.model import Link
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
 from crawler.service import api as api_module
@@ -593,6 +594,14 @@ async def until_reset(connection):
     with connection, contextlib.suppress(ConnectionResetError):
         while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
             pass
+
+
+async def test_who_asks_to_the_last_is_told_that_the_crawl_has_ended(tmp_path):
+    """A part of a crawl that drains may be asked once its store is closed: 503, no fault of ours."""
+    async with daemon(tmp_path) as running:
+        pass
+    with pytest.raises(StorageError, match="the crawl has ended"):
+        await running.crawl.pump.marks()
 
 
 async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tmp_path, monkeypatch):
