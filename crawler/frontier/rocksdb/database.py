@@ -52,6 +52,8 @@ WAL_BYTES_MAX: Final = 32 << 20
 """Bounds what an open after a kill has to replay."""
 FILES_ALL: Final = -1
 """As RocksDB understands it: every table is opened with the database, and stays so."""
+TO_READ_MAX: Final = 4096
+"""Tables that are all opened to be read: of a store of 16 GiB."""
 
 _COMPRESSED: Final = frozenset({"queue", "due", "page", "robots"})
 ASKED_MAX: Final = 256
@@ -121,7 +123,8 @@ def files_max_to_read(path: Path) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     tables = sum(file.suffix == ".sst" for file in path.iterdir())
     held = sum(1 for _ in Path("/proc/self/fd").iterdir())
-    return FILES_ALL if soft < 0 or tables <= (soft - held) // 2 else files_max_default()
+    most = min(TO_READ_MAX, (soft - held) // 2) if soft >= 0 else TO_READ_MAX
+    return FILES_ALL if tables <= most else files_max_default()
 
 
 @contextlib.contextmanager
