@@ -35,12 +35,16 @@ class Network:
         self._dealing, self._reaches = dealing, reaches
         self._clock, self._patience_s = clock, patience_s
         self._outage: Outage[EndedVisit] = Outage()
+        self._last_fault = ""
+        """Of the last visit that ended without a response: reason and detail."""
 
     def observe(self, lease: Lease, outcome: Outcome) -> list[EndedVisit]:
         """A visit that used the network has ended: it is settled now, or held until it is known whose fault that was."""
         if isinstance(outcome, Done) and outcome.reason is None and self._outage.is_calm:
             self._outage.responded(lease.link.host)
             return [(lease, outcome)]
+        if isinstance(outcome, Dropped | Retry):
+            self._last_fault = f"{outcome.reason}, {outcome.detail}" if outcome.detail else outcome.reason or outcome.outcome
         return self._released(self._outage.note((lease, outcome), lease.link.host, _sign(outcome), self._clock()))
 
     def tick(self) -> list[EndedVisit]:
@@ -58,7 +62,8 @@ class Network:
             return
         now = self._clock()
         if now - self._outage.stats().since > self._patience_s:
-            raise StorageError("our own network is down: no name server, no route, no proxy, or nobody responds")
+            why = "no name server, no route, no proxy, or nobody responds"
+            raise StorageError(f"our own network is down: {why} (last fault: {self._last_fault})")
         if not self._outage.probe(now):
             return
         for host in self._outage.witnesses[:2]:
@@ -83,7 +88,7 @@ class Network:
     def _pause_or_resume(self) -> None:
         is_paused = Pause.OFFLINE in self._dealing.pauses
         if self._outage.offline and not is_paused:
-            logger.warning("network: nobody responds any more; paused, trying again now and then")
+            logger.warning("network: nobody responds any more (last fault: %s); paused, trying again now and then", self._last_fault)
             self._dealing.pause(Pause.OFFLINE)
         elif is_paused and not self._outage.offline:
             logger.info("network: responds again; going on")

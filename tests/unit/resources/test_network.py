@@ -143,3 +143,8 @@ def test_the_end_of_the_crawl_gives_back_what_is_held(world):
     world.ends(SUSPECT, *hosts(3))
     world.settle(world.network.flush())
     assert [outcome for _, outcome in world.settled] == [Unvisited()] * 3 and world.frontier._held == 0
+
+
+def test_why_nobody_responds_is_told(world, caplog):
+    world.ends(Retry("connect_error", "proxy", "failed", "status 407"), *hosts(60))
+    assert "last fault: proxy, status 407" in caplog.text
