@@ -88,7 +88,8 @@ class Network:
     def _pause_or_resume(self) -> None:
         is_paused = Pause.OFFLINE in self._dealing.pauses
         if self._outage.offline and not is_paused:
-            logger.warning("network: nobody responds any more (last fault: %s); paused, trying again now and then", self._last_fault)
+            said = "network: nobody responds any more (last fault: %s); paused, trying again now and then"
+            logger.warning(said, self._last_fault)
             self._dealing.pause(Pause.OFFLINE)
         elif is_paused and not self._outage.offline:
             logger.info("network: responds again; going on")
