@@ -14,7 +14,7 @@ from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError
-from crawler.core.model import READABLE, Known, Link
+from crawler.core.model import EMBED, READABLE, Known, Link
 from crawler.core.text import printable
 from crawler.crawl.reading import scope_in
 from crawler.output.results import Row, row_at
@@ -124,8 +124,10 @@ def _absence(
     page = store.lookup(via)
     if isinstance(page, Known):
         obeys = (read_section(root, PolitenessConfig) or PolitenessConfig()).robots
-        via_page = _Via(config, scope_in(root), page, _row(root, page, is_retired), obeys)
-        return absence | {"via": page.link.url} | via_page.left_out(url, store.budgets(url))
+        scope, budgets = scope_in(root), store.budgets(url)
+        via_page = _Via(config, scope, page, _row(root, page, is_retired), obeys)
+        needed = {"rule_if_needed": _refused_as_needed(config, scope, url, budgets)} if config.requisites else {}
+        return absence | {"via": page.link.url} | via_page.left_out(url, budgets) | needed
     if page is not None:
         absence |= {"via": via, "unread": "it waits for its visit"}
     return absence
@@ -172,6 +174,11 @@ def _was_read_before(row: Row) -> bool:
     return row["status"] == 304 and row["mime"] in _HTML
 
 
+def _refused_as_needed(config: ScopeConfig, scope: Scope, url: str, budgets: tuple[int, int]) -> str | None:
+    """The rule that refuses it as what a page needs to be shown: place and depth do not."""
+    return scope.refuses(Link(url, urls.host_key(url), EMBED)) or _used_up(config, url, *budgets)
+
+
 def _refused_by_counts(config: ScopeConfig, url: str, admitted: int, queries: int) -> str | None:
     """The rule that a store's counts speak for: the budgets, and the place where nothing was ever admitted for a host."""
     if config.scope == "host" and config.depth and not admitted:
@@ -209,7 +216,11 @@ def as_text(explanation: dict[str, Any]) -> str:
 def _unknown(explanation: dict[str, Any]) -> list[str]:
     if explanation["rule"]:
         is_told = "via" in explanation
-        return [f"{'' if is_told else 'never admitted; found on a page, it would be '}left out by the rule {explanation['rule']}"]
+        told = f"{'' if is_told else 'never admitted; found on a page, it would be '}left out by the rule {explanation['rule']}"
+        needed = explanation.get("rule_if_needed")
+        if needed is None or needed == explanation["rule"]:
+            return [told]
+        return [told, f"if that page needs it to be shown: left out by the rule {needed}"]
     if explanation.get("unread"):
         return [f"never admitted, and no links were read of the page it is said to stand on: {explanation['unread']}"]
     if "via" in explanation and explanation["via"] is None:

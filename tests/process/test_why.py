@@ -49,3 +49,15 @@ def test_a_page_that_is_not_modified_was_read_the_first_time(crawled):
 
 def test_a_host_that_is_blocked_is_named_as_such(crawled):
     assert "left out by the rule block" in why(crawled, "blocked")
+
+
+def test_what_a_page_needs_is_left_out_by_other_rules_than_its_links(tmp_path):
+    """Place and depth leave out none of it, so they do not tell why it is not there."""
+    path = "/picture?"
+    with Web().running() as web:
+        pictures = [web.url(HOST, f"{path}{n}") for n in range(3)]
+        web.hosts = {HOST: {"/": Answer(body="".join(f'<img src="{one}">' for one in pictures).encode())}}
+        rules = ("--requisites", "--max-queries-per-path", "2")
+        assert command("run", web.url(HOST), *rules, "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+        told = command("why", pictures[2], "--via", web.url(HOST), "--data", str(tmp_path / "out")).stdout
+    assert "left out by the rule depth" in told and "needs it to be shown: left out by the rule query_explosion" in told
