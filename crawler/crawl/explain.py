@@ -14,16 +14,17 @@ from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there
 from crawler.core.errors import FetchError
-from crawler.core.model import READABLE, Known, Link
+from crawler.core.model import EMBED, READABLE, Known, Link
 from crawler.core.text import printable
+from crawler.crawl.reading import scope_in
 from crawler.output.results import Row, row_at
 from crawler.parse.seeds import WHAT_TO_DO
 from crawler.policy.robots_rules import RobotsRules
-from crawler.policy.scope import Scope
 
 if TYPE_CHECKING:
     from crawler.frontier import Store
     from crawler.output import CrawlReader
+    from crawler.policy.scope import Scope
 
 _HERE: Final = {"is_here": True}
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
@@ -61,7 +62,7 @@ def explain(
     if known is not None:
         return explanation | {"state": known}
     if via is None:
-        return explanation | _refusal(store, config, canonical)
+        return explanation | _refusal(root, store, config, canonical)
     return explanation | _absence(root, store, config, canonical, urls.parse(via, rules=rules).href, is_retired)
 
 
@@ -108,9 +109,9 @@ def _reading_of(row: Row) -> dict[str, Any]:
     return {name: row.get(name) for name in ("encoding", "cut", "fault")}
 
 
-def _refusal(store: Store | CrawlReader, config: ScopeConfig, url: str) -> dict[str, Any]:
+def _refusal(root: Path, store: Store | CrawlReader, config: ScopeConfig, url: str) -> dict[str, Any]:
     """Nothing is known of where the link stands: place and depth cannot refuse it."""
-    rule = Scope(config).refuses(Link(url, urls.host_key(url), "link"))
+    rule = scope_in(root).refuses(Link(url, urls.host_key(url), "link"))
     rule = rule or _refused_by_counts(config, url, *store.budgets(url))
     return {"rule": rule, "depth": config.depth, "scope": config.scope}
 
@@ -123,8 +124,10 @@ def _absence(
     page = store.lookup(via)
     if isinstance(page, Known):
         obeys = (read_section(root, PolitenessConfig) or PolitenessConfig()).robots
-        via_page = _Via(config, page, _row(root, page, is_retired), obeys)
-        return absence | {"via": page.link.url} | via_page.left_out(url, store.budgets(url))
+        scope, budgets = scope_in(root), store.budgets(url)
+        via_page = _Via(config, scope, page, _row(root, page, is_retired), obeys)
+        needed = {"rule_if_needed": _refused_as_needed(config, scope, url, budgets)} if config.requisites else {}
+        return absence | {"via": page.link.url} | via_page.left_out(url, budgets) | needed
     if page is not None:
         absence |= {"via": via, "unread": "it waits for its visit"}
     return absence
@@ -133,8 +136,8 @@ def _absence(
 class _Via:
     """A settled page on which a link is said to stand. ``obeys``: the crawl honours robots directives."""
 
-    def __init__(self, config: ScopeConfig, page: Known, row: Row, obeys: bool) -> None:
-        self._config, self._page, self._row, self._obeys = config, page, row, obeys
+    def __init__(self, config: ScopeConfig, scope: Scope, page: Known, row: Row, obeys: bool) -> None:
+        self._config, self._scope, self._page, self._row, self._obeys = config, scope, page, row, obeys
 
     def left_out(self, url: str, budgets: tuple[int, int]) -> dict[str, Any]:
         """The rule that leaves out a link of this page, or why none of its links, or not all, were looked at. Only a rule that
@@ -142,13 +145,13 @@ class _Via:
         page, row, is_sitemap = self._page, self._row, self._is_sitemap()
         if page.outcome not in READABLE and not (is_sitemap and row.get("encoding")):
             return {"unread": self._unread()}
-        scope = Scope(self._config)
-        if not is_sitemap and not scope.follows(page.link):
+        if not is_sitemap and not self._scope.follows(page.link):
             return {"rule": "depth"}
-        if not is_sitemap and row.get("encoding", "") is None and not row.get("cut"):  # "": a row of an earlier version
+        is_unread = row.get("encoding", "") is None and not row.get("cut")  # "": a row of an earlier version
+        if is_unread and not is_sitemap and not _was_read_before(row):
             return {"unread": f"its body was not read for links; its type is {row['mime'] or 'not told'}"}
         depth = page.link.depth + (not is_sitemap)
-        rule = scope.refuses(Link(url, urls.host_key(url), "link", depth, anchor=page.link.anchor or page.link.url))
+        rule = self._scope.refuses(Link(url, urls.host_key(url), "link", depth, anchor=page.link.anchor or page.link.url))
         if rule is None and self._obeys and "nofollow" in (row.get("robots") or "").split(","):
             rule = "nofollow"
         if row.get("cut"):
@@ -164,6 +167,16 @@ class _Via:
         if self._page.location:
             return f"it redirects to {self._page.location}"
         return f"it ended as {self._page.outcome}" + (f" ({self._page.reason})" if self._page.reason else "")
+
+
+def _was_read_before(row: Row) -> bool:
+    """A page that is not modified is not read again: its row does not say how it was when it was."""
+    return row["status"] == 304 and row["mime"] in _HTML
+
+
+def _refused_as_needed(config: ScopeConfig, scope: Scope, url: str, budgets: tuple[int, int]) -> str | None:
+    """The rule that refuses it as what a page needs to be shown: place and depth do not."""
+    return scope.refuses(Link(url, urls.host_key(url), EMBED)) or _used_up(config, url, *budgets)
 
 
 def _refused_by_counts(config: ScopeConfig, url: str, admitted: int, queries: int) -> str | None:
@@ -203,7 +216,11 @@ def as_text(explanation: dict[str, Any]) -> str:
 def _unknown(explanation: dict[str, Any]) -> list[str]:
     if explanation["rule"]:
         is_told = "via" in explanation
-        return [f"{'' if is_told else 'never admitted; found on a page, it would be '}left out by the rule {explanation['rule']}"]
+        told = f"{'' if is_told else 'never admitted; found on a page, it would be '}left out by the rule {explanation['rule']}"
+        needed = explanation.get("rule_if_needed")
+        if needed is None or needed == explanation["rule"]:
+            return [told]
+        return [told, f"if that page needs it to be shown: left out by the rule {needed}"]
     if explanation.get("unread"):
         return [f"never admitted, and no links were read of the page it is said to stand on: {explanation['unread']}"]
     if "via" in explanation and explanation["via"] is None:
@@ -218,7 +235,8 @@ def _unknown(explanation: dict[str, Any]) -> list[str]:
     extent = f"followed to depth {explanation['depth']}" if explanation["depth"] >= 0 else "followed without limit"
     place = PLACES[explanation["scope"]]
     links = f"links are {extent}" + (f"; {place}" if place else "")
-    return ["never admitted: it was not listed, and no link to it was found", links]
+    told = "if a page links to it, --via with that page's URL tells why that was not followed"
+    return ["never admitted: it was not listed, and no link that is followed leads to it", links, told]
 
 
 def _is_leased_elsewhere(explanation: dict[str, Any]) -> bool:

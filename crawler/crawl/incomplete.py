@@ -16,11 +16,11 @@ from crawler.config.crawl_toml import read_section
 from crawler.config.sections import ParseConfig, ScopeConfig
 from crawler.core.model import EMBED, READABLE, Known
 from crawler.crawl.embeds import NESTING_MAX
+from crawler.crawl.reading import scope_in
 from crawler.output import CrawlReader, Row, row_at
 from crawler.parse.html import MIMES as HTML
 from crawler.parse.html import Options
 from crawler.parse.requisites import MIMES, requisites
-from crawler.policy.scope import Scope
 
 REMEMBERED_MAX: Final = 4096
 REDIRECTS_MAX: Final = 10
@@ -48,7 +48,7 @@ class _Needs:
     def __init__(self, reader: CrawlReader, on_unread: Callable[[], object]) -> None:
         self._reader, self._on_unread = reader, on_unread
         scope = read_section(reader.root, ScopeConfig) or ScopeConfig()
-        self._scope = Scope(scope)
+        self._scope = scope_in(reader.root)
         self._max_parse = (read_section(reader.root, ParseConfig) or ParseConfig()).max_parse
         self._options = Options("", scope.max_outlinks, scope.url_rules())
         self._missing_of = lru_cache(REMEMBERED_MAX)(self._found_missing)

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from crawler.config import HostRules
+from crawler.config.crawl_toml import read_section
+from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import KINDS, PAGES
 from crawler.frontier import open_reader
 from crawler.output import CrawlReader, Result, crawl_in
+from crawler.policy.scope import Scope
+
+
+def scope_in(root: Path) -> Scope:
+    """The rules of the crawl in ``root`` as it runs now, blocked hosts among them. ConfigError: they cannot be read."""
+    hosts = HostRules(read_section(root, PolitenessConfig) or PolitenessConfig())
+    return Scope(read_section(root, ScopeConfig) or ScopeConfig(), blocked=hosts.blocked)
 
 
 def open_crawl_reader(directory: Path | str) -> CrawlReader:

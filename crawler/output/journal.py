@@ -105,9 +105,10 @@ class Journal:
         return known
 
     def _tell_type(self, row: Row, before: Known | None) -> None:
-        """A 304 need not say of what type the page is that it confirms: the row of the visit before does."""
+        """A 304 need not say of what type the page is that it confirms, and what it says is often its own: the row of the visit
+        before tells how the body that is kept came, and was read."""
         earlier = self._results.row(before.row) if before is not None and before.row is not None else None
-        if earlier is not None and row["mime"] is None:
+        if earlier is not None and before is not None and (before.can_be_confirmed or row["mime"] is None):
             row |= {name: earlier.get(name) for name in ("mime", "charset", "encoding")}
 
     def _scheduled(self, known: Known, settled: Settled, now: float) -> Known:

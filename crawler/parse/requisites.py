@@ -23,12 +23,18 @@ MIMES: Final = HTML | {CSS}
 """Types of documents that have requisites."""
 SRCDOC_CHARS_MAX: Final = 256 << 10
 
+_LATER: Final = ("data-src", "data-lazy-src", "data-original")
+"""Where the scripts in use for that find what they load when it comes into view."""
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
-    "img": ("src", "data-src"),
+    "img": ("src", *_LATER),
     "source": ("src", "data-src"),
-    "iframe": ("src", "data-src"),
+    "iframe": ("src", "data-src", "data-lazy-src"),
     "video": ("src", "data-src", "poster"),
     "audio": ("src", "data-src"),
+    "amp-img": ("src",),
+    "amp-anim": ("src",),
+    "amp-video": ("src", "poster"),
+    "amp-audio": ("src",),
     "image": ("href", "xlink:href"),
     "use": ("href", "xlink:href"),
     "feimage": ("href", "xlink:href"),
@@ -39,7 +45,7 @@ _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "td": ("background",),
     "th": ("background",),
 } | dict.fromkeys(("script", "track", "embed", "frame"), ("src",))
-_SETS: Final = frozenset({"img", "source"})
+_SETS: Final = frozenset({"img", "source", "amp-img", "amp-anim"})
 _INLINE: Final = ("data:", "blob:", "about:", "javascript:")
 
 
@@ -79,7 +85,7 @@ def _elements(found: Found, elements: Iterable[Element], *, nested: bool) -> Non
         for name in _ATTRIBUTES.get(tag, ()):
             _add(found, attr(name), tag)
         if tag in _SETS:
-            for name in ("srcset", "data-srcset"):
+            for name in ("srcset", "data-srcset", "data-lazy-srcset"):
                 _add_all(found, srcset(attr(name) or ""), "srcset")
         elif tag == "link":
             _related(found, attr("href") or "", attr("rel") or "")

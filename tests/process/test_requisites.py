@@ -149,3 +149,15 @@ def test_every_page_that_lacks_something_is_named(tmp_path):
             for page in map(orjson.loads, command("summary", str(tmp_path), "--incomplete").stdout.splitlines())
         }
     assert found == {web.url(HOST): [lost], web.url(HOST, "/one"): [gone, lost], web.url(HOST, "/two"): [gone]}
+
+
+def test_what_the_operator_leaves_out_is_not_called_missing(tmp_path):
+    """Neither what is excluded, nor what is on a host that is blocked."""
+    config = tmp_path / "c.toml"
+    config.write_text(f'[[host]]\nmatch = "{CDN}"\nblock = true\n')
+    with Web().running() as web:
+        web.hosts = {HOST: {"/": html(f"<img src={web.url(CDN, '/a.png')}><img src=/excluded.png><img src=/gone.png>")}}
+        rules = ("--requisites", "--exclude", "excluded", "--config", str(config))
+        assert command("run", web.url(HOST), *rules, "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+        told = command("summary", str(tmp_path / "out"), "--incomplete").stdout
+        assert orjson.loads(told) == {"url": web.url(HOST), "missing": [web.url(HOST, "/gone.png")]}

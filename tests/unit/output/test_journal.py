@@ -12,6 +12,7 @@ import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.pages import WALL, Crawl, seed, visit
 
 from crawler.core import urls
@@ -237,6 +238,20 @@ def test_what_was_known_of_a_body_outlives_a_visit_that_brings_none(tmp_path, ki
         assert latest["archive"]["revisit_of"] == row["archive"]
         assert latest["archive"]["offset"] > row["archive"]["offset"]
     crawl.journal.close()
+
+
+@pytest.mark.parametrize("said", [{}, {"mime": "text/plain"}, {"mime": "text/html", "charset": "utf-8"}])
+def test_a_page_is_of_the_type_that_its_body_came_with_whatever_a_304_says(crawl, said):
+    """Many servers put the type on it that they put on everything; then the page was among no pages any more."""
+    was = Done(crawl.page(A, "<p>ü".encode("latin-1"), mime="text/html", charset="latin-1"), "ok")
+    visit(crawl, seed(A, 1), replace(was, encoding="windows-1252"))
+    for _ in range(2):
+        crawl.store.revive(frozenset({"ok"}))
+        (lease,) = crawl.claim()
+        crawl.commit([Settled(lease, Done(crawl.page(A, b"", status=304, **said), "ok"))])
+        latest = crawl.rows()[-1]
+        assert (latest["status"], latest["mime"]) == (304, "text/html")
+        assert (latest["charset"], latest["encoding"]) == ("latin-1", "windows-1252")
 
 
 @pytest.mark.parametrize("kind", ["warc", "files"])

@@ -26,6 +26,8 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<img src=a.png srcset='b.png 1x, /c,d.png 2x'>", "/dir/a.png /dir/b.png /c,d.png"),
         ("<picture><source srcset='p.avif 100w,q.avif' type=image/avif><img src=r></picture>", "/dir/p.avif /dir/q.avif /dir/r"),
         ("<img data-src=l.png data-srcset='m.png 2x' src='data:image/gif;base64,R0'>", "/dir/l.png /dir/m.png"),
+        ("<img data-lazy-src=l.png data-lazy-srcset='m.png 2x'><img data-original=o.png>", "/dir/l.png /dir/m.png /dir/o.png"),
+        ("<amp-img src=a srcset='b 2x'></amp-img><amp-video src=v poster=p></amp-video>", "/dir/a /dir/b /dir/v /dir/p"),
         ("<noscript><img src=n.png></noscript>", "/dir/n.png"),
         ("<link rel=stylesheet href=/s.css><link rel='alternate stylesheet' href=/t.css>", "/s.css /t.css"),
         ("<link rel='shortcut icon' href=/f.ico><link rel=apple-touch-icon href=/g><link rel=mask-icon href=/h>", "/f.ico /g /h"),

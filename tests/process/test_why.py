@@ -1,0 +1,63 @@
+"""``why`` says of a URL that was never admitted what is so, and how to learn more."""
+
+from pathlib import Path
+
+import pytest
+from support.programs import LOCAL, command
+from support.webs import Answer, Web, page
+
+HOST, FAR, BLOCKED = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+MODIFIED = ("Last-Modified", "Mon, 02 Nov 2026 00:00:00 GMT")
+HEADED = '<a href="/nofollow" rel=nofollow>a</a><a href="{far}">b</a><a href="{blocked}">c</a>'
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A page that links to what is not followed, visited twice and not modified the second time."""
+    out, config = tmp_path_factory.mktemp("why") / "out", tmp_path_factory.mktemp("config") / "c.toml"
+    config.write_text(f'[[host]]\nmatch = "{BLOCKED}"\nblock = true\n')
+    with Web().running() as web:
+        urls = {"seed": web.url(HOST), "nofollow": web.url(HOST, "/nofollow"), "far": web.url(FAR), "blocked": web.url(BLOCKED)}
+        body = HEADED.format(**urls).encode()
+        visits = iter([Answer(body=body, headers=(MODIFIED,)), Answer(304, mime=None, headers=(MODIFIED,))])
+        web.hosts = {HOST: {"/": lambda: next(visits)}, FAR: {"/": page()}, BLOCKED: {"/": page()}}
+        settings = ("--depth", "1", "--scope", "domain", "--config", str(config), *LOCAL, "--robots")
+        run = ("run", urls["seed"], "-o", str(out), *settings)
+        assert command(*run).returncode == 0
+        assert command("recrawl", str(out)).returncode == 0
+        assert command(*run).returncode == 0
+    return out, urls
+
+
+def why(crawled: tuple[Path, dict[str, str]], name: str, *arguments: str) -> str:
+    return command("why", crawled[1][name], "--data", str(crawled[0]), *arguments).stdout
+
+
+@pytest.mark.parametrize("name", ["nofollow", "far"])
+def test_a_link_that_was_found_but_not_followed_is_not_said_to_be_missing(crawled, name):
+    """Where it stands is not known: that no link to it was found would be a guess."""
+    told = why(crawled, name)
+    assert "no link that is followed leads to it" in told and "no link to it was found" not in told
+    assert "--via" in told
+
+
+def test_a_page_that_is_not_modified_was_read_the_first_time(crawled):
+    assert "left out by the rule domain" in why(crawled, "far", "--via", crawled[1]["seed"])
+    told = why(crawled, "nofollow", "--via", crawled[1]["seed"])
+    assert "or one that says nofollow" in told and "not read for links" not in told
+
+
+def test_a_host_that_is_blocked_is_named_as_such(crawled):
+    assert "left out by the rule block" in why(crawled, "blocked")
+
+
+def test_what_a_page_needs_is_left_out_by_other_rules_than_its_links(tmp_path):
+    """Place and depth leave out none of it, so they do not tell why it is not there."""
+    path = "/picture?"
+    with Web().running() as web:
+        pictures = [web.url(HOST, f"{path}{n}") for n in range(3)]
+        web.hosts = {HOST: {"/": Answer(body="".join(f'<img src="{one}">' for one in pictures).encode())}}
+        rules = ("--requisites", "--max-queries-per-path", "2")
+        assert command("run", web.url(HOST), *rules, "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+        told = command("why", pictures[2], "--via", web.url(HOST), "--data", str(tmp_path / "out")).stdout
+    assert "left out by the rule depth" in told and "needs it to be shown: left out by the rule query_explosion" in told
