@@ -54,6 +54,12 @@ async def test_what_is_no_request_is_refused_and_fills_no_log(caplog):
     assert caplog.records == []
 
 
+async def closed(writer):
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
 LINES = b"X: " + b"x" * 8000 + b"\r\n"
 
 
@@ -83,7 +89,7 @@ async def test_a_request_head_of_many_long_lines_is_cut_off(before):
                 await asyncio.sleep(0.01)
                 sent += 1
         assert sent < 20
-        writer.close()
+        await closed(writer)
 
 
 async def test_a_request_head_of_many_long_lines_is_told_so():
@@ -93,7 +99,7 @@ async def test_a_request_head_of_many_long_lines_is_told_so():
             writer.write(LINES)
             await asyncio.sleep(0.05)
         assert " 431 " in await head_of(reader)
-        writer.close()
+        await closed(writer)
 
 
 async def test_a_long_body_and_many_requests_at_once_are_no_long_head():
@@ -116,7 +122,7 @@ async def test_a_long_body_and_many_requests_at_once_are_no_long_head():
         for _ in range(20):
             assert " 200 " in await head_of(reader)
             await reader.readexactly(1)
-        writer.close()
+        await closed(writer)
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
