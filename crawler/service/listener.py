@@ -1,7 +1,7 @@
 """A bounded HTTP listener: the only way this package accepts connections.
 
 Invariants: at most ``connections_max`` connections are open, and no client holds one for ever. A client that sends no
-complete request head in time is closed; one that stops reading is closed by TCP itself.
+complete request head in time is closed, and so is one whose head does not end; one that stops reading is closed by TCP itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from errno import EADDRINUSE
 from typing import Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
@@ -32,12 +32,50 @@ IDLE_S: Final = 30.0
 STALLED_S: Final = 60
 """For what was sent to be taken by the client."""
 HEADER_BYTES_MAX: Final = 16 << 10
+"""Of one line of a request's head."""
+HEAD_BYTES_MAX: Final = 32 << 10
+"""Of all its lines: aiohttp bounds each of them and their number, and would hold some 4 MiB of every client."""
 READ_BYTES: Final = 16 << 10
 """Twice this may wait to be read of one connection before its client is slowed."""
 logger: Final = logging.getLogger(__name__)
 logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 """A malformed request is its client's fault: the client is told, and the log is not filled with it."""
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+_TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class _Client(web.RequestHandler):
+    """A connection whose request heads, and what follows a body in chunks, are bounded as a whole."""
+
+    __slots__ = ("_body", "_unfinished_bytes")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._body: StreamReader | None = None
+        self._unfinished_bytes = 0
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes one after the other of which comes neither a request nor anything of a body belong to a head."""
+        requests, body = self._request_count, self._body_bytes
+        super().data_received(data)
+        if self._request_count != requests and self._messages:
+            self._body = self._messages[-1][1]
+            self._unfinished_bytes = 0
+        elif self._body_bytes != body or self._buffer_paused or self._reading_paused:
+            self._unfinished_bytes = 0
+        else:
+            self._unfinished_bytes += len(data)
+            if self._unfinished_bytes > HEAD_BYTES_MAX:
+                self._refuse()
+
+    @property
+    def _body_bytes(self) -> int:
+        return 0 if self._body is None else self._body.total_bytes
+
+    def _refuse(self) -> None:
+        if self.transport is not None and self._current_request is None:
+            self.transport.write(_TOO_LONG)
+        self.force_close()
 
 
 class _Refusal(asyncio.Protocol):
@@ -78,18 +116,20 @@ async def open_listener(
         shutdown_timeout=shutdown_s,
     )
     await runner.setup()
-    server = runner.server
+    server, loop = runner.server, asyncio.get_running_loop()
     assert server is not None
 
     def accept() -> asyncio.BaseProtocol:
-        return _Refusal() if len(server.connections) >= connections_max else server()
+        if len(server.connections) >= connections_max:
+            return _Refusal()
+        return _Client(server, loop=loop, **server._kwargs)
 
     listening: list[asyncio.Server] = []
     try:
         sockets = await _bind(address)
         try:
             for bound in sockets:
-                begun = await asyncio.get_running_loop().create_server(accept, sock=bound)
+                begun = await loop.create_server(accept, sock=bound)
                 listening.append(begun)
             _require_room(address, sockets[0])
             yield sockets[0].getsockname()[1]

@@ -54,6 +54,77 @@ async def test_what_is_no_request_is_refused_and_fills_no_log(caplog):
     assert caplog.records == []
 
 
+async def closed(writer):
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+LINES = b"X: " + b"x" * 8000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: a\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET /livez HTTP/1.1\r\nHost: a\r\n",
+        b"POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+    ],
+    ids=["first", "second", "trailers"],
+)
+async def test_a_request_head_of_many_long_lines_is_cut_off(before):
+    async def read(request):
+        return web.Response(body=await request.read())
+
+    app = web.Application()
+    app.router.add_get("/livez", read)
+    app.router.add_post("/body", read)
+    async with open_listener("127.0.0.1:0", app) as port:
+        reader, writer = await ask(port, before)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof() and sent < 100:
+                writer.write(LINES)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+                sent += 1
+        assert sent < 20
+        await closed(writer)
+
+
+async def test_a_request_head_of_many_long_lines_is_told_so():
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None)) as port:
+        reader, writer = await ask(port, b"GET /livez HTTP/1.1\r\nHost: a\r\n")
+        for _ in range(5):
+            writer.write(LINES)
+            await asyncio.sleep(0.05)
+        assert " 431 " in await head_of(reader)
+        await closed(writer)
+
+
+async def test_a_long_body_and_many_requests_at_once_are_no_long_head():
+    async def read(request):
+        await asyncio.sleep(0.1)
+        return web.Response(body=str(len(await request.read())).encode())
+
+    app = web.Application(client_max_size=1 << 20)
+    app.router.add_post("/body", read)
+    head = b"POST /body HTTP/1.1\r\nHost: a\r\n"
+    request = head + b"Content-Length: 500000\r\n\r\n" + b"x" * 500_000
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 30_000 + b"0\r\n\r\n"
+    async with open_listener("127.0.0.1:0", app) as port:
+        reader, writer = await ask(port, request + chunked + request)
+        for size in (500_000, 30_000, 500_000):
+            assert " 200 " in await head_of(reader)
+            assert await reader.readexactly(len(str(size))) == str(size).encode()
+        short = head + b"X: " + b"x" * 10_000 + b"\r\nContent-Length: 0\r\n\r\n"
+        writer.write(short * 20)
+        for _ in range(20):
+            assert " 200 " in await head_of(reader)
+            await reader.readexactly(1)
+        await closed(writer)
+
+
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_one_connection_too_many_is_told_so_and_the_others_are_served(new_loop, caplog):
     with asyncio.Runner(loop_factory=new_loop) as runner:
