@@ -44,6 +44,10 @@ _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+_PRIVATE: Final = ("_request_count", "_messages", "_buffer_paused", "_reading_paused", "_current_request")
+"""What ``_Client`` goes by. Under a later aiohttp that lacks one of them, only aiohttp's own bounds hold."""
+
+
 class _Client(web.RequestHandler):
     """A connection whose request heads, and what follows a body in chunks, are bounded as a whole."""
 
@@ -118,11 +122,12 @@ async def open_listener(
     await runner.setup()
     server, loop = runner.server, asyncio.get_running_loop()
     assert server is not None
+    is_bounded = hasattr(server, "_kwargs") and all(hasattr(web.RequestHandler, name) for name in _PRIVATE)
 
     def accept() -> asyncio.BaseProtocol:
         if len(server.connections) >= connections_max:
             return _Refusal()
-        return _Client(server, loop=loop, **server._kwargs)
+        return _Client(server, loop=loop, **server._kwargs) if is_bounded else server()
 
     listening: list[asyncio.Server] = []
     try:
