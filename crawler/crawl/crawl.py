@@ -1,7 +1,7 @@
 """The crawl as a whole: it begins, runs, ends in its grace, and takes new settings meanwhile. What its workers do with each link
 is ``crawler.crawl.visitor``.
 
-Invariant: every task has this one for its parent, and has ended when it does.
+Invariant: every task is a child of ``run``, and has ended when that returns.
 """
 
 from __future__ import annotations

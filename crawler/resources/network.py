@@ -36,16 +36,17 @@ class Network:
         self._clock, self._patience_s = clock, patience_s
         self._outage: Outage[EndedVisit] = Outage()
         self._last_fault = ""
-        """Of the last visit that ended without a response: reason and detail."""
+        """Of the last visit that a lost network may be to blame for."""
 
     def observe(self, lease: Lease, outcome: Outcome) -> list[EndedVisit]:
         """A visit that used the network has ended: it is settled now, or held until it is known whose fault that was."""
         if isinstance(outcome, Done) and outcome.reason is None and self._outage.is_calm:
             self._outage.responded(lease.link.host)
             return [(lease, outcome)]
-        if isinstance(outcome, Dropped | Retry):
-            self._last_fault = f"{outcome.reason}, {outcome.detail}" if outcome.detail else outcome.reason or outcome.outcome
-        return self._released(self._outage.note((lease, outcome), lease.link.host, _sign(outcome), self._clock()))
+        sign = _sign(outcome)
+        if sign not in ("response", "nothing"):
+            self._last_fault = _told(outcome)
+        return self._released(self._outage.note((lease, outcome), lease.link.host, sign, self._clock()))
 
     def tick(self) -> list[EndedVisit]:
         """To be called now and then: what has been held long enough."""
@@ -97,10 +98,17 @@ class Network:
 
 
 def _sign(outcome: Outcome) -> Sign:
-    if isinstance(outcome, Unvisited):
-        return "nothing"
-    detail = outcome.detail if isinstance(outcome, Dropped | Retry) else ""
-    return network_sign(outcome.reason, detail)
+    return "nothing" if isinstance(outcome, Unvisited) else network_sign(outcome.reason, _detail(outcome))
+
+
+def _detail(outcome: Outcome) -> str:
+    return outcome.detail if isinstance(outcome, Dropped | Retry) else ""
+
+
+def _told(outcome: Outcome) -> str:
+    """Why a visit failed, for people: ``proxy, status 407``."""
+    reason = "" if isinstance(outcome, Unvisited) else outcome.reason or outcome.outcome
+    return ", ".join(filter(None, (reason, _detail(outcome))))
 
 
 __all__ = ["HELD_MAX", "Network"]

@@ -145,6 +145,10 @@ def test_the_end_of_the_crawl_gives_back_what_is_held(world):
     assert [outcome for _, outcome in world.settled] == [Unvisited()] * 3 and world.frontier._held == 0
 
 
-def test_why_nobody_responds_is_told(world, caplog):
-    world.ends(Retry("connect_error", "proxy", "failed", "status 407"), *hosts(60))
+async def test_why_nobody_responds_is_told(world, caplog):
+    world.ends(Retry("connect_error", "proxy", "failed", "status 407"), *hosts(50))
     assert "last fault: proxy, status 407" in caplog.text
+    world.ends(Dropped("blocked", "address", "private"), "refused.test")  # nobody was asked: that is no reason
+    world.time.now += PATIENCE_S
+    with pytest.raises(StorageError, match="last fault: proxy, status 407"):
+        await world.watched(lambda: False)
