@@ -93,7 +93,8 @@ class Network:
             logger.warning(said, self._last_fault)
             self._dealing.pause(Pause.OFFLINE)
         elif is_paused and not self._outage.offline:
-            logger.info("network: responds again; going on")
+            why = "taken to work after all, so each failure is its host's" if self._outage.is_blind else "responds again"
+            logger.info("network: %s; going on", why)
             self._dealing.resume(Pause.OFFLINE)
 
 

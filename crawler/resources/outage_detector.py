@@ -107,6 +107,11 @@ class Outage(Generic[T]):
         return self._since is not None
 
     @property
+    def is_blind(self) -> bool:
+        """A long row of dead hosts is taken for just that, until the next response: see ``reached``, and PROBES_IN_DOUBT."""
+        return self._blind
+
+    @property
     def is_calm(self) -> bool:
         """Nothing is held or suspected: a response changes no more than who responded last."""
         return not self._held and not self._streak and self._since is None and not self._blind

@@ -152,3 +152,15 @@ async def test_why_nobody_responds_is_told(world, caplog):
     world.time.now += PATIENCE_S
     with pytest.raises(StorageError, match="last fault: proxy, status 407"):
         await world.watched(lambda: False)
+
+
+async def test_where_nobody_ever_responds_it_is_not_said_that_somebody_did(world, caplog):
+    world.ends(SUSPECT, *hosts(50))
+    for number in range(20):
+        world.time.now += 100
+        await world.network.probe()
+        world.ends(SUSPECT, f"probed{number}.test")
+        if not world.frontier.pauses:
+            break
+    assert not world.frontier.pauses
+    assert "responds again" not in caplog.text and "taken to work after all" in caplog.text
