@@ -40,18 +40,19 @@ ALTER TABLE box ALTER data SET STORAGE EXTERNAL;
 MIGRATIONS: Final[dict[int, str]] = {}
 """From a schema to the next one."""
 
+# By one moment, that of the statement: what a member has ends all at once, with the member, and its heir gets it in one tick.
 TICK: Final = """
-WITH beat AS (UPDATE member SET seen = clock_timestamp(), out_long = %(out)s,
+WITH beat AS (UPDATE member SET seen = statement_timestamp(), out_long = %(out)s,
     here = %(wants)s OR EXISTS (SELECT FROM slot WHERE owner = %(id)s)
   WHERE id = %(id)s AND incarnation = %(inc)s RETURNING id),
 fair AS (SELECT CASE WHEN %(wants)s THEN ceil(256::numeric / (1 + count(*)))::int ELSE 0 END AS most FROM member
-  WHERE id <> %(id)s AND here AND seen > clock_timestamp() - make_interval(secs => %(lease)s)),
-mine AS (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM slot WHERE owner = %(id)s AND until > clock_timestamp()),
-free AS (SELECT id, owner FROM slot WHERE owner IS NULL OR until < clock_timestamp() ORDER BY id
+  WHERE id <> %(id)s AND here AND seen > statement_timestamp() - make_interval(secs => %(lease)s)),
+mine AS (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM slot WHERE owner = %(id)s AND until > statement_timestamp()),
+free AS (SELECT id, owner FROM slot WHERE owner IS NULL OR until < statement_timestamp() ORDER BY id
   LIMIT greatest(0, (SELECT most FROM fair) - (SELECT count(*) FROM mine)) FOR UPDATE SKIP LOCKED),
-held AS (UPDATE slot s SET owner = %(id)s, until = clock_timestamp() + make_interval(secs => %(lease)s),
+held AS (UPDATE slot s SET owner = %(id)s, until = statement_timestamp() + make_interval(secs => %(lease)s),
     epoch = epoch + CASE WHEN s.id IN (SELECT id FROM free) THEN 1 ELSE 0 END
-  WHERE EXISTS (SELECT FROM beat) AND (s.owner = %(id)s AND s.until > clock_timestamp() OR s.id IN (SELECT id FROM free))
+  WHERE EXISTS (SELECT FROM beat) AND (s.owner = %(id)s AND s.until > statement_timestamp() OR s.id IN (SELECT id FROM free))
   RETURNING s.id, s.epoch)
 SELECT held.id, held.epoch, coalesce(mine.rank > fair.most, false), free.owner,
   (SELECT array_agg(key) FROM member m, unnest(m.out_long) AS key WHERE m.id = free.owner AND m.id <> %(id)s

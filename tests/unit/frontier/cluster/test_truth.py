@@ -364,6 +364,18 @@ def test_every_session_has_settings_below_the_lease(url: str) -> None:
     }
 
 
+def test_all_leases_of_a_member_end_at_one_moment_and_the_member_with_them(url: str) -> None:
+    """An heir would else get some of its slots in one tick and the others in the next, and be told twice of what is of none."""
+    with member(url, "a") as a:
+        a.join(seeding=False)
+        for _ in range(2):
+            a.tick([])
+            [(ends, is_members)] = rows(
+                url, "SELECT count(DISTINCT until), bool_and(until = seen + make_interval(secs => 2)) FROM slot, member"
+            )
+            assert (ends, is_members) == (1, True)
+
+
 def test_who_takes_slots_over_is_told_of_what_their_owner_was_at_and_who_comes_back_too(url: str) -> None:
     out = [b"\x05link", b"\x06link", b"\xc8link", b"robots:o"]
     with member(url, "a") as a, member(url, "b") as b, member(url, "a", 60) as again:
