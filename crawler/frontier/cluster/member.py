@@ -1,7 +1,5 @@
 """A member's life in the crawl's loop: leases, loading, giving up, messages, and the end of the crawl.
 
-    a slot:  (none) ─▶ LOADING ─▶ HELD ─▶ LEAVING ─▶ (none)        lost: ─▶ (none), from anywhere
-
 Invariants. After ``until``, by this machine's own monotonic clock, nothing of a slot is dealt, and what is out is broken off,
 whether the database answers or not. A slot is dealt from only when all of it is here and no visit of an earlier lease is out.
 Who owns what changes between two commits, never within one; a phase, on the loop alone, once it has heard what the engine did.
@@ -14,7 +12,6 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from crawler.core.batch import Admitted
@@ -29,6 +26,7 @@ from crawler.frontier.cluster.lessees import Lessee, Lessees
 from crawler.frontier.cluster.lost_disks import LostDisks
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
 from crawler.frontier.cluster.room import Room
+from crawler.frontier.cluster.slots import Phase, Slots
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, Row, Tick
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_state
@@ -49,13 +47,6 @@ LAG_BYTES_MAX: Final = 64 << 20
 """Of messages for one member: while it is further behind, nothing is dealt."""
 
 logger: Final = logging.getLogger(__name__)
-
-
-class Phase(Enum):
-    LOADING = "loading"
-    HELD = "held"
-    LEAVING = "leaving"
-    """It is given back as soon as nothing of it is out or uncommitted."""
 
 
 @runtime_checkable
@@ -85,10 +76,7 @@ class Member:
         self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
         self.gauges: Final = Gauges()
         self._lessees: Final = Lessees(node, mirror.number)
-        self._phases: dict[int, Phase] = dict.fromkeys(mirror.epochs, Phase.HELD)  # its last process was just here
-        self._wanted: dict[int, int] = {}  # slots to be loaded → epoch
-        self._heired: dict[int, int] = {}  # of these, slot → the member that had it
-        self._dropping: set[int] = set()
+        self._slots: Final = Slots(mirror.epochs)  # of which its last process was the owner
         self._owners: dict[int, int] = {}
         self._until = -math.inf
         self._generation = 0
@@ -116,7 +104,7 @@ class Member:
 
     def is_lost(self, lease: Lease) -> bool:
         """Whether the end of this visit is nobody's: its slot is not ours any more."""
-        return self._phases.get(self.slot_of(lease), Phase.LOADING) is Phase.LOADING
+        return not self._slots.is_here(self.slot_of(lease))
 
     async def opened(self) -> None:
         """Until there is something to crawl for."""
@@ -128,9 +116,8 @@ class Member:
 
     def look(self) -> Gauges:
         gauges = self.gauges
-        gauges.held = sum(phase is not Phase.LOADING for phase in self._phases.values())
-        gauges.loading = len(self._phases) - gauges.held
-        gauges.lease_left_s = max(0.0, self._until - self._clock()) if self._phases else 0.0
+        gauges.held, gauges.loading = len(self._slots.here()), len(self._slots.wanted)
+        gauges.lease_left_s = max(0.0, self._until - self._clock()) if self._slots.all else 0.0
         gauges.links_sent = self._outbox.links_sent
         return gauges
 
@@ -159,9 +146,9 @@ class Member:
     async def _guard(self) -> None:
         while True:
             left = self._until - self._clock()
-            if left <= 0 and self._phases:
-                logger.warning("cluster: the lease of %d slots has run out: what is out of them is broken off", len(self._phases))
-                self._lose(set(self._phases))
+            if left <= 0 and (slots := set(self._slots.all)):
+                logger.warning("cluster: the lease of %d slots has run out: what is out of them is broken off", len(slots))
+                self._lose(slots)
             await asyncio.sleep(min(max(left, 0.01), 0.1))
 
     async def _keep(self) -> None:
@@ -190,34 +177,24 @@ class Member:
 
     async def _reconcile(self, tick: Tick) -> None:
         """What the database says is so."""
-        mirror = self._mirror
-        moved = {
-            slot for slot in self._phases if slot in tick.held and mirror.epochs.get(slot, tick.held[slot]) != tick.held[slot]
-        }
-        self._lose(moved | (self._phases.keys() - tick.held.keys()))
-        for slot, epoch in tick.held.items():
-            if slot in self._wanted or (slot not in self._phases and slot not in tick.surplus):
-                self._phases[slot] = Phase.LOADING
-                self._wanted[slot] = epoch
-        self._heired |= tick.heired
+        mirror, slots = self._mirror, self._slots
+        moved = {slot for slot in slots.all & tick.held.keys() if mirror.epochs.get(slot, tick.held[slot]) != tick.held[slot]}
+        self._lose(moved | (slots.all - tick.held.keys()))
+        slots.see(tick)
         self._accused.see(tick)
-        unwanted = [slot for slot in tick.surplus if self._phases.get(slot, Phase.LOADING) is Phase.LOADING]
-        if unwanted:
-            for slot in unwanted:
-                self._phases.pop(slot, None)
-                self._wanted.pop(slot, None)
-            await self._engine.ask(mirror.truth.release, unwanted)
-        self._leave({slot for slot in tick.surplus if self._phases.get(slot) is Phase.HELD})
-        again = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING and slot not in tick.surplus}
-        if again:
-            await self._deal_again(again)
+        if unwanted := tick.surplus - slots.here():
+            slots.forget(unwanted)
+            await self._engine.ask(mirror.truth.release, sorted(unwanted))
+        self._leave(tick.surplus)
+        if stay := slots.stay(tick.surplus):
+            await self._deal_again(stay)
         self._see(tick)
         await self._pass_on(tick)
 
     async def _deal_again(self, slots: set[int]) -> None:
-        """Slots that were to be given up are wanted after all."""
+        """These were to be given up, and are not any more."""
         for slot in slots & self._mirror.epochs.keys():
-            self._phases[slot], self._mirror.slots[slot] = Phase.HELD, 1
+            self._mirror.slots[slot] = 1
         await self._engine.ask(self._store.slots_changed, 0, {}, ())
 
     def _see(self, tick: Tick) -> None:
@@ -257,48 +234,40 @@ class Member:
         """These are not ours any more, from now on."""
         if not slots:
             return
-        held = {slot for slot in slots if self._phases.get(slot) is not Phase.LOADING}
+        here = self._slots.lose(slots)
         for slot in slots:
-            self._phases.pop(slot, None)
-            self._wanted.pop(slot, None)
             self._stop(slot)
-        self._dropping |= held
-        self.gauges.slots_lost += len(held)
+        self.gauges.slots_lost += len(here)
         self._pace()
-        self._pump.evict(held, self.slot_of, self.slot_of_host)
-        self.on_lost(held)
+        self._pump.evict(here, self.slot_of, self.slot_of_host)
+        self.on_lost(here)
 
     def _stop(self, slot: int) -> None:
         self._mirror.slots[slot] = 0
         self._mirror.epochs.pop(slot, None)
 
-    def _leave(self, slots: Collection[int]) -> None:
+    def _leave(self, surplus: Collection[int]) -> None:
         """Nothing more of these is dealt; what is out ends as ever."""
-        if not slots:
-            return
-        for slot in slots:
-            self._phases[slot] = Phase.LEAVING
-            self._mirror.slots[slot] = 0
-        self._pump.give_back_waiting(slots, self.slot_of_host)
+        if slots := self._slots.leave(surplus):
+            for slot in slots:
+                self._mirror.slots[slot] = 0
+            self._pump.give_back_waiting(slots, self.slot_of_host)
 
     async def _settle_slots(self) -> None:
         """What was lost leaves the store; what is to be given up is, as soon as nothing of it is out or uncommitted."""
-        if self._dropping:
-            gone = sorted(self._dropping)
+        if gone := sorted(self._slots.dropping):
             dropped = await self._engine.between_commits(self._drop, gone)
             if dropped:
-                self._dropping.difference_update(gone)
-        leaving = {slot for slot, phase in self._phases.items() if phase is Phase.LEAVING}
-        if leaving:
+                self._slots.dropping.difference_update(gone)
+        if leaving := self._slots.at(Phase.LEAVING):
             free = sorted(leaving - self._pump.slots_out(self.slot_of))
             released = await self._engine.between_commits(self._release, free) if free else None
             if released:
-                for slot in free:
-                    self._phases.pop(slot, None)
+                self._slots.forget(free)
                 self._pace()
 
     def _drop(self, slots: list[int]) -> bool:
-        gone = [slot for slot in slots if slot not in self._phases]
+        gone = [slot for slot in slots if slot not in self._slots.all]
         self._mirror.drop(gone)
         self._store.slots_changed(0, {}, gone)
         return True
@@ -311,18 +280,15 @@ class Member:
 
     def rewound(self) -> None:
         """The store was opened anew, and this member has joined anew: what it holds now is known to the mirror alone."""
-        mirror = self._mirror
+        mirror, slots = self._mirror, self._slots
         self._generation += 1
-        self._dropping.clear()
         self._owners = {}
-        sure = {slot for slot, phase in self._phases.items() if phase is not Phase.LOADING}
-        for slot in [slot for slot in mirror.epochs if slot not in sure]:  # visits of it may still be ending
-            mirror.drop([slot])
-        lost = {slot for slot in self._phases if slot not in mirror.epochs}
-        self._lose(lost)
-        self._dropping.clear()
-        for slot, phase in self._phases.items():
-            mirror.slots[slot] = phase is Phase.HELD
+        mirror.drop(mirror.epochs.keys() - slots.here())  # visits of these may still be ending
+        self._lose(slots.all - mirror.epochs.keys())
+        slots.dropping.clear()
+        for phase in (Phase.HELD, Phase.LEAVING):
+            for slot in slots.at(phase):
+                mirror.slots[slot] = phase is Phase.HELD
         self._pace()
 
     def undone(self) -> None:
@@ -332,7 +298,7 @@ class Member:
     def _pace(self) -> None:
         """Without a slot there is nothing to deal."""
         frontier = self._pump.frontier
-        if any(phase is not Phase.LOADING for phase in self._phases.values()):
+        if self._slots.here():
             frontier.resume(Pause.DATABASE)
         else:
             frontier.pause(Pause.DATABASE)
@@ -341,12 +307,13 @@ class Member:
 
     async def _load_loop(self, loader: ThreadPoolExecutor) -> None:
         while True:
-            out = self._pump.slots_out(self.slot_of) if self._wanted else ()
-            wanted = {slot: epoch for slot, epoch in self._wanted.items() if slot not in out and slot not in self._dropping}
+            slots = self._slots
+            out = self._pump.slots_out(self.slot_of) if slots.wanted else set()
+            wanted = {slot: epoch for slot, epoch in slots.wanted.items() if slot not in out | slots.dropping}
             if wanted and self._pump.failure is None:
                 await self._load(wanted, loader)
                 self._pace()
-            if not self._opened.is_set() and self._phases and not self._wanted:
+            if not self._opened.is_set() and slots.all and not slots.wanted:
                 self._opened.set()
             if self._lost_disks.members and self._pump.failure is None:
                 await self._lost_disks.search(self._held())
@@ -367,7 +334,7 @@ class Member:
             return
         await self._take({slot: wanted[slot] for slot in missing if slot not in filled}, generation, 0)
         for slot in sorted(filled):
-            if self._wanted.get(slot) == wanted[slot] and generation == self._generation:
+            if self._slots.wanted.get(slot) == wanted[slot] and generation == self._generation:
                 began = self._clock()
                 sequence = await self._load_slot(slot, loader)
                 if sequence is None:
@@ -384,7 +351,7 @@ class Member:
         try:
             while (rows := await loop.run_in_executor(loader, _next, rows_of)) is not None:
                 greatest = await self._engine.ask(self._mirror.put, *rows)
-                if greatest is None or slot not in self._wanted:
+                if greatest is None or slot not in self._slots.wanted:
                     return None
                 sequence = max(sequence, greatest)
         except StorageError as error:
@@ -396,19 +363,17 @@ class Member:
         """From now on these are dealt from; but those that were lost meanwhile, or are held anew, which are left again."""
         taken = await self._engine.between_commits(self._took, slots, generation, sequence) if slots else None
         for slot in taken or ():
-            if self._wanted.get(slot) == slots[slot]:
-                del self._wanted[slot]
-                self._phases[slot] = Phase.HELD
-                self.gauges.takeovers += self._heired.pop(slot, None) is not None
+            is_heired = slot in self._slots.heired
+            if self._slots.loaded(slot, slots[slot]):
+                self.gauges.takeovers += is_heired
             else:
                 self._stop(slot)
-                self._dropping.add(slot)
         if taken:
             self._pump.restocked()
 
     def _took(self, slots: Mapping[int, int], generation: int, sequence: int) -> list[int]:
         """(Engine.)"""
-        own = {slot: epoch for slot, epoch in slots.items() if self._wanted.get(slot) == epoch}
+        own = {slot: epoch for slot, epoch in slots.items() if self._slots.wanted.get(slot) == epoch}
         if generation != self._generation or not own:
             return []
         suspects = self._mirror.take(own, sequence, self._clock())
@@ -419,13 +384,13 @@ class Member:
     def _held(self) -> set[tuple[int, int]]:
         """(slot, epoch)"""
         epochs = self._mirror.epochs
-        return {(slot, epochs[slot]) for slot, phase in self._phases.items() if phase is Phase.HELD and slot in epochs}
+        return {(slot, epochs[slot]) for slot in self._slots.at(Phase.HELD) if slot in epochs}
 
     # -- messages, and the end ------------------------------------------------------------------------------------
 
     async def _receive_loop(self) -> None:
         while True:
-            may_receive = not self._pump.frontier.draining and not self._wanted and bool(self._phases)
+            may_receive = not self._pump.frontier.draining and not self._slots.wanted and bool(self._slots.all)
             if not (may_receive and await self._incoming.receive()):
                 await asyncio.sleep(RECEIVE_EVERY_S)
 
@@ -450,7 +415,7 @@ class Member:
     def _may_be_over(self) -> bool:
         """Whether there is nothing left to do here."""
         is_idle = self._pump.may_end and self._pump.is_idle
-        return is_idle and bool(self._phases) and not self._wanted and not self._lost_disks.are_left(self._held())
+        return is_idle and bool(self._slots.all) and not self._slots.wanted and not self._lost_disks.are_left(self._held())
 
 
 def _next(rows: Iterator[tuple[int, list[Row]]]) -> tuple[int, list[Row]] | None:

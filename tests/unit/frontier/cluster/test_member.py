@@ -66,7 +66,7 @@ async def test_a_tick_that_was_asked_before_a_slot_was_taken_does_not_make_it_on
     tick = driver.copy.truth.tick([])
     await member._reconcile(tick)
     pump.meanwhile = lambda: member._reconcile(tick)
-    await member._load(dict(member._wanted), None)
+    await member._load(dict(member._slots.wanted), None)
     assert (member.look().held, member.look().loading) == (256, 0)
     assert [lease.link.url for lease in driver.claim()] == [link("a/1").url]
     member._lose({slot_of(member)})
@@ -78,11 +78,11 @@ async def test_a_slot_that_is_lost_while_it_is_taken_is_not_dealt_from_and_can_b
     tick = driver.copy.truth.tick([])
     await member._reconcile(tick)
     pump.meanwhile = lambda: member._lose({slot_of(member)})
-    await member._load(dict(member._wanted), None)
+    await member._load(dict(member._slots.wanted), None)
     assert not member.deals(link("a/1").host) and driver.claim() == []
     await member._settle_slots()
     await member._reconcile(tick)
-    await member._load(dict(member._wanted), None)
+    await member._load(dict(member._slots.wanted), None)
     driver.now += REST
     assert len(driver.claim()) == 1 and member.look().held == 256
 
