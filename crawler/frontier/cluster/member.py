@@ -76,7 +76,7 @@ class Member:
         self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
         self.gauges: Final = Gauges()
         self._lessees: Final = Lessees(node, mirror.number)
-        self._slots: Final = Slots(mirror.epochs)  # of which its last process was the owner
+        self._slots: Final = Slots(mirror.epochs)  # its last process had them, and nobody since
         self._owners: dict[int, int] = {}
         self._until = -math.inf
         self._generation = 0
