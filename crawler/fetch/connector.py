@@ -131,8 +131,28 @@ class Connector(aiohttp.TCPConnector):
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         return [ResolveResult(hostname=name, host=name, port=port, family=family, proto=socket.IPPROTO_TCP, flags=0)]
 
+    async def _wrap_create_connection(
+        self, *args: Any, addr_infos: list[Any], **kwargs: Any
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        """Each address is tried once. Once all have failed, aiohttp tries all but the first again, and so on: ten connections to
+        four addresses where nobody listens."""
+        tried, left = current().tried, addr_infos.copy()
+        while True:
+            tried.clear()
+            try:
+                return await super()._wrap_create_connection(*args, addr_infos=left, **kwargs)
+            except aiohttp.ClientConnectorError as error:
+                last = left[-1:]
+                left = [each for each in left if each not in tried] if tried else []
+                if not left and len(tried) > 1 and error.errno is None:  # each failed in its own way: the last says why
+                    left = last
+                if not left:
+                    addr_infos.clear()
+                    raise
+
     def _socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
         exchange = current()
+        exchange.tried.append(addr_info)
         try:
             if exchange.proxied:
                 return socket.socket(*addr_info[:3])

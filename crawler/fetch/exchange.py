@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp.http import RawResponseMessage
 from msgspec import Struct
@@ -41,6 +41,8 @@ class Exchange(Struct, kw_only=True):
     first_byte_s: float = 0.0
     """From the request being written, the deadline waits so long for the first byte."""
     reused: bool = False
+    tried: list[tuple[Any, ...]] = []
+    """Addresses that sockets were made for since the connection was asked for."""
     refused: str | None = None
     """The guard's rule, if it refused the address."""
     our_errno: int = 0

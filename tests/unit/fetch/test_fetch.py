@@ -30,6 +30,7 @@ from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.guard import Guard
 from crawler.fetch.session import shares, tls_context
 from crawler.output.archive.records import http_head
 from crawler.policy.judge import Judge
@@ -636,6 +637,21 @@ async def test_cancelling_while_a_name_is_looked_up_or_connected_leaves_nothing_
 
 
 # -- our own trouble ----------------------------------------------------------------------------------------------
+
+
+async def test_each_address_of_a_host_is_tried_once(site: Site, tmp_path: Path, monkeypatch) -> None:
+    """aiohttp tries all of them, then all but the first, and so on: ten connections to four addresses."""
+    made, socket_of = [], Guard.socket
+    monkeypatch.setattr(Guard, "socket", lambda guard, info: made.append(info[4][0]) or socket_of(guard, info))
+    hangs_up = await asyncio.start_server(lambda reader, writer: writer.transport.abort(), "0.0.0.0", 0)
+    closed, port = site.ports["closed"], hangs_up.sockets[0].getsockname()[1]
+    async with hangs_up, fetching(tmp_path, site, dns=("127.0.0.1:{dns}",)) as fetcher:
+        for url, reason in ((f"http://many.sin.test:{closed}/", "refused"), (f"https://many.sin.test:{port}/", "handshake")):
+            made.clear()
+            with pytest.raises(FetchError) as caught:
+                await fetcher.fetch(lease_of(url))
+            assert caught.value.reason == reason
+            assert made == [f"127.1.1.{n}" for n in range(1, 5)]
 
 
 @contextmanager
