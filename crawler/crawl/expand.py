@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
@@ -119,14 +120,20 @@ class Expander:
             return self._redirect(done)
         sitemaps = self.sitemaps
         if sitemaps is not None and await sitemaps.is_one(link, done, room):
-            done, is_page = await sitemaps.read(link, done, room)
+            assert self._parser is not None
+            async with self._parser.turn(link.host) or nullcontext():
+                done, is_page = await sitemaps.read(link, done, room)
             if not is_page:
                 return done
         if done.outcome not in READABLE:
             return done
         if self._parser is None or not (self._scope.follows(link) if not self._requisites else link.nesting <= NESTING_MAX):
             return done
-        return await self._page(link, done, headers, room)
+        mime = done.page.mime if done.page.mime in self._mimes else done.page.sniffed
+        if mime not in self._mimes and not headers:
+            return done
+        async with self._parser.turn(link.host) or nullcontext():
+            return await self._page(link, done, mime, headers, room)
 
     def _redirect(self, done: Done) -> Done:
         for onward in done.outlinks:
@@ -134,13 +141,9 @@ class Expander:
                 return replace(done, outlinks=(), refused={rule: 1})
         return done
 
-    async def _page(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
+    async def _page(self, link: Link, done: Done, mime: str | None, headers: Headers, room: VisitMemory) -> Done:
         page = done.page
         mimes = self._mimes
-        mime = page.mime if page.mime in mimes else page.sniffed
-        if mime not in mimes and not headers:
-            return done
-        assert self._parser is not None
         most = self._config.max_parse
         size = min(most, max(page.bytes_decoded, page.bytes_wire))
         held = await room.parse(size, self._config.max_outlinks, self._undo.decoder_bytes(page, most))
@@ -158,7 +161,7 @@ class Expander:
         place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading)
         if self._requisites:
             function, place = EMBEDS, (*place, link.kind != EMBED and self._scope.follows(link))
-        found, fault = await self._outlinks(function, body, link.url, mime, page.charset, headers, *place)
+        found, fault = await self._outlinks(link.host, function, body, link.url, mime, page.charset, headers, *place)
         self._on_parsed(time.perf_counter() - began)
         del body
         refused = found.refused
@@ -210,16 +213,16 @@ class Expander:
             held.shrink(sum(block.size for block in blocks))
         return blocks[0] if blocks else None
 
-    async def _outlinks(self, function: str, body: bytes, *rest: object) -> tuple[Packed, ParseFault | None]:
+    async def _outlinks(self, host: str, function: str, body: bytes, *rest: object) -> tuple[Packed, ParseFault | None]:
         """What the parser finds, and why not all of it. A page of very many links takes more memory than a parser has: its
         first part need not. (It is blamed only alone in a fresh process, so this does not depend on what was read before.)"""
         assert self._parser is not None
-        found = await self._parser.call(function, body, *rest, result=Packed)
+        found = await self._parser.call(function, body, *rest, result=Packed, host=host)
         if isinstance(found, Packed):
             return found, None
         fault = found
         if fault.reason == "parse_crashed" and len(body) // PART >= PART_BYTES_MIN:
-            found = await self._parser.call(function, body[: len(body) // PART], *rest, result=Packed)
+            found = await self._parser.call(function, body[: len(body) // PART], *rest, result=Packed, host=host)
         return (found if isinstance(found, Packed) else Packed([], [], {})), fault
 
 

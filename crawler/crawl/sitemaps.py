@@ -200,7 +200,7 @@ class Sitemaps:
         for data, end in unpacked:
             more = True
             while more:
-                found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart)
+                found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart, host=link.host)
                 if isinstance(found, ParseFault):
                     if reading.lost(found, len(data)) >= LOST_PARTS_MAX:
                         return

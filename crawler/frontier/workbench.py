@@ -67,7 +67,7 @@ LANES_MAX: Final = 8
 SLOW_LANE: Final = LANES_MAX
 KEPT: Final = 8
 """One visit in so many is kept for prompt hosts."""
-PROMPT_S: Final = 4.0
+PROMPT_S: Final = 1.0
 """A host is slow whose last visit took longer."""
 STALL_S: Final = 0.5
 """The same of a visit that ended without a response."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
 from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, function_of
+from crawler.parse.heavy_hosts import HeavyHosts
 from crawler.parse.process import IN_HAND_BYTES_MAX, IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
 
 WAITING_BYTES_MAX: Final = 16 << 20
@@ -43,7 +44,7 @@ class PoolStats(NamedTuple):
     bytes_waiting: int
     """Of these documents."""
     callers_waiting: int
-    """For room among them."""
+    """For room among them, or for a turn."""
     documents: int
     """Replied to since the start, faults included."""
     crashed: int
@@ -70,6 +71,7 @@ class ParserPool:
         self._queue: Waiting[Job] = Waiting(IN_HAND_BYTES_MAX)
         self._processes: list[ParserProcess] = []
         self._turns: Waiting[asyncio.Future[None]] = Waiting(IN_HAND_BYTES_MAX)
+        self._heavy = HeavyHosts(parsers)
         self._waiting = self._waiting_bytes = 0
         self._documents = self._crashed = self._timed_out = self._restarts = 0
         self._functions: dict[str, Any] = {}
@@ -83,9 +85,14 @@ class ParserPool:
     def __repr__(self) -> str:
         return f"<Parser {len(self._processes)} processes, {self._waiting} documents, {self._waiting_bytes} bytes>"
 
-    async def call(self, function: str, *arguments: Any, result: type[T]) -> T | ParseFault:
+    def turn(self, host: str) -> AbstractAsyncContextManager[None] | None:
+        """What to hold while a document of this host is read, its memory included: where those before it took long, it waits.
+        None if nothing."""
+        return None if self._in_loop else self._heavy.turn(host)
+
+    async def call(self, function: str, *arguments: Any, result: type[T], host: str = "") -> T | ParseFault:
         """What ``module:name`` returns for these arguments; both ways as msgpack (msgspec). StorageError if this machine
-        cannot start a process. The function must be pure: it may run twice."""
+        cannot start a process. The function must be pure: it may run twice. ``host``: whose document it is, for ``turn``."""
         reply: T | ParseFault
         if self._in_loop:
             reply = self._here(function, arguments)
@@ -97,7 +104,7 @@ class ParserPool:
             else:
                 await self._enter(len(frame))
             try:
-                reply = await self._there(frame, result)
+                reply = await self._there(frame, result, host)
             finally:
                 self._leave(len(frame))
         self._documents += 1
@@ -117,7 +124,8 @@ class ParserPool:
     def stats(self) -> PoolStats:
         busy = sum(bool(process.in_hand) for process in self._processes)
         counts = (self._documents, self._crashed, self._timed_out, self._restarts)
-        return PoolStats(len(self._processes), busy, self._waiting, self._waiting_bytes, self._turns.count, *counts)
+        callers = self._turns.count + self._heavy.waiting
+        return PoolStats(len(self._processes), busy, self._waiting, self._waiting_bytes, callers, *counts)
 
     def _here(self, function: str, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -127,13 +135,15 @@ class ParserPool:
         except Exception as error:
             return ParseFault("parse_crashed", f"{type(error).__name__}: {error}")
 
-    async def _there(self, frame: bytearray, result: type[T]) -> T | ParseFault:
+    async def _there(self, frame: bytearray, result: type[T], host: str) -> T | ParseFault:
         if (error := self._error()) is not None:
             raise error
         job = Job(frame, asyncio.get_running_loop().create_future())
         self._queue.append(len(frame), job)
         self._deal()
         reply = await job.reply
+        if host:
+            self._heavy.took(host, job.seconds)
         if isinstance(reply, ParseFault):
             return reply
         status, payload = reply
@@ -252,6 +262,7 @@ class ParserPool:
         self._deal()
         if culprit is None or culprit.reply.done():
             return None
+        process.weigh(culprit)
         if not culprit.tried:
             culprit.tried = True
             return culprit

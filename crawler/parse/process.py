@@ -48,12 +48,13 @@ class ParseFault(NamedTuple):
 class Job:
     """A document on its way: the frame to send, and who waits for the reply: (status, payload)."""
 
-    __slots__ = ("frame", "reply", "tried")
+    __slots__ = ("frame", "reply", "seconds", "tried")
 
     def __init__(self, frame: bytes | bytearray, reply: asyncio.Future[tuple[int, bytes | memoryview] | ParseFault]) -> None:
         self.frame = frame
         self.reply = reply
         self.tried = False
+        self.seconds = 0.0  # that it was being read, all tries together
 
 
 def frame_of(function: str, arguments: tuple[object, ...]) -> bytearray:
@@ -86,6 +87,8 @@ class ParserProcess(asyncio.Protocol):
         self.broken = ""
         self.loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self.loop.create_future()
+        self._since = self.loop.time()
+        """When the first in hand was begun; if it is alone, the process was begun for it."""
         self._transport: asyncio.WriteTransport | None = None
         self._tick_s = deadline_s / TICKS
         self._hungry = hungry
@@ -120,9 +123,17 @@ class ParserProcess(asyncio.Protocol):
         assert self._transport is not None
         if len(frames) == len(self.in_hand):
             self._ticks = 0
+            if self._alone is None:
+                self._since = self.loop.time()
         self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         if self._timer is None:
             self._timer = self.loop.call_later(self._tick_s, self._tick)
+
+    def weigh(self, job: Job) -> None:
+        """The first in hand was read, or ends the process."""
+        now = self.loop.time()
+        job.seconds += now - self._since
+        self._since = now
 
     def replace(self) -> None:
         """End it for no fault of its documents: they are done again elsewhere."""
@@ -185,6 +196,7 @@ class ParserProcess(asyncio.Protocol):
             job = self.in_hand.popleft()
             self._bytes_in_hand -= len(job.frame)
             self._alone = None
+            self.weigh(job)
             self.retiring = self.retiring or bool(status & RETIRE)
             if not job.reply.done():
                 job.reply.set_result((status & ~RETIRE, payload))

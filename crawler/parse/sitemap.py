@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
+from crawler.core.content_coding import MEMBERS_MAX
 from crawler.parse.sitemap_formats import End
 
 BYTES_MAX: Final = 50 << 20
@@ -73,6 +74,7 @@ class Unpacked:
         """Members one behind the other; what follows the last and is none is padding."""
         decoder = zlib.decompressobj(31)
         wire_bytes = decoded_bytes = 0
+        members = 1  # each takes longer than its bytes: a document of nothing else would hold up the loop
         while head:
             wire_bytes += len(head)
             for start in range(0, len(head), _FEED_BYTES):
@@ -81,6 +83,10 @@ class Unpacked:
                     if decoder.eof:
                         if data[:2] != b"\x1f\x8b"[: len(data)]:
                             return
+                        if members >= MEMBERS_MAX:
+                            self.fault, self.detail = "gzip", f"over {MEMBERS_MAX} members"
+                            return
+                        members += 1
                         decoder = zlib.decompressobj(31)
                     before = decoder.copy()
                     try:

@@ -57,6 +57,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Plan.accounts": ("fixed", FIXED),
     "Scope.*": ("settings", FIXED),
     "Sitemaps._sites": ("SITES_MAX", 4096),
+    "HeavyHosts._domains": ("DOMAINS_MAX", 1024),
     "Journal._lengths": ("open files", FIXED),
     "Journal._rolls": ("by a timer that waits for each, and at the end", FIXED),
     "Journal._rolled": ("files that one batch fills", FIXED),

@@ -35,7 +35,10 @@ class Reader:
         self.answers = list(answers)
         self.asked: list[bytes] = []
 
-    async def call(self, function: str, body: bytes, *rest: Any, result: Any) -> Packed | ParseFault:
+    def turn(self, host: str) -> None:
+        return None
+
+    async def call(self, function: str, body: bytes, *rest: Any, result: Any, host: str) -> Packed | ParseFault:
         self.asked.append(body)
         return self.answers.pop(0)
 

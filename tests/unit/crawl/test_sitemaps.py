@@ -38,9 +38,12 @@ class Faulty:
     def __init__(self, parser: ParserPool, faults: dict[int, ParseFault]) -> None:
         self.parser, self.faults, self.calls = parser, faults, 0
 
-    async def call(self, *arguments: Any, result: Any) -> Any:
+    def turn(self, host: str) -> None:
+        return None
+
+    async def call(self, *arguments: Any, result: Any, host: str) -> Any:
         self.calls += 1
-        return self.faults.get(self.calls) or await self.parser.call(*arguments, result=result)
+        return self.faults.get(self.calls) or await self.parser.call(*arguments, result=result, host=host)
 
 
 class Trial:

@@ -4,6 +4,8 @@ suspects one at a time, nothing lost and nothing twice."""
 from __future__ import annotations
 
 from collections import Counter
+from heapq import heappop, heappush
+from math import inf
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,6 +172,28 @@ def test_hosts_that_let_their_visitors_wait_do_not_take_all_visits():
         "the first of those that were put aside; nothing is kept for a host that has nothing"
     )
     assert [dealt(), dealt()] == ["silent8", "silent9"], "nothing is kept for hosts with nothing to visit"
+
+
+def test_hosts_that_respond_after_seconds_leave_the_others_their_pace():
+    """However many there are: 400 hosts that take 2 s for a page, among 50 that take none and rest for 0.2 s."""
+    bench = Workbench(lambda host: 1, visits_max=100)
+    bench.limit(100)
+    took = {f"slow{n}.test": 2.0 for n in range(400)} | {f"{n}.test": 0.0 for n in range(50)}
+    for host in took:
+        bench.put([lease(host, n) for n in range(300)])
+    over: list[tuple[float, int, Lease]] = []  # when each visit that is out ends
+    now, visits, serial = 0.0, 0, 0
+    while now < 60:
+        while len(over) < 100 and (taken := bench.take(now)) is not None:
+            serial += 1
+            heappush(over, (now + took[taken.link.host], serial, taken))
+        now = min(over[0][0] if over else inf, now + 0.05)
+        while over and over[0][0] <= now:
+            done = heappop(over)[2]
+            seconds = took[done.link.host]
+            bench.release(done, HostRest(now + max(seconds, 0.2)), seconds)
+            visits += now > 20 and not seconds
+    assert visits > 0.8 * 50 * 40 / 0.25, "each 0.2 s, and what the steps of this clock add"
 
 
 def test_hosts_that_nobody_knows_do_not_queue_behind_the_retries_of_slow_ones():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,31 @@ async def test_small_documents_do_not_wait_for_all_the_large_ones_before_them():
         await asyncio.gather(*(send("small", b"fine") for _ in range(50)))
         assert ended.count("large") <= 2
         await asyncio.gather(*large)
+        assert parser.stats()[2:5] == (0, 0, 0)
+
+
+async def test_hosts_whose_documents_take_long_leave_most_of_the_time_to_the_others():
+    """However many of a domain there are, and whatever light ones stand between."""
+    ended: list[str] = []
+
+    async with open_soon() as parser:
+
+        async def read(host: str, *words: object) -> None:
+            async with parser.turn(host) or nullcontext():
+                assert await parser.call("support.victims:act", " ".join(map(str, words)).encode(), result=str, host=host)
+            ended.append(words[0])
+
+        await read("0.heavy.test", "spin")
+        await read("0.heavy.test", "fine")
+        ended.clear()
+        heavy = [asyncio.ensure_future(read(f"{n}.heavy.test", "spin")) for n in range(8)]
+        await until(lambda: parser.stats().busy and parser.stats().callers_waiting == 7)
+        for _ in range(20):
+            await read("other.test", "fine")
+        assert ended.count("spin") <= 1
+        for task in heavy:
+            task.cancel()
+        await asyncio.gather(*heavy, return_exceptions=True)
         assert parser.stats()[2:5] == (0, 0, 0)
 
 
