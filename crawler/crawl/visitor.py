@@ -205,9 +205,13 @@ class Visitor:
             room.release()
 
     def _as_kept(self, lease: Lease) -> Lease:
-        """Where the earlier body was retired, or its links are what is wanted, "not modified" would be no response."""
-        earlier = lease.known.archive if lease.known is not None else None
-        if earlier is None or (lease.link.kind not in EXPANDED and is_there(self._root / earlier.file)):
+        """Where the earlier body was retired, or the row that tells its type, or its links are what is wanted, "not modified"
+        would be no response."""
+        known = lease.known
+        if known is None or known.archive is None:
+            return lease
+        kept = (ref for ref in (known.archive, known.row) if ref is not None)
+        if lease.link.kind not in EXPANDED and all(is_there(self._root / ref.file) for ref in kept):
             return lease
         return replace(lease, known=None)
 

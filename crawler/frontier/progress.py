@@ -1,5 +1,8 @@
 """How far each list and each tag is: counted as a batch is committed, for at most NAMES_MAX of either. Pure.
 
+Where that many lists are told apart, those that are done and were touched least lately join all others, so that a new one is
+seen for as long as the crawl lives. A tag has no end, so it stays.
+
 A line of a list is done when its own visit has ended, or that of the page its redirects lead to. What a tag is carried on to
 (the links of a page, redirects) counts under it as any other URL.
 """
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 NAMES_MAX: Final = 1000
 """Of lists, and of tags, told apart; all others are one together."""
+JOINED_AT_ONCE: Final = 100
+"""Lists that join all others when there is no room for a new one."""
 LIST: Final = "list:"
 TAG: Final = "tag:"
 
@@ -49,23 +54,25 @@ class Tallies:
         self._tallies = dict(kept)
         self._counts = {kind: sum(key.startswith(kind) for key in kept) for kind in (LIST, TAG)}
         self.touched: set[str] = set()
-        """Keys of what has changed since this was emptied."""
+        """Keys of what has changed, or has gone, since this was emptied."""
 
     def of(self, kind: str) -> dict[str, Tally]:
         """Of LIST or TAG: by name, or tag as JSON; "" is all others."""
         return {key[len(kind) :]: tally for key, tally in self._tallies.items() if key.startswith(kind)}
 
-    def changed(self) -> dict[str, Tally]:
-        """By key: what is to be kept."""
-        changed = {key: self._tallies[key] for key in self.touched}
+    def changed(self) -> dict[str, Tally | None]:
+        """By key: what is to be kept. None: it is no more."""
+        changed = {key: self._tallies.get(key) for key in self.touched}
         self.touched.clear()
         return changed
 
     def note(self, prepared: Prepared, admitted: Iterable[Admission]) -> None:
         """A batch is committed."""
+        if self._counts[LIST] >= NAMES_MAX and not self._is_part:  # what a part has counted may lack what others have
+            self._join_ended()
         for entry in admitted:
             if entry.tag is not None and entry.is_page and not entry.expand:
-                self._tally(TAG, _tagged(entry.tag)).known += len(entry.keys)
+                self._tally(TAG, _tagged(entry.tag), begins=True).known += len(entry.keys)
         verdicts = link_verdicts(prepared)
         for settled in prepared.batch.settled:
             found = next(verdicts) if isinstance(settled.outcome, Done) else ((), b"")
@@ -75,7 +82,9 @@ class Tallies:
         for part in prepared.batch.admitted:
             self._admit(part.links, next(verdicts)[1])
             for named, _, _, tag in part.faults:
-                for tally in (self._tally(LIST, named.list), *(() if tag is None else (self._tally(TAG, _tagged(tag)),))):
+                tallies = [self._tally(LIST, named.list, begins=True)]
+                tallies += [self._tally(TAG, _tagged(tag), begins=True)] if tag is not None else []
+                for tally in tallies:
                     tally.known += 1
                     tally.end("invalid_url")
 
@@ -84,7 +93,7 @@ class Tallies:
             if link.input is None or verdict == FOREIGN:  # its owner counts it
                 continue
             if link.kind == "seed":
-                self._tally(LIST, link.input.list).known += 1
+                self._tally(LIST, link.input.list, begins=True).known += 1
             if verdict in (KNOWN, EXPAND) and link.kind in ("seed", "redirect"):  # a redirect may come from another part
                 self._tally(LIST, link.input.list).end("skipped")
 
@@ -117,16 +126,29 @@ class Tallies:
                 tally.end(known.outcome, -1)
                 tally.known -= forgotten
 
-    def _tally(self, kind: str, name: str) -> Tally:
+    def _tally(self, kind: str, name: str, *, begins: bool = False) -> Tally:
+        """``begins``: it may be the first that is heard of the name. Otherwise one that is not told apart was, or is, among all
+        others, if there are any."""
         key = kind + name
+        is_other = kind in self._tallies and not (begins or self._is_part)
+        if key not in self._tallies and (is_other or self._counts[kind] >= NAMES_MAX):
+            key = kind
         if key not in self._tallies:
-            if self._counts[kind] >= NAMES_MAX:
-                key = kind
-            if key not in self._tallies:
-                self._tallies[key] = Tally(0, {})
-                self._counts[kind] += 1
+            self._counts[kind] += 1
+        self._tallies[key] = tally = self._tallies.pop(key, None) or Tally(0, {})  # the last touched is the last of them
         self.touched.add(key)
-        return self._tallies[key]
+        return tally
+
+    def _join_ended(self) -> None:
+        """Make room for new lists."""
+        ended = [f"{LIST}{name}" for name, tally in self.of(LIST).items() if name and tally.done == tally.known]
+        for key in ended[:JOINED_AT_ONCE]:
+            joined, others = self._tallies.pop(key), self._tally(LIST, "")
+            others.known += joined.known
+            for outcome, count in joined.outcomes.items():
+                others.end(outcome, count)
+            self.touched.add(key)
+            self._counts[LIST] -= 1
 
 
 def _tagged(tag: Tag) -> str:

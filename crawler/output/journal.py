@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from crawler.core.batch import Prepared, Settled
 from crawler.core.model import Done, Known, Mark
 from crawler.output.archive import Archive, Kept
-from crawler.output.changes import Intervals
+from crawler.output.changes import GONE_STATUS, Intervals
 from crawler.output.results import Results, Row
 from crawler.output.rows import has_record, known_of, rows_of
 
@@ -117,7 +117,8 @@ class Journal:
         if known.link.kind == "robots" or known.outcome in ("skipped", "invalid_url"):
             return known
         before = settled.lease.known
-        interval = self._intervals.after(before.interval if before is not None else None, known.change)
+        change = known.change or ("unchanged" if known.status in GONE_STATUS else None)  # what is still gone is as it was
+        interval = self._intervals.after(before.interval if before is not None else None, change)
         return replace(known, interval=interval, due=now + interval)
 
     def sync(self) -> dict[str, Mark]:

@@ -213,3 +213,19 @@ async def test_a_daemon_comes_back_by_order_and_to_what_a_sitemap_says_is_newer(
             assert web.asked(HOST) == asked | {"/a": asked["/a"] + 1}
             _, why = await told.ask("GET", "/v1/urls", params={"url": web.url(HOST, "/a")})
             assert why["record"]["interval"] == 1.5**2 * 7 * 86400
+
+
+def test_a_page_whose_row_was_retired_is_fetched_whole_again_or_nobody_would_know_its_type(tmp_path):
+    """Rows may be full, and retired, before the archive file that holds the body is."""
+    out = tmp_path / "out"
+    with Web({HOST: {"/": Answer(body=b"all of it", headers=(("ETag", '"1"'),))}}).running() as web:
+        run = ("run", web.url(HOST), "-o", str(out), *LOCAL, "--roll-size", "1")
+        assert command(*run).returncode == 0
+        for file in (out / "results").iterdir():
+            file.unlink()
+        assert command("retire", str(out), "--missing").returncode == 0
+        for _ in range(2):
+            assert command("recrawl", str(out)).returncode == 0
+            assert command(*run).returncode == 0
+    assert ["if-none-match" in visit.fields for visit in web.visits] == [False, False, True]
+    assert [(row["change"], row["mime"]) for row in rows_of(out)] == [("unchanged", "text/html")] * 2

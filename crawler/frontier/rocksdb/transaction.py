@@ -286,7 +286,10 @@ class Transaction:
             if name := self._names.get(host):
                 self._longest.note(name, record.waiting)
         for key, tally in self._progress.changed().items():
-            self.batch.put(file_key(PROGRESS, key), encode(tally), self._meta)
+            if tally is None:
+                self.batch.delete(file_key(PROGRESS, key), self._meta)
+            else:
+                self.batch.put(file_key(PROGRESS, key), encode(tally), self._meta)
         state = StoreState(self.sequence, now, wall, self._tally.freeze())
         self.batch.put(STATE_KEY, encode(state), self._meta)
         return state

@@ -98,6 +98,27 @@ def test_http_errors_are_counted_by_their_status(driver: Driver) -> None:
     assert driver.store.stats().statuses == {"200": 2}
 
 
+def test_lists_that_are_done_make_room_for_new_ones(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is sent a list every ten minutes has had a thousand within a week."""
+    monkeypatch.setattr(progress, "NAMES_MAX", 4)
+    monkeypatch.setattr(progress, "JOINED_AT_ONCE", 2)
+    for name in ("a", "b", "c", "d"):
+        driver.commit([link(f"{name}/0", "seed", input=Input(name, 1))])
+        driver.now += 9
+        lease = driver.claim_one(f"{name}/0")
+        if name != "b":
+            driver.settle(lease, done())
+    ended, others = Tally(1, {"ok": 1}), Tally(2, {"ok": 2})
+    if driver.kind == "embedded":
+        driver.reopen()
+    assert driver.store.progress(LIST) == {"b": Tally(1, {}), "d": ended, "": others}, "those that are not done stay"
+    all_of(driver.store.revive_some, Selection(url="http://a.test/0"))
+    assert driver.store.progress(LIST)[""] == Tally(2, {"ok": 1}), "what was counted there is undone there"
+    driver.now += 9
+    driver.settle(next(lease for lease in driver.claim() if lease.link.host == "a.test"), done())
+    assert driver.store.progress(LIST)[""] == others
+
+
 def test_what_another_part_has_counted_is_less_than_nothing_where_it_is_undone():
     """Hosts were divided anew: their URLs are here, what was counted of them is there. Together it is right."""
     known = Known(listed("http://a.test/"), "ok", None, 200, 0.0)

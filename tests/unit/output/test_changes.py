@@ -74,3 +74,17 @@ def test_what_never_changes_is_visited_less_often_and_what_does_more_often():
     assert intervals.after(1000, "changed") == 500 and intervals.after(300, "changed") == 200
     assert intervals.after(700, None) == 700, "a failure tells nothing"
     assert intervals.after(3000, "new") == 1000, "it is there again"
+
+
+def test_what_is_still_gone_is_visited_less_often_and_what_only_fails_is_not(tmp_path):
+    """Of a crawl that comes back for years ever more pages are gone."""
+    crawl, intervals = Crawl(tmp_path), []
+    crawl.journal._intervals = Intervals(1000, min_s=200, max_s=3000)
+    known, _ = visit(crawl, seed(URL, 1), ends(crawl, "one"))
+    for name in ["410", "404", "503", "timeout", "404", "404", "one"]:
+        crawl.store.revive(frozenset({known.outcome}))
+        [lease] = crawl.claim()
+        crawl.commit([Settled(lease, ends(crawl, name))])
+        [known] = crawl.known
+        intervals.append(known.interval)
+    assert intervals == [1500, 2250, 2250, 2250, 3000, 3000, 1000]
