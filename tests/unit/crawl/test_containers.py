@@ -123,6 +123,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Pace._waiting": ("workers", WORKERS),
     "Deadlines._running": ("workers", WORKERS),
     "Lean.params": ("fixed", FIXED),
+    "Exchange.tried": ("addresses of one response that are tried", 64),
     "Resolver._asked": ("workers", WORKERS),
     "Lines._links": ("a chunk of lines", 1000),
     "Lines._faults": ("a chunk of lines", 1000),
