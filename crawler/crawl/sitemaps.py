@@ -6,10 +6,12 @@ counted, named in the sitemap's row and logged.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -24,7 +26,7 @@ from crawler.core.page import Page
 from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
 from crawler.parse.html import MIMES, PART_LINKS
 from crawler.parse.pool import ParseFault, ParserPool
-from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX, Unpacked
+from crawler.parse.sitemap import INDEX_DEPTH_MAX, PART_BYTES, URLS_MAX, Unpacked
 from crawler.parse.sitemap_formats import Part, without_part
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import VisitMemory
@@ -33,6 +35,8 @@ from crawler.resources.memory_plan import SITEMAP_PART_BYTES
 SITES_MAX: Final = 4096
 LOST_PARTS_MAX: Final = 3
 """A sitemap so many parts of which ended their parser, or ran out of time, is read no further."""
+AT_ONCE: Final = 2
+"""Sitemaps of more than one part that are read at a time: while the links of one are admitted, the parsers read another."""
 _LOOKED_AT_BYTES: Final = 4 << 10
 _MEDIA: Final = ("image/", "audio/", "video/", "font/")
 
@@ -66,6 +70,7 @@ class Sitemaps:
         self._undo = undo
         self._admit = admit
         self._sites: dict[tuple[str, str], None] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def change(self, scope: Scope, reading: bytes) -> None:
         """From now on these rules."""
@@ -126,15 +131,17 @@ class Sitemaps:
         deep as the page whose site it describes; its own sitemaps are one hop on."""
         page = done.page
         most, is_coded = self._config.max_sitemap, page.coding is not None
-        held = await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most)))
-        body = await self._undo.unpacked(page, most) if is_coded else page.body
-        held.shrink(SITEMAP_PART_BYTES)
+        body = page.body
+        if is_coded:
+            with await room.take("parse", max(SITEMAP_PART_BYTES, self._undo.decoder_bytes(page, most))):
+                body = await self._undo.unpacked(page, most)
         try:
             reading = _Reading(link, page)
             unpacked = Unpacked(body.chunks(), bytes_max=most, is_cut=done.outcome != "ok")
-            links, block = await self._links(reading, unpacked)
+            is_one_part = body.size <= PART_BYTES and body.prefix(2) != b"\x1f\x8b"
+            async with nullcontext() if is_one_part else self._turns:
+                links, block = await self._links(reading, unpacked, room)
         finally:
-            held.release()
             if is_coded:
                 body.discard()
         if reading.kind is None and link.kind not in SITEMAPS:
@@ -160,11 +167,11 @@ class Sitemaps:
         is_html = (page.mime in MIMES or page.sniffed in MIMES) and not _is_file(_path(link.url))
         return is_html and self._scope.refuses(replace(link, kind="link")) is None
 
-    async def _links(self, reading: _Reading, unpacked: Unpacked) -> tuple[tuple[Link, ...], LinkBlock | None]:
+    async def _links(self, reading: _Reading, unpacked: Unpacked, room: VisitMemory) -> tuple[tuple[Link, ...], LinkBlock | None]:
         """The last of what is named, sitemaps and links; the others are admitted now."""
         links: list[Link] = []
         block: LinkBlock | None = None
-        async for found in self._parts(reading, unpacked):
+        async for found in self._parts(reading, unpacked, room):
             for link in self._sitemaps(reading, found.part):
                 if len(links) >= PART_LINKS:
                     await self._admit(Admitted(tuple(links)))
@@ -192,31 +199,33 @@ class Sitemaps:
             else:
                 reading.refuse(rule)
 
-    async def _parts(self, reading: _Reading, unpacked: Unpacked) -> AsyncIterator[PackedPart]:
-        """What a parser process reads, until the end or a cap."""
+    async def _parts(self, reading: _Reading, unpacked: Unpacked, room: VisitMemory) -> AsyncIterator[PackedPart]:
+        """What a parser process reads, until the end or a cap. Memory is held for one part at a time: who needs as much as there
+        is would else wait for the last of them, and all others behind him."""
         link, charset = reading.link, reading.charset
         place = (link.url, charset, link.depth, link.anchor or link.url, self._reading)
         state, left = b"", URLS_MAX
         for data, end in unpacked:
             more = True
             while more:
-                found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart, host=link.host)
-                if isinstance(found, ParseFault):
-                    if reading.lost(found, len(data)) >= LOST_PARTS_MAX:
+                with await room.take("parse", SITEMAP_PART_BYTES):
+                    found = await self._parser.call(FUNCTION, data, state, end, left, *place, result=PackedPart, host=link.host)
+                    if isinstance(found, ParseFault):
+                        if reading.lost(found, len(data)) >= LOST_PARTS_MAX:
+                            return
+                        state = without_part(state)
+                        break
+                    part = found.part
+                    data, state, more = b"", part.state, part.more
+                    reading.take(part)
+                    if part.kind == "index" and link.hops >= INDEX_DEPTH_MAX:
+                        reading.fault("index_depth", 1, f"over {INDEX_DEPTH_MAX} indexes in one another")
                         return
-                    state = without_part(state)
-                    break
-                part = found.part
-                data, state, more = b"", part.state, part.more
-                reading.take(part)
-                if part.kind == "index" and link.hops >= INDEX_DEPTH_MAX:
-                    reading.fault("index_depth", 1, f"over {INDEX_DEPTH_MAX} indexes in one another")
-                    return
-                left -= found.count
-                yield found
-                if found.is_over:
-                    reading.fault("too_many_urls", 1, f"only {URLS_MAX} of its URLs are read")
-                    return
+                    left -= found.count
+                    yield found
+                    if found.is_over:
+                        reading.fault("too_many_urls", 1, f"only {URLS_MAX} of its URLs are read")
+                        return
 
     def _sitemap(self, page: Link, url: str) -> tuple[Link, str | None]:
         """A sitemap that another, or a robots.txt, names, and the rule that refuses it."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
@@ -27,8 +28,8 @@ BROKEN: Final = 3
 """The process cannot do its work at all."""
 RETIRE: Final = 0x80
 """Added to a reply's status: replace me, I have grown."""
-HEAD: Final = struct.Struct("<IB")
-"""Of a reply: payload bytes, status. Of a request only the bytes, as ``<I``."""
+HEAD: Final = struct.Struct("<IBf")
+"""Of a reply: payload bytes, status, and the CPU seconds that it took. Of a request only the bytes, as ``<I``."""
 LENGTH: Final = struct.Struct("<I")
 GROWN_BYTES_MAX: Final = 24 << 20
 """Resident growth since the start that is given back to the system by ending the process."""
@@ -73,6 +74,7 @@ def _serve(
     while len(head := requests.read(4)) == 4:
         size = LENGTH.unpack(head)[0]
         path, *arguments = msgspec.msgpack.decode(requests.read(size))
+        began = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, alarm_s)  # the parent kills us first; unless it is gone itself
         try:
             payload = msgspec.msgpack.encode(function_of(path, known)(*arguments))
@@ -89,12 +91,12 @@ def _serve(
             passed_bytes = 0
             if _resident_bytes() - start_bytes > GROWN_BYTES_MAX:
                 status |= RETIRE
-        _reply(pipe, status, payload)
+        _reply(pipe, status, payload, time.process_time() - began)
 
 
-def _reply(pipe: socket.socket, status: int, payload: bytes) -> None:
+def _reply(pipe: socket.socket, status: int, payload: bytes, seconds: float = 0.0) -> None:
     try:
-        pipe.sendall(HEAD.pack(len(payload), status) + payload)
+        pipe.sendall(HEAD.pack(len(payload), status, seconds) + payload)
     except OSError:
         os._exit(0)  # nobody is left to reply to
 

@@ -64,16 +64,17 @@ def directives(content: str) -> set[str]:
 
 def robots_tag(value: str, agent: str) -> set[str]:
     """Directives for ``agent`` in one X-Robots-Tag; the name of an agent holds for all that follows it."""
-    found: set[str] = set()
+    said: list[str] = []
     ours = True
     for part in value.split(","):
-        before, colon, rest = part.partition(":")
-        name = before.strip().lower()
-        if colon and _token(name) and name != "unavailable_after" and not name.startswith("max-"):
-            ours, part = name == agent.lower(), rest
+        if ":" in part:
+            before, _, rest = part.partition(":")
+            name = before.strip().lower()
+            if _token(name) and name != "unavailable_after" and not name.startswith("max-"):
+                ours, part = name == agent.lower(), rest
         if ours:
-            found |= directives(part)
-    return found
+            said.append(part)
+    return directives(" ".join(said))
 
 
 def text(value: bytes) -> str:

@@ -262,7 +262,7 @@ class ParserPool:
         self._deal()
         if culprit is None or culprit.reply.done():
             return None
-        process.weigh(culprit)
+        culprit.seconds += process.spent
         if not culprit.tried:
             culprit.tried = True
             return culprit

@@ -54,7 +54,7 @@ class Job:
         self.frame = frame
         self.reply = reply
         self.tried = False
-        self.seconds = 0.0  # that it was being read, all tries together
+        self.seconds = 0.0  # that it took, all tries together: of CPU, but where it ended its process
 
 
 def frame_of(function: str, arguments: tuple[object, ...]) -> bytearray:
@@ -129,11 +129,10 @@ class ParserProcess(asyncio.Protocol):
         if self._timer is None:
             self._timer = self.loop.call_later(self._tick_s, self._tick)
 
-    def weigh(self, job: Job) -> None:
-        """The first in hand was read, or ends the process."""
-        now = self.loop.time()
-        job.seconds += now - self._since
-        self._since = now
+    @property
+    def spent(self) -> float:
+        """Seconds on the first in hand so far."""
+        return self.loop.time() - self._since
 
     def replace(self) -> None:
         """End it for no fault of its documents: they are done again elsewhere."""
@@ -162,7 +161,7 @@ class ParserProcess(asyncio.Protocol):
         self._buffer += data
         at = 0
         while len(self._buffer) - at >= HEAD.size:
-            size, status = HEAD.unpack_from(self._buffer, at)
+            size, status, seconds = HEAD.unpack_from(self._buffer, at)
             if size > REPLY_BYTES_MAX:
                 self.kill()
                 return
@@ -171,16 +170,16 @@ class ParserProcess(asyncio.Protocol):
             at += HEAD.size + size
             if at == len(self._buffer):  # as large replies end: it is not copied
                 whole, self._buffer = self._buffer, bytearray()
-                self._received(status, memoryview(whole)[at - size :])
+                self._received(status, memoryview(whole)[at - size :], seconds)
                 at = 0
             else:
-                self._received(status, bytes(memoryview(self._buffer)[at - size : at]))
+                self._received(status, bytes(memoryview(self._buffer)[at - size : at]), seconds)
         if at:
             del self._buffer[:at]
         if len(self.in_hand) <= IN_HAND_LOW:
             self._hungry(self)
 
-    def _received(self, status: int, payload: bytes | memoryview) -> None:
+    def _received(self, status: int, payload: bytes | memoryview, seconds: float) -> None:
         self._ticks = 0
         if not self.ready:
             if status == READY:
@@ -196,7 +195,8 @@ class ParserProcess(asyncio.Protocol):
             job = self.in_hand.popleft()
             self._bytes_in_hand -= len(job.frame)
             self._alone = None
-            self.weigh(job)
+            spent, self._since = self.spent, self.loop.time()
+            job.seconds += seconds if seconds < spent else spent  # a document may have taken its process over
             self.retiring = self.retiring or bool(status & RETIRE)
             if not job.reply.done():
                 job.reply.set_result((status & ~RETIRE, payload))

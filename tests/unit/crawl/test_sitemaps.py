@@ -79,6 +79,25 @@ class Trial:
         return [*self.admitted, *links_of(done)], done
 
 
+class Watched(Faulty):
+    """When the second part is read, somebody needs as much memory as there is; ``had_at`` is the part after which it was had."""
+
+    trial: Trial
+    had_at = 0
+
+    async def call(self, *arguments: Any, result: Any, host: str) -> Any:
+        if self.calls == 1:
+            account = self.trial.budget.account("parse")
+            self.other = asyncio.ensure_future(account.take(account.bytes_max))
+            self.other.add_done_callback(self._had)
+        await asyncio.sleep(0)
+        return await super().call(*arguments, result=result, host=host)
+
+    def _had(self, other: asyncio.Future[Any]) -> None:
+        self.had_at = self.calls
+        other.result().release()
+
+
 @pytest.fixture
 async def parser() -> AsyncIterator[ParserPool]:
     async with open_parser(Config(), parsers=0) as parser:
@@ -109,6 +128,18 @@ def test_anothers_page_is_not_taken_for_a_sitemap(named: str, taken: bool, trial
     """Visited as one, it would be known, and its links never followed."""
     links = [link.url for link in trial.sitemaps.of("http://www.example.org", (named,), "http://www.example.org/")]
     assert links == ([urls.join("http://www.example.org/", named)] if taken else []) + ["http://www.example.org/sitemap.xml"]
+
+
+async def test_who_needs_all_the_memory_there_is_does_not_wait_for_the_end_of_a_sitemap(
+    tmp_path: Path, parser: ParserPool
+) -> None:
+    """Behind him everybody would wait."""
+    watched = Watched(parser, {})
+    trial = watched.trial = Trial(tmp_path, watched)
+    entries = [entry_of("urlset", url) for url in urls_of(20_000)]
+    links, _ = await trial.read(document("urlset", "utf-8", entries).encode())
+    assert len(links) == 20_000
+    assert 2 <= watched.had_at <= 3 < watched.calls
 
 
 async def test_what_is_not_taken_is_counted_by_a_rule_of_its_own(tmp_path: Path, parser: ParserPool) -> None:

@@ -121,9 +121,16 @@ async def test_an_answer_too_long():
         assert await act(parser, "long", 5 * MIB) == "x" * 5 * MIB
 
 
-@pytest.mark.parametrize("frame", ["ffffffff01", "0000000063", "0100000001c1", "0000000000", "00000000010000000001"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *("ffffffff01" + "00" * 4, "0000000063" + "00" * 4, "0100000001" + "00" * 4 + "c1", "0000000000" + "00" * 4),
+        *(2 * ("0000000001" + "00" * 4), "0100000001" + "0000c07f" + "c0", "0100000001" + "0000807f" + "c0"),
+    ],
+)
 async def test_a_process_taken_over_cannot_confuse_the_crawl(frame):
-    """Whatever it sends: an endless frame, an unknown status, no msgpack, a second greeting, answers nobody asked for."""
+    """Whatever it sends: an endless frame, an unknown status, no msgpack, a second greeting, answers nobody asked for, seconds
+    that are no number or without end."""
     async with open_soon() as parser:
         answer = await act(parser, "forge", frame)
         assert isinstance(answer, ParseFault)
