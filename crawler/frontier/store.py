@@ -146,8 +146,8 @@ class Store(Protocol):
     def robots(self, origins: Sequence[str]) -> list[bytes | None]:
         """The robots records kept for these origins."""
 
-    def marks(self) -> dict[str, Mark]:
-        """Every file of the crawl and its length as of the last commit."""
+    def marks(self, folder: str = "") -> dict[str, Mark]:
+        """Every file of the crawl, or of one folder (``results/``), and its length as of the last commit."""
 
     def positions(self) -> dict[str, bytes]:
         """Seed sources and the positions committed for them."""
