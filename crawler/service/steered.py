@@ -246,7 +246,7 @@ class Direct:
         return await self._crawl.pump.marks(folder)
 
     async def position(self, source: str) -> bytes | None:
-        return (await self._crawl.pump.ask(self._crawl.store.positions)).get(source)
+        return (await self._crawl.pump.ask(self._crawl.store.positions, source)).get(source)
 
     async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         return await self._crawl.frontier.admit(admitted)
