@@ -108,9 +108,9 @@ class Pump:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
         return await self._committer.on_engine(question, *args)
 
-    async def marks(self) -> Mapping[str, Mark]:
-        """How far each file is committed. Raises StorageError."""
-        return await self.ask(self._store.marks)
+    async def marks(self, folder: str = "") -> Mapping[str, Mark]:
+        """How far each file, or each of one folder, is committed. Raises StorageError."""
+        return await self.ask(self._store.marks, folder)
 
     async def between_commits(self, call: Callable[..., T], *args: object) -> T:
         """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""

@@ -52,6 +52,11 @@ def number_of(file: str) -> int:
     return int(match["serial"] or match["number"]) if match else -1
 
 
+def folder_of(file: str) -> str:
+    """``warc/``"""
+    return file.partition("/")[0] + "/"
+
+
 def order(file: str) -> tuple[int, int]:
     """By which files of one kind are read: one part's behind the other's, and each by number."""
     return part_of(file), number_of(file)

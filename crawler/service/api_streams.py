@@ -22,7 +22,7 @@ from crawler.core.errors import StorageError
 from crawler.core.model import KINDS, Known, Mark, OutcomeName
 from crawler.core.urls import host_key
 from crawler.output.archive import is_gone, open_body
-from crawler.output.file_names import WHOLE, number_of, part_of, part_prefix
+from crawler.output.file_names import WHOLE, folder_of, number_of, part_of, part_prefix
 from crawler.output.results import ROW_BYTES_MAX, Row
 from crawler.service.api_errors import Problem
 from crawler.service.steered import Steered
@@ -40,6 +40,7 @@ WAIT_S_MAX: Final = 60.0
 _LOOK_EVERY_S: Final = 0.25
 _CURSOR: Final = re.compile(r"(?:p(\d{2})-)?(\d{1,9})-(\d{1,18})")
 NEXT: Final = "Next-Cursor"
+FOLDER: Final = "results/"
 
 
 Cursor = dict[int, tuple[int, int]]
@@ -104,7 +105,7 @@ class Follow:
             raise Problem(404, "this URL has not been fetched", state=known or "unknown")
         if known.archive is None:
             raise Problem(404, "no body was kept of this URL", outcome=known.outcome)
-        marks = await self._crawl.marks()
+        marks = await self._crawl.marks(folder_of(known.archive.file))
         if await asyncio.to_thread(is_gone, self._root, marks, known.archive.file):
             raise Problem(410, f"the body of this URL is no longer kept: {known.archive.file} was retired", outcome=known.outcome)
         if self._crawl.config.cluster is not None and not await asyncio.to_thread(is_there, self._root / known.archive.file):
@@ -127,7 +128,7 @@ class Follow:
         while True:
             if seen is None or crawl.commits() != seen:
                 seen = crawl.commits()
-                rows = await asyncio.to_thread(rows_behind, self._root, await crawl.marks(), cursor)
+                rows = await asyncio.to_thread(rows_behind, self._root, await crawl.marks(FOLDER), cursor)
             if rows.path is not None or crawl.is_draining() or clock() >= until:
                 return rows
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -214,7 +215,7 @@ def rows_behind(root: Path, marks: Mapping[str, Mark], cursor: Cursor) -> RowRan
     out."""
     parts: dict[int, dict[int, str]] = {}
     for file in marks:
-        if file.startswith("results/"):
+        if file.startswith(FOLDER):
             parts.setdefault(part_of(file), {})[number_of(file)] = file
     for part in cursor:
         if cursor[part] != (0, 0) and part not in parts:

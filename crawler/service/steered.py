@@ -28,6 +28,7 @@ from crawler.frontier.selection import Selection
 from crawler.output import row_at
 from crawler.output.archive import is_gone
 from crawler.output.checkpoint import Copied
+from crawler.output.file_names import folder_of
 
 HOSTS_MAX: Final = 1000
 Sort = Literal["waiting", "backoff", "errors"]
@@ -73,7 +74,8 @@ class Steered(Protocol):
     async def elsewhere(self, host: str) -> str | None:
         """Where else this host's URLs are decided about, in a sentence; None: here."""
 
-    async def marks(self) -> Mapping[str, Mark]: ...
+    async def marks(self, folder: str = "") -> Mapping[str, Mark]:
+        """As ``Pump.marks``. After years there are so many that those who need one folder must not read all."""
 
     async def position(self, source: str) -> bytes | None:
         """How far a list was read."""
@@ -235,16 +237,16 @@ class Direct:
 
     def _is_retired(self, file: str) -> bool:
         """In the engine thread."""
-        return is_gone(self._crawl.root, self._crawl.store.marks(), file)
+        return is_gone(self._crawl.root, self._crawl.store.marks(folder_of(file)), file)
 
     async def lookup(self, url: str) -> Known | str | None:
         return await self._crawl.pump.ask(self._crawl.store.lookup, url)
 
-    async def marks(self) -> Mapping[str, Mark]:
-        return await self._crawl.pump.marks()
+    async def marks(self, folder: str = "") -> Mapping[str, Mark]:
+        return await self._crawl.pump.marks(folder)
 
     async def position(self, source: str) -> bytes | None:
-        return (await self._crawl.pump.ask(self._crawl.store.positions)).get(source)
+        return (await self._crawl.pump.ask(self._crawl.store.positions, source)).get(source)
 
     async def admit(self, admitted: Admitted, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         return await self._crawl.frontier.admit(admitted)

@@ -30,6 +30,7 @@ from crawler.frontier.rocksdb.layout import (
     decode_page,
     decode_seen,
     decode_state,
+    file_key,
     file_name,
 )
 from crawler.frontier.rocksdb.opening import open_database, read_schema
@@ -72,12 +73,14 @@ class Facts:
         return self._database.many("robots", [origin.encode() for origin in origins])
 
     @translated
-    def marks(self) -> dict[str, Mark]:
-        return {file_name(MARK, key): decode_mark(value) for key, value in self._database.scan("meta", MARK)}
+    def marks(self, folder: str = "") -> dict[str, Mark]:
+        marks = self._database.scan("meta", file_key(MARK, folder))
+        return {file_name(MARK, key): decode_mark(value) for key, value in marks}
 
     @translated
-    def positions(self) -> dict[str, bytes]:
-        return {file_name(POSITION, key): value for key, value in self._database.scan("meta", POSITION)}
+    def positions(self, begins: str = "") -> dict[str, bytes]:
+        positions = self._database.scan("meta", file_key(POSITION, begins))
+        return {file_name(POSITION, key): value for key, value in positions}
 
     @translated
     def identity(self) -> bytes | None:

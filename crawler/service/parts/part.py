@@ -161,8 +161,8 @@ class Deputy:
     async def lookup(self, url: str) -> bytes:
         return encode(await self._direct.lookup(url))
 
-    async def marks(self) -> bytes:
-        return encode(await self._direct.marks())
+    async def marks(self, folder: str) -> bytes:
+        return encode(await self._direct.marks(folder))
 
     async def admit(self, admitted: bytes) -> None:
         """Returns when it is committed. What was told first is admitted first."""

@@ -106,8 +106,8 @@ class SteeredParts:
     async def elsewhere(self, host: str) -> str | None:
         return await self._ask(0, "elsewhere", host) if self._is_node else None
 
-    async def marks(self) -> Mapping[str, Mark]:
-        told = [await self._ask(part, "marks") for part in range(self._parts)]
+    async def marks(self, folder: str = "") -> Mapping[str, Mark]:
+        told = [await self._ask(part, "marks", folder) for part in range(self._parts)]
         return {file: mark for marks in told for file, mark in _marks.decode(marks).items()}
 
     async def position(self, source: str) -> bytes | None:

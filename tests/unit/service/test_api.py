@@ -19,6 +19,8 @@ from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
 from crawler.core.model import Link
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
+from crawler.frontier.rocksdb.database import Database
+from crawler.frontier.rocksdb.layout import MARK, POSITION, file_name
 from crawler.service import api as api_module
 from crawler.service import api_seeds, api_streams
 
@@ -391,6 +393,42 @@ async def test_a_cursor_gives_every_row_once_over_pages_files_and_restarts(tmp_p
             assert await all_rows(d, cursor) == ([], cursor)
     assert sorted(row["url"] for row in found) == sorted(site.good(80))
     assert int(cursor.split("-")[0]) >= 1, "files have been rolled"
+
+
+@pytest.fixture
+def keys_read(monkeypatch):
+    """Keys of the store that scans have come upon."""
+    read, scan = [], Database.scan
+
+    def noted(self, family, prefix=b"", start=b""):
+        for key, value in scan(self, family, prefix, start):
+            read.append(key)
+            yield key, value
+
+    monkeypatch.setattr(Database, "scan", noted)
+    return read
+
+
+async def test_who_reads_rows_or_a_body_has_no_other_folder_looked_through(tmp_path, site, keys_read):
+    """A reader that waits asks anew after each commit, and after years there are a hundred thousand files."""
+    (url,) = site.good(1)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=url.encode())
+        await d.until(done=1)
+        for path, folder in ((f"/v1/body?url={url}", "warc/"), ("/v1/results?wait=1&cursor=0-0", "results/")):
+            keys_read.clear()
+            async with d.session.get(path) as answer:
+                assert answer.status == 200 and await answer.read()
+            assert {file_name(MARK, key).partition("/")[0] + "/" for key in keys_read if key.startswith(MARK)} == {folder}
+
+
+async def test_a_list_is_continued_without_a_look_at_all_that_were_ever_named(tmp_path, keys_read):
+    async with daemon(tmp_path) as d:
+        for name in ("a", "b", "a"):
+            keys_read.clear()
+            status, told = await d.ask("POST", "/v1/seeds", params={"list": name}, data=b"http://192.0.2.1/\n")
+            assert status == 200
+        assert [key for key in keys_read if key.startswith(POSITION)] == [POSITION + b"a"] and told["accepted"] == 0
 
 
 async def test_a_reader_may_wait_for_rows(tmp_path, site):
