@@ -13,7 +13,7 @@ from errno import EWOULDBLOCK
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from crawler.cli.output import forget_output, say, stand_in_for_closed
+from crawler.cli.output import forget_output, make_output_whole, say, stand_in_for_closed
 from crawler.core.errors import NO_ROOM, ConfigError, Exit, StorageError, lack_of
 from crawler.core.text import did_you_mean
 from crawler.core.version import __version__
@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Without ``arguments`` the process ends with it."""
     if arguments is None:
         stand_in_for_closed()
+        make_output_whole()
     words = sys.argv[1:] if arguments is None else arguments
     signals = _taken(words)
     gc.set_threshold(START_GC_OBJECTS, *gc.get_threshold()[1:])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from crawler.core.errors import NO_ROOM, ConfigError, StorageError
+from crawler.core.errors import NO_ROOM, OUR_ERRNOS, ConfigError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +31,9 @@ def write(pieces: Iterable[bytes]) -> None:
 
 
 def not_written(path: Path | str, error: OSError) -> ConfigError | StorageError:
-    """Why a file that was asked for could not be written: its disk takes no more, or another is to be named."""
+    """Why a file that was asked for could not be written: this machine lacks something, or another is to be named."""
     said = f"{path}: {os.strerror(error.errno) if error.errno else error.strerror}"  # pyarrow's words name a file of its own
-    return StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said)
+    return StorageError(said, errno=error.errno) if error.errno in NO_ROOM | OUR_ERRNOS else ConfigError(said)
 
 
 def stand_in_for_closed() -> None:
@@ -44,6 +46,25 @@ def stand_in_for_closed() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+class _Waiting(io.FileIO):
+    """A descriptor that another process may have made non-blocking: what it does not take now, it takes later."""
+
+    def write(self, data: Any) -> int:
+        while (written := super().write(data)) is None:
+            select.select([], [self], [])
+        return written
+
+
+def make_output_whole() -> None:
+    """Each byte for standard output is written, or an error raised. Python's own does neither where it is unbuffered
+    (PYTHONUNBUFFERED, as in most images): it drops what a disk or pipe did not take of one write."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        whole = io.BufferedWriter(_Waiting(out.fileno(), "wb", closefd=False))
+        lines = out.line_buffering or out.write_through
+        sys.stdout = io.TextIOWrapper(whole, out.encoding, out.errors, line_buffering=lines)
 
 
 @contextlib.contextmanager

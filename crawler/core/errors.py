@@ -50,12 +50,21 @@ OUR_ERRNOS: Final = frozenset(
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Errors of a disk that takes no more, or nothing at all."""
 
-_NO_THREAD: Final = "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd)"
+_NO_THREAD: Final = (
+    "no thread can be started: allow more processes (ulimit -u, or TasksMax of systemd), or more memory (ulimit -v, ulimit -d)"
+)
 _LACKS: Final = {
-    errno.EMFILE: "no file descriptors left: allow more (ulimit -n, or LimitNOFILE of systemd)",
+    errno.EMFILE: "no file descriptors left",
     errno.ENFILE: "no file descriptors left on this machine",
-    errno.ENOMEM: "no memory left: allow more (ulimit -v, or MemoryMax of systemd), or lower --memory-limit",
+    errno.ENOMEM: "no memory left",
 }
+_ADVICE: Final = {
+    errno.EMFILE: "allow more descriptors (ulimit -n, or LimitNOFILE of systemd)",
+    errno.ENFILE: "allow the machine more descriptors (sysctl fs.file-max)",
+    errno.ENOMEM: "allow more memory (ulimit -v, ulimit -d, or MemoryMax of systemd), or lower --memory-limit",
+    errno.EFBIG: "allow larger files (ulimit -f, or LimitFSIZE of systemd)",
+}
+"""What to do about an error of this machine whose own words do not tell."""
 
 
 def our_errno(error: BaseException | None) -> int:
@@ -71,7 +80,9 @@ def lack_of(error: BaseException | None) -> StorageError | None:
         lacks = [lack_of(one) for one in error.exceptions]
         return lacks[0] if all(lacks) else None
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no class of its own for it
-        return StorageError(_NO_THREAD, errno=errno.EAGAIN)
+        return StorageError(_NO_THREAD)
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):  # dlopen(3) has no errno
+        return StorageError(_LACKS[errno.ENOMEM], errno=errno.ENOMEM)
     number = our_errno(error)
     return StorageError(_LACKS[number], errno=number) if number in _LACKS else None
 
@@ -135,12 +146,14 @@ class FetchError(CrawlerError):
 
 
 class StorageError(CrawlerError):
-    """A promise cannot be kept here and now. ``errno`` says which resource, 0 if none; ``final`` forbids to try again."""
+    """A promise cannot be kept here and now. ``errno`` says which resource, 0 if none; ``final`` forbids to try again. Every
+    message says what can be done where a resource lacks."""
 
     def __init__(self, message: str, *, errno: int = 0, final: bool = False) -> None:
         self.errno = errno
         self.final = final
-        super().__init__(message)
+        advice = _ADVICE.get(errno, "")
+        super().__init__(message if advice in message else f"{message}: {advice}")
 
 
 class RemoteError(StorageError):

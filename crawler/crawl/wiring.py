@@ -56,6 +56,7 @@ from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan
 from crawler.resources.network import Network
+from crawler.resources.threads import try_threads
 
 if TYPE_CHECKING:
     from crawler.crawl.membership import Membership
@@ -74,6 +75,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
+    try_threads()
     hosts = HostRules(config)
     with contextlib.ExitStack() as stack:
         files = open_files(config, hosts, plan, part, stack)

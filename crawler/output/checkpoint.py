@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from crawler.config.crawl_toml import FILE_NAME
 from crawler.core.durable import OPEN, length_of, make_dir, missing, rename, storing, sync_dir, sync_file_system
-from crawler.core.errors import NO_ROOM, ConfigError, StorageError
+from crawler.core.errors import NO_ROOM, OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import KINDS
 
@@ -224,7 +224,7 @@ def move(source: Path, target: Path) -> None:
         sync_dir(target.parent)
     except OSError as error:
         said = f"{target}: {error.strerror}; the checkpoint is at {source}"
-        raise StorageError(said, errno=error.errno) if error.errno in NO_ROOM else ConfigError(said) from error
+        raise StorageError(said, errno=error.errno) if error.errno in NO_ROOM | OUR_ERRNOS else ConfigError(said) from error
 
 
 def _copy_all(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
@@ -217,11 +218,8 @@ class ParserPool:
             try:
                 process = await self._start(blamed)
             except OSError as error:
-                self._trouble = error
-                if blamed is not None:
-                    self._queue.give_back(len(blamed.frame), blamed)
-                    blamed = None
-                self._fail()
+                self._lack(error, blamed)
+                blamed = None
                 await asyncio.sleep(START_AGAIN_S)
                 continue
             self._trouble = None
@@ -238,11 +236,22 @@ class ParserPool:
             self._restarts += 1
             if process.ready:
                 blamed = self._blame(process)
-            else:
-                await asyncio.sleep(START_AGAIN_S)
+                continue
+            if starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself: it will start some time
+                starts -= 1
+                self._lack(OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready"), blamed)
+                blamed = None
+            await asyncio.sleep(START_AGAIN_S)
         self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
         if blamed is not None:
             self._queue.give_back(len(blamed.frame), blamed)
+
+    def _lack(self, error: OSError, blamed: Job | None) -> None:
+        """This machine has no process for us just now: those who wait are told, also ``blamed``."""
+        self._trouble = error
+        if blamed is not None:
+            self._queue.give_back(len(blamed.frame), blamed)
+        self._fail()
 
     async def _start(self, alone: Job | None) -> ParserProcess:
         return await start(

@@ -1,5 +1,6 @@
 """The command line as a person or a script meets it: two streams and exit codes."""
 
+import fcntl
 import http.server
 import json
 import os
@@ -178,6 +179,20 @@ def test_a_full_disk_behind_the_output_is_told(words):
             [sys.executable, "-m", "crawler", *words], env=CLEAN, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (ended.returncode, ended.stderr) == (3, "crawler: the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_pipe_that_takes_the_output_in_pieces_gets_all_of_it(unbuffered):
+    """Whoever shares it may have made it non-blocking."""
+    expected = command("config", "schema").stdout
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    environ = CLEAN | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command_of(("config", "schema")), env=environ, stdout=writer) as process, open(reader) as pipe:
+        os.close(writer)
+        assert pipe.read() == expected
+    assert process.returncode == 0
 
 
 def test_a_closed_pipe_is_no_error():

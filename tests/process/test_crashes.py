@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import webs
-from support.programs import CLEAN, crawler, rows_of
+from support.programs import CLEAN, command_of, crawler, rows_of
 
 BREAKS = {
     "fetch": "from crawler.fetch.fetcher import Fetcher as C; name = 'fetch'; of = lambda a: a[1].link.url",
@@ -110,3 +110,32 @@ sys.exit(main())
     )
     assert (ended.returncode, "Traceback" in ended.stderr) == (3, False), ended.stderr
     assert "TasksMax" in ended.stderr
+
+
+def test_where_threads_are_too_few_nothing_is_begun(tmp_path):
+    """RocksDB and libuv abort the process for want of one."""
+    program = """
+import sys, threading
+start = threading.Thread.start
+def refuse(thread):
+    if threading.active_count() > 10:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = refuse
+from crawler.cli.main import main
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", program, "run", "http://127.0.0.2:9/", "-o", str(tmp_path / "out"), *LOCAL.split()]
+    ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 3 and "TasksMax" in ended.stderr, ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("descriptors", [10, 12, 14, 24])
+def test_where_descriptors_are_too_few_it_says_what_to_do(tmp_path, descriptors, processes):
+    words = ["run", "http://127.0.0.2:9/", "-o", str(tmp_path / "out"), "--processes", processes, *LOCAL.split()]
+    command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command_of(words)]
+    ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (3, False), ended.stderr
+    assert "ulimit -n" in ended.stderr

@@ -37,7 +37,7 @@ from rocksdict import (
     WriteBufferManager,
 )
 
-from crawler.core.errors import StorageError
+from crawler.core.errors import StorageError, lack_of
 from crawler.frontier.rocksdb.layout import FAMILIES
 from crawler.frontier.rocksdb.watermark import Witness
 
@@ -144,6 +144,8 @@ def _stand_in(path: Path) -> Iterator[Path]:
             if _is_manifest(manifest):  # or RocksDB says what is wrong with it
                 (folder / manifest).symlink_to(path / manifest)
         except OSError as error:
+            if (lack := lack_of(error)) is not None:
+                raise lack from error
             what = f"to read a crawl takes room for some bytes in a temporary directory: {error.strerror}; name one by TMPDIR"
             raise StorageError(f"{path}: {what}", errno=error.errno or 0) from error
         yield folder
@@ -170,13 +172,18 @@ class Database:
         buffers = WriteBufferManager.new_write_buffer_manager_with_cache(self._cache_bytes // 4, False, self._cache)
         families = {name: self._options(name, memory_bytes) for name in FAMILIES}
         options = self._database_options(buffers, files_max, not read_only)
-        self._rdict: Rdict | None = _opened_to_read(path, options, families) if read_only else Rdict(str(path), options, families)
-        self._witness = None if read_only else Witness(path)
         self._families: dict[str, Rdict] = {}
         self._handles: dict[str, ColumnFamily] = {}
-        for name in FAMILIES:
-            self._families[name] = self._rdict.get_column_family(name)
-            self._handles[name] = self._rdict.get_column_family_handle(name)
+        self._witness: Witness | None = None
+        self._rdict: Rdict | None = _opened_to_read(path, options, families) if read_only else Rdict(str(path), options, families)
+        try:
+            self._witness = None if read_only else Witness(path)
+            for name in FAMILIES:
+                self._families[name] = self._rdict.get_column_family(name)
+                self._handles[name] = self._rdict.get_column_family_handle(name)
+        except BaseException:
+            self.close()  # or it stays open, and locked, for as long as anybody keeps the error
+            raise
         self.names = {id(handle): name for name, handle in self._handles.items()}
         """Families, by ``id`` of their handles."""
 

@@ -175,6 +175,21 @@ def test_after_a_failed_write_the_store_is_what_was_committed(driver: Driver) ->
     assert isinstance(driver.store.lookup(held.link.url), Known)
 
 
+def test_an_opening_that_failed_keeps_nothing_locked(driver: Driver, tmp_path: Path) -> None:
+    """Where descriptors end in the middle of it: the next attempt may come while somebody still keeps the error."""
+    driver.commit([link("a/0")])
+    synced = tmp_path / "store" / "synced"
+    synced.rename(tmp_path / "aside")
+    synced.mkdir()  # what is opened last cannot be
+    with pytest.raises(StorageError) as kept:
+        driver.store.rewind()
+    synced.rmdir()
+    (tmp_path / "aside").rename(synced)
+    driver.store.rewind()
+    assert driver.store.lookup(link("a/0").url) == "waiting"
+    assert "Is a directory" in str(kept.value)
+
+
 def test_a_commit_that_failed_but_is_there_is_told(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.commit([link("a/0")])
 

@@ -303,6 +303,32 @@ async def test_no_descriptor_for_a_process_is_our_own_trouble():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def test_processes_that_are_killed_as_they_start_are_our_own_trouble(tmp_path, monkeypatch):
+    """As where a control group has no memory left for them."""
+    armed = tmp_path / "armed"
+    armed.touch()
+    (tmp_path / "doomed.py").write_text(
+        f"import os, signal\nif os.path.exists({str(armed)!r}):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def read(body):\n    return 'fine'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("crawler.parse.pool.START_AGAIN_S", 0.01)
+    async with open_parser(ParseConfig(), parsers=1, preload="doomed:read") as parser:
+        for _ in range(2):
+            with pytest.raises(StorageError) as caught:
+                await parser.call("doomed:read", b"", result=str)
+            assert caught.value.errno == errno.ENOMEM
+        armed.unlink()
+        await until(lambda: parser.stats().processes == 1)
+        while True:
+            try:
+                assert await parser.call("doomed:read", b"", result=str) == "fine"
+            except StorageError:
+                await asyncio.sleep(0.01)
+            else:
+                break
+
+
 async def test_a_process_has_nothing_but_its_socket(tmp_path, monkeypatch):
     """No descriptor, no secret, no file it could write; little imported; small."""
     monkeypatch.setenv("CRAWLER_API_TOKEN", "secret")

@@ -1,0 +1,29 @@
+"""Tries whether a crawl gets its threads. RocksDB and libuv, which begin some of their own, abort the process where they get
+none."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from crawler.core.errors import lack_of
+
+THREADS: Final = 13
+"""Of one process that crawls, its first left out, its parser process counted in."""
+
+
+def try_threads() -> None:
+    """Begin and end so many. Raises StorageError."""
+    over = threading.Event()
+    begun: list[threading.Thread] = []
+    try:
+        for _ in range(THREADS):
+            thread = threading.Thread(target=over.wait)
+            thread.start()
+            begun.append(thread)
+    except RuntimeError as error:
+        raise lack_of(error) or error from error
+    finally:
+        over.set()
+        for thread in begun:
+            thread.join()

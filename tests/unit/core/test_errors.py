@@ -1,0 +1,28 @@
+"""What errors say, and which of them are this machine's."""
+
+import errno
+
+import pytest
+
+from crawler.core.errors import StorageError, lack_of
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "ulimit -v"), (errno.EFBIG, "ulimit -f")]
+)
+def test_a_lack_is_told_with_what_to_do_and_once(number, advice):
+    first = StorageError("crawl.toml: no more", errno=number)
+    again = StorageError(str(first), errno=number)  # as it comes from another process
+    assert str(again) == str(first) and str(first).startswith("crawl.toml: no more: ") and str(first).count(advice) == 1
+    assert str(StorageError("damaged", errno=errno.EROFS)) == "damaged"
+
+
+def test_a_library_that_finds_no_memory_to_be_loaded_is_no_fault_of_the_program():
+    lack = lack_of(ImportError("_html.so: failed to map segment from shared object"))
+    assert lack is not None and lack.errno == errno.ENOMEM
+    assert lack_of(ImportError("No module named html")) is None
+
+
+def test_a_lack_of_threads_is_not_taken_for_a_directory_in_use():
+    lack = lack_of(RuntimeError("can't start new thread"))
+    assert lack is not None and lack.errno != errno.EWOULDBLOCK

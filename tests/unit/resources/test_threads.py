@@ -1,0 +1,25 @@
+"""A crawl begins only where there are threads for it."""
+
+import threading
+
+import pytest
+
+from crawler.core.errors import StorageError
+from crawler.resources.threads import THREADS, try_threads
+
+
+def test_threads_that_were_tried_are_gone(monkeypatch):
+    before = threading.active_count()
+    try_threads()
+    assert threading.active_count() == before
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.active_count() - before >= THREADS - 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(StorageError, match="ulimit -u"):
+        try_threads()
+    assert threading.active_count() == before
