@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
@@ -121,7 +120,7 @@ class Expander:
         sitemaps = self.sitemaps
         if sitemaps is not None and await sitemaps.is_one(link, done, room):
             assert self._parser is not None
-            async with self._parser.turn(link.host) or nullcontext():
+            async with self._parser.turn(link.host):
                 done, is_page = await sitemaps.read(link, done, room)
             if not is_page:
                 return done
@@ -132,7 +131,7 @@ class Expander:
         mime = done.page.mime if done.page.mime in self._mimes else done.page.sniffed
         if mime not in self._mimes and not headers:
             return done
-        async with self._parser.turn(link.host) or nullcontext():
+        async with self._parser.turn(link.host):
             return await self._page(link, done, mime, headers, room)
 
     def _redirect(self, done: Done) -> Done:

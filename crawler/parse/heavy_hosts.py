@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
 from crawler.core.domains import domain_of
@@ -21,6 +21,9 @@ those before it."""
 OTHERS_SHARE: Final = 4
 """So many times as long as a heavy document took, the others have the processes for themselves, if any came meanwhile."""
 DOMAINS_MAX: Final = 1024
+
+NO_TURN: Final[AbstractAsyncContextManager[None]] = nullcontext()
+"""Of documents that need not wait for one."""
 
 
 class HeavyHosts:
@@ -35,12 +38,12 @@ class HeavyHosts:
         """Documents of others since the last heavy one was over."""
         self.waiting = 0
 
-    def turn(self, host: str) -> AbstractAsyncContextManager[None] | None:
-        """What to hold while a document of this host is read; None if nothing."""
+    def turn(self, host: str) -> AbstractAsyncContextManager[None]:
+        """What to hold while a document of this host is read."""
         if self._domains and domain_of(host) in self._domains:
             return self._turn()
         self._others += 1
-        return None
+        return NO_TURN
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -19,7 +19,7 @@ from crawler.config.sections import ParseConfig
 from crawler.core.errors import StorageError
 from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, function_of
-from crawler.parse.heavy_hosts import HeavyHosts
+from crawler.parse.heavy_hosts import NO_TURN, HeavyHosts
 from crawler.parse.process import IN_HAND_BYTES_MAX, IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
 
 WAITING_BYTES_MAX: Final = 16 << 20
@@ -86,10 +86,9 @@ class ParserPool:
     def __repr__(self) -> str:
         return f"<Parser {len(self._processes)} processes, {self._waiting} documents, {self._waiting_bytes} bytes>"
 
-    def turn(self, host: str) -> AbstractAsyncContextManager[None] | None:
-        """What to hold while a document of this host is read, its memory included: where those before it took long, it waits.
-        None if nothing."""
-        return None if self._in_loop else self._heavy.turn(host)
+    def turn(self, host: str) -> AbstractAsyncContextManager[None]:
+        """What to hold while a document of this host is read, its memory included: where those before it took long, it waits."""
+        return NO_TURN if self._in_loop else self._heavy.turn(host)
 
     async def call(self, function: str, *arguments: Any, result: type[T], host: str = "") -> T | ParseFault:
         """What ``module:name`` returns for these arguments; both ways as msgpack (msgspec). StorageError if this machine

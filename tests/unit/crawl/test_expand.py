@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from crawler.core.model import Done, Link
 from crawler.crawl.expand import LARGE_BYTES, Expander
 from crawler.crawl.outlinks import FUNCTION, Packed
 from crawler.fetch.decoding import Finisher
+from crawler.parse.heavy_hosts import NO_TURN
 from crawler.parse.pool import ParseFault, open_parser
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Budget
@@ -35,8 +37,8 @@ class Reader:
         self.answers = list(answers)
         self.asked: list[bytes] = []
 
-    def turn(self, host: str) -> None:
-        return None
+    def turn(self, host: str) -> AbstractAsyncContextManager[None]:
+        return NO_TURN
 
     async def call(self, function: str, body: bytes, *rest: Any, result: Any, host: str) -> Packed | ParseFault:
         self.asked.append(body)

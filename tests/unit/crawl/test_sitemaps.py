@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from crawler.core.model import Done, Input, Link
 from crawler.crawl import sitemaps
 from crawler.crawl.expand import Expander
 from crawler.fetch.decoding import Finisher
+from crawler.parse.heavy_hosts import NO_TURN
 from crawler.parse.pool import ParseFault, ParserPool, open_parser
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX
 from crawler.parse.sitemap_formats import ENTRY_URLS_MAX
@@ -38,8 +40,8 @@ class Faulty:
     def __init__(self, parser: ParserPool, faults: dict[int, ParseFault]) -> None:
         self.parser, self.faults, self.calls = parser, faults, 0
 
-    def turn(self, host: str) -> None:
-        return None
+    def turn(self, host: str) -> AbstractAsyncContextManager[None]:
+        return NO_TURN
 
     async def call(self, *arguments: Any, result: Any, host: str) -> Any:
         self.calls += 1
