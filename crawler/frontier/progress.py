@@ -120,11 +120,20 @@ class Tallies:
             return
         tallies = [self._tally(TAG, _tagged(link.tag))] if link.tag is not None else []
         if link.input is not None and known.outcome != "redirect":
-            tallies.append(self._tally(LIST, link.input.list))
+            tallies.append(self._list_of(link.input.list, known.outcome))
         for tally in tallies:
             if self._is_part or tally.outcomes.get(known.outcome):  # not of a directory begun by an earlier version
                 tally.end(known.outcome, -1)
                 tally.known -= forgotten
+
+    def _list_of(self, name: str, outcome: str) -> Tally:
+        """Where a line that has ended is counted. One that joined all others, and whose list has gone on since, returns to it."""
+        tally, others = self._tally(LIST, name), self._tallies.get(LIST, Tally())
+        if not self._is_part and not tally.outcomes.get(outcome) and others.outcomes.get(outcome):
+            for each, by in ((self._tally(LIST, ""), -1), (tally, 1)):
+                each.known += by
+                each.end(outcome, by)
+        return tally
 
     def _tally(self, kind: str, name: str, *, begins: bool = False) -> Tally:
         """``begins``: it may be the first that is heard of the name. Otherwise one that is not told apart was, or is, among all

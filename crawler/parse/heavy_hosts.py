@@ -1,13 +1,14 @@
 """Whose documents take long to read, or end their process: the next ones of these wait for a turn, so that everybody else's are
 read meanwhile. Hosts count by their domain: names below it cost nothing.
 
-Invariant: once a domain is known to be heavy, at most one document of such in each process but one (if there is but one, in that)
-is being read, and while others have any to be read, theirs take no more than a part of the time.
+Invariant: once a domain is known to be heavy, at most one document of such in each process is being read; and while others have
+any to be read, theirs leave one process free (if there is more than one), and take no more than a part of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -19,7 +20,9 @@ HEAVY_S: Final = 0.1
 """A domain is heavy once a document of it took longer, and as long as its documents do on average: each counts as much as all
 those before it."""
 OTHERS_SHARE: Final = 4
-"""So many times as long as a heavy document took, the others have the processes for themselves, if any came meanwhile."""
+"""So many times as long as a heavy document took, the others have the processes for themselves, as long as they come."""
+OTHERS_EXPECTED_S: Final = 10.0
+"""So long after one of the others' was read, a process is kept free for the next."""
 DOMAINS_MAX: Final = 1024
 
 NO_TURN: Final[AbstractAsyncContextManager[None]] = nullcontext()
@@ -31,19 +34,22 @@ class HeavyHosts:
 
     def __init__(self, processes: int) -> None:
         self._processes = max(1, processes)
-        self._slots = asyncio.Semaphore(max(1, processes - 1))
+        self._slots = asyncio.Semaphore(max(1, self._processes - 1))
+        self._has_all = self._processes == 1
+        """Whether there is a slot for each process."""
         self._domains: OrderedDict[str, float] = OrderedDict()  # heavy ones → seconds, on average
-        self._next_at = 0.0
-        self._others = 0
-        """Documents of others since the last heavy one was over."""
+        self._over_at = 0.0
+        """When the last heavy document was over."""
+        self._others_at = -math.inf
+        """When the last one of others was."""
+        self._gap_s = 0.0
+        """The others have the processes for themselves while no more than this is between two of them, until ``_free_at``."""
+        self._next_at = self._free_at = 0.0
         self.waiting = 0
 
     def turn(self, host: str) -> AbstractAsyncContextManager[None]:
         """What to hold while a document of this host is read."""
-        if self._domains and domain_of(host) in self._domains:
-            return self._turn()
-        self._others += 1
-        return NO_TURN
+        return self._turn() if self._domains and domain_of(host) in self._domains else NO_TURN
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -53,10 +59,18 @@ class HeavyHosts:
         finally:
             self.waiting -= 1
         try:
-            await asyncio.sleep(max(0.0, self._next_at - asyncio.get_running_loop().time()))
+            while (left := self._next_at - _now()) > 0:  # noqa: ASYNC110 - it is put off while others come
+                await asyncio.sleep(left)
             yield
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The slot is free; and there is one more once no others are expected, one less once they are."""
+        has_all = self._processes == 1 or _now() - self._others_at >= OTHERS_EXPECTED_S
+        for _ in range(1 + has_all - self._has_all):
             self._slots.release()
+        self._has_all = has_all
 
     def took(self, host: str, seconds: float) -> None:
         """A document of this host was in the hands of a process for so long, all tries together."""
@@ -69,7 +83,20 @@ class HeavyHosts:
             self._domains[domain] = average
             if len(self._domains) > DOMAINS_MAX:
                 self._domains.popitem(last=False)
-        if seconds > HEAVY_S and self._others:
-            now = asyncio.get_running_loop().time()
-            self._next_at = max(self._next_at, now + OTHERS_SHARE * seconds / self._processes)
-            self._others = 0
+        if seconds > HEAVY_S:
+            self._heavy_read(seconds / self._processes)
+        elif before is None:
+            self._others_at = _now()
+            self._next_at = min(self._free_at, self._others_at + self._gap_s)
+
+    def _heavy_read(self, share_s: float) -> None:
+        now = _now()
+        if self._others_at >= self._over_at:
+            self._gap_s = share_s
+            self._next_at = max(self._next_at, now + share_s)
+            self._free_at = max(self._free_at, now + OTHERS_SHARE * share_s)
+        self._over_at = now
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -117,6 +117,12 @@ def test_lists_that_are_done_make_room_for_new_ones(driver: Driver, monkeypatch:
     driver.now += 9
     driver.settle(next(lease for lease in driver.claim() if lease.link.host == "a.test"), done())
     assert driver.store.progress(LIST)[""] == others
+    driver.commit([link("a/1", "seed", input=Input("a", 2))])
+    all_of(driver.store.revive_some, Selection(url="http://a.test/0"))
+    assert driver.store.progress(LIST)["a"] == Tally(2, {}), "a list that goes on is done when all that waits of it is"
+    driver.now += 9
+    driver.settle(next(lease for lease in driver.claim() if lease.link.url == "http://a.test/0"), done())
+    assert driver.store.progress(LIST) == {"b": Tally(1, {}), "a": Tally(2, {"ok": 1}), "": others}, "of c and d"
 
 
 def test_what_another_part_has_counted_is_less_than_nothing_where_it_is_undone():
