@@ -90,6 +90,7 @@ class HeavyHosts:
             self._next_at = min(self._free_at, self._others_at + self._gap_s)
 
     def _heavy_read(self, share_s: float) -> None:
+        """A heavy document is over. If one of others was read since the last such, they have a time of their own now."""
         now = _now()
         if self._others_at >= self._over_at:
             self._gap_s = share_s
