@@ -182,7 +182,7 @@ def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
         try:
             text = status()
         except RequestRefused as error:
-            if error.status:
+            if 0 < error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             text = f"{error}; trying again"
         if drawn:  # over what was there, so that nothing flickers; no more than fits
