@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import time
@@ -66,6 +67,8 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
             logger.info("%s", why)
 
         report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
+    if log.is_stuck:
+        os._exit(report.exit_code)
     return report.exit_code
 
 
