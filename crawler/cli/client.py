@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.cli.output import say
 from crawler.core.errors import NO_ROOM, CrawlerError, Exit
+from crawler.core.version import IDENTITY
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,6 +31,8 @@ WITHOUT_DAEMON: Final = {
 """What may have been meant by a command that was given no directory, where there is no daemon."""
 TIMEOUT_S: Final = 90.0
 """Longer than the daemon waits for a client, so that its response says what was wrong."""
+ASK_TIMEOUT_S: Final = 30.0
+"""For what is asked in one small request: longer than the daemon waits for its store."""
 NO_ROOM_NAMES: Final = frozenset(errorcode[number] for number in NO_ROOM)
 """What the daemon says of a disk that takes no more."""
 _PIECE_BYTES: Final = 64 << 10
@@ -64,24 +67,29 @@ class Client:
         body: IO[bytes] | Iterator[bytes] | bytes | None = None,
         mime: str = "text/plain",
         *,
-        patient: bool = False,
+        timeout_s: float | None = TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
-        """The response, its body not read yet. ``patient``: however long the daemon takes. RequestRefused: there is none, or it
-        is a problem."""
+        """The response, its body not read yet. RequestRefused: there is none within ``timeout_s`` (None: however long the daemon
+        takes), or it is a problem."""
         words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
-        headers = {"Content-Type": mime} if body is not None else {}
+        headers: dict[str, str | bytes] = {"Content-Type": mime} if body is not None else {}
         if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+            headers["Authorization"] = f"Bearer {self._token}".encode()
         try:
-            with _connected(self._where, None if patient else TIMEOUT_S, self._ca_file) as (connection, below):
+            with _connected(self._where, timeout_s, self._ca_file) as (connection, below):
                 path = below + path
                 # it may respond before it has read everything: that response is worth reading
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, f"{path}?{words}" if words else path, body, headers)
                 response = connection.getresponse()
+                if IDENTITY not in response.headers:
+                    raise self._is_another(response)
                 if response.status >= 400:
-                    raise _refused(response)
+                    raise _refused(response, knows_token=self._token is not None)
                 yield response
+        except TimeoutError as error:
+            within = f" within {timeout_s:.0f} s" if timeout_s else ""
+            raise RequestRefused(f"no response from {self._where}{within}: is it stopped, or very busy?") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise RequestRefused(f"no response from {self._where}: {reason}; is it running (crawler serve)?") from error
@@ -95,9 +103,12 @@ class Client:
         *,
         patient: bool = False,
     ) -> dict[str, Any]:
-        """The JSON object of the response; ``send`` goes as one. ``patient`` as in ``open``."""
+        """The JSON object of the response; ``send`` goes as one. ``patient``: however long it takes, if it responds at all."""
+        if patient:
+            self.ask("GET", "/v1/status")
         body = None if send is None else json.dumps(send).encode()
-        with self.open(method, path, query, body, mime="application/json", patient=patient) as response:
+        timeout_s = None if patient else ASK_TIMEOUT_S
+        with self.open(method, path, query, body, mime="application/json", timeout_s=timeout_s) as response:
             return self._object(response)
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:
@@ -110,7 +121,12 @@ class Client:
         try:
             return dict(json.loads(response.read(_RESPONSE_BYTES_MAX)))
         except (ValueError, TypeError, http.client.HTTPException):
-            raise RequestRefused(f"what responds at {self._where} is no crawler; another address: --listen or --api") from None
+            raise RequestRefused(f"what {self._where} responds is cut, or no JSON object", response.status) from None
+
+    def _is_another(self, response: http.client.HTTPResponse) -> RequestRefused:
+        proxy = ", or a proxy that lets nobody through to it" if response.status >= 400 else ""
+        told = f"what responds at {self._where} is no crawler{proxy} ({response.status} {response.reason})"
+        return RequestRefused(f"{told}; another address: --listen or --api", response.status)
 
     def results(self, cursor: str = "0-0", wait_s: int = 0) -> Iterator[tuple[str, bytes]]:
         """(cursor behind it, rows) for as long as there are more; with ``wait_s`` for ever."""
@@ -163,7 +179,7 @@ def _connection(where: str, timeout_s: float | None, ca_file: str | None) -> tup
     return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=context), parts.path
 
 
-def _refused(response: http.client.HTTPResponse) -> RequestRefused:
+def _refused(response: http.client.HTTPResponse, *, knows_token: bool) -> RequestRefused:
     text = response.read(_RESPONSE_BYTES_MAX).decode("utf-8", "replace")
     try:
         problem = json.loads(text)
@@ -171,7 +187,8 @@ def _refused(response: http.client.HTTPResponse) -> RequestRefused:
     except (ValueError, KeyError, TypeError):
         problem, detail = {}, text.strip() or response.reason
     if response.status == http.HTTPStatus.UNAUTHORIZED:
-        detail = "the daemon wants its token: --api-token-file FILE, or CRAWLER_API_TOKEN in the environment"
+        wrong = "the token given is not the daemon's" if knows_token else "the daemon wants its token"
+        detail = f"{wrong}: --api-token-file FILE, or CRAWLER_API_TOKEN in the environment"
     return RequestRefused(detail, response.status, problem)
 
 

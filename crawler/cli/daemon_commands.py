@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import time
@@ -66,6 +67,8 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
             logger.info("%s", why)
 
         report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
+    if log.is_stuck:
+        os._exit(report.exit_code)
     return report.exit_code
 
 
@@ -182,7 +185,7 @@ def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
         try:
             text = status()
         except RequestRefused as error:
-            if error.status:
+            if 0 < error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             text = f"{error}; trying again"
         if drawn:  # over what was there, so that nothing flickers; no more than fits

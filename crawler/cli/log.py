@@ -58,6 +58,8 @@ class Log(QueueListener):
         self._door = _Door(self._records)
         self._sink = sink
         self._unwritten = self._reported = 0
+        self.is_stuck = False
+        """After its end: the last lines are still not written. Python's own end would wait for their thread for ever."""
         self.change(level)
 
     @property
@@ -81,7 +83,8 @@ class Log(QueueListener):
         self.enqueue_sentinel()
         if (thread := getattr(self, "_thread", None)) is not None:
             thread.join(CLOSE_S)
-            if not thread.is_alive():
+            self.is_stuck = thread.is_alive()
+            if not self.is_stuck:
                 self._sink.close()
 
     def handle(self, record: logging.LogRecord) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import select
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -149,7 +150,7 @@ class Progress:
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)
-        if not self._is_due(now):
+        if not self._is_due(now) or not _takes_more(self._stream):
             return
         self._written = now
         line = status_line(now, self._rates)
@@ -182,6 +183,14 @@ class Progress:
         last = self._written
         every = LIVE_EVERY_S if self._mode == "bar" else PLAIN_EVERY_S
         return last is None or now.at - last.at >= every or (self._mode == "plain" and now.state != last.state)
+
+
+def _takes_more(stream: TextIO) -> bool:
+    """Whether a line is written at once. A pipe that nobody reads must not hold up the crawl."""
+    try:
+        return bool(select.select([], [stream], [], 0)[1])
+    except (OSError, ValueError):
+        return True  # it is no file
 
 
 def mode(wanted: str, stream: TextIO, environ: Mapping[str, str]) -> Literal["bar", "plain", "none"]:

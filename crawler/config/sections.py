@@ -33,6 +33,7 @@ from crawler.config.types import (
     Seconds,
     StoreUrl,
     Text,
+    TokenText,
     bounds,
     matching,
 )
@@ -287,7 +288,7 @@ class ControlConfig(Section):
         None, examples=["127.0.0.1:9701"], description="HOST:PORT for /metrics, /livez and /readyz"
     )
     listen: Listen = Field("127.0.0.1:9700", description="HOST:PORT of the control API of serve")
-    api_token: Text | None = Field(
+    api_token: TokenText | None = Field(
         None, examples=["..."], description="bearer token of the control API; needed unless it listens on loopback", secret=True
     )
     api_token_file: Text | None = Field(None, examples=["/etc/crawler/token"], description="file holding the bearer token")

@@ -221,6 +221,13 @@ def product_token(value: str) -> str:
     return value
 
 
+def token_text(value: str) -> str:
+    """What an Authorization field can carry."""
+    if not value or not value.isprintable():
+        raise ValueError("must be one line of printable text")
+    return value
+
+
 def header_text(value: str) -> str:
     if not value.strip() or not re.fullmatch(r"[\x20-\x7e]*", value):
         raise ValueError("must be one line of printable ASCII text")
@@ -280,6 +287,7 @@ HostMatch = Annotated[str, Check(host_match)]
 MimeRange = Annotated[str, Check(mime_range)]
 Contact = Annotated[str, Check(contact)]
 ProductToken = Annotated[str, Check(product_token)]
+TokenText = Annotated[str, Check(token_text, {"minLength": 1})]
 HeaderText = Annotated[str, Check(header_text)]
 ClusterUrl = Annotated[str, Check(cluster_url)]
 ApiUrl = Annotated[str, Check(api_url)]

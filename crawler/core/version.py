@@ -3,3 +3,6 @@
 from typing import Final
 
 __version__: Final = "0.1.0"
+
+IDENTITY: Final = "Crawler-API"
+"""The field that each response of a crawler has, so that its commands tell it from another server."""

@@ -111,7 +111,7 @@ def _knows(request: web.Request, token: str) -> bool:
     """Whether the client gives the token, or the browser has been given a session for it."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
-        return hmac.compare_digest(given.strip().encode(), token.encode())
+        return hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
     return session.is_session(request.cookies.get(session.COOKIE, ""), token, time.time())
 
 

@@ -7,18 +7,21 @@ stopped. No upload holds more than a few blocks in memory, and one that stalls i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from errno import ENOSPC, errorcode
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
 
 from crawler.core.batch import Admitted
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
+from crawler.core.model import Pause
 from crawler.core.urls import UrlRules
 from crawler.parse.seed_files import GZIP, HEAD_BYTES, ZSTD, foreign
 from crawler.parse.seeds import ARGV, Chunk, Lines
@@ -32,8 +35,11 @@ ERRORS_MAX: Final = 100
 STALL_S: Final = 60.0
 UPLOAD_BYTES_MAX: Final = 64 << 30
 UPLOADS_MAX: Final = 8
+UNWRITTEN_S: Final = 20.0
+"""How long a client waits while the disk, or the database, takes no writes."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _TAG_CHARS_MAX: Final = 256
+T = TypeVar("T")
 
 
 class ReceivedLists:
@@ -43,26 +49,42 @@ class ReceivedLists:
         self._crawl = crawl
         self._rules = rules
         self._names: set[str] = set()
+        self._left: set[asyncio.Task[None]] = set()
 
     async def post_seeds(self, request: web.Request) -> web.Response:
         """POST /v1/seeds"""
         name, tag, is_named = self._named(request)
+        if Pause.DISK in self._crawl.pauses():
+            raise _unwritten(self._crawl)
         if len(self._names) >= UPLOADS_MAX:
             raise Problem(503, f"{UPLOADS_MAX} lists are being received already; try again", headers={hdrs.RETRY_AFTER: "5"})
         if name in self._names:
             raise Problem(409, f"list {name} is being received already")
         self._names.add(name)
-        try:
+        async with contextlib.AsyncExitStack() as at_end:
+            at_end.callback(self._names.discard, name)
             position = await self._crawl.position(name) if is_named else None
             upload = _Upload(self._crawl, Lines(name, self._rules, position, tag), is_named)
+            # or the list, sent again at once, would begin before what is not committed yet
             try:
                 await upload.receive(request)
-            except Exception:
-                await upload.under_way()  # or the list, sent again at once, would begin before what is not committed yet
+            except _Unwritten:
+                self._leave(upload, at_end.pop_all())
                 raise
-        finally:
-            self._names.discard(name)
+            except Exception:
+                await upload.under_way()
+                raise
         return web.Response(body=orjson.dumps({"list": name, **upload.summary()}), content_type="application/json")
+
+    def _leave(self, upload: _Upload, at_end: contextlib.AsyncExitStack) -> None:
+        """Its client is not kept waiting until there is room."""
+
+        async def end() -> None:
+            async with at_end:
+                await upload.under_way()
+
+        self._left.add(task := asyncio.create_task(end(), name="upload"))
+        task.add_done_callback(self._left.discard)
 
     def _named(self, request: web.Request) -> tuple[str, str | None, bool]:
         """(list, tag, whether the client chose the list's name)"""
@@ -86,6 +108,7 @@ class _Upload:
         self._crawl = crawl
         self._lines = lines
         self._keep_position = is_named  # without a name it cannot be continued
+        self._admitting: asyncio.Future[asyncio.Future[None]] | None = None
         self._committed: asyncio.Future[None] | None = None
         self._accepted = self._invalid = 0
         self._errors: list[dict[str, Any]] = []
@@ -123,17 +146,26 @@ class _Upload:
         position = chunk.position if self._keep_position else None
         if chunk.links or chunk.faults or position:
             admitted = Admitted(chunk.links, chunk.faults, position, extras=chunk.extras)
-            self._committed = await self._crawl.admit(admitted, self._committed)
+            self._admitting = asyncio.ensure_future(self._crawl.admit(admitted, self._committed))
+            self._committed = await self._unless_unwritten(self._admitting)
 
     async def _commit(self) -> None:
         """Batches are committed in order: with the last chunk all are."""
         if self._committed is not None:
-            await self._committed
+            await self._unless_unwritten(self._committed)
+
+    async def _unless_unwritten(self, done: asyncio.Future[T]) -> T:
+        """Its result. _Unwritten: it waits for room on the disk, or for the database, and goes on waiting."""
+        while not (await asyncio.wait([done], timeout=UNWRITTEN_S))[0]:
+            if not {Pause.DISK, Pause.DATABASE}.isdisjoint(self._crawl.pauses()):
+                raise _unwritten(self._crawl)
+        return done.result()
 
     async def under_way(self) -> None:
         """Until what was taken is committed, or lost."""
-        if self._committed is not None:
-            await asyncio.wait([self._committed])
+        with contextlib.suppress(StorageError):
+            if self._admitting is not None:
+                await (await self._admitting)
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -142,6 +174,20 @@ class _Upload:
             "invalid": self._invalid,
             "errors": self._errors,
         }
+
+
+class _Unwritten(Problem):
+    """Nothing can be committed just now; what was taken of the list will be."""
+
+
+def _unwritten(crawl: Steered) -> _Unwritten:
+    """Exit code 3 of the commands, where it is the disk."""
+    if Pause.DISK in crawl.pauses():
+        what, more = f"the disk of {crawl.config.output} takes no writes: make room there", {"errno": errorcode[ENOSPC]}
+    else:
+        what, more = "the database takes no writes", {}
+    detail = f"{what}, then send the list again; nothing of it is acknowledged"
+    return _Unwritten(503, detail, headers={hdrs.RETRY_AFTER: "15"}, **more)
 
 
 async def _blocks(request: web.Request) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from crawler.config.types import split_host_port
 from crawler.core.errors import ConfigError, StorageError
+from crawler.core.version import IDENTITY
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,7 +41,9 @@ READ_BYTES: Final = 16 << 10
 logger: Final = logging.getLogger(__name__)
 logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 """A malformed request is its client's fault: the client is told, and the log is not filled with it."""
-_BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+_BUSY: Final = (
+    f"HTTP/1.1 503 Service Unavailable\r\n{IDENTITY}: v1\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+).encode()
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -107,6 +110,7 @@ async def open_listener(
         app = web.Application()
         for path, handler in served.items():
             app.router.add_get(path, handler)
+    app.on_response_prepare.append(_identify)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -145,6 +149,10 @@ async def open_listener(
         await runner.cleanup()
 
 
+async def _identify(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[IDENTITY] = "v1"
+
+
 def watched(registry: CollectorRegistry, alive: Callable[[], str | None], ready: Callable[[], str | None]) -> dict[str, Handler]:
     """/metrics, /livez and /readyz, without token: what a scraper and a service manager ask."""
     return {"/metrics": make_aiohttp_handler(registry), **health(alive, ready)}
@@ -178,7 +186,7 @@ def _require_room(address: str, listening: socket.socket) -> None:
             for _ in range(CLIENTS_MIN):
                 stack.enter_context(listening.dup())
         except OSError as error:
-            said = f"no file descriptors are left for those who connect to {address}: raise their limit (ulimit -n)"
+            said = f"no file descriptors are left for those who connect to {address}"
             raise StorageError(said, errno=error.errno or 0) from error
 
 

@@ -36,8 +36,9 @@ def session_of(token: str, until: float) -> str:
 
 def is_session(text: str, token: str, now: float) -> bool:
     until, _, signature = text.partition(".")
-    is_good = hmac.compare_digest(signature.encode(), _signature(token, until).encode())
-    return is_good and until.isdigit() and len(until) < 15 and int(until) > now
+    if not (text.isascii() and until.isdigit() and len(until) < 15):
+        return False
+    return hmac.compare_digest(signature, _signature(token, until)) and int(until) > now
 
 
 def _signature(token: str, until: str) -> str:

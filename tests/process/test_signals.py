@@ -9,12 +9,14 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support import webs
 from support.programs import CLEAN, LOCAL, command_of, crawler, crawling, rows_of
+from support.waiting import wait_until
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -146,6 +148,50 @@ def test_a_reader_of_its_talk_that_goes_away_does_not_end_it(web, tmp_path):
         process.stderr.close()
         assert process.wait(60) == 5, "its own exit code, not one for the reader"
     assert len(rows_of(tmp_path)) >= 10
+
+
+@contextlib.contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """(end that could be read, end that takes nothing): a write blocks."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x")
+    os.set_blocking(writing, True)
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_daemon_whose_log_nobody_reads_ends_all_the_same(tmp_path, processes):
+    command = ("serve", "--data", str(tmp_path), "--listen", "127.0.0.1:0", "--processes", processes)
+    with full_pipe() as (_, writing), subprocess.Popen(command_of(command), env=CLEAN, stderr=writing) as process:
+        try:
+            wait_until_it_listens(process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_a_crawl_goes_on_while_nobody_reads_what_it_says(web, tmp_path):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(20)]
+    command = command_of(("run", *urls, "-o", str(tmp_path), *LOCAL, "--progress", "plain"))
+    with full_pipe() as (reading, writing), subprocess.Popen(command, env=CLEAN, stderr=writing) as process:
+        try:
+            rows = tmp_path / "results" / "results-000000.jsonl"
+            wait_until(lambda: rows.exists() and rows.read_bytes().count(b"\n") == 20)
+            os.set_blocking(reading, False)
+            while process.poll() is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(reading, 1 << 16)
+            assert process.returncode == 0
+        finally:
+            process.kill()
 
 
 def test_the_daemon_hears_what_came_before_it_was_open(tmp_path):

@@ -12,6 +12,8 @@ from support.sinful import Site, head, running, stay
 from crawler.cli.checkpoint_command import checkpoint
 from crawler.core.errors import Exit, StorageError
 from crawler.frontier import batch as batch_module
+from crawler.frontier.batch import LINKS_MAX
+from crawler.service import api_seeds
 
 
 class Counting(Site):
@@ -99,6 +101,26 @@ async def test_while_the_disk_is_full_an_order_is_told_so_at_once(tmp_path):
         await d.until(paused_by=["user"])
         await adding
         assert [(await d.ask("POST", path))[0] for path in ("/v1/checkpoint", "/v1/recrawl")] == [200, 202]
+
+
+async def test_while_the_disk_is_full_seeds_are_refused_and_what_was_taken_of_them_is_kept(tmp_path, monkeypatch):
+    """With what to do, not after as long as it is full; sent again, the list goes on where it was."""
+    monkeypatch.setattr(api_seeds, "UNWRITTEN_S", 0.2)
+    body = lines(f"http://a.test/{n}" for n in range(3 * LINKS_MAX))
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/pause")
+        with file_size_limit(64 << 10):
+            for _ in range(2):
+                status, told = await d.ask("POST", "/v1/seeds?list=mine", data=body)
+                assert (status, told["errno"], "make room" in told["detail"]) == (503, "ENOSPC", True)
+            assert (await d.ask("GET", "/v1/status"))[1]["known"] == 0
+        await d.until(paused_by=["user"])
+        async with asyncio.timeout(30):
+            while (again := await d.ask("POST", "/v1/seeds?list=mine", data=body))[0] == 409:  # being committed
+                await asyncio.sleep(0.02)
+        assert again[0] == 200 and again[1]["lines"] == 3 * LINKS_MAX and again[1]["accepted"] < 3 * LINKS_MAX
+        told = await d.until(known=3 * LINKS_MAX)
+        assert told["done"] == 0 and not told["outcomes"], "no line became a duplicate"
 
 
 async def test_a_visit_that_goes_on_is_given_up_when_it_is_excluded(tmp_path, site):

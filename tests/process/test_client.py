@@ -1,0 +1,89 @@
+"""The commands that ask a daemon, where something else responds, nothing does, or not to this token."""
+
+import http.server
+import socket
+import threading
+
+import pytest
+from support.daemons import served
+from support.programs import command
+
+from crawler.cli import client as client_module
+from crawler.cli.change_commands import retry
+from crawler.cli.daemon_commands import drain
+
+ASKED = [
+    ["status", "--json"],
+    ["add", "http://a.test/"],
+    ["pause"],
+    ["exclude", "x"],
+    ["recrawl"],
+    ["retry"],
+    ["results"],
+    ["why", "http://a.test/"],
+]
+
+
+class Other(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        is_json = self.path.startswith("/json/")
+        body = b'{"count": 1}' if is_json else b"<!DOCTYPE html>\n<p>\x1b[31mnothing here"
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200 if is_json else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def other():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("words", ASKED, ids=lambda words: words[0])
+def test_another_server_is_no_crawler_whatever_it_responds(other, words):
+    for path, code in (("json", 1), ("page", 2)):
+        done = command(*words, "--api", f"{other}/{path}")
+        last = done.stderr.splitlines()[-1]
+        assert (done.returncode, done.stdout) == (code, ""), done
+        assert "is no crawler" in last and "--api" in last and "Traceback" not in done.stderr and "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("order", [drain, retry], ids=["drain", "retry"])
+def test_a_daemon_that_is_stopped_is_not_waited_for_without_end(monkeypatch, capsys, order):
+    monkeypatch.setattr(client_module, "ASK_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert order(["--listen", f"127.0.0.1:{silent.getsockname()[1]}"]) == 1
+    assert "is it stopped, or very busy?" in capsys.readouterr().err
+
+
+def test_a_token_that_is_wrong_is_told_from_one_that_is_missing(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cretä\n")
+    with served(tmp_path / "d", "--api-token-file", str(token)) as daemon:
+        where = ["--listen", daemon.listen]
+        assert "wants its token" in command("status", *where).stderr
+        for wrong, said in (("s3cret", "not the daemon's"), ("two\nlines", "must be one line")):
+            done = command("status", *where, environ={"CRAWLER_API_TOKEN": wrong})
+            assert done.returncode == 2 and said in done.stderr and wrong not in done.stderr
+        assert command("status", *where, "--api-token-file", str(token)).returncode == 0
+
+
+@pytest.mark.parametrize("field", [b"Authorization: Bearer \xff", b"Cookie: crawler=\xff.\xff"], ids=["token", "session"])
+def test_bytes_that_are_no_text_are_no_token(tmp_path, field):
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with (
+        served(tmp_path / "d", "--api-token-file", str(token)) as daemon,
+        socket.create_connection(("127.0.0.1", int(daemon.listen.rpartition(":")[2]))) as asking,
+    ):
+        asking.sendall(b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + field + b"\r\n\r\n")
+        assert asking.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
