@@ -27,7 +27,7 @@ GC_OBJECTS: Final = 2_000
 take less than 1 %, but what closed connections leave behind then made 25 MiB."""
 
 DESCRIPTORS_MIN: Final = 16
-"""An event loop takes half of them on its way; no crawl opens fewer besides."""
+"""An event loop takes half of them on its way. The smallest crawl there is would do with one or two fewer."""
 
 Command = Literal["run", "serve"]
 Crawling = Callable[..., Coroutine[Any, Any, "Report"]]
