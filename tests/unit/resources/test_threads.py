@@ -4,7 +4,9 @@ import threading
 
 import pytest
 
+from crawler.config import Config
 from crawler.core.errors import StorageError
+from crawler.crawl.wiring import open_crawl
 from crawler.resources.threads import THREADS, try_threads
 
 
@@ -23,3 +25,14 @@ def test_threads_that_were_tried_are_gone(monkeypatch):
     with pytest.raises(StorageError, match="ulimit -u"):
         try_threads()
     assert threading.active_count() == before
+
+
+async def test_a_crawl_without_them_begins_no_directory(tmp_path, monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(StorageError, match="ulimit -u"):
+        async with open_crawl(Config(output=str(tmp_path / "out"))):
+            raise AssertionError
+    assert not (tmp_path / "out").exists()
