@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.paths import ROOT
 
@@ -330,6 +330,18 @@ def test_a_time_is_written_as_it_is_read(seconds):
 )
 def test_sizes(text, size):
     assert Config(max_body=text).max_body == size
+
+
+@given(
+    st.sampled_from([key for key in Config.fields if key != "host"]),
+    st.from_regex(r"[\[(]?[0-9.]*[ kmgtibs:/*@%-]*", fullmatch=True),
+)
+@example("max_body", "64i")
+@example("memory_limit", "64iB")
+@example("timeout", "5\u017f")  # which is an s, where case does not matter
+def test_no_text_for_a_setting_is_an_internal_error(key, text):
+    """It would end a daemon that reads its settings again."""
+    Config.read({key: (text,) if Config.fields[key].is_list else text})
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("2", 2), ("1.5h", 5400), ("10 min", 600), ("1d", 86400)])
