@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from crawler.core.errors import StorageError
 from crawler.core.model import Lease, Link
 from crawler.core.urls import origin
 from crawler.frontier.committer import Committer
@@ -160,20 +161,28 @@ class Refill:
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
         origins = [origin(link.url) for link in robots_wanted.values()]
-        leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
+        try:
+            leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
+        except StorageError:
+            self._want_again(robots_wanted, emptied, sifted)
+            raise
         if epoch != self._epoch:
-            self._robots_wanted = robots_wanted | self._robots_wanted
-            for host in emptied:
-                self.given_up(host)
-            for host in sifted:
-                self.sift(host)
-            self.wanted.set()
+            self._want_again(robots_wanted, emptied, sifted)
             return None
         if any(lease.suspect for lease in leases):
             _shuffle_hosts(leases)
         asked = {host: more for host, more in low.items() if host not in emptied and host not in sifted}
         self._learn(leases, asked, hosts)
         return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied, sifted)
+
+    def _want_again(self, robots_wanted: dict[str, Link], emptied: Iterable[str], sifted: Iterable[str]) -> None:
+        """The trip for these brought nothing. Leases come again by themselves, once the store is rewound."""
+        self._robots_wanted = robots_wanted | self._robots_wanted
+        for host in emptied:
+            self.given_up(host)
+        for host in sifted:
+            self.sift(host)
+        self.wanted.set()
 
     def _trip(
         self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]

@@ -554,6 +554,23 @@ async def test_rules_of_one_scheme_that_cannot_be_had_say_nothing_of_the_other()
     assert world.frontier.counts.reasons["handshake"] >= 700
 
 
+async def test_hosts_get_their_rules_after_a_trip_to_the_store_that_failed():
+    world = World()
+    fails, read = [True], world.store.robots
+
+    def robots(origins):
+        if fails:
+            fails.clear()
+            raise StorageError("input/output error", errno=5)
+        return read(origins)
+
+    world.store.robots = robots
+    async with asyncio.timeout(30):
+        await Robots(world, None).crawl(links(5, 2))
+    assert len(world.recovered) == 1
+    assert world.visits == Counter(link.url for link in links(5, 2)) + Counter(f"http://h{n}.test/robots.txt" for n in range(5))
+
+
 # -- hosts given up -----------------------------------------------------------------------------------------------
 
 
