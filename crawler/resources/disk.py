@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from crawler.core.durable import storing
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Limiter, Pause
 from crawler.resources.dealing import Dealing
@@ -75,7 +76,7 @@ class Disk:
             await self._sleep(WATCH_EVERY_S)
 
     def look(self) -> None:
-        """Once. Raises StorageError when the disk has been low for too long."""
+        """Once. Raises StorageError when the disk has been low for too long, or cannot be asked: it is gone."""
         self.free_bytes = _free_bytes(self._root)
         if self.free_bytes >= self._min_free_bytes:
             self._low_since = None
@@ -188,4 +189,5 @@ class Disk:
 
 
 def _free_bytes(root: Path) -> int:
-    return shutil.disk_usage(root).free
+    with storing(root):
+        return shutil.disk_usage(root).free
