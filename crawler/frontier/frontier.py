@@ -302,7 +302,7 @@ class Frontier:
         rest = self._politeness.after(lease.link, outcome, before, now, pause)
         self.bench.release(lease, rest, now - dealt_at, responded=outcome.sign not in NO_RESPONSE)
         if isinstance(outcome, Unvisited):
-            self._give_back(lease)
+            self.give_back(lease)
             self.deal()
             return
         if isinstance(outcome, Retry) and not lease.key:
@@ -330,7 +330,7 @@ class Frontier:
         self.settle_unfetched([(lease, down) for lease in leases if lease.key or asking_host(lease.link) != host])
         self._refill.given_up(host)
 
-    def _give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: Lease) -> None:
         """It was not visited. A robots link stands in no queue: its host asks for it again by itself."""
         if lease.key:
             self._refill.give_back(lease)
