@@ -215,6 +215,18 @@ async def test_a_lease_given_back_is_no_attempt():
     assert attempts == [1, 1, 1]
 
 
+async def test_what_a_visit_given_back_has_brought_is_held_no_longer():
+    """Perhaps nothing is committed for long: offline, or where all slots are lost, every visit that ends is given back."""
+    world = World()
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(1, 2))])
+    room = Budget(Plan(1 << 30, dict.fromkeys(VISIT_ACCOUNTS, 10_000), 4, 0)).account("outcome")
+    world.frontier.settle(await world.frontier.take(), Unvisited(), (await room.take(10_000)).release)
+    assert room.used == 0
+    world.frontier.settle(await world.frontier.take(), Dropped("blocked", "address"), (await room.take(10_000)).release)
+    assert room.used == 10_000, "until it is committed"
+    world.pump.close()
+
+
 @pytest.mark.parametrize(
     ("outcome", "is_prompt"),
     [(Dropped("skipped", "mime", sign="alive"), True), (Dropped("timeout", "total_timeout", sign="mute"), False)],
