@@ -290,10 +290,8 @@ class Frontier:
 
     def settle(self, lease: Lease, outcome: Outcome, committed: Callable[[], None] | None = None) -> None:
         """Record the outcome of a visit. Returns at once; durable after the next commit. ``committed`` is called when it is,
-        or was given back: what it holds in memory is free then."""
+        or at once where the lease is given back: what it holds in memory is free then."""
         batch = self._batches.open
-        if committed is not None:
-            batch.releases.append(committed)
         dealt_at, pause = self._leave(lease)
         if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind in PAGES:
             self._visits_left -= 1
@@ -302,9 +300,13 @@ class Frontier:
         rest = self._politeness.after(lease.link, outcome, before, now, pause)
         self.bench.release(lease, rest, now - dealt_at, responded=outcome.sign not in NO_RESPONSE)
         if isinstance(outcome, Unvisited):
-            self._give_back(lease)
+            if committed is not None:
+                committed()  # nothing of it waits for a commit, and perhaps there is none before somebody needs that memory
+            self.give_back(lease)
             self.deal()
             return
+        if committed is not None:
+            batch.releases.append(committed)
         if isinstance(outcome, Retry) and not lease.key:
             # a robots.txt stands in no queue: it is its host's next link again
             batch.hosts[host] = rest
@@ -330,7 +332,7 @@ class Frontier:
         self.settle_unfetched([(lease, down) for lease in leases if lease.key or asking_host(lease.link) != host])
         self._refill.given_up(host)
 
-    def _give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: Lease) -> None:
         """It was not visited. A robots link stands in no queue: its host asks for it again by itself."""
         if lease.key:
             self._refill.give_back(lease)

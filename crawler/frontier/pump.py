@@ -354,6 +354,7 @@ class Pump:
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
+        self._refill.left({lease.link.host for lease, _ in down})
         self.frontier.settle_unfetched(down)
         self.frontier.denied_while(self._refill.emptying)
 
@@ -422,11 +423,11 @@ class Pump:
         return out | {slot_of(settled.lease) for batch in batches for settled in batch.settled}
 
     def give_back_waiting(self, slots: Collection[int], slot_of_host: Callable[[str], int]) -> None:
-        """What waits on the bench of these slots goes back to the store."""
+        """What waits on the bench of these slots goes back to the store. Hosts that waited for robots rules that one of these
+        hosts was to be visited for ask again."""
         for host in [host for host in self.frontier.bench.names() if slot_of_host(host) in slots]:
             for lease in self.frontier.bench.clear(host):
-                if lease.key:
-                    self._refill.give_back(lease)
+                self.frontier.give_back(lease)
 
     def evict(self, slots: Collection[int], slot_of: Callable[[Lease], int], slot_of_host: Callable[[str], int]) -> None:
         """These slots are others' now: what is here of them on the bench, or settled and not committed, is nobody's."""

@@ -108,12 +108,16 @@ class Refill:
 
     def committed(self, hosts: Iterable[str], fed: Iterable[str]) -> None:
         """After a commit: hosts that may have left the bench, and hosts that links were admitted for."""
-        for host in hosts:
-            if host not in self._bench:
-                self._exhausted.discard(host)
+        self.left(hosts)
         if self._exhausted:
             self._exhausted.difference_update(fed)
         self.wanted.set()
+
+    def left(self, hosts: Iterable[str]) -> None:
+        """Those of these that are not on the bench, or never came onto it, are remembered no longer."""
+        for host in hosts:
+            if host not in self._bench:
+                self._exhausted.discard(host)
 
     def rewound(self) -> None:
         """The store has forgotten its claims: whatever is under way is void."""

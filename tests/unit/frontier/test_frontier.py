@@ -215,6 +215,18 @@ async def test_a_lease_given_back_is_no_attempt():
     assert attempts == [1, 1, 1]
 
 
+async def test_what_a_visit_given_back_has_brought_is_held_no_longer():
+    """Perhaps nothing is committed for long: offline, or where all slots are lost, every visit that ends is given back."""
+    world = World()
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(1, 2))])
+    room = Budget(Plan(1 << 30, dict.fromkeys(VISIT_ACCOUNTS, 10_000), 4, 0)).account("outcome")
+    world.frontier.settle(await world.frontier.take(), Unvisited(), (await room.take(10_000)).release)
+    assert room.used == 0
+    world.frontier.settle(await world.frontier.take(), Dropped("blocked", "address"), (await room.take(10_000)).release)
+    assert room.used == 10_000, "until it is committed"
+    world.pump.close()
+
+
 @pytest.mark.parametrize(
     ("outcome", "is_prompt"),
     [(Dropped("skipped", "mime", sign="alive"), True), (Dropped("timeout", "total_timeout", sign="mute"), False)],
@@ -571,7 +583,49 @@ async def test_hosts_get_their_rules_after_a_trip_to_the_store_that_failed():
     assert world.visits == Counter(link.url for link in links(5, 2)) + Counter(f"http://h{n}.test/robots.txt" for n in range(5))
 
 
+async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_they_were_redirected_to():
+    """The visit for them waited on the bench of that host, and stands in no queue."""
+    world = World()
+    Robots(world, None)
+    waiting, leaving = links(2, 1)
+    world.bench.put([Lease(waiting, b"1"), Lease(leaving, b"2")])
+    world.bench.hold_for_robots(waiting.host, True)
+    onward = Link("http://h1.test/robots.txt", leaving.host, "robots", anchor="http://h0.test")
+    assert world.frontier.put_robots(onward)
+    world.pump.give_back_waiting({1}, lambda host: int(host[1]))
+    asks = asyncio.create_task(world.frontier.take())
+    await asyncio.sleep(0)
+    assert list(world.pump._refill._robots_wanted) == [waiting.host]
+    asks.cancel()
+    world.pump.close()
+
+
 # -- hosts given up -----------------------------------------------------------------------------------------------
+
+
+async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone():
+    """However many there are, and however often links of them are found."""
+    world = World(failures=1)
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.frontier.settle(lease, Dropped("connect_error", "refused", sign="failed"))
+
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(4)]
+        for found in range(3):
+            more = [Link(f"http://h{host}.test/{found}", f"h{host}.test", "link") for host in range(50)]
+            await (await world.frontier.admit(Admitted(tuple(more))))
+            while world.frontier.counts.waiting or world.pump.uncommitted_s:
+                await asyncio.sleep(0)
+        assert len(world.bench) == len(world.pump._refill._exhausted) == 0
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.frontier.counts.reasons == {"refused": 50, "host_down": 100}
 
 
 async def test_lines_added_later_to_a_host_that_was_given_up_are_tried():
