@@ -184,10 +184,11 @@ class Crew:
         """From now on these settings hold; once all parts that live have taken them."""
         self.config = config
         self._pacing.change(config)
+        answers = []
         for part in self._parts:
-            part.config = self._settings(part.number)
-        told = [(channel, part.config) for part in self._parts if (channel := part.open_channel) is not None]
-        answers = [channel.ask("reconfigure", pickle.dumps(settings)) for channel, settings in told]
+            if (channel := part.open_channel) is not None:  # else it is told when it is open
+                part.config = self._settings(part.number)
+                answers.append(channel.ask("reconfigure", pickle.dumps(part.config)))
         await asyncio.gather(*answers, return_exceptions=True)
 
     def pauses(self) -> set[str]:
