@@ -125,6 +125,7 @@ class Deputy:
             "cut": lambda made: self._cutter.cut(Path(made)),
             "let_go": self._cutter.let_go,
             "copy": self.copy,
+            "forget_cut": self._cutter.forget,
         }
 
     def look(self, *, ended: bool = False) -> Look:
