@@ -65,6 +65,8 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         return Exit.STOPPED
     parts, why = processes_of(config, "run")
     with opened_for(config, "run", parts) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
+        if signals is not None:
+            signals.at_once.append(progress.leave)
         for line in spoken:
             logger.warning("%s", line)
         if why:
