@@ -18,9 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crawler.config.crawl_toml import FILE_NAME, IDENTITY, identity, identity_conflicts, read_identity, write_effective
+from crawler.config.crawl_toml import (
+    FILE_NAME,
+    IDENTITY,
+    identity,
+    identity_conflicts,
+    is_somebodys,
+    read_identity,
+    write_effective,
+)
 from crawler.config.sections import Config
-from crawler.core.durable import make_dir, storing, sync_dir
+from crawler.core.durable import lose, make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
@@ -71,6 +79,8 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
                 _forget(root, config.keep_previous)
         _check_identity(root, config)
         make_tmp(root / "tmp")
+        if is_somebodys(mine := root / FILE_NAME):
+            logger.warning("%s was written by hand: kept as %s", mine, root / lose(root, mine))
         write_effective(root, config)
         yield root
 

@@ -47,3 +47,13 @@ def test_a_store_whose_settings_are_missing_is_not_taken_over_with_others(tmp_pa
     (tmp_path / "away").rename(tmp_path / "crawl.toml")
     with open_directory(tmp_path, config):
         pass
+
+
+def test_settings_that_were_written_by_hand_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mine = "delay = 5  # agreed with the webmaster\n"
+    (tmp_path / "crawl.toml").write_text(mine)
+    for _ in range(2):
+        with open_directory(tmp_path, Config(output=str(tmp_path))):
+            pass
+    assert [path.read_text() for path in (tmp_path / "lost+found").iterdir()] == [mine], "moved once"
+    assert "lost+found/crawl.toml" in caplog.text and len(caplog.records) == 1
