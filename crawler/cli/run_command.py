@@ -77,12 +77,13 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         except KeyboardInterrupt:
             return Exit.STOPPED  # from another handler than ours: before it began, or after all was committed
     seconds = time.monotonic() - began
+    directory = str(config.output)
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if not quiet:
             table = closing_table(
                 report.snapshot,
                 seconds,
-                directory=str(config.output),
+                directory=f"./{directory}" if directory.startswith("-") else directory,
                 stopped_by=report.stopped_by,
                 begun=report.begun,
                 opened=bool(config.allow_net),
