@@ -143,6 +143,11 @@ def _forget(root: Path, keep: int) -> None:
             logger.info("earlier crawl deleted", extra={"path": str(path)})
 
 
+def _has_begun(root: Path) -> bool:
+    """Whether there is anything of the crawl that crawl.toml tells of: a start that failed leaves at most the name of a node."""
+    return any(path.name != "node.toml" for path in (root / "frontier").glob("*"))
+
+
 def _check_identity(root: Path, config: Config) -> None:
     begun = read_identity(root)
     if begun is None:
@@ -152,6 +157,8 @@ def _check_identity(root: Path, config: Config) -> None:
                 f"{root / FILE_NAME} is missing, which says how this crawl was begun: put it back, or write one with what it was "
                 f"begun with ({settings})"
             )
+        return
+    if begun["store"] != "memory" and not _has_begun(root):
         return
     if conflicts := identity_conflicts(begun, identity(config)):
         advice = f"{root} was begun with other settings; use them, another --output, or --fresh to set it aside"

@@ -1,5 +1,6 @@
 """Earlier crawls in a directory: set aside, and so many of them kept."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,16 @@ def test_settings_that_were_written_by_hand_are_kept(tmp_path: Path, caplog: pyt
             pass
     assert [path.read_text() for path in (tmp_path / "lost+found").iterdir()] == [mine], "moved once"
     assert "lost+found/crawl.toml" in caplog.text and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("left", [None, "node.toml", "CURRENT"])
+def test_a_start_that_failed_binds_nobody_to_its_settings(tmp_path: Path, left: str | None) -> None:
+    """Only what it began to crawl does."""
+    with open_directory(tmp_path, Config(output=str(tmp_path))):
+        pass
+    if left is not None:
+        (tmp_path / "frontier").mkdir()
+        (tmp_path / "frontier" / left).write_text("")
+    refused = pytest.raises(ConfigError, match="depth: this directory was begun with 0")
+    with refused if left == "CURRENT" else nullcontext(), open_directory(tmp_path, Config(output=str(tmp_path), depth=1)):
+        pass
