@@ -236,9 +236,12 @@ class ParserPool:
             if process.ready:
                 blamed = self._blame(process)
                 continue
-            if starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself: it will start some time
+            lack = process.lack
+            if lack is None and starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself
+                lack = OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready")
+            if lack is not None:  # it will start some time
                 starts -= 1
-                self._lack(OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready"), blamed)
+                self._lack(lack, blamed)
                 blamed = None
             await asyncio.sleep(START_AGAIN_S)
         self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
