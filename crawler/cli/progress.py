@@ -27,6 +27,13 @@ _MARGIN: Final = 3
 _BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 
+_REMEDIES: Final = {
+    "proxy": "the proxy took no connection, or passed the request on to nobody: see --proxy",
+    "certificate": "the server's certificate is not trusted: name an authority of your own by --ca-file",
+}
+"""By the reason of a failure that a setting may be to blame for."""
+
+
 def _took(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
@@ -62,6 +69,7 @@ def closing_table(
         if any(count for change, count in end.changes.items() if change != "unchanged"):
             lines.append(_to_list("them", directory, "--change new,changed,gone", is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
+    lines += [f"{reason}: {what}" for reason, what in _REMEDIES.items() if end.reasons.get(reason)]
     if end.lines:
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
         lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]

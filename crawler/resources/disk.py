@@ -94,7 +94,11 @@ class Disk:
                     self._min_free_bytes >> 20,
                 )
                 self._dealing.pause(Pause.DISK_LOW)
-            self._give_up_in_time(self._low_since, StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
+            least = f"less than min_free_disk ({self._min_free_bytes >> 20} MiB) has been free for too long"
+            full = StorageError(
+                f"the disk of {self._root} is full: {least}; make room, and the same command continues", errno=errno.ENOSPC
+            )
+            self._give_up_in_time(self._low_since, full)
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, took too long, or the crawl drains."""

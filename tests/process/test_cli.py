@@ -231,6 +231,9 @@ def test_streams_that_were_closed_before_it_began_are_no_error(closed, tmp_path)
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/readyz" and self.server.is_strange:
+            self.send_error(404)
+            return
         self.send_response(200 if self.path == "/livez" else 503)
         self.end_headers()
         self.wfile.write(b"not ready: draining\n")
@@ -240,8 +243,9 @@ class Health(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def health():
+def health(request):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        server.is_strange = getattr(request, "param", "") == "strange"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"127.0.0.1:{server.server_port}"
@@ -254,6 +258,12 @@ def test_healthcheck_asks_the_running_crawler(health):
     assert command("healthcheck", environ={"CRAWLER_METRICS_LISTEN": health}).returncode == 0
     ended = command("healthcheck", "--ready", "--listen", health)
     assert ended.returncode == 1 and "503 not ready: draining" in ended.stderr and ended.stdout == ""
+
+
+@pytest.mark.parametrize("health", ["strange"], indirect=True)
+def test_healthcheck_tells_what_another_server_says_in_one_line(health):
+    ended = command("healthcheck", "--ready", "--listen", health)
+    assert ended.returncode == 1 and f"{health}/readyz: 404 " in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_healthcheck_fails_where_nothing_answers():
