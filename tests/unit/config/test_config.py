@@ -79,6 +79,8 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
         ({"include": ["x", "\udcff"]}, "'\\udcff': must be text in UTF-8"),
         ({"timeout": "0s"}, "'0s': must be more than 0"),
         ({"max_body": "0"}, "'0': must be at least 1"),
+        ({"max_outlinks": str(1 << 63)}, "a whole number of at most 9223372036854775807"),
+        ({"max_body": "8388608TiB"}, "a whole number of at most 9223372036854775807"),
         ({"max_robots": "64MiB"}, "'64MiB': must be at most 512000"),
         ({"rate": "inf"}, "finite"),
         ({"rate": "-1"}, "at least 0"),
