@@ -600,6 +600,21 @@ async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_
     world.pump.close()
 
 
+async def test_no_robots_txt_is_visited_at_a_host_that_is_anothers_by_now():
+    """It is on the bench still, since a visit was out when its slot was lost; to its owner the link goes through the queue."""
+    world = World()
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    out = await world.frontier.take()
+    onward = Link("http://h0.test/robots.txt", link.host, "robots", anchor="http://other.test")
+    world.frontier.deals = lambda host: host != link.host
+    world.pump.give_back_waiting({0}, lambda host: 0)
+    world.frontier.settle(out, Unvisited())
+    assert link.host in world.bench and not world.frontier.put_robots(onward)
+    assert world.bench.waiting == 0
+    world.pump.close()
+
+
 # -- hosts given up -----------------------------------------------------------------------------------------------
 
 
