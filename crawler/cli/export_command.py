@@ -94,19 +94,19 @@ def _statuses(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _since(text: str) -> str:
-    """As rows have it."""
+    """As rows have it: none is from before 1970, and earlier years would not sort as text."""
     from datetime import UTC, datetime
 
     from crawler.config.types import parse_time
     from crawler.output.rows import iso
 
     try:
-        return iso(time.time() - float(parse_time(text)))
+        return iso(max(0.0, time.time() - float(parse_time(text))))
     except ValueError:
         pass
     try:
         at = datetime.fromisoformat(text)
-        return iso((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
+        return iso(max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()))
     except (ValueError, OverflowError):
         raise ConfigError(f"--since {text}: write a day such as 2026-11-23, a moment, or how long ago, such as 7d") from None
 

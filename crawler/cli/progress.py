@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import shlex
 from collections.abc import Mapping
@@ -147,6 +148,14 @@ class Progress:
         if self._live:
             with suppress(OSError):
                 self._live.stop()
+
+    def leave(self) -> None:
+        """Give the terminal back, and say so, in a process that ends at once."""
+        if self._mode == "none" or not _takes_more(self._stream):
+            return
+        cursor = "\r\n\x1b[?25h" if self._live else ""  # which the live line has hidden
+        with suppress(OSError):
+            os.write(self._stream.fileno(), f"{cursor}crawler: ended at once: the same command continues\n".encode())
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)

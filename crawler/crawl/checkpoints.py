@@ -110,7 +110,8 @@ def _summed(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
 
 
 class Cutters(Protocol):
-    """The processes of a crawl. Each method is done when all have done it; StorageError: one cannot, or has just died."""
+    """The processes of a crawl. What is awaited is done when all have done it; StorageError: one cannot, or has just died. The
+    rest waits for nobody and never fails: who has died holds nothing."""
 
     async def hold_exchange(self) -> None:
         """From now on nobody begins to read what others send, and nobody deletes."""
@@ -118,11 +119,14 @@ class Cutters(Protocol):
     async def cut(self, made: Path) -> None:
         """Each its own store, into ``made``."""
 
-    async def let_go(self) -> None:
-        """Read on. Never fails: who has died holds nothing."""
+    def let_go(self) -> None:
+        """Read on."""
 
     async def copy(self) -> Sequence[Taken]:
         """What was still written when it was cut."""
+
+    def forget(self) -> None:
+        """What was cut is not wanted."""
 
 
 async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> Copied:
@@ -135,9 +139,10 @@ async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> 
             await cutters.hold_exchange()
             await cutters.cut(checkpoint.made)
         finally:
-            await cutters.let_go()
+            cutters.let_go()
         taken = await cutters.copy()
     except BaseException:
+        cutters.forget()
         checkpoint.discard()
         raise
     await asyncio.to_thread(checkpoint.finish, _DIVIDED)
@@ -161,23 +166,30 @@ class PartCutter:
         self._intake = crawl.pump.intake
         self._cut: Cut | None = None
         self._holds = False
+        self._turn = 0
+        """Another one once it is to let go: whoever asked has not waited so long."""
 
     async def hold_exchange(self) -> None:
         if not self._holds:
+            turn = self._turn
             if self._intake is not None:
                 with _in_time():
                     await self._intake.hold()
+                if turn != self._turn:
+                    self._intake.let_go()
+                    raise StorageError(f"what process {self._part} of this crawl was at took too long: ask once more")
             self._holds = True
 
     async def cut(self, made: Path) -> None:
         if not self._holds:  # it was begun again since
             raise StorageError(f"process {self._part} of this crawl has just been begun again: ask once more")
-        self._forget()
+        self.forget()
         self._cut = Cut(self._crawl.root, made)
         with _in_time():
             await self._crawl.pump.between_commits(self._cut.take, _store_of(self._part), partial(_copied, self._crawl.store))
 
     def let_go(self) -> None:
+        self._turn += 1
         if self._holds:
             self._holds = False
             if self._intake is not None:
@@ -191,8 +203,7 @@ class PartCutter:
         self._cut = None
         return Taken.of(cut)
 
-    def _forget(self) -> None:
-        """What an earlier one that failed has left open."""
+    def forget(self) -> None:
         if self._cut is not None:
             self._cut.close()
             self._cut = None

@@ -5,6 +5,8 @@ import os
 import shlex
 import subprocess
 import time
+import urllib.error
+from pathlib import Path
 
 import pytest
 from support.crews import kill, parts_of
@@ -100,6 +102,22 @@ def test_a_copy_of_several_processes_is_one_cut(tmp_path, copied_at, pages):
             assert sorted(settled(directory)) == sorted(web.url(hosts[n % 20], f"/{n}") for n in range(1, pages + 1))
             assert command("verify", str(directory)).returncode == 0
             assert len(list((directory / "frontier").glob("part-*"))) == 3
+
+
+def test_what_was_opened_for_a_copy_of_which_one_process_has_no_part_is_closed(tmp_path):
+    root, web = tmp_path / "d", Web(default=page("/x"))
+    with web.running(), served(root, "--processes", "2", "--parsers", "0", "--memory-limit", "1GiB") as daemon:
+        daemon.ask("POST", "/v1/seeds", "\n".join(web.url(f"127.0.12.{n}", "/") for n in range(1, 20)).encode())
+        while daemon.ask("GET", "/v1/status")["done"] < 19:
+            time.sleep(0.01)
+        other, lost = sorted((root / "results").iterdir())
+        lost.unlink()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask_for_a_copy(daemon, "a")
+        with refused.value as told:
+            assert told.code == 503
+        opened = [Path(f"/proc/{part}/fd").iterdir() for part in parts_of(daemon.process.pid)]
+        assert [fd.resolve() for fds in opened for fd in fds].count(other) == 1
 
 
 def test_what_cannot_be_copied_is_said(tmp_path, site):

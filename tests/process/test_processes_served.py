@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -191,6 +193,39 @@ def test_settings_and_pauses_hold_for_all_and_for_those_that_are_begun_again(dae
     assert (status["state"], status["known"], status["waiting"]) == ("paused", known + 20, 20), "it is paused, too"
     daemon.ask("POST", "/v1/resume")
     until(daemon, lambda status: status["waiting"] == 0 == status["in_flight"] and status["done"] >= known + 20)
+
+
+def test_what_is_changed_while_a_process_is_begun_again_holds_for_it_too(daemon, web):
+    """It is told of the old settings before, and is open only after the change."""
+    parts = parts_of(daemon.process.pid)
+    kill(parts[1])
+    (begun,) = set(wait_for_parts(daemon.process.pid, 3, but=parts[1])) - set(parts)
+    os.kill(begun, signal.SIGSTOP)
+    json_type = {"Content-Type": "application/json"}
+    daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/qqq"]}', json_type)
+    os.kill(begun, signal.SIGCONT)
+    until(daemon, lambda status: sum(status["workers"].values()) == 100)
+    daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/qqq") for host in HOSTS).encode())
+    until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0)
+    assert not [visit for visit in web.visits if visit.path == "/qqq"]
+    daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/qqq"], "undo": true}', json_type)
+    daemon.ask("POST", "/v1/remove", b'{"outcome": ["skipped"]}', json_type)
+
+
+def test_a_process_that_is_begun_again_visits_nothing_before_it_is_told_of_a_pause(daemon, web):
+    parts = parts_of(daemon.process.pid)
+    daemon.ask("POST", "/v1/pause")
+    daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/ppp") for host in HOSTS).encode())
+    until(daemon, lambda status: status["waiting"] == 20)
+    kill(parts[1])
+    wait_for_parts(daemon.process.pid, 3, but=parts[1])
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    time.sleep(2)  # it opens, and nobody answers
+    os.kill(daemon.process.pid, signal.SIGCONT)
+    until(daemon, lambda status: sum(status["workers"].values()) == 100 and status["state"] == "paused")
+    assert not [visit for visit in web.visits if visit.path == "/ppp"]
+    daemon.ask("POST", "/v1/resume")
+    until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0)
 
 
 def test_it_drains_when_it_is_told_to_and_goes_on_later(web, tmp_path):

@@ -139,6 +139,27 @@ def test_a_terminal_that_is_closed_drains_it_and_what_it_says_to_nobody_does_no_
     assert len(rows_of(tmp_path)) == 200
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_second_gives_the_terminal_back_and_says_what_continues(web, tmp_path, processes):
+    leader, follower = pty.openpty()
+    words = ["run", web.url("127.0.0.2", "/slow"), "-o", str(tmp_path), *LOCAL, "--processes", processes]
+    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+    with subprocess.Popen(command_of(words), env=CLEAN | {"TERM": "xterm"}, **streams) as process:
+        os.close(follower)
+        drawn = b""
+        for awaited in (b"1 in flight", b"draining"):
+            while awaited not in drawn:
+                drawn += os.read(leader, 65536)
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while chunk := os.read(leader, 65536):
+                drawn += chunk
+        assert process.wait(60) == 5
+    os.close(leader)
+    assert drawn.rindex(b"\x1b[?25h") > drawn.rindex(b"\x1b[?25l"), "the cursor is shown again"
+    assert drawn.endswith(b"crawler: ended at once: the same command continues\r\n")
+
+
 def test_a_reader_of_its_talk_that_goes_away_does_not_end_it(web, tmp_path):
     urls = [web.url("127.0.0.1", f"/{n}") for n in range(20)]
     with crawling(

@@ -146,7 +146,7 @@ class Crew:
         if self.stopped_by is None:
             self.stopped_by = why
         self._drain.set()
-        self._tell_all("drain", why)
+        self.tell_all("drain", why)
 
     async def drains(self) -> None:
         """Returns when a drain has begun."""
@@ -184,10 +184,11 @@ class Crew:
         """From now on these settings hold; once all parts that live have taken them."""
         self.config = config
         self._pacing.change(config)
+        answers = []
         for part in self._parts:
-            part.config = self._settings(part.number)
-        told = [(channel, part.config) for part in self._parts if (channel := part.open_channel) is not None]
-        answers = [channel.ask("reconfigure", pickle.dumps(settings)) for channel, settings in told]
+            if (channel := part.open_channel) is not None:  # else it is told when it is open
+                part.config = self._settings(part.number)
+                answers.append(channel.ask("reconfigure", pickle.dumps(part.config)))
         await asyncio.gather(*answers, return_exceptions=True)
 
     def pauses(self) -> set[str]:
@@ -250,7 +251,8 @@ class Crew:
         answers = await asyncio.gather(*(channel.ask(name, *arguments) for channel in channels), return_exceptions=True)
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
-    def _tell_all(self, name: str, *arguments: object) -> None:
+    def tell_all(self, name: str, *arguments: object) -> None:
+        """Without waiting; to those that are open."""
         for part in self._parts:
             if (channel := part.open_channel) is not None:
                 channel.tell(name, *arguments)
@@ -361,7 +363,7 @@ class Crew:
         """The others drain; the crawl ends with the first error."""
         if self._error is None:
             self._error = error
-        self._tell_all("drain", "another part")
+        self.tell_all("drain", "another part")
         self._drain.set()
 
     def _ended(self, number: int, code: int) -> None:

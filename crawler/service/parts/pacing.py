@@ -57,8 +57,11 @@ class Pacing:
         self._parts = parts
         self._rate, self._bandwidth = _Shared(config.rate, parts), _Shared(float(config.bandwidth), parts)
         self._at = time.monotonic()
+        self._handed_out = [0] * parts
+        """How often each part was given settings, with its share of then."""
 
     def settings(self, config: Config, part: int) -> Config:
+        self._handed_out[part] += 1
         bandwidth = self._bandwidth.shares[part]
         return config.replaced(rate=self._rate.shares[part], bandwidth=max(1, int(bandwidth)) if bandwidth else 0)
 
@@ -103,14 +106,19 @@ class Pacing:
         await self._put(ask, rate, bandwidth, higher)
 
     async def _put(self, ask: Ask, rate: _Shared, bandwidth: _Shared, shares: list[tuple[float, float]]) -> None:
-        """Have parts keep to these shares. One that may have taken a larger one counts with it, whatever it has answered."""
+        """Have parts keep to these shares. One that may have taken a larger one counts with it, whatever it has answered. Limits
+        that were changed since the round began are for the next one."""
+        if (rate, bandwidth) != (self._rate, self._bandwidth):
+            return
         changed = [part for part, both in enumerate(shares) if both != (rate.shares[part], bandwidth.shares[part])]
         for part in changed:
             rate.shares[part] = max(rate.shares[part], shares[part][0])
             bandwidth.shares[part] = max(bandwidth.shares[part], shares[part][1])
+        handed_out = list(self._handed_out)
         answers = await self._of_each(ask, changed, "pace", [shares[part] for part in changed])
         for part, answer in zip(changed, answers, strict=True):
-            if answer is not None and (rate, bandwidth) == (self._rate, self._bandwidth):
+            is_last_word = handed_out[part] == self._handed_out[part] and (rate, bandwidth) == (self._rate, self._bandwidth)
+            if answer is not None and is_last_word:
                 rate.shares[part], bandwidth.shares[part] = shares[part]
 
     async def _of_each(

@@ -57,7 +57,7 @@ async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> 
         async with open_crawl(config, endless=endless, part=part) as crawl, open_vitals(crawl) as vitals:
             deputy = Deputy(crawl, vitals, channel, part.share.own)
             handlers |= deputy.handlers()
-            channel.tell("opened", encode(deputy.look()))
+            await channel.ask("opened", encode(deputy.look()))  # what was said to all meanwhile comes before the answer
             async with deputy.asking_for_visits():
                 await crawl.run()
             end = encode(deputy.look(ended=True))
@@ -125,6 +125,7 @@ class Deputy:
             "cut": lambda made: self._cutter.cut(Path(made)),
             "let_go": self._cutter.let_go,
             "copy": self.copy,
+            "forget_cut": self._cutter.forget,
         }
 
     def look(self, *, ended: bool = False) -> Look:

@@ -236,8 +236,11 @@ class _Cutters:
     async def cut(self, made: Path) -> None:
         await self._each("cut", str(made))
 
-    async def let_go(self) -> None:
-        await self._crew.ask_each("let_go")
+    def let_go(self) -> None:
+        self._crew.tell_all("let_go")
+
+    def forget(self) -> None:
+        self._crew.tell_all("forget_cut")
 
     async def copy(self) -> Sequence[Taken]:
         return [_taken.decode(taken) for taken in await self._each("copy")]

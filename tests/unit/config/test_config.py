@@ -176,6 +176,7 @@ def test_what_a_crawl_was_begun_with_cannot_change_while_it_runs():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("workers = 5\nworkers = 6\n", "not a TOML file: a key that stands above already (at line 2"),
         ("a = [", "not a TOML file"),
         ("host = 1", "must be a list"),
         ("[host]\nmatch = 'a.example'", "must be a list of tables: write [[host]] above each"),

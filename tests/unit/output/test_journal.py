@@ -161,6 +161,15 @@ def test_a_redirect_that_carries_on_is_not_final_and_one_that_does_not_is(crawl)
     assert (row["final"], row["location"], known.location) == (True, B, B)
 
 
+@pytest.mark.parametrize(
+    ("sent", "location"), [(b"/caf\xe9", A + "caf%E9"), ("/caf\u00e9".encode(), A + "caf%C3%A9"), (b"", None)]
+)
+def test_where_a_redirect_leads_that_is_not_followed_is_told_as_it_would_be_asked_for(crawl, sent, location):
+    page = crawl.page(A, status=301, headers=((b"Location", sent),))
+    known, (row,) = visit(crawl, seed(A, 1), Done(page, "redirect"))
+    assert row["location"] == known.location == location
+
+
 def test_a_redirect_to_a_known_page_is_followed_by_a_duplicate_row_for_the_line(crawl):
     visit(crawl, seed(B, 1), Done(crawl.page(B), "ok"))
     page = crawl.page(A, status=302, headers=((b"Location", b"//b.example.org"),))

@@ -74,6 +74,31 @@ async def test_parts_never_know_of_more_than_the_limit_together(data):
         assert sum(parts.shares) <= 100 * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("behind", ["used", "pace"])
+@pytest.mark.parametrize("rate", [100.0, 10.0])
+async def test_settings_that_are_changed_within_a_round_hold(behind, rate):
+    """Each part takes them right behind a question of that round."""
+    config = load({"output": "out", "rate": 100.0}, environ={}).config
+    parts = Parts(pacing := Pacing(config, 3), config, 3)
+    parts.wants = [1000.0, 0.0, 0.0]
+    is_changed = False
+
+    async def ask(part: int, name: str, *arguments: float):
+        nonlocal is_changed
+        answer = await parts.ask(part, name, *arguments)
+        if name == behind and part == 2 and not is_changed:
+            is_changed = True
+            parts.config = config.replaced(rate=rate)
+            pacing.change(parts.config)
+            parts.shares = [pacing.settings(parts.config, each).rate for each in range(3)]
+        return answer
+
+    for _ in range(5):
+        await pacing.share(ask)
+    assert is_changed and sum(parts.shares) <= rate * (1 + 1e-9)
+    assert parts.shares[0] > 0.8 * rate
+
+
 async def test_one_with_all_the_work_has_nearly_all_of_it():
     config = load({"output": "out", "rate": 100.0}, environ={}).config
     parts = Parts(pacing := Pacing(config, 4), config, 4)
