@@ -353,7 +353,6 @@ class Pump:
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
-        self._refill.left({lease.link.host for lease, _ in down})
         self.frontier.settle_unfetched(down)
         self.frontier.denied_while(self._refill.emptying)
 
