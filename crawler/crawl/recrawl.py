@@ -65,7 +65,8 @@ class Recrawler:
         """Go on with what is left of earlier orders, and give a schedule to what has none though there is to be one."""
         if self._every_s and _unscheduled(self._store.stats()):
             wall = self._clock.wall()
-            await self._pump.change(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s))
+            while await self._pump.change(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s)) is None:  # noqa: ASYNC110
+                await asyncio.sleep(AGAIN_S)
         await self.fulfil()
 
     async def hasten(self, modified: Mapping[str, float]) -> None:
@@ -79,9 +80,10 @@ class Recrawler:
     async def fulfil(self) -> None:
         """All orders there are, one slice after the other."""
         total = 0
-        while await self._pump.ask(self._store.orders):
-            if (count := await self._pump.change(self._store.fulfil, SLICE_PAGES)) is None:
-                await asyncio.sleep(AGAIN_S)  # nothing can be written just now
+        while (orders := await self._pump.change(self._store.orders)) != []:
+            count = await self._pump.change(self._store.fulfil, SLICE_PAGES) if orders else None
+            if count is None:
+                await asyncio.sleep(AGAIN_S)  # nothing can be written just now, or even read
             else:
                 total += count
         if total:

@@ -89,6 +89,8 @@ class Frontier:
         self._visits_left = visits_max
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
+        self.deals: Callable[[str], bool] = lambda host: True
+        """Whether visits of a host may begin here: it may be another's by now, though it is still on the bench."""
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int, float, float]] = {}  # id(lease) → lease, its slot in in_flight, dealt at, pause
         self._denied: set[str] = set()
@@ -406,8 +408,8 @@ class Frontier:
 
     def put_robots(self, link: Link) -> bool:
         """Where a robots.txt was redirected to, as that host's next link once the redirect is settled. False if the host is
-        not on the bench: then it must go through its queue."""
-        if link.host not in self.bench:
+        not on the bench, or not dealt from: then it must go through its queue."""
+        if link.host not in self.bench or not self.deals(link.host):
             return False
         self.bench.put_robots_first(Lease(link, b""))
         return True

@@ -85,6 +85,8 @@ class Pump:
             visits_max=visits_max,
             on_unfetched=on_unfetched,
         )
+        if member is not None:
+            self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
         self.committed_at = self._opened_at = clock()
         self._recover: Callable[[StorageError], Awaitable[None]]
@@ -315,12 +317,9 @@ class Pump:
         self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:
-            if self._robots is not None and link.host in self.frontier.bench and self._deals(link.host):
+            if self._robots is not None and link.host in self.frontier.bench and self.frontier.deals(link.host):
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
-
-    def _deals(self, host: str) -> bool:
-        return self.member is None or self.member.deals(host)
 
     def failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
@@ -338,7 +337,7 @@ class Pump:
         room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
-            if not self._deals(host):  # its slot has gone meanwhile
+            if not self.frontier.deals(host):  # its slot has gone meanwhile
                 self._refill.give_back(lease)
                 continue
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
@@ -354,7 +353,6 @@ class Pump:
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
-        self._refill.left({lease.link.host for lease, _ in down})
         self.frontier.settle_unfetched(down)
         self.frontier.denied_while(self._refill.emptying)
 

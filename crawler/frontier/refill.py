@@ -36,6 +36,9 @@ SIFTED_LINKS: Final = 500
 """So many hosts at a time are asked for so many of their next links, to settle those that are wanted no more."""
 SIFTED_HOSTS_MAX: Final = 1024
 """Hosts remembered to be asked so. Any other is come upon again when it is due."""
+ABSENT_MAX: Final = 64
+"""Hosts that had nothing more in the store, and have left the bench unvisited, or never came onto it: about so many at most are
+remembered."""
 REFILL_EVERY_S: Final = 1.0
 REFILL_S_MIN: Final = 0.005
 
@@ -108,16 +111,14 @@ class Refill:
 
     def committed(self, hosts: Iterable[str], fed: Iterable[str]) -> None:
         """After a commit: hosts that may have left the bench, and hosts that links were admitted for."""
-        self.left(hosts)
-        if self._exhausted:
-            self._exhausted.difference_update(fed)
-        self.wanted.set()
-
-    def left(self, hosts: Iterable[str]) -> None:
-        """Those of these that are not on the bench, or never came onto it, are remembered no longer."""
         for host in hosts:
             if host not in self._bench:
                 self._exhausted.discard(host)
+        if self._exhausted:
+            self._exhausted.difference_update(fed)
+        if len(self._exhausted) > 2 * len(self._bench) + ABSENT_MAX:
+            self._exhausted = {host for host in self._exhausted if host in self._bench}
+        self.wanted.set()
 
     def rewound(self) -> None:
         """The store has forgotten its claims: whatever is under way is void."""

@@ -60,6 +60,7 @@ class Journal:
         self._appending = False
         self._lengths: dict[str, int] = {}
         self._rolls: deque[bool] = deque()  # those asked for, and whether of the rows as well
+        self._rolls_made = 0  # of these, by the batch being committed
         self._rolled: list[tuple[str, int]] = []  # full, as of the batch being committed
         self.written_bytes = 0
         """Added to files since it was opened."""
@@ -123,9 +124,10 @@ class Journal:
 
     def sync(self) -> dict[str, Mark]:
         """Make the batch durable; the marks of every file it touched."""
-        for _ in range(len(self._rolls)):
+        self._rolls_made = len(self._rolls)
+        for at in range(self._rolls_made):  # more may be asked for meanwhile
             self._archive.roll()
-            if self._rolls.popleft():
+            if self._rolls[at]:
                 self._results.roll()
         marks = self._archive.sync() | self._results.sync()
         return marks if self._outbox is None else marks | self._outbox.sync()
@@ -133,6 +135,9 @@ class Journal:
     def committed(self) -> None:
         """The store has committed the marks: full files are closed, named and sorted."""
         self.is_ahead = False
+        for _ in range(self._rolls_made):
+            self._rolls.popleft()
+        self._rolls_made = 0
         self._archive.committed()
         self._results.committed()
         if self._outbox is not None:
@@ -146,6 +151,7 @@ class Journal:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
+        self._rolls_made = 0
         self._rolled.clear()
         lost = self._archive.rewind(marks) + self._results.rewind(marks)
         if self._outbox is not None:

@@ -4,12 +4,15 @@ final rows, whatever comes first and whoever is killed when."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import tempfile
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +28,7 @@ from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.keys import Keys, Share, divided
 from crawler.core.link_block import Packer, embeds_of
-from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, Link, Outcome, Retry
+from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, Link, Mark, Outcome, Retry
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.exchange.board import Board
@@ -650,3 +653,21 @@ def test_a_part_of_what_a_page_needs_keeps_its_place_in_the_queue_and_its_tag():
     part = whole.only([2])
     assert (part.priority, part.tag, part.depth) == (whole.priority, "label", whole.depth)
     assert part.links() == whole.links()[2:]
+
+
+@pytest.mark.parametrize("fails_at", ["marks", "delete"])
+async def test_a_store_or_disk_that_fails_while_read_files_are_deleted_is_made_good_by_the_pump(fails_at):
+    """As after any failed write: the crawl waits for it, and does not end."""
+    failure = StorageError("closed", errno=errno.ENOSPC)
+    failed: list[StorageError] = []
+
+    def fails(*_: object) -> dict[str, Mark]:
+        raise failure
+
+    async def marks() -> dict[str, Mark]:
+        return fails() if fails_at == "marks" else {"exchange/p00-000000.log": Mark(1, True)}
+
+    exchange = SimpleNamespace(spent=list, delete=fails)
+    frontier = SimpleNamespace(retire=lambda marks: asyncio.sleep(0))
+    await Intake(exchange, time.monotonic)._delete_spent(SimpleNamespace(marks=marks, frontier=frontier, failed=failed.append))
+    assert failed == [failure]

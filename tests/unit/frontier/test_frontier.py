@@ -600,6 +600,21 @@ async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_
     world.pump.close()
 
 
+async def test_no_robots_txt_is_visited_at_a_host_that_is_anothers_by_now():
+    """It is on the bench still, since a visit was out when its slot was lost; to its owner the link goes through the queue."""
+    world = World()
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    out = await world.frontier.take()
+    onward = Link("http://h0.test/robots.txt", link.host, "robots", anchor="http://other.test")
+    world.frontier.deals = lambda host: host != link.host
+    world.pump.give_back_waiting({0}, lambda host: 0)
+    world.frontier.settle(out, Unvisited())
+    assert link.host in world.bench and not world.frontier.put_robots(onward)
+    assert world.bench.waiting == 0
+    world.pump.close()
+
+
 # -- hosts given up -----------------------------------------------------------------------------------------------
 
 
@@ -615,17 +630,17 @@ async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone():
         pump = tasks.create_task(world.pump.run(world.recover))
         crew = [tasks.create_task(work()) for _ in range(4)]
         for found in range(3):
-            more = [Link(f"http://h{host}.test/{found}", f"h{host}.test", "link") for host in range(50)]
+            more = [Link(f"http://h{host}.test/{found}", f"h{host}.test", "link") for host in range(1000)]
             await (await world.frontier.admit(Admitted(tuple(more))))
             while world.frontier.counts.waiting or world.pump.uncommitted_s:
                 await asyncio.sleep(0)
-        assert len(world.bench) == len(world.pump._refill._exhausted) == 0
+        assert len(world.bench) == 0 and len(world.pump._refill._exhausted) < 500
         world.frontier.seeds_ended()
         await asyncio.wait(crew)
         world.pump.end()
         await pump
     world.pump.close()
-    assert world.frontier.counts.reasons == {"refused": 50, "host_down": 100}
+    assert world.frontier.counts.reasons == {"refused": 1000, "host_down": 2000}
 
 
 async def test_lines_added_later_to_a_host_that_was_given_up_are_tried():

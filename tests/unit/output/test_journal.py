@@ -17,7 +17,7 @@ from support.pages import WALL, Crawl, seed, visit
 
 from crawler.core import urls
 from crawler.core.batch import Settled
-from crawler.core.errors import FetchError
+from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
 from crawler.output.archive import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
@@ -56,6 +56,23 @@ def test_what_is_rolled_in_the_middle_of_a_commit_is_rolled_in_the_next_records_
         files = {file.partition("/")[0]: mark.closed for file, mark in crawl.store.marks().items()}
         assert files == {"warc": closed, "index": closed, "results": closed}
         crawl.commit()
+
+
+def test_what_was_to_be_rolled_in_a_commit_that_failed_is_rolled_in_the_next(crawl, monkeypatch):
+    """The last one of a crawl, perhaps: its files are to be found by their final names."""
+    visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
+    crawl.journal.roll(rows=True)
+
+    def no_room():
+        raise StorageError("no space left", errno=28)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(crawl.journal._results, "sync", no_room)
+        with pytest.raises(StorageError):
+            crawl.commit()
+    crawl.journal.rewind(crawl.store.marks())
+    crawl.commit()
+    assert {file.partition("/")[0] for file, mark in crawl.store.marks().items() if mark.closed} == {"warc", "index", "results"}
 
 
 def test_a_row_has_every_field(crawl):

@@ -328,6 +328,24 @@ async def test_no_descriptor_for_a_process_is_our_own_trouble():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def test_a_document_whose_new_process_cannot_be_started_goes_to_another(tmp_path):
+    """It is the only one there is: nothing else would make that process ask for more. And it was not tried alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        async with open_soon(2) as parser:
+            await until(lambda: parser.stats().processes == 2)
+            await asyncio.gather(*(act(parser, "sleep 0.2") for _ in range(2)))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            async with asyncio.timeout(30):
+                assert await act(parser, "once", tmp_path / "been") == "once"
+            assert (parser.stats().processes, parser.stats().crashed) == (1, 0)
+            with pytest.raises(StorageError) as caught:  # it ends the last one as well, and nobody knows whose fault that is
+                await act(parser, "abort")
+            assert caught.value.errno == errno.EMFILE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize(
     ("end", "number"),
     [
