@@ -58,6 +58,16 @@ def test_what_is_rolled_in_the_middle_of_a_commit_is_rolled_in_the_next_records_
         crawl.commit()
 
 
+def test_what_was_to_be_rolled_by_a_commit_that_failed_is_rolled_by_the_next(crawl):
+    """Else the last files of a crawl stay open, and are stored nowhere else."""
+    visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
+    crawl.journal.roll(rows=True)
+    crawl.journal.write(crawl.prepare())
+    crawl.journal.rewind(crawl.store.marks())
+    crawl.commit()
+    assert {mark.closed for mark in crawl.store.marks().values()} == {True}
+
+
 def test_a_row_has_every_field(crawl):
     page = crawl.page(A, status=203, mime="text/html", charset="utf-8", truncated="length")
     link = seed(A, 7, given="HTTP://a.example.org", tag="t", depth=2, hops=1, via=B, attempt=3)
