@@ -81,12 +81,16 @@ class Intake:
             frontier.resume(Pause.EXCHANGE)
 
     async def _delete_spent(self, pump: Pump) -> None:
-        """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own."""
-        marks = await pump.marks()
-        if files := self.exchange.spent(marks):
-            await pump.frontier.retire({file: replace(marks[file], retired=True) for file in files})
-            await asyncio.to_thread(self.exchange.delete, files)
-            await pump.frontier.retire(dict.fromkeys(files))
+        """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own. What fails is done
+        again."""
+        try:
+            marks = await pump.marks()
+            if files := self.exchange.spent(marks):
+                await pump.frontier.retire({file: replace(marks[file], retired=True) for file in files})
+                await asyncio.to_thread(self.exchange.delete, files)
+                await pump.frontier.retire(dict.fromkeys(files))
+        except StorageError as error:
+            pump.failed(error)
 
 
 __all__ = ["Intake"]
