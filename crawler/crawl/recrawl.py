@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from crawler.config.sections import RecrawlConfig
 from crawler.config.types import parse_time, regex
@@ -23,6 +23,8 @@ AGAIN_S: Final = 1.0
 """Until a slice is tried again that could not be written."""
 TOMORROW_S: Final = 86400.0
 """What a sitemap says to have been modified later than this from now is not believed."""
+
+T = TypeVar("T")
 
 logger: Final = logging.getLogger(__name__)
 
@@ -65,8 +67,7 @@ class Recrawler:
         """Go on with what is left of earlier orders, and give a schedule to what has none though there is to be one."""
         if self._every_s and _unscheduled(self._store.stats()):
             wall = self._clock.wall()
-            while await self._pump.change(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s)) is None:  # noqa: ASYNC110
-                await asyncio.sleep(AGAIN_S)
+            await self._surely(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s))
         await self.fulfil()
 
     async def hasten(self, modified: Mapping[str, float]) -> None:
@@ -74,20 +75,26 @@ class Recrawler:
         What says to be of tomorrow knows nothing."""
         now = self._clock.wall()
         latest = {url: min(at, now - self._min_s) for url, at in modified.items() if at <= now + TOMORROW_S}
-        if await self._pump.change(self._store.hasten, latest):
+        if await self._surely(self._store.hasten, latest):
             logger.debug("recrawl: pages that a sitemap says are newer are due")
 
     async def fulfil(self) -> None:
         """All orders there are, one slice after the other."""
         total = 0
-        while (orders := await self._pump.change(self._store.orders)) != []:
-            count = await self._pump.change(self._store.fulfil, SLICE_PAGES) if orders else None
-            if count is None:
-                await asyncio.sleep(AGAIN_S)  # nothing can be written just now, or even read
+        while await self._surely(self._store.orders):
+            if (count := await self._pump.change(self._store.fulfil, SLICE_PAGES)) is None:
+                await asyncio.sleep(AGAIN_S)  # nothing can be written just now
             else:
                 total += count
         if total:
             logger.info("recrawl: due again, or at a time from now on: %s", counted(total, "settled URL"))
+
+    async def _surely(self, call: Callable[..., T], *args: object) -> T:
+        """What it returns, as soon as nothing is wrong with the store."""
+        while True:
+            if (done := await self._pump.change(call, *args)) is not None:
+                return done
+            await asyncio.sleep(AGAIN_S)
 
 
 def checked(older_than: str, match: str | None) -> tuple[float, str | None]:

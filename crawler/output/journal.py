@@ -59,8 +59,8 @@ class Journal:
         self._outbox = outbox
         self._appending = False
         self._lengths: dict[str, int] = {}
-        self._rolls: deque[bool] = deque()  # those asked for, and whether of the rows as well
-        self._rolls_made = 0  # of these, by the batch being committed
+        self._rolls: deque[bool] = deque()  # those asked for and not committed, and whether of the rows as well
+        self._rolling = 0  # of these, so many are part of the batch being committed
         self._rolled: list[tuple[str, int]] = []  # full, as of the batch being committed
         self.written_bytes = 0
         """Added to files since it was opened."""
@@ -124,8 +124,8 @@ class Journal:
 
     def sync(self) -> dict[str, Mark]:
         """Make the batch durable; the marks of every file it touched."""
-        self._rolls_made = len(self._rolls)
-        for at in range(self._rolls_made):  # more may be asked for meanwhile
+        self._rolling = len(self._rolls)
+        for at in range(self._rolling):  # more may come meanwhile
             self._archive.roll()
             if self._rolls[at]:
                 self._results.roll()
@@ -135,9 +135,6 @@ class Journal:
     def committed(self) -> None:
         """The store has committed the marks: full files are closed, named and sorted."""
         self.is_ahead = False
-        for _ in range(self._rolls_made):
-            self._rolls.popleft()
-        self._rolls_made = 0
         self._archive.committed()
         self._results.committed()
         if self._outbox is not None:
@@ -146,13 +143,16 @@ class Journal:
             logger.info("file rolled", extra={"file": file, "bytes": size})
         self.rolled_count += len(self._rolled)
         self._rolled.clear()
+        for _ in range(self._rolling):
+            self._rolls.popleft()
+        self._rolling = 0
 
     def rewind(self, marks: Mapping[str, Mark]) -> list[str]:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
-        self._rolls_made = 0
         self._rolled.clear()
+        self._rolling = 0
         lost = self._archive.rewind(marks) + self._results.rewind(marks)
         if self._outbox is not None:
             lost += self._outbox.rewind(marks)

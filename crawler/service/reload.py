@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from crawler.config.crawl_toml import IDENTITY, write_effective
 from crawler.config.load import changed
 from crawler.config.render import masked
 from crawler.config.sections import RELOADABLE, Config, HostConfig
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import ConfigError, StorageError, lack_of
 from crawler.service.steered import Steered
 
 NEXT_START: Final = {
@@ -75,24 +75,38 @@ class Changes:
         async with self._one_at_a_time:
             try:
                 new = await asyncio.to_thread(load)
+                wanted = changed(self._crawl.config, {key: getattr(new, key) for key in RELOADABLE})
             except ConfigError as error:
-                self.last_reload_successful = False
-                logger.warning("reload refused, nothing was changed:\n%s", "\n".join(f"  {fault}" for fault in error.faults))
+                self._refuse(error.faults)
+                return
+            except Exception as error:
+                if (lack := error if isinstance(error, StorageError) else lack_of(error)) is None:
+                    raise
+                self._refuse([str(lack)])
                 return
             self.last_reload_successful = True
             for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
                 logger.warning("reload: %s has changed; %s", key, _when(key))
-            await self._put(self._crawl.config.replaced(**{key: getattr(new, key) for key in RELOADABLE}))
+            await self._put(wanted)
+
+    def _refuse(self, faults: Iterable[str]) -> None:
+        self.last_reload_successful = False
+        logger.warning("reload refused, nothing was changed:\n%s", "\n".join(f"  {fault}" for fault in faults))
 
     async def _put(self, new: Config) -> None:
         keys = sorted(different(self._crawl.config, new))
         if keys:
-            await self._crawl.reconfigure(new)
             try:
-                await asyncio.to_thread(write_effective, self._root, new)
-            except StorageError as error:
-                logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
+                await self._crawl.reconfigure(new)
+            finally:  # it is in effect, even if what it excludes takes longer to end than whoever asked waits
+                await self._write_down(new)
             logger.info("changed: %s", ", ".join(keys))
+
+    async def _write_down(self, new: Config) -> None:
+        try:
+            await asyncio.to_thread(write_effective, self._root, new)
+        except StorageError as error:
+            logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
 
 
 def _not_there(config: Config, expressions: Sequence[str], blocks: Sequence[HostConfig]) -> list[str]:

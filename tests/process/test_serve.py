@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -206,6 +207,35 @@ def test_a_reload_tells_for_each_setting_what_it_takes(tmp_path):
         file.write_text(f"{key} = {changed[key]}\n")
         ended = command("run", "-o", str(tmp_path / "d"), "-c", str(file), "-i", str(tmp_path / "list"), "--max-time", "100ms")
         assert (ended.returncode == 2) == ("--fresh" in text), (key, ended)
+
+
+def test_a_reload_takes_over_nothing_that_the_crawl_as_it_was_begun_forbids(tmp_path):
+    file = tmp_path / "crawler.toml"
+    file.write_text('archive = "files"\n')
+    with served(tmp_path / "d", "--config", str(file)) as daemon:
+        file.write_text('retain_age = "30d"\nrate = 3\n')  # fine with warc, as it stands there now
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.said(r"reload refused|changed: ")[0] == "reload refused"
+        assert daemon.said(r"retain_age: does not cover bodies kept with archive = files")
+        told = daemon.ask("GET", "/v1/settings")
+        assert (told["retain_age"], told["rate"]) == (0.0, 0.0)
+        assert metric(daemon, "crawler_config_last_reload_successful") == 0
+
+
+def test_a_reload_that_finds_too_few_descriptors_is_refused_and_ends_nothing(tmp_path):
+    """Whether a text that is no URL was taken by an earlier version is asked of the store."""
+    file = tmp_path / "crawler.toml"
+    file.write_text("")
+    with served(tmp_path / "d", "--config", str(file)) as daemon:
+        file.write_text('urls = ["no-url"]\n')
+        used = {int(fd) for fd in os.listdir(f"/proc/{daemon.process.pid}/fd")}
+        limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        fewer = min(set(range(len(used) + 1)) - used) + 1
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (fewer, limits[1]))
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.said(r"reload refused|ended by")[0] == "reload refused"
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, limits)
+        assert metric(daemon, "crawler_config_last_reload_successful") == 0
 
 
 def test_the_log_may_be_a_file_that_is_rotated(tmp_path):

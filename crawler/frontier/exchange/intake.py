@@ -81,7 +81,8 @@ class Intake:
             frontier.resume(Pause.EXCHANGE)
 
     async def _delete_spent(self, pump: Pump) -> None:
-        """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own."""
+        """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own. What fails is done
+        again."""
         try:
             marks = await pump.marks()
             if files := self.exchange.spent(marks):

@@ -10,6 +10,7 @@ import random
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from crawler.core.link_block import Packer, embeds_of
 from crawler.core.model import PRIORITY_REDIRECT, Done, Dropped, Input, Lease, Link, Mark, Outcome, Retry
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store
+from crawler.frontier.exchange import intake as intake_module
 from crawler.frontier.exchange.board import Board
 from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Inbox, Received
@@ -411,11 +413,8 @@ class Running:
                 self.visits[lease.link.url] += 1
                 pump.frontier.settle(lease, outlinks(self.root, lease))
 
-        async def recover(error: StorageError) -> None:
-            raise error
-
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(pump.run(recover))
+            running = tasks.create_task(pump.run(self.recover))
             crew = [tasks.create_task(work()) for _ in range(4)]
             if seeds:
                 await pump.frontier.admit(Admitted(tuple(seeds)))
@@ -425,6 +424,10 @@ class Running:
             await running
         pump.close()
         journal.close()
+
+    async def recover(self, error: StorageError) -> None:
+        if error.final:
+            raise error
 
     async def crawl(self, seeds: list[Link], outlinks) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -468,6 +471,24 @@ async def test_nothing_is_read_of_what_others_send_while_a_part_holds_the_exchan
     running.pumps[1].intake.let_go()
     await crawl
     assert set(running.visits) == {f"http://{HERE}/1", f"http://{THERE}/1"}
+
+
+async def test_a_part_goes_on_where_the_store_fails_while_it_looks_for_files_that_all_have_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake_module, "EVERY_S", 0.01)
+    running = Running(tmp_path, 2)
+    crawl = asyncio.create_task(running.crawl([Link("http://h1.test/1", "h1.test")], chained))
+    while 1 not in running.pumps:
+        await asyncio.sleep(0)
+    read, fails = running.stores[1].marks, [StorageError("no file descriptors left", errno=errno.EMFILE)]
+
+    def marks(folder: str = "") -> Mapping[str, Mark]:
+        if fails:
+            raise fails.pop()
+        return read(folder)
+
+    running.stores[1].marks = marks
+    await crawl
+    assert not fails and running.visits.keys() == {f"http://h{n % 7}.test/{n}" for n in range(1, 256)}
 
 
 def nothing(root: Path, lease: Lease) -> Outcome:

@@ -103,6 +103,41 @@ async def test_while_the_disk_is_full_an_order_is_told_so_at_once(tmp_path):
         assert [(await d.ask("POST", path))[0] for path in ("/v1/checkpoint", "/v1/recrawl")] == [200, 202]
 
 
+async def test_an_order_is_fulfilled_though_the_store_could_not_be_read_in_between(tmp_path, site):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=lines(urls(site, range(5))))
+        await d.until(done=5)
+        read, calls = d.crawl.store.orders, []
+
+        def orders():
+            calls.append("")
+            if len(calls) == 3:  # there was room, it was kept, and is to be fulfilled
+                raise StorageError("no file descriptors left", errno=errno.EMFILE)
+            return read()
+
+        d.crawl.store.orders = orders
+        assert (await d.ask("POST", "/v1/recrawl"))[0] == 202
+        await d.until(changes={"unchanged": 5})
+        assert len(calls) > 3 and (await d.ask("GET", "/v1/status"))[1]["storage_errors"] == {"EMFILE": 1}
+
+
+async def test_what_a_sitemap_says_is_newer_is_due_though_the_store_failed_first(tmp_path, site):
+    async with daemon(tmp_path, recrawl_every="1h", recrawl_min=0) as d:
+        (url,) = urls(site, [7])
+        await d.ask("POST", "/v1/seeds", data=lines([url]))
+        await d.until(done=1)
+        hasten, fails = d.crawl.store.hasten, [StorageError("no file descriptors left", errno=errno.EMFILE)]
+
+        def hastened(modified):
+            if fails:
+                raise fails.pop()
+            return hasten(modified)
+
+        d.crawl.store.hasten = hastened
+        await d.crawl.recrawler.hasten({url: d.crawl.clock.wall()})
+        await d.until(changes={"new": 1, "unchanged": 1})
+
+
 async def test_while_the_disk_is_full_seeds_are_refused_and_what_was_taken_of_them_is_kept(tmp_path, monkeypatch):
     """With what to do, not after as long as it is full; sent again, the list goes on where it was."""
     monkeypatch.setattr(api_seeds, "UNWRITTEN_S", 0.2)
