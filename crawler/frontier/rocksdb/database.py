@@ -7,6 +7,7 @@ Every error of RocksDB becomes a StorageError. A scan that ends early raises.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -177,6 +178,7 @@ class Database:
         self._witness: Witness | None = None
         self._rdict: Rdict | None = _opened_to_read(path, options, families) if read_only else Rdict(str(path), options, families)
         try:
+            self._place = path.stat()
             self._witness = None if read_only else Witness(path)
             for name in FAMILIES:
                 self._families[name] = self._rdict.get_column_family(name)
@@ -304,9 +306,32 @@ class Database:
         self._cache.set_capacity(0)
         self._cache.set_capacity(self._cache_bytes)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its folder still stands at its path. RocksDB makes new files by that path: those of a folder that was put there
+        instead it would write over."""
+        try:
+            return os.path.samestat(self.path.stat(), self._place)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # the disk's trouble, which others tell
+
+    def check_place(self) -> None:
+        """StorageError, ``final``: the folder is elsewhere."""
+        if not self.is_in_place:
+            what = "was moved, deleted or replaced while this crawl ran; nothing was written to what is there now"
+            raise StorageError(f"{self.path}: {what}: put it back, or begin anew: --fresh", errno=errno.ENOENT, final=True)
+
     def close(self) -> None:
-        """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked."""
+        """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked. One that is not in its
+        place stays open as long as the process lives: what counts is in the log."""
         if self._rdict is None:
+            return
+        if not self.is_in_place:
+            for kept in [*self._families.values(), self._rdict]:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # rocksdict flushes what is forgotten, too
+            self._rdict = None
             return
         end = self.sequence()
         rdict, self._rdict = self._rdict, None
