@@ -134,14 +134,15 @@ def _stand_in(path: Path) -> Iterator[Path]:
     own into every folder it opens, to read as well. Needed only for as long as the opening takes. Raises OSError.
 
     RocksDB looks here for CURRENT and the MANIFEST it names; tables and log are opened in ``path``. In memory where that can
-    be had: a full disk must not keep anybody from reading."""
+    be had: a full disk must not keep anybody from reading; nor must a full memory."""
     current = (path / "CURRENT").read_bytes()
     manifest = os.fsdecode(current.strip())
-    where = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108 mkdtemp makes a name nobody else has
     with contextlib.ExitStack() as stack:
         try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crawler-", dir=where)))
-            (folder / "CURRENT").write_bytes(current)
+            try:
+                folder = _filled(stack, "/dev/shm", current)  # noqa: S108 mkdtemp makes a name nobody else has
+            except OSError:
+                folder = _filled(stack, None, current)
             if _is_manifest(manifest):  # or RocksDB says what is wrong with it
                 (folder / manifest).symlink_to(path / manifest)
         except OSError as error:
@@ -150,6 +151,12 @@ def _stand_in(path: Path) -> Iterator[Path]:
             what = f"to read a crawl takes room for some bytes in a temporary directory: {error.strerror}; name one by TMPDIR"
             raise StorageError(f"{path}: {what}", errno=error.errno or 0) from error
         yield folder
+
+
+def _filled(stack: contextlib.ExitStack, where: str | None, current: bytes) -> Path:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crawler-", dir=where)))
+    (folder / "CURRENT").write_bytes(current)
+    return folder
 
 
 def _opened_to_read(path: Path, options: Options, families: dict[str, Options]) -> Rdict:
