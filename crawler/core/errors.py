@@ -64,6 +64,8 @@ _ADVICE: Final = {
     errno.ENFILE: "allow the machine more descriptors (sysctl fs.file-max)",
     errno.ENOMEM: "allow more memory (ulimit -v, ulimit -d, or MemoryMax of systemd), or lower --memory-limit",
     errno.EFBIG: "allow larger files (ulimit -f, or LimitFSIZE of systemd)",
+    errno.EROFS: "mount it so that it can be written",
+    errno.EIO: "the disk fails (see dmesg): the same command goes on once it is there again",
 }
 """What to do about an error of this machine whose own words do not tell."""
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -275,3 +276,16 @@ def test_a_crawl_runs_its_interpreter_on_one_core_and_nothing_else_of_it(web, tm
                 found = is_bound()
         process.kill()
         process.communicate()
+
+
+def test_a_crawl_that_is_stopped_while_it_has_no_descriptors_ends_without_a_traceback(web, tmp_path):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(200)]
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL)
+    with crawling(*command, "--rate", "20") as process:
+        wait_until(lambda: sum(path.stat().st_size for path in (tmp_path / "results").rglob("*.jsonl")))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3 and "ulimit -n" in said and "Traceback" not in said, said
+    assert crawler(*command).returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)

@@ -8,13 +8,20 @@ from crawler.core.errors import StorageError, lack_of
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "ulimit -v"), (errno.EFBIG, "ulimit -f")]
+    ("number", "advice"),
+    [
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOMEM, "ulimit -v"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EIO, "dmesg"),
+        (errno.EROFS, "mount"),
+    ],
 )
 def test_a_lack_is_told_with_what_to_do_and_once(number, advice):
     first = StorageError("crawl.toml: no more", errno=number)
     again = StorageError(str(first), errno=number)  # as it comes from another process
     assert str(again) == str(first) and str(first).startswith("crawl.toml: no more: ") and str(first).count(advice) == 1
-    assert str(StorageError("damaged", errno=errno.EROFS)) == "damaged"
+    assert str(StorageError("damaged", errno=errno.ENOSPC)) == "damaged"
 
 
 @pytest.mark.parametrize(
