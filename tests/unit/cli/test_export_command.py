@@ -12,6 +12,11 @@ def test_since_long_ago_means_all_rows(text):
     assert _since(text) == "1970-01-01T00:00:00.000Z"
 
 
+@pytest.mark.parametrize("text", ["2026-11-23", "20261123", "2026-11-23T00:00Z", "2026-11-23T01:00+01:00"])
+def test_since_a_day(text):
+    assert _since(text) == "2026-11-23T00:00:00.000Z"
+
+
 @pytest.mark.parametrize("text", ["yesterday", "-7d", "2026-13-01"])
 def test_what_is_no_time_is_a_fault(text):
     with pytest.raises(ConfigError, match="write a day"):
