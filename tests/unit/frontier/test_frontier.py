@@ -688,6 +688,34 @@ async def test_suspects_are_visited_and_committed_one_at_a_time():
     assert set(together) <= {0, 1} and sum(together) == 40
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_the_next_suspect_waits_though_one_that_was_settled_unfetched_is_committed(is_made):
+    """Or though its batch has failed: the one that was visited meanwhile is not committed yet."""
+    world = World()
+    world.bench.put([Lease(link, b"%d" % n, suspect=True) for n, link in enumerate(links(3, 1))])
+    world.frontier.settle_unfetched([(world.bench.clear("h0.test")[0], ("skipped", "crashed"))])
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def commit(batch):
+        begun.set()
+        await go_on.wait()
+        if not is_made:
+            raise StorageError("disk full", errno=28)
+
+    async def rewind(claimed): ...
+
+    world.pump._committer.commit, world.pump._committer.rewind, world.pump._recover = commit, rewind, world.recover
+    committing = asyncio.create_task(world.pump._commit())
+    await begun.wait()
+    world.frontier.settle(await world.frontier.take(), Dropped("skipped", "mime", sign="alive"))
+    go_on.set()
+    await committing
+    assert world.bench.take(world.clock.now()) is None
+    world.pump._after_commit(world.pump._batches.close(), None)
+    assert world.bench.take(world.clock.now()) is not None
+    world.pump.close()
+
+
 async def test_a_crawl_delay_outlives_the_rules_it_was_read_from():
     """A visit is out while the rules of its host are given up for others': the host rests as long all the same."""
     world = World()
