@@ -161,6 +161,26 @@ async def test_a_failed_write_costs_second_visits_and_loses_nothing():
     assert len(world.recovered) == 3
 
 
+async def test_pages_of_a_write_that_failed_take_none_of_those_that_may_be_fetched(tmp_path):
+    """They are fetched again: --max-pages is the number that is kept."""
+    world = World()
+    world.frontier._visits_left = 3
+    pump = asyncio.create_task(world.pump.run(world.recover))
+    async with asyncio.timeout(20):
+        await (await world.frontier.admit(Admitted(tuple(links(1, 5)))))
+        for visits_left, fails in ((3, 1), (2, 0)):
+            world.files.fail_next = fails
+            lease = await world.frontier.take()
+            world.frontier.settle(lease, Done(empty_page(lease.link.url, tmp_path), "ok"))
+            assert world.frontier.visits_left == 2
+            while not (world.recovered if fails else world.frontier.counts.done) or world.frontier.pauses:
+                await asyncio.sleep(0)
+            assert world.frontier.visits_left == visits_left
+        world.pump.end()
+        await pump
+    world.pump.close()
+
+
 async def test_a_write_that_never_works_ends_the_crawl():
     world = World()
     world.files.fail_next = 10**6
