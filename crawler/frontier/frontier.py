@@ -376,8 +376,10 @@ class Frontier:
         self.deal()
 
     def undone(self, batch: Iterable[Settled]) -> None:
-        """These visits were not made, after all. The store gives their leases again; a robots link is asked for again."""
+        """These visits were not made, after all. The store gives their leases again; robots links are asked for again."""
         for settled in batch:
+            if self._visits_left is not None and isinstance(settled.outcome, Done) and settled.lease.link.kind in PAGES:
+                self._visits_left += 1
             if not settled.lease.key:
                 self.bench.hold_for_robots(asking_host(settled.lease.link), False)
 
@@ -478,10 +480,6 @@ class Frontier:
                 self._robots.deny(of, failure)
             self.rules_learned([*robots, *((of, None) for of, _ in denials)])
         return committed
-
-    def refuse(self, refused: Mapping[str, int]) -> None:
-        """Count links that a rule left out."""
-        self._batches.open.refuse(refused)
 
     def retire(self, marks: Mapping[str, Mark | None]) -> asyncio.Future[None]:
         """Files that are no longer kept (None: no mark any more). The future is done when that is committed."""

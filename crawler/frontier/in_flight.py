@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -35,17 +35,21 @@ logger: Final = logging.getLogger(__name__)
 
 class InFlight:
     """``enter(key) -> slot`` when a visit begins, ``leave(slot)`` when it ends. ``found`` holds the keys of the links that
-    are suspected of an unclean end, ``crashed`` what the fault handler wrote then. Raises OSError."""
+    are suspected of an unclean end, ``crashed`` what the fault handler wrote then. ``count(found)`` keeps them before they are
+    cleared: where that fails, they are found again. Raises OSError."""
 
-    def __init__(self, path: Path, slots: int) -> None:
+    def __init__(self, path: Path, slots: int, count: Callable[[list[bytes]], object] = len) -> None:
         self.crashed = _crash_of(path.with_name("crash"))
         size = BEAT.size + slots * SLOT.size
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self.found = _suspects(os.pread(fd, BEAT.size + SLOTS_MAX * SLOT.size, 0), bool(self.crashed))
-            os.ftruncate(fd, 0)
             os.posix_fallocate(fd, 0, size)  # a hole in a mapped file would be SIGBUS on a full disk
+            if self.found:
+                count(self.found)
+            os.ftruncate(fd, size)
             self._map = mmap.mmap(fd, size)
+            self._map[:] = bytes(size)
         finally:
             os.close(fd)
         self._free = list(range(slots - 1, -1, -1))
@@ -95,15 +99,17 @@ class InFlight:
 
 def open_in_flight(path: Path, slots: int, store: Store) -> InFlight:
     """The slots of the visits that are out; what an unclean end left there is suspected once more. Raises StorageError."""
+
+    def count(found: list[bytes]) -> None:
+        counts = store.suspects()
+        store.set_suspects({key: counts.get(key, 0) + 1 for key in found})
+
     try:
-        in_flight = InFlight(path, slots)
+        in_flight = InFlight(path, slots, count)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", errno=error.errno or 0) from error
     if in_flight.crashed:
         logger.warning("the last process crashed:\n%s", in_flight.crashed)
-    if in_flight.found:
-        counts = store.suspects()
-        store.set_suspects({key: counts.get(key, 0) + 1 for key in in_flight.found})
     return in_flight
 
 

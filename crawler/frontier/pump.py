@@ -241,7 +241,7 @@ class Pump:
                 batch.discard_bodies()
                 self.frontier.undone(batch.settled)
                 self._batches.undo(batch)
-                self.frontier.bench.hold_suspects(False)
+                self.frontier.bench.hold_suspects(self._batches.open.has_suspect)
             if self.member is not None:
                 self.member.undone()
         except Exception:
@@ -264,7 +264,7 @@ class Pump:
         self.committed_at = now = self._clock()
         batch.discard_bodies()
         if batch.has_suspect:
-            self.frontier.bench.hold_suspects(False)
+            self.frontier.bench.hold_suspects(self._batches.open.has_suspect)
         unknown = self._batches.open.hosts  # visited again meanwhile: of these the store does not know the last rest yet
         for host in batch.hosts.keys() - unknown.keys():
             self.frontier.bench.forget(host, now, batch.hosts[host].due)

@@ -161,6 +161,26 @@ async def test_a_failed_write_costs_second_visits_and_loses_nothing():
     assert len(world.recovered) == 3
 
 
+async def test_pages_of_a_write_that_failed_take_none_of_those_that_may_be_fetched(tmp_path):
+    """They are fetched again: --max-pages is the number that is kept."""
+    world = World()
+    world.frontier._visits_left = 3
+    pump = asyncio.create_task(world.pump.run(world.recover))
+    async with asyncio.timeout(20):
+        await (await world.frontier.admit(Admitted(tuple(links(1, 5)))))
+        for visits_left, fails in ((3, 1), (2, 0)):
+            world.files.fail_next = fails
+            lease = await world.frontier.take()
+            world.frontier.settle(lease, Done(empty_page(lease.link.url, tmp_path), "ok"))
+            assert world.frontier.visits_left == 2
+            while not (world.recovered if fails else world.frontier.counts.done) or world.frontier.pauses:
+                await asyncio.sleep(0)
+            assert world.frontier.visits_left == visits_left
+        world.pump.end()
+        await pump
+    world.pump.close()
+
+
 async def test_a_write_that_never_works_ends_the_crawl():
     world = World()
     world.files.fail_next = 10**6
@@ -686,6 +706,34 @@ async def test_suspects_are_visited_and_committed_one_at_a_time():
     await world.crawl(links(5, 8), drop)
     assert world.visits.total() == 40
     assert set(together) <= {0, 1} and sum(together) == 40
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_the_next_suspect_waits_though_one_that_was_settled_unfetched_is_committed(is_made):
+    """Or though its batch has failed: the one that was visited meanwhile is not committed yet."""
+    world = World()
+    world.bench.put([Lease(link, b"%d" % n, suspect=True) for n, link in enumerate(links(3, 1))])
+    world.frontier.settle_unfetched([(world.bench.clear("h0.test")[0], ("skipped", "crashed"))])
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def commit(batch):
+        begun.set()
+        await go_on.wait()
+        if not is_made:
+            raise StorageError("disk full", errno=28)
+
+    async def rewind(claimed): ...
+
+    world.pump._committer.commit, world.pump._committer.rewind, world.pump._recover = commit, rewind, world.recover
+    committing = asyncio.create_task(world.pump._commit())
+    await begun.wait()
+    world.frontier.settle(await world.frontier.take(), Dropped("skipped", "mime", sign="alive"))
+    go_on.set()
+    await committing
+    assert world.bench.take(world.clock.now()) is None
+    world.pump._after_commit(world.pump._batches.close(), None)
+    assert world.bench.take(world.clock.now()) is not None
+    world.pump.close()
 
 
 async def test_a_crawl_delay_outlives_the_rules_it_was_read_from():

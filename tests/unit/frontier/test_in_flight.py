@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from crawler.frontier.in_flight import OUT_LONG_S, InFlight
+from crawler.core.errors import StorageError
+from crawler.frontier.in_flight import OUT_LONG_S, InFlight, open_in_flight
 
 DIES = """
 import sys, time, os, signal
@@ -64,6 +66,24 @@ def test_a_crash_puts_suspicion_on_all_that_were_out(tmp_path):
     trace.close()
     trace = InFlight(tmp_path / "out", 8)
     assert trace.crashed == "", "told once"
+    trace.close()
+
+
+def test_suspicion_that_could_not_be_kept_falls_on_the_same_visits_at_the_next_start(tmp_path):
+    """The disk is full, perhaps: the start fails, and is tried again."""
+    die(tmp_path / "out", 0.0, signal.SIGSEGV)
+    kept: list[dict[bytes, int]] = []
+
+    def fails(counts):
+        raise StorageError("no space left", errno=28)
+
+    with pytest.raises(StorageError):
+        open_in_flight(tmp_path / "out", 8, SimpleNamespace(suspects=dict, set_suspects=fails))
+    trace = open_in_flight(tmp_path / "out", 8, SimpleNamespace(suspects=dict, set_suspects=kept.append))
+    assert kept == [{b"held": 1, b"young": 1}] and "Segmentation fault" in trace.crashed
+    trace.close()
+    trace = open_in_flight(tmp_path / "out", 8, SimpleNamespace(suspects=dict, set_suspects=kept.append))
+    assert len(kept) == 1
     trace.close()
 
 
