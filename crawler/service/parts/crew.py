@@ -24,7 +24,7 @@ from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
-from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX
+from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
@@ -67,6 +67,8 @@ class _Part:
         """By itself, and said so."""
         self.error: Exception | None = None
         self.look = Look(Snapshot(at=0.0, state="opening"))
+        self.heard_at = 0.0
+        """When its process has answered last, by the monotonic clock."""
         self.before = Counted()
         """By its processes that have ended."""
         self.before_bytes = 0
@@ -80,6 +82,11 @@ class _Part:
     def open_channel(self) -> Channel | None:
         """Its channel, while it is open."""
         return self.channel if self.is_open else None
+
+    def stuck(self) -> str | None:
+        """What keeps it from making progress: it says so, or says nothing at all."""
+        silent_s = time.monotonic() - self.heard_at if self.is_open else 0.0
+        return f"no answer for {silent_s:.0f} s" if silent_s > STUCK_S else self.look.stuck
 
     def snapshot(self) -> Snapshot:
         seen = self.look.snapshot
@@ -221,7 +228,7 @@ class Crew:
 
     def alive(self) -> str | None:
         """As ``Vitals.alive``: what keeps a part from making progress."""
-        return next((f"part {part.number}: {part.look.stuck}" for part in self._parts if part.look.stuck), None)
+        return next((f"part {part.number}: {stuck}" for part in self._parts if (stuck := part.stuck())), None)
 
     def ready(self) -> str | None:
         """As ``Vitals.ready``: why a part takes no new work."""
@@ -315,6 +322,7 @@ class Crew:
         def opened(look: bytes) -> None:
             assert part.channel is not None
             part.look, part.is_open, part.was_open, part.away_since = _looks.decode(look), True, True, None
+            part.heard_at = time.monotonic()
             for name, arguments in self._missed(part):
                 part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
@@ -397,12 +405,12 @@ class Crew:
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:
             if channel is not None and (seen := await channel.ask("look")) and part.open_channel is channel:
-                part.look = _looks.decode(seen)
+                part.look, part.heard_at = _looks.decode(seen), time.monotonic()
 
     async def _see(self, part: _Part) -> None:
         async with self._asked(part) as channel:
             if channel is not None and (seen := await channel.ask("snapshot")) and part.open_channel is channel:
-                part.look = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen))
+                part.look, part.heard_at = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen)), time.monotonic()
 
     @contextlib.asynccontextmanager
     async def _asked(self, part: _Part) -> AsyncIterator[Channel | None]:
