@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
@@ -134,6 +135,7 @@ class Crew:
     async def run(self) -> None:
         """Until every part has ended. Raises what ended one of them early: StorageError, ConfigError, PartsError."""
         self._nursery.ended = self._ended
+        self._nursery.not_begun = self._not_begun
         self._nursery.lost = self._lose_nursery
         with self._nursery.heard():
             async with asyncio.TaskGroup() as tasks:
@@ -377,6 +379,11 @@ class Crew:
     def _ended(self, number: int, code: int) -> None:
         if not self._parts[number].exit.done():
             self._parts[number].exit.set_result(code)
+
+    def _not_begun(self, number: int, why: int) -> None:
+        said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
+        self._parts[number].error = StorageError(f"{said} ({os.strerror(why)})", errno=why)
+        self._ended(number, 1)
 
     def _lose_nursery(self) -> None:
         self._fail(PartsError("the process that begins the parts of this crawl has ended"))
