@@ -53,7 +53,8 @@ class CommandParser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             if not unknown[0].startswith("-"):
-                self.error(f"{unknown[0]} is one name too many (see {self.prog} --help)")
+                data = ": a directory is named by --data" if "--data" in self._option_string_actions else ""
+                self.error(f"{unknown[0]} is one name too many{data} (see {self.prog} --help)")
             flag = unknown[0].partition("=")[0]
             meant = did_you_mean(flag, self._option_string_actions, f" (see {self.prog} --help)")
             self.error(f"there is no {flag} here{meant}")
@@ -64,6 +65,8 @@ class CommandParser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += " (one that begins with a dash is joined to its option by =)"
         print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)
         raise SystemExit(Exit.USAGE)
 

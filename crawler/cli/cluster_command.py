@@ -42,9 +42,10 @@ def cluster(arguments: Sequence[str]) -> int:
     needs = {"cluster": "--cluster is missing: the URL of the crawl's database, as its nodes were given it"}
     config = load(flags(namespace), file=namespace.config, needs=needs).config
     from crawler.crawl.membership import address_of
+
+    address = address_of(config)  # which says so where the database's client is not installed
     from crawler.frontier.cluster.overview import declare_lost, look
 
-    address = address_of(config)
     if namespace.action == "status":
         if names:
             raise ConfigError("status is of all nodes: leave the name out")

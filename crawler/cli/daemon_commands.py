@@ -290,7 +290,7 @@ def _ask_health(listen: str, path: str) -> int:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         say(f"no response from {listen}: {reason}; is it running?")
         return Exit.INTERNAL
-    say(f"{listen}{path}: {status} {text}")
+    say(f"{listen}{path}: {status} {text.partition(chr(10))[0]}")  # another server's page may be long
     return Exit.OK if status == HTTPStatus.OK else Exit.INTERNAL
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from crawler.output.filters import Filter
 
 FORMATS: Final = ("jsonl", "pages", "parquet", "wacz")
+DAY_CHARS: Final = 8
+"""Of a day without dashes: 20261123 is not so many seconds ago."""
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -94,21 +96,23 @@ def _statuses(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _since(text: str) -> str:
-    """As rows have it."""
+    """As rows have it: none is from before 1970, and earlier years would not sort as text."""
     from datetime import UTC, datetime
 
     from crawler.config.types import parse_time
     from crawler.output.rows import iso
 
     try:
-        return iso(time.time() - float(parse_time(text)))
+        if text.isdigit() and len(text) == DAY_CHARS:
+            raise ValueError
+        at = time.time() - float(parse_time(text))
     except ValueError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-        return iso((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise ConfigError(f"--since {text}: write a day such as 2026-11-23, a moment, or how long ago, such as 7d") from None
+        try:
+            moment = datetime.fromisoformat(text)
+            at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            raise ConfigError(f"--since {text}: write a day such as 2026-11-23, a moment, or how long ago, such as 7d") from None
+    return iso(max(0.0, at))
 
 
 def _rows(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Iterator[Row]:

@@ -116,7 +116,7 @@ def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
         return COMMANDS[name][0](arguments[1:], signals)
     if name in COMMANDS:
         return COMMANDS[name][0](arguments[1:])
-    if name == "help" and len(arguments) > 1:
+    if name == "help" and len(arguments) > 1 and arguments[1] not in ("-h", "--help"):
         return _topic(arguments[1])
     if name in ("-h", "--help", "help"):
         print(_help(), end="")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import shlex
 from collections.abc import Mapping
@@ -24,6 +25,13 @@ PLAIN_EVERY_S: Final = 10.0
 _MARGIN: Final = 3
 """Columns kept free behind the live line: the ^C that a terminal echoes there must not break it, or it is not erased."""
 _BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
+
+
+_REMEDIES: Final = {
+    "proxy": "the proxy took no connection, or passed the request on to nobody: see --proxy",
+    "certificate": "the server's certificate is not trusted: name an authority of your own by --ca-file",
+}
+"""By the reason of a failure that a setting may be to blame for."""
 
 
 def _took(seconds: float) -> str:
@@ -61,6 +69,7 @@ def closing_table(
         if any(count for change, count in end.changes.items() if change != "unchanged"):
             lines.append(_to_list("them", directory, "--change new,changed,gone", is_kept))
     lines += _blocked(end.outcomes.get("blocked", 0), begun.outcomes.get("blocked", 0) if begun else 0, directory, opened)
+    lines += [f"{reason}: {what}" for reason, what in _REMEDIES.items() if end.reasons.get(reason)]
     if end.lines:
         lines += ["lines of the lists that are no new URL", *_columns(end.lines)]
         lines += [f"{reason}: {what}" for reason, what in WHAT_TO_DO.items() if end.reasons.get(reason)]
@@ -147,6 +156,14 @@ class Progress:
         if self._live:
             with suppress(OSError):
                 self._live.stop()
+
+    def leave(self) -> None:
+        """Give the terminal back, and say so, in a process that ends at once."""
+        if self._mode == "none" or not _takes_more(self._stream):
+            return
+        cursor = "\r\n\x1b[?25h" if self._live else ""  # which the live line has hidden
+        with suppress(OSError):
+            os.write(self._stream.fileno(), f"{cursor}crawler: ended at once: the same command continues\n".encode())
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)

@@ -65,6 +65,8 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         return Exit.STOPPED
     parts, why = processes_of(config, "run")
     with opened_for(config, "run", parts) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
+        if signals is not None:
+            signals.at_once.append(progress.leave)
         for line in spoken:
             logger.warning("%s", line)
         if why:
@@ -75,12 +77,13 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
         except KeyboardInterrupt:
             return Exit.STOPPED  # from another handler than ours: before it began, or after all was committed
     seconds = time.monotonic() - began
+    directory = str(config.output)
     with contextlib.suppress(OSError):  # of a terminal that was closed
         if not quiet:
             table = closing_table(
                 report.snapshot,
                 seconds,
-                directory=str(config.output),
+                directory=f"./{directory}" if directory.startswith("-") else directory,
                 stopped_by=report.stopped_by,
                 begun=report.begun,
                 opened=bool(config.allow_net),

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, lack_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -172,12 +172,17 @@ def import_aiohttp() -> None:
 
 
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
-    """Run it to its end."""
+    """Run it to its end. StorageError where no descriptors are left to end in order: uvloop cannot be closed then."""
     import asyncio
 
     settle_memory()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(crawl())
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(crawl())
+    except RuntimeError as error:
+        if (lack := lack_of(error.__context__)) is None:
+            raise
+        raise lack from error
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -6,6 +6,7 @@ Invariant: a reader sees the old file or the new one, whole. It holds no secret.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,6 +19,7 @@ from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 S = TypeVar("S", bound=Section)
 
 FILE_NAME: Final = "crawl.toml"
+_HEAD: Final = "# What this crawl runs with"
 IDENTITY: Final = ("archive", "depth", "scope", "drop_params", "sort_query", "store")
 """What a crawl's directory was begun with and cannot change: every other key takes effect at the next start."""
 
@@ -26,7 +28,7 @@ def write_effective(directory: Path, config: Config) -> Path:
     """Write DIR/crawl.toml so that a reader sees the old file or the new one, whole, whatever happens. Raises StorageError."""
     path = directory / FILE_NAME
     temporary = directory / f"{FILE_NAME}.tmp"
-    head = "# What this crawl runs with, written at each start and each change; secrets are shown as ***.\n\n"
+    head = f"{_HEAD}, written at each start and each change; secrets are shown as ***.\n\n"
     try:
         with storing(temporary):
             # fresh is an order given once, not a property of the crawl: whoever starts from this file must not repeat it
@@ -37,6 +39,13 @@ def write_effective(directory: Path, config: Config) -> Path:
         with storing(temporary):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def is_somebodys(path: Path) -> bool:
+    """Whether a file of that name was written by hand: no crawl may write over it."""
+    with storing(path), suppress(FileNotFoundError):
+        return not path.read_bytes().startswith(_HEAD.encode())
+    return False
 
 
 def identity(config: Config) -> dict[str, Any]:

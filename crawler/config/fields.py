@@ -254,11 +254,18 @@ def _bool(value: Any) -> bool:
 
 
 _WHOLE: Final = re.compile(r"\s*[+-]?\d(?:_?\d)*(?:\.0+)?\s*", re.ASCII)
-_WHOLE_MAX: Final = 2.0**63
-"""Of a number with a point: beyond it, whoever wrote it meant something else."""
+_WHOLE_MAX: Final = (1 << 63) - 1
+"""What fits wherever a number is kept or sent. Beyond it, whoever wrote it meant something else."""
 
 
 def _int(value: Any) -> int:
+    number = _whole(value)
+    if abs(number) > _WHOLE_MAX:
+        raise ValueError(f"must be a whole number of at most {_WHOLE_MAX}")
+    return number
+
+
+def _whole(value: Any) -> int:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     if isinstance(value, str) and _WHOLE.fullmatch(value):
@@ -268,7 +275,7 @@ def _int(value: Any) -> int:
             raise ValueError("must be a whole number") from None
     if isinstance(value, bool | str) or not isinstance(value, int | float):
         raise ValueError("must be a whole number")
-    if isinstance(value, float) and (value != int(value) or abs(value) >= _WHOLE_MAX):
+    if isinstance(value, float) and value != int(value):
         raise ValueError("must be a whole number")
     return int(value)
 

@@ -128,7 +128,8 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
         faults.append(f"{file}: not a TOML file: it is not UTF-8 text; save it as UTF-8")
         return {}
     except (ValueError, RecursionError) as error:
-        faults.append(f"{file}: not a TOML file: {error or 'too deeply nested'}")
+        why = str(error).replace("Cannot overwrite a value", "a key that stands above already") or "too deeply nested"
+        faults.append(f"{file}: not a TOML file: {why}")
         return {}
     layer: dict[str, tuple[Any, str]] = {}
     for key, value in table.items():

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 
 from crawler.config.fields import Check
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)?", re.I)
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[kmgt]i?)?b?)", re.IGNORECASE | re.ASCII)
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
     "ki": 1 << 10,
     "mi": 1 << 20,
     "gi": 1 << 30,
     "ti": 1 << 40,
 }
-_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?", re.I)
+_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?", re.IGNORECASE | re.ASCII)
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -47,7 +47,7 @@ def parse_size(value: Any) -> Any:
         return value
     if not (match := _SIZE.fullmatch(value.strip())):
         raise ValueError("must be a size such as 64MiB, 10kB or a number of bytes")
-    size = float(match[1]) * _UNITS[(match[2] or "").lower().removesuffix("b")]
+    size = float(match[1]) * _UNITS[match[2].lower().removesuffix("b")]
     if not math.isfinite(size):
         raise ValueError("must be a size that can be meant")
     return int(size)

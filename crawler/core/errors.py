@@ -10,6 +10,7 @@ CrawlerError
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
@@ -63,6 +64,8 @@ _ADVICE: Final = {
     errno.ENFILE: "allow the machine more descriptors (sysctl fs.file-max)",
     errno.ENOMEM: "allow more memory (ulimit -v, ulimit -d, or MemoryMax of systemd), or lower --memory-limit",
     errno.EFBIG: "allow larger files (ulimit -f, or LimitFSIZE of systemd)",
+    errno.EROFS: "mount it so that it can be written",
+    errno.EIO: "the disk fails (see dmesg): the same command goes on once it is there again",
 }
 """What to do about an error of this machine whose own words do not tell."""
 
@@ -73,6 +76,14 @@ def our_errno(error: BaseException | None) -> int:
     return number if number in OUR_ERRNOS else 0
 
 
+def _errno_of_import(error: ImportError) -> int:
+    """dlopen(3) has no errno, but says its words."""
+    said = str(error)
+    if "failed to map segment" in said:
+        return errno.ENOMEM
+    return next((number for number in (errno.ENFILE, errno.EMFILE, errno.ENOMEM) if os.strerror(number) in said), 0)
+
+
 def lack_of(error: BaseException | None) -> StorageError | None:
     """An error that says in a sentence what this machine did not give us: a thread, a descriptor, memory. None where that is not
     the whole cause."""
@@ -81,9 +92,7 @@ def lack_of(error: BaseException | None) -> StorageError | None:
         return lacks[0] if all(lacks) else None
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no class of its own for it
         return StorageError(_NO_THREAD)
-    if isinstance(error, ImportError) and "failed to map segment" in str(error):  # dlopen(3) has no errno
-        return StorageError(_LACKS[errno.ENOMEM], errno=errno.ENOMEM)
-    number = our_errno(error)
+    number = _errno_of_import(error) if isinstance(error, ImportError) else our_errno(error)
     return StorageError(_LACKS[number], errno=number) if number in _LACKS else None
 
 

@@ -139,7 +139,9 @@ def packed_text(text: bytes) -> bytes:
         return bytes((0xA0 | size,)) + text
     if size < 256:
         return bytes((0xD9, size)) + text
-    return b"\xda" + size.to_bytes(2, "big") + text
+    if size < 65536:
+        return b"\xda" + size.to_bytes(2, "big") + text
+    return b"\xdb" + size.to_bytes(4, "big") + text
 
 
 class Packer:

@@ -60,6 +60,8 @@ class Files(NamedTuple):
     in_flight: InFlight | None
     exchange: Exchange | None
     membership: Membership | None
+    opened_at: float
+    """By the crawl's clock, which begins no earlier: a host never seen rests from then."""
 
 
 def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | None, stack: contextlib.ExitStack) -> Files:
@@ -84,7 +86,8 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
         make_whole(config, root)
     if own.parent != root:
         make_dir(own)  # RocksDB makes it too, but syncs no name of it
-    store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership)
+    now = Clock().now() if membership is None else membership.now
+    store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership, now)
     stack.callback(store.close)  # again: see _leave
     number = part.share.own if part is not None else WHOLE
     outbox: Outbox | None = None
@@ -100,7 +103,7 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
     for name in journal.rewind(store.marks()):
         logger.warning("%s: not part of the last commit; moved to lost+found/", name)
     in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
-    return Files(root, tmp, store, journal, in_flight, exchange, membership)
+    return Files(root, tmp, store, journal, in_flight, exchange, membership, now)
 
 
 def _provenance(config: Config) -> dict[str, str]:
@@ -154,7 +157,7 @@ def _committed(config: Config, own: Path, store: Store) -> Mapping[str, Mark]:
 
 
 def _open_store(
-    config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None, membership: Membership | None
+    config: Config, own: Path, hosts: HostRules, plan: Plan, share: Share | None, membership: Membership | None, now: float
 ) -> Store:
     if membership is not None:
         share = membership.mirror.share
@@ -162,7 +165,7 @@ def _open_store(
         config.store,
         own,
         Limits.of(config),
-        now=Clock().now() if membership is None else membership.now,
+        now=now,
         rest=hosts.delay,
         memory_bytes=plan.accounts["store"],
         share=share,

@@ -79,7 +79,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
     hosts = HostRules(config)
     with contextlib.ExitStack() as stack:
         files = open_files(config, hosts, plan, part, stack)
-        clock = Clock(files.store.clock(), files.membership.now if files.membership is not None else None)
+        clock = Clock(max(files.store.clock(), files.opened_at), files.membership.now if files.membership is not None else None)
         rules = _rules(config, hosts, files.store, clock, plan, endless=endless)
         basis = _Basis(config, part, endless, files, clock, rules, Budget(plan), FailingHosts())
         pump = _pump(basis)

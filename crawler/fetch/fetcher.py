@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.content_coding import codings_of
-from crawler.core.errors import FetchError
+from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import SITEMAPS, Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
 from crawler.core.text import matches_mime
@@ -163,7 +163,7 @@ class Fetcher:
                         probe.setblocking(False)
                         await self._loop.sock_connect(probe, (found["host"], found["port"]))
                         return True
-        except (OSError, FetchError, TimeoutError):
+        except (OSError, FetchError, StorageError, TimeoutError):
             pass
         return False
 

@@ -89,6 +89,8 @@ class Frontier:
         self._visits_left = visits_max
         self.visits_wanted: Callable[[], None] = lambda: None
         """Called where hardly more visits are allowed than are out."""
+        self.deals: Callable[[str], bool] = lambda host: True
+        """Whether visits of a host may begin here: it may be another's by now, though it is still on the bench."""
         self._on_unfetched = on_unfetched
         self._out: dict[int, tuple[Lease, int, float, float]] = {}  # id(lease) → lease, its slot in in_flight, dealt at, pause
         self._denied: set[str] = set()
@@ -290,10 +292,8 @@ class Frontier:
 
     def settle(self, lease: Lease, outcome: Outcome, committed: Callable[[], None] | None = None) -> None:
         """Record the outcome of a visit. Returns at once; durable after the next commit. ``committed`` is called when it is,
-        or was given back: what it holds in memory is free then."""
+        or at once where the lease is given back: what it holds in memory is free then."""
         batch = self._batches.open
-        if committed is not None:
-            batch.releases.append(committed)
         dealt_at, pause = self._leave(lease)
         if self._visits_left is not None and isinstance(outcome, Done) and lease.link.kind in PAGES:
             self._visits_left -= 1
@@ -302,9 +302,13 @@ class Frontier:
         rest = self._politeness.after(lease.link, outcome, before, now, pause)
         self.bench.release(lease, rest, now - dealt_at, responded=outcome.sign not in NO_RESPONSE)
         if isinstance(outcome, Unvisited):
-            self._give_back(lease)
+            if committed is not None:
+                committed()  # nothing of it waits for a commit, and perhaps there is none before somebody needs that memory
+            self.give_back(lease)
             self.deal()
             return
+        if committed is not None:
+            batch.releases.append(committed)
         if isinstance(outcome, Retry) and not lease.key:
             # a robots.txt stands in no queue: it is its host's next link again
             batch.hosts[host] = rest
@@ -330,7 +334,7 @@ class Frontier:
         self.settle_unfetched([(lease, down) for lease in leases if lease.key or asking_host(lease.link) != host])
         self._refill.given_up(host)
 
-    def _give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: Lease) -> None:
         """It was not visited. A robots link stands in no queue: its host asks for it again by itself."""
         if lease.key:
             self._refill.give_back(lease)
@@ -404,8 +408,8 @@ class Frontier:
 
     def put_robots(self, link: Link) -> bool:
         """Where a robots.txt was redirected to, as that host's next link once the redirect is settled. False if the host is
-        not on the bench: then it must go through its queue."""
-        if link.host not in self.bench:
+        not on the bench, or not dealt from: then it must go through its queue."""
+        if link.host not in self.bench or not self.deals(link.host):
             return False
         self.bench.put_robots_first(Lease(link, b""))
         return True

@@ -85,6 +85,8 @@ class Pump:
             visits_max=visits_max,
             on_unfetched=on_unfetched,
         )
+        if member is not None:
+            self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
         self.committed_at = self._opened_at = clock()
         self._recover: Callable[[StorageError], Awaitable[None]]
@@ -315,12 +317,9 @@ class Pump:
         self.frontier.counts = self._store.stats()  # what has become due again waits now
         self._take_in(got)
         for link, record, crashes in got.records:
-            if self._robots is not None and link.host in self.frontier.bench and self._deals(link.host):
+            if self._robots is not None and link.host in self.frontier.bench and self.frontier.deals(link.host):
                 self._take_in_robots(self._robots, link, record, crashes)
         self._check_finished()
-
-    def _deals(self, host: str) -> bool:
-        return self.member is None or self.member.deals(host)
 
     def failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
@@ -338,7 +337,7 @@ class Pump:
         room = {host: max(0, CLAIM_LINKS_PER_HOST - self.frontier.bench.waiting_at(host)) for host in got.sifted}
         for lease in got.leases:
             host = lease.link.host
-            if not self._deals(host):  # its slot has gone meanwhile
+            if not self.frontier.deals(host):  # its slot has gone meanwhile
                 self._refill.give_back(lease)
                 continue
             why = lease.down or self._batches.given_up(host) or self.frontier.denial(lease.link)
@@ -422,11 +421,11 @@ class Pump:
         return out | {slot_of(settled.lease) for batch in batches for settled in batch.settled}
 
     def give_back_waiting(self, slots: Collection[int], slot_of_host: Callable[[str], int]) -> None:
-        """What waits on the bench of these slots goes back to the store."""
+        """What waits on the bench of these slots goes back to the store. Hosts that waited for robots rules that one of these
+        hosts was to be visited for ask again."""
         for host in [host for host in self.frontier.bench.names() if slot_of_host(host) in slots]:
             for lease in self.frontier.bench.clear(host):
-                if lease.key:
-                    self._refill.give_back(lease)
+                self.frontier.give_back(lease)
 
     def evict(self, slots: Collection[int], slot_of: Callable[[Lease], int], slot_of_host: Callable[[str], int]) -> None:
         """These slots are others' now: what is here of them on the bench, or settled and not committed, is nobody's."""

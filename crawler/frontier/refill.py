@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from crawler.core.errors import StorageError
 from crawler.core.model import Lease, Link
 from crawler.core.urls import origin
 from crawler.frontier.committer import Committer
@@ -35,6 +36,9 @@ SIFTED_LINKS: Final = 500
 """So many hosts at a time are asked for so many of their next links, to settle those that are wanted no more."""
 SIFTED_HOSTS_MAX: Final = 1024
 """Hosts remembered to be asked so. Any other is come upon again when it is due."""
+ABSENT_MAX: Final = 64
+"""Hosts that had nothing more in the store, and have left the bench unvisited, or never came onto it: about so many at most are
+remembered."""
 REFILL_EVERY_S: Final = 1.0
 REFILL_S_MIN: Final = 0.005
 
@@ -112,6 +116,8 @@ class Refill:
                 self._exhausted.discard(host)
         if self._exhausted:
             self._exhausted.difference_update(fed)
+        if len(self._exhausted) > 2 * len(self._bench) + ABSENT_MAX:
+            self._exhausted = {host for host in self._exhausted if host in self._bench}
         self.wanted.set()
 
     def rewound(self) -> None:
@@ -160,20 +166,28 @@ class Refill:
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
         origins = [origin(link.url) for link in robots_wanted.values()]
-        leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
+        try:
+            leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
+        except StorageError:
+            self._want_again(robots_wanted, emptied, sifted)
+            raise
         if epoch != self._epoch:
-            self._robots_wanted = robots_wanted | self._robots_wanted
-            for host in emptied:
-                self.given_up(host)
-            for host in sifted:
-                self.sift(host)
-            self.wanted.set()
+            self._want_again(robots_wanted, emptied, sifted)
             return None
         if any(lease.suspect for lease in leases):
             _shuffle_hosts(leases)
         asked = {host: more for host, more in low.items() if host not in emptied and host not in sifted}
         self._learn(leases, asked, hosts)
         return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied, sifted)
+
+    def _want_again(self, robots_wanted: dict[str, Link], emptied: Iterable[str], sifted: Iterable[str]) -> None:
+        """The trip for these brought nothing. Leases come again by themselves, once the store is rewound."""
+        self._robots_wanted = robots_wanted | self._robots_wanted
+        for host in emptied:
+            self.given_up(host)
+        for host in sifted:
+            self.sift(host)
+        self.wanted.set()
 
     def _trip(
         self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]

@@ -18,9 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crawler.config.crawl_toml import FILE_NAME, IDENTITY, identity, identity_conflicts, read_identity, write_effective
+from crawler.config.crawl_toml import (
+    FILE_NAME,
+    IDENTITY,
+    identity,
+    identity_conflicts,
+    is_somebodys,
+    read_identity,
+    write_effective,
+)
 from crawler.config.sections import Config
-from crawler.core.durable import make_dir, storing, sync_dir
+from crawler.core.durable import lose, make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
@@ -71,6 +79,8 @@ def open_directory(root: Path, config: Config) -> Iterator[Path]:
                 _forget(root, config.keep_previous)
         _check_identity(root, config)
         make_tmp(root / "tmp")
+        if is_somebodys(mine := root / FILE_NAME):
+            logger.warning("%s was written by hand: kept as %s", mine, root / lose(root, mine))
         write_effective(root, config)
         yield root
 
@@ -133,6 +143,11 @@ def _forget(root: Path, keep: int) -> None:
             logger.info("earlier crawl deleted", extra={"path": str(path)})
 
 
+def _has_begun(root: Path) -> bool:
+    """Whether there is anything of the crawl that crawl.toml tells of: a start that failed leaves at most the name of a node."""
+    return any(path.name != "node.toml" for path in (root / "frontier").glob("*"))
+
+
 def _check_identity(root: Path, config: Config) -> None:
     begun = read_identity(root)
     if begun is None:
@@ -142,6 +157,8 @@ def _check_identity(root: Path, config: Config) -> None:
                 f"{root / FILE_NAME} is missing, which says how this crawl was begun: put it back, or write one with what it was "
                 f"begun with ({settings})"
             )
+        return
+    if begun["store"] != "memory" and not _has_begun(root):
         return
     if conflicts := identity_conflicts(begun, identity(config)):
         advice = f"{root} was begun with other settings; use them, another --output, or --fresh to set it aside"

@@ -121,10 +121,11 @@ def _folders(root: Path) -> list[tuple[int, int] | None]:
     """Which directories they are: of one that is mounted there no file is missing when it is not."""
     found: list[tuple[int, int] | None] = []
     for name in FOLDERS:
-        try:
-            stat = (root / name).stat()
-        except FileNotFoundError:
-            found.append(None)
-        else:
-            found.append((stat.st_dev, stat.st_ino))
+        with storing(root / name):
+            try:
+                stat = (root / name).stat()
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((stat.st_dev, stat.st_ino))
     return found

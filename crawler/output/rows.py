@@ -207,12 +207,12 @@ def _fill_response(row: Row, page: Page, kept: Kept | None, target: str | None) 
 
 def _location(page: Page) -> str | None:
     """Where a response redirects to: canonical if it can be parsed, else as sent."""
-    if not 300 <= page.status < 400 or (text := page.header("location")) is None:
+    if not 300 <= page.status < 400 or not (raw := page.raw_header("location")):
         return None
     try:
-        return urls.parse(text, page.url).href
+        return urls.parse(urls.escaped(raw), page.url).href
     except FetchError:
-        return urls.masked(text)
+        return urls.masked(page.header("location") or "")
 
 
 def _validators(page: Page) -> tuple[str | None, str | None]:

@@ -20,12 +20,16 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from crawler.core.errors import lack_of
+
 READY: Final = 0
 VALUE: Final = 1
 FAILED: Final = 2
 """The function raised: the payload is its name for people."""
 BROKEN: Final = 3
 """The process cannot do its work at all."""
+LACKING: Final = 4
+"""This machine did not give what it needs to begin: the payload is the errno, as ``<I``."""
 RETIRE: Final = 0x80
 """Added to a reply's status: replace me, I have grown."""
 HEAD: Final = struct.Struct("<IBf")
@@ -59,7 +63,10 @@ def main(preload: str, parent: int, memory_bytes: int, alarm_s: float, reply_byt
             function_of(path, known)
         _limit(memory_bytes)
     except Exception as error:
-        _reply(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
+        if (lack := lack_of(error)) is not None:
+            _reply(pipe, LACKING, LENGTH.pack(lack.errno))
+        else:
+            _reply(pipe, BROKEN, f"{type(error).__name__}: {error}".encode())
         return
     _reply(pipe, READY, b"")
     with open(0, "rb", buffering=64 << 10) as requests:

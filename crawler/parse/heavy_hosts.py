@@ -34,17 +34,17 @@ class HeavyHosts:
 
     def __init__(self, processes: int) -> None:
         self._processes = max(1, processes)
-        self._slots = asyncio.Semaphore(max(1, self._processes - 1))
-        self._has_all = self._processes == 1
-        """Whether there is a slot for each process."""
         self._domains: OrderedDict[str, float] = OrderedDict()  # heavy ones → seconds, on average
-        self._over_at = 0.0
-        """When the last heavy document was over."""
+        self._order = asyncio.Lock()  # only the first of those that wait asks whether it may begin
+        self._ended = asyncio.Event()
+        self._turns = 0
+        """That are held."""
         self._others_at = -math.inf
-        """When the last one of others was."""
-        self._gap_s = 0.0
-        """The others have the processes for themselves while no more than this is between two of them, until ``_free_at``."""
-        self._next_at = self._free_at = 0.0
+        """When the last document of others was read."""
+        self._over_at = 0.0
+        """When the last heavy one was over."""
+        self._gap_s = self._free_at = 0.0
+        """The others have the processes for themselves until none of theirs was read for so long, but no longer than this."""
         self.waiting = 0
 
     def turn(self, host: str) -> AbstractAsyncContextManager[None]:
@@ -55,22 +55,32 @@ class HeavyHosts:
     async def _turn(self) -> AsyncIterator[None]:
         self.waiting += 1
         try:
-            await self._slots.acquire()
+            async with self._order:
+                await self._may_begin()
+                self._turns += 1
         finally:
             self.waiting -= 1
         try:
-            while (left := self._next_at - _now()) > 0:  # noqa: ASYNC110 - it is put off while others come
-                await asyncio.sleep(left)
             yield
         finally:
-            self._leave()
+            self._turns -= 1
+            self._ended.set()
 
-    def _leave(self) -> None:
-        """The slot is free; and there is one more once no others are expected, one less once they are."""
-        has_all = self._processes == 1 or _now() - self._others_at >= OTHERS_EXPECTED_S
-        for _ in range(1 + has_all - self._has_all):
-            self._slots.release()
-        self._has_all = has_all
+    async def _may_begin(self) -> None:
+        """Returns when there is a process for a heavy document, and the others have had their time."""
+        while True:
+            if self._turns >= self._turns_max():
+                self._ended.clear()
+                await self._ended.wait()
+            elif (left_s := min(self._free_at, max(self._over_at, self._others_at) + self._gap_s) - _now()) > 0:
+                await asyncio.sleep(left_s)
+            else:
+                return
+
+    def _turns_max(self) -> int:
+        """One process is kept free while others are expected."""
+        are_expected = _now() - self._others_at < OTHERS_EXPECTED_S
+        return max(1, self._processes - are_expected)
 
     def took(self, host: str, seconds: float) -> None:
         """A document of this host was in the hands of a process for so long, all tries together."""
@@ -87,15 +97,12 @@ class HeavyHosts:
             self._heavy_read(seconds / self._processes)
         elif before is None:
             self._others_at = _now()
-            self._next_at = min(self._free_at, self._others_at + self._gap_s)
 
     def _heavy_read(self, share_s: float) -> None:
         """A heavy document is over. If one of others was read since the last such, they have a time of their own now."""
         now = _now()
         if self._others_at >= self._over_at:
-            self._gap_s = share_s
-            self._next_at = max(self._next_at, now + share_s)
-            self._free_at = max(self._free_at, now + OTHERS_SHARE * share_s)
+            self._gap_s, self._free_at = share_s, max(self._free_at, now + OTHERS_SHARE * share_s)
         self._over_at = now
 
 

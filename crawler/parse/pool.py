@@ -236,9 +236,12 @@ class ParserPool:
             if process.ready:
                 blamed = self._blame(process)
                 continue
-            if starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself: it will start some time
+            lack = process.lack
+            if lack is None and starts == STARTS_MAX and process.popen.returncode == -signal.SIGKILL:  # not by itself
+                lack = OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready")
+            if lack is not None:  # it will start some time
                 starts -= 1
-                self._lack(OSError(errno.ENOMEM, "they are killed, or too slow, before they are ready"), blamed)
+                self._lack(lack, blamed)
                 blamed = None
             await asyncio.sleep(START_AGAIN_S)
         self.broken = f"parser processes do not run: {process.broken or 'they end before they are ready'}"
@@ -246,11 +249,17 @@ class ParserPool:
             self._queue.give_back(len(blamed.frame), blamed)
 
     def _lack(self, error: OSError, blamed: Job | None) -> None:
-        """This machine has no process for us just now: those who wait are told, also ``blamed``."""
+        """This machine has no process for us just now: those who wait are told, also ``blamed``, unless there is another."""
         self._trouble = error
         if blamed is not None:
-            self._queue.give_back(len(blamed.frame), blamed)
+            self._give_back(blamed)
+            self._deal()
         self._fail()
+
+    def _give_back(self, job: Job) -> None:
+        """It was not tried alone in a process of its own, after all."""
+        job.tried = False
+        self._queue.give_back(len(job.frame), job)
 
     async def _start(self, alone: Job | None) -> ParserProcess:
         return await start(
@@ -266,7 +275,7 @@ class ParserPool:
         jobs = list(process.in_hand)
         culprit = jobs.pop(0) if jobs and not process.replaced else None
         for job in reversed(jobs):
-            self._queue.give_back(len(job.frame), job)
+            self._give_back(job)
         self._deal()
         if culprit is None or culprit.reply.done():
             return None

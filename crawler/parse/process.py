@@ -20,7 +20,7 @@ import msgspec
 
 from crawler.core.reply_limits import REPLY_BYTES_MAX
 from crawler.core.waiting import Waiting
-from crawler.parse.child import FAILED, HEAD, IGNORED, LENGTH, READY, RETIRE, VALUE
+from crawler.parse.child import FAILED, HEAD, IGNORED, LACKING, LENGTH, READY, RETIRE, VALUE
 
 TICKS: Final = 4
 """The deadline is counted in quarters that the loop has really seen: a loop that stood still blames no document."""
@@ -85,6 +85,8 @@ class ParserProcess(asyncio.Protocol):
         self.replaced = False
         """Ended for no fault of its documents."""
         self.broken = ""
+        self.lack: OSError | None = None
+        """What this machine did not give for it to begin."""
         self.loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self.loop.create_future()
         self._since = self.loop.time()
@@ -188,9 +190,13 @@ class ParserProcess(asyncio.Protocol):
                     self.in_hand.append(self._alone)
                     self._bytes_in_hand = len(self._alone.frame)
                     self._send([self._alone.frame])
+                return
+            if status == LACKING:
+                number = LENGTH.unpack(payload)[0]
+                self.lack = OSError(number, os.strerror(number))
             else:
                 self.broken = bytes(payload).decode(errors="replace")
-                self.kill()
+            self.kill()
         elif self.in_hand and status & ~RETIRE in (VALUE, FAILED):
             job = self.in_hand.popleft()
             self._bytes_in_hand -= len(job.frame)

@@ -419,7 +419,7 @@ def _read_argv(urls: Sequence[str], rules: UrlRules, position: bytes | None) -> 
     if len(lines) < behind.line or xxh3_128_digest(begun) != behind.digest:
         raise ConfigError(
             "the URLs on the command line: the crawl began with others. Give the same ones, more at the end "
-            "if you like, or none; or begin in another directory."
+            "if you like, or none; or begin in another directory, or anew (--fresh)."
         )
     for start in range(behind.line, len(urls), CHUNK_LINES_MAX):
         end = min(start + CHUNK_LINES_MAX, len(urls))

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from crawler.core.durable import storing
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Limiter, Pause
 from crawler.resources.dealing import Dealing
@@ -75,7 +76,7 @@ class Disk:
             await self._sleep(WATCH_EVERY_S)
 
     def look(self) -> None:
-        """Once. Raises StorageError when the disk has been low for too long."""
+        """Once. Raises StorageError when the disk has been low for too long, or cannot be asked: it is gone."""
         self.free_bytes = _free_bytes(self._root)
         if self.free_bytes >= self._min_free_bytes:
             self._low_since = None
@@ -93,7 +94,11 @@ class Disk:
                     self._min_free_bytes >> 20,
                 )
                 self._dealing.pause(Pause.DISK_LOW)
-            self._give_up_in_time(self._low_since, StorageError(f"the disk of {self._root} is full", errno=errno.ENOSPC))
+            least = f"less than min_free_disk ({self._min_free_bytes >> 20} MiB) has been free for too long"
+            full = StorageError(
+                f"the disk of {self._root} is full: {least}; make room, and the same command continues", errno=errno.ENOSPC
+            )
+            self._give_up_in_time(self._low_since, full)
 
     async def recover(self, error: StorageError) -> None:
         """Wait until a failed write may be tried again. Raises the error if that is never, took too long, or the crawl drains."""
@@ -188,4 +193,5 @@ class Disk:
 
 
 def _free_bytes(root: Path) -> int:
-    return shutil.disk_usage(root).free
+    with storing(root):
+        return shutil.disk_usage(root).free

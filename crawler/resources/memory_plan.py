@@ -251,7 +251,8 @@ def _smallest(needs: Needs) -> int:
 
 
 def _largest_parsers(limit: int, needs: Needs) -> int | None:
-    return next((fewer for fewer in range(needs.parsers - 1, -1, -1) if _fits(limit, replace(needs, parsers=fewer))), None)
+    most = min(needs.parsers, limit // PARSER_BYTES_MIN + 1)
+    return next((fewer for fewer in range(most - 1, -1, -1) if _fits(limit, replace(needs, parsers=fewer))), None)
 
 
 def _largest(name: str, limit: int, needs: Needs) -> int | None:

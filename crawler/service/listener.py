@@ -205,5 +205,6 @@ async def _bind(address: str) -> list[socket.socket]:
         for bound in sockets:
             bound.close()
         in_use = "Address already in use: name another" if error.errno == EADDRINUSE else None  # Python says the address again
-        raise ConfigError(f"cannot listen on {address}: {in_use or error.strerror or error}") from error
+        why = in_use or error.strerror or error
+        raise ConfigError(f"--listen or --metrics-listen: cannot listen on {address}: {why}") from error
     return sockets

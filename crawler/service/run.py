@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -58,7 +57,7 @@ async def run_crawl(
         begun = crawl.stats()
         error = fault = None
         async with open_vitals(crawl) as vitals:
-            calls = stopping(crawl, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
             with signals.heard(calls):
                 shown = asyncio.create_task(showing(crawl.stats, on_snapshot, interval), name="progress")
@@ -104,12 +103,12 @@ class Drains(Protocol):
     def drain(self, why: str) -> None: ...
 
 
-def stopping(crawl: Drains, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
+def stopping(crawl: Drains, signals: Signals, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
     """These drain; where something else has made it drain already, they end it at once: what is committed is safe."""
 
     def stop(number: signal.Signals) -> None:
         if crawl.stopped_by is not None:
-            os._exit(Exit.STOPPED)
+            signals.end_at_once()
         crawl.drain(number.name)
 
     return {number: partial(stop, number) for number in numbers}

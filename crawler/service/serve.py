@@ -62,7 +62,8 @@ async def serve(
         error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                calls = stopping(crawl, signal.SIGTERM, signal.SIGINT) | telling(crawl.stats, vitals.lately, vitals.memory_report)
+                calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT)
+                calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
                 with signals.heard(calls | reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         logger.info("control API on port %d; crawling", port)

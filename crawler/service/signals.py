@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from crawler.core.errors import Exit
 
@@ -34,8 +34,8 @@ class Signals:
         self._calls: Mapping[signal.Signals, Callable[[], object]] = {}
         self._loop: AbstractEventLoop | None = None
         self._stopped = False
-        self.at_once: Callable[[], None] = lambda: None
-        """Called before the process ends at once: it may have others to end first."""
+        self.at_once: list[Callable[[], None]] = []
+        """Called before the process ends at once: it may have a terminal to give back, and others to end."""
 
     def __enter__(self) -> Signals:
         self.take()
@@ -78,13 +78,18 @@ class Signals:
         finally:
             self._calls = {}
 
+    def end_at_once(self) -> NoReturn:
+        """What is committed is safe, the rest is fetched again."""
+        for call in self.at_once:
+            call()
+        os._exit(Exit.STOPPED)
+
     def _came(self, number: int, frame: FrameType | None) -> None:
         """Between any two instructions of the main thread."""
         came = signal.Signals(number)
         if came in self._stops:
             if self._stopped:
-                self.at_once()
-                os._exit(Exit.STOPPED)  # what is committed is safe, the rest is fetched again
+                self.end_at_once()
             self._stopped = True
         if came in self._calls and self._loop is not None:
             self._loop.call_soon_threadsafe(self._calls[came])  # which wakes it

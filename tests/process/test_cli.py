@@ -77,8 +77,10 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
         (["config", "show", "--wrkers", "5"], "did you mean --workers?"),
         (["config", "show", "--work", "5"], "--workers"),
         (["config", "show", "--metrics", "3"], "did you mean --metrics-listen?"),
-        (["why", "http://a.example/", "out/"], "out/ is one name too many"),
+        (["why", "http://a.example/", "out/"], "out/ is one name too many: a directory is named by --data"),
+        (["summary", "out/", "more/"], "more/ is one name too many (see"),
         (["config", "show", "--workers"], "expected one argument"),
+        (["config", "show", "--exclude", "-old"], "begins with a dash is joined to its option by ="),
     ],
 )
 def test_a_mistyped_command_line_is_a_usage_error(arguments, said):
@@ -91,6 +93,18 @@ def test_a_mistyped_command_line_is_a_usage_error(arguments, said):
 def test_what_names_begin_with_makes_no_two_of_them_alike(arguments, environ):
     ended = command("run", "http://127.0.0.1:1/", "-o", "out", *arguments, environ=environ)
     assert ended.returncode == 2 and "there is no" in ended.stderr and "did you mean" not in ended.stderr
+
+
+def test_help_on_help_is_the_help():
+    assert command("help", "--help").stdout == command("--help").stdout != ""
+
+
+def test_without_the_client_of_the_database_a_cluster_says_what_to_install():
+    program = "import sys\nsys.modules['psycopg'] = None\nfrom crawler.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", program, "cluster", "status", "postgresql://127.0.0.1:1/none?schema=none"]
+    ended = subprocess.run(words, env=CLEAN, capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count("\n") == 1 and "pip install 'flatcrawler[cluster]'" in ended.stderr
 
 
 def imported_by(*arguments: str) -> set[str]:
@@ -217,6 +231,9 @@ def test_streams_that_were_closed_before_it_began_are_no_error(closed, tmp_path)
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/readyz" and self.server.is_strange:
+            self.send_error(404)
+            return
         self.send_response(200 if self.path == "/livez" else 503)
         self.end_headers()
         self.wfile.write(b"not ready: draining\n")
@@ -226,8 +243,9 @@ class Health(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def health():
+def health(request):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        server.is_strange = getattr(request, "param", "") == "strange"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"127.0.0.1:{server.server_port}"
@@ -240,6 +258,12 @@ def test_healthcheck_asks_the_running_crawler(health):
     assert command("healthcheck", environ={"CRAWLER_METRICS_LISTEN": health}).returncode == 0
     ended = command("healthcheck", "--ready", "--listen", health)
     assert ended.returncode == 1 and "503 not ready: draining" in ended.stderr and ended.stdout == ""
+
+
+@pytest.mark.parametrize("health", ["strange"], indirect=True)
+def test_healthcheck_tells_what_another_server_says_in_one_line(health):
+    ended = command("healthcheck", "--ready", "--listen", health)
+    assert ended.returncode == 1 and f"{health}/readyz: 404 " in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_healthcheck_fails_where_nothing_answers():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -98,6 +99,20 @@ def test_a_directory_that_may_not_be_looked_into_is_said_to_be_so(tmp_path, comm
         ended = subprocess.run([*before, *command_of(arguments)], env=CLEAN, capture_output=True, text=True, check=False)
         (tmp_path / "out").chmod(0o700)
     assert ended.returncode == 2 and ended.stderr.endswith("out: Permission denied\n"), ended
+
+
+def test_where_the_shared_memory_is_full_the_temporary_directory_does(tmp_path):
+    script = 'mount -t tmpfs -o size=4k full /dev/shm && { cat /dev/zero >/dev/shm/all; exec "$@"; }'
+    before = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", script, "sh"]
+    if subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    out = str(tmp_path / "out")
+    web = webs.Web(default=lambda host, path: webs.text("page"))
+    with web.running():
+        run = ["run", web.url("127.0.0.1", "/"), "-o", out, "--min-free-disk", "0", *LOCAL]
+        for command in (run, ["verify", out], ["results", out], run):
+            done = subprocess.run([*before, *command_of(command)], env=CLEAN, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", ["retry", "retire"])

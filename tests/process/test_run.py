@@ -1,6 +1,7 @@
 """``crawler run`` as a person or a script meets it: real processes against a real server, streams and exit codes."""
 
 import asyncio
+import shlex
 import signal
 import subprocess
 import sys
@@ -195,6 +196,13 @@ def test_what_cannot_be_done_is_said_plainly(tmp_path, arguments, said):
     ended = command("run", *(argument.format(tmp=tmp_path) for argument in arguments))
     assert ended.returncode == 2, ended.stderr
     assert said.format(tmp=tmp_path) in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_command_that_it_names_can_be_given_as_it_stands_however_the_directory_is_called(site, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = command("run", *site.good(1), "-o=-my crawl", *LOCAL)
+    named = shlex.split(ended.stderr.splitlines()[-1].rpartition(": crawler ")[2])
+    assert named == ["summary", "./-my crawl"] and command(*named).returncode == 0
 
 
 def test_a_crawl_is_not_continued_as_another_one(site, tmp_path):

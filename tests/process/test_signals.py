@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -139,6 +140,27 @@ def test_a_terminal_that_is_closed_drains_it_and_what_it_says_to_nobody_does_no_
     assert len(rows_of(tmp_path)) == 200
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_second_gives_the_terminal_back_and_says_what_continues(web, tmp_path, processes):
+    leader, follower = pty.openpty()
+    words = ["run", web.url("127.0.0.2", "/slow"), "-o", str(tmp_path), *LOCAL, "--processes", processes]
+    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+    with subprocess.Popen(command_of(words), env=CLEAN | {"TERM": "xterm"}, **streams) as process:
+        os.close(follower)
+        drawn = b""
+        for awaited in (b"1 in flight", b"draining"):
+            while awaited not in drawn:
+                drawn += os.read(leader, 65536)
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while chunk := os.read(leader, 65536):
+                drawn += chunk
+        assert process.wait(60) == 5
+    os.close(leader)
+    assert drawn.rindex(b"\x1b[?25h") > drawn.rindex(b"\x1b[?25l"), "the cursor is shown again"
+    assert drawn.endswith(b"crawler: ended at once: the same command continues\r\n")
+
+
 def test_a_reader_of_its_talk_that_goes_away_does_not_end_it(web, tmp_path):
     urls = [web.url("127.0.0.1", f"/{n}") for n in range(20)]
     with crawling(
@@ -254,3 +276,16 @@ def test_a_crawl_runs_its_interpreter_on_one_core_and_nothing_else_of_it(web, tm
                 found = is_bound()
         process.kill()
         process.communicate()
+
+
+def test_a_crawl_that_is_stopped_while_it_has_no_descriptors_ends_without_a_traceback(web, tmp_path):
+    urls = [web.url("127.0.0.1", f"/{n}") for n in range(200)]
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL)
+    with crawling(*command, "--rate", "20") as process:
+        wait_until(lambda: sum(path.stat().st_size for path in (tmp_path / "results").rglob("*.jsonl")))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3 and "ulimit -n" in said and "Traceback" not in said, said
+    assert crawler(*command).returncode == 0
+    assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)

@@ -31,9 +31,9 @@ class Incoming:
             message = message_of(id, data)
             if message.accused and not await self._engine.between_commits(self._accused.count, message.accused):
                 break
-            self._mirror.pending.add(id)
-            self._messages[id] = message
             committed = await self._engine.pump.frontier.receive(message.admitted, message.robots, message.denials)
+            self._mirror.pending.add(id)  # it stands in the open batch, and nothing has happened since it does
+            self._messages[id] = message
             committed.add_done_callback(lambda done, message=message: self._committed(message))  # type: ignore[misc]
         return bool(read)
 

@@ -8,6 +8,7 @@ Who owns what changes between two commits, never within one; a phase, on the loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -345,7 +346,8 @@ class Member:
                 self._pace()
 
     async def _load_slot(self, slot: int, loader: ThreadPoolExecutor) -> int | None:
-        """The greatest sequence in it; None: it could not be read."""
+        """The greatest sequence in it; None: it could not be read. What is not read to its end is closed where it is read: that
+        may wait for the database as well."""
         rows_of = self._mirror.truth.load(slot, LOAD_ROWS)
         loop, sequence = asyncio.get_running_loop(), 0
         try:
@@ -357,6 +359,9 @@ class Member:
         except StorageError as error:
             self._pump.failed(error)
             return None
+        finally:
+            with contextlib.suppress(StorageError):
+                await loop.run_in_executor(loader, rows_of.close)
         return sequence
 
     async def _take(self, slots: Mapping[int, int], generation: int, sequence: int) -> None:

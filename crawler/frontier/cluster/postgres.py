@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, Literal, cast
@@ -262,7 +262,7 @@ class PostgresTruth:
     def filled(self, slots: Sequence[int]) -> list[int]:
         return [slot for (slot,) in self._all(tables.FILLED, [list(slots)])]
 
-    def load(self, slot: int, rows_max: int) -> Iterator[tuple[int, list[Row]]]:
+    def load(self, slot: int, rows_max: int) -> Generator[tuple[int, list[Row]], None, None]:
         try:
             if self._loading is None or self._loading.closed:
                 self._loading = connect(self._address, self._lease_s, loads=True)

@@ -7,7 +7,7 @@ was under way), or it says that slots are lost (``at_once``: nothing was changed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -141,7 +141,7 @@ class Truth(Protocol):
     def filled(self, slots: Sequence[int]) -> list[int]:
         """Of these slots, those of which there is anything."""
 
-    def load(self, slot: int, rows_max: int) -> Iterator[tuple[int, list[Row]]]:
+    def load(self, slot: int, rows_max: int) -> Generator[tuple[int, list[Row]], None, None]:
         """All rows of a slot, so many at a time: (table, rows). By a session of its own, from any one thread."""
 
     def receive(self, without: Sequence[int], limit: int) -> list[tuple[int, bytes]]:

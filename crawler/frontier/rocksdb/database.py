@@ -7,6 +7,7 @@ Every error of RocksDB becomes a StorageError. A scan that ends early raises.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -133,14 +134,15 @@ def _stand_in(path: Path) -> Iterator[Path]:
     own into every folder it opens, to read as well. Needed only for as long as the opening takes. Raises OSError.
 
     RocksDB looks here for CURRENT and the MANIFEST it names; tables and log are opened in ``path``. In memory where that can
-    be had: a full disk must not keep anybody from reading."""
+    be had: a full disk must not keep anybody from reading; nor must a full memory."""
     current = (path / "CURRENT").read_bytes()
     manifest = os.fsdecode(current.strip())
-    where = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108 mkdtemp makes a name nobody else has
     with contextlib.ExitStack() as stack:
         try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crawler-", dir=where)))
-            (folder / "CURRENT").write_bytes(current)
+            try:
+                folder = _filled(stack, "/dev/shm", current)  # noqa: S108 mkdtemp makes a name nobody else has
+            except OSError:
+                folder = _filled(stack, None, current)
             if _is_manifest(manifest):  # or RocksDB says what is wrong with it
                 (folder / manifest).symlink_to(path / manifest)
         except OSError as error:
@@ -149,6 +151,12 @@ def _stand_in(path: Path) -> Iterator[Path]:
             what = f"to read a crawl takes room for some bytes in a temporary directory: {error.strerror}; name one by TMPDIR"
             raise StorageError(f"{path}: {what}", errno=error.errno or 0) from error
         yield folder
+
+
+def _filled(stack: contextlib.ExitStack, where: str | None, current: bytes) -> Path:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crawler-", dir=where)))
+    (folder / "CURRENT").write_bytes(current)
+    return folder
 
 
 def _opened_to_read(path: Path, options: Options, families: dict[str, Options]) -> Rdict:
@@ -177,6 +185,7 @@ class Database:
         self._witness: Witness | None = None
         self._rdict: Rdict | None = _opened_to_read(path, options, families) if read_only else Rdict(str(path), options, families)
         try:
+            self._place = path.stat()
             self._witness = None if read_only else Witness(path)
             for name in FAMILIES:
                 self._families[name] = self._rdict.get_column_family(name)
@@ -304,9 +313,32 @@ class Database:
         self._cache.set_capacity(0)
         self._cache.set_capacity(self._cache_bytes)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its folder still stands at its path. RocksDB makes new files by that path: those of a folder that was put there
+        instead it would write over."""
+        try:
+            return os.path.samestat(self.path.stat(), self._place)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # the disk's trouble, which others tell
+
+    def check_place(self) -> None:
+        """StorageError, ``final``: the folder is elsewhere."""
+        if not self.is_in_place:
+            what = "was moved, deleted or replaced while this crawl ran; nothing was written to what is there now"
+            raise StorageError(f"{self.path}: {what}: put it back, or begin anew: --fresh", errno=errno.ENOENT, final=True)
+
     def close(self) -> None:
-        """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked."""
+        """Flush and close. Every cursor must be gone by now: it would keep the database open, and locked. One that is not in its
+        place stays open as long as the process lives: what counts is in the log."""
         if self._rdict is None:
+            return
+        if not self.is_in_place:
+            for kept in [*self._families.values(), self._rdict]:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # rocksdict flushes what is forgotten, too
+            self._rdict = None
             return
         end = self.sequence()
         rdict, self._rdict = self._rdict, None

@@ -107,6 +107,7 @@ class RocksStore(Facts):
 
     @translated
     def prepare(self, batch: Batch) -> Prepared:
+        self._database.check_place()
         columns = columns_of(batch, self._keys_by, self._limits, self._share)
         ended = ended_in(batch, self._keys_by)
         if self._upstream is not None:
@@ -458,6 +459,7 @@ class RocksStore(Facts):
     def rewind(self, claimed: Sequence[Lease] = ()) -> None:
         with suppress(Exception):  # it may not be able to flush; what counts is in the log
             self._database.close()
+        self._database.check_place()
         if self._upstream is not None:
             self._upstream.rejoin()
         self._open()

@@ -137,8 +137,8 @@ def _packed(block: list[bytes], offset: int, heads: list[bytes]) -> bytes:
     packer = zlib.compressobj(wbits=31)
     packed = packer.compress(b"".join(block)) + packer.flush()
     place = {"offset": offset, "length": len(packed), "digest": f"sha256:{hashlib.sha256(packed).hexdigest()}"}
-    key = block[0].partition(b"{")[0].strip()
-    heads.append(key + b" " + json.dumps(place | {"filename": _INDEX}).encode() + b"\n")
+    key, stamp, _ = block[0].split(b" ", 2)
+    heads.append(key + b" " + stamp + b" " + json.dumps(place | {"filename": _INDEX}).encode() + b"\n")
     return packed
 
 

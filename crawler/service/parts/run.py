@@ -48,9 +48,9 @@ async def run_parts(
         if signals is None:
             signals = stack.enter_context(Signals())
         crew = crew_of(config, opened)
-        signals.at_once = crew.kill
+        signals.at_once.append(crew.kill)
         async with scraped(config, crew):
-            calls = stopping(crew, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            calls = stopping(crew, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crew.stats, crew.lately, crew.memory_report)
             with signals.heard(calls):
                 shown = asyncio.create_task(showing(crew.stats, on_snapshot, interval), name="progress")

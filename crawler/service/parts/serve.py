@@ -45,7 +45,7 @@ async def serve_parts(
         if signals is None:
             signals = stack.enter_context(Signals(reloads=True))
         crew = crew_of(config, opened)
-        signals.at_once = crew.kill
+        signals.at_once.append(crew.kill)
         await stack.enter_async_context(scraped(config, crew))
         steered = SteeredParts(crew, opened, on_change)
         changes = Changes(steered, opened.root)
@@ -54,7 +54,8 @@ async def serve_parts(
         error: Exception | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                calls = stopping(crew, signal.SIGTERM, signal.SIGINT) | telling(crew.stats, crew.lately, crew.memory_report)
+                calls = stopping(crew, signals, signal.SIGTERM, signal.SIGINT)
+                calls |= telling(crew.stats, crew.lately, crew.memory_report)
                 with signals.heard(calls | reloading(tasks, changes, notifier, load)):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         running = tasks.create_task(crew.run(), name="parts")

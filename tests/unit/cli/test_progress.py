@@ -205,6 +205,13 @@ def test_what_to_do_about_blocked_urls_is_not_what_was_done_already(blocked, ear
     assert ["retry" if "crawler retry 'my out' --outcome blocked" in line else "--allow-net" for line in said] == hints
 
 
+@pytest.mark.parametrize(("reason", "option"), [("proxy", "--proxy"), ("certificate", "--ca-file")])
+def test_a_failure_that_a_setting_may_be_to_blame_for_names_it(reason, option):
+    end = snap(0, done=2, known=2, outcomes={"connect_error": 2}, reasons={reason: 1, "refused": 1})
+    [named] = [line for line in closing_table(end, 1, directory="out", stopped_by=None).splitlines() if option in line]
+    assert named.startswith(f"{reason}: ")
+
+
 def test_hosts_that_failed_before_this_run_are_not_told_as_all_there_are():
     """Hosts are counted by each process for itself, outcomes by the crawl."""
     end = snap(0, outcomes={"timeout": 300}, failing_hosts=(("h.example", 1),))

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.paths import ROOT
 
@@ -79,6 +79,8 @@ def test_all_faults_are_told_at_once_each_with_its_place_and_remedy(tmp_path):
         ({"include": ["x", "\udcff"]}, "'\\udcff': must be text in UTF-8"),
         ({"timeout": "0s"}, "'0s': must be more than 0"),
         ({"max_body": "0"}, "'0': must be at least 1"),
+        ({"max_outlinks": str(1 << 63)}, "a whole number of at most 9223372036854775807"),
+        ({"max_body": "8388608TiB"}, "a whole number of at most 9223372036854775807"),
         ({"max_robots": "64MiB"}, "'64MiB': must be at most 512000"),
         ({"rate": "inf"}, "finite"),
         ({"rate": "-1"}, "at least 0"),
@@ -176,6 +178,7 @@ def test_what_a_crawl_was_begun_with_cannot_change_while_it_runs():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("workers = 5\nworkers = 6\n", "not a TOML file: a key that stands above already (at line 2"),
         ("a = [", "not a TOML file"),
         ("host = 1", "must be a list"),
         ("[host]\nmatch = 'a.example'", "must be a list of tables: write [[host]] above each"),
@@ -330,6 +333,18 @@ def test_a_time_is_written_as_it_is_read(seconds):
 )
 def test_sizes(text, size):
     assert Config(max_body=text).max_body == size
+
+
+@given(
+    st.sampled_from([key for key in Config.fields if key != "host"]),
+    st.from_regex(r"[\[(]?[0-9.]*[ kmgtibs:/*@%-]*", fullmatch=True),
+)
+@example("max_body", "64i")
+@example("memory_limit", "64iB")
+@example("timeout", "5\u017f")  # which is an s, where case does not matter
+def test_no_text_for_a_setting_is_an_internal_error(key, text):
+    """It would end a daemon that reads its settings again."""
+    Config.read({key: (text,) if Config.fields[key].is_list else text})
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("2", 2), ("1.5h", 5400), ("10 min", 600), ("1d", 86400)])

@@ -237,6 +237,14 @@ async def test_a_host_behind_a_proxy_is_never_connected_to(site: Site, tmp_path:
         assert len(site.requests) == seen
 
 
+async def test_whether_a_host_is_reached_is_not_known_where_no_descriptor_is_left(site: Site, tmp_path: Path) -> None:
+    """It is asked while nobody responds: that the name cannot be looked up either is no reason to end the crawl."""
+    async with fetching(tmp_path, site) as fetcher:
+        for host in ("somewhere.test", f"127.0.0.1:{site.ports['http']}"):
+            with no_descriptor_left():
+                assert not await fetcher.reaches(host)
+
+
 async def test_an_unchanged_page_is_asked_for_with_its_validators(site: Site, tmp_path: Path) -> None:
     lease = lease_of(at(site, "/sin/not-modified"))
     known = Known(lease.link, "ok", None, 200, 0.0, Ref("w", 0, 1), etag='"1"', last_modified="Mon, 01 Jan 2024 00:00:00 GMT")

@@ -8,10 +8,12 @@ import errno
 import os
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -672,3 +674,21 @@ def test_a_part_of_what_a_page_needs_keeps_its_place_in_the_queue_and_its_tag():
     part = whole.only([2])
     assert (part.priority, part.tag, part.depth) == (whole.priority, "label", whole.depth)
     assert part.links() == whole.links()[2:]
+
+
+@pytest.mark.parametrize("fails_at", ["marks", "delete"])
+async def test_a_store_or_disk_that_fails_while_read_files_are_deleted_is_made_good_by_the_pump(fails_at):
+    """As after any failed write: the crawl waits for it, and does not end."""
+    failure = StorageError("closed", errno=errno.ENOSPC)
+    failed: list[StorageError] = []
+
+    def fails(*_: object) -> dict[str, Mark]:
+        raise failure
+
+    async def marks() -> dict[str, Mark]:
+        return fails() if fails_at == "marks" else {"exchange/p00-000000.log": Mark(1, True)}
+
+    exchange = SimpleNamespace(spent=list, delete=fails)
+    frontier = SimpleNamespace(retire=lambda marks: asyncio.sleep(0))
+    await Intake(exchange, time.monotonic)._delete_spent(SimpleNamespace(marks=marks, frontier=frontier, failed=failed.append))
+    assert failed == [failure]

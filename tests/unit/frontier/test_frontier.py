@@ -215,6 +215,18 @@ async def test_a_lease_given_back_is_no_attempt():
     assert attempts == [1, 1, 1]
 
 
+async def test_what_a_visit_given_back_has_brought_is_held_no_longer():
+    """Perhaps nothing is committed for long: offline, or where all slots are lost, every visit that ends is given back."""
+    world = World()
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(1, 2))])
+    room = Budget(Plan(1 << 30, dict.fromkeys(VISIT_ACCOUNTS, 10_000), 4, 0)).account("outcome")
+    world.frontier.settle(await world.frontier.take(), Unvisited(), (await room.take(10_000)).release)
+    assert room.used == 0
+    world.frontier.settle(await world.frontier.take(), Dropped("blocked", "address"), (await room.take(10_000)).release)
+    assert room.used == 10_000, "until it is committed"
+    world.pump.close()
+
+
 @pytest.mark.parametrize(
     ("outcome", "is_prompt"),
     [(Dropped("skipped", "mime", sign="alive"), True), (Dropped("timeout", "total_timeout", sign="mute"), False)],
@@ -554,7 +566,81 @@ async def test_rules_of_one_scheme_that_cannot_be_had_say_nothing_of_the_other()
     assert world.frontier.counts.reasons["handshake"] >= 700
 
 
+async def test_hosts_get_their_rules_after_a_trip_to_the_store_that_failed():
+    world = World()
+    fails, read = [True], world.store.robots
+
+    def robots(origins):
+        if fails:
+            fails.clear()
+            raise StorageError("input/output error", errno=5)
+        return read(origins)
+
+    world.store.robots = robots
+    async with asyncio.timeout(30):
+        await Robots(world, None).crawl(links(5, 2))
+    assert len(world.recovered) == 1
+    assert world.visits == Counter(link.url for link in links(5, 2)) + Counter(f"http://h{n}.test/robots.txt" for n in range(5))
+
+
+async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_they_were_redirected_to():
+    """The visit for them waited on the bench of that host, and stands in no queue."""
+    world = World()
+    Robots(world, None)
+    waiting, leaving = links(2, 1)
+    world.bench.put([Lease(waiting, b"1"), Lease(leaving, b"2")])
+    world.bench.hold_for_robots(waiting.host, True)
+    onward = Link("http://h1.test/robots.txt", leaving.host, "robots", anchor="http://h0.test")
+    assert world.frontier.put_robots(onward)
+    world.pump.give_back_waiting({1}, lambda host: int(host[1]))
+    asks = asyncio.create_task(world.frontier.take())
+    await asyncio.sleep(0)
+    assert list(world.pump._refill._robots_wanted) == [waiting.host]
+    asks.cancel()
+    world.pump.close()
+
+
+async def test_no_robots_txt_is_visited_at_a_host_that_is_anothers_by_now():
+    """It is on the bench still, since a visit was out when its slot was lost; to its owner the link goes through the queue."""
+    world = World()
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    out = await world.frontier.take()
+    onward = Link("http://h0.test/robots.txt", link.host, "robots", anchor="http://other.test")
+    world.frontier.deals = lambda host: host != link.host
+    world.pump.give_back_waiting({0}, lambda host: 0)
+    world.frontier.settle(out, Unvisited())
+    assert link.host in world.bench and not world.frontier.put_robots(onward)
+    assert world.bench.waiting == 0
+    world.pump.close()
+
+
 # -- hosts given up -----------------------------------------------------------------------------------------------
+
+
+async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone():
+    """However many there are, and however often links of them are found."""
+    world = World(failures=1)
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.frontier.settle(lease, Dropped("connect_error", "refused", sign="failed"))
+
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(4)]
+        for found in range(3):
+            more = [Link(f"http://h{host}.test/{found}", f"h{host}.test", "link") for host in range(1000)]
+            await (await world.frontier.admit(Admitted(tuple(more))))
+            while world.frontier.counts.waiting or world.pump.uncommitted_s:
+                await asyncio.sleep(0)
+        assert len(world.bench) == 0 and len(world.pump._refill._exhausted) < 500
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.frontier.counts.reasons == {"refused": 1000, "host_down": 2000}
 
 
 async def test_lines_added_later_to_a_host_that_was_given_up_are_tried():

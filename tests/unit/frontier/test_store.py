@@ -692,6 +692,16 @@ def test_settled_links_may_be_any_url(driver: Driver) -> None:
     assert all(isinstance(driver.store.lookup(url), Known) for url in urls)
 
 
+@pytest.mark.parametrize("length", [200, 300, 70_000, 1 << 20])
+def test_links_of_a_page_may_be_as_long_as_the_settings_allow(driver: Driver, length: int) -> None:
+    [lease] = (driver.commit([link("a/0", "seed")]), driver.claim())[1]
+    urls = [link(f"{host}/{'x' * length}{n}").url for host, n in (("a", 1), ("b", 1), ("b", 2))]  # alone, and in a bundle
+    block = pack(urls, Keys(driver.store.secret()), lease.link)
+    assert [one.url for one in block.links()] == urls
+    driver.commit([], [(lease, Done(NO_PAGE, "ok", block=block))])
+    assert {one.link.url for one in driver.claim()} == set(urls)
+
+
 def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver) -> None:
     driver.commit([link("a/0")])
     lease = driver.claim_one("a/0")

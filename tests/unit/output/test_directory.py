@@ -1,5 +1,6 @@
 """Earlier crawls in a directory: set aside, and so many of them kept."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,27 @@ def test_a_store_whose_settings_are_missing_is_not_taken_over_with_others(tmp_pa
         pass
     (tmp_path / "away").rename(tmp_path / "crawl.toml")
     with open_directory(tmp_path, config):
+        pass
+
+
+def test_settings_that_were_written_by_hand_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mine = "delay = 5  # agreed with the webmaster\n"
+    (tmp_path / "crawl.toml").write_text(mine)
+    for _ in range(2):
+        with open_directory(tmp_path, Config(output=str(tmp_path))):
+            pass
+    assert [path.read_text() for path in (tmp_path / "lost+found").iterdir()] == [mine], "moved once"
+    assert "lost+found/crawl.toml" in caplog.text and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("left", [None, "node.toml", "CURRENT"])
+def test_a_start_that_failed_binds_nobody_to_its_settings(tmp_path: Path, left: str | None) -> None:
+    """Only what it began to crawl does."""
+    with open_directory(tmp_path, Config(output=str(tmp_path))):
+        pass
+    if left is not None:
+        (tmp_path / "frontier").mkdir()
+        (tmp_path / "frontier" / left).write_text("")
+    refused = pytest.raises(ConfigError, match="depth: this directory was begun with 0")
+    with refused if left == "CURRENT" else nullcontext(), open_directory(tmp_path, Config(output=str(tmp_path), depth=1)):
         pass

@@ -205,6 +205,19 @@ async def test_a_folder_that_is_another_one_tells_nothing_of_its_files(tmp_path)
     assert crawl.marks == before
 
 
+async def test_a_folder_that_cannot_be_looked_at_is_looked_at_again(tmp_path):
+    crawl = Directory(tmp_path, marks_of(3))
+    before = dict(crawl.marks)
+    (tmp_path / "warc").rename(tmp_path / "aside")
+    (tmp_path / "warc").symlink_to("warc")
+    with pytest.raises(StorageError, match="warc: "):
+        await crawl.retention.look()
+    (tmp_path / "warc").unlink()
+    (tmp_path / "aside").rename(tmp_path / "warc")
+    await crawl.retention.look()
+    assert crawl.marks == before
+
+
 # -- in a crawl -------------------------------------------------------------------------------------------------------
 
 SMALL = ("--roll-size", "1", "--min-free-disk", "0")

@@ -142,7 +142,7 @@ async def test_a_killed_process_loses_nothing():
         calls = [asyncio.ensure_future(act(parser, f"sleep 0.00{n % 9}")) for n in range(400)]
         for _ in range(6):
             before = parser.stats()
-            await until(lambda: parser.stats().busy == 2)
+            await until(lambda: parser.stats().busy)
             os.kill(parser.pids()[0], signal.SIGKILL)
             await until(lambda before=before: parser.stats().restarts > before.restarts)
             await until(lambda before=before: parser.stats().documents > before.documents + 40)
@@ -286,7 +286,7 @@ async def test_hosts_whose_documents_take_long_have_all_processes_where_nobody_e
 
 async def test_leaving_the_context_ends_everything():
     """Also in the middle of work; who still waits is not kept waiting."""
-    async with open_soon(2) as parser:
+    async with open_parser(ParseConfig(), parsers=2, preload="support.victims:act") as parser:
         calls = [asyncio.ensure_future(act(parser, "spin")) for _ in range(5)]
         await until(lambda: parser.stats().busy == 2)
         pids = parser.pids()
@@ -328,13 +328,39 @@ async def test_no_descriptor_for_a_process_is_our_own_trouble():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_processes_that_are_killed_as_they_start_are_our_own_trouble(tmp_path, monkeypatch):
-    """As where a control group has no memory left for them."""
+async def test_a_document_whose_new_process_cannot_be_started_goes_to_another(tmp_path):
+    """It is the only one there is: nothing else would make that process ask for more. And it was not tried alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        async with open_soon(2) as parser:
+            await until(lambda: parser.stats().processes == 2)
+            await asyncio.gather(*(act(parser, "sleep 0.2") for _ in range(2)))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            async with asyncio.timeout(30):
+                assert await act(parser, "once", tmp_path / "been") == "once"
+            assert (parser.stats().processes, parser.stats().crashed) == (1, 0)
+            with pytest.raises(StorageError) as caught:  # it ends the last one as well, and nobody knows whose fault that is
+                await act(parser, "abort")
+            assert caught.value.errno == errno.EMFILE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", errno.ENOMEM),
+        ("raise OSError(23, 'Too many open files in system')", errno.ENFILE),
+        ("raise ImportError('x.so: cannot open shared object file: Too many open files in system')", errno.ENFILE),
+        ("raise MemoryError", errno.ENOMEM),
+    ],
+)
+async def test_processes_that_cannot_begin_for_want_of_something_are_our_own_trouble(tmp_path, monkeypatch, end, number):
+    """As where a control group has no memory left for them, or the machine no descriptors to load a library with."""
     armed = tmp_path / "armed"
     armed.touch()
     (tmp_path / "doomed.py").write_text(
-        f"import os, signal\nif os.path.exists({str(armed)!r}):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def read(body):\n    return 'fine'\n"
+        f"import os, signal\nif os.path.exists({str(armed)!r}):\n    {end}\ndef read(body):\n    return 'fine'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("crawler.parse.pool.START_AGAIN_S", 0.01)
@@ -342,7 +368,7 @@ async def test_processes_that_are_killed_as_they_start_are_our_own_trouble(tmp_p
         for _ in range(2):
             with pytest.raises(StorageError) as caught:
                 await parser.call("doomed:read", b"", result=str)
-            assert caught.value.errno == errno.ENOMEM
+            assert caught.value.errno == number
         armed.unlink()
         await until(lambda: parser.stats().processes == 1)
         while True:

@@ -52,9 +52,18 @@ def test_a_disk_that_stays_low_ends_the_crawl_when_the_patience_is_over(world):
     world.time.now += PATIENCE_S
     world.disk.look()
     world.time.now += 1
-    with pytest.raises(StorageError, match="is full") as raised:
+    with pytest.raises(StorageError, match=r"is full: less than min_free_disk .* the same command continues") as raised:
         world.disk.look()
     assert raised.value.errno == errno.ENOSPC
+
+
+async def test_a_disk_that_cannot_be_asked_is_trouble_of_this_machine(tmp_path):
+    (tmp_path / "gone").symlink_to("gone")
+    world = World(tmp_path / "gone")
+    with pytest.raises(StorageError, match="gone: "):
+        world.disk.look()
+    with pytest.raises(StorageError, match="gone: "):
+        await world.disk.recover(FULL)
 
 
 def test_each_time_that_the_disk_is_low_has_the_whole_patience(world):

@@ -69,6 +69,12 @@ def test_a_plan_fits_its_limit_or_is_refused_with_one_that_does(limit, workers, 
         assert plan.parser_memory_bytes > 0 or not parsers
 
 
+def test_a_number_of_parsers_that_nobody_can_mean_is_refused_at_once():
+    needs = Needs(100, 1 << 62, 4 * MIB, 64 * MIB, 256 << 10, 100_000)
+    with pytest.raises(ConfigError, match="parsers 8"):
+        divide(512 * MIB, needs)
+
+
 def test_ordinary_limits():
     needs = Needs(
         workers=500, parsers=1, max_parse=4 * MIB, max_body=64 * MIB, max_head=256 << 10, max_outlinks=100_000, control=True

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.stores import REST, Driver, link
 
+from crawler.core.errors import StorageError
 from crawler.core.model import Pause
 from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.room import Room
@@ -85,6 +88,30 @@ async def test_a_slot_that_is_lost_while_it_is_taken_is_not_dealt_from_and_can_b
     await member._load(dict(member._slots.wanted), None)
     driver.now += REST
     assert len(driver.claim()) == 1 and member.look().held == 256
+
+
+@pytest.mark.parametrize("ends", ["nobody wants it any more", "the store cannot be written"])
+async def test_rows_that_are_not_read_to_their_end_are_closed_where_they_are_read(made, monkeypatch, ends) -> None:
+    """That may wait for the database as long as reading them may: the loop has leases to guard."""
+    member, pump, driver = made
+    closed_in: list[str] = []
+
+    def load(slot, rows_max):
+        try:
+            while True:
+                yield 1, []
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    monkeypatch.setattr(driver.copy.truth, "load", load)
+    await member._reconcile(driver.copy.truth.tick([]))
+    if ends == "nobody wants it any more":
+        member._lose({7})
+    else:
+        pump.failure = StorageError("no space left")
+    with ThreadPoolExecutor(1, "loader") as loader:
+        assert await member._load_slot(7, loader) is None
+    assert closed_in == ["loader_0"]
 
 
 async def test_it_is_told_who_leases_a_host(made) -> None:

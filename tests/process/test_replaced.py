@@ -1,0 +1,56 @@
+"""A crawl's directory that is moved away or replaced while it is crawled: it ends, and writes to no other crawl."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from support.programs import LOCAL, command, crawler, crawling, rows_of
+from support.waiting import wait_until
+from support.webs import Web, page
+
+
+def files_of(root: Path) -> dict[str, str]:
+    """Every file but the lock, and its digest."""
+    found = (path for path in root.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+@pytest.fixture
+def web():
+    web = Web()
+    web.default = lambda host, path: page(*(f"{path}{n}" for n in range(3))) if len(path) < 7 else page()
+    with web.running():
+        yield web
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_who_is_put_in_its_place_is_not_written_over(web, tmp_path, processes):
+    here, aside, other = tmp_path / "out", tmp_path / "aside", tmp_path / "other"
+    options = (web.url("127.0.0.2", "/"), *LOCAL, "--depth", "9", "--min-free-disk", "0", "--processes", processes)
+    assert crawler("run", *options, "-o", str(other), "--max-pages", "200").returncode == 5
+    with crawling("run", *options, "-o", str(here), "--rate", "100") as process:
+        wait_until(lambda: here.exists() and sum(path.stat().st_size for path in (here / "results").rglob("*.jsonl")))
+        before = files_of(other)
+        here.rename(aside)
+        other.rename(here)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3, said
+    assert "was moved, deleted or replaced" in said and "Traceback" not in said
+    assert files_of(here) == before
+    for root in (here, aside):
+        assert crawler("run", *options, "-o", str(root)).returncode == 0
+        assert len({row["url"] for row in rows_of(root)}) == len(rows_of(root)) == 1093
+        assert command("verify", str(root)).returncode == 0
+
+
+def test_moved_away_it_ends(web, tmp_path):
+    here = tmp_path / "out"
+    with crawling("run", web.url("127.0.0.2", "/"), *LOCAL, "--depth", "9", "-o", str(here), "--rate", "100") as process:
+        wait_until(lambda: here.exists() and sum(path.stat().st_size for path in (here / "results").rglob("*.jsonl")))
+        here.rename(tmp_path / "trash")
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3, said
+    assert "was moved, deleted or replaced" in said and "Traceback" not in said
+    assert not here.exists()

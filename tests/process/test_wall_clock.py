@@ -1,0 +1,29 @@
+"""A wall clock that is set while a crawl begins: it goes on at once."""
+
+import subprocess
+import sys
+
+from support import webs
+from support.programs import CLEAN, LOCAL, rows_of
+
+SET_BACK = """
+import sys, time
+from crawler.core import clock
+ahead = iter([86400.0])
+class Set:
+    monotonic = time.monotonic
+    def time():
+        return time.time() + next(ahead, 0.0)
+clock.time = Set
+from crawler.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""By a day, after the first look at it."""
+
+
+def test_a_wall_clock_that_is_set_back_meanwhile_holds_nothing_up(tmp_path):
+    with webs.Web(default=lambda host, path: webs.text("page")).running() as web:
+        command = [sys.executable, "-c", SET_BACK, "run", web.url("127.0.0.1", "/"), "-o", str(tmp_path / "out"), *LOCAL]
+        ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["ok"]

@@ -1,0 +1,92 @@
+"""Messages that other members take over while they are on their way into a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+from support.frontiers import NoFiles, politeness
+from support.postgres import rows
+from support.stores import Driver, link
+
+from crawler.core.batch import Admitted
+from crawler.core.clock import Clock
+from crawler.core.errors import StorageError
+from crawler.core.link_block import encode_link
+from crawler.frontier import batch
+from crawler.frontier.cluster.engine import Engine
+from crawler.frontier.cluster.gauges import Gauges
+from crawler.frontier.cluster.incoming import Incoming
+from crawler.frontier.exchange.segment import Parcel, Piece, encode_parcel
+from crawler.frontier.handed import Handed
+from crawler.frontier.pump import Pump
+from crawler.frontier.workbench import Workbench
+
+
+class FailsOnce(NoFiles):
+    """The first write waits for ``go_on``, and fails."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def write(self, prepared):
+        if not self.begun.is_set():
+            self.begun.set()
+            self.go_on.wait(20)
+            raise StorageError("disk full", errno=28)
+        return super().write(prepared)
+
+
+async def test_a_message_that_is_taken_over_while_it_waits_for_room_keeps_no_commit_from_being_made(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(batch, "LINKS_MAX", 2)
+    driver, clock, files = Driver("cluster", tmp_path / "store"), Clock(), FailsOnce()
+    mirror, engine = driver.copy.mirror, Engine()
+    incoming = Incoming(mirror, engine, driver.copy.accused, Gauges())
+    forever = asyncio.Event()
+    member = SimpleNamespace(
+        run=lambda pump: forever.wait(), rewound=lambda: None, undone=incoming.undone, deals=lambda host: True
+    )
+    pump = Pump(
+        driver.store,
+        Workbench(lambda host: 1),
+        Handed(politeness()),
+        files,
+        clock=clock.now,
+        wall=clock.wall,
+        links_max=100,
+        member=member,
+    )
+    engine.begin(pump)
+    recovered: list[StorageError] = []
+
+    async def recover(error: StorageError) -> None:
+        recovered.append(error)
+        assert len(recovered) < 10, "what is another's is committed again and again"
+
+    parcel = encode_parcel(Parcel([Piece([encode_link(link("sent/1"))], None)], [], []))
+    driver.copy.truth.send(mirror.number, parcel)
+    running = asyncio.create_task(pump.run(recover))
+    async with asyncio.timeout(30):
+        first = await pump.frontier.admit(Admitted((link("a/1"),)))
+        await asyncio.to_thread(files.begun.wait)
+        second = await pump.frontier.admit(Admitted((link("a/2"), link("a/3"))))
+        receiving = asyncio.create_task(incoming.receive())
+        while not pump._batches._room._waiters:
+            await asyncio.sleep(0.01)
+        rows(driver.url, "UPDATE box SET dest = 77")
+        files.go_on.set()
+        await asyncio.wait([running, receiving], return_when=asyncio.FIRST_COMPLETED)
+        assert await receiving
+        third = await pump.frontier.admit(Admitted((link("a/4"),)))
+        await asyncio.wait([running, asyncio.gather(first, second, third)], return_when=asyncio.FIRST_COMPLETED)
+        assert third.done(), recovered
+        assert [driver.store.lookup(link(name).url) for name in ("a/1", "a/3", "a/4", "sent/1")] == [*3 * ["waiting"], None]
+        assert not mirror.pending and rows(driver.url, "SELECT dest FROM box") == [(77,)]
+        pump.end()
+        await running
+    pump.close()
+    driver.store.close()
