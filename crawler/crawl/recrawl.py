@@ -48,9 +48,11 @@ class Recrawler:
 
     async def order(self, order: RecrawlOrder) -> None:
         """Durable on return; there is to be room for it. StorageError: it could not be kept."""
-        if await self._pump.change(self._keep, order) is None:
-            raise (self._pump.failure or StorageError("the order could not be kept")).with_traceback(None)
-        self._ordered.set()
+        try:
+            if await self._pump.change(self._keep, order) is None:
+                raise (self._pump.failure or StorageError("the order could not be kept")).with_traceback(None)
+        finally:  # also where whoever ordered has waited too long: it may be kept
+            self._ordered.set()
 
     def _keep(self, order: RecrawlOrder) -> bool:
         self._store.order(order)

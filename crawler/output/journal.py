@@ -65,7 +65,7 @@ class Journal:
         self.written_bytes = 0
         """Added to files since it was opened."""
         self.rolled_count = 0
-        """Files that are full, and have got their final names, since it was opened."""
+        """Files that are full, and have got their final names, since it was opened; after a failure perhaps some more."""
         self.is_ahead = False
         """Something may have been written that no commit knows."""
 
@@ -151,11 +151,12 @@ class Journal:
         """Cut every file back to what the store committed; the files moved to lost+found. A StorageError that is ``final``
         names a file that is missing or shorter than its mark."""
         self._lengths = {file: mark.length for file, mark in marks.items() if not mark.closed}
-        self._rolled.clear()
-        self._rolling = 0
         lost = self._archive.rewind(marks) + self._results.rewind(marks)
         if self._outbox is not None:
             lost += self._outbox.rewind(marks)
+        self.rolled_count += len(self._rolled)  # a commit that was made all the same: they have got their names just now
+        self._rolled.clear()
+        self._rolling = 0
         self.is_ahead = False
         return lost
 

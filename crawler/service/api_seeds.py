@@ -231,11 +231,13 @@ class _Gunzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while True:
-            self._inside = self._inside or bool(data)
+            if not self._inside:
+                data = data.lstrip(b"\0")  # padding
+                self._inside = bool(data)
             block = self._member.decompress(data, BLOCK_BYTES)
             data = self._member.unconsumed_tail
             if self._member.eof:
-                data = self._member.unused_data.lstrip(b"\0")  # padding
+                data = self._member.unused_data
                 self._member, self._inside = zlib.decompressobj(31), False
             if block:
                 yield block

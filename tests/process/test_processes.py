@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from itertools import pairwise
@@ -78,6 +79,24 @@ def test_killed_parts_and_parents_lose_nothing_and_store_nothing_twice(tmp_path:
         crawl.check(out)
     print(f"{kills} kills, {parents} of parents, over {crawl.pages} pages")
     assert kills >= KILLS, "the crawl ended before it was killed so often"
+
+
+def test_a_part_for_which_this_machine_has_no_process_is_its_trouble_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """Not an internal error. Forks: one divides the directory, one is the process that forks the parts, which does the others."""
+    program = (
+        "import errno, os, sys\nforks, fork = [], os.fork\n"
+        "def scarce():\n    forks.append(1)\n    if len(forks) == 4: raise OSError(errno.EAGAIN, 'none')\n    return fork()\n"
+        "os.fork = scarce\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = chain(20)
+    with web.running():
+        links = ("--depth", "9", "--scope", "any", "--memory-limit", "1GiB")
+        arguments = ("run", first(web), "-o", str(tmp_path), *LOCAL, *TWO, *links)
+        scarce = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(scarce, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert (done.returncode, "no process can be started" in done.stderr) == (3, True), done.stderr
+        assert crawler(*arguments).returncode == 0
+    assert len(rows_of(tmp_path)) == 20
 
 
 def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_the_crawl(tmp_path: Path) -> None:

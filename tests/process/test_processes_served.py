@@ -228,6 +228,38 @@ def test_a_process_that_is_begun_again_visits_nothing_before_it_is_told_of_a_pau
     until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0)
 
 
+def test_a_process_that_stands_still_is_no_life(tmp_path):
+    """However well its parent is: a service manager would leave it so for ever."""
+    listen = f"127.0.0.1:{port_of_its_own()}"
+    program = "import crawler.service.parts.crew as crew; crew.STUCK_S = 2.0; from crawler.cli.main import main; main()"
+    serve = [sys.executable, "-c", program, "serve", "--data", str(tmp_path), "--listen", listen, "--min-free-disk", "0"]
+
+    def health(path, wanted):
+        def told():
+            try:
+                with urllib.request.urlopen(f"http://{listen}{path}", timeout=60) as response:
+                    said = response.read().decode()
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = error.read().decode()
+            except urllib.error.URLError:
+                said = "it does not listen yet"
+            return wanted in said
+
+        wait_until(told)
+
+    with subprocess.Popen([*serve, *LOCAL, *THREE], env=CLEAN, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            parts = wait_for_parts(process.pid, 3)
+            health("/readyz", "ok")
+            os.kill(parts[1], signal.SIGSTOP)
+            health("/livez", "part 1: no answer for")
+            os.kill(parts[1], signal.SIGCONT)
+            health("/livez", "ok")
+        finally:
+            process.kill()
+
+
 def test_it_drains_when_it_is_told_to_and_goes_on_later(web, tmp_path):
     with served(tmp_path, *THREE) as daemon:
         daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/c") for host in HOSTS[:5]).encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import time
 from collections import deque
@@ -18,13 +19,13 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
-from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX
+from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
@@ -67,6 +68,8 @@ class _Part:
         """By itself, and said so."""
         self.error: Exception | None = None
         self.look = Look(Snapshot(at=0.0, state="opening"))
+        self.heard_at = 0.0
+        """When its process has answered last, by the monotonic clock."""
         self.before = Counted()
         """By its processes that have ended."""
         self.before_bytes = 0
@@ -80,6 +83,11 @@ class _Part:
     def open_channel(self) -> Channel | None:
         """Its channel, while it is open."""
         return self.channel if self.is_open else None
+
+    def stuck(self) -> str | None:
+        """What keeps it from making progress: it says so, or says nothing at all."""
+        silent_s = time.monotonic() - self.heard_at if self.is_open else 0.0
+        return f"no answer for {silent_s:.0f} s" if silent_s > STUCK_S else self.look.stuck
 
     def snapshot(self) -> Snapshot:
         seen = self.look.snapshot
@@ -127,6 +135,7 @@ class Crew:
     async def run(self) -> None:
         """Until every part has ended. Raises what ended one of them early: StorageError, ConfigError, PartsError."""
         self._nursery.ended = self._ended
+        self._nursery.not_begun = self._not_begun
         self._nursery.lost = self._lose_nursery
         with self._nursery.heard():
             async with asyncio.TaskGroup() as tasks:
@@ -221,7 +230,7 @@ class Crew:
 
     def alive(self) -> str | None:
         """As ``Vitals.alive``: what keeps a part from making progress."""
-        return next((f"part {part.number}: {part.look.stuck}" for part in self._parts if part.look.stuck), None)
+        return next((f"part {part.number}: {stuck}" for part in self._parts if (stuck := part.stuck())), None)
 
     def ready(self) -> str | None:
         """As ``Vitals.ready``: why a part takes no new work."""
@@ -315,6 +324,7 @@ class Crew:
         def opened(look: bytes) -> None:
             assert part.channel is not None
             part.look, part.is_open, part.was_open, part.away_since = _looks.decode(look), True, True, None
+            part.heard_at = time.monotonic()
             for name, arguments in self._missed(part):
                 part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
@@ -370,6 +380,11 @@ class Crew:
         if not self._parts[number].exit.done():
             self._parts[number].exit.set_result(code)
 
+    def _not_begun(self, number: int, why: int) -> None:
+        said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
+        self._parts[number].error = StorageError(f"{said} ({os.strerror(why)})", errno=why)
+        self._ended(number, 1)
+
     def _lose_nursery(self) -> None:
         self._fail(PartsError("the process that begins the parts of this crawl has ended"))
         self.kill()
@@ -397,12 +412,12 @@ class Crew:
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:
             if channel is not None and (seen := await channel.ask("look")) and part.open_channel is channel:
-                part.look = _looks.decode(seen)
+                part.look, part.heard_at = _looks.decode(seen), time.monotonic()
 
     async def _see(self, part: _Part) -> None:
         async with self._asked(part) as channel:
             if channel is not None and (seen := await channel.ask("snapshot")) and part.open_channel is channel:
-                part.look = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen))
+                part.look, part.heard_at = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen)), time.monotonic()
 
     @contextlib.asynccontextmanager
     async def _asked(self, part: _Part) -> AsyncIterator[Channel | None]:

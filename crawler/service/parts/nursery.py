@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -23,8 +24,10 @@ from crawler.service.signals import HANDLED
 _ORDER: Final = struct.Struct("<B")
 """The number of the part to be begun; its socket comes along."""
 _WORD: Final = struct.Struct("<Bii")
-"""The number of a part, its process id, and how that ended (as ``os.waitstatus_to_exitcode``), or BEGUN."""
+"""The number of a part, its process id, and how that ended (as ``os.waitstatus_to_exitcode``), or BEGUN. Of one that this machine
+had no process for: an errno, and NOT_BEGUN."""
 BEGUN: Final = -1000
+NOT_BEGUN: Final = -1001
 """No process ends so."""
 
 Main = Callable[[int, socket.socket], int]
@@ -40,6 +43,8 @@ class Nursery:
         self.pids: dict[int, int] = {}
         """Number of a part → its process id."""
         self.ended: Callable[[int, int], None] = lambda number, code: None
+        self.not_begun: Callable[[int, int], None] = lambda number, why: None
+        """Called with the number of a part that could not be forked, and why not."""
         self.lost: Callable[[], None] = lambda: None
         """Called when it has ended, which it must not."""
 
@@ -76,6 +81,8 @@ class Nursery:
             number, pid, code = _WORD.unpack(data)
             if code == BEGUN:
                 self.pids[number] = pid
+            elif code == NOT_BEGUN:
+                self.not_begun(number, pid)
             else:
                 self.pids.pop(number, None)
                 self.ended(number, code)
@@ -137,7 +144,15 @@ def _fork_on_demand(parent: socket.socket, main: Main) -> None:
             if not data:
                 return
             number = _ORDER.unpack(data)[0]
-            pid = os.fork()
+            try:
+                if not fds:
+                    raise OSError(errno.EMFILE, "no descriptor for its socket")
+                pid = os.fork()
+            except OSError as error:
+                for fd in fds:
+                    os.close(fd)
+                parent.send(_WORD.pack(number, error.errno or 0, NOT_BEGUN))
+                continue
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -17,7 +17,7 @@ from support.pages import WALL, Crawl, seed, visit
 
 from crawler.core import urls
 from crawler.core.batch import Settled
-from crawler.core.errors import FetchError
+from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
 from crawler.output.archive import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
@@ -66,6 +66,23 @@ def test_what_was_to_be_rolled_by_a_commit_that_failed_is_rolled_by_the_next(cra
     crawl.journal.rewind(crawl.store.marks())
     crawl.commit()
     assert {mark.closed for mark in crawl.store.marks().values()} == {True}
+
+
+def test_full_files_that_get_their_names_only_after_a_failure_are_told_of(crawl):
+    """Else nobody stores them elsewhere before another one is full."""
+    visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
+    crawl.journal.roll()
+    prepared = crawl.prepare()
+    crawl.store.commit(prepared, *crawl.journal.write(prepared))
+    (opened,) = (crawl.root / "warc").iterdir()
+    opened.with_suffix("").mkdir()
+    with pytest.raises(StorageError):
+        crawl.journal.committed()
+    opened.with_suffix("").rmdir()
+    before = crawl.journal.rolled_count
+    crawl.journal.rewind(crawl.store.marks())
+    assert [path.suffix for path in (crawl.root / "warc").iterdir()] == [".gz"]
+    assert crawl.journal.rolled_count > before
 
 
 def test_a_row_has_every_field(crawl):

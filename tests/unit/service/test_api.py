@@ -94,9 +94,10 @@ async def test_seeds_are_crawled_and_their_lines_told(tmp_path, site):
         gzip.compress(lines(unreachable(500))),
         gzip.compress(lines(unreachable(250)) + b"\n") + gzip.compress(lines(unreachable(250, 250))),
         gzip.compress(lines(unreachable(500))) + b"\0" * 512,
+        gzip.compress(lines(unreachable(500))) + b"\0" * (50 << 10),
         lines(unreachable(500)),
     ],
-    ids=["gzip", "members", "padded", "plain"],
+    ids=["gzip", "members", "padded", "padded far", "plain"],
 )
 async def test_seeds_may_be_packed(tmp_path, body):
     async with daemon(tmp_path) as d:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 
 import orjson
 import pytest
@@ -13,7 +14,7 @@ from crawler.cli.checkpoint_command import checkpoint
 from crawler.core.errors import Exit, StorageError
 from crawler.frontier import batch as batch_module
 from crawler.frontier.batch import LINKS_MAX
-from crawler.service import api_seeds
+from crawler.service import api, api_seeds
 
 
 class Counting(Site):
@@ -119,6 +120,23 @@ async def test_an_order_is_fulfilled_though_the_store_could_not_be_read_in_betwe
         assert (await d.ask("POST", "/v1/recrawl"))[0] == 202
         await d.until(changes={"unchanged": 5})
         assert len(calls) > 3 and (await d.ask("GET", "/v1/status"))[1]["storage_errors"] == {"EMFILE": 1}
+
+
+async def test_an_order_that_is_kept_too_late_for_whoever_gave_it_is_fulfilled(tmp_path, site, monkeypatch):
+    monkeypatch.setattr(api, "REQUEST_S", 0.2)
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/seeds", data=lines(urls(site, range(5))))
+        await d.until(done=5)
+        keep, late = d.crawl.store.order, threading.Event()
+
+        def order(given):
+            late.wait(30)
+            keep(given)
+
+        d.crawl.store.order = order
+        asyncio.get_running_loop().call_later(1, late.set)
+        assert (await d.ask("POST", "/v1/recrawl"))[0] == 504
+        await d.until(changes={"unchanged": 5})
 
 
 async def test_what_a_sitemap_says_is_newer_is_due_though_the_store_failed_first(tmp_path, site):
