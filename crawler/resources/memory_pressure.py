@@ -105,19 +105,24 @@ class Meter:
         self._children = children
         self._proc = proc
         self._root = root
-        self._read_pss = self._read_resident = 0
+        self._read = MemoryReading(0, limit)
+        self._read_resident = 0
 
     def read(self) -> MemoryReading:
-        """A few milliseconds of system calls: for a thread. A group's limit may be changed while we run."""
-        self._read_resident = self._resident()
-        self._read_pss = tree = sum(cgroup.pss(pid, self._proc) for pid in self._tree())
+        """A few milliseconds of system calls: for a thread. A group's limit may be changed while we run. The last reading where
+        there is no descriptor to read with."""
+        resident = self._resident()
+        own, *others = (cgroup.pss(pid, self._proc) for pid in self._tree())
         group = cgroup.find(self._proc, self._root)
-        return MemoryReading(tree, self._limit, cgroup.used(group), group.limit) if group else MemoryReading(tree, self._limit)
+        if own or not self._read.pss:
+            self._read_resident = resident
+            self._read = MemoryReading(own + sum(others), self._limit, *((cgroup.used(group), group.limit) if group else ()))
+        return self._read
 
     def is_urgent(self) -> bool:
         """Whether the tree has grown by so much since the last reading that another state may be due. Some 50 µs."""
         grown = self._resident() - self._read_resident
-        return grown > GROWN_SHARE * self._limit and self._read_pss + grown > HIGH * self._limit
+        return grown > GROWN_SHARE * self._limit and self._read.pss + grown > HIGH * self._limit
 
     def _resident(self) -> int:
         return sum(cgroup.resident(pid, self._proc) for pid in self._tree())

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,20 @@ def test_the_tree_is_added_up(proc, root):
     meter = Meter(200 * MIB, lambda: [7, 8, 9], proc=proc, root=root)
     assert meter.read() == MemoryReading(125_000 << 10, 200 * MIB)
     assert meter.read().pressure == pytest.approx(125_000 / 204_800)
+
+
+def test_without_a_descriptor_to_read_with_the_last_reading_stays(proc, root):
+    """None would say that all is well."""
+    meter = Meter(200 * MIB, lambda: [7, 8, 9], proc=proc, root=root)
+    before = meter.read()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert meter.read() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    put(proc / "self" / "smaps_rollup", "Pss: 1 kB\n")
+    assert meter.read().pss < before.pss
 
 
 def test_v2_the_smallest_ancestor_limits(proc, root):
