@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from crawler.core.durable import OPEN, storing
-from crawler.core.errors import StorageError
+from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Mark
 from crawler.output.archive import MARKED_FOLDERS
 from crawler.output.file_names import EXCHANGE, UNNAMED, expired, noticed
@@ -60,8 +60,11 @@ class Retention:
         while True:
             try:
                 await self.look()
-            except StorageError as error:
-                logger.warning("retention: %s; looking again in %.0f s", error, LOOK_EVERY_S)
+            except Exception as error:
+                trouble = error if isinstance(error, StorageError) else lack_of(error)
+                if trouble is None:
+                    raise
+                logger.warning("retention: %s; looking again in %.0f s", trouble, LOOK_EVERY_S)
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wanted.wait()

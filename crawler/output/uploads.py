@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
 from crawler.core.durable import storing, sync_dir, write_beside
-from crawler.core.errors import StorageError
+from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Mark
 from crawler.core.text import printable
 from crawler.output.bucket import Bucket, BucketError, open_bucket
@@ -109,10 +109,13 @@ class Uploads:
     async def _attempt(self) -> None:
         try:
             await self.look()
-        except (BucketError, StorageError, OSError) as error:
+        except Exception as error:
+            trouble = error if isinstance(error, BucketError | StorageError | OSError) else lack_of(error)
+            if trouble is None:
+                raise
             self.failures += 1
             self._failed_in_a_row += 1
-            told, self.trouble = self.trouble, printable(str(error))
+            told, self.trouble = self.trouble, printable(str(trouble))
             if told != self.trouble:  # once, and not at each attempt
                 logger.warning("%d files wait to be stored: %s; trying again", self.waiting.files, self.trouble)
         else:

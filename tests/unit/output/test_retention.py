@@ -15,6 +15,7 @@ from crawler import read
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.crawl.reading import open_crawl_reader
+from crawler.output import retention as retention_module
 from crawler.output.file_names import GONE, UNNAMED, expired, noticed, number_of, retired_in
 from crawler.output.retention import Retention
 
@@ -169,6 +170,19 @@ async def test_a_failed_commit_deletes_nothing(tmp_path):
     with pytest.raises(StorageError):
         await crawl.retention.look()
     assert crawl.names() == before
+
+
+async def test_no_thread_left_to_look_in_is_no_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(retention_module, "LOOK_EVERY_S", 0.01)
+    crawl = Directory(tmp_path, marks_of(3), bytes_max=220)
+    crawl.broken = RuntimeError("can't start new thread")
+    running = asyncio.create_task(crawl.retention.run())
+    await asyncio.sleep(0.05)
+    crawl.broken = None
+    async with asyncio.timeout(30):
+        while len(crawl.names()) > 4:
+            await asyncio.sleep(0.01)
+    running.cancel()
 
 
 async def test_what_a_kill_left_retired_is_deleted(tmp_path):

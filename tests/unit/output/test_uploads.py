@@ -122,6 +122,19 @@ async def test_trouble_is_told_once_and_passes(crawl, caplog):
     assert caplog.messages == ["3 files wait to be stored: it is down; trying again", "files are stored again"]
 
 
+async def test_no_thread_left_to_copy_in_is_no_end(crawl):
+    crawl.trouble = RuntimeError("can't start new thread")
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(crawl.uploads.run())
+        while not crawl.uploads.failures:
+            await asyncio.sleep(0.01)
+        assert "ulimit -u" in crawl.uploads.trouble
+        crawl.trouble = None
+        await crawl.uploads.finish()
+        running.cancel()
+    assert crawl.names() == sorted((*FILES, ROWS))
+
+
 async def test_marks_that_cannot_be_read_are_no_end(crawl):
     """The crawl's own store is in trouble: that nothing is known to wait does not mean that nothing waits."""
     ask, asked = crawl.ask, 0
