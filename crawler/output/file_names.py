@@ -115,10 +115,10 @@ def expired(
     """Files to be deleted: closed ones older than ``age_s``, and the oldest of those that are together more than
     ``bytes_max``; 0 is no limit. An archive's file comes with its index. ``stored_at``: both must be stored there."""
     index_of = indexes_in(marks)
-    kept = {file: mark for file, mark in marks.items() if not mark.retired}
+    kept = {file: mark for file, mark in marks.items() if not mark.retired and (file in there or not mark.closed)}
     total = sum(mark.length for mark in kept.values())
     chosen: list[str] = []
-    for file in sorted((file for file, mark in kept.items() if mark.closed and file in there), key=lambda file: there[file]):
+    for file in sorted((file for file, mark in kept.items() if mark.closed), key=lambda file: there[file]):
         if file.startswith(_INDEX) or there[file] == UNNAMED:
             continue
         if not (age_s and now - there[file] > age_s) and not (bytes_max and total > bytes_max):

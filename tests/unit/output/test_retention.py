@@ -65,6 +65,11 @@ def test_bytes_take_the_oldest_until_the_rest_fits():
     assert expired(marks, there_of(marks), 100, 0, 330) == [warc(0), index(0), warc(1), index(1)]
 
 
+def test_what_an_operator_has_moved_away_does_not_count():
+    marks = marks_of(5)
+    assert expired(marks, there_of(marks, warc(1), index(1)), 100, 0, 440) == []
+
+
 def test_a_file_that_has_not_got_its_name_yet_is_left_alone():
     marks = marks_of(3)
     assert expired(marks, there_of(marks) | {warc(0): UNNAMED}, 100, 1, 1) == [warc(1), index(1)]
