@@ -482,7 +482,7 @@ async def test_draining_is_not_ready_and_takes_no_more_seeds(tmp_path, site):
         async with d.session.get("/readyz") as answer:
             assert (answer.status, await answer.text()) == (503, "draining\n")
         status, told = await d.ask("POST", "/v1/seeds", data=b"http://late.test/\n")
-        assert (status, told["accepted"]) == (503, 0)
+        assert (status, told["accepted"], told["lines"]) == (503, 0, 0), "what is told is committed"
 
 
 async def test_settings_change_together_or_not_at_all(tmp_path):
@@ -583,6 +583,7 @@ async def test_a_token_is_asked_for_everywhere_but_of_health_checks(tmp_path):
         ({"Host": "]["}, 403),
         ({"Origin": "http://evil.test"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "localhost:9", "Origin": "http://localhost:9"}, 200),
         ({"Host": "localhost:9", "Origin": "http://localhost:8"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
