@@ -73,13 +73,13 @@ def indexes_in(marks: Mapping[str, Mark]) -> Callable[[str], str | None]:
 
 
 def retired_in(marks: Mapping[str, Mark]) -> Callable[[str], bool]:
-    """Whether a file that a record, a row or a cursor names was retired, marked so or already without a mark."""
+    """Whether a file that a record, a row, a cursor or earlier marks name was retired, marked so or already without a mark."""
     newest = cache(lambda: _newest(marks))  # of thousands of files it takes a tenth of a second
 
     def retired(file: str) -> bool:
         if (mark := marks.get(file)) is not None:
             return mark.retired
-        return -1 < number_of(file) < newest().get(_folder(file), -1)
+        return file.startswith(EXCHANGE) or -1 < number_of(file) < newest().get(_folder(file), -1)
 
     return retired
 
