@@ -69,7 +69,7 @@ class Follow:
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/results"""
-        wanted = wanted_rows(request.query)
+        wanted = wanted_rows(request)
         cursor = _cursor(request.query.get("cursor", "0-0"))
         rows = await self._rows(cursor, _wait(request))
         behind = _text(cursor | {rows.part: (rows.number, rows.end)})
@@ -164,13 +164,14 @@ class Follow:
         return response
 
 
-def wanted_rows(query: Mapping[str, str]) -> Callable[[Row], bool] | None:
-    """Which rows a reader wants; None: all. Each filter is names with commas between them. Problem: there are none such."""
+def wanted_rows(request: web.Request) -> Callable[[Row], bool] | None:
+    """Which rows a reader wants; None: all. Each filter is names with commas between them, and may be given again. Problem: there
+    are none such."""
     tests: list[Callable[[Row], bool]] = []
     for name, (known, value_of) in _FILTERS.items():
-        if (text := query.get(name)) is None:
+        if name not in request.query:
             continue
-        names = frozenset(text.split(","))
+        names = frozenset(",".join(request.query.getall(name)).split(","))
         if "" in names:
             raise Problem(400, f"{name} must be names with commas between them")
         if known and (unknown := sorted(names - known)):
