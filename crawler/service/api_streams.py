@@ -38,7 +38,7 @@ RATE_MIN: Final = 16 << 10
 """Bytes per second; a client that takes less for longer than SLOW_S is cut off, and may come back with its cursor."""
 WAIT_S_MAX: Final = 60.0
 _LOOK_EVERY_S: Final = 0.25
-_CURSOR: Final = re.compile(r"(?:p(\d{2})-)?(\d{1,9})-(\d{1,18})")
+_CURSOR: Final = re.compile(r"(?:p(\d{2,10})-)?(\d{1,9})-(\d{1,18})")
 NEXT: Final = "Next-Cursor"
 FOLDER: Final = "results/"
 

@@ -17,7 +17,7 @@ from support.sinful import Site, head, running, stay
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
-from crawler.core.model import Link
+from crawler.core.model import Link, Mark
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import MARK, POSITION, file_name
@@ -448,6 +448,24 @@ async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, curs
         await d.until(done=1)
         status, told = await d.ask("GET", "/v1/results", params={"cursor": cursor})
         assert (status, "cursor" in told["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("part", [7, 100, 2**31 - 1])
+async def test_a_cursor_of_any_part_is_taken_back(tmp_path, part):
+    """Those of a cluster's nodes are numbered for as long as it lives."""
+    async with daemon(tmp_path) as d:
+        marks = {**await d.crawl.pump.marks(), f"results/p{part:02d}-results-000000.jsonl": Mark(7, closed=True)}
+
+        async def marked(folder=""):
+            return marks
+
+        d.control.crawl.marks = marked
+        (tmp_path / "results" / f"p{part:02d}-results-000000.jsonl").write_bytes(b'{"a":}\n')
+        async with d.session.get("/v1/results") as answer:
+            assert (answer.status, await answer.read()) == (200, b'{"a":}\n')
+            cursor = answer.headers["Next-Cursor"]
+        async with d.session.get(f"/v1/results?cursor={cursor}") as answer:
+            assert (answer.status, await answer.read(), answer.headers["Next-Cursor"]) == (200, b"", cursor)
 
 
 async def test_a_row_longer_than_a_page_is_a_page(tmp_path, site, monkeypatch):
