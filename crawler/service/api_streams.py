@@ -71,7 +71,7 @@ class Follow:
         """GET /v1/results"""
         wanted = wanted_rows(request)
         cursor = _cursor(request.query.get("cursor", "0-0"))
-        rows = await self._rows(cursor, _wait(request))
+        rows = await self._rows(request, cursor, _wait(request))
         behind = _text(cursor | {rows.part: (rows.number, rows.end)})
         headers = {NEXT: behind, "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
         response = web.StreamResponse(headers=headers)
@@ -120,8 +120,9 @@ class Follow:
         with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
             return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
 
-    async def _rows(self, cursor: Cursor, wait_s: float) -> RowRange:
-        """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
+    async def _rows(self, request: web.Request, cursor: Cursor, wait_s: float) -> RowRange:
+        """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``; or once the client has gone,
+        whose connection counts until its request ends."""
         crawl, clock = self._crawl, asyncio.get_running_loop().time
         until = clock() + wait_s
         seen: object = None
@@ -129,7 +130,7 @@ class Follow:
             if seen is None or crawl.commits() != seen:
                 seen = crawl.commits()
                 rows = await asyncio.to_thread(rows_behind, self._root, await crawl.marks(FOLDER), cursor)
-            if rows.path is not None or crawl.is_draining() or clock() >= until:
+            if rows.path is not None or crawl.is_draining() or clock() >= until or request.transport is None:
                 return rows
             await asyncio.sleep(_LOOK_EVERY_S)
 

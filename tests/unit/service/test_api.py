@@ -441,6 +441,26 @@ async def test_a_reader_may_wait_for_rows(tmp_path, site):
             assert orjson.loads(await answer.read())["outcome"] == "ok"
 
 
+async def test_who_waits_for_rows_and_goes_away_makes_room_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(api_streams, "WAIT_S_MAX", 999)
+    async with daemon(tmp_path) as d, asyncio.timeout(60):
+
+        async def is_served():
+            async with d.session.get("/livez", headers={"Connection": "close"}) as answer:
+                return answer.status == 200
+
+        writers = []
+        while await is_served():
+            for _ in range(16):
+                _, writer = await asyncio.open_connection("127.0.0.1", d.port)
+                writer.write(b"GET /v1/results?wait=999 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                writers.append(writer)
+        for writer in writers:
+            writer.close()
+        while not await is_served():
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("cursor", ["", "1", "0-1", "9-0", "0-999999999", "-1-0", "0-0-0", "x", "0-" + "9" * 19])
 async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, cursor):
     async with daemon(tmp_path) as d:
