@@ -129,13 +129,15 @@ class Client:
         return RequestRefused(f"{told}; another address: --listen or --api", response.status)
 
     def results(self, cursor: str = "0-0", wait_s: int = 0) -> Iterator[tuple[str, bytes]]:
-        """(cursor behind it, rows) for as long as there are more; with ``wait_s`` for ever."""
+        """(cursor behind it, rows) for as long as there are more; with ``wait_s`` for ever. RequestRefused: they are cut."""
         while True:
             rows = bytearray()
             with self.open("GET", "/v1/results", {"cursor": cursor, "wait": wait_s}) as response:
                 cursor = response.headers["Next-Cursor"]
                 while piece := response.read(_PIECE_BYTES):
                     rows += piece
+                if response.length:  # so many bytes have not come: the cursor stands behind them
+                    raise RequestRefused(f"what {self._where} responds is cut: is it still running?", response.status)
             if rows:
                 yield cursor, bytes(rows)
             elif not wait_s:

@@ -153,7 +153,8 @@ def _to_file(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> None:
             from crawler.output.archive.wacz import write_wacz
 
             title = reader.root.resolve().name
-            count = write_wacz(reader.root, reader.marks, _pages(reader, wanted, namespace), target, title=title)
+            pages = _pages(reader, wanted, namespace)
+            count = write_wacz(reader.root, reader.marks, pages, target, title=title, is_retired=reader.is_retired)
             if not count:
                 raise ConfigError(f"{reader.root}: there are no WARC files in it, which WACZ is made of")
             say(f"{to}: {counted(count, 'WARC file')}")

@@ -176,7 +176,7 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
         fetcher=fetcher,
         parser=parser,
         visitor=visitor,
-        retention=_retention(config, files.root, pump, marking),
+        retention=_retention(basis, pump, marking),
         uploads=_uploads(config, files.root, pump, marking, files.journal),
         seeds=_seeds(config, files.store, url_rules, files.membership) if part is None or part.share.own == 0 else iter(()),
         recrawler=recrawler,
@@ -273,7 +273,8 @@ def _uploads(config: Config, root: Path, pump: Pump, marking: asyncio.Lock, jour
     )
 
 
-def _retention(config: Config, root: Path, pump: Pump, marking: asyncio.Lock) -> Retention:
+def _retention(basis: _Basis, pump: Pump, marking: asyncio.Lock) -> Retention:
+    config, root = basis.config, basis.files.root
     return Retention(
         root,
         age_s=config.retain_age,
@@ -283,6 +284,7 @@ def _retention(config: Config, root: Path, pump: Pump, marking: asyncio.Lock) ->
         wall=time.time,
         marking=marking,
         stored_at=stored_place(config.store_url, root) if config.store_url is not None else None,
+        is_part=basis.part is not None,
     )
 
 

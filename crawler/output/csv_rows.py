@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from crawler.core import exact_json
-from crawler.core.text import cell
+from crawler.core.text import cell, printable
 from crawler.output.results import FIELDS, Row
 
 COLUMNS: Final = {
@@ -56,4 +56,4 @@ def _cell(value: Any) -> Any:
         return cell(value)
     if isinstance(value, bool):
         return orjson.dumps(value).decode()
-    return exact_json.dumps(value).decode() if isinstance(value, dict) else value
+    return printable(exact_json.dumps(value).decode()) if isinstance(value, dict) else value

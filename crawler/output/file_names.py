@@ -73,13 +73,13 @@ def indexes_in(marks: Mapping[str, Mark]) -> Callable[[str], str | None]:
 
 
 def retired_in(marks: Mapping[str, Mark]) -> Callable[[str], bool]:
-    """Whether a file that a record, a row or a cursor names was retired, marked so or already without a mark."""
+    """Whether a file that a record, a row, a cursor or earlier marks name was retired, marked so or already without a mark."""
     newest = cache(lambda: _newest(marks))  # of thousands of files it takes a tenth of a second
 
     def retired(file: str) -> bool:
         if (mark := marks.get(file)) is not None:
             return mark.retired
-        return -1 < number_of(file) < newest().get(_folder(file), -1)
+        return file.startswith(EXCHANGE) or -1 < number_of(file) < newest().get(_folder(file), -1)
 
     return retired
 
@@ -111,17 +111,23 @@ def expired(
     bytes_max: int,
     *,
     stored_at: str | None = None,
+    others: Mapping[str, tuple[float, int]] = {},
 ) -> list[str]:
     """Files to be deleted: closed ones older than ``age_s``, and the oldest of those that are together more than
-    ``bytes_max``; 0 is no limit. An archive's file comes with its index. ``stored_at``: both must be stored there."""
+    ``bytes_max``; 0 is no limit. An archive's file comes with its index. ``stored_at``: both must be stored there. ``others``:
+    (when it was written, bytes) of each file of the other parts, which count, and are deleted by those."""
     index_of = indexes_in(marks)
-    kept = {file: mark for file, mark in marks.items() if not mark.retired}
-    total = sum(mark.length for mark in kept.values())
+    kept = {file: mark for file, mark in marks.items() if not mark.retired and (file in there or not mark.closed)}
+    total = sum(mark.length for mark in kept.values()) + sum(size for _, size in others.values())
+    times = {file: there[file] for file, mark in kept.items() if mark.closed} | {file: at for file, (at, _) in others.items()}
     chosen: list[str] = []
-    for file in sorted((file for file, mark in kept.items() if mark.closed and file in there), key=lambda file: there[file]):
-        if file.startswith(_INDEX) or there[file] == UNNAMED:
+    for file in sorted(times, key=times.__getitem__):
+        if (file.startswith(_INDEX) and file not in others) or times[file] == UNNAMED:
             continue
-        if not (age_s and now - there[file] > age_s) and not (bytes_max and total > bytes_max):
+        if not (age_s and now - times[file] > age_s) and not (bytes_max and total > bytes_max):
+            continue
+        if file in others:
+            total -= others[file][1]
             continue
         pair = [name for name in (file, index_of(file)) if name in kept]
         if stored_at is not None and not all(kept[name].is_stored_at(stored_at) for name in pair):

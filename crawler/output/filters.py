@@ -27,7 +27,7 @@ class Filter(Struct, frozen=True):
             return False
         if self.changes and row.get("change") not in self.changes:
             return False
-        if self.tags and str(row["tag"]) not in self.tags:
+        if self.tags and (row["tag"] is None or str(row["tag"]) not in self.tags):
             return False
         if self.since and row["fetched_at"] < self.since:
             return False

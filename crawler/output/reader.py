@@ -144,7 +144,7 @@ class CrawlReader:
     def verify(self, report: Callable[[str], None]) -> Findings:
         """Check every mark, record, digest, row and entry of the store, and that the crawl's settings can be read; each fault is
         reported in one sentence."""
-        findings = verify(self.root, self.marks, (row for _, row in self.rows()), report)
+        findings = verify(self.root, self.marks, self._store.marks_now, self.is_retired, report)
         try:
             read_identity(self.root)
         except (ConfigError, StorageError) as error:

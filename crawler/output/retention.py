@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from crawler.core.durable import OPEN, storing
 from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Mark
 from crawler.output.archive import MARKED_FOLDERS
-from crawler.output.file_names import EXCHANGE, UNNAMED, expired, noticed
+from crawler.output.file_names import EXCHANGE, UNNAMED, expired, noticed, number_of
 
 LOOK_EVERY_S: Final = 60.0
 FOLDERS: Final = (*MARKED_FOLDERS, "results")
@@ -30,7 +31,7 @@ logger: Final = logging.getLogger(__name__)
 class Retention:
     """The files of the crawl in ``root``. ``marks`` asks the store, ``retire`` commits marks (None: no mark any more), both
     under ``marking``; ``wall`` is wall time, as files have it. ``stored_at``: nothing is deleted that is not
-    stored at that place (see ``crawler.output.uploads``)."""
+    stored at that place (see ``crawler.output.uploads``). ``is_part``: of other parts of the crawl there are files as well."""
 
     def __init__(
         self,
@@ -43,10 +44,11 @@ class Retention:
         wall: Callable[[], float],
         marking: asyncio.Lock,
         stored_at: str | None = None,
+        is_part: bool = False,
     ) -> None:
         self._root, self._age_s, self._bytes_max = root, age_s, bytes_max
         self._marks, self._retire, self._wall = marks, retire, wall
-        self._marking, self._stored_at = marking, stored_at
+        self._marking, self._stored_at, self._is_part = marking, stored_at, is_part
         self._folders = _folders(root)
         self._wanted = asyncio.Event()
 
@@ -82,7 +84,9 @@ class Retention:
         marks = {file: mark for file, mark in (await self._marks()).items() if not file.startswith(EXCHANGE)}
         there = await asyncio.to_thread(self._there, marks)
         gone = noticed(marks, there)
-        old = expired(marks, there, self._wall(), self._age_s, self._bytes_max, stored_at=self._stored_at)
+        others = await asyncio.to_thread(self._others, marks) if self._is_part and self._bytes_max else {}
+        limits = self._age_s, self._bytes_max
+        old = expired(marks, there, self._wall(), *limits, stored_at=self._stored_at, others=others)
         retired = {file: replace(marks[file], retired=True) for file in old}
         # 2. The store first.
         if gone or retired:
@@ -101,6 +105,20 @@ class Retention:
             raise StorageError(f"{self._root}: a folder is not the one it was when the crawl began: is a disk missing?")
         times = {file: _written_at(self._root / file) for file, mark in marks.items() if mark.closed}
         return {file: time for file, time in times.items() if time is not None}
+
+    def _others(self, marks: Mapping[str, Mark]) -> dict[str, tuple[float, int]]:
+        """(when it was written, bytes) of each file of the other parts."""
+        found: dict[str, tuple[float, int]] = {}
+        for folder in FOLDERS:
+            with storing(self._root / folder), suppress(FileNotFoundError):
+                for path in (self._root / folder).iterdir():
+                    is_open = path.name.endswith(OPEN)
+                    file = f"{folder}/{path.name.removesuffix(OPEN)}"
+                    if number_of(file) >= 0 and file not in marks:
+                        with suppress(FileNotFoundError):  # renamed or deleted meanwhile
+                            stat = path.stat()
+                            found[file] = UNNAMED if is_open else stat.st_mtime, stat.st_size
+        return found
 
     def _delete(self, files: Iterable[str]) -> None:
         for file in files:

@@ -6,6 +6,7 @@ Invariants: one pass over rows and records in bounded memory; a fault ends nothi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,20 +14,28 @@ from crawler.core.durable import OPEN, length_of, missing
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import KINDS, Checker, Findings, Kind, kind_of, refs_of
-from crawler.output.file_names import order
-from crawler.output.results import Row
+from crawler.output.file_names import order, retired_in
+from crawler.output.results import Row, rows
 
 
-def verify(root: Path, marks: Mapping[str, Mark], rows: Iterable[Row], report: Callable[[str], None]) -> Findings:
-    """Check the crawl in ``root``; each fault is reported in one sentence. ``rows`` are all rows up to the marks."""
+def verify(
+    root: Path,
+    marks: Mapping[str, Mark],
+    marks_now: Callable[[], Mapping[str, Mark]],
+    is_retired: Callable[[str], bool],
+    report: Callable[[str], None],
+) -> Findings:
+    """Check the crawl in ``root``; each fault is reported in one sentence. What is retired meanwhile is none: ``is_retired``, and
+    ``marks_now`` as of the last commit, know of that."""
     findings = Findings(report, rows_retired=_are_rows_retired(marks))
-    for file, mark in sorted(marks.items()):
-        if not mark.retired:
-            findings.files += 1
-            with findings.noting():
-                _check_length(root / file, mark)
+    _check_lengths(root, marks, marks_now, findings)
+
+    def is_skipped(file: str) -> bool:
+        findings.rows_retired |= (skipped := is_retired(file))
+        return skipped
+
     checkers: dict[Kind | None, Checker] = {kind: kind.checker(root, marks, findings) for kind in KINDS.values()}
-    for row in _readable(rows, findings):
+    for row in _readable((row for _, row in rows(root, marks, is_retired=is_skipped)), findings):
         findings.rows += 1
         with findings.noting():
             if (refs := refs_of(row)) is None:
@@ -45,6 +54,27 @@ def _are_rows_retired(marks: Mapping[str, Mark]) -> bool:
     kept = [order(file) for file, mark in marks.items() if file.startswith("results/") and not mark.retired]
     newest = dict(sorted(kept))
     return len(kept) < sum(number + 1 for number in newest.values())
+
+
+def _check_lengths(
+    root: Path, marks: Mapping[str, Mark], marks_now: Callable[[], Mapping[str, Mark]], findings: Findings
+) -> None:
+    """A file that was deleted since the marks were read had been marked as retired before."""
+    faults: dict[str, StorageError] = {}
+    for file, mark in sorted(marks.items()):
+        if not mark.retired:
+            findings.files += 1
+            try:
+                _check_length(root / file, mark)
+            except StorageError as error:
+                faults[file] = error
+    is_gone = retired_in(marks)
+    if faults:
+        with contextlib.suppress(StorageError):  # the store's faults are told by the store
+            is_gone = retired_in(marks_now())
+    for file, fault in faults.items():
+        if not is_gone(file):
+            findings.fault(str(fault))
 
 
 def _check_length(path: Path, mark: Mark) -> None:

@@ -120,7 +120,10 @@ def _same_origin(request: web.Request, served: frozenset[str]) -> bool:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None:
         return True
-    asked = urlsplit(origin).netloc.lower()
+    try:
+        asked = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return False
     return asked == request.host.lower() or (bool(served) and _is_own(asked, served))
 
 

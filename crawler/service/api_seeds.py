@@ -111,6 +111,8 @@ class _Upload:
         self._admitting: asyncio.Future[asyncio.Future[None]] | None = None
         self._committed: asyncio.Future[None] | None = None
         self._accepted = self._invalid = 0
+        self._taken = 0
+        """Lines up to the last chunk that was."""
         self._errors: list[dict[str, Any]] = []
 
     async def receive(self, request: web.Request) -> None:
@@ -138,7 +140,8 @@ class _Upload:
     async def _take(self, chunk: Chunk) -> None:
         if self._crawl.is_draining():
             await self._commit()
-            raise Problem(503, "the crawler is ending; what is told here is committed", **self.summary())
+            told = self.summary() | {"lines": self._taken}
+            raise Problem(503, "the crawler is ending; what is told here is committed", **told)
         self._accepted += len(chunk.links)
         self._invalid += len(chunk.faults)
         for where, text, reason, _ in chunk.faults[: max(0, ERRORS_MAX - len(self._errors))]:
@@ -148,6 +151,7 @@ class _Upload:
             admitted = Admitted(chunk.links, chunk.faults, position, extras=chunk.extras)
             self._admitting = asyncio.ensure_future(self._crawl.admit(admitted, self._committed))
             self._committed = await self._unless_unwritten(self._admitting)
+        self._taken = self._lines.line
 
     async def _commit(self) -> None:
         """Batches are committed in order: with the last chunk all are."""

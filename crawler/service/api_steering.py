@@ -100,7 +100,7 @@ class Steering:
         """POST /v1/recrawl: what is given, as parameters or as a JSON object, must all be true of a URL; nothing means all."""
         wanted: dict[str, Any] = dict(request.query)
         if "outcome" in wanted:
-            wanted["outcome"] = [name for name in wanted["outcome"].split(",") if name]
+            wanted["outcome"] = [name for text in request.query.getall("outcome") for name in text.split(",") if name]
         if request.can_read_body:
             wanted |= await json_object(request, CHOSEN_BY | {"older_than", "match"})
         older_than, match = wanted.pop("older_than", "0"), wanted.pop("match", None)

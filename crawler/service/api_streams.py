@@ -38,7 +38,7 @@ RATE_MIN: Final = 16 << 10
 """Bytes per second; a client that takes less for longer than SLOW_S is cut off, and may come back with its cursor."""
 WAIT_S_MAX: Final = 60.0
 _LOOK_EVERY_S: Final = 0.25
-_CURSOR: Final = re.compile(r"(?:p(\d{2})-)?(\d{1,9})-(\d{1,18})")
+_CURSOR: Final = re.compile(r"(?:p(\d{2,10})-)?(\d{1,9})-(\d{1,18})")
 NEXT: Final = "Next-Cursor"
 FOLDER: Final = "results/"
 
@@ -69,9 +69,9 @@ class Follow:
 
     async def get_results(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/results"""
-        wanted = wanted_rows(request.query)
+        wanted = wanted_rows(request)
         cursor = _cursor(request.query.get("cursor", "0-0"))
-        rows = await self._rows(cursor, _wait(request))
+        rows = await self._rows(request, cursor, _wait(request))
         behind = _text(cursor | {rows.part: (rows.number, rows.end)})
         headers = {NEXT: behind, "Cache-Control": "no-store", "Content-Type": "application/x-ndjson"}
         response = web.StreamResponse(headers=headers)
@@ -120,8 +120,9 @@ class Follow:
         with await asyncio.to_thread(open_body, self._root, known.archive, raw=raw == "true") as body:
             return await self._stream(request, web.StreamResponse(headers=headers), lambda: body.read(PIECE_BYTES))
 
-    async def _rows(self, cursor: Cursor, wait_s: float) -> RowRange:
-        """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``."""
+    async def _rows(self, request: web.Request, cursor: Cursor, wait_s: float) -> RowRange:
+        """What comes behind the cursor, as soon as there is something, or nothing after ``wait_s``; or once the client has gone,
+        whose connection counts until its request ends."""
         crawl, clock = self._crawl, asyncio.get_running_loop().time
         until = clock() + wait_s
         seen: object = None
@@ -129,7 +130,7 @@ class Follow:
             if seen is None or crawl.commits() != seen:
                 seen = crawl.commits()
                 rows = await asyncio.to_thread(rows_behind, self._root, await crawl.marks(FOLDER), cursor)
-            if rows.path is not None or crawl.is_draining() or clock() >= until:
+            if rows.path is not None or crawl.is_draining() or clock() >= until or request.transport is None:
                 return rows
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -164,13 +165,14 @@ class Follow:
         return response
 
 
-def wanted_rows(query: Mapping[str, str]) -> Callable[[Row], bool] | None:
-    """Which rows a reader wants; None: all. Each filter is names with commas between them. Problem: there are none such."""
+def wanted_rows(request: web.Request) -> Callable[[Row], bool] | None:
+    """Which rows a reader wants; None: all. Each filter is names with commas between them, and may be given again. Problem: there
+    are none such."""
     tests: list[Callable[[Row], bool]] = []
     for name, (known, value_of) in _FILTERS.items():
-        if (text := query.get(name)) is None:
+        if name not in request.query:
             continue
-        names = frozenset(text.split(","))
+        names = frozenset(",".join(request.query.getall(name)).split(","))
         if "" in names:
             raise Problem(400, f"{name} must be names with commas between them")
         if known and (unknown := sorted(names - known)):

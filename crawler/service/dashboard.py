@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
 
 import orjson
 from aiohttp import hdrs, web
@@ -144,8 +145,8 @@ class Dashboard:
     # -- what is ordered ------------------------------------------------------------------------------------------
 
     async def post_steer(self, request: web.Request) -> web.Response:
-        form = await request.post()
-        action, value = str(form.get("action", "")), str(form.get("value", "")).strip()
+        form = await _form(request)
+        action, value = form.get("action", ""), form.get("value", "").strip()
         try:
             await self._steer(action, value, undo=form.get("undo") == "yes", sure=form.get("sure") == "yes")
         except ConfigError as error:
@@ -171,7 +172,7 @@ class Dashboard:
 
     async def post_login(self, request: web.Request) -> web.Response:
         token = self._control.token
-        given = str((await request.post()).get("token", "")).strip()
+        given = (await _form(request)).get("token", "").strip()
         if token is None or not hmac.compare_digest(given.encode(), token.encode()):
             return session.login_page(wrong=True)
         response = web.Response(status=303, headers={hdrs.LOCATION: "./"})
@@ -185,6 +186,13 @@ class Dashboard:
     async def post_logout(self, request: web.Request) -> web.Response:
         headers = {hdrs.LOCATION: "./", hdrs.SET_COOKIE: f"{session.COOKIE}=; HttpOnly; SameSite=Strict; Max-Age=0"}
         return web.Response(status=303, headers=headers)
+
+
+async def _form(request: web.Request) -> dict[str, str]:
+    """As browsers send our forms. Whatever else may come, perhaps of somebody who has no token, is no fault of ours."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise Problem(415, "send a form as application/x-www-form-urlencoded")
+    return dict(parse_qsl((await request.read()).decode(errors="replace"), keep_blank_values=True))
 
 
 def _words(left: Left | None) -> str:

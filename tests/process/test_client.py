@@ -11,6 +11,7 @@ from support.programs import command
 from crawler.cli import client as client_module
 from crawler.cli.change_commands import retry
 from crawler.cli.daemon_commands import drain
+from crawler.core.version import IDENTITY
 
 ASKED = [
     ["status", "--json"],
@@ -55,6 +56,28 @@ def test_another_server_is_no_crawler_whatever_it_responds(other, words):
         last = done.stderr.splitlines()[-1]
         assert (done.returncode, done.stdout) == (code, ""), done
         assert "is no crawler" in last and "--api" in last and "Traceback" not in done.stderr and "\x1b" not in done.stderr
+
+
+class Dying(Other):
+    """A daemon that is killed in the middle of its rows."""
+
+    def do_GET(self):
+        rows = b'{"url": "http://a.test/"}\n' * 2
+        self.send_response(200)
+        for name, value in ((IDENTITY, "v1"), ("Next-Cursor", "0-52"), ("Content-Length", str(len(rows)))):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(rows[:26])
+
+
+def test_rows_that_come_cut_are_not_taken_for_all_of_them():
+    """The cursor that came with them stands behind those that did not come."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = command("results", "--cursor", "0-9", "--listen", f"127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert (done.returncode, done.stdout, "is cut" in done.stderr) == (1, "", True), done
+    assert "0-52" not in done.stderr
 
 
 @pytest.mark.parametrize("order", [drain, retry], ids=["drain", "retry"])

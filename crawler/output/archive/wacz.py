@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import heapq
 import json
 import re
 import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final
 
 from msgspec import Struct
 
-from crawler.core.durable import length_of, missing, open_there
+from crawler.core.durable import open_there
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark
 from crawler.core.version import __version__
 from crawler.output.archive import cdxj
+from crawler.output.file_names import indexes_in
 
 VERSION: Final = "1.1.1"
 PIECE_BYTES: Final = 1 << 20
@@ -41,27 +41,64 @@ class _Resource(Struct, frozen=True):
     bytes: int
 
 
-def write_wacz(root: Path, marks: Mapping[str, Mark], pages: Iterable[bytes], to: Path, *, title: str) -> int:
+def write_wacz(
+    root: Path, marks: Mapping[str, Mark], pages: Iterable[bytes], to: Path, *, title: str, is_retired: Callable[[str], bool]
+) -> int:
     """Write the archive of the crawl in ``root`` to a new file; how many WARC files are in it. With none, nothing is written.
-    ``pages`` are the lines of ``pages.jsonl``. Raises OSError, and StorageError where a file is missing or too short."""
+    ``pages`` are the lines of ``pages.jsonl``; ``is_retired`` knows of later marks than these. Raises OSError, and StorageError
+    where a file is missing or too short."""
     kept = {file: mark for file, mark in marks.items() if not mark.retired}
-    warcs = sorted(file for file in kept if file.startswith("warc/"))
-    if not warcs:
+    if not any(file.startswith("warc/") for file in kept):
         return 0
     temporary, begun = to.with_name(to.name + ".tmp"), f".{to.name}.index-"
     for left in [path for path in to.parent.iterdir() if path.name.startswith(begun)]:  # by one to the same file that was killed
         shutil.rmtree(left)
     try:
-        with temporary.open("wb") as stream, zipfile.ZipFile(stream, "w", allowZip64=True) as target:
-            made = [_stored(target, f"archive/{file[5:]}", _committed(root, file, kept[file])) for file in warcs]
-            with TemporaryDirectory(dir=to.parent, prefix=begun) as scratch:
-                made += _index(target, root, kept, Path(scratch))
-            made.append(_stored(target, "pages/pages.jsonl", pages, zipfile.ZIP_DEFLATED))
-            _describe(target, made, title)
-        temporary.replace(to)
+        with (
+            temporary.open("wb") as stream,
+            zipfile.ZipFile(stream, "w", allowZip64=True) as target,
+            TemporaryDirectory(dir=to.parent, prefix=begun) as scratch,
+        ):
+            lines = Path(scratch, "index")
+            made = _archive(target, root, kept, lines, is_retired)
+            if count := len(made):
+                made += _index(target, lines)
+                made.append(_stored(target, "pages/pages.jsonl", pages, zipfile.ZIP_DEFLATED))
+                _describe(target, made, title)
+        if count:
+            temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
-    return len(warcs)
+    return count
+
+
+def _archive(
+    target: zipfile.ZipFile, root: Path, kept: Mapping[str, Mark], lines: Path, is_retired: Callable[[str], bool]
+) -> list[_Resource]:
+    """The WARC files; ``lines`` gets what their indexes hold. Of those that are retired meanwhile neither is taken: each pair is
+    opened together, so that what is begun is whole."""
+    index_of, made = indexes_in(kept), []
+    with lines.open("wb") as out:
+        for file in sorted(file for file in kept if file.startswith("warc/")):
+            with contextlib.ExitStack() as stack:
+                name = index_of(file)
+                index = _opened(root, name, is_retired, stack) if name is not None else None
+                if (warc := _opened(root, file, is_retired, stack)) is None:
+                    continue
+                if name is not None and index is not None:
+                    out.writelines(_committed(root / name, index, kept[name]))
+                made.append(_stored(target, f"archive/{file[5:]}", _committed(root / file, warc, kept[file])))
+    return made
+
+
+def _opened(root: Path, file: str, is_retired: Callable[[str], bool], stack: contextlib.ExitStack) -> BinaryIO | None:
+    """A file under whichever name it is there; None if it is kept no longer."""
+    try:
+        return stack.enter_context(open_there(root / file))
+    except StorageError:
+        if is_retired(file):
+            return None
+        raise
 
 
 def _stored(target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], compression: int = zipfile.ZIP_STORED) -> _Resource:
@@ -76,50 +113,26 @@ def _stored(target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], compres
     return _Resource(path, f"sha256:{digest.hexdigest()}", size)
 
 
-def _committed(root: Path, file: str, mark: Mark) -> Iterator[bytes]:
-    """A file up to its mark, under whichever name it is there. StorageError: it is shorter."""
+def _committed(path: Path, source: BinaryIO, mark: Mark) -> Iterator[bytes]:
+    """A file up to its mark. StorageError: it is shorter."""
     left = mark.length
-    with open_there(root / file) as source:
-        while left > 0:
-            if not (piece := source.read(min(left, PIECE_BYTES))):
-                raise StorageError(
-                    f"{root / file}: {mark.length} bytes were committed, but {left} of them are missing", final=True
-                )
-            left -= len(piece)
-            yield piece
+    while left > 0:
+        if not (piece := source.read(min(left, PIECE_BYTES))):
+            raise StorageError(f"{path}: {mark.length} bytes were committed, but {left} of them are missing", final=True)
+        left -= len(piece)
+        yield piece
 
 
-def _index(target: zipfile.ZipFile, root: Path, kept: Mapping[str, Mark], scratch: Path) -> list[_Resource]:
+def _index(target: zipfile.ZipFile, lines: Path) -> list[_Resource]:
     """The index lines of all files in order, in compressed blocks, and the index of those blocks."""
+    cdxj.sort(lines)
     heads = [b"!meta 0 " + json.dumps({"format": "cdxj-gzip-1.0", "filename": _INDEX}).encode() + b"\n"]
-    with contextlib.ExitStack() as stack:
-        sources = [_lines(stack.enter_context(path.open("rb"))) for path in _sorted_files(root, kept, scratch)]
-        blocks = _stored(target, f"indexes/{_INDEX}", _blocks(heapq.merge(*sources), heads))
+    with lines.open("rb") as source:
+        blocks = _stored(target, f"indexes/{_INDEX}", _blocks(source, heads))
     return [blocks, _stored(target, "indexes/index.idx", heads, zipfile.ZIP_DEFLATED)]
 
 
-def _sorted_files(root: Path, kept: Mapping[str, Mark], scratch: Path) -> Iterator[Path]:
-    """Of a file that is being written, a copy up to its mark is sorted."""
-    for file, mark in sorted(kept.items()):
-        if not file.startswith("index/"):
-            continue
-        if mark.closed and (length := length_of(root / file)) >= 0:
-            if length < mark.length:
-                raise missing(root / file, mark.length)
-            yield root / file
-            continue
-        copy = scratch / file[6:]
-        with copy.open("wb") as out:
-            out.writelines(_committed(root, file, mark))
-        cdxj.sort(copy)
-        yield copy
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    return iter(file)
-
-
-def _blocks(lines: Iterator[bytes], heads: list[bytes]) -> Iterator[bytes]:
+def _blocks(lines: Iterable[bytes], heads: list[bytes]) -> Iterator[bytes]:
     """Gzip members of so many lines; ``heads`` gets a line for each."""
     offset = 0
     block: list[bytes] = []

@@ -1,7 +1,7 @@
 """What one part of a crawl may use of everything that its settings give to the whole. Pure.
 
 Invariant: what the parts may use together is never more than the setting. They begin with even shares. What counts for the crawl
-as a whole (max_pages, max_bytes, max_time) is the parent's.
+as a whole (max_pages, max_bytes, max_time) is the parent's; of retain_bytes each part sees what files all have.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def share_of(config: Config, part: int, parts: int, *, memory_limit: int, parser
         parsers=max(1, parsers // parts) if parsers else 0,
         rate=config.rate / parts,
         bandwidth=max(1, config.bandwidth // parts) if config.bandwidth else 0,  # 0 means no limit
-        retain_bytes=max(1, config.retain_bytes // parts) if config.retain_bytes else 0,
         input=config.input if part == 0 else (),
         urls=config.urls if part == 0 else (),
         max_bytes=0,

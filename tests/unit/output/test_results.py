@@ -224,6 +224,7 @@ def test_csv_is_one_flat_line_per_row():
         "input": {"list": "l", "line": 3},
         "timings": {"queue": 0.5, "first_byte": 1.0, "total": 2.0},
         "archive": {"path": "files/x"},
+        "extra": {"k": "\x9b31m"},
     }
     table = list(csv.DictReader(io.StringIO("".join(csv_lines([row, dict.fromkeys(FIELDS)])))))
     filled = {name: value for name, value in table[0].items() if value}
@@ -236,6 +237,7 @@ def test_csv_is_one_flat_line_per_row():
         "timings_first_byte": "1.0",
         "timings_total": "2.0",
         "archive_path": "files/x",
+        "extra": '{"k":"?31m"}',
     }
     assert set(table[1].values()) == {""}
     assert orjson.loads(orjson.dumps(row)) == row

@@ -66,6 +66,43 @@ def test_bytes_take_the_oldest_until_the_rest_fits():
     assert expired(marks, there_of(marks), 100, 0, 330) == [warc(0), index(0), warc(1), index(1)]
 
 
+def test_files_of_other_parts_count_and_are_left_to_them():
+    marks = marks_of(3)
+    others = {
+        "warc/CRAWL-20261118110640000-00000-p01~host.warc.gz": (0.5, 100),
+        "results/p01-results-000000.jsonl": (UNNAMED, 50),
+    }
+
+    def chosen(bytes_max):
+        return expired(marks, there_of(marks), 100, 0, bytes_max, others=others)
+
+    assert chosen(330 + 150) == []
+    assert chosen(330 + 149) == chosen(330 + 150 - 110 - 100) == [warc(0), index(0)]
+    assert chosen(330 + 150 - 110 - 101) == [warc(0), index(0), warc(1), index(1)]
+
+
+def test_a_crawl_that_is_divided_anew_keeps_as_many_bytes_as_before(tmp_path):
+    """The files that were written while it was whole are one part's."""
+    root, lines = tmp_path / "out", tmp_path / "list"
+    with running(Site(scripts={})) as site:
+        for url in site.good(4):
+            with lines.open("a") as file:
+                file.write(f"{url}\n")
+            done = command("run", "-i", str(lines), "-o", str(root), "--processes", "1", *LOCAL)
+            assert done.returncode == 0, done.stderr
+    size = sum(path.stat().st_size for folder in ("warc", "index", "results") for path in (root / folder).iterdir())
+    with served(root, "--processes", "2", "--retain-bytes", str(size)) as daemon:
+        daemon.ask("PATCH", "/v1/settings", f'{{"retain_bytes": {size - 1}}}'.encode(), {"Content-Type": "application/json"})
+        told = daemon.said(r"retired and deleted (\d+) files")
+        assert told[1] == "2", "a pair is enough"
+        assert len(list((root / "warc").iterdir())) == 3
+
+
+def test_what_an_operator_has_moved_away_does_not_count():
+    marks = marks_of(5)
+    assert expired(marks, there_of(marks, warc(1), index(1)), 100, 0, 440) == []
+
+
 def test_a_file_that_has_not_got_its_name_yet_is_left_alone():
     marks = marks_of(3)
     assert expired(marks, there_of(marks) | {warc(0): UNNAMED}, 100, 1, 1) == [warc(1), index(1)]

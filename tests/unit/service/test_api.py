@@ -17,7 +17,7 @@ from support.sinful import Site, head, running, stay
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
-from crawler.core.model import Link
+from crawler.core.model import Link, Mark
 from crawler.frontier.batch import LINKS_MAX, OpenBatch
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import MARK, POSITION, file_name
@@ -442,6 +442,26 @@ async def test_a_reader_may_wait_for_rows(tmp_path, site):
             assert orjson.loads(await answer.read())["outcome"] == "ok"
 
 
+async def test_who_waits_for_rows_and_goes_away_makes_room_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(api_streams, "WAIT_S_MAX", 999)
+    async with daemon(tmp_path) as d, asyncio.timeout(60):
+
+        async def is_served():
+            async with d.session.get("/livez", headers={"Connection": "close"}) as answer:
+                return answer.status == 200
+
+        writers = []
+        while await is_served():
+            for _ in range(16):
+                _, writer = await asyncio.open_connection("127.0.0.1", d.port)
+                writer.write(b"GET /v1/results?wait=999 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                writers.append(writer)
+        for writer in writers:
+            writer.close()
+        while not await is_served():
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("cursor", ["", "1", "0-1", "9-0", "0-999999999", "-1-0", "0-0-0", "x", "0-" + "9" * 19])
 async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, cursor):
     async with daemon(tmp_path) as d:
@@ -449,6 +469,24 @@ async def test_a_cursor_that_was_never_given_out_is_refused(tmp_path, site, curs
         await d.until(done=1)
         status, told = await d.ask("GET", "/v1/results", params={"cursor": cursor})
         assert (status, "cursor" in told["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("part", [7, 100, 2**31 - 1])
+async def test_a_cursor_of_any_part_is_taken_back(tmp_path, part):
+    """Those of a cluster's nodes are numbered for as long as it lives."""
+    async with daemon(tmp_path) as d:
+        marks = {**await d.crawl.pump.marks(), f"results/p{part:02d}-results-000000.jsonl": Mark(7, closed=True)}
+
+        async def marked(folder=""):
+            return marks
+
+        d.control.crawl.marks = marked
+        (tmp_path / "results" / f"p{part:02d}-results-000000.jsonl").write_bytes(b'{"a":}\n')
+        async with d.session.get("/v1/results") as answer:
+            assert (answer.status, await answer.read()) == (200, b'{"a":}\n')
+            cursor = answer.headers["Next-Cursor"]
+        async with d.session.get(f"/v1/results?cursor={cursor}") as answer:
+            assert (answer.status, await answer.read(), answer.headers["Next-Cursor"]) == (200, b"", cursor)
 
 
 async def test_a_row_longer_than_a_page_is_a_page(tmp_path, site, monkeypatch):
@@ -483,7 +521,7 @@ async def test_draining_is_not_ready_and_takes_no_more_seeds(tmp_path, site):
         async with d.session.get("/readyz") as answer:
             assert (answer.status, await answer.text()) == (503, "draining\n")
         status, told = await d.ask("POST", "/v1/seeds", data=b"http://late.test/\n")
-        assert (status, told["accepted"]) == (503, 0)
+        assert (status, told["accepted"], told["lines"]) == (503, 0, 0), "what is told is committed"
 
 
 async def test_settings_change_together_or_not_at_all(tmp_path):
@@ -584,6 +622,7 @@ async def test_a_token_is_asked_for_everywhere_but_of_health_checks(tmp_path):
         ({"Host": "]["}, 403),
         ({"Origin": "http://evil.test"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "localhost:9", "Origin": "http://localhost:9"}, 200),
         ({"Host": "localhost:9", "Origin": "http://localhost:8"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),

@@ -99,6 +99,23 @@ async def test_with_a_token_nobody_sees_or_steers_without_it(tmp_path):
             assert (await text(browser.get("/")))[0] == 401
 
 
+@pytest.mark.parametrize(
+    ("mime", "body", "status"),
+    [
+        ("application/x-www-form-urlencoded", b"token=\xff%ff&token&;=", 401),
+        ("application/x-www-form-urlencoded; charset=none-such", b"token=x", 401),
+        ("multipart/form-data", b"token=x", 415),
+        ("multipart/form-data; boundary=x", b"token=x", 415),
+        ("text/plain", b"", 415),
+    ],
+)
+async def test_what_strangers_send_as_a_form_is_no_fault_of_ours(tmp_path, caplog, mime, body, status):
+    async with daemon(tmp_path, api_token=TOKEN) as d:
+        assert (await text(d.session.post("/login", data=body, headers={"Content-Type": mime})))[0] == status
+        assert (await text(d.session.post("/login", data={"token": TOKEN}, allow_redirects=False)))[0] == 303
+    assert "Traceback" not in caplog.text
+
+
 def test_a_session_is_for_one_token_and_ends():
     now = time.time()
     kept = session.session_of(TOKEN, now + 60)

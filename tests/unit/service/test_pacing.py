@@ -112,8 +112,8 @@ async def test_one_with_all_the_work_has_nearly_all_of_it():
 
 def test_a_small_limit_divided_is_not_none():
     """0 means no limit."""
-    config = load({"retain_bytes": 3, "bandwidth": 3}, environ={}).config
+    config = load({"bandwidth": 3}, environ={}).config
     shares = [share_of(config, part, 4, memory_limit=1 << 30, parsers=0) for part in range(4)]
-    assert {(share.retain_bytes, share.bandwidth) for share in shares} == {(1, 1)}
+    assert {share.bandwidth for share in shares} == {1}
     none = share_of(load({}, environ={}).config, 0, 4, memory_limit=1 << 30, parsers=0)
-    assert (none.retain_bytes, none.bandwidth) == (0, 0)
+    assert none.bandwidth == 0

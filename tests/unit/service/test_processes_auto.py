@@ -81,8 +81,8 @@ def test_shares_are_together_no_more_than_the_whole():
     shares = [share_of(config, part, 3, memory_limit=1 << 30, parsers=2) for part in range(3)]
     assert sum(share.workers for share in shares) == 10 and min(share.workers for share in shares) == 3
     assert sum(share.rate for share in shares) == pytest.approx(9.0)
-    for name in ("bandwidth", "retain_bytes"):
-        assert 0.99 * getattr(config, name) <= sum(getattr(share, name) for share in shares) <= getattr(config, name)
+    assert 0.99 * config.bandwidth <= sum(share.bandwidth for share in shares) <= config.bandwidth
+    assert {share.retain_bytes for share in shares} == {config.retain_bytes}, "each sees what files all have"
     assert sum(share.memory_limit for share in shares) < 1 << 30
     assert [share.urls for share in shares] == [("http://a.test/",), (), ()]
 

@@ -327,6 +327,7 @@ async def test_results_by_what_they_are(tmp_path, site):
         for query, count in (
             ("outcome=ok", 60),
             ("outcome=ok,http_error", 61),
+            ("outcome=ok&outcome=http_error", 61),
             ("outcome=invalid_url&reason=scheme", 1),
             ("status=404", 1),
             ("status=200,404&list=two", 1),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,69 @@ from crawler.output.archive import cdxj
 from crawler.output.archive.wacz import write_wacz
 
 
+def kept_always(file: str) -> bool:
+    return False
+
+
+def names(number: int) -> tuple[str, str]:
+    unit = f"CRAWL-20261118110640000-{number:05d}-host"
+    return f"warc/{unit}.warc.gz", f"index/{unit}.cdxj"
+
+
+def crawl_of(root: Path, pairs: int) -> dict[str, Mark]:
+    """So many full pairs, each of one line; its marks."""
+    marks = {}
+    for number in reversed(range(pairs)):
+        for file, data in zip(names(number), (b"x", b'org,example)/%d 2026 {"n": 1}\n' % number), strict=True):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_bytes(data)
+            marks[file] = Mark(len(data), closed=True)
+    return marks
+
+
+def lines_in(file: Path) -> list[bytes]:
+    with zipfile.ZipFile(file) as wacz:
+        return zlib.decompress(wacz.read("indexes/index.cdx.gz"), 31).splitlines()
+
+
+def test_any_number_of_files_takes_few_descriptors(tmp_path: Path) -> None:
+    marks = crawl_of(tmp_path / "root", 120)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    try:
+        made = write_wacz(tmp_path / "root", marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert made == len(lines_in(tmp_path / "x.wacz")) == 120
+    assert lines_in(tmp_path / "x.wacz") == sorted(lines_in(tmp_path / "x.wacz"))
+
+
+def test_files_that_are_retired_meanwhile_are_not_taken_and_those_that_were_are_whole(tmp_path: Path) -> None:
+    root, to = tmp_path / "root", tmp_path / "x.wacz"
+    marks = crawl_of(root, 2)
+    first, second = names(0), names(1)
+    (root / first[0]).unlink()
+    os.mkfifo(root / first[0])
+
+    def retire() -> None:
+        with (root / first[0]).open("wb") as pipe:  # it is being read
+            for file in (*first, *second):
+                (root / file).unlink()
+            pipe.write(b"x")
+
+    (thread := threading.Thread(target=retire)).start()
+    assert write_wacz(root, marks, [], to, title="x", is_retired=lambda file: not (root / file).exists()) == 1
+    thread.join()
+    assert lines_in(to) == [b'org,example)/0 2026 {"n": 1}']
+
+
 def test_a_file_that_is_shorter_than_was_committed_is_told(tmp_path: Path) -> None:
     root, to = tmp_path / "root", tmp_path / "out" / "x.wacz"
     (root / "warc").mkdir(parents=True)
     to.parent.mkdir()
     (root / "warc" / "w.warc.gz").write_bytes(b"x" * 10)
     with pytest.raises(StorageError, match=r"w\.warc\.gz: 20 bytes were committed, but 10"):
-        write_wacz(root, {"warc/w.warc.gz": Mark(20, closed=True)}, [], to, title="x")
+        write_wacz(root, {"warc/w.warc.gz": Mark(20, closed=True)}, [], to, title="x", is_retired=kept_always)
     assert list(to.parent.iterdir()) == []
 
 
@@ -28,11 +88,11 @@ def test_the_second_index_has_the_whole_key_of_each_block(tmp_path: Path) -> Non
     """Braces may stand in a query as they are (https://url.spec.whatwg.org/#query-percent-encode-set)."""
     page = page_of(tmp_path, url='http://example.org/?q={"a":1}', fetched_at=0.0)
     line = cdxj.line(page, Ref("warc/w.warc.gz", 0, 9), "sha1:X", is_revisit=False)
-    for folder, name, data in (("warc", "w.warc.gz", b"x"), ("index", "w.cdxj", line)):
+    for folder, name, data in (("warc", names(0)[0][5:], b"x"), ("index", names(0)[1][6:], line)):
         (tmp_path / "root" / folder).mkdir(parents=True)
         (tmp_path / "root" / folder / name).write_bytes(data)
-    marks = {"warc/w.warc.gz": Mark(1, closed=True), "index/w.cdxj": Mark(len(line), closed=True)}
-    write_wacz(tmp_path / "root", marks, [], tmp_path / "x.wacz", title="x")
+    marks = dict(zip(names(0), (Mark(1, closed=True), Mark(len(line), closed=True)), strict=True))
+    write_wacz(tmp_path / "root", marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always)
     with zipfile.ZipFile(tmp_path / "x.wacz") as wacz:
         _, head = wacz.read("indexes/index.idx").splitlines()
     assert head.startswith(b'org,example)/?q={"a":1} 19700101000000 {"offset": 0, ')
