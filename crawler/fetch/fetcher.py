@@ -47,6 +47,8 @@ _READ_BY_US: Final = frozenset({"robots", *SITEMAPS})
 """Kinds of links that are read for the crawl's own sake: by GET, and of any type."""
 REACH_S: Final = 3.0
 """A host that neither takes nor refuses a connection within this is not reached."""
+RACE_S: Final = 1.0
+"""The news that a connection is closed takes no longer: a request that is written meanwhile nobody sees."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
 """Of a body that was cut because it took too long."""
 
@@ -197,7 +199,7 @@ class Fetcher:
             try:
                 return await self._exchange(link, request, exchange, started, room)
             except FetchError as error:
-                if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
+                if not _was_closed_before(exchange, error):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
             if self._request_pace.per_second:
@@ -326,6 +328,13 @@ class Fetcher:
             mime, _ = _content_type(message)
             if mime is not None and not any(matches_mime(mime, pattern) for pattern in accepted):
                 raise FetchError("mime", mime)
+
+
+def _was_closed_before(exchange: Exchange, error: FetchError) -> bool:
+    """Whether a kept connection may have been closed before the request came. Who closes it later has seen that, and is asked
+    again when its host has rested."""
+    is_closed = exchange.reused and not exchange.received and error.reason in ("disconnected", "reset")
+    return is_closed and time.monotonic() - exchange.sent_at <= RACE_S
 
 
 def _page(request: Request, message: RawResponseMessage, body: Body, fault: FetchError | None) -> Page:
