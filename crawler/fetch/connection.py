@@ -79,6 +79,7 @@ class Watched(ResponseHandler):
         self._carry = b""
         self._last = b""
         self._held = b""  # of a long head that waits for memory
+        self._lost: tuple[BaseException | None] | None = None  # how the connection ended meanwhile
         self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
@@ -219,8 +220,10 @@ class Watched(ResponseHandler):
             exchange.deadline.go_on()
         held, self._held = self._held, b""
         self._head_bytes = 0
-        self._resume_transport_reading()
+        if self._lost is None:
+            self._resume_transport_reading()
         self._receive(held, exchange)
+        self._end()
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
@@ -328,6 +331,9 @@ class Watched(ResponseHandler):
         super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._held:  # what has come may be a whole response: TLS tells of its peer's goodbye though reading is paused
+            self._lost, self._sock = (exc,), None
+            return
         exchange, payload = self._exchange, self._payload
         if exchange is not None:
             exchange.lost = True
@@ -336,6 +342,8 @@ class Watched(ResponseHandler):
                 if exchange.ending is None and payload is not None and not payload.is_eof():
                     exchange.ending = self._cut(exchange, exc)
                 self._end_payload()
+        else:
+            self._payload = None  # it is whole, though the parser may not have seen it
         super().connection_lost(exc)
         self._exchange = None
         if self._tls_waste is not None:
@@ -361,8 +369,15 @@ class Watched(ResponseHandler):
         if payload is not None and not payload.is_eof():
             payload.feed_eof()
 
+    def _end(self) -> None:
+        """Of a connection that was lost while a head waited: now it is."""
+        self._held = b""
+        if self._lost is not None:
+            (exc,), self._lost = self._lost, None
+            self.connection_lost(exc)
+
     def _is_over(self) -> bool:
-        return self.transport is None or self.transport.is_closing()
+        return self.transport is None or (self.transport.is_closing() and self._lost is None)
 
     def _fail(self, reason: str, detail: str) -> None:
         assert self._exchange is not None
@@ -374,6 +389,10 @@ class Watched(ResponseHandler):
     def close(self) -> None:
         """At once: a TLS connection that says goodbye first reads on for as long as 30 s."""
         self.abort()
+
+    def abort(self) -> None:
+        super().abort()
+        self._end()
 
     def end_if_wasteful(self) -> None:
         """Of a TLS connection: end it if what it receives is hardly content, or if it receives much at rest: it was counted
@@ -388,6 +407,7 @@ class Watched(ResponseHandler):
 
     def _drop(self) -> None:
         self.force_close()
+        self._end()
         if self.transport is not None:
             self.transport.abort()
 

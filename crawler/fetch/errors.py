@@ -8,6 +8,7 @@ password.
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 from typing import Final
 
@@ -66,7 +67,7 @@ def translated(error: BaseException, exchange: Exchange, *, tls: bool) -> FetchE
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError):
         return StorageError("out of memory while fetching", errno=errno.ENOMEM)
-    if exchange.our_errno or _is_ours(error, number):
+    if exchange.our_errno or _is_ours(error, number, exchange):
         return lacking(exchange.our_errno or number or 0)
     if exchange.refused is not None:
         return FetchError("address", exchange.refused)
@@ -105,10 +106,10 @@ def lacking(number: int) -> StorageError:
     return StorageError(f"network: {_words(number)}", errno=number)
 
 
-def _is_ours(error: BaseException, number: int | None) -> bool:
-    """EADDRNOTAVAIL is ours where ports run out, but also what connecting to IPv6 says where there is no IPv6."""
+def _is_ours(error: BaseException, number: int | None, exchange: Exchange) -> bool:
+    """EADDRNOTAVAIL is ours where ports run out, but also what connecting to IPv6 says where there is no IPv6 (any more)."""
     if number == errno.EADDRNOTAVAIL and isinstance(error, aiohttp.ClientConnectorError):
-        return ":" not in error.host
+        return any(family != socket.AF_INET6 for family, *_ in exchange.tried)
     return number in OUR_ERRNOS
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from aiohttp.abc import ResolveResult
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 from msgspec import Struct
@@ -45,7 +46,9 @@ body in chunks of one byte comes whole, and all of them together take some hundr
 _READ_BY_US: Final = frozenset({"robots", *SITEMAPS})
 """Kinds of links that are read for the crawl's own sake: by GET, and of any type."""
 REACH_S: Final = 3.0
-"""A host that takes no connection within this is not reached."""
+"""A host that neither takes nor refuses a connection within this is not reached."""
+RACE_S: Final = 1.0
+"""The news that a connection is closed takes no longer: a request that is written meanwhile nobody sees."""
 TIME_REASONS: Final = frozenset({"read_timeout", "total_timeout", "min_rate"})
 """Of a body that was cut because it took too long."""
 
@@ -150,22 +153,31 @@ class Fetcher:
         self._connector.forget()
 
     async def reaches(self, host: str) -> bool:
-        """Whether a host key's port takes a connection now: a sign that our own network works. Nothing is sent. Never of a host
-        behind a proxy: no name of it is looked up and no connection made but by the proxy."""
+        """Whether a host key's port takes a connection now, or refuses it: a sign that our own network works. Nothing is sent.
+        Never of a host behind a proxy: no name of it is looked up and no connection made but by the proxy."""
         if self._profile_of(host).proxy is not None:
             return False
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")
         try:
             async with asyncio.timeout(REACH_S):
                 for found in await self._connector.addresses(name.strip("[]"), int(port)):
-                    kind = (found["family"], socket.SOCK_STREAM, found["proto"], "", (found["host"], found["port"]))
-                    with self._guard.socket(kind) as probe:
-                        probe.setblocking(False)
-                        await self._loop.sock_connect(probe, (found["host"], found["port"]))
+                    if await self._takes_connection(found):
                         return True
-        except (OSError, FetchError, StorageError, TimeoutError):
+        except (FetchError, StorageError, TimeoutError):
             pass
         return False
+
+    async def _takes_connection(self, found: ResolveResult) -> bool:
+        kind = (found["family"], socket.SOCK_STREAM, found["proto"], "", (found["host"], found["port"]))
+        try:
+            with self._guard.socket(kind) as probe:
+                probe.setblocking(False)
+                await self._loop.sock_connect(probe, (found["host"], found["port"]))
+        except ConnectionRefusedError:
+            return True  # by somebody out there: it may speak on another port only
+        except OSError:
+            return False
+        return True
 
     async def fetch(self, lease: Lease, room: Room | None = None) -> Page:
         """One attempt at a link. ``room``: where memory is to be had for what few responses need. FetchError: no response came
@@ -187,7 +199,7 @@ class Fetcher:
             try:
                 return await self._exchange(link, request, exchange, started, room)
             except FetchError as error:
-                if not exchange.reused or exchange.received or error.reason not in ("disconnected", "reset"):
+                if not _was_closed_before(exchange, error):
                     raise
             # A kept connection was closed just as it was used again: nobody has seen the request (RFC 9112 section 9.3.1).
             if self._request_pace.per_second:
@@ -316,6 +328,13 @@ class Fetcher:
             mime, _ = _content_type(message)
             if mime is not None and not any(matches_mime(mime, pattern) for pattern in accepted):
                 raise FetchError("mime", mime)
+
+
+def _was_closed_before(exchange: Exchange, error: FetchError) -> bool:
+    """Whether a kept connection may have been closed before the request came. Who closes it later has seen that, and is asked
+    again when its host has rested."""
+    is_closed = exchange.reused and not exchange.received and error.reason in ("disconnected", "reset")
+    return is_closed and time.monotonic() - exchange.sent_at <= RACE_S
 
 
 def _page(request: Request, message: RawResponseMessage, body: Body, fault: FetchError | None) -> Page:

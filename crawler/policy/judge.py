@@ -7,7 +7,7 @@ that may pass later is a Retry while attempts are left, and only then. How long 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -59,7 +59,7 @@ class Judge:
         is_busy = page.status in BUSY_STATUS
         sign: HostSign = "busy" if is_busy else "alive"
         # RFC 9110 10.2.3 has it on 503 and any 3xx, other rules on 413 and 429: whoever sends it is heard
-        after_s = retry_after(page.header("retry-after"), wall) if page.status >= 300 else 0.0
+        after_s = retry_after(page.header("retry-after"), wall, page.header("date")) if page.status >= 300 else 0.0
         fault = page.fault
         if fault is None and page.status in (206, 226) and is_part(page.status, page.header("content-range")):
             fault = FetchError("cut")
@@ -153,20 +153,27 @@ def is_part(status: int, content_range: str | None) -> bool:
     return whole is None or int(whole[1]) + 1 != int(whole[2])
 
 
-def retry_after(value: str | None, wall: float) -> float:
-    """Seconds to wait by a Retry-After field (RFC 9110, 10.2.3: seconds or an HTTP-date); 0.0 if absent or unreadable."""
+def retry_after(value: str | None, wall: float, date: str | None = None) -> float:
+    """Seconds to wait by a Retry-After field (RFC 9110, 10.2.3: seconds or an HTTP-date); 0.0 if absent or unreadable. ``date``:
+    what the response says of its own time; whose clock is not ours does not ask for less."""
     if not value:
         return 0.0
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:12])
-    try:
-        when = parsedate_to_datetime(value)
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=UTC)
-        return max(0.0, (when - datetime.fromtimestamp(wall, UTC)).total_seconds())
-    except (ValueError, TypeError, OverflowError, LookupError):  # which of these depends on the nonsense
+    when, since = _http_date(value), _http_date(date)
+    if when is None:
         return 0.0
+    return max(0.0, when - (since if since is not None else wall))
+
+
+def _http_date(text: str | None) -> float | None:
+    """Seconds since the epoch; None if it is absent or none."""
+    try:
+        when = parsedate_to_datetime(text or "")
+        return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError, LookupError):  # which of these depends on the nonsense
+        return None
 
 
 def _stands_in(fingerprint: bytes, chain: bytes) -> bool:

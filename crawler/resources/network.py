@@ -21,8 +21,8 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Network:
-    """``reaches(host)`` says whether a host's port takes a connection. Every method that returns visits returns those that may
-    be settled now, (lease, outcome) each: as judged, or given back."""
+    """``reaches(host)`` says whether a host's port takes a connection, or refuses it. Every method that returns visits returns
+    those that may be settled now, (lease, outcome) each: as judged, or given back."""
 
     def __init__(
         self,

@@ -40,7 +40,8 @@ _SIGNS: Final[dict[str, Sign]] = {
     "total_timeout": "silence",
 }
 _UNTRIED: Final = frozenset({"robots_denied", "blocked", "invalid_url", "skipped"})
-_NO_WAY_OUT: Final = frozenset({"ENETUNREACH", "ENETDOWN", "ENONET"})
+_NO_WAY_OUT: Final = frozenset({"ENETUNREACH", "ENETDOWN", "ENONET", "EADDRNOTAVAIL"})
+"""The last of a connection to IPv6 where this machine has no such address any more."""
 _PROXY_REFUSES: Final = frozenset({"status 407", "no tunnel"})
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref, Retry
 from crawler.core.urls import UrlRules
 from crawler.fetch import connector, decoding, session
+from crawler.fetch import fetcher as fetcher_module
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
 from crawler.fetch.deadline import Deadline, Deadlines
@@ -52,6 +53,7 @@ MORE = {
     "big": [head(300_000) + page(1, 300_000), stay],
     "late-head": [0.4, head(2) + b"ok", stay],
     "late-body": [head(10) + b"hello", 0.4, b"world", stay],
+    "late-end": [0.4],
     "not-modified": [head(None, 'ETag: "1"', status="304 Not Modified"), stay],
     "hold": [head(1000) + b"x", hang],
     "hold-big": [head(1 << 30) + bytes(200_000), hang],
@@ -471,6 +473,17 @@ async def test_what_lies_unread_on_a_kept_connection_is_no_answer(site: Site, tm
         assert (await end_of(fetcher, at(site, "/sin/second-later")))[2] == b"ok"
         time.sleep(0.3)
         assert await end_of(fetcher, at(site, "/good/2?bytes=70")) == ("ok", None, page(2, 70))
+
+
+@pytest.mark.parametrize(("race_s", "times"), [(60.0, 2), (0.1, 1)])
+async def test_a_request_is_sent_again_only_if_nobody_may_have_seen_it(site, tmp_path, monkeypatch, race_s, times) -> None:
+    """A host that thinks about it for long, and then closes the connection, was asked twice in one visit, without a rest."""
+    monkeypatch.setattr(fetcher_module, "RACE_S", race_s)
+    async with fetching(tmp_path, site) as fetcher:
+        await end_of(fetcher, at(site, "/good/1"))
+        site.requests.clear()
+        assert await end_of(fetcher, at(site, "/sin/late-end")) == ("connect_error", "disconnected", b"")
+    assert len(site.requests) == times
 
 
 async def test_an_answer_that_came_before_the_request_is_none() -> None:

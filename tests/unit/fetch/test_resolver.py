@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+import support
 from msgspec.structs import replace
 from support.sinful import Site
 from support.sinful_net import name_server, odd_ports
 
+import crawler
 from crawler.core.errors import FetchError, StorageError
 from crawler.fetch import ipv6
 from crawler.fetch import resolver as module
 from crawler.fetch.guard import Guard
 from crawler.fetch.resolver import Resolver
+from crawler.resources.outage_detector import network_sign
 
 
 @asynccontextmanager
@@ -167,6 +175,47 @@ async def test_where_ipv6_is_lost_the_network_is_to_blame(monkeypatch) -> None:
         assert await addresses(resolver, "six.sin.test") == ["::1"]
         routes.clear()
         assert await addresses(resolver, "six.other.sin.test") == ["::1"], "connecting to it tells of our network"
+
+
+LOSING_IPV6 = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from crawler.core.errors import FetchError
+from support.hostile import fetching, lease_of
+from support.sinful import Site
+from support.sinful_net import name_server, odd_ports
+
+async def main():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    nets = ("127.0.0.0/8", "::1/128")
+    async with Site(extras=[name_server, odd_ports]) as site, fetching(
+        Path(sys.argv[1]), site, dns=("127.0.0.1:{dns}",), allow_net=nets
+    ) as fetcher:
+        for _ in range(2):
+            try:
+                await fetcher.fetch(lease_of(f"http://six.sin.test:{site.ports['closed']}/"))
+            except FetchError as error:
+                print(error.reason, error.detail)
+            for host in (f"both.sin.test:{site.ports['http']}", f"six.sin.test:{site.ports['closed']}"):
+                print(await fetcher.reaches(host))
+            subprocess.run(["ip", "-6", "addr", "del", "::1/128", "dev", "lo"], stderr=subprocess.DEVNULL)
+
+asyncio.run(main())
+"""
+
+
+def test_a_host_of_ipv6_is_unreachable_once_this_machine_has_none(tmp_path) -> None:
+    """The kernel says of it what it says where ports run out, which is no visit's fate: the host was visited for ever. A host
+    with another address is reached all the same; one that refuses has answered."""
+    alone = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    tools = shutil.which("unshare") and shutil.which("ip")
+    if not tools or subprocess.run([*alone, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespaces here")
+    paths = os.pathsep.join(str(Path(one.__file__).parents[1]) for one in (crawler, support))
+    command = [*alone, sys.executable, "-c", LOSING_IPV6, str(tmp_path)]
+    said = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == ["refused ECONNREFUSED", "True", "True", "unreachable EADDRNOTAVAIL", "True", "False"]
+    assert network_sign("unreachable", "EADDRNOTAVAIL") == "local"
 
 
 async def test_names_are_asked_as_they_are(tmp_path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from support.hostile import fetching, lease_of
 from support.sinful import Site, forever, head, page, running, stay
+from support.sinful_net import EXTRAS
 
 from crawler.core.errors import FetchError
 from crawler.core.page import Page
@@ -117,6 +118,59 @@ def test_a_long_head_is_received_when_there_is_memory_for_it_and_no_deadline_pas
             assert [value for key, value in got.headers if key.startswith(b"X-")] == [b"x" * 1000] * len(LONG)
             assert got.body.prefix(9) == b"ok" and got.fault is None
             got.body.discard()
+
+    run(main, loop_factory)
+
+
+TOLD = {
+    "length": [head(2, *LONG[:20]) + b"ok"],
+    "chunked": [head(None, "Transfer-Encoding: chunked", *LONG[:20]) + b"2\r\nok\r\n0\r\n\r\n"],
+    "close": [head(None, *LONG[:20]) + b"ok"],
+}
+"""Whole responses, after which the server closes the connection."""
+
+
+class Later:
+    """Memory that there is later."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    def head(self, size, granted) -> bool:
+        self.granted = granted
+        self.asked.set()
+        return False
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+@pytest.mark.parametrize("name", TOLD)
+def test_a_response_is_whole_though_its_connection_ends_while_its_head_waits(tmp_path, name, is_given_up, loop_factory):
+    """TLS tells of its peer's goodbye at once: the lack of memory was taken for a host that breaks off."""
+
+    async def main() -> None:
+        (tmp_path / "spool").mkdir()
+        async with Site(scripts=TOLD, extras=EXTRAS) as site:
+            site.trust(tmp_path / "ca.pem")
+            async with fetching(tmp_path / "spool", site, ca_file="{ca}", max_head=HEAD_BYTES) as fetcher:
+                room, open_ones = Later(), fetcher._connector.tls_waste._connections
+                url = f"https://localhost:{site.ports['tls-good']}/sin/{name}"
+                task = asyncio.create_task(fetcher.fetch(lease_of(url), room))
+                await room.asked.wait()
+                await asyncio.sleep(0.1)  # the goodbye came with the rest
+                assert not task.done()
+                if is_given_up:
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                    room.granted()
+                else:
+                    room.granted()
+                    got = await task
+                    assert got.fault is None and got.body.prefix(9) == b"ok"
+                    got.body.discard()
+                await asyncio.sleep(0)
+                assert fetcher.stats().connections_acquired == 0
+            assert not open_ones
 
     run(main, loop_factory)
 

@@ -151,6 +151,19 @@ def test_a_redirect_that_nobody_asked_for_or_that_has_no_end_is_not_followed(tmp
     assert (done.reason, done.outlinks) == (reason, ())
 
 
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        (b"Fri, 15 Jan 2027 07:50:00 GMT", 60.0),  # its clock is ten minutes slow
+        (b"Fri, 15 Jan 2027 07:51:00 GMT", 0.0),
+        (b"yesterday", 0.0),
+    ],
+)
+def test_a_date_to_retry_after_is_by_the_clock_of_who_sets_it(tmp_path, date, seconds):
+    headers = ((b"Date", date), (b"Retry-After", b"Fri, 15 Jan 2027 07:51:00 GMT"))
+    assert judge().page(lease(), page(tmp_path, 503, *headers), WALL).retry_after_s == seconds
+
+
 def test_a_page_that_is_well_has_no_wish(tmp_path):
     done = judge().page(lease(), page(tmp_path, 200, (b"Retry-After", b"77")), WALL)
     assert done.retry_after_s == 0.0
