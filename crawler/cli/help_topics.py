@@ -20,7 +20,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "reason": "why, from a closed set of each outcome",
     "kind": "how it came: seed, link, redirect, embed, recrawl, sitemap or robots",
     "input": "{list, line} of the line it descends from",
-    "final": "true for exactly one row of every listed line",
+    "final": "true for exactly one row of every listed line, and of every page found besides",
     "via": "the page it was found on",
     "depth": "links from the seed",
     "hops": "redirects on the way",
@@ -43,7 +43,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "encoding": "what a page or sitemap was read by",
     "cut": "the rules by which not all of it was read",
     "fault": "the same in words, and where",
-    "change": "of a recrawl: new, changed, unchanged or gone",
+    "change": "against the last visit that could tell: new, changed, unchanged or gone; of the first visit new",
 }
 OUTCOMES: Final[Mapping[str, str]] = {
     "ok": "fetched, and kept",
@@ -66,7 +66,7 @@ EXITS: Final[Mapping[Exit, str]] = {
     Exit.OK: "every line is settled, and at most --max-failed percent of what was fetched failed; a daemon was drained",
     Exit.INTERNAL: "a fault of the program, with a traceback; of a client command: the daemon does not respond",
     Exit.USAGE: "the command line or the configuration; of a client command: what the daemon refused",
-    Exit.STORAGE: "the disk or the memory; verify: there are faults",
+    Exit.STORAGE: "the disk or the memory, or full files that could not be stored; verify: there are faults",
     Exit.NOTHING_FETCHED: "nothing could be fetched; why: nothing is known of the URL",
     Exit.STOPPED: "stopped early by a signal or a --max-* limit: the same command continues",
     Exit.FAILURES: "every line is settled, and more failed than --max-failed allows",
@@ -94,7 +94,7 @@ null where it does not apply.
 
 crawler results DIR            all rows              crawler results DIR --final      one for each line of your lists
 crawler results DIR --outcome timeout,dns_error      crawler results DIR --format csv
-Over HTTP: GET /v1/results?cursor=&outcome=&kind=&status=&tag=&host=&list="""
+Over HTTP: GET /v1/results?cursor=&outcome=&reason=&kind=&status=&tag=&host=&list="""
 
 
 def _outcomes() -> str:
@@ -128,7 +128,7 @@ deadline passes.
   high      above 85 %    fewer visits at a time
   critical  above 95 %    none is begun; caches are emptied
   over      above 100 %   a tenth of the visits in flight is given up, which is no attempt
-  single    30 s of that with nothing in flight: one visit at a time; after 11 minutes exit 3
+  single    above 95 % for 30 s with nothing in flight: one visit at a time; after 11 minutes exit 3
 
 Which account is short: the page at / of the control API, crawler status, or the metric
 crawler_memory_used_bytes{account}."""

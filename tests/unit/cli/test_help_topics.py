@@ -1,14 +1,18 @@
 """``crawler help TOPIC`` tells of everything there is, and of nothing else."""
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from support.programs import command
 
 from crawler.cli import help_topics
 from crawler.core.errors import REASONS, Exit
 from crawler.core.model import OutcomeName
 from crawler.output.results import FIELDS
+from crawler.service import api
 
 
 def test_the_topics_name_exactly_what_there_is():
@@ -30,3 +34,11 @@ def test_a_command_is_a_topic_and_a_wrong_name_is_told():
     wrong = command("help", "outcome")
     assert (wrong.returncode, "did you mean outcomes?" in wrong.stderr) == (2, True)
     assert "exit-codes" in wrong.stderr
+
+
+def test_help_on_rows_names_every_filter_of_the_api():
+    described = yaml.safe_load((Path(api.__file__).parent / "openapi.yaml").read_text())
+    parameters = described["paths"]["/v1/results"]["get"]["parameters"]
+    filters = {one["name"] for one in parameters if one.get("description", "").startswith(("Only rows", "Likewise"))}
+    named = help_topics.TOPICS["rows"][0]().rsplit("?", 1)[1]
+    assert set(re.findall(r"(\w+)=", named)) == filters | {"cursor"}
