@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import orjson
 import pytest
 from support.programs import LOCAL, command
 from support.webs import Answer, Web, page
@@ -49,6 +50,14 @@ def test_a_page_that_is_not_modified_was_read_the_first_time(crawled):
 
 def test_a_host_that_is_blocked_is_named_as_such(crawled):
     assert "left out by the rule block" in why(crawled, "blocked")
+
+
+def test_a_blocked_host_is_blocked_with_a_dot_behind_its_name_as_well(tmp_path):
+    config, urls = tmp_path / "c.toml", ["http://blocked.invalid./", "http://www.blocked.invalid.:8080/"]
+    config.write_text('[[host]]\nmatch = "blocked.invalid"\nblock = true\n[[host]]\nmatch = "*.blocked.invalid"\nblock = true\n')
+    command("run", *urls, "-o", str(tmp_path / "out"), "--config", str(config), *LOCAL)
+    rows = [orjson.loads(line) for line in command("results", str(tmp_path / "out"), "--final").stdout.splitlines()]
+    assert sorted((row["url"], row["outcome"], row["reason"]) for row in rows) == [(url, "skipped", "excluded") for url in urls]
 
 
 def test_what_a_page_needs_is_left_out_by_other_rules_than_its_links(tmp_path):
