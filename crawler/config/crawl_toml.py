@@ -43,8 +43,9 @@ def write_effective(directory: Path, config: Config) -> Path:
 
 def is_somebodys(path: Path) -> bool:
     """Whether a file of that name was written by hand: no crawl may write over it."""
-    with storing(path), suppress(FileNotFoundError):
-        return not path.read_bytes().startswith(_HEAD.encode())
+    head = _HEAD.encode()
+    with storing(path), suppress(FileNotFoundError), path.open("rb") as file:
+        return file.read(len(head)) != head
     return False
 
 
