@@ -11,6 +11,7 @@ import re
 import zlib
 from bisect import bisect_left
 from typing import Final
+from urllib.parse import quote_from_bytes
 
 import msgspec
 from isal import isal_zlib
@@ -41,7 +42,7 @@ _LINE: Final = re.compile(
 Misspellings and a missing colon are understood, as Google's parser and Protego do."""
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 """RFC 9309 2.2.1 allows no digits in a product token, but real ones have them (MJ12bot)."""
-_UNSAFE: Final = re.compile(rb"[^\x21-\x7e]")
+_PRINTABLE: Final = bytes(range(0x21, 0x7F)).decode()
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 RULES_AT_ONCE_MAX: Final = 1_000
@@ -205,7 +206,7 @@ class _Groups:
                 self._delay(value)
             elif value.startswith((b"/", b"*")):
                 sign = "A" if key == b"allow" else "D"
-                rule = sign + _UNSAFE.sub(lambda byte: b"%%%02X" % byte[0][0], value).decode("ascii")
+                rule = sign + quote_from_bytes(value, _PRINTABLE)
                 for group in self._open:
                     group.rules[rule] = None
 
