@@ -6,6 +6,7 @@ Invariant: a secret is sent only to the hosts whose ``[[host]]`` table holds it,
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
@@ -26,6 +27,9 @@ PROFILES_MAX: Final = 256
 PLACES_MAX: Final = 1024
 """Hosts of which it is kept how they are connected to."""
 SHA1_OF_NOTHING: Final = hashlib.sha1(usedforsecurity=False).digest()
+_CODED_TAG: Final = re.compile(r'((?:W/)?"[^"]*)-(?:gzip|br)"')
+"""Apache's of a body that it compresses: asked by it, it sends the page again, changed or not; it knows the tag without the
+ending."""
 
 
 class Profile(Struct, frozen=True):
@@ -168,5 +172,8 @@ def conditions(lease: Lease) -> tuple[tuple[str, str], ...]:
     known = lease.known
     if known is None or not known.can_be_confirmed or known.archive is None or known.digest == SHA1_OF_NOTHING:
         return ()
-    fields = (("If-None-Match", known.etag), ("If-Modified-Since", known.last_modified))
+    etag = known.etag
+    if etag is not None and (plain := _CODED_TAG.fullmatch(etag)):
+        etag = f'{etag}, {plain[1]}"'
+    fields = (("If-None-Match", etag), ("If-Modified-Since", known.last_modified))
     return tuple((name, value) for name, value in fields if value and value != "*" and value.isprintable() and value.isascii())
