@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 
 from crawler.config.load import load
 from crawler.config.sections import Config
+from crawler.core.errors import Exit
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.resources.memory_budget import Use
 
@@ -83,6 +84,11 @@ def test_the_services_are_confined_alike():
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_a_stop_waits_longer_than_the_grace(path):
     assert int(settings(path)["TimeoutStopSec"]) > Config().grace + 30
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_what_was_stopped_early_is_not_begun_again_at_once(path):
+    assert int(settings(path)["SuccessExitStatus"]) == Exit.STOPPED
 
 
 def test_the_user_can_be_made(tmp_path):
