@@ -1,7 +1,7 @@
 """A web crawler that cannot run out of memory.
 
 From Python: ``async with open_crawl(Config(urls=(...,), output="out")) as crawl: await crawl.run()`` runs a crawl, and
-``for page in read("out")`` gives ``.row`` and ``.open()`` of every result, in bounded memory, also while it runs.
+``for page in read("out")`` gives ``.row`` and ``.open()`` of every page, in bounded memory, also while it runs.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ from prometheus_client import generate_latest
 
 from crawler.config.load import load
 from crawler.config.sections import Config
+from crawler.core.errors import Exit
 from crawler.crawl.metrics import Metrics, Readings
+from crawler.crawl.planning import plan_of
 from crawler.resources.memory_budget import Use
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -83,6 +85,11 @@ def test_the_services_are_confined_alike():
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_a_stop_waits_longer_than_the_grace(path):
     assert int(settings(path)["TimeoutStopSec"]) > Config().grace + 30
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_what_was_stopped_early_is_not_begun_again_at_once(path):
+    assert int(settings(path)["SuccessExitStatus"]) == Exit.STOPPED
 
 
 def test_the_user_can_be_made(tmp_path):
@@ -265,6 +272,15 @@ def test_compose_names_files_that_exist_and_binds_to_loopback_only(name):
         for volume in service["volumes"]:
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (DEPLOY / "compose" / source).exists(), source
+
+
+def test_as_many_fetches_are_made_at_a_time_as_sizing_says():
+    told = re.findall(r"^\| (\d+ [MG]iB) \| ([\d,]+)(?: at a time)? \| ([\d,]+) \|$", (DEPLOY / "sizing.md").read_text(), re.M)
+    assert len(told) == 3
+    for limit, *counts in told:
+        settings = {"memory_limit": limit.replace(" ", ""), "workers": 100_000, "parsers": 1}  # as on two cores
+        plans = [plan_of(load(settings | {"depth": depth}, environ={}).config) for depth in (0, 3)]
+        assert [f"{plan.visits_max:,}" for plan in plans] == counts
 
 
 def test_provisioning_is_yaml_and_finds_the_dashboard():

@@ -11,7 +11,7 @@ from crawler.cli.output import say
 from crawler.config.load import load, warnings
 from crawler.config.render import example, schema, to_toml
 from crawler.config.sections import Config
-from crawler.core.errors import Exit
+from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import counted
 
 
@@ -40,7 +40,11 @@ def config(arguments: Sequence[str]) -> int:
         file = namespace.file or namespace.config
         from crawler.parse.seeds import check_urls
 
-        loaded = load(flags(namespace), file=file, also=lambda config: check_urls(config.urls, config.url_rules()))
+        def faults_of(config: Config) -> list[str]:
+            found = check_urls(config.urls, config.url_rules())
+            return found + (_memory_faults(config) if namespace.action == "check" else [])
+
+        loaded = load(flags(namespace), file=file, also=faults_of)
         if namespace.action == "show" and namespace.memory:
             print(_memory_table(loaded.config))
         elif namespace.action == "show":
@@ -54,12 +58,27 @@ def config(arguments: Sequence[str]) -> int:
     return Exit.OK
 
 
+def _memory_faults(config: Config) -> list[str]:
+    """Why no crawl can begin with this memory limit."""
+    try:
+        _divided(config, config.processes or 1)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
+
+
 def _memory_table(config: Config) -> str:
     from crawler.cli.starting import processes_of
-    from crawler.crawl import plan_of
 
     parts, _ = processes_of(config, "run")
+    return _divided(config, parts)
+
+
+def _divided(config: Config, parts: int) -> str:
+    """The memory limit of so many processes, as a table. ConfigError: it is too small."""
     if parts == 1:
+        from crawler.crawl import plan_of
+
         return plan_of(config).table()
     from crawler.service.parts.opening import plan_of_parts
 

@@ -42,7 +42,7 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=FORMATS, default="jsonl", metavar="|".join(FORMATS), help="default jsonl: bodies")
     parser.add_argument("--to", metavar="FILE", help="where a file of the formats parquet and wacz is written")
     parser.add_argument("--files", metavar="DIR", help="write bodies as files to this directory")
-    parser.add_argument("--final", action="store_true", help="one row per listed line and page, the latest attempt only")
+    parser.add_argument("--final", action="store_true", help="one row per listed line and page, duplicates resolved, latest only")
     parser.add_argument(
         "--outcome", action="append", default=[], metavar="NAME,...", help="of these outcomes (default ok; of parquet all)"
     )

@@ -20,7 +20,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "reason": "why, from a closed set of each outcome",
     "kind": "how it came: seed, link, redirect, embed, recrawl, sitemap or robots",
     "input": "{list, line} of the line it descends from",
-    "final": "true for exactly one row of every listed line, and of every page found besides",
+    "final": "true for exactly one row of every listed line, and of every page found besides; after retry and recrawl for one "
+    "of each visit",
     "via": "the page it was found on",
     "depth": "links from the seed",
     "hops": "redirects on the way",
@@ -43,7 +44,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "encoding": "what a page or sitemap was read by",
     "cut": "the rules by which not all of it was read",
     "fault": "the same in words, and where",
-    "change": "against the last visit that could tell: new, changed, unchanged or gone; of the first visit new",
+    "change": "against the last visit that could tell: new (nothing was known to be there), changed, unchanged or gone",
 }
 OUTCOMES: Final[Mapping[str, str]] = {
     "ok": "fetched, and kept",
@@ -64,11 +65,12 @@ OUTCOMES: Final[Mapping[str, str]] = {
 }
 EXITS: Final[Mapping[Exit, str]] = {
     Exit.OK: "every line is settled, and at most --max-failed percent of what was fetched failed; a daemon was drained",
-    Exit.INTERNAL: "a fault of the program, with a traceback; of a client command: the daemon does not respond",
+    Exit.INTERNAL: "a fault of the program, with a traceback; of a client command: the daemon does not respond, or cannot "
+    "just now; healthcheck: it is not well",
     Exit.USAGE: "the command line or the configuration; of a client command: what the daemon refused",
     Exit.STORAGE: "the disk or the memory, or full files that could not be stored; verify: there are faults",
-    Exit.NOTHING_FETCHED: "nothing could be fetched; why: nothing is known of the URL",
-    Exit.STOPPED: "stopped early by a signal or a --max-* limit: the same command continues",
+    Exit.NOTHING_FETCHED: "nothing could be fetched; why, cat: there is nothing of the URL",
+    Exit.STOPPED: "stopped early by a signal or a --max-* limit: the same command continues, and counts anew",
     Exit.FAILURES: "every line is settled, and more failed than --max-failed allows",
     Exit.LOCKED: "another process uses the directory",
     Exit.INTERRUPTED: "Ctrl-C in a command that does not crawl",
@@ -92,8 +94,9 @@ null where it does not apply.
 
 {_table(FIELDS)}
 
-crawler results DIR            all rows              crawler results DIR --final      one for each line of your lists
-crawler results DIR --outcome timeout,dns_error      crawler results DIR --format csv
+crawler results DIR            all rows              crawler results DIR --final      one for each line of your lists,
+crawler results DIR --outcome timeout,dns_error                                       and each page found besides
+crawler results DIR --format csv                     as a table
 Over HTTP: GET /v1/results?cursor=&outcome=&reason=&kind=&status=&tag=&host=&list="""
 
 
@@ -116,14 +119,14 @@ def _exit_codes() -> str:
 def _memory() -> str:
     return """\
 --memory-limit is one budget in bytes for the whole process tree: 512 MiB, or 80 % of the smallest limit of
-the control groups above the process. It is divided into accounts at the start; a limit that is too small is
-refused with the smallest that would do.
+the control groups above the process if that is less. It is divided into accounts at the start; a limit that
+is too small is refused with the smallest that would do.
 
   crawler config show --memory --memory-limit 256MiB
 
-base, store, parsers, bench, robots, dns, idle, write and control are fixed. connection, body and outcome are
-reserved by every visit at their worst case, so --workers is a ceiling: what finds no room waits, and no
-deadline passes.
+base, store, parsers, bench, robots, dns, idle, write, upload and control are fixed. connection, body and
+outcome are reserved by every visit at their worst case, so --workers is a ceiling: what finds no room waits,
+and no deadline passes.
 
   high      above 85 %    fewer visits at a time
   critical  above 95 %    none is begun; caches are emptied

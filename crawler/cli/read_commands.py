@@ -34,7 +34,7 @@ def results(arguments: Sequence[str]) -> int:
         "results [DIR] [--final] [--outcome NAME,...] [--kind NAME,...] [--format jsonl|csv] [options]",
         "Prints result rows in the order in which they were written.\n\nexamples:\n"
         "  crawler results out/                                     all rows, as JSON lines\n"
-        "  crawler results out/ --final --format csv > out.csv      one row per line of the lists, as a table\n"
+        "  crawler results out/ --final --format csv > out.csv      one row per line and page found, as a table\n"
         "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
         "  crawler results out/ --change gone                       pages that a recrawl did not find any more\n"
         "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
@@ -45,7 +45,7 @@ def results(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--follow", action="store_true", help="wait for more (daemon only)")
     parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (daemon only)")
-    parser.add_argument("--final", action="store_true", help="one row per listed line, duplicates resolved, latest attempt only")
+    parser.add_argument("--final", action="store_true", help="one row per listed line and page, duplicates resolved, latest only")
     parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
     add_kind(parser, ALL)
     parser.add_argument(

@@ -1,6 +1,6 @@
 """How ``run`` and ``serve`` begin: what is checked first, in how many processes they crawl, with which loop and memory.
 
-Invariant: lists, cookies and addresses are checked before a directory is begun, or an earlier crawl is set aside.
+Invariant: lists, cookies, addresses and the database are checked before a directory is begun, or an earlier crawl is set aside.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from crawler.core.errors import ConfigError, lack_of
+from crawler.core.errors import ConfigError, StorageError, lack_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -91,6 +91,7 @@ def opened_for(config: Config, command: Command, parts: int) -> Iterator[Crawlin
 
         check_file(Path(config.cookies))  # one that cannot be read begins no directory
     _check_addresses(config, command)
+    _check_database(config)
     if parts == 1:
         yield partial(_in_one_process(command), config)
         return
@@ -135,6 +136,17 @@ def _check_addresses(config: Config, command: Command) -> None:
 
         with locked(root) if is_crawl(root) else contextlib.nullcontext():
             asyncio.run(check_addresses(wanted))
+
+
+def _check_database(config: Config) -> None:
+    """As ``_check_addresses``. StorageError: the database of the cluster cannot be reached."""
+    from crawler.output import is_crawl
+
+    if config.cluster is not None and (config.fresh or not is_crawl(Path(config.output or ""))):
+        from crawler.crawl.membership import why_away
+
+        if (why := why_away(config)) is not None:
+            raise StorageError(why)
 
 
 def processes_of(config: Config, command: Command) -> tuple[int, str]:

@@ -262,8 +262,8 @@ class LimitsConfig(Section):
     memory_limit: Bytes | None = Field(
         None, examples=["512MiB"], description="for the whole process tree (default 512 MiB, or 80 % of the cgroup's)"
     )
-    max_pages: Count = Field(0, description="stop after this many pages; 0 = no limit")
-    max_bytes: Bytes = Field(0, description="stop after this many body bytes; 0 = no limit", reloadable=True)
+    max_pages: Count = Field(0, description="stop after this many pages, at each start; 0 = no limit")
+    max_bytes: Bytes = Field(0, description="stop after this many body bytes, at each start; 0 = no limit", reloadable=True)
     max_time: Seconds = Field(0.0, description="stop after this long; 0 = no limit")
     max_failed: Annotated[float, bounds(ge=0, le=100)] = Field(
         100.0, description="exit 8 if more than this percentage failed", reloadable=True

@@ -31,8 +31,8 @@ STATES: Final = get_args(CrawlState)
 WORKER_STATES: Final = ("busy", *(reason for reason in get_args(WaitsFor) if reason != "nothing"))
 """busy: it visits a URL · the others: what an idle worker waits for. Their sum is the number of workers."""
 MEMORY_STATES: Final = ("normal", "high", "critical", "over", "single")
-"""normal · high: over 85 %, fewer fetches · critical: over 95 %, none · over: the largest bodies are given up ·
-single: one fetch at a time until it helps."""
+"""normal · high: over 85 %, fewer fetches · critical: over 95 %, none · over: a tenth of the visits is given up,
+the longest out first · single: one fetch at a time until it helps."""
 CONNECTION_STATES: Final = ("acquired", "idle")
 URL_STATES: Final = ("waiting", "retrying", "recrawl", "done")
 """retrying: the last attempt failed · recrawl: settled, and due again by schedule · done: settled, and not due again. A URL is

@@ -11,17 +11,15 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from errno import errorcode
-from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import orjson
 from aiohttp import hdrs, web
 
 from crawler.config.types import split_host_port
 from crawler.core.errors import ConfigError, StorageError
 from crawler.service import session
-from crawler.service.listener import Handler
+from crawler.service.listener import PROBLEM, Handler, problem_details
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
 """For service managers: they need no token, and tell one word."""
@@ -37,11 +35,8 @@ class Problem(Exception):
         super().__init__(detail)
 
     def response(self) -> web.Response:
-        title = HTTPStatus(self.status).phrase
-        body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.more}
-        return web.Response(
-            status=self.status, body=orjson.dumps(body), content_type="application/problem+json", headers=self.headers
-        )
+        body = problem_details(self.status, self.detail, **self.more)
+        return web.Response(status=self.status, body=body, content_type=PROBLEM, headers=self.headers)
 
 
 def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ()) -> Any:

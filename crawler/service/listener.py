@@ -12,15 +12,18 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from errno import EADDRINUSE
+from http import HTTPStatus
 from typing import Final, cast
 
+import orjson
 from aiohttp import StreamReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from crawler.config.types import split_host_port
 from crawler.core.errors import ConfigError, StorageError
+from crawler.core.text import printable
 from crawler.core.version import IDENTITY
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,11 +44,34 @@ READ_BYTES: Final = 16 << 10
 logger: Final = logging.getLogger(__name__)
 logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 """A malformed request is its client's fault: the client is told, and the log is not filled with it."""
-_BUSY: Final = (
-    f"HTTP/1.1 503 Service Unavailable\r\n{IDENTITY}: v1\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
-).encode()
-_TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+PROBLEM: Final = "application/problem+json"
+_LONG_LINE: Final = f"no line of a request's head may be longer than {HEADER_BYTES_MAX:,} bytes, its URL included"
 
+
+def problem_details(status: int, detail: str, **more: object) -> bytes:
+    """Problem details (RFC 9457), as JSON; ``more`` are further members."""
+    title = HTTPStatus(status).phrase
+    return orjson.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail, **more})
+
+
+def _raw(status: HTTPStatus, detail: str, *fields: str) -> bytes:
+    """A whole response, to a client of whom no request was read."""
+    body = problem_details(status, detail)
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        f"{IDENTITY}: v1",
+        "Connection: close",
+        *fields,
+        f"Content-Type: {PROBLEM}",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+_BUSY: Final = _raw(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients are connected; try again", "Retry-After: 1")
+_TOO_LONG: Final = _raw(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head of a request may have {HEAD_BYTES_MAX:,} bytes at most"
+)
 
 _PRIVATE: Final = ("_request_count", "_messages", "_buffer_paused", "_reading_paused", "_current_request")
 """What ``_Client`` goes by. Under a later aiohttp that lacks one of them, only aiohttp's own bounds hold."""
@@ -78,6 +104,22 @@ class _Client(web.RequestHandler):
     @property
     def _body_bytes(self) -> int:
         return 0 if self._body is None else self._body.total_bytes
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Nothing of the application sees what cannot be read as a request."""
+        super().handle_error(request, status, exc, message)
+        detail = _LONG_LINE if isinstance(exc, LineTooLong) else printable((message or "").partition("\n")[0]) or "no request"
+        response = web.Response(
+            status=status, body=problem_details(status, detail), content_type=PROBLEM, headers={IDENTITY: "v1"}
+        )
+        response.force_close()
+        return response
 
     def _refuse(self) -> None:
         if self.transport is not None and self._current_request is None:

@@ -6,10 +6,10 @@ python -m crawler run -i urls.txt -o out --insecure --allow-net 127.0.0.0/8 ...
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import ssl
-import sys
 
 import trustme
 
@@ -35,4 +35,8 @@ async def main(port: int, wait_s: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("seconds", type=float, help="before each answer")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.port, arguments.seconds))

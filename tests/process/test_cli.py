@@ -177,6 +177,25 @@ def test_config_check_tells_every_fault_on_standard_error(tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", f"crawler: {file}: no faults\n")
 
 
+@pytest.mark.parametrize("more", ["", "processes = 4\ndepth = 2\n"], ids=["one process", "four"])
+def test_config_check_refuses_a_memory_limit_that_a_start_would_refuse(tmp_path, more):
+    file = tmp_path / "crawler.toml"
+    file.write_text(f'memory_limit = "120MiB"\ndelay = "x"\n{more}')
+    ended = command("config", "check", str(file), environ={"CRAWLER_MEMORY_LIMIT": ""})
+    assert ended.returncode == 2 and "the smallest memory_limit for" in ended.stderr and "delay 'x'" in ended.stderr
+    file.write_text(f'memory_limit = "1GiB"\n{more}')
+    assert command("config", "check", str(file), environ={"CRAWLER_MEMORY_LIMIT": ""}).returncode == 0
+
+
+def test_a_database_that_is_away_begins_no_directory_and_sets_no_crawl_aside(tmp_path):
+    pytest.importorskip("psycopg")
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "frontier").mkdir(parents=True)
+    words = ("run", "http://127.0.0.1:1/", *LOCAL, "--cluster", "postgresql://x@127.0.0.1:1/none?schema=none")
+    assert command(*words, "-o", str(old), "--fresh").returncode == command(*words, "-o", str(new)).returncode == 3
+    assert [path.name for path in old.iterdir()] == ["frontier"] and not new.exists()
+
+
 def test_config_schema_is_json():
     assert set(json.loads(command("config", "schema").stdout)["properties"]) == set(Config.fields)
 

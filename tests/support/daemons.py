@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import aiohttp
+import jsonschema
+import yaml
 
 from crawler.config.load import load
 from crawler.crawl.wiring import open_crawl
+from crawler.service import api as api_module
 from crawler.service.api import Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
@@ -31,6 +35,26 @@ PLAIN = {
 }
 
 
+OPENAPI = yaml.safe_load((Path(api_module.__file__).parent / "openapi.yaml").read_text())
+
+
+def as_described(method, path, status, mime, told):
+    """A response is what ``openapi.yaml`` says of it, and holds no member of which that says nothing."""
+    operation = OPENAPI["paths"].get(path.partition("?")[0], {}).get(method.lower())
+    if operation is None:
+        return
+    answer = _resolved(operation["responses"].get(str(status), operation["responses"]["default"]))
+    schema = _resolved(answer["content"][mime]["schema"])
+    jsonschema.validate(told, {**schema, "components": OPENAPI["components"]})
+    if "properties" in schema:
+        assert told.keys() <= schema["properties"].keys(), f"{method} {path} {status}: {told}"
+
+
+def _resolved(part):
+    name = part.get("$ref", "").removeprefix("#/components/").split("/")
+    return OPENAPI["components"][name[0]][name[1]] if len(name) > 1 else part
+
+
 class Daemon:
     """``session`` asks the control API of ``crawl``."""
 
@@ -40,7 +64,9 @@ class Daemon:
     async def ask(self, method, path, **options):
         """(status, JSON)"""
         async with self.session.request(method, path, **options) as answer:
-            return answer.status, await answer.json(content_type=None)
+            told = await answer.json(content_type=None)
+            as_described(method, path, answer.status, answer.content_type, told)
+            return answer.status, told
 
     async def until(self, **wanted):
         """Wait until the status says so."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import socket
@@ -52,6 +53,25 @@ async def test_what_is_no_request_is_refused_and_fills_no_log(caplog):
             assert " 400 " in await head_of(reader)
             writer.close()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /v1/urls?url=" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/9.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X%d: %s\r\n" % (n, b"x" * 8000) for n in range(6)), 431),
+    ],
+    ids=["long line", "malformed", "long head"],
+)
+async def test_what_is_no_request_is_told_so_by_a_crawler(request_, status):
+    async with open_listener("127.0.0.1:0", watched(Metrics().registry, lambda: None, lambda: None)) as port:
+        reader, writer = await ask(port, request_)
+        head = await head_of(reader)
+        assert f" {status} " in head and "Crawler-API: v1" in head and "application/problem+json" in head
+        problem = json.loads(await reader.read())
+        assert problem["status"] == status and problem["detail"] and "bytearray" not in problem["detail"]
+        await closed(writer)
 
 
 async def closed(writer):
@@ -140,7 +160,7 @@ async def _one_too_many():
         assert "200 OK" in await head_of(second)
         third, third_writer = await ask(port)
         assert "503" in await head_of(third)
-        assert await third.read() == b""
+        assert json.loads(await third.read())["status"] == 503
         third_writer.close()
         second_writer.close()
         while True:  # until the server has seen that the second is gone
