@@ -212,6 +212,10 @@ class Mirror:
             elif source == SEEDS_ENDED:
                 self._seeds_ended = True
 
+    def take_in(self, message: int) -> None:
+        """The next ``write`` makes this message true as well: it brings no batch."""
+        self._taken = [message]
+
     def is_message(self, source: str) -> bool:
         return source in (BOX, SEEDS_ENDED)
 

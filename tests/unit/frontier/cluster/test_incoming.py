@@ -16,6 +16,7 @@ from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.link_block import encode_link
 from crawler.frontier import batch
+from crawler.frontier.cluster.box import accusation
 from crawler.frontier.cluster.engine import Engine
 from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.incoming import Incoming
@@ -39,14 +40,10 @@ class FailsOnce(NoFiles):
         return super().write(prepared)
 
 
-async def test_a_message_that_is_taken_over_while_it_waits_for_room_keeps_no_commit_from_being_made(
-    tmp_path: Path, monkeypatch
-) -> None:
-    monkeypatch.setattr(batch, "LINKS_MAX", 2)
-    driver, clock, files = Driver("cluster", tmp_path / "store"), Clock(), FailsOnce()
-    mirror, engine = driver.copy.mirror, Engine()
-    incoming = Incoming(mirror, engine, driver.copy.accused, Gauges())
-    forever = asyncio.Event()
+def taking_in(driver: Driver, files: NoFiles) -> tuple[Incoming, Pump]:
+    """What a member takes in, by a pump that nobody runs yet."""
+    engine, clock, forever = Engine(), Clock(), asyncio.Event()
+    incoming = Incoming(driver.copy.mirror, engine, driver.copy.accused, Gauges())
     member = SimpleNamespace(
         run=lambda pump: forever.wait(), rewound=lambda: None, undone=incoming.undone, deals=lambda host: True
     )
@@ -61,6 +58,16 @@ async def test_a_message_that_is_taken_over_while_it_waits_for_room_keeps_no_com
         member=member,
     )
     engine.begin(pump)
+    return incoming, pump
+
+
+async def test_a_message_that_is_taken_over_while_it_waits_for_room_keeps_no_commit_from_being_made(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(batch, "LINKS_MAX", 2)
+    driver, files = Driver("cluster", tmp_path / "store"), FailsOnce()
+    mirror = driver.copy.mirror
+    incoming, pump = taking_in(driver, files)
     recovered: list[StorageError] = []
 
     async def recover(error: StorageError) -> None:
@@ -89,4 +96,20 @@ async def test_a_message_that_is_taken_over_while_it_waits_for_room_keeps_no_com
         pump.end()
         await running
     pump.close()
+    driver.store.close()
+
+
+async def test_an_accusation_is_counted_once_though_its_reader_is_killed_before_it_commits_anything_else(tmp_path: Path) -> None:
+    driver = Driver("cluster", tmp_path / "store")
+    driver.commit([link("a/1")])
+    key = driver.claim_one("a/1").key
+    driver.copy.truth.send(driver.copy.mirror.number, accusation([key]))
+    for _ in range(2):
+        incoming, pump = taking_in(driver, NoFiles())
+        await incoming.receive()
+        pump.close()
+        driver.store._database.close()  # killed
+        driver.copy.truth.close()
+        driver.store = driver.open()
+    assert driver.store.suspects() == {key: 1} and rows(driver.url, "SELECT * FROM box") == []
     driver.store.close()
