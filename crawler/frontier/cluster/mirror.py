@@ -2,8 +2,10 @@
 made true, and only then written, unsynced: RocksDB is a working copy.
 
 Invariants. What is written here with a commit is true. A slot's copy may be used again if nobody else has had the slot since, and
-every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. What is
-written here ahead of a commit (links that became due) goes with the next one; until then the notes of its slots are gone.
+every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. A database
+that has failed over may have forgotten that we got a slot, and have given the same epoch to another; not where it still has a
+commit of ours that came later. What is written here ahead of a commit (links that became due) goes with the next one; until
+then the notes of its slots are gone.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ COPY: Final = b"copy:"
 """Behind it a slot: under which epoch it was held, and the greatest sequence then."""
 COMMITS_KEY: Final = b"commits"
 """How many commits of this member are in this copy."""
+GOT_KEY: Final = b"got"
+"""After how many commits a slot was got last."""
 BOX: Final = "\0box"
 SEEDS_ENDED: Final = "\0seeds"
 """Sources of positions that are no lists: a message was taken in; this member has read its lists to their end."""
@@ -152,21 +156,25 @@ class Mirror:
         """Of the slots that are still this member's, those whose copy is whole are dealt from; the others are loaded anew."""
         database, meta = self._base, self._base.handle("meta")
         noted = {key[len(COPY)]: value for key, value in database.scan("meta", COPY)}
+        is_proved = int.from_bytes(database.get("meta", GOT_KEY) or b"", "big") < joined.commits
         batch = WriteBatch(raw_mode=True)
         self._notes.clear()
         self.epochs.clear()
         for slot, value in noted.items():
             epoch, sequence = _note_of(value)
-            if not is_whole:
+            is_held = joined.held.get(slot) == epoch + 1
+            if not is_whole or not (is_held or is_proved):
                 batch.delete(COPY + bytes((slot,)), meta)
                 continue
             self.sequence = max(self.sequence, sequence)
             self._notes[slot] = value
-            if joined.held.get(slot) == epoch + 1:
+            if is_held:
                 self.epochs[slot] = epoch + 1
                 self._notes[slot] = _note(epoch + 1, sequence)
                 batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
         batch.put(COMMITS_KEY, joined.commits.to_bytes(8, "big"), meta)
+        if self.epochs:
+            batch.put(GOT_KEY, joined.commits.to_bytes(8, "big"), meta)
         database.write(batch, sync=False)
         owners = bytearray(self.share.owners)
         for slot in range(SLOTS):
@@ -373,6 +381,7 @@ class Mirror:
             batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
             self.epochs[slot], self.taken_at[slot], self.slots[slot] = epoch, now, 1
             owners[slot] = self.share.own
+        batch.put(GOT_KEY, self._commits.to_bytes(8, "big"), meta)
         self._base.write(batch, sync=False)
         self.share.owners = bytes(owners)
         found = self._base.scan("meta", SUSPECT)

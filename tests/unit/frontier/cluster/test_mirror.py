@@ -75,6 +75,30 @@ def test_a_copy_is_used_again_unless_somebody_else_had_the_slot(driver: Driver, 
     assert set(loaded) == filled, "it had leased all of them"
 
 
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_copy_is_of_no_use_where_a_failover_gave_its_epoch_to_another(driver: Driver, tmp_path: Path, is_killed) -> None:
+    """The last that the standby did not get is that the slots were got."""
+    driver.commit([link("a/1")])
+    driver.reopen()
+    mine = driver.copy
+    rows(driver.url, "UPDATE slot SET owner = NULL, until = NULL, epoch = epoch - 1")
+    rows(driver.url, "UPDATE member SET seen = seen - interval '1 hour'")
+    other = Copy(driver.url, tmp_path / "other", driver.limits, driver.now, lambda host: REST, name="b")
+    assert other.mirror.epochs == mine.mirror.epochs
+    driver.store = other.store
+    driver.commit([link("a/2")])
+    other.store.close()
+    if is_killed:
+        dies(mine)
+        driver.store = driver.open()
+    else:
+        driver.store = mine.store
+        mine.store.rewind()
+        mine.hold(driver.now)
+    assert driver.store.lookup(link("a/2").url) == "waiting"
+    assert len(driver.claim()) == 2
+
+
 @pytest.mark.parametrize("was_made", [True, False])
 def test_a_commit_that_was_not_answered_is_looked_up(driver: Driver, was_made: bool) -> None:
     crawled(driver)
