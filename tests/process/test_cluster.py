@@ -109,6 +109,31 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
         cluster.check(web, PAGES)
 
 
+@pytest.mark.slow
+def test_a_failover_that_loses_commits_ends_the_nodes_and_they_go_on_when_they_are_begun_again(cluster: Cluster) -> None:
+    """What they have sent each other is among what is lost."""
+    web = tree(400)
+    server = postgres()
+    with web.running():
+        cluster.begin("a", url_of(web, 1), "--rate", "40")
+        cluster.begin("b", "--rate", "40")
+        wait_until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 40)
+        server.kill()
+        server.keep()
+        server.start()
+        visits = len(web.visits)
+        wait_until(lambda: len(web.visits) > visits + 60)
+        server.kill()
+        server.go_back()
+        server.start()
+        assert [cluster.nodes[name].wait(60) for name in "ab"] == [3, 3]
+        assert "has lost commits" in cluster.said("a")
+        for name in "ab":
+            cluster.begin(name)
+        cluster.wait()
+        cluster.check(web, 400)
+
+
 def test_a_process_that_dies_while_the_database_is_gone_is_begun_again_when_it_is_back(cluster: Cluster) -> None:
     web = tree(120)
     server = postgres()

@@ -121,7 +121,15 @@ class Mirror:
     # -- opening --------------------------------------------------------------------------------------------------
 
     def rejoin(self) -> None:
+        """StorageError, ``final``: what was committed is not true any more, and more than the working copy goes by it: how far
+        lists are read, what was sent. A process that begins goes by what the database has."""
         self._joined = self.truth.join(seeding=False)
+        if self._joined.number != self.number or self._joined.commits < self._commits:
+            raise StorageError(
+                "cluster: the database has lost commits that it had acknowledged, as after a failover without a synchronous "
+                "standby: begin this node again, it goes on with what the database has",
+                final=True,
+            )
         if self.pending:
             self.gone_messages = frozenset(self.pending - self.truth.still_mine(sorted(self.pending)))
 

@@ -125,6 +125,19 @@ def test_a_commit_that_was_not_answered_is_looked_up(driver: Driver, was_made: b
     assert driver.store.lookup(link("new/3").url) == "waiting"
 
 
+@pytest.mark.parametrize("lost", ["UPDATE member SET commits = commits - 1", "DELETE FROM member"])
+def test_a_process_whose_commits_the_database_has_lost_ends(driver: Driver, lost: str) -> None:
+    driver.commit([link("a/1")])
+    driver.commit([link("a/2")])
+    rows(driver.url, lost)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="has lost commits") as told_of:
+            driver.store.rewind()
+        assert told_of.value.final
+    driver.store.close()
+    driver.store = driver.open()
+
+
 def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_path: Path) -> None:
     driver.commit([link("a/1")])
     driver.settle(driver.claim_one("a/1"), retry(1.0))
