@@ -274,6 +274,7 @@ class Member:
         return True
 
     def _release(self, slots: list[int]) -> bool:
+        self._mirror.catch_up()
         held = {slot: self._mirror.epochs[slot] for slot in slots if slot in self._mirror.epochs}
         self._mirror.drop(slots)
         self._store.slots_changed(0, {}, slots)

@@ -5,7 +5,8 @@ Invariants. What is written here with a commit is true. A slot's copy may be use
 every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. A database
 that has failed over may have forgotten that we got a slot, and have given the same epoch to another; not where it still has a
 commit of ours that came later. What is written here ahead of a commit (links that became due) goes with the next one; until
-then the notes of its slots are gone.
+then the notes of its slots are gone. It is in the counts: where one of its slots is lost before, all that is not committed is
+made again.
 """
 
 from __future__ import annotations
@@ -268,6 +269,11 @@ class Mirror:
         self.pending.difference_update(self._taken)
         self._boxes, self._taken, self._seeds_ended = (), [], False
 
+    def catch_up(self) -> None:
+        """What was written ahead is true."""
+        if self._carried:
+            self.write(self.batch(), sync=True)
+
     def _write_ahead(self, batch: Recorded) -> None:
         for slot in self._slots_of(batch.ops):
             batch.raw.delete(COPY + bytes((slot,)), self._base.handle("meta"))
@@ -327,7 +333,9 @@ class Mirror:
 
     @translated
     def kept(self, slots: Mapping[int, int]) -> list[int]:
-        """Of slots just got under these epochs, those whose copy here is whole."""
+        """Of slots just got under these epochs, those whose copy here is whole. RemoteError, ``at_once``: something was written
+        ahead of a slot that was lost, and is counted."""
+        self.refuse_foreign(bytes((slot,)) for slot in self._slots_of(self._carried))
         return [
             slot for slot, epoch in slots.items() if slot in self._notes and _note_of(self._notes[slot])[0] in (epoch - 1, epoch)
         ]
@@ -407,15 +415,6 @@ class Mirror:
             if owners[slot] == self.share.own:
                 owners[slot] = NOT_OURS
         self.share.owners = bytes(owners)
-        gone = frozenset(slots)
-        if self._carried and (lost := gone & self._slots_of(self._carried)):
-            for slot in lost:
-                self._notes.pop(slot, None)  # it was deleted on disk when this was written
-            self._carried = {
-                (family, key): value
-                for (family, key), value in self._carried.items()
-                if not self._slots_of({(family, key): value}) & gone
-            }
 
     def route(self, owners: Mapping[int, int]) -> None:
         """Whom to send to what others own: slot → member."""

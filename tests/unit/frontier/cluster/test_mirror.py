@@ -17,6 +17,7 @@ from crawler.frontier import Limits
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import message_of
 from crawler.frontier.cluster.postgres import PostgresTruth
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.layout import FAMILIES
 
 
@@ -149,6 +150,24 @@ def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_p
     driver.now += 5
     driver.store.rewind()
     assert sorted(names(driver.claim())) == ["a/1", "b/1"]
+
+
+def test_what_was_written_ahead_of_a_slot_that_is_lost_is_not_counted(driver: Driver) -> None:
+    driver.commit([link("a/1")])
+    lease = driver.claim_one("a/1")
+    driver.settle(lease, done())
+    driver.store.order(RecrawlOrder(driver.now, 9e9))
+    assert driver.store.fulfil(1000) == 1 and driver.store.stats().waiting == 1
+    mirror, slot = driver.copy.mirror, lease.key[0]
+    epoch = mirror.epochs[slot]
+    mirror.drop([slot])
+    driver.store.slots_changed(0, {}, [slot])
+    for refused in (lambda: mirror.kept({slot: epoch + 1}), lambda: driver.commit([link("b/1")])):
+        with pytest.raises(RemoteError) as lost:
+            refused()
+        assert lost.value.at_once
+    driver.store.rewind()
+    assert driver.store.stats().waiting == 0 and len(driver.store.orders()) == 1
 
 
 def test_links_of_slots_that_are_not_held_are_sent_and_nothing_of_them_is_settled(driver: Driver) -> None:
