@@ -29,7 +29,9 @@ from support.waiting import wait_until
 from support.webs import Answer
 
 from crawler.config import Config
+from crawler.crawl import files
 from crawler.crawl.membership import join
+from crawler.crawl.wiring import open_crawl
 
 PAGES = int(os.environ.get("CLUSTER_PAGES", "1200"))
 
@@ -356,6 +358,29 @@ def test_the_password_is_told_nowhere(tmp_path: Path) -> None:
     ):
         assert PASSWORD not in told.stdout + told.stderr
         assert told.stderr or "***" in told.stdout
+
+
+async def test_a_node_that_takes_longer_than_a_lease_to_open_suspects_what_has_ended_it(cluster: Cluster, monkeypatch) -> None:
+    web = tree(2)
+    whole = web.default
+    web.default = lambda host, path: Answer(hang=True) if path == "/2" else whole(host, path)
+    with web.running():
+        cluster.begin("a", url_of(web, 1))
+        wait_until(lambda: any(visit.path == "/2" for visit in web.visits))
+        wait_until(lambda: rows(cluster.url, IS_NOTED, cluster.node_of("a")))
+        cluster.kill("a")
+    opened = files._open_store
+
+    def slowly(*arguments):
+        store = opened(*arguments)
+        rows(cluster.url, "UPDATE slot SET until = clock_timestamp()")
+        return store
+
+    monkeypatch.setattr(files, "_open_store", slowly)
+    settings = {"output": str(cluster.directory("a")), "cluster": cluster.url, "depth": 99, "scope": "any"}
+    async with open_crawl(Config(**settings)) as crawl:
+        assert crawl.pump.member.look().held == 0
+        assert len(crawl.pump.member._mirror.accused) == 1
 
 
 @pytest.mark.slow

@@ -134,6 +134,11 @@ class Mirror:
         if self.pending:
             self.gone_messages = frozenset(self.pending - self.truth.still_mine(sorted(self.pending)))
 
+    def renew(self) -> None:
+        """It is open, which may have taken longer than a lease: what is held from now on."""
+        held = self.truth.tick([], wants=False).held
+        self.drop([slot for slot, epoch in self.epochs.items() if held.get(slot) != epoch])
+
     def opened(self, database: Database) -> None:
         self._database = database
         joined, sent = self._joined, self._sent
