@@ -7,14 +7,16 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from support.frontiers import NoFiles, politeness
 from support.postgres import rows
 from support.stores import Driver, link
 
 from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
-from crawler.core.errors import StorageError
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.link_block import encode_link
+from crawler.core.model import Pause
 from crawler.frontier import batch
 from crawler.frontier.cluster.box import accusation
 from crawler.frontier.cluster.engine import Engine
@@ -23,6 +25,7 @@ from crawler.frontier.cluster.incoming import Incoming
 from crawler.frontier.exchange.segment import Parcel, Piece, encode_parcel
 from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
+from crawler.frontier.selection import Selection
 from crawler.frontier.workbench import Workbench
 
 
@@ -112,4 +115,36 @@ async def test_an_accusation_is_counted_once_though_its_reader_is_killed_before_
         driver.copy.truth.close()
         driver.store = driver.open()
     assert driver.store.suspects() == {key: 1} and rows(driver.url, "SELECT * FROM box") == []
+    driver.store.close()
+
+
+async def test_while_the_database_is_away_it_is_what_everybody_waits_for(tmp_path: Path, monkeypatch) -> None:
+    driver = Driver("cluster", tmp_path / "store")
+    _, pump = taking_in(driver, NoFiles())
+    asked, back = asyncio.Event(), asyncio.Event()
+
+    def away(*, seeding: bool) -> None:
+        raise RemoteError("the database is away")
+
+    async def recover(error: StorageError) -> None:
+        if asked.is_set():
+            await back.wait()
+        asked.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.copy.truth, "join", away)
+        running = asyncio.create_task(pump.run(recover))
+        pump.failed(RemoteError("the database is away"))
+        await asked.wait()
+        while driver.store._database._rdict is not None:
+            await asyncio.sleep(0.01)
+        for call in (pump.revive(Selection()), pump.ask(driver.store.orders)):
+            with pytest.raises(RemoteError, match="is away"):
+                await call
+        assert pump.frontier.pauses == {Pause.DATABASE}
+    back.set()
+    await (await pump.frontier.admit(Admitted((link("a/1"),))))
+    pump.end()
+    await running
+    pump.close()
     driver.store.close()
