@@ -364,6 +364,11 @@ def test_what_is_not_the_schema_comes_to_libpq_as_it_was_given(given: str, libpq
     assert (address.schema, address.conninfo) == ("x_1", libpq)
 
 
+def test_settings_of_a_session_that_the_url_asks_for_hold_too(url: str) -> None:
+    with contextlib.closing(connect(Address(f"{url}&options=-c%20work_mem%3D7MB%20-c%20search_path%3Dpublic"), 15.0)) as session:
+        assert session.execute("SELECT current_setting('work_mem'), current_schema()").fetchone() == ("7MB", schema_of(url))
+
+
 def test_every_session_has_settings_below_the_lease(url: str) -> None:
     with contextlib.closing(connect(Address(url), 15.0)) as session:
         shown = {name: session.execute(f"SHOW {name}").fetchone()[0] for name in (
