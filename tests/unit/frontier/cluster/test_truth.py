@@ -15,6 +15,7 @@ from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
 from support.waiting import wait_until
 from support.wire import wire
 
+from crawler.cli.cluster_command import cluster
 from crawler.config import Config
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.crawl.membership import join
@@ -254,6 +255,16 @@ def test_a_member_declared_lost_while_it_was_frozen_takes_no_slot_when_it_is_tha
         assert thawed.held == {} and not thawed.is_member
         with pytest.raises(ConfigError, match="was declared lost"):
             a.join(seeding=False)
+
+
+def test_a_node_without_a_name_is_none(url: str) -> None:
+    """As in a script whose variable is empty: every name begins so."""
+    with member(url, "a") as a:
+        a.join(seeding=False)
+        rows(url, "UPDATE member SET seen = seen - interval '1 hour'")
+        with pytest.raises(ConfigError, match="which node is lost"):
+            cluster(["lost", "", url])
+        assert rows(url, "SELECT lost FROM member") == [(False,)]
 
 
 def test_a_node_that_has_left_has_left_though_it_once_had_more_processes(url: str) -> None:
