@@ -56,6 +56,8 @@ SEEDS_ENDED: Final = "\0seeds"
 NOT_OURS: Final = 255
 """In ``Share.owners``: nobody owns the slot, or it is being loaded."""
 MEMBERS_MAX: Final = 254
+AHEAD_MAX: Final = 10_000
+"""Entries written here ahead of a commit: with more they are one."""
 
 KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
 WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
@@ -256,7 +258,7 @@ class Mirror:
     # -- what is true, and then here ------------------------------------------------------------------------------
 
     def write(self, batch: Recorded, *, sync: bool) -> None:
-        if not sync:
+        if not sync and len(self._carried) < AHEAD_MAX:
             self._write_ahead(batch)
             return
         ops = self._carried | batch.ops

@@ -152,6 +152,20 @@ def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_p
     assert sorted(names(driver.claim())) == ["a/1", "b/1"]
 
 
+def test_what_is_written_ahead_is_true_before_it_is_much(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else may be committed for long: in a pause, or while hosts rest."""
+    monkeypatch.setattr("crawler.frontier.cluster.mirror.AHEAD_MAX", 12)
+    driver.commit([link(f"h{n}/1") for n in range(30)])
+    for after, lease in enumerate(driver.claim()):
+        driver.settle(lease, retry(10.0 + after))
+    began = driver.now
+    for after in range(30):
+        driver.now = began + 10.0 + after
+        driver.claim()
+        assert len(driver.copy.mirror._carried) < 12 + 5
+    assert rows(driver.url, "SELECT count(*) FROM work WHERE family = 2")[0][0] < 5
+
+
 def test_what_was_written_ahead_of_a_slot_that_is_lost_is_not_counted(driver: Driver) -> None:
     driver.commit([link("a/1")])
     lease = driver.claim_one("a/1")
