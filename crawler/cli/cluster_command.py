@@ -51,7 +51,7 @@ def cluster(arguments: Sequence[str]) -> int:
             raise ConfigError("status is of all nodes: leave the name out")
         _show(look(address, config.cluster_lease), as_json=namespace.json)
         return Exit.OK
-    if len(names) != 1:
+    if len(names) != 1 or not names[0]:
         raise ConfigError("which node is lost? Name one: crawler cluster status lists them")
     _tell_lost(declare_lost(address, config.cluster_lease, names[0]))
     return Exit.OK

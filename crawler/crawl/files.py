@@ -102,6 +102,8 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
     stack.callback(_leave, config, own, store, journal, membership)
     for name in journal.rewind(store.marks()):
         logger.warning("%s: not part of the last commit; moved to lost+found/", name)
+    if membership is not None:
+        membership.mirror.renew()
     in_flight = open_in_flight(own / "out", config.workers + HELD_MAX, store) if config.store == "embedded" else None
     return Files(root, tmp, store, journal, in_flight, exchange, membership, now)
 

@@ -108,7 +108,12 @@ class Pump:
 
     async def ask(self, question: Callable[..., T], *args: object) -> T:
         """What the store finds, between two of the pump's own calls. Raises StorageError."""
-        return await self._committer.on_engine(question, *args)
+        try:
+            return await self._committer.on_engine(question, *args)
+        except StorageError:
+            if isinstance(self._failure, RemoteError):  # the store is closed as long as the database is away
+                raise self._failure.with_traceback(None) from None
+            raise
 
     async def marks(self, folder: str = "") -> Mapping[str, Mark]:
         """How far each file, or each of one folder, is committed. Raises StorageError."""
@@ -324,7 +329,7 @@ class Pump:
     def failed(self, error: StorageError) -> None:
         """The commit loop cuts back; nothing may be dealt until it has."""
         self._failure = self._failure or error
-        self._pause_for(error)
+        self._pause_for(self._failure)
         self._batches.mark_dirty(self._clock(), urgent=True)
 
     def _take_in(self, got: Got) -> None:

@@ -29,7 +29,9 @@ from support.waiting import wait_until
 from support.webs import Answer
 
 from crawler.config import Config
+from crawler.crawl import files
 from crawler.crawl.membership import join
+from crawler.crawl.wiring import open_crawl
 
 PAGES = int(os.environ.get("CLUSTER_PAGES", "1200"))
 
@@ -107,6 +109,31 @@ def test_the_database_is_killed_and_comes_back(cluster: Cluster) -> None:
             server.start()
         cluster.wait()
         cluster.check(web, PAGES)
+
+
+@pytest.mark.slow
+def test_a_failover_that_loses_commits_ends_the_nodes_and_they_go_on_when_they_are_begun_again(cluster: Cluster) -> None:
+    """What they have sent each other is among what is lost."""
+    web = tree(400)
+    server = postgres()
+    with web.running():
+        cluster.begin("a", url_of(web, 1), "--rate", "40")
+        cluster.begin("b", "--rate", "40")
+        wait_until(lambda: cluster.is_shared("a", "b") and len(web.visits) > 40)
+        server.kill()
+        server.keep()
+        server.start()
+        visits = len(web.visits)
+        wait_until(lambda: len(web.visits) > visits + 60)
+        server.kill()
+        server.go_back()
+        server.start()
+        assert [cluster.nodes[name].wait(60) for name in "ab"] == [3, 3]
+        assert "has lost commits" in cluster.said("a")
+        for name in "ab":
+            cluster.begin(name)
+        cluster.wait()
+        cluster.check(web, 400)
 
 
 def test_a_process_that_dies_while_the_database_is_gone_is_begun_again_when_it_is_back(cluster: Cluster) -> None:
@@ -331,6 +358,29 @@ def test_the_password_is_told_nowhere(tmp_path: Path) -> None:
     ):
         assert PASSWORD not in told.stdout + told.stderr
         assert told.stderr or "***" in told.stdout
+
+
+async def test_a_node_that_takes_longer_than_a_lease_to_open_suspects_what_has_ended_it(cluster: Cluster, monkeypatch) -> None:
+    web = tree(2)
+    whole = web.default
+    web.default = lambda host, path: Answer(hang=True) if path == "/2" else whole(host, path)
+    with web.running():
+        cluster.begin("a", url_of(web, 1))
+        wait_until(lambda: any(visit.path == "/2" for visit in web.visits))
+        wait_until(lambda: rows(cluster.url, IS_NOTED, cluster.node_of("a")))
+        cluster.kill("a")
+    opened = files._open_store
+
+    def slowly(*arguments):
+        store = opened(*arguments)
+        rows(cluster.url, "UPDATE slot SET until = clock_timestamp()")
+        return store
+
+    monkeypatch.setattr(files, "_open_store", slowly)
+    settings = {"output": str(cluster.directory("a")), "cluster": cluster.url, "depth": 99, "scope": "any"}
+    async with open_crawl(Config(**settings)) as crawl:
+        assert crawl.pump.member.look().held == 0
+        assert len(crawl.pump.member._mirror.accused) == 1
 
 
 @pytest.mark.slow

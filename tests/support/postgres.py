@@ -80,6 +80,17 @@ class Server:
         """All of it at once, as SIGKILL: what was committed is in its log."""
         self._run("pg_ctl", "-w", "-s", "-m", "immediate", "stop")
 
+    def keep(self) -> None:
+        """As it is, killed, for ``go_back``: what is committed from now on is lost then."""
+        self._replace("kept", "data")
+
+    def go_back(self) -> None:
+        self._replace("data", "kept")
+
+    def _replace(self, target: str, source: str) -> None:
+        shutil.rmtree(self.folder / target, ignore_errors=True)
+        subprocess.run([*self._as, "cp", "-a", self.folder / source, self.folder / target], check=True)
+
     @contextlib.contextmanager
     def over_tls(self, chain: bytes, key: bytes) -> Iterator[None]:
         """Meanwhile it can be asked over TLS too."""

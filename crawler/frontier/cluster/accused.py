@@ -50,6 +50,11 @@ class Accused:
             self._store.set_suspects({key: counts.get(key, 0) + 1 for key in keys})
         return True
 
+    def told(self, message: int, keys: Iterable[bytes]) -> bool:
+        """As ``count``, in the commit that takes in the message that brought them. (Engine.)"""
+        self._mirror.take_in(message)
+        return self.count(keys)
+
     def tell(self, owners: Mapping[int, int]) -> None:
         """Those of slots that are others'. (Engine.)"""
         theirs: dict[int, list[bytes]] = defaultdict(list)

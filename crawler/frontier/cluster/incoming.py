@@ -29,8 +29,10 @@ class Incoming:
         read = await self._engine.ask(self._mirror.truth.receive, sorted(self._mirror.pending), MESSAGES_MAX)
         for id, data in read or ():
             message = message_of(id, data)
-            if message.accused and not await self._engine.between_commits(self._accused.count, message.accused):
-                break
+            if message.accused:  # it brings nothing else
+                if not await self._engine.between_commits(self._accused.told, id, message.accused):
+                    break
+                continue
             committed = await self._engine.pump.frontier.receive(message.admitted, message.robots, message.denials)
             self._mirror.pending.add(id)  # it stands in the open batch, and nothing has happened since it does
             self._messages[id] = message

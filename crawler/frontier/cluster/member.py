@@ -185,7 +185,7 @@ class Member:
         self._accused.see(tick)
         if unwanted := tick.surplus - slots.here():
             slots.forget(unwanted)
-            await self._engine.ask(mirror.truth.release, sorted(unwanted))
+            await self._engine.ask(mirror.truth.release, {slot: tick.held[slot] for slot in sorted(unwanted)})
         self._leave(tick.surplus)
         if stay := slots.stay(tick.surplus):
             await self._deal_again(stay)
@@ -274,9 +274,11 @@ class Member:
         return True
 
     def _release(self, slots: list[int]) -> bool:
+        self._mirror.catch_up()
+        held = {slot: self._mirror.epochs[slot] for slot in slots if slot in self._mirror.epochs}
         self._mirror.drop(slots)
         self._store.slots_changed(0, {}, slots)
-        self._mirror.truth.release(slots)
+        self._mirror.truth.release(held)
         return True
 
     def rewound(self) -> None:

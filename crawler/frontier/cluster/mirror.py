@@ -2,8 +2,11 @@
 made true, and only then written, unsynced: RocksDB is a working copy.
 
 Invariants. What is written here with a commit is true. A slot's copy may be used again if nobody else has had the slot since, and
-every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. What is
-written here ahead of a commit (links that became due) goes with the next one; until then the notes of its slots are gone.
+every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. A database
+that has failed over may have forgotten that we got a slot, and have given the same epoch to another; not where it still has a
+commit of ours that came later. What is written here ahead of a commit (links that became due) goes with the next one; until
+then the notes of its slots are gone. It is in the counts: where one of its slots is lost before, all that is not committed is
+made again.
 """
 
 from __future__ import annotations
@@ -45,12 +48,16 @@ COPY: Final = b"copy:"
 """Behind it a slot: under which epoch it was held, and the greatest sequence then."""
 COMMITS_KEY: Final = b"commits"
 """How many commits of this member are in this copy."""
+GOT_KEY: Final = b"got"
+"""After how many commits a slot was got last."""
 BOX: Final = "\0box"
 SEEDS_ENDED: Final = "\0seeds"
 """Sources of positions that are no lists: a message was taken in; this member has read its lists to their end."""
 NOT_OURS: Final = 255
 """In ``Share.owners``: nobody owns the slot, or it is being loaded."""
 MEMBERS_MAX: Final = 254
+AHEAD_MAX: Final = 10_000
+"""Entries written here ahead of a commit: with more they are one."""
 
 KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
 WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
@@ -117,9 +124,22 @@ class Mirror:
     # -- opening --------------------------------------------------------------------------------------------------
 
     def rejoin(self) -> None:
+        """StorageError, ``final``: what was committed is not true any more, and more than the working copy goes by it: how far
+        lists are read, what was sent. A process that begins goes by what the database has."""
         self._joined = self.truth.join(seeding=False)
+        if self._joined.number != self.number or self._joined.commits < self._commits:
+            raise StorageError(
+                "cluster: the database has lost commits that it had acknowledged, as after a failover without a synchronous "
+                "standby: begin this node again, it goes on with what the database has",
+                final=True,
+            )
         if self.pending:
             self.gone_messages = frozenset(self.pending - self.truth.still_mine(sorted(self.pending)))
+
+    def renew(self) -> None:
+        """It is open, which may have taken longer than a lease: what is held from now on."""
+        held = self.truth.tick([], wants=False).held
+        self.drop([slot for slot, epoch in self.epochs.items() if held.get(slot) != epoch])
 
     def opened(self, database: Database) -> None:
         self._database = database
@@ -152,21 +172,25 @@ class Mirror:
         """Of the slots that are still this member's, those whose copy is whole are dealt from; the others are loaded anew."""
         database, meta = self._base, self._base.handle("meta")
         noted = {key[len(COPY)]: value for key, value in database.scan("meta", COPY)}
+        is_proved = int.from_bytes(database.get("meta", GOT_KEY) or b"", "big") < joined.commits
         batch = WriteBatch(raw_mode=True)
         self._notes.clear()
         self.epochs.clear()
         for slot, value in noted.items():
             epoch, sequence = _note_of(value)
-            if not is_whole:
+            is_held = joined.held.get(slot) == epoch + 1
+            if not is_whole or not (is_held or is_proved):
                 batch.delete(COPY + bytes((slot,)), meta)
                 continue
             self.sequence = max(self.sequence, sequence)
             self._notes[slot] = value
-            if joined.held.get(slot) == epoch + 1:
+            if is_held:
                 self.epochs[slot] = epoch + 1
                 self._notes[slot] = _note(epoch + 1, sequence)
                 batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
         batch.put(COMMITS_KEY, joined.commits.to_bytes(8, "big"), meta)
+        if self.epochs:
+            batch.put(GOT_KEY, joined.commits.to_bytes(8, "big"), meta)
         database.write(batch, sync=False)
         owners = bytearray(self.share.owners)
         for slot in range(SLOTS):
@@ -212,6 +236,10 @@ class Mirror:
             elif source == SEEDS_ENDED:
                 self._seeds_ended = True
 
+    def take_in(self, message: int) -> None:
+        """The next ``write`` makes this message true as well: it brings no batch."""
+        self._taken = [message]
+
     def is_message(self, source: str) -> bool:
         return source in (BOX, SEEDS_ENDED)
 
@@ -230,7 +258,7 @@ class Mirror:
     # -- what is true, and then here ------------------------------------------------------------------------------
 
     def write(self, batch: Recorded, *, sync: bool) -> None:
-        if not sync:
+        if not sync and len(self._carried) < AHEAD_MAX:
             self._write_ahead(batch)
             return
         ops = self._carried | batch.ops
@@ -247,6 +275,11 @@ class Mirror:
         self._carried = {}
         self.pending.difference_update(self._taken)
         self._boxes, self._taken, self._seeds_ended = (), [], False
+
+    def catch_up(self) -> None:
+        """What was written ahead is true."""
+        if self._carried:
+            self.write(self.batch(), sync=True)
 
     def _write_ahead(self, batch: Recorded) -> None:
         for slot in self._slots_of(batch.ops):
@@ -307,7 +340,9 @@ class Mirror:
 
     @translated
     def kept(self, slots: Mapping[int, int]) -> list[int]:
-        """Of slots just got under these epochs, those whose copy here is whole."""
+        """Of slots just got under these epochs, those whose copy here is whole. RemoteError, ``at_once``: something was written
+        ahead of a slot that was lost, and is counted."""
+        self.refuse_foreign(bytes((slot,)) for slot in self._slots_of(self._carried))
         return [
             slot for slot, epoch in slots.items() if slot in self._notes and _note_of(self._notes[slot])[0] in (epoch - 1, epoch)
         ]
@@ -369,6 +404,7 @@ class Mirror:
             batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
             self.epochs[slot], self.taken_at[slot], self.slots[slot] = epoch, now, 1
             owners[slot] = self.share.own
+        batch.put(GOT_KEY, self._commits.to_bytes(8, "big"), meta)
         self._base.write(batch, sync=False)
         self.share.owners = bytes(owners)
         found = self._base.scan("meta", SUSPECT)
@@ -386,15 +422,6 @@ class Mirror:
             if owners[slot] == self.share.own:
                 owners[slot] = NOT_OURS
         self.share.owners = bytes(owners)
-        gone = frozenset(slots)
-        if self._carried and (lost := gone & self._slots_of(self._carried)):
-            for slot in lost:
-                self._notes.pop(slot, None)  # it was deleted on disk when this was written
-            self._carried = {
-                (family, key): value
-                for (family, key), value in self._carried.items()
-                if not self._slots_of({(family, key): value}) & gone
-            }
 
     def route(self, owners: Mapping[int, int]) -> None:
         """Whom to send to what others own: slot → member."""

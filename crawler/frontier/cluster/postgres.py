@@ -219,8 +219,8 @@ class PostgresTruth:
         if ended:
             logger.warning("cluster: a node has stalled in the middle of a commit, which is ended: it kept hosts that are free")
 
-    def release(self, slots: Sequence[int]) -> None:
-        self._do("UPDATE slot SET owner = NULL, until = NULL WHERE id = ANY(%s) AND owner = %s", [list(slots), self._number])
+    def release(self, slots: Mapping[int, int]) -> None:
+        self._do(tables.RELEASE, {"slots": list(slots), "epochs": list(slots.values()), "id": self._number})
 
     def leave(self) -> None:
         own = "SELECT id FROM member WHERE id = %s AND incarnation = %s"

@@ -78,6 +78,10 @@ RETURNING id, incarnation, commits, state
 """
 KEEP: Final = """UPDATE slot SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(lease)s)
   WHERE owner = %(id)s RETURNING id, epoch"""
+# It may come late, by a session that is given up here: what was got again meanwhile stays.
+RELEASE: Final = """UPDATE slot s SET owner = NULL, until = NULL
+  FROM unnest(%(slots)s::smallint[], %(epochs)s::bigint[]) AS held (id, epoch)
+  WHERE s.id = held.id AND s.epoch = held.epoch AND s.owner = %(id)s"""
 LEFT: Final = """SELECT key, value FROM own JOIN member ON member.id = own.member
   WHERE member.lost AND (substring(key FROM 1 FOR 9) = %s OR substring(key FROM 1 FOR 5) = %s)"""
 

@@ -53,6 +53,8 @@ class Address:
             told = conninfo_to_dict(self.conninfo)
         except psycopg.Error:
             raise ConfigError("cluster: not a URL that PostgreSQL's libpq can read") from None
+        self.options = str(told.get("options") or "")
+        """For the server: its settings in the session, before ours."""
         self._secrets = [str(told["password"])] if told.get("password") else []
         self.shown = f"{told.get('host') or 'localhost'}:{told.get('port') or 5432}/{told.get('dbname') or ''} ({self.schema})"
         """Without user and password."""
@@ -100,7 +102,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
             keepalives_interval=max(1, int(lease_s / 5)),
             keepalives_count=2,
             application_name=f"flatcrawler {lease_s:.3f}",  # see STALLED
-            options=f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
+            options=f"{address.options} -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
             f" -c tcp_user_timeout={int(lease_s * 1000 * 2 / 3)} -c tcp_keepalives_idle={max(1, int(lease_s / 3))}"
             f" -c tcp_keepalives_interval={max(1, int(lease_s / 5))} -c tcp_keepalives_count=2"
             f" -c synchronous_commit=on -c search_path={address.schema}",

@@ -129,8 +129,8 @@ class Truth(Protocol):
         """Renew the lease of all slots held, and take free ones up to a fair share; where none is wanted, those held are all
         surplus, and the others share them. ``out_long``: visits an heir must suspect."""
 
-    def release(self, slots: Sequence[int]) -> None:
-        """Give these slots up: others may have them at once."""
+    def release(self, slots: Mapping[int, int]) -> None:
+        """Give these slots up, as held under these epochs: others may have them at once."""
 
     def leave(self) -> None:
         """Give all slots up, and be no member any more until the next ``join``."""

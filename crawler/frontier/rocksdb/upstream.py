@@ -60,7 +60,8 @@ class Upstream(Protocol):
     def batch(self) -> Recorded: ...
 
     def write(self, batch: Recorded, *, sync: bool) -> None:
-        """``sync``: true there, then written here. Else written here; true with the next that is."""
+        """``sync``: true there, then written here. Else written here; true with the next that is, or at once
+        where that is much by now."""
 
     def enclose(self, prepared: Prepared) -> None:
         """The next ``write`` makes this batch's messages true as well: those sent, and those taken in."""

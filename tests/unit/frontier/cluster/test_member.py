@@ -9,12 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.stores import REST, Driver, link
+from support.postgres import rows
+from support.stores import REST, Driver, done, link
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Pause
 from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.room import Room
+from crawler.frontier.recrawl import RecrawlOrder
+from crawler.frontier.rocksdb.layout import decode_state
 
 NODE = "a"
 
@@ -129,3 +132,20 @@ def test_a_node_whose_disk_stays_low_wants_no_slots_and_one_that_is_paused_keeps
     assert not room.wants_slots({Pause.DISK_LOW, Pause.DATABASE}, 1061)
     assert room.wants_slots({Pause.DATABASE}, 1062)
     assert room.wants_slots({Pause.DISK_LOW}, 1063)
+
+
+async def test_what_was_written_ahead_of_a_commit_is_true_before_its_slot_is_given_up(made) -> None:
+    member, pump, driver = made
+    await member._reconcile(driver.copy.truth.tick([]))
+    await member._load(dict(member._slots.wanted), None)
+    driver.now += REST
+    driver.settle(driver.claim_one("a/1"), done())
+    driver.store.order(RecrawlOrder(driver.now, driver.now + 99))
+    assert driver.store.fulfil(1000) == 1
+    member._slots.leave([slot_of(member)])
+    pump.slots_out = lambda slot_of: set()
+    await member._settle_slots()
+    assert not member.deals(link("a/1").host)
+    driver.commit([link("b/1")])
+    [(state,)] = rows(driver.url, "SELECT state FROM member")
+    assert rows(driver.url, "SELECT count(*) FROM work WHERE family = 0") == [(decode_state(state).counts.waiting,)] == [(2,)]

@@ -17,6 +17,7 @@ from crawler.frontier import Limits
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import message_of
 from crawler.frontier.cluster.postgres import PostgresTruth
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.layout import FAMILIES
 
 
@@ -75,6 +76,30 @@ def test_a_copy_is_used_again_unless_somebody_else_had_the_slot(driver: Driver, 
     assert set(loaded) == filled, "it had leased all of them"
 
 
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_copy_is_of_no_use_where_a_failover_gave_its_epoch_to_another(driver: Driver, tmp_path: Path, is_killed) -> None:
+    """The last that the standby did not get is that the slots were got."""
+    driver.commit([link("a/1")])
+    driver.reopen()
+    mine = driver.copy
+    rows(driver.url, "UPDATE slot SET owner = NULL, until = NULL, epoch = epoch - 1")
+    rows(driver.url, "UPDATE member SET seen = seen - interval '1 hour'")
+    other = Copy(driver.url, tmp_path / "other", driver.limits, driver.now, lambda host: REST, name="b")
+    assert other.mirror.epochs == mine.mirror.epochs
+    driver.store = other.store
+    driver.commit([link("a/2")])
+    other.store.close()
+    if is_killed:
+        dies(mine)
+        driver.store = driver.open()
+    else:
+        driver.store = mine.store
+        mine.store.rewind()
+        mine.hold(driver.now)
+    assert driver.store.lookup(link("a/2").url) == "waiting"
+    assert len(driver.claim()) == 2
+
+
 @pytest.mark.parametrize("was_made", [True, False])
 def test_a_commit_that_was_not_answered_is_looked_up(driver: Driver, was_made: bool) -> None:
     crawled(driver)
@@ -101,6 +126,19 @@ def test_a_commit_that_was_not_answered_is_looked_up(driver: Driver, was_made: b
     assert driver.store.lookup(link("new/3").url) == "waiting"
 
 
+@pytest.mark.parametrize("lost", ["UPDATE member SET commits = commits - 1", "DELETE FROM member"])
+def test_a_process_whose_commits_the_database_has_lost_ends(driver: Driver, lost: str) -> None:
+    driver.commit([link("a/1")])
+    driver.commit([link("a/2")])
+    rows(driver.url, lost)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="has lost commits") as told_of:
+            driver.store.rewind()
+        assert told_of.value.final
+    driver.store.close()
+    driver.store = driver.open()
+
+
 def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_path: Path) -> None:
     driver.commit([link("a/1")])
     driver.settle(driver.claim_one("a/1"), retry(1.0))
@@ -112,6 +150,38 @@ def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_p
     driver.now += 5
     driver.store.rewind()
     assert sorted(names(driver.claim())) == ["a/1", "b/1"]
+
+
+def test_what_is_written_ahead_is_true_before_it_is_much(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else may be committed for long: in a pause, or while hosts rest."""
+    monkeypatch.setattr("crawler.frontier.cluster.mirror.AHEAD_MAX", 12)
+    driver.commit([link(f"h{n}/1") for n in range(30)])
+    for after, lease in enumerate(driver.claim()):
+        driver.settle(lease, retry(10.0 + after))
+    began = driver.now
+    for after in range(30):
+        driver.now = began + 10.0 + after
+        driver.claim()
+        assert len(driver.copy.mirror._carried) < 12 + 5
+    assert rows(driver.url, "SELECT count(*) FROM work WHERE family = 2")[0][0] < 5
+
+
+def test_what_was_written_ahead_of_a_slot_that_is_lost_is_not_counted(driver: Driver) -> None:
+    driver.commit([link("a/1")])
+    lease = driver.claim_one("a/1")
+    driver.settle(lease, done())
+    driver.store.order(RecrawlOrder(driver.now, 9e9))
+    assert driver.store.fulfil(1000) == 1 and driver.store.stats().waiting == 1
+    mirror, slot = driver.copy.mirror, lease.key[0]
+    epoch = mirror.epochs[slot]
+    mirror.drop([slot])
+    driver.store.slots_changed(0, {}, [slot])
+    for refused in (lambda: mirror.kept({slot: epoch + 1}), lambda: driver.commit([link("b/1")])):
+        with pytest.raises(RemoteError) as lost:
+            refused()
+        assert lost.value.at_once
+    driver.store.rewind()
+    assert driver.store.stats().waiting == 0 and len(driver.store.orders()) == 1
 
 
 def test_links_of_slots_that_are_not_held_are_sent_and_nothing_of_them_is_settled(driver: Driver) -> None:

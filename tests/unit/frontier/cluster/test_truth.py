@@ -15,6 +15,7 @@ from support.postgres import PASSWORD, emptied, postgres, rows, schema_of
 from support.waiting import wait_until
 from support.wire import wire
 
+from crawler.cli.cluster_command import cluster
 from crawler.config import Config
 from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.crawl.membership import join
@@ -71,7 +72,7 @@ def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
         assert b.tick([]).held == {}
         again = a.tick([])
         assert len(again.surplus) == 128
-        a.release(sorted(again.surplus))
+        a.release({slot: again.held[slot] for slot in again.surplus})
         got = b.tick([])
         assert got.held.keys() == again.surplus and not got.heired
         assert all(epoch == 2 for epoch in got.held.values())
@@ -89,12 +90,25 @@ def test_who_wants_no_slots_gives_all_back_and_the_others_share_them(url: str) -
         low = a.tick([], False)
         assert low.surplus == low.held.keys() and len(low.held) > 0
         assert next(view.is_alive for view in b.tick([]).members if view.number == number), "it holds them still"
-        a.release(sorted(low.held))
+        a.release(low.held)
         assert a.tick([], False).held == {}
         assert len(b.tick([]).held) == 256
         assert a.tick([]).held == {}, "it is counted from now on"
-        b.release(sorted(b.tick([]).surplus))
+        high = b.tick([])
+        b.release({slot: high.held[slot] for slot in high.surplus})
         assert len(a.tick([]).held) == 128
+
+
+def test_slots_that_were_given_up_before_they_were_got_again_are_kept(url: str) -> None:
+    """What was sent by a session that was given up here may come to the database late."""
+    with member(url, "a", 60) as a:
+        a.join(seeding=False)
+        before = a.tick([]).held
+        held = a.join(seeding=False).held
+        a.release(before)
+        assert rows(url, "SELECT count(*) FROM slot WHERE owner IS NOT NULL") == [(256,)]
+        a.release({7: held[7]})
+        assert rows(url, "SELECT id FROM slot WHERE owner IS NULL") == [(7,)]
 
 
 def test_a_commit_is_made_by_its_owner_only_whole_and_once(url: str) -> None:
@@ -243,6 +257,16 @@ def test_a_member_declared_lost_while_it_was_frozen_takes_no_slot_when_it_is_tha
             a.join(seeding=False)
 
 
+def test_a_node_without_a_name_is_none(url: str) -> None:
+    """As in a script whose variable is empty: every name begins so."""
+    with member(url, "a") as a:
+        a.join(seeding=False)
+        rows(url, "UPDATE member SET seen = seen - interval '1 hour'")
+        with pytest.raises(ConfigError, match="which node is lost"):
+            cluster(["lost", "", url])
+        assert rows(url, "SELECT lost FROM member") == [(False,)]
+
+
 def test_a_node_that_has_left_has_left_though_it_once_had_more_processes(url: str) -> None:
     address, node = Address(url), uuid.uuid4()
     _, secret = open_crawl(address, LEASE_S, "{}")
@@ -349,6 +373,11 @@ def test_an_address_shows_no_password_and_names_a_schema() -> None:
 def test_what_is_not_the_schema_comes_to_libpq_as_it_was_given(given: str, libpq: str) -> None:
     address = Address(given)
     assert (address.schema, address.conninfo) == ("x_1", libpq)
+
+
+def test_settings_of_a_session_that_the_url_asks_for_hold_too(url: str) -> None:
+    with contextlib.closing(connect(Address(f"{url}&options=-c%20work_mem%3D7MB%20-c%20search_path%3Dpublic"), 15.0)) as session:
+        assert session.execute("SELECT current_setting('work_mem'), current_schema()").fetchone() == ("7MB", schema_of(url))
 
 
 def test_every_session_has_settings_below_the_lease(url: str) -> None:
