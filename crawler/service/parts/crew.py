@@ -30,7 +30,7 @@ from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
 from crawler.service.parts.pacing import Pacing
-from crawler.service.parts.shares import AllowedVisits
+from crawler.service.parts.visits import AllowedVisits
 
 AWAY_S: Final = 1.0
 """A part that waits for the database of the cluster is begun again so often."""
@@ -343,7 +343,7 @@ class Crew:
             "failed": failed,
             "log": _log,
             "farewell": lambda: None,
-            "visits": lambda left, spare: self._allow(part.number, left, spare),
+            "visits": lambda *held: self._allow(part.number, *held),
         }
 
     def _missed(self, part: _Part) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -430,24 +430,15 @@ class Crew:
         await asyncio.sleep(seconds)
         self.drain("max_time")
 
-    async def _allow(self, number: int, left: int, spare: int) -> int:
-        """Visits that a part may make more; it has ``left`` so many, of which it does not need ``spare`` yet. Where no more can
-        be allowed, the others give back what they do not need, to a part that has nothing to spare."""
+    async def _allow(self, number: int, left: int, spare: int, given_back: int) -> int:
+        """As ``AllowedVisits.allow``."""
         visits = self._visits
         if visits is None or self.stopped_by is not None:
             return 0
-        visits.has_left(number, left)
-        if not visits.left and not spare:
-            for part in self._parts:
-                if part.number != number and (channel := part.open_channel) is not None:
-                    with contextlib.suppress(Gone):
-                        given, still = await channel.ask("give_up_visits")
-                        visits.has_left(part.number, still)
-                        visits.left += given
+        allowed = await visits.allow(self.ask, number, left, spare, given_back)
         if visits.are_used:
             self.drain("max_pages")
-            return 0
-        return visits.take(number)
+        return allowed
 
 
 def _log(name: str, level: int, text: str, created: float, fields: dict[str, Any]) -> None:
