@@ -283,6 +283,7 @@ class Crew:
             if self._visits is not None:
                 self._visits.lose(part.number)
             if self._drain.is_set() or self._error is not None:
+                self._died_at_the_end(part, code)
                 return
             if (fault := self._why_not_again(part, code)) is not None:
                 self._fail(fault)
@@ -360,7 +361,7 @@ class Crew:
         """Why a part that has died cannot be begun again; None if it can."""
         part.died()
         part.deaths.append(time.monotonic())
-        how = f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
+        how = _how(code)
         if part.number == 0 and "-" in self.config.input:
             return PartsError(f"part 0 {how}, and what it has read of standard input cannot be read again: repeat the command")
         if len(part.deaths) == DEATHS_MAX and part.deaths[-1] - part.deaths[0] < DEATHS_WITHIN_S:
@@ -368,6 +369,14 @@ class Crew:
         part.restarts += 1
         logger.error("part %d %s: it is begun again", part.number, how)
         return None
+
+    def _died_at_the_end(self, part: _Part, code: int) -> None:
+        """While all drain, a part is not begun again; nor is its fault swallowed."""
+        part.died()
+        if self._error is None:
+            logger.error("part %d %s while it drained: the next start goes on with what it was at", part.number, _how(code))
+            if code > 0:
+                self._fail(PartsError(f"part {part.number} {_how(code)}"))
 
     def _fail(self, error: Exception) -> None:
         """The others drain; the crawl ends with the first error."""
@@ -439,6 +448,11 @@ class Crew:
         if visits.are_used:
             self.drain("max_pages")
         return allowed
+
+
+def _how(code: int) -> str:
+    """A part has died."""
+    return f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
 
 
 def _log(name: str, level: int, text: str, created: float, fields: dict[str, Any]) -> None:
