@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import hdrs, web
 
-from crawler.core.errors import ConfigError
+from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl.explain import as_text
 from crawler.crawl.status import WAITS, Left
 from crawler.frontier.progress import LIST, TAG
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LIVE_S: Final = 2.0
 LISTENERS_MAX: Final = 100
 """Open pages that are live; any other is refreshed by hand."""
+MADE_S: Final = 30.0
+"""For what is shown to be known: a process of the crawl may hang."""
 SLOW_S: Final = 30.0
 """A browser that takes nothing for so long is cut off; it comes back by itself."""
 HOSTS_SHOWN: Final = 8
@@ -77,7 +79,8 @@ class Dashboard:
     async def get_why(self, request: web.Request) -> web.Response:
         url = request.query.get("url", "")
         try:
-            said = as_text(await self._control.explained(url, None))
+            async with asyncio.timeout(MADE_S):
+                said = as_text(await self._control.explained(url, None))
         except Problem as problem:
             said = problem.detail
         return session.page(html.why(url, said))
@@ -87,11 +90,16 @@ class Dashboard:
         if self._listeners >= LISTENERS_MAX:
             raise Problem(503, "too many pages are live; try again", headers={hdrs.RETRY_AFTER: "10"})
         self._listeners += 1
+        response = web.StreamResponse(headers=session.HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         try:
-            headers = session.HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
-            response = web.StreamResponse(headers=headers)
             await response.prepare(request)
             await self._follow(response, request.headers.get("Last-Event-ID", request.query.get("version", "")))
+            return response
+        except (StorageError, TimeoutError):
+            if not response.prepared:
+                raise
+            if request.transport is not None:
+                request.transport.abort()  # the response has begun; the browser comes back by itself
             return response
         finally:
             self._listeners -= 1
@@ -112,7 +120,7 @@ class Dashboard:
 
     async def _render(self) -> None:
         """Sections as they are now, or were a moment ago: then there is nothing to do."""
-        async with self._rendering:
+        async with asyncio.timeout(MADE_S), self._rendering:
             now = time.monotonic()
             if now - self._rendered_at < LIVE_S / 2:
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,33 @@ def test_a_signal_drains_all_parts_and_a_second_one_ends_them(tmp_path: Path, si
     done = Counter(row["canonical"] for row in rows_of(tmp_path / "out"))
     assert set(done.values()) == {1}
     assert crawler("verify", str(tmp_path / "out")).returncode == 0
+
+
+@pytest.mark.parametrize(("fault", "code", "said"), [("", 5, "was killed by signal 9"), ("1 / 0", 1, "ended with exit code 1")])
+def test_a_part_that_dies_while_all_drain_is_told_of(tmp_path: Path, fault: str, code: int, said: str) -> None:
+    """A fault of the program is the end's exit code, as of a crawl by one process."""
+    program = (
+        "import sys\nfrom crawler.crawl import crawl\n"
+        f"def fail(*a, **k): {fault}\n"
+        "crawl.visits_s = fail\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = Web(default=lambda host, path: Answer(hang=True))
+    with web.running():
+        urls = [web.url(host) for host in HOSTS]
+        command = ["run", *urls, "-o", str(tmp_path), *LOCAL, *TWO, "--grace", "2s", "--json"]
+        command = [sys.executable, "-c", program, *command] if fault else command_of(command)
+        with subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while len(web.visits) < len(HOSTS):
+                time.sleep(0.01)
+            victim = parts_of(process.pid)[1]
+            process.terminate()
+            if not fault:
+                while "draining" not in (process.stderr.readline() if process.stderr else ""):
+                    assert process.poll() is None
+                kill(victim)
+            _, talk = process.communicate(timeout=30)
+    assert process.returncode == code and f"{said} while it drained" in talk
+    assert re.search(r"^ended: .* · 0 in flight$", talk, re.MULTILINE), talk
 
 
 def test_no_more_pages_than_allowed_are_fetched_by_all_parts_together(tmp_path: Path) -> None:

@@ -40,10 +40,11 @@ class Board:
         self._written = words[:parts]
         self._states = words[parts : 2 * parts]
         self._read = words[2 * parts : 2 * parts + parts * parts]
+        self._over = words[2 * parts + parts * parts :]
 
     @staticmethod
     def size(parts: int) -> int:
-        return (2 * parts + parts * parts) * WORD_BYTES
+        return (2 * parts + parts * parts + 1) * WORD_BYTES
 
     def written(self, part: int) -> Place:
         """The end of what a part has committed; 0 while it has not said so."""
@@ -73,6 +74,14 @@ class Board:
         if not all(state & 1 for state in self._states) or any(self.read(*pair) != self.written(pair[1]) for pair in pairs):
             return None
         return (*self._states, *self._written)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a part has found that the crawl is over, and ends."""
+        return bool(self._over[0])
+
+    def announce_over(self) -> None:
+        self._over[0] = 1
 
     def bell(self, part: int) -> int | None:
         """The eventfd by which a part is told that there is something to look at."""

@@ -1,7 +1,8 @@
 """One part's side of the exchange, as its pump drives it: what came in, what all have read, and when the crawl is over.
 
 Invariant: the crawl is over when no part has anything left to do, everything sent is committed where it was sent to, and two
-looks, one after the other, find that nobody has committed anything between them.
+looks, one after the other, find that nobody has committed anything between them. Where one part has found so it is over for all:
+that one reads nothing more. What comes due by schedule meanwhile waits for the next start.
 """
 
 from __future__ import annotations
@@ -59,9 +60,15 @@ class Exchange:
             self._board.ring(self._own)
 
     def is_over(self) -> bool:
-        """Whether nothing is left to do anywhere: asked again and again, it is so only if it was so twice."""
+        """Whether nothing is left to do anywhere: asked again and again, it is so only if it was so twice, or another ends."""
         before, self._seen = self._seen, self._board.look()
-        return self._seen is not None and self._seen == before
+        return self._board.is_over or (self._seen is not None and self._seen == before)
+
+    def end(self) -> None:
+        """This part ends, as the crawl is over."""
+        if not self._board.is_over:
+            self._board.announce_over()
+            self._board.ring(self._own)
 
     def spent(self, marks: Mapping[str, Mark]) -> list[str]:
         """As ``Outbox.spent``."""

@@ -55,6 +55,8 @@ class Intake:
                     continue
                 if self.exchange.is_over():
                     pump.over()
+                if pump.frontier.finished:
+                    self.exchange.end()
                 if may_commit and self._clock() - told_at >= EVERY_S:
                     told_at = self._clock()
                     for passed in self.exchange.inbox.passed():

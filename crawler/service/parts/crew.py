@@ -30,7 +30,7 @@ from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
 from crawler.service.parts.nursery import Nursery
 from crawler.service.parts.pacing import Pacing
-from crawler.service.parts.shares import AllowedVisits
+from crawler.service.parts.visits import AllowedVisits
 
 AWAY_S: Final = 1.0
 """A part that waits for the database of the cluster is begun again so often."""
@@ -283,6 +283,7 @@ class Crew:
             if self._visits is not None:
                 self._visits.lose(part.number)
             if self._drain.is_set() or self._error is not None:
+                self._died_at_the_end(part, code)
                 return
             if (fault := self._why_not_again(part, code)) is not None:
                 self._fail(fault)
@@ -343,7 +344,7 @@ class Crew:
             "failed": failed,
             "log": _log,
             "farewell": lambda: None,
-            "visits": lambda left, spare: self._allow(part.number, left, spare),
+            "visits": lambda *held: self._allow(part.number, *held),
         }
 
     def _missed(self, part: _Part) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -360,7 +361,7 @@ class Crew:
         """Why a part that has died cannot be begun again; None if it can."""
         part.died()
         part.deaths.append(time.monotonic())
-        how = f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
+        how = _how(code)
         if part.number == 0 and "-" in self.config.input:
             return PartsError(f"part 0 {how}, and what it has read of standard input cannot be read again: repeat the command")
         if len(part.deaths) == DEATHS_MAX and part.deaths[-1] - part.deaths[0] < DEATHS_WITHIN_S:
@@ -368,6 +369,14 @@ class Crew:
         part.restarts += 1
         logger.error("part %d %s: it is begun again", part.number, how)
         return None
+
+    def _died_at_the_end(self, part: _Part, code: int) -> None:
+        """While all drain, a part is not begun again; nor is its fault swallowed."""
+        part.died()
+        if self._error is None:
+            logger.error("part %d %s while it drained: the next start goes on with what it was at", part.number, _how(code))
+            if code > 0:
+                self._fail(PartsError(f"part {part.number} {_how(code)}"))
 
     def _fail(self, error: Exception) -> None:
         """The others drain; the crawl ends with the first error."""
@@ -430,24 +439,20 @@ class Crew:
         await asyncio.sleep(seconds)
         self.drain("max_time")
 
-    async def _allow(self, number: int, left: int, spare: int) -> int:
-        """Visits that a part may make more; it has ``left`` so many, of which it does not need ``spare`` yet. Where no more can
-        be allowed, the others give back what they do not need, to a part that has nothing to spare."""
+    async def _allow(self, number: int, left: int, spare: int, given_back: int) -> int:
+        """As ``AllowedVisits.allow``."""
         visits = self._visits
         if visits is None or self.stopped_by is not None:
             return 0
-        visits.has_left(number, left)
-        if not visits.left and not spare:
-            for part in self._parts:
-                if part.number != number and (channel := part.open_channel) is not None:
-                    with contextlib.suppress(Gone):
-                        given, still = await channel.ask("give_up_visits")
-                        visits.has_left(part.number, still)
-                        visits.left += given
+        allowed = await visits.allow(self.ask, number, left, spare, given_back)
         if visits.are_used:
             self.drain("max_pages")
-            return 0
-        return visits.take(number)
+        return allowed
+
+
+def _how(code: int) -> str:
+    """A part has died."""
+    return f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
 
 
 def _log(name: str, level: int, text: str, created: float, fields: dict[str, Any]) -> None:

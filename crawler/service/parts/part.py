@@ -94,6 +94,7 @@ class Deputy:
         self._cutter = PartCutter(crawl, part)
         self._admitting = asyncio.Lock()
         self._wanted = asyncio.Event()
+        self._given_back = 0
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -144,10 +145,10 @@ class Deputy:
             crawl.frontier.counts.hosts,
         )
 
-    def give_up_visits(self) -> tuple[int, int]:
-        """(visits that this part will not need, those that it has left)"""
-        spare = self._crawl.frontier.give_up_visits()
-        return spare, self._crawl.frontier.visits_left
+    def give_up_visits(self) -> int:
+        """Keep no more visits than are out; how many were given back since the process began."""
+        self._given_back += self._crawl.frontier.give_up_visits()
+        return self._given_back
 
     def used(self) -> tuple[int, int, int, int]:
         """Of the crawl-wide limits: requests and bytes since the process began, and visits that wait for the rate and for the
@@ -203,7 +204,7 @@ class Deputy:
             await self._wanted.wait()
             self._wanted.clear()
             spare = max(0, frontier.visits_left - frontier.out_count)
-            allowed = await self._channel.ask("visits", frontier.visits_left, spare)
+            allowed = await self._channel.ask("visits", frontier.visits_left, spare, self._given_back)
             if allowed:
                 frontier.allow(allowed)
             else:

@@ -14,9 +14,6 @@ from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.resources.memory_plan import PARENT_BYTES
 
-GRANT_VISITS_MAX: Final = 256
-"""Visits that a part is allowed at once under --max-pages."""
-
 LEAST_SHARE: Final = 0.1
 """Of a rate, which all parts together keep whatever they use."""
 HEADROOM: Final = 1.25
@@ -58,34 +55,3 @@ def paced(limit: float, used: Sequence[float], waits: Sequence[bool]) -> list[fl
 def memory_of(limit: int, parts: int) -> int:
     """Of the whole limit, in bytes; never 0, which would mean that none is set."""
     return max(1, (limit - PARENT_BYTES) // parts)
-
-
-class AllowedVisits:
-    """The pages that may still be visited under --max-pages, and how many of them each part has been allowed.
-
-    ``outstanding`` of a part are allowed and not fetched, as far as is known."""
-
-    def __init__(self, visits: int, parts: int) -> None:
-        self.left = visits
-        self._parts = parts
-        self._outstanding = [0] * parts
-
-    def has_left(self, part: int, visits: int) -> None:
-        """So many has a part left of what it was allowed."""
-        self._outstanding[part] = visits
-
-    def take(self, part: int) -> int:
-        """How many more a part is allowed now; fewer as they run out, so that nobody keeps what others could use."""
-        visits = min(self.left, max(1, min(GRANT_VISITS_MAX, self.left // (2 * self._parts))))
-        self.left -= visits
-        self._outstanding[part] += visits
-        return visits
-
-    def lose(self, part: int) -> None:
-        """A part has died: what it was allowed counts as used, since nobody knows how much of it was."""
-        self._outstanding[part] = 0
-
-    @property
-    def are_used(self) -> bool:
-        """Whether no part may visit one more."""
-        return not self.left and not any(self._outstanding)

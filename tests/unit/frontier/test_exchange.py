@@ -495,6 +495,32 @@ def nothing(root: Path, lease: Lease) -> Outcome:
     return Done(page_of(root, b"", lease.link.url), "ok")
 
 
+async def test_a_part_that_has_something_to_do_again_when_another_has_ended_ends_too(tmp_path):
+    """As where a page comes due by schedule: what it finds for the other is read by the next start."""
+    running, (here, there) = Running(tmp_path, 2), (host_of(0), host_of(1))
+
+    def found(root: Path, lease: Lease) -> Outcome:
+        links = [Link(f"http://{here}/new", here, "link", 1)] if lease.link.url.endswith("again") else []
+        return Done(page_of(root, b"", lease.link.url), "ok", outlinks=tuple(links))
+
+    crawl = asyncio.create_task(running.crawl([Link(f"http://{there}/1", there)], found))
+    async with asyncio.timeout(20):
+        while not running.visits:
+            await asyncio.sleep(0.001)
+        await running.pumps[1].intake.hold()  # it is as slow to notice the end as it may be
+        while not running.pumps[0].has_ended:
+            await asyncio.sleep(0.001)
+        await (await running.pumps[1].frontier.admit(Admitted((Link(f"http://{there}/again", there),))))
+        while f"http://{there}/again" not in running.visits:
+            await asyncio.sleep(0.001)
+        running.pumps[1].intake.let_go()
+        await crawl
+    assert set(running.visits) == {f"http://{there}/1", f"http://{there}/again"}
+    assert [store.stats().waiting for store in running.stores] == [0, 0]
+    inbox = Inbox(tmp_path, Share(0, divided(2), SECRET), running.board, running.stores[0].positions())
+    assert (received := inbox.receive()) is not None and received.links == 1
+
+
 async def test_a_crawl_of_nothing_ends(tmp_path):
     running = Running(tmp_path, 3)
     await running.crawl([], chained)

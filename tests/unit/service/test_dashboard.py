@@ -1,6 +1,7 @@
 """The page at ``/``, without a browser: what it shows, who may see and steer, and that it stays live."""
 
 import asyncio
+import contextlib
 import re
 import time
 from contextlib import AsyncExitStack
@@ -151,6 +152,27 @@ async def test_a_live_page_is_told_what_has_changed_and_no_more(tmp_path, site, 
             async with asyncio.timeout(30):
                 sections = await anext(events(answer))
             assert sections.keys() >= {"head", "overview", "excluded", "failures"}, "whoever missed some gets all"
+
+
+async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_live_one_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "LIVE_S", 0.05)
+    monkeypatch.setattr(dashboard, "MADE_S", 0.2)
+
+    async def hang(*_):
+        await asyncio.Event().wait()
+
+    async with daemon(tmp_path) as d, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        begun = await reader.readuntil(b"event: sections")
+        d.control.crawl.hosts = d.control.crawl.explain = hang
+        with contextlib.suppress(ConnectionResetError):
+            while more := await reader.read(65536):
+                begun += more
+        writer.close()
+        assert begun.count(b"HTTP/1.1") == 1, "no second response within the first"
+        for path in ("/", "/why?url=http://a.test/"):
+            assert (await text(d.session.get(path)))[0] == 504
 
 
 async def test_so_many_pages_are_live(tmp_path, monkeypatch):

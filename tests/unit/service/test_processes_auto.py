@@ -10,7 +10,7 @@ from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
 from crawler.service.parts.auto import processes_for
-from crawler.service.parts.shares import AllowedVisits, share_of
+from crawler.service.parts.shares import share_of
 
 MANY = tuple(f"http://h{n}.test/" for n in range(10_001))
 FOLLOWING = {"urls": MANY, "depth": 3, "scope": "any", "memory_limit": "8GiB"}
@@ -85,14 +85,3 @@ def test_shares_are_together_no_more_than_the_whole():
     assert {share.retain_bytes for share in shares} == {config.retain_bytes}, "each sees what files all have"
     assert sum(share.memory_limit for share in shares) < 1 << 30
     assert [share.urls for share in shares] == [("http://a.test/",), (), ()]
-
-
-def test_visits_are_allowed_once():
-    visits = AllowedVisits(100, 2)
-    taken = 0
-    while got := visits.take(0):
-        taken += got
-    assert taken == 100 and not visits.are_used
-    visits.has_left(0, 30)
-    visits.lose(0)
-    assert visits.are_used, "what a part had that died is used"
