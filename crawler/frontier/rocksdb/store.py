@@ -282,8 +282,9 @@ class RocksStore(Facts):
                 tx.promote(key, value)
                 continue
             tx.void(key)
-            flags, known = pages.pop(page_key, (0, None))
+            flags, known = pages.get(page_key, (0, None))
             if known is not None and known.due is not None and pack_time(known.due) == key[:8]:
+                del pages[page_key]  # or it would wait twice
                 tx.revive(page_key, flags, known, recrawl_at=known.due)
         self._write(tx, self._state.now, self._state.wall, sync=False)
 

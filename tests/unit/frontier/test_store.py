@@ -895,6 +895,20 @@ def test_a_schedule_is_void_once_the_page_was_visited_for_another_reason(coming_
     assert sorted(names(driver.claim())) == ["a/0", "a/1"]
 
 
+def test_a_schedule_holds_whose_time_comes_together_with_one_that_is_void(coming_back: Driver) -> None:
+    """Nothing was claimed meanwhile: the crawl did not run, or was paused."""
+    driver = coming_back
+    driver.commit([link("a/0")])
+    settle_all(driver, due=driver.now + 100)
+    order(driver)
+    assert driver.store.fulfil(10) == 1 and settle_all(driver, due=driver.now + 150) == ["a/0"]
+    driver.now += 200
+    assert names(driver.claim()) == ["a/0"]
+    counts = driver.store.stats()
+    assert (counts.waiting, counts.recrawl, counts.done) == (1, 0, 0)
+    assert driver.store.next_due() is None
+
+
 def test_a_schedule_is_given_to_what_has_none(coming_back: Driver) -> None:
     driver = coming_back
     driver.commit([link(f"a/{i}") for i in range(5)])
