@@ -832,6 +832,18 @@ def test_what_is_removed_meanwhile_does_not_come_back(coming_back: Driver) -> No
     assert (counts.known, counts.waiting, counts.recrawl, counts.done) == (len(known), 0, 0, len(known))
 
 
+def test_what_is_removed_while_a_batch_that_found_it_nearer_is_written_is_unknown(kind: str, tmp_path: Path) -> None:
+    driver = Driver(kind, tmp_path / "store", Limits(depth_limited=True))
+    driver.commit([link("a/0", depth=2)])
+    settle_all(driver)
+    prepared = driver.prepare([link("a/0", depth=1)])
+    assert driver.store.remove_some(Selection(url=link("a/0").url)).count == 1
+    driver.make_true(prepared)
+    assert driver.store.lookup(link("a/0").url) is None
+    assert driver.commit([link("a/0", depth=2)]) == [NEW]
+    driver.store.close()
+
+
 def test_only_what_is_meant_becomes_due(driver: Driver) -> None:
     driver.commit([link("a/0"), link("a/skipped"), link("a/map", "sitemap"), link("a/failed")])
     leases = {names([lease])[0]: lease for lease in driver.claim()}
