@@ -12,6 +12,8 @@ from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_E
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Keys, Share
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
+from crawler.frontier.admission import Decided
+from crawler.frontier.bundle import URLS_BYTES_MAX
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.selection import Selection
@@ -700,6 +702,20 @@ def test_links_of_a_page_may_be_as_long_as_the_settings_allow(driver: Driver, le
     assert [one.url for one in block.links()] == urls
     driver.commit([], [(lease, Done(NO_PAGE, "ok", block=block))])
     assert {one.link.url for one in driver.claim()} == set(urls)
+
+
+@pytest.mark.parametrize(("length", "entries"), [(10, 2), (100, 5), (1500, 60), (20_000, 300)])
+def test_little_of_what_a_page_links_to_is_held_beside_what_is_out(driver: Driver, length: int, entries: int) -> None:
+    [lease] = (driver.commit([link("a/0", "seed")]), driver.claim())[1]
+    urls = [link(f"b/{n}{'x' * length}").url for n in range(300)]
+    block = pack(urls, Keys(driver.store.secret()), lease.link)
+    driver.now += 0.001
+    prepared = driver.prepare([], [(lease, Done(NO_PAGE, "ok", block=block))])
+    assert isinstance(prepared, Decided)
+    assert max(len(entry.value) for entry in prepared.admitted) < max(URLS_BYTES_MAX, length) + 2048
+    assert len(prepared.admitted) == entries
+    driver.make_true(prepared)
+    assert [one.link.url for one in driver.claim(per_host=7) + driver.claim(0, 0, {"b.test": 1000})] == urls
 
 
 def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver) -> None:
