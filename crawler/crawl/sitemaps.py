@@ -69,27 +69,29 @@ class Sitemaps:
         self._parser = parser
         self._undo = undo
         self._admit = admit
-        self._sites: dict[tuple[str, str], None] = {}
+        self._sites: dict[tuple[str, str], int] = {}  # (origin, site) → hash of the names of its sitemaps
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     def change(self, scope: Scope, reading: bytes) -> None:
-        """From now on these rules."""
+        """From now on these rules. What those before refused may be admitted."""
         self._scope, self._reading = scope, reading
+        self._sites.clear()
 
     async def name(self, link: Link, named: Callable[[str], Sequence[str] | None]) -> None:
         """Admit the sitemaps of the origin of a link that is about to be visited, for the site that the link belongs to, when
-        that site first comes there: those that the origin's robots.txt names, and the usual place. ``named(origin)`` is None
-        while nobody knows. (What is remembered of sites may be forgotten: the store knows which sitemaps it has.)"""
+        that site first comes there, and when others are named than before: those that the origin's robots.txt names, and the
+        usual place. ``named(origin)`` is None while nobody knows. (What is remembered of sites may be forgotten: the store
+        knows which sitemaps it has.)"""
         if link.kind in ("robots", EMBED):
             return
         origin, site = urls.origin(link.url), self._scope.site(link.anchor or link.url)
-        if (origin, site) in self._sites or (found := named(origin)) is None:
+        if (found := named(origin)) is None or self._sites.get((origin, site)) == (names := hash(tuple(found))):
             return
         if len(self._sites) >= SITES_MAX:
             self._sites.clear()
         if links := tuple(self.of(origin, found, site)):
             await self._admit(Admitted(links))
-        self._sites[origin, site] = None
+        self._sites[origin, site] = names
 
     def of(self, origin: str, named: Sequence[str], site: str) -> Iterator[Link]:
         """The sitemaps of an origin. The entries live in the scope of ``site``, and so must the origin."""

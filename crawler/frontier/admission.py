@@ -38,7 +38,7 @@ from crawler.core.model import (
     Tag,
 )
 from crawler.core.urls import host_key, is_called_sitemap
-from crawler.frontier.bundle import LINKS_MAX, bundle_of, encode_bundle
+from crawler.frontier.bundle import bundle_of, encode_bundle, portions
 from crawler.frontier.counters import RECORDED, UNCOUNTED
 from crawler.frontier.store import Limits
 
@@ -294,9 +294,9 @@ class Admissions:
             value = link_value(urls[0], packed_text(host.encode()), block.tail)
             self.entries.append(Admission(keys, value, host, block.priority, tag=block.tag))
             return
-        for at in range(0, len(urls), LINKS_MAX):
-            bundle = bundle_of(host, block.tail, urls[at : at + LINKS_MAX])
-            self.entries.append(Admission(keys[at : at + LINKS_MAX], encode_bundle(bundle), host, block.priority, tag=block.tag))
+        for some in portions(urls):
+            bundle = bundle_of(host, block.tail, urls[some])
+            self.entries.append(Admission(keys[some], encode_bundle(bundle), host, block.priority, tag=block.tag))
 
     def _are_theirs(self, host: str, keys: list[bytes], urls: list[bytes]) -> bool:
         """Whether these are the keys of these URLs, all of this host."""

@@ -5,7 +5,7 @@ A link's place in its bundle never changes; where one has left there is an empty
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -20,6 +20,8 @@ BUNDLE: Final = 0x80
 PLACE_BYTES: Final = 2
 LINKS_MAX: Final = 256
 """Of one bundle: it is written anew when some of its links have left."""
+URLS_BYTES_MAX: Final = 8 << 10
+"""Of one bundle, as long as it has more than one link: while one of them is out all of it is in memory."""
 
 
 class Bundle(Struct, array_like=True, gc=False):
@@ -45,6 +47,17 @@ class Bundle(Struct, array_like=True, gc=False):
         bounds = pairwise(accumulate(self.lengths, initial=0))
         kept = [b"" if at in places else self.urls[start:end] for at, (start, end) in enumerate(bounds)]
         return Bundle(self.host, self.tail, b"".join(kept), list(map(len, kept))) if any(kept) else None
+
+
+def portions(urls: Sequence[bytes]) -> Iterator[slice]:
+    """Which of these links each bundle has: in order, in as few as may be."""
+    start = size = 0
+    for at, url in enumerate(urls):
+        if at - start == LINKS_MAX or (at > start and size + len(url) > URLS_BYTES_MAX):
+            yield slice(start, at)
+            start, size = at, 0
+        size += len(url)
+    yield slice(start, len(urls))
 
 
 def bundle_of(host: str, tail: bytes, urls: Sequence[bytes]) -> Bundle:

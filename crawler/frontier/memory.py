@@ -110,7 +110,7 @@ class MemoryStore:
         assert isinstance(prepared, Decided)
         batch = prepared.batch
         check_settled(batch, known)
-        self._depths.update(prepared.judged.depths)
+        self._note_depths(prepared)
         self._lowered = {}
         for settled, key, record in zip(batch.settled, prepared.settled, known, strict=True):
             if settled.lease.key:
@@ -140,6 +140,12 @@ class MemoryStore:
         self._tally.hosts = len(self._queues.hosts)
         self._now, self._wall, self._counts = batch.now, batch.wall, self._tally.freeze()
         self._offer({*batch.hosts, *prepared.fed, *(settled.lease.link.host for settled in batch.settled)})
+
+    def _note_depths(self, prepared: Decided) -> None:
+        """Of what is new, or was found nearer; but not of what was removed after the batch was prepared."""
+        depths = prepared.judged.depths
+        new = {key for entry in prepared.admitted if not entry.expand for key in entry.keys}.union(prepared.judged.roles)
+        self._depths.update((key, depth) for key, depth in depths.items() if key in new or key in self._depths)
 
     def _owns(self, origin: str) -> bool:
         return self._share is None or self._share.owner(self._keys_by.host(host_key(f"{origin}/"))) == self._share.own

@@ -305,8 +305,8 @@ class Pump:
     async def _refill_loop(self) -> None:
         while not self._ended:
             await self._refill.wait()
-            if self.frontier.refusing() is not None:
-                await self._batches.room()  # what is excluded goes straight into the batch
+            if self._refill.emptying or self.frontier.refusing() is not None:
+                await self._batches.room()  # what is settled unfetched goes straight into the batch
             if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):
                 await self._refill_once()
                 self.frontier.deal()

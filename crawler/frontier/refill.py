@@ -27,6 +27,7 @@ from crawler.frontier.workbench import Workbench
 CLAIM_HOSTS_MAX: Final = 256
 CLAIM_LINKS_PER_HOST: Final = 4
 CLAIM_LINKS_DOWN: Final = 1000
+"""In one trip, of all hosts together whose links are wanted to be settled unfetched; but one of each at least."""
 SHARE_LINKS_MAX: Final = 256
 """Most links one host may have on the bench."""
 RULES_PER_TRIP_MAX: Final = 16
@@ -159,8 +160,11 @@ class Refill:
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
         }
         room = self._links_max - self._bench.weight
+        down = max(1, CLAIM_LINKS_DOWN // max(1, len(emptied)))
         for host, more in low.items():
-            if host not in emptied:
+            if host in emptied:
+                low[host] = down
+            else:
                 low[host] = more if host not in self._bench else max(1, min(more, room))
                 room -= low[host]
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)

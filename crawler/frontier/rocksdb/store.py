@@ -152,7 +152,7 @@ class RocksStore(Facts):
             tx.rest(host, batch.hosts[name])
         for each in prepared.admitted:
             tx.admit(each)
-        self._note_depths(tx, prepared)
+        depths = self._note_depths(tx, prepared)
         self._note_rest(tx, prepared, marks)
         cleared = self._clear(tx, (key for settled in batch.settled if (key := cleared_robots(settled)) is not None))
         if self._upstream is not None:
@@ -162,7 +162,7 @@ class RocksStore(Facts):
         for key in (*cleared, *(lease.key for lease in leases)):
             self._claims.suspects.pop(key, None)
         self._claims.release(leases)
-        self._seen.note(prepared.judged.depths)
+        self._seen.note(depths)
         if self._limits.depth_limited:
             self._claims.lowered = {}
 
@@ -205,8 +205,9 @@ class RocksStore(Facts):
         recorded[key] = record
         tx.record(key, record)
 
-    def _note_depths(self, tx: Transaction, prepared: Decided) -> None:
-        """``seen``: what is new, what was found nearer than before, and what failed for the first time."""
+    def _note_depths(self, tx: Transaction, prepared: Decided) -> Mapping[bytes, int]:
+        """``seen``: what is new, what was found nearer than before, and what failed for the first time. The depths that it has
+        now: not of what was removed after the batch was prepared."""
         depths = prepared.judged.depths
         new = [key for entry in prepared.admitted if not entry.expand for key in entry.keys]
         new += prepared.judged.roles
@@ -214,8 +215,11 @@ class RocksStore(Facts):
         settled = zip(prepared.settled, prepared.batch.settled, strict=True)
         failed = {key for key, settled in settled if isinstance(settled.outcome, Retry) and is_own_visit(settled.lease.link)}
         nearer = depths.keys() - new if len(new) < len(depths) else set()
-        for key, (depth, retrying) in self._seen.retrying(failed | nearer).items():
+        found = self._seen.retrying(failed | nearer)
+        for key, (depth, retrying) in found.items():
             tx.know(key, min(depth, depths.get(key, depth)), retrying or key in failed)
+        removed = nearer - found.keys()
+        return {key: depth for key, depth in depths.items() if key not in removed} if removed else depths
 
     def _note_rest(self, tx: Transaction, prepared: Decided, marks: Mapping[str, Mark]) -> None:
         batch, put = prepared.batch, tx.batch.put
@@ -282,8 +286,9 @@ class RocksStore(Facts):
                 tx.promote(key, value)
                 continue
             tx.void(key)
-            flags, known = pages.pop(page_key, (0, None))
+            flags, known = pages.get(page_key, (0, None))
             if known is not None and known.due is not None and pack_time(known.due) == key[:8]:
+                del pages[page_key]  # or it would wait twice
                 tx.revive(page_key, flags, known, recrawl_at=known.due)
         self._write(tx, self._state.now, self._state.wall, sync=False)
 

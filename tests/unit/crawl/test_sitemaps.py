@@ -191,9 +191,27 @@ async def test_each_site_names_the_sitemaps_of_an_origin_once(tmp_path: Path, pa
     assert await named(Link(y, HOST, "redirect")) == [("/map.xml", y), ("/sitemap.xml", y)]
     assert await named(Link("http://a.example/z/robots.txt", HOST, "robots")) == []
     assert await named(Link("http://b.example/", "b.example", "link", anchor=x)) == []  # no place of this site
-    trial.sitemaps._sites = dict.fromkeys((str(n), "") for n in range(sitemaps.SITES_MAX))
+    trial.sitemaps._sites = dict.fromkeys(((str(n), "") for n in range(sitemaps.SITES_MAX)), 0)
     assert len(await named(Link(x, HOST))) == 2
     assert len(trial.sitemaps._sites) == 1
+
+
+async def test_sitemaps_that_are_named_later_or_refused_no_longer_are_admitted_in_a_crawl_that_goes_on(trial: Trial) -> None:
+    link = Link(SEED, HOST)
+
+    async def named(*sitemaps: str) -> list[str]:
+        trial.admitted.clear()
+        await trial.sitemaps.name(link, lambda origin: sitemaps)
+        return [link.url.removeprefix(SEED) for link in trial.admitted]
+
+    assert await named("/2025.xml") == ["2025.xml", "sitemap.xml"]
+    assert await named("/2025.xml", "/2026.xml") == ["2025.xml", "2026.xml", "sitemap.xml"]
+    assert await named("/2025.xml", "/2026.xml") == []
+    config = Config(sitemaps=True, exclude=("sitemap",))
+    trial.expander.change(config, Scope(config))
+    assert await named("/2026.xml") == []
+    trial.expander.change(Config(sitemaps=True), Scope(Config(sitemaps=True)))
+    assert await named("/2026.xml") == ["2026.xml", "sitemap.xml"]
 
 
 async def test_a_site_whose_sitemaps_could_not_be_admitted_names_them_again(trial: Trial) -> None:

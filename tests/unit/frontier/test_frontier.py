@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -15,7 +16,7 @@ from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
 from crawler.core.model import Done, Dropped, Known, Lease, Limiter, Link, Pause, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
-from crawler.frontier.batch import OpenBatch
+from crawler.frontier.batch import OUTCOMES_MAX, OpenBatch
 from crawler.frontier.handed import Handed, LinksRoom
 from crawler.frontier.in_flight import InFlight, _suspects
 from crawler.frontier.memory import MemoryStore
@@ -209,6 +210,26 @@ async def test_a_dead_host_ends_and_its_waiting_links_are_settled_unvisited():
     known = world.store.lookup("http://h0.test/1999")
     assert isinstance(known, Known)
     assert (known.outcome, known.reason) == ("connect_error", "host_down")
+
+
+async def test_what_waits_for_dead_hosts_is_settled_batch_by_batch_however_slow_the_disk_is():
+    world = World(failures=1)
+    settled: list[int] = []
+    write = world.files.write
+
+    def slow(prepared: Prepared):
+        settled.append(len(prepared.batch.settled))
+        time.sleep(0.02)
+        return write(prepared)
+
+    world.files.write = slow
+
+    async def visit(lease):
+        return Dropped("connect_error", "refused", sign="failed")
+
+    await world.crawl(links(20, 1000), visit)
+    assert world.frontier.counts.done == 20_000
+    assert max(settled) < 3 * OUTCOMES_MAX
 
 
 async def test_a_retry_comes_again_as_the_next_attempt():

@@ -12,6 +12,8 @@ from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_E
 from crawler.core.errors import StorageError
 from crawler.core.keys import SLOTS, Keys, Share
 from crawler.core.model import Done, Dropped, Input, Known, Lease, Link, Mark
+from crawler.frontier.admission import Decided
+from crawler.frontier.bundle import URLS_BYTES_MAX
 from crawler.frontier.host_state import CRASHES_MAX
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.selection import Selection
@@ -702,6 +704,20 @@ def test_links_of_a_page_may_be_as_long_as_the_settings_allow(driver: Driver, le
     assert {one.link.url for one in driver.claim()} == set(urls)
 
 
+@pytest.mark.parametrize(("length", "entries"), [(10, 2), (100, 5), (1500, 60), (20_000, 300)])
+def test_little_of_what_a_page_links_to_is_held_beside_what_is_out(driver: Driver, length: int, entries: int) -> None:
+    [lease] = (driver.commit([link("a/0", "seed")]), driver.claim())[1]
+    urls = [link(f"b/{n}{'x' * length}").url for n in range(300)]
+    block = pack(urls, Keys(driver.store.secret()), lease.link)
+    driver.now += 0.001
+    prepared = driver.prepare([], [(lease, Done(NO_PAGE, "ok", block=block))])
+    assert isinstance(prepared, Decided)
+    assert max(len(entry.value) for entry in prepared.admitted) < max(URLS_BYTES_MAX, length) + 2048
+    assert len(prepared.admitted) == entries
+    driver.make_true(prepared)
+    assert [one.link.url for one in driver.claim(per_host=7) + driver.claim(0, 0, {"b.test": 1000})] == urls
+
+
 def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver) -> None:
     driver.commit([link("a/0")])
     lease = driver.claim_one("a/0")
@@ -832,6 +848,18 @@ def test_what_is_removed_meanwhile_does_not_come_back(coming_back: Driver) -> No
     assert (counts.known, counts.waiting, counts.recrawl, counts.done) == (len(known), 0, 0, len(known))
 
 
+def test_what_is_removed_while_a_batch_that_found_it_nearer_is_written_is_unknown(kind: str, tmp_path: Path) -> None:
+    driver = Driver(kind, tmp_path / "store", Limits(depth_limited=True))
+    driver.commit([link("a/0", depth=2)])
+    settle_all(driver)
+    prepared = driver.prepare([link("a/0", depth=1)])
+    assert driver.store.remove_some(Selection(url=link("a/0").url)).count == 1
+    driver.make_true(prepared)
+    assert driver.store.lookup(link("a/0").url) is None
+    assert driver.commit([link("a/0", depth=2)]) == [NEW]
+    driver.store.close()
+
+
 def test_only_what_is_meant_becomes_due(driver: Driver) -> None:
     driver.commit([link("a/0"), link("a/skipped"), link("a/map", "sitemap"), link("a/failed")])
     leases = {names([lease])[0]: lease for lease in driver.claim()}
@@ -893,6 +921,20 @@ def test_a_schedule_is_void_once_the_page_was_visited_for_another_reason(coming_
     assert settle_all(driver, due=first + 900) == ["a/1"]
     driver.now = first + 900 + REST
     assert sorted(names(driver.claim())) == ["a/0", "a/1"]
+
+
+def test_a_schedule_holds_whose_time_comes_together_with_one_that_is_void(coming_back: Driver) -> None:
+    """Nothing was claimed meanwhile: the crawl did not run, or was paused."""
+    driver = coming_back
+    driver.commit([link("a/0")])
+    settle_all(driver, due=driver.now + 100)
+    order(driver)
+    assert driver.store.fulfil(10) == 1 and settle_all(driver, due=driver.now + 150) == ["a/0"]
+    driver.now += 200
+    assert names(driver.claim()) == ["a/0"]
+    counts = driver.store.stats()
+    assert (counts.waiting, counts.recrawl, counts.done) == (1, 0, 0)
+    assert driver.store.next_due() is None
 
 
 def test_a_schedule_is_given_to_what_has_none(coming_back: Driver) -> None:
