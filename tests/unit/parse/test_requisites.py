@@ -99,6 +99,23 @@ def test_a_long_style_sheet_is_read_as_a_short_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("a{content:'/*'} b{background:url(b.png)}", ["b.png"]),
+        ("a{background:url(/i/*/a.png)} b{background:url( b*/.png )}", ["/i/*/a.png", "b*/.png"]),
+        ("a{background:url('a}.png')} b{background:url(b}.png)}", ["a}.png", "b}.png"]),
+        ("a{content:'it\\'s /*'} b{background:url(b\\).png)}", ["b).png"]),
+        (".a\\'b{background:url(a.png)} /* } ' */ b{background:url(b.png)}", ["a.png", "b.png"]),
+        ("a{content:'open\n} b{background:url(b.png)}", ["b.png"]),
+        ("a{background:url(a\0.png)}", ["a\ufffd.png"]),
+    ],
+)
+def test_strings_and_addresses_of_a_long_style_sheet_may_hold_braces_and_marks_of_comments(text: str, needed: list[str]) -> None:
+    filler = ".c { margin: 0 } /* } */\n" * css.SHORT_CHARS
+    assert list(css.urls(text)) == list(css.urls(f"{filler}{text}\n{filler}")) == needed
+
+
+@pytest.mark.parametrize(
     ("body", "charset", "needed"),
     [
         (b"\xef\xbb\xbfa{background:url(\xc3\xa9.png)}", None, "/dir/%C3%A9.png"),
