@@ -48,6 +48,8 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<svg><use href='#here'/></svg><img src='#'><img src=''><img src='about:blank'>", ""),
         ("<input type=image src=i.png><input src=no.png>", "/dir/i.png"),
         ("<body background=b><table background=t><tr><td background=d></table>", "/dir/b /dir/t /dir/d"),
+        ("<table><thead background=h><tr><th><tbody background=b><tr><td><tfoot background=f></table>", "/dir/h /dir/b /dir/f"),
+        ("<svg><script href=a.js /><script xlink:href=b.js /></svg><script href=no.js></script>", "/dir/a.js /dir/b.js"),
         ("<base href=//other.example/x/><img src=a.png>", "http://other.example/x/a.png"),
         ("<svg><base href=/svg/></svg><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<base href=''><base href=/x/><img src=a.png>", "/dir/a.png"),
