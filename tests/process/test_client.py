@@ -102,6 +102,13 @@ def test_a_token_that_is_wrong_is_told_from_one_that_is_missing(tmp_path):
         assert command("status", *where, "--api-token-file", str(token)).returncode == 0
 
 
+@pytest.mark.parametrize("words", ["why http://a.test/\udce4", "add http://a.test/ --tag \udce4"], ids=["why", "add"])
+def test_a_word_that_is_no_text_is_the_callers_to_mend(words):
+    """As it stands in the arguments where it was typed in Latin-1."""
+    done = command(*words.split(), "--listen", "127.0.0.1:1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "UTF-8" in done.stderr, done
+
+
 def test_a_list_from_a_pipe_is_sent_as_it_comes(tmp_path):
     """The daemon ends a list of which nothing comes for a minute."""
     with served(tmp_path / "d") as daemon:
