@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.cli.output import say
-from crawler.core.errors import NO_ROOM, CrawlerError, Exit
+from crawler.core.errors import NO_ROOM, ConfigError, CrawlerError, Exit
+from crawler.core.text import printable
 from crawler.core.version import IDENTITY
 
 if TYPE_CHECKING:
@@ -70,8 +71,11 @@ class Client:
         timeout_s: float | None = TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         """The response, its body not read yet. RequestRefused: there is none within ``timeout_s`` (None: however long the daemon
-        takes), or it is a problem."""
-        words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
+        takes), or it is a problem. ConfigError: what is asked for is no text."""
+        try:
+            words = urlencode({key: value for key, value in (query or {}).items() if value is not None}, quote_via=quote)
+        except UnicodeEncodeError as error:  # of a command line that is not UTF-8
+            raise ConfigError(f"{printable(error.object)}: must be text in UTF-8") from None
         headers: dict[str, str | bytes] = {"Content-Type": mime} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}".encode()
@@ -112,8 +116,9 @@ class Client:
             return self._object(response)
 
     def add(self, lines: IO[bytes], *, tag: str | None = None, name: str | None = None) -> dict[str, Any]:
-        """Send a list; what became of it, once it is committed."""
-        pieces = iter(lambda: lines.read(_PIECE_BYTES), b"")
+        """Send a list as it comes; what became of it, once it is committed."""
+        read = getattr(lines, "read1", lines.read)  # whoever writes it may take hours, and the daemon waits a minute for more
+        pieces = iter(lambda: read(_PIECE_BYTES), b"")
         with self.open("POST", "/v1/seeds", {"tag": tag, "list": name}, pieces) as response:
             return self._object(response)
 

@@ -13,15 +13,18 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crawler.core.errors import NO_ROOM, OUR_ERRNOS, ConfigError, StorageError
+from crawler.core.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def say(text: str) -> None:
-    """Talk to the person: never on standard output. Where it cannot be said, the exit code tells."""
+    """Talk to the person: never on standard output, and nothing in it steers a terminal. Where it cannot be said, the exit code
+    tells."""
+    said = "\n".join(map(printable, text.split("\n")))
     with contextlib.suppress(OSError):  # of a reader that has gone, of a disk that is full
-        sys.stderr.write(f"crawler: {text}\n")  # in one piece: other threads write lines as well
+        sys.stderr.write(f"crawler: {said}\n")  # in one piece: other threads write lines as well
 
 
 def write(pieces: Iterable[bytes]) -> None:

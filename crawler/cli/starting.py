@@ -46,7 +46,7 @@ def seed_faults(config: Config) -> list[str]:
         return [*error.faults, *check(config.input)]
     rules = config.url_rules()
     faults = check_urls(config.urls, rules)
-    if faults and config.output is not None:  # an earlier version has taken such URLs, and wrote down that they are none
+    if faults and config.output is not None and not config.fresh:  # an earlier version wrote down that such URLs are none
         faults = check_urls(config.urls[_urls_read(Path(config.output)) :], rules)
     return [*check(config.input), *faults]
 

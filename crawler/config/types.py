@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from crawler.config.fields import Check
+from crawler.core.errors import FetchError
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[kmgt]i?)?b?)", re.IGNORECASE | re.ASCII)
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
@@ -198,7 +199,18 @@ def host_headers(value: dict[str, str]) -> dict[str, str]:
 def host_match(value: str) -> str:
     if not _HOST.fullmatch(value.lower()):
         raise ValueError("must be a host such as example.org, *.example.org or example.org:8080, not a URL")
-    return value.lower()
+    name, bracket, port = value.lower().partition("]")
+    return f"{_address(name)}{bracket}{port}" if bracket else name
+
+
+def _address(written: str) -> str:
+    """An IPv6 address behind its opening bracket, as URLs have it; what is none stays."""
+    from crawler.core.urls import parse
+
+    try:
+        return parse(f"http://{written}]/").hostname.removesuffix("]")
+    except FetchError:
+        return written
 
 
 def mime_range(value: str) -> str:

@@ -65,11 +65,13 @@ def matches_mime(mime: str, pattern: str) -> bool:
 
 
 def matches_host(host: str, pattern: str) -> bool:
-    """Whether a host key is of a pattern such as ``*.example.org``, which means every port, or ``example.org:8080``.
+    """Whether a host key is of a pattern such as ``*.example.org``, which means every port, or ``example.org:8080``. Brackets
+    are those of an IPv6 address.
 
     With a dot behind its name, as a link may write it, it is the same host."""
-    name, _, port = host.rpartition(":")
-    if fnmatchcase(host, pattern) or (port.isdigit() and fnmatchcase(name, pattern)):
-        return True
-    dotless = host.replace(".:", ":").removesuffix(".")
-    return dotless != host and matches_host(dotless, pattern)
+    pattern = pattern.replace("[", "[[]")
+    for key in dict.fromkeys((host, host.replace(".:", ":").removesuffix("."))):
+        name, _, port = key.rpartition(":")
+        if fnmatchcase(key, pattern) or (port.isdigit() and fnmatchcase(name, pattern)):
+            return True
+    return False

@@ -298,4 +298,4 @@ def _parse(text: str, base: str | None) -> tuple[str, str | None]:
 
 @lru_cache(maxsize=8)
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(name) for name in names))
+    return re.compile("|".join(rf"{re.escape(name)}\Z|{translate(name)}" for name in names))  # "a[b]" is also a plain name

@@ -17,7 +17,20 @@ RULE_CHARS_MAX: Final = 256 << 10
 
 _loads = re.compile(r"url\(|src\(|image-set\(|@import|\\", re.IGNORECASE).search
 _data = re.compile(r"url\(\s*+(?:\"data:[^\"\\]*+\"|'data:[^'\\]*+'|data:[^\s()\"'\\]*+)\s*+\)", re.IGNORECASE).sub
-_comment = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL).sub
+_token = re.compile(
+    r"""
+    /\*.*?(?:\*/|\Z)
+    | "(?:[^"\\\n\r\f]++|\\(?:\r\n|.))*+"?
+    | '(?:[^'\\\n\r\f]++|\\(?:\r\n|.))*+'?
+    | (?<![\w-])url\(\s*+(?!["'])(?:[^)\\]++|\\.)*+\)?
+    | \\.
+    | \}
+    """,
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+).sub
+"""A comment, a brace, and where neither is one: in strings, addresses and behind a backslash (CSS Syntax, 4.3)."""
+_END: Final = "\0"
+"""Of a rule. Style sheets have none (CSS Syntax, 3.3)."""
 _SETS: Final = frozenset({"image-set", "-webkit-image-set"})
 
 
@@ -35,9 +48,13 @@ def _pieces(text: str) -> Iterator[str]:
     if len(text) <= SHORT_CHARS:
         yield text
         return
-    for rule in _comment(" ", text).split("}"):
+    for rule in _token(_parted, text.replace(_END, "\ufffd")).split(_END):
         if _loads(rule) is not None:
             yield rule[:RULE_CHARS_MAX]
+
+
+def _parted(token: re.Match[str]) -> str:
+    return " " if token[0].startswith("/*") else _END if token[0] == "}" else token[0]
 
 
 def _urls(text: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ Invariant: every input has an encoding, by its WHATWG name (https://encoding.spe
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
@@ -24,6 +25,8 @@ LOOKED_AT_BYTES_MAX: Final = 4 << 20
 PIECE_BYTES: Final = 64 << 10
 _HELD_BYTES_MAX: Final = 128 << 10
 """Of bytes without a place where they could be cut."""
+_mode = re.compile(rb"\x1b(?:\([BJI]|\$[@B])")
+"""Of ISO-2022-JP."""
 
 
 def read_text(body: BinaryIO, mime: str | None, charset: str | None, encoding: str | None = None) -> tuple[str, Iterator[str]]:
@@ -80,9 +83,9 @@ def name_of(label: str) -> str | None:
 def decoder_of(name: str) -> Callable[[bytes, bool], str]:
     """``decode(piece, final)`` for the pieces of a text in an encoding, without its BOM. What is not of the encoding becomes
     U+FFFD."""
-    if name.startswith(("UTF-", "ISO-2022-")):
+    if name.startswith("UTF-"):
         return _Unmarked(codecs.getincrementaldecoder(codec_of(name))("replace").decode)
-    return _Pieces(name)
+    return _Moded(name) if name == "ISO-2022-JP" else _Pieces(name)
 
 
 class _Unmarked:
@@ -110,13 +113,32 @@ class _Pieces:
         self._decode = codecs.lookup(f"whatwg-{name.lower()}").decode
         self._held = b""
 
+    _ends: tuple[bytes, ...] = (b"\n", b" ", b"/")
+    """No character of several bytes ends in one of these."""
+
     def __call__(self, piece: bytes, final: bool) -> str:
         data = self._held + piece
         cut = len(data)
-        if not final:  # no character of several bytes ends in one of these
-            cut = max(data.rfind(byte) for byte in (b"\n", b" ", b"/")) + 1 or (cut if cut > _HELD_BYTES_MAX else 0)
+        if not final:
+            cut = max(map(data.rfind, self._ends)) + 1 or (cut if cut > _HELD_BYTES_MAX else 0)
         self._held = data[cut:]
-        return self._decode(data[:cut])[0] if cut else ""
+        return self._whole(data[:cut]) if cut else ""
+
+    def _whole(self, data: bytes) -> str:
+        return self._decode(data)[0]
+
+
+class _Moded(_Pieces):
+    """The same of an encoding in which a sequence says how to read what follows it, to the next one."""
+
+    _ends = (b"\n", b" ")
+    _mode = b""
+    """The last one."""
+
+    def _whole(self, data: bytes) -> str:
+        text = super()._whole(data if _mode.match(data) else self._mode + data)
+        self._mode = (_mode.findall(data) or [self._mode])[-1]
+        return text
 
 
 def _first(body: BinaryIO, size: int) -> bytes:

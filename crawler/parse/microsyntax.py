@@ -120,10 +120,13 @@ _CODECS: Final = {
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac-cyrillic",
 }
-_OWN_TABLES: Final = {"euc_jp": "euc-jp", "gbk": "gbk", "koi8-u": "koi8-u", "cp874": "windows-874"} | {
+_OWN_TABLES: Final = {"big5hkscs": "big5", "euc_jp": "euc-jp", "gbk": "gbk", "koi8-u": "koi8-u", "cp874": "windows-874"} | {
     f"cp{number}": f"windows-{number}" for number in range(1250, 1259)
 }
 """Python's codecs that lack characters of the standard's encodings, such as a full-width tilde, and what it calls them."""
+_BIG5_LEAD_MIN: Final = 0xA1
+_BIG5_LAST: Final = "\u2550\u255e\u2561\u256a\u5341\u5345"
+"""What begins lower is read, never written; and of these characters the last way is (Encoding, index Big5 pointer)."""
 _IN_QUERY: Final = "".join(chr(code) for code in (9, 10, 13, *range(32, 127)) if chr(code) != "#")
 
 
@@ -169,10 +172,14 @@ def _table(name: str) -> dict[str, bytes]:
     assert detect
     known = [bytes((byte,)) for byte in range(0x80, 0x100)]
     if not name.startswith(("windows-", "koi8-")):
-        known += [bytes((lead, trail)) for lead in range(0x81, 0xFF) for trail in range(0x40, 0xFF)]
+        lead_min = _BIG5_LEAD_MIN if name == "big5" else 0x81
+        known += [bytes((lead, trail)) for lead in range(lead_min, 0xFF) for trail in range(0x40, 0xFF)]
     read = codecs.lookup(f"whatwg-{name}").decode(b"\n".join(known))[0].split("\n")
-    pairs = zip(reversed(read), reversed(known), strict=True)
-    return {char: written for char, written in pairs if len(char) == 1 and char != "\ufffd"}
+    table: dict[str, bytes] = {}
+    for char, written in zip(read, known, strict=True):
+        if len(char) == 1 and char != "\ufffd" and (char not in table or (name == "big5" and char in _BIG5_LAST)):
+            table[char] = written
+    return table
 
 
 def _unencodable(error: UnicodeError) -> tuple[str, int]:

@@ -25,6 +25,7 @@ SRCDOC_CHARS_MAX: Final = 256 << 10
 
 _LATER: Final = ("data-src", "data-lazy-src", "data-original")
 """Where the scripts in use for that find what they load when it comes into view."""
+_BACKGROUNDS: Final = ("body", "table", "thead", "tbody", "tfoot", "tr", "td", "th")
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "img": ("src", *_LATER),
     "source": ("src", "data-src"),
@@ -39,12 +40,9 @@ _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "use": ("href", "xlink:href"),
     "feimage": ("href", "xlink:href"),
     "object": ("data",),
-    "body": ("background",),
-    "table": ("background",),
-    "tr": ("background",),
-    "td": ("background",),
-    "th": ("background",),
-} | dict.fromkeys(("script", "track", "embed", "frame"), ("src",))
+    **dict.fromkeys(("script", "track", "embed", "frame"), ("src",)),
+    **dict.fromkeys(_BACKGROUNDS, ("background",)),
+}
 _SETS: Final = frozenset({"img", "source", "amp-img", "amp-anim"})
 _INLINE: Final = ("data:", "blob:", "about:", "javascript:")
 
@@ -90,6 +88,9 @@ def _elements(found: Found, elements: Iterable[Element], *, nested: bool) -> Non
         elif tag == "link":
             _related(found, attr("href") or "", attr("rel") or "")
             _add_all(found, srcset(attr("imagesrcset") or ""), "srcset")
+        elif tag == "script" and element.namespace.value != "html":  # SVG's
+            _add(found, attr("href"), tag)
+            _add(found, attr("xlink:href"), tag)
         elif tag == "style":
             _add_all(found, css.urls("".join(element.strings)), "css")
         elif tag == "input" and (attr("type") or "").strip().lower() == "image":

@@ -40,6 +40,7 @@ _FOREIGN: Final = {
     b"\xff\xfe": "it is UTF-16; save it as UTF-8",
     b"\xfe\xff": "it is UTF-16; save it as UTF-8",
 }
+READ: Final = "gzip and zstd are"
 _ERRORS: Final = (OSError, EOFError, ValueError, cast(type[Exception], isal_zlib.error), zstd.ZstdError)
 
 
@@ -61,7 +62,7 @@ def _decompressed(source: str, read: Callable[[int], bytes], stack: ExitStack) -
     head = b""
     while len(head) < HEAD_BYTES and (more := read(HEAD_BYTES - len(head))):
         head += more
-    if what := foreign(head, "gzip and zstd are"):
+    if what := foreign(head, READ):
         raise ConfigError(f"list {source}: {what}")
     headed = _Headed(head, read)
     if head.startswith(GZIP):
@@ -90,12 +91,15 @@ def _unreadable(source: str, line: int, error: Exception) -> ConfigError | Stora
 
 
 def check(sources: Sequence[str]) -> list[str]:
-    """One sentence for each list that cannot be opened. Reads nothing; standard input is not looked at."""
+    """One sentence for each list that cannot be opened, or is of a format that is not read. Of files only the first bytes are
+    looked at, of anything else, such as standard input, nothing: they come once."""
     faults = []
     for source in dict.fromkeys(sources):
         try:
             if source != STDIN and not (path := Path(source)).is_fifo():  # opening a pipe waits for its writer
-                path.open("rb", buffering=0).close()
+                with path.open("rb", buffering=0) as file:
+                    if path.is_file() and (what := foreign(file.read(HEAD_BYTES), READ)):
+                        faults.append(f"list {source}: {what}")
         except _ERRORS as error:
             faults.append(str(_unreadable(source, 0, error)))
     return faults

@@ -2,11 +2,13 @@
 
 import http.server
 import socket
+import subprocess
 import threading
 
 import pytest
 from support.daemons import served
-from support.programs import command
+from support.programs import CLEAN, command, command_of
+from support.waiting import wait_until
 
 from crawler.cli import client as client_module
 from crawler.cli.change_commands import retry
@@ -98,6 +100,25 @@ def test_a_token_that_is_wrong_is_told_from_one_that_is_missing(tmp_path):
             done = command("status", *where, environ={"CRAWLER_API_TOKEN": wrong})
             assert done.returncode == 2 and said in done.stderr and wrong not in done.stderr
         assert command("status", *where, "--api-token-file", str(token)).returncode == 0
+
+
+@pytest.mark.parametrize("words", ["why http://a.test/\udce4", "add http://a.test/ --tag \udce4"], ids=["why", "add"])
+def test_a_word_that_is_no_text_is_the_callers_to_mend(words):
+    """As it stands in the arguments where it was typed in Latin-1."""
+    done = command(*words.split(), "--listen", "127.0.0.1:1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "UTF-8" in done.stderr, done
+
+
+def test_a_list_from_a_pipe_is_sent_as_it_comes(tmp_path):
+    """The daemon ends a list of which nothing comes for a minute."""
+    with served(tmp_path / "d") as daemon:
+        adding = command_of(["add", "-i", "-", "--listen", daemon.listen])
+        with subprocess.Popen(adding, env=CLEAN, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as adder:
+            adder.stdin.write("http://a.invalid/\n")
+            adder.stdin.flush()
+            wait_until(lambda: daemon.ask("GET", "/v1/status")["known"] == 1)
+            said = adder.communicate("http://b.invalid/\n")[1]
+    assert adder.returncode == 0 and "2 accepted" in said
 
 
 @pytest.mark.parametrize("field", [b"Authorization: Bearer \xff", b"Cookie: crawler=\xff.\xff"], ids=["token", "session"])

@@ -79,6 +79,18 @@ def test_filters_choose_what_is_exported(crawled):
         assert command("export", str(crawled[0]), *wrong).returncode == 2
 
 
+def test_a_page_in_whatever_bytes_is_exported(tmp_path):
+    """One whose escape sequences are none ended the export of all that were behind it."""
+    with Web().running() as web:
+        bodies = {"/a": b"\x1b$B-!\x1b(B", "/b": b"\x1b$\n\x1b\x89\x1b$$\x1b$\x1b$$\x1b", "/c": b"c"}
+        web.hosts = {HOST: {path: Answer(body=body, mime="text/html; charset=iso-2022-jp") for path, body in bodies.items()}}
+        assert command("run", *(web.url(HOST, path) for path in bodies), "-o", str(tmp_path), *LOCAL).returncode == 0
+    ended = command("export", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    texts = {row["canonical"][-2:]: row["text"] for row in map(orjson.loads, ended.stdout.splitlines())}
+    assert texts.keys() == bodies.keys() and (texts["/a"], texts["/c"]) == ("\u2460", "c")
+
+
 def test_a_table_has_one_header_whatever_is_in_it(crawled):
     text = command("results", str(crawled[0]), "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))

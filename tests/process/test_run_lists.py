@@ -3,6 +3,7 @@
 Each line has exactly one final row, and ``results --final`` is the list again, line by line, whatever became of it.
 """
 
+import bz2
 import contextlib
 import gzip
 import json
@@ -260,3 +261,17 @@ def test_how_long_a_url_of_the_command_line_may_be_is_a_setting(site, tmp_path):
     for shorter in ([], ["--max-url", "100"]):
         ended = command("run", url[: 3000 if not shorter else 101], "-o", str(tmp_path / "no"), *shorter, *LOCAL)
         assert (ended.returncode, "(too_long)" in ended.stderr, (tmp_path / "no").exists()) == (2, True, False)
+
+
+def test_what_cannot_be_read_sets_no_crawl_aside(site, tmp_path):
+    """--fresh takes URLs and lists only once it has looked at them: a name that is none, a format that is not read."""
+    out, packed = tmp_path / "out", tmp_path / "list.bz2"
+    assert command("run", *site.good(1), "-o", str(out), *LOCAL).returncode == 0
+    before = rows_of(out)
+    packed.write_bytes(bz2.compress(b"http://example.org/"))
+    for said, *given in (("is no whole URL", "example.org"), ("bzip2", "-i", str(packed))):
+        ended = command("run", *given, "-o", str(out), *LOCAL, "--fresh", "--keep-previous", "0")
+        assert ended.returncode == 2 and said in ended.stderr
+        assert rows_of(out) == before and not list(out.glob("previous-*"))
+    ended = command("run", "-i", str(packed), "-o", str(tmp_path / "new"), *LOCAL)
+    assert ended.returncode == 2 and not (tmp_path / "new").exists()

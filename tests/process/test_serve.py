@@ -324,6 +324,8 @@ def test_add_tells_what_became_of_each_list(daemon, site, tmp_path):
     done = client(daemon, "add", "-i", "-", input="\n".join(site.good(1, first=7)))
     assert "standard input: 1 accepted" in done.stderr
     until(daemon, done=8)
+    done = client(daemon, "add", "-i", "-", input="\x1b]2;title\x07\x9b31m\r!\0\n")
+    assert "?]2;title??31m?!" in done.stderr and done.stderr.replace("\n", "").isprintable(), "lists are not to steer a terminal"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ def test_a_blocked_host_is_blocked_with_a_dot_behind_its_name_as_well(tmp_path):
     assert sorted((row["url"], row["outcome"], row["reason"]) for row in rows) == [(url, "skipped", "excluded") for url in urls]
 
 
+def test_a_host_that_is_an_ipv6_address_can_be_blocked(tmp_path):
+    config, urls = tmp_path / "c.toml", ["http://[2001:db8::1]:8080/", "http://[2001:db8::2]/"]
+    config.write_text("".join(f'[[host]]\nmatch = "[2001:DB8:0:0::{n}]"\nblock = true\n' for n in (1, 2)))
+    command("run", *urls, "-o", str(tmp_path / "out"), "--config", str(config), *LOCAL)
+    rows = [orjson.loads(line) for line in command("results", str(tmp_path / "out"), "--final").stdout.splitlines()]
+    assert sorted((row["url"], row["outcome"], row["reason"]) for row in rows) == [(url, "skipped", "excluded") for url in urls]
+
+
 def test_what_a_page_needs_is_left_out_by_other_rules_than_its_links(tmp_path):
     """Place and depth leave out none of it, so they do not tell why it is not there."""
     path = "/picture?"

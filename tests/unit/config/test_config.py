@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.paths import ROOT
 
 from crawler.config import crawl_toml, render
+from crawler.config.hosts import HostRules
 from crawler.config.load import load, warnings
 from crawler.config.sections import RELOADABLE, SECTIONS, Config, HostConfig
 from crawler.config.types import parse_size, parse_time, split_host_port
@@ -462,6 +463,32 @@ def test_a_user_agent_that_hides_the_name_which_rules_are_matched_against_is_war
     said = [line for line in warnings(Config(**settings)) if "user_agent" in line]
     assert len(said) == warned
     assert not warned or (settings["user_agent"] in said[0] and "--name" in said[0])
+
+
+@pytest.mark.parametrize(
+    ("match", "holds", "not_for"),
+    [
+        ("[::1]", "[::1] [::1]:8080", "1 [::2]"),
+        ("[::1]:81", "[::1]:81", "[::1] [::1]:8"),
+        ("[2001:DB8:0::1]", "[2001:db8::1]", "[2001:db8::2]"),
+        ("*.Example.org", "a.example.org a.b.example.org:81", "example.org"),
+        ("example.org:81", "example.org:81 example.org.:81", "example.org"),
+        ("[:::]", "", "[::]"),
+        ("*", "[::1] example.org 10.0.0.1:81", ""),
+    ],
+)
+def test_which_hosts_a_table_is_for(match, holds, not_for):
+    rules = HostRules(Config(host=(HostConfig(match=match, delay=7),)))
+    assert [host for host in (holds + " " + not_for).split() if rules.delay(host) == 7] == holds.split()
+
+
+def test_a_table_for_the_port_of_a_scheme_is_warned_of():
+    tables = tuple(HostConfig(match=f"a.example{port}") for port in ("", ":80", ":443", ":8080"))
+    assert [line for line in warnings(Config(host=tables)) if "write a.example," in line] == [
+        f"[[host]] a.example{port}: a host at the port of its scheme is called by its name alone: write a.example, which means "
+        "every port"
+        for port in (":80", ":443")
+    ]
 
 
 def test_a_size_beyond_all_numbers_is_a_fault():

@@ -235,6 +235,7 @@ def test_parameters_are_dropped_and_sorted_only_when_asked() -> None:
     assert parse(href, None, UrlRules(drop_params=("utm_*",), sort_query=True)).href == "http://h/p?a=1&b=2&b=1"
     assert parse(href, None, UrlRules(drop_params=("*",))).href == "http://h/p"
     assert Base("http://h/x", UrlRules(drop_params=("s?d", "phpsessid"))).join("?sid=1&Sid=2") == "http://h/x?Sid=2"
+    assert UrlRules(drop_params=("f[size]", "i[]")).apply("http://h/?f[size]=1&i[]=2&i%5B%5D=3&f=4") == "http://h/?f=4"
     assert UrlRules(max_bytes=10, drop_params=("a",)).apply("http://h/?a=12345678") == "http://h/"
 
 

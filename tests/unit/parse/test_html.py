@@ -377,6 +377,8 @@ def test_bom_over_header_over_meta(body: bytes, charset: str | None, encoding: s
         ("shift_jis", "?\u8868", "?%95\\"),
         ("gbk", "?\u4f60", "?%C4%E3"),
         ("big5", "?\u4f60", "?%A7A"),
+        ("big5", "?\uff5e\u2027\u20ac\u5305\u5341", "?%A1%E3%A1E%A3%E1%A5]%A4Q"),
+        ("big5", "?\u2022\u00e9", "?%26%238226%3B%26%23233%3B"),
         ("euc-kr", "?\ud55c", "?%C7%D1"),
         ("iso-8859-8-i", "?\u05d0", "?%E0"),
         ("iso-2022-jp", "?\u3042", '?%1B$B$"%1B(B'),

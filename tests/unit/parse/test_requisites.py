@@ -48,6 +48,8 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<svg><use href='#here'/></svg><img src='#'><img src=''><img src='about:blank'>", ""),
         ("<input type=image src=i.png><input src=no.png>", "/dir/i.png"),
         ("<body background=b><table background=t><tr><td background=d></table>", "/dir/b /dir/t /dir/d"),
+        ("<table><thead background=h><tr><th><tbody background=b><tr><td><tfoot background=f></table>", "/dir/h /dir/b /dir/f"),
+        ("<svg><script href=a.js /><script xlink:href=b.js /></svg><script href=no.js></script>", "/dir/a.js /dir/b.js"),
         ("<base href=//other.example/x/><img src=a.png>", "http://other.example/x/a.png"),
         ("<svg><base href=/svg/></svg><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<base href=''><base href=/x/><img src=a.png>", "/dir/a.png"),
@@ -96,6 +98,23 @@ def test_a_long_style_sheet_is_read_as_a_short_one() -> None:
     text = "@import 'first.css';\n" + "".join(filler % (n, n) * 200 + rule for n, rule in enumerate(rules)) + "@import url(x.css"
     assert len(text) > 2 * css.SHORT_CHARS
     assert set(css.urls(text)) == {"first.css", "x.css", *(f"img/{n}.png" for n in range(9))}
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("a{content:'/*'} b{background:url(b.png)}", ["b.png"]),
+        ("a{background:url(/i/*/a.png)} b{background:url( b*/.png )}", ["/i/*/a.png", "b*/.png"]),
+        ("a{background:url('a}.png')} b{background:url(b}.png)}", ["a}.png", "b}.png"]),
+        ("a{content:'it\\'s /*'} b{background:url(b\\).png)}", ["b).png"]),
+        (".a\\'b{background:url(a.png)} /* } ' */ b{background:url(b.png)}", ["a.png", "b.png"]),
+        ("a{content:'open\n} b{background:url(b.png)}", ["b.png"]),
+        ("a{background:url(a\0.png)}", ["a\ufffd.png"]),
+    ],
+)
+def test_strings_and_addresses_of_a_long_style_sheet_may_hold_braces_and_marks_of_comments(text: str, needed: list[str]) -> None:
+    filler = ".c { margin: 0 } /* } */\n" * css.SHORT_CHARS
+    assert list(css.urls(text)) == list(css.urls(f"{filler}{text}\n{filler}")) == needed
 
 
 @pytest.mark.parametrize(
