@@ -10,6 +10,7 @@ import ctypes
 import errno
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,10 +236,30 @@ def write_beside(path: Path, data: bytes) -> Path:
     return temporary
 
 
+def replace(source: Path, target: Path, *, syncing: bool = False) -> None:
+    """Give a file another name, which stands for all of it or is left alone; on another file system for a copy, durable if
+    ``syncing``. Raises OSError, StorageError."""
+    try:
+        source.replace(target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    copy = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, copy)
+        if syncing:
+            sync_file(copy)
+        copy.replace(target)
+    finally:
+        copy.unlink(missing_ok=True)
+    source.unlink()
+
+
 def rename(source: Path, target: Path) -> None:
     """A rename within or between directories, durable on return."""
     with storing(source):
-        source.replace(target)
+        replace(source, target, syncing=True)
     sync_dir(target.parent)
     if source.parent != target.parent:
         sync_dir(source.parent)

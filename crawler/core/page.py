@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, Literal
 from msgspec import Struct
 
 from crawler.core.content_coding import decoded
+from crawler.core.durable import replace
 from crawler.core.errors import FetchError, StorageError
 
 MEMORY_BYTES_MAX: Final = 64 << 10
@@ -160,7 +161,8 @@ class Body:
                 yield chunk
 
     def move(self, target: Path) -> None:
-        """Put the sealed body at ``target`` (same file system as ``tmp``) by one rename; it is read there from now on."""
+        """Put the sealed body at ``target``, by one rename where that is on the file system of ``tmp``; it is read there from now
+        on."""
         if self.path is None:
             self._digest()
             self._spill()
@@ -169,7 +171,7 @@ class Body:
                 os.close(fd)
         assert self.path is not None
         with _ours():
-            self.path.replace(target)
+            replace(self.path, target)
         self.path = target
         self._owned = False
 

@@ -27,6 +27,8 @@ RUN_BYTES: Final = 4 << 20
 PIECE_BYTES_MIN: Final = 4 << 10
 """Read of each run at a time, however many there are."""
 
+LINE_BYTES_MAX: Final = 1 << 20
+"""Of a line that is read at once."""
 USUAL_BYTES_MAX: Final = 64
 """Of a Content-Type whose bare type is remembered."""
 _DIGITS: Final = {ord(char): None for char in "-:TZ"}
@@ -78,6 +80,17 @@ def read_line(text: bytes) -> tuple[str, Pointer] | None:
         return (said["filename"], place) if surt(place.url) == key else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def lines_before(file: BinaryIO, length: int, end: int) -> Iterator[tuple[bytes, tuple[str, Pointer] | None]]:
+    """The lines of an index that was ``length`` bytes long when its WARC file was ``end``, each as ``read_line`` has it. Lines of
+    later records may follow, or stand between them by now: a full index is sorted. Damaged ones are told within ``length``."""
+    at, size = 0, os.fstat(file.fileno()).st_size  # it may grow meanwhile
+    while at < size and (text := file.readline(min(size - at, LINE_BYTES_MAX))):
+        found = read_line(text)
+        if found[1].offset < end if found is not None else at < length:
+            yield text, found
+        at += len(text)
 
 
 def _mime(page: Page) -> str | None:

@@ -26,7 +26,7 @@ READ_BYTES: Final = 1 << 20
 
 class FilesArchive(UnmarkedArchive):
     def __init__(self, root: Path) -> None:
-        """``root`` must be on one file system with the spool: bodies are renamed into place."""
+        """Bodies are renamed into place, or copied where that is on another file system than the spool."""
         self._root = root
         self._dirty = False
 
@@ -49,7 +49,7 @@ class FilesArchive(UnmarkedArchive):
 
     def sync(self) -> dict[str, Mark]:
         if self._dirty:
-            sync_file_system(self._root)
+            sync_file_system(self._root / FOLDER)
             self._dirty = False
         return {}
 

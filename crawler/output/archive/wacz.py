@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -86,7 +87,7 @@ def _archive(
                 if (warc := _opened(root, file, is_retired, stack)) is None:
                     continue
                 if name is not None and index is not None:
-                    out.writelines(_committed(root / name, index, kept[name]))
+                    out.writelines(_index_lines(root / name, index, kept[name], kept[file]))
                 made.append(_stored(target, f"archive/{file[5:]}", _committed(root / file, warc, kept[file])))
     return made
 
@@ -94,7 +95,7 @@ def _archive(
 def _opened(root: Path, file: str, is_retired: Callable[[str], bool], stack: contextlib.ExitStack) -> BinaryIO | None:
     """A file under whichever name it is there; None if it is kept no longer."""
     try:
-        return stack.enter_context(open_there(root / file))
+        return stack.enter_context(io.BufferedReader(open_there(root / file)))
     except StorageError:
         if is_retired(file):
             return None
@@ -111,6 +112,13 @@ def _stored(target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], compres
             digest.update(piece)
             size += len(piece)
     return _Resource(path, f"sha256:{digest.hexdigest()}", size)
+
+
+def _index_lines(path: Path, source: BinaryIO, mark: Mark, warc: Mark) -> Iterator[bytes]:
+    """Of the records in it. What was still written may have become longer and been sorted since, with what is not in it."""
+    if mark.closed:
+        return _committed(path, source, mark)
+    return (line for line, _ in cdxj.lines_before(source, mark.length, warc.length))
 
 
 def _committed(path: Path, source: BinaryIO, mark: Mark) -> Iterator[bytes]:

@@ -23,7 +23,6 @@ from crawler.output.archive.warc_reader import RecordReader
 from crawler.output.file_names import indexes_in, order, retired_in
 
 FOLDER: Final = "warc/"
-INDEX_LINE_BYTES_MAX: Final = 1 << 20
 RESPONSES: Final = frozenset({"response", "revisit"})
 
 
@@ -81,13 +80,12 @@ class WarcChecker:
         if mark.retired or (length < 0 and length_of(self._root / f"{name}{OPEN}") < 0):
             return  # one that is missing was reported with its mark
         is_sorted = mark.closed and length >= 0
-        count, last, left, places, damaged = 0, b"", mark.length, 0, 0
+        count, last, places, damaged = 0, b"", 0, 0
         with storing(self._root / name), io.BufferedReader(open_there(self._root / name)) as lines:
-            while left > 0 and (line := lines.readline(min(left, INDEX_LINE_BYTES_MAX))):
+            for line, found in cdxj.lines_before(lines, mark.length, self._marks[file.name].length):
                 if is_sorted and line < last:
                     raise StorageError(f"{name}: line {count + 1} is out of order")
-                count, last, left = count + 1, line, left - len(line)
-                found = cdxj.read_line(line)
+                count, last = count + 1, line
                 if found is not None and found[0] == file.name.rpartition("/")[2]:
                     places += hash(found[1])
                 else:

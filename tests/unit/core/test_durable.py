@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.full_disk import file_size_limit
+from support.other_disk import on_another_disk
 
 from crawler.core.durable import BUFFER_BYTES_MAX, MarkedFile, length_of, lose, rename, sync_file_system
 from crawler.core.errors import StorageError
@@ -117,6 +118,24 @@ def test_lose_never_overwrites(tmp_path):
         (tmp_path / "x").write_bytes(content)
         lose(tmp_path, tmp_path / "x")
     assert {p.name: p.read_bytes() for p in (tmp_path / "lost+found").iterdir()} == {"x": b"1", "x.1": b"2"}
+
+
+def test_a_file_is_lost_from_another_disk_as_well(tmp_path):
+    with on_another_disk(tmp_path) as disk:
+        (disk / "x").write_bytes(b"1")
+        assert lose(tmp_path, disk / "x") == "lost+found/x"
+        assert list(disk.iterdir()) == []
+    assert [path.read_bytes() for path in (tmp_path / "lost+found").iterdir()] == [b"1"]
+
+
+def test_a_name_on_another_disk_stands_for_all_of_a_file_or_for_what_it_did(tmp_path):
+    with on_another_disk(tmp_path) as disk:
+        (disk / "x").write_bytes(b"1")
+        (tmp_path / "y").write_bytes(bytes(100_000))
+        with file_size_limit(50_000), pytest.raises(StorageError) as caught:
+            rename(tmp_path / "y", disk / "x")
+        assert caught.value.errno == errno.EFBIG
+        assert [path.read_bytes() for path in disk.iterdir()] == [b"1"] and (tmp_path / "y").exists()
 
 
 def test_rename_and_sync_file_system(tmp_path):

@@ -245,6 +245,23 @@ def test_a_kill_between_a_roll_and_the_final_names_leaves_nothing_amiss(tmp_path
     assert index.suffix == ".open" and lines != sorted(lines) and check(crawl)[1] == []
 
 
+def test_an_index_that_was_written_on_and_sorted_meanwhile_is_whole(tmp_path):
+    """Its lines as of when it began stand among later ones."""
+    crawl = Crawl(tmp_path)
+    for number in range(8):
+        if number == 4:
+            marks = crawl.store.marks()
+        url = f"http://example.org/{9 - number}"
+        visit(crawl, seed(url, number), Done(crawl.page(url, content(url)), "ok"))
+    assert check(crawl, marks)[1] == []
+    crawl.journal.roll()
+    crawl.commit([], [seed("http://example.org/unvisited", 9)])
+    assert check(crawl, marks, crawl.store.marks())[1] == []
+    path = first_of(crawl, "index")
+    path.write_bytes(path.read_bytes().replace(b"/9", b"/x"))
+    assert check(crawl, marks, crawl.store.marks())[0].faults
+
+
 def test_a_body_file_that_is_not_what_its_name_says_is_named(tmp_path):
     crawl = crawled(tmp_path, "files")
     paths = sorted(path for path in (tmp_path / "files").rglob("*") if path.is_file())

@@ -9,6 +9,7 @@ import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.other_disk import on_another_disk
 from support.pages import Ledger, page_of
 
 from crawler.output.archive import Kept, open_body
@@ -47,6 +48,25 @@ def test_it_is_read_back_by_its_final_name_before_and_after_the_roll(ledger):
         assert kept is None or content(ledger, kept) == b"body"
         ledger.roll()
         ledger.reopen()
+
+
+@pytest.mark.parametrize("kind", ["warc", "files"])
+def test_its_folder_may_be_on_another_disk(kind, tmp_path):
+    with on_another_disk(tmp_path) as disk:
+        (tmp_path / kind).symlink_to(disk)
+        ledger = Ledger(tmp_path, kind)
+        pages = [b"body", bytes(range(256)) * 1024]
+        for _ in range(2):  # the second time each is there already
+            kept = [ledger.append(page_of(tmp_path, page)) for page in pages]
+            ledger.commit()
+            assert [content(ledger, one) for one in kept] == pages
+        assert kind == "warc" or list((tmp_path / "tmp").iterdir()) == []
+        ledger.roll()
+        ledger.append(page_of(tmp_path, b"not committed"))
+        ledger.archive.close()
+        lost = Ledger.reopen(ledger)
+        assert len(lost) == (2 if kind == "warc" else 0)
+        ledger.archive.close()
 
 
 def test_a_body_larger_than_memory_is_streamed_in_and_out(ledger):

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from support.pages import page_of
+from support.pages import Ledger, page_of
 
 from crawler.core.errors import StorageError
 from crawler.core.model import Mark, Ref
@@ -53,6 +53,18 @@ def test_any_number_of_files_takes_few_descriptors(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert made == len(lines_in(tmp_path / "x.wacz")) == 120
     assert lines_in(tmp_path / "x.wacz") == sorted(lines_in(tmp_path / "x.wacz"))
+
+
+def test_an_index_that_was_written_on_and_sorted_meanwhile_names_what_is_in_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(8):
+        if number == 4:
+            marks = dict(ledger.marks)
+        ledger.append(page_of(tmp_path, b"%d" % number, f"http://example.org/{9 - number}"))
+        ledger.commit()
+    ledger.roll()
+    assert write_wacz(tmp_path, marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always) == 1
+    assert [line.partition(b" ")[0] for line in lines_in(tmp_path / "x.wacz")] == [b"org,example)/%d" % n for n in range(6, 10)]
 
 
 def test_files_that_are_retired_meanwhile_are_not_taken_and_those_that_were_are_whole(tmp_path: Path) -> None:
