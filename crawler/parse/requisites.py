@@ -44,6 +44,8 @@ _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(_BACKGROUNDS, ("background",)),
 }
 _SETS: Final = frozenset({"img", "source", "amp-img", "amp-anim"})
+_PAINTED: Final = ("fill", "stroke", "filter", "mask", "clip-path", "cursor", "marker-start", "marker-mid", "marker-end")
+"""Attributes of SVG that are CSS (SVG 2, presentation attributes) and may name another document."""
 _INLINE: Final = ("data:", "blob:", "about:", "javascript:")
 
 
@@ -99,6 +101,10 @@ def _elements(found: Found, elements: Iterable[Element], *, nested: bool) -> Non
             _srcdoc(found, inner)
         if style := attr("style"):
             _add_all(found, css.urls(style), "css")
+        if element.namespace.value == "svg":
+            for name in _PAINTED:
+                if value := attr(name):
+                    _add_all(found, css.urls(value), "css")
 
 
 def _srcdoc(found: Found, text: str) -> None:

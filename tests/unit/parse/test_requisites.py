@@ -51,6 +51,7 @@ def needs(text: str | bytes, mime: str = "text/html", headers=(), url: str = PAG
         ("<table><thead background=h><tr><th><tbody background=b><tr><td><tfoot background=f></table>", "/dir/h /dir/b /dir/f"),
         ("<svg><script href=a.js /><script xlink:href=b.js /></svg><script href=no.js></script>", "/dir/a.js /dir/b.js"),
         ("<base href=//other.example/x/><img src=a.png>", "http://other.example/x/a.png"),
+        ("<svg><g fill=\"url('p.svg#a')\" mask='URL(m.svg)' stroke=url(#here) filter=none /></svg>", "/dir/p.svg /dir/m.svg"),
         ("<svg><base href=/svg/></svg><base href=/x/><img src=a.png>", "/x/a.png"),
         ("<base href=''><base href=/x/><img src=a.png>", "/dir/a.png"),
         ("<template><base href=/t/></template><base href=/x/><img src=a.png>", "/x/a.png"),
