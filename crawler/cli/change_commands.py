@@ -12,11 +12,10 @@ from crawler.cli.client import WHERE, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import say
 from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.model import RETRIED
 from crawler.core.text import counted
 
 ITS_DIRECTORY: Final = "the crawl's directory; without it the running daemon is told"
-RETRIED: Final = "timeout,connect_error,dns_error,tls_error,bad_response,truncated,blocked"
-"""Outcomes that another attempt or other settings may change; they say nothing about the page itself."""
 
 
 @refusable
@@ -34,12 +33,10 @@ def retry(arguments: Sequence[str]) -> int:
         "  crawler retry --outcome timeout                   by the crawler running on this machine, at once",
     )
     parser.add_argument("directory", metavar="DIR", nargs="?", help=ITS_DIRECTORY)
-    parser.add_argument(
-        "--outcome", action="append", default=[], metavar="NAME,...", help=f"default {RETRIED.replace(',', ', ')}"
-    )
+    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help=f"default {', '.join(RETRIED)}")
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    outcomes = outcomes_of(namespace.outcome or [RETRIED])
+    outcomes = outcomes_of(namespace.outcome or RETRIED)
     if namespace.directory is None:
         told = client_of(namespace).ask("POST", "/v1/retry", send={"outcome": sorted(outcomes)}, patient=True)
         say(_due_again(told["count"]))

@@ -51,7 +51,7 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--status", action="append", default=[], metavar="CODE,...", help="such as 200,404, 5xx; 304: unchanged")
     parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="with this label")
-    parser.add_argument("--since", metavar="TIME", help="fetched since then: 2026-11-23, or so long ago, such as 7d")
+    parser.add_argument("--since", metavar="TIME", help="fetched since then: 2026-11-23 (UTC), or so long ago, such as 7d")
     namespace = parser.parse(arguments)
     is_file = namespace.format in ("parquet", "wacz")
     if is_file != (namespace.to is not None) or (namespace.files and namespace.format != "jsonl"):

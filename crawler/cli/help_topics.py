@@ -58,7 +58,7 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "tls_error": "no TLS",
     "bad_response": "what came is no response that can be read",
     "redirect_error": "a redirect that leads nowhere",
-    "robots_denied": "robots.txt forbids it, or cannot be fetched",
+    "robots_denied": "robots.txt forbids it, or is refused to us just now (429, 5xx, or where it redirects to)",
     "blocked": "every address is in a network that may not be connected to (--allow-net)",
     "invalid_url": "a listed line that is no URL",
     "skipped": "not wanted: known already, excluded, of another type, or it ended the process three times",

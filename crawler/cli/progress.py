@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
-from crawler.core.model import NO_FAILURE, Snapshot
+from crawler.core.model import NO_FAILURE, RETRIED, Snapshot
 from crawler.core.text import amount, printable
 from crawler.crawl.status import Rates, duration, status_line
 from crawler.parse.seeds import WHAT_TO_DO
@@ -29,6 +29,7 @@ _BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 _REMEDIES: Final = {
     "proxy": "the proxy took no connection, or passed the request on to nobody: see --proxy",
+    "resolver_unreachable": "no name server can be reached: is this machine online? Another one: --dns",
     "certificate": "the server's certificate is not trusted: name an authority of your own by --ca-file",
 }
 """By the reason of a failure that a setting may be to blame for."""
@@ -59,7 +60,9 @@ def closing_table(
         lines.append("no URL was listed: a list has one on each line that is not blank and no # comment")
     elif begun is not None and _had_nothing_left(begun, end):
         where = shlex.quote(directory)
-        lines.append(f"nothing was left to do: to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
+        failed_before = any(end.outcomes.get(outcome) for outcome in RETRIED)
+        retry = f" to try again what failed: crawler retry {where};" if failed_before else ""
+        lines.append(f"nothing was left to do:{retry} to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
     if end.unstored:
         what = f"{end.unstored:,} full files ({amount(end.unstored_bytes)}) are not stored"
         lines.append(f"{what}: {end.store_trouble or 'there was no time'}; the same command goes on with them")

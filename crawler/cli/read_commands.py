@@ -201,7 +201,8 @@ def verify(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "verify",
         "verify DIR [--stored]",
-        "Checks every record against its digests, every row against its record, every file against what was committed.\n"
+        "Checks every record against its digests, every row's place and digest against its record, every index against its file, "
+        "every file against what was committed.\n"
         "Prints each fault; exit 0 if there is none, 3 otherwise.\n\nexamples:\n  crawler verify out/\n"
         "  crawler verify out/ --stored      and every copy where --store has put it",
     )

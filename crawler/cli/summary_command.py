@@ -24,10 +24,10 @@ def summary(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "summary",
         "summary DIR [--html FILE | --json | --incomplete]",
-        "Shows what a crawl has brought so far: outcomes by status, types, hosts, sizes and durations, and which pages lack "
-        "something that they need (--requisites).\n\nexamples:\n"
+        "Shows what a crawl has brought so far: outcomes by status, types, hosts and durations, and which pages lack something "
+        "that they need (--requisites).\n\nexamples:\n"
         "  crawler summary out/\n"
-        "  crawler summary out/ --html out.html     the same as one page with plots, readable without a network\n"
+        "  crawler summary out/ --html out.html     the same with sizes and times, as one page with plots that needs no network\n"
         "  crawler summary out/ --incomplete        every page that lacks something, as JSON lines: its URL and what it lacks",
     )
     add_directory(parser)

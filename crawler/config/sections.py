@@ -72,7 +72,10 @@ class ScopeConfig(Section):
     """Which links to follow"""
 
     depth: Annotated[int, bounds(ge=-1)] = Field(0, description="how many links away from a seed to go; -1 means without limit")
-    scope: Literal["host", "domain", "prefix", "any"] = Field("host", description="which links belong to the crawl")
+    scope: Literal["host", "domain", "prefix", "any"] = Field(
+        "host",
+        description="which links belong: of the seed's host, of all hosts of its domain, below the seed's folder, or any",
+    )
     include: tuple[Regex, ...] = Field((), description="only links matching one of these regular expressions", reloadable=True)
     exclude: tuple[Regex, ...] = Field((), description="no links matching one of these regular expressions", reloadable=True)
     redirects: Literal["any", "scope"] = Field("any", description="redirects of seeds: anywhere, or only within scope")
@@ -193,7 +196,9 @@ class FetchConfig(Section):
 class ArchiveConfig(Section):
     """What to keep"""
 
-    archive: Literal["warc", "files", "discard"] = Field("warc", description="how pages are kept")
+    archive: Literal["warc", "files", "discard"] = Field(
+        "warc", description="how pages are kept: as records of WARC files, as files of their decoded bodies, or not at all"
+    )
     roll_size: Annotated[int, bounds(ge=1), AsSize] = Field(
         1 << 30, description="archive and result files are rolled at this size"
     )

@@ -138,7 +138,8 @@ def store_url(value: str) -> str:
         parts = urlsplit("")
     if "@" in parts.netloc:
         raise ValueError("must hold no credentials: they come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)")
-    is_s3 = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc)
+    if (is_s3 := parts.scheme == "s3") and not _BUCKET.fullmatch(parts.netloc):
+        raise ValueError("must be s3://BUCKET/PREFIX; a bucket's name has 3 to 63 small letters, digits, dots and dashes")
     is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
     if not (is_s3 or is_file) or parts.query or parts.fragment:
         raise ValueError("must be s3://BUCKET/PREFIX or file:///DIR")

@@ -53,6 +53,9 @@ OutcomeName: TypeAlias = Literal[
 NO_FAILURE: Final = frozenset(("ok", "redirect", "skipped", "robots_denied"))
 """Outcomes that do not count for ``--max-failed``."""
 
+RETRIED: Final = ("timeout", "connect_error", "dns_error", "tls_error", "bad_response", "truncated", "blocked")
+"""Outcomes that another attempt or other settings may change; they say nothing about the page itself."""
+
 
 def failed(outcomes: Mapping[str, int]) -> int:
     """How many URLs failed, by their counts by outcome."""

@@ -94,7 +94,7 @@ class Summary:
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
-        """Of pages; as all counts but those that say otherwise."""
+        """Of pages, as statuses, reasons and changes; the other counts are of what pages need, too."""
         self.statuses: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         """Of all rows."""

@@ -55,7 +55,7 @@ class Changes:
         excluded and blocked then. ConfigError: nothing was changed."""
         async with self._one_at_a_time:
             old = self._crawl.config
-            named = [HostConfig(match=host, block=True) for host in hosts]
+            named = [_blocked(host) for host in hosts]
             if undo and (faults := _not_there(old, expressions, named)):
                 raise ConfigError(faults)
             exclude = [each for each in old.exclude if each not in expressions]
@@ -107,6 +107,14 @@ class Changes:
             await asyncio.to_thread(write_effective, self._root, new)
         except StorageError as error:
             logger.warning("%s: the change was not written down; it lasts until the end of this process", error)
+
+
+def _blocked(host: str) -> HostConfig:
+    """ConfigError: it is no host."""
+    try:
+        return HostConfig(match=host, block=True)
+    except ConfigError as error:
+        raise ConfigError(f"block {host!r}: {error.faults[0].partition(': ')[2]}") from None
 
 
 def _not_there(config: Config, expressions: Sequence[str], blocks: Sequence[HostConfig]) -> list[str]:

@@ -205,7 +205,9 @@ def test_what_to_do_about_blocked_urls_is_not_what_was_done_already(blocked, ear
     assert ["retry" if "crawler retry 'my out' --outcome blocked" in line else "--allow-net" for line in said] == hints
 
 
-@pytest.mark.parametrize(("reason", "option"), [("proxy", "--proxy"), ("certificate", "--ca-file")])
+@pytest.mark.parametrize(
+    ("reason", "option"), [("proxy", "--proxy"), ("certificate", "--ca-file"), ("resolver_unreachable", "--dns")]
+)
 def test_a_failure_that_a_setting_may_be_to_blame_for_names_it(reason, option):
     end = snap(0, done=2, known=2, outcomes={"connect_error": 2}, reasons={reason: 1, "refused": 1})
     [named] = [line for line in closing_table(end, 1, directory="out", stopped_by=None).splitlines() if option in line]
@@ -226,6 +228,13 @@ def test_a_run_that_visited_pages_again_had_something_to_do():
     for end, was_idle in [(replace(begun, settled=3), False), (begun, True)]:
         table = closing_table(end, 1, directory="o", stopped_by=None, begun=begun)
         assert ("nothing was left to do" in table) == was_idle
+
+
+@pytest.mark.parametrize(("outcome", "is_named"), [("timeout", True), ("dns_error", True), ("http_error", False), ("ok", False)])
+def test_where_nothing_was_left_retry_is_named_for_what_it_would_try(outcome, is_named):
+    begun = snap(0, known=2, done=2, settled=2, outcomes={outcome: 2})
+    table = closing_table(begun, 1, directory="my out", stopped_by=None, begun=begun)
+    assert ("crawler retry 'my out'" in table) == is_named and "crawler recrawl 'my out'" in table
 
 
 def test_an_empty_list_is_told_as_one():

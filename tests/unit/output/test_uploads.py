@@ -216,7 +216,7 @@ def test_the_folder_stays_and_no_two_directories_share_one(tmp_path):
         ({"store": "s3://AKIA:topsecret@bucket/a"}, "environment"),
         ({"store": "http://bucket/a"}, "s3://BUCKET/PREFIX or file:///DIR"),
         ({"store": "file://host/a"}, "file:///DIR"),
-        ({"store": "s3://UPPER/a"}, "s3://BUCKET"),
+        ({"store": "s3://UPPER/a"}, "s3://BUCKET/PREFIX; a bucket's name has 3 to 63 small letters"),
     ],
 )
 def test_what_cannot_be_is_refused_and_repeats_no_secret(settings, said):

@@ -236,7 +236,7 @@ async def test_many_hosts_with_excluded_links_fill_no_batch_beyond_its_bound(tmp
     ("what", "says"),
     [
         ({"exclude": ["("]}, "is not a regular expression"),
-        ({"block": ["a b"]}, "match"),
+        ({"block": ["a.test", "http://b.test/"]}, "block 'http://b.test/': must be a host"),
         ({"exclude": ["a"], "undo": True}, "'a' is not excluded"),
         ({"block": ["a.test"], "undo": True}, "a.test is not blocked by itself"),
         ({}, "exclude what?"),
