@@ -38,7 +38,7 @@ T = TypeVar("T")
 COMMIT_EVERY_S: Final = 0.1
 """How long a batch collects that is neither full nor urgent."""
 STILL_S: Final = 30.0
-"""How long ``between_commits`` waits for a commit to end."""
+"""How long ``between_commits`` waits for a commit to end, where nothing else is said."""
 BEAT_EVERY_S: Final = 0.25
 
 
@@ -119,11 +119,12 @@ class Pump:
         """How far each file, or each of one folder, is committed. Raises StorageError."""
         return await self.ask(self._store.marks, folder)
 
-    async def between_commits(self, call: Callable[..., T], *args: object) -> T:
-        """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes too long."""
+    async def between_commits(self, call: Callable[..., T], *args: object, still_s: float = STILL_S) -> T:
+        """As ``ask``, while no commit is under way. Raises StorageError, and TimeoutError where one takes longer than
+        ``still_s``."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # until it is made good a commit is under way
-        async with asyncio.timeout(STILL_S):
+        async with asyncio.timeout(still_s):
             await self._still.acquire()
         try:
             return await self.ask(call, *args)

@@ -6,12 +6,10 @@ Invariant: no failure ends the member. The pump makes it good, and what was aske
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from crawler.core.errors import StorageError
-
-if TYPE_CHECKING:
-    from crawler.frontier.pump import Pump
+from crawler.frontier.pump import STILL_S, Pump
 
 T = TypeVar("T")
 
@@ -40,12 +38,12 @@ class Engine:
             self.pump.failed(error)
             return None
 
-    async def between_commits(self, call: Callable[..., T], *args: object) -> T | None:
-        """As ``ask``, while no commit is under way; None also where one takes too long."""
+    async def between_commits(self, call: Callable[..., T], *args: object, still_s: float = STILL_S) -> T | None:
+        """As ``ask``, while no commit is under way; None also where one takes longer than ``still_s``."""
         if self.pump.failure is not None:
             return None
         try:
-            return await self.pump.between_commits(call, *args)
+            return await self.pump.between_commits(call, *args, still_s=still_s)
         except TimeoutError:
             return None
         except StorageError as error:

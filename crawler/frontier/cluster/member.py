@@ -72,6 +72,8 @@ class Member:
     ) -> None:
         self._mirror, self._store, self._outbox = mirror, store, outbox
         self._node, self._lease_s, self._clock = node, lease_s, clock
+        self._beat_s: Final = min(lease_s / 4, TICK_EVERY_S_MAX)
+        """How often it says that it lives. No commit may keep it from that for longer."""
         self._keys_by = mirror.share.keys_by()
         self._engine: Final = Engine()
         self.on_lost: Callable[[Collection[int]], None] = lambda slots: None
@@ -166,7 +168,7 @@ class Member:
                     await self._reconcile(tick)
                     self._pace()
             await self._count_dead_rows()
-            due = sent + min(self._lease_s / 4, TICK_EVERY_S_MAX)
+            due = sent + self._beat_s
             while (now := self._clock()) < due:
                 await self._settle_slots()
                 await asyncio.sleep(min(STEP_S, max(0.0, due - now)))
@@ -218,7 +220,7 @@ class Member:
         """Whom to send to from now on; and messages for nobody, once every slot has an owner."""
         alive = {view.number for view in tick.members if view.is_alive}
         owners = {slot: owner if owner in alive else NOBODY for slot, owner in tick.owners.items()}
-        if owners != self._owners and await self._engine.between_commits(self._route, owners):
+        if owners != self._owners and await self._engine.between_commits(self._route, owners, still_s=self._beat_s):
             self._owners = owners
         if self._mirror.accused:
             await self._engine.ask(self._accused.tell, owners)
@@ -257,13 +259,12 @@ class Member:
     async def _settle_slots(self) -> None:
         """What was lost leaves the store; what is to be given up is, as soon as nothing of it is out or uncommitted."""
         if gone := sorted(self._slots.dropping):
-            dropped = await self._engine.between_commits(self._drop, gone)
+            dropped = await self._engine.between_commits(self._drop, gone, still_s=self._beat_s)
             if dropped:
                 self._slots.dropping.difference_update(gone)
         if leaving := self._slots.at(Phase.LEAVING):
             free = sorted(leaving - self._pump.slots_out(self.slot_of))
-            released = await self._engine.between_commits(self._release, free) if free else None
-            if released:
+            if free and await self._engine.between_commits(self._release, free, still_s=self._beat_s) is not None:
                 self._slots.forget(free)
                 self._pace()
 

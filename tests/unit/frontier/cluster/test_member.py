@@ -35,7 +35,7 @@ class Pump:
     async def ask(self, call, *args):
         return call(*args)
 
-    async def between_commits(self, call, *args):
+    async def between_commits(self, call, *args, still_s=0.0):
         done = call(*args)
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         if (waiting := meanwhile()) is not None:
