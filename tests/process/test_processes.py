@@ -172,6 +172,34 @@ def test_a_part_that_dies_while_all_drain_is_told_of(tmp_path: Path, fault: str,
     assert re.search(r"^ended: .* · 0 in flight$", talk, re.MULTILINE), talk
 
 
+def test_a_part_that_hangs_does_not_hold_up_the_end_for_ever(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom crawler.service.parts import crew\n"
+        "crew.ANSWER_S = 0.5\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = Web(default=lambda host, path: page())
+    web.hosts = {HOSTS[0]: {"/": Answer(hang=True)}}
+    with web.running():
+        urls = [web.url(host) for host in HOSTS]
+        command = ("run", *urls, "-o", str(tmp_path), *LOCAL, *TWO, "--grace", "1s")
+        with subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE, text=True) as process:
+            while len(web.visits) < len(HOSTS):
+                time.sleep(0.01)
+            victim = parts_of(process.pid)[1]
+            os.kill(victim, signal.SIGSTOP)
+            process.terminate()
+            try:
+                _, talk = process.communicate(timeout=30)
+            finally:
+                process.kill()
+                kill(victim)
+        assert (process.returncode, "part 1 has not answered for" in talk) == (5, True), talk
+        assert are_gone([victim])
+        web.hosts = {}
+        assert crawler(*command).returncode == 0
+    assert Counter(row["canonical"] for row in rows_of(tmp_path)) == Counter(urls)
+
+
 def test_no_more_pages_than_allowed_are_fetched_by_all_parts_together(tmp_path: Path) -> None:
     web = chain(400)
     with web.running():

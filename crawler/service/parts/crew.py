@@ -416,7 +416,16 @@ class Crew:
                         tasks.create_task(self._see(part))
             if self.config.max_bytes and self.stats().bytes >= self.config.max_bytes:
                 self.drain("max_bytes")
+            if self._drain.is_set():
+                self._end_silent()
             await asyncio.sleep(SNAPSHOT_EVERY_S)
+
+    def _end_silent(self) -> None:
+        """While all drain, one that has not answered for longer than the grace is waited for no more."""
+        for part in self._parts:
+            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > self.config.grace + ANSWER_S:
+                logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
+                self._nursery.kill(part.number)
 
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:
