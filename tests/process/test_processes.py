@@ -306,6 +306,21 @@ def test_what_the_parts_count_is_told_as_one(tmp_path: Path) -> None:
     assert len(list((tmp_path / "3/frontier").glob("part-*"))) == 3 and not (tmp_path / "1/frontier/parts.toml").exists()
 
 
+def test_what_a_part_does_before_others_are_open_was_not_done_by_earlier_runs(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\nfrom contextlib import asynccontextmanager\nfrom crawler.service.parts import part as module\n"
+        "opened = module.open_crawl\n@asynccontextmanager\nasync def late(config, *, endless, part):\n"
+        "    await asyncio.sleep(part.share.own)\n"
+        "    async with opened(config, endless=endless, part=part) as crawl: yield crawl\n"
+        "module.open_crawl = late\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    urls = [f"http://{host}/" for host in HOSTS]
+    command = [sys.executable, "-c", program, "run", *urls, "-o", str(tmp_path), "--allow-net", "10.0.0.0/8", "--no-robots", *TWO]
+    ended = subprocess.run(command, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 4 and "blocked  20" in ended.stderr
+    assert "by earlier runs" not in ended.stderr and "this time\n  127" not in ended.stderr, ended.stderr
+
+
 def test_more_processes_than_there_is_memory_or_work_for_are_refused(tmp_path: Path) -> None:
     for arguments, said in {
         ("--memory-limit", "200MiB"): "each of 2 may use 80 MiB",

@@ -68,6 +68,8 @@ class _Part:
         """By itself, and said so."""
         self.error: Exception | None = None
         self.look = Look(Snapshot(at=0.0, state="opening"))
+        self.begun: Snapshot | None = None
+        """When it was opened first."""
         self.heard_at = 0.0
         """When its process has answered last, by the monotonic clock."""
         self.before = Counted()
@@ -326,10 +328,11 @@ class Crew:
             assert part.channel is not None
             part.look, part.is_open, part.was_open, part.away_since = _looks.decode(look), True, True, None
             part.heard_at = time.monotonic()
+            part.begun = part.begun or part.look.snapshot
             for name, arguments in self._missed(part):
                 part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
-                self.begun = self.stats()
+                self.begun = whole([each.begun for each in self._parts if each.begun is not None])
                 self.opened.set()
 
         def ended(look: bytes, stopped_by: str | None) -> None:
