@@ -100,6 +100,25 @@ def test_a_part_for_which_this_machine_has_no_process_is_its_trouble_and_the_sam
     assert len(rows_of(tmp_path)) == 20
 
 
+def test_a_parent_for_which_this_machine_has_no_thread_goes_on(tmp_path: Path) -> None:
+    """It needs one to read how much memory it uses."""
+    program = (
+        "import os, sys, threading\nstart, parent = threading.Thread.start, os.getpid()\n"
+        "def scarce(thread):\n"
+        "    if os.getpid() == parent and thread.name.startswith(('asyncio', 'uvloop')):\n"
+        '        raise RuntimeError("can\'t start new thread")\n'
+        "    return start(thread)\n"
+        "threading.Thread.start = scarce\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = chain(20)
+    with web.running():
+        command = ("run", first(web), "-o", str(tmp_path), *LOCAL, *TWO, "--depth", "9", "--scope", "any")
+        scarce = [sys.executable, "-c", program, *command]
+        done = subprocess.run(scarce, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(tmp_path)) == 20
+
+
 def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_the_crawl(tmp_path: Path) -> None:
     web = chain(wait=0.05)
     with web.running():

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, StorageError
+from crawler.core.errors import RemoteError, StorageError, lack_of
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
@@ -249,7 +249,11 @@ class Crew:
         if (now := time.monotonic()) - self._noted_at >= HISTORY_EVERY_S:
             self._noted_at = now
             self.history.append(self.lately.pages)
-        self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
+        try:
+            self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
+        except RuntimeError as error:
+            if lack_of(error) is None:  # no thread is left: as it was read last
+                raise
         async with asyncio.TaskGroup() as tasks:
             for part in self._parts:
                 tasks.create_task(self._look(part))
