@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from crawler.config.types import split_host_port
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import ConfigError, StorageError, lack_of
 from crawler.service import session
 from crawler.service.listener import PROBLEM, Handler, problem_details
 
@@ -59,19 +59,25 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
         except ConfigError as error:
             return Problem(400, str(error), faults=list(error.faults)).response()
         except StorageError as error:
-            cause: dict[str, Any] = {"errno": errorcode[error.errno]} if error.errno in errorcode else {}
-            return Problem(503, str(error), **cause).response()
+            return _storage(error).response()
         except TimeoutError:
             return Problem(504, "the store did not respond in time; try again").response()
         except web.RequestPayloadError as error:
             return Problem(400, f"the request's body cannot be read: {error}").response()
         except ConnectionError:
             return Problem(400, "the client has gone").response()  # nobody reads it
-        except Exception:
+        except Exception as error:
+            if (lack := lack_of(error)) is not None:  # of threads, descriptors or memory
+                return _storage(lack).response()
             logger.exception("control API: %s %s", request.method, request.path)
             return Problem(500, "this should not happen; the crawler's log says more").response()
 
     return admitted
+
+
+def _storage(error: StorageError) -> Problem:
+    cause: dict[str, Any] = {"errno": errorcode[error.errno]} if error.errno in errorcode else {}
+    return Problem(503, str(error), **cause)
 
 
 _DETAILS: Final = {

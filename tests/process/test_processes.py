@@ -100,6 +100,25 @@ def test_a_part_for_which_this_machine_has_no_process_is_its_trouble_and_the_sam
     assert len(rows_of(tmp_path)) == 20
 
 
+def test_a_parent_for_which_this_machine_has_no_thread_goes_on(tmp_path: Path) -> None:
+    """It needs one to read how much memory it uses."""
+    program = (
+        "import os, sys, threading\nstart, parent = threading.Thread.start, os.getpid()\n"
+        "def scarce(thread):\n"
+        "    if os.getpid() == parent and thread.name.startswith(('asyncio', 'uvloop')):\n"
+        '        raise RuntimeError("can\'t start new thread")\n'
+        "    return start(thread)\n"
+        "threading.Thread.start = scarce\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = chain(20)
+    with web.running():
+        command = ("run", first(web), "-o", str(tmp_path), *LOCAL, *TWO, "--depth", "9", "--scope", "any")
+        scarce = [sys.executable, "-c", program, *command]
+        done = subprocess.run(scarce, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(tmp_path)) == 20
+
+
 def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_the_crawl(tmp_path: Path) -> None:
     web = chain(wait=0.05)
     with web.running():
@@ -170,6 +189,34 @@ def test_a_part_that_dies_while_all_drain_is_told_of(tmp_path: Path, fault: str,
             _, talk = process.communicate(timeout=30)
     assert process.returncode == code and f"{said} while it drained" in talk
     assert re.search(r"^ended: .* · 0 in flight$", talk, re.MULTILINE), talk
+
+
+def test_a_part_that_hangs_does_not_hold_up_the_end_for_ever(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom crawler.service.parts import crew\n"
+        "crew.ANSWER_S = 0.5\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = Web(default=lambda host, path: page())
+    web.hosts = {HOSTS[0]: {"/": Answer(hang=True)}}
+    with web.running():
+        urls = [web.url(host) for host in HOSTS]
+        command = ("run", *urls, "-o", str(tmp_path), *LOCAL, *TWO, "--grace", "1s")
+        with subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE, text=True) as process:
+            while len(web.visits) < len(HOSTS):
+                time.sleep(0.01)
+            victim = parts_of(process.pid)[1]
+            os.kill(victim, signal.SIGSTOP)
+            process.terminate()
+            try:
+                _, talk = process.communicate(timeout=30)
+            finally:
+                process.kill()
+                kill(victim)
+        assert (process.returncode, "part 1 has not answered for" in talk) == (5, True), talk
+        assert are_gone([victim])
+        web.hosts = {}
+        assert crawler(*command).returncode == 0
+    assert Counter(row["canonical"] for row in rows_of(tmp_path)) == Counter(urls)
 
 
 def test_no_more_pages_than_allowed_are_fetched_by_all_parts_together(tmp_path: Path) -> None:
@@ -276,6 +323,21 @@ def test_what_the_parts_count_is_told_as_one(tmp_path: Path) -> None:
             assert json.loads(again.stdout)["known"] == told[-1]["known"]
     assert told[0] == told[1]
     assert len(list((tmp_path / "3/frontier").glob("part-*"))) == 3 and not (tmp_path / "1/frontier/parts.toml").exists()
+
+
+def test_what_a_part_does_before_others_are_open_was_not_done_by_earlier_runs(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\nfrom contextlib import asynccontextmanager\nfrom crawler.service.parts import part as module\n"
+        "opened = module.open_crawl\n@asynccontextmanager\nasync def late(config, *, endless, part):\n"
+        "    await asyncio.sleep(part.share.own)\n"
+        "    async with opened(config, endless=endless, part=part) as crawl: yield crawl\n"
+        "module.open_crawl = late\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    urls = [f"http://{host}/" for host in HOSTS]
+    command = [sys.executable, "-c", program, "run", *urls, "-o", str(tmp_path), "--allow-net", "10.0.0.0/8", "--no-robots", *TWO]
+    ended = subprocess.run(command, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 4 and "blocked  20" in ended.stderr
+    assert "by earlier runs" not in ended.stderr and "this time\n  127" not in ended.stderr, ended.stderr
 
 
 def test_more_processes_than_there_is_memory_or_work_for_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from crawler.core.errors import StorageError
+from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Pause
 from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Received
@@ -84,7 +84,7 @@ class Intake:
 
     async def _delete_spent(self, pump: Pump) -> None:
         """Files that all have read: retired first, then deleted, then forgotten, each in a commit of its own. What fails is done
-        again."""
+        again; also where there is no thread to delete in."""
         try:
             marks = await pump.marks()
             if files := self.exchange.spent(marks):
@@ -93,6 +93,9 @@ class Intake:
                 await pump.frontier.retire(dict.fromkeys(files))
         except StorageError as error:
             pump.failed(error)
+        except RuntimeError as error:
+            if lack_of(error) is None:
+                raise
 
 
 __all__ = ["Intake"]

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, StorageError
+from crawler.core.errors import RemoteError, StorageError, lack_of
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
@@ -68,6 +68,8 @@ class _Part:
         """By itself, and said so."""
         self.error: Exception | None = None
         self.look = Look(Snapshot(at=0.0, state="opening"))
+        self.begun: Snapshot | None = None
+        """When it was opened first."""
         self.heard_at = 0.0
         """When its process has answered last, by the monotonic clock."""
         self.before = Counted()
@@ -247,7 +249,11 @@ class Crew:
         if (now := time.monotonic()) - self._noted_at >= HISTORY_EVERY_S:
             self._noted_at = now
             self.history.append(self.lately.pages)
-        self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
+        try:
+            self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
+        except RuntimeError as error:
+            if lack_of(error) is None:  # no thread is left: as it was read last
+                raise
         async with asyncio.TaskGroup() as tasks:
             for part in self._parts:
                 tasks.create_task(self._look(part))
@@ -326,10 +332,11 @@ class Crew:
             assert part.channel is not None
             part.look, part.is_open, part.was_open, part.away_since = _looks.decode(look), True, True, None
             part.heard_at = time.monotonic()
+            part.begun = part.begun or part.look.snapshot
             for name, arguments in self._missed(part):
                 part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
-                self.begun = self.stats()
+                self.begun = whole([each.begun for each in self._parts if each.begun is not None])
                 self.opened.set()
 
         def ended(look: bytes, stopped_by: str | None) -> None:
@@ -416,7 +423,16 @@ class Crew:
                         tasks.create_task(self._see(part))
             if self.config.max_bytes and self.stats().bytes >= self.config.max_bytes:
                 self.drain("max_bytes")
+            if self._drain.is_set():
+                self._end_silent()
             await asyncio.sleep(SNAPSHOT_EVERY_S)
+
+    def _end_silent(self) -> None:
+        """While all drain, one that has not answered for longer than the grace is waited for no more."""
+        for part in self._parts:
+            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > self.config.grace + ANSWER_S:
+                logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
+                self._nursery.kill(part.number)
 
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:

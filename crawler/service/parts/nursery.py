@@ -87,11 +87,12 @@ class Nursery:
                 self.pids.pop(number, None)
                 self.ended(number, code)
 
-    def kill(self) -> None:
-        """End all parts at once: what is committed is safe."""
-        for pid in self.pids.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def kill(self, only: int | None = None) -> None:
+        """End all parts, or one of them, at once: what is committed is safe."""
+        for number, pid in self.pids.items():
+            if only in (None, number):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """It ends, and is waited for."""

@@ -190,8 +190,8 @@ class SteeredParts:
         return sorted(found)[-RECENT_FAILURES:]
 
     async def reconfigure(self, config: Config) -> None:
-        await self._crew.reconfigure(config)
         self._on_change(config)
+        await self._crew.reconfigure(config)
 
     async def _ask_owner(self, url: str, name: str, *arguments: object) -> Any:
         return await self._ask(await self._owner(host_key(url)), name, *arguments)

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
-from support.programs import CLEAN, LOCAL, crawler, rows_of
+from support.programs import CLEAN, LOCAL, command, crawler, rows_of
 from support.webs import Answer, Web, page, redirect
 
 from crawler.config.load import load
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
+from crawler.core.keys import divided
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.maintenance import open_stores
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
+from crawler.frontier.division import MOVING_NAME, Division, division_at, write
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.store import Counts
 from crawler.output import locked
@@ -160,6 +162,25 @@ def test_cut_off_anywhere_it_is_gone_on_with(begun, tmp_path, before, after, str
     uncut, *cut = ended.stdout.splitlines()
     assert len(cut) * stride > 10
     assert [number for number, line in enumerate(cut, 1) if line != uncut] == []
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_who_reads_while_totals_and_marks_are_taken_over_is_told_to_come_again(begun, tmp_path, parts):
+    """Rows would be missing, and hosts that are still to be deleted would look like damage."""
+    _, roots = begun
+    root = tmp_path / "out"
+    shutil.copytree(roots[3], root)
+    rows = command("results", str(root)).stdout
+    with locked(root):
+        divided_for(config_of(root), root, parts)
+        new = division_at(root / "frontier") or Division(1, divided(1), 0, by_domain=False, generation=9)
+        write(root / "frontier" / MOVING_NAME, new)  # as it stands there until the very end
+    for reading in ("results", "verify", "summary"):
+        told = command(reading, str(root))
+        assert (told.returncode, told.stdout) == (3, "") and "divided anew: try again soon" in told.stderr
+    with locked(root):
+        divided_for(config_of(root), root, parts)
+    assert sorted(command("results", str(root)).stdout.splitlines()) == sorted(rows.splitlines())
 
 
 def test_hosts_of_a_domain_have_one_owner_from_the_beginning_or_never(begun, tmp_path):

@@ -8,6 +8,7 @@ import errno
 import os
 import random
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -471,6 +472,23 @@ async def test_nothing_is_read_of_what_others_send_while_a_part_holds_the_exchan
     running.pumps[1].intake.let_go()
     await crawl
     assert set(running.visits) == {f"http://{HERE}/1", f"http://{THERE}/1"}
+
+
+async def test_files_that_all_have_read_are_deleted_later_where_there_is_no_thread_to_delete_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake_module, "EVERY_S", 0.01)
+    running, refused = Running(tmp_path, 2), []
+    start = threading.Thread.start
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name.startswith(("asyncio", "uvloop")) and len(refused) < 3:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    crawl = asyncio.create_task(running.crawl([Link("http://h1.test/1", "h1.test")], chained))
+    await crawl
+    assert len(refused) == 3 and running.visits.keys() == {f"http://h{n % 7}.test/{n}" for n in range(1, 256)}
 
 
 async def test_a_part_goes_on_where_the_store_fails_while_it_looks_for_files_that_all_have_read(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import logging
 import socket
@@ -656,6 +657,19 @@ async def test_a_fault_of_ours_is_logged_and_not_told(tmp_path, monkeypatch, cap
         assert "division" not in told["detail"]
         assert "ZeroDivisionError" in caplog.text and "GET /v1/status" in caplog.text
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("lack", [RuntimeError("can't start new thread"), OSError(errno.EMFILE, "Too many open files")])
+async def test_what_this_machine_lacks_is_no_fault_of_ours(tmp_path, monkeypatch, caplog, lack):
+    def fail(*_):
+        raise lack
+
+    async with daemon(tmp_path) as d:
+        monkeypatch.setattr(d.crawl, "stats", fail)
+        status, told = await d.ask("GET", "/v1/status")
+        monkeypatch.undo()
+    assert status == 503 and "ulimit" in told["detail"]
+    assert "Traceback" not in caplog.text
 
 
 async def stalled_reader(port):

@@ -13,6 +13,7 @@ from crawler.frontier.division import Division
 from crawler.frontier.selection import Selection
 from crawler.service.parts import steering
 from crawler.service.parts.channel import Gone
+from crawler.service.reload import Changes
 
 
 class SlowCrew:
@@ -66,3 +67,16 @@ def test_a_recrawl_is_ordered_of_all_processes_or_of_none(monkeypatch):
     crew.full = ()
     asyncio.run(parts.recrawl(0.0, None, Selection()))
     assert crew.asked == [(0, "recrawl"), (1, "recrawl")]
+
+
+async def test_settings_hold_for_the_parent_too_where_a_process_does_not_answer(tmp_path):
+    """It has the log, and keeps the level that the others are told."""
+    levels: list[str] = []
+    crew = SlowCrew(0)
+    crew.reconfigure = lambda config: asyncio.sleep(60)
+    opened = SimpleNamespace(root=tmp_path, division=Division(2, bytes([0, 1] * (SLOTS // 2)), 0, False))
+    parts = steering.SteeredParts(crew, opened, lambda config: levels.append(config.log_level))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await Changes(parts, tmp_path).patch({"log_level": "debug"})
+    assert levels == ["debug"]
