@@ -269,6 +269,7 @@ class Pump:
         for host in batch.hosts.keys() - unknown.keys():
             self.frontier.bench.forget(host, now, batch.hosts[host].due)
         self._refill.committed(batch.hosts, () if prepared is None else prepared.fed)
+        self._refill.robots_queued(batch.robots_hosts())
         if self._robots is not None:
             for host in batch.seed_hosts():  # a person wants something of it; the store has lifted its own verdict
                 self._robots.forgive(host)

@@ -171,9 +171,10 @@ class Workbench:
                 self._place(name, host)
 
     def put_robots_first(self, lease: Lease) -> None:
-        """A robots link at its host: before the queue and even while the host is held. One is enough for an origin."""
-        host = self._hosts[lease.link.host]
-        if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.robots_queue):
+        """A robots link at its host: before the queue and even while the host is held. One is enough for an origin, but for those
+        that stand in the store's queue."""
+        host, link = self._hosts[lease.link.host], lease.link
+        if lease.key or all((link.url, link.anchor) != (other.link.url, other.link.anchor) for other in host.robots_queue):
             host.robots_queue.append(lease)
             self._came(lease)
             self._place(lease.link.host, host)
