@@ -143,6 +143,11 @@ class Refill:
         self._exhausted.clear()
         self.wanted.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another host may come onto the bench."""
+        return self._links_max - self._bench.weight >= CLAIM_LINKS_PER_HOST
+
     def is_behind(self) -> bool:
         """Whether the last trip left something in the store that is due."""
         return self._due is not None and self._due <= self._clock()

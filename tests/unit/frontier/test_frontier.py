@@ -467,6 +467,34 @@ async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
     world.pump.close()
 
 
+async def test_hosts_that_ask_for_hours_do_not_keep_others_from_the_bench():
+    world = World()
+    world.frontier._politeness = politeness(backoff_max_s=1000.0)
+    frontier = world.frontier
+    slow = [Link(f"http://slow{host}.test/{n}", f"slow{host}.test") for host in range(100) for n in range(4)]
+
+    async def work() -> None:
+        while (lease := await frontier.take()) is not None:
+            world.visits[lease.link.host] += 1
+            asks = Retry("http_error", None, "busy", retry_after_s=900.0)
+            frontier.settle(lease, asks if lease.link.host.startswith("slow") else Dropped("skipped", "mime", sign="alive"))
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(8)]
+        await (await frontier.admit(Admitted(tuple(slow))))
+        await (await frontier.admit(Admitted(tuple(links(300, 1)))))
+        while frontier.counts.done < 300 or frontier.counts.retrying < 100:
+            await asyncio.sleep(0.01)
+        assert set(world.visits.values()) == {1} and world.bench.waiting <= 200
+        frontier.drain()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.store.stats().waiting == 300, "of each slow host the other three"
+
+
 async def test_it_says_why_nothing_is_dealt():
     """What the workers wait for is decided where nothing is dealt, and nowhere else."""
     world = World(delay=60.0)
