@@ -82,6 +82,12 @@ class OpenBatch:
         """The hosts that a person named a URL of."""
         return {link.host for admitted in self.admitted for link in admitted.links if link.kind == "seed"}
 
+    def robots_hosts(self) -> set[str]:
+        """The hosts to which a visit for robots rules was redirected, and goes through their queues."""
+        visits = [settled.outcome for settled in self.settled if settled.lease.link.kind == "robots"]
+        onward = [link.host for outcome in visits if isinstance(outcome, Done) for link in outcome.outlinks]
+        return {*onward, *(link.host for admitted in self.admitted for link in admitted.links if link.kind == "robots")}
+
     def prepend(self, failed: OpenBatch) -> None:
         """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
         self.admitted[:0] = failed.admitted

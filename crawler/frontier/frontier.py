@@ -309,10 +309,10 @@ class Frontier:
             return
         if committed is not None:
             batch.releases.append(committed)
-        if isinstance(outcome, Retry) and not lease.key:
-            # a robots.txt stands in no queue: it is its host's next link again
+        if isinstance(outcome, Retry) and lease.link.kind == "robots":
+            # it is its host's next link again: whoever waits for it holds a place on the bench, and most stand in no queue
             batch.hosts[host] = rest
-            self.bench.put_robots_first(Lease(lease.link.retried(), b"", suspect=lease.suspect))
+            self.bench.put_robots_first(Lease(lease.link.retried(), lease.key, suspect=lease.suspect))
         else:
             # its host rests as long as it rests
             retry_at = now + self._politeness.retry_in(lease.link, outcome) if isinstance(outcome, Retry) else 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
@@ -40,6 +41,10 @@ COMMIT_EVERY_S: Final = 0.1
 STILL_S: Final = 30.0
 """How long ``between_commits`` waits for a commit to end, where nothing else is said."""
 BEAT_EVERY_S: Final = 0.25
+LONG_REST_S: Final = 60.0
+"""A host that rests longer waits in the store where the bench is full."""
+ROOM_EVERY_S: Final = 1.0
+"""How often such hosts are looked for."""
 
 
 class Pump:
@@ -95,6 +100,7 @@ class Pump:
         """Held by a commit, or by whoever wants none to be under way."""
         self._ended = False
         self._failure: StorageError | None = None
+        self._made_room_at = -inf
 
     @property
     def uncommitted_s(self) -> float:
@@ -275,6 +281,7 @@ class Pump:
         for host in batch.hosts.keys() - unknown.keys():
             self.frontier.bench.forget(host, now, batch.hosts[host].due)
         self._refill.committed(batch.hosts, () if prepared is None else prepared.fed)
+        self._refill.robots_queued(batch.robots_hosts())
         if self._robots is not None:
             for host in batch.seed_hosts():  # a person wants something of it; the store has lifted its own verdict
                 self._robots.forgive(host)
@@ -309,8 +316,17 @@ class Pump:
             if self._refill.emptying or self.frontier.refusing() is not None:
                 await self._batches.room()  # what is settled unfetched goes straight into the batch
             if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):
+                self._make_room()
                 await self._refill_once()
                 self.frontier.deal()
+
+    def _make_room(self) -> None:
+        """Or hosts that ask for hours would in the end hold all the places there are, and nobody else be visited."""
+        now = self._clock()
+        if not self._refill.has_room and now - self._made_room_at >= ROOM_EVERY_S:
+            self._made_room_at = now
+            for lease in self.frontier.bench.send_home(now + LONG_REST_S):
+                self.frontier.give_back(lease)
 
     async def _refill_once(self) -> None:
         try:

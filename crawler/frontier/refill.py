@@ -9,7 +9,7 @@ would not fit into memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from random import random
 from typing import Final
@@ -69,6 +69,7 @@ class Refill:
         self._sifting: dict[str, None] = {}  # hosts among whose next links some are excluded
         self._exhausted: set[str] = set()  # hosts on the bench with nothing more in the store
         self._robots_wanted: dict[str, Link] = {}  # host → a link whose origin's robots rules are wanted
+        self._robots_queued: set[str] = set()  # hosts with a robots link in the store
         self._returned: list[Lease] = []
         self._due: float | None = 0.0  # unknown until the first trip
         self._store_has_more = False
@@ -106,8 +107,17 @@ class Refill:
         if self._robots_wanted:
             self.wanted.set()
 
+    def robots_queued(self, hosts: Collection[str]) -> None:
+        """A robots link stands first in the queue of each of these hosts. It is wanted however full the bench is: that may be
+        full of links that wait for it."""
+        if hosts:
+            self._robots_queued.update(hosts)
+            self.wanted.set()
+
     def give_back(self, lease: Lease) -> None:
         self._returned.append(lease)
+        if lease.link.kind == "robots":
+            self._robots_queued.add(lease.link.host)
         self.wanted.set()
 
     def committed(self, hosts: Iterable[str], fed: Iterable[str]) -> None:
@@ -132,6 +142,11 @@ class Refill:
         """The store may have more of any host."""
         self._exhausted.clear()
         self.wanted.set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another host may come onto the bench."""
+        return self._links_max - self._bench.weight >= CLAIM_LINKS_PER_HOST
 
     def is_behind(self) -> bool:
         """Whether the last trip left something in the store that is due."""
@@ -168,15 +183,18 @@ class Refill:
                 low[host] = more if host not in self._bench else max(1, min(more, room))
                 room -= low[host]
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)
+        robots_queued, self._robots_queued = self._robots_queued, set()
+        for host in robots_queued:
+            low.setdefault(host, 1)
         hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
         origins = [origin(link.url) for link in robots_wanted.values()]
         try:
             leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
         except StorageError:
-            self._want_again(robots_wanted, emptied, sifted)
+            self._want_again(robots_wanted, robots_queued, emptied, sifted)
             raise
         if epoch != self._epoch:
-            self._want_again(robots_wanted, emptied, sifted)
+            self._want_again(robots_wanted, robots_queued, emptied, sifted)
             return None
         if any(lease.suspect for lease in leases):
             _shuffle_hosts(leases)
@@ -184,9 +202,12 @@ class Refill:
         self._learn(leases, asked, hosts)
         return Got(leases, list(zip(robots_wanted.values(), records, crashes, strict=True)), emptied, sifted)
 
-    def _want_again(self, robots_wanted: dict[str, Link], emptied: Iterable[str], sifted: Iterable[str]) -> None:
-        """The trip for these brought nothing. Leases come again by themselves, once the store is rewound."""
+    def _want_again(
+        self, robots_wanted: dict[str, Link], robots_queued: set[str], emptied: Iterable[str], sifted: Iterable[str]
+    ) -> None:
+        """The trip for these brought nothing. Other leases come again by themselves, once the store is rewound."""
         self._robots_wanted = robots_wanted | self._robots_wanted
+        self._robots_queued |= robots_queued
         for host in emptied:
             self.given_up(host)
         for host in sifted:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from typing import Final, NamedTuple
@@ -76,7 +76,7 @@ STALL_S: Final = 0.5
 class _Host:
     __slots__ = (
         *("busy", "down", "due", "failures", "has_responded", "is_held", "is_prompt", "is_prompt_and_waits", "is_slow"),
-        *("out", "place", "queue", "robots_queue", "share", "slow_out"),
+        *("out", "place", "queue", "robots_queue", "share", "slow_out", "stored_due"),
     )
 
     def __init__(self, lease: Lease) -> None:
@@ -86,7 +86,7 @@ class _Host:
         self.place = NOWHERE
         """NOWHERE, RESTING, PARKED or ASIDE; else the number of its lane."""
         self.out = 0
-        self.due = lease.due
+        self.due = self.stored_due = lease.due  # the second as the store knows it
         self.failures = lease.failures
         self.busy = lease.busy
         self.has_responded = lease.has_responded
@@ -171,9 +171,10 @@ class Workbench:
                 self._place(name, host)
 
     def put_robots_first(self, lease: Lease) -> None:
-        """A robots link at its host: before the queue and even while the host is held. One is enough for an origin."""
-        host = self._hosts[lease.link.host]
-        if all(lease.link.url != other.link.url or lease.link.anchor != other.link.anchor for other in host.robots_queue):
+        """A robots link at its host: before the queue and even while the host is held. One is enough for an origin, but for those
+        that stand in the store's queue."""
+        host, link = self._hosts[lease.link.host], lease.link
+        if lease.key or all((link.url, link.anchor) != (other.link.url, other.link.anchor) for other in host.robots_queue):
             host.robots_queue.append(lease)
             self._came(lease)
             self._place(lease.link.host, host)
@@ -322,6 +323,8 @@ class Workbench:
         """Drop a host with nothing waiting and nothing out: its rest is in the store now, as ``stored_due``. What is longer (that
         after a visit given back is not stored) it spends here."""
         host = self._hosts.get(name)
+        if host is not None and stored_due < inf:
+            host.stored_due = max(host.stored_due, stored_due)
         if host is not None and not host.out and host.place == NOWHERE and not host.queue and not host.robots_queue:
             if host.due > max(stored_due, now):
                 self._rest_until(name, host, host.due)
@@ -335,6 +338,22 @@ class Workbench:
             ]
             for key in idle:
                 del self._groups[key]
+
+    def send_home(self, until: float) -> list[Lease]:
+        """Drop the hosts that rest longer than until then, if the store knows it, and visit no robots.txt for another; all their
+        waiting leases."""
+        leases: list[Lease] = []
+        for name in {name for due, _, name in self._resting if due > until}:
+            host = self._hosts.get(name)
+            if host is None or host.place != RESTING or host.out or not until < host.due <= host.stored_due:
+                continue
+            if not any(lease.link.hops for lease in host.robots_queue):
+                leases += self.clear(name)
+                del self._hosts[name]
+        if leases:
+            self._resting = [entry for entry in self._resting if (host := self._hosts.get(entry[2])) and host.place == RESTING]
+            heapify(self._resting)
+        return leases
 
     def shortage(self, name: str, share_links_max: int) -> int:
         """How many more links this host should be given: 0 while its queue is more than half of the most it has had,

@@ -58,6 +58,8 @@ class RobotsGate:
         self._wall = wall
         self._reads_all = reads_all
         self._failures: OrderedDict[str, tuple[float, Failure]] = OrderedDict()  # origin → wall time, how it ended
+        self._attempts: OrderedDict[str, int] = OrderedDict()
+        """Origin → visits for its rules that have failed and are made again: the host may have left the bench meanwhile."""
 
     def change(self, *, crawl_delay_cap_s: float) -> None:
         self._crawl_delay_cap_s = crawl_delay_cap_s
@@ -80,7 +82,10 @@ class RobotsGate:
         """The robots link of a link's origin."""
         origin = urls.origin(link.url)
         home = link.anchor or link.url
-        return Link(f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, via=home, anchor=origin)
+        attempt = 1 + self._attempts.get(origin, 0)
+        return Link(
+            f"{origin}/robots.txt", link.host, "robots", priority=PRIORITY_ROBOTS, via=home, anchor=origin, attempt=attempt
+        )
 
     def load(self, origin: str, record: bytes) -> bool:
         """Take in what the store kept; whether it is fresh. Versions that kept failures, too, kept them for an hour."""
@@ -103,9 +108,11 @@ class RobotsGate:
         settings have changed."""
         if host is None:
             self._failures.clear()
-        elif self._failures:
+            self._attempts.clear()
+        elif self._failures or self._attempts:
             for origin in (f"http://{host}", f"https://{host}"):
                 self._failures.pop(origin, None)
+                self._attempts.pop(origin, None)
 
     def failed(self, origin: str) -> Failure | None:
         """How the visit for an origin's rules has failed lately."""
@@ -136,7 +143,7 @@ class RobotsGate:
 
     def memory_used(self) -> int:
         """Bytes held by the cache of rules and the failures that are remembered."""
-        return self._cache.memory_bytes + len(self._failures) * FAILURE_BYTES
+        return self._cache.memory_bytes + (len(self._failures) + len(self._attempts)) * FAILURE_BYTES
 
     def forget(self) -> None:
         """Empty the cache; the store keeps the records."""
@@ -165,6 +172,11 @@ class RobotsGate:
     def learn(self, link: Link, outcome: Outcome) -> list[tuple[str, bytes | None]]:
         """What the last visit for some origin's rules taught: (origin, record to keep); None where they could not be fetched.
         Where that origin was redirected to the robots.txt of another, the other's rules are known, too."""
+        if isinstance(outcome, Retry) and link.anchor is not None:
+            self._attempts[link.anchor] = link.attempt
+            self._attempts.move_to_end(link.anchor)
+            if len(self._attempts) > FAILURES_MAX:
+                self._attempts.popitem(last=False)
         if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
             return []
         own, onward = urls.origin(link.url), link
@@ -180,6 +192,7 @@ class RobotsGate:
         return [(origin, self._keep(origin, rules)) for origin, rules in found.items()]
 
     def _keep(self, origin: str, rules: robots_rules.RobotsRules | Failure) -> bytes | None:
+        self._attempts.pop(origin, None)
         if isinstance(rules, robots_rules.RobotsRules):
             self._failures.pop(origin, None)
             record = rules.to_bytes()

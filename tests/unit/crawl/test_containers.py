@@ -88,6 +88,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Refill._returned": ("bench", CLAIMED),
     "Refill._sifting": ("SIFTED_HOSTS_MAX", 1024),
     "Refill._robots_wanted": ("bench", CLAIMED),
+    "Refill._robots_queued": ("bench: hosts that wait for their rules", CLAIMED),
     "OpenBatch.*": ("outcome; BATCH of links and outcomes", BATCH),
     "Batch.*": ("outcome; BATCH of links and outcomes", BATCH),
     "Decided.*": ("outcome; BATCH of links and outcomes", BATCH),
@@ -138,6 +139,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Outage.*": ("REMEMBERED_MAX", 10_000),
     "RulesCache.*": ("robots", 33_000),
     "RobotsGate._failures": ("FAILURES_MAX", 4096),
+    "RobotsGate._attempts": ("FAILURES_MAX", 4096),
     # parse
     "ParserPool._functions": ("fixed", FIXED),
     "ParserPool._processes": ("parsers", FIXED),

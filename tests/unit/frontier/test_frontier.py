@@ -467,6 +467,34 @@ async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
     world.pump.close()
 
 
+async def test_hosts_that_ask_for_hours_do_not_keep_others_from_the_bench():
+    world = World()
+    world.frontier._politeness = politeness(backoff_max_s=1000.0)
+    frontier = world.frontier
+    slow = [Link(f"http://slow{host}.test/{n}", f"slow{host}.test") for host in range(100) for n in range(4)]
+
+    async def work() -> None:
+        while (lease := await frontier.take()) is not None:
+            world.visits[lease.link.host] += 1
+            asks = Retry("http_error", None, "busy", retry_after_s=900.0)
+            frontier.settle(lease, asks if lease.link.host.startswith("slow") else Dropped("skipped", "mime", sign="alive"))
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(8)]
+        await (await frontier.admit(Admitted(tuple(slow))))
+        await (await frontier.admit(Admitted(tuple(links(300, 1)))))
+        while frontier.counts.done < 300 or frontier.counts.retrying < 100:
+            await asyncio.sleep(0.01)
+        assert set(world.visits.values()) == {1} and world.bench.waiting <= 200
+        frontier.drain()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.store.stats().waiting == 300, "of each slow host the other three"
+
+
 async def test_it_says_why_nothing_is_dealt():
     """What the workers wait for is decided where nothing is dealt, and nowhere else."""
     world = World(delay=60.0)
@@ -622,6 +650,52 @@ async def test_hosts_get_their_rules_after_a_trip_to_the_store_that_failed():
         await Robots(world, None).crawl(links(5, 2))
     assert len(world.recovered) == 1
     assert world.visits == Counter(link.url for link in links(5, 2)) + Counter(f"http://h{n}.test/robots.txt" for n in range(5))
+
+
+async def test_hosts_whose_rules_stand_at_hosts_in_the_store_do_not_fill_the_bench_for_ever(tmp_path):
+    """As example.org/robots.txt leads to www.example.org: none could be claimed, for as many hosts waited as the bench holds."""
+    world = World()
+    robots = Robots(world, None)
+    ended: Counter[str] = Counter()
+
+    def visit(lease: Lease) -> None:
+        link = lease.link
+        page = empty_page(link.url, tmp_path)
+        if link.kind != "robots":
+            world.frontier.settle(lease, Done(page, "ok"))
+            return
+        if not link.host.startswith("www."):
+            www = f"www.{link.host}"
+            onward = Link(f"http://{www}/robots.txt", www, "robots", hops=1, anchor=link.anchor)
+            assert not world.frontier.put_robots(onward)
+            world.frontier.settle(lease, Done(page, "redirect", outlinks=(onward,)))
+            return
+        ended[link.host] += 1
+        number = int(link.host.removeprefix("www.h").removesuffix(".test"))
+        if ended[link.host] == 1 and number % 3:  # it fails, or is given back
+            world.frontier.settle(lease, Retry("timeout", "read_timeout", "mute") if number % 3 == 1 else Unvisited())
+            return
+        record = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+        robots.gate._cache.put(link.anchor, record)
+        world.frontier.settle(lease, Done(page, "ok"))
+        world.frontier.rules_learned([(link.anchor, record)])
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.visits[lease.link.url] += 1
+            visit(lease)
+
+    every = links(600, 1)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(8)]
+        await world.frontier.admit(Admitted(tuple(every)))
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
 
 
 async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_they_were_redirected_to():

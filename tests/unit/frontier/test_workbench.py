@@ -299,3 +299,24 @@ def test_a_host_that_was_dealt_is_behind_all_that_were_not():
         order.append(taken.link.host)
         bench.release(taken, HostRest(0.0))
     assert order == [f"h{n % 5}.test" for n in range(20)]
+
+
+def test_hosts_that_rest_long_go_home_if_the_store_knows_of_their_rest():
+    bench = Workbench(lambda host: 2 if host == "out" else 1)
+    hosts = ("soon", "long", "unknown", "out", "own", "other")
+    bench.put([lease(host, n) for host in hosts for n in range(4)])
+    first = {taken.link.host: taken for taken in iter(lambda: bench.take(0.0), None)}
+    assert bench.out == len(hosts) + 1
+    for host, taken in first.items():
+        due = 10.0 if host == "soon" else 900.0
+        bench.release(taken, HostRest(due))
+        bench.forget(host, 0.0, 5.0 if host == "unknown" else due)
+    for host, hops in (("own", 0), ("other", 1)):
+        bench.put_robots_first(Lease(Link(f"http://{host}/robots.txt", host, "robots", hops=hops), b""))
+    assert Counter(left.link.host for left in bench.send_home(60.0)) == {"long": 3, "own": 4}
+    assert set(bench.names()) == {"soon", "unknown", "out", "other"} and bench.waiting == 3 + 3 + 2 + 4
+    assert bench.send_home(60.0) == [] and bench.next_due() == 10.0
+    bench.put([lease("long", 7, due=900.0)])
+    taken = bench.take(899.0)
+    assert taken is not None and taken.link.host == "soon"
+    assert bench.take(899.0) is None, "nobody else before the rest is over"

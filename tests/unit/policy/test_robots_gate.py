@@ -66,6 +66,22 @@ def test_only_an_end_teaches_anything():
         assert gate().learn(ROBOTS, outcome) == []
 
 
+def test_the_attempts_at_a_robots_txt_are_counted_though_its_host_leaves_the_bench_between_them():
+    desk, failed = gate(), Retry("http_error", None, "busy")
+    for attempt in (1, 2, 3):
+        link = desk.link(PAGE)
+        assert link.attempt == attempt
+        desk.learn(link, failed)
+    desk.learn(desk.link(PAGE), Dropped("timeout", "read_timeout"))
+    assert desk.link(PAGE).attempt == 1, "the next is asked for anew"
+    desk.learn(desk.link(PAGE), failed)
+    desk.forgive("a.test")
+    assert desk.link(PAGE).attempt == 1
+    for n in range(FAILURES_MAX + 5):
+        desk.learn(desk.link(Link(f"http://h{n}.test/", f"h{n}.test")), failed)
+    assert len(desk._attempts) == FAILURES_MAX
+
+
 verbs = st.one_of(
     st.tuples(st.just("fail"), st.integers(0, 3)),
     st.tuples(st.just("read"), st.integers(0, 3)),
