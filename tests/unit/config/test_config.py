@@ -13,10 +13,11 @@ from support.paths import ROOT
 from crawler.config import crawl_toml, render
 from crawler.config.hosts import HostRules
 from crawler.config.load import load, warnings
-from crawler.config.sections import RELOADABLE, SECTIONS, Config, HostConfig, ScopeConfig
+from crawler.config.sections import RELOADABLE, SECTIONS, Config, HostConfig
 from crawler.config.types import parse_size, parse_time, split_host_port
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Link
+from crawler.fetch.request import profiles
 from crawler.policy.scope import Scope
 
 
@@ -490,13 +491,16 @@ def test_the_first_table_that_is_for_a_host_counts_and_it_is_found_however_many_
         """Of functions, to find out about one host."""
         others = tuple(HostConfig(match=f"*.other{n}.example", block=True) for n in range(count))
         first = HostConfig(match="*.b.example", block=False), HostConfig(match="a.b.example", block=True)
-        rules = HostRules(Config(host=(*others, *first, HostConfig(match="*", block=True), *others)))
-        scope = Scope(ScopeConfig(scope="any", depth=-1), blocked=rules.blocked)
+        config = Config(host=(*others, *first, HostConfig(match="*", block=True), *others), scope="any", depth=-1)
+        rules = HostRules(config)
+        scope, profile_of = Scope(config, blocked=rules.blocked), profiles(config, config.host)
+        profile_of("x.other.example")
         seen = []
         sys.setprofile(lambda frame, event, arg: seen.append(event))
         found = [rules.blocks("a.b.example"), rules.blocks("b.example:81"), rules.blocks("x.other0.example.")]
         hosts = ("a.b.example", "b.example", "x.other0.example:81")
         refused = [scope.refuses(Link(f"http://{host}/", host, "link")) for host in hosts]
+        profile_of("x.other.example")
         sys.setprofile(None)
         assert found == [False, True, True] and refused == [None, "block", "block"]
         return len(seen)
