@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from crawler.config.sections import HostConfig, PolitenessConfig
-from crawler.core.text import matches_host
+from crawler.core.text import host_patterns
 
 HOSTS_REMEMBERED_MAX: Final = 4096
 
@@ -20,6 +20,7 @@ class HostRules:
     def change(self, config: PolitenessConfig) -> None:
         """From now on these rules."""
         self._config = config
+        self._places = {table.match: at for at, table in reversed(list(enumerate(config.host)))}
         self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
         self.factor = config.factor
         """A rest is at least so many times as long as the response took to begin."""
@@ -54,4 +55,5 @@ class HostRules:
         return tuple(tables[: last + 1])
 
     def _find(self, host: str) -> HostConfig | None:
-        return next((table for table in self._config.host if matches_host(host, table.match)), None)
+        places = [self._places[pattern] for pattern in host_patterns(host) if pattern in self._places]
+        return self._config.host[min(places)] if places else None

@@ -5,8 +5,7 @@ that media types and hosts are matched by. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -64,14 +63,18 @@ def matches_mime(mime: str, pattern: str) -> bool:
     return pattern in (mime, "*/*") or (pattern.endswith("/*") and mime.startswith(pattern[:-1]))
 
 
-def matches_host(host: str, pattern: str) -> bool:
-    """Whether a host key is of a pattern such as ``*.example.org``, which means every port, or ``example.org:8080``. Brackets
-    are those of an IPv6 address.
+def host_patterns(host: str) -> Iterator[str]:
+    """Every pattern that a host key is of: ``a.example.org:8080``, ``a.example.org``, which means every port, those of what lies
+    above it, such as ``*.example.org``, and ``*``.
 
     With a dot behind its name, as a link may write it, it is the same host."""
-    pattern = pattern.replace("[", "[[]")
     for key in dict.fromkeys((host, host.replace(".:", ":").removesuffix("."))):
-        name, _, port = key.rpartition(":")
-        if fnmatchcase(key, pattern) or (port.isdigit() and fnmatchcase(name, pattern)):
-            return True
-    return False
+        name, colon, port = key.rpartition(":")
+        ends: tuple[str, ...] = (f":{port}", "")
+        if not colon or not port.isdigit():  # none, or a part of an IPv6 address
+            name, ends = key, ("",)
+        above = [name[at:] for at, letter in enumerate(name) if letter == "."]
+        for end in ends:
+            yield name + end
+            yield f"*{end}"
+            yield from (f"*{domain}{end}" for domain in above)

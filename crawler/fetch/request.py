@@ -126,11 +126,12 @@ def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str]
     if not hosts:
         return lambda host: general
     rules = HostRules(PolitenessConfig(host=tuple(hosts)))
-    made = lru_cache(PROFILES_MAX)(lambda index: _profile(common, hosts[index].headers, hosts[index].proxy or config.proxy))
+    places = {id(table): at for at, table in enumerate(hosts)}
+    made = lru_cache(PROFILES_MAX)(lambda at: _profile(common, hosts[at].headers, hosts[at].proxy or config.proxy))
 
     def profile_of(host: str) -> Profile:
         table = rules.table(host)
-        return general if table is None else made(hosts.index(table))
+        return general if table is None else made(places[id(table)])
 
     return profile_of
 

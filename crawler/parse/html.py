@@ -66,7 +66,7 @@ _closes_itself = re.compile(
 """An empty element in XML, but in HTML the beginning of a text that all that follows belongs to."""
 _meta_charset = re.compile(rb"<meta[^>]*charset", re.IGNORECASE).search
 _no_page = re.compile(
-    r"\s*(?:(?:image|audio|video|font)/|[^;]*(?:oembed|javascript|ecmascript|/css|opensearchdescription|rsd|wlwmanifest)\b"
+    r"\s*+(?:(?:image|audio|video|font)/|[^;]*(?:oembed|javascript|ecmascript|/css|opensearchdescription|rsd|wlwmanifest)\b"
     r"|[^;]*(?<!/feed\+)json\b)",
     re.IGNORECASE,
 ).match

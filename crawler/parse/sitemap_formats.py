@@ -54,7 +54,7 @@ _raw_byte = re.compile("[\udc80-\udcff]")
 _root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])").search
 _entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
-_subset = re.compile(r"<!DOCTYPE[^>\[]*\[", re.IGNORECASE).search
+_subset = re.compile(r"<!DOCTYPE[^<>\[]*+\[", re.IGNORECASE).search
 _is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from crawler.core.domains import domain_of
 from crawler.core.model import EMBED, EXPANDED, Link
-from crawler.core.text import matches_host
+from crawler.core.text import host_patterns
 from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Scope:
             self._outside = _other_prefix
         self._include = [re.compile(pattern).search for pattern in config.include]
         self._exclude = [re.compile(pattern).search for pattern in config.exclude]
+        self._blocked = {match: (at, blocks) for at, (match, blocks) in reversed(list(enumerate(config.blocked)))}
         self._blocks = lru_cache(_PLACES_MAX)(self._is_blocked) if config.blocked else None
         shapes = [depth for depth in (config.max_path_depth, config.max_repeated_segments) if depth > 0]
         self._plain = 0 if self._include or self._exclude or self._blocks else min(shapes, default=config.max_url) + 2
@@ -209,7 +210,9 @@ class Scope:
         return "block" if self._blocks is not None and self._blocks(host) else None
 
     def _is_blocked(self, host: str) -> bool:
-        return next((blocks for match, blocks in self._config.blocked if matches_host(host, match)), False)
+        """As the first table says that is of this host."""
+        found = (self._blocked[pattern] for pattern in host_patterns(host) if pattern in self._blocked)
+        return min(found, default=(0, False))[1]
 
 
 def _other_host(url: str, host: str, anchor: str) -> bool:

@@ -1,6 +1,7 @@
 """The configuration: four layers, every fault at once in plain words, secrets masked, written and read back unchanged."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from crawler.config.load import load, warnings
 from crawler.config.sections import RELOADABLE, SECTIONS, Config, HostConfig
 from crawler.config.types import parse_size, parse_time, split_host_port
 from crawler.core.errors import ConfigError, StorageError
+from crawler.core.model import Link
+from crawler.fetch.request import profiles
+from crawler.policy.scope import Scope
 
 
 def write(tmp_path: Path, text: str, name: str = "crawler.toml") -> str:
@@ -480,6 +484,28 @@ def test_a_user_agent_that_hides_the_name_which_rules_are_matched_against_is_war
 def test_which_hosts_a_table_is_for(match, holds, not_for):
     rules = HostRules(Config(host=(HostConfig(match=match, delay=7),)))
     assert [host for host in (holds + " " + not_for).split() if rules.delay(host) == 7] == holds.split()
+
+
+def test_the_first_table_that_is_for_a_host_counts_and_it_is_found_however_many_there_are():
+    def calls(count: int) -> int:
+        """Of functions, to find out about one host."""
+        others = tuple(HostConfig(match=f"*.other{n}.example", block=True) for n in range(count))
+        first = HostConfig(match="*.b.example", block=False), HostConfig(match="a.b.example", block=True)
+        config = Config(host=(*others, *first, HostConfig(match="*", block=True), *others), scope="any", depth=-1)
+        rules = HostRules(config)
+        scope, profile_of = Scope(config, blocked=rules.blocked), profiles(config, config.host)
+        profile_of("x.other.example")
+        seen = []
+        sys.setprofile(lambda frame, event, arg: seen.append(event))
+        found = [rules.blocks("a.b.example"), rules.blocks("b.example:81"), rules.blocks("x.other0.example.")]
+        hosts = ("a.b.example", "b.example", "x.other0.example:81")
+        refused = [scope.refuses(Link(f"http://{host}/", host, "link")) for host in hosts]
+        profile_of("x.other.example")
+        sys.setprofile(None)
+        assert found == [False, True, True] and refused == [None, "block", "block"]
+        return len(seen)
+
+    assert calls(1) == calls(1000)
 
 
 def test_a_table_for_the_port_of_a_scheme_is_warned_of():

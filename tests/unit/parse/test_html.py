@@ -451,6 +451,7 @@ HOSTILE = {
     "srcset parentheses": b"<img srcset='x " + b"(" * 1_000_000 + b"'>",
     "refresh": b"<meta http-equiv=refresh content='1" + b" ." * 500_000 + b"'>",
     "rel": b"<a href=/x rel='" + b"x " * 500_000 + b"'>",
+    "type": b"<link rel=next href=/x type='" + b" " * 1_000_000 + b"'>",
     "bad schemes": b"<a href=a:>" * 90_000,
     "nothing but angles": b"<" * 1_000_000,
     "zeros": b"\0" * 1_000_000,
@@ -467,7 +468,11 @@ def test_hostile_pages_are_read_to_their_end(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"<" * 32_000, b"<a>;" * 8_000, b'<a>;x="' + b"\\" * 32_000, b"<a>" + b",;" * 16_000, b'""' * 16_000]
+    "value",
+    [
+        *(b"<" * 32_000, b"<a>;" * 8_000, b'<a>;x="' + b"\\" * 32_000, b"<a>" + b",;" * 16_000, b'""' * 16_000),
+        b'<a>; rel=next; type="' + b" " * 32_000 + b'"',
+    ],
 )
 @pytest.mark.parametrize("name", [b"Link", b"Refresh", b"X-Robots-Tag"])
 def test_hostile_headers_are_read_to_their_end(name: bytes, value: bytes) -> None:

@@ -6,6 +6,7 @@ A catalogue (fault × place × format × encoding × packing) and the same at ra
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 from xml.etree import ElementTree
@@ -31,8 +32,10 @@ from support.sitemaps import (
     urls_of,
 )
 
+from crawler.config.sections import ParseConfig
+from crawler.parse.pool import open_parser
 from crawler.parse.sitemap import PART_BYTES
-from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX
+from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX, How, Part
 from crawler.parse.sitemap_repair import REPAIRS_MAX, REPAIRS_PER_CALL_MAX
 
 XML = [form for form in FORMATS if form != "text"]
@@ -295,6 +298,18 @@ def test_what_never_ends_is_read_in_linear_time(mark: str) -> None:
     read = take(("<urlset>" + entry_of("urlset", URL) + mark * ((300 << 10) // len(mark))).encode())
     assert (read.urls, bool(read.faults)) == ([URL], True)
     assert len(read.answers) <= 3 + REPAIRS_MAX // REPAIRS_PER_CALL_MAX + 1
+
+
+def test_document_types_that_never_end_are_read_within_the_time_that_a_document_has() -> None:
+    body = b"<!DOCTYPE" * 28_000 + document("urlset", "utf-8", [entry_of("urlset", URL)]).encode()
+
+    async def read() -> object:
+        function = "crawler.parse.sitemap_formats:part"
+        async with open_parser(ParseConfig(), parsers=1, preload=function) as parser:
+            return await parser.call(function, body, b"", "whole", How(URL), result=Part)
+
+    found = asyncio.run(read())
+    assert isinstance(found, Part) and found.entries == [URL] and found.faults.keys() == {"xml"}
 
 
 def test_an_entry_longer_than_any_is_passed_over() -> None:
