@@ -396,7 +396,10 @@ class Watched(ResponseHandler):
 
     def end_if_wasteful(self) -> None:
         """Of a TLS connection: end it if what it receives is hardly content, or if it receives much at rest: it was counted
-        before that."""
+        before that. One that is over is counted no more: uvloop never tells the end of a connection whose task is cancelled just
+        as its handshake is done."""
+        if self._is_over() and self._tls_waste is not None:
+            self._tls_waste.end(self)
         if self._is_over() or self._sock is None:
             return
         if self._exchange is None:
