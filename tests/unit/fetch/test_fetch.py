@@ -569,6 +569,26 @@ async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Si
             assert fetcher.stats().connections_idle == 0, sin
 
 
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "304 Not Modified"), ("GET", "204 No Content")])
+@pytest.mark.parametrize(
+    ("fields", "opened"),
+    [((), 1), (("Transfer-Encoding: chunked",), 1), (("Connection: x, Close",), 3), (("Content-Length: 9",), 1)],
+)
+async def test_a_response_that_has_no_body_whatever_it_says_leaves_its_connection_open(
+    site: Site, tmp_path: Path, method, status, fields, opened, lean
+) -> None:
+    """Pages that are made as they are asked for have no length: by HEAD each took a connection, and a handshake, of its own."""
+    site.scripts["bodiless"] = [head(None, *fields, status=status), stay]
+    async with fetching(tmp_path, site, method=method, lean=lean) as fetcher:
+        for _ in range(3):
+            assert await end_of(fetcher, at(site, "/sin/bodiless")) == ("ok", None, b"")
+        assert fetcher.stats().connections_opened == opened
+        site.scripts["bodiless"] = [head(None, *fields, status=status) + b"and a body", stay]
+        assert await end_of(fetcher, at(site, "/sin/bodiless")) == ("ok", None, b"")
+        assert fetcher.stats().connections_idle == 0, "there was more than it may have"
+
+
 async def test_rubbish_on_a_kept_connection_may_be_of_what_was_asked_before(site: Site, tmp_path: Path) -> None:
     """The server sends it when it has the next request, so that nobody can tell before: that page is to be asked for again."""
     site.scripts["left-over"] = [head(2) + b"ok", heard, b"left over", hang]
