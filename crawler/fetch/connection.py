@@ -18,7 +18,7 @@ from typing import Any, Final
 from aiohttp.client_exceptions import ServerDisconnectedError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL
-from aiohttp.http import HttpVersion10, RawResponseMessage
+from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.core.errors import our_errno
@@ -251,6 +251,8 @@ class Watched(ResponseHandler):
             self._fail(*fault)
         else:
             exchange.message = message
+            if self._skip_payload and not exchange.interim and stays_open(message):
+                self._should_close = False  # the parser takes a HEAD's response without a length for one that the end ends
             super().feed_data(data, size)
 
     # -- body -----------------------------------------------------------------------------------------------------
@@ -300,7 +302,8 @@ class Watched(ResponseHandler):
             self._exchange = None
             if self._sock is not None:
                 self._weigh(self._sock)
-            self._dirty |= not self._exact or (exchange.message.chunked and self._last != _LAST_CHUNK)
+            is_cut_off = exchange.message.chunked and self._left == _UNKNOWN and self._last != _LAST_CHUNK
+            self._dirty |= not self._exact or is_cut_off
             if self._dirty or exchange.ending is not None:
                 self._drop()
         elif exchange.message.chunked and chunks is None and not self._reading_paused:
@@ -396,7 +399,10 @@ class Watched(ResponseHandler):
 
     def end_if_wasteful(self) -> None:
         """Of a TLS connection: end it if what it receives is hardly content, or if it receives much at rest: it was counted
-        before that."""
+        before that. One that is over is counted no more: uvloop never tells the end of a connection whose task is cancelled just
+        as its handshake is done."""
+        if self._is_over() and self._tls_waste is not None:
+            self._tls_waste.end(self)
         if self._is_over() or self._sock is None:
             return
         if self._exchange is None:
@@ -459,6 +465,12 @@ def content_length(message: RawResponseMessage) -> int | None:
         return None
     digits = text.lstrip("0") or "0"
     return int(digits) if len(digits) <= _DIGITS_MAX else LENGTH_MAX + 1
+
+
+def stays_open(message: RawResponseMessage) -> bool:
+    """Whether its sender means to go on after a response of HTTP/1.1 (RFC 9112 section 9.3), whatever frames its body."""
+    options = ",".join(message.headers.getall("Connection", ())).lower().split(",")
+    return message.version == HttpVersion11 and all(option.strip() != "close" for option in options)
 
 
 def may_be_kept(message: RawResponseMessage) -> bool:

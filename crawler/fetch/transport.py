@@ -18,6 +18,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.streams import StreamReader
 from yarl import URL
 
+from crawler.core.urls import origin
 from crawler.fetch.connector import Connector
 from crawler.fetch.exchange import CURRENT
 from crawler.fetch.request import Request
@@ -58,7 +59,7 @@ class BySession:
             self._session.request(
                 request.method,
                 _url(request.href),
-                headers=request.fields,
+                headers=_fields(request),
                 proxy=request.proxy,
                 proxy_headers={"User-Agent": self._user_agent},
                 allow_redirects=False,
@@ -155,8 +156,18 @@ def _key(host: str, port: int, tls: bool) -> ConnectionKey:
     return ConnectionKey(host, port, tls, True, None, None, None, None)
 
 
+def _fields(request: Request) -> tuple[tuple[str, str], ...]:
+    """aiohttp leaves out the dot behind a host's name."""
+    if not request.host.endswith("."):
+        return request.fields
+    return (("Host", origin(request.href).partition("://")[2]), *request.fields)
+
+
 def _url(href: str) -> URL:
     try:
+        if href.endswith("?"):  # yarl takes an empty query for none, and so asks for another page
+            start = len(origin(href))
+            return URL(href[:start] + "/", encoded=True).with_path(href[start:], encoded=True)
         return URL(href, encoded=True)
     except ValueError as error:
         raise aiohttp.InvalidURL(href) from error

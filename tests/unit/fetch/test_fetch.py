@@ -132,6 +132,22 @@ async def test_the_archived_request_is_the_one_that_was_sent(site: Site, tmp_pat
     assert (fields["accept-language"], fields["accept"]) == ("en", "text/*")
 
 
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:{proxy-good}"])
+@pytest.mark.parametrize("host", ["good.sin.test", "good.sin.test.", "a_b.sin.test.", "127.0.0.1"])
+@pytest.mark.parametrize("path", ["/?", "/good/1?", "/good/1?x", "/good/1??", "/a;b//c%2Fd?%20[]"])
+async def test_every_way_of_sending_it_sends_the_archived_request(site: Site, tmp_path: Path, path, host, proxy, lean) -> None:
+    """aiohttp's own left out an empty query, which is another page, and the dot behind a name: so did each request to a proxy."""
+    site.name_server.says("a_b.sin.test", "good")
+    url = f"http://{host}:{site.ports['http']}{path}"
+    async with fetching(tmp_path, site, lean=lean, proxy=proxy, dns=("127.0.0.1:{dns}",)) as fetcher:
+        got = await fetcher.fetch(lease_of(url))
+    method, rest = got.request.split(b" ", 1)
+    assert rest.startswith(path.encode() + b" HTTP/1.1\r\nHost: " + host.encode())
+    assert site.requests[-1] == (got.request if proxy is None else b"%s %s%s" % (method, url.removesuffix(path).encode(), rest))
+    got.body.discard()
+
+
 async def test_a_compressed_body_is_kept_as_sent_or_decoded_as_asked(site: Site, tmp_path: Path) -> None:
     for decode_body in (False, True):
         async with fetching(tmp_path, site, decode_body=decode_body) as fetcher:
@@ -571,6 +587,26 @@ async def test_a_kept_connection_is_used_again_only_while_it_is_at_rest(site: Si
         for sin in ("length-too-small", "head-ends-bare-an-answer-follows"):
             await end_of(fetcher, at(site, f"/sin/{sin}"))
             assert fetcher.stats().connections_idle == 0, sin
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "304 Not Modified"), ("GET", "204 No Content")])
+@pytest.mark.parametrize(
+    ("fields", "opened"),
+    [((), 1), (("Transfer-Encoding: chunked",), 1), (("Connection: x, Close",), 3), (("Content-Length: 9",), 1)],
+)
+async def test_a_response_that_has_no_body_whatever_it_says_leaves_its_connection_open(
+    site: Site, tmp_path: Path, method, status, fields, opened, lean
+) -> None:
+    """Pages that are made as they are asked for have no length: by HEAD each took a connection, and a handshake, of its own."""
+    site.scripts["bodiless"] = [head(None, *fields, status=status), stay]
+    async with fetching(tmp_path, site, method=method, lean=lean) as fetcher:
+        for _ in range(3):
+            assert await end_of(fetcher, at(site, "/sin/bodiless")) == ("ok", None, b"")
+        assert fetcher.stats().connections_opened == opened
+        site.scripts["bodiless"] = [head(None, *fields, status=status) + b"and a body", stay]
+        assert await end_of(fetcher, at(site, "/sin/bodiless")) == ("ok", None, b"")
+        assert fetcher.stats().connections_idle == 0, "there was more than it may have"
 
 
 async def test_rubbish_on_a_kept_connection_may_be_of_what_was_asked_before(site: Site, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support.hostile import end_of, fetching
+import uvloop
+from support.hostile import end_of, fetching, lease_of
 from support.sinful import Site, running
 
 from crawler.fetch import connection, connector
@@ -98,3 +99,25 @@ async def test_a_connection_that_receives_much_at_rest_is_ended(tmp_path: Path, 
             fetcher._connector.tls_waste.look(0.0, at_once=True)
             await asyncio.sleep(0.05)
             assert fetcher.stats().connections_idle == idle
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_visit_that_ends_just_as_its_handshake_is_done_leaves_nothing(tmp_path: Path, lean, loop_factory) -> None:
+    """uvloop never said that such a connection was lost: it was remembered for ever, with all that its TLS takes of memory."""
+
+    async def live() -> None:
+        async with served(tmp_path) as url, fetching(tmp_path, Site(), insecure=True, lean=lean) as fetcher:
+            known = fetcher._connector.tls_waste._connections
+            for _ in range(5):
+                visit = asyncio.create_task(fetcher.fetch(lease_of(url)))
+                while not known and not visit.done():
+                    await asyncio.sleep(0)
+                visit.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await visit
+                fetcher._connector.tls_waste.look(0.0, at_once=True)
+                assert not known
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live())
