@@ -117,7 +117,8 @@ def _is_free(lock: int) -> bool:
 
 
 def _set_aside(root: Path) -> None:
-    parts = [root / name for name in PARTS if (root / name).exists()]
+    """ConfigError: a folder cannot be moved; then all is where it was."""
+    parts = [root / name for name in PARTS if (root / name).exists() and not _is_empty_disk(root / name)]
     if not parts:
         return
     named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
@@ -125,12 +126,29 @@ def _set_aside(root: Path) -> None:
     while aside.exists():
         number += 1
         aside = named.with_name(f"{named.name}.{number}")
+    moved: list[Path] = []
     with storing(root):
         aside.mkdir()
-        for path in parts:
-            path.rename(aside / path.name)
+        try:
+            for path in parts:
+                path.rename(aside / path.name)
+                moved.append(path)
+        except OSError as error:
+            for done in reversed(moved):
+                (aside / done.name).rename(done)
+            aside.rmdir()
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            advice = "a disk is mounted there: empty it, or give another --output"
+            raise ConfigError(f"{path}: it cannot be set aside: {advice}") from error
     sync_dir(aside)
     sync_dir(root)
+
+
+def _is_empty_disk(path: Path) -> bool:
+    """Whether a disk is mounted there that holds nothing: nothing need be set aside, and it could not be."""
+    with storing(path):
+        return path.is_mount() and all(inner.name == "lost+found" for inner in path.iterdir())
 
 
 def _forget(root: Path, keep: int) -> None:

@@ -1,7 +1,6 @@
 """A copy of a crawl's directory, taken while it crawls: it is whole, and a crawl goes on from it without loss."""
 
 import json
-import os
 import shlex
 import subprocess
 import time
@@ -11,11 +10,9 @@ from pathlib import Path
 import pytest
 from support.crews import kill, parts_of
 from support.daemons import served
-from support.programs import CLEAN, LOCAL, command, command_of, crawler, rows_of
+from support.programs import CLEAN, LOCAL, MOUNTING, command, command_of, crawler, rows_of
 from support.sinful import Site, running
 from support.webs import Web, page
-
-MOUNTING = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 
 
 @pytest.fixture(scope="module")
