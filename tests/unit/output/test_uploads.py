@@ -18,7 +18,7 @@ from crawler.crawl.checkpoints import take_still
 from crawler.crawl.reading import open_crawl_reader
 from crawler.output.bucket import PART_BYTES, BucketError, Folder, S3Bucket, open_bucket
 from crawler.output.file_names import expired
-from crawler.output.uploads import AGAIN_MAX_S, Uploads, folder_of
+from crawler.output.uploads import AGAIN_MAX_S, Uploads, folder_of, stored_place, verify_stored
 
 FULL = Mark(10, closed=True)
 FILES = ("warc/CRAWL-20261118110640000-00000-host.warc.gz", "index/CRAWL-20261118110640000-00000-host.cdxj")
@@ -52,7 +52,9 @@ class Directory:
 
     async def commit(self, marks):
         for file in marks:
-            assert (self.there / "id" / file).read_bytes() == (self.root / file).read_bytes(), "it is there before it is marked"
+            assert (self.there / self.uploads._folder / file).read_bytes() == (self.root / file).read_bytes(), (
+                "it is there before it is marked"
+            )
         self.commits += marks
         self.marks |= marks
 
@@ -62,7 +64,9 @@ class Directory:
         await self.bucket.put(name, path, length)
 
     def names(self):
-        return sorted(str(path.relative_to(self.there / "id")) for path in self.there.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(self.there / self.uploads._folder)) for path in self.there.rglob("*") if path.is_file()
+        )
 
 
 @pytest.fixture
@@ -100,6 +104,27 @@ async def test_another_file_by_that_name_is_left_alone_and_holds_up_no_other(cra
         await crawl.uploads.look()
     assert target.read_bytes() == other and sorted(crawl.commits) == sorted((FILES[1], ROWS))
     assert crawl.uploads.waiting.files == 1
+
+
+async def test_a_file_that_is_damaged_here_holds_up_no_other(crawl):
+    os.truncate(crawl.root / FILES[0], 9)
+    os.utime(crawl.root / FILES[0], (0, 0))  # its turn comes first
+    with pytest.raises(BucketError, match="1 bytes of it are missing"):
+        await crawl.uploads.look()
+    assert sorted(crawl.commits) == sorted((FILES[1], ROWS))
+    assert crawl.uploads.waiting.files == 1
+
+
+async def test_copies_of_what_is_damaged_here_are_passed_over(tmp_path):
+    crawl = Directory(tmp_path, dict.fromkeys((*FILES, ROWS), FULL))
+    url = crawl.there.as_uri()
+    crawl.uploads._folder, crawl.uploads._place = folder_of(crawl.root), stored_place(url, crawl.root)
+    await crawl.uploads.look()
+    os.truncate(crawl.root / FILES[1], 9)
+    (crawl.there / crawl.uploads._folder / ROWS).write_bytes(bytes(10))
+    faults = []
+    assert await verify_stored(crawl.root, url, crawl.marks, faults.append) == (2, 1), faults
+    assert "is another file" in faults[0]
 
 
 async def test_trouble_is_told_once_and_passes(crawl, caplog):
