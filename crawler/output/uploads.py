@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
-from crawler.core.durable import storing, sync_dir, write_beside
+from crawler.core.durable import link, storing, sync_dir, write_beside
 from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Mark
 from crawler.core.text import printable
@@ -251,7 +251,8 @@ def folder_of(root: Path) -> str:
         made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}-{host}-{secrets.token_hex(4)}"
         temporary = write_beside(path, f"{made}\n".encode("ascii", "replace"))
         with contextlib.suppress(FileExistsError):  # another part of this crawl was first
-            path.hardlink_to(temporary)
-        temporary.unlink()
+            if not link(temporary, path) and not path.exists():
+                temporary.replace(path)
+        temporary.unlink(missing_ok=True)
         sync_dir(root)
         return path.read_text(encoding="ascii").strip()

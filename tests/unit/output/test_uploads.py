@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+from unittest import mock
 
 import pytest
 from support.full_disk import file_size_limit
@@ -223,7 +225,12 @@ def test_only_what_is_stored_expires():
     assert set(expired(marks, there, 100, 1, 0)) == set(marks)
 
 
-def test_the_folder_stays_and_no_two_directories_share_one(tmp_path):
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_folder_stays_and_no_two_directories_share_one(tmp_path, monkeypatch, has_links):
+    """File systems such as exFAT know no hard links."""
+    if not has_links:
+        refused = mock.Mock(side_effect=OSError(errno.EPERM, os.strerror(errno.EPERM)))
+        monkeypatch.setattr(os, "link", refused)
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     assert folder_of(tmp_path / "a") == folder_of(tmp_path / "a") != folder_of(tmp_path / "b")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["store.id"]
