@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from crawler.core.durable import length_of, make_dir, rename, storing, write_beside
+from crawler.core.durable import length_of, make_dir, rename, storing, sync_dir, sync_file, write_beside
 from crawler.core.errors import ConfigError, StorageError
 
 T = TypeVar("T")
@@ -120,6 +120,8 @@ class Folder:
 
     def _put(self, target: Path, path: Path, length: int, stop: Event) -> None:
         if self._holds(target, path, length, stop):
+            sync_file(target)  # a kill may have come before it was
+            sync_dir(target.parent)
             return
         with path.open("rb", buffering=0) as source:
             self._begin(self._root / target.relative_to(self._root).parts[0])

@@ -97,6 +97,17 @@ async def test_a_copy_that_no_commit_knows_is_marked_and_not_made_again(crawl):
     assert after.pop(ROWS) and {name: before[name] for name in after} == after and len(before) == len(after) + 1
 
 
+async def test_a_copy_that_a_kill_left_is_durable_before_it_is_marked(crawl, monkeypatch):
+    """Its name may have been given just before."""
+    left = crawl.there / "id" / ROWS
+    left.parent.mkdir(parents=True)
+    left.write_bytes((crawl.root / ROWS).read_bytes())
+    synced = []
+    monkeypatch.setattr("crawler.output.bucket.sync_dir", synced.append)
+    await crawl.uploads.look()
+    assert ROWS in crawl.commits and synced == [left.parent]
+
+
 @pytest.mark.parametrize("other", [b"something", b"something!"])
 async def test_another_file_by_that_name_is_left_alone_and_holds_up_no_other(crawl, other):
     target = crawl.there / "id" / FILES[0]
