@@ -192,6 +192,17 @@ def _link_or_copy(source: str, target: str) -> object:
     return target
 
 
+def left_unfinished(root: Path, target: Path) -> Path | None:
+    """What a killed copy to another disk has left where this one would begin; None if there is nothing. Raises OSError."""
+    made = _made(target)
+    return made if made.exists() and made.stat().st_dev != root.stat().st_dev else None
+
+
+def _made(target: Path) -> Path:
+    """Where a copy to another disk is made."""
+    return target.with_name(target.name + _UNFINISHED)
+
+
 def move(source: Path, target: Path) -> None:
     """A finished checkpoint to where it is wanted, which must not exist: by its name, or copied to another disk. ConfigError;
     StorageError: there is no room."""
@@ -214,7 +225,7 @@ def move(source: Path, target: Path) -> None:
 
 def _copy_all(source: Path, target: Path) -> None:
     """To another disk, durably. Raises OSError where one cannot be copied: nothing of it is left there. ConfigError."""
-    made = target.with_name(target.name + _UNFINISHED)
+    made = _made(target)
     if made.exists():
         raise ConfigError(f"{made}: left by a copy that was not finished: delete it; the checkpoint is at {source}")
     try:
