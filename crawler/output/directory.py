@@ -98,7 +98,7 @@ def locked(root: Path) -> Iterator[None]:
         raise ConfigError(f"{error}; it must be a directory that can be written") from error
     try:
         until = time.monotonic() + (PARTS_END_S if (root / EXCHANGE).exists() else 0.0)
-        while not _is_free(lock):
+        while not _is_free(lock, root):
             if time.monotonic() >= until:
                 raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK)
             time.sleep(0.02)
@@ -107,13 +107,15 @@ def locked(root: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _is_free(lock: int) -> bool:
-    """Whether it is ours now."""
+def _is_free(lock: int, root: Path) -> bool:
+    """Whether it is ours now. ConfigError: there are no locks."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise ConfigError(f"{root}: {error.strerror}; it must be on a file system where files can be locked (flock)") from error
 
 
 def _set_aside(root: Path) -> None:
