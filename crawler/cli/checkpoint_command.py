@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from crawler.cli.arguments import CommandParser
 from crawler.cli.client import WHERE, RequestRefused, client_of, refusable
 from crawler.cli.options import add_settings
-from crawler.cli.output import say
+from crawler.cli.output import ended_in_order, say
 from crawler.core.errors import ConfigError, Exit, StorageError
 
 if TYPE_CHECKING:
@@ -38,10 +38,14 @@ def checkpoint(arguments: Sequence[str]) -> int:
     from crawler.output.checkpoint import move
 
     root, target = crawl_in(namespace.directory), Path(namespace.target)
-    if _is_taken(target):
-        raise ConfigError(f"{target}: there is something already")
-    made, missing = _taken(root, namespace)
-    move(made, target)
+    _require_free(root, target)
+    with ended_in_order():
+        made, missing = _taken(root, namespace)
+        try:
+            move(made, target)
+        except (SystemExit, KeyboardInterrupt):
+            say(f"the checkpoint is at {made}")
+            raise
     forget_stored(target)
     for file in missing:
         say(f"{file} was not there: crawler retire {target} --missing says so in the copy")
@@ -49,12 +53,18 @@ def checkpoint(arguments: Sequence[str]) -> int:
     return Exit.OK
 
 
-def _is_taken(target: Path) -> bool:
-    """ConfigError: it cannot be told, so nothing could be put there either."""
+def _require_free(root: Path, target: Path) -> None:
+    """ConfigError: nothing can be put there. It is asked first: what was taken by then would stay in the crawl's directory."""
+    from crawler.output.checkpoint import left_unfinished
+
     try:
-        return target.exists()
+        is_taken, left = target.exists(), left_unfinished(root, target)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}") from error
+    if is_taken:
+        raise ConfigError(f"{target}: there is something already")
+    if left is not None:
+        raise ConfigError(f"{left}: left by a copy that was not finished: delete it")
 
 
 def _taken(root: Path, namespace: Namespace) -> tuple[Path, Sequence[str]]:

@@ -256,6 +256,21 @@ def replace(source: Path, target: Path, *, syncing: bool = False) -> None:
     source.unlink()
 
 
+_NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+
+
+def link(source: Path, target: Path) -> bool:
+    """Another name of a file; whether it could be given: not on another file system, such as one that is mounted on a folder of
+    the crawl, and on some there are no hard links. Raises OSError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
+
+
 def rename(source: Path, target: Path) -> None:
     """A rename within or between directories, durable on return."""
     with storing(source):

@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from crawler.core.durable import length_of, make_dir, rename, storing, write_beside
+from crawler.core.durable import length_of, make_dir, rename, storing, sync_dir, sync_file, write_beside
 from crawler.core.errors import ConfigError, StorageError
 
 T = TypeVar("T")
@@ -46,11 +46,22 @@ class BucketError(Exception):
         self.is_other = is_other
         super().__init__(text)
 
+    @property
+    def is_of_one(self) -> bool:
+        """Whether other files can be stored all the same."""
+        return self.is_other
+
+
+class DamagedFile(BucketError):
+    """What is to be stored cannot be read, or is shorter than it was: no trouble of the store."""
+
+    is_of_one = True
+
 
 class Bucket(Protocol):
     async def put(self, name: str, path: Path, length: int) -> None:
-        """A copy of this file, of this length, stands there durably on return, whoever put it there. Raises BucketError, and
-        FileNotFoundError where there is no such file."""
+        """A copy of this file, of this length, stands there durably on return, whoever put it there. Raises BucketError
+        (DamagedFile: this file is to blame), and FileNotFoundError where there is no such file."""
 
     async def holds(self, name: str, path: Path, length: int) -> bool:
         """Whether a copy of this file stands there. Raises as ``put``; BucketError, ``is_other``: what stands there is none."""
@@ -96,13 +107,21 @@ class Folder:
             raise BucketError(str(error)) from error
 
     def _holds(self, target: Path, path: Path, length: int, stop: Event) -> bool:
-        there = length_of(target)
-        if there >= 0 and (there != length or digest_of(target, length, stop) != digest_of(path, length, stop)):
+        if (there := length_of(target)) < 0:
+            return False
+        own = digest_of(path, length, stop)
+        try:
+            is_copy = there == length and digest_of(target, length, stop) == own
+        except DamagedFile as error:
+            raise BucketError(str(error)) from error
+        if not is_copy:
             raise _other(str(target))
-        return there >= 0
+        return True
 
     def _put(self, target: Path, path: Path, length: int, stop: Event) -> None:
         if self._holds(target, path, length, stop):
+            sync_file(target)  # a kill may have come before it was
+            sync_dir(target.parent)
             return
         with path.open("rb", buffering=0) as source:
             self._begin(self._root / target.relative_to(self._root).parts[0])
@@ -203,7 +222,7 @@ def _forget_empty() -> None:
 
 
 def digest_of(path: Path, length: int, stop: Event) -> str:
-    """The sha256 of its first ``length`` bytes. BucketError: it has fewer, or ``stop`` is set meanwhile."""
+    """The sha256 of its first ``length`` bytes. DamagedFile: it has fewer; BucketError: ``stop`` is set meanwhile."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         for piece in _pieces(file, length, stop):
@@ -214,9 +233,12 @@ def digest_of(path: Path, length: int, stop: Event) -> str:
 def _pieces(file: FileIO, length: int, stop: Event) -> Iterator[bytes]:
     left = length
     while left:
-        piece = file.read(min(left, PIECE_BYTES))
+        try:
+            piece = file.read(min(left, PIECE_BYTES))
+        except OSError as error:
+            raise DamagedFile(f"{file.name}: {error.strerror}") from error
         if not piece:
-            raise BucketError(f"{file.name}: {left} bytes of it are missing")
+            raise DamagedFile(f"{file.name}: {left} bytes of it are missing")
         if stop.is_set():
             raise BucketError("the crawl has ended")
         yield piece

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 from msgspec import Struct
 
 from crawler.config.crawl_toml import FILE_NAME
-from crawler.core.durable import OPEN, length_of, make_dir, missing, rename, storing, sync_dir, sync_file_system
+from crawler.core.durable import OPEN, length_of, link, make_dir, missing, rename, storing, sync_dir, sync_file_system
 from crawler.core.errors import NO_ROOM, OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.model import Mark
 from crawler.output.archive import KINDS
@@ -33,9 +33,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _PIECE_BYTES: Final = 1 << 20
 _UNMARKED: Final = tuple(folder for kind in KINDS.values() if not kind.has_marks for folder in kind.folders)
 """Of bodies that are files of their own, each named by its content: they never change, and one that no row names does no harm."""
-
-
-_NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
 class Copied(Struct, frozen=True):
@@ -90,7 +87,7 @@ class Cut:
 
     def _link(self, name: str, length: int) -> None:
         """A full file; or it is copied afterwards."""
-        is_linked = _link(self._root / name, self._made / name)
+        is_linked = link(self._root / name, self._made / name)
         if length_of((self._made if is_linked else self._root) / name) < length:
             raise missing(self._root / name, length)
         if not is_linked:
@@ -187,24 +184,23 @@ def _copy(source: BinaryIO, target: Path, length: int) -> None:
             left -= len(piece)
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Whether it could be done: not onto another file system, such as one that is mounted on a folder of the crawl, and on some
-    there are no hard links. Raises OSError."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return False
-    return True
-
-
 def _link_or_copy(source: str, target: str) -> object:
     """One that has gone meanwhile was an orphan."""
     with suppress(FileNotFoundError):
-        if not _link(Path(source), Path(target)):
+        if not link(Path(source), Path(target)):
             shutil.copyfile(source, target)
     return target
+
+
+def left_unfinished(root: Path, target: Path) -> Path | None:
+    """What a killed copy to another disk has left where this one would begin; None if there is nothing. Raises OSError."""
+    made = _made(target)
+    return made if made.exists() and made.stat().st_dev != root.stat().st_dev else None
+
+
+def _made(target: Path) -> Path:
+    """Where a copy to another disk is made."""
+    return target.with_name(target.name + _UNFINISHED)
 
 
 def move(source: Path, target: Path) -> None:
@@ -229,7 +225,7 @@ def move(source: Path, target: Path) -> None:
 
 def _copy_all(source: Path, target: Path) -> None:
     """To another disk, durably. Raises OSError where one cannot be copied: nothing of it is left there. ConfigError."""
-    made = target.with_name(target.name + _UNFINISHED)
+    made = _made(target)
     if made.exists():
         raise ConfigError(f"{made}: left by a copy that was not finished: delete it; the checkpoint is at {source}")
     try:

@@ -98,7 +98,7 @@ def locked(root: Path) -> Iterator[None]:
         raise ConfigError(f"{error}; it must be a directory that can be written") from error
     try:
         until = time.monotonic() + (PARTS_END_S if (root / EXCHANGE).exists() else 0.0)
-        while not _is_free(lock):
+        while not _is_free(lock, root):
             if time.monotonic() >= until:
                 raise StorageError(f"{root} is in use by another process", errno=errno.EWOULDBLOCK)
             time.sleep(0.02)
@@ -107,17 +107,20 @@ def locked(root: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _is_free(lock: int) -> bool:
-    """Whether it is ours now."""
+def _is_free(lock: int, root: Path) -> bool:
+    """Whether it is ours now. ConfigError: there are no locks."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise ConfigError(f"{root}: {error.strerror}; it must be on a file system where files can be locked (flock)") from error
 
 
 def _set_aside(root: Path) -> None:
-    parts = [root / name for name in PARTS if (root / name).exists()]
+    """ConfigError: a folder cannot be moved; then all is where it was."""
+    parts = [root / name for name in PARTS if (root / name).exists() and not _is_empty_disk(root / name)]
     if not parts:
         return
     named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
@@ -125,12 +128,29 @@ def _set_aside(root: Path) -> None:
     while aside.exists():
         number += 1
         aside = named.with_name(f"{named.name}.{number}")
+    moved: list[Path] = []
     with storing(root):
         aside.mkdir()
-        for path in parts:
-            path.rename(aside / path.name)
+        try:
+            for path in parts:
+                path.rename(aside / path.name)
+                moved.append(path)
+        except OSError as error:
+            for done in reversed(moved):
+                (aside / done.name).rename(done)
+            aside.rmdir()
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            advice = "a disk is mounted there: empty it, or give another --output"
+            raise ConfigError(f"{path}: it cannot be set aside: {advice}") from error
     sync_dir(aside)
     sync_dir(root)
+
+
+def _is_empty_disk(path: Path) -> bool:
+    """Whether a disk is mounted there that holds nothing: nothing need be set aside, and it could not be."""
+    with storing(path):
+        return path.is_mount() and all(inner.name == "lost+found" for inner in path.iterdir())
 
 
 def _forget(root: Path, keep: int) -> None:

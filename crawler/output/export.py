@@ -69,9 +69,18 @@ def _escaped(text: str) -> bytes:
 def clear(directory: Path) -> None:
     """Delete what an export to this directory left that was killed; one that goes on holds a lock on its own. Raises OSError."""
     for left in directory.glob(f"{_BEGUN}*.tmp"):
-        with suppress(BlockingIOError, FileNotFoundError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        with suppress(FileNotFoundError), left.open("rb") as file:
+            if _is_locked(file):
+                left.unlink()
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Whether it is ours alone; never where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
 
 
 def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
@@ -81,7 +90,7 @@ def to_file(row: Row, body: BinaryIO, directory: Path) -> dict[str, Any]:
     digest, prefix = hashlib.sha256(), b""
     try:
         with temporary.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _is_locked(file)
             while piece := body.read(PIECE_BYTES):
                 prefix += piece[: max(0, PREFIX_BYTES - len(prefix))]
                 digest.update(piece)

@@ -6,9 +6,8 @@ a row group is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 GROUP_ROWS: Final = 10_000
+GROUP_CHARS: Final = 16 << 20
+"""Of text: then a row group ends with fewer rows."""
 
 
 def _part(field: str, name: str) -> Callable[[Row], Any]:
@@ -82,16 +83,29 @@ def write_parquet(rows: Iterable[Row], to: Path) -> int:
         raise ConfigError("Parquet needs pyarrow: pip install 'flatcrawler[parquet]'") from error
     schema = _schema(pyarrow)
     temporary = to.with_name(to.name + ".tmp")
-    count, source = 0, iter(rows)
+    count = 0
     try:
         with ParquetWriter(temporary, schema, compression="zstd") as writer:
-            while group := list(islice(source, GROUP_ROWS)):
+            for group in _groups(rows):
                 writer.write_batch(pyarrow.record_batch([_column(name, group) for name in COLUMNS], schema=schema))
                 count += len(group)
         temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    chars = 0
+    for row in rows:
+        group.append(row)
+        chars += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(group) == GROUP_ROWS or chars >= GROUP_CHARS:
+            yield group
+            group, chars = [], 0
+    if group:
+        yield group
 
 
 def _schema(arrow: Any) -> pyarrow.Schema:

@@ -20,11 +20,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
-from crawler.core.durable import storing, sync_dir, write_beside
+from crawler.core.durable import link, storing, sync_dir, write_beside
 from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Mark
 from crawler.core.text import printable
-from crawler.output.bucket import Bucket, BucketError, open_bucket
+from crawler.output.bucket import Bucket, BucketError, DamagedFile, open_bucket
 from crawler.output.file_names import EXCHANGE
 
 LOOK_EVERY_S: Final = 0.25
@@ -124,12 +124,13 @@ class Uploads:
             self._failed_in_a_row, self.trouble = 0, None
 
     async def look(self) -> None:
-        """Once: store what is full. One that another file stands in the way of holds up no other. Raises BucketError."""
+        """Once: store what is full. One that another file stands in the way of, or that is damaged, holds up no other. Raises
+        BucketError."""
         files = await self._full()
         self._note(files)
         waiting = list(files)
         trouble: BucketError | None = None
-        while waiting and (trouble is None or trouble.is_other):
+        while waiting and (trouble is None or trouble.is_of_one):
             group, waiting = waiting[:GROUP_FILES_MAX], waiting[GROUP_FILES_MAX:]
             stored: dict[str, int] = {}
             for file in group:
@@ -141,7 +142,7 @@ class Uploads:
                     del files[file]  # moved away meanwhile: its mark goes as well, by retention
                 except BucketError as error:
                     trouble = error
-                    if not error.is_other:
+                    if not error.is_of_one:
                         break
             await self._stored(stored)
             for file in stored:
@@ -209,8 +210,8 @@ def open_uploads(
 
 async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report: Callable[[str], None]) -> tuple[int, int]:
     """Compare each file that is marked as stored with its copy at ``url``, by length and sha256: (files compared, faults), each
-    fault reported in one sentence. What is no longer here is passed over. Raises ConfigError, StorageError; BucketError: the
-    store cannot be asked."""
+    fault reported in one sentence. What is no longer here, or damaged here, is passed over. Raises ConfigError, StorageError;
+    BucketError: the store cannot be asked."""
     bucket, compared, faults = open_bucket(url), 0, 0
     if not (root / ID).exists():
         return 0, 0
@@ -219,7 +220,7 @@ async def verify_stored(root: Path, url: str, marks: Mapping[str, Mark], report:
     for file, length in stored.items():
         try:
             fault = None if await bucket.holds(f"{folder}/{file}", root / file, length) else f"{file}: no copy at {url}/{folder}/"
-        except FileNotFoundError:
+        except (FileNotFoundError, DamagedFile):
             continue
         except BucketError as error:
             if not error.is_other:
@@ -250,7 +251,8 @@ def folder_of(root: Path) -> str:
         made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}-{host}-{secrets.token_hex(4)}"
         temporary = write_beside(path, f"{made}\n".encode("ascii", "replace"))
         with contextlib.suppress(FileExistsError):  # another part of this crawl was first
-            path.hardlink_to(temporary)
-        temporary.unlink()
+            if not link(temporary, path) and not path.exists():
+                temporary.replace(path)
+        temporary.unlink(missing_ok=True)
         sync_dir(root)
         return path.read_text(encoding="ascii").strip()

@@ -1,9 +1,9 @@
 """A copy of a crawl's directory, taken while it crawls: it is whole, and a crawl goes on from it without loss."""
 
 import json
-import os
 import shlex
 import subprocess
+import sys
 import time
 import urllib.error
 from pathlib import Path
@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from support.crews import kill, parts_of
 from support.daemons import served
-from support.programs import CLEAN, LOCAL, command, command_of, crawler, rows_of
+from support.other_disk import on_another_disk
+from support.programs import CLEAN, LOCAL, MOUNTING, command, command_of, crawler, rows_of
 from support.sinful import Site, running
 from support.webs import Web, page
-
-MOUNTING = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +159,25 @@ def test_a_copy_that_does_not_fit_on_another_disk_is_not_there_and_one_that_fits
     said, there = on_disk_of("64m", f"{disk}/copy")
     assert there == ["rc", "0", "copy"] and "no faults" in said, said
     assert len(list(copies.iterdir())) == 1, "the second was moved"
+
+
+def test_a_copy_to_another_disk_that_is_ended_leaves_nothing_there(tmp_path, site):
+    root = tmp_path / "d"
+    assert command("run", *urls(site, 3), "-o", str(root), *LOCAL).returncode == 0
+    program = (
+        "import os, shutil, signal, sys; from crawler.cli.main import main\n"
+        "shutil.copy2 = lambda *given: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    with on_another_disk(tmp_path) as disk:
+        arguments = (sys.executable, "-c", program, "checkpoint", str(root), str(disk / "copy"))
+        ended = subprocess.run(arguments, env=CLEAN, capture_output=True, text=True, check=False)
+        (made,) = (root / "checkpoints").iterdir()
+        assert ended.returncode == 143 and f"the checkpoint is at {made}" in ended.stderr, ended
+        assert list(disk.iterdir()) == []
+        (disk / "copy.unfinished").mkdir()  # by a kill
+        ended = command("checkpoint", str(root), str(disk / "copy"))
+        assert ended.returncode == 2 and "copy.unfinished: left by a copy" in ended.stderr, ended
+        assert [*(root / "checkpoints").iterdir()] == [made], "no further one is taken, to stay there"
+        (disk / "copy.unfinished").rmdir()
+        assert command("checkpoint", str(root), str(disk / "copy")).returncode == 0

@@ -1,6 +1,7 @@
 """What other tools load: WACZ, Parquet, CSV, lists of pages, and the summary, each from a real crawl."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -13,6 +14,7 @@ import sys
 import zipfile
 import zlib
 from resource import RLIMIT_FSIZE, setrlimit
+from unittest import mock
 
 import orjson
 import pytest
@@ -256,7 +258,7 @@ def test_a_summary_that_does_not_fit_leaves_the_earlier_one(crawled, tmp_path):
     assert shown.returncode == 0 and shown.stdout.startswith("<!DOCTYPE html>"), shown.stderr
 
 
-def test_what_an_export_that_was_killed_has_left_goes_with_the_next(crawled, tmp_path):
+def test_what_an_export_that_was_killed_has_left_goes_with_the_next(crawled, tmp_path, monkeypatch):
     pictures, wacz = tmp_path / "pictures", tmp_path / "out.wacz"
     pictures.mkdir()
     (pictures / ".export-17.tmp").write_bytes(b"left")
@@ -266,6 +268,8 @@ def test_what_an_export_that_was_killed_has_left_goes_with_the_next(crawled, tmp
         exported(crawled, "--files", str(pictures))
         assert sorted(path.name for path in pictures.glob(".*")) == [".export-18.tmp"], "of an export that goes on"
     assert (pictures / "mine.tmp").exists()
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(errno.ENOLCK, "there are none on this disk")))
+    assert len(exported(crawled, "--files", str(pictures))) and (pictures / ".export-18.tmp").exists()
     (tmp_path / ".out.wacz.index-abc").mkdir()
     (tmp_path / ".out.wacz.index-abc" / "x.cdxj").write_bytes(b"left")
     (tmp_path / "out.wacz.tmp").write_bytes(b"left")

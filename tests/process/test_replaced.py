@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
-from support.programs import LOCAL, command, crawler, crawling, rows_of
+from support.programs import CLEAN, LOCAL, MOUNTING, command, command_of, crawler, crawling, rows_of
 from support.waiting import wait_until
 from support.webs import Web, page
 
@@ -54,3 +56,25 @@ def test_moved_away_it_ends(web, tmp_path):
     assert process.returncode == 3, said
     assert "was moved, deleted or replaced" in said and "Traceback" not in said
     assert not here.exists()
+
+
+def test_a_crawl_with_a_mounted_folder_is_set_aside_whole_or_not_at_all(web, tmp_path):
+    """A folder on which a disk is mounted cannot be moved; an empty one need not be."""
+    out = tmp_path / "out"
+    (out / "warc").mkdir(parents=True)
+    run = shlex.join(command_of(["run", web.url("127.0.0.2", "/"), *LOCAL, "-o", str(out)]))
+    steps = [
+        f"mount -t tmpfs tmpfs {out}/warc || exit 77; {run}",
+        f"{run} --fresh",
+        shlex.join(command_of(["verify", str(out)])),
+        f"rm {out}/warc/*; {run} --fresh",
+        f"ls -d {out}/previous-*",
+    ]
+    script = "; ".join(f"{step}; echo {number} $?" for number, step in enumerate(steps))
+    ended = subprocess.run([*MOUNTING, "sh", "-c", script], env=CLEAN, capture_output=True, text=True, check=False)
+    if ended.returncode == 77 or "unshare" in ended.stderr:
+        pytest.skip("no mount namespaces here")
+    said = ended.stdout.split()
+    assert said[:8] == ["0", "0", "1", "2", "2", "0", "3", "0"] and len(said) == 11, ended
+    assert "warc: it cannot be set aside: a disk is mounted there" in ended.stderr
+    assert {path.name for path in Path(said[8]).iterdir()} == {"frontier", "index", "results", "tmp", "crawl.toml"}

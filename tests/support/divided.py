@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crawler.config.load import load
+from crawler.core.errors import StorageError
 from crawler.crawl.dividing import divided_for
 from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import dividing
@@ -82,6 +83,19 @@ def show(root: Path, urls: list[str]) -> None:
     print(json.dumps(told(root, urls)))
 
 
+def look(start: Path, root: Path) -> None:
+    """What was cut off is read as it was, or not at all."""
+
+    def read(directory: Path) -> tuple[list[str], list[StorageError]]:
+        with open_crawl_reader(directory) as reader:
+            return sorted(row["canonical"] for _, row in reader.rows()), list(reader._store.verify())
+
+    try:
+        assert read(root) == read(start)
+    except StorageError as error:
+        assert "are being divided anew" in str(error), error
+
+
 def main(start: Path, scratch: Path, parts: int, stride: int, urls: list[str]) -> None:
     for cut_at in itertools.count(0, stride):
         root = scratch / "cut"
@@ -89,6 +103,7 @@ def main(start: Path, scratch: Path, parts: int, stride: int, urls: list[str]) -
         code = forked(lambda: divide(root, parts, cut_at))  # noqa: B023
         assert code in (0, 9), code
         if code:
+            assert forked(lambda: look(start, root)) == 0  # noqa: B023
             assert forked(lambda: divide(root, parts)) == 0  # noqa: B023
         assert forked(lambda: show(root, urls)) == 0  # noqa: B023
         shutil.rmtree(root)

@@ -24,6 +24,8 @@ from crawler.cli.main import main
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("CRAWLER_") and name != "NO_COLOR"}
 LOCAL = ("--allow-net", "127.0.0.0/8", "--no-robots", "--delay", "0")
 """What a crawl of a server on this machine needs."""
+MOUNTING = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
+"""Before a command that mounts disks of its own."""
 
 
 def command(*arguments: str, environ: dict[str, str] | None = None, text: bool = True) -> subprocess.CompletedProcess:

@@ -1,14 +1,18 @@
 """Earlier crawls in a directory: set aside, and so many of them kept."""
 
+import errno
+import fcntl
+import os
 from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from crawler.config.crawl_toml import write_effective
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError
-from crawler.output.directory import crawl_in, open_directory
+from crawler.output.directory import crawl_in, locked, open_directory
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, 5), (2, 2), (0, 0), (9, 5)])
@@ -70,4 +74,11 @@ def test_a_start_that_failed_binds_nobody_to_its_settings(tmp_path: Path, left: 
         (tmp_path / "frontier" / left).write_text("")
     refused = pytest.raises(ConfigError, match="depth: this directory was begun with 0")
     with refused if left == "CURRENT" else nullcontext(), open_directory(tmp_path, Config(output=str(tmp_path), depth=1)):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as NFS without its lock daemon."""
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
+    with pytest.raises(ConfigError, match=r"No locks available; .* can be locked"), locked(tmp_path):
         pass

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+from unittest import mock
 
 import pytest
 from support.full_disk import file_size_limit
@@ -18,7 +20,7 @@ from crawler.crawl.checkpoints import take_still
 from crawler.crawl.reading import open_crawl_reader
 from crawler.output.bucket import PART_BYTES, BucketError, Folder, S3Bucket, open_bucket
 from crawler.output.file_names import expired
-from crawler.output.uploads import AGAIN_MAX_S, Uploads, folder_of
+from crawler.output.uploads import AGAIN_MAX_S, Uploads, folder_of, stored_place, verify_stored
 
 FULL = Mark(10, closed=True)
 FILES = ("warc/CRAWL-20261118110640000-00000-host.warc.gz", "index/CRAWL-20261118110640000-00000-host.cdxj")
@@ -52,7 +54,9 @@ class Directory:
 
     async def commit(self, marks):
         for file in marks:
-            assert (self.there / "id" / file).read_bytes() == (self.root / file).read_bytes(), "it is there before it is marked"
+            assert (self.there / self.uploads._folder / file).read_bytes() == (self.root / file).read_bytes(), (
+                "it is there before it is marked"
+            )
         self.commits += marks
         self.marks |= marks
 
@@ -62,7 +66,9 @@ class Directory:
         await self.bucket.put(name, path, length)
 
     def names(self):
-        return sorted(str(path.relative_to(self.there / "id")) for path in self.there.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(self.there / self.uploads._folder)) for path in self.there.rglob("*") if path.is_file()
+        )
 
 
 @pytest.fixture
@@ -91,6 +97,17 @@ async def test_a_copy_that_no_commit_knows_is_marked_and_not_made_again(crawl):
     assert after.pop(ROWS) and {name: before[name] for name in after} == after and len(before) == len(after) + 1
 
 
+async def test_a_copy_that_a_kill_left_is_durable_before_it_is_marked(crawl, monkeypatch):
+    """Its name may have been given just before."""
+    left = crawl.there / "id" / ROWS
+    left.parent.mkdir(parents=True)
+    left.write_bytes((crawl.root / ROWS).read_bytes())
+    synced = []
+    monkeypatch.setattr("crawler.output.bucket.sync_dir", synced.append)
+    await crawl.uploads.look()
+    assert ROWS in crawl.commits and synced == [left.parent]
+
+
 @pytest.mark.parametrize("other", [b"something", b"something!"])
 async def test_another_file_by_that_name_is_left_alone_and_holds_up_no_other(crawl, other):
     target = crawl.there / "id" / FILES[0]
@@ -100,6 +117,27 @@ async def test_another_file_by_that_name_is_left_alone_and_holds_up_no_other(cra
         await crawl.uploads.look()
     assert target.read_bytes() == other and sorted(crawl.commits) == sorted((FILES[1], ROWS))
     assert crawl.uploads.waiting.files == 1
+
+
+async def test_a_file_that_is_damaged_here_holds_up_no_other(crawl):
+    os.truncate(crawl.root / FILES[0], 9)
+    os.utime(crawl.root / FILES[0], (0, 0))  # its turn comes first
+    with pytest.raises(BucketError, match="1 bytes of it are missing"):
+        await crawl.uploads.look()
+    assert sorted(crawl.commits) == sorted((FILES[1], ROWS))
+    assert crawl.uploads.waiting.files == 1
+
+
+async def test_copies_of_what_is_damaged_here_are_passed_over(tmp_path):
+    crawl = Directory(tmp_path, dict.fromkeys((*FILES, ROWS), FULL))
+    url = crawl.there.as_uri()
+    crawl.uploads._folder, crawl.uploads._place = folder_of(crawl.root), stored_place(url, crawl.root)
+    await crawl.uploads.look()
+    os.truncate(crawl.root / FILES[1], 9)
+    (crawl.there / crawl.uploads._folder / ROWS).write_bytes(bytes(10))
+    faults = []
+    assert await verify_stored(crawl.root, url, crawl.marks, faults.append) == (2, 1), faults
+    assert "is another file" in faults[0]
 
 
 async def test_trouble_is_told_once_and_passes(crawl, caplog):
@@ -198,7 +236,12 @@ def test_only_what_is_stored_expires():
     assert set(expired(marks, there, 100, 1, 0)) == set(marks)
 
 
-def test_the_folder_stays_and_no_two_directories_share_one(tmp_path):
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_folder_stays_and_no_two_directories_share_one(tmp_path, monkeypatch, has_links):
+    """File systems such as exFAT know no hard links."""
+    if not has_links:
+        refused = mock.Mock(side_effect=OSError(errno.EPERM, os.strerror(errno.EPERM)))
+        monkeypatch.setattr(os, "link", refused)
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     assert folder_of(tmp_path / "a") == folder_of(tmp_path / "a") != folder_of(tmp_path / "b")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["store.id"]
