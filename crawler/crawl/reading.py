@@ -28,7 +28,6 @@ def open_crawl_reader(directory: Path | str) -> CrawlReader:
     divided anew."""
     root = Path(directory)
     path = root / "frontier"
-    require_divided(path)
     division = division_at(path)
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(CrawlReader(root, open_reader(path)))

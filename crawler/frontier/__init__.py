@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from crawler.core.errors import StorageError
 from crawler.core.keys import Share
 from crawler.frontier.store import Counts, Limits, Store
 
@@ -48,14 +47,12 @@ def open_store(
 
 
 def open_reader(path: Path) -> RocksReader | PartsReader | NodeReader:
-    """Read a store, or those of all parts, while other processes may be writing to them. Raises StorageError; also as hosts are
-    divided anew, once their new owners have them: totals and marks come last."""
-    from crawler.frontier.division import division_at, is_switched, moving_at
+    """Read a store, or those of all parts, while other processes may be writing to them. Raises StorageError; also while hosts
+    are divided anew."""
+    from crawler.frontier.division import division_at, require_divided
     from crawler.frontier.rocksdb.reader import RocksReader
 
-    if (new := moving_at(path)) is not None and is_switched(path, new):
-        said = "its hosts are being divided anew: try again soon, or, if nothing runs, go on with the command of this crawl"
-        raise StorageError(f"{path.parent}: {said}")
+    require_divided(path)
     division = division_at(path)
     if division is None:
         from crawler.frontier.cluster.node import NodeReader, node_at

@@ -120,12 +120,6 @@ def parts_at(path: Path) -> int:
     return division.parts if division is not None else 1
 
 
-def is_switched(path: Path, new: Division) -> bool:
-    """Whether the new division is in force already, and only cleaning up is left."""
-    found = division_at(path)
-    return found is None if new.parts == 1 else found is not None and found.generation == new.generation
-
-
 def check(found: Division | None, parts: int, *, by_domain: bool) -> None:
     """ConfigError: it can never be divided so. ``found``: as it is divided, None: not at all."""
     before = found.by_domain if found is not None else by_domain and parts > 1

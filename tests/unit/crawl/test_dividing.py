@@ -177,7 +177,7 @@ def test_who_reads_while_totals_and_marks_are_taken_over_is_told_to_come_again(b
         write(root / "frontier" / MOVING_NAME, new)  # as it stands there until the very end
     for reading in ("results", "verify", "summary"):
         told = command(reading, str(root))
-        assert (told.returncode, told.stdout) == (3, "") and "divided anew: try again soon" in told.stderr
+        assert (told.returncode, told.stdout) == (3, "") and "are being divided anew: ask again" in told.stderr
     with locked(root):
         divided_for(config_of(root), root, parts)
     assert sorted(command("results", str(root)).stdout.splitlines()) == sorted(rows.splitlines())
