@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,19 @@ async def test_rows_that_are_not_read_to_their_end_are_closed_where_they_are_rea
     with ThreadPoolExecutor(1, "loader") as loader:
         assert await member._load_slot(7, loader) is None
     assert closed_in == ["loader_0"]
+
+
+async def test_what_was_searched_for_a_lost_disk_is_not_remembered_for_ever(made) -> None:
+    member, pump, _ = made
+    pump.revive = lambda which: asyncio.sleep(0, 0)
+    lost = member._lost_disks
+    lost.told(frozenset((77,)))
+    for epoch in range(1, 5):
+        held = {(slot, epoch) for slot in range(256)}
+        assert lost.are_left(held)
+        await lost.search(held)
+        assert not lost.are_left(held)
+    assert len(lost._searched) == 256
 
 
 async def test_it_is_told_who_leases_a_host(made) -> None:
