@@ -63,6 +63,17 @@ def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path
         membership.mirror.leave()
 
 
+def test_a_database_may_know_of_no_encoding(tmp_path: Path) -> None:
+    """As initdb makes it where the locale is C."""
+    url = postgres().url()
+    rows(url, "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    url = url.replace("/postgres?", "/ascii?")
+    for _ in range(2):
+        join(Config(output=str(tmp_path), cluster=url), tmp_path, 0).mirror.leave()
+    assert [node.state for node in look(Address(url), LEASE_S).nodes] == ["left"]
+    assert str(uuid.UUID(look(Address(url), LEASE_S).nodes[0].node))
+
+
 def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
     with member(url, "a", 60) as a, member(url, "b", 60) as b:
         assert a.join(seeding=True).held == {}
