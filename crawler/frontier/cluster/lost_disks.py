@@ -51,7 +51,7 @@ class LostDisks:
             return  # the pump makes it good, and this is done again
         if count:
             logger.warning("cluster: %d pages that only a lost disk held are due again", count)
-        self._searched |= held
+        self._searched = set(held)  # of earlier epochs none comes again
 
 
 def is_safe(mark: Mark) -> bool:

@@ -300,9 +300,9 @@ class Member:
         self._incoming.undone()
 
     def _pace(self) -> None:
-        """Without a slot there is nothing to deal."""
+        """Without a slot there is nothing to deal; but where none is wanted, it is not the database that is waited for."""
         frontier = self._pump.frontier
-        if self._slots.here():
+        if self._slots.here() or (not self._room.wants and self._pump.failure is None):
             frontier.resume(Pause.DATABASE)
         else:
             frontier.pause(Pause.DATABASE)

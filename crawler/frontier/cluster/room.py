@@ -21,12 +21,13 @@ logger: Final = logging.getLogger(__name__)
 class Room:
     def __init__(self) -> None:
         self._low_since = math.inf
-        self._wants = True
+        self.wants = True
+        """As it was asked last."""
 
     def wants_slots(self, pauses: Set[Pause], now: float) -> bool:
         self._low_since = min(self._low_since, now) if Pause.DISK_LOW in pauses else math.inf
         wants = now - self._low_since < LOW_S_MAX
-        if wants != self._wants:
-            self._wants = wants
+        if wants != self.wants:
+            self.wants = wants
             logger.warning("cluster: %s", "slots are taken again" if wants else "the disk stays low: all slots are given back")
         return wants

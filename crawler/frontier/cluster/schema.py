@@ -45,7 +45,8 @@ TICK: Final = """
 WITH beat AS (UPDATE member SET seen = statement_timestamp(), out_long = %(out)s,
     here = %(wants)s OR EXISTS (SELECT FROM slot WHERE owner = %(id)s)
   WHERE id = %(id)s AND incarnation = %(inc)s RETURNING id),
-fair AS (SELECT CASE WHEN %(wants)s THEN ceil(256::numeric / (1 + count(*)))::int ELSE 0 END AS most FROM member
+fair AS (SELECT CASE WHEN %(wants)s
+    THEN 256 / (1 + count(*)) + (count(*) FILTER (WHERE id < %(id)s) < 256 %% (1 + count(*)))::int ELSE 0 END AS most FROM member
   WHERE id <> %(id)s AND here AND seen > statement_timestamp() - make_interval(secs => %(lease)s)),
 mine AS (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM slot WHERE owner = %(id)s AND until > statement_timestamp()),
 free AS (SELECT id, owner FROM slot WHERE owner IS NULL OR until < statement_timestamp() ORDER BY id

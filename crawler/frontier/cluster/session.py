@@ -96,6 +96,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
         session = Session.connect(
             address.conninfo,
             autocommit=True,
+            client_encoding="utf8",  # or texts of a database that knows of no encoding come as bytes
             connect_timeout=max(2, int(lease_s * 2 / 3)),
             tcp_user_timeout=int(lease_s * 1000 * 2 / 3),
             keepalives_idle=max(1, int(lease_s / 3)),

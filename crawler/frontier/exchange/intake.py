@@ -53,7 +53,7 @@ class Intake:
                 if may_commit and (received := await self._receive(pump)) is not None:
                     await self._admit(pump, received)
                     continue
-                if self.exchange.is_over():
+                if pump.may_end and self.exchange.is_over():
                     pump.over()
                 if pump.frontier.finished:
                     self.exchange.end()

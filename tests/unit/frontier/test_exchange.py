@@ -387,10 +387,10 @@ def test_a_checkpoint_is_one_cut_though_parts_are_cut_one_after_the_other(parts,
 class Running:
     """Parts in one loop, with the pump and the bells that processes have."""
 
-    def __init__(self, root: Path, parts: int) -> None:
+    def __init__(self, root: Path, parts: int, *, endless: bool = False) -> None:
         for folder in ("results", "exchange", "frontier"):
             (root / folder).mkdir()
-        self.root, self.clock = root, Clock()
+        self.root, self.clock, self.endless = root, Clock(), endless
         self.bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(parts)]
         self.board = Board(parts, bells=self.bells)
         self.visits: Counter[str] = Counter()
@@ -406,7 +406,8 @@ class Running:
         bench = Workbench(lambda host: 1)
         rests = politeness(backoff_max_s=1.0, host_failures=8)
         clock, wall = self.clock.now, self.clock.wall
-        pump = Pump(store, bench, Handed(rests), journal, clock=clock, wall=wall, links_max=100, intake=Intake(exchange, clock))
+        intake, endless = Intake(exchange, clock), self.endless
+        pump = Pump(store, bench, Handed(rests), journal, clock=clock, wall=wall, links_max=100, intake=intake, endless=endless)
         self.pumps[number] = pump
 
         async def work() -> None:
@@ -455,6 +456,19 @@ async def test_pumps_send_each_other_all_there_is_and_end_together(tmp_path, par
     counts = [store.stats() for store in running.stores]
     assert sum(one.done for one in counts) == 255 == sum(one.known for one in counts)
     assert sum(one.waiting for one in counts) == 0
+
+
+async def test_parts_of_a_daemon_do_not_look_again_and_again_whether_it_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake_module, "EVERY_S", 0.01)
+    running = Running(tmp_path, 2, endless=True)
+    crawl = asyncio.create_task(running.crawl([Link("http://h1.test/1", "h1.test")], chained))
+    while len(running.visits) < 255 or running.board.look() is None:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert [pump.intake.exchange._seen for pump in running.pumps.values()] == [None, None]
+    for pump in running.pumps.values():
+        pump.frontier.drain()
+    await crawl
 
 
 async def test_nothing_is_read_of_what_others_send_while_a_part_holds_the_exchange(tmp_path):

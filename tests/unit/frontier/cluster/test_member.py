@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from support.postgres import rows
 from support.stores import REST, Driver, done, link
 
-from crawler.core.errors import StorageError
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Pause
 from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.room import Room
@@ -117,6 +118,19 @@ async def test_rows_that_are_not_read_to_their_end_are_closed_where_they_are_rea
     assert closed_in == ["loader_0"]
 
 
+async def test_what_was_searched_for_a_lost_disk_is_not_remembered_for_ever(made) -> None:
+    member, pump, _ = made
+    pump.revive = lambda which: asyncio.sleep(0, 0)
+    lost = member._lost_disks
+    lost.told(frozenset((77,)))
+    for epoch in range(1, 5):
+        held = {(slot, epoch) for slot in range(256)}
+        assert lost.are_left(held)
+        await lost.search(held)
+        assert not lost.are_left(held)
+    assert len(lost._searched) == 256
+
+
 async def test_it_is_told_who_leases_a_host(made) -> None:
     member, _, driver = made
     assert member.lessee(link("a/1").host) is None
@@ -149,3 +163,20 @@ async def test_what_was_written_ahead_of_a_commit_is_true_before_its_slot_is_giv
     driver.commit([link("b/1")])
     [(state,)] = rows(driver.url, "SELECT state FROM member")
     assert rows(driver.url, "SELECT count(*) FROM work WHERE family = 0") == [(decode_state(state).counts.waiting,)] == [(2,)]
+
+
+async def test_a_node_whose_disk_stays_low_waits_for_its_disk_and_not_for_the_database(made) -> None:
+    member, pump, driver = made
+    pauses = {Pause.DISK_LOW}
+    pump.frontier = SimpleNamespace(pauses=pauses, resume=pauses.discard, pause=pauses.add)
+    pump.slots_out = lambda slot_of: set()
+    for now, wants in ((0, True), (61, False)):
+        assert member._room.wants_slots(pauses, now) == wants
+        await member._reconcile(driver.copy.truth.tick([], wants))
+        await member._load(dict(member._slots.wanted), None)
+        await member._settle_slots()
+        assert (member.look().held > 0) == wants
+    assert pauses == {Pause.DISK_LOW}
+    pump.failure = RemoteError("the database is away")
+    member._pace()
+    assert pauses == {Pause.DISK_LOW, Pause.DATABASE}

@@ -63,6 +63,17 @@ def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path
         membership.mirror.leave()
 
 
+def test_a_database_may_know_of_no_encoding(tmp_path: Path) -> None:
+    """As initdb makes it where the locale is C."""
+    url = postgres().url()
+    rows(url, "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    url = url.replace("/postgres?", "/ascii?")
+    for _ in range(2):
+        join(Config(output=str(tmp_path), cluster=url), tmp_path, 0).mirror.leave()
+    assert [node.state for node in look(Address(url), LEASE_S).nodes] == ["left"]
+    assert str(uuid.UUID(look(Address(url), LEASE_S).nodes[0].node))
+
+
 def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
     with member(url, "a", 60) as a, member(url, "b", 60) as b:
         assert a.join(seeding=True).held == {}
@@ -79,6 +90,23 @@ def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
         a.leave()
         assert len(b.tick([]).held) == 256
         assert {view.is_alive for view in b.tick([]).members} == {True, False}
+
+
+@pytest.mark.parametrize("members", [3, 17])
+def test_however_many_members_there_are_each_has_its_share(url: str, members: int) -> None:
+    """The last of 17 had nothing, as 16 had 16 each: it read no list, and the crawl never ended."""
+    with contextlib.ExitStack() as stack:
+        all_of_them = [stack.enter_context(member(url, str(n), 60)) for n in range(members)]
+        held: list[int] = []
+        for turn in range(2 * members):
+            if turn < members:
+                all_of_them[turn].join(seeding=False)
+            held = []
+            for one in all_of_them[: turn + 1]:
+                tick = one.tick([])
+                one.release({slot: tick.held[slot] for slot in tick.surplus})
+                held.append(len(tick.held) - len(tick.surplus))
+        assert sum(held) == 256 and max(held) - min(held) == 1
 
 
 def test_who_wants_no_slots_gives_all_back_and_the_others_share_them(url: str) -> None:
