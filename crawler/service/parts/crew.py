@@ -240,8 +240,8 @@ class Crew:
 
     async def memory_report(self, trace_s: float = 0.0) -> str:
         """Where the memory of each part is, for people."""
-        reports = await self.ask_each("memory_report", trace_s)
-        return "\n".join(f"part {number}\n{report}" for number, report in enumerate(reports))
+        reports = await self._answers("memory_report", trace_s)
+        return "\n".join(f"part {number}\n{report}" for number, report in reports.items())
 
     async def look(self) -> None:
         """See all parts anew."""
@@ -262,9 +262,14 @@ class Crew:
 
     async def ask_each(self, name: str, *arguments: object) -> list[Any]:
         """What each part answers that is open, in their order."""
-        channels = [channel for part in self._parts if (channel := part.open_channel) is not None]
-        answers = await asyncio.gather(*(channel.ask(name, *arguments) for channel in channels), return_exceptions=True)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return list((await self._answers(name, *arguments)).values())
+
+    async def _answers(self, name: str, *arguments: object) -> dict[int, Any]:
+        """The same by the numbers of the parts."""
+        channels = {part.number: channel for part in self._parts if (channel := part.open_channel) is not None}
+        asked = (channel.ask(name, *arguments) for channel in channels.values())
+        answers = zip(channels, await asyncio.gather(*asked, return_exceptions=True), strict=True)
+        return {number: answer for number, answer in answers if not isinstance(answer, BaseException)}
 
     def tell_all(self, name: str, *arguments: object) -> None:
         """Without waiting; to those that are open."""
