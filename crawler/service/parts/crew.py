@@ -437,9 +437,9 @@ class Crew:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     def _end_silent(self) -> None:
-        """While all drain, one that has not answered for longer than the grace is waited for no more."""
+        """While all drain, one that counts as stuck, and says nothing for longer than the grace, is waited for no more."""
         for part in self._parts:
-            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > self.config.grace + ANSWER_S:
+            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > max(self.config.grace, STUCK_S):
                 logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
                 self._nursery.kill(part.number)
 
