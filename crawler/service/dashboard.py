@@ -33,7 +33,7 @@ LIVE_S: Final = 2.0
 LISTENERS_MAX: Final = 100
 """Open pages that are live; any other is refreshed by hand."""
 MADE_S: Final = 30.0
-"""For what is shown to be known: a process of the crawl may hang."""
+"""For what is shown to be known, and for what is ordered: a process of the crawl may hang."""
 SLOW_S: Final = 30.0
 """A browser that takes nothing for so long is cut off; it comes back by itself."""
 HOSTS_SHOWN: Final = 8
@@ -156,7 +156,8 @@ class Dashboard:
         form = await _form(request)
         action, value = form.get("action", ""), form.get("value", "").strip()
         try:
-            await self._steer(action, value, undo=form.get("undo") == "yes", sure=form.get("sure") == "yes")
+            async with asyncio.timeout(MADE_S):
+                await self._steer(action, value, undo=form.get("undo") == "yes", sure=form.get("sure") == "yes")
         except ConfigError as error:
             return session.page(html.refused(str(error)), status=400)
         self._rendered_at = -LIVE_S

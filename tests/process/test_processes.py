@@ -194,7 +194,7 @@ def test_a_part_that_dies_while_all_drain_is_told_of(tmp_path: Path, fault: str,
 def test_a_part_that_hangs_does_not_hold_up_the_end_for_ever(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom crawler.service.parts import crew\n"
-        "crew.ANSWER_S = 0.5\nfrom crawler.cli.main import main\nsys.exit(main())"
+        "crew.ANSWER_S = crew.STUCK_S = 0.5\nfrom crawler.cli.main import main\nsys.exit(main())"
     )
     web = Web(default=lambda host, path: page())
     web.hosts = {HOSTS[0]: {"/": Answer(hang=True)}}

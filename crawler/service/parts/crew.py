@@ -27,7 +27,7 @@ from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
 from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
 from crawler.service.parts.channel import Channel, Gone, error_of
-from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole
+from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
 from crawler.service.parts.nursery import Nursery
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.visits import AllowedVisits
@@ -75,6 +75,7 @@ class _Part:
         self.before = Counted()
         """By its processes that have ended."""
         self.before_bytes = 0
+        self.before_readings = Readings()
         self.config: Config | None = None
         """What its process was told last."""
         self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -95,13 +96,16 @@ class _Part:
         seen = self.look.snapshot
         return msgspec.structs.replace(seen, bytes=seen.bytes + self.before_bytes)
 
+    def readings(self) -> Readings:
+        return with_ended(self.look.readings, self.before_readings)
+
     def died(self) -> None:
         """What its process has counted is kept; what it was at is not."""
         seen = self.look
         self.before = ended_counted([self.before, seen.counted])
         self.before_bytes += seen.snapshot.bytes
         still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening")
-        was = seen.readings
+        was, self.before_readings = seen.readings, self.readings()
         readings = Readings(urls=was.urls, refused=was.refused, memory_limit=was.memory_limit, disk_free=was.disk_free)
         self.look = Look(still, readings, hosts=seen.hosts)
 
@@ -174,7 +178,7 @@ class Crew:
     def readings(self) -> Readings:
         of_parts = sum(part.look.readings.memory_rss for part in self._parts)
         return all_readings(
-            [part.look.readings for part in self._parts],
+            [part.readings() for part in self._parts],
             memory_limit=self._memory_limit,
             memory_rss=of_parts + self._own_bytes,
             last_reload_successful=self.last_reload_successful(),
@@ -240,8 +244,8 @@ class Crew:
 
     async def memory_report(self, trace_s: float = 0.0) -> str:
         """Where the memory of each part is, for people."""
-        reports = await self.ask_each("memory_report", trace_s)
-        return "\n".join(f"part {number}\n{report}" for number, report in enumerate(reports))
+        reports = await self._answers("memory_report", trace_s)
+        return "\n".join(f"part {number}\n{report}" for number, report in reports.items())
 
     async def look(self) -> None:
         """See all parts anew."""
@@ -262,9 +266,14 @@ class Crew:
 
     async def ask_each(self, name: str, *arguments: object) -> list[Any]:
         """What each part answers that is open, in their order."""
-        channels = [channel for part in self._parts if (channel := part.open_channel) is not None]
-        answers = await asyncio.gather(*(channel.ask(name, *arguments) for channel in channels), return_exceptions=True)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return list((await self._answers(name, *arguments)).values())
+
+    async def _answers(self, name: str, *arguments: object) -> dict[int, Any]:
+        """The same by the numbers of the parts."""
+        channels = {part.number: channel for part in self._parts if (channel := part.open_channel) is not None}
+        asked = (channel.ask(name, *arguments) for channel in channels.values())
+        answers = zip(channels, await asyncio.gather(*asked, return_exceptions=True), strict=True)
+        return {number: answer for number, answer in answers if not isinstance(answer, BaseException)}
 
     def tell_all(self, name: str, *arguments: object) -> None:
         """Without waiting; to those that are open."""
@@ -428,9 +437,9 @@ class Crew:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     def _end_silent(self) -> None:
-        """While all drain, one that has not answered for longer than the grace is waited for no more."""
+        """While all drain, one that counts as stuck, and says nothing for longer than the grace, is waited for no more."""
         for part in self._parts:
-            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > self.config.grace + ANSWER_S:
+            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > max(self.config.grace, STUCK_S):
                 logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
                 self._nursery.kill(part.number)
 

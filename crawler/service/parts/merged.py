@@ -16,7 +16,7 @@ from crawler.core.model import CrawlState, LongestHost, Snapshot, WaitsFor
 from crawler.core.sums import added, summed
 from crawler.crawl.metrics import MEMORY_STATES, Durations, Metrics, Readings
 from crawler.crawl.status import FAILING_HOSTS
-from crawler.frontier.cluster.gauges import together
+from crawler.frontier.cluster.gauges import Gauges, together
 from crawler.resources.memory_budget import Use
 
 _STATES: Final[Sequence[CrawlState]] = ("draining", "running", "offline", "paused", "opening", "ended")
@@ -103,6 +103,41 @@ def all_readings(parts: Sequence[Readings], **own: object) -> Readings:
         "cluster": together([one.cluster for one in parts if one.cluster is not None]),
     }
     return added(parts, **(told | own))
+
+
+_SINCE_START: Final = (
+    "bytes_written",
+    "connections_opened",
+    "cache_events",
+    "storage_errors",
+    "uploaded_files",
+    "uploaded_bytes",
+    "upload_failures",
+)
+_SINCE_JOINED: Final = ("slots_lost", "takeovers", "loads", "load_seconds")
+
+
+def with_ended(now: Readings, ended: Readings) -> Readings:
+    """The readings of a part, with what its processes that have ended had counted: what is counted never becomes less."""
+    counts = added([now, ended], **{name: None for name in Readings.__struct_fields__ if name not in _SINCE_START})
+    accounts = dict(now.accounts)
+    for name, use in ended.accounts.items():
+        own = accounts.get(name, Use(0, 0, 0))
+        accounts[name] = own._replace(waits=own.waits + use.waits)
+    return replace(
+        now,
+        **{name: getattr(counts, name) for name in _SINCE_START},
+        accounts=accounts,
+        cluster=_joined_again(now.cluster, ended.cluster),
+    )
+
+
+def _joined_again(now: Gauges | None, ended: Gauges | None) -> Gauges | None:
+    if ended is None:
+        return now
+    if now is None:  # it is just being begun
+        return replace(ended, held=0, loading=0, oldest_message_s=0.0)
+    return replace(now, **{name: getattr(now, name) + getattr(ended, name) for name in _SINCE_JOINED})
 
 
 _COUNTERS: Final = ("fetches", "errors", "events", "backoffs", "robots")

@@ -165,7 +165,7 @@ async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_li
         reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         begun = await reader.readuntil(b"event: sections")
-        d.control.crawl.hosts = d.control.crawl.explain = hang
+        d.control.crawl.hosts = d.control.crawl.explain = d.control.crawl.pause = hang
         with contextlib.suppress(ConnectionResetError):
             while more := await reader.read(65536):
                 begun += more
@@ -173,6 +173,7 @@ async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_li
         assert begun.count(b"HTTP/1.1") == 1, "no second response within the first"
         for path in ("/", "/why?url=http://a.test/"):
             assert (await text(d.session.get(path)))[0] == 504
+        assert (await text(d.session.post("/steer", data={"action": "pause"})))[0] == 504
 
 
 async def test_so_many_pages_are_live(tmp_path, monkeypatch):

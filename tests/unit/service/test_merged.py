@@ -13,7 +13,7 @@ from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.parts_reader import total
 from crawler.frontier.store import Counts
 from crawler.resources.memory_budget import Use
-from crawler.service.parts.merged import all_readings, whole
+from crawler.service.parts.merged import all_readings, whole, with_ended
 
 numbers = st.integers(0, 100)
 counts = st.builds(
@@ -89,3 +89,15 @@ def test_readings_of_a_whole_crawl() -> None:
     assert (told.upload_oldest, told.exchange_lag, told.processes, told.last_reload_successful) == (3.0, 9, 2, True)
     assert told.cluster == Gauges(held=3, lease_left_s=0.0)
     assert all_readings([], processes=3).processes == 3
+
+
+def test_what_is_counted_does_not_become_less_when_a_part_is_begun_again() -> None:
+    accounts, events = {"bench": Use(9, 5, 2)}, {("dns", "hit"): 3}
+    ended = Readings(bytes_written=7, cache_events=events, accounts=accounts, disk_free=1, cluster=Gauges(held=4, loads=2))
+    away = with_ended(Readings(disk_free=5), ended)
+    assert (away.bytes_written, away.cache_events, away.disk_free) == (7, events, 5)
+    assert (away.accounts, away.cluster) == ({"bench": Use(0, 0, 2)}, Gauges(loads=2))
+    again = Readings(bytes_written=1, cache_events={("dns", "miss"): 1}, accounts=accounts, cluster=Gauges(held=3, loads=1))
+    told = with_ended(again, ended)
+    assert (told.bytes_written, told.cache_events) == (8, events | {("dns", "miss"): 1})
+    assert (told.accounts, told.cluster) == ({"bench": Use(9, 5, 4)}, Gauges(held=3, loads=3))
