@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
-from crawler.core.model import EMBED, READABLE, Done, Link
+from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Body, Page
 from crawler.crawl.embeds import FUNCTION as EMBEDS
 from crawler.crawl.embeds import NESTING_MAX
@@ -117,6 +117,8 @@ class Expander:
     async def _expanded(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:
         if done.outcome == "redirect":
             return self._redirect(done)
+        if done.page.status == 304 and link.kind in SITEMAPS:
+            return done  # what it names was read before
         sitemaps = self.sitemaps
         if sitemaps is not None and await sitemaps.is_one(link, done, room):
             assert self._parser is not None

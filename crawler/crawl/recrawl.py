@@ -68,8 +68,10 @@ class Recrawler:
     async def begin(self) -> None:
         """Go on with what is left of earlier orders, and give a schedule to what has none though there is to be one."""
         if self._every_s and _unscheduled(self._store.stats()):
-            wall = self._clock.wall()
-            await self._surely(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s))
+            orders = await self._surely(self._store.orders)
+            if all(order.every != self._every_s for order in orders):  # else an earlier start ended before it was fulfilled
+                wall = self._clock.wall()
+                await self._surely(self._keep, RecrawlOrder(self._clock.now(), wall, every=self._every_s))
         await self.fulfil()
 
     async def hasten(self, modified: Mapping[str, float]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 from support.frontiers import NoFiles, politeness
+from support.stores import Driver, done, link
 
 from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
@@ -70,3 +71,23 @@ async def test_an_order_waits_while_the_store_cannot_be_opened_anew(tmp_path, mo
         await running
     pump.close()
     store.close()
+
+
+async def test_a_schedule_is_ordered_once_however_often_the_crawl_is_begun_before_it_is_fulfilled(tmp_path, monkeypatch):
+    """Each such order looks at all that is settled, and there may be but few."""
+    driver = Driver("memory", tmp_path / "store", Limits(recrawl=True))
+    driver.commit([link("a/0")])
+    driver.settle(driver.claim_one("a/0"), done())
+    clock = Clock()
+    pump = Pump(
+        driver.store, Workbench(lambda host: 1), Handed(politeness()), NoFiles(), clock=clock.now, wall=clock.wall, links_max=100
+    )
+
+    async def killed() -> None: ...
+
+    for every_s in (60.0, 60.0, 60.0, 90.0):
+        recrawler = Recrawler(SimpleNamespace(recrawl_every=every_s, recrawl_min=0.0), driver.store, pump, clock)
+        monkeypatch.setattr(recrawler, "fulfil", killed)
+        await recrawler.begin()
+    assert [order.every for order in driver.store.orders()] == [60.0, 90.0]
+    pump.close()

@@ -226,6 +226,13 @@ async def test_a_site_whose_sitemaps_could_not_be_admitted_names_them_again(tria
     assert [link.url for link in trial.admitted] == ["http://a.example/sitemap.xml"]
 
 
+async def test_a_sitemap_that_is_not_modified_is_not_faulty(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
+    links, done = await trial.read(b"", status=304, mime=None)
+    assert (links, done.refused, done.cut, caplog.records) == ([], None, (), [])
+    links, done = await trial.read(b"")
+    assert done.refused == {"sitemap_fault": 1}
+
+
 async def test_a_fault_is_counted_told_and_logged_with_its_place(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
     body = "<urlset>\n\n<url><loc>http://a.example/1?a&b</loc></url><url><loc>http://a.example/2</loc></url>&nbsp;</urlset>"
     links, done = await trial.read(body.encode())
