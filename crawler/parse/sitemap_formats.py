@@ -253,7 +253,11 @@ class SitemapReading:
         decoder = codecs.getincrementaldecoder(codec_of(state.encoding))("crawler.raw")
         if state.decoder is not None:  # none is as it begins: (b"", 0) is no state of ISO-2022-JP, and ends CPython
             decoder.setstate(state.decoder)
-        text = decoder.decode(data, bool(end))
+        try:
+            text = decoder.decode(data, bool(end))
+        except UnicodeError:  # CPython's ISO-2022-JP gives up within what only begins like an escape sequence
+            decoder.reset()
+            text = data.decode("ascii", "crawler.raw")
         state.decoder = decoder.getstate()
         if (wrong := _raw_byte.search(text)) is not None:
             line = state.line + state.rest.count(b"\n") + text.count("\n", 0, wrong.start())
