@@ -275,6 +275,8 @@ def matching(pattern: str) -> Check:
 def not_empty(value: str) -> str:
     if not value:
         raise ValueError("must not be empty")
+    if "\0" in value:
+        raise ValueError("must hold no NUL: no file, host or URL has one")
     return value
 
 

@@ -90,7 +90,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _position = msgspec.msgpack.Decoder(_Position).decode
 _entry = msgspec.json.Decoder(_Entry).decode
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_secret = re.compile(r"//[^/\\?#\"\s]*@").sub
+_userinfo = re.compile(r"((?:\\?[/\\]){2}|:[/\\])[^/\\?#\"\s]*@").sub
 
 
 class Lines:
@@ -206,7 +206,7 @@ class Lines:
             return
         where = Input(self._source, self.line)
         if too_long or len(line) > LINE_BYTES_MAX:
-            text = _secret("//***@", line[:_SHOWN_BYTES].decode(errors="replace"))
+            text = _without_secrets(line[:_SHOWN_BYTES].decode(errors="replace"))
             self._faults.append((where, text + "…", "too_long", self._tag))
             return
         found, extra = _read_line(line, where, self._rules, self._tag)
@@ -227,18 +227,23 @@ class Lines:
         )
 
 
+def _without_secrets(text: str) -> str:
+    """What is no URL, or more than one, with what may be credentials in it masked; also where JSON has escaped its slashes."""
+    return _userinfo(r"\1***@", text)
+
+
 def _read_line(line: bytes, where: Input, rules: UrlRules, tag: str | None) -> tuple[Link | LineFault, str | None]:
     """What a line says, and its further keys."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        return (where, _secret("//***@", line.decode(errors="replace")), "encoding", tag), None
+        return (where, _without_secrets(line.decode(errors="replace")), "encoding", tag), None
     if line[0] != 123:  # "{"
         return seed(text, where, rules, tag=tag), None
     try:
         entry = _entry(line)
     except (msgspec.DecodeError, RecursionError):
-        return (where, _secret("//***@", text), "json", tag), None
+        return (where, _without_secrets(text), "json", tag), None
     own = tag if entry.tag is None or entry.tag == "" else _tag(entry.tag)
     extra = extra_of(line)
     return seed(entry.url, where, rules, tag=own, depth=entry.depth, priority=entry.priority, extra=extra), extra
@@ -297,7 +302,7 @@ def seed(
     except FetchError as error:
         within = _within.get(error.reason)
         reason = "more_than_url" if within is not None and within(text) else error.reason
-        shown = masked(text)
+        shown = _without_secrets(masked(text)) if reason == "more_than_url" else masked(text)
         return (where, shown.encode(errors="replace").decode() if reason == "encoding" else shown, reason, tag)
     href = url.href
     given = None if text == href else text if url.credentials is None else masked(text)

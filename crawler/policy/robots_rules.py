@@ -18,6 +18,8 @@ from isal import isal_zlib
 from msgspec import Struct
 from protego import Protego
 
+from crawler.core.urls import escaped
+
 BODY_BYTES_MAX: Final = 500 << 10
 """RFC 9309 2.5: at least this much must be parsed; no more is."""
 LINE_BYTES_MAX: Final = 16_663
@@ -199,7 +201,7 @@ class _Groups:
             self._agent(value)
         elif key.startswith(b"site"):
             if len(self.sitemaps) < SITEMAPS_MAX and 0 < len(value) <= SITEMAP_BYTES_MAX:
-                self.sitemaps[value.decode(errors="replace")] = None
+                self.sitemaps[_text(value)] = None
         else:
             self._heading = False
             if key.startswith(b"crawl"):
@@ -237,6 +239,15 @@ class _Groups:
     def chosen(self) -> tuple[str, float | None]:
         group = self._ours if self._named else self._anyones
         return "\n".join(group.rules), group.delay
+
+
+def _text(value: bytes) -> str:
+    """A URL as it is written; in another encoding than UTF-8, which RFC 9309 2.3 asks for, its bytes are kept, as those of a
+    Location are."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return escaped(value)
 
 
 def _estimate(record: Record) -> int:

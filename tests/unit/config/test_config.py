@@ -197,6 +197,7 @@ def test_what_a_crawl_was_begun_with_cannot_change_while_it_runs():
         ("api_token = '***'", "is masked"),
         ("proxy = 'http://***@proxy.example:3128'", "is masked"),
         ("contact = false", "must not be true or false"),
+        ('output = "a\\u0000b"', "must hold no NUL"),
         ("a = " + "[" * 100_000, "not a TOML file"),
     ],
 )

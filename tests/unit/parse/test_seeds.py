@@ -114,6 +114,22 @@ def test_a_list_with_everything_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (rb'{"url":"http:\/\/me:secret@a.example\/","tag":true}', r'{"url":"http:\/\/***@a.example\/","tag":true}'),
+        (b"http://a.example/,http://me:secret@b.example/", "http://a.example/,http://***@b.example/"),
+        (b"http://me:secret@a.example/ https://you:secret@b.example/", "http://***@a.example/ https://***@b.example/"),
+        (b"http:/me:secret@a.example/\xff", "http:/***@a.example/\ufffd"),
+        (b"http:\\\\me:secret@a.example/\xff", "http:\\\\***@a.example/\ufffd"),
+        (b"http:\\\\me:secret@a.example/" + b"x" * LINE_BYTES_MAX, None),
+    ],
+)
+def test_credentials_in_a_line_that_is_no_url_are_shown_nowhere(line: bytes, shown: str | None, tmp_path: Path) -> None:
+    links, ((_, text, _, _),), _ = gather(read([written(tmp_path / "list", line)]))
+    assert not links and "secret" not in text and (shown is None or text == shown)
+
+
+@pytest.mark.parametrize(
     "line", [b"[" * 60_000, b'{"url":' + b"[" * 60_000, b'{"url": "\\ud800"}', b"{", b'{"url": null}', b"\x00"]
 )
 def test_hostile_lines_are_faults(line: bytes, tmp_path: Path) -> None:

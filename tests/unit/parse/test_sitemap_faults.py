@@ -35,7 +35,7 @@ from support.sitemaps import (
 from crawler.config.sections import ParseConfig
 from crawler.parse.pool import open_parser
 from crawler.parse.sitemap import PART_BYTES
-from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX, How, Part
+from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX, How, Part, part
 from crawler.parse.sitemap_repair import REPAIRS_MAX, REPAIRS_PER_CALL_MAX
 
 XML = [form for form in FORMATS if form != "text"]
@@ -298,6 +298,15 @@ def test_what_never_ends_is_read_in_linear_time(mark: str) -> None:
     read = take(("<urlset>" + entry_of("urlset", URL) + mark * ((300 << 10) // len(mark))).encode())
     assert (read.urls, bool(read.faults)) == ([URL], True)
     assert len(read.answers) <= 3 + REPAIRS_MAX // REPAIRS_PER_CALL_MAX + 1
+
+
+def test_escape_sequences_that_are_none_damage_only_their_entry() -> None:
+    """Where a part ends within them, they are more than CPython's decoder holds."""
+    first, last = (entry_of("urlset", url).encode() for url in urls_of(2))
+    how = How(URL, "iso-2022-jp")
+    begun = part(b"<urlset>" + first + b"<url><loc>http://a.example/\x1b$\n\x1b\x89\x1b$$\x1b$\x1b$$\x1b", b"", "", how)
+    ended = part(b"</loc></url>" + last + b"</urlset>", begun.state, "whole", how)
+    assert {*urls_of(2)} <= {*begun.entries, *ended.entries} and begun.faults.keys() | ended.faults.keys() >= {"encoding"}
 
 
 def test_document_types_that_never_end_are_read_within_the_time_that_a_document_has() -> None:

@@ -261,6 +261,8 @@ def test_sitemaps_are_everyones_and_bounded():
     many = rules("\n".join(f"Sitemap: https://h/{n}.xml" for n in range(5_000)))
     assert len(many.sitemaps) == robots_rules.SITEMAPS_MAX
     assert rules(f"Sitemap: https://h/{'x' * 3_000}").sitemaps == ()
+    assert rules("Sitemap: https://h/\u00e9.xml".encode()).sitemaps == ("https://h/\u00e9.xml",)
+    assert rules(b"Sitemap: https://h/\xe9.xml").sitemaps == ("https://h/%E9.xml",), "as a Location with such bytes"
 
 
 def test_only_whole_lines_of_the_first_500_kib():
