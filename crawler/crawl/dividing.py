@@ -21,7 +21,7 @@ from crawler.core.errors import ConfigError
 from crawler.core.keys import Share, divided
 from crawler.crawl.maintenance import empty_batch
 from crawler.frontier import Limits, Store, open_store
-from crawler.frontier.division import Division, begin, check, division_at, is_empty, moving_at, parts_at, store_of
+from crawler.frontier.division import Division, begin, check, division_at, is_empty, is_switched, moving_at, parts_at, store_of
 from crawler.frontier.in_flight import open_in_flight
 from crawler.frontier.recrawl import SLICE_PAGES
 from crawler.output import Journal, Results
@@ -67,7 +67,7 @@ def make_whole(config: Config, root: Path) -> None:
 
 
 def _divide(config: Config, root: Path, new: Division) -> None:
-    from crawler.frontier.dividing import clean_up, is_switched, move, stores_there
+    from crawler.frontier.dividing import clean_up, move, stores_there
 
     path, began = root / "frontier", time.monotonic()
     copied = 0

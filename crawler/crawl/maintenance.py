@@ -17,7 +17,7 @@ from crawler.core.errors import ConfigError
 from crawler.core.model import Mark
 from crawler.frontier import Limits, Store, open_reader, open_store
 from crawler.frontier.cluster.node import is_node
-from crawler.frontier.division import division_at, store_of
+from crawler.frontier.division import division_at, require_divided, store_of
 from crawler.frontier.recrawl import SLICE_PAGES, RecrawlOrder
 from crawler.output import locked
 from crawler.output.file_names import EXCHANGE, noticed
@@ -119,6 +119,7 @@ def open_stores(root: Path) -> Iterator[Iterator[Store]]:
         advice = "ask the nodes that run (POST /v1/retry, /v1/recrawl), and back up the crawl's database (pg_dump)"
         raise ConfigError(f"{root} is a node of a cluster: {advice}")
     with locked(root):
+        require_divided(path)
         begun = read_identity(root) or {"depth": 0}
         limits = Limits(depth_limited=begun["depth"] > 0)
         division = division_at(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import KINDS, PAGES
 from crawler.frontier import open_reader
+from crawler.frontier.division import division_at, require_divided
 from crawler.output import CrawlReader, Result, crawl_in
 from crawler.policy.scope import Scope
 
@@ -22,9 +24,19 @@ def scope_in(root: Path) -> Scope:
 
 
 def open_crawl_reader(directory: Path | str) -> CrawlReader:
-    """The crawl in ``directory``, also while another process runs it. StorageError: there is none, or it is damaged."""
+    """The crawl in ``directory``, also while another process runs it. StorageError: there is none, it is damaged, or it is being
+    divided anew."""
     root = Path(directory)
-    return CrawlReader(root, open_reader(root / "frontier"))
+    path = root / "frontier"
+    require_divided(path)
+    division = division_at(path)
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(CrawlReader(root, open_reader(path)))
+        require_divided(path)
+        if division_at(path) != division:
+            raise StorageError(f"{root}: its hosts were divided anew meanwhile: ask again")
+        stack.pop_all()
+        return reader
 
 
 def read(directory: Path | str, *, kinds: Collection[str] | None = PAGES) -> Iterator[Result]:

@@ -31,12 +31,6 @@ GONE: Final = (MARK + FOLDER.encode(), POSITION + SOURCE.encode())
 """Of ``meta``, once it is divided anew: there is no exchange file any more."""
 
 
-def is_switched(path: Path, new: Division) -> bool:
-    """Whether the new division is in force already, and only cleaning up is left."""
-    found = division_at(path)
-    return found is None if new.parts == 1 else found is not None and found.generation == new.generation
-
-
 def move(path: Path, new: Division) -> int:
     """From the division that is in force to the new one; the number of entries copied. Nothing of it is in force before all
     is there."""

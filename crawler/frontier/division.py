@@ -98,6 +98,22 @@ def moving_at(path: Path) -> Division | None:
     return division_at(path, MOVING_NAME)
 
 
+def is_switched(path: Path, new: Division) -> bool:
+    """Whether the new division is in force already, and only cleaning up is left."""
+    found = division_at(path)
+    return found is None if new.parts == 1 else found is not None and found.generation == new.generation
+
+
+def require_divided(path: Path) -> None:
+    """StorageError: its hosts were divided anew just now. Until that is cleaned up, stores do not say yet which files there are,
+    and count what is another's."""
+    if (moving := moving_at(path)) is not None and is_switched(path, moving):
+        raise StorageError(
+            f"{path.parent}: its hosts are being divided anew: ask again in a moment, or, if nothing runs, go on with the "
+            "command of this crawl first"
+        )
+
+
 def parts_at(path: Path) -> int:
     """Among how many parts it is divided, or is to be: what was begun is ended. One: it is whole."""
     division = moving_at(path) or division_at(path)

@@ -14,7 +14,7 @@ from crawler.core.keys import SLOTS, GroupOf
 from crawler.core.model import Known, Mark
 from crawler.core.sums import added
 from crawler.core.urls import host_key
-from crawler.frontier.division import Division, store_of
+from crawler.frontier.division import Division, moving_at, store_of
 from crawler.frontier.rocksdb.reader import RocksReader
 from crawler.frontier.store import Counts
 
@@ -68,7 +68,10 @@ class PartsReader(StoresReader):
     """As ``RocksReader``. ``path`` holds the parts' stores."""
 
     def __init__(self, path: Path, division: Division) -> None:
+        was_moving = moving_at(path) is not None
         super().__init__((store_of(path, part) for part in range(division.parts)), division.group_of)
+        self._is_moving = was_moving or moving_at(path) is not None
+        """What a store holds may be another's as well: it is divided anew."""
         self._path, self._division = path, division
         self._share = division.share(0)
         self._keys_by = self._share.keys_by()
@@ -89,7 +92,7 @@ class PartsReader(StoresReader):
         """As ``RocksReader.verify``; and whether every part keeps what it owns, and nothing else."""
         for part, reader in enumerate(self._readers):
             yield from reader.verify()
-            foreign = [slot for slot in range(SLOTS) if self._division.owners[slot] != part]
+            foreign = [slot for slot in range(SLOTS) if self._division.owners[slot] != part and not self._is_moving]
             for slot in reader.slots_held(foreign):
                 yield StorageError(f"{store_of(self._path, part)}: hosts of slot {slot} are another part's", final=True)
 

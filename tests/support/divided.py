@@ -8,6 +8,7 @@ For every STRIDEth cut, and first for none, what then stands there is printed as
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crawler.config.load import load
+from crawler.core.errors import StorageError
 from crawler.crawl.dividing import divided_for
+from crawler.crawl.maintenance import recrawl
 from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import dividing
 from crawler.frontier.division import division_at, moving_at, stores_of
@@ -82,6 +85,22 @@ def show(root: Path, urls: list[str]) -> None:
     print(json.dumps(told(root, urls)))
 
 
+def look(start: Path, root: Path) -> None:
+    """What was cut off is read as it was, or neither read nor changed."""
+
+    def read(directory: Path) -> tuple[list[str], list[StorageError]]:
+        with open_crawl_reader(directory) as reader:
+            return sorted(row["canonical"] for _, row in reader.rows()), list(reader._store.verify())
+
+    try:
+        assert read(root) == read(start)
+    except StorageError as error:
+        assert "are being divided anew" in str(error), error
+        with contextlib.suppress(StorageError):
+            recrawl(root)
+            raise AssertionError("stores that hold the same were changed") from None
+
+
 def main(start: Path, scratch: Path, parts: int, stride: int, urls: list[str]) -> None:
     for cut_at in itertools.count(0, stride):
         root = scratch / "cut"
@@ -89,6 +108,7 @@ def main(start: Path, scratch: Path, parts: int, stride: int, urls: list[str]) -
         code = forked(lambda: divide(root, parts, cut_at))  # noqa: B023
         assert code in (0, 9), code
         if code:
+            assert forked(lambda: look(start, root)) == 0  # noqa: B023
             assert forked(lambda: divide(root, parts)) == 0  # noqa: B023
         assert forked(lambda: show(root, urls)) == 0  # noqa: B023
         shutil.rmtree(root)
