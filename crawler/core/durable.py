@@ -280,12 +280,20 @@ def rename(source: Path, target: Path) -> None:
         sync_dir(source.parent)
 
 
+LOST: Final = "lost+found"
+LOST_ALSO: Final = "lost+found.crawl"
+
+
 def lose(root: Path, path: Path) -> str:
-    """Move a file that no commit knows to ``root``/lost+found, under a name that is free there; its new name."""
-    make_dir(root / "lost+found")
-    target = root / "lost+found" / path.name
+    """Move a file that no commit knows to ``root``/lost+found, under a name that is free there; its new name. Where that is the
+    file system's own, and not ours to use, it is the folder ``LOST_ALSO``."""
+    folder = root / LOST
+    make_dir(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        make_dir(folder := root / LOST_ALSO)
+    target = folder / path.name
     number = 0
-    while target.exists():
+    while length_of(target) >= 0:
         number += 1
         target = target.with_name(f"{path.name}.{number}")
     rename(path, target)

@@ -42,7 +42,7 @@ from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output import Journal, Retention, Uploads
-from crawler.output.archive import KINDS
+from crawler.output.archive import FOLDERS, KINDS
 from crawler.output.uploads import open_uploads, stored_place
 from crawler.parse import seeds
 from crawler.parse.html import PARSER
@@ -226,7 +226,14 @@ def _resources(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool |
         restart_parsers=parser.restart if parser is not None else lambda: None,
         clock=now,
     )
-    disk = Disk(files.root, pump.frontier, min_free_bytes=basis.config.min_free_disk, patience_s=patience_s, clock=now)
+    disk = Disk(
+        files.root,
+        pump.frontier,
+        min_free_bytes=basis.config.min_free_disk,
+        patience_s=patience_s,
+        clock=now,
+        folders=("frontier", *FOLDERS, "results"),
+    )
     return Resources(memory, disk, Network(pump.frontier, fetcher.reaches, clock=now, patience_s=patience_s))
 
 

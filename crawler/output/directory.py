@@ -28,14 +28,14 @@ from crawler.config.crawl_toml import (
     write_effective,
 )
 from crawler.config.sections import Config
-from crawler.core.durable import lose, make_dir, storing, sync_dir
+from crawler.core.durable import LOST, LOST_ALSO, lose, make_dir, storing, sync_dir
 from crawler.core.errors import OUR_ERRNOS, ConfigError, StorageError
 from crawler.core.page import SPOOL
 from crawler.output.archive import FOLDERS
 from crawler.output.file_names import EXCHANGE
 
 PARTS: Final = (
-    *("frontier", *FOLDERS, "results", "exchange", "lost+found", "tmp"),
+    *("frontier", *FOLDERS, "results", "exchange", LOST, LOST_ALSO, "tmp"),
     *("cookies.txt", "store.id", "store.place", "crawl.toml"),
 )
 """In the order in which ``--fresh`` moves them: killed midway, it leaves no store beside another crawl's settings."""
@@ -120,7 +120,7 @@ def _is_free(lock: int, root: Path) -> bool:
 
 def _set_aside(root: Path) -> None:
     """ConfigError: a folder cannot be moved; then all is where it was."""
-    parts = [root / name for name in PARTS if (root / name).exists() and not _is_empty_disk(root / name)]
+    parts = [root / name for name in PARTS if (root / name).exists() and not _stays(root / name)]
     if not parts:
         return
     named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
@@ -147,10 +147,12 @@ def _set_aside(root: Path) -> None:
     sync_dir(root)
 
 
-def _is_empty_disk(path: Path) -> bool:
-    """Whether a disk is mounted there that holds nothing: nothing need be set aside, and it could not be."""
+def _stays(path: Path) -> bool:
+    """Whether it cannot be set aside and need not be: a disk mounted there that holds nothing, or a file system's own folder."""
+    if path.name == LOST and not os.access(path, os.W_OK):
+        return True
     with storing(path):
-        return path.is_mount() and all(inner.name == "lost+found" for inner in path.iterdir())
+        return path.is_mount() and all(inner.name == LOST for inner in path.iterdir())
 
 
 def _forget(root: Path, keep: int) -> None:

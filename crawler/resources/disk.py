@@ -11,7 +11,7 @@ import errno
 import logging
 import math
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +36,8 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Disk:
-    """Watches the disk under ``root`` and takes the StorageErrors of visits and commits.
+    """Watches the disk under ``root``, and those that may be mounted on its ``folders``; takes the StorageErrors of visits and
+    commits.
 
     Two clocks run against the patience, each from its own beginning to its own end: the disk is low (until there is room
     again), and writes fail (until a commit goes through: that there is room is no proof, a quota may be full)."""
@@ -50,8 +51,9 @@ class Disk:
         patience_s: float,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        folders: Iterable[str] = (),
     ) -> None:
-        self._root = root
+        self._root, self._folders = root, tuple(root / name for name in folders)
         self._dealing = dealing
         self._min_free_bytes = max(min_free_bytes, FREE_BYTES_MIN)
         self._patience_s = patience_s
@@ -77,7 +79,7 @@ class Disk:
 
     def look(self) -> None:
         """Once. Raises StorageError when the disk has been low for too long, or cannot be asked: it is gone."""
-        self.free_bytes = _free_bytes(self._root)
+        self.free_bytes, place = self._least_free()
         if self.free_bytes >= self._min_free_bytes:
             self._low_since = None
             if Pause.DISK_LOW in self._dealing.pauses:
@@ -90,13 +92,13 @@ class Disk:
                 logger.warning(
                     "disk: %d MiB free at %s, less than min_free_disk (%d MiB); paused until there is more",
                     self.free_bytes >> 20,
-                    self._root,
+                    place,
                     self._min_free_bytes >> 20,
                 )
                 self._dealing.pause(Pause.DISK_LOW)
             least = f"less than min_free_disk ({self._min_free_bytes >> 20} MiB) has been free for too long"
             full = StorageError(
-                f"the disk of {self._root} is full: {least}; make room, and the same command continues", errno=errno.ENOSPC
+                f"the disk of {place} is full: {least}; make room, and the same command continues", errno=errno.ENOSPC
             )
             self._give_up_in_time(self._low_since, full)
 
@@ -114,7 +116,7 @@ class Disk:
             self._give_up_in_time(since, error)
             await self._wait(self._wait_s, error)
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
-            if error.errno not in FULL or _free_bytes(self._root) >= self._min_free_bytes:
+            if error.errno not in FULL or self._least_free()[0] >= self._min_free_bytes:
                 return
 
     async def _wait(self, seconds: float, error: StorageError) -> None:
@@ -176,6 +178,15 @@ class Disk:
             self._dealing.limit(Limiter.SCARCE, None)
         else:
             self._dealing.limit(Limiter.SCARCE, self._out_max)
+
+    def _least_free(self) -> tuple[int, Path]:
+        """(bytes, where) of the disk with least room. Raises StorageError."""
+        found = [(_free_bytes(self._root), self._root)]
+        with storing(self._root):
+            disk = self._root.stat().st_dev
+            others = [folder for folder in self._folders if folder.exists() and folder.stat().st_dev != disk]
+        found += [(_free_bytes(folder), folder) for folder in others]
+        return min(found, key=lambda one: one[0])
 
     def _count(self, error: StorageError) -> None:
         name = errno.errorcode.get(error.errno, "other")

@@ -152,3 +152,26 @@ def test_a_checkpoint_whose_place_cannot_be_told_is_refused_before_it_is_taken(t
     done = crawler("checkpoint", str(tmp_path / "out"), str(tmp_path / LONG))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_disk_with_a_folder_for_what_it_has_lost_itself_is_a_crawls_directory_too(tmp_path):
+    """That of ext4 is root's."""
+    out = tmp_path / "out"
+    (out / "lost+found").mkdir(parents=True)
+    web = webs.Web(default=lambda host, path: webs.text("page"))
+    with web.running(), by_permission(out / "lost+found") as before:
+        (out / "lost+found").chmod(0)
+
+        def run(*further):
+            run = command_of(["run", web.url("127.0.0.1", "/"), "-o", str(out), "--processes", "1", *further, *LOCAL])
+            return subprocess.run([*before, *run], env=CLEAN, capture_output=True, text=True, check=False)
+
+        assert (ended := run()).returncode == 0, ended.stderr
+        (full,) = (out / "warc").iterdir()
+        (out / "warc" / full.name.replace("-00000-", "-00001-")).with_suffix(".gz.open").touch()  # by a kill
+        assert (ended := run()).returncode == 0, ended.stderr
+        assert len(list((out / "lost+found.crawl").iterdir())) == 1
+        assert (ended := run("--fresh")).returncode == 0, ended.stderr
+        (aside,) = out.glob("previous-*")
+        assert (aside / "lost+found.crawl").exists() and (out / "lost+found").exists()
+        (out / "lost+found").chmod(0o700)

@@ -8,6 +8,7 @@ For every STRIDEth cut, and first for none, what then stands there is printed as
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from crawler.config.load import load
 from crawler.core.errors import StorageError
 from crawler.crawl.dividing import divided_for
+from crawler.crawl.maintenance import recrawl
 from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import dividing
 from crawler.frontier.division import division_at, moving_at, stores_of
@@ -84,7 +86,7 @@ def show(root: Path, urls: list[str]) -> None:
 
 
 def look(start: Path, root: Path) -> None:
-    """What was cut off is read as it was, or not at all."""
+    """What was cut off is read as it was, or neither read nor changed."""
 
     def read(directory: Path) -> tuple[list[str], list[StorageError]]:
         with open_crawl_reader(directory) as reader:
@@ -94,6 +96,9 @@ def look(start: Path, root: Path) -> None:
         assert read(root) == read(start)
     except StorageError as error:
         assert "are being divided anew" in str(error), error
+        with contextlib.suppress(StorageError):
+            recrawl(root)
+            raise AssertionError("stores that hold the same were changed") from None
 
 
 def main(start: Path, scratch: Path, parts: int, stride: int, urls: list[str]) -> None:

@@ -33,6 +33,8 @@ VERSION: Final = "1.1.1"
 PIECE_BYTES: Final = 1 << 20
 BLOCK_LINES: Final = 3000
 """Lines of the index in one compressed block; the second index names the first of each."""
+ZIP_BEGAN: Final = (1980, 1, 1, 0, 0, 0)
+"""No file in a ZIP file is older: a machine without a clock of its own may begin in 1970."""
 _INDEX: Final = "index.cdx.gz"
 
 
@@ -104,7 +106,7 @@ def _opened(root: Path, file: str, is_retired: Callable[[str], bool], stack: con
 
 def _stored(target: zipfile.ZipFile, path: str, pieces: Iterable[bytes], compression: int = zipfile.ZIP_STORED) -> _Resource:
     digest, size = hashlib.sha256(), 0
-    info = zipfile.ZipInfo(path, time.gmtime()[:6])
+    info = zipfile.ZipInfo(path, max(ZIP_BEGAN, time.gmtime()[:6]))
     info.compress_type = compression
     with target.open(info, "w", force_zip64=True) as out:
         for piece in pieces:

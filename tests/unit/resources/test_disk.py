@@ -3,10 +3,12 @@
 import errno
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 from support.frontiers import Time, frontier
+from support.other_disk import on_another_disk
 
 from crawler.core.errors import StorageError
 from crawler.resources.disk import SCARCE_PATIENCE_S, WAIT_S_MAX, WATCH_EVERY_S, Disk
@@ -44,6 +46,22 @@ def test_a_disk_that_is_low_pauses_and_resumes_by_itself(world, caplog):
     world.disk.look()
     assert world.frontier.pauses == set()
     assert [line.partition(" ")[0] for line in caplog.messages] == ["disk:", "disk:"], "said once each"
+
+
+async def test_the_disk_of_a_folder_counts_as_well(tmp_path, caplog):
+    """With room on the one, writes to the other were tried again and again, with new visits each time."""
+    with on_another_disk(tmp_path) as other:
+        (tmp_path / "warc").symlink_to(other)
+        here, there = (shutil.disk_usage(path).free for path in (tmp_path, other))
+        if abs(here - there) < 1 << 30:
+            pytest.skip("they have as much room")
+        world = World(tmp_path)
+        world.disk = Disk(
+            tmp_path, world.frontier, min_free_bytes=(here + there) // 2, patience_s=9.0, clock=world.time, folders=("warc", "x")
+        )
+        world.disk.look()
+        assert world.frontier.pauses == {"disk_low"}
+        assert f"free at {tmp_path / 'warc' if there < here else tmp_path}, less" in caplog.text
 
 
 def test_a_disk_that_stays_low_ends_the_crawl_when_the_patience_is_over(world):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.pages import Ledger, page_of
@@ -65,6 +67,13 @@ def test_an_index_that_was_written_on_and_sorted_meanwhile_names_what_is_in_it(t
     ledger.roll()
     assert write_wacz(tmp_path, marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always) == 1
     assert [line.partition(b" ")[0] for line in lines_in(tmp_path / "x.wacz")] == [b"org,example)/%d" % n for n in range(6, 10)]
+
+
+def test_a_clock_that_begins_in_1970_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(gmtime=lambda: time.gmtime(7), strftime=time.strftime)
+    monkeypatch.setattr("crawler.output.archive.wacz.time", clock)
+    write_wacz(tmp_path / "root", crawl_of(tmp_path / "root", 1), [], tmp_path / "x.wacz", title="x", is_retired=kept_always)
+    assert len(lines_in(tmp_path / "x.wacz")) == 1
 
 
 def test_files_that_are_retired_meanwhile_are_not_taken_and_those_that_were_are_whole(tmp_path: Path) -> None:
