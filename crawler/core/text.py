@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -65,11 +64,15 @@ def matches_mime(mime: str, pattern: str) -> bool:
 
 
 def matches_host(host: str, pattern: str) -> bool:
-    """Whether a host key is of a pattern such as ``*.example.org``, which means every port, or ``example.org:8080``.
+    """Whether a host key is of a pattern such as ``*.example.org``, which means every port, ``example.org:8080`` or ``[::1]``.
 
     With a dot behind its name, as a link may write it, it is the same host."""
     name, _, port = host.rpartition(":")
-    if fnmatchcase(host, pattern) or (port.isdigit() and fnmatchcase(name, pattern)):
+    if _is_of(host, pattern) or (port.isdigit() and _is_of(name, pattern)):
         return True
     dotless = host.replace(".:", ":").removesuffix(".")
     return dotless != host and matches_host(dotless, pattern)
+
+
+def _is_of(name: str, pattern: str) -> bool:
+    return name.endswith(pattern[1:]) if pattern[:1] == "*" else name == pattern

@@ -122,11 +122,12 @@ def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str]
     if not hosts:
         return lambda host: general
     rules = HostRules(PolitenessConfig(host=tuple(hosts)))
-    made = lru_cache(PROFILES_MAX)(lambda index: _profile(common, hosts[index].headers, hosts[index].proxy or config.proxy))
+    tables = {table.match: table for table in reversed(hosts)}  # of two with one match the first
+    made = lru_cache(PROFILES_MAX)(lambda match: _profile(common, tables[match].headers, tables[match].proxy or config.proxy))
 
     def profile_of(host: str) -> Profile:
         table = rules.table(host)
-        return general if table is None else made(hosts.index(table))
+        return general if table is None else made(table.match)
 
     return profile_of
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.paths import ROOT
 
 from crawler.config import crawl_toml, render
+from crawler.config.hosts import HostRules
 from crawler.config.load import load, warnings
 from crawler.config.sections import RELOADABLE, SECTIONS, Config, HostConfig
 from crawler.config.types import parse_size, parse_time, split_host_port
@@ -467,3 +468,23 @@ def test_a_user_agent_that_hides_the_name_which_rules_are_matched_against_is_war
 def test_a_size_beyond_all_numbers_is_a_fault():
     with pytest.raises(ValueError, match="must be a size"):
         parse_size("1" * 5000 + "GiB")
+
+
+@pytest.mark.parametrize(
+    ("match", "hosts", "others"),
+    [
+        ("[2001:db8::1]", ["[2001:db8::1]", "[2001:db8::1]:8080"], ["[2001:db8::2]", "2", "[2001:db8::1]x"]),
+        ("[2001:DB8::1]:8080", ["[2001:db8::1]:8080"], ["[2001:db8::1]", "[2001:db8::1]:80"]),
+        ("127.0.0.1", ["127.0.0.1", "127.0.0.1:8080"], ["127.0.0.11", "1127.0.0.1"]),
+        ("example.org", ["example.org", "example.org:8080", "example.org.", "example.org.:81"], ["a.example.org", "xample.org"]),
+        ("example.org:8080", ["example.org:8080", "example.org.:8080"], ["example.org", "example.org:80"]),
+        ("*.example.org", ["a.example.org", "b.a.example.org:8080", "a.example.org."], ["example.org", "xexample.org"]),
+        ("*.example.org:8080", ["a.example.org:8080"], ["a.example.org", "a.example.org:80"]),
+        ("*:8080", ["example.org:8080", "[::1]:8080"], ["example.org"]),
+        ("*", ["example.org", "[::1]", "[::1]:8080"], []),
+    ],
+)
+def test_a_table_holds_for_the_hosts_that_it_names(match, hosts, others):
+    """None held for an address of IPv6, whose brackets were taken for a set of characters: neither block, delay nor robots."""
+    rules = HostRules(Config(host=[{"match": "elsewhere.example"}, {"match": match, "block": True}]))
+    assert [host for host in (*hosts, *others) if rules.blocks(host)] == hosts
