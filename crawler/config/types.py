@@ -6,6 +6,7 @@ write instead; ``config.load`` prints that sentence as it is.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import math
 import re
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from crawler.config.fields import Check
+from crawler.core.errors import FetchError
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[kmgt]i?)?b?)", re.IGNORECASE | re.ASCII)
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
@@ -196,9 +198,16 @@ def host_headers(value: dict[str, str]) -> dict[str, str]:
 
 
 def host_match(value: str) -> str:
-    if not _HOST.fullmatch(value.lower()):
+    name = value.lower()
+    if not _HOST.fullmatch(name):
         raise ValueError("must be a host such as example.org, *.example.org or example.org:8080, not a URL")
-    return value.lower()
+    if name[0] == "[":  # as a URL has it: an address of IPv6 may be written in many ways
+        from crawler.core.urls import parse
+
+        address, bracket, port = name.partition("]")
+        with contextlib.suppress(FetchError):
+            return parse(f"http://{address}{bracket}/").host + port
+    return name
 
 
 def mime_range(value: str) -> str:
