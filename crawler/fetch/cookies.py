@@ -185,7 +185,10 @@ class Cookies:
     """``listed`` are those of the operator's file. Everything here belongs to the event loop."""
 
     def __init__(self, listed: CookieJar, own: Sequence[Cookie] = ()) -> None:
-        self._listed = listed
+        self._listed: dict[str, list[Cookie]] = {}  # by domain: a browser's export has thousands
+        for cookie in listed:
+            self._listed.setdefault(cookie.domain.lstrip("."), []).append(cookie)
+        self._policy = listed._policy  # type: ignore[attr-defined]
         self._hosts: OrderedDict[str, CookieJar] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._changed: set[str] = set()
@@ -200,8 +203,23 @@ class Cookies:
         if own:
             self._hosts.move_to_end(host)
         names = {name for name, _ in own}
-        listed = (pair for name, pair in _pairs(self._listed, href) if name not in names)
+        listed = (pair for name, pair in _pairs(self._listed_for(href), href) if name not in names)
         return "; ".join((*listed, *(pair for _, pair in own))) or None
+
+    def _listed_for(self, href: str) -> CookieJar | None:
+        if not (found := list(self._listed_above(_asked(href)))):
+            return None
+        jar = CookieJar(self._policy)
+        for cookie in found:
+            jar.set_cookie(cookie)
+        return jar
+
+    def _listed_above(self, asked: Request) -> Iterator[Cookie]:
+        """Those of a request's host, and of the domains above it."""
+        for name in dict.fromkeys(eff_request_host(asked)):
+            parts = name.split(".")
+            for at in range(len(parts)):
+                yield from self._listed.get(".".join(parts[at:]), ())
 
     def received(self, href: str, values: Sequence[str]) -> None:
         """What a response sets, one field after the other: a jar would delete first, and then set."""
@@ -225,9 +243,7 @@ class Cookies:
         for cookie in self._hosts[host]:
             if cookie.secure and cookie.name == field.name and f"{path}/".startswith(f"{cookie.path.rstrip('/')}/"):
                 return True
-        ends = tuple(f".{name}" for name in eff_request_host(asked))
-        named = (cookie for cookie in self._listed if cookie.secure and cookie.name == field.name)
-        return any(end.endswith(f".{cookie.domain.lstrip('.')}") for cookie in named for end in ends)
+        return any(cookie.secure and cookie.name == field.name for cookie in self._listed_above(asked))
 
     def _take(self, jar: CookieJar, host: str, asked: Request, response: Any) -> None:
         before = len(jar)

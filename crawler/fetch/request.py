@@ -126,12 +126,12 @@ def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str]
     if not hosts:
         return lambda host: general
     rules = HostRules(PolitenessConfig(host=tuple(hosts)))
-    places = {id(table): at for at, table in enumerate(hosts)}
-    made = lru_cache(PROFILES_MAX)(lambda at: _profile(common, hosts[at].headers, hosts[at].proxy or config.proxy))
+    tables = {table.match: table for table in reversed(hosts)}  # of two with one match the first
+    made = lru_cache(PROFILES_MAX)(lambda match: _profile(common, tables[match].headers, tables[match].proxy or config.proxy))
 
     def profile_of(host: str) -> Profile:
         table = rules.table(host)
-        return general if table is None else made(places[id(table)])
+        return general if table is None else made(table.match)
 
     return profile_of
 

@@ -521,3 +521,25 @@ def test_a_table_for_the_port_of_a_scheme_is_warned_of():
 def test_a_size_beyond_all_numbers_is_a_fault():
     with pytest.raises(ValueError, match="must be a size"):
         parse_size("1" * 5000 + "GiB")
+
+
+@pytest.mark.parametrize(
+    ("match", "hosts", "others"),
+    [
+        ("[2001:db8::1]", ["[2001:db8::1]", "[2001:db8::1]:8080"], ["[2001:db8::2]", "2", "[2001:db8::1]x"]),
+        ("[2001:DB8::1]:8080", ["[2001:db8::1]:8080"], ["[2001:db8::1]", "[2001:db8::1]:80"]),
+        ("[2001:0DB8:0:0::1]", ["[2001:db8::1]", "[2001:db8::1]:8080"], []),
+        ("[::ffff:10.0.0.1]:81", ["[::ffff:a00:1]:81"], ["[::ffff:a00:1]"]),
+        ("127.0.0.1", ["127.0.0.1", "127.0.0.1:8080"], ["127.0.0.11", "1127.0.0.1"]),
+        ("example.org", ["example.org", "example.org:8080", "example.org.", "example.org.:81"], ["a.example.org", "xample.org"]),
+        ("example.org:8080", ["example.org:8080", "example.org.:8080"], ["example.org", "example.org:80"]),
+        ("*.example.org", ["a.example.org", "b.a.example.org:8080", "a.example.org."], ["example.org", "xexample.org"]),
+        ("*.example.org:8080", ["a.example.org:8080"], ["a.example.org", "a.example.org:80"]),
+        ("*:8080", ["example.org:8080", "[::1]:8080"], ["example.org"]),
+        ("*", ["example.org", "[::1]", "[::1]:8080"], []),
+    ],
+)
+def test_a_table_holds_for_the_hosts_that_it_names(match, hosts, others):
+    """None held for an address of IPv6, whose brackets were taken for a set of characters: neither block, delay nor robots."""
+    rules = HostRules(Config(host=[{"match": "elsewhere.example"}, {"match": match, "block": True}]))
+    assert [host for host in (*hosts, *others) if rules.blocks(host)] == hosts

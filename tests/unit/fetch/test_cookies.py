@@ -3,8 +3,9 @@
 import asyncio
 import os
 import threading
-from http.cookiejar import MozillaCookieJar
+from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy, MozillaCookieJar
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -346,6 +347,43 @@ def test_very_many_small_cookies_are_few() -> None:
 def test_of_long_fields_few_are_read() -> None:
     assert "a=1" in (set_by(HOME, *["x;" * 4000] * 7, "a=1").header(HOME) or "")
     assert "a=1" not in (set_by(HOME, *["x;" * 4000] * 8, "y;" * 767, "a=1").header(HOME) or "")
+
+
+class Asked(Cookie):
+    """Tells which cookies were looked at."""
+
+    names: ClassVar[set[str]] = set()
+
+    @property
+    def secure(self) -> bool:
+        Asked.names.add(self.name)
+        return True
+
+    @secure.setter
+    def secure(self, value: bool) -> None: ...
+
+
+class Domains(DefaultCookiePolicy):
+    count = 0
+
+    def domain_return_ok(self, domain, request) -> bool:
+        self.count += 1
+        return super().domain_return_ok(domain, request)
+
+
+def test_of_a_long_file_the_cookies_of_a_host_are_found_at_once() -> None:
+    """A file of 3,000, as browsers export them, took 40 ms of the loop for a request, and a second for one that sets 50."""
+    policy = Domains()
+    jar = CookieJar(policy)
+    for n in range(1000):
+        where = (f".site{n}.example", True, True, "/", True, True, None)
+        jar.set_cookie(Asked(0, f"n{n}", "1", None, False, *where, True, None, None, {}))
+    cookies = Cookies(jar)
+    Asked.names.clear()
+    assert cookies.header("https://www.site7.example/") == "n7=1"
+    cookies.received("http://www.site8.example/", [f"n{n}=2" for n in range(50)])
+    assert cookies.header("http://www.site8.example/").count("=2") == 49, "one is secure in the file"
+    assert Asked.names == {"n7", "n8"} and policy.count < 10
 
 
 async def test_as_many_as_are_kept_are_read_again(tmp_path: Path) -> None:
