@@ -203,6 +203,16 @@ def _raw(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("crawler.raw", _raw)
 
 
+def decoded_raw(decoder: codecs.IncrementalDecoder, data: bytes, final: bool) -> str:
+    """The next piece of a text, by a decoder whose errors are ``crawler.raw``. Where a piece ends within what only begins like an
+    escape sequence, that of ISO-2022-JP raises: the piece is read as ASCII then."""
+    try:
+        return decoder.decode(data, final)
+    except UnicodeError:
+        decoder.reset()
+        return data.decode("ascii", "crawler.raw")
+
+
 def w3c_date(text: str) -> float | None:
     """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day, a month or a year alone
     is its beginning."""

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, UrlRules, join
-from crawler.parse.microsyntax import codec_of, w3c_date, xml_label
+from crawler.parse.microsyntax import codec_of, decoded_raw, w3c_date, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
 ENTRY_URLS_MAX: Final = 100
@@ -253,11 +253,7 @@ class SitemapReading:
         decoder = codecs.getincrementaldecoder(codec_of(state.encoding))("crawler.raw")
         if state.decoder is not None:  # none is as it begins: (b"", 0) is no state of ISO-2022-JP, and ends CPython
             decoder.setstate(state.decoder)
-        try:
-            text = decoder.decode(data, bool(end))
-        except UnicodeError:  # CPython's ISO-2022-JP gives up within what only begins like an escape sequence
-            decoder.reset()
-            text = data.decode("ascii", "crawler.raw")
+        text = decoded_raw(decoder, data, bool(end))
         state.decoder = decoder.getstate()
         if (wrong := _raw_byte.search(text)) is not None:
             line = state.line + state.rest.count(b"\n") + text.count("\n", 0, wrong.start())
