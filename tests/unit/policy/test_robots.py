@@ -371,10 +371,11 @@ def test_narrowing_changes_no_decision(drawn, path):
 @example([("D", "*4")], "a4")
 @example([("D", "a$")], "a")
 @example([("A", "a/index.html"), ("D", "a/")], "a/")
+@example([("D", "%a4")], "%a4")
 def test_a_plain_path_that_nothing_can_deny_is_allowed_as_protego_says(drawn, path):
     lines = "\n".join(f"{sign}/{pattern}" for sign, pattern in drawn)
-    url = f"http://h/{path}"
-    assert robots_rules.Matcher(lines).allows(url) == robots_rules._tree(lines.split("\n")).can_fetch(url, "*")
+    url, tree = f"http://h/{path}", robots_rules._tree(lines.split("\n"))
+    assert robots_rules.Matcher(lines).allows(url) == tree.can_fetch(robots_rules._marked(url), "*")
 
 
 def test_kept_bytes_come_back_or_are_refused():
