@@ -147,27 +147,6 @@ def test_the_status_and_the_metrics_are_those_of_all(daemon):
     assert raw(daemon, "/readyz")[0] == b"ok\n" == raw(daemon, "/livez")[0]
 
 
-def test_no_counter_becomes_less_when_a_process_is_begun_again(daemon):
-    """A monitor takes one that does for one that began at 0 again, and all that is left of it for an increase."""
-
-    def counters():
-        lines = (line.rsplit(" ", 1) for line in raw(daemon, "/metrics")[0].decode().splitlines() if line.startswith("crawler_"))
-        return {name: float(value) for name, value in lines if name.partition("{")[0].endswith("_total")}
-
-    daemon.ask("GET", "/v1/status")
-    before, victim = counters(), parts_of(daemon.process.pid)[0]
-    assert before["crawler_written_bytes_total"] > 0 < before["crawler_connections_opened_total"]
-    kill(victim)
-    restarts = before["crawler_process_restarts_total"] + 1
-    while counters()["crawler_process_restarts_total"] < restarts:
-        time.sleep(0.01)
-    away = counters()
-    wait_for_parts(daemon.process.pid, 3, but=victim)
-    until(daemon, lambda status: status["state"] == "running")
-    back = counters()
-    assert [name for name in before if not before[name] <= away[name] <= back[name]] == []
-
-
 def test_every_row_comes_once_with_the_cursor(daemon):
     rows, cursor = rows_from(daemon)
     results = Path(daemon.ask("GET", "/v1/status")["directory"], "results")
@@ -332,3 +311,24 @@ def test_a_recrawl_is_of_all_their_pages(daemon):
         daemon, lambda status: status["waiting"] + status["in_flight"] == 0 and sum(status["changes"].values()) >= done
     )
     assert status["changes"] == {"unchanged": done}
+
+
+def test_no_counter_becomes_less_when_a_process_is_begun_again(daemon):
+    """A monitor takes one that does for one that began at 0 again, and all that is left of it for an increase."""
+
+    def counters():
+        lines = (line.rsplit(" ", 1) for line in raw(daemon, "/metrics")[0].decode().splitlines() if line.startswith("crawler_"))
+        return {name: float(value) for name, value in lines if name.partition("{")[0].endswith("_total")}
+
+    daemon.ask("GET", "/v1/status")
+    before, victim = counters(), parts_of(daemon.process.pid)[0]
+    assert before["crawler_written_bytes_total"] > 0 < before["crawler_connections_opened_total"]
+    kill(victim)
+    restarts = before["crawler_process_restarts_total"] + 1
+    while counters()["crawler_process_restarts_total"] < restarts:
+        time.sleep(0.01)
+    away = counters()
+    wait_for_parts(daemon.process.pid, 3, but=victim)
+    until(daemon, lambda status: status["state"] == "running")
+    back = counters()
+    assert [name for name in before if not before[name] <= away[name] <= back[name]] == []
