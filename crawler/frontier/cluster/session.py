@@ -106,6 +106,7 @@ def connect(address: Address, lease_s: float, *, loads: bool = False) -> Session
             options=f"{address.options} -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
             f" -c tcp_user_timeout={int(lease_s * 1000 * 2 / 3)} -c tcp_keepalives_idle={max(1, int(lease_s / 3))}"
             f" -c tcp_keepalives_interval={max(1, int(lease_s / 5))} -c tcp_keepalives_count=2"
+            r" -c default_transaction_isolation=read\ committed"  # fences are by locks: stricter ones fail again and again
             f" -c synchronous_commit=on -c search_path={address.schema}",
         )
     except psycopg.Error as error:
