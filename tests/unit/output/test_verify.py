@@ -180,6 +180,7 @@ def test_a_row_whose_body_is_another_is_named(crawl):
         (lambda rows: [*rows[:-1], moved(rows[-1], offset=5_000_000)], "which is not there"),
         (lambda rows: [moved(rows[0], length=7), *rows[1:]], "its row says otherwise"),
         (lambda rows: [*rows, moved(rows[0], file="warc/other.warc.gz")], "a row names this file, but no commit does"),
+        (lambda rows: [*rows, rows[0] | {"archive": {"file": "warc/x", "offset": 1}}], "names a place that no archive has"),
     ],
 )
 def test_rows_and_records_that_do_not_match_are_named(crawl, change, said):
