@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.pages import Crawl, seed, visit
 
 from crawler.core.batch import Settled
+from crawler.core.durable import length_of
 from crawler.core.model import Done, Dropped, Mark
 from crawler.output.archive.warc import WarcArchive
 from crawler.output.file_names import retired_in
@@ -261,6 +262,20 @@ def test_an_index_that_was_written_on_and_sorted_meanwhile_is_whole(tmp_path):
     path = first_of(crawl, "index")
     path.write_bytes(path.read_bytes().replace(b"/9", b"/x"))
     assert check(crawl, marks, crawl.store.marks())[0].faults
+
+
+def test_a_file_that_gets_its_final_name_between_two_looks_is_not_missed(crawl, monkeypatch):
+    path = first_of(crawl, "warc")
+    opened = path.rename(path.with_name(f"{path.name}.open"))
+
+    def looked(at):
+        length = length_of(at)
+        if at == path and opened.exists():
+            opened.rename(path)
+        return length
+
+    monkeypatch.setattr("crawler.output.verify.length_of", looked)
+    assert check(crawl)[1] == [] and not opened.exists()
 
 
 def test_a_body_file_that_is_not_what_its_name_says_is_named(tmp_path):
