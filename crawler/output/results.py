@@ -5,6 +5,7 @@ Invariant: a reader stops at the mark, so a row that was seen once stays, also w
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -156,7 +157,13 @@ def rows(
         if order(key) < first or marks[key].retired or (is_retired is not None and is_retired(key)):
             continue
         offset = start[1] if start is not None and order(key) == first else 0
-        for line in _lines(root / key, offset, marks[key]):
+        try:
+            file = _opened(root / key, marks[key])
+        except StorageError:
+            if is_retired is not None and is_retired(key):  # just now
+                continue
+            raise
+        for line in _lines(file, root / key, offset, marks[key].length):
             yield Ref(key, offset, len(line)), _parsed(line, key, offset)
             offset += len(line)
 
@@ -164,19 +171,25 @@ def rows(
 def row_at(root: Path, ref: Ref) -> Row | None:
     """The row at a place the store knows; None if its file was retired."""
     path = root / ref.file
-    if length_of(path) < 0:
+    try:
+        with storing(path), path.open("rb") as file:
+            file.seek(ref.offset)
+            line = file.read(min(ref.length, ROW_BYTES_MAX))
+    except StorageError as error:
+        if error.errno != errno.ENOENT:
+            raise
         return None
-    with storing(path), path.open("rb") as file:
-        file.seek(ref.offset)
-        line = file.read(min(ref.length, ROW_BYTES_MAX))
     return _parsed(line, ref.file, ref.offset)
 
 
-def _lines(path: Path, offset: int, mark: Mark) -> Iterator[bytes]:
-    if length_of(path) < (end := mark.length):
-        raise missing(path, end, full=mark.closed)
+def _opened(path: Path, mark: Mark) -> io.FileIO:
+    if length_of(path) < mark.length:
+        raise missing(path, mark.length, full=mark.closed)
     with storing(path):
-        file = path.open("rb", buffering=0)
+        return path.open("rb", buffering=0)
+
+
+def _lines(file: io.FileIO, path: Path, offset: int, end: int) -> Iterator[bytes]:
     with file, io.BytesIO() as held:
         file.seek(offset)
         while offset < end:

@@ -180,6 +180,23 @@ def test_retired_files_are_passed_over(tmp_path):
     book.results.close()
 
 
+def test_a_file_that_is_retired_just_now_is_passed_over(tmp_path):
+    """Once it was found there, and before it is opened."""
+    book = Book(tmp_path, roll_bytes=1)
+    for n in range(2):
+        book.results.append(row(n=n))
+        book.commit()
+    book.results.close()
+    first = tmp_path / "results" / "results-000000.jsonl"
+
+    def is_retired(file):
+        was_there = (tmp_path / file).exists()
+        first.unlink(missing_ok=True)
+        return not was_there
+
+    assert [found["n"] for found in book.read(is_retired=is_retired)] == [1]
+
+
 @pytest.mark.parametrize(
     "harm",
     [
