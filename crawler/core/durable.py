@@ -166,7 +166,7 @@ OPEN: Final = ".open"
 
 def is_there(path: Path) -> bool:
     """Whether a file stands there by its final name, or by the one it has while it is written."""
-    return length_of(path) >= 0 or length_of(path.with_name(path.name + OPEN)) >= 0
+    return any(length_of(name) >= 0 for name in (path, path.with_name(path.name + OPEN), path))  # perhaps renamed between looks
 
 
 def open_there(path: Path) -> io.FileIO:

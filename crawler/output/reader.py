@@ -125,9 +125,15 @@ class CrawlReader:
 
     def body(self, ref: Ref, *, raw: bool = False) -> BinaryIO:
         """The body at ``Known.archive``: decoded, or as it is kept. LookupError: it is kept no longer."""
+        gone = LookupError(f"the body is no longer kept: {ref.file} was retired")
         if self.is_retired(ref.file):
-            raise LookupError(f"the body is no longer kept: {ref.file} was retired")
-        return open_body(self.root, ref, raw=raw)
+            raise gone
+        try:
+            return open_body(self.root, ref, raw=raw)
+        except StorageError:
+            if self.is_retired(ref.file):  # just now
+                raise gone from None
+            raise
 
     def is_retired(self, file: str) -> bool:
         """Whether a file is no longer kept, also if that is so only since this was opened. May be asked for every row."""

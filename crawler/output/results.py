@@ -5,14 +5,16 @@ Invariant: a reader stops at the mark, so a row that was seen once stays, also w
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final, TypedDict
 
+import msgspec
 import orjson
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from crawler.core import exact_json
 from crawler.core.durable import length_of, missing, storing
@@ -39,9 +41,58 @@ ROW_BYTES_MAX: Final = 8 << 20
 """No row is longer: its texts are bounded by the limits of URLs and header lines."""
 
 _NAME: Final = re.compile(r"results/(?:p\d{2,}-)?results-(\d{6,})\.jsonl")
+_MOMENT: Final = r"^[1-9]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$"
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 Row = dict[str, Any]
+
+
+class _Line(TypedDict):
+    list: str
+    line: int
+
+
+class _Timings(TypedDict):
+    queue: float
+    first_byte: float
+    total: float
+
+
+class _Place(TypedDict, total=False):
+    file: str
+    offset: int
+    length: int
+    path: str
+    revisit_of: _Place
+
+
+class _Shape(TypedDict):
+    """Of what every row has had from the beginning: what a disk has damaged need not have it."""
+
+    url: str
+    canonical: str | None
+    outcome: str
+    status: int | None
+    reason: str | None
+    kind: str
+    input: _Line | None
+    final: bool
+    via: str | None
+    depth: int | None
+    hops: int | None
+    location: str | None
+    mime: str | None
+    charset: str | None
+    bytes_wire: int | None
+    bytes_decoded: int | None
+    sha256: str | None
+    truncated: str | None
+    fetched_at: Annotated[str, Meta(pattern=_MOMENT)]
+    attempt: int | None
+    timings: _Timings | None
+    ip: str | None
+    archive: _Place | None
+    tag: str | int | float | None
 
 
 class Results(RollingFile):
@@ -106,7 +157,13 @@ def rows(
         if order(key) < first or marks[key].retired or (is_retired is not None and is_retired(key)):
             continue
         offset = start[1] if start is not None and order(key) == first else 0
-        for line in _lines(root / key, offset, marks[key]):
+        try:
+            file = _opened(root / key, marks[key])
+        except StorageError:
+            if is_retired is not None and is_retired(key):  # just now
+                continue
+            raise
+        for line in _lines(file, root / key, offset, marks[key].length):
             yield Ref(key, offset, len(line)), _parsed(line, key, offset)
             offset += len(line)
 
@@ -114,19 +171,25 @@ def rows(
 def row_at(root: Path, ref: Ref) -> Row | None:
     """The row at a place the store knows; None if its file was retired."""
     path = root / ref.file
-    if length_of(path) < 0:
+    try:
+        with storing(path), path.open("rb") as file:
+            file.seek(ref.offset)
+            line = file.read(min(ref.length, ROW_BYTES_MAX))
+    except StorageError as error:
+        if error.errno != errno.ENOENT:
+            raise
         return None
-    with storing(path), path.open("rb") as file:
-        file.seek(ref.offset)
-        line = file.read(min(ref.length, ROW_BYTES_MAX))
     return _parsed(line, ref.file, ref.offset)
 
 
-def _lines(path: Path, offset: int, mark: Mark) -> Iterator[bytes]:
-    if length_of(path) < (end := mark.length):
-        raise missing(path, end, full=mark.closed)
+def _opened(path: Path, mark: Mark) -> io.FileIO:
+    if length_of(path) < mark.length:
+        raise missing(path, mark.length, full=mark.closed)
     with storing(path):
-        file = path.open("rb", buffering=0)
+        return path.open("rb", buffering=0)
+
+
+def _lines(file: io.FileIO, path: Path, offset: int, end: int) -> Iterator[bytes]:
     with file, io.BytesIO() as held:
         file.seek(offset)
         while offset < end:
@@ -147,12 +210,11 @@ def _lines(path: Path, offset: int, mark: Mark) -> Iterator[bytes]:
 
 def _parsed(line: bytes, file: str, offset: int) -> Row:
     try:
-        row = exact_json.loads(line)
-    except orjson.JSONDecodeError as error:
+        row: Row = orjson.loads(line)
+        msgspec.convert(row, _Shape)
+        return row if row.get("extra") is None else exact_json.loads(line)  # nowhere else is a whole number beyond 64 bits
+    except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
         raise StorageError(f"{file}: the row at {offset} is damaged: {error}") from None
-    if not isinstance(row, dict):
-        raise StorageError(f"{file}: the row at {offset} is damaged: it is not an object")
-    return row
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

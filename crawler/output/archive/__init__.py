@@ -7,6 +7,7 @@ A new kind is a file with its ``Archive`` and ``Kind`` and a line in ``KINDS``; 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -59,9 +60,10 @@ def refs_of(row: Mapping[str, Any]) -> tuple[Ref, Ref] | None:
     place = row["archive"]
     if place is None:
         return None
-    for kind in _KIND_OF.values():
-        if (refs := kind.refs(place, row["bytes_decoded"])) is not None:
-            return refs
+    with suppress(KeyError):  # damaged
+        for kind in _KIND_OF.values():
+            if (refs := kind.refs(place, row["bytes_decoded"])) is not None:
+                return refs
     raise StorageError(f"the row of {row['url']} names a place that no archive has: {place}")
 
 

@@ -160,6 +160,8 @@ def _packed(block: list[bytes], offset: int, heads: list[bytes]) -> bytes:
     packer = zlib.compressobj(wbits=31)
     packed = packer.compress(b"".join(block)) + packer.flush()
     place = {"offset": offset, "length": len(packed), "digest": f"sha256:{hashlib.sha256(packed).hexdigest()}"}
+    if block[0].count(b" ") < 2:
+        raise StorageError(f"an index is damaged, as crawler verify says: {block[0][:80]!r}", final=True)
     key, stamp, _ = block[0].split(b" ", 2)
     heads.append(key + b" " + stamp + b" " + json.dumps(place | {"filename": _INDEX}).encode() + b"\n")
     return packed

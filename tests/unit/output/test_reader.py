@@ -16,6 +16,7 @@ from crawler.core.model import Done, Link
 from crawler.crawl.maintenance import empty_batch
 from crawler.crawl.reading import open_crawl_reader
 from crawler.frontier import Limits, open_store
+from crawler.output.archive import open_body
 
 A = "http://a.example.org/"
 
@@ -113,3 +114,22 @@ def test_it_goes_on_showing_that_commit_when_a_file_is_retired_meanwhile(tmp_pat
 def test_a_directory_without_a_crawl_is_named(tmp_path):
     with pytest.raises(StorageError, match="frontier"):
         open_crawl_reader(tmp_path)
+
+
+def test_a_body_that_is_retired_just_now_is_kept_no_longer(crawl, monkeypatch):
+    """Once its file was found there, and before it is opened."""
+    visit(crawl, seed(A, 1), Done(crawl.page(A, b"body"), "ok"))
+    crawl.journal.roll()
+    crawl.commit([], [seed(f"{A}2", 2)])
+    with open_crawl_reader(crawl.root) as reader:
+        (result,) = reader.results()
+
+        def opened(root, ref, *, raw):
+            retired = {file: replace(mark, retired=True) for file, mark in reader.marks.items() if file == ref.file}
+            crawl.store.commit(crawl.store.prepare(replace(empty_batch(crawl.store), retired=retired)), [], {})
+            (root / ref.file).unlink()
+            return open_body(root, ref, raw=raw)
+
+        monkeypatch.setattr("crawler.output.reader.open_body", opened)
+        with pytest.raises(LookupError, match="was retired"):
+            result.open()

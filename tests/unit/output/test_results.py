@@ -18,6 +18,15 @@ from crawler.output.csv_rows import csv_lines
 from crawler.output.results import FIELDS, Results, body_ref, read, row_at, rows
 
 
+def row(**fields):
+    """With nothing in it but what every row has."""
+    told = {"url": "u", "outcome": "ok", "kind": "seed", "final": True, "fetched_at": "2026-11-28T23:41:38.901Z"}
+    return {"schema": 1, **dict.fromkeys(FIELDS), **told, **fields}
+
+
+ROW_BYTES = len(orjson.dumps(row(n=0))) + 1
+
+
 class Book:
     """Results and the marks that were committed."""
 
@@ -50,20 +59,20 @@ def book(tmp_path):
 
 
 def test_rows_are_read_back_in_order_up_to_the_mark(book):
-    refs = [book.results.append({"n": n}) for n in range(3)]
+    refs = [book.results.append(row(n=n)) for n in range(3)]
     book.commit()
-    book.results.append({"n": "not committed"})
+    book.results.append(row(n="not committed"))
     book.results.sync()
-    assert book.read() == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert book.read() == [row(n=0), row(n=1), row(n=2)]
     assert [ref for ref, _ in rows(book.root, book.marks)] == refs
     assert [row_at(book.root, ref) for ref in refs] == book.read()
 
 
 def test_files_roll_at_a_commit(tmp_path):
-    book = Book(tmp_path, roll_bytes=20)
+    book = Book(tmp_path, roll_bytes=3 * ROW_BYTES)
     for n in range(9):
-        book.results.append({"n": n})
-        book.results.append({"n": -n})
+        book.results.append(row(n=n))
+        book.results.append(row(n=-n))
         if n % 2:
             book.commit()
         if n == 5:
@@ -71,20 +80,20 @@ def test_files_roll_at_a_commit(tmp_path):
     book.commit()
     assert book.names() == [f"results-{n:06d}.jsonl" for n in range(5)]
     assert [mark.closed for _, mark in sorted(book.marks.items())] == [True] * 4 + [False]
-    assert [row["n"] for row in book.read()] == [m for n in range(9) for m in (n, -n)]
+    assert [found["n"] for found in book.read()] == [m for n in range(9) for m in (n, -n)]
     assert book.results.sync() == {}
     book.results.close()
 
 
 def test_reading_goes_on_from_a_cursor(tmp_path):
-    book = Book(tmp_path, roll_bytes=20)
+    book = Book(tmp_path, roll_bytes=5 * ROW_BYTES // 2)
     refs = []
     for n in range(7):
-        refs.append(book.results.append({"n": n}))
+        refs.append(book.results.append(row(n=n)))
         book.commit()
     book.results.close()
     for at, ref in enumerate(refs):
-        assert [row["n"] for row in book.read(start=(ref.file, ref.offset + ref.length))] == list(range(at + 1, 7))
+        assert [found["n"] for found in book.read(start=(ref.file, ref.offset + ref.length))] == list(range(at + 1, 7))
 
 
 step = st.one_of(st.text(max_size=40), st.sampled_from(["commit", "fail"]), st.tuples(st.just("kill"), st.binary(max_size=99)))
@@ -93,11 +102,11 @@ step = st.one_of(st.text(max_size=40), st.sampled_from(["commit", "fail"]), st.t
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(step, min_size=10, max_size=60))
 def test_what_was_committed_is_read_once_whatever_happens(tmp_path_factory, steps):
-    book = Book(tmp_path_factory.mktemp("r"), roll_bytes=100)
+    book = Book(tmp_path_factory.mktemp("r"), roll_bytes=4 * ROW_BYTES)
     committed, pending = [], []
     for action in steps:
         if isinstance(action, str) and action not in ("commit", "fail"):
-            book.results.append({"text": action})
+            book.results.append(row(fault=action))
             pending.append(action)
             continue
         if action == "commit":
@@ -111,7 +120,7 @@ def test_what_was_committed_is_read_once_whatever_happens(tmp_path_factory, step
             tear(book, action[1])
             book.reopen()
         pending = []
-        assert [row["text"] for row in book.read()] == committed
+        assert [found["fault"] for found in book.read()] == committed
     book.results.close()
 
 
@@ -125,27 +134,27 @@ def tear(book, trash):
 
 
 def test_a_file_no_commit_knows_is_moved_and_others_are_left_alone(book):
-    book.results.append({"n": 0})
+    book.results.append(row(n=0))
     book.results.sync()  # killed before the commit
     (book.root / "results" / "notes.txt").write_text("mine")
     (book.root / "results" / "results-000007.jsonl").write_text("mine")
     assert book.reopen() == ["lost+found/results-000000.jsonl"]
-    book.results.append({"n": 1})
+    book.results.append(row(n=1))
     book.commit()
-    assert book.read() == [{"n": 1}]
+    assert book.read() == [row(n=1)]
     assert book.names() == ["notes.txt", "results-000000.jsonl", "results-000007.jsonl"]
 
 
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("harm", ["missing", "shorter"])
 def test_a_committed_file_that_is_missing_or_shorter_is_named(tmp_path, closed, harm):
-    book = Book(tmp_path, roll_bytes=1 if closed else 1000)
-    book.results.append({"n": 0})
+    book = Book(tmp_path, roll_bytes=1 if closed else 2 * ROW_BYTES)
+    book.results.append(row(n=0))
     book.commit()
     path = tmp_path / "results" / "results-000000.jsonl"
     path.unlink() if harm == "missing" else os.truncate(path, 3)
     for attempt in (book.reopen, book.read):
-        with pytest.raises(StorageError, match=r"results-000000\.jsonl: 8 bytes were committed") as raised:
+        with pytest.raises(StorageError, match=rf"results-000000\.jsonl: {ROW_BYTES} bytes were committed") as raised:
             attempt()
         assert raised.value.final
 
@@ -160,39 +169,70 @@ def test_retired_files_are_passed_over(tmp_path):
     book = Book(tmp_path, roll_bytes=1)
     refs = []
     for n in range(3):
-        refs.append(book.results.append({"n": n}))
+        refs.append(book.results.append(row(n=n)))
         book.commit()
     (tmp_path / refs[1].file).unlink()
     book.marks[refs[1].file] = Mark(8, closed=True, retired=True)
     assert book.reopen() == []
-    assert [row["n"] for row in book.read()] == [0, 2]
+    assert [found["n"] for found in book.read()] == [0, 2]
     assert row_at(tmp_path, refs[1]) is None
-    assert book.results.append({"n": 3}).file == "results/results-000003.jsonl"
+    assert book.results.append(row(n=3)).file == "results/results-000003.jsonl"
     book.results.close()
 
 
-@pytest.mark.parametrize("harm", [b"[1]\n", b"{]}\n", b'{"n":'])
+def test_a_file_that_is_retired_just_now_is_passed_over(tmp_path):
+    """Once it was found there, and before it is opened."""
+    book = Book(tmp_path, roll_bytes=1)
+    for n in range(2):
+        book.results.append(row(n=n))
+        book.commit()
+    book.results.close()
+    first = tmp_path / "results" / "results-000000.jsonl"
+
+    def is_retired(file):
+        was_there = (tmp_path / file).exists()
+        first.unlink(missing_ok=True)
+        return not was_there
+
+    assert [found["n"] for found in book.read(is_retired=is_retired)] == [1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        b"[1]\n",
+        b"{]}\n",
+        b'{"n":',
+        b'{"n":1}\n',
+        *(
+            orjson.dumps(row(**wrong)) + b"\n"
+            for wrong in ({"status": "200"}, {"fetched_at": "2026-11-28T23:4q:38.901Z"}, {"timings": {}}, {"archive": []})
+        ),
+    ],
+)
 def test_damage_is_named(book, harm):
-    book.results.append({"n": 0})
+    book.results.append(row(n=0))
     book.commit()
     path = book.root / "results" / "results-000000.jsonl"
     with path.open("ab") as file:
         file.write(harm)
     book.marks["results/results-000000.jsonl"] = Mark(path.stat().st_size)
-    with pytest.raises(StorageError, match=r"results-000000\.jsonl: the row (at 8 is damaged|before \d+ does not end)"):
+    with pytest.raises(
+        StorageError, match=rf"results-000000\.jsonl: the row (at {ROW_BYTES} is damaged|before \d+ does not end)"
+    ):
         book.read()
 
 
 def test_text_that_is_not_unicode_is_made_so(book):
-    book.results.append({"url": "http://x/\udcff", "input": {"list": "l\udce9st", "line": 1}, "n": None})
+    book.results.append(row(url="http://x/\udcff", input={"list": "l\udce9st", "line": 1}))
     book.commit()
-    assert book.read() == [{"url": "http://x/�", "input": {"list": "l�st", "line": 1}, "n": None}]
+    assert book.read() == [row(url="http://x/�", input={"list": "l�st", "line": 1})]
 
 
 def test_long_rows_pass_and_reading_is_bounded(book):
     long = "x" * 100_000
     for n in range(600):
-        book.results.append({"n": n, "text": long})
+        book.results.append(row(n=n, fault=long))
     book.commit()
     tracemalloc.start()
     assert sum(1 for _ in rows(book.root, book.marks)) == 600
@@ -203,10 +243,10 @@ def test_long_rows_pass_and_reading_is_bounded(book):
 
 def test_a_result_opens_the_body_its_row_names(book):
     place = {"file": "warc/x.warc.gz", "offset": 7, "length": 9}
-    book.results.append({"url": "u1", "archive": place, "bytes_decoded": 5})
-    book.results.append({"url": "u2", "archive": {**place, "offset": 70, "revisit_of": place}, "bytes_decoded": 5})
-    book.results.append({"url": "u3", "archive": {"path": "files/ab/cd/x.html"}, "bytes_decoded": 5})
-    book.results.append({"url": "u4", "archive": None})
+    book.results.append(row(url="u1", archive=place, bytes_decoded=5))
+    book.results.append(row(url="u2", archive={**place, "offset": 70, "revisit_of": place}, bytes_decoded=5))
+    book.results.append(row(url="u3", archive={"path": "files/ab/cd/x.html"}, bytes_decoded=5))
+    book.results.append(row(url="u4", archive=None))
     book.commit()
     *kept, none = read(book.root, book.marks, lambda ref: io.BytesIO(repr(ref).encode()))
     first = Ref("warc/x.warc.gz", 7, 9)

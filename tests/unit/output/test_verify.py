@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.pages import Crawl, seed, visit
 
 from crawler.core.batch import Settled
+from crawler.core.durable import length_of
 from crawler.core.model import Done, Dropped, Mark
 from crawler.output.archive.warc import WarcArchive
 from crawler.output.file_names import retired_in
@@ -180,6 +181,7 @@ def test_a_row_whose_body_is_another_is_named(crawl):
         (lambda rows: [*rows[:-1], moved(rows[-1], offset=5_000_000)], "which is not there"),
         (lambda rows: [moved(rows[0], length=7), *rows[1:]], "its row says otherwise"),
         (lambda rows: [*rows, moved(rows[0], file="warc/other.warc.gz")], "a row names this file, but no commit does"),
+        (lambda rows: [*rows, rows[0] | {"archive": {"file": "warc/x", "offset": 1}}], "names a place that no archive has"),
     ],
 )
 def test_rows_and_records_that_do_not_match_are_named(crawl, change, said):
@@ -260,6 +262,20 @@ def test_an_index_that_was_written_on_and_sorted_meanwhile_is_whole(tmp_path):
     path = first_of(crawl, "index")
     path.write_bytes(path.read_bytes().replace(b"/9", b"/x"))
     assert check(crawl, marks, crawl.store.marks())[0].faults
+
+
+def test_a_file_that_gets_its_final_name_between_two_looks_is_not_missed(crawl, monkeypatch):
+    path = first_of(crawl, "warc")
+    opened = path.rename(path.with_name(f"{path.name}.open"))
+
+    def looked(at):
+        length = length_of(at)
+        if at == path and opened.exists():
+            opened.rename(path)
+        return length
+
+    monkeypatch.setattr("crawler.output.verify.length_of", looked)
+    assert check(crawl)[1] == [] and not opened.exists()
 
 
 def test_a_body_file_that_is_not_what_its_name_says_is_named(tmp_path):

@@ -69,6 +69,15 @@ def test_an_index_that_was_written_on_and_sorted_meanwhile_names_what_is_in_it(t
     assert [line.partition(b" ")[0] for line in lines_in(tmp_path / "x.wacz")] == [b"org,example)/%d" % n for n in range(6, 10)]
 
 
+def test_an_index_that_is_damaged_is_told(tmp_path: Path) -> None:
+    marks = crawl_of(tmp_path / "root", 1)
+    index = tmp_path / "root" / names(0)[1]
+    index.write_bytes(b"x" * (index.stat().st_size - 1) + b"\n")
+    with pytest.raises(StorageError, match="an index is damaged"):
+        write_wacz(tmp_path / "root", marks, [], tmp_path / "x.wacz", title="x", is_retired=kept_always)
+    assert not (tmp_path / "x.wacz").exists()
+
+
 def test_a_clock_that_begins_in_1970_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(gmtime=lambda: time.gmtime(7), strftime=time.strftime)
     monkeypatch.setattr("crawler.output.archive.wacz.time", clock)
