@@ -605,6 +605,30 @@ async def test_a_response_that_has_no_body_whatever_it_says_leaves_its_connectio
         assert fetcher.stats().connections_idle == 0, "there was more than it may have"
 
 
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:{proxy-good}"])
+@pytest.mark.parametrize("name", ["length", "chunked"])
+async def test_a_connection_is_used_again_after_a_body_that_comes_behind_its_head(
+    site: Site, tmp_path: Path, name, proxy, lean
+) -> None:
+    """aiohttp's own way gave it back from within the last byte, when it was not at rest yet: each such page through a proxy took
+    a connection of its own, with a tunnel and a handshake."""
+    framed = {
+        "length": [head(5), 0.05, b"hello"],
+        "chunked": [head(None, "Transfer-Encoding: chunked"), 0.05, b"5\r\nhello\r\n0\r\n\r\n"],
+    }
+    site.scripts["behind"] = [*framed[name], stay]
+    async with fetching(tmp_path, site, lean=lean, proxy=proxy, ca_file="{ca}") as fetcher:
+        for _ in range(3):
+            assert await end_of(fetcher, f"https://localhost:{site.ports['tls-good']}/sin/behind") == ("ok", None, b"hello")
+        assert fetcher.stats().connections_opened == 1
+        *start, last = framed[name]
+        site.scripts["behind"] = [*start, last + head(2) + b"no", stay]
+        assert await end_of(fetcher, f"https://localhost:{site.ports['tls-good']}/sin/behind") == ("ok", None, b"hello")
+        assert await end_of(fetcher, f"https://localhost:{site.ports['tls-good']}/good/1") == ("ok", None, page(1, 2000))
+        assert fetcher.stats().connections_opened == 2
+
+
 async def test_rubbish_on_a_kept_connection_may_be_of_what_was_asked_before(site: Site, tmp_path: Path) -> None:
     """The server sends it when it has the next request, so that nobody can tell before: that page is to be asked for again."""
     site.scripts["left-over"] = [head(2) + b"ok", heard, b"left over", hang]
