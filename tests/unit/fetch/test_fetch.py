@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import gc
 import gzip
 import hashlib
 import resource
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from support.corpora import corpus
 from support.hostile import LIMITS, end_of, fetching, lease_of, sinful_site, url_of
 from support.sinful import Site, forever, hang, head, heard, page, running, stay
@@ -818,3 +820,24 @@ async def test_a_connection_that_we_drop_fills_no_log(tmp_path, site, caplog):
     caplog.clear()
     loop.call_exception_handler(dropped)
     assert "Fatal error" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["plain-http", "close"])
+def test_a_handshake_that_fails_as_its_visit_ends_fills_no_log(tmp_path, site, caplog, name):
+    """One in forty was told by uvloop, with a traceback."""
+
+    async def live() -> None:
+        async with fetching(tmp_path, site, insecure=True) as fetcher:
+            for n in range(600):
+                visit = asyncio.create_task(fetcher.fetch(lease_of(f"https://localhost:{site.ports[f'tls-{name}']}/")))
+                for _ in range(n % 60):
+                    await asyncio.sleep(0)
+                visit.cancel()
+                with pytest.raises((FetchError, asyncio.CancelledError)):
+                    await visit
+            gc.collect()
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live())
+    assert not caplog.records
