@@ -15,6 +15,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,11 @@ from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref, Retry
 from crawler.core.urls import UrlRules
-from crawler.fetch import connector, decoding, session
+from crawler.fetch import connector, decoding, open_fetcher, session
 from crawler.fetch import fetcher as fetcher_module
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
+from crawler.fetch.cookies import Cookies
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
@@ -326,6 +328,26 @@ async def test_only_wanted_kinds_are_fetched(site: Site, tmp_path: Path) -> None
         assert robots.body.size == 4
     async with fetching(tmp_path, site, accept_mime=("image/*",)) as fetcher:
         assert (await end_of(fetcher, at(site, "/sin/image")))[:2] == ("ok", None)
+
+
+@pytest.mark.parametrize("name", ["unwanted", "cut", "silent"])
+async def test_a_response_sets_its_cookies_whatever_becomes_of_its_body(site: Site, tmp_path: Path, name: str) -> None:
+    """A host that renewed its session with a picture that is not wanted, or a visit that was broken off, was asked by the old."""
+    site.scripts["unwanted"] = [head(4, "Set-Cookie: session=2; Path=/", mime="image/png") + b"\x89PNG", stay]
+    site.scripts["cut"] = [head(40, "Set-Cookie: session=2; Path=/") + b"hello"]
+    site.scripts["silent"] = [head(40, "Set-Cookie: session=2; Path=/") + b"hello", hang]
+    cookies = Cookies(CookieJar())
+    config = FetchConfig(allow_net=("127.0.0.0/8",), accept_mime=("text/html",))
+    async with open_fetcher(config, tmp=tmp_path, decode_body=False, cookies=cookies) as fetcher:
+        cookies.received(at(site, "/"), ["session=1"])
+        visit = asyncio.create_task(end_of(fetcher, at(site, f"/sin/{name}")))
+        if name == "silent":
+            while not fetcher.stats().bytes_in_flight:
+                await asyncio.sleep(0.01)
+            visit.cancel()
+        await asyncio.wait([visit])
+        await end_of(fetcher, at(site, "/good/1"))
+    assert fields_of(site.requests[-1])["cookie"] == "session=2"
 
 
 async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_request(site: Site, tmp_path: Path) -> None:
