@@ -88,6 +88,10 @@ class Watched(ResponseHandler):
         self._closed_in_order = False
         self._unread: Any = None  # a pointer to a _PollFd, made once: it costs more than the call
         self._sock: socket.socket | None = None  # of a TLS connection
+        self.is_feeding = False
+        """A part of a body is being handed on: if it is the last, the connection is at rest thereafter, and not before."""
+        self.then: Callable[[], None] | None = None
+        """Called when it has been."""
         self.ip: str | None = None
         """The peer's address."""
         self.is_tls = False
@@ -156,7 +160,12 @@ class Watched(ResponseHandler):
         if exchange.message is None and not (data := self._feed_head(data, exchange)) and self._left:
             return  # there is more to come
         if exchange.message is not None and self._exchange is not None:
+            self.is_feeding = True
             self._feed_body(data, exchange)
+            self.is_feeding = False
+            if (then := self.then) is not None:
+                self.then = None
+                then()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp asks for it at every chunk that is read, and at each end."""

@@ -226,7 +226,7 @@ class Fetcher:
                     deadline.arm(config.connect_timeout, "connect_timeout")
                     try:
                         async with self._transport.ask(request) as content:
-                            self._check_head(link, exchange)
+                            self._take_head(link, exchange)
                             head_at = time.monotonic()
                             fault = await self._read(content, body, limit, deadline, exchange)
                     except Exception as error:
@@ -248,8 +248,6 @@ class Fetcher:
             body.seal()
             message = exchange.message
             assert message is not None
-            if self._cookies is not None and "Set-Cookie" in message.headers:
-                self._cookies.received(link.url, message.headers.getall("Set-Cookie"))
             page = _page(request, message, body, fault)
             page.ip = None if exchange.proxied else exchange.ip
             page.fetched_at = exchange.sent_wall
@@ -317,12 +315,14 @@ class Fetcher:
         if (":" in host or host.replace(".", "").isdigit()) and (rule := self._guard.refuses(host)):
             raise FetchError("address", rule)
 
-    def _check_head(self, link: Link, exchange: Exchange) -> None:
-        """Refuse a response by its head alone."""
+    def _take_head(self, link: Link, exchange: Exchange) -> None:
+        """The cookies that a response sets, whatever becomes of its body. Refuse it by its head alone."""
         message = exchange.message
         assert message is not None
         if message.code == 407 and exchange.proxied and link.url.startswith("http:"):  # by a tunnel only the host speaks
             raise FetchError("proxy", "status 407", shared=True)
+        if self._cookies is not None and "Set-Cookie" in message.headers:
+            self._cookies.received(link.url, message.headers.getall("Set-Cookie"))
         accepted = self._config.accept_mime
         if accepted and message.code == 200 and link.kind not in _READ_BY_US:
             mime, _ = _content_type(message)

@@ -125,16 +125,20 @@ def _session(connector: Connector, heads: Mapping[str, Any]) -> aiohttp.ClientSe
     return session
 
 
+_UNHEARD: Final = "Future exception was never retrieved"
 Handler: TypeAlias = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
 
 def _told_of_closed_connections(handled: Handler | None) -> Handler:
-    """uvloop complains, with a traceback, of a TLS connection that is dropped from within what it has just received: whatever
-    a server must do to be dropped so would fill the log. The visit knows why its connection ended."""
+    """uvloop complains, with a traceback, of a TLS connection that is dropped from within what it has just received, and of a
+    handshake that fails just as its visit is cancelled: whatever a server must do to that end would fill the log. The visit knows
+    why its connection ended."""
 
     def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, RuntimeError) and "handler is closed" in str(error):
+            return
+        if isinstance(error, (ssl.SSLError, ConnectionError)) and context.get("message") == _UNHEARD:
             return
         if handled is not None:
             handled(loop, context)

@@ -130,7 +130,9 @@ def _refusing(context: ssl.SSLContext) -> Serve:
                 failed = True
             await conn.send(outgoing.read())
             if not failed:
-                incoming.write(await conn.reader.read(65536))
+                if not (data := await conn.reader.read(65536)):
+                    return  # the client has gone in the middle
+                incoming.write(data)
         await conn.hang()
 
     return serve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import gc
 import gzip
 import hashlib
 import resource
@@ -14,9 +15,11 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
+import uvloop
 from support.corpora import corpus
 from support.hostile import LIMITS, end_of, fetching, lease_of, sinful_site, url_of
 from support.sinful import Site, forever, hang, head, heard, page, running, stay
@@ -25,10 +28,11 @@ from crawler.config.sections import FetchConfig, HostConfig
 from crawler.core.errors import ConfigError, FetchError, StorageError
 from crawler.core.model import Known, Ref, Retry
 from crawler.core.urls import UrlRules
-from crawler.fetch import connector, decoding, session
+from crawler.fetch import connector, decoding, open_fetcher, session
 from crawler.fetch import fetcher as fetcher_module
 from crawler.fetch.connection import Watched
 from crawler.fetch.connector import IDLE_BYTES, IDLE_TLS_BYTES
+from crawler.fetch.cookies import Cookies
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.exchange import CURRENT, Exchange
 from crawler.fetch.guard import Guard
@@ -330,6 +334,26 @@ async def test_only_wanted_kinds_are_fetched(site: Site, tmp_path: Path) -> None
         assert (await end_of(fetcher, at(site, "/sin/image")))[:2] == ("ok", None)
 
 
+@pytest.mark.parametrize("name", ["unwanted", "cut", "silent"])
+async def test_a_response_sets_its_cookies_whatever_becomes_of_its_body(site: Site, tmp_path: Path, name: str) -> None:
+    """A host that renewed its session with a picture that is not wanted, or a visit that was broken off, was asked by the old."""
+    site.scripts["unwanted"] = [head(4, "Set-Cookie: session=2; Path=/", mime="image/png") + b"\x89PNG", stay]
+    site.scripts["cut"] = [head(40, "Set-Cookie: session=2; Path=/") + b"hello"]
+    site.scripts["silent"] = [head(40, "Set-Cookie: session=2; Path=/") + b"hello", hang]
+    cookies = Cookies(CookieJar())
+    config = FetchConfig(allow_net=("127.0.0.0/8",), accept_mime=("text/html",))
+    async with open_fetcher(config, tmp=tmp_path, decode_body=False, cookies=cookies) as fetcher:
+        cookies.received(at(site, "/"), ["session=1"])
+        visit = asyncio.create_task(end_of(fetcher, at(site, f"/sin/{name}")))
+        if name == "silent":
+            while not fetcher.stats().bytes_in_flight:
+                await asyncio.sleep(0.01)
+            visit.cancel()
+        await asyncio.wait([visit])
+        await end_of(fetcher, at(site, "/good/1"))
+    assert fields_of(site.requests[-1])["cookie"] == "session=2"
+
+
 async def test_what_is_in_flight_is_counted_and_settings_change_with_the_next_request(site: Site, tmp_path: Path) -> None:
     async with fetching(tmp_path, site, max_body=1 << 30) as fetcher:
         task = asyncio.create_task(fetcher.fetch(lease_of(at(site, "/sin/hold-big"))))
@@ -609,6 +633,30 @@ async def test_a_response_that_has_no_body_whatever_it_says_leaves_its_connectio
         assert fetcher.stats().connections_idle == 0, "there was more than it may have"
 
 
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:{proxy-good}"])
+@pytest.mark.parametrize("name", ["length", "chunked"])
+async def test_a_connection_is_used_again_after_a_body_that_comes_behind_its_head(
+    site: Site, tmp_path: Path, name, proxy, lean
+) -> None:
+    """aiohttp's own way gave it back from within the last byte, when it was not at rest yet: each such page through a proxy took
+    a connection of its own, with a tunnel and a handshake."""
+    framed = {
+        "length": [head(5), 0.05, b"hello"],
+        "chunked": [head(None, "Transfer-Encoding: chunked"), 0.05, b"5\r\nhello\r\n0\r\n\r\n"],
+    }
+    site.scripts["behind"] = [*framed[name], stay]
+    async with fetching(tmp_path, site, lean=lean, proxy=proxy, ca_file="{ca}") as fetcher:
+        for _ in range(3):
+            assert await end_of(fetcher, f"https://localhost:{site.ports['tls-good']}/sin/behind") == ("ok", None, b"hello")
+        assert fetcher.stats().connections_opened == 1
+        *start, last = framed[name]
+        site.scripts["behind"] = [*start, last + head(2) + b"no", stay]
+        assert await end_of(fetcher, f"https://localhost:{site.ports['tls-good']}/sin/behind") == ("ok", None, b"hello")
+        assert await end_of(fetcher, f"https://localhost:{site.ports['tls-good']}/good/1") == ("ok", None, page(1, 2000))
+        assert fetcher.stats().connections_opened == 2
+
+
 async def test_rubbish_on_a_kept_connection_may_be_of_what_was_asked_before(site: Site, tmp_path: Path) -> None:
     """The server sends it when it has the next request, so that nobody can tell before: that page is to be asked for again."""
     site.scripts["left-over"] = [head(2) + b"ok", heard, b"left over", hang]
@@ -798,3 +846,24 @@ async def test_a_connection_that_we_drop_fills_no_log(tmp_path, site, caplog):
     caplog.clear()
     loop.call_exception_handler(dropped)
     assert "Fatal error" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["plain-http", "close"])
+def test_a_handshake_that_fails_as_its_visit_ends_fills_no_log(tmp_path, site, caplog, name):
+    """One in forty was told by uvloop, with a traceback."""
+
+    async def live() -> None:
+        async with fetching(tmp_path, site, insecure=True) as fetcher:
+            for n in range(600):
+                visit = asyncio.create_task(fetcher.fetch(lease_of(f"https://localhost:{site.ports[f'tls-{name}']}/")))
+                for _ in range(n % 60):
+                    await asyncio.sleep(0)
+                visit.cancel()
+                with pytest.raises((FetchError, asyncio.CancelledError)):
+                    await visit
+            gc.collect()
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live())
+    assert not caplog.records
