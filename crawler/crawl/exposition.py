@@ -136,7 +136,7 @@ def _read(r: Readings, rules: Iterable[str] = ()) -> Iterator[Metric]:
     yield _counters("crawler_memory_waits_total", "Times something waited for an account.", "account", waits)
     yield _one_of("crawler_memory_state", "1 for the state memory is in.", r.memory_state, MEMORY_STATES)
     yield _gauge("crawler_commit_age_seconds", "How long the oldest uncommitted outcome has waited.", r.commit_age)
-    yield _gauge("crawler_disk_free_bytes", "Free where the crawl's directory is, or a folder of it on a fuller disk.", r.disk_free)
+    yield _gauge("crawler_disk_free_bytes", "Free on the fullest disk of the crawl's directory.", r.disk_free)
     errors = {**dict.fromkeys(ERRNOS, 0), **r.storage_errors}
     yield _counters("crawler_storage_errors_total", "This machine's own trouble, by errno.", "errno", errors)
     yield _gauge("crawler_processes", "Processes that crawl.", r.processes)
