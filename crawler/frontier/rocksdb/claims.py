@@ -37,6 +37,10 @@ from crawler.frontier.rocksdb.upstream import Upstream
 Taken = tuple[bytes, bytes, HostRecord]
 """Queue key, value, record of the host."""
 
+TAKEN_BYTES_MAX: Final = 4 << 20
+"""Of the links of one claim, as they are stored: listed lines among them may be of 64 KiB each. Beyond, a host that was asked for
+gives one at most, and no other any."""
+
 _NONE: Final[dict[bytes, int]] = {}
 
 
@@ -81,15 +85,23 @@ class Claims:
         cursor = self._database.cursor("queue")
         wanted = {key: links for name, links in low.items() if self._is_held(key := self._keys_by.host(name))}
         records = self._hosts.load(wanted)
+        left = TAKEN_BYTES_MAX
         for host, record in records.items():
-            taken += self._take(cursor, host, record, wanted[host])
+            found = self._take(cursor, host, record, wanted[host], left)
+            left -= _bytes(found)
+            taken += found
         if hosts > 0:
-            found = self._due_hosts(hosts, now)
-            records = self._hosts.load(found)
-            for host in found:
+            due = self._due_hosts(hosts, now)
+            records = self._hosts.load(due)
+            for host in due:
                 if host not in records:
                     raise StorageError("frontier store: a ready host has no record", final=True)
-                taken += self._take(cursor, host, records[host], per_host)
+                if left <= 0:
+                    self._ready_from = min(self._ready_from, records[host].ready_key(host) or LAST)
+                    break  # the ones behind it come later still
+                found = self._take(cursor, host, records[host], per_host, left)
+                left -= _bytes(found)
+                taken += found
         return self._leases(taken)
 
     def _due_hosts(self, limit: int, now: float) -> list[bytes]:
@@ -116,15 +128,16 @@ class Claims:
             cursor.next()
         cursor.status()
 
-    def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int) -> list[Taken]:
-        """The host's first links that are not out: by lane, then sequence, then place in a bundle."""
+    def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int, left: int) -> list[Taken]:
+        """The host's first links that are not out: by lane, then sequence, then place in a bundle. One at least, and no more
+        entries once they have ``left`` bytes."""
         out, behind = self._out.get(host, _NONE), self._passed.get(host, {})
         taken: list[Taken] = []
         for lane in record.lanes:
-            if len(taken) >= links:
+            if len(taken) >= links or (taken and left <= 0):
                 break
             passed = self._seek(cursor, host, lane, out, behind.get(lane.number))
-            while passed < lane.count and len(taken) < links:
+            while passed < lane.count and len(taken) < links and (left > 0 or not taken):
                 key = cursor.key()
                 if key is None or key[:9] != host + bytes((lane.number,)):
                     cursor.status()
@@ -133,6 +146,7 @@ class Claims:
                     lane.head = int.from_bytes(key[9:], "big")
                 found, count, are_all = self._entries(key, cursor, out, links - len(taken))
                 taken += [(entry, value, record) for entry, value in found]
+                left -= sum([len(value) for _, value in found])
                 passed += count
                 if are_all:
                     behind[lane.number] = key
@@ -311,19 +325,21 @@ class Claims:
     # -- what comes when ------------------------------------------------------------------------------------------
 
     def expired(self, now: float, limit: int) -> list[tuple[bytes, bytes]]:
-        """The first entries of ``due`` whose time has come; later calls begin behind them."""
+        """The first entries of ``due`` whose time has come, so many or of TAKEN_BYTES_MAX; later calls begin behind them."""
         until = pack_time(now) + b"\xff" * QUEUE_KEY_BYTES
         found: list[tuple[bytes, bytes]] = []
+        left = TAKEN_BYTES_MAX
         if self._due_from > until:
             return found
         cursor = self._database.cursor("due")
         cursor.seek(self._due_from)
         while cursor.valid():
             self._due_from = cursor.key()
-            if self._due_from > until or len(found) == limit:
+            if self._due_from > until or len(found) == limit or left <= 0:
                 return found
             if self._is_held(self._due_from[8:]):
                 found.append((self._due_from, cursor.value()))
+                left -= len(found[-1][1])
             cursor.next()
         cursor.status()
         self._due_from = LAST
@@ -334,3 +350,7 @@ class Claims:
         self._ready_from = next((key for key in self._ready(self._ready_from) if self._is_free(key[8:])), LAST)
         first = min(self._ready_from, self._due_from)
         return unpack_time(first) if first < LAST else None
+
+
+def _bytes(taken: Sequence[Taken]) -> int:
+    return sum([len(value) for _, value, _ in taken])
