@@ -137,8 +137,9 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     def text_bytes(self) -> int:
         """Most that its texts hold in memory. Those of a listed line may be long, and in any script."""
         size = len(self.url) + len(self.via or "") + len(self.anchor or "")
-        if self.given is not None or self.listed is not None or self.extra is not None:
-            size += sum([text_bytes(text) for text in (self.given, self.listed, self.extra) if text])
+        for text in (self.given, self.listed, self.extra, self.tag, self.input and self.input.list):
+            if text is not None:
+                size += text_bytes(text) if isinstance(text, str) else 0
         return size
 
     @property
