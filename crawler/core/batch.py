@@ -11,7 +11,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from crawler.core.link_block import LinkBlock
-from crawler.core.model import THERE, Done, Input, Lease, Link, Mark, Outcome, Tag
+from crawler.core.model import THERE, Done, Input, Lease, Link, Mark, Outcome, Tag, text_bytes
 
 
 class HostRest(Struct, frozen=True, gc=False):
@@ -56,6 +56,12 @@ class Admitted(Struct, frozen=True):
     """The links of a part of a page, packed; they come behind ``links``."""
     extras: Mapping[Input, str] = {}
     """Further keys of the lines among ``faults`` (see ``Link.extra``)."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Most that the texts of ``links`` and ``faults`` hold in memory."""
+        links = sum([link.text_bytes for link in self.links])
+        return links + sum([text_bytes(text) for _, text, *_ in self.faults]) + sum(map(text_bytes, self.extras.values()))
 
 
 class Batch(Struct):

@@ -89,6 +89,11 @@ Tag: TypeAlias = str | int | float
 """A person's own label for a line: it comes back as it was given."""
 
 
+def text_bytes(text: str) -> int:
+    """Most that a text holds in memory."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
 class Input(Struct, frozen=True, array_like=True, gc=False):
     """Where a person named a URL: the list as the person named it (``-`` is standard input) and the line, from 1."""
 
@@ -127,6 +132,15 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
         if self.input is None or self.kind == "redirect":
             return self.listed
         return self.listed or self.given or self.url
+
+    @property
+    def text_bytes(self) -> int:
+        """Most that its texts hold in memory. Those of a listed line may be long, and in any script."""
+        size = len(self.url) + len(self.via or "") + len(self.anchor or "")
+        for text in (self.given, self.listed, self.extra, self.tag, self.input and self.input.list):
+            if text is not None:
+                size += text_bytes(text) if isinstance(text, str) else 0
+        return size
 
     @property
     def nesting(self) -> int:
@@ -194,6 +208,11 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     due: float | None = None
 
     @property
+    def text_bytes(self) -> int:
+        """As that of a link."""
+        return self.link.text_bytes + len(self.location or "") + len(self.etag or "") + len(self.last_modified or "")
+
+    @property
     def can_be_confirmed(self) -> bool:
         """Whether there is something that a server can mean by "not modified", asked or not: a whole page. What was cut, an error
         or a redirect becomes none by that."""
@@ -234,6 +253,11 @@ class Lease(Struct, frozen=True, gc=False):
     has_responded: bool = False
     recrawl: bool = False
     """Its URL was settled, and is visited again to see what has changed."""
+
+    @property
+    def text_bytes(self) -> int:
+        """As that of its link, and of what is known."""
+        return self.link.text_bytes + (self.known.text_bytes if self.known is not None else 0)
 
 
 HostSign: TypeAlias = Literal["alive", "busy", "mute", "failed", "gone", "silent"]

@@ -40,12 +40,14 @@ SET_MAX: Final = 50
 SET_BYTES_MAX: Final = 64 << 10
 """And so much of their text: to read 400 KiB could stop the loop for a third of a second."""
 COOKIE_BYTES_MAX: Final = 4 << 10
-HOST_BYTES_MAX: Final = 32 << 10
+HOST_BYTES_MAX: Final = 64 << 10
 """Of a host's own cookies; what it sets beyond that is not kept (RFC 6265 6.1 asks for 50 of 4 KiB)."""
-BYTES_MAX: Final = 2 << 20
-"""Of all hosts' own; those of the host that was asked longest ago go first."""
-COOKIE_COST_BYTES: Final = 256
-"""What each counts beside its text, so that small ones are not very many; a host may have 100 of 64 bytes."""
+BYTES_MAX: Final = 4 << 20
+"""Of all hosts' own, in memory; those of the host that was asked longest ago go first."""
+COOKIE_COST_BYTES: Final = 576
+"""What each takes beside its text; a host may have 100 of 64 bytes."""
+JAR_BYTES: Final = 1_500
+"""What a host takes beside its cookies."""
 SAVED_EVERY_S: Final = 30.0
 
 logger: Final = logging.getLogger(__name__)
@@ -189,6 +191,7 @@ class Cookies:
         for cookie in listed:
             self._listed.setdefault(cookie.domain.lstrip("."), []).append(cookie)
         self._policy = listed._policy  # type: ignore[attr-defined]
+        self._own_policy = _OwnHost(rfc2965=False)
         self._hosts: OrderedDict[str, CookieJar] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._changed: set[str] = set()
@@ -233,8 +236,13 @@ class Cookies:
                 self._take(jar, host, asked, field)
         if not len(jar):
             self._forget(host)
-        while sum(self._sizes.values()) > BYTES_MAX:
+        while self.memory_bytes > BYTES_MAX:
             self._forget(next(iter(self._hosts)))
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the hosts' own take."""
+        return sum(self._sizes.values()) + JAR_BYTES * len(self._sizes)
 
     def _hides_secure(self, field: _Set, host: str, asked: Request) -> bool:
         """Whether what came without TLS would stand in for, or delete, a cookie that goes by TLS only (RFC 6265bis 5.7). For one
@@ -270,7 +278,7 @@ class Cookies:
 
     def _jar(self, host: str) -> CookieJar:
         if host not in self._hosts:
-            self._hosts[host] = CookieJar(_OwnHost(rfc2965=False))
+            self._hosts[host] = CookieJar(self._own_policy)
             self._sizes[host] = 0
         self._hosts.move_to_end(host)
         return self._hosts[host]

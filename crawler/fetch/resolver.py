@@ -17,6 +17,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
@@ -36,8 +37,12 @@ STALE_S_MAX: Final = 300.0
 """So long beyond their time addresses serve a name that is now said to have none, or of which nobody says anything."""
 STALE_ASK_EVERY_S: Final = 5.0
 """The name is asked for again so often meanwhile."""
-LOOKUPS_PER_CHANNEL_MAX: Final = 4096
-"""c-ares keeps each response for its TTL, without bound: after this many lookups a new channel takes its place."""
+CHANNEL_BYTES_MAX: Final = 4 << 20
+"""c-ares keeps each response for its TTL, without bound: once it may have so much, a new channel takes its place."""
+LOOKUP_BYTES: Final = 2 << 10
+"""What it keeps of a response beside the addresses, about."""
+NODE_BYTES: Final = 160
+"""Of an address. A response by TCP may have 4,000."""
 RENEW_EVERY_S: Final = 1.0
 """A channel is a thread and some descriptors: there is a new one no more often than this."""
 NODES_MAX: Final = 64
@@ -98,7 +103,7 @@ class Resolver(AbstractResolver):
         self._renewed_at = self._loop.time()
         self._dns: aiodns.DNSResolver | None = None  # the latest channel; loaded with the first name
         self._denied: OrderedDict[str, int] = OrderedDict()  # name → the channel that may remember it has no address
-        self._lookups = 0
+        self._channel_bytes = 0  # that c-ares may keep
         self.events = {"hit": 0, "miss": 0, "evicted": 0}
         """Of the cache."""
         self._ipv6 = Ipv6()
@@ -177,8 +182,8 @@ class Resolver(AbstractResolver):
     def _begin(self, host: str, waiting: asyncio.Future[Entry]) -> None:
         if waiting.done():
             return
-        self._lookups += 1
-        if self._lookups % LOOKUPS_PER_CHANNEL_MAX == 0 or self._denied.get(host) == self._channel_number:
+        self._channel_bytes += LOOKUP_BYTES
+        if self._channel_bytes > CHANNEL_BYTES_MAX or self._denied.get(host) == self._channel_number:
             self._renew_channel()
         if self._dns is None:
             try:
@@ -217,7 +222,10 @@ class Resolver(AbstractResolver):
             waiting.cancel()
             return
         error = query.exception()
-        addresses, ttl_s = self._addresses(query.result().nodes) if error is None else ((), 0.0)
+        nodes = query.result().nodes if error is None else ()
+        if channel == self._channel_number:
+            self._channel_bytes += NODE_BYTES * len(nodes)
+        addresses, ttl_s = self._addresses(nodes) if error is None else ((), 0.0)
         if addresses:
             self._learn(host, addresses, ttl_s)
             self._end(host, waiting, addresses)
@@ -298,6 +306,7 @@ class Resolver(AbstractResolver):
             return  # the old one goes on
         self._dns = dns
         self._channel_number += 1
+        self._channel_bytes = 0
         self._renewed_at = self._loop.time()
 
     def _deny(self, host: str, channel: int) -> None:
@@ -307,7 +316,8 @@ class Resolver(AbstractResolver):
             self._denied.popitem(last=False)
 
     def _addresses(self, nodes: Sequence[Any]) -> tuple[tuple[str, ...], float]:
-        """(addresses without repeats or scopes, and without those that no route leads to; seconds to remember them)"""
+        """(addresses without repeats or scopes, and without those that no route leads to: the first that a proxy, and that we
+        ourselves may be asked to connect to; seconds to remember them)"""
         found: dict[str, None] = {}
         ttl_s = TTL_S_MAX
         for node in nodes[:NODES_MAX]:
@@ -318,7 +328,9 @@ class Resolver(AbstractResolver):
             permitted = [ip for ip in found if self._refuses(ip) is None]  # what is refused stays, to say so
             for lost in set(permitted).difference(self._ipv6.reachable(permitted)):
                 del found[lost]
-        return tuple(found), float(max(ttl_s, TTL_S_MIN))
+        ours = islice((ip for ip in found if self._refuses(ip) is None), self._addresses_max)
+        kept = dict.fromkeys((*islice(found, self._addresses_max), *ours))
+        return tuple(kept), float(max(ttl_s, TTL_S_MIN))
 
 
 @cache

@@ -15,7 +15,8 @@ from crawler.core.model import Done, Mark
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
 LINKS_BYTES_MAX: Final = 4 << 20
-"""Of the links admitted by themselves: those of an outcome are bounded by its account."""
+"""Of the links and invalid lines admitted by themselves, and of the links visited: the outlinks of an outcome are bounded by its
+account."""
 BODY_BYTES_MAX: Final = 32 << 20
 
 
@@ -54,6 +55,7 @@ class OpenBatch:
     def settle(self, settled: Settled, rest: HostRest | None) -> None:
         self.settled.append(settled)
         self.has_suspect |= settled.lease.suspect
+        self.links_bytes += settled.lease.text_bytes
         if rest is not None:
             self.hosts[settled.lease.link.host] = rest
         if isinstance(settled.outcome, Done):
@@ -208,9 +210,8 @@ def _count(admitted: Admitted) -> int:
 
 
 def _bytes(admitted: Admitted) -> int:
-    links = sum(len(link.url) + len(link.extra or "") for link in admitted.links)
     block = admitted.block.size if admitted.block is not None else 0
-    return links + block + sum(map(len, admitted.extras.values()))
+    return admitted.text_bytes + block
 
 
 def _add(more: Mapping[str, int], counts: dict[str, int]) -> None:

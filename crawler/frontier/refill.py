@@ -22,7 +22,7 @@ from crawler.core.urls import origin
 from crawler.frontier.committer import Committer
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import robots_key
-from crawler.frontier.workbench import Workbench
+from crawler.frontier.workbench import HOST_SIZE, Workbench
 
 CLAIM_HOSTS_MAX: Final = 256
 CLAIM_LINKS_PER_HOST: Final = 4
@@ -146,7 +146,7 @@ class Refill:
     @property
     def has_room(self) -> bool:
         """Whether another host may come onto the bench."""
-        return self._links_max - self._bench.weight >= CLAIM_LINKS_PER_HOST
+        return self._links_max - self._bench.weight >= CLAIM_LINKS_PER_HOST + HOST_SIZE
 
     def is_behind(self) -> bool:
         """Whether the last trip left something in the store that is due."""
@@ -186,7 +186,7 @@ class Refill:
         robots_queued, self._robots_queued = self._robots_queued, set()
         for host in robots_queued:
             low.setdefault(host, 1)
-        hosts = max(0, min(CLAIM_HOSTS_MAX, room // CLAIM_LINKS_PER_HOST))
+        hosts = max(0, min(CLAIM_HOSTS_MAX, room // (CLAIM_LINKS_PER_HOST + HOST_SIZE)))
         origins = [origin(link.url) for link in robots_wanted.values()]
         try:
             leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)

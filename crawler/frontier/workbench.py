@@ -32,6 +32,8 @@ SUSPECTS: Final = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
 LINK_BYTES: Final = 1024
 """Texts of a link that the room of an ordinary one has place for."""
+HOST_SIZE: Final = 1
+"""How many ordinary links a host takes the room of, without its links."""
 
 
 class HostView(NamedTuple):
@@ -45,12 +47,10 @@ class HostView(NamedTuple):
     busy: int
 
 
-def size(link: Link) -> int:
-    """How many ordinary links a link takes the room of: each LINK_BYTES of its texts is one more."""
-    texts = len(link.url) + len(link.via or "") + len(link.anchor or "")
-    if link.given is not None or link.listed is not None or link.extra is not None:
-        texts += 4 * (len(link.given or "") + len(link.listed or "") + len(link.extra or ""))  # perhaps not ASCII
-    return 1 + texts // LINK_BYTES
+def size(lease: Lease) -> int:
+    """How many ordinary links a lease takes the room of: each LINK_BYTES of its texts is one more, and so is what is known from
+    an earlier visit."""
+    return (1 if lease.known is None else 2) + lease.text_bytes // LINK_BYTES
 
 
 # Where a host stands, if it is in no lane.
@@ -80,8 +80,8 @@ class _Host:
     )
 
     def __init__(self, lease: Lease) -> None:
-        self.queue: deque[Lease] = deque()
-        self.robots_queue: deque[Lease] = deque()  # dealt before all others, even while it is held
+        self.queue: list[Lease] = []  # an empty deque has 600 bytes
+        self.robots_queue: list[Lease] = []  # dealt before all others, even while it is held
         self.is_held = False
         self.place = NOWHERE
         """NOWHERE, RESTING, PARKED or ASIDE; else the number of its lane."""
@@ -139,7 +139,7 @@ class Workbench:
         self._slow_out = self._prompt_waiting = 0
         self.waiting = 0
         self.weight = 0
-        """As ``waiting``, with each link that is longer than usual counted as several: see ``size``."""
+        """As ``waiting``, with each link that is longer than usual counted as several, and each host: see ``size``."""
         self.out = 0
         self.deals_until = inf
         """From this crawl-clock time on ``take`` has nothing: the lease of what is here has run out."""
@@ -160,6 +160,7 @@ class Workbench:
             host = self._hosts.get(name)
             if host is None:
                 host = self._hosts[name] = _Host(lease)
+                self.weight += HOST_SIZE
             else:
                 host.due = max(host.due, lease.due)
                 host.down = None  # the store says so
@@ -235,9 +236,9 @@ class Workbench:
             return None
         if (lease.suspect or self._group_of is not None) and self._is_parked(name, host, lease, now):
             return None
-        (host.robots_queue or host.queue).popleft()
+        (host.robots_queue or host.queue).pop(0)
         self.waiting -= 1
-        self.weight -= size(lease.link)
+        self.weight -= size(lease)
         host.out += 1
         self.out += 1
         if may_be_slow:
@@ -254,7 +255,7 @@ class Workbench:
     def give_back(self, lease: Lease) -> None:
         """Undo a ``take`` that led to no visit: the lease is its host's next again, and no rest runs."""
         host = self._leave(lease)
-        (host.robots_queue if lease.link.kind == "robots" else host.queue).appendleft(lease)
+        (host.robots_queue if lease.link.kind == "robots" else host.queue).insert(0, lease)
         self._came(lease)
         self._recount(host)
         self._place(lease.link.host, host)
@@ -299,7 +300,7 @@ class Workbench:
         host.queue.clear()
         self._recount(host)
         self.waiting -= len(leases)
-        self.weight -= sum(size(lease.link) for lease in leases)
+        self.weight -= sum(size(lease) for lease in leases)
         return leases
 
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
@@ -308,10 +309,10 @@ class Workbench:
             return []
         leases = [lease for lease in host.queue if is_unwanted(lease.link)]
         gone = {id(lease) for lease in leases}
-        host.queue = deque(lease for lease in host.queue if id(lease) not in gone)
+        host.queue = [lease for lease in host.queue if id(lease) not in gone]
         self._recount(host)
         self.waiting -= len(leases)
-        self.weight -= sum(size(lease.link) for lease in leases)
+        self.weight -= sum(size(lease) for lease in leases)
         return leases
 
     def waiting_at(self, name: str) -> int:
@@ -329,7 +330,7 @@ class Workbench:
             if host.due > max(stored_due, now):
                 self._rest_until(name, host, host.due)
             else:
-                del self._hosts[name]
+                self._drop(name)
         if len(self._groups) > 2 * len(self._hosts) + 64:
             idle = [
                 key
@@ -349,7 +350,7 @@ class Workbench:
                 continue
             if not any(lease.link.hops for lease in host.robots_queue):
                 leases += self.clear(name)
-                del self._hosts[name]
+                self._drop(name)
         if leases:
             self._resting = [entry for entry in self._resting if (host := self._hosts.get(entry[2])) and host.place == RESTING]
             heapify(self._resting)
@@ -400,9 +401,13 @@ class Workbench:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
+    def _drop(self, name: str) -> None:
+        del self._hosts[name]
+        self.weight -= HOST_SIZE
+
     def _came(self, lease: Lease) -> None:
         self.waiting += 1
-        self.weight += size(lease.link)
+        self.weight += size(lease)
 
     def _place(self, name: str, host: _Host) -> None:
         """Into the heap if it could deal; out of the lane where it no longer belongs."""

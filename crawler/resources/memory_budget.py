@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from crawler.core.batch import Admitted
-from crawler.core.link_block import LinkBlock
-from crawler.core.model import Done, Link
+from crawler.core.model import Done
 from crawler.core.waiting import Waiting
 from crawler.resources.memory_plan import (
     CONNECTION_BYTES,
@@ -317,7 +316,8 @@ class Budget:
 
     async def links(self, admitted: Admitted) -> Reservation:
         """For links that are admitted by themselves; the commit releases it."""
-        account, size = self._accounts["outcome"], _links_bytes(admitted.links, admitted.block)
+        lines = LINK_BYTES * (len(admitted.links) + len(admitted.faults)) + admitted.text_bytes
+        account, size = self._accounts["outcome"], lines + (admitted.block.size if admitted.block is not None else 0)
         return account.take_now(size) or await account.take(size)
 
     def uses(self) -> dict[str, Use]:
@@ -334,17 +334,13 @@ def weight(done: Done) -> int:
     """About what an outcome holds in memory until it is committed, bytes."""
     page = done.page
     head = head_bytes(page.headers) + len(page.request)
-    return OUTCOME_BYTES + page.memory_bytes + head + _links_bytes(done.outlinks, done.block)
+    links = sum([LINK_BYTES + link.text_bytes for link in done.outlinks])
+    return OUTCOME_BYTES + page.memory_bytes + head + links + (done.block.size if done.block is not None else 0)
 
 
 def head_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
     """About what the fields of a head hold in memory, bytes."""
     return FIELD_BYTES * len(headers) + sum(map(len, chain.from_iterable(headers)))
-
-
-def _links_bytes(links: Sequence[Link], block: LinkBlock | None) -> int:
-    plain = LINK_BYTES * len(links) + sum([len(link.url) for link in links]) if links else 0
-    return plain + block.size if block is not None else plain
 
 
 __all__ = ["Account", "Budget", "Reservation", "Use", "VisitMemory", "head_bytes", "weight"]

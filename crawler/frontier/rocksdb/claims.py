@@ -6,7 +6,7 @@ nothing and visits no entry twice. Claims write nothing: only this process knows
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -37,7 +37,44 @@ from crawler.frontier.rocksdb.upstream import Upstream
 Taken = tuple[bytes, bytes, HostRecord]
 """Queue key, value, record of the host."""
 
+TAKEN_BYTES_MAX: Final = 4 << 20
+"""Of the links of one claim, as they are stored: listed lines among them may be of 64 KiB each. Beyond, a host that was asked for
+gives one at most, and no other any."""
+
 _NONE: Final[dict[bytes, int]] = {}
+
+
+class Bundles:
+    """Those with links out, as the store has them, as far as ``bytes_max`` goes: the others are read again. The bench may have
+    links of thousands, each of 10 KiB."""
+
+    _ENTRY_BYTES: Final = 500
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._kept: OrderedDict[bytes, Bundle] = OrderedDict()
+        self.memory_bytes = 0
+
+    def get(self, key: bytes) -> Bundle | None:
+        return self._kept.get(key)
+
+    def put(self, key: bytes, bundle: Bundle) -> None:
+        self.discard(key)
+        self._kept[key] = bundle
+        self.memory_bytes += self._size(bundle)
+        while self.memory_bytes > self._bytes_max:
+            self.discard(next(iter(self._kept)))
+
+    def discard(self, key: bytes) -> None:
+        if (bundle := self._kept.pop(key, None)) is not None:
+            self.memory_bytes -= self._size(bundle)
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.memory_bytes = 0
+
+    def _size(self, bundle: Bundle) -> int:
+        return self._ENTRY_BYTES + len(bundle.urls) + len(bundle.tail) + 8 * len(bundle.lengths)
 
 
 class Claims:
@@ -51,6 +88,7 @@ class Claims:
         keys_by: Keys,
         opened_at: float,
         rest: Callable[[str], float],
+        bundles_bytes_max: int,
         upstream: Upstream | None = None,
     ) -> None:
         self._database, self._hosts, self._keys_by, self._upstream = database, hosts, keys_by, upstream
@@ -59,8 +97,7 @@ class Claims:
         self._passed: dict[bytes, dict[int, bytes]] = {}
         """p → lane → the entry up to which all are out. Of hosts with links out: new ones join behind it."""
         self._ready_from = self._due_from = b""
-        self.bundles: dict[bytes, Bundle] = {}
-        """Those with links out, as the store has them."""
+        self.bundles: Final = Bundles(bundles_bytes_max)
         self.flying: Counter[bytes] = Counter()
         """Keys of the URLs that are out, and as how many links: one may be expanded once more while it is visited again. Kept
         under a depth limit only."""
@@ -81,15 +118,23 @@ class Claims:
         cursor = self._database.cursor("queue")
         wanted = {key: links for name, links in low.items() if self._is_held(key := self._keys_by.host(name))}
         records = self._hosts.load(wanted)
+        left = TAKEN_BYTES_MAX
         for host, record in records.items():
-            taken += self._take(cursor, host, record, wanted[host])
+            found = self._take(cursor, host, record, wanted[host], left)
+            left -= _bytes(found)
+            taken += found
         if hosts > 0:
-            found = self._due_hosts(hosts, now)
-            records = self._hosts.load(found)
-            for host in found:
+            due = self._due_hosts(hosts, now)
+            records = self._hosts.load(due)
+            for host in due:
                 if host not in records:
                     raise StorageError("frontier store: a ready host has no record", final=True)
-                taken += self._take(cursor, host, records[host], per_host)
+                if left <= 0:
+                    self._ready_from = min(self._ready_from, records[host].ready_key(host) or LAST)
+                    break  # the ones behind it come later still
+                found = self._take(cursor, host, records[host], per_host, left)
+                left -= _bytes(found)
+                taken += found
         return self._leases(taken)
 
     def _due_hosts(self, limit: int, now: float) -> list[bytes]:
@@ -116,15 +161,16 @@ class Claims:
             cursor.next()
         cursor.status()
 
-    def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int) -> list[Taken]:
-        """The host's first links that are not out: by lane, then sequence, then place in a bundle."""
+    def _take(self, cursor: RdictIter, host: bytes, record: HostRecord, links: int, left: int) -> list[Taken]:
+        """The host's first links that are not out: by lane, then sequence, then place in a bundle. One at least, and no more
+        entries once they have ``left`` bytes."""
         out, behind = self._out.get(host, _NONE), self._passed.get(host, {})
         taken: list[Taken] = []
         for lane in record.lanes:
-            if len(taken) >= links:
+            if len(taken) >= links or (taken and left <= 0):
                 break
             passed = self._seek(cursor, host, lane, out, behind.get(lane.number))
-            while passed < lane.count and len(taken) < links:
+            while passed < lane.count and len(taken) < links and (left > 0 or not taken):
                 key = cursor.key()
                 if key is None or key[:9] != host + bytes((lane.number,)):
                     cursor.status()
@@ -133,6 +179,7 @@ class Claims:
                     lane.head = int.from_bytes(key[9:], "big")
                 found, count, are_all = self._entries(key, cursor, out, links - len(taken))
                 taken += [(entry, value, record) for entry, value in found]
+                left -= sum([len(value) for _, value in found])
                 passed += count
                 if are_all:
                     behind[lane.number] = key
@@ -167,7 +214,7 @@ class Claims:
         places = bundle.places()
         free = [place for place in places if place_key(key, place) not in out]
         if free:
-            self.bundles[key] = bundle
+            self.bundles.put(key, bundle)
         found = [(place_key(key, place), value) for place, value in bundle.values(free[:links]).items()]
         return found, len(places), len(free) <= links
 
@@ -237,8 +284,9 @@ class Claims:
                     free.append(host)
         for key in {lease.key[:QUEUE_KEY_BYTES] for lease in leases if len(lease.key) > QUEUE_KEY_BYTES}:
             out = self._out.get(key[:HOST_BYTES], _NONE)
-            if key in self.bundles and not any(place_key(key, place) in out for place in self.bundles[key].places()):
-                del self.bundles[key]
+            bundle = self.bundles.get(key)
+            if bundle is not None and not any(place_key(key, place) in out for place in bundle.places()):
+                self.bundles.discard(key)
         for host, record in self._hosts.load(free).items():
             if (entry := record.ready_key(host)) is not None:
                 self.ready(host, entry)
@@ -247,9 +295,9 @@ class Claims:
         """What is left of bundles, as it was written."""
         for key, bundle in bundles.items():
             if bundle is None:
-                del self.bundles[key]
+                self.bundles.discard(key)
             else:
-                self.bundles[key] = bundle
+                self.bundles.put(key, bundle)
 
     def hold(self, leases: Sequence[Lease]) -> None:
         """These are out (claimed before the database was opened anew); those that wait no more are left out."""
@@ -258,13 +306,17 @@ class Claims:
             self._out.setdefault(key[:HOST_BYTES], {})[key] = flags
             if self.lowered is not None and not is_robots_visit(links[key]):
                 self.flying[key[:HOST_BYTES] + self._keys_by.url(links[key].url.encode())] += 1
-        for key, bundle in self._read_bundles(key for keys in self._out.values() for key in keys).items():
-            self.bundles[key] = bundle
+
+    def bundles_of(self, keys: Iterable[bytes]) -> dict[bytes, Bundle]:
+        """Bundles as the store has them, by their own keys."""
+        found = {key: self.bundles.get(key) for key in keys}
+        missing = sorted(key for key, bundle in found.items() if bundle is None)
+        return {key: bundle for key, bundle in found.items() if bundle is not None} | self._read_bundles(missing)
 
     def waiting(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Those of these leases' keys that stand in the queue, with their flags."""
         keys = list(keys)
-        bundles = self._read_bundles(keys)
+        bundles = self._read_bundles(sorted({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES}))
         single = sorted(key for key in keys if len(key) == QUEUE_KEY_BYTES)
         values = self._database.many("queue", single) if single else []
         found = {key: value[0] for key, value in zip(single, values, strict=True) if value is not None}
@@ -274,8 +326,7 @@ class Claims:
                 found[key] = 0
         return found
 
-    def _read_bundles(self, keys: Iterable[bytes]) -> dict[bytes, Bundle]:
-        wanted = sorted({key[:QUEUE_KEY_BYTES] for key in keys if len(key) > QUEUE_KEY_BYTES})
+    def _read_bundles(self, wanted: list[bytes]) -> dict[bytes, Bundle]:
         values = self._database.many("queue", wanted) if wanted else []
         return {key: decode_bundle(value) for key, value in zip(wanted, values, strict=True) if value is not None}
 
@@ -294,8 +345,7 @@ class Claims:
         for host in gone:
             del self._out[host]
         self._passed.clear()
-        for key in [key for key in self.bundles if key[0] in lost]:
-            del self.bundles[key]
+        self.bundles.clear()
         for key in [key for key in self.flying if key[0] in lost]:
             del self.flying[key]
         for key in [key for key in self.suspects if len(key) in (QUEUE_KEY_BYTES, QUEUE_KEY_BYTES + 2) and key[0] in lost]:
@@ -311,19 +361,21 @@ class Claims:
     # -- what comes when ------------------------------------------------------------------------------------------
 
     def expired(self, now: float, limit: int) -> list[tuple[bytes, bytes]]:
-        """The first entries of ``due`` whose time has come; later calls begin behind them."""
+        """The first entries of ``due`` whose time has come, so many or of TAKEN_BYTES_MAX; later calls begin behind them."""
         until = pack_time(now) + b"\xff" * QUEUE_KEY_BYTES
         found: list[tuple[bytes, bytes]] = []
+        left = TAKEN_BYTES_MAX
         if self._due_from > until:
             return found
         cursor = self._database.cursor("due")
         cursor.seek(self._due_from)
         while cursor.valid():
             self._due_from = cursor.key()
-            if self._due_from > until or len(found) == limit:
+            if self._due_from > until or len(found) == limit or left <= 0:
                 return found
             if self._is_held(self._due_from[8:]):
                 found.append((self._due_from, cursor.value()))
+                left -= len(found[-1][1])
             cursor.next()
         cursor.status()
         self._due_from = LAST
@@ -334,3 +386,7 @@ class Claims:
         self._ready_from = next((key for key in self._ready(self._ready_from) if self._is_free(key[8:])), LAST)
         first = min(self._ready_from, self._due_from)
         return unpack_time(first) if first < LAST else None
+
+
+def _bytes(taken: Sequence[Taken]) -> int:
+    return sum([len(value) for _, value, _ in taken])

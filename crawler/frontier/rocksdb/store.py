@@ -93,8 +93,10 @@ class RocksStore(Facts):
             self._opened_at = max(self._opened_at, self._state.now)
             hosts_max, is_part = share // Hosts.RECORD_BYTES, self._share is not None
             self._ledger = Ledger(database, self._state, hosts_max, self._upstream, is_part=is_part)
-            self._seen = Seen(database, 2 * share // Seen.ENTRY_BYTES)
-            self._claims = Claims(database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest, self._upstream)
+            self._seen = Seen(database, 3 * share // 2 // Seen.ENTRY_BYTES)
+            self._claims = Claims(
+                database, self._ledger.hosts, self._keys_by, self._opened_at, self._rest, share // 2, self._upstream
+            )
             self._claims.lowered = {} if self._limits.depth_limited else None
             for key, value in database.scan("meta", SUSPECT):
                 self._claims.suspects[key[len(SUSPECT) :]] = int(value)
@@ -254,7 +256,7 @@ class RocksStore(Facts):
 
     def _write(self, tx: Transaction, now: float, wall: float, *, sync: bool) -> None:
         """The only place where the queues change. What is held in memory follows once the write has succeeded."""
-        bundles = tx.shrink(self._claims.bundles)
+        bundles = tx.shrink(self._claims.bundles_of(tx.left))
         state = tx.finish(now, wall)
         self._ledger.write(tx.batch, sync=sync)
         self._claims.shrunk(bundles)
@@ -444,6 +446,7 @@ class RocksStore(Facts):
 
     def memory_used(self) -> int:
         cached = len(self._seen) * Seen.ENTRY_BYTES + len(self._ledger.hosts) * Hosts.RECORD_BYTES
+        cached += self._claims.bundles.memory_bytes
         return self._database.memory_used() + cached
 
     def shed(self) -> None:

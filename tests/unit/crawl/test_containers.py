@@ -104,7 +104,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     # store
     "Claims._out": ("bench, workers, and in each BATCH", CLAIMED),
     "Claims._passed": ("as Claims._out: BATCH", CLAIMED),
-    "Claims.bundles": ("as Claims._out: BATCH", CLAIMED),
+    "Bundles._kept": ("store", CLAIMED),
     "Claims.flying": ("as Claims._out: BATCH", CLAIMED),
     "Claims.lowered": ("BATCH", BATCH),
     "Claims.suspects": ("visits out at a kill, ROBOTS_SUSPECTS_MAX", WORKERS + 1500),

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import tracemalloc
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy, MozillaCookieJar
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from crawler.core.errors import ConfigError
 from crawler.fetch.cookie_file import FILE_BYTES_MAX
-from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, Cookies, check_file, open_cookies
+from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, SET_MAX, Cookies, check_file, open_cookies
 
 HOME = "https://www.example.org/a/b"
 
@@ -331,10 +332,24 @@ async def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes | None
 def test_no_host_fills_the_memory() -> None:
     cookies = set_by(HOME, *(f"n{i}={'x' * 4000}; Path=/" for i in range(200)))
     assert 0 < len(cookies.header(HOME) or "") <= HOST_BYTES_MAX
-    for n in range(BYTES_MAX // HOST_BYTES_MAX * 2):
+    for n in range(BYTES_MAX // (16 << 10) + 1):
         cookies.received(f"http://h{n}.example/", [f"n{i}={'x' * 4000}" for i in range(4)])
-    assert sum(cookies._sizes.values()) <= BYTES_MAX and len(cookies._sizes) == len(cookies._hosts)
+    assert cookies.memory_bytes <= BYTES_MAX and len(cookies._sizes) == len(cookies._hosts)
     assert cookies.header(HOME) is None and cookies.header(f"http://h{n}.example/"), "the longest unused go first"
+
+
+@pytest.mark.parametrize("fields", [["a=b"], [f"n{n}=; Path=/{n % 2}" for n in range(SET_MAX)]])
+def test_what_hosts_set_takes_no_more_memory_than_it_counts(fields: list[str]) -> None:
+    """A jar alone is larger than most cookies."""
+    cookies = set_by(HOME, *fields)
+    tracemalloc.start()
+    try:
+        before = cookies.memory_bytes
+        for n in range(400 // len(fields)):
+            cookies.received(f"http://h{n}.example/", fields)
+        assert tracemalloc.get_traced_memory()[0] <= cookies.memory_bytes - before
+    finally:
+        tracemalloc.stop()
 
 
 def test_very_many_small_cookies_are_few() -> None:

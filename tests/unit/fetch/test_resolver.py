@@ -272,11 +272,22 @@ async def test_what_is_remembered_is_bounded_and_expires() -> None:
 
 
 async def test_the_librarys_own_cache_is_emptied_now_and_then(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LOOKUPS_PER_CHANNEL_MAX", 4)
+    monkeypatch.setattr(module, "CHANNEL_BYTES_MAX", 4 * module.LOOKUP_BYTES)
     async with resolving() as (resolver, _):
         names = [f"good.n{n}.sin.test" for n in range(40)]
         assert await asyncio.gather(*(addresses(resolver, name) for name in names)) == [["127.0.0.1"]] * 40
-        assert resolver._lookups == 40
+        assert resolver._channel_number >= 7
+
+
+async def test_names_of_thousands_of_addresses_are_kept_nowhere_as_such() -> None:
+    """Of ours a few are remembered; c-ares keeps half a megabyte of each, and its cache is emptied the sooner."""
+    async with resolving(addresses_max=3) as (resolver, _):
+        for n in range(10):
+            assert await addresses(resolver, f"tcp-thousands.n{n}.sin.test") == ["127.0.0.1"]
+        assert resolver._channel_number == 1, "10 of 3,000 addresses"
+        assert len(await addresses(resolver, "many.sin.test")) == 3
+        assert await addresses(resolver, "mixed.sin.test") == ["127.0.0.1"]
+        assert max(len(known.addresses) for known in resolver._cache.values()) <= 2 * 3
 
 
 async def test_a_name_that_changes_its_mind_is_refused_where_it_leads_then() -> None:

@@ -9,23 +9,26 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from rocksdict import WriteBatch
 from support.killed_crawl import name
 from support.paths import ROOT, SUPPORT, TESTS
-from support.stores import REST, TIMEOUT, Driver, done, link, names
+from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry
 
 from crawler.core.batch import KNOWN, HostRest
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Lease, Mark, Ref
+from crawler.core.keys import Keys
+from crawler.core.model import Done, Known, Lease, Mark, Ref
 from crawler.frontier import Limits, open_reader
 from crawler.frontier.recrawl import RecrawlOrder
-from crawler.frontier.rocksdb.claims import Claims
+from crawler.frontier.rocksdb.claims import TAKEN_BYTES_MAX, Claims
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 
@@ -75,6 +78,52 @@ def test_what_is_out_is_not_read_again(driver: Driver, monkeypatch: pytest.Monke
     driver.reopen()
     driver.now += REST
     assert names(driver.claim(1, 300)) == [f"a/{i}" for i in range(1, 300)]
+
+
+def test_a_claim_of_long_lines_is_bounded_and_passes_over_none(driver: Driver) -> None:
+    hosts, per_host = [f"h{n}.test" for n in range(200)], 3
+    for host in hosts:  # each line as long as a list may have them
+        lines = (link(f"{host.partition('.')[0]}/{i}") for i in range(per_host))
+        driver.commit([replace(one, given=one.url + "#" + "x" * (60 << 10)) for one in lines])
+    first = driver.claim(100, per_host)
+    assert TAKEN_BYTES_MAX <= sum(len(lease.link.given or "") for lease in first) < TAKEN_BYTES_MAX + (64 << 10)
+    on_bench = {lease.link.host for lease in first}
+    more = driver.claim(0, 0, dict.fromkeys(hosts, per_host))
+    assert sum(len(lease.link.given or "") for lease in more) <= TAKEN_BYTES_MAX + len(hosts) * (64 << 10)
+    assert {lease.link.host for lease in more} >= set(hosts) - on_bench, "one of each that was asked for"
+    leases = [*first, *more]
+    while leases:
+        driver.commit((), [(lease, retry(0.0) if lease.link.attempt == 1 else done()) for lease in leases])
+        driver.now += 1
+        leases = driver.claim(1000, per_host)
+        assert sum(len(lease.link.given or "") for lease in leases) <= TAKEN_BYTES_MAX + (64 << 10)
+    assert driver.store.stats().waiting + driver.store.stats().retrying == 0
+
+
+def test_bundles_of_many_hosts_are_not_all_in_memory(driver: Driver) -> None:
+    """One link of each host is out, and with it a bundle of 10 KiB: the bench may have links of thousands of hosts."""
+    hosts, per_host = 300, 20
+    [lease] = (driver.commit([link("page/0", "seed")]), driver.claim())[1]
+    urls = [f"http://h{host}.test/{n}".ljust(400, "x") for host in range(hosts) for n in range(per_host)]
+    block = pack(urls, Keys(driver.store.secret()), lease.link)
+    driver.commit((), [(lease, Done(NO_PAGE, "ok", block=block))])
+    tracemalloc.start()
+    try:
+        leases = driver.claim(hosts, 1)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(leases) == hosts and held < hosts * 4_000
+    visited: list[str] = []
+    driver.store.rewind(leases)
+    while leases:
+        given_back = leases[: len(leases) // 2]
+        driver.store.give_back(given_back)
+        driver.commit((), [(lease, done()) for lease in leases[len(given_back) :]])
+        visited += [lease.link.url for lease in leases[len(given_back) :]]
+        driver.now += 1
+        leases = driver.claim(hosts, 5)
+    assert sorted(visited) == sorted(urls)
 
 
 def test_at_open_every_host_counts_as_just_visited(driver: Driver) -> None:

@@ -715,7 +715,10 @@ def test_little_of_what_a_page_links_to_is_held_beside_what_is_out(driver: Drive
     assert max(len(entry.value) for entry in prepared.admitted) < max(URLS_BYTES_MAX, length) + 2048
     assert len(prepared.admitted) == entries
     driver.make_true(prepared)
-    assert [one.link.url for one in driver.claim(per_host=7) + driver.claim(0, 0, {"b.test": 1000})] == urls
+    leases = driver.claim(per_host=7)
+    while more := driver.claim(0, 0, {"b.test": 1000}):  # long ones come a few at a time
+        leases += more
+    assert [one.link.url for one in leases] == urls
 
 
 def test_oversized_validators_are_dropped_or_kept_but_never_fatal(driver: Driver) -> None:

@@ -3,17 +3,22 @@ suspects one at a time, nothing lost and nothing twice."""
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from heapq import heappop, heappush
 from math import inf
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from crawler.core.batch import HostRest
-from crawler.core.model import Lease, Link
-from crawler.frontier.workbench import LANES_MAX, PROMPT_S, Workbench, size
+from crawler.core.link_block import decode_link, encode_link
+from crawler.core.model import Known, Lease, Link
+from crawler.frontier.rocksdb.layout import decode_page, encode_page
+from crawler.frontier.workbench import HOST_SIZE, LANES_MAX, PROMPT_S, Workbench, size
+from crawler.resources.memory_plan import BENCH_LINK_BYTES
 
 HOSTS = ["a.test", "b.test", "c.a.test", "d.a.test"]
 
@@ -129,7 +134,7 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain, visits_max):
         left = Counter(waiting.key for waiting in bench.leases())
         assert put == left + gone + Counter(held.key for held in out)
         assert bench.waiting == left.total()
-        assert bench.weight == sum(size(waiting.link) for waiting in bench.leases())
+        assert bench.weight == sum(map(size, bench.leases())) + HOST_SIZE * len(bench)
         assert bench.out == len(out)
         hosts = bench._hosts.values()
         assert bench._prompt_waiting == sum(bool(host.queue) and host.is_prompt for host in hosts)
@@ -264,9 +269,37 @@ def test_a_hungry_hosts_share_doubles_up_to_the_bound():
 def test_a_link_of_long_texts_counts_as_several():
     plain = Link("http://a.test/1", "a.test", via="http://a.test/", anchor="http://a.test/")
     long = "http://a.test/" + "x" * 2000
-    assert size(plain) == 1
-    assert size(Link(long, "a.test", via=long, anchor=long)) == 6
-    assert size(Link("http://a.test/1", "a.test", given="é" * 2000)) == 8
+    assert size(Lease(plain, b"")) == 1
+    assert size(Lease(Link(long, "a.test", via=long, anchor=long), b"")) == 6
+    assert size(Lease(replace(plain, given="é" * 2000), b"")) == 8
+    assert size(Lease(replace(plain, tag="9" * 4000), b"")) == 4
+    known = Known(replace(plain, given="x" * 2000), "redirect", None, 301, 0.0, location=long)
+    assert size(Lease(plain, b"", known=known)) == 6
+
+
+@pytest.mark.parametrize("links_per_host", [1, 4, 256])
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("length", [60, 700, 2083])
+def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known, length):
+    def leases():
+        for n in range(512):
+            host = f"host{n // links_per_host}.example.org"
+            texts = [f"http://{host}/{n}/".ljust(length, each) for each in "uvalg"]
+            found = Link(texts[0], host, "link", 2, via=texts[1], anchor=texts[2])
+            known = Known(found, "redirect", None, 301, 1e9, location=texts[3], etag="e" * 30, digest=bytes(20), due=1e9 + n)
+            encoded = encode_link(found, 0), encode_page(known, 0) if is_known else None
+            known = decode_page(encoded[1])[1] if encoded[1] is not None else None
+            yield Lease(decode_link(encoded[0])[1], b"%25d" % n, 0.0, known=known)
+
+    bench = Workbench(lambda host: 1)
+    tracemalloc.start()
+    try:
+        bench.put(leases())
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    of_claims = 800 * len(bench)  # in the store, which knows what is out
+    assert held + of_claims <= BENCH_LINK_BYTES * bench.weight
 
 
 @given(st.integers(1, 12), st.integers(2, LANES_MAX), st.integers(1, 40))

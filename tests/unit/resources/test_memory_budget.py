@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.pages import page_of
 
+from crawler.core.batch import Admitted
 from crawler.core.content_coding import decoder_bytes
 from crawler.core.errors import ConfigError
-from crawler.core.model import Done, Link
+from crawler.core.model import Done, Input, Link
 from crawler.core.page import MEMORY_BYTES_MAX
 from crawler.resources.memory_budget import AHEAD, Account, Budget, weight
 from crawler.resources.memory_plan import (
@@ -269,6 +270,17 @@ def test_an_outcome_weighs_what_its_links_and_headers_hold(tmp_path):
     assert alone >= 1000 + 504
     long = tuple(Link(f"http://a.test/{'x' * 2000}{n}", "a.test") for n in range(10))
     assert weight(Done(page, "ok", None, long)) - alone >= 10 * 2000
+
+
+async def test_lines_of_a_list_weigh_what_their_texts_hold():
+    budget, text = Budget(plan_of(0, 0, 0, 100 * MIB, 0)), "\N{EARTH GLOBE EUROPE-AFRICA}" * 1000
+    where = Input("list", 1)
+    link = Link("http://a.test/", "a.test", given=text, extra=text, input=where)
+    for admitted in (Admitted((link,) * 10), Admitted((), ((where, text, "json", None),) * 20)):
+        with await budget.links(admitted) as held:
+            assert held.bytes >= 20 * 4 * 1000
+    with await budget.links(Admitted((), extras={where: text})) as held:
+        assert held.bytes >= 4 * 1000
 
 
 async def test_small_reservations_do_not_wait_for_all_the_large_ones_before_them():
