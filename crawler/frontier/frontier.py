@@ -184,7 +184,7 @@ class Frontier:
         self._deals_one = False
         slot = self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1
         self._out[id(lease)] = (lease, slot, now, self._politeness.pause(lease.link))
-        self._refill.dealt(lease.link.host)
+        self._refill.dealt(lease)
         return lease
 
     def _idle(self, waits_for: WaitsFor | None) -> Lease | None:

@@ -698,6 +698,50 @@ async def test_hosts_whose_rules_stand_at_hosts_in_the_store_do_not_fill_the_ben
     assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
 
 
+async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full_the_bench_is(tmp_path):
+    """Many hosts lead to one that is in the store; what waits for the other rules leaves no place for a second claim of it."""
+    world = World()
+    robots = Robots(world, None)
+    known: set[str] = set()
+    all_known = asyncio.Event()
+    every = links(50, 4)
+
+    async def visit(lease: Lease) -> None:
+        link = lease.link
+        page = empty_page(link.url, tmp_path)
+        if link.kind != "robots":
+            await all_known.wait()  # until then nobody makes room
+            world.frontier.settle(lease, Done(page, "ok"))
+        elif link.host != "all.test":
+            onward = Link("http://all.test/robots.txt", "all.test", "robots", hops=1, anchor=link.anchor)
+            is_queued = not world.frontier.put_robots(onward)
+            world.frontier.settle(lease, Done(page, "redirect", outlinks=(onward,) if is_queued else ()))
+        else:
+            record = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+            robots.gate._cache.put(link.anchor, record)
+            known.add(link.anchor)
+            if len(known) == 50:
+                all_known.set()
+            world.frontier.settle(lease, Done(page, "ok"))
+            world.frontier.rules_learned([(link.anchor, record)])
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.visits[lease.link.url] += 1
+            await visit(lease)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(60)]
+        await world.frontier.admit(Admitted(tuple(every)))
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
+
+
 async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_they_were_redirected_to():
     """The visit for them waited on the bench of that host, and stands in no queue."""
     world = World()
