@@ -495,6 +495,26 @@ async def test_hosts_that_ask_for_hours_do_not_keep_others_from_the_bench():
     assert world.store.stats().waiting == 300, "of each slow host the other three"
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_others_from_the_bench(is_kept):
+    """They were visited for them, or may just have been when the process began: the store is told how long they rest."""
+    world = World()
+    robots = Robots(world, None)
+    slow = [Link(f"http://slow{host}.test/{n}", f"slow{host}.test") for host in range(100) for n in range(4)]
+    world.frontier._politeness.pause = lambda link: 900.0 if link.host.startswith("slow") else 0.0
+    if is_kept:
+        read = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+        world.store._robots = {f"http://slow{host}.test": read for host in range(100)}
+    other = links(10, 1)
+    async with asyncio.timeout(60):
+        crawl = asyncio.create_task(robots.crawl([*slow, *other]))
+        while not {link.url for link in other} <= set(world.visits):
+            await asyncio.sleep(0.01)
+        assert not any(link.url in world.visits for link in slow)
+        world.frontier.drain()
+        await crawl
+
+
 async def test_it_says_why_nothing_is_dealt():
     """What the workers wait for is decided where nothing is dealt, and nowhere else."""
     world = World(delay=60.0)
