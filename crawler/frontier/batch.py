@@ -148,6 +148,11 @@ class Collector:
                 return rest.down
         return None
 
+    def rest(self, host: str, rest: HostRest, now: float) -> None:
+        """A host rests longer than its last visit had told."""
+        self.open.hosts[host] = rest
+        self.mark_dirty(now)
+
     def mark_dirty(self, now: float, urgent: bool = False) -> None:
         """The open batch holds something to be committed, within a moment if it is urgent."""
         if not self._dirty.is_set():

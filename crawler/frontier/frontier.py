@@ -44,7 +44,6 @@ from crawler.frontier.workbench import Workbench
 
 DEAL_SLACK_S: Final = 0.0005
 """A timer that rang a moment early would find nothing due."""
-
 VISITS_LOW: Final = 64
 """Under --max-pages: with so many left, more are asked for."""
 
@@ -184,7 +183,7 @@ class Frontier:
         self._deals_one = False
         slot = self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1
         self._out[id(lease)] = (lease, slot, now, self._politeness.pause(lease.link))
-        self._refill.dealt(lease.link.host)
+        self._refill.dealt(lease)
         return lease
 
     def _idle(self, waits_for: WaitsFor | None) -> Lease | None:
@@ -401,10 +400,14 @@ class Frontier:
 
     def give_up_visits(self) -> int:
         """Allow only those that are out; how many fewer that is."""
-        spare = max(0, self.visits_left - len(self._out))
-        if spare:
+        if spare := max(0, self.visits_left - len(self._out)):
             self.allow(-spare)
         return spare
+
+    def rest(self, host: str, due: float) -> None:
+        """No visit of a host on the bench before ``due``. The store is told: where the bench is full, it may wait there."""
+        if self.bench.rest(host, due):
+            self._batches.rest(host, self.bench.state(host), self._clock())
 
     # -- robots rules ---------------------------------------------------------------------------------------------
 
@@ -423,7 +426,7 @@ class Frontier:
             host = host_key(of + "/")
             self.bench.hold_for_robots(host, False)
             if record is not None:
-                self.bench.rest(host, self._clock() + self._politeness.pause(Link(of + "/", host)))  # it was visited for them
+                self.rest(host, self._clock() + self._politeness.pause(Link(of + "/", host)))  # it was visited for them
                 self._batches.open.robots[of] = record
                 self._batches.mark_dirty(self._clock())
             else:

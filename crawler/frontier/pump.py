@@ -383,7 +383,7 @@ class Pump:
         where that visit has ended the process too often."""
         bench = self.frontier.bench
         if record is not None and robots.load(origin(link.url), record):
-            bench.rest(link.host, self._opened_at + self._politeness.pause(link))  # it may just have been visited
+            self.frontier.rest(link.host, self._opened_at + self._politeness.pause(link))  # it may just have been visited
             bench.hold_for_robots(link.host, False)
             return
         wanted = robots.link(link)

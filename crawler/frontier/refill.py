@@ -76,8 +76,11 @@ class Refill:
         self._epoch = 0
         self.wanted = asyncio.Event()
 
-    def dealt(self, host: str) -> None:
-        """A lease of this host was dealt: it may run low, and so may the bench."""
+    def dealt(self, lease: Lease) -> None:
+        """Its host may run low, and so may the bench. Behind a robots link that stood in its queue there may be another."""
+        host = lease.link.host
+        if lease.key and lease.link.kind == "robots":
+            self.robots_queued((host,))
         if host not in self._exhausted and (more := self._bench.shortage(host, SHARE_LINKS_MAX)):
             self._low[host] = more
             self.wanted.set()

@@ -180,10 +180,12 @@ class Workbench:
             self._came(lease)
             self._place(lease.link.host, host)
 
-    def rest(self, name: str, due: float) -> None:
-        """No visit of this host before ``due``, crawl-clock seconds."""
-        if host := self._hosts.get(name):
-            host.due = max(host.due, due)
+    def rest(self, name: str, due: float) -> bool:
+        """No visit of this host before ``due``, crawl-clock seconds; whether it is here, and would have been visited before."""
+        if (host := self._hosts.get(name)) is None or due <= host.due:
+            return False
+        host.due = due
+        return True
 
     def hold_for_robots(self, name: str, held: bool) -> None:
         """While it is held, the host deals nothing but robots links: its rules are not at hand."""

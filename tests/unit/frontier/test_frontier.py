@@ -495,6 +495,26 @@ async def test_hosts_that_ask_for_hours_do_not_keep_others_from_the_bench():
     assert world.store.stats().waiting == 300, "of each slow host the other three"
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_others_from_the_bench(is_kept):
+    """They were visited for them, or may just have been when the process began: the store is told how long they rest."""
+    world = World()
+    robots = Robots(world, None)
+    slow = [Link(f"http://slow{host}.test/{n}", f"slow{host}.test") for host in range(100) for n in range(4)]
+    world.frontier._politeness.pause = lambda link: 900.0 if link.host.startswith("slow") else 0.0
+    if is_kept:
+        read = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+        world.store._robots = {f"http://slow{host}.test": read for host in range(100)}
+    other = links(10, 1)
+    async with asyncio.timeout(60):
+        crawl = asyncio.create_task(robots.crawl([*slow, *other]))
+        while not {link.url for link in other} <= set(world.visits):
+            await asyncio.sleep(0.01)
+        assert not any(link.url in world.visits for link in slow)
+        world.frontier.drain()
+        await crawl
+
+
 async def test_it_says_why_nothing_is_dealt():
     """What the workers wait for is decided where nothing is dealt, and nowhere else."""
     world = World(delay=60.0)
@@ -689,6 +709,50 @@ async def test_hosts_whose_rules_stand_at_hosts_in_the_store_do_not_fill_the_ben
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         pump = tasks.create_task(world.pump.run(world.recover))
         crew = [tasks.create_task(work()) for _ in range(8)]
+        await world.frontier.admit(Admitted(tuple(every)))
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
+
+
+async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full_the_bench_is(tmp_path):
+    """Many hosts lead to one that is in the store; what waits for the other rules leaves no place for a second claim of it."""
+    world = World()
+    robots = Robots(world, None)
+    known: set[str] = set()
+    all_known = asyncio.Event()
+    every = links(50, 4)
+
+    async def visit(lease: Lease) -> None:
+        link = lease.link
+        page = empty_page(link.url, tmp_path)
+        if link.kind != "robots":
+            await all_known.wait()  # until then nobody makes room
+            world.frontier.settle(lease, Done(page, "ok"))
+        elif link.host != "all.test":
+            onward = Link("http://all.test/robots.txt", "all.test", "robots", hops=1, anchor=link.anchor)
+            is_queued = not world.frontier.put_robots(onward)
+            world.frontier.settle(lease, Done(page, "redirect", outlinks=(onward,) if is_queued else ()))
+        else:
+            record = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
+            robots.gate._cache.put(link.anchor, record)
+            known.add(link.anchor)
+            if len(known) == 50:
+                all_known.set()
+            world.frontier.settle(lease, Done(page, "ok"))
+            world.frontier.rules_learned([(link.anchor, record)])
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.visits[lease.link.url] += 1
+            await visit(lease)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(60)]
         await world.frontier.admit(Admitted(tuple(every)))
         world.frontier.seeds_ended()
         await asyncio.wait(crew)
