@@ -56,6 +56,8 @@ class Admitted(Struct, frozen=True):
     """The links of a part of a page, packed; they come behind ``links``."""
     extras: Mapping[Input, str] = {}
     """Further keys of the lines among ``faults`` (see ``Link.extra``)."""
+    visited_at: float = 0.0
+    """When another part of the crawl visited the page they are of, seconds since the epoch by its wall clock; 0.0: none has."""
 
     @property
     def text_bytes(self) -> int:

@@ -107,7 +107,8 @@ def _is_named_by(row: Row, known: Known, lookup: Lookup) -> bool:
 
 def _belongs_to(source: Known | str | None, ref: Ref, row: Row) -> bool:
     """Whether a redirect's duplicate row is of the last visit to the page that redirects: it stands directly behind that one's
-    own, as they are of one commit, and files roll between commits. Another part of the crawl makes it later, elsewhere."""
+    own, as they are of one commit, and files roll between commits. Another part of the crawl makes it later, elsewhere, with the
+    time of the visit; in a directory of an earlier version with that of its own commit."""
     before = source.row if isinstance(source, Known) else None
     if not isinstance(source, Known) or before is None:
         return False

@@ -153,7 +153,7 @@ def _admitted_rows(admitted: Admitted, states: Sequence[int], wall: float) -> It
         if is_line and state in DUPLICATE:
             row = _link_row(link, "skipped", "duplicate")
             row["final"] = True
-            row["fetched_at"] = iso(wall)
+            row["fetched_at"] = iso(admitted.visited_at or wall)
             yield None, row
     for named, text, reason, tag in admitted.faults:
         row, shown, extra = dict(_EMPTY), urls.masked(text), admitted.extras.get(named)

@@ -14,7 +14,6 @@ from msgspec.msgpack import Decoder
 
 from crawler.core.batch import Admitted, Prepared
 from crawler.core.errors import StorageError
-from crawler.core.link_block import decode_link
 from crawler.core.model import Mark
 from crawler.frontier.cluster.mirror import BOX, Mirror
 from crawler.frontier.exchange.parcels import Parcels
@@ -92,7 +91,7 @@ class Message(Struct, frozen=True):
 def message_of(id: int, data: bytes) -> Message:
     try:
         parcel = _letters.decode(data)
-        admitted = [Admitted(tuple(decode_link(value)[1] for value in p.links), block=p.block) for p in parcel.pieces]
+        admitted = parcel.admitted()
     except ValueError as error:
         raise StorageError(f"cluster: message {id} is damaged: {error}", final=True) from error
     links = sum(len(piece.links) + len(piece.block or ()) for piece in parcel.pieces)

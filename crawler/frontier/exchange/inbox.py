@@ -17,7 +17,6 @@ from crawler.core.batch import Admitted
 from crawler.core.durable import storing
 from crawler.core.errors import StorageError
 from crawler.core.keys import Share
-from crawler.core.link_block import decode_link
 from crawler.frontier.exchange.board import Board, Place, number_of, offset_of, place
 from crawler.frontier.exchange.outbox import SUFFIX, prefix_of
 from crawler.frontier.exchange.segment import END, HEAD_BYTES, Head, Parcel, head_of, parcel_of
@@ -127,7 +126,7 @@ class Inbox:
     def _opened(self, part: int, head: Head, data: bytes) -> Received:
         try:
             parcel = parcel_of(data)
-            admitted = [Admitted(tuple(decode_link(value)[1] for value in p.links), block=p.block) for p in parcel.pieces]
+            admitted = parcel.admitted()
         except ValueError:
             raise self._damaged(part) from None
         self._at[part] += head.size

@@ -16,7 +16,8 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from xxhash import xxh3_64_intdigest
 
-from crawler.core.link_block import LinkBlock
+from crawler.core.batch import Admitted
+from crawler.core.link_block import LinkBlock, decode_link
 
 PARCEL: Final = 0
 END: Final = 1
@@ -35,6 +36,8 @@ class Piece(Struct, array_like=True):
     links: list[bytes]
     """As ``encode_link`` makes them."""
     block: LinkBlock | None
+    visited_at: float = 0.0
+    """As that of ``Admitted``."""
 
 
 class Parcel(Struct, array_like=True):
@@ -45,6 +48,13 @@ class Parcel(Struct, array_like=True):
     """(origin, robots record)"""
     denials: list[tuple[str, tuple[str, str]]]
     """(origin, (outcome, reason)), where its robots rules could not be fetched"""
+
+    def admitted(self) -> list[Admitted]:
+        """What its receiver admits. ValueError: it is damaged."""
+        return [
+            Admitted(tuple(decode_link(link)[1] for link in piece.links), block=piece.block, visited_at=piece.visited_at)
+            for piece in self.pieces
+        ]
 
 
 class Head(Struct, frozen=True):

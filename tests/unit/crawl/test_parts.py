@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -111,6 +113,19 @@ async def test_parts_crawl_what_one_process_would(tmp_path):
     kept = Counter(url for url in records_of(tmp_path / "many") if "robots" not in url)
     assert kept == Counter({url for url in together if "robots" not in url}), "each page has one record"
     assert not (tmp_path / "many/lost+found").exists()
+
+
+async def test_a_wall_clock_that_goes_back_costs_no_line_its_final_row(tmp_path, monkeypatch):
+    """Whoever is sent the target of a redirect, and knows it already, writes the line's row later than the page was visited."""
+    web, began, asked = web_of(), time.time(), itertools.count()
+    monkeypatch.setattr(time, "time", lambda: began - next(asked) / 100)
+    with web.running():
+        urls = [web.url(host, path) for path in ("/0", "/r") for host in HOSTS]
+        (tmp_path / "list").write_text("\n".join(urls))
+        await crawled(config_of(tmp_path / "out", input=(str(tmp_path / "list"),)))
+    with open_crawl_reader(tmp_path / "out") as reader:
+        lines = Counter(row["input"]["line"] for row in reader.final() if row["input"] is not None)
+    assert lines == dict.fromkeys(range(1, len(urls) + 1), 1)
 
 
 def records_of(root: Path) -> list[str]:
