@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
@@ -46,7 +47,8 @@ class Dashboard:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._sections: dict[str, str] = {}
-        self._version = 0
+        self._version = secrets.randbelow(1 << 48)
+        """Begins anywhere: what an earlier process has shown is no version of this one's."""
         self._rendered_at = -LIVE_S
         self._rendering = asyncio.Lock()
         self._changed: bytes = b""

@@ -173,6 +173,14 @@ async def test_a_live_page_is_told_what_has_changed_and_no_more(tmp_path, site, 
             assert sections.keys() >= {"head", "overview", "excluded", "failures"}, "whoever missed some gets all"
 
 
+async def test_a_page_that_an_earlier_process_made_is_shown_all_anew(tmp_path):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/exclusions", json={"exclude": ["/trap/"]})
+        version = re.search(r'data-version="(\d+)"', (await text(d.session.get("/")))[1])[1]
+    async with daemon(tmp_path) as d, asyncio.timeout(30), d.session.get("/events", params={"version": version}) as answer:
+        assert "Nothing is excluded" in (await anext(events(answer)))["excluded"]
+
+
 async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_live_one_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard, "LIVE_S", 0.05)
     monkeypatch.setattr(dashboard, "MADE_S", 0.2)
