@@ -368,6 +368,17 @@ async def test_where_the_memory_is(tmp_path):
         assert (await d.ask("GET", "/debug/memory?seconds=21"))[0] == 400
 
 
+async def test_of_several_who_ask_where_the_memory_is_each_is_told(tmp_path):
+    async with daemon(tmp_path) as d:
+
+        async def ask():
+            return await (await d.session.get("/debug/memory?seconds=1")).text()
+
+        for text in await asyncio.gather(ask(), ask(), ask()):
+            assert "MiB in" in text
+        assert "not traced" in await (await d.session.get("/debug/memory")).text()
+
+
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
