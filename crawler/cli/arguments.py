@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
 import sys
@@ -67,7 +68,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected one argument"):
             message += " (one that begins with a dash is joined to its option by =)"
-        print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the exit code tells
+            print(f"{self.prog}: {message}\nusage: {self.usage}", file=sys.stderr)
         raise SystemExit(Exit.USAGE)
 
 

@@ -6,6 +6,7 @@ imported inside the command that needs it, so that ``--help`` and ``--version`` 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -106,7 +107,8 @@ def _topic(name: str) -> int:
         print(TOPICS[name][0]())
         return Exit.OK
     say(f"there is no help on {name}{did_you_mean(name, [*TOPICS, *COMMANDS])}")
-    print(topics(), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(topics(), file=sys.stderr)
     return Exit.USAGE
 
 
@@ -125,7 +127,8 @@ def _dispatch(arguments: Sequence[str], signals: Signals | None) -> int:
         print(f"flatcrawler {__version__}")
         return Exit.OK
     if not name:
-        print(_help(), end="", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(_help(), end="", file=sys.stderr)
         return Exit.USAGE
     otherwise = "; did you mean crawler run?" if "://" in name or name.startswith("-") else ": see crawler --help"
     say(f"there is no command {name}{did_you_mean(name, COMMANDS, otherwise)}")

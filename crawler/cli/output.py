@@ -27,6 +27,14 @@ def say(text: str) -> None:
         sys.stderr.write(f"crawler: {said}\n")  # in one piece: other threads write lines as well
 
 
+def put(line: str) -> None:
+    """A line of data, from a command whose exit code says more: that is told also where nobody reads the line."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        forget_output()
+
+
 def write(pieces: Iterable[bytes]) -> None:
     """Data, on standard output."""
     for piece in pieces:

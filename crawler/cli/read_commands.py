@@ -12,7 +12,7 @@ import orjson
 from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outcomes_of
 from crawler.cli.client import WHERE, RequestRefused, client_of, refusable
 from crawler.cli.options import add_settings
-from crawler.cli.output import say, write
+from crawler.cli.output import put, say, write
 from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit, FetchError, StorageError
 from crawler.core.text import counted, json_text, printable
@@ -211,7 +211,7 @@ def verify(arguments: Sequence[str]) -> int:
     namespace = parser.parse(arguments)
 
     def report(fault: str) -> None:
-        print(printable(fault), flush=True)
+        put(printable(fault))
 
     with open_reader(namespace.directory) as reader:
         found = reader.verify(report)

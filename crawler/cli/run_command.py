@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.options import add_loudness, add_settings, flags
+from crawler.cli.output import put
 from crawler.cli.starting import import_aiohttp, in_a_loop, opened_for, processes_of, seed_faults, waited_in_vain
 from crawler.core.errors import ConfigError, Exit
 
@@ -94,7 +95,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     if summary:
         import json
 
-        print(json.dumps(_summary(report, seconds)))
+        put(json.dumps(_summary(report, seconds)))
     return report.exit_code
 
 

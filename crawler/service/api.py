@@ -24,7 +24,7 @@ from crawler.core.errors import FetchError
 from crawler.core.text import did_you_mean, printable
 from crawler.core.urls import parse
 from crawler.core.version import __version__
-from crawler.service.api_errors import Problem, as_problem
+from crawler.service.api_errors import Problem, as_problem, body_of
 from crawler.service.api_seeds import ReceivedLists
 from crawler.service.api_steering import Steering, json_response
 from crawler.service.api_streams import FILTERS, Follow
@@ -226,7 +226,7 @@ class Control:
         if request.content_type not in ("application/json", "application/merge-patch+json"):
             raise Problem(415, "send a JSON object as application/json")
         try:
-            changes = orjson.loads(await request.read())
+            changes = orjson.loads(await body_of(request))
         except orjson.JSONDecodeError as error:
             raise Problem(400, f"not JSON: {error}") from None
         if not isinstance(changes, dict):

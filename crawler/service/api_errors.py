@@ -5,6 +5,7 @@ A problem says what the client can do next; what the program did wrong is in its
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -23,6 +24,8 @@ from crawler.service.listener import PROBLEM, Handler, problem_details
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
 """For service managers: they need no token, and tell one word."""
+BODY_S: Final = 20.0
+"""For the body of a request that is not an upload: its client, perhaps one without a token, holds a connection meanwhile."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -73,6 +76,15 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
             return Problem(500, "this should not happen; the crawler's log says more").response()
 
     return admitted
+
+
+async def body_of(request: web.Request) -> bytes:
+    """The body of a request that is not an upload. Problem: it does not come in time."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise Problem(408, f"the request's body did not come within {BODY_S:.0f} s") from None
 
 
 def _storage(error: StorageError) -> Problem:

@@ -22,7 +22,7 @@ from crawler.crawl.recrawl import TooManyOrders, checked
 from crawler.frontier.progress import LIST, TAG
 from crawler.frontier.recrawl import ORDERS_MAX
 from crawler.frontier.selection import Selection
-from crawler.service.api_errors import Problem
+from crawler.service.api_errors import Problem, body_of
 from crawler.service.steered import Steered
 
 logger: Final = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ async def json_object(request: web.Request, keys: Set[str]) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise Problem(415, "send a JSON object as application/json")
     try:
-        found = orjson.loads(await request.read())
+        found = orjson.loads(await body_of(request))
     except orjson.JSONDecodeError as error:
         raise Problem(400, f"not JSON: {error}") from None
     if not isinstance(found, dict):

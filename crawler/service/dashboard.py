@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
@@ -23,7 +24,7 @@ from crawler.crawl.status import WAITS, Left
 from crawler.frontier.progress import LIST, TAG
 from crawler.service import dashboard_html as html
 from crawler.service import session
-from crawler.service.api_errors import Problem
+from crawler.service.api_errors import Problem, body_of
 from crawler.service.listener import Handler
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Dashboard:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._sections: dict[str, str] = {}
-        self._version = 0
+        self._version = secrets.randbelow(1 << 48)
+        """Begins anywhere: what an earlier process has shown is no version of this one's."""
         self._rendered_at = -LIVE_S
         self._rendering = asyncio.Lock()
         self._changed: bytes = b""
@@ -201,7 +203,7 @@ async def _form(request: web.Request) -> dict[str, str]:
     """As browsers send our forms. Whatever else may come, perhaps of somebody who has no token, is no fault of ours."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise Problem(415, "send a form as application/x-www-form-urlencoded")
-    return dict(parse_qsl((await request.read()).decode(errors="replace"), keep_blank_values=True))
+    return dict(parse_qsl((await body_of(request)).decode(errors="replace"), keep_blank_values=True))
 
 
 def _words(left: Left | None) -> str:

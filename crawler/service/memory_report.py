@@ -16,21 +16,26 @@ from crawler.crawl import Readings
 TOP: Final = 25
 TASKS_MAX: Final = 50
 _MIB: Final = 1 << 20
+_tracing: Final[set[object]] = set()
+"""The reports that trace just now: the last of them ends what the first began."""
 
 
 async def memory_report(readings: Readings, *, trace_s: float = 0.0) -> str:
     """Text for a person. With ``trace_s`` allocations are traced for so long, which slows the crawl meanwhile; without it
     they are listed only if tracing is on anyway (PYTHONTRACEMALLOC=1)."""
     lines = [*_accounts(readings), "", *_tasks(), ""]
-    began = trace_s > 0 and not tracemalloc.is_tracing()
-    if began:
+    own = object()
+    if trace_s > 0 and (_tracing or not tracemalloc.is_tracing()):
         tracemalloc.start()
+        _tracing.add(own)
     try:
         await asyncio.sleep(trace_s)
         lines += await asyncio.to_thread(_allocations)
     finally:
-        if began:
-            tracemalloc.stop()
+        if own in _tracing:
+            _tracing.remove(own)
+            if not _tracing:
+                tracemalloc.stop()
     return "\n".join(lines) + "\n"
 
 

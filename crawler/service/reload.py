@@ -43,7 +43,10 @@ class Changes:
     async def patch(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change some settings (None: back to the default); all settings. ConfigError: nothing was changed."""
         async with self._one_at_a_time:
-            new = changed(self._crawl.config, changes)
+            try:
+                new = changed(self._crawl.config, changes)
+            except RecursionError:
+                raise ConfigError("a value is too deeply nested") from None
             fixed = sorted(different(self._crawl.config, new) - RELOADABLE)
             if fixed:
                 raise ConfigError([_refusal(key) for key in fixed])

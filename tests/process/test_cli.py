@@ -318,3 +318,25 @@ def test_what_cannot_be_said_changes_no_exit_code(tmp_path):
         with open("/dev/full", "w") as full:
             ended = subprocess.run(command_of(("verify", str(root))), env=CLEAN, stderr=full, timeout=60, check=False)
         assert ended.returncode == expected
+
+
+@pytest.mark.parametrize("words", [(), ("run", "--such"), ("help", "such")], ids=str)
+def test_a_mistyped_command_line_is_one_though_nobody_can_be_told(words):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command_of(words), env=CLEAN, stderr=full, timeout=60, check=False)
+    assert ended.returncode == 2
+
+
+def test_an_exit_code_says_how_it_ended_though_nobody_reads_the_output(tmp_path):
+    """As in ``crawler run … --json | true``, by pipefail."""
+    root = tmp_path / "out"
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"capture_output": False, "stdout": writer, "stderr": subprocess.PIPE}
+    ended = crawler("run", "http://127.0.0.1:1/", "-o", str(root), *LOCAL, "--retries", "0", "--json", **streams)
+    assert ended.returncode == 4, ended
+    with (root / "crawl.toml").open("a") as file:
+        file.write("[")
+    ended = crawler("verify", str(root), **streams)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr.endswith(": 1 fault\n")) == (3, True), ended

@@ -368,6 +368,17 @@ async def test_where_the_memory_is(tmp_path):
         assert (await d.ask("GET", "/debug/memory?seconds=21"))[0] == 400
 
 
+async def test_of_several_who_ask_where_the_memory_is_each_is_told(tmp_path):
+    async with daemon(tmp_path) as d:
+
+        async def ask():
+            return await (await d.session.get("/debug/memory?seconds=1")).text()
+
+        for text in await asyncio.gather(ask(), ask(), ask()):
+            assert "MiB in" in text
+        assert "not traced" in await (await d.session.get("/debug/memory")).text()
+
+
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +560,8 @@ async def test_settings_change_together_or_not_at_all(tmp_path):
             assert (await d.ask("PATCH", "/v1/settings", data=body, headers={"Content-Type": "application/json"}))[0] == 400
         assert (await d.ask("PATCH", "/v1/settings", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
         assert (await d.ask("PATCH", "/v1/settings", json={"x": "y" * 100_000}))[0] == 413
+        deep = b'{"exclude": %b%b}' % (b"[" * 1020, b"]" * 1020)
+        assert (await d.ask("PATCH", "/v1/settings", data=deep, headers={"Content-Type": "application/json"}))[0] == 400
 
 
 async def test_all_of_a_host_table_takes_effect_while_it_runs(tmp_path, caplog):

@@ -12,7 +12,7 @@ import pytest
 from support.daemons import daemon
 from support.sinful import Site, head, running, stay
 
-from crawler.service import dashboard, dashboard_html, session
+from crawler.service import api_errors, dashboard, dashboard_html, session
 
 TOKEN = "s3cret-token"
 
@@ -117,6 +117,25 @@ async def test_what_strangers_send_as_a_form_is_no_fault_of_ours(tmp_path, caplo
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "POST /login HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded",
+        f"POST /v1/retry HTTP/1.1\r\nContent-Type: application/json\r\nAuthorization: Bearer {TOKEN}",
+        f"PATCH /v1/settings HTTP/1.1\r\nContent-Type: application/json\r\nAuthorization: Bearer {TOKEN}",
+    ],
+)
+async def test_whoever_sends_half_a_body_holds_no_connection_for_ever(tmp_path, monkeypatch, request_):
+    """Even without a token; so many of them as there may be clients kept all others out."""
+    monkeypatch.setattr(api_errors, "BODY_S", 0.1)
+    async with daemon(tmp_path, api_token=TOKEN) as d, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
+        writer.write(f"{request_}\r\nHost: localhost\r\nContent-Length: 10\r\n\r\ntoken".encode())
+        said = await reader.read()
+        writer.close()
+    assert said.startswith(b"HTTP/1.1 408 ") and b"the request's body did not come" in said
+
+
 def test_a_session_is_for_one_token_and_ends():
     now = time.time()
     kept = session.session_of(TOKEN, now + 60)
@@ -152,6 +171,14 @@ async def test_a_live_page_is_told_what_has_changed_and_no_more(tmp_path, site, 
             async with asyncio.timeout(30):
                 sections = await anext(events(answer))
             assert sections.keys() >= {"head", "overview", "excluded", "failures"}, "whoever missed some gets all"
+
+
+async def test_a_page_that_an_earlier_process_made_is_shown_all_anew(tmp_path):
+    async with daemon(tmp_path) as d:
+        await d.ask("POST", "/v1/exclusions", json={"exclude": ["/trap/"]})
+        version = re.search(r'data-version="(\d+)"', (await text(d.session.get("/")))[1])[1]
+    async with daemon(tmp_path) as d, asyncio.timeout(30), d.session.get("/events", params={"version": version}) as answer:
+        assert "Nothing is excluded" in (await anext(events(answer)))["excluded"]
 
 
 async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_live_one_is_cut(tmp_path, monkeypatch):
