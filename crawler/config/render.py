@@ -1,6 +1,6 @@
 """The configuration as text: TOML with comments, the JSON schema, the help of a setting. Pure.
 
-Invariant: reading what was written here gives an equal Config, except that secrets are ``***``.
+Invariant: reading what was written here gives an equal Config, except that secrets are ``***``, unless a file holds them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args, get_origin
 
 from crawler.config.fields import Section, Setting, shape_of
-from crawler.config.sections import SECTIONS, Config, ControlConfig, HostConfig, StorageConfig
+from crawler.config.sections import SECRET_FILES, SECTIONS, Config, ControlConfig, HostConfig, StorageConfig
 from crawler.config.types import AUTO, MASKED
 from crawler.core.text import printable
 
@@ -90,6 +90,8 @@ def to_toml(config: Config, origins: Mapping[str, str] | None = None) -> str:
             if key == "host":
                 continue
             line = f"# {key} is not set" if values[key] is None else f"{key} = {toml_value(values[key], field.unit)}"
+            if (file := SECRET_FILES.get(key)) is not None and values[file] is not None:
+                line = f"# {key} is read from {file}"
             origin = (origins or {}).get(key)
             lines.append(f"{line}  # from {printable(origin)}" if origin else line)
     for table in values["host"]:

@@ -249,6 +249,14 @@ def test_secrets_are_read_from_files_and_one_way_wins_whole(tmp_path):
     assert "is empty" in faults({"proxy_file": write(tmp_path, "\n", "empty")})[0]
 
 
+def test_what_is_written_of_secrets_in_files_can_be_begun_with_again(tmp_path):
+    token, proxy = write(tmp_path, "s3cret\n", "token"), write(tmp_path, "http://u:pw@p.example:1", "proxy")
+    config = load({"api_token_file": token, "proxy_file": proxy}, environ={}).config
+    text = render.to_toml(config)
+    assert "s3cret" not in text and "pw@" not in text
+    assert load(file=write(tmp_path, text, "crawl.toml"), environ={}).config == config
+
+
 def test_a_control_api_that_others_can_reach_needs_a_token():
     assert "set api_token_file" in faults({"listen": "0.0.0.0:9700"})[0]
     assert "set api_token_file" in faults({"listen": "crawler.example:9700"})[0]
