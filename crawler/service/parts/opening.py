@@ -96,8 +96,8 @@ def _members(config: Config, root: Path, parts: int) -> Division:
 
 
 def _divided(config: Config, root: Path, parts: int) -> Division:
-    """``divided_for``, in a process of its own: one that has opened a store has threads, and must not be forked from. It ends with
-    its parent: it holds the directory's lock, too, and who is begun again would find that taken."""
+    """``divided_for``, in a process of its own: one that has opened a store has threads, and must not be forked from. It ends
+    with its parent: it holds the directory's lock, too, and who is begun again would find that taken."""
     receiving, sending = os.pipe()
     parent = os.getpid()
     if (pid := os.fork()) == 0:
