@@ -137,10 +137,12 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     def text_bytes(self) -> int:
         """Most that its texts hold in memory. Those of a listed line may be long, and in any script."""
         size = len(self.url) + len(self.via or "") + len(self.anchor or "")
-        for text in (self.given, self.listed, self.extra, self.tag, self.input and self.input.list):
-            if text is not None:
-                size += text_bytes(text) if isinstance(text, str) else 0
-        return size
+        if self.input is not None:
+            size += 4 * len(self.input.list)
+        if self.given is None and self.listed is None and self.extra is None and self.tag is None:
+            return size  # of nearly all
+        texts = (self.given, self.listed, self.extra, self.tag)
+        return size + sum([text_bytes(text) for text in texts if isinstance(text, str)])
 
     @property
     def nesting(self) -> int:

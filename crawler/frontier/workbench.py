@@ -50,7 +50,9 @@ class HostView(NamedTuple):
 def size(lease: Lease) -> int:
     """How many ordinary links a lease takes the room of: each LINK_BYTES of its texts is one more, and so is what is known from
     an earlier visit."""
-    return (1 if lease.known is None else 2) + lease.text_bytes // LINK_BYTES
+    if lease.known is None:
+        return 1 + lease.link.text_bytes // LINK_BYTES
+    return 2 + lease.text_bytes // LINK_BYTES
 
 
 # Where a host stands, if it is in no lane.
