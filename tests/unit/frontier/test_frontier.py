@@ -724,7 +724,7 @@ async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full
     robots = Robots(world, None)
     known: set[str] = set()
     all_known = asyncio.Event()
-    every = links(50, 4)
+    every = links(40, 4)
 
     async def visit(lease: Lease) -> None:
         link = lease.link
@@ -740,7 +740,7 @@ async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full
             record = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
             robots.gate._cache.put(link.anchor, record)
             known.add(link.anchor)
-            if len(known) == 50:
+            if len(known) == 40:
                 all_known.set()
             world.frontier.settle(lease, Done(page, "ok"))
             world.frontier.rules_learned([(link.anchor, record)])
