@@ -136,7 +136,7 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     @property
     def text_bytes(self) -> int:
         """Most that its texts hold in memory. Those of a listed line may be long, and in any script."""
-        size = len(self.url) + len(self.via or "") + len(self.anchor or "")
+        size = len(self.url) + len(self.host) + len(self.via or "") + len(self.anchor or "")
         for text in (self.given, self.listed, self.extra, self.tag, self.input and self.input.list):
             if text is not None:
                 size += text_bytes(text) if isinstance(text, str) else 0
