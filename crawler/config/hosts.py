@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 from crawler.config.sections import HostConfig, PolitenessConfig
 from crawler.core.text import host_patterns
+from crawler.core.urls import remembered
 
 HOSTS_REMEMBERED_MAX: Final = 4096
 
@@ -21,7 +21,7 @@ class HostRules:
         """From now on these rules."""
         self._config = config
         self._places = {table.match: at for at, table in reversed(list(enumerate(config.host)))}
-        self._table = lru_cache(HOSTS_REMEMBERED_MAX)(self._find) if config.host else None
+        self._table = remembered(self._find, HOSTS_REMEMBERED_MAX) if config.host else None
         self.factor = config.factor
         """A rest is at least so many times as long as the response took to begin."""
 

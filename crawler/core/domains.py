@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Final
+
+from crawler.core.urls import remembered
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
@@ -11,16 +13,22 @@ if TYPE_CHECKING:
 _DOMAINS_MAX: Final = 4096
 
 
-@lru_cache(maxsize=_DOMAINS_MAX)
 def domain_of(host: str) -> str:
     """The registrable domain of a host key: ``shop.example.co.uk:8443`` → ``example.co.uk``.
 
     Private suffixes count: a page of one author on github.io does not speak for all of github.io. A host without such a
     domain (an address, a bare name, a suffix itself) is its own."""
+    return _remembered(host)
+
+
+def _domain_of(host: str) -> str:
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if name.startswith("[") or name.rpartition(".")[2].isdigit():
         return name
     return _suffixes().privatesuffix(name) or name
+
+
+_remembered = remembered(_domain_of, _DOMAINS_MAX)
 
 
 @cache

@@ -7,11 +7,12 @@ store, and has one owner, who decides everything about its hosts alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
 from xxhash import xxh3_64_digest
+
+from crawler.core.urls import remembered
 
 HOST_BYTES: Final = 8
 URL_BYTES: Final = 8
@@ -32,7 +33,7 @@ class Keys:
 
     def __init__(self, secret: int, group_of: GroupOf | None = None) -> None:
         self.secret, self._group_of = secret, group_of
-        self.host: Callable[[str], bytes] = lru_cache(_HOSTS_MAX)(self._host)
+        self.host: Callable[[str], bytes] = remembered(self._host, _HOSTS_MAX)
 
     def url(self, url: bytes) -> bytes:
         return xxh3_64_digest(url, self.secret)

@@ -136,7 +136,7 @@ class Link(Struct, frozen=True, array_like=True, gc=False):
     @property
     def text_bytes(self) -> int:
         """Most that its texts hold in memory. Those of a listed line may be long, and in any script."""
-        size = len(self.url) + len(self.via or "") + len(self.anchor or "")
+        size = len(self.url) + len(self.host) + len(self.via or "") + len(self.anchor or "")
         if self.input is not None:
             size += 4 * len(self.input.list)
         if self.given is None and self.listed is None and self.extra is None and self.tag is None:

@@ -69,7 +69,7 @@ class Sitemaps:
         self._parser = parser
         self._undo = undo
         self._admit = admit
-        self._sites: dict[tuple[str, str], int] = {}  # (origin, site) → hash of the names of its sitemaps
+        self._sites: dict[int, int] = {}  # hash of origin and site, which may be long → hash of the names of its sitemaps
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     def change(self, scope: Scope, reading: bytes) -> None:
@@ -85,13 +85,14 @@ class Sitemaps:
         if link.kind in ("robots", EMBED):
             return
         origin, site = urls.origin(link.url), self._scope.site(link.anchor or link.url)
-        if (found := named(origin)) is None or self._sites.get((origin, site)) == (names := hash(tuple(found))):
+        of = hash((origin, site))
+        if (found := named(origin)) is None or self._sites.get(of) == (names := hash(tuple(found))):
             return
         if len(self._sites) >= SITES_MAX:
             self._sites.clear()
         if links := tuple(self.of(origin, found, site)):
             await self._admit(Admitted(links))
-        self._sites[origin, site] = names
+        self._sites[of] = names
 
     def of(self, origin: str, named: Sequence[str], site: str) -> Iterator[Link]:
         """The sitemaps of an origin. The entries live in the scope of ``site``, and so must the origin."""

@@ -362,10 +362,12 @@ def _open_robots(config: Config, hosts: HostRules, clock: Clock, bytes_max: int,
     if not (config.robots or config.sitemaps or may_change or any(table.robots for table in config.host)):
         return None
     from crawler.policy.robots_cache import RulesCache
-    from crawler.policy.robots_gate import RobotsGate
+    from crawler.policy.robots_gate import RobotsGate, divided
 
+    cache_bytes, failures_max = divided(bytes_max)
     return RobotsGate(
-        RulesCache(bytes_max),
+        RulesCache(cache_bytes),
+        failures_max=failures_max,
         name=config.name,
         crawl_delay_cap_s=config.crawl_delay_cap,
         obeys=hosts.obeys_robots,

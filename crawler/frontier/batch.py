@@ -15,8 +15,8 @@ from crawler.core.model import Done, Mark
 OUTCOMES_MAX: Final = 1000
 LINKS_MAX: Final = 10_000
 LINKS_BYTES_MAX: Final = 4 << 20
-"""Of the links and invalid lines admitted by themselves, and of the links visited: the outlinks of an outcome are bounded by its
-account."""
+"""Of the links and invalid lines admitted by themselves, of the links visited, and of robots records: the outlinks of an outcome
+are bounded by its account."""
 BODY_BYTES_MAX: Final = 32 << 20
 
 
@@ -70,6 +70,11 @@ class OpenBatch:
         self.links_count += _count(admitted)
         self.links_bytes += _bytes(admitted)
 
+    def learn(self, origin: str, record: bytes) -> None:
+        """The robots record of an origin, to be kept."""
+        self.robots[origin] = record
+        self.links_bytes += len(record)
+
     def refuse(self, refused: Mapping[str, int]) -> None:
         _add(refused, self.refused)
 
@@ -94,7 +99,7 @@ class OpenBatch:
         """Take over what a failed batch still owes: admissions, counts, robots records and retired files, but no visits."""
         self.admitted[:0] = failed.admitted
         self.links_count += sum(map(_count, failed.admitted))
-        self.links_bytes += sum(map(_bytes, failed.admitted))
+        self.links_bytes += sum(map(_bytes, failed.admitted)) + sum(map(len, failed.robots.values()))
         self.hosts = failed.hosts | self.hosts
         self.is_last |= failed.is_last
         self.refuse(failed.refused)

@@ -427,7 +427,7 @@ class Frontier:
             self.bench.hold_for_robots(host, False)
             if record is not None:
                 self.rest(host, self._clock() + self._politeness.pause(Link(of + "/", host)))  # it was visited for them
-                self._batches.open.robots[of] = record
+                self._batches.open.learn(of, record)
                 self._batches.mark_dirty(self._clock())
             else:
                 if self._robots is not None and (failure := self._robots.failed(of)) is not None:

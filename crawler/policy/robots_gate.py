@@ -32,6 +32,15 @@ FAILURES_MAX: Final = 4096
 """Origins of which that is remembered; the others are asked for again sooner."""
 FAILURE_BYTES: Final = 400
 """What each of them takes in memory, about."""
+FAILURES_SHARE: Final = 4
+"""Of the memory for rules, one in so many bytes at most is for failures."""
+
+
+def divided(bytes_max: int) -> tuple[int, int]:
+    """(bytes of the cache, failures that are remembered) of so much memory: both by how they ended, and by their attempts."""
+    failures_max = min(FAILURES_MAX, bytes_max // FAILURES_SHARE // (2 * FAILURE_BYTES))
+    return bytes_max - 2 * FAILURE_BYTES * failures_max, failures_max
+
 
 Failure = tuple[str, str]
 """(outcome, reason)"""
@@ -50,8 +59,10 @@ class RobotsGate:
         obeys: Callable[[str], bool],
         wall: Callable[[], float],
         reads_all: bool = False,
+        failures_max: int = FAILURES_MAX,
     ) -> None:
         self._cache = cache
+        self._failures_max = failures_max
         self._name = name
         self._crawl_delay_cap_s = crawl_delay_cap_s
         self._obeys = obeys
@@ -175,7 +186,7 @@ class RobotsGate:
         if isinstance(outcome, Retry) and link.anchor is not None:
             self._attempts[link.anchor] = link.attempt
             self._attempts.move_to_end(link.anchor)
-            if len(self._attempts) > FAILURES_MAX:
+            if len(self._attempts) > self._failures_max:
                 self._attempts.popitem(last=False)
         if isinstance(outcome, Retry | Unvisited) or link.anchor is None:
             return []
@@ -200,7 +211,7 @@ class RobotsGate:
             return record
         self._failures[origin] = (self._wall(), rules)
         self._failures.move_to_end(origin)
-        if len(self._failures) > FAILURES_MAX:
+        if len(self._failures) > self._failures_max:
             self._failures.popitem(last=False)
         return None
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from crawler.core.domains import domain_of
 from crawler.core.model import EMBED, EXPANDED, Link
 from crawler.core.text import host_patterns
-from crawler.core.urls import URL_BYTES_MAX, host_key
+from crawler.core.urls import URL_BYTES_MAX, host_key, remembered
 
 if TYPE_CHECKING:
     from crawler.config.sections import ScopeConfig
@@ -106,7 +106,7 @@ class Scope:
         self._include = [re.compile(pattern).search for pattern in config.include]
         self._exclude = [re.compile(pattern).search for pattern in config.exclude]
         self._blocked = {match: (at, blocks) for at, (match, blocks) in reversed(list(enumerate(config.blocked)))}
-        self._blocks = lru_cache(_PLACES_MAX)(self._is_blocked) if config.blocked else None
+        self._blocks = remembered(self._is_blocked, _PLACES_MAX) if config.blocked else None
         shapes = [depth for depth in (config.max_path_depth, config.max_repeated_segments) if depth > 0]
         self._plain = 0 if self._include or self._exclude or self._blocks else min(shapes, default=config.max_url) + 2
         """A URL with no more slashes than this can offend no rule of shape or expression; 0: none is so plain."""

@@ -58,6 +58,8 @@ NOT_OURS: Final = 255
 MEMBERS_MAX: Final = 254
 AHEAD_MAX: Final = 10_000
 """Entries written here ahead of a commit: with more they are one."""
+AHEAD_BYTES_MAX: Final = 4 << 20
+"""The same of what they hold: a page and its link may have 10 KB."""
 
 KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
 WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
@@ -115,6 +117,7 @@ class Mirror:
         self._database: Database | None = None
         self._notes: dict[int, bytes] = {}
         self._carried: Ops = {}
+        self._carried_bytes = 0
         self._sent: _Sent | None = None
         self._boxes: Sequence[tuple[int, bytes]] = ()
         self._taken: list[int] = []
@@ -148,6 +151,7 @@ class Mirror:
             self._apply(sent)  # its COMMIT was not answered, but done
         self._sent = None
         self._carried, self._boxes, self._taken, self._seeds_ended = {}, (), [], False
+        self._carried_bytes = 0
         is_whole = self._copied() == joined.commits
         self._commits, self._state = joined.commits, joined.state
         self._keep_slots(joined, is_whole)
@@ -258,7 +262,7 @@ class Mirror:
     # -- what is true, and then here ------------------------------------------------------------------------------
 
     def write(self, batch: Recorded, *, sync: bool) -> None:
-        if not sync and len(self._carried) < AHEAD_MAX:
+        if not sync and len(self._carried) < AHEAD_MAX and self._carried_bytes < AHEAD_BYTES_MAX:
             self._write_ahead(batch)
             return
         ops = self._carried | batch.ops
@@ -272,7 +276,7 @@ class Mirror:
         self._base.write(batch.raw, sync=False)
         self._sent, self.is_sure = None, True
         self._commits, self._state = sent.commits, changes.state
-        self._carried = {}
+        self._carried, self._carried_bytes = {}, 0
         self.pending.difference_update(self._taken)
         self._boxes, self._taken, self._seeds_ended = (), [], False
 
@@ -286,6 +290,7 @@ class Mirror:
             batch.raw.delete(COPY + bytes((slot,)), self._base.handle("meta"))
         self._base.write(batch.raw, sync=False)
         self._carried |= batch.ops
+        self._carried_bytes += sum([len(value) for value in batch.ops.values() if value is not None])
 
     def _note_commit(self, batch: WriteBatch, sent: _Sent) -> None:
         meta = self._base.handle("meta")

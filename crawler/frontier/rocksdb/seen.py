@@ -6,7 +6,6 @@ Nine links of ten are known, half of them the navigation links of their host: th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
 from typing import Final
 
 from crawler.core.model import Known
@@ -18,6 +17,8 @@ from crawler.frontier.selection import LOOKED_AT, Selection
 
 CHOSEN_MAX: Final = 1000
 """Most links revived or forgotten in one transaction."""
+CHOSEN_BYTES_MAX: Final = 4 << 20
+"""The same of what is kept of them: a listed line may have 64 KiB."""
 
 
 class Seen:
@@ -57,13 +58,15 @@ class Seen:
         None if there are no more. Their keys begin with ``prefix``. (robots.txt is asked for when it is due.)"""
         entries = self._database.scan("page", start=max(prefix, after + b"\0" if after else b""))
         chosen: list[tuple[bytes, int, Known]] = []
+        left = CHOSEN_BYTES_MAX
         for looked_at, (key, value) in enumerate(entries, 1):
             if not key.startswith(prefix):
                 break
             flags, known = decode_page(value)
             if not flags & REVIVED and known.link.kind != "robots" and which.takes(known):
                 chosen.append((key, flags, known))
-            if looked_at == LOOKED_AT or len(chosen) == CHOSEN_MAX:
+                left -= len(value)
+            if looked_at == LOOKED_AT or len(chosen) == CHOSEN_MAX or left <= 0:
                 return chosen, key
         return chosen, None
 
@@ -76,10 +79,17 @@ class Seen:
         """They may have been changed by others."""
         self._recent.clear()
 
-    def slice(self, start: bytes, limit: int) -> list[tuple[bytes, int, Known]]:
-        """Settled URLs (key, flags, record) from the key ``start`` on."""
-        pages = islice(self._database.scan("page", start=start), limit)
-        return [(key, *decode_page(value)) for key, value in pages]
+    def slice(self, start: bytes, limit: int) -> tuple[list[tuple[bytes, int, Known]], bytes | None]:
+        """Settled URLs (key, flags, record) from the key ``start`` on, so many or of CHOSEN_BYTES_MAX, and where to go on; None:
+        there are no more."""
+        found: list[tuple[bytes, int, Known]] = []
+        left = CHOSEN_BYTES_MAX
+        for key, value in self._database.scan("page", start=start):
+            found.append((key, *decode_page(value)))
+            left -= len(value)
+            if len(found) == limit or left <= 0:
+                return found, key + b"\0"
+        return found, None
 
     def pages(self, keys: Collection[bytes]) -> dict[bytes, tuple[int, Known]]:
         """(flags, record) of those that are settled and do not wait again."""

@@ -366,7 +366,9 @@ class RocksStore(Facts):
             return None
         order, place = orders[0], orders[0].which.place
         of_host = self._keys_by.host(place) if place is not None else b""
-        found = [one for one in self._seen.slice(max(order.start, of_host), pages) if one[0].startswith(of_host)]
+        found, behind = self._seen.slice(max(order.start, of_host), pages)
+        if found and not found[-1][0].startswith(of_host):
+            found, behind = [one for one in found if one[0].startswith(of_host)], None
         chosen = [(key, flags, known) for key, flags, known in found if not flags & REVIVED and order.chooses(known)]
         chosen = [one for one in chosen if self._decides(one[0])]
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
@@ -376,7 +378,7 @@ class RocksStore(Facts):
                 tx.schedule(key, flags, order.scheduled(known))
             else:
                 tx.revive(key, flags, known, recrawl_at=order.at)
-        self._put_orders(tx, [*order.rest(found[-1][0] + b"\0" if len(found) == pages else None), *orders[1:]])
+        self._put_orders(tx, [*order.rest(behind), *orders[1:]])
         self._write(tx, self._state.now, self._state.wall, sync=False)  # a write that is lost is made again
         return len(chosen)
 

@@ -191,7 +191,7 @@ async def test_each_site_names_the_sitemaps_of_an_origin_once(tmp_path: Path, pa
     assert await named(Link(y, HOST, "redirect")) == [("/map.xml", y), ("/sitemap.xml", y)]
     assert await named(Link("http://a.example/z/robots.txt", HOST, "robots")) == []
     assert await named(Link("http://b.example/", "b.example", "link", anchor=x)) == []  # no place of this site
-    trial.sitemaps._sites = dict.fromkeys(((str(n), "") for n in range(sitemaps.SITES_MAX)), 0)
+    trial.sitemaps._sites = dict.fromkeys(range(sitemaps.SITES_MAX), 0)
     assert len(await named(Link(x, HOST))) == 2
     assert len(trial.sitemaps._sites) == 1
 

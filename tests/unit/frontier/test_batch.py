@@ -26,7 +26,7 @@ def of_known(n: int) -> Lease:
     return Lease(link(f"a/{n}"), b"", known=known)
 
 
-@pytest.mark.parametrize("what", ["links", "faults", "extras", "settled", "known"])
+@pytest.mark.parametrize("what", ["links", "faults", "extras", "settled", "known", "robots"])
 def test_a_batch_of_long_lines_is_full_with_few(what: str) -> None:
     batch = OpenBatch()
     for n in range(LINES):
@@ -35,9 +35,14 @@ def test_a_batch_of_long_lines_is_full_with_few(what: str) -> None:
         if what in ("settled", "known"):
             ended = lease(n) if what == "settled" else of_known(n)
             batch.settle(Settled(ended, Dropped("skipped", "excluded")), HostRest(0.0))
+        elif what == "robots":
+            batch.learn(f"http://h{n}.test", bytes(4 * len(LONG)))
         elif what == "links":
             batch.admit(Admitted((lease(n).link,)))
         else:
             text, extras = (LONG, {}) if what == "faults" else ("", {line(n): LONG})
             batch.admit(Admitted((), ((line(n), text, "json", None),), extras=extras))
     assert n == LINES / 10
+    failed, batch = batch, OpenBatch()
+    batch.prepend(failed)
+    assert batch.is_full() or what in ("settled", "known"), "visits are made again"

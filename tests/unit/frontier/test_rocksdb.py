@@ -31,6 +31,8 @@ from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.claims import TAKEN_BYTES_MAX, Claims
 from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
+from crawler.frontier.rocksdb.seen import CHOSEN_BYTES_MAX
+from crawler.frontier.selection import Selection
 
 
 @pytest.fixture
@@ -98,6 +100,27 @@ def test_a_claim_of_long_lines_is_bounded_and_passes_over_none(driver: Driver) -
         leases = driver.claim(1000, per_host)
         assert sum(len(lease.link.given or "") for lease in leases) <= TAKEN_BYTES_MAX + (64 << 10)
     assert driver.store.stats().waiting + driver.store.stats().retrying == 0
+
+
+@pytest.mark.parametrize("how", ["revive", "recrawl"])
+def test_settled_long_lines_wait_again_a_few_at_a_time(driver: Driver, how: str) -> None:
+    lines = [link(f"h{n}/") for n in range(200)]
+    driver.commit([replace(one, given=one.url + "#" + "x" * (60 << 10)) for one in lines])
+    while leases := driver.claim(1000, 1):
+        driver.commit((), [(lease, done()) for lease in leases])
+    which = Selection(outcomes=frozenset({"ok"}))
+    driver.store.order(RecrawlOrder(driver.now, 9e9))
+    counts, after = [], b""
+    while how == "revive":
+        step = driver.store.revive_some(which, after)
+        counts.append(step.count)
+        if step.after is None:
+            break
+        after = step.after
+    while how == "recrawl" and (count := driver.store.fulfil(1000)) is not None:
+        counts.append(count)
+    assert sum(counts) == len(lines) == driver.store.stats().waiting
+    assert max(counts) <= 1 + CHOSEN_BYTES_MAX // (60 << 10)
 
 
 def test_bundles_of_many_hosts_are_not_all_in_memory(driver: Driver) -> None:

@@ -14,7 +14,7 @@ from support.pages import page_of
 from crawler.core.errors import REASONS, FetchError
 from crawler.core.model import Done, Dropped, Link, Retry, Unvisited
 from crawler.policy.robots_cache import RulesCache
-from crawler.policy.robots_gate import BLOCKED, FAILURE_S_MAX, FAILURES_MAX, UNAVAILABLE, RobotsGate
+from crawler.policy.robots_gate import BLOCKED, FAILURE_S_MAX, FAILURES_MAX, UNAVAILABLE, RobotsGate, divided
 from crawler.policy.robots_rules import Record, RobotsRules
 
 HOST = "a.test"
@@ -80,6 +80,21 @@ def test_the_attempts_at_a_robots_txt_are_counted_though_its_host_leaves_the_ben
     for n in range(FAILURES_MAX + 5):
         desk.learn(desk.link(Link(f"http://h{n}.test/", f"h{n}.test")), failed)
     assert len(desk._attempts) == FAILURES_MAX
+
+
+@pytest.mark.parametrize("bytes_max", [2 << 20, 32 << 20])
+def test_rules_and_failures_share_their_memory(bytes_max):
+    cache_bytes, failures_max = divided(bytes_max)
+    cache = RulesCache(cache_bytes)
+    desk = RobotsGate(
+        cache, name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: True, wall=lambda: 0.0, failures_max=failures_max
+    )
+    for n in range(FAILURES_MAX + 5):
+        for kind, failed in (("a", Dropped("timeout", "read_timeout")), ("b", Retry("timeout", "read_timeout"))):
+            desk.learn(desk.link(Link(f"http://{kind}{n}.test/", f"{kind}{n}.test")), failed)
+    left = bytes_max - desk.memory_used()
+    assert bytes_max * 3 // 4 <= cache_bytes <= left, "both of them full"
+    assert failures_max >= 600
 
 
 verbs = st.one_of(

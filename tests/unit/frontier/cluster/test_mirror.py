@@ -152,9 +152,12 @@ def test_what_became_due_ahead_of_a_commit_is_true_with_it(driver: Driver, tmp_p
     assert sorted(names(driver.claim())) == ["a/1", "b/1"]
 
 
-def test_what_is_written_ahead_is_true_before_it_is_much(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bound", "most"), [("AHEAD_MAX", 12), ("AHEAD_BYTES_MAX", 600)])
+def test_what_is_written_ahead_is_true_before_it_is_much(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
     """Nothing else may be committed for long: in a pause, or while hosts rest."""
-    monkeypatch.setattr("crawler.frontier.cluster.mirror.AHEAD_MAX", 12)
+    monkeypatch.setattr(f"crawler.frontier.cluster.mirror.{bound}", most)
     driver.commit([link(f"h{n}/1") for n in range(30)])
     for after, lease in enumerate(driver.claim()):
         driver.settle(lease, retry(10.0 + after))
