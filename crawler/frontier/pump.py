@@ -45,6 +45,8 @@ LONG_REST_S: Final = 60.0
 """A host that rests longer waits in the store where the bench is full."""
 ROOM_EVERY_S: Final = 1.0
 """How often such hosts are looked for."""
+TURNS: Final = 64
+"""If there are none, and others are due, of so many hosts the one that came first goes back instead: its turn is over."""
 
 
 class Pump:
@@ -321,12 +323,18 @@ class Pump:
                 self.frontier.deal()
 
     def _make_room(self) -> None:
-        """Or hosts that ask for hours would in the end hold all the places there are, and nobody else be visited."""
-        now = self._clock()
-        if not self._refill.has_room and now - self._made_room_at >= ROOM_EVERY_S:
-            self._made_room_at = now
-            for lease in self.frontier.bench.send_home(now + LONG_REST_S):
-                self.frontier.give_back(lease)
+        """Or hosts that ask for hours would in the end hold all the places there are, or those that came first as long as they
+        have links, and nobody else be visited."""
+        bench, refill, now = self.frontier.bench, self._refill, self._clock()
+        if (refill.has_room and not refill.others_wait) or now - self._made_room_at < ROOM_EVERY_S:
+            return
+        self._made_room_at = now
+        leases = bench.send_home(now + LONG_REST_S)
+        if not leases and refill.others_wait:
+            leases = bench.end_turns(len(bench) // TURNS + 1, now)
+            refill.make_way(leases)
+        for lease in leases:
+            self.frontier.give_back(lease)
 
     async def _refill_once(self) -> None:
         try:

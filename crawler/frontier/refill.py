@@ -9,7 +9,7 @@ would not fit into memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from random import random
 from typing import Final
@@ -26,6 +26,8 @@ from crawler.frontier.workbench import HOST_SIZE, Workbench
 
 CLAIM_HOSTS_MAX: Final = 256
 CLAIM_LINKS_PER_HOST: Final = 4
+PLACE_SIZE: Final = CLAIM_LINKS_PER_HOST + HOST_SIZE
+"""The room that a host takes which comes onto the bench."""
 CLAIM_LINKS_DOWN: Final = 1000
 """In one trip, of all hosts together whose links are wanted to be settled unfetched; but one of each at least."""
 SHARE_LINKS_MAX: Final = 256
@@ -73,6 +75,9 @@ class Refill:
         self._returned: list[Lease] = []
         self._due: float | None = 0.0  # unknown until the first trip
         self._store_has_more = False
+        self.others_wait = False
+        """The last trip left hosts that are due in the store for want of room."""
+        self._kept = 0  # room for so many links is kept for hosts that are not on the bench
         self._epoch = 0
         self.wanted = asyncio.Event()
 
@@ -119,9 +124,17 @@ class Refill:
 
     def give_back(self, lease: Lease) -> None:
         self._returned.append(lease)
+        self._exhausted.discard(lease.link.host)
         if lease.link.kind == "robots":
             self._robots_queued.add(lease.link.host)
         self.wanted.set()
+
+    def make_way(self, leases: Sequence[Lease]) -> None:
+        """These have left the bench for hosts that are not on it: those that are would take their room as well."""
+        hosts = {lease.link.host for lease in leases}
+        self._kept += len(leases) + HOST_SIZE * len(hosts)
+        for host in hosts - self.emptying:
+            self._low.pop(host, None)
 
     def committed(self, hosts: Iterable[str], fed: Iterable[str]) -> None:
         """After a commit: hosts that may have left the bench, and hosts that links were admitted for."""
@@ -149,7 +162,7 @@ class Refill:
     @property
     def has_room(self) -> bool:
         """Whether another host may come onto the bench."""
-        return self._links_max - self._bench.weight >= CLAIM_LINKS_PER_HOST + HOST_SIZE
+        return self._links_max - self._bench.weight >= PLACE_SIZE
 
     def is_behind(self) -> bool:
         """Whether the last trip left something in the store that is due."""
@@ -177,7 +190,9 @@ class Refill:
         robots_wanted = {
             host: self._robots_wanted.pop(host) for host in list(islice(self._robots_wanted, min(rules_max, RULES_PER_TRIP_MAX)))
         }
-        room = self._links_max - self._bench.weight
+        others = min(CLAIM_HOSTS_MAX, self._kept // PLACE_SIZE)
+        self._kept -= others * PLACE_SIZE
+        room = self._links_max - self._bench.weight - others * PLACE_SIZE
         down = max(1, CLAIM_LINKS_DOWN // max(1, len(emptied)))
         for host, more in low.items():
             if host in emptied:
@@ -189,7 +204,7 @@ class Refill:
         robots_queued, self._robots_queued = self._robots_queued, set()
         for host in robots_queued:
             low.setdefault(host, 1)
-        hosts = max(0, min(CLAIM_HOSTS_MAX, room // (CLAIM_LINKS_PER_HOST + HOST_SIZE)))
+        hosts = min(CLAIM_HOSTS_MAX, others + max(0, room // PLACE_SIZE))
         origins = [origin(link.url) for link in robots_wanted.values()]
         try:
             leases, records, crashes = await self._committer.on_engine(self._trip, hosts, low, returned, origins)
@@ -221,8 +236,11 @@ class Refill:
         self, hosts: int, low: dict[str, int], returned: list[Lease], origins: list[str]
     ) -> tuple[list[Lease], list[bytes | None], list[int]]:
         self._store.give_back(returned)
-        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, self._clock(), low)
-        self._due = self._store.next_due() if hosts else None  # a full bench says itself when it has room
+        now = self._clock()
+        leases = self._store.claim(hosts, CLAIM_LINKS_PER_HOST, now, low)
+        due = self._store.next_due()
+        self._due = due if hosts else None  # a full bench says itself when it has room
+        self.others_wait = hosts < CLAIM_HOSTS_MAX and due is not None and due <= now
         if not origins:
             return leases, [], []
         suspects = self._store.suspects()

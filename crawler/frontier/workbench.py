@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice
 from math import inf
 from typing import Final, NamedTuple
 
@@ -334,7 +334,7 @@ class Workbench:
             if host.due > max(stored_due, now):
                 self._rest_until(name, host, host.due)
             else:
-                self._drop(name)
+                self._remove(name)
         if len(self._groups) > 2 * len(self._hosts) + 64:
             idle = [
                 key
@@ -345,19 +345,32 @@ class Workbench:
                 del self._groups[key]
 
     def send_home(self, until: float) -> list[Lease]:
-        """Drop the hosts that rest longer than until then, if the store knows it, and visit no robots.txt for another; all their
-        waiting leases."""
-        leases: list[Lease] = []
-        for name in {name for due, _, name in self._resting if due > until}:
-            host = self._hosts.get(name)
-            if host is None or host.place != RESTING or host.out or not until < host.due <= host.stored_due:
-                continue
-            if not any(lease.link.hops for lease in host.robots_queue):
-                leases += self.clear(name)
-                self._drop(name)
+        """Drop the hosts that rest longer than until then; all their waiting leases."""
+        resting = {name for due, _, name in self._resting if due > until and name in self._hosts}
+        leases = self._drop([name for name in resting if self._hosts[name].due > until and self._may_go(self._hosts[name])])
         if leases:
             self._resting = [entry for entry in self._resting if (host := self._hosts.get(entry[2])) and host.place == RESTING]
             heapify(self._resting)
+        return leases
+
+    def end_turns(self, count: int, now: float) -> list[Lease]:
+        """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases."""
+        may_go = (name for name, host in self._hosts.items() if (host.is_prompt or host.due > now) and self._may_go(host, now))
+        return self._drop(list(islice(may_go, count)))
+
+    def _may_go(self, host: _Host, now: float = 0.0) -> bool:
+        """Whether it could deal now or later, nothing of it is out, its rest is over or the store knows it, and it visits no
+        robots.txt for another."""
+        is_free = not host.out and (host.place == RESTING or host.place >= 0) and host.due <= max(now, host.stored_due)
+        return is_free and not any(lease.link.hops for lease in host.robots_queue)
+
+    def _drop(self, names: Iterable[str]) -> list[Lease]:
+        leases: list[Lease] = []
+        for name in names:
+            if (place := self._hosts[name].place) >= 0:
+                del self._lanes[place][name]
+            leases += self.clear(name)
+            self._remove(name)
         return leases
 
     def shortage(self, name: str, share_links_max: int) -> int:
@@ -405,7 +418,7 @@ class Workbench:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _drop(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         del self._hosts[name]
         self.weight -= HOST_SIZE
 

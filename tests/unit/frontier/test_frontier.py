@@ -515,6 +515,24 @@ async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_other
         await crawl
 
 
+async def test_hosts_that_have_links_for_ever_do_not_keep_others_from_the_bench(monkeypatch):
+    """It has places for fifty, which were given more as they were visited, and the others none until those had no more."""
+    monkeypatch.setattr("crawler.frontier.pump.ROOM_EVERY_S", 0.01)
+    world = World(delay=0.01)
+    hosts: set[str] = set()
+
+    async def visit(lease):
+        await asyncio.sleep(0)
+        hosts.add(lease.link.host)
+        if len(hosts) == 200:
+            world.frontier.drain()
+        return Retry("http_error", None, "alive")
+
+    async with asyncio.timeout(60):
+        await world.crawl(links(200, 100), visit)
+    assert len(hosts) == 200
+
+
 async def test_it_says_why_nothing_is_dealt():
     """What the workers wait for is decided where nothing is dealt, and nowhere else."""
     world = World(delay=60.0)

@@ -41,6 +41,7 @@ STEPS = st.lists(
         st.tuples(st.just("first"), st.sampled_from(HOSTS), st.just(0), st.just(False)),
         st.tuples(st.just("clear"), st.sampled_from(HOSTS), st.just(0), st.just(False)),
         st.tuples(st.just("forget"), st.sampled_from(HOSTS), st.just(0), st.just(False)),
+        st.tuples(st.just("turns"), st.just(""), st.integers(1, 2), st.just(False)),
     ),
     min_size=20,
     max_size=150,
@@ -129,6 +130,13 @@ def test_laws_hold_over_long_histories(steps, per_host, by_domain, visits_max):
             if known and host not in bench:
                 gated.discard(host)
                 rest_until.pop(host)  # the store remembers it from here on
+        elif step == "turns":
+            for lost in bench.end_turns(n, now):
+                gone[lost.key] += 1
+            for name in {*gated, *heads, *rest_until}.intersection(HOSTS).difference(bench.names()):
+                gated.discard(name)
+                heads.discard(name)
+                rest_until.pop(name, None)  # the store remembers it
         elif step == "tick":
             now += n
         left = Counter(waiting.key for waiting in bench.leases())
@@ -332,6 +340,28 @@ def test_a_host_that_was_dealt_is_behind_all_that_were_not():
         order.append(taken.link.host)
         bench.release(taken, HostRest(0.0))
     assert order == [f"h{n % 5}.test" for n in range(20)]
+
+
+def test_the_turn_ends_of_hosts_that_came_first_and_were_visited():
+    bench = Workbench(lambda host: 1)
+    hosts = ("unknown", "rests", "due", "out", "other", "last")
+    bench.put([lease(host, n) for host in hosts for n in range(3)])
+    first = {taken.link.host: taken for taken in iter(lambda: bench.take(0.0), None)}
+    for host in ("unknown", "rests", "due", "other", "last"):
+        due = 1.0 if host == "due" else 20.0
+        bench.release(first[host], HostRest(due), 0.1)
+        if host not in ("unknown", "due"):
+            bench.forget(host, 0.0, due)
+    bench.put([lease("new", n) for n in range(3)])
+    bench.put_robots_first(Lease(Link("http://other/robots.txt", "other", "robots", hops=1), b""))
+    assert bench.end_turns(0, 5.0) == []
+    assert [left.link.host for left in bench.end_turns(1, 5.0)] == ["rests"] * 2
+    bench.put([lease("rests", 7, due=20.0)])
+    taken = bench.take(5.0)
+    assert taken.link.host in ("due", "new")
+    bench.give_back(taken)
+    assert [left.link.host for left in bench.end_turns(9, 5.0)] == ["due"] * 2 + ["last"] * 2 + ["rests"]
+    assert set(bench.names()) == {"unknown", "out", "other", "new"} and bench.waiting == 2 + 2 + 3 + 3
 
 
 def test_hosts_that_rest_long_go_home_if_the_store_knows_of_their_rest():
