@@ -392,6 +392,34 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
     assert not list((tmp_path / "out/frontier").glob("part*"))
 
 
+DIVIDES_FOR_LONG = """
+import os, sys, time
+from crawler.cli.main import main
+from crawler.service.parts import opening
+def divide(config, root, parts):
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+opening.divided_for = divide
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_killed_while_hosts_move_it_leaves_the_directory_to_who_is_begun_next(tmp_path: Path) -> None:
+    """Millions of URLs take half a minute, and so long what moved them held the lock: the same command ended with 75."""
+    with Web().running() as web:
+        command = ("run", web.url(HOSTS[0]), "-o", str(tmp_path / "out"), *LOCAL, "--parsers", "0", "--memory-limit", "1GiB")
+        assert crawler(*command, "--processes", "1").returncode == 0
+        moving = [sys.executable, "-c", DIVIDES_FOR_LONG, *command, "--processes", "2"]
+        with subprocess.Popen(moving, env=CLEAN, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            mover = int(parent.stdout.readline())
+            parent.kill()
+        try:
+            assert crawler(*command, "--processes", "2").returncode == 0
+        finally:
+            kill(mover)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("processes", "more"), [(1, ()), (2, ()), (4, ("--parsers", "0"))])

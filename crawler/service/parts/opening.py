@@ -6,8 +6,10 @@ All of it before there is a loop or a thread: what is made here is inherited by 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 _PRELOAD: Final = ("crawler.frontier.rocksdb.store", "crawler.frontier.exchange.exchange", "crawler.policy.robots_gate")
 """What a part imports once it runs: imported before, it is shared."""
+_PR_SET_PDEATHSIG: Final = 1
 _PRELOAD_CLUSTER: Final = ("crawler.frontier.cluster.member", "crawler.frontier.cluster.postgres")
 
 
@@ -93,12 +96,17 @@ def _members(config: Config, root: Path, parts: int) -> Division:
 
 
 def _divided(config: Config, root: Path, parts: int) -> Division:
-    """``divided_for``, in a process of its own: one that has opened a store has threads, and must not be forked from."""
+    """``divided_for``, in a process of its own: one that has opened a store has threads, and must not be forked from. It
+    ends with its parent: it holds the directory's lock, too, and who is begun next would find that taken."""
     receiving, sending = os.pipe()
+    parent = os.getpid()
     if (pid := os.fork()) == 0:
         code = 1
         try:
             os.close(receiving)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(code)
             divided_for(config, root, parts)
             code = 0
         except (ConfigError, StorageError) as error:
