@@ -23,7 +23,6 @@ from crawler.frontier.exchange.inbox import SOURCE
 from crawler.frontier.exchange.outbox import FOLDER
 from crawler.frontier.rocksdb.layout import MARK, POSITION
 from crawler.frontier.rocksdb.moving import MovingStore
-from crawler.frontier.rocksdb.reader import RocksReader
 
 Slots = tuple[int, ...]
 
@@ -110,9 +109,9 @@ def clean_up(path: Path, before: Mapping[Path, object], new: Division, part_of: 
 
 
 def secret_of(path: Path) -> int:
-    """Of a crawl that is not divided: the seed of its fingerprints."""
-    with contextlib.closing(RocksReader(path)) as reader:
-        return reader.secret()
+    """Of a crawl that is not divided: the seed of its fingerprints. A store whose first opening was cut off gets one."""
+    with contextlib.closing(MovingStore(path, None, Keys)) as store:
+        return store.secret
 
 
 def stores_there(path: Path) -> dict[Path, tuple[int, ...]]:

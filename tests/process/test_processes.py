@@ -219,6 +219,28 @@ def test_a_part_that_hangs_does_not_hold_up_the_end_for_ever(tmp_path: Path) -> 
     assert Counter(row["canonical"] for row in rows_of(tmp_path)) == Counter(urls)
 
 
+FORKS_NO_MORE = """
+import os, signal, sys
+from crawler.cli.main import main
+from crawler.service.parts.nursery import Nursery
+begin = Nursery.begin
+def killed(nursery, number):
+    os.kill(nursery.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, nursery.pid, os.WEXITED | os.WNOWAIT)
+    return begin(nursery, number)
+Nursery.begin = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_parts_are_forked_from_is_missed_also_before_there_is_one(tmp_path: Path) -> None:
+    """It was told as an error of this program."""
+    command = ("run", "http://127.0.0.1:1/", "-o", str(tmp_path), *LOCAL, *TWO)
+    ended = subprocess.run([sys.executable, "-c", FORKS_NO_MORE, *command], env=CLEAN, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False), ended.stderr
+    assert "the process that begins the parts of this crawl has ended" in ended.stderr
+
+
 def test_no_more_pages_than_allowed_are_fetched_by_all_parts_together(tmp_path: Path) -> None:
     web = chain(400)
     with web.running():

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from rocksdict import Options, Rdict
 from support.paths import ROOT
 from support.programs import CLEAN, LOCAL, command, crawler, rows_of
 from support.webs import Answer, Web, page, redirect
@@ -23,6 +24,7 @@ from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
 from crawler.frontier.division import MOVING_NAME, Division, division_at, write
 from crawler.frontier.recrawl import RecrawlOrder
+from crawler.frontier.rocksdb.layout import FAMILIES
 from crawler.frontier.store import Counts
 from crawler.output import locked
 
@@ -197,6 +199,21 @@ def test_hosts_of_a_domain_have_one_owner_from_the_beginning_or_never(begun, tmp
         assert divided_for(by_domain.replaced(output=str(tmp_path)), tmp_path, 2).by_domain
         with pytest.raises(ConfigError, match="two at least"):
             divided_for(by_domain, tmp_path, 1)
+
+
+@pytest.mark.parametrize("families", [0, 3, len(FAMILIES)])
+def test_a_store_whose_making_was_cut_off_is_divided_as_any_other(tmp_path, families):
+    """Killed between the steps in which RocksDB makes it, or before it had the crawl's secret."""
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    (tmp_path / "frontier").mkdir()
+    Rdict(str(tmp_path / "frontier"), options, {name: Options(raw_mode=True) for name in FAMILIES[:families]}).close()
+    with locked(tmp_path):
+        division = divided_for(config_of(tmp_path), tmp_path, 2)
+    assert division.secret, "nobody may know it"
+    with open_stores(tmp_path) as stores:
+        assert len(list(stores)) == 2
 
 
 def test_nothing_is_written_where_there_is_one_process(tmp_path):
