@@ -106,9 +106,10 @@ class Tallies:
             self._tally(TAG, _tagged(link.tag)).end(outcome.outcome)
         if link.input is None:
             return
+        if outcome.outcome == "redirect" and settled.lease.known is not None and settled.lease.known.outcome == "redirect":
+            return  # the line has ended: here, as it was not followed, or elsewhere
         if outcome.outcome == "redirect" and found and verdicts[0] in (NEW, FOREIGN, KNOWN, EXPAND):
-            is_again = settled.lease.known is not None and settled.lease.known.outcome == "redirect"
-            if verdicts[0] in (KNOWN, EXPAND) and not is_again:
+            if verdicts[0] in (KNOWN, EXPAND):
                 self._tally(LIST, link.input.list).end("skipped")  # a duplicate stands for the line
         else:
             self._tally(LIST, link.input.list).end(outcome.outcome)

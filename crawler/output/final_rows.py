@@ -7,7 +7,10 @@ remembered between rows: the store is asked instead, so the memory used does not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final, TypeAlias
+
+from msgspec.structs import replace
 
 from crawler.core.model import NOT_PAGES, Input, Known, Ref
 from crawler.output.file_names import part_of
@@ -25,16 +28,28 @@ Lookup: TypeAlias = Callable[[str], Known | str | None]
 def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None]) -> Iterator[Row]:
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
     store's, as of the same commit."""
+    followed = partial(_followed, lookup, row_at)
     for ref, row in rows:
         if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
             continue
         if row["canonical"] is None:
             yield row
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
-            if (resolved := _resolved(ref, row, lookup, row_at)) is not None:
+            if (resolved := _resolved(ref, row, followed, row_at)) is not None:
                 yield resolved
         elif (known := _latest(ref, row, lookup)) is not None:
-            yield row if _leads_here(row, known, lookup) else {**row, "input": None, "listed": None, "extra": None}
+            yield row if _leads_here(row, known, followed) else {**row, "input": None, "listed": None, "extra": None}
+
+
+def _followed(lookup: Lookup, row_at: Callable[[Ref], Row | None], url: str) -> Known | str | None:
+    """What is known of a URL; of one whose redirect was not followed when it was last visited, as it is excluded by now, no
+    location: its own row is the final one."""
+    known = lookup(url)
+    if isinstance(known, Known) and known.outcome == "redirect" and known.row is not None:
+        row = row_at(known.row)
+        if row is not None and row["final"]:
+            return replace(known, location=None)
+    return known
 
 
 def _latest(ref: Ref, row: Row, lookup: Lookup) -> Known | None:

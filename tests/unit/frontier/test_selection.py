@@ -163,6 +163,22 @@ def test_each_line_of_a_list_ends_once(driver: Driver) -> None:
     assert driver.store.progress(LIST)["mine"] == Tally(5, {"skipped": 2, "invalid_url": 1, "ok": 2})
 
 
+def test_a_redirect_that_is_not_followed_ends_its_line_once_however_often_it_is_visited(driver: Driver) -> None:
+    """It leads out of scope, or what it led to is excluded by now."""
+    driver.commit([listed("a/0", 1), listed("b/0", 2)])
+    first, second = sorted(driver.claim(), key=lambda lease: lease.link.url)
+    onward = link("c/0", "redirect", input=Input("mine", 2))
+    driver.commit((), [(first, done(outcome="redirect")), (second, done(onward, outcome="redirect"))])
+    driver.now += 9
+    driver.settle(driver.claim_one("c/0"), done())
+    for _ in range(3):
+        driver.store.revive(frozenset({"redirect"}))
+        driver.now += 9
+        driver.commit((), [(lease, done(outcome="redirect")) for lease in driver.claim()])
+    assert driver.store.stats().outcomes == {"redirect": 2, "ok": 1}
+    assert driver.store.progress(LIST) == {"mine": Tally(2, {"redirect": 1, "ok": 1})}
+
+
 def test_a_tag_counts_what_its_pages_link_to(driver: Driver) -> None:
     driver.commit([listed("a/0", tag="t"), link("b/0", tag=1)])
     for lease in driver.claim():

@@ -209,6 +209,19 @@ def test_a_redirect_to_a_known_page_is_followed_by_a_duplicate_row_for_the_line(
     assert len(rows_of_found) == 1  # nobody listed it
 
 
+def test_a_redirect_that_is_followed_no_more_takes_the_line_back(crawl):
+    """Its target is excluded by now: the line has the redirect's row, not also that of the page it led to before."""
+    page = crawl.page(A, status=302, headers=((b"Location", B.encode()),))
+    visit(crawl, seed(A, 1), redirect(page, B, seed(A, 1)))
+    crawl.commit([Settled(lease, Done(crawl.page(B), "ok")) for lease in crawl.claim()])
+    crawl.commit(links=[seed(A, 2)])
+    crawl.store.revive(frozenset({"redirect"}))
+    page = crawl.page(A, status=302, headers=((b"Location", B.encode()),))
+    crawl.commit([Settled(lease, Done(page, "redirect")) for lease in crawl.claim()])
+    told = [(row["canonical"], row["outcome"], row["input"] and row["input"]["line"]) for row in crawl.final()]
+    assert sorted(told, key=str) == [(A, "redirect", 1), (A, "redirect", 2), (B, "ok", None)]
+
+
 def test_lines_known_already_and_lines_that_are_no_url(crawl):
     faults = [(Input("list.txt", 3), "http://user:secret@[", "syntax", "t")]
     crawl.commit(links=[seed(A, 1), seed(A, 2, given="http://A.example.org")], faults=faults)
