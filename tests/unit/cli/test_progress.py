@@ -103,6 +103,9 @@ def test_while_links_are_found_the_time_left_is_a_least_one():
     assert left(replace(now, state="paused"), rates) is None
     assert left(replace(now, waiting=0), rates) is None
     assert left(now, Rates()) is None, "nothing is known of its speed"
+    endless = replace(now, longest_host=LongestHost("a.test", 9, 1e308))
+    assert left(endless, rates).at_least
+    assert status_line(endless, rates).startswith("at least 11,574 d 1 h left"), "a number that is none ended the daemon"
 
 
 def test_who_presses_ctrl_c_is_told_what_a_second_time_does():
