@@ -288,6 +288,13 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_a_line_above_the_live_one_is_shown_as_it_is():
+    stream = Terminal()
+    with Progress("bar", stream) as progress:
+        progress.say("[b] http://[2001:db8:100::1]/:smile:")
+    assert "[b] http://[2001:db8:100::1]/:smile:\n" in stream.getvalue()
+
+
 def test_the_live_line_is_drawn_at_most_four_times_a_second_and_erased_at_the_end():
     stream = Terminal()
     with Progress("bar", stream) as progress:
