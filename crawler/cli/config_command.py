@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.options import add_settings, flags
-from crawler.cli.output import say
+from crawler.cli.output import say, write
 from crawler.config.load import load, warnings
 from crawler.config.render import example, schema, to_toml
 from crawler.config.sections import Config
@@ -35,7 +35,7 @@ def config(arguments: Sequence[str]) -> int:
     if namespace.action == "schema":
         print(json.dumps(schema(), indent=2))
     elif namespace.action == "show" and namespace.example:
-        print(example(), end="")
+        write((example().encode(),))
     else:
         file = namespace.file or namespace.config
         from crawler.parse.seeds import check_urls
@@ -48,7 +48,7 @@ def config(arguments: Sequence[str]) -> int:
         if namespace.action == "show" and namespace.memory:
             print(_memory_table(loaded.config))
         elif namespace.action == "show":
-            print(to_toml(loaded.config, loaded.origins), end="")
+            write((to_toml(loaded.config, loaded.origins).encode(),))
         else:
             found = warnings(loaded.config)
             for line in found:

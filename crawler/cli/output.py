@@ -70,12 +70,14 @@ class _Waiting(io.FileIO):
 
 def make_output_whole() -> None:
     """Each byte for standard output is written, or an error raised. Python's own does neither where it is unbuffered
-    (PYTHONUNBUFFERED, as in most images): it drops what a disk or pipe did not take of one write."""
+    (PYTHONUNBUFFERED, as in most images): it drops what a disk or pipe did not take of one write. A letter that a terminal's
+    encoding lacks is a question mark."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):
         whole = io.BufferedWriter(_Waiting(out.fileno(), "wb", closefd=False))
         lines = out.line_buffering or out.write_through
-        sys.stdout = io.TextIOWrapper(whole, out.encoding, out.errors, line_buffering=lines)
+        errors = "replace" if out.errors == "strict" else out.errors
+        sys.stdout = io.TextIOWrapper(whole, out.encoding, errors, line_buffering=lines)
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(file=self._stream), auto_refresh=False, transient=True)
+            self._live = Live(console=Console(file=self._stream, emoji=False), auto_refresh=False, transient=True)
             self._live.start()
         return self
 

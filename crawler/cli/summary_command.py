@@ -61,7 +61,7 @@ def summary(arguments: Sequence[str]) -> int:
             raise not_written(namespace.html, error) from error
         say(f"{namespace.html} is written")
     elif namespace.json:
-        print(json_text(orjson.dumps(summed.as_json(), option=orjson.OPT_NON_STR_KEYS)).decode())
+        write((json_text(orjson.dumps(summed.as_json(), option=orjson.OPT_NON_STR_KEYS)), b"\n"))
     else:
         print("\n".join(_text(summed)))
     return Exit.OK

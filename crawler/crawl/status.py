@@ -22,6 +22,8 @@ RATE_WINDOW_S: Final = 30.0
 RATE_S_MIN: Final = 1.0
 _SAMPLES_MAX: Final = 256
 _WORTH_SAYING_S: Final = 60.0
+_LEFT_S_MAX: Final = 1e9
+"""Some 30 years: beyond it no forecast means anything, and a host's delay can make one that is infinite."""
 
 WAITS: Final[Mapping[str, str]] = {
     "politeness": "politeness: every host with a URL left rests",
@@ -142,7 +144,8 @@ def left(now: Snapshot, rates: Rates) -> Left | None:
     expected = eta(rest, rates.pages if rates.seconds >= RATE_S_MIN else 0.0, now.longest_host)
     if expected is None:
         return None
-    return Left(expected.seconds, now.reading or rates.found > 0, expected.host)
+    is_longer = expected.seconds > _LEFT_S_MAX
+    return Left(min(expected.seconds, _LEFT_S_MAX), is_longer or now.reading or rates.found > 0, expected.host)
 
 
 def pages_between(first: Snapshot, last: Snapshot) -> int:

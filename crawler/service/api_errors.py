@@ -125,7 +125,7 @@ def _knows(request: web.Request, token: str) -> bool:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
         return hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
-    return session.is_session(request.cookies.get(session.COOKIE, ""), token, time.time())
+    return session.is_session(request.cookies.get(session.cookie_of(token), ""), token, time.time())
 
 
 def _same_origin(request: web.Request, served: frozenset[str]) -> bool:

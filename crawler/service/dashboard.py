@@ -190,13 +190,15 @@ class Dashboard:
         kept = session.session_of(token, time.time() + session.SESSION_S)
         is_secure = request.secure or request.headers.get("X-Forwarded-Proto") == "https"
         # without a path: below the one that a proxy shows it at
-        cookie = f"{session.COOKIE}={kept}; HttpOnly; SameSite=Strict"
+        cookie = f"{session.cookie_of(token)}={kept}; HttpOnly; SameSite=Strict"
         response.headers[hdrs.SET_COOKIE] = cookie + "; Secure" * is_secure
         return response
 
     async def post_logout(self, request: web.Request) -> web.Response:
-        headers = {hdrs.LOCATION: "./", hdrs.SET_COOKIE: f"{session.COOKIE}=; HttpOnly; SameSite=Strict; Max-Age=0"}
-        return web.Response(status=303, headers=headers)
+        response = web.Response(status=303, headers={hdrs.LOCATION: "./"})
+        if (token := self._control.token) is not None:
+            response.headers[hdrs.SET_COOKIE] = f"{session.cookie_of(token)}=; HttpOnly; SameSite=Strict; Max-Age=0"
+        return response
 
 
 async def _form(request: web.Request) -> dict[str, str]:

@@ -14,7 +14,6 @@ from aiohttp import web
 from crawler.service import dashboard_html
 
 SESSION_S: Final = 12 * 3600
-COOKIE: Final = "crawler"
 OPEN: Final = frozenset({"/login", "/page.css", "/page.js"})
 """Needed before anybody has given the token."""
 POLICY: Final = (
@@ -29,6 +28,11 @@ HEADERS: Final = {
 }
 
 
+def cookie_of(token: str) -> str:
+    """The name of the cookie: one for each token, as browsers send the same cookies to all ports of a machine."""
+    return f"crawler-{_signature(token, 'cookie')[:8]}"
+
+
 def session_of(token: str, until: float) -> str:
     """What a browser keeps instead of the token: good until then, and for this token only."""
     return f"{until:.0f}.{_signature(token, f'{until:.0f}')}"
@@ -41,8 +45,8 @@ def is_session(text: str, token: str, now: float) -> bool:
     return hmac.compare_digest(signature, _signature(token, until)) and int(until) > now
 
 
-def _signature(token: str, until: str) -> str:
-    return hmac.new(token.encode(), f"crawler page {until}".encode(), sha256).hexdigest()
+def _signature(token: str, what: str) -> str:
+    return hmac.new(token.encode(), f"crawler page {what}".encode(), sha256).hexdigest()
 
 
 def login_page(*, wrong: bool = False) -> web.Response:

@@ -150,6 +150,12 @@ def test_config_show_says_what_is_in_effect_and_where_it_came_from(tmp_path):
     assert f"per_host = 3  # from {file}: per_host\n" in ended.stdout
 
 
+def test_what_config_shows_is_utf_8_in_every_locale():
+    environ = {"PYTHONIOENCODING": "ascii"}
+    shown = crawler("config", "show", "--description", "Grüße", environ=environ, encoding="utf-8")
+    assert (shown.returncode, 'description = "Grüße"' in shown.stdout) == (0, True), shown
+
+
 def test_config_show_masks_secrets():
     ended = command("config", "show", environ={"CRAWLER_API_TOKEN": "hunter2", "CRAWLER_PROXY": "http://u:hunter2@p.example:1"})
     assert ended.returncode == 0 and "hunter2" not in ended.stdout + ended.stderr

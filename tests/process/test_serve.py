@@ -354,6 +354,8 @@ def test_status_is_a_page_and_a_json_object(daemon, site):
     assert done.stdout.startswith("running · ")
     assert "done (" in done.stdout and "memory" in done.stdout and "disk" in done.stdout
     assert json.loads(client(daemon, "status", "--json").stdout)["state"] == "running"
+    elsewhere = crawler("status", "--listen", daemon.listen, environ={"PYTHONIOENCODING": "euc-jp"})
+    assert (elsewhere.returncode, elsewhere.stdout[:10]) == (0, "running ? "), "an encoding that has no such dot"
 
 
 def test_why_and_results_ask_the_daemon_where_no_directory_is_named(daemon, site):

@@ -103,6 +103,9 @@ def test_while_links_are_found_the_time_left_is_a_least_one():
     assert left(replace(now, state="paused"), rates) is None
     assert left(replace(now, waiting=0), rates) is None
     assert left(now, Rates()) is None, "nothing is known of its speed"
+    endless = replace(now, longest_host=LongestHost("a.test", 9, 1e308))
+    assert left(endless, rates).at_least
+    assert status_line(endless, rates).startswith("at least 11,574 d 1 h left"), "a number that is none ended the daemon"
 
 
 def test_who_presses_ctrl_c_is_told_what_a_second_time_does():
@@ -283,6 +286,13 @@ def test_no_progress_writes_nothing():
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_line_above_the_live_one_is_shown_as_it_is():
+    stream = Terminal()
+    with Progress("bar", stream) as progress:
+        progress.say("[b] http://[2001:db8:100::1]/:smile:")
+    assert "[b] http://[2001:db8:100::1]/:smile:\n" in stream.getvalue()
 
 
 def test_the_live_line_is_drawn_at_most_four_times_a_second_and_erased_at_the_end():

@@ -100,6 +100,21 @@ async def test_with_a_token_nobody_sees_or_steers_without_it(tmp_path):
             assert (await text(browser.get("/")))[0] == 401
 
 
+async def test_a_browser_is_logged_in_to_several_daemons_of_a_machine(tmp_path):
+    """Browsers keep a machine's cookies for all its ports."""
+    async with AsyncExitStack() as stack:
+        tokens = {}
+        for token in (TOKEN, "another"):
+            d = await stack.enter_async_context(daemon(tmp_path / token, api_token=token))
+            tokens[f"http://127.0.0.1:{d.port}/"] = token
+        browser = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)))
+        for page, token in tokens.items():
+            assert (await text(browser.post(f"{page}login", data={"token": token})))[0] == 200
+        assert [(await text(browser.get(page)))[0] for page in tokens] == [200, 200]
+        await text(browser.post(f"{next(iter(tokens))}logout"))
+        assert [(await text(browser.get(page)))[0] for page in tokens] == [401, 200]
+
+
 @pytest.mark.parametrize(
     ("mime", "body", "status"),
     [
