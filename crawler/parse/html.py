@@ -150,8 +150,8 @@ class Found:
         self.page = url
         self.join = Base(url, options.rules).join
         self.codec: str | None = None
-        self._left = REFERENCES_MAX
-        self._links_left = max(1, options.max_outlinks)
+        self._left = REFERENCES_MAX if options.max_outlinks else 0
+        self._links_left = options.max_outlinks
         self._bytes_left = min(OUTLINKS_BYTES_MAX, max(OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_FACTOR * body_bytes))
 
     def add(self, references: Iterable[Reference]) -> None:

@@ -25,6 +25,12 @@ from crawler.parse.child import FAILED, HEAD, IGNORED, LACKING, LENGTH, READY, R
 TICKS: Final = 4
 """The deadline is counted in quarters that the loop has really seen: a loop that stood still blames no document."""
 START_TICKS: Final = 120
+START_TICK_S: Final = 0.5
+"""Whatever the deadline is: to start takes as long for a short one."""
+ALARM_S_MIN: Final = 5.0
+"""A parent that is there comes before it, however busy it is."""
+ALARM_S_MAX: Final = 1e9
+"""About as long as a timer can be set to."""
 IN_HAND_HIGH: Final = 8
 IN_HAND_LOW: Final = 2
 """Documents handed over together: filled up to HIGH when LOW are left, so that small ones share a system call."""
@@ -151,7 +157,7 @@ class ParserProcess(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is none by class
-        self._timer = self.loop.call_later(self._tick_s, self._tick)
+        self._timer = self.loop.call_later(START_TICK_S, self._tick)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -186,6 +192,9 @@ class ParserProcess(asyncio.Protocol):
         if not self.ready:
             if status == READY:
                 self.ready = True
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
                 if self._alone is not None:
                     self.in_hand.append(self._alone)
                     self._bytes_in_hand = len(self._alone.frame)
@@ -220,7 +229,7 @@ class ParserProcess(asyncio.Protocol):
             self.overran = True
             self.kill()
         else:
-            self._timer = self.loop.call_later(self._tick_s, self._tick)
+            self._timer = self.loop.call_later(self._tick_s if self.ready else START_TICK_S, self._tick)
 
 
 async def start(
@@ -235,7 +244,7 @@ async def start(
     ours, theirs = socket.socketpair()
     environment = {key: value for key, value in os.environ.items() if key.startswith(_KEPT_ENVIRONMENT)}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | _ALLOCATOR
-    limits = (str(os.getpid()), str(memory_bytes), str(deadline_s * 3), str(REPLY_BYTES_MAX))
+    limits = (str(os.getpid()), str(memory_bytes), str(min(max(deadline_s * 3, ALARM_S_MIN), ALARM_S_MAX)), str(REPLY_BYTES_MAX))
     try:
         with theirs, _deaf():
             popen = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec: half a millisecond

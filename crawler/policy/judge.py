@@ -22,6 +22,8 @@ RETRY_STATUS: Final = frozenset({408, 425, 429})
 FINAL_5XX: Final = frozenset({501, 505})
 BUSY_STATUS: Final = frozenset({429, 503})
 REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
+RETRY_AFTER_S_MAX: Final = 1e12
+"""What is more is no number."""
 CODING_FAULTS: Final = frozenset({"content_coding", "decode_ratio", "trailing_data", "coding_cut", "max_decoded"})
 """Of a body that came whole and cannot be read."""
 
@@ -154,13 +156,13 @@ def is_part(status: int, content_range: str | None) -> bool:
 
 
 def retry_after(value: str | None, wall: float, date: str | None = None) -> float:
-    """Seconds to wait by a Retry-After field (RFC 9110, 10.2.3: seconds or an HTTP-date); 0.0 if absent or unreadable. ``date``:
-    what the response says of its own time; whose clock is not ours does not ask for less."""
+    """Seconds to wait by a Retry-After field (RFC 9110, 10.2.3: seconds, of which some servers send fractions, or an HTTP-date);
+    0.0 if absent or unreadable. ``date``: what the response says of its own time; whose clock is not ours asks for no less."""
     if not value:
         return 0.0
     value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:12])
+    if re.fullmatch(r"\d+(?:\.\d+)?", value, re.A):
+        return min(float(value), RETRY_AFTER_S_MAX)
     when, since = _http_date(value), _http_date(date)
     if when is None:
         return 0.0

@@ -419,6 +419,8 @@ def test_more_links_than_are_taken_are_counted() -> None:
     found = read("".join(f"<a href=/{i}>" for i in range(1000)), max_outlinks=100)
     assert (len(found.links), found.refused) == (100, {"outlinks": 900})
     assert read("<a href=/1><a href=/1><a href=/2>", max_outlinks=2).refused == {}
+    none = read("<a href=/1><a href=/2>", max_outlinks=0)
+    assert (none.links, none.refused) == ([], {"outlinks": 2})
 
 
 def test_a_long_base_does_not_make_a_huge_answer() -> None:

@@ -76,6 +76,13 @@ async def test_a_document_that_overruns_its_deadline(sin):
         assert (stats.timed_out, stats.crashed, stats.restarts) == (1, 0, 2)
 
 
+async def test_a_deadline_may_be_shorter_than_a_process_takes_to_start_or_longer_than_a_timer_runs():
+    async with open_parser(ParseConfig(parse_timeout=0.001), parsers=1, preload="support.victims:act") as parser:
+        assert await act(parser, "spin") == ParseFault("parse_timeout")
+    async with open_parser(ParseConfig(parse_timeout=1e12), parsers=1, preload="support.victims:act") as parser:
+        assert await act(parser, "fine") == "fine"
+
+
 async def test_a_document_that_fails_once_is_not_blamed(tmp_path):
     async with open_soon() as parser:
         assert await act(parser, "once", tmp_path / "been") == "once"

@@ -173,6 +173,7 @@ def test_a_page_that_is_well_has_no_wish(tmp_path):
     ("value", "seconds"),
     [
         ("120", 120.0),
+        ("2.5", 2.5),
         (" 5 ", 5.0),
         ("Fri, 15 Jan 2027 08:01:40 GMT", 100.0),
         ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
