@@ -19,10 +19,11 @@ from msgspec import Struct
 from crawler.core.errors import StorageError
 from crawler.core.model import Lease, Link
 from crawler.core.urls import origin
+from crawler.frontier.bench_host import HOST_SIZE
 from crawler.frontier.committer import Committer
 from crawler.frontier.store import Store
 from crawler.frontier.suspects import robots_key
-from crawler.frontier.workbench import HOST_SIZE, Workbench
+from crawler.frontier.workbench import Workbench
 
 CLAIM_HOSTS_MAX: Final = 256
 CLAIM_LINKS_PER_HOST: Final = 4

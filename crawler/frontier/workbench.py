@@ -18,7 +18,7 @@ queue behind a slow one's retries.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
@@ -27,13 +27,10 @@ from typing import Final, NamedTuple
 
 from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
+from crawler.frontier.bench_host import ASIDE, HOST_SIZE, NOWHERE, PARKED, RESTING, BenchGroup, BenchHost, size
 
 SUSPECTS: Final = "\0suspects"
 """The group of links that were out when the process died: one at a time."""
-LINK_BYTES: Final = 1024
-"""Texts of a link that the room of an ordinary one has place for."""
-HOST_SIZE: Final = 1
-"""How many ordinary links a host takes the room of, without its links."""
 
 
 class HostView(NamedTuple):
@@ -47,23 +44,6 @@ class HostView(NamedTuple):
     busy: int
 
 
-def size(lease: Lease) -> int:
-    """How many ordinary links a lease takes the room of: each LINK_BYTES of its texts is one more, and so is what is known from
-    an earlier visit."""
-    if lease.known is None:
-        return 1 + lease.link.text_bytes // LINK_BYTES
-    return 2 + lease.text_bytes // LINK_BYTES
-
-
-# Where a host stands, if it is in no lane.
-NOWHERE: Final = -1
-"""It cannot deal."""
-RESTING: Final = -2
-"""In the heap."""
-PARKED: Final = -3
-"""At a group that is full."""
-ASIDE: Final = -4
-"""One slow host too many."""
 LANES_MAX: Final = 8
 """By the number of visits out; hosts with more share the last of these lanes."""
 SLOW_LANE: Final = LANES_MAX
@@ -73,46 +53,6 @@ PROMPT_S: Final = 1.0
 """A host is slow whose last visit took longer."""
 STALL_S: Final = 0.5
 """The same of a visit that ended without a response."""
-
-
-class _Host:
-    __slots__ = (
-        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_prompt", "is_prompt_and_waits", "is_slow"),
-        *("out", "place", "queue", "robots_queue", "share", "slow_out", "stored_due"),
-    )
-
-    def __init__(self, lease: Lease) -> None:
-        self.queue: list[Lease] = []  # an empty deque has 600 bytes
-        self.robots_queue: list[Lease] = []  # dealt before all others, even while it is held
-        self.is_held = False
-        self.place = NOWHERE
-        """NOWHERE, RESTING, PARKED or ASIDE; else the number of its lane."""
-        self.out = 0
-        self.due = self.stored_due = lease.due  # the second as the store knows it
-        self.failures = lease.failures
-        self.busy = lease.busy
-        self.has_responded = lease.has_responded
-        self.down: tuple[str, str] | None = None
-        self.share = 0  # the most links it has had here
-        self.is_prompt = False
-        self.is_slow = lease.failures > 0  # it failed before it came here; one that was never visited is neither
-        self.is_prompt_and_waits = False  # prompt, and it has links waiting
-        self.slow_out = 0  # of its visits out, those that began while it was not known to be prompt
-
-    def next(self) -> Lease | None:
-        if self.robots_queue:
-            return self.robots_queue[0]
-        return self.queue[0] if self.queue and not self.is_held else None
-
-
-class _Group:
-    __slots__ = ("due", "limit", "out", "parked")
-
-    def __init__(self) -> None:
-        self.limit = 1  # of suspects; that of hosts may change
-        self.out = 0
-        self.due = 0.0
-        self.parked: deque[str] = deque()
 
 
 class Workbench:
@@ -128,14 +68,14 @@ class Workbench:
     ) -> None:
         self._per_host = per_host
         self._group_of = group_of
-        self._hosts: dict[str, _Host] = {}
-        self._groups: dict[str, _Group] = {}
+        self._hosts: dict[str, BenchHost] = {}
+        self._groups: dict[str, BenchGroup] = {}
         self._resting: list[tuple[float, int, str]] = []  # a heap
-        self._lanes: tuple[OrderedDict[str, _Host], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
+        self._lanes: tuple[OrderedDict[str, BenchHost], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
         self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])
         self._is_slow_next = False
         self._ticket = count()
-        self._aside: OrderedDict[str, _Host] = OrderedDict()
+        self._aside: OrderedDict[str, BenchHost] = OrderedDict()
         self._visits_max = visits_max
         self.limit(None)
         self._slow_out = self._prompt_waiting = 0
@@ -161,7 +101,7 @@ class Workbench:
             name = lease.link.host
             host = self._hosts.get(name)
             if host is None:
-                host = self._hosts[name] = _Host(lease)
+                host = self._hosts[name] = BenchHost(lease)
                 self.weight += HOST_SIZE
             else:
                 host.due = max(host.due, lease.due)
@@ -221,7 +161,7 @@ class Workbench:
         some = [size for size in (visits_max, self._visits_max) if size is not None]
         self._slow_max = inf if self._visits_max is None else min(some) - min(some) // KEPT
 
-    def _take_of(self, name: str, host: _Host, now: float) -> Lease | None:
+    def _take_of(self, name: str, host: BenchHost, now: float) -> Lease | None:
         """A lease of a host that has left its lane. Six cases: it has nothing to deal, as many visits out as it may have,
         or a rest that began meanwhile; it is one slow host too many; its group is full; or it deals."""
         lease = host.next()
@@ -358,7 +298,7 @@ class Workbench:
         may_go = (name for name, host in self._hosts.items() if (host.is_prompt or host.due > now) and self._may_go(host, now))
         return self._drop(list(islice(may_go, count)))
 
-    def _may_go(self, host: _Host, now: float = 0.0) -> bool:
+    def _may_go(self, host: BenchHost, now: float = 0.0) -> bool:
         """Whether it could deal now or later, nothing of it is out, its rest is over or the store knows it, and it visits no
         robots.txt for another."""
         is_free = not host.out and (host.place == RESTING or host.place >= 0) and host.due <= max(now, host.stored_due)
@@ -426,7 +366,7 @@ class Workbench:
         self.waiting += 1
         self.weight += size(lease)
 
-    def _place(self, name: str, host: _Host) -> None:
+    def _place(self, name: str, host: BenchHost) -> None:
         """Into the heap if it could deal; out of the lane where it no longer belongs."""
         if host.place >= 0:
             del self._lanes[host.place][name]
@@ -434,11 +374,11 @@ class Workbench:
         if host.place == NOWHERE and host.out < self._per_host(name) and host.next() is not None:
             self._rest_until(name, host, host.due)
 
-    def _rest_until(self, name: str, host: _Host, due: float) -> None:
+    def _rest_until(self, name: str, host: BenchHost, due: float) -> None:
         host.place = RESTING
         heappush(self._resting, (due, next(self._ticket), name))
 
-    def _recount(self, host: _Host) -> None:
+    def _recount(self, host: BenchHost) -> None:
         waits = host.is_prompt and bool(host.queue)
         if waits != host.is_prompt_and_waits:
             host.is_prompt_and_waits = waits
@@ -457,7 +397,7 @@ class Workbench:
                 return
             self._rest_until(name, host, host.due)
 
-    def _enter_lane(self, name: str, host: _Host) -> None:
+    def _enter_lane(self, name: str, host: BenchHost) -> None:
         host.place = SLOW_LANE if host.is_slow else min(host.out, LANES_MAX - 1)
         self._lanes[host.place][name] = host
 
@@ -467,13 +407,13 @@ class Workbench:
             return (SUSPECTS,) if group is None else (SUSPECTS, group)
         return () if group is None else (group,)
 
-    def _group(self, name: str) -> _Group:
+    def _group(self, name: str) -> BenchGroup:
         found = self._groups.get(name)
         if found is None:
-            found = self._groups[name] = _Group()
+            found = self._groups[name] = BenchGroup()
         return found
 
-    def _is_parked(self, name: str, host: _Host, lease: Lease, now: float) -> bool:
+    def _is_parked(self, name: str, host: BenchHost, lease: Lease, now: float) -> bool:
         for key in self._groups_of(name, lease):
             group = self._group(key)
             if group.out >= (group.limit if key == SUSPECTS else self._per_host(name)):
@@ -485,7 +425,7 @@ class Workbench:
                 return True
         return False
 
-    def _leave(self, lease: Lease) -> _Host:
+    def _leave(self, lease: Lease) -> BenchHost:
         name = lease.link.host
         host = self._hosts[name]
         host.out -= 1
@@ -499,7 +439,7 @@ class Workbench:
             self._unpark(group)
         return host
 
-    def _unpark(self, group: _Group) -> None:
+    def _unpark(self, group: BenchGroup) -> None:
         while group.parked:
             parked = group.parked.popleft()
             if back := self._hosts.get(parked):

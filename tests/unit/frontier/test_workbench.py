@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from crawler.core.batch import HostRest
 from crawler.core.link_block import decode_link, encode_link
 from crawler.core.model import Known, Lease, Link
+from crawler.frontier.bench_host import HOST_SIZE, size
 from crawler.frontier.rocksdb.layout import decode_page, encode_page
-from crawler.frontier.workbench import HOST_SIZE, LANES_MAX, PROMPT_S, Workbench, size
+from crawler.frontier.workbench import LANES_MAX, PROMPT_S, Workbench
 from crawler.resources.memory_plan import BENCH_LINK_BYTES
 
 HOSTS = ["a.test", "b.test", "c.a.test", "d.a.test"]
