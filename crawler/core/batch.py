@@ -44,6 +44,11 @@ class Settled(Struct, frozen=True):
         known = self.lease.known
         return self.lease.recrawl and known is not None and known.outcome in THERE
 
+    @property
+    def was_redirected(self) -> bool:
+        """When it was settled before: the line that named it has ended, there or elsewhere."""
+        return self.lease.known is not None and self.lease.known.outcome == "redirect"
+
 
 class Admitted(Struct, frozen=True):
     """Links from a person or a part of a page, all or nothing. ``faults``: invalid lines as (input, text, reason, tag)."""
@@ -58,6 +63,8 @@ class Admitted(Struct, frozen=True):
     """Further keys of the lines among ``faults`` (see ``Link.extra``)."""
     visited_at: float = 0.0
     """When another part of the crawl visited the page they are of, seconds since the epoch by its wall clock; 0.0: none has."""
+    was_redirected: bool = False
+    """As of that visit (see ``Settled``)."""
 
     @property
     def text_bytes(self) -> int:

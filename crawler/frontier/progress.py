@@ -80,7 +80,7 @@ class Tallies:
             if (link.tag is not None or link.input is not None) and link.kind not in EXPANDED and link.kind not in NOT_PAGES:
                 self._end(settled, *found)
         for part in prepared.batch.admitted:
-            self._admit(part.links, next(verdicts)[1])
+            self._admit(part.links, next(verdicts)[1], has_ended=part.was_redirected)
             for named, _, _, tag in part.faults:
                 tallies = [self._tally(LIST, named.list, begins=True)]
                 tallies += [self._tally(TAG, _tagged(tag), begins=True)] if tag is not None else []
@@ -88,13 +88,14 @@ class Tallies:
                     tally.known += 1
                     tally.end("invalid_url")
 
-    def _admit(self, links: Sequence[Link], verdicts: bytes) -> None:
+    def _admit(self, links: Sequence[Link], verdicts: bytes, *, has_ended: bool) -> None:
+        """``has_ended``: their line."""
         for link, verdict in zip(links, verdicts, strict=True):
             if link.input is None or verdict == FOREIGN:  # its owner counts it
                 continue
             if link.kind == "seed":
                 self._tally(LIST, link.input.list, begins=True).known += 1
-            if verdict in (KNOWN, EXPAND) and link.kind in ("seed", "redirect"):  # a redirect may come from another part
+            if verdict in (KNOWN, EXPAND) and link.kind in ("seed", "redirect") and not has_ended:  # or of another part
                 self._tally(LIST, link.input.list).end("skipped")
 
     def _end(self, settled: Settled, found: Sequence[Link], verdicts: bytes) -> None:
@@ -106,7 +107,7 @@ class Tallies:
             self._tally(TAG, _tagged(link.tag)).end(outcome.outcome)
         if link.input is None:
             return
-        if outcome.outcome == "redirect" and settled.lease.known is not None and settled.lease.known.outcome == "redirect":
+        if outcome.outcome == "redirect" and settled.was_redirected:
             return  # the line has ended: here, as it was not followed, or elsewhere
         if outcome.outcome == "redirect" and found and verdicts[0] in (NEW, FOREIGN, KNOWN, EXPAND):
             if verdicts[0] in (KNOWN, EXPAND):

@@ -66,14 +66,14 @@ class Parcels:
         parcels: dict[int, Packing] = {}
         if FOREIGN in prepared.verdicts:
             at = 0
-            for links, block, visited_at, is_again, is_of_page in _found_in(prepared.batch):
+            for links, block, visit, is_again, is_of_page in _found_in(prepared.batch):
                 foreign = [link for link, verdict in zip(links, prepared.verdicts[at:], strict=False) if verdict == FOREIGN]
                 if is_again:
                     foreign = [replace(link, input=None, listed=None, extra=None) for link in foreign]
                 at += len(links) + len(block or ())
                 lately = _NOTHING_SENT if self._sends_on and not is_of_page else self._sent
                 for to, piece in self._pieces(foreign, block, lately).items():
-                    piece.visited_at = visited_at
+                    piece.visited_at, piece.was_redirected = visit
                     _pack(parcels, to).add(piece)
                     if parcels[to].size > PARCEL_BYTES_MAX:
                         yield to, parcels.pop(to)
@@ -126,14 +126,14 @@ def _pack(parcels: dict[int, Packing], to: int) -> Packing:
     return packing
 
 
-def _found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, float, bool, bool]]:
-    """As ``found_in``; when their page was visited (see ``Piece``); whether it was so for its links alone (a line that named it
+def _found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None, tuple[float, bool], bool, bool]]:
+    """As ``found_in``; what a ``Piece`` says of their visit; whether it was so for its links alone (a line that named it
     has its row); and whether it was so now."""
     visits = [
-        (settled.outcome.page.fetched_at, settled.lease.link.kind in EXPANDED, True)
+        ((settled.outcome.page.fetched_at, settled.was_redirected), settled.lease.link.kind in EXPANDED, True)
         for settled in batch.settled
         if isinstance(settled.outcome, Done)
     ]
-    admitted = [(each.visited_at, False, False) for each in batch.admitted]
+    admitted = [((each.visited_at, each.was_redirected), False, False) for each in batch.admitted]
     for (links, block), of_page in zip(found_in(batch), chain(visits, admitted), strict=True):
         yield links, block, *of_page

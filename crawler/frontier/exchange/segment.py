@@ -37,7 +37,8 @@ class Piece(Struct, array_like=True):
     """As ``encode_link`` makes them."""
     block: LinkBlock | None
     visited_at: float = 0.0
-    """As that of ``Admitted``."""
+    was_redirected: bool = False
+    """As those of ``Admitted``."""
 
 
 class Parcel(Struct, array_like=True):
@@ -52,7 +53,12 @@ class Parcel(Struct, array_like=True):
     def admitted(self) -> list[Admitted]:
         """What its receiver admits. ValueError: it is damaged."""
         return [
-            Admitted(tuple(decode_link(link)[1] for link in piece.links), block=piece.block, visited_at=piece.visited_at)
+            Admitted(
+                tuple(decode_link(link)[1] for link in piece.links),
+                block=piece.block,
+                visited_at=piece.visited_at,
+                was_redirected=piece.was_redirected,
+            )
             for piece in self.pieces
         ]
 

@@ -41,6 +41,7 @@ from crawler.frontier.exchange.intake import Intake
 from crawler.frontier.exchange.outbox import Outbox
 from crawler.frontier.handed import Handed
 from crawler.frontier.memory import MemoryStore
+from crawler.frontier.progress import LIST
 from crawler.frontier.pump import Pump
 from crawler.frontier.workbench import Workbench
 from crawler.output.archive import open_archive
@@ -320,6 +321,21 @@ def same(kind: str, web: Web, parts: int, seed: int, kills: float) -> None:
         finally:
             for part in one + many:
                 part.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "embedded"])
+def test_a_redirect_visited_again_ends_its_line_once_in_whatever_part(tmp_path, kind):
+    share = Share(0, divided(2), SECRET)
+    names = {share.owner(Keys(SECRET).host(name)): f"http://{name}/" for name in (f"h{n}.test" for n in range(20))}
+    web = Web({names[0]: ("redirect", names[1]), names[1]: ("ok", [])}, {}, [names[0]])
+    crew = crawled(tmp_path, kind, web, 2, 1, 0.0)
+    for part in crew:
+        part.store.revive(frozenset({"redirect"}))
+    assert take_steps(crew, random.Random(1), 0.0, STEPS, 10_000)
+    tallies = [tally for part in crew for tally in part.store.progress(LIST).values()]
+    for part in crew:
+        part.close()
+    assert (sum(tally.known for tally in tallies), sum(tally.done for tally in tallies)) == (1, 1)
 
 
 @settings(max_examples=40)
