@@ -178,8 +178,7 @@ def why(arguments: Sequence[str]) -> int:
 
     if namespace.directory is None:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
-        print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
-        return _exit_of(explanation)
+        return _explained(explanation, None if namespace.json else as_text(explanation))
     from crawler.frontier.cluster.node import is_node
 
     with open_reader(namespace.directory) as reader:
@@ -189,11 +188,15 @@ def why(arguments: Sequence[str]) -> int:
             raise ConfigError(f"{namespace.via or namespace.url}: not a URL ({error.reason})") from error
         if is_node(reader.root / "frontier"):
             explanation["leased_by"] = None  # nobody who would know is asked
-    print(json_text(orjson.dumps(explanation)).decode() if namespace.json else as_text(explanation))
-    return _exit_of(explanation)
+    return _explained(explanation, None if namespace.json else as_text(explanation))
 
 
-def _exit_of(explanation: Mapping[str, object]) -> int:
+def _explained(explanation: Mapping[str, object], text: str | None) -> int:
+    """Print it, as JSON without ``text``; the exit code."""
+    if text is None:
+        write((json_text(orjson.dumps(explanation)), b"\n"))
+    else:
+        put(text)
     return {"unknown": Exit.NOTHING_FETCHED, "invalid": Exit.USAGE}.get(str(explanation["state"]), Exit.OK)
 
 

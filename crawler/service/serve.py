@@ -125,14 +125,21 @@ def beside(
 def reloading(
     tasks: asyncio.TaskGroup, changes: Changes, notifier: Notifier, load: Callable[[], Config]
 ) -> dict[signal.Signals, Callable[[], object]]:
-    """What SIGHUP does."""
+    """What SIGHUP does. While one reload goes on (its file may be on a disk that hangs), one more waits: it reads what stands
+    there by then, however often it is asked for."""
+    asked: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
         notifier.reloading()
         await changes.reload(load)
         notifier.ready()
 
-    return {signal.SIGHUP: lambda: tasks.create_task(reload(), name="reload")}
+    def ask() -> None:
+        if len(asked) < 2:
+            asked.add(task := tasks.create_task(reload(), name="reload"))
+            task.add_done_callback(asked.discard)
+
+    return {signal.SIGHUP: ask}
 
 
 def daemon_exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:

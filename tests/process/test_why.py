@@ -4,7 +4,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from support.programs import LOCAL, command
+from support.programs import LOCAL, command, crawler
 from support.webs import Answer, Web, page
 
 HOST, FAR, BLOCKED = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -78,3 +78,11 @@ def test_what_a_page_needs_is_left_out_by_other_rules_than_its_links(tmp_path):
         assert command("run", web.url(HOST), *rules, "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
         told = command("why", pictures[2], "--via", web.url(HOST), "--data", str(tmp_path / "out")).stdout
     assert "left out by the rule depth" in told and "needs it to be shown: left out by the rule query_explosion" in told
+
+
+def test_as_json_it_is_utf_8_in_every_locale(tmp_path):
+    url = "http://127.0.0.1:1/ü"
+    command("run", url, "-o", str(tmp_path / "out"), "--retries", "0", *LOCAL)
+    words = ("why", url, "--data", str(tmp_path / "out"), "--json")
+    told = crawler(*words, environ={"PYTHONIOENCODING": "ascii"}, encoding="utf-8")
+    assert (told.returncode, orjson.loads(told.stdout)["state"], "ü" in told.stdout) == (0, "done", True), told

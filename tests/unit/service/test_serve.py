@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 
 import aiohttp
 from support.daemons import PLAIN
@@ -11,8 +12,12 @@ from support.webs import Answer, Web
 
 from crawler.config.load import load
 from crawler.crawl import status as status_module
+from crawler.crawl.wiring import open_crawl
 from crawler.service import health
 from crawler.service import serve as serve_module
+from crawler.service.reload import Changes
+from crawler.service.sd_notify import Notifier
+from crawler.service.steered import Direct
 
 
 async def test_it_tells_its_status_once_a_minute(tmp_path, monkeypatch, caplog):
@@ -52,3 +57,24 @@ async def test_what_it_tells_has_the_speed_of_late(tmp_path, monkeypatch, caplog
             assert (await serving).exit_code == 0
     assert told[0].pages_per_second > 0 and told[0].bytes_per_second > 0 and told[0].seconds_left is not None
     assert " · 0/s" not in lines[0]
+
+
+async def test_reloads_do_not_pile_up_behind_one_that_hangs_and_the_last_state_is_read(tmp_path):
+    config = load(PLAIN | {"output": str(tmp_path)}, environ={}).config
+    hangs, written, read = threading.Event(), [], []
+
+    def read_slowly():
+        read.append(written[-1])
+        hangs.wait(30)
+        return config.replaced(delay=read[-1])
+
+    async with open_crawl(config) as crawl:
+        async with asyncio.TaskGroup() as tasks:
+            calls = serve_module.reloading(tasks, Changes(Direct(crawl), tmp_path), Notifier({}), read_slowly)
+            for delay in range(1, 10):
+                written.append(delay)
+                calls[signal.SIGHUP]()
+                while not read:
+                    await asyncio.sleep(0.01)
+            hangs.set()
+        assert (read, crawl.config.delay) == ([1, 9], 9)
