@@ -153,7 +153,7 @@ def _environment_layer(environ: Mapping[str, str], faults: list[str]) -> dict[st
         else:
             try:
                 layer[key] = _array(text) if _is_list(key) else text, name
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 faults.append(f"{name}: begins like a TOML array but is none: {error}")
     return layer
 

@@ -27,6 +27,8 @@ _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 8640
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _HOST: Final = re.compile(r"(?:\*|(?:\*\.)?[0-9a-z_-]+(?:\.[0-9a-z_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?")
+_OWN_SCRIPT: Final = re.compile(r"(\*\.)?(?=.*[^\0-\x7f])([^\s/\\?#@:\[\]*]+)(:\d{1,5})?")
+"""A host whose name is written in other letters than a URL has."""
 _HOST_PORT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]\s/]+))(?::(?P<port>\d{1,5}))?")
 _MIME: Final = re.compile(r"(?:[0-9a-z!#$&^_.+-]+/(?:\*|[0-9a-z!#$&^_.+-]+)|\*/\*)")
 _MAIL: Final = re.compile(r"[^\s@()<>,;]+@[^\s@()<>,;]+\.[^\s@()<>,;]+")
@@ -198,20 +200,23 @@ def host_headers(value: dict[str, str]) -> dict[str, str]:
 
 
 def host_match(value: str) -> str:
-    if not _HOST.fullmatch(value.lower()):
+    match = value.lower()
+    if named := _OWN_SCRIPT.fullmatch(match):
+        match = f"{named[1] or ''}{_as_in_urls(named[2])}{named[3] or ''}"
+    if not _HOST.fullmatch(match):
         raise ValueError("must be a host such as example.org, *.example.org or example.org:8080, not a URL")
-    name, bracket, port = value.lower().partition("]")
-    return f"{_address(name)}{bracket}{port}" if bracket else name
+    name, bracket, port = match.partition("]")
+    return f"{_as_in_urls(name + bracket)}{port}" if bracket else name
 
 
-def _address(written: str) -> str:
-    """An IPv6 address behind its opening bracket, as URLs have it; what is none stays."""
+def _as_in_urls(host: str) -> str:
+    """A name, or an address in brackets, as URLs have it; what is none stays."""
     from crawler.core.urls import parse
 
     try:
-        return parse(f"http://{written}]/").hostname.removesuffix("]")
+        return parse(f"http://{host}/").hostname
     except FetchError:
-        return written
+        return host
 
 
 def mime_range(value: str) -> str:

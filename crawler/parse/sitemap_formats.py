@@ -384,6 +384,7 @@ class Strict:
         self._base: str | None = None  # of this entry
         self._data = b""
         self._shift = 0
+        self.fed = 0  # how far it was read, about
 
     def read(self, data: bytes, last: bool, at: int = 0) -> None:
         """From a place on. Raises ExpatError, Odd, Stop, Full."""
@@ -392,9 +393,9 @@ class Strict:
         self._parser.Parse(before, False)
         view = memoryview(data)
         while True:  # in pieces: most that is read again has a fault not far from here
-            self._parser.Parse(view[at : at + _FEED_BYTES], last and at + _FEED_BYTES >= len(data))
-            at += _FEED_BYTES
-            if at >= len(data):
+            self.fed = min(at + _FEED_BYTES, len(data))
+            self._parser.Parse(view[at : self.fed], last and self.fed == len(data))
+            if (at := self.fed) >= len(data):
                 break
 
     def release(self) -> None:

@@ -25,8 +25,11 @@ REPAIRS_MAX: Final = 50_000
 """Damaged entries of one document: as many as it may have URLs."""
 REPAIRS_PER_CALL_MAX: Final = 2_000
 """About 0.2 s."""
+REPAIR_BYTES: Final = 64 << 10
+"""One that has to be read further than so counts as several: it may open what never ends, such as a processing instruction."""
 
 # An open comment or CDATA section is none: what stands in it may be all that is left of the document.
+_OPENS_CDATA: Final = "<![CDATA["
 _CDATA: Final = r"<!\[CDATA\[(?:(?!<!\[CDATA\[|\]\]>).)*+\]\]>"
 _WHOLE: Final = rb"<!--(?:(?!<!--|-->).)*+-->|" + _CDATA.encode()
 _tags_of: Final = {
@@ -51,10 +54,12 @@ _tag_start = re.compile(r"<(/?)(?=[A-Za-z_:])")
 
 
 def mended(text: str) -> str:
-    """The text with every reference and character made what it can only have meant; CDATA sections are as they are."""
-    if "<![CDATA[" not in text:
+    """The text with every reference and character made what it can only have meant; CDATA sections are as they are, and begin
+    only where they end."""
+    if _OPENS_CDATA not in text:
         return _wrong.sub(_meant, text)
-    return "".join(_raw(piece) if at % 2 else _wrong.sub(_meant, piece) for at, piece in enumerate(_by_cdata(text)))
+    pieces = enumerate(_by_cdata(text))
+    return "".join(_raw(piece) if at % 2 else _wrong.sub(_meant, piece.replace(_OPENS_CDATA, "")) for at, piece in pieces)
 
 
 def behind_last(text: str, entry: str) -> int:
@@ -88,8 +93,9 @@ def repaired(reading: SitemapReading, data: bytes) -> int:
         if not is_faulty and not data[at:].strip():
             break
         at = _over(reading, data, at)
-        repairs += 1
-        reading.state.repairs += 1
+        cost = 1 + (strict.fed - strict.safe) // REPAIR_BYTES
+        repairs += cost
+        reading.state.repairs += cost
         if reading.state.repairs > REPAIRS_MAX:
             raise Stop("too_many_faults", f"over {REPAIRS_MAX} damaged entries")
     return len(data)

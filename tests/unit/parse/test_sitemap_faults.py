@@ -11,6 +11,7 @@ import gzip
 import re
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ from support.sitemaps import (
 from crawler.config.sections import ParseConfig
 from crawler.parse.pool import open_parser
 from crawler.parse.sitemap import PART_BYTES
-from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX, How, Part, part
+from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX, How, Part, SitemapState, part
 from crawler.parse.sitemap_repair import REPAIRS_MAX, REPAIRS_PER_CALL_MAX
 
 XML = [form for form in FORMATS if form != "text"]
@@ -290,6 +291,7 @@ def test_a_fault_in_each_of_as_many_entries_as_may_be() -> None:
 
 
 UNENDED = ("<!--", "<![CDATA[", "<!--<![CDATA[", "<url", "<url a='", "<", '="', "<loc>", "<url><loc>", "<url><loc>&<!--")
+UNENDED += ("<url><![CDATA[", "<url><?x ")
 
 
 @pytest.mark.parametrize("mark", [*UNENDED, "</url>", "&", "&a;", "]]>", "<url></url>&"])
@@ -298,6 +300,25 @@ def test_what_never_ends_is_read_in_linear_time(mark: str) -> None:
     read = take(("<urlset>" + entry_of("urlset", URL) + mark * ((300 << 10) // len(mark))).encode())
     assert (read.urls, bool(read.faults)) == ([URL], True)
     assert len(read.answers) <= 3 + REPAIRS_MAX // REPAIRS_PER_CALL_MAX + 1
+
+
+def state_of(answer: Part) -> SitemapState:
+    return msgspec.msgpack.decode(answer.state, type=SitemapState)
+
+
+def test_no_call_reads_what_never_ends_over_and_over() -> None:
+    """Each entry is read to the end of the part: a call repairs fewer of them."""
+    body = b"<urlset>&" + b"<url><?x " * (512 << 7)
+    answer = part(body, b"", "whole", How(URL))
+    assert answer.more
+    assert len(state_of(answer).rest) > len(body) - 9 * REPAIRS_PER_CALL_MAX // 5
+
+
+def test_sections_that_never_end_cost_no_repair_where_all_else_is_well() -> None:
+    entries = "".join(f"<url><loc><![CDATA[http://a.example/{n}</loc></url>" for n in range(1_000))
+    answer = part(f"<urlset>{entries}".encode(), b"", "whole", How(URL))
+    assert answer.entries == [f"http://a.example/{n}" for n in range(1_000)]
+    assert state_of(answer).repairs == 0
 
 
 def test_escape_sequences_that_are_none_damage_only_their_entry() -> None:
