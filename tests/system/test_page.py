@@ -23,6 +23,7 @@ async def test_the_page_in_a_browser(tmp_path):
             await d.ask("POST", "/v1/exclusions", json={"exclude": ["/calendar/"], "block": ["trap.test"]})
             await logs_in(page, url)
             await is_live(d, page, site)
+            await keeps_for_later(d, page)
             await steers(d, page)
             for scheme in ("light", "dark"):
                 await page.scheme(scheme)
@@ -54,6 +55,19 @@ async def is_live(d, page, site):
     await page.until("document.getElementById('live-overview').textContent.includes('3 of 3')")
     await page.until("document.getElementById('live-failures').textContent.includes('http_error')")
     assert await page.run("window.mark") == 1
+
+
+async def keeps_for_later(d, page):
+    """What changed where somebody was about to press a button is shown once they are not."""
+    await page.do("Emulation.setFocusEmulationEnabled", enabled=True)
+    await page.run("document.querySelector('#live-excluded button').focus()")
+    await d.ask("POST", "/v1/exclusions", json={"exclude": ["/later/"]})
+    shown = "document.getElementById('live-excluded').textContent.includes('/later/')"
+    before = await page.run("document.getElementById('main').dataset.version")
+    await page.until(f"document.getElementById('main').dataset.version > {before} + 1")
+    assert not await page.run(shown)
+    await page.run("document.activeElement.blur()")
+    await page.until(shown)
 
 
 async def steers(d, page):

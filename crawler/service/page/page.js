@@ -2,12 +2,19 @@
 "use strict";
 const main = document.getElementById("main");
 const stale = document.getElementById("stale");
+const kept = {};
 
 function show(sections) {
   for (const [name, html] of Object.entries(sections)) {
     const place = document.getElementById("live-" + name);
-    // whoever is about to press a button there is not disturbed
-    if (place && !place.contains(document.activeElement)) place.innerHTML = html;
+    if (!place) continue;
+    // whoever is about to press a button there is not disturbed, and shown it afterwards
+    if (place.contains(document.activeElement)) {
+      kept[name] = html;
+    } else {
+      delete kept[name];
+      place.innerHTML = html;
+    }
   }
 }
 
@@ -24,4 +31,5 @@ function follow() {
   });
 }
 
+main.addEventListener("focusout", () => setTimeout(() => show(kept)));
 follow();
