@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from crawler.config.sections import HostConfig, PolitenessConfig
+from crawler.core.remembered import remembered
 from crawler.core.text import host_patterns
-from crawler.core.urls import remembered
 
 HOSTS_REMEMBERED_MAX: Final = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from crawler.core.urls import remembered
+from crawler.core.remembered import remembered
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 from xxhash import xxh3_64_digest
 
-from crawler.core.urls import remembered
+from crawler.core.remembered import remembered
 
 HOST_BYTES: Final = 8
 URL_BYTES: Final = 8

@@ -9,10 +9,9 @@ path takes only what a differential test shows to be what ada-url makes; everyth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from fnmatch import translate
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import unquote
 
 from ada_url import join_url, normalize_url
@@ -20,8 +19,6 @@ from msgspec import Struct
 from xxhash import xxh3_64_digest
 
 from crawler.core.errors import FetchError
-
-T = TypeVar("T")
 
 URL_BYTES_MAX: Final = 2083
 TEXT_CHARS_MAX: Final = 64 << 10
@@ -32,8 +29,6 @@ _PORTS: Final = {"http": 80, "https": 443}
 _LABEL_BYTES_MAX: Final = 63
 _NAME_BYTES_MAX: Final = 253
 """RFC 1035 2.3.4: 255 octets with the lengths of the labels and the root's."""
-HOST_CHARS_MAX: Final = _NAME_BYTES_MAX + len(":65535")
-"""Of the key of a host that can be visited. URLs may name longer ones, each of nearly URL_BYTES_MAX."""
 
 # Origin, path, query: nothing in them that the parser would change. A character class, not the standard's own sets:
 # leaving a character out only costs time. The fragment is cut off, so anything the parser would take may stand in it. What
@@ -239,24 +234,6 @@ def host_key(href: str) -> str:
     http and https on their default ports share it."""
     start = 7 if href[4] == ":" else 8
     return href[start : href.find("/", start)]
-
-
-def remembered(of_host: Callable[[str], T], hosts_max: int) -> Callable[[str], T]:
-    """A function of a host key, with a cache: what nobody can visit is not kept there. A hit costs no call of Python's."""
-    return _Remembered(of_host, hosts_max).__getitem__
-
-
-class _Remembered(dict[str, T]):
-    def __init__(self, of_host: Callable[[str], T], hosts_max: int) -> None:
-        self._of_host, self._hosts_max = of_host, hosts_max
-
-    def __missing__(self, host: str) -> T:
-        found = self._of_host(host)
-        if len(host) <= HOST_CHARS_MAX:
-            if len(self) >= self._hosts_max:
-                self.clear()
-            self[host] = found
-        return found
 
 
 def is_called_sitemap(href: str) -> bool:

@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from crawler.core.domains import domain_of
 from crawler.core.model import EMBED, EXPANDED, Link
+from crawler.core.remembered import remembered
 from crawler.core.text import host_patterns
-from crawler.core.urls import URL_BYTES_MAX, host_key, remembered
+from crawler.core.urls import URL_BYTES_MAX, host_key
 
 if TYPE_CHECKING:
     from crawler.config.sections import ScopeConfig
