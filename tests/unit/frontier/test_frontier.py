@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
@@ -690,13 +691,33 @@ async def test_hosts_get_their_rules_after_a_trip_to_the_store_that_failed():
     assert world.visits == Counter(link.url for link in links(5, 2)) + Counter(f"http://h{n}.test/robots.txt" for n in range(5))
 
 
+async def all_are_visited(world: World, every: list[Link], visit: Callable[[Lease], Awaitable[None]], *, workers: int) -> None:
+    """By so many workers, each of whose visits settles what it was dealt."""
+
+    async def work() -> None:
+        while (lease := await world.frontier.take()) is not None:
+            world.visits[lease.link.url] += 1
+            await visit(lease)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        crew = [tasks.create_task(work()) for _ in range(workers)]
+        await world.frontier.admit(Admitted(tuple(every)))
+        world.frontier.seeds_ended()
+        await asyncio.wait(crew)
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
+
+
 async def test_hosts_whose_rules_stand_at_hosts_in_the_store_do_not_fill_the_bench_for_ever(tmp_path):
     """As example.org/robots.txt leads to www.example.org: none could be claimed, for as many hosts waited as the bench holds."""
     world = World()
     robots = Robots(world, None)
     ended: Counter[str] = Counter()
 
-    def visit(lease: Lease) -> None:
+    async def visit(lease: Lease) -> None:
         link = lease.link
         page = empty_page(link.url, tmp_path)
         if link.kind != "robots":
@@ -718,22 +739,7 @@ async def test_hosts_whose_rules_stand_at_hosts_in_the_store_do_not_fill_the_ben
         world.frontier.settle(lease, Done(page, "ok"))
         world.frontier.rules_learned([(link.anchor, record)])
 
-    async def work() -> None:
-        while (lease := await world.frontier.take()) is not None:
-            world.visits[lease.link.url] += 1
-            visit(lease)
-
-    every = links(600, 1)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        pump = tasks.create_task(world.pump.run(world.recover))
-        crew = [tasks.create_task(work()) for _ in range(8)]
-        await world.frontier.admit(Admitted(tuple(every)))
-        world.frontier.seeds_ended()
-        await asyncio.wait(crew)
-        world.pump.end()
-        await pump
-    world.pump.close()
-    assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
+    await all_are_visited(world, links(600, 1), visit, workers=8)
 
 
 async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full_the_bench_is(tmp_path):
@@ -742,7 +748,6 @@ async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full
     robots = Robots(world, None)
     known: set[str] = set()
     all_known = asyncio.Event()
-    every = links(40, 4)
 
     async def visit(lease: Lease) -> None:
         link = lease.link
@@ -763,21 +768,7 @@ async def test_all_visits_for_rules_that_stand_at_one_host_are_made_however_full
             world.frontier.settle(lease, Done(page, "ok"))
             world.frontier.rules_learned([(link.anchor, record)])
 
-    async def work() -> None:
-        while (lease := await world.frontier.take()) is not None:
-            world.visits[lease.link.url] += 1
-            await visit(lease)
-
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        pump = tasks.create_task(world.pump.run(world.recover))
-        crew = [tasks.create_task(work()) for _ in range(60)]
-        await world.frontier.admit(Admitted(tuple(every)))
-        world.frontier.seeds_ended()
-        await asyncio.wait(crew)
-        world.pump.end()
-        await pump
-    world.pump.close()
-    assert {link.url for link in every} <= set(world.visits) and world.frontier.counts.waiting == 0
+    await all_are_visited(world, links(40, 4), visit, workers=60)
 
 
 async def test_who_waits_for_rules_asks_again_where_another_member_has_the_host_they_were_redirected_to():
