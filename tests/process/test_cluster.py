@@ -414,9 +414,13 @@ def test_daemons_of_the_cluster_tell_of_the_whole_crawl_and_take_seeds_for_it(cl
         def status() -> dict:
             return json.loads(command("status", "--json", *where).stdout)
 
-        wait_until(lambda: status()["done"] == 60)
+        def is_done(told: dict) -> bool:
+            """A machine that stalls for longer than the lease pauses its parts for a moment: that it runs is waited for."""
+            return (told["done"], told["state"]) == (60, "running")
+
+        wait_until(lambda: is_done(status()))
         told = status()
-        assert (told["known"], told["outcomes"], told["state"]) == (60, {"ok": 60}, "running")
+        assert (told["known"], told["outcomes"]) == (60, {"ok": 60})
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         assert f'crawler_cluster_slots{{state="held"}} {cluster.slots_of("a")}.0' in metrics
         done = float(re.search(r'crawler_frontier_urls{state="done"} (\S+)', metrics)[1])
