@@ -182,7 +182,8 @@ class RobotsGate:
 
     def learn(self, link: Link, outcome: Outcome) -> list[tuple[str, bytes | None]]:
         """What the last visit for some origin's rules taught: (origin, record to keep); None where they could not be fetched.
-        Where that origin was redirected to the robots.txt of another, the other's rules are known, too."""
+        Where that origin was redirected to the robots.txt of another, the other's rules are known, too; those of any other page
+        count for whoever is redirected to it, so that a page to which many hosts lead is not visited for each."""
         if isinstance(outcome, Retry) and link.anchor is not None:
             self._attempts[link.anchor] = link.attempt
             self._attempts.move_to_end(link.anchor)
@@ -198,6 +199,8 @@ class RobotsGate:
             found[link.anchor] = self._at_hand(onward) or read
         elif link.url == f"{own}/robots.txt":
             found[own] = read
+        elif isinstance(read, robots_rules.RobotsRules) and outcome.outcome != "redirect_error":  # which is that chain's
+            self._cache.put(link.url, read.to_bytes())  # for the next that leads here
         if found[link.anchor] in (("blocked", "address"), EXCLUDED) and urls.host_key(f"{link.anchor}/") != onward.host:
             found[link.anchor] = BLOCKED
         return [(origin, self._keep(origin, rules)) for origin, rules in found.items()]
@@ -236,13 +239,12 @@ class RobotsGate:
         return UNAVAILABLE if rules.unavailable else rules
 
     def _at_hand(self, link: Link) -> robots_rules.RobotsRules | Failure | None:
-        """The rules in a robots.txt, or how its visit failed, if that is what the link names and it was visited lately."""
+        """The rules in what the link names, if it was visited lately; of a robots.txt also how its visit failed."""
         origin = urls.origin(link.url)
-        if link.url != f"{origin}/robots.txt":
-            return None
-        if (failure := self.failed(origin)) is not None:
+        is_robots_txt = link.url == f"{origin}/robots.txt"
+        if is_robots_txt and (failure := self.failed(origin)) is not None:
             return failure
-        rules = self._cache.get(origin)
+        rules = self._cache.get(origin if is_robots_txt else link.url)
         return rules if rules is not None and rules.fresh(self._wall(), self._name) else None
 
 

@@ -207,6 +207,24 @@ def test_a_redirect_to_what_is_known_to_fail_ends_as_that(tmp_path):
     assert desk.refuses(PAGE) == ("timeout", "read_timeout")
 
 
+def test_a_page_to_which_many_robots_txt_lead_is_visited_for_the_first_of_them(tmp_path):
+    time = Time()
+    desk, target = gate(time), "http://parking.test/bought"
+    outcome = redirected(tmp_path, target)
+    onward = desk.onward(ROBOTS, outcome)
+    assert onward.url == target
+    assert desk.learn(onward, Dropped("timeout", "read_timeout")) == [("http://a.test", None)]
+    assert desk.onward(ROBOTS, outcome) is not None, "a failure is nobody's but of who asked"
+    desk.learn(onward, Done(page_of(tmp_path, b"User-agent: *\nDisallow: /p", target), "ok"))
+    other = Link("http://b.test/robots.txt", "b.test", "robots", anchor="http://b.test", via="http://b.test/")
+    assert desk.onward(other, outcome) is None
+    assert [of for of, _ in desk.learn(other, outcome)] == ["http://b.test"]
+    assert desk.refuses(Link("http://b.test/p", "b.test")) == ("robots_denied", "rule")
+    assert desk.refuses(Link("http://b.test/x", "b.test")) is None
+    time.now += 25 * 3600
+    assert desk.onward(other, outcome) is not None, "it is as old as rules may be"
+
+
 TAILS = [b"\n", b"\0", b"\0" * 512, b"\r\n<!-- served by 7 -->", b"x", b"\x1f", b"\xff" * 9000]
 
 
