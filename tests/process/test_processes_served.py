@@ -177,6 +177,16 @@ def test_one_url_is_asked_of_its_owner(daemon, web):
     assert "part 2" in raw(daemon, "/debug/memory")[0].decode()
 
 
+def test_a_seed_that_is_acknowledged_is_known_from_then_on(web, tmp_path):
+    """It is committed where seeds are taken, and for a moment on its way to the process that has its host."""
+    with served(tmp_path, *THREE) as daemon:
+        daemon.ask("POST", "/v1/pause")
+        for n in range(1, 11):
+            url = web.url(f"127.0.9.{n}")
+            assert daemon.ask("POST", "/v1/seeds", url.encode())["accepted"] == 1
+            assert daemon.ask("GET", f"/v1/urls?url={url}")["state"] == "waiting", n
+
+
 def test_settings_and_pauses_hold_for_all_and_for_those_that_are_begun_again(daemon, web):
     paused = daemon.ask("POST", "/v1/pause")
     assert (paused["state"], paused["paused_by"]) == ("paused", ["user"])

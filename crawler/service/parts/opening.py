@@ -51,6 +51,7 @@ class Opened(Struct, frozen=True):
 
     root: Path
     division: Division
+    board: Board
     nursery: Nursery
 
     def share(self, config: Config, part: int) -> Config:
@@ -81,7 +82,7 @@ def open_parts(
             import_module(name)
         gc.freeze()
         main = partial(_main, division, board, new_loop, endless=endless)
-        yield Opened(root, division, stack.enter_context(open_nursery(main)))
+        yield Opened(root, division, board, stack.enter_context(open_nursery(main)))
 
 
 def _members(config: Config, root: Path, parts: int) -> Division:

@@ -39,6 +39,8 @@ ADMITTED_AT_ONCE_MAX: Final = 8
 GONE_AGAIN_S: Final = 0.1
 GONE_S: Final = 20.0
 """So long a part is waited for that is just being begun again."""
+DELIVERED_AGAIN_S: Final = 0.02
+DELIVERED_TRIES_MAX: Final = 100
 LOST: Final = "the process that takes seeds has died, and is begun again: send the rest again"
 _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
 
@@ -54,7 +56,7 @@ class SteeredParts:
 
     def __init__(self, crew: Crew, opened: Opened, on_change: Callable[[Config], None] = lambda config: None) -> None:
         self._crew, self._root, self._on_change = crew, opened.root, on_change
-        self._share = opened.division.share(0)
+        self._share, self._board = opened.division.share(0), opened.board
         self._keys_by = self._share.keys_by()
         self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
@@ -96,8 +98,19 @@ class SteeredParts:
                 return explanation
 
         explanation = await asyncio.to_thread(read)
+        if explanation["state"] == "unknown" and not self._is_node:
+            await self._delivered(await self._owner(host_key(url)))
+            explanation = await asyncio.to_thread(read)
         prospects: dict[str, Any] = await self._ask_owner(url, "prospects", url)
         return explanation | prospects
+
+    async def _delivered(self, owner: int) -> None:
+        """Wait until a part has taken in what the others have sent by now, links of acknowledged seeds among it; but not long."""
+        sent = [(part, self._board.written(part)) for part in range(self._parts) if part != owner]
+        for _ in range(DELIVERED_TRIES_MAX):
+            if all(self._board.read(owner, part) >= until for part, until in sent):
+                return
+            await asyncio.sleep(DELIVERED_AGAIN_S)
 
     async def lookup(self, url: str) -> Known | str | None:
         known: Known | str | None = _known.decode(await self._ask_owner(url, "lookup", url))

@@ -10,6 +10,7 @@ from crawler.config.load import load
 from crawler.core.keys import SLOTS
 from crawler.crawl.recrawl import TooManyOrders
 from crawler.frontier.division import Division
+from crawler.frontier.exchange.board import Board
 from crawler.frontier.selection import Selection
 from crawler.service.parts import steering
 from crawler.service.parts.channel import Gone
@@ -36,10 +37,14 @@ class SlowCrew:
         return 7
 
 
+def opened_in(root):
+    return SimpleNamespace(root=root, division=Division(2, bytes([0, 1] * (SLOTS // 2)), 0, False), board=Board(2))
+
+
 def steered(crew, monkeypatch):
     monkeypatch.setattr(steering, "GONE_S", 0.2)
     monkeypatch.setattr(steering, "GONE_AGAIN_S", 0.01)
-    return steering.SteeredParts(crew, SimpleNamespace(root=Path(), division=Division(2, bytes([0, 1] * (SLOTS // 2)), 0, False)))
+    return steering.SteeredParts(crew, opened_in(Path()))
 
 
 def test_a_choice_takes_as_long_as_there_are_records(monkeypatch):
@@ -74,8 +79,7 @@ async def test_settings_hold_for_the_parent_too_where_a_process_does_not_answer(
     levels: list[str] = []
     crew = SlowCrew(0)
     crew.reconfigure = lambda config: asyncio.sleep(60)
-    opened = SimpleNamespace(root=tmp_path, division=Division(2, bytes([0, 1] * (SLOTS // 2)), 0, False))
-    parts = steering.SteeredParts(crew, opened, lambda config: levels.append(config.log_level))
+    parts = steering.SteeredParts(crew, opened_in(tmp_path), lambda config: levels.append(config.log_level))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await Changes(parts, tmp_path).patch({"log_level": "debug"})
