@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.crews import are_gone, kill, parts_of, wait_for_parts
+from support.crews import are_gone, children, kill, parts_of, wait_for_parts
 from support.daemons import served
 from support.programs import CLEAN, LOCAL, crawler, port_of_its_own, rows_of
 from support.waiting import wait_until
@@ -185,6 +186,19 @@ def test_a_seed_that_is_acknowledged_is_known_from_then_on(web, tmp_path):
             url = web.url(f"127.0.9.{n}")
             assert daemon.ask("POST", "/v1/seeds", url.encode())["accepted"] == 1
             assert daemon.ask("GET", f"/v1/urls?url={url}")["state"] == "waiting", n
+
+
+def test_a_part_that_dies_while_the_disk_is_full_is_begun_again_when_there_is_room(web, tmp_path):
+    """The daemon ended with exit 3, while its other processes waited for the disk."""
+    with served(tmp_path, *THREE) as daemon:
+        victim = wait_for_parts(daemon.process.pid, 3)[1]
+        (nursery,) = children(daemon.process.pid)
+        before = resource.prlimit(nursery, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # for whom it begins from now on
+        kill(victim)
+        daemon.said(r"is begun again when there is room on the disk: .*File too large")
+        resource.prlimit(nursery, resource.RLIMIT_FSIZE, before)
+        daemon.ask("POST", "/v1/seeds", "\n".join(web.url(f"127.0.9.{n}") for n in range(1, 21)).encode())
+        until(daemon, lambda status: status["outcomes"].get("ok", 0) >= 20 and not status["waiting"])
 
 
 def test_settings_and_pauses_hold_for_all_and_for_those_that_are_begun_again(daemon, web):

@@ -25,6 +25,7 @@ from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
+from crawler.resources.disk import FULL
 from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
@@ -290,7 +291,7 @@ class Crew:
             if part.has_ended:
                 return
             if part.error is not None:
-                if await self._waits_for_database(part, part.error):
+                if await self._waits_outside(part, part.error):
                     part.error = None
                     continue
                 self._fail(part.error)
@@ -304,13 +305,16 @@ class Crew:
                 self._fail(fault)
                 return
 
-    async def _waits_for_database(self, part: _Part, error: Exception) -> bool:
-        """A part that has died is begun again as soon as the database is there, for as long as the others wait for it too."""
-        if not isinstance(error, RemoteError) or part.was_open or not self.opened.is_set():
+    async def _waits_outside(self, part: _Part, error: Exception) -> bool:
+        """A part that has died is begun again as soon as the database is there, or room on the disk, for as long as the others
+        wait for it too."""
+        is_full = isinstance(error, StorageError) and error.errno in FULL
+        if not (isinstance(error, RemoteError) or is_full) or part.was_open or not self.opened.is_set():
             return False
         if part.away_since is None:
             part.away_since = time.monotonic()
-            logger.warning("part %d is begun again when the database is there: %s", part.number, error)
+            what = "there is room on the disk" if is_full else "the database is there"
+            logger.warning("part %d is begun again when %s: %s", part.number, what, error)
         if time.monotonic() - part.away_since > self.config.disk_wait and not any(other.is_open for other in self._parts):
             return False
         with contextlib.suppress(TimeoutError):
