@@ -440,7 +440,7 @@ class Workbench:
         return host
 
     def _unpark(self, group: BenchGroup) -> None:
-        while group.parked:
-            parked = group.parked.popleft()
-            if back := self._hosts.get(parked):
-                self._rest_until(parked, back, max(back.due, group.due))
+        parked, group.parked = group.parked, []
+        for name in parked:
+            if back := self._hosts.get(name):
+                self._rest_until(name, back, max(back.due, group.due))

@@ -384,3 +384,20 @@ def test_hosts_that_rest_long_go_home_if_the_store_knows_of_their_rest():
     taken = bench.take(899.0)
     assert taken is not None and taken.link.host == "soon"
     assert bench.take(899.0) is None, "nobody else before the rest is over"
+
+
+def test_a_group_that_rests_takes_little():
+    """It stays when its host has left, and is in no account: with a back-off of an hour for each of many domains, an empty bench
+    had 928 bytes for each."""
+    groups, now, bench = 2000, 0.0, Workbench(lambda host: 1, group_of=lambda host: host)
+    tracemalloc.start()
+    try:
+        for n in range(groups):
+            host = f"host{n}.test"
+            bench.put([Lease(Link(f"http://{host}/", host), b"%25d" % n)])
+            bench.release(bench.take(now), HostRest(now + 3600, 1))
+            bench.forget(host, now, now + 3600)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(bench) == 0 and held < 400 * groups
