@@ -220,7 +220,7 @@ def status_line(now: Snapshot, rates: Rates) -> str:
         parts.append(f"{now.retrying:,} to retry")
     if now.unstored:
         parts.append(f"{now.unstored:,} files to store")
-    if now.waits_for != "nothing":
+    if now.waits_for != "nothing" and now.state != "ended":
         parts.append(f"waits for {now.waits_for}")
     line = f"{now.state}: " * (now.state != "running") + " · ".join(parts)
     if expected and expected.host and expected.seconds >= _WORTH_SAYING_S:

@@ -90,6 +90,16 @@ async def cut_tls(conn: Conn) -> None:
     await conn.cut_tls()
 
 
+def once(so: Callable[[], object]) -> Callable[[Conn], Awaitable[None]]:
+    """Go on as soon as it is so."""
+
+    async def wait(conn: Conn) -> None:
+        while not so():
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
 def forever(data: bytes, every: float = 0.0) -> Callable[[Conn], Awaitable[None]]:
     """The same bytes until the client goes."""
 

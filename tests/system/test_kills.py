@@ -97,7 +97,7 @@ def test_a_page_held_up_costs_a_second_visit_of_that_page_alone(tmp_path: Path, 
         urls = [web.url("127.0.3.1", "/held"), *(web.url(f"127.0.3.{n % 50 + 2}", f"/{n}") for n in range(OTHERS))]
         listed.write_text("\n".join(urls))
         command = ("run", "-i", str(listed), "-o", str(out), *LOCAL, "--grace", "1s")
-        with crawling(*command) as process:
+        with crawling(*command, "--first-byte-timeout", "10min", "--timeout", "10min") as process:
             while len(web.visits) <= OTHERS or settled(out) < OTHERS:
                 assert process.poll() is None
                 time.sleep(0.05)

@@ -88,6 +88,8 @@ def test_the_line_says_what_failed_and_how_long_it_goes_on_before_all_else():
     assert status_line(now, rates) == expected
     failed = replace(now, outcomes={"ok": 1900, "timeout": 60, "http_error": 40, "robots_denied": 9})
     assert status_line(failed, rates).startswith("100 failed · 1 min 30 s left · ")
+    ended = status_line(replace(now, state="ended", retrying=0, in_flight=0), rates)
+    assert ended == "ended: 2,000/20,000 URLs · 200/s · 3.4 MB/s · 0 in flight", "it waits for nothing any more"
 
 
 def test_while_links_are_found_the_time_left_is_a_least_one():

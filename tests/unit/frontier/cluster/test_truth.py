@@ -55,10 +55,9 @@ def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path
     membership = join(Config(output=str(tmp_path), cluster=url), tmp_path, 0)
     try:
         time.sleep(0.5)
-        here = membership.now
+        before = membership.now
         [(there,)] = rows(url, "SELECT extract(epoch FROM clock_timestamp())::float8")
-        assert there - here < 0.3
-        assert here - there < 0.05
+        assert before - 0.05 < there < membership.now + 0.05
     finally:
         membership.mirror.leave()
 
@@ -243,7 +242,7 @@ def test_no_process_begins_while_another_is_at_work_as_the_same_member(url: str,
         stopped = threading.Event()
 
         def live() -> None:
-            while not stopped.wait(LEASE_S / 4):
+            while not stopped.wait(LEASE_S / 100):  # far more often than it must, for a machine that stalls
                 before.tick([])
 
         before.tick([])
