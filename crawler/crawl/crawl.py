@@ -144,6 +144,7 @@ class Crawl:
             for helper in helpers:
                 helper.cancel()
             self.visitor.end()
+            await self.frontier.retire({})  # a commit under way would close the files before the last pages are in them
             if uploading is not None and self.uploads is not None:
                 await self._store_the_rest(self.uploads)
                 uploading.cancel()

@@ -487,7 +487,7 @@ class Frontier:
     def retire(self, marks: Mapping[str, Mark | None]) -> asyncio.Future[None]:
         """Files that are no longer kept (None: no mark any more). The future is done when that is committed."""
         self._batches.open.retired.update(marks)
-        self._batches.mark_dirty(self._clock())
+        self._batches.mark_dirty(self._clock(), urgent=True)  # somebody waits for it
         return self._batches.open.committed()
 
     def seeds_ended(self) -> None:

@@ -36,7 +36,7 @@ class Report(Struct, frozen=True):
     stopped_by: str | None = None
     error: str | None = None
     begun: Snapshot | None = None
-    """What earlier runs had left in the directory."""
+    """What earlier runs had left in the directory; None: not all of it could be opened, and the snapshot tells of a part."""
 
 
 async def run_crawl(

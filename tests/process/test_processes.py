@@ -103,6 +103,18 @@ def test_a_part_for_which_this_machine_has_no_process_is_its_trouble_and_the_sam
     assert len(rows_of(tmp_path)) == 20
 
 
+def test_of_a_crawl_of_which_a_part_cannot_be_opened_no_numbers_are_told(tmp_path: Path) -> None:
+    """They were those of the other parts."""
+    web = chain(20)
+    with web.running():
+        arguments = ("run", first(web), "-o", str(tmp_path), *LOCAL, *TWO, "--depth", "9", "--scope", "any")
+        assert crawler(*arguments).returncode == 0
+        (tmp_path / "frontier" / "part-01" / "CURRENT").write_text("damaged")
+        done = crawler(*arguments)
+    assert (done.returncode, "part-01: the frontier store is damaged" in done.stderr) == (3, True), done.stderr
+    assert "settled" not in done.stderr and "ended" not in done.stderr
+
+
 def test_a_parent_for_which_this_machine_has_no_thread_goes_on(tmp_path: Path) -> None:
     """It needs one to read how much memory it uses."""
     program = (

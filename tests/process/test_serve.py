@@ -400,6 +400,9 @@ def test_pause_resume_and_health(daemon):
     assert client(daemon, "status").stdout.startswith("paused by user")
     assert client(daemon, "healthcheck", "--ready").returncode == 0
     assert "running" in client(daemon, "resume").stderr
+    daemon.ask("PATCH", "/v1/settings", b'{"min_free_disk": "1000TiB"}', {"Content-Type": "application/json"})
+    until(daemon, state="paused")
+    assert "paused by disk_low, 0 in flight" in client(daemon, "resume").stderr, "what holds it up now is said"
 
 
 def test_what_is_refused_is_said_plainly(daemon, tmp_path):

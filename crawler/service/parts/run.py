@@ -61,7 +61,8 @@ async def run_parts(
                 finally:
                     shown.cancel()
         snapshot = crew.stats("ended")
-        on_snapshot(snapshot)
+        if error is None or crew.begun is not None:
+            on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
         stopped = crew.stopped_by is not None
