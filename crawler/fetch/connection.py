@@ -76,6 +76,7 @@ class Watched(ResponseHandler):
         self._exchange: Exchange | None = None
         self._params: dict[str, Any] = {}
         self._start = b""
+        self._first = b""  # how the first field begins; the line's end before that is known
         self._carry = b""
         self._last = b""
         self._held = b""  # of a long head that waits for memory
@@ -134,7 +135,7 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
-        self._start = self._carry = self._last = self._held = b""
+        self._start = self._first = self._carry = self._last = self._held = b""
         self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
@@ -184,6 +185,9 @@ class Watched(ResponseHandler):
                 continue
             if len(self._start) < START_BYTES:
                 self._start += data[at : at + START_BYTES - len(self._start)]
+            if self._is_indented(data, at):
+                self._fail("malformed", "white space before the first field")
+                break
             end = self._end_of_head(data, at)
             self._head_bytes += (size if end < 0 else end) - at
             if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
@@ -204,11 +208,20 @@ class Watched(ResponseHandler):
                 self._begin_body(exchange, exact=end >= 0)
                 return data[at:]
             if end >= 0:  # of an interim response: whatever its fields say of a body or an end, another follows (RFC 9110 15.2)
-                self._start = b""
+                self._start = self._first = b""
                 super().set_response_params(**self._params)
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _is_indented(self, data: bytes, at: int) -> bool:
+        """Whether white space stands before the first field: the parser takes it for the head's end, or for nothing, and other
+        readers leave out the line (RFC 9112 section 2.2)."""
+        if not self._first and (end := data.find(b"\n", at)) >= 0:
+            self._first, at = b"\n", end + 1
+        if self._first == b"\n":
+            self._first = data[at : at + 1] or self._first
+        return self._first in (b" ", b"\t")
 
     def _has_room(self, exchange: Exchange) -> bool:
         """Whether there is memory for a long head. If not, nothing is read until there is, and no deadline passes."""

@@ -37,7 +37,12 @@ HEADS: Final = {
     "line-version-1.10": bad([raw(b"Content-Length: 2", body=b"ok", line=b"HTTP/1.10 200 OK")]),
     "line-version-1": bad([raw(b"Content-Length: 2", body=b"ok", line=b"HTTP/1 200 OK")]),
     "line-of-a-request": bad([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"]),
-    "fold-first": fine([raw(b" X: y", b"Content-Length: 2", body=b"ok")]),
+    # white space before the first field: who leaves out the line, as RFC 9112 has it (2.2), reads another response
+    "fold-first": bad([raw(b" X: y", b"Content-Length: 2", body=b"ok")]),
+    "fold-first-frames": bad([raw(b"\tContent-Length: 2", body=b"ok" + WRONG), hang]),
+    "fold-first-in-two": bad([b"HTTP/1.1 200 OK\r\n", 0.05, b" X: y\r\nContent-Length: 2\r\n\r\nok"]),
+    "fold-first-of-nothing": bad([raw(b" ", b"Content-Length: 2", body=b"ok")]),
+    "fold-first-after-interim": bad([b"HTTP/1.1 100 Continue\r\n\r\n" + raw(b" ", b"Content-Length: 2", body=b"ok")]),
     "fold-in-length": bad([raw(b"Content-Length: 1\r\n 0", body=b"0123456789")]),
     "fold-before-length": fine([raw(b"Content-Length:\r\n 2", body=b"ok" + WRONG), hang]),
     "fold-before-chunked": fine([raw(b"Transfer-Encoding:\r\n chunked", body=HELLO + WRONG), hang]),
