@@ -240,7 +240,11 @@ class StorageConfig(Section):
     keep_previous: Count | None = Field(
         None, examples=[7], description="earlier crawls kept beside by fresh; older ones are deleted (default: all are kept)"
     )
-    min_free_disk: Bytes = Field(1 << 30, description="pause below this much free disk", reloadable=True)
+    min_free_disk: Bytes = Field(
+        1 << 30,
+        description="pause below this much free disk, or a twentieth of a smaller disk mounted on a folder of the crawl",
+        reloadable=True,
+    )
     disk_wait: Seconds = Field(600.0, description="how long run waits for a full disk before it gives up")
     store_url: StoreUrl | None = Field(
         None,

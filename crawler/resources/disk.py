@@ -27,6 +27,8 @@ FREE_BYTES_MIN: Final = 1 << 20
 """Below this much free disk nothing can be trusted to be written, whatever the operator allows."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a disk that is full: it is waited for."""
+FOLDER_SHARE: Final = 20
+"""A disk mounted on a folder of the crawl need have no more free than this part of it: one that is small would never do."""
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 """Errors of a machine that has no more to give just now: there are fewer fetches at a time."""
 SCARCE_PATIENCE_S: Final = 60.0
@@ -79,26 +81,32 @@ class Disk:
 
     def look(self) -> None:
         """Once. Raises StorageError when the disk has been low for too long, or cannot be asked: it is gone."""
-        self.free_bytes, place = self._least_free()
-        if self.free_bytes >= self._min_free_bytes:
+        disks = self._disks()
+        self.free_bytes = min(free for free, _, _ in disks)
+        low = _low(disks)
+        if low is None:
             self._low_since = None
             if Pause.DISK_LOW in self._dealing.pauses:
                 logger.info("disk: %d MiB free again; going on", self.free_bytes >> 20)
                 self._dealing.resume(Pause.DISK_LOW)
         else:
+            free, least, place = low
+            rule = "min_free_disk" if least == self._min_free_bytes else "a twentieth of that disk"
             if self._low_since is None:
                 self._low_since = self._clock()
             if Pause.DISK_LOW not in self._dealing.pauses:
                 logger.warning(
-                    "disk: %d MiB free at %s, less than min_free_disk (%d MiB); paused until there is more",
-                    self.free_bytes >> 20,
+                    "disk: %d MiB free at %s, less than %s (%d MiB); paused until there is more",
+                    free >> 20,
                     place,
-                    self._min_free_bytes >> 20,
+                    rule,
+                    least >> 20,
                 )
                 self._dealing.pause(Pause.DISK_LOW)
-            least = f"less than min_free_disk ({self._min_free_bytes >> 20} MiB) has been free for too long"
             full = StorageError(
-                f"the disk of {place} is full: {least}; make room, and the same command continues", errno=errno.ENOSPC
+                f"the disk of {place} is full: less than {rule} ({least >> 20} MiB) has been free for too long; make room, and "
+                "the same command continues",
+                errno=errno.ENOSPC,
             )
             self._give_up_in_time(self._low_since, full)
 
@@ -116,7 +124,7 @@ class Disk:
             self._give_up_in_time(since, error)
             await self._wait(self._wait_s, error)
             self._wait_s = min(self._wait_s * 2, WAIT_S_MAX)
-            if error.errno not in FULL or self._least_free()[0] >= self._min_free_bytes:
+            if error.errno not in FULL or _low(self._disks()) is None:
                 return
 
     async def _wait(self, seconds: float, error: StorageError) -> None:
@@ -179,14 +187,17 @@ class Disk:
         else:
             self._dealing.limit(Limiter.SCARCE, self._out_max)
 
-    def _least_free(self) -> tuple[int, Path]:
-        """(bytes, where) of the disk with least room. Raises StorageError."""
-        found = [(_free_bytes(self._root), self._root)]
+    def _disks(self) -> list[tuple[int, int, Path]]:
+        """(free bytes, bytes that have to be free, where) of each disk. Raises StorageError."""
         with storing(self._root):
             disk = self._root.stat().st_dev
+            found = [(shutil.disk_usage(self._root).free, self._min_free_bytes, self._root)]
             others = [folder for folder in self._folders if folder.exists() and folder.stat().st_dev != disk]
-        found += [(_free_bytes(folder), folder) for folder in others]
-        return min(found, key=lambda one: one[0])
+        for folder in others:
+            with storing(folder):
+                size, _, free = shutil.disk_usage(folder)
+            found.append((free, max(min(self._min_free_bytes, size // FOLDER_SHARE), FREE_BYTES_MIN), folder))
+        return found
 
     def _count(self, error: StorageError) -> None:
         name = errno.errorcode.get(error.errno, "other")
@@ -203,6 +214,7 @@ class Disk:
             raise error
 
 
-def _free_bytes(root: Path) -> int:
-    with storing(root):
-        return shutil.disk_usage(root).free
+def _low(disks: list[tuple[int, int, Path]]) -> tuple[int, int, Path] | None:
+    """That which lacks most of what has to be free; None if none lacks any."""
+    worst = min(disks, key=lambda disk: disk[0] - disk[1])
+    return worst if worst[0] < worst[1] else None

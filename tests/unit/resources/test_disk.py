@@ -17,6 +17,7 @@ FULL = StorageError("no space", errno=errno.ENOSPC)
 TOO_MUCH = 1 << 62
 """Of free disk: no disk has it."""
 PATIENCE_S = 600.0
+Usage = type(shutil.disk_usage("/"))
 
 
 class World:
@@ -48,20 +49,34 @@ def test_a_disk_that_is_low_pauses_and_resumes_by_itself(world, caplog):
     assert [line.partition(" ")[0] for line in caplog.messages] == ["disk:", "disk:"], "said once each"
 
 
-async def test_the_disk_of_a_folder_counts_as_well(tmp_path, caplog):
-    """With room on the one, writes to the other were tried again and again, with new visits each time."""
+@pytest.mark.parametrize(
+    ("size", "free", "said"),
+    [
+        (100 << 30, 900 << 20, "900 MiB free at {}, less than min_free_disk (1024 MiB)"),
+        (100 << 30, 1100 << 20, ""),
+        (512 << 20, 500 << 20, ""),
+        (2 << 30, 103 << 20, ""),
+        (2 << 30, 102 << 20, "102 MiB free at {}, less than a twentieth of that disk (102 MiB)"),
+        (4 << 20, 1 << 20, ""),
+        (4 << 20, 1 << 19, "0 MiB free at {}, less than a twentieth of that disk (1 MiB)"),
+    ],
+)
+async def test_the_disk_of_a_folder_counts_as_well(tmp_path, caplog, monkeypatch, size, free, said):
+    """With room on the one, writes to the other were tried again and again, with new visits each time. A small disk paused the
+    crawl from its start, however empty it was."""
     with on_another_disk(tmp_path) as other:
-        (tmp_path / "warc").symlink_to(other)
-        here, there = (shutil.disk_usage(path).free for path in (tmp_path, other))
-        if abs(here - there) < 1 << 30:
-            pytest.skip("they have as much room")
+        folder = tmp_path / "warc"
+        folder.symlink_to(other)
+        usage = {tmp_path: (50 << 40, 0, 50 << 40), folder: (size, size - free, free)}
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage._make(usage[path]))
         world = World(tmp_path)
         world.disk = Disk(
-            tmp_path, world.frontier, min_free_bytes=(here + there) // 2, patience_s=9.0, clock=world.time, folders=("warc", "x")
+            tmp_path, world.frontier, min_free_bytes=1 << 30, patience_s=9.0, clock=world.time, folders=("warc", "x")
         )
         world.disk.look()
-        assert world.frontier.pauses == {"disk_low"}
-        assert f"free at {tmp_path / 'warc' if there < here else tmp_path}, less" in caplog.text
+        assert world.frontier.pauses == ({"disk_low"} if said else set())
+        assert said.format(folder) in caplog.text
+        assert world.disk.free_bytes == free
 
 
 def test_a_disk_that_stays_low_ends_the_crawl_when_the_patience_is_over(world):
