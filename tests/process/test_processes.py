@@ -129,7 +129,7 @@ def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_th
         with crawling(*command, "--rate", "1", "--grace", "1s") as process:
             victim = 0
             for _ in range(4):
-                victim = max(wait_for_parts(process.pid, 2, but=victim))
+                victim = wait_for_parts(process.pid, 2, but=victim)[-1]
                 kill(victim)
             _, said = process.communicate(timeout=30)
         assert process.returncode == 1
@@ -396,7 +396,7 @@ def test_no_host_is_visited_sooner_than_it_may_be_whoever_dies(tmp_path: Path) -
                 while len(web.visits) < visits:
                     assert process.poll() is None
                     time.sleep(0.005)
-                victim = max(wait_for_parts(process.pid, 2, but=victim))
+                victim = wait_for_parts(process.pid, 2, but=victim)[-1]
                 kill(victim)
             assert process.wait(60) == 0
     for domain in ("one", "two", "three", "four"):
