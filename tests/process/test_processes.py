@@ -74,12 +74,14 @@ def test_killed_parts_and_parents_lose_nothing_and_store_nothing_twice(tmp_path:
                 left += parts_of(process.pid)
                 process.kill()
                 process.wait()
+            if process.returncode == 75:  # parts of the parent before stood still for longer than they are waited for
+                continue
             if process.returncode != -9:
                 break
             kills, parents = kills + 1, parents + 1
+        assert are_gone(left)
         ended = crawler(*crawl.command(tmp_path, out, *settings[:4]), timeout=120)
         assert ended.returncode == 0, ended.stderr
-        assert are_gone(left)
         crawl.check(out)
     print(f"{kills} kills, {parents} of parents, over {crawl.pages} pages")
     assert kills >= KILLS, "the crawl ended before it was killed so often"
