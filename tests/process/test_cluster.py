@@ -162,10 +162,15 @@ def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Clu
     arguments = ("--listen", f"127.0.0.1:{port}", "--processes", processes)
 
     def health(path: str) -> tuple[int, str]:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
+
+    def is_alive() -> bool:
+        with contextlib.suppress(OSError):  # it listens once it has said why it waits
+            return health("/livez") == (200, "ok\n")
+        return False
 
     with web.running():
         cluster.begin("a", *arguments, command="serve")
@@ -175,7 +180,7 @@ def test_a_node_begun_again_while_the_database_is_away_waits_for_it(cluster: Clu
         try:
             cluster.begin("a", *arguments, command="serve")
             wait_until(lambda: "the crawl is opened when it is there" in cluster.said("a"))
-            wait_until(lambda: health("/livez") == (200, "ok\n"))
+            wait_until(is_alive)
             assert health("/readyz") == (503, "waits for database\n")
             status, problem = health("/v1/status")
             assert (status, json.loads(problem)["detail"]) == (503, "the crawl is not open yet: it waits for database; try again")

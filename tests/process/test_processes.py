@@ -74,12 +74,14 @@ def test_killed_parts_and_parents_lose_nothing_and_store_nothing_twice(tmp_path:
                 left += parts_of(process.pid)
                 process.kill()
                 process.wait()
+            if process.returncode == 75:  # parts of the parent before stood still for longer than they are waited for
+                continue
             if process.returncode != -9:
                 break
             kills, parents = kills + 1, parents + 1
+        assert are_gone(left)
         ended = crawler(*crawl.command(tmp_path, out, *settings[:4]), timeout=120)
         assert ended.returncode == 0, ended.stderr
-        assert are_gone(left)
         crawl.check(out)
     print(f"{kills} kills, {parents} of parents, over {crawl.pages} pages")
     assert kills >= KILLS, "the crawl ended before it was killed so often"
@@ -141,7 +143,7 @@ def test_a_part_that_is_killed_is_begun_again_and_one_that_goes_on_dying_ends_th
         with crawling(*command, "--rate", "1", "--grace", "1s") as process:
             victim = 0
             for _ in range(4):
-                victim = max(wait_for_parts(process.pid, 2, but=victim))
+                victim = wait_for_parts(process.pid, 2, but=victim)[-1]
                 kill(victim)
             _, said = process.communicate(timeout=30)
         assert process.returncode == 1
@@ -408,7 +410,7 @@ def test_no_host_is_visited_sooner_than_it_may_be_whoever_dies(tmp_path: Path) -
                 while len(web.visits) < visits:
                     assert process.poll() is None
                     time.sleep(0.005)
-                victim = max(wait_for_parts(process.pid, 2, but=victim))
+                victim = wait_for_parts(process.pid, 2, but=victim)[-1]
                 kill(victim)
             assert process.wait(60) == 0
     for domain in ("one", "two", "three", "four"):

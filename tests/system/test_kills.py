@@ -45,7 +45,7 @@ class CountingSite(Site):
 @pytest.mark.timeout(60 + 10 * KILLS)
 def test_killed_at_random_instants_it_loses_nothing_and_stores_nothing_twice(tmp_path: Path) -> None:
     rng = random.Random(os.environ.get("KILLS_SEED", time.time_ns()))
-    crawl = MixedCrawl(max(500, 80 * KILLS))
+    crawl = MixedCrawl(max(700, 80 * KILLS))
     site = crawl.site = CountingSite(crawl.site.scripts)
     out = tmp_path / "out"
     kills = 0
