@@ -87,11 +87,13 @@ def test_killed_parts_and_parents_lose_nothing_and_store_nothing_twice(tmp_path:
     assert kills >= KILLS, "the crawl ended before it was killed so often"
 
 
-def test_a_part_for_which_this_machine_has_no_process_is_its_trouble_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_that_this_machine_has_no_process_left_is_its_trouble_and_the_same_command_goes_on(tmp_path: Path, last: int) -> None:
     """Not an internal error. Forks: one divides the directory, one is the process that forks the parts, which does the others."""
     program = (
         "import errno, os, sys\nforks, fork = [], os.fork\n"
-        "def scarce():\n    forks.append(1)\n    if len(forks) == 4: raise OSError(errno.EAGAIN, 'none')\n    return fork()\n"
+        "def scarce():\n    forks.append(1)\n"
+        f"    if len(forks) == {last}: raise OSError(errno.EAGAIN, 'none')\n    return fork()\n"
         "os.fork = scarce\nfrom crawler.cli.main import main\nsys.exit(main())"
     )
     web = chain(20)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import pickle
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, StorageError, lack_of
+from crawler.core.errors import RemoteError, lack_of
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
@@ -28,7 +27,7 @@ from crawler.resources import cgroup
 from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
-from crawler.service.parts.nursery import Nursery
+from crawler.service.parts.nursery import Nursery, no_process
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.visits import AllowedVisits
 
@@ -104,7 +103,7 @@ class _Part:
         seen = self.look
         self.before = ended_counted([self.before, seen.counted])
         self.before_bytes += seen.snapshot.bytes
-        still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening")
+        still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening", waits_for="nothing")
         was, self.before_readings = seen.readings, self.readings()
         readings = Readings(urls=was.urls, refused=was.refused, memory_limit=was.memory_limit, disk_free=was.disk_free)
         self.look = Look(still, readings, hosts=seen.hosts)
@@ -406,8 +405,7 @@ class Crew:
             self._parts[number].exit.set_result(code)
 
     def _not_begun(self, number: int, why: int) -> None:
-        said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
-        self._parts[number].error = StorageError(f"{said} ({os.strerror(why)})", errno=why)
+        self._parts[number].error = no_process(why)
         self._ended(number, 1)
 
     def _lose_nursery(self) -> None:
