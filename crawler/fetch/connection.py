@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import re
 import select
 import socket
 import ssl
@@ -37,7 +38,8 @@ OVERHEAD_FACTOR: Final = 1
 LENGTH_MAX: Final = (1 << 63) - 1
 """The parser takes 2^64 - 1 for no length at all."""
 _DIGITS_MAX: Final = len(str(LENGTH_MAX))
-_HEAD_END: Final = b"\r\n\r\n"
+_head_end: Final = re.compile(rb"\n\r?\n").search
+"""A bare line feed ends a line, for the parser too (RFC 9112 section 2.2)."""
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
 
@@ -76,7 +78,7 @@ class Watched(ResponseHandler):
         self._exchange: Exchange | None = None
         self._params: dict[str, Any] = {}
         self._start = b""
-        self._first = b""  # how the first field begins; the line's end before that is known
+        self._first = b""  # the status line's end, and the byte after it
         self._carry = b""
         self._last = b""
         self._held = b""  # of a long head that waits for memory
@@ -194,7 +196,7 @@ class Watched(ResponseHandler):
                 self._held = data[at:]
                 return b""
             if end < 0:
-                self._carry = (self._carry + data[max(at, size - 3) :])[-3:]
+                self._carry = (self._carry + data[max(at, size - 2) :])[-2:]
                 for start in range(at, size, FEED_BYTES):
                     super().data_received(data[start : start + FEED_BYTES])
                     if self._is_over():
@@ -220,8 +222,8 @@ class Watched(ResponseHandler):
         if not self._first and (end := data.find(b"\n", at)) >= 0:
             self._first, at = b"\n", end + 1
         if self._first == b"\n":
-            self._first = data[at : at + 1] or self._first
-        return self._first in (b" ", b"\t")
+            self._first += data[at : at + 1]
+        return self._first in (b"\n ", b"\n\t")
 
     def _has_room(self, exchange: Exchange) -> bool:
         """Whether there is memory for a long head. If not, nothing is read until there is, and no deadline passes."""
@@ -250,12 +252,10 @@ class Watched(ResponseHandler):
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
         came before."""
-        if self._carry:
-            seam = (self._carry + data[at : at + 3]).find(_HEAD_END)
-            if seam >= 0:
-                return at + seam + len(_HEAD_END) - len(self._carry)
-        found = data.find(_HEAD_END, at)
-        return found + len(_HEAD_END) if found >= 0 else -1
+        if self._carry and (seam := _head_end(self._carry + data[at : at + 2])) is not None:
+            return at + seam.end() - len(self._carry)
+        found = _head_end(data, at)
+        return found.end() if found is not None else -1
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head was parsed: interim responses are counted and dropped, a second final response is never handed on."""

@@ -56,6 +56,17 @@ HEADS: Final = {
     "keep-alive-nonsense": fine([raw(b"Keep-Alive: timeout=-1, max=0", b"Content-Length: 2", body=b"ok"), stay]),
 }
 
+LINE_FEEDS: Final = {
+    # heads of bare line feeds, in one piece with what follows
+    "feeds-length-too-small": fine([b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok" + WRONG, hang]),
+    "feeds-204-with-body": fine([b"HTTP/1.1 204 None\nContent-Length: 5\n\nhello", hang]),
+    "feeds-chunk-extension-blank": fine([b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5; a\r\nhello\r\n0\r\n\r\n", stay]),
+    "feeds-chunk-size-letters": cut(b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nxyz\r\nhello\r\n"),
+    "feeds-mixed-length-too-small": fine([b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok" + WRONG, hang]),
+    "feeds-interim": fine([b"HTTP/1.1 100 C\n\n", 0.05, b"HTTP/1.1 102 P\nX: y\n\n" + OK, stay]),
+    "feeds-interim-with-length": fine([b"HTTP/1.1 104 Odd\nContent-Length: 5\n\n" + OK, stay]),
+}
+
 LENGTHS: Final = {
     # the parser takes this field for none: a cut would not be seen
     "length-space-before-colon": bad([raw(b"Content-Length : 100", body=b"ok")]),
@@ -181,4 +192,4 @@ LOCATIONS: Final = {
     "location-zone": nowhere("http://[fe80::1%25eth0]/"),
 }
 
-SMUGGLED: Final[dict[str, Sin]] = HEADS | LENGTHS | TRANSFERS | CHUNKS | INTERIMS | LOCATIONS
+SMUGGLED: Final[dict[str, Sin]] = HEADS | LINE_FEEDS | LENGTHS | TRANSFERS | CHUNKS | INTERIMS | LOCATIONS
