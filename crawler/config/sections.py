@@ -29,6 +29,7 @@ from crawler.config.types import (
     Positive,
     ProductToken,
     Proxy,
+    Rate,
     Regex,
     Seconds,
     StoreUrl,
@@ -129,9 +130,7 @@ class FetchConfig(Section):
     processes: Annotated[int, bounds(ge=0, le=64), AsAuto] = Field(
         AUTO, description="processes that share the crawl; auto: as it was begun, and a new crawl as many as help (run says why)"
     )
-    rate: Annotated[float, bounds(ge=0)] = Field(
-        0.0, description="requests per second over the whole crawl; 0 = no limit", reloadable=True
-    )
+    rate: Rate = Field(0.0, description="requests per second over the whole crawl; 0 = no limit", reloadable=True)
     bandwidth: Bytes = Field(0, description="bytes per second over the whole crawl; 0 = no limit", reloadable=True)
     timeout: Deadline = Field(600.0, description="whole attempt, from name lookup to last byte", reloadable=True)
     connect_timeout: Deadline = Field(10.0, description="name lookup, connect and TLS handshake", reloadable=True)
@@ -233,7 +232,7 @@ class StorageConfig(Section):
         description="database through which machines share this crawl, each with a directory of its own",
         secret=True,
     )
-    cluster_lease: Annotated[Deadline, bounds(ge=2)] = Field(
+    cluster_lease: Annotated[Deadline, bounds(ge=2, le=30 * 86400)] = Field(
         15.0, description="after how long without a sign of a machine the others of the cluster take its hosts"
     )
     fresh: bool = Field(False, description="move what an earlier crawl left aside and begin anew")

@@ -36,6 +36,8 @@ _MAIL: Final = re.compile(r"[^\s@()<>,;]+@[^\s@()<>,;]+\.[^\s@()<>,;]+")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 _WIRE: Final = ("accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "upgrade")
+RATE_MIN: Final = 1e-9
+"""Requests per second: of less, what several processes get of it could become 0, which means no limit."""
 MASKED: Final = "***"
 """What is shown instead of a secret."""
 FRAMING: Final = frozenset((*_WIRE, "proxy-connection", "transfer-encoding"))
@@ -50,10 +52,11 @@ def parse_size(value: Any) -> Any:
         return value
     if not (match := _SIZE.fullmatch(value.strip())):
         raise ValueError("must be a size such as 64MiB, 10kB or a number of bytes")
-    size = float(match[1]) * _UNITS[match[2].lower().removesuffix("b")]
+    unit = _UNITS[match[2].lower().removesuffix("b")]
+    size = float(match[1]) * unit
     if not math.isfinite(size):
         raise ValueError("must be a size that can be meant")
-    return int(size)
+    return int(match[1]) * unit if match[1].isdigit() else int(size)
 
 
 def parse_time(value: Any) -> Any:
@@ -268,6 +271,12 @@ def bounds(ge: float | None = None, gt: float | None = None, le: float | None = 
     return Check(check, {key: bound for key, bound in said.items() if bound is not None})
 
 
+def request_rate(value: float) -> float:
+    if 0 < value < RATE_MIN:
+        raise ValueError(f"must be at least {RATE_MIN}, one request in 31 years; 0 = no limit")
+    return value
+
+
 def matching(pattern: str) -> Check:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -294,6 +303,7 @@ Bytes = Annotated[int, bounds(ge=0), AsSize]
 Seconds = Annotated[float, bounds(ge=0), AsTime]
 Deadline = Annotated[float, bounds(gt=0), AsTime]
 """A time limit that cannot be switched off: without it one server could hold a worker for ever."""
+Rate = Annotated[float, bounds(ge=0), Check(request_rate)]
 Count = Annotated[int, bounds(ge=0)]
 Positive = Annotated[int, bounds(ge=1)]
 Network = Annotated[str, Check(network)]

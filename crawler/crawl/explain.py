@@ -284,11 +284,18 @@ def _done(record: dict[str, Any]) -> list[str]:
     if record["change"]:
         lines.append(f"against the visit before: {record['change']}")
     if record["due"]:
-        again = datetime.fromtimestamp(record["due"], UTC).strftime("%Y-%m-%d %H:%M UTC")
-        lines.append(f"visited again about {again}")
+        lines.append(f"visited again {_about(record['due'])}")
     for name, label in (("archive", "body"), ("row", "row")):
         if place := record[name]:
             gone = " (no longer kept: that file was retired)" if name in record.get("retired", ()) else ""
             gone = gone or (" (not in this directory)" if name in record.get("elsewhere", ()) else "")
             lines.append(f"{label}: {place['file']}, {place['length']} bytes at {place['offset']}{gone}")
     return lines
+
+
+def _about(due: float) -> str:
+    """``recrawl_every`` may lead beyond what a calendar has."""
+    try:
+        return datetime.fromtimestamp(due, UTC).strftime("about %Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError):
+        return "after the year 9999"

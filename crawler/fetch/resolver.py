@@ -48,6 +48,8 @@ RENEW_EVERY_S: Final = 1.0
 NODES_MAX: Final = 64
 """Addresses of one response that are looked at."""
 _TRIES: Final = 4
+_TRY_S_MAX: Final = 86400.0
+"""c-ares counts the milliseconds of one of them in 32 bits."""
 
 _REASONS: Final = {
     "ARES_ENODATA": "no_address",
@@ -289,7 +291,7 @@ class Resolver(AbstractResolver):
             dns = aiodns.DNSResolver(
                 nameservers=self._nameservers,
                 loop=self._loop,
-                timeout=max(self._timeout_s / _TRIES, 0.25),
+                timeout=min(max(self._timeout_s / _TRIES, 0.25), _TRY_S_MAX),
                 tries=_TRIES,
                 flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
             )

@@ -22,6 +22,7 @@ from crawler.frontier.rocksdb.watermark import NAME, noted
 
 logger: Final = logging.getLogger(__name__)
 
+_BEING_MADE: Final = "the frontier store is not made yet: this crawl has just begun, or its first start was cut off"
 _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -29,6 +30,8 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
     """StorageError, with the path, where it cannot be opened; ``final`` where it is damaged."""
     try:
         if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
+            if _is_being_made(path):
+                raise StorageError(f"{path}: {_BEING_MADE}", final=True)
             raise StorageError(f"{path}: no frontier store here, or its file CURRENT is missing", final=True)
         if (synced := noted(path)) is None:
             if not read_only:
@@ -49,6 +52,8 @@ def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_
     except StorageError:
         raise
     except Exception as error:  # rocksdict raises bare Exception
+        if read_only and "Column family not found" in str(error) and _is_being_made(path):
+            raise StorageError(f"{path}: {_BEING_MADE}", final=True) from error
         told = storage_error(error)
         damaged = told.final or told.errno in _DAMAGED
         what = "the frontier store is damaged" if damaged else "the frontier store cannot be opened"
@@ -76,6 +81,11 @@ def _not_before(synced: int, database: Database) -> Database:
 def _has_data(path: Path) -> bool:
     """Files that a store leaves only once it has held something. (A first open that was killed leaves others.)"""
     return path.is_dir() and any(file.suffix == ".sst" for file in path.iterdir())
+
+
+def _is_being_made(path: Path) -> bool:
+    """What a first open leaves that is not at its end."""
+    return path.is_dir() and not _has_data(path) and noted(path) == 0
 
 
 @translated

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec.structs import replace
-from rocksdict import WriteBatch
+from rocksdict import Options, Rdict, WriteBatch
 from support.killed_crawl import name
 from support.paths import ROOT, SUPPORT, TESTS
 from support.stores import NO_PAGE, REST, TIMEOUT, Driver, done, link, names, pack, retry
@@ -522,6 +522,22 @@ def test_a_store_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
     driver.now += REST
     assert [lease.link.url for lease in driver.claim()] == [link("a/0").url]
     driver.store.close()
+
+
+@pytest.mark.parametrize("made", ["nothing", "no families", "some families"])
+def test_who_reads_a_store_that_is_not_made_yet_is_told_so(tmp_path: Path, made: str) -> None:
+    """As a SIGKILL in the first start leaves it: what was said was "Column family not found: queue"."""
+    path = tmp_path / "store"
+    path.mkdir()
+    if made != "nothing":
+        database = Rdict(str(path), Options(raw_mode=True))
+        for family in ("seen", "queue") if made == "some families" else ():
+            database.create_column_family(family, Options(raw_mode=True)).close()
+        database.close()
+    with pytest.raises(StorageError, match="is not made yet: this crawl has just begun, or its first start was cut off"):
+        open_reader(path)
+    Driver("embedded", path).store.close()
+    open_reader(path).close()
 
 
 def test_a_directory_of_a_version_that_counted_robots_txt_and_sitemaps_as_pages_goes_on(driver: Driver) -> None:
