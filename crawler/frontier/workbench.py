@@ -207,7 +207,7 @@ class Workbench:
     def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0, *, responded: bool = True) -> None:
         """A visit ended, which took so long: none of its host (and group) starts before that rest is over."""
         host, due = self._leave(lease), rest.due
-        host.due = max(host.due, due)
+        host.due, host.is_new = max(host.due, due), False
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
         host.is_prompt = responded and seconds <= PROMPT_S
         host.is_slow = seconds > (PROMPT_S if responded else STALL_S)
@@ -294,23 +294,32 @@ class Workbench:
         return leases
 
     def end_turns(self, count: int, now: float) -> list[Lease]:
-        """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases."""
-        may_go = (name for name, host in self._hosts.items() if (host.is_prompt or host.due > now) and self._may_go(host, now))
-        return self._drop(list(islice(may_go, count)))
+        """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases. One that is
+        being visited has nothing more to deal, and goes after that."""
+        return self._drop(list(islice((name for name, host in self._hosts.items() if self._has_had_turn(host, now)), count)))
+
+    def _has_had_turn(self, host: BenchHost, now: float) -> bool:
+        if not host.out:
+            return not host.is_new and self._may_go(host, now)
+        return bool(host.queue) and not host.is_held and self._visits_for_itself(host)
 
     def _may_go(self, host: BenchHost, now: float = 0.0) -> bool:
         """Whether it could deal now or later, nothing of it is out, its rest is over or the store knows it, and it visits no
         robots.txt for another."""
         is_free = not host.out and (host.place == RESTING or host.place >= 0) and host.due <= max(now, host.stored_due)
-        return is_free and not any(lease.link.hops for lease in host.robots_queue)
+        return is_free and self._visits_for_itself(host)
+
+    def _visits_for_itself(self, host: BenchHost) -> bool:
+        return not any(lease.link.hops for lease in host.robots_queue)
 
     def _drop(self, names: Iterable[str]) -> list[Lease]:
         leases: list[Lease] = []
         for name in names:
-            if (place := self._hosts[name].place) >= 0:
-                del self._lanes[place][name]
             leases += self.clear(name)
-            self._remove(name)
+            if not (host := self._hosts[name]).out:
+                if host.place >= 0:
+                    del self._lanes[host.place][name]
+                self._remove(name)
         return leases
 
     def shortage(self, name: str, share_links_max: int) -> int:

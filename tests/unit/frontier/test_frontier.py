@@ -516,21 +516,25 @@ async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_other
         await crawl
 
 
-async def test_hosts_that_have_links_for_ever_do_not_keep_others_from_the_bench(monkeypatch):
+@pytest.mark.parametrize(
+    ("delay", "workers", "prompt_s"), [(0.01, 8, 1.0), (0.0, 100, 1.0), (0.0, 8, 0.0)], ids=["rest", "always out", "slow"]
+)
+async def test_hosts_that_have_links_for_ever_do_not_keep_others_from_the_bench(monkeypatch, delay, workers, prompt_s):
     """It has places for fifty, which were given more as they were visited, and the others none until those had no more."""
     monkeypatch.setattr("crawler.frontier.pump.ROOM_EVERY_S", 0.01)
-    world = World(delay=0.01)
+    monkeypatch.setattr("crawler.frontier.workbench.PROMPT_S", prompt_s)
+    world = World(delay=delay)
     hosts: set[str] = set()
 
     async def visit(lease):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0 if delay else 0.002)
         hosts.add(lease.link.host)
         if len(hosts) == 200:
             world.frontier.drain()
         return Retry("http_error", None, "alive")
 
     async with asyncio.timeout(60):
-        await world.crawl(links(200, 100), visit)
+        await world.crawl(links(200, 100), visit, workers)
     assert len(hosts) == 200
 
 
