@@ -237,7 +237,8 @@ class Workbench:
 
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""
-        host = self._hosts[name]
+        if (host := self._hosts.get(name)) is None:
+            return []
         leases = [*host.robots_queue, *host.queue]
         host.is_held = False
         host.robots_queue.clear()
@@ -245,6 +246,7 @@ class Workbench:
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
+        self.leave(name)
         return leases
 
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
@@ -257,7 +259,14 @@ class Workbench:
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
+        self.leave(name)
         return leases
+
+    def leave(self, name: str) -> None:
+        """A host with nothing waiting and nothing out, of which perhaps nothing is committed any more, goes after its rest."""
+        host = self._hosts.get(name)
+        if host is not None and host.place == NOWHERE and not (host.out or host.queue or host.robots_queue):
+            self._rest_until(name, host, host.due)
 
     def waiting_at(self, name: str) -> int:
         """Links of a host that wait here, without those for its robots rules."""
