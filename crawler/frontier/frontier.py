@@ -304,6 +304,7 @@ class Frontier:
             if committed is not None:
                 committed()  # nothing of it waits for a commit, and perhaps there is none before somebody needs that memory
             self.give_back(lease)
+            self.bench.leave(host)
             self.deal()
             return
         if committed is not None:
@@ -329,8 +330,7 @@ class Frontier:
 
     def _give_up(self, host: str, down: tuple[str, str]) -> None:
         """What waits on the bench for this host is settled unfetched; a robots link asked for by another host is dropped."""
-        leases = self.bench.clear(host)
-        self.settle_unfetched([(lease, down) for lease in leases if lease.key or asking_host(lease.link) != host])
+        self.settle_unfetched([(lease, down) for lease in self.bench.clear(host) if lease.key or asking_host(lease.link) != host])
         self._refill.given_up(host)
 
     def give_back(self, lease: Lease) -> None:
