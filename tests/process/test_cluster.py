@@ -52,10 +52,10 @@ def test_a_node_joins_one_is_killed_and_one_drains(cluster: Cluster) -> None:
     pages = min(PAGES, 700)
     web = tree(pages)
     with web.running():
-        cluster.begin("a", url_of(web, 1), "--rate", "10")  # slow: the crawl must outlast all this
+        cluster.begin("a", url_of(web, 1), "--rate", "5")  # slow: the crawl must outlast all this
         wait_until(lambda: len(web.visits) > 10)
-        cluster.begin("b", "--rate", "10")
-        cluster.begin("c", "--rate", "10")
+        cluster.begin("b", "--rate", "5")
+        cluster.begin("c", "--rate", "5")
         wait_until(lambda: cluster.is_shared("a", "b", "c"))
         cluster.kill("b")
         wait_until(lambda: cluster.is_shared("a", "c"))

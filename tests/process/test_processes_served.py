@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -205,8 +206,11 @@ def test_what_is_changed_while_a_process_is_begun_again_holds_for_it_too(daemon,
     (begun,) = set(wait_for_parts(daemon.process.pid, 3, but=parts[1])) - set(parts)
     os.kill(begun, signal.SIGSTOP)
     json_type = {"Content-Type": "application/json"}
-    daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/qqq"]}', json_type)
-    os.kill(begun, signal.SIGCONT)
+    with ThreadPoolExecutor(1) as asker:
+        told = asker.submit(daemon.ask, "POST", "/v1/exclusions", b'{"exclude": ["/qqq"]}', json_type)
+        wait([told], 10)  # on a machine that stalls it is open already, and is waited for
+        os.kill(begun, signal.SIGCONT)
+        told.result()
     until(daemon, lambda status: sum(status["workers"].values()) == 100)
     daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/qqq") for host in HOSTS).encode())
     until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0)

@@ -140,7 +140,7 @@ class Site:
     extras: Sequence[Callable[[Site], Any]] = ()
     """Context managers for further servers; each may set ``ports``."""
 
-    REQUESTS_MAX = 100
+    REQUESTS_MAX = 1000
 
     def good(self, count: int, first: int = 0) -> list[str]:
         """URLs of so many good pages, from ``/good/FIRST`` on."""

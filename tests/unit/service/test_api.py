@@ -721,10 +721,10 @@ async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tm
         readers = [await stalled_reader(d.port) for _ in range(2)]
         while not d.control.follow._slots.locked():
             await asyncio.sleep(0.01)
-        refused = None
+        refused, others = None, []
         while refused != 503:
             if not d.control.follow._slots.locked():  # on a machine that stalls they were cut off already
-                readers += [await stalled_reader(d.port) for _ in range(2)]
+                others += [await stalled_reader(d.port) for _ in range(2)]
             async with d.session.get("/v1/results") as answer:
                 refused = answer.status
         async with d.session.get("/livez") as answer:
@@ -732,6 +732,8 @@ async def test_readers_that_do_not_read_are_cut_off_and_meanwhile_others_wait(tm
         while d.control.follow._slots.locked():
             await asyncio.sleep(0.01)
         await asyncio.gather(*map(until_reset, readers))
+        for connection in others:
+            connection.close()
         assert len((await all_rows(d))[0]) == 300
 
 
