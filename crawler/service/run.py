@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.model import NOT_FETCHED, RESPONDED, Snapshot, failed
+from crawler.core.model import NOT_FETCHED, RESPONDED, CrawlState, Snapshot, failed
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals
@@ -75,7 +75,7 @@ async def run_crawl(
         on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
-        code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
+        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
         return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
@@ -101,6 +101,8 @@ class Drains(Protocol):
     def stopped_by(self) -> str | None: ...
 
     def drain(self, why: str) -> None: ...
+
+    def stats(self, state: CrawlState | None = None) -> Snapshot: ...
 
 
 def stopping(crawl: Drains, signals: Signals, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
@@ -130,6 +132,11 @@ def telling(
             task.add_done_callback(reports.discard)
 
     return {signal.SIGUSR1: lambda: logger.info("%s", status_line(stats(), lately)), signal.SIGUSR2: ask_for_report}
+
+
+def code_of(error: Exception) -> Exit:
+    """Of a crawl that was ended by trouble of this machine, or by a part of it that goes on dying."""
+    return Exit.STORAGE if isinstance(error, StorageError) else Exit.INTERNAL
 
 
 def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:

@@ -22,7 +22,7 @@ from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
-from crawler.service.run import Report, first_of, stopping, telling
+from crawler.service.run import Drains, Report, code_of, first_of, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
 from crawler.service.steered import Direct, Steered, Vital
@@ -77,13 +77,7 @@ async def serve(
             fault = first_of(group)
         if fault is not None:
             raise fault
-        snapshot = crawl.stats("ended")
-        if error is not None:
-            logger.error("%s", error)
-        ended_by = crawl.stopped_by or "itself"
-        logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        code = daemon_exit_code(crawl.stopped_by, error)
-        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        return ended(crawl, error)
 
 
 def control_of(crawl: Steered, vitals: Vital, changes: Changes, registry: CollectorRegistry) -> Control:
@@ -142,8 +136,11 @@ def reloading(
     return {signal.SIGHUP: ask}
 
 
-def daemon_exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
+def ended(crawl: Drains, error: Exception | None) -> Report:
     """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
+    snapshot, stopped_by = crawl.stats("ended"), crawl.stopped_by
     if error is not None:
-        return Exit.STORAGE
-    return Exit.STOPPED if (stopped_by or "").startswith("max_") else Exit.OK
+        logger.error("%s", error)
+    logger.info("ended by %s: %d of %d URLs settled", stopped_by or "itself", snapshot.done, snapshot.known)
+    good = Exit.STOPPED if (stopped_by or "").startswith("max_") else Exit.OK
+    return Report(good if error is None else code_of(error), snapshot, stopped_by, str(error) if error is not None else None)

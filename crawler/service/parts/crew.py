@@ -24,7 +24,7 @@ from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
-from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
+from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
 from crawler.service.parts.nursery import Nursery, no_process
@@ -127,9 +127,7 @@ class Crew:
         """Memory of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
         self.lately: Final = Rates()
-        self.history: deque[float] = deque(maxlen=HISTORY_MAX)
-        """Pages per second, every HISTORY_EVERY_S."""
-        self._noted_at = 0.0
+        self.history = History()
         self.last_reload_successful: Callable[[], bool] = lambda: True
         self.begun: Snapshot | None = None
         """What earlier runs had left in the directory, once all parts are open."""
@@ -248,10 +246,10 @@ class Crew:
 
     async def look(self) -> None:
         """See all parts anew."""
-        self.lately.add(self.stats())
-        if (now := time.monotonic()) - self._noted_at >= HISTORY_EVERY_S:
-            self._noted_at = now
-            self.history.append(self.lately.pages)
+        now = self.stats()
+        self.lately.add(now)
+        if self.opened.is_set():  # what parts bring along when they are opened was not settled just now
+            self.history.add(now)
         try:
             self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
         except RuntimeError as error:

@@ -468,6 +468,25 @@ async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
     world.pump.close()
 
 
+async def test_the_bench_holds_no_more_though_many_hosts_run_low_at_once():
+    """While a trip to the store takes long, all of them are visited; then each is to have more."""
+    world, weights = World(), []
+    claim, take_in = world.store.claim, world.pump._take_in
+
+    def slow_claim(*wanted):
+        time.sleep(0.02)
+        return claim(*wanted)
+
+    def weighed(got):
+        take_in(got)
+        weights.append(world.bench.weight)
+
+    world.store.claim, world.pump._take_in = slow_claim, weighed
+    await world.crawl(links(40, 80), drop, workers=40)
+    assert world.visits.total() == 3200
+    assert max(weights) <= 200
+
+
 async def test_hosts_that_ask_for_hours_do_not_keep_others_from_the_bench():
     world = World()
     world.frontier._politeness = politeness(backoff_max_s=1000.0)

@@ -3,10 +3,18 @@
 import asyncio
 import re
 import threading
+from types import SimpleNamespace
 
 import pytest
 from support.daemons import daemon
 from support.sinful import Site, head, once, running, stay
+
+from crawler.config.load import load
+from crawler.core.model import Snapshot
+from crawler.crawl.metrics import Metrics
+from crawler.service.health import History
+from crawler.service.parts.crew import Crew
+from crawler.service.parts.merged import Look
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +113,23 @@ async def test_nothing_uncommitted_is_zero_and_a_held_store_is_not(tmp_path):
         await held
         assert (await adding)[0] == 200
         assert (await metrics(d))["crawler_commit_age_seconds"] == 0
+
+
+def test_what_is_drawn_are_the_pages_of_each_moment():
+    """Not the mean of the last half minute, which hides that a crawl stands still."""
+    history = History()
+    for second in range(9):
+        history.add(Snapshot(at=100.0 + second, state="running", done=min(5000 + 10 * second, 5040)))
+    assert list(history.rates) == [10.0, 10.0, 0.0, 0.0]
+
+
+async def test_what_parts_bring_along_is_not_drawn_as_settled_just_now():
+    config = load({}, environ={}).config
+    crew = Crew(config, 1, SimpleNamespace(pid="self"), lambda part: config, Metrics())
+    await crew.look()
+    crew._parts[0].look = Look(Snapshot(at=10.0, state="running", done=5000))
+    crew.opened.set()
+    for at in (10.0, 12.0):
+        crew._parts[0].look = Look(Snapshot(at=at, state="running", done=5000))
+        await crew.look()
+    assert list(crew.history.rates) == [0.0]
