@@ -215,6 +215,22 @@ async def test_a_daemon_comes_back_by_order_and_to_what_a_sitemap_says_is_newer(
             assert why["record"]["interval"] == 1.5**2 * 7 * 86400
 
 
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+@pytest.mark.parametrize("exclusion", [{"exclude": ["/a$"]}, {"block": [HOST]}])
+async def test_a_page_that_is_excluded_when_it_is_due_keeps_its_schedule(tmp_path, store, exclusion):
+    """It was never visited again, however soon the exclusion was taken back."""
+    with Web({HOST: {"/a": Answer(body=b"a")}}).running() as web:
+        settings = {"urls": (web.url(HOST, "/a"),), "recrawl_every": 0.2, "recrawl_min": 0, "recrawl_max": 0.2, "store": store}
+        async with daemon(tmp_path / "out", **settings) as told:
+            await told.until(done=1)
+            assert (await told.ask("POST", "/v1/exclusions", json=exclusion))[0] == 200
+            await told.until(reasons={"excluded": 1}, recrawl=1)
+            asked = web.asked(HOST)["/a"]
+            assert (await told.ask("POST", "/v1/exclusions", json=exclusion | {"undo": True}))[0] == 200
+            await told.until(outcomes={"ok": 1}, recrawl=1)
+            assert web.asked(HOST)["/a"] > asked
+
+
 def test_a_page_whose_row_was_retired_is_fetched_whole_again_or_nobody_would_know_its_type(tmp_path):
     """Rows may be full, and retired, before the archive file that holds the body is."""
     out = tmp_path / "out"
