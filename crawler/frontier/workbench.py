@@ -70,6 +70,7 @@ class Workbench:
         self._group_of = group_of
         self._hosts: dict[str, BenchHost] = {}
         self._groups: dict[str, BenchGroup] = {}
+        self._groups_needed = 0  # when it was last looked which are
         self._resting: list[tuple[float, int, str]] = []  # a heap
         self._lanes: tuple[OrderedDict[str, BenchHost], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
         self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])
@@ -284,7 +285,7 @@ class Workbench:
                 self._rest_until(name, host, host.due)
             else:
                 self._remove(name)
-        if len(self._groups) > 2 * len(self._hosts) + 64:
+        if len(self._groups) > 2 * max(len(self._hosts), self._groups_needed) + 64:
             idle = [
                 key
                 for key, group in self._groups.items()
@@ -292,6 +293,7 @@ class Workbench:
             ]
             for key in idle:
                 del self._groups[key]
+            self._groups_needed = len(self._groups)
 
     def send_home(self, until: float) -> list[Lease]:
         """Drop the hosts that rest longer than until then; all their waiting leases."""

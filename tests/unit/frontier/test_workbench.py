@@ -365,6 +365,32 @@ def test_the_turn_ends_of_hosts_that_came_first_and_were_visited():
     assert set(bench.names()) == {"unknown", "out", "other", "new", "rests"} and bench.waiting == 2 + 0 + 3 + 3 + 1
 
 
+class Looked(dict):
+    """How often all of it was looked at."""
+
+    times = 0
+
+    def items(self):
+        self.times += 1
+        return super().items()
+
+
+def test_groups_that_rest_are_not_looked_through_at_every_visit():
+    """Nobody else knows of their rest, which may be long; when it is over, they go."""
+    bench = Workbench(lambda host: 1, lambda host: host)
+    bench._groups = looked = Looked()
+    for n in range(2000):
+        bench.put([lease(f"h{n}", n)])
+        bench.release(bench.take(1.0), HostRest(60.0))
+        bench.forget(f"h{n}", 1.0, 60.0)
+    assert len(looked) == 2000 and looked.times < 10
+    for n in range(5000):
+        bench.put([lease(f"h{n}", n)])
+        bench.release(bench.take(61.0 + n), HostRest(61.0 + n))
+        bench.forget(f"h{n}", 61.0 + n, 61.0 + n)
+    assert len(looked) < 200 and looked.times < 100
+
+
 def test_a_turn_ends_of_a_host_that_is_slow_or_being_visited_though_it_rests_never():
     """But not of one that waits for its robots.txt, or that visits one for another."""
     bench = Workbench(lambda host: 2)
