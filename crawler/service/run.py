@@ -50,12 +50,15 @@ async def run_crawl(
     SIGUSR1 logs a status line, SIGUSR2 where the memory is. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    error: StorageError | None = None
+    fault: ConfigError | None = None
     async with contextlib.AsyncExitStack() as stack:
+        # a store that has failed cannot be closed either: its end is told all the same
+        stack.push(lambda kind, raised, trace: error is not None and isinstance(raised, StorageError))
         if signals is None:
             signals = stack.enter_context(Signals())
         crawl = await stack.enter_async_context(open_crawl(config))
         begun = crawl.stats()
-        error = fault = None
         async with open_vitals(crawl) as vitals:
             calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)

@@ -49,7 +49,11 @@ async def serve(
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()
     notifier.status("opening")
+    error: StorageError | None = None
+    fault: ConfigError | None = None
     async with contextlib.AsyncExitStack() as stack:
+        # a store that has failed cannot be closed either: its end is told all the same
+        stack.push(lambda kind, raised, trace: error is not None and isinstance(raised, StorageError))
         if signals is None:
             signals = stack.enter_context(Signals(reloads=True))
         crawl = await stack.enter_async_context(open_crawl(config, endless=True))
@@ -59,7 +63,6 @@ async def serve(
         changes = Changes(steered, Path(config.output or ""))
         vitals.last_reload_successful = lambda: changes.last_reload_successful
         control = control_of(steered, vitals, changes, crawl.metrics.registry)
-        error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT)

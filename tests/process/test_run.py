@@ -17,6 +17,8 @@ from support.programs import CLEAN, LOCAL, command, crawler, crawling, on_a_term
 from support.sinful import Site, hang, head, once, running, stay
 from warcio.archiveiterator import ArchiveIterator
 
+from crawler.core.errors import StorageError
+from crawler.frontier.rocksdb.store import RocksStore
 from crawler.output.directory import _set_aside
 
 
@@ -404,3 +406,20 @@ def test_hosts_that_stop_in_the_middle_of_a_long_head_hold_up_no_others(tmp_path
                 assert process.poll() is None, process.stderr.read()
                 time.sleep(0.05)
     assert {row["outcome"] for row in rows_of(tmp_path)} == {"ok"}
+
+
+def test_a_store_that_has_failed_and_cannot_be_closed_either_does_not_hide_how_the_crawl_ended(site, tmp_path, monkeypatch):
+    close = RocksStore.close
+
+    def fail(store, *batch):
+        raise StorageError("nothing can be written", final=True)
+
+    def close_in_vain(store):
+        close(store)
+        raise StorageError("it has failed before")
+
+    monkeypatch.setattr(RocksStore, "commit", fail)
+    monkeypatch.setattr(RocksStore, "close", close_in_vain)
+    ended = command("run", *site.good(1), "-o", str(tmp_path / "out"), *LOCAL)
+    assert (ended.returncode, "nothing can be written" in ended.stderr) == (3, True), ended.stderr
+    assert "0 of 0 URLs settled" in ended.stderr and "it has failed before" not in ended.stderr
