@@ -32,9 +32,6 @@ FEED_BYTES: Final = 16 << 10
 START_BYTES: Final = 16
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
-OVERHEAD_FACTOR: Final = 1
-"""Of a body whose chunks the parser must read by itself, the framing may be this many times as long, beyond
-``head_bytes_max``: chunks of a byte each would cost a second of our time for a megabyte of theirs."""
 LENGTH_MAX: Final = (1 << 63) - 1
 """The parser takes 2^64 - 1 for no length at all."""
 _DIGITS_MAX: Final = len(str(LENGTH_MAX))
@@ -82,6 +79,7 @@ class Watched(ResponseHandler):
         self._carry = b""
         self._last = b""
         self._held = b""  # of a long head that waits for memory
+        self._is_ending = False  # the head that is fed ends with what is fed
         self._lost: tuple[BaseException | None] | None = None  # how the connection ended meanwhile
         self._head_bytes = 0
         self._left = _UNKNOWN
@@ -191,6 +189,7 @@ class Watched(ResponseHandler):
                 self._fail("malformed", "white space before the first field")
                 break
             end = self._end_of_head(data, at)
+            self._is_ending = end >= 0
             self._head_bytes += (size if end < 0 else end) - at
             if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._held = data[at:]
@@ -207,7 +206,7 @@ class Watched(ResponseHandler):
                 super().data_received(data[at:end])
                 at = end
             if exchange.message is not None:
-                self._begin_body(exchange, exact=end >= 0)
+                self._begin_body(exchange)
                 return data[at:]
             if end >= 0:  # of an interim response: whatever its fields say of a body or an end, another follows (RFC 9110 15.2)
                 self._start = self._first = b""
@@ -260,13 +259,16 @@ class Watched(ResponseHandler):
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head was parsed: interim responses are counted and dropped, a second final response is never handed on."""
         exchange = self._exchange
-        message, _ = data
+        message, payload = data
         if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
             self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
         elif exchange is None or exchange.message is not None:
             self._dirty = True
+        elif not self._is_ending or payload.total_bytes:  # an empty value before "\r\r\n" ends the head for the parser
+            self._fail("malformed", "no empty line behind the head")
         elif 100 <= message.code < 200 and message.code != 101:
             exchange.interim += 1
+            self._is_ending = False  # what follows has an end of its own
             if exchange.interim > self._interim_max:
                 self._fail("too_many_interim", f"over {self._interim_max}")
         elif fault := head_fault(message):
@@ -279,15 +281,14 @@ class Watched(ResponseHandler):
 
     # -- body -----------------------------------------------------------------------------------------------------
 
-    def _begin_body(self, exchange: Exchange, *, exact: bool) -> None:
+    def _begin_body(self, exchange: Exchange) -> None:
         message, payload = exchange.message, self._payload
         assert message is not None
-        fed = payload is not None and payload.total_bytes > 0  # it took a bare line feed for the head's end, before ours
-        self._exact = exact and not fed and not self._dirty and may_be_kept(message)
+        self._exact = not self._dirty and may_be_kept(message)
         if payload is None or payload.is_eof():
             self._left = 0
         elif message.chunked:
-            self._chunks = Chunks(self._head_bytes_max) if exact and not fed else None
+            self._chunks = Chunks(self._head_bytes_max)
         elif (length := content_length(message)) is not None:
             self._left = length
 
@@ -328,10 +329,6 @@ class Watched(ResponseHandler):
             self._dirty |= not self._exact or is_cut_off
             if self._dirty or exchange.ending is not None:
                 self._drop()
-        elif exchange.message.chunked and chunks is None and not self._reading_paused:
-            body = payload.total_bytes
-            if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
-                self._fail("malformed", "more chunk framing than body")
 
     def _weigh(self, sock: socket.socket) -> None:
         """A response is over: what came for it, of which a part may be TLS's own."""

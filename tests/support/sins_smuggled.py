@@ -46,6 +46,12 @@ HEADS: Final = {
     "fold-in-length": bad([raw(b"Content-Length: 1\r\n 0", body=b"0123456789")]),
     "fold-before-length": fine([raw(b"Content-Length:\r\n 2", body=b"ok" + WRONG), hang]),
     "fold-before-chunked": fine([raw(b"Transfer-Encoding:\r\n chunked", body=HELLO + WRONG), hang]),
+    # no empty line, but the end of the head for the parser
+    "value-empty-bare-cr": bad([raw(b"X:\r", b"Content-Length: 2", body=b"ok")]),
+    "value-empty-bare-cr-in-two": bad([b"HTTP/1.1 200 OK\r\nX:\r\r\n", 0.05, b"Content-Length: 2\r\n\r\nok"]),
+    "value-empty-bare-cr-framed": bad([raw(b"Content-Length: 2", b"X: \r", b"Y: z", body=b"ok")]),
+    "value-empty-bare-cr-chunked": bad([raw(b"Transfer-Encoding: chunked", b"X:\r", b"Y: z", body=HELLO)]),
+    "value-empty-bare-cr-interim": bad([b"HTTP/1.1 103 Hints\r\nX:\r\r\n" + OK]),
     "name-with-space": bad([raw(b"X Y: z", b"Content-Length: 2", body=b"ok")]),
     "name-delete": bad([raw(b"X\x7f: z", b"Content-Length: 2", body=b"ok")]),
     "value-escapes": fine([raw(b"X: \x01\x1b[31m", b"Content-Length: 2", body=b"ok")]),
