@@ -366,8 +366,8 @@ class Frontier:
         if exclusion is None or not exclusion.is_set:
             return
         for host in self.bench.names():
-            blocked = exclusion.blocks(host)
-            gone = self.bench.clear(host) if blocked else self.bench.withdraw(host, exclusion.refuses)
+            gone = self.bench.clear(host) if exclusion.blocks(host) else self.bench.withdraw(host, exclusion.refuses)
+            self.bench.leave(host)
             if gone:
                 gone = [lease for lease in gone if lease.key or asking_host(lease.link) != host]
                 self.settle_unfetched([(lease, why) for lease in gone if (why := exclusion.refuses(lease.link))])

@@ -247,7 +247,6 @@ class Workbench:
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
-        self.leave(name)
         return leases
 
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
@@ -260,7 +259,6 @@ class Workbench:
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
-        self.leave(name)
         return leases
 
     def leave(self, name: str) -> None:

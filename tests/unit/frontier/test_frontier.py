@@ -896,9 +896,10 @@ async def test_hosts_are_blocked_though_one_of_them_leaves_the_bench_meanwhile()
 # -- hosts given up -----------------------------------------------------------------------------------------------
 
 
-async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone():
-    """However many there are, and however often links of them are found."""
-    world = World(failures=1)
+@pytest.mark.parametrize("delay", [0.0, 1000.0])
+async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone(delay):
+    """However many there are, however long they rest, and however often links of them are found."""
+    world = World(failures=1, delay=delay)
 
     async def work() -> None:
         while (lease := await world.frontier.take()) is not None:
