@@ -54,8 +54,10 @@ class CommandParser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             if not unknown[0].startswith("-"):
-                data = ": a directory is named by --data" if "--data" in self._option_string_actions else ""
-                self.error(f"{unknown[0]} is one name too many{data} (see {self.prog} --help)")
+                hint = ": a directory is named by --data" if "--data" in self._option_string_actions else ""
+                if self.prog == "crawler status":
+                    hint = ": it asks a daemon; crawler summary tells of a directory"
+                self.error(f"{unknown[0]} is one name too many{hint} (see {self.prog} --help)")
             flag = unknown[0].partition("=")[0]
             meant = did_you_mean(flag, self._option_string_actions, f" (see {self.prog} --help)")
             self.error(f"there is no {flag} here{meant}")

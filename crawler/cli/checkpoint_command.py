@@ -86,7 +86,8 @@ def _asked_for(root: Path, namespace: Namespace, in_use: StorageError) -> tuple[
     try:
         directory = client.ask("GET", "/v1/status")["directory"]
     except RequestRefused as error:
-        raise StorageError(f"{in_use}, which cannot be asked for a copy: {error}", errno=EWOULDBLOCK) from error
+        said = f"{in_use}: crawler run is copied when it has ended, and crawler serve cannot be asked for a copy: {error}"
+        raise StorageError(said, errno=EWOULDBLOCK) from error
     if not Path(directory).exists() or not Path(directory).samefile(root):
         raise StorageError(f"{in_use}; the daemon that was asked runs {directory}", errno=EWOULDBLOCK)
     told = client.ask("POST", "/v1/checkpoint", patient=True)

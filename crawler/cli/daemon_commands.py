@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from crawler.service import Signals
 
 WATCH_EVERY_S: Final = 2.0
-NEEDS_DATA: Final = {"output": "--data is missing: name the directory that holds this crawl, such as --data /var/lib/crawler"}
+NEEDS_DATA: Final = {
+    "output": "--data is missing (output in a file): name the directory that holds this crawl, such as --data /var/lib/crawler"
+}
 
 logger: Final = logging.getLogger(__name__)
 
@@ -260,7 +262,9 @@ def _steer(name: str, what: str, arguments: Sequence[str]) -> int:
     examples = f"{what}\n\nexamples:\n  crawler {name}\n  crawler {name} --listen 127.0.0.1:9702"
     client, _ = _client(CommandParser(name, f"{name} [options]", examples), arguments)
     now = client.ask("POST", f"/v1/{name}")
-    say(f"{now['state']}, {now['in_flight']:,} in flight")
+    from crawler.crawl.status import state_of
+
+    say(f"{state_of(now)}, {now['in_flight']:,} in flight")
     return Exit.OK
 
 

@@ -175,7 +175,7 @@ class Progress:
         self._written = now
         line = status_line(now, self._rates)
         if now.state == "draining":
-            line = f"Ctrl-C again ends at once · {line}"
+            line = f"Ctrl-C ends at once · {line}"
         with suppress(OSError):
             if self._live:
                 from rich.text import Text

@@ -80,7 +80,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     seconds = time.monotonic() - began
     directory = str(config.output)
     with contextlib.suppress(OSError):  # of a terminal that was closed
-        if not quiet:
+        if not quiet and not (report.error and report.begun is None):
             table = closing_table(
                 report.snapshot,
                 seconds,

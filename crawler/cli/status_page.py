@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from crawler.core.model import failed
-from crawler.core.text import amount, counted, printable
-from crawler.crawl.status import WAITS, duration
+from crawler.core.text import amount, counted, printable, share
+from crawler.crawl.status import WAITS, duration, state_of
 
 _WIDTH: Final = 12
 
@@ -29,22 +29,19 @@ def page(status: Mapping[str, Any], hosts: Mapping[str, Sequence[Mapping[str, An
 
 
 def _headline(status: Mapping[str, Any]) -> str:
-    state = status["state"]
-    if status["paused_by"]:
-        state += f" by {', '.join(status['paused_by'])}"
     up = duration(max(0.0, time.time() - status["started_at"]))
-    return f"{state} · {printable(status['directory'])} · up {up} · pid {status['pid']} · {status['version']}"
+    return f"{state_of(status)} · {printable(status['directory'])} · up {up} · pid {status['pid']} · {status['version']}"
 
 
 def _facts(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     left = status["waiting"] + status["retrying"]
-    share = f" ({status['done'] / status['known']:.1%})" if status["known"] else ""
     hosts = counted(status["hosts"], "host")
     retrying = f", {status['retrying']:,} of them to retry" if status["retrying"] else ""
     failures = failed(status["outcomes"])
+    done, known = status["done"], status["known"]
     facts = [
-        ("failed", f"{failures:,}" + (f" ({failures / status['done']:.1%})" if status["done"] else "")),
-        ("URLs", f"{status['done']:,} of {status['known']:,} done{share}, {left:,} left{retrying}, {hosts}"),
+        ("failed", f"{failures:,}{share(failures, done)}"),
+        ("URLs", f"{done:,} of {known:,} done{share(done, known)}, {left:,} left{retrying}, {hosts}"),
         (
             "speed",
             f"{status['pages_per_second']:,.1f}/s, {amount(status['bytes_per_second'])}/s, {status['in_flight']:,} in flight",

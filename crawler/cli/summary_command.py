@@ -45,9 +45,12 @@ def summary(arguments: Sequence[str]) -> int:
 
             unread = itertools.count()
             pages = incomplete_pages(reader, lambda: next(unread))
-            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in pages)
+            first = list(itertools.islice(pages, 1))
+            write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in itertools.chain(first, pages))
             if unkept := next(unread):
                 say(f"{counted(unkept, 'page')} could not be read again: no body is kept")
+            elif not first:
+                say("no page lacks anything")
             return Exit.OK
         summed = reader.summary()
     if namespace.html:

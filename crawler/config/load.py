@@ -78,13 +78,14 @@ def load(
     environ = os.environ if environ is None else environ
     given = _Given({}, {}, [])
     file = file or environ.get("CRAWLER_CONFIG")
-    if file:
-        given.lay(_file_layer(file, given.faults))
+    from_file = _file_layer(file, given.faults) if file else {}
+    given.lay(from_file or {})
     given.lay(_environment_layer(environ, given.faults))
     given.lay({key: (value, _flag(key, value)) for key, value in (flags or {}).items()})
     _read_secrets(given)
     config = _validate(given)
-    given.faults.extend(said for key, said in (needs or {}).items() if key not in given.values)
+    if from_file is not None:  # else nobody knows what stands in it
+        given.faults.extend(said for key, said in (needs or {}).items() if key not in given.values)
     given.faults.extend(also(config))
     if given.faults:
         raise ConfigError(given.faults)
@@ -112,7 +113,8 @@ def _flag(key: str, value: Any) -> str:
     return f"--{'no-' if value is False else ''}{key.replace('_', '-')}"
 
 
-def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
+def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]] | None:
+    """None: it cannot be read."""
     import tomllib  # most runs have no file
 
     try:
@@ -123,14 +125,14 @@ def _file_layer(file: str, faults: list[str]) -> dict[str, tuple[Any, str]]:
         table = tomllib.loads(text.decode("utf-8-sig"))
     except OSError as error:
         faults.append(f"{file}: cannot read this configuration file: {error.strerror}")
-        return {}
+        return None
     except UnicodeDecodeError:
         faults.append(f"{file}: not a TOML file: it is not UTF-8 text; save it as UTF-8")
-        return {}
+        return None
     except (ValueError, RecursionError) as error:
         why = str(error).replace("Cannot overwrite a value", "a key that stands above already") or "too deeply nested"
         faults.append(f"{file}: not a TOML file: {why}")
-        return {}
+        return None
     layer: dict[str, tuple[Any, str]] = {}
     for key, value in table.items():
         if key in Config.fields:

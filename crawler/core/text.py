@@ -31,6 +31,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
+def share(count: int, total: int) -> str:
+    """`` (12.3%)``, and nothing where there is no total: 100.0% is said of all alone."""
+    if not total:
+        return ""
+    rounded = f"{count / total:.1%}"
+    return f" ({'99.9%' if rounded == '100.0%' and count < total else rounded})"
+
+
 def amount(size: float) -> str:
     """``3.4 MB``, in powers of 1000."""
     for prefix in ("", "k", "M", "G", "T"):

@@ -144,6 +144,7 @@ class Crawl:
             for helper in helpers:
                 helper.cancel()
             self.visitor.end()
+            await self.frontier.retire({})  # a commit under way would close the files before the last pages are in them
             if uploading is not None and self.uploads is not None:
                 await self._store_the_rest(self.uploads)
                 uploading.cancel()
@@ -170,7 +171,7 @@ class Crawl:
         """No visit is out: what was written is closed and stored, as far as that is done in time."""
         self.journal.roll(rows=True)
         await self.frontier.retire({})
-        await self._ending.give_time(uploads.finish(), "uploads", self.config.store_wait, self.config.grace)
+        await self._ending.give_time(uploads.finish(), self.config.store_wait, self.config.grace)
         if uploads.waiting.files:
             logger.error(
                 "%d files (%d MiB) are not stored: %s; the next start goes on with them",

@@ -38,9 +38,9 @@ class Ending:
         """Returns when it has begun."""
         await self._begun.wait()
 
-    async def give_time(self, work: Coroutine[Any, Any, None], name: str, wait_s: float, grace_s: float) -> None:
+    async def give_time(self, work: Coroutine[Any, Any, None], wait_s: float, grace_s: float) -> None:
         """Let ``work`` go on for at most ``wait_s``, and no longer than the grace of whoever asks the crawl to end."""
-        working = asyncio.create_task(work, name=name)
+        working = asyncio.create_task(work, name="ending")
         asked = asyncio.create_task(self._asked.wait(), name="asked")
         try:
             await asyncio.wait([working, asked], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)

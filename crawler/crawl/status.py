@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor, failed
 from crawler.core.text import amount, printable
@@ -220,7 +220,7 @@ def status_line(now: Snapshot, rates: Rates) -> str:
         parts.append(f"{now.retrying:,} to retry")
     if now.unstored:
         parts.append(f"{now.unstored:,} files to store")
-    if now.waits_for != "nothing":
+    if now.waits_for != "nothing" and now.state != "ended":
         parts.append(f"waits for {now.waits_for}")
     line = f"{now.state}: " * (now.state != "running") + " · ".join(parts)
     if expected and expected.host and expected.seconds >= _WORTH_SAYING_S:
@@ -244,6 +244,12 @@ def status_fields(now: Snapshot, rates: Rates) -> dict[str, object]:
         "waits_for": now.waits_for,
         "seconds_left": None if expected is None else round(expected.seconds),
     }
+
+
+def state_of(status: Mapping[str, Any]) -> str:
+    """Of what ``GET /v1/status`` responds, in words: ``paused by user``."""
+    by = ", ".join(status["paused_by"])
+    return f"{status['state']} by {by}" if by else str(status["state"])
 
 
 def _politeness_rules(seconds: float, host: LongestHost) -> str:

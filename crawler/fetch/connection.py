@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import re
 import select
 import socket
 import ssl
@@ -31,13 +32,11 @@ FEED_BYTES: Final = 16 << 10
 START_BYTES: Final = 16
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
-OVERHEAD_FACTOR: Final = 1
-"""Of a body whose chunks the parser must read by itself, the framing may be this many times as long, beyond
-``head_bytes_max``: chunks of a byte each would cost a second of our time for a megabyte of theirs."""
 LENGTH_MAX: Final = (1 << 63) - 1
 """The parser takes 2^64 - 1 for no length at all."""
 _DIGITS_MAX: Final = len(str(LENGTH_MAX))
-_HEAD_END: Final = b"\r\n\r\n"
+_head_end: Final = re.compile(rb"\n\r?\n").search
+"""A bare line feed ends a line, for the parser too (RFC 9112 section 2.2)."""
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _UNKNOWN: Final = -1
 
@@ -76,9 +75,11 @@ class Watched(ResponseHandler):
         self._exchange: Exchange | None = None
         self._params: dict[str, Any] = {}
         self._start = b""
+        self._first = b""  # the status line's end, and the byte after it
         self._carry = b""
         self._last = b""
         self._held = b""  # of a long head that waits for memory
+        self._is_ending = False  # the head that is fed ends with what is fed
         self._lost: tuple[BaseException | None] | None = None  # how the connection ended meanwhile
         self._head_bytes = 0
         self._left = _UNKNOWN
@@ -134,7 +135,7 @@ class Watched(ResponseHandler):
         assert exchange is not None
         exchange.begin(self.ip, tls=self.is_tls, unasked=self._dirty)
         self._exchange = exchange
-        self._start = self._carry = self._last = self._held = b""
+        self._start = self._first = self._carry = self._last = self._held = b""
         self._head_bytes = 0
         self._left = _UNKNOWN
         self._exact = False
@@ -184,13 +185,17 @@ class Watched(ResponseHandler):
                 continue
             if len(self._start) < START_BYTES:
                 self._start += data[at : at + START_BYTES - len(self._start)]
+            if self._is_indented(data, at):
+                self._fail("malformed", "white space before the first field")
+                break
             end = self._end_of_head(data, at)
+            self._is_ending = end >= 0
             self._head_bytes += (size if end < 0 else end) - at
             if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._held = data[at:]
                 return b""
             if end < 0:
-                self._carry = (self._carry + data[max(at, size - 3) :])[-3:]
+                self._carry = (self._carry + data[max(at, size - 2) :])[-2:]
                 for start in range(at, size, FEED_BYTES):
                     super().data_received(data[start : start + FEED_BYTES])
                     if self._is_over():
@@ -201,14 +206,23 @@ class Watched(ResponseHandler):
                 super().data_received(data[at:end])
                 at = end
             if exchange.message is not None:
-                self._begin_body(exchange, exact=end >= 0)
+                self._begin_body(exchange)
                 return data[at:]
             if end >= 0:  # of an interim response: whatever its fields say of a body or an end, another follows (RFC 9110 15.2)
-                self._start = b""
+                self._start = self._first = b""
                 super().set_response_params(**self._params)
         if exchange.received > self._head_bytes_max:
             self._fail("header_too_large", f"a head of over {self._head_bytes_max} bytes")
         return b""
+
+    def _is_indented(self, data: bytes, at: int) -> bool:
+        """Whether white space stands before the first field: the parser takes it for the head's end, or for nothing, and other
+        readers leave out the line (RFC 9112 section 2.2)."""
+        if not self._first and (end := data.find(b"\n", at)) >= 0:
+            self._first, at = b"\n", end + 1
+        if self._first == b"\n":
+            self._first += data[at : at + 1]
+        return self._first in (b"\n ", b"\n\t")
 
     def _has_room(self, exchange: Exchange) -> bool:
         """Whether there is memory for a long head. If not, nothing is read until there is, and no deadline passes."""
@@ -237,23 +251,24 @@ class Watched(ResponseHandler):
     def _end_of_head(self, data: bytes, at: int) -> int:
         """The place behind the end of the head that goes on at ``at``; -1 if it is not in the data. It may have begun in what
         came before."""
-        if self._carry:
-            seam = (self._carry + data[at : at + 3]).find(_HEAD_END)
-            if seam >= 0:
-                return at + seam + len(_HEAD_END) - len(self._carry)
-        found = data.find(_HEAD_END, at)
-        return found + len(_HEAD_END) if found >= 0 else -1
+        if self._carry and (seam := _head_end(self._carry + data[at : at + 2])) is not None:
+            return at + seam.end() - len(self._carry)
+        found = _head_end(data, at)
+        return found.end() if found is not None else -1
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head was parsed: interim responses are counted and dropped, a second final response is never handed on."""
         exchange = self._exchange
-        message, _ = data
+        message, payload = data
         if not self._start.lstrip(b"\r\n").startswith(b"HTTP/") and exchange is not None:
             self._fail("malformed", "not HTTP")  # the parser would take RTSP/ and ICE/ as well
         elif exchange is None or exchange.message is not None:
             self._dirty = True
+        elif not self._is_ending or payload.total_bytes:  # an empty value before "\r\r\n" ends the head for the parser
+            self._fail("malformed", "no empty line behind the head")
         elif 100 <= message.code < 200 and message.code != 101:
             exchange.interim += 1
+            self._is_ending = False  # what follows has an end of its own
             if exchange.interim > self._interim_max:
                 self._fail("too_many_interim", f"over {self._interim_max}")
         elif fault := head_fault(message):
@@ -266,15 +281,14 @@ class Watched(ResponseHandler):
 
     # -- body -----------------------------------------------------------------------------------------------------
 
-    def _begin_body(self, exchange: Exchange, *, exact: bool) -> None:
+    def _begin_body(self, exchange: Exchange) -> None:
         message, payload = exchange.message, self._payload
         assert message is not None
-        fed = payload is not None and payload.total_bytes > 0  # it took a bare line feed for the head's end, before ours
-        self._exact = exact and not fed and not self._dirty and may_be_kept(message)
+        self._exact = not self._dirty and may_be_kept(message)
         if payload is None or payload.is_eof():
             self._left = 0
         elif message.chunked:
-            self._chunks = Chunks(self._head_bytes_max) if exact and not fed else None
+            self._chunks = Chunks(self._head_bytes_max)
         elif (length := content_length(message)) is not None:
             self._left = length
 
@@ -315,10 +329,6 @@ class Watched(ResponseHandler):
             self._dirty |= not self._exact or is_cut_off
             if self._dirty or exchange.ending is not None:
                 self._drop()
-        elif exchange.message.chunked and chunks is None and not self._reading_paused:
-            body = payload.total_bytes
-            if exchange.received - body > 2 * self._head_bytes_max + OVERHEAD_FACTOR * body:
-                self._fail("malformed", "more chunk framing than body")
 
     def _weigh(self, sock: socket.socket) -> None:
         """A response is over: what came for it, of which a part may be TLS's own."""

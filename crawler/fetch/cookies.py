@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.cookiejar import (  # type: ignore[attr-defined]
@@ -23,7 +23,7 @@ from http.cookiejar import (  # type: ignore[attr-defined]
     MozillaCookieJar,
     eff_request_host,
 )
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request
@@ -49,6 +49,8 @@ COOKIE_COST_BYTES: Final = 576
 JAR_BYTES: Final = 1_500
 """What a host takes beside its cookies."""
 SAVED_EVERY_S: Final = 30.0
+GONE_MAX: Final = 1000
+"""Hosts without cookies, of which that could not be saved."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -272,9 +274,11 @@ class Cookies:
         changed, self._changed = self._changed, set()
         return {host: list(self._hosts.get(host, ())) for host in changed}
 
-    def not_saved(self, hosts: Iterable[str]) -> None:
-        """What ``changed`` told of them could not be saved: it will tell them again."""
-        self._changed.update(hosts)
+    def not_saved(self, hosts: Collection[str]) -> None:
+        """What ``changed`` told of them could not be saved: it will tell them again. Of hosts that have none by now, so many at
+        most: perhaps it can never be saved."""
+        gone = (host for host in hosts if host not in self._hosts)
+        self._changed.update((host for host in hosts if host in self._hosts), islice(gone, GONE_MAX))
 
     def _jar(self, host: str) -> CookieJar:
         if host not in self._hosts:

@@ -37,14 +37,15 @@ class BenchHost:
     """A host, from its first lease there to its last."""
 
     __slots__ = (
-        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_prompt", "is_prompt_and_waits", "is_slow"),
-        *("out", "place", "queue", "robots_queue", "share", "slow_out", "stored_due"),
+        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_new", "is_prompt", "is_prompt_and_waits"),
+        *("is_slow", "out", "place", "queue", "robots_queue", "share", "slow_out", "stored_due"),
     )
 
     def __init__(self, lease: Lease) -> None:
         self.queue: list[Lease] = []  # an empty deque has 600 bytes
         self.robots_queue: list[Lease] = []  # dealt before all others, even while it is held
         self.is_held = False
+        self.is_new = True  # no visit of it has ended here
         self.place = NOWHERE
         """NOWHERE, RESTING, PARKED or ASIDE; else the number of its lane."""
         self.out = 0

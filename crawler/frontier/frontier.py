@@ -304,6 +304,7 @@ class Frontier:
             if committed is not None:
                 committed()  # nothing of it waits for a commit, and perhaps there is none before somebody needs that memory
             self.give_back(lease)
+            self.bench.leave(host)
             self.deal()
             return
         if committed is not None:
@@ -329,8 +330,7 @@ class Frontier:
 
     def _give_up(self, host: str, down: tuple[str, str]) -> None:
         """What waits on the bench for this host is settled unfetched; a robots link asked for by another host is dropped."""
-        leases = self.bench.clear(host)
-        self.settle_unfetched([(lease, down) for lease in leases if lease.key or asking_host(lease.link) != host])
+        self.settle_unfetched([(lease, down) for lease in self.bench.clear(host) if lease.key or asking_host(lease.link) != host])
         self._refill.given_up(host)
 
     def give_back(self, lease: Lease) -> None:
@@ -366,8 +366,8 @@ class Frontier:
         if exclusion is None or not exclusion.is_set:
             return
         for host in self.bench.names():
-            blocked = exclusion.blocks(host)
-            gone = self.bench.clear(host) if blocked else self.bench.withdraw(host, exclusion.refuses)
+            gone = self.bench.clear(host) if exclusion.blocks(host) else self.bench.withdraw(host, exclusion.refuses)
+            self.bench.leave(host)
             if gone:
                 gone = [lease for lease in gone if lease.key or asking_host(lease.link) != host]
                 self.settle_unfetched([(lease, why) for lease in gone if (why := exclusion.refuses(lease.link))])
@@ -487,7 +487,7 @@ class Frontier:
     def retire(self, marks: Mapping[str, Mark | None]) -> asyncio.Future[None]:
         """Files that are no longer kept (None: no mark any more). The future is done when that is committed."""
         self._batches.open.retired.update(marks)
-        self._batches.mark_dirty(self._clock())
+        self._batches.mark_dirty(self._clock(), urgent=True)  # somebody waits for it
         return self._batches.open.committed()
 
     def seeds_ended(self) -> None:

@@ -456,6 +456,7 @@ class Pump:
         for host in [host for host in self.frontier.bench.names() if slot_of_host(host) in slots]:
             for lease in self.frontier.bench.clear(host):
                 self.frontier.give_back(lease)
+            self.frontier.bench.leave(host)
 
     def evict(self, slots: Collection[int], slot_of: Callable[[Lease], int], slot_of_host: Callable[[str], int]) -> None:
         """These slots are others' now: what is here of them on the bench, or settled and not committed, is nobody's."""

@@ -195,12 +195,13 @@ class Refill:
         self._kept -= others * PLACE_SIZE
         room = self._links_max - self._bench.weight - others * PLACE_SIZE
         down = max(1, CLAIM_LINKS_DOWN // max(1, len(emptied)))
-        for host, more in low.items():
-            if host in emptied:
-                low[host] = down
-            else:
-                low[host] = more if host not in self._bench else max(1, min(more, room))
-                room -= low[host]
+        low.update(dict.fromkeys(emptied, down))
+        visited = [host for host in low if host not in emptied]
+        room -= len(visited)  # one link for each, before one of them is given more
+        for host in visited:
+            more = max(0, min(low[host] - 1, room))
+            low[host] = 1 + more
+            room -= more
         low.update((host, SIFTED_LINKS) for host in sifted - emptied)
         robots_queued, self._robots_queued = self._robots_queued, set()
         for host in robots_queued:

@@ -70,6 +70,7 @@ class Workbench:
         self._group_of = group_of
         self._hosts: dict[str, BenchHost] = {}
         self._groups: dict[str, BenchGroup] = {}
+        self._groups_needed = 0  # when it was last looked which are
         self._resting: list[tuple[float, int, str]] = []  # a heap
         self._lanes: tuple[OrderedDict[str, BenchHost], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
         self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])
@@ -207,7 +208,7 @@ class Workbench:
     def release(self, lease: Lease, rest: HostRest, seconds: float = 0.0, *, responded: bool = True) -> None:
         """A visit ended, which took so long: none of its host (and group) starts before that rest is over."""
         host, due = self._leave(lease), rest.due
-        host.due = max(host.due, due)
+        host.due, host.is_new = max(host.due, due), False
         host.failures, host.busy, host.down, host.has_responded = rest.failures, rest.busy, rest.down, rest.has_responded
         host.is_prompt = responded and seconds <= PROMPT_S
         host.is_slow = seconds > (PROMPT_S if responded else STALL_S)
@@ -237,7 +238,8 @@ class Workbench:
 
     def clear(self, name: str) -> list[Lease]:
         """Take all waiting leases of a host away (it was given up)."""
-        host = self._hosts[name]
+        if (host := self._hosts.get(name)) is None:
+            return []
         leases = [*host.robots_queue, *host.queue]
         host.is_held = False
         host.robots_queue.clear()
@@ -259,6 +261,12 @@ class Workbench:
         self.weight -= sum(size(lease) for lease in leases)
         return leases
 
+    def leave(self, name: str) -> None:
+        """A host with nothing waiting and nothing out, of which perhaps nothing is committed any more, goes after its rest."""
+        host = self._hosts.get(name)
+        if host is not None and host.place == NOWHERE and not (host.out or host.queue or host.robots_queue):
+            self._rest_until(name, host, host.due)
+
     def waiting_at(self, name: str) -> int:
         """Links of a host that wait here, without those for its robots rules."""
         host = self._hosts.get(name)
@@ -275,7 +283,7 @@ class Workbench:
                 self._rest_until(name, host, host.due)
             else:
                 self._remove(name)
-        if len(self._groups) > 2 * len(self._hosts) + 64:
+        if len(self._groups) > 2 * max(len(self._hosts), self._groups_needed) + 64:
             idle = [
                 key
                 for key, group in self._groups.items()
@@ -283,6 +291,7 @@ class Workbench:
             ]
             for key in idle:
                 del self._groups[key]
+            self._groups_needed = len(self._groups)
 
     def send_home(self, until: float) -> list[Lease]:
         """Drop the hosts that rest longer than until then; all their waiting leases."""
@@ -294,23 +303,32 @@ class Workbench:
         return leases
 
     def end_turns(self, count: int, now: float) -> list[Lease]:
-        """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases."""
-        may_go = (name for name, host in self._hosts.items() if (host.is_prompt or host.due > now) and self._may_go(host, now))
-        return self._drop(list(islice(may_go, count)))
+        """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases. One that is
+        being visited has nothing more to deal, and goes after that."""
+        return self._drop(list(islice((name for name, host in self._hosts.items() if self._has_had_turn(host, now)), count)))
+
+    def _has_had_turn(self, host: BenchHost, now: float) -> bool:
+        if not host.out:
+            return not host.is_new and self._may_go(host, now)
+        return bool(host.queue) and not host.is_held and self._visits_for_itself(host)
 
     def _may_go(self, host: BenchHost, now: float = 0.0) -> bool:
         """Whether it could deal now or later, nothing of it is out, its rest is over or the store knows it, and it visits no
         robots.txt for another."""
         is_free = not host.out and (host.place == RESTING or host.place >= 0) and host.due <= max(now, host.stored_due)
-        return is_free and not any(lease.link.hops for lease in host.robots_queue)
+        return is_free and self._visits_for_itself(host)
+
+    def _visits_for_itself(self, host: BenchHost) -> bool:
+        return not any(lease.link.hops for lease in host.robots_queue)
 
     def _drop(self, names: Iterable[str]) -> list[Lease]:
         leases: list[Lease] = []
         for name in names:
-            if (place := self._hosts[name].place) >= 0:
-                del self._lanes[place][name]
             leases += self.clear(name)
-            self._remove(name)
+            if not (host := self._hosts[name]).out:
+                if host.place >= 0:
+                    del self._lanes[host.place][name]
+                self._remove(name)
         return leases
 
     def shortage(self, name: str, share_links_max: int) -> int:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -123,14 +123,11 @@ def _set_aside(root: Path) -> None:
     parts = [root / name for name in PARTS if (root / name).exists() and not _stays(root / name)]
     if not parts:
         return
-    named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
-    aside, number = named, 0
-    while aside.exists():
-        number += 1
-        aside = named.with_name(f"{named.name}.{number}")
+    half = _half_moved(root, parts)
+    aside = half or _free_name(root)
     moved: list[Path] = []
     with storing(root):
-        aside.mkdir()
+        aside.mkdir(exist_ok=half is not None)
         try:
             for path in parts:
                 path.rename(aside / path.name)
@@ -138,13 +135,32 @@ def _set_aside(root: Path) -> None:
         except OSError as error:
             for done in reversed(moved):
                 (aside / done.name).rename(done)
-            aside.rmdir()
+            if half is None:
+                aside.rmdir()
             if error.errno not in (errno.EBUSY, errno.EXDEV):
                 raise
             advice = "a disk is mounted there: empty it, or give another --output"
             raise ConfigError(f"{path}: it cannot be set aside: {advice}") from error
     sync_dir(aside)
     sync_dir(root)
+
+
+def _free_name(root: Path) -> Path:
+    aside = named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
+    number = 0
+    while aside.exists():
+        number += 1
+        aside = named.with_name(f"{named.name}.{number}")
+    return aside
+
+
+def _half_moved(root: Path, parts: Iterable[Path]) -> Path | None:
+    """Where the rest of these parts is, if a kill came while they were set aside: of the store, which goes first, and not of the
+    settings, which go last."""
+    if is_crawl(root) or not (root / FILE_NAME).exists() or not (found := _previous(root)):
+        return None
+    is_half = is_crawl(found[-1]) and not any((found[-1] / path.name).exists() for path in parts)
+    return found[-1] if is_half else None
 
 
 def _stays(path: Path) -> bool:
@@ -157,12 +173,18 @@ def _stays(path: Path) -> bool:
 
 def _forget(root: Path, keep: int) -> None:
     """Delete all earlier crawls but the latest ``keep``. What was made by somebody else is left alone."""
+    found = _previous(root)
     with storing(root):
-        found = [path for path in root.iterdir() if _is_previous(path.name) and path.is_dir() and not path.is_symlink()]
-        found.sort(key=lambda path: [int(part) for part in path.name.removeprefix("previous-").split(".")])
         for path in found[: max(0, len(found) - keep)]:
             shutil.rmtree(path)
             logger.info("earlier crawl deleted", extra={"path": str(path)})
+
+
+def _previous(root: Path) -> list[Path]:
+    """Earlier crawls, the latest last."""
+    with storing(root):
+        found = [path for path in root.iterdir() if _is_previous(path.name) and path.is_dir() and not path.is_symlink()]
+    return sorted(found, key=lambda path: [int(part) for part in path.name.removeprefix("previous-").split(".")])
 
 
 def _has_begun(root: Path) -> bool:

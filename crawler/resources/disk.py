@@ -172,7 +172,7 @@ class Disk:
         before, self._out_max = self._out_max, max(1, min(out, self._out_max or out) // 2)
         self._dealing.limit(Limiter.SCARCE, self._out_max)
         if self._out_max != before:
-            logger.warning("%s: at most %d fetches at a time now", errno.errorcode[error.errno], self._out_max)
+            logger.warning("%s; fetches at a time now: %d", error, self._out_max)
         await self._sleep(WATCH_EVERY_S)
 
     def visit_worked(self, workers: int) -> None:

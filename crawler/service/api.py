@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
-import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
@@ -24,9 +23,9 @@ from crawler.core.errors import FetchError
 from crawler.core.text import did_you_mean, printable
 from crawler.core.urls import parse
 from crawler.core.version import __version__
-from crawler.service.api_errors import Problem, as_problem, body_of
+from crawler.service.api_errors import Problem, as_problem
 from crawler.service.api_seeds import ReceivedLists
-from crawler.service.api_steering import Steering, json_response
+from crawler.service.api_steering import Steering, json_object, json_response
 from crawler.service.api_streams import FILTERS, Follow
 from crawler.service.dashboard import Dashboard
 from crawler.service.listener import Handler, watched
@@ -223,14 +222,7 @@ class Control:
 
     async def patch_settings(self, request: web.Request) -> web.Response:
         """JSON merge patch (RFC 7396) of the settings that may change while it runs."""
-        if request.content_type not in ("application/json", "application/merge-patch+json"):
-            raise Problem(415, "send a JSON object as application/json")
-        try:
-            changes = orjson.loads(await body_of(request))
-        except orjson.JSONDecodeError as error:
-            raise Problem(400, f"not JSON: {error}") from None
-        if not isinstance(changes, dict):
-            raise Problem(400, "send an object of settings")
+        changes = await json_object(request, types=("application/json", "application/merge-patch+json"))
         return json_response(await self.changes.patch(changes))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, Final, get_args
 
 import orjson
@@ -183,9 +183,11 @@ class Steering:
         return sorted(told, key=lambda one: (-one["waiting"], -one["known"]))
 
 
-async def json_object(request: web.Request, keys: Set[str]) -> dict[str, Any]:
+async def json_object(
+    request: web.Request, keys: Set[str] | None = None, *, types: Sequence[str] = ("application/json",)
+) -> dict[str, Any]:
     """The object that a request carries, with no other keys than these. Problem: it carries none."""
-    if request.content_type != "application/json":
+    if request.content_type not in types:
         raise Problem(415, "send a JSON object as application/json")
     try:
         found = orjson.loads(await body_of(request))
@@ -193,7 +195,7 @@ async def json_object(request: web.Request, keys: Set[str]) -> dict[str, Any]:
         raise Problem(400, f"not JSON: {error}") from None
     if not isinstance(found, dict):
         raise Problem(400, "send a JSON object")
-    if unknown := sorted(found.keys() - keys):
+    if keys is not None and (unknown := sorted(found.keys() - keys)):
         raise Problem(400, f"there is no {', '.join(unknown)} here; known are {', '.join(sorted(keys))}")
     return found
 

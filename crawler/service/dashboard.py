@@ -140,7 +140,7 @@ class Dashboard:
         lists, tags = await control.steering.progress_of(LIST), await control.steering.progress_of(TAG)
         return {
             "head": html.head(status, time.time()),
-            "overview": html.overview(status, control.vitals.history, _words(control.vitals.left())),
+            "overview": html.overview(status, control.vitals.history.rates, _words(control.vitals.left())),
             "steer": html.steer(status),
             "excluded": html.excluded(control.changes.excluded()),
             "outcomes": html.outcomes(status),

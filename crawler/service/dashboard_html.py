@@ -16,8 +16,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from crawler.core.model import failed
-from crawler.core.text import amount, printable
-from crawler.crawl.status import duration
+from crawler.core.text import amount, printable, share
+from crawler.crawl.status import duration, state_of
 
 CHART_WIDTH: Final = 300
 CHART_HEIGHT: Final = 60
@@ -76,11 +76,10 @@ def _template(name: str) -> Template:
 
 
 def head(status: Mapping[str, Any], now: float) -> str:
-    state = status["state"] + (f" by {', '.join(status['paused_by'])}" if status["paused_by"] else "")
     good = "good" if status["state"] == "running" else "bad"
     up = duration(max(0.0, now - status["started_at"]))
     return (
-        f'<h1>crawler <span class="state {good}" role="status">{text(state)}</span></h1>'
+        f'<h1>crawler <span class="state {good}" role="status">{text(state_of(status))}</span></h1>'
         f"<p>{text(status['directory'])} · up {text(up)} · process {status['pid']} · version {text(status['version'])}</p>"
     )
 
@@ -90,9 +89,9 @@ def overview(status: Mapping[str, Any], history: Sequence[float], expected: str)
     failed_count = failed(status["outcomes"])
     done, known = status["done"], status["known"]
     facts = [
-        ("done", f"{done:,} of {known:,}" + (f" ({done / known:.1%})" if known else "")),
+        ("done", f"{done:,} of {known:,}{share(done, known)}"),
         ("left", f"{left:,}" + (f", {status['retrying']:,} to retry" if status["retrying"] else "")),
-        ("failed", f"{failed_count:,}" + (f" ({failed_count / done:.1%})" if done else "")),
+        ("failed", f"{failed_count:,}{share(failed_count, done)}"),
         ("speed", f"{status['pages_per_second']:,.1f} pages/s, {amount(status['bytes_per_second'])}/s"),
         ("in flight", f"{status['in_flight']:,}"),
         ("time left", expected),

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
-from crawler.core.model import Pause
+from crawler.core.model import Pause, Snapshot
 from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
 from crawler.crawl.status import Left, Rates, left, pages_between
@@ -24,6 +24,23 @@ SAMPLE_EVERY_S: Final = 1.0
 HISTORY_EVERY_S: Final = 2.0
 HISTORY_MAX: Final = 150
 """Rates remembered, to be drawn: of five minutes."""
+
+
+class History:
+    """Pages per second of late, to be drawn."""
+
+    def __init__(self) -> None:
+        self.rates: deque[float] = deque(maxlen=HISTORY_MAX)
+        """Of HISTORY_EVERY_S each, the latest last."""
+        self._before: Snapshot | None = None
+
+    def add(self, now: Snapshot) -> None:
+        before = self._before
+        if before is not None and (seconds := now.at - before.at) < HISTORY_EVERY_S:
+            return
+        if before is not None:
+            self.rates.append(pages_between(before, now) / seconds)
+        self._before = now
 
 
 @contextlib.asynccontextmanager
@@ -58,8 +75,7 @@ class Vitals:
         self._crawl = crawl
         self.lately = Rates()
         """Sampled every SAMPLE_EVERY_S."""
-        self.history: deque[float] = deque(maxlen=HISTORY_MAX)
-        """Pages per second, every HISTORY_EVERY_S."""
+        self.history = History()
         self.last_reload_successful: Callable[[], bool] = lambda: True
 
     def readings(self) -> Readings:
@@ -127,14 +143,10 @@ class Vitals:
 
     async def sampling(self) -> None:
         """Sample for ever."""
-        before, drawn_at = self._crawl.stats(), -HISTORY_EVERY_S
         while True:
             now = self._crawl.stats()
             self.lately.add(now)
-            if now.at - drawn_at >= HISTORY_EVERY_S:
-                seconds = now.at - before.at
-                self.history.append(pages_between(before, now) / seconds if seconds else 0.0)
-                before, drawn_at = now, now.at
+            self.history.add(now)
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def left(self) -> Left | None:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError
-from crawler.core.model import NOT_FETCHED, RESPONDED, Snapshot, failed
+from crawler.core.model import NOT_FETCHED, RESPONDED, CrawlState, Snapshot, failed
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals
@@ -36,7 +36,7 @@ class Report(Struct, frozen=True):
     stopped_by: str | None = None
     error: str | None = None
     begun: Snapshot | None = None
-    """What earlier runs had left in the directory."""
+    """What earlier runs had left in the directory; None: not all of it could be opened, and the snapshot tells of a part."""
 
 
 async def run_crawl(
@@ -50,12 +50,15 @@ async def run_crawl(
     SIGUSR1 logs a status line, SIGUSR2 where the memory is. ``signals``: those taken already, which stay so.
 
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    error: StorageError | None = None
+    fault: ConfigError | None = None
     async with contextlib.AsyncExitStack() as stack:
+        # a store that has failed cannot be closed either: its end is told all the same
+        stack.push(lambda kind, raised, trace: error is not None and isinstance(raised, StorageError))
         if signals is None:
             signals = stack.enter_context(Signals())
         crawl = await stack.enter_async_context(open_crawl(config))
         begun = crawl.stats()
-        error = fault = None
         async with open_vitals(crawl) as vitals:
             calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
@@ -75,7 +78,7 @@ async def run_crawl(
         on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
-        code = Exit.STORAGE if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
+        code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, crawl.stopped_by is not None)
         return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
@@ -101,6 +104,8 @@ class Drains(Protocol):
     def stopped_by(self) -> str | None: ...
 
     def drain(self, why: str) -> None: ...
+
+    def stats(self, state: CrawlState | None = None) -> Snapshot: ...
 
 
 def stopping(crawl: Drains, signals: Signals, *numbers: signal.Signals) -> dict[signal.Signals, Callable[[], None]]:
@@ -130,6 +135,11 @@ def telling(
             task.add_done_callback(reports.discard)
 
     return {signal.SIGUSR1: lambda: logger.info("%s", status_line(stats(), lately)), signal.SIGUSR2: ask_for_report}
+
+
+def code_of(error: Exception) -> Exit:
+    """Of a crawl that was ended by trouble of this machine, or by a part of it that goes on dying."""
+    return Exit.STORAGE if isinstance(error, StorageError) else Exit.INTERNAL
 
 
 def exit_code(end: Snapshot, max_failed: float, stopped: bool) -> Exit:

@@ -22,7 +22,7 @@ from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
-from crawler.service.run import Report, first_of, stopping, telling
+from crawler.service.run import Drains, Report, code_of, first_of, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
 from crawler.service.steered import Direct, Steered, Vital
@@ -49,7 +49,11 @@ async def serve(
     ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
     notifier = Notifier()
     notifier.status("opening")
+    error: StorageError | None = None
+    fault: ConfigError | None = None
     async with contextlib.AsyncExitStack() as stack:
+        # a store that has failed cannot be closed either: its end is told all the same
+        stack.push(lambda kind, raised, trace: error is not None and isinstance(raised, StorageError))
         if signals is None:
             signals = stack.enter_context(Signals(reloads=True))
         crawl = await stack.enter_async_context(open_crawl(config, endless=True))
@@ -59,7 +63,6 @@ async def serve(
         changes = Changes(steered, Path(config.output or ""))
         vitals.last_reload_successful = lambda: changes.last_reload_successful
         control = control_of(steered, vitals, changes, crawl.metrics.registry)
-        error = fault = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT)
@@ -77,13 +80,7 @@ async def serve(
             fault = first_of(group)
         if fault is not None:
             raise fault
-        snapshot = crawl.stats("ended")
-        if error is not None:
-            logger.error("%s", error)
-        ended_by = crawl.stopped_by or "itself"
-        logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        code = daemon_exit_code(crawl.stopped_by, error)
-        return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None)
+        return ended(crawl, error)
 
 
 def control_of(crawl: Steered, vitals: Vital, changes: Changes, registry: CollectorRegistry) -> Control:
@@ -142,8 +139,11 @@ def reloading(
     return {signal.SIGHUP: ask}
 
 
-def daemon_exit_code(stopped_by: str | None, error: StorageError | None) -> Exit:
+def ended(crawl: Drains, error: Exception | None) -> Report:
     """A drain that was asked for is a good end; a limit of the configuration has stopped it early."""
+    snapshot, stopped_by = crawl.stats("ended"), crawl.stopped_by
     if error is not None:
-        return Exit.STORAGE
-    return Exit.STOPPED if (stopped_by or "").startswith("max_") else Exit.OK
+        logger.error("%s", error)
+    logger.info("ended by %s: %d of %d URLs settled", stopped_by or "itself", snapshot.done, snapshot.known)
+    good = Exit.STOPPED if (stopped_by or "").startswith("max_") else Exit.OK
+    return Report(good if error is None else code_of(error), snapshot, stopped_by, str(error) if error is not None else None)

@@ -7,7 +7,6 @@ crawl by several processes, where each of them answers by what stands here.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
@@ -29,6 +28,7 @@ from crawler.output import row_at
 from crawler.output.archive import is_gone
 from crawler.output.checkpoint import Copied
 from crawler.output.file_names import folder_of
+from crawler.service.health import History
 
 HOSTS_MAX: Final = 1000
 Sort = Literal["waiting", "backoff", "errors"]
@@ -117,7 +117,7 @@ class Steered(Protocol):
 class Vital(Protocol):
     """As ``Vitals``."""
 
-    history: deque[float]
+    history: History
 
     def readings(self) -> Readings: ...
 

@@ -127,6 +127,8 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     with served(tmp_path / "other") as daemon, served(root) as mine:
         refused = command("checkpoint", str(root), str(tmp_path / "x"), "--listen", daemon.listen)
         assert (refused.returncode, "the daemon that was asked runs" in refused.stderr) == (75, True)
+        refused = command("checkpoint", str(root), str(tmp_path / "x"), "--listen", "127.0.0.1:1")
+        assert (refused.returncode, "crawler run is copied when it has ended" in refused.stderr) == (75, True)
         mine.process.kill()
         ask_for_a_copy(daemon, "a")
         for name in ("a", "../a", "a.unfinished", ".a"):

@@ -79,6 +79,7 @@ def test_an_interrupt_while_a_crawl_opens_or_closes_is_an_early_stop(monkeypatch
         (["config", "show", "--metrics", "3"], "did you mean --metrics-listen?"),
         (["why", "http://a.example/", "out/"], "out/ is one name too many: a directory is named by --data"),
         (["summary", "out/", "more/"], "more/ is one name too many (see"),
+        (["status", "out/"], "out/ is one name too many: it asks a daemon; crawler summary tells of a directory"),
         (["config", "show", "--workers"], "expected one argument"),
         (["config", "show", "--exclude", "-old"], "begins with a dash is joined to its option by ="),
     ],

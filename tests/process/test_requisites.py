@@ -151,6 +151,13 @@ def test_every_page_that_lacks_something_is_named(tmp_path):
     assert found == {web.url(HOST): [lost], web.url(HOST, "/one"): [gone, lost], web.url(HOST, "/two"): [gone]}
 
 
+def test_that_no_page_lacks_anything_is_said(tmp_path):
+    with Web({HOST: {"/": html("<img src=/there.png>"), "/there.png": image()}}).running() as web:
+        assert command("run", web.url(HOST), "--requisites", "-o", str(tmp_path), *LOCAL).returncode == 0
+    told = command("summary", str(tmp_path), "--incomplete")
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "crawler: no page lacks anything\n")
+
+
 def test_what_the_operator_leaves_out_is_not_called_missing(tmp_path):
     """Neither what is excluded, nor what is on a host that is blocked."""
     config = tmp_path / "c.toml"

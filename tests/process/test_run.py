@@ -14,16 +14,17 @@ import orjson
 import pytest
 from support import webs
 from support.programs import CLEAN, LOCAL, command, crawler, crawling, on_a_terminal, rows_of
-from support.sinful import Site, hang, head, running, stay
+from support.sinful import Site, hang, head, once, running, stay
 from warcio.archiveiterator import ArchiveIterator
 
+from crawler.core.errors import StorageError
+from crawler.frontier.rocksdb.store import RocksStore
 from crawler.output.directory import _set_aside
 
 
 @pytest.fixture(scope="module")
 def site():
     scripts = {
-        "slow": [2.0, head(2) + b"ok", stay],
         "lame": [0.2, head(2) + b"ok", stay],
         "hang": [hang],
         "gone": [head(0, status="404 Not Found"), stay],
@@ -113,14 +114,17 @@ def test_a_signal_drains_and_the_same_command_continues(site, tmp_path, number):
 
 
 def test_a_second_signal_ends_at_once_without_loss(site, tmp_path):
-    urls = [sin(site, "slow"), *site.good(5)]
+    has_ended = threading.Event()
+    site.scripts["held"] = [once(has_ended.is_set), head(2) + b"ok", stay]
+    urls = [sin(site, "held"), *site.good(5)]
     words = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--per-host", "8", "--progress", "plain")
     with crawling(*words) as process:
-        wait_for_request(process, site, "/sin/slow")
+        wait_for_request(process, site, "/sin/held")
         process.send_signal(signal.SIGINT)
         wait_for_talk(process, "draining")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 5
+    has_ended.set()
     assert command(*words).returncode == 0
     assert sorted(row["url"] for row in rows_of(tmp_path)) == sorted(urls)
 
@@ -284,9 +288,10 @@ def test_a_private_address_is_blocked_and_the_flag_that_opens_it_is_named(site, 
 @pytest.mark.parametrize("limit", [("--max-pages", "5"), ("--max-bytes", "10kB"), ("--max-time", "1s")])
 def test_a_limit_stops_early(site, tmp_path, limit):
     words = ("run", *site.good(60), "-o", str(tmp_path), *LOCAL, "--delay", "50ms", *limit)
-    ended = command(*words)
+    ended = command(*words, "--json")
     assert ended.returncode == 5 and "stopped before the end (max_" in ended.stderr
-    assert 3 <= len(rows_of(tmp_path)) <= 40
+    rows, seconds = len(rows_of(tmp_path)), orjson.loads(ended.stdout)["seconds"]
+    assert rows <= 40 and (seconds >= 1 if "--max-time" in limit else rows >= 3), "in a second of its own nobody knows how many"
 
 
 def test_the_live_line_is_drawn_on_a_terminal_and_leaves_only_the_table(site, tmp_path):
@@ -401,3 +406,20 @@ def test_hosts_that_stop_in_the_middle_of_a_long_head_hold_up_no_others(tmp_path
                 assert process.poll() is None, process.stderr.read()
                 time.sleep(0.05)
     assert {row["outcome"] for row in rows_of(tmp_path)} == {"ok"}
+
+
+def test_a_store_that_has_failed_and_cannot_be_closed_either_does_not_hide_how_the_crawl_ended(site, tmp_path, monkeypatch):
+    close = RocksStore.close
+
+    def fail(store, *batch):
+        raise StorageError("nothing can be written", final=True)
+
+    def close_in_vain(store):
+        close(store)
+        raise StorageError("it has failed before")
+
+    monkeypatch.setattr(RocksStore, "commit", fail)
+    monkeypatch.setattr(RocksStore, "close", close_in_vain)
+    ended = command("run", *site.good(1), "-o", str(tmp_path / "out"), *LOCAL)
+    assert (ended.returncode, "nothing can be written" in ended.stderr) == (3, True), ended.stderr
+    assert "0 of 0 URLs settled" in ended.stderr and "it has failed before" not in ended.stderr

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.daemons import served
 from support.programs import LOCAL, command, crawler, crawling, port_of_its_own, rows_of
-from support.sinful import Site, head, running, stay
+from support.sinful import Site, head, once, running, stay
 from support.waiting import wait_until
 
 from crawler.cli import client as client_module
@@ -24,7 +25,7 @@ from crawler.cli.change_commands import retry
 
 @pytest.fixture(scope="module")
 def site():
-    with running(Site(scripts={"lame": [0.5, head(2) + b"ok", stay], "slow": [30.0, head(2) + b"ok", stay]})) as site:
+    with running(Site(scripts={"slow": [30.0, head(2) + b"ok", stay]})) as site:
         yield site
 
 
@@ -51,10 +52,15 @@ def ended(daemon, number=signal.SIGTERM):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_it_and_that_is_a_good_end(tmp_path, site, number):
+    drains = threading.Event()
+    site.scripts["held"] = [once(drains.is_set), head(2) + b"ok", stay]
     with served(tmp_path / "d") as daemon:
-        daemon.ask("POST", "/v1/seeds", f"http://127.0.0.1:{site.ports['http']}/sin/lame".encode())
+        daemon.ask("POST", "/v1/seeds", f"http://127.0.0.1:{site.ports['http']}/sin/held".encode())
         until(daemon, in_flight=1)
-        code, log = ended(daemon, number)
+        daemon.process.send_signal(number)
+        until(daemon, state="draining")
+        drains.set()
+        code, log = daemon.process.wait(30), daemon.process.stderr.read()
     assert (code, number.name in log) == (0, True)
     assert [row["outcome"] for row in rows_of(tmp_path / "d")] == ["ok"], "what was in flight was finished"
 
@@ -394,6 +400,9 @@ def test_pause_resume_and_health(daemon):
     assert client(daemon, "status").stdout.startswith("paused by user")
     assert client(daemon, "healthcheck", "--ready").returncode == 0
     assert "running" in client(daemon, "resume").stderr
+    daemon.ask("PATCH", "/v1/settings", b'{"min_free_disk": "1000TiB"}', {"Content-Type": "application/json"})
+    until(daemon, state="paused")
+    assert "paused by disk_low, 0 in flight" in client(daemon, "resume").stderr, "what holds it up now is said"
 
 
 def test_what_is_refused_is_said_plainly(daemon, tmp_path):

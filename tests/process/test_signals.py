@@ -79,7 +79,7 @@ def test_what_is_sent_to_all_of_a_service_kills_no_parser_either(web, tmp_path):
 @pytest.mark.parametrize("moment", ["at its start", "while it opens", "while it crawls"])
 def test_a_signal_that_stops_drains_whenever_it_comes(web, tmp_path, number, moment):
     urls = [web.url("127.0.0.1", f"/{n}") for n in range(30)]
-    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--rate", "50", "--progress", "plain")
+    command = ("run", *urls, "-o", str(tmp_path), *LOCAL, "--rate", "2", "--progress", "plain")
     with crawling(*command) as process:
         wait_until_it_listens(process)
         while moment == "while it opens" and not (tmp_path / "frontier").exists():
@@ -98,11 +98,11 @@ def test_a_signal_that_stops_drains_whenever_it_comes(web, tmp_path, number, mom
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_second_ends_at_once_also_before_it_crawls(web, tmp_path, number):
-    with crawling("run", web.url("127.0.0.2", "/slow"), "-o", str(tmp_path), *LOCAL) as process:
+    with crawling("run", web.url("127.0.0.2", "/slow"), "-o", str(tmp_path), *LOCAL, "--grace", "1h") as process:
         wait_until_it_listens(process)
         process.send_signal(number)
         process.send_signal(signal.SIGTERM if number != signal.SIGTERM else signal.SIGINT)
-        assert process.wait(10) == 5
+        assert process.wait(60) == 5
 
 
 def test_who_was_started_to_survive_its_terminal_survives_it(web, tmp_path):

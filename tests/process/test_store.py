@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support.crews import parts_of
+from support.crews import are_gone, parts_of
 from support.daemons import served
 from support.object_store import BUCKET, object_store
 from support.programs import CLEAN, LOCAL, command, command_of, crawler
@@ -60,7 +60,9 @@ def test_killed_again_and_again_each_file_is_stored_once_and_whole(s3, web, tmp_
             while len(parts_of(process.pid)) < 2 and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.2, 1.2))
+            parts = parts_of(process.pid)
             process.kill()
+        assert are_gone(parts)
     done = crawler(*arguments, environ=s3.environ)
     assert done.returncode == 0, done.stderr
     assert s3.objects("killed") == kept(root)

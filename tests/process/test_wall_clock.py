@@ -24,6 +24,6 @@ sys.exit(main(sys.argv[1:]))
 def test_a_wall_clock_that_is_set_back_meanwhile_holds_nothing_up(tmp_path):
     with webs.Web(default=lambda host, path: webs.text("page")).running() as web:
         command = [sys.executable, "-c", SET_BACK, "run", web.url("127.0.0.1", "/"), "-o", str(tmp_path / "out"), *LOCAL]
-        ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["ok"]

@@ -6,9 +6,11 @@ import contextlib
 import gzip
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +32,12 @@ def tree(pages: int, wait: float = 0.005) -> Web:
 
     web.default = answer
     return web
+
+
+def hold(web: Web, after: int, until: threading.Event) -> None:
+    """No page of the tree behind so many begins before the event: the crawl lasts until then."""
+    whole = web.default
+    web.default = lambda host, path: replace(whole(host, path), until=lambda: int(path[1:]) <= after or until.is_set())
 
 
 def url_of(web: Web, n: int) -> str:

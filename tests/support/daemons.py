@@ -78,7 +78,7 @@ class Daemon:
 
     async def until(self, **wanted):
         """Wait until the status says so."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 _, told = await self.ask("GET", "/v1/status")
                 if all(told[key] == value for key, value in wanted.items()):

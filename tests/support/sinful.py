@@ -90,6 +90,16 @@ async def cut_tls(conn: Conn) -> None:
     await conn.cut_tls()
 
 
+def once(so: Callable[[], object]) -> Callable[[Conn], Awaitable[None]]:
+    """Go on as soon as it is so."""
+
+    async def wait(conn: Conn) -> None:
+        while not so():
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
 def forever(data: bytes, every: float = 0.0) -> Callable[[Conn], Awaitable[None]]:
     """The same bytes until the client goes."""
 
@@ -130,7 +140,7 @@ class Site:
     extras: Sequence[Callable[[Site], Any]] = ()
     """Context managers for further servers; each may set ``ports``."""
 
-    REQUESTS_MAX = 100
+    REQUESTS_MAX = 1000
 
     def good(self, count: int, first: int = 0) -> list[str]:
         """URLs of so many good pages, from ``/good/FIRST`` on."""

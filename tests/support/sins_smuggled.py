@@ -37,10 +37,21 @@ HEADS: Final = {
     "line-version-1.10": bad([raw(b"Content-Length: 2", body=b"ok", line=b"HTTP/1.10 200 OK")]),
     "line-version-1": bad([raw(b"Content-Length: 2", body=b"ok", line=b"HTTP/1 200 OK")]),
     "line-of-a-request": bad([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"]),
-    "fold-first": fine([raw(b" X: y", b"Content-Length: 2", body=b"ok")]),
+    # white space before the first field: who leaves out the line, as RFC 9112 has it (2.2), reads another response
+    "fold-first": bad([raw(b" X: y", b"Content-Length: 2", body=b"ok")]),
+    "fold-first-frames": bad([raw(b"\tContent-Length: 2", body=b"ok" + WRONG), hang]),
+    "fold-first-in-two": bad([b"HTTP/1.1 200 OK\r\n", 0.05, b" X: y\r\nContent-Length: 2\r\n\r\nok"]),
+    "fold-first-of-nothing": bad([raw(b" ", b"Content-Length: 2", body=b"ok")]),
+    "fold-first-after-interim": bad([b"HTTP/1.1 100 Continue\r\n\r\n" + raw(b" ", b"Content-Length: 2", body=b"ok")]),
     "fold-in-length": bad([raw(b"Content-Length: 1\r\n 0", body=b"0123456789")]),
     "fold-before-length": fine([raw(b"Content-Length:\r\n 2", body=b"ok" + WRONG), hang]),
     "fold-before-chunked": fine([raw(b"Transfer-Encoding:\r\n chunked", body=HELLO + WRONG), hang]),
+    # no empty line, but the end of the head for the parser
+    "value-empty-bare-cr": bad([raw(b"X:\r", b"Content-Length: 2", body=b"ok")]),
+    "value-empty-bare-cr-in-two": bad([b"HTTP/1.1 200 OK\r\nX:\r\r\n", 0.05, b"Content-Length: 2\r\n\r\nok"]),
+    "value-empty-bare-cr-framed": bad([raw(b"Content-Length: 2", b"X: \r", b"Y: z", body=b"ok")]),
+    "value-empty-bare-cr-chunked": bad([raw(b"Transfer-Encoding: chunked", b"X:\r", b"Y: z", body=HELLO)]),
+    "value-empty-bare-cr-interim": bad([b"HTTP/1.1 103 Hints\r\nX:\r\r\n" + OK]),
     "name-with-space": bad([raw(b"X Y: z", b"Content-Length: 2", body=b"ok")]),
     "name-delete": bad([raw(b"X\x7f: z", b"Content-Length: 2", body=b"ok")]),
     "value-escapes": fine([raw(b"X: \x01\x1b[31m", b"Content-Length: 2", body=b"ok")]),
@@ -49,6 +60,17 @@ HEADS: Final = {
     "refresh": fine([raw(b"Refresh: 0; url=file:///etc/passwd", b"Content-Length: 2", body=b"ok")]),
     "close-among-others": fine([raw(b"Connection: foo, close", b"Content-Length: 2", body=b"ok" + WRONG), hang]),
     "keep-alive-nonsense": fine([raw(b"Keep-Alive: timeout=-1, max=0", b"Content-Length: 2", body=b"ok"), stay]),
+}
+
+LINE_FEEDS: Final = {
+    # heads of bare line feeds, in one piece with what follows
+    "feeds-length-too-small": fine([b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok" + WRONG, hang]),
+    "feeds-204-with-body": fine([b"HTTP/1.1 204 None\nContent-Length: 5\n\nhello", hang]),
+    "feeds-chunk-extension-blank": fine([b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5; a\r\nhello\r\n0\r\n\r\n", stay]),
+    "feeds-chunk-size-letters": cut(b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nxyz\r\nhello\r\n"),
+    "feeds-mixed-length-too-small": fine([b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok" + WRONG, hang]),
+    "feeds-interim": fine([b"HTTP/1.1 100 C\n\n", 0.05, b"HTTP/1.1 102 P\nX: y\n\n" + OK, stay]),
+    "feeds-interim-with-length": fine([b"HTTP/1.1 104 Odd\nContent-Length: 5\n\n" + OK, stay]),
 }
 
 LENGTHS: Final = {
@@ -176,4 +198,4 @@ LOCATIONS: Final = {
     "location-zone": nowhere("http://[fe80::1%25eth0]/"),
 }
 
-SMUGGLED: Final[dict[str, Sin]] = HEADS | LENGTHS | TRANSFERS | CHUNKS | INTERIMS | LOCATIONS
+SMUGGLED: Final[dict[str, Sin]] = HEADS | LINE_FEEDS | LENGTHS | TRANSFERS | CHUNKS | INTERIMS | LOCATIONS

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30) -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 60) -> T:
     """What the condition gives, once that is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -19,7 +19,7 @@ def wait_until(condition: Callable[[], T], seconds: float = 30) -> T:
     return found
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """The same, while the loop goes on. TimeoutError."""
     async with asyncio.timeout(seconds):
         while not condition():

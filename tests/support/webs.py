@@ -31,7 +31,7 @@ class Visit(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """``wait``: seconds before it begins; ``hang``: it never does. ``body`` is encoded already."""
+    """It begins once ``until`` says so, and ``wait`` seconds later; ``hang``: it never does. ``body`` is encoded already."""
 
     status: int = 200
     body: bytes = b""
@@ -39,6 +39,7 @@ class Answer:
     mime: str | None = "text/html; charset=utf-8"
     wait: float = 0.0
     hang: bool = False
+    until: Callable[[], object] | None = None
 
 
 Page = Answer | Callable[[], Answer]
@@ -113,6 +114,8 @@ class Web:
                     visits.append(Visit(host, path, begun, float("inf"), fields["user-agent"]))
                     await reader.read()
                     break
+                while answer.until is not None and not answer.until():
+                    await asyncio.sleep(0.005)
                 if answer.wait:
                     await asyncio.sleep(answer.wait)
                 visits.append(Visit(host, path, begun, time.monotonic(), fields["user-agent"], fields))

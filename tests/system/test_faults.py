@@ -157,7 +157,7 @@ def test_who_gives_up_on_a_full_disk_leaves_no_torn_record(crawl: MixedCrawl, tm
 
 
 def test_it_pauses_on_a_full_disk_and_goes_on_by_itself(crawl: MixedCrawl, tmp_path: Path) -> None:
-    with Trial(crawl, tmp_path) as trial:
+    with Trial(crawl, tmp_path, "60s") as trial:
         trial.wait_until_something_is_acknowledged()
         trial.faults.rules("write,pwrite,create,fallocate 1- ENOSPC")
         while "waits for disk" not in trial.said:

@@ -45,7 +45,7 @@ class CountingSite(Site):
 @pytest.mark.timeout(60 + 10 * KILLS)
 def test_killed_at_random_instants_it_loses_nothing_and_stores_nothing_twice(tmp_path: Path) -> None:
     rng = random.Random(os.environ.get("KILLS_SEED", time.time_ns()))
-    crawl = MixedCrawl(max(500, 80 * KILLS))
+    crawl = MixedCrawl(max(700, 80 * KILLS))
     site = crawl.site = CountingSite(crawl.site.scripts)
     out = tmp_path / "out"
     kills = 0
@@ -97,7 +97,7 @@ def test_a_page_held_up_costs_a_second_visit_of_that_page_alone(tmp_path: Path, 
         urls = [web.url("127.0.3.1", "/held"), *(web.url(f"127.0.3.{n % 50 + 2}", f"/{n}") for n in range(OTHERS))]
         listed.write_text("\n".join(urls))
         command = ("run", "-i", str(listed), "-o", str(out), *LOCAL, "--grace", "1s")
-        with crawling(*command) as process:
+        with crawling(*command, "--first-byte-timeout", "10min", "--timeout", "10min") as process:
             while len(web.visits) <= OTHERS or settled(out) < OTHERS:
                 assert process.poll() is None
                 time.sleep(0.05)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -12,6 +11,7 @@ import urllib.request
 import pytest
 from support.daemons import served
 from support.paths import ROOT
+from support.programs import port_of_its_own
 from support.sinful import Site, running
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
@@ -22,12 +22,6 @@ scrape_configs:
   - job_name: crawler
     static_configs: [targets: ["127.0.0.1:{port}"]]
 """
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def hurried(rules):
@@ -45,7 +39,7 @@ def prometheus(tmp_path, target):
     for path in RULES.glob("*.yml"):
         (tmp_path / "rules" / path.name).write_text(hurried(path.read_text()))
     (tmp_path / "prometheus.yml").write_text(CONFIG.format(port=target))
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port_of_its_own()}"
     command = [binary, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
     log = (tmp_path / "log").open("w")
     with log, subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log) as process:
@@ -72,7 +66,7 @@ def until(what):
 
 @pytest.mark.slow
 def test_prometheus_scrapes_it_and_alerts_when_it_stalls(tmp_path):
-    port = free_port()
+    port = port_of_its_own()
     with (
         running(Site(scripts={})) as site,
         served(tmp_path / "d", "--metrics-listen", f"127.0.0.1:{port}") as daemon,

@@ -13,16 +13,10 @@ from pathlib import Path
 import pytest
 import trustme
 from support.daemons import served
-from support.programs import command
+from support.programs import command, port_of_its_own
 
 PROXY = Path(__file__).parent.parent.parent / "deploy" / "proxy"
 TOKEN = "t0ken-of-the-test"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +74,7 @@ def test_commands_and_page_go_through_a_proxy(tmp_path, authority, proxy):
         pytest.skip(f"{program} is not installed (Debian: apt install {program})")
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    port, folder = free_port(), tmp_path / "proxy"
+    port, folder = port_of_its_own(), tmp_path / "proxy"
     folder.mkdir()
     with served(tmp_path / "d", "--api-token-file", str(token), "--server-names", "localhost") as daemon:
         arguments = proxy(folder, daemon.listen, port, authority)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
+from crawler.core.text import counted
 from crawler.crawl import plan_of
 from crawler.crawl.planning import memory_limit_of, parsers_of
 from crawler.parse.seed_files import blocks
@@ -67,12 +68,12 @@ def _possible(config: Config, cores: int, *, endless: bool) -> tuple[int, str]:
     wanted = min(PROCESSES_MAX, config.workers, wanted)
     for processes in range(wanted, 1, -1):
         if _fit(config, processes, endless=endless):
-            return processes, _on_cores(cores) if processes == wanted else _on_memory(config)
-    return 1, _on_cores(cores) if wanted < 2 else _on_memory(config)
+            return processes, _on_cores(cores, endless=endless) if processes == wanted else _on_memory(config)
+    return 1, _on_cores(cores, endless=endless) if wanted < 2 else _on_memory(config)
 
 
-def _on_cores(cores: int) -> str:
-    return f"{cores} core{'s' * (cores > 1)}"
+def _on_cores(cores: int, *, endless: bool) -> str:
+    return "a daemon on " * endless + counted(cores, "core")
 
 
 def _on_memory(config: Config) -> str:
@@ -100,7 +101,7 @@ def _useful(config: Config) -> tuple[int, str]:
     listed = _listed(config)
     follows = bool(config.depth or config.sitemaps)
     if listed.urls <= SHORT_URLS:
-        urls = f"{listed.urls} URL{'s' * (listed.urls != 1)}"
+        urls = counted(listed.urls, "URL")
         return 1, f"begun from {urls}, of which nobody knows what comes" if follows else f"a list of {urls}"
     if follows and config.scope in ("any", "domain"):
         return PROCESSES_MAX, ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import pickle
 import time
 from collections import deque
@@ -26,10 +25,10 @@ from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
 from crawler.resources.disk import FULL
-from crawler.service.health import HISTORY_EVERY_S, HISTORY_MAX, STUCK_S
+from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
-from crawler.service.parts.nursery import Nursery
+from crawler.service.parts.nursery import Nursery, no_process
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.visits import AllowedVisits
 
@@ -105,7 +104,7 @@ class _Part:
         seen = self.look
         self.before = ended_counted([self.before, seen.counted])
         self.before_bytes += seen.snapshot.bytes
-        still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening")
+        still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening", waits_for="nothing")
         was, self.before_readings = seen.readings, self.readings()
         readings = Readings(urls=was.urls, refused=was.refused, memory_limit=was.memory_limit, disk_free=was.disk_free)
         self.look = Look(still, readings, hosts=seen.hosts)
@@ -129,9 +128,7 @@ class Crew:
         """Memory of the parent, and of the process that parts are forked from."""
         self._drain = asyncio.Event()
         self.lately: Final = Rates()
-        self.history: deque[float] = deque(maxlen=HISTORY_MAX)
-        """Pages per second, every HISTORY_EVERY_S."""
-        self._noted_at = 0.0
+        self.history = History()
         self.last_reload_successful: Callable[[], bool] = lambda: True
         self.begun: Snapshot | None = None
         """What earlier runs had left in the directory, once all parts are open."""
@@ -250,10 +247,10 @@ class Crew:
 
     async def look(self) -> None:
         """See all parts anew."""
-        self.lately.add(self.stats())
-        if (now := time.monotonic()) - self._noted_at >= HISTORY_EVERY_S:
-            self._noted_at = now
-            self.history.append(self.lately.pages)
+        now = self.stats()
+        self.lately.add(now)
+        if self.opened.is_set():  # what parts bring along when they are opened was not settled just now
+            self.history.add(now)
         try:
             self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
         except RuntimeError as error:
@@ -410,8 +407,7 @@ class Crew:
             self._parts[number].exit.set_result(code)
 
     def _not_begun(self, number: int, why: int) -> None:
-        said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
-        self._parts[number].error = StorageError(f"{said} ({os.strerror(why)})", errno=why)
+        self._parts[number].error = no_process(why)
         self._ended(number, 1)
 
     def _lose_nursery(self) -> None:

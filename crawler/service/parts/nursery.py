@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
+from crawler.core.errors import StorageError
 from crawler.service.signals import HANDLED
 
 _ORDER: Final = struct.Struct("<B")
@@ -105,7 +106,7 @@ class Nursery:
 def open_nursery(main: Main) -> Iterator[Nursery]:
     """Fork it; ``main`` is what each part does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         ours.close()
         _be_one(theirs, main)
@@ -115,6 +116,20 @@ def open_nursery(main: Main) -> Iterator[Nursery]:
         yield nursery
     finally:
         nursery.close()
+
+
+def fork() -> int:
+    """As ``os.fork``. StorageError: this machine has no process left."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise no_process(error.errno or 0) from error
+
+
+def no_process(why: int) -> StorageError:
+    """Without its errno: EAGAIN is also that of a directory that is in use."""
+    said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
+    return StorageError(f"{said} ({os.strerror(why)})")
 
 
 def _be_one(parent: socket.socket, main: Main) -> NoReturn:

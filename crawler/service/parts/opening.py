@@ -32,7 +32,7 @@ from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
 from crawler.resources.memory_plan import PARENT_BYTES, LimitTooSmall
 from crawler.service.parts.channel import error_of, words_of
-from crawler.service.parts.nursery import Nursery, open_nursery
+from crawler.service.parts.nursery import Nursery, fork, open_nursery
 from crawler.service.parts.part import crawl_part, part_main
 from crawler.service.parts.shares import share_of
 
@@ -101,7 +101,7 @@ def _divided(config: Config, root: Path, parts: int) -> Division:
     with its parent: it holds the directory's lock, too, and who is begun again would find that taken."""
     receiving, sending = os.pipe()
     parent = os.getpid()
-    if (pid := os.fork()) == 0:
+    if (pid := fork()) == 0:
         code = 1
         try:
             os.close(receiving)

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import Exit, StorageError
+from crawler.core.errors import StorageError
 from crawler.core.model import Snapshot
 from crawler.core.version import __version__
 from crawler.crawl.metrics import Metrics
 from crawler.policy.scope import RULES
 from crawler.service.parts.crew import Crew, PartsError
 from crawler.service.parts.opening import Opened
-from crawler.service.run import Report, exit_code, showing, stopping, telling
+from crawler.service.run import Report, code_of, exit_code, showing, stopping, telling
 from crawler.service.signals import Signals
 
 logger: Final = logging.getLogger(__name__)
@@ -61,17 +61,13 @@ async def run_parts(
                 finally:
                     shown.cancel()
         snapshot = crew.stats("ended")
-        on_snapshot(snapshot)
+        if error is None or crew.begun is not None:
+            on_snapshot(snapshot)
         if error is not None:
             logger.error("%s", error)
         stopped = crew.stopped_by is not None
         code = code_of(error) if error is not None else exit_code(snapshot, config.max_failed, stopped)
         return Report(code, snapshot, crew.stopped_by, str(error) if error is not None else None, crew.begun)
-
-
-def code_of(error: Exception) -> Exit:
-    """Of a crawl that one of its parts has ended."""
-    return Exit.INTERNAL if isinstance(error, PartsError) else Exit.STORAGE
 
 
 @contextlib.asynccontextmanager

@@ -18,12 +18,12 @@ from crawler.service.api import CONNECTIONS_MAX
 from crawler.service.listener import open_listener
 from crawler.service.parts.crew import PartsError
 from crawler.service.parts.opening import Opened
-from crawler.service.parts.run import code_of, crew_of, scraped
+from crawler.service.parts.run import crew_of, scraped
 from crawler.service.parts.steering import SteeredParts
 from crawler.service.reload import Changes
 from crawler.service.run import Report, first_of, stopping, telling
 from crawler.service.sd_notify import Notifier
-from crawler.service.serve import beside, control_of, daemon_exit_code, reloading
+from crawler.service.serve import beside, control_of, ended, reloading
 from crawler.service.signals import Signals
 
 logger: Final = logging.getLogger(__name__)
@@ -73,10 +73,4 @@ async def serve_parts(
             error = first_of(group)
         except* ConfigError as group:
             raise first_of(group) from None
-        snapshot = crew.stats("ended")
-        if error is not None:
-            logger.error("%s", error)
-        ended_by = crew.stopped_by or "itself"
-        logger.info("ended by %s: %d of %d URLs settled", ended_by, snapshot.done, snapshot.known)
-        code = code_of(error) if error is not None else daemon_exit_code(crew.stopped_by, None)
-        return Report(code, snapshot, crew.stopped_by, str(error) if error is not None else None)
+        return ended(crew, error)

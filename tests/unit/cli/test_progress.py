@@ -88,6 +88,8 @@ def test_the_line_says_what_failed_and_how_long_it_goes_on_before_all_else():
     assert status_line(now, rates) == expected
     failed = replace(now, outcomes={"ok": 1900, "timeout": 60, "http_error": 40, "robots_denied": 9})
     assert status_line(failed, rates).startswith("100 failed · 1 min 30 s left · ")
+    ended = status_line(replace(now, state="ended", retrying=0, in_flight=0), rates)
+    assert ended == "ended: 2,000/20,000 URLs · 200/s · 3.4 MB/s · 0 in flight", "it waits for nothing any more"
 
 
 def test_while_links_are_found_the_time_left_is_a_least_one():
@@ -108,11 +110,11 @@ def test_while_links_are_found_the_time_left_is_a_least_one():
     assert status_line(endless, rates).startswith("at least 11,574 d 1 h left"), "a number that is none ended the daemon"
 
 
-def test_who_presses_ctrl_c_is_told_what_a_second_time_does():
+def test_while_it_drains_people_are_told_what_ctrl_c_does():
     stream = Terminal()
     with Progress("bar", stream) as progress:
         progress.show(snap(0, state="draining", in_flight=3))
-    assert "Ctrl-C again ends at once" in stream.getvalue()
+    assert "Ctrl-C ends at once · draining" in stream.getvalue(), "it may drain for another reason: that is no second time"
 
 
 def test_the_line_names_the_host_whose_politeness_rules():

@@ -216,6 +216,13 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
     assert "not a TOML file" in faults(file=str(binary))[0]
 
 
+def test_of_a_file_that_cannot_be_read_nothing_is_said_to_be_missing(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load({}, environ={}, file=write(tmp_path, "output = 1\noutput = 2\n"), needs={"output": "output is missing"})
+    (said,) = caught.value.faults
+    assert "not a TOML file" in said
+
+
 def test_a_file_of_an_editor_that_marks_its_encoding_is_read_or_told(tmp_path):
     file = tmp_path / "c.toml"
     file.write_bytes("workers = 3\r\n".encode("utf-8-sig"))

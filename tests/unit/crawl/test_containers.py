@@ -42,7 +42,7 @@ BOUNDS: dict[str, tuple[str, int]] = {
     "Visitor._reserved": ("outcome", CLAIMED),
     "Visits._leases": ("workers", WORKERS),
     "Crawl.recent_failures": ("RECENT_FAILURES", FIXED),
-    "Vitals.history": ("HISTORY_MAX", FIXED),
+    "History.rates": ("HISTORY_MAX", FIXED),
     "Exclusion.*": ("settings", FIXED),
     "MemoryGovernor._visits": ("workers", WORKERS),
     "MemoryGovernor._given_up": ("workers", WORKERS),

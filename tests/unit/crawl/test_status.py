@@ -8,6 +8,7 @@ import pytest
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.model import Dropped, LongestHost, Pause, Snapshot, WaitsFor
+from crawler.core.text import share
 from crawler.crawl.failing_hosts import HOSTS_MAX, FailingHosts
 from crawler.crawl.status import FAILING_HOSTS, WAITS, pages_between, snapshot_of
 from crawler.crawl.wiring import open_crawl
@@ -127,3 +128,8 @@ def test_people_are_told_in_words_what_the_workers_wait_for():
 def test_pages_that_are_visited_again_by_schedule_count_as_settled_though_no_more_are_done():
     first, last = (Snapshot(at=at, state="running", done=10, settled=settled) for at, settled in ((0.0, 10), (2.0, 15)))
     assert (pages_between(first, last), pages_between(last, first)) == (5, 0)
+
+
+def test_all_of_it_is_said_of_all_of_it_alone():
+    assert [share(done, 3_003) for done in (0, 1, 3_002, 3_003)] == [" (0.0%)", " (0.0%)", " (99.9%)", " (100.0%)"]
+    assert share(0, 0) == ""

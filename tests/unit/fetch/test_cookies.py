@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from crawler.core.errors import ConfigError
 from crawler.fetch.cookie_file import FILE_BYTES_MAX
-from crawler.fetch.cookies import BYTES_MAX, COOKIE_COST_BYTES, HOST_BYTES_MAX, SET_MAX, Cookies, check_file, open_cookies
+from crawler.fetch.cookies import (
+    BYTES_MAX,
+    COOKIE_COST_BYTES,
+    GONE_MAX,
+    HOST_BYTES_MAX,
+    SET_MAX,
+    Cookies,
+    check_file,
+    open_cookies,
+)
 
 HOME = "https://www.example.org/a/b"
 
@@ -460,6 +469,16 @@ async def test_what_could_not_be_saved_is_saved_later(tmp_path: Path, monkeypatc
         in_the_way.rmdir()
     async with open_cookies(file, tmp_path) as cookies:
         assert cookies.header(HOME) == "a=1"
+
+
+def test_hosts_whose_cookies_can_never_be_saved_do_not_fill_the_memory() -> None:
+    cookies = Cookies(CookieJar())
+    for n in range(5 * GONE_MAX):
+        cookies.received(f"http://h{n}.test/", ["a=1"])
+        if n % GONE_MAX == GONE_MAX - 1:
+            cookies.not_saved(cookies.changed())
+    kept = len(cookies._hosts)
+    assert kept < 3 * GONE_MAX and len(cookies._changed) == kept + GONE_MAX
 
 
 async def test_several_processes_keep_theirs_in_one_file(tmp_path: Path) -> None:

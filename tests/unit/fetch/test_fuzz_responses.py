@@ -123,6 +123,25 @@ def test_an_answer_may_come_in_any_pieces(site: Site, tmp_path: Path, lean: bool
         assert end == ("ok", None, ZIPPED if b"gzip" in data[:200] else BODY)
 
 
+def with_line_feeds(answer: bytes) -> bytes:
+    """The last head's line ends without their returns."""
+    start, end = answer.rindex(b"HTTP/1.1 200"), answer.index(b"\r\n\r\n", answer.rindex(b"HTTP/1.1 200")) + 4
+    return answer[:start] + answer[start:end].replace(b"\r\n", b"\n") + answer[end:]
+
+
+def test_pieces_change_nothing_of_how_an_answer_ends(site: Site, tmp_path: Path) -> None:
+    rng = random.Random(11)
+    whole = []
+    for _ in range(CASES // 2):
+        answer = rng.choice(answers(rng))[0]
+        whole.append(spoilt(rng, with_line_feeds(answer) if rng.random() < 0.5 else answer) + rng.choice((b"", b"\r\n", b"more")))
+    pieces: list[Script] = [in_pieces(rng, data) for data in whole]
+    ends = run([*([data] for data in whole), *pieces], site, tmp_path, lean=True)
+    for data, one, other in zip(whole, ends, ends[len(whole) :], strict=False):
+        assert one[:2] == other[:2], data[:200]
+        assert one[0] != "ok" or one[2] == other[2], data[:200]
+
+
 @pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_an_answer_that_is_spoilt_ends_in_one_of_the_known_ways(site: Site, tmp_path: Path, seed: int, lean: bool) -> None:

@@ -13,6 +13,7 @@ import trustme
 import uvloop
 from support.hostile import end_of, fetching, lease_of
 from support.sinful import Site, running
+from support.waiting import until
 
 from crawler.fetch import connection, connector
 from crawler.fetch.connector import IDLE_TLS_BYTES
@@ -98,7 +99,7 @@ async def test_a_connection_that_receives_much_at_rest_is_ended(tmp_path: Path, 
             monkeypatch.setattr(connection, "received_bytes", lambda sock, more=more: waiting._wire_bytes + more)
             fetcher._connector.tls_waste.look(0.0, at_once=True)
             await asyncio.sleep(0.05)
-            assert fetcher.stats().connections_idle == idle
+            await until(lambda idle=idle: fetcher.stats().connections_idle == idle)
 
 
 @pytest.mark.parametrize("lean", [True, False])

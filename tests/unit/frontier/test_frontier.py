@@ -468,6 +468,25 @@ async def test_the_bench_holds_fewer_links_where_they_are_long(length, most):
     world.pump.close()
 
 
+async def test_the_bench_holds_no_more_though_many_hosts_run_low_at_once():
+    """While a trip to the store takes long, all of them are visited; then each is to have more."""
+    world, weights = World(), []
+    claim, take_in = world.store.claim, world.pump._take_in
+
+    def slow_claim(*wanted):
+        time.sleep(0.02)
+        return claim(*wanted)
+
+    def weighed(got):
+        take_in(got)
+        weights.append(world.bench.weight)
+
+    world.store.claim, world.pump._take_in = slow_claim, weighed
+    await world.crawl(links(40, 80), drop, workers=40)
+    assert world.visits.total() == 3200
+    assert max(weights) <= 200
+
+
 async def test_hosts_that_ask_for_hours_do_not_keep_others_from_the_bench():
     world = World()
     world.frontier._politeness = politeness(backoff_max_s=1000.0)
@@ -516,21 +535,25 @@ async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_other
         await crawl
 
 
-async def test_hosts_that_have_links_for_ever_do_not_keep_others_from_the_bench(monkeypatch):
+@pytest.mark.parametrize(
+    ("delay", "workers", "prompt_s"), [(0.01, 8, 1.0), (0.0, 100, 1.0), (0.0, 8, 0.0)], ids=["rest", "always out", "slow"]
+)
+async def test_hosts_that_have_links_for_ever_do_not_keep_others_from_the_bench(monkeypatch, delay, workers, prompt_s):
     """It has places for fifty, which were given more as they were visited, and the others none until those had no more."""
     monkeypatch.setattr("crawler.frontier.pump.ROOM_EVERY_S", 0.01)
-    world = World(delay=0.01)
+    monkeypatch.setattr("crawler.frontier.workbench.PROMPT_S", prompt_s)
+    world = World(delay=delay)
     hosts: set[str] = set()
 
     async def visit(lease):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0 if delay else 0.002)
         hosts.add(lease.link.host)
         if len(hosts) == 200:
             world.frontier.drain()
         return Retry("http_error", None, "alive")
 
     async with asyncio.timeout(60):
-        await world.crawl(links(200, 100), visit)
+        await world.crawl(links(200, 100), visit, workers)
     assert len(hosts) == 200
 
 
@@ -803,12 +826,80 @@ async def test_no_robots_txt_is_visited_at_a_host_that_is_anothers_by_now():
     world.pump.close()
 
 
+# -- what takes hosts off the bench -------------------------------------------------------------------------------
+
+
+def is_empty(bench: Workbench) -> bool:
+    """Once all rests are over."""
+    assert bench.take(1e12) is None
+    return not bench.names() and not bench.weight
+
+
+async def test_no_host_of_a_lost_slot_stays_on_the_bench():
+    """Each kept a place for ever: what was out of them and given back, was settled and is nobody's, or waited for rules."""
+    world = World()
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(3, 1))])
+    leases = [await world.frontier.take() for _ in range(2)]
+    world.frontier.settle(leases[0], Dropped("skipped", "mime"))
+    world.bench.hold_for_robots("h2.test", True)
+    assert world.bench.take(0.0) is None
+    world.frontier.deals = lambda host: False
+    world.pump.evict({0}, lambda lease: 0, lambda host: 0)
+    world.frontier.settle(leases[1], Unvisited())
+    assert is_empty(world.bench)
+    world.pump.close()
+
+
+class Blocked:
+    """These hosts are wanted no more."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.hosts, self.is_set = hosts, True
+
+    def blocks(self, host: str) -> bool:
+        return host in self.hosts
+
+    def refuses(self, link: Link) -> tuple[str, str] | None:
+        return ("skipped", "excluded") if self.blocks(link.host) else None
+
+
+async def test_blocked_hosts_that_wait_for_rules_leave_the_bench():
+    world = World()
+    world.frontier._exclusion = Blocked("h0.test")
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    world.bench.hold_for_robots(link.host, True)
+    assert world.bench.take(world.clock.now()) is None
+    world.frontier.withdraw_excluded()
+    assert is_empty(world.bench)
+    world.pump.close()
+
+
+async def test_hosts_are_blocked_though_one_of_them_leaves_the_bench_meanwhile():
+    """What waits for the rules of the first is settled, and so there is dealing: the second has nothing to deal, and goes."""
+    world = World()
+    Robots(world, None)
+    world.frontier._exclusion = Blocked("h0.test", "h1.test")
+    asks = asyncio.create_task(world.frontier.take())
+    await asyncio.sleep(0)
+    onward = Link("http://h0.test/robots.txt", "h0.test", "robots", hops=1, anchor="http://h2.test")
+    now = world.clock.now() - 10.0
+    world.bench.put([Lease(onward, b"1", now + 60.0), Lease(Link("http://h1.test/", "h1.test"), b"2")])
+    world.bench.release(world.bench.take(now), HostRest(now + 1.0))
+    world.bench.forget("h1.test", now, now)  # its rest is spent here
+    world.frontier.withdraw_excluded()
+    assert world.bench.names() == ["h0.test"] and not world.bench.waiting
+    asks.cancel()
+    world.pump.close()
+
+
 # -- hosts given up -----------------------------------------------------------------------------------------------
 
 
-async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone():
-    """However many there are, and however often links of them are found."""
-    world = World(failures=1)
+@pytest.mark.parametrize("delay", [0.0, 1000.0])
+async def test_hosts_that_were_given_up_are_remembered_by_the_store_alone(delay):
+    """However many there are, however long they rest, and however often links of them are found."""
+    world = World(failures=1, delay=delay)
 
     async def work() -> None:
         while (lease := await world.frontier.take()) is not None:

@@ -607,7 +607,7 @@ def test_a_reader_beside_a_busy_writer_sees_whole_commits(driver: Driver) -> Non
     try:
         seen = set()
         until = time.monotonic() + 4
-        while time.monotonic() < until:
+        while time.monotonic() < until or len(seen) <= 3:
             reader = open_reader(driver.path)
             turn = reader.marks()["results"].length
             assert reader.stats().known == 100 * turn
@@ -619,7 +619,6 @@ def test_a_reader_beside_a_busy_writer_sees_whole_commits(driver: Driver) -> Non
     finally:
         stop.set()
         writer.join()
-    assert len(seen) > 3
 
 
 def test_a_reader_outlives_files_that_the_writer_has_merged_away(driver: Driver) -> None:

@@ -361,8 +361,50 @@ def test_the_turn_ends_of_hosts_that_came_first_and_were_visited():
     taken = bench.take(5.0)
     assert taken.link.host in ("due", "new")
     bench.give_back(taken)
-    assert [left.link.host for left in bench.end_turns(9, 5.0)] == ["due"] * 2 + ["last"] * 2 + ["rests"]
-    assert set(bench.names()) == {"unknown", "out", "other", "new"} and bench.waiting == 2 + 2 + 3 + 3
+    assert [left.link.host for left in bench.end_turns(9, 5.0)] == ["due"] * 2 + ["out"] * 2 + ["last"] * 2
+    assert set(bench.names()) == {"unknown", "out", "other", "new", "rests"} and bench.waiting == 2 + 0 + 3 + 3 + 1
+
+
+class Looked(dict):
+    """How often all of it was looked at."""
+
+    times = 0
+
+    def items(self):
+        self.times += 1
+        return super().items()
+
+
+def test_groups_that_rest_are_not_looked_through_at_every_visit():
+    """Nobody else knows of their rest, which may be long; when it is over, they go."""
+    bench = Workbench(lambda host: 1, lambda host: host)
+    bench._groups = looked = Looked()
+    for n in range(2000):
+        bench.put([lease(f"h{n}", n)])
+        bench.release(bench.take(1.0), HostRest(60.0))
+        bench.forget(f"h{n}", 1.0, 60.0)
+    assert len(looked) == 2000 and looked.times < 10
+    for n in range(5000):
+        bench.put([lease(f"h{n}", n)])
+        bench.release(bench.take(61.0 + n), HostRest(61.0 + n))
+        bench.forget(f"h{n}", 61.0 + n, 61.0 + n)
+    assert len(looked) < 200 and looked.times < 100
+
+
+def test_a_turn_ends_of_a_host_that_is_slow_or_being_visited_though_it_rests_never():
+    """But not of one that waits for its robots.txt, or that visits one for another."""
+    bench = Workbench(lambda host: 2)
+    bench.put([lease(host, n) for host in ("slow", "out", "held", "visits") for n in range(3)])
+    first = {taken.link.host: taken for taken in (bench.take(0.0) for _ in range(4))}
+    bench.release(first["slow"], HostRest(0.0), 2 * PROMPT_S)
+    bench.hold_for_robots("held", True)
+    bench.put_robots_first(Lease(Link("http://visits/robots.txt", "visits", "robots", hops=1), b""))
+    assert [left.link.host for left in bench.end_turns(9, 1.0)] == ["slow"] * 2 + ["out"] * 2
+    assert bench.end_turns(9, 1.0) == [] and bench.names() == ["out", "held", "visits"]
+    assert bench.take(1.0).link.kind == "robots"
+    bench.release(first["out"], HostRest(1.0))
+    bench.forget("out", 1.0, 1.0)
+    assert bench.names() == ["held", "visits"]
 
 
 def test_hosts_that_rest_long_go_home_if_the_store_knows_of_their_rest():

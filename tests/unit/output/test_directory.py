@@ -3,6 +3,9 @@
 import errno
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
@@ -31,6 +34,37 @@ def test_so_many_earlier_crawls_are_kept_the_latest(tmp_path: Path, keep: int | 
     assert len(found) == left
     if keep == 2:
         assert "previous-20260101000000.10" in found, "the number counts, not its text; and the one set aside just now"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from crawler.config.sections import Config
+from crawler.output.directory import open_directory
+left, rename = int(sys.argv[2]), Path.rename
+def counted(self, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return rename(self, target)
+Path.rename = counted
+with open_directory(Path(sys.argv[1]), Config(output=sys.argv[1], fresh=True, keep_previous=1)):
+    pass
+"""
+
+
+@pytest.mark.parametrize("moved", range(1, 5))
+def test_an_earlier_crawl_is_kept_whole_though_a_kill_came_while_it_was_set_aside(tmp_path: Path, moved: int) -> None:
+    """Of its two halves the latter was kept: the store and its WARC files were deleted."""
+    with open_directory(tmp_path, Config(output=str(tmp_path))):
+        for name in ("frontier", "warc", "results"):
+            (tmp_path / name).mkdir()
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(moved)], check=False).returncode == -signal.SIGKILL
+    with open_directory(tmp_path, Config(output=str(tmp_path), fresh=True, keep_previous=1)):
+        pass
+    [aside] = tmp_path.glob("previous-*")
+    assert {path.name for path in aside.iterdir()} == {"frontier", "warc", "results", "tmp", "crawl.toml"}
 
 
 def test_a_crawl_that_was_kept_in_memory_is_told_apart_from_none(tmp_path: Path) -> None:

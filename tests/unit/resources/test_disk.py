@@ -235,10 +235,12 @@ async def test_a_quota_that_lets_other_pages_through_does_not(world):
         world.disk.committed()
 
 
-async def test_no_descriptors_left_means_fewer_fetches_and_more_again_as_they_go_through(world):
+async def test_no_descriptors_left_means_fewer_fetches_and_more_again_as_they_go_through(world, caplog):
     lack = StorageError("no descriptor", errno=errno.EMFILE)
     await world.disk.visit_failed(lack, 40)
     assert world.frontier._limits == {"scarce": 20}
+    assert caplog.messages[-1].startswith("no descriptor: allow more descriptors"), "what to do stands in it"
+    assert caplog.messages[-1].endswith("fetches at a time now: 20")
     await world.disk.visit_failed(lack, 18)
     assert world.frontier._limits == {"scarce": 9}
     for ceiling in range(10, 16):

@@ -198,7 +198,6 @@ async def test_a_page_that_an_earlier_process_made_is_shown_all_anew(tmp_path):
 
 async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_live_one_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard, "LIVE_S", 0.05)
-    monkeypatch.setattr(dashboard, "MADE_S", 0.2)
 
     async def hang(*_):
         await asyncio.Event().wait()
@@ -207,6 +206,7 @@ async def test_where_a_process_hangs_nobody_waits_for_the_page_for_ever_and_a_li
         reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         begun = await reader.readuntil(b"event: sections")
+        monkeypatch.setattr(dashboard, "MADE_S", 0.2)
         d.control.crawl.hosts = d.control.crawl.explain = d.control.crawl.pause = hang
         with contextlib.suppress(ConnectionResetError):
             while more := await reader.read(65536):

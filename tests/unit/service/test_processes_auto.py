@@ -67,6 +67,7 @@ def test_a_list_is_looked_at(tmp_path, pack):
 def test_a_daemon_is_sent_more():
     daemon = config_of(memory_limit="8GiB")
     assert [processes_for(daemon, endless=True, cores=cores)[0] for cores in (1, 2, 3, 4, 8)] == [1, 1, 2, 3, 6]
+    assert processes_for(daemon, endless=True, cores=2)[1] == "a daemon on 2 cores", "two cores alone do not say why it has one"
 
 
 @pytest.mark.parametrize("word", ["auto", 0, 4])

@@ -6,8 +6,9 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -27,6 +28,7 @@ from crawler.frontier.cluster.truth import Changes
 from crawler.frontier.rocksdb.layout import URL_RULES
 
 LEASE_S = 2.0
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -44,6 +46,17 @@ def member(url: str, name: str, lease_s: float = LEASE_S) -> Iterator[PostgresTr
         yield truth
 
 
+def patiently(ask: Callable[[], T]) -> T:
+    """A member has no more patience than its lease is long: where that is short, a database that stalls is asked again."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except RemoteError:
+            if time.monotonic() > until:
+                raise
+
+
 def changes(commits: int = 0, slots: dict[int, int] | None = None, **fields) -> Changes:
     whole = {"known": [], "known_gone": [], "work": [], "work_gone": [], "own": [], "own_gone": []} | fields
     return Changes(commits, b"state", slots or {}, **whole)
@@ -55,10 +68,9 @@ def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path
     membership = join(Config(output=str(tmp_path), cluster=url), tmp_path, 0)
     try:
         time.sleep(0.5)
-        here = membership.now
+        before = membership.now
         [(there,)] = rows(url, "SELECT extract(epoch FROM clock_timestamp())::float8")
-        assert there - here < 0.3
-        assert here - there < 0.05
+        assert before - 0.05 < there < membership.now + 0.05
     finally:
         membership.mirror.leave()
 
@@ -181,7 +193,7 @@ def test_rows_arrive_as_they_were(url: str) -> None:
 
 def test_a_list_may_have_a_path_that_no_index_takes(url: str) -> None:
     path = b"position:/" + b"".join(uuid.uuid5(uuid.NAMESPACE_URL, str(n)).hex.encode() + b"/" for n in range(120))
-    with member(url, "a") as a:
+    with member(url, "a", 60) as a:
         a.join(seeding=True)
         a.commit(changes(0, own=[(b"mark:x", b"1"), (path, b"before"), (path + b"2", b"other")]))
         a.commit(changes(1, own=[(path, b"line 7")], own_gone=[path + b"2"]))
@@ -190,7 +202,7 @@ def test_a_list_may_have_a_path_that_no_index_takes(url: str) -> None:
 
 def test_what_is_more_than_the_server_takes_is_final(url: str) -> None:
     long = b"".join(uuid.uuid5(uuid.NAMESPACE_URL, str(n)).bytes for n in range(300))
-    with member(url, "a") as a:
+    with member(url, "a", 60) as a:
         held = a.join(seeding=True) and a.tick([]).held
         with pytest.raises(StorageError, match="index row size") as told:
             a.commit(changes(0, {5: held[5]}, known=[(5, 0, long, b"")]))
@@ -243,7 +255,7 @@ def test_no_process_begins_while_another_is_at_work_as_the_same_member(url: str,
         stopped = threading.Event()
 
         def live() -> None:
-            while not stopped.wait(LEASE_S / 4):
+            while not stopped.wait(LEASE_S / 100):  # far more often than it must, for a machine that stalls
                 before.tick([])
 
         before.tick([])
@@ -276,7 +288,7 @@ def test_a_member_declared_lost_while_it_was_frozen_takes_no_slot_when_it_is_tha
 
 def test_a_node_without_a_name_is_none(url: str) -> None:
     """As in a script whose variable is empty: every name begins so."""
-    with member(url, "a") as a:
+    with member(url, "a", 60) as a:
         a.join(seeding=False)
         rows(url, "UPDATE member SET seen = seen - interval '1 hour'")
         with pytest.raises(ConfigError, match="which node is lost"):
@@ -328,12 +340,12 @@ def test_a_commit_of_a_node_with_a_longer_lease_is_given_that_long(url: str) -> 
     with member(url, "a", 60) as a, member(url, "b", 0.5) as b, contextlib.closing(connect(Address(url), 60)) as session:
         number = a.join(seeding=True).number
         held = dict(sorted(a.tick([]).held.items()))
-        b.join(seeding=False)
+        patiently(lambda: b.join(seeding=False))
         with session.pipeline():
             session.execute("BEGIN")
             session.execute(schema.FENCE_SLOTS, {"slots": list(held), "epochs": list(held.values()), "id": number})
             time.sleep(1)
-            b._end_stalled()
+            patiently(b._end_stalled)
             session.execute("COMMIT")
 
 
@@ -356,7 +368,7 @@ def test_a_join_waits_for_a_commit_of_the_process_before_that_is_under_way(url: 
 
 
 def test_a_schema_of_a_newer_version_or_of_other_rules_is_refused(url: str) -> None:
-    with member(url, "a"):
+    with member(url, "a", 60):
         pass
     rows(url, "UPDATE crawl SET schema = 99")
     with pytest.raises(StorageError, match="newer version"):
@@ -405,20 +417,20 @@ def test_a_response_that_never_comes_ends_the_session(url: str, what: str, monke
     monkeypatch.setattr("crawler.frontier.cluster.session.LOAD_PATIENCE_S", 0.5)
     server = postgres().port
     with wire(server) as between, member(url.replace(f":{server}/", f":{between.port}/"), "a", 0.5) as a:
-        a.join(seeding=False)
-        list(a.load(1, 9))
+        patiently(lambda: a.join(seeding=False))
+        patiently(lambda: list(a.load(1, 9)))
         between.down = lambda data: b""
         with pytest.raises(RemoteError, match="no response for"):
             {"tick": lambda: a.tick([]), "commit": lambda: a.commit(changes()), "load": lambda: list(a.load(1, 9))}[what]()
         between.down = lambda data: data
-        assert a.tick([]).is_member
-        assert list(a.load(1, 9)) == []
+        assert patiently(lambda: a.tick([])).is_member
+        assert patiently(lambda: list(a.load(1, 9))) == []
 
 
 def test_whether_there_is_anything_of_a_slot_is_told_by_the_index_alone(url: str) -> None:
     """Where all is in a few slots, a table is read to its end for each of the others, else."""
     full = "INSERT INTO known SELECT i %% 4, 0, decode(md5(i::text), 'hex'), '' FROM generate_series(1, 20000) AS i"
-    with member(url, "a") as a:
+    with member(url, "a", 60) as a:
         rows(url, full)
         rows(url, "INSERT INTO work VALUES (9, 0, 'key', '')")
         rows(url, "ANALYZE known, work")
@@ -440,7 +452,7 @@ def read_only(url: str) -> Iterator[None]:
 
 
 def test_a_database_that_takes_no_writes_just_now_is_one_that_is_not_to_be_had(url: str) -> None:
-    with member(url, "a") as a:
+    with member(url, "a", 60) as a:
         held = a.join(seeding=True) and a.tick([]).held
         a.close()
         with read_only(url):

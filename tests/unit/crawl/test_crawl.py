@@ -1,0 +1,49 @@
+"""A crawl as a whole: how it ends."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from unittest import mock
+
+from support.waiting import wait_until
+from support.webs import Answer, Web, page
+
+from crawler.config.load import load
+from crawler.crawl.reading import open_crawl_reader
+from crawler.crawl.wiring import open_crawl
+
+
+async def test_what_came_last_is_in_a_closed_file_though_another_commit_was_under_way(tmp_path: Path) -> None:
+    """Of a crawl that is stopped: other tools look for files by their final names."""
+    writing, closing = threading.Event(), threading.Event()
+
+    def late() -> Answer:
+        assert writing.wait(30)
+        return page("/next")
+
+    first, last = Web({"127.0.0.1": {"/": page("/next")}}), Web({"127.0.0.1": {"/": late}})
+    with first.running(), last.running():
+        urls = [web.url("127.0.0.1") for web in (first, last)]
+        settings = {"urls": urls, "output": str(tmp_path / "out"), "depth": 1, "max_pages": 2}
+        settings |= {"allow_net": ["127.0.0.0/8"], "robots": False}
+        async with open_crawl(load(settings).config) as crawl:
+            write, roll, frontier = crawl.journal.write, crawl.journal.roll, crawl.frontier
+
+            def held_up(prepared):
+                if prepared.batch.settled and not writing.is_set():
+                    writing.set()
+                    wait_until(lambda: frontier.draining and not frontier.out_count)
+                    closing.wait(0.3)
+                return write(prepared)
+
+            def rolls(**which):
+                closing.set()
+                roll(**which)
+
+            with mock.patch.object(crawl.journal, "write", held_up), mock.patch.object(crawl.journal, "roll", rolls):
+                await crawl.run()
+    with open_crawl_reader(tmp_path / "out") as reader:
+        assert sum(1 for _ in reader.rows()) == 2
+        archive = {file: mark.closed for file, mark in reader.marks.items() if file.startswith(("warc/", "index/"))}
+    assert len(archive) == 2 and all(archive.values())
