@@ -53,6 +53,9 @@ PROMPT_S: Final = 1.0
 """A host is slow whose last visit took longer."""
 STALL_S: Final = 0.5
 """The same of a visit that ended without a response."""
+GROUPS_MAX: Final = 65_536
+"""Of 220 bytes. A group stays while it rests, though its hosts have gone home: where so many rest, no other is begun."""
+GROUPS_LOOK_EVERY_S: Final = 1.0
 
 
 class Workbench:
@@ -71,6 +74,7 @@ class Workbench:
         self._hosts: dict[str, BenchHost] = {}
         self._groups: dict[str, BenchGroup] = {}
         self._groups_needed = 0  # when it was last looked which are
+        self._groups_looked_at = -inf
         self._resting: list[tuple[float, int, str]] = []  # a heap
         self._lanes: tuple[OrderedDict[str, BenchHost], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
         self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])
@@ -284,14 +288,14 @@ class Workbench:
             else:
                 self._remove(name)
         if len(self._groups) > 2 * max(len(self._hosts), self._groups_needed) + 64:
-            idle = [
-                key
-                for key, group in self._groups.items()
-                if group.limit and not group.out and not group.parked and group.due <= now
-            ]
-            for key in idle:
-                del self._groups[key]
-            self._groups_needed = len(self._groups)
+            self._forget_groups(now)
+
+    def _forget_groups(self, now: float) -> None:
+        groups = self._groups.items()
+        idle = [key for key, group in groups if group.limit and not group.out and not group.parked and group.due <= now]
+        for key in idle:
+            del self._groups[key]
+        self._groups_needed, self._groups_looked_at = len(self._groups), now
 
     def send_home(self, until: float) -> list[Lease]:
         """Drop the hosts that rest longer than until then; all their waiting leases."""
@@ -433,6 +437,9 @@ class Workbench:
 
     def _is_parked(self, name: str, host: BenchHost, lease: Lease, now: float) -> bool:
         for key in self._groups_of(name, lease):
+            if key not in self._groups and not self._has_room_for_group(now):
+                self._rest_until(name, host, now + GROUPS_LOOK_EVERY_S)
+                return True
             group = self._group(key)
             if group.out >= (group.limit if key == SUSPECTS else self._per_host(name)):
                 group.parked.append(name)
@@ -442,6 +449,11 @@ class Workbench:
                 self._rest_until(name, host, group.due)
                 return True
         return False
+
+    def _has_room_for_group(self, now: float) -> bool:
+        if len(self._groups) >= GROUPS_MAX and now >= self._groups_looked_at + GROUPS_LOOK_EVERY_S:
+            self._forget_groups(now)
+        return len(self._groups) < GROUPS_MAX
 
     def _leave(self, lease: Lease) -> BenchHost:
         name = lease.link.host

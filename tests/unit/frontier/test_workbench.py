@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from crawler.core.batch import HostRest
 from crawler.core.link_block import decode_link, encode_link
 from crawler.core.model import Known, Lease, Link
+from crawler.frontier import workbench
 from crawler.frontier.bench_host import HOST_SIZE, size
 from crawler.frontier.rocksdb.layout import decode_page, encode_page
 from crawler.frontier.workbench import LANES_MAX, PROMPT_S, Workbench
@@ -443,3 +444,20 @@ def test_a_group_that_rests_takes_little():
     finally:
         tracemalloc.stop()
     assert len(bench) == 0 and held < 400 * groups
+
+
+def test_there_are_no_more_groups_than_may_be_and_none_loses_its_rest(monkeypatch):
+    monkeypatch.setattr(workbench, "GROUPS_MAX", 3)
+    now, bench = 0.0, Workbench(lambda host: 1, group_of=domain)
+    begun = []
+    for n in range(9):
+        bench.put([lease(f"h.{n}.test", n)])
+    while len(begun) < 9:
+        while (taken := bench.take(now)) is not None:
+            begun.append((now, taken.link.host))
+            bench.release(taken, HostRest(now + 10.0))
+            bench.forget(taken.link.host, now, stored_due=now + 10.0)
+        assert len(bench._groups) <= 3
+        now += 1.0
+        assert now < 100
+    assert [at for at, _ in begun] == [0.0] * 3 + [10.0] * 3 + [20.0] * 3
