@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from unittest import mock
 
+from support.daemons import ROOMY
 from support.waiting import wait_until
 from support.webs import Answer, Web, page
 
@@ -26,7 +27,7 @@ async def test_what_came_last_is_in_a_closed_file_though_another_commit_was_unde
     with first.running(), last.running():
         urls = [web.url("127.0.0.1") for web in (first, last)]
         settings = {"urls": urls, "output": str(tmp_path / "out"), "depth": 1, "max_pages": 2}
-        settings |= {"allow_net": ["127.0.0.0/8"], "robots": False}
+        settings |= {"allow_net": ["127.0.0.0/8"], "robots": False, "memory_limit": ROOMY}
         async with open_crawl(load(settings).config) as crawl:
             write, roll, frontier = crawl.journal.write, crawl.journal.roll, crawl.frontier
 

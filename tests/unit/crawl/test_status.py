@@ -17,7 +17,7 @@ from crawler.parse.seeds import Chunk, read
 
 @pytest.fixture
 def config(tmp_path):
-    return Config(output=str(tmp_path / "out"), robots=False, delay=7, per_host=2, workers=5)
+    return Config(output=str(tmp_path / "out"), robots=False, delay=7, per_host=2, workers=5, memory_limit=8 << 30)
 
 
 def lines(*urls: str) -> Chunk:
