@@ -389,8 +389,9 @@ class Workbench:
         self.weight += size(lease)
 
     def _place(self, name: str, host: BenchHost) -> None:
-        """Into the heap if it could deal; out of the lane where it no longer belongs."""
-        if host.place >= 0:
+        """Into the heap if it could deal; out of the lane where it no longer belongs. One that has nothing at all stays there, to
+        be dropped by ``take``."""
+        if host.place >= 0 and (host.out or host.queue or host.robots_queue):
             del self._lanes[host.place][name]
             host.place = NOWHERE
         if host.place == NOWHERE and host.out < self._per_host(name) and host.next() is not None:

@@ -875,6 +875,20 @@ async def test_blocked_hosts_that_wait_for_rules_leave_the_bench():
     world.pump.close()
 
 
+async def test_a_blocked_host_leaves_the_bench_though_its_rules_come_before_its_turn():
+    """It was due, and nobody had looked at it yet: it kept its place for ever."""
+    world = World()
+    world.frontier._exclusion = Blocked("h1.test")
+    world.bench.put([Lease(link, b"%d" % n) for n, link in enumerate(links(2, 1))])
+    lease = await world.frontier.take()
+    assert lease is not None and lease.link.host == "h0.test"
+    world.frontier.withdraw_excluded()
+    world.bench.hold_for_robots("h1.test", False)
+    world.frontier.settle(lease, Unvisited())
+    assert is_empty(world.bench)
+    world.pump.close()
+
+
 async def test_hosts_are_blocked_though_one_of_them_leaves_the_bench_meanwhile():
     """What waits for the rules of the first is settled, and so there is dealing: the second has nothing to deal, and goes."""
     world = World()
