@@ -1,4 +1,4 @@
-"""A cache of robots rules by origin.
+"""A cache of robots rules by origin, or by the URL of a page that robots.txt files are redirected to.
 
 Invariant: it holds at most ``bytes_max`` bytes, for any number of origins and any rules.
 """
@@ -64,7 +64,7 @@ class RulesCache:
         if (data := self._kept.pop(origin, None)) is not None:
             self._kept_bytes -= len(origin) + len(data) + self._ENTRY_BYTES
         if (rules := self._parsed.pop(origin, None)) is not None:
-            self._parsed_bytes -= rules.memory_bytes
+            self._parsed_bytes -= len(origin) + rules.memory_bytes
 
     def clear(self) -> None:
         """Give the memory back."""
@@ -77,10 +77,11 @@ class RulesCache:
         return self._kept_bytes + self._parsed_bytes
 
     def _remember(self, origin: str, rules: RobotsRules) -> None:
-        if rules.memory_bytes > self._part_bytes_max:
+        size = len(origin) + rules.memory_bytes
+        if size > self._part_bytes_max:
             return
         self._parsed[origin] = rules
-        self._parsed_bytes += rules.memory_bytes
+        self._parsed_bytes += size
         while self._parsed_bytes > self._part_bytes_max:
-            _, gone = self._parsed.popitem(last=False)
-            self._parsed_bytes -= gone.memory_bytes
+            old, gone = self._parsed.popitem(last=False)
+            self._parsed_bytes -= len(old) + gone.memory_bytes

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -410,10 +411,23 @@ def test_the_cache_never_exceeds_its_bytes(steps):
         elif verb == "clear":
             cache.clear()
         kept_bytes = sum(250 + len(o) + len(d) for o, d in cache._kept.items())
-        parsed_bytes = sum(r.memory_bytes for r in cache._parsed.values())
+        parsed_bytes = sum(len(o) + r.memory_bytes for o, r in cache._parsed.items())
         assert kept_bytes <= 20_000
         assert parsed_bytes <= 20_000
         assert cache.memory_bytes == kept_bytes + parsed_bytes
+
+
+def test_the_cache_holds_fewer_rules_of_long_urls():
+    """Of pages that robots.txt files are redirected to: their URLs were in no account, and as long as all the rest."""
+    record, cache = rules("").to_bytes(), RulesCache(1 << 20)
+    tracemalloc.start()
+    try:
+        for n in range(3000):
+            cache.put(f"http://{n}.example/".ljust(2083, "a"), record)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held <= 1 << 20
 
 
 def test_rules_too_big_for_the_cache_still_count():
