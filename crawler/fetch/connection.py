@@ -183,17 +183,17 @@ class Watched(ResponseHandler):
             if not self._start and data[at] in b"\r\n":  # empty lines before a head (RFC 9112 section 2.2)
                 at = size - len(data[at:].lstrip(b"\r\n"))
                 continue
-            if len(self._start) < START_BYTES:
-                self._start += data[at : at + START_BYTES - len(self._start)]
-            if self._is_indented(data, at):
-                self._fail("malformed", "white space before the first field")
-                break
             end = self._end_of_head(data, at)
             self._is_ending = end >= 0
             self._head_bytes += (size if end < 0 else end) - at
             if self._head_bytes > LONG_HEAD_BYTES and not self._has_room(exchange):
                 self._held = data[at:]
                 return b""
+            if len(self._start) < START_BYTES:
+                self._start += data[at : at + START_BYTES - len(self._start)]
+            if self._is_indented(data, at):
+                self._fail("malformed", "white space before the first field")
+                break
             if end < 0:
                 self._carry = (self._carry + data[max(at, size - 2) :])[-2:]
                 for start in range(at, size, FEED_BYTES):

@@ -28,17 +28,19 @@ LONG = [f"X-{n}: {'x' * 1000}" for n in range(100)]
 PARTS = head(2, *LONG)
 CODED = brotli.compress(page(1, 300_000), lgwin=24)
 BOMB = gzip.compress(bytes(9 * MIB))
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: <".ljust((16 << 10) - 7, b"x") + b">\r\n\r\n"
 SCRIPTS = {
     "long": [PARTS + b"ok", stay],
     "long-in-parts": [*(part for at in range(0, len(PARTS), 9_000) for part in (PARTS[at : at + 9_000], 0.001)), b"ok", stay],
     "long-without-end": [head(None, *LONG)[:-4], forever(b"x" * 10_000)],
     "long-after-interim": [b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"x" * 15_000 + b">\r\n\r\n" + PARTS + b"ok", stay],
+    "long-with-interim": [HINTS + PARTS[:3], 0.1, PARTS[3:] + b"ok", stay],
     "short": [head(2, *LONG[:10]) + b"ok", stay],
     "coded": [head(len(CODED), "Content-Encoding: br") + CODED, stay],
     "gzipped": [head(len(gzip.compress(page(1, 300_000))), "Content-Encoding: gzip") + gzip.compress(page(1, 300_000)), stay],
     "bomb": [head(len(BOMB), "Content-Encoding: gzip") + BOMB, stay],
 }
-ENDED_HEADS = ["long", "long-in-parts", "long-after-interim"]
+ENDED_HEADS = ["long", "long-in-parts", "long-after-interim", "long-with-interim"]
 
 
 @pytest.fixture(scope="module")
