@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+import urllib.error
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from support.crews import are_gone, children, kill, parts_of
-from support.programs import LOCAL, crawler, crawling, rows_of
+from support.daemons import Served
+from support.programs import CLEAN, LOCAL, crawler, crawling, port_of_its_own, rows_of
+from support.waiting import wait_until
 from support.webs import Answer, Web, page
 
 HOSTS = [f"127.0.9.{n}" for n in range(1, 9)]
@@ -37,3 +42,33 @@ def test_one_that_stands_still_when_the_parent_is_killed_keeps_nobody_out_of_the
             for pid in alive:
                 kill(pid)
     assert Counter(row["canonical"] for row in rows_of(tmp_path)) == Counter(urls)
+
+
+def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(tmp_path: Path) -> None:
+    """They were refused, untried, for as long as it stood still."""
+    program = "import crawler.service.reload as reload; reload.IN_EFFECT_S = 0.3; from crawler.cli.main import main; main()"
+    config, listen = tmp_path / "crawl.toml", f"127.0.0.1:{port_of_its_own()}"
+    config.write_text("retries = 1\n")
+    command = ("serve", "--config", str(config), "--data", str(tmp_path / "out"), "--listen", listen, *LOCAL, *TWO)
+    web = Web(default=lambda host, path: page())
+    with web.running(), subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
+        daemon = Served(process, listen)
+        try:
+            for line in process.stderr or ():
+                if b"control API on port" in line:
+                    break
+            os.kill(parts_of(process.pid)[1], signal.SIGSTOP)
+            config.write_text("retries = 2\n")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: daemon.ask("GET", "/v1/settings")["retries"] == 2)
+            with pytest.raises(urllib.error.HTTPError, match="504"):
+                daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/no"]}', {"Content-Type": "application/json"})
+            assert daemon.ask("GET", "/v1/exclusions")["exclude"] == ["/no"]
+            os.kill(parts_of(process.pid)[1], signal.SIGCONT)
+            daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/no")).encode())
+            wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert {visit.path for visit in web.visits} == {"/"}, "it has followed"
