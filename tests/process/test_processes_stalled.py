@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.crews import are_gone, children, kill, parts_of
+from support.crews import are_gone, children, kill, lives, parts_of
 from support.daemons import Served
 from support.programs import CLEAN, LOCAL, crawler, crawling, port_of_its_own, rows_of
 from support.waiting import wait_until
@@ -72,3 +72,30 @@ def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(
         finally:
             process.kill()
     assert {visit.path for visit in web.visits} == {"/"}, "it has followed"
+
+
+def test_a_part_that_is_ended_for_its_silence_is_told_of_once(tmp_path: Path) -> None:
+    """Four times a second it was told of, for as long as it did not end: it may wait for a disk."""
+    program = (
+        "import sys\nfrom crawler.service.parts import crew\n"
+        "crew.ANSWER_S = crew.STUCK_S = 0.2\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = Web(default=lambda host, path: Answer(hang=True))
+    with web.running():
+        command = ("run", *(web.url(host) for host in HOSTS), "-o", str(tmp_path), *LOCAL, *TWO, "--grace", "0.2s")
+        run = [sys.executable, "-c", program, *command]
+        with subprocess.Popen(run, env=CLEAN, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                while len(web.visits) < len(HOSTS):
+                    time.sleep(0.01)
+                nursery, victim = children(process.pid)[0], parts_of(process.pid)[1]
+                os.kill(victim, signal.SIGSTOP)
+                os.kill(nursery, signal.SIGSTOP)  # which tells the parent that it has ended
+                process.terminate()
+                wait_until(lambda: not lives(victim))
+                time.sleep(1)
+                os.kill(nursery, signal.SIGCONT)
+                _, talk = process.communicate(timeout=30)
+            finally:
+                process.kill()
+    assert (process.returncode, talk.count("has not answered for"), are_gone([nursery, victim])) == (5, 1, True), talk

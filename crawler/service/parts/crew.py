@@ -442,6 +442,7 @@ class Crew:
             if part.is_open and (silent_s := time.monotonic() - part.heard_at) > max(self.config.grace, STUCK_S):
                 logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
                 self._nursery.kill(part.number)
+                part.is_open = False
 
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:
