@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 from collections import Counter
@@ -99,3 +100,23 @@ def test_a_part_that_is_ended_for_its_silence_is_told_of_once(tmp_path: Path) ->
             finally:
                 process.kill()
     assert (process.returncode, talk.count("has not answered for"), are_gone([nursery, victim])) == (5, 1, True), talk
+
+
+def test_what_the_others_receive_counts_while_a_part_stands_still(tmp_path: Path) -> None:
+    """They were seen only when it had answered, or ten seconds later."""
+    goes_on, asked = threading.Event(), []
+    body = page("/x" * 50_000).body
+    web = Web(default=lambda host, path: asked.append(host) or Answer(body=body, wait=0.05, until=goes_on.is_set))
+    with web.running():
+        urls = [web.url(host, f"/{n}") for n in range(100) for host in HOSTS]
+        command = ("run", *urls, "-o", str(tmp_path), *LOCAL, *TWO, "--max-bytes", "1MB", "--depth", "0")
+        with crawling(*command) as process:
+            while len(asked) < len(HOSTS):
+                time.sleep(0.01)
+            other, victim = parts_of(process.pid)
+            os.kill(victim, signal.SIGSTOP)
+            goes_on.set()
+            wait_until(lambda: not lives(other))
+            os.kill(victim, signal.SIGCONT)
+            assert process.wait(30) == 5
+    assert len(asked) < len(urls) / 4
