@@ -25,6 +25,10 @@ NEXT_START: Final = {
 }
 """Where that says more than that it takes effect."""
 
+IN_EFFECT_S: Final = 20.0
+"""So long a change waits until all processes of a crawl have taken it, and what it excludes is over. It holds all the same, and
+the next one must not wait for a process that stands still."""
+
 logger: Final = logging.getLogger(__name__)
 
 
@@ -41,7 +45,8 @@ class Changes:
         return masked(self._crawl.config)
 
     async def patch(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Change some settings (None: back to the default); all settings. ConfigError: nothing was changed."""
+        """Change some settings (None: back to the default); all settings. ConfigError: nothing was changed. TimeoutError: they
+        hold, but a process of the crawl has not taken them yet."""
         async with self._one_at_a_time:
             try:
                 new = changed(self._crawl.config, changes)
@@ -55,7 +60,7 @@ class Changes:
 
     async def exclude(self, expressions: Sequence[str], hosts: Sequence[str], *, undo: bool = False) -> dict[str, Any]:
         """Visit no URL that one of these expressions matches, and nothing of these hosts; ``undo``: do so again. What is
-        excluded and blocked then. ConfigError: nothing was changed."""
+        excluded and blocked then. Raises as ``patch``."""
         async with self._one_at_a_time:
             old = self._crawl.config
             named = [_blocked(host) for host in hosts]
@@ -90,7 +95,10 @@ class Changes:
             self.last_reload_successful = True
             for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
                 logger.warning("reload: %s has changed; %s", key, _when(key))
-            await self._put(wanted)
+            try:
+                await self._put(wanted)
+            except TimeoutError:
+                logger.warning("reload: the settings hold, but a process of this crawl, or a visit, has not followed yet")
 
     def _refuse(self, faults: Iterable[str]) -> None:
         self.last_reload_successful = False
@@ -100,7 +108,8 @@ class Changes:
         keys = sorted(different(self._crawl.config, new))
         if keys:
             try:
-                await self._crawl.reconfigure(new)
+                async with asyncio.timeout(IN_EFFECT_S):
+                    await self._crawl.reconfigure(new)
             finally:  # it is in effect, even if what it excludes takes longer to end than whoever asked waits
                 await self._write_down(new)
             logger.info("changed: %s", ", ".join(keys))

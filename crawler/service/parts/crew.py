@@ -247,20 +247,23 @@ class Crew:
 
     async def look(self) -> None:
         """See all parts anew."""
+        async with asyncio.TaskGroup() as tasks:
+            for part in self._parts:
+                tasks.create_task(self._look(part))
+        await self._sum_up()
+
+    async def _sum_up(self) -> None:
+        """What is known of the whole, from what was seen of its parts."""
         now = self.stats()
         self.lately.add(now)
         if self.opened.is_set():  # what parts bring along when they are opened was not settled just now
             self.history.add(now)
+        put_counted(self.metrics, [one for part in self._parts for one in (part.before, part.look.counted)])
         try:
             self._own_bytes = await asyncio.to_thread(lambda: cgroup.pss("self") + cgroup.pss(self._nursery.pid))
         except RuntimeError as error:
             if lack_of(error) is None:  # no thread is left: as it was read last
                 raise
-        async with asyncio.TaskGroup() as tasks:
-            for part in self._parts:
-                tasks.create_task(self._look(part))
-        counted = [one for part in self._parts for one in (part.before, part.look.counted)]
-        put_counted(self.metrics, counted)
 
     async def ask_each(self, name: str, *arguments: object) -> list[Any]:
         """What each part answers that is open, in their order."""
@@ -420,28 +423,32 @@ class Crew:
     # -- what is watched for all ----------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """How far the parts are, and whether a limit of the whole is reached."""
+        async with asyncio.TaskGroup() as tasks:
+            for part in self._parts:
+                tasks.create_task(self._follow(part), name=f"follow {part.number}")
+            while True:
+                await self._sum_up()
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _follow(self, part: _Part) -> None:
+        """How far it is, whether or not another stands still, and whether a limit of the whole is reached."""
         looked_at = 0.0
         while True:
-            if (now := time.monotonic()) - looked_at >= LOOK_EVERY_S:
-                looked_at = now
-                await self.look()
-            else:
-                async with asyncio.TaskGroup() as tasks:
-                    for part in self._parts:
-                        tasks.create_task(self._see(part))
+            is_due = (now := time.monotonic()) - looked_at >= LOOK_EVERY_S
+            looked_at = now if is_due else looked_at
+            await (self._look(part) if is_due else self._see(part))
             if self.config.max_bytes and self.stats().bytes >= self.config.max_bytes:
                 self.drain("max_bytes")
             if self._drain.is_set():
-                self._end_silent()
+                self._end_silent(part)
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
-    def _end_silent(self) -> None:
+    def _end_silent(self, part: _Part) -> None:
         """While all drain, one that counts as stuck, and says nothing for longer than the grace, is waited for no more."""
-        for part in self._parts:
-            if part.is_open and (silent_s := time.monotonic() - part.heard_at) > max(self.config.grace, STUCK_S):
-                logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
-                self._nursery.kill(part.number)
+        if part.is_open and (silent_s := time.monotonic() - part.heard_at) > max(self.config.grace, STUCK_S):
+            logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
+            self._nursery.kill(part.number)
+            part.is_open = False
 
     async def _look(self, part: _Part) -> None:
         async with self._asked(part) as channel:

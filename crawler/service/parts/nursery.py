@@ -3,13 +3,15 @@
 It is forked itself before its parent has a loop or threads of work, with all imported that a part needs: its children share
 that memory, and none inherits a lock that somebody held. It does nothing but fork and wait.
 
-Invariant: it lives no longer than the parent, and neither do the parts: each sees the parent's end of its socket closed.
+Invariant: it lives no longer than the parent, and neither do the parts: each sees the parent's end of its socket closed. Where
+it stands still and cannot see that, the kernel ends it: it has inherited the directory's lock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import select
@@ -30,6 +32,7 @@ had no process for: an errno, and NOT_BEGUN."""
 BEGUN: Final = -1000
 NOT_BEGUN: Final = -1001
 """No process ends so."""
+_PR_SET_PDEATHSIG: Final = 1
 
 Main = Callable[[int, socket.socket], int]
 """What a part does with its number and its socket; its exit code."""
@@ -106,8 +109,10 @@ class Nursery:
 def open_nursery(main: Main) -> Iterator[Nursery]:
     """Fork it; ``main`` is what each part does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
     pid = fork()
     if pid == 0:
+        die_with(parent)
         ours.close()
         _be_one(theirs, main)
     theirs.close()
@@ -124,6 +129,13 @@ def fork() -> int:
         return os.fork()
     except OSError as error:
         raise no_process(error.errno or 0) from error
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the process ends that has forked this one, even while this one is stopped."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def no_process(why: int) -> StorageError:
@@ -149,6 +161,7 @@ def _fork_on_demand(parent: socket.socket, main: Main) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     numbers: dict[int, int] = {}  # pid → part
+    nursery = os.getpid()
     while True:
         readable, _, _ = select.select([parent.fileno(), wake], [], [])
         if wake in readable:
@@ -170,6 +183,7 @@ def _fork_on_demand(parent: socket.socket, main: Main) -> None:
                 parent.send(_WORD.pack(number, error.errno or 0, NOT_BEGUN))
                 continue
             if pid == 0:
+                die_with(nursery)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for fd in (wake, woken):

@@ -6,10 +6,8 @@ All of it before there is a loop or a thread: what is made here is inherited by 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
-import signal
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,7 +30,7 @@ from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
 from crawler.resources.memory_plan import PARENT_BYTES, LimitTooSmall
 from crawler.service.parts.channel import error_of, words_of
-from crawler.service.parts.nursery import Nursery, fork, open_nursery
+from crawler.service.parts.nursery import Nursery, die_with, fork, open_nursery
 from crawler.service.parts.part import crawl_part, part_main
 from crawler.service.parts.shares import share_of
 
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
 _PRELOAD: Final = ("crawler.frontier.rocksdb.store", "crawler.frontier.exchange.exchange", "crawler.policy.robots_gate")
 """What a part imports once it runs: imported before, it is shared."""
-_PR_SET_PDEATHSIG: Final = 1
 _PRELOAD_CLUSTER: Final = ("crawler.frontier.cluster.member", "crawler.frontier.cluster.postgres")
 
 
@@ -105,9 +102,7 @@ def _divided(config: Config, root: Path, parts: int) -> Division:
         code = 1
         try:
             os.close(receiving)
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(code)
+            die_with(parent)
             divided_for(config, root, parts)
             code = 0
         except (ConfigError, StorageError) as error:

@@ -1,0 +1,122 @@
+"""``--processes`` on a machine that stalls: one process of a crawl stands still, while the others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.crews import are_gone, children, kill, lives, parts_of
+from support.daemons import Served
+from support.programs import CLEAN, LOCAL, crawler, crawling, port_of_its_own, rows_of
+from support.waiting import wait_until
+from support.webs import Answer, Web, page
+
+HOSTS = [f"127.0.9.{n}" for n in range(1, 9)]
+TWO = ("--processes", "2", "--min-free-disk", "0", "--parsers", "0", "--memory-limit", "1GiB")
+
+
+@pytest.mark.parametrize("which", ["part", "nursery"])
+def test_one_that_stands_still_when_the_parent_is_killed_keeps_nobody_out_of_the_directory(tmp_path: Path, which: str) -> None:
+    """It has inherited the directory's lock: it was in use until somebody found and killed it."""
+    web = Web({HOSTS[0]: {"/": Answer(hang=True)}}, default=lambda host, path: page())
+    with web.running():
+        urls = [web.url(host) for host in HOSTS]
+        command = ("run", *urls, "-o", str(tmp_path), *LOCAL, *TWO)
+        with crawling(*command) as process:
+            while len(web.visits) < len(HOSTS):
+                time.sleep(0.01)
+            alive = [*children(process.pid), *parts_of(process.pid)]
+            os.kill(alive[0 if which == "nursery" else -1], signal.SIGSTOP)
+        web.hosts = {}
+        try:
+            ended = crawler(*command)
+            assert (ended.returncode, are_gone(alive)) == (0, True), ended.stderr
+        finally:
+            for pid in alive:
+                kill(pid)
+    assert Counter(row["canonical"] for row in rows_of(tmp_path)) == Counter(urls)
+
+
+def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(tmp_path: Path) -> None:
+    """They were refused, untried, for as long as it stood still."""
+    program = "import crawler.service.reload as reload; reload.IN_EFFECT_S = 0.3; from crawler.cli.main import main; main()"
+    config, listen = tmp_path / "crawl.toml", f"127.0.0.1:{port_of_its_own()}"
+    config.write_text("retries = 1\n")
+    command = ("serve", "--config", str(config), "--data", str(tmp_path / "out"), "--listen", listen, *LOCAL, *TWO)
+    web = Web(default=lambda host, path: page())
+    with web.running(), subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
+        daemon = Served(process, listen)
+        try:
+            for line in process.stderr or ():
+                if b"control API on port" in line:
+                    break
+            os.kill(parts_of(process.pid)[1], signal.SIGSTOP)
+            config.write_text("retries = 2\n")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: daemon.ask("GET", "/v1/settings")["retries"] == 2)
+            with pytest.raises(urllib.error.HTTPError, match="504"):
+                daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/no"]}', {"Content-Type": "application/json"})
+            assert daemon.ask("GET", "/v1/exclusions")["exclude"] == ["/no"]
+            os.kill(parts_of(process.pid)[1], signal.SIGCONT)
+            daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/no")).encode())
+            wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert {visit.path for visit in web.visits} == {"/"}, "it has followed"
+
+
+def test_a_part_that_is_ended_for_its_silence_is_told_of_once(tmp_path: Path) -> None:
+    """Four times a second it was told of, for as long as it did not end: it may wait for a disk."""
+    program = (
+        "import sys\nfrom crawler.service.parts import crew\n"
+        "crew.ANSWER_S = crew.STUCK_S = 0.2\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    web = Web(default=lambda host, path: Answer(hang=True))
+    with web.running():
+        command = ("run", *(web.url(host) for host in HOSTS), "-o", str(tmp_path), *LOCAL, *TWO, "--grace", "0.2s")
+        run = [sys.executable, "-c", program, *command]
+        with subprocess.Popen(run, env=CLEAN, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                while len(web.visits) < len(HOSTS):
+                    time.sleep(0.01)
+                nursery, victim = children(process.pid)[0], parts_of(process.pid)[1]
+                os.kill(victim, signal.SIGSTOP)
+                os.kill(nursery, signal.SIGSTOP)  # which tells the parent that it has ended
+                process.terminate()
+                wait_until(lambda: not lives(victim))
+                time.sleep(1)
+                os.kill(nursery, signal.SIGCONT)
+                _, talk = process.communicate(timeout=30)
+            finally:
+                process.kill()
+    assert (process.returncode, talk.count("has not answered for"), are_gone([nursery, victim])) == (5, 1, True), talk
+
+
+def test_what_the_others_receive_counts_while_a_part_stands_still(tmp_path: Path) -> None:
+    """They were seen only when it had answered, or ten seconds later."""
+    goes_on, asked = threading.Event(), []
+    body = page("/x" * 50_000).body
+    web = Web(default=lambda host, path: asked.append(host) or Answer(body=body, wait=0.05, until=goes_on.is_set))
+    with web.running():
+        urls = [web.url(host, f"/{n}") for n in range(100) for host in HOSTS]
+        command = ("run", *urls, "-o", str(tmp_path), *LOCAL, *TWO, "--max-bytes", "1MB", "--depth", "0")
+        with crawling(*command) as process:
+            while len(asked) < len(HOSTS):
+                time.sleep(0.01)
+            other, victim = parts_of(process.pid)
+            os.kill(victim, signal.SIGSTOP)
+            goes_on.set()
+            wait_until(lambda: not lives(other))
+            os.kill(victim, signal.SIGCONT)
+            assert process.wait(30) == 5
+    assert len(asked) < len(urls) / 4
