@@ -50,7 +50,7 @@ JAR_BYTES: Final = 1_500
 """What a host takes beside its cookies."""
 SAVED_EVERY_S: Final = 30.0
 GONE_MAX: Final = 1000
-"""Hosts without cookies, of which that could not be saved."""
+"""Hosts without cookies, of which that is still to be saved."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -293,6 +293,8 @@ class Cookies:
 
     def _forget(self, host: str) -> None:
         del self._hosts[host], self._sizes[host]
+        if len(self._changed) > len(self._hosts) + GONE_MAX:
+            self._changed.discard(host)
 
 
 def _size(cookie: Cookie) -> int:

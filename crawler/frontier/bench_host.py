@@ -70,10 +70,10 @@ class BenchHost:
 class BenchGroup:
     """What hosts share that are limited together."""
 
-    __slots__ = ("due", "limit", "out", "parked")
+    __slots__ = ("due", "limit", "out", "parked", "queued_until")
 
     def __init__(self) -> None:
         self.limit = 1  # of suspects; that of hosts may change
         self.out = 0
-        self.due = 0.0
+        self.due = self.queued_until = 0.0  # the second: its hosts in the store have been told turns before that
         self.parked: list[str] = []  # an empty deque has 600 bytes, and a group stays while it rests

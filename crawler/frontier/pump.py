@@ -43,6 +43,10 @@ STILL_S: Final = 30.0
 BEAT_EVERY_S: Final = 0.25
 LONG_REST_S: Final = 60.0
 """A host that rests longer waits in the store where the bench is full."""
+SHORT_REST_S: Final = 5.0
+"""The same while workers are idle and hosts in the store are due."""
+QUEUE_S_MAX: Final = 300.0
+"""So far ahead at most a host is told when its group may have a turn for it: the next run may have shorter pauses."""
 ROOM_EVERY_S: Final = 1.0
 """How often such hosts are looked for."""
 TURNS: Final = 64
@@ -329,7 +333,11 @@ class Pump:
         if (refill.has_room and not refill.others_wait) or now - self._made_room_at < ROOM_EVERY_S:
             return
         self._made_room_at = now
-        leases = bench.send_home(now + LONG_REST_S)
+        soon = now + (SHORT_REST_S if refill.others_wait and self.frontier.room else LONG_REST_S)
+        if refill.others_wait:  # or the hosts of a large domain would hold all the places, and rest by turns
+            for host, turn in bench.queue_at_groups(now, soon, now + QUEUE_S_MAX, self._politeness.pause):
+                self.frontier.rest(host, turn)
+        leases = bench.send_home(soon)
         if not leases and refill.others_wait:
             leases = bench.end_turns(len(bench) // TURNS + 1, now)
             refill.make_way(leases)

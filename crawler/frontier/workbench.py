@@ -18,7 +18,7 @@ queue behind a slow one's retries.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
@@ -299,12 +299,31 @@ class Workbench:
 
     def send_home(self, until: float) -> list[Lease]:
         """Drop the hosts that rest longer than until then; all their waiting leases."""
-        resting = {name for due, _, name in self._resting if due > until and name in self._hosts}
-        leases = self._drop([name for name in resting if self._hosts[name].due > until and self._may_go(self._hosts[name])])
+        leases = self._drop([name for name, host in self._hosts.items() if host.due > until and self._may_go(host)])
         if leases:
             self._resting = [entry for entry in self._resting if (host := self._hosts.get(entry[2])) and host.place == RESTING]
             heapify(self._resting)
         return leases
+
+    def queue_at_groups(self, now: float, soon: float, latest: float, pause: Callable[[Link], float]) -> list[tuple[str, float]]:
+        """Of the hosts that only wait for their group, those whose turn does not come ``soon``: (host, when it may come), one
+        pause of the group after the other, and none after ``latest``. Crawl-clock seconds."""
+        late, here = [], Counter[str]()
+        for name, host in self._hosts.items() if self._group_of is not None else ():
+            link = first.link if (first := host.next()) is not None and host.due <= now else None
+            if link is None or host.place not in (RESTING, PARKED) or not self._visits_for_itself(host):
+                continue
+            key = self._group_of(name) if self._group_of is not None else None
+            if key is None or (group := self._groups.get(key)) is None or (group.due <= now and host.place == RESTING):
+                continue
+            apart = pause(link)
+            if (turn := max(now, group.due) + here[key] * apart) <= soon:
+                here[key] += 1
+            else:
+                turn = min(latest, max(turn, group.queued_until))
+                group.queued_until = turn + apart
+                late.append((name, turn))
+        return late
 
     def end_turns(self, count: int, now: float) -> list[Lease]:
         """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases. One that is

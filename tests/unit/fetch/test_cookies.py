@@ -481,6 +481,15 @@ def test_hosts_whose_cookies_can_never_be_saved_do_not_fill_the_memory() -> None
     assert kept < 3 * GONE_MAX and len(cookies._changed) == kept + GONE_MAX
 
 
+def test_hosts_that_lose_their_cookies_before_they_are_saved_do_not_fill_the_memory() -> None:
+    cookies = Cookies(CookieJar())
+    for n in range(5 * GONE_MAX):
+        cookies.received(f"http://h{n}.test/", ["a=1"])
+    kept = len(cookies._hosts)
+    told = cookies.changed()
+    assert kept < 3 * GONE_MAX and set(cookies._hosts) <= set(told) and len(told) == kept + GONE_MAX
+
+
 async def test_several_processes_keep_theirs_in_one_file(tmp_path: Path) -> None:
     file = listed(tmp_path)
     for again in ("", "renewed"):

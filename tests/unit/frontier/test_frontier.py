@@ -76,11 +76,12 @@ class World:
         failures: int = 8,
         links_room: LinksRoom | None = None,
         in_flight: InFlight | None = None,
+        group_of: Callable[[str], str | None] | None = None,
     ) -> None:
         self.clock = Clock()
         self.store = MemoryStore(Limits())
         self.files = Files()
-        self.bench = Workbench(lambda host: per_host)
+        self.bench = Workbench(lambda host: per_host, group_of)
         self.recovered: list[str] = []
         self.pump = Pump(
             self.store,
@@ -555,6 +556,27 @@ async def test_hosts_that_have_links_for_ever_do_not_keep_others_from_the_bench(
     async with asyncio.timeout(60):
         await world.crawl(links(200, 100), visit, workers)
     assert len(hosts) == 200
+
+
+@pytest.mark.parametrize("is_large_domain", [False, True])
+async def test_hosts_that_rest_do_not_keep_others_from_a_bench_of_which_nothing_can_be_dealt(monkeypatch, is_large_domain):
+    """They rest for less than what is long by itself; or they wait for the one domain to which most of them belong."""
+    monkeypatch.setattr("crawler.frontier.pump.ROOM_EVERY_S", 0.01)
+    world = World(delay=30.0, group_of=(lambda host: host[:1]) if is_large_domain else None)
+    first = [Link(f"http://first{n}.test/{page}", f"first{n}.test") for n in range(200) for page in range(4)]
+    others = [Link(f"http://{n}.test/", f"{n}.test") for n in range(10)]
+    monkeypatch.setattr(world.bench, "end_turns", lambda count, now: [])  # by turns too few leave
+    hosts: Counter[str] = Counter()
+
+    async def visit(lease):
+        hosts[lease.link.host] += 1
+        if {link.host for link in others} <= hosts.keys():
+            world.frontier.drain()
+        return Dropped("skipped", "mime", sign="alive")
+
+    async with asyncio.timeout(20):
+        await world.crawl([*first, *others], visit)
+    assert max(hosts.values()) == 1 and len(hosts) <= (11 if is_large_domain else 210)
 
 
 async def test_it_says_why_nothing_is_dealt():

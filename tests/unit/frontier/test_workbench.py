@@ -461,3 +461,23 @@ def test_there_are_no_more_groups_than_may_be_and_none_loses_its_rest(monkeypatc
         now += 1.0
         assert now < 100
     assert [at for at, _ in begun] == [0.0] * 3 + [10.0] * 3 + [20.0] * 3
+
+
+def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_one():
+    """But not the first of each, those that rest themselves, and those that visit a robots.txt for another."""
+    bench = Workbench(lambda host: 1, group_of=domain)
+    hosts = [f"{n}.a.test" for n in range(8)] + ["1.b.test"]
+    bench.put([lease(host, 0) for host in hosts] + [lease("1.c.test", 0, due=50.0)])
+    for _ in range(2):
+        bench.release(bench.take(0.0), HostRest(4.0))  # of both domains
+    bench.forget("0.a.test", 0.0, 4.0)
+    bench.put_robots_first(Lease(Link("http://7.a.test/robots.txt", "7.a.test", "robots", hops=1), b""))
+    assert bench.take(0.0) is None
+    told = bench.queue_at_groups(0.0, 10.0, 20.0, lambda link: 5.0)
+    assert told == [("3.a.test", 14.0), ("4.a.test", 19.0), ("5.a.test", 20.0), ("6.a.test", 20.0)]
+    for host, turn in told:
+        assert bench.rest(host, turn)
+        bench.forget(host, 0.0, turn)
+    assert bench.queue_at_groups(0.0, 10.0, 20.0, lambda link: 5.0) == []
+    assert {left.link.host for left in bench.send_home(10.0)} == {host for host, _ in told} | {"1.c.test"}
+    assert {bench.take(4.0).link.host, bench.take(4.0)} == {"1.a.test", None}
