@@ -53,11 +53,18 @@ def daemon(web, tmp_path_factory):
 
 
 def until(daemon, is_so):
-    def wanted():
-        status = daemon.ask("GET", "/v1/status")
-        return status if is_so(status) else None
+    status = {}
 
-    return wait_until(wanted)
+    def wanted():
+        nonlocal status
+        status = daemon.ask("GET", "/v1/status")
+        return is_so(status)
+
+    try:
+        wait_until(wanted)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {status}") from None
+    return status
 
 
 def raw(daemon, path):
@@ -237,7 +244,7 @@ def test_what_is_changed_while_a_process_is_begun_again_holds_for_it_too(daemon,
         told.result()
     until(daemon, lambda status: sum(status["workers"].values()) == 100)
     daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, "/qqq") for host in HOSTS).encode())
-    until(daemon, lambda status: status["waiting"] + status["in_flight"] == 0)
+    until(daemon, lambda status: status["reasons"].get("excluded") == 20 and status["waiting"] + status["in_flight"] == 0)
     assert not [visit for visit in web.visits if visit.path == "/qqq"]
     daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/qqq"], "undo": true}', json_type)
     daemon.ask("POST", "/v1/remove", b'{"outcome": ["skipped"]}', json_type)
