@@ -132,7 +132,8 @@ def fork() -> int:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the process ends that has forked this one, even while this one is stopped."""
+    """Be killed when the process ends that has forked this one, even while this one is stopped. For the kernel it is the thread
+    that forks which counts (prctl(2), PR_SET_PDEATHSIG): it is to be one that lasts as long as its process."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
