@@ -148,9 +148,13 @@ class FetchError(CrawlerError):
         super().__init__(f"{self.outcome}: {reason}" + (f" ({detail})" if detail else ""))
 
     def kept(self) -> FetchError:
-        """The same as a value that outlives its raising: without the frames it came through, whose buffers and decoders a
-        traceback keeps alive."""
-        self.__traceback__ = self.__context__ = self.__cause__ = None
+        """The same as a value: without the frames that it, and what led to it, came through. A frame that holds the error which
+        holds it stays until the collector of cycles comes, with its buffers and decoders."""
+        error: BaseException | None = self
+        while error is not None:
+            onward = error.__cause__ or error.__context__
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            error = onward
         return self
 
 

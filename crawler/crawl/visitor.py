@@ -184,7 +184,7 @@ class Visitor:
             try:
                 page = await self._fetcher.fetch(lease if lease.known is None else self._as_kept(lease), room)
             except FetchError as error:
-                return self._judge.error(lease, error)
+                return self._judge.error(lease, error.kept())
             try:
                 self._metrics.responded(page)
                 room.received(page.memory_bytes, head_bytes(page.headers) if room.has_long_head else 0)

@@ -57,6 +57,7 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
         except Problem as problem:
             return problem.response()
         except web.HTTPException as error:
+            error.__traceback__ = None  # the request holds the error whose frames hold the request
             allow = {"Allow": error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
             return Problem(error.status, _DETAILS.get(error.status, error.reason), headers=allow).response()
         except ConfigError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
+import socket
 from pathlib import Path
 
 from support.webs import Answer, Web, page
@@ -74,3 +76,23 @@ async def test_what_a_body_decodes_to_is_held_no_longer_than_its_visit(tmp_path:
             crawl.visitor.settle(lease, outcome)
             crawl.pump.end()
             await running
+
+
+async def test_visits_that_fail_leave_nothing_to_the_collector_of_cycles(tmp_path: Path) -> None:
+    """It comes seldom: an error that holds the frames that hold it would keep buffers, sockets and decoders until then."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        settings = {"urls": [url], "output": str(tmp_path / "out"), "robots": False, "allow_net": ["127.0.0.0/8"]}
+        async with open_crawl(load(settings).config) as crawl:
+            room = crawl.memory.budget.visit()
+            lease = Lease(Link(url, url.removeprefix("http://").rstrip("/")), b"", 0.0)
+            await crawl.visitor.visit(lease, room)
+            gc.collect()
+            gc.disable()
+            try:
+                outcomes = [await crawl.visitor.visit(lease, room) for _ in range(20)]
+                assert {outcome.reason for outcome in outcomes} == {"refused"}
+                assert gc.collect() < 20, "not one object a visit"
+            finally:
+                gc.enable()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import gzip
 import logging
 import socket
@@ -662,6 +663,20 @@ async def test_whatever_is_wrong_is_problem_json(tmp_path):
                 assert (answer.status, told["status"], told["type"]) == (status, status, "about:blank")
                 assert told["detail"]
                 assert (status == 405) == ("Allow" in answer.headers)
+
+
+async def test_a_path_that_is_not_there_leaves_no_frames_to_the_collector_of_cycles(tmp_path):
+    async with daemon(tmp_path) as d:
+        await d.ask("GET", "/nowhere")
+        gc.disable()
+        try:
+            gc.collect()
+            for _ in range(20):
+                await d.ask("GET", "/nowhere")
+            found = gc.collect()
+        finally:
+            gc.enable()
+        assert found < 200, "there were 20 objects a request with the frames, and are 6"
 
 
 async def test_a_fault_of_ours_is_logged_and_not_told(tmp_path, monkeypatch, caplog):
