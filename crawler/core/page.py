@@ -21,6 +21,7 @@ from msgspec import Struct
 from crawler.core.content_coding import decoded
 from crawler.core.durable import replace
 from crawler.core.errors import FetchError, StorageError
+from crawler.core.text import field_text
 
 MEMORY_BYTES_MAX: Final = 64 << 10
 CHUNK_BYTES: Final = 64 << 10
@@ -259,12 +260,7 @@ class Page(Struct):
     def header(self, name: str) -> str | None:
         """The first field of that name, as UTF-8 if it is that, else latin-1; None if there is none."""
         value = self.raw_header(name)
-        if value is None:
-            return None
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value.decode("latin-1")
+        return field_text(value) if value is not None else None
 
     def raw_header(self, name: str) -> bytes | None:
         """The first field of that name as it came; None if there is none."""

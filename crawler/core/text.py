@@ -15,6 +15,14 @@ _BEGINNING: Final = re.compile("^(?:-+|CRAWLER_)")
 """Of names that all begin so: it says nothing of how alike they are."""
 
 
+def field_text(value: bytes) -> str:
+    """The value of a header field, which means UTF-8 where it can, and latin-1 elsewhere."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def printable(text: str) -> str:
     """For a terminal or a log: one line, its control characters as question marks."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -18,11 +18,12 @@ from crawler.core.batch import Admitted
 from crawler.core.link_block import LinkBlock, block_of, embeds_of
 from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Body, Page
+from crawler.core.text import field_text
 from crawler.crawl.embeds import FUNCTION as EMBEDS
 from crawler.crawl.embeds import NESTING_MAX
 from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
 from crawler.parse.html import HEADERS, MIMES, Options
-from crawler.parse.microsyntax import robots_tag, text
+from crawler.parse.microsyntax import robots_tag
 from crawler.parse.requisites import MIMES as REQUISITES_MIMES
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import Reservation, VisitMemory
@@ -111,7 +112,7 @@ class Expander:
 
     def _said(self, headers: Headers) -> str | None:
         """The directives in the head of a response, where nothing more was read."""
-        values = [text(value) for name, value in headers if name.lower() == b"x-robots-tag"]
+        values = [field_text(value) for name, value in headers if name.lower() == b"x-robots-tag"]
         return _listed(word for value in values for word in robots_tag(value, self._config.name))
 
     async def _expanded(self, link: Link, done: Done, headers: Headers, room: VisitMemory) -> Done:

@@ -168,14 +168,10 @@ class Metrics:
         self.received += page.bytes_wire
         self.decoded += page.bytes_decoded
         queue, first_byte, total = timings.queue, timings.first_byte, timings.total
-        for durations, seconds in (
-            (self.fetch_seconds, total),
-            (self._queue, queue),
-            (self._first_byte, first_byte),
-            (self._body, total - queue - first_byte),
-        ):
-            durations.counts[bisect_left(SECONDS, seconds)] += 1  # as ``observe``, four calls less
-            durations.sum += seconds
+        self.fetch_seconds.observe(total)
+        self._queue.observe(queue)
+        self._first_byte.observe(first_byte)
+        self._body.observe(total - queue - first_byte)
         self.last_fetch = time.time()
 
     def parsed(self, seconds: float) -> None:

@@ -19,6 +19,7 @@ from crawler.core.batch import EXPAND, FOREIGN, KNOWN, NEW, Admitted, Prepared, 
 from crawler.core.errors import FetchError
 from crawler.core.model import EMBED, EXPANDED, NOT_PAGES, VALIDATORS_CHARS_MAX, Done, Dropped, Input, Known, Link, Ref
 from crawler.core.page import Page
+from crawler.core.text import field_text
 from crawler.output.archive import Kept, place_of
 from crawler.output.archive.records import date
 from crawler.output.changes import change_of, remembered
@@ -216,15 +217,14 @@ def _location(page: Page) -> str | None:
 
 
 def _validators(page: Page) -> tuple[str | None, str | None]:
-    for name, _ in page.headers:
-        if len(name) in _VALIDATOR_CHARS and name.lower() in _VALIDATORS:
-            break
-    else:
+    """ETag and Last-Modified: the first field of each name."""
+    found: dict[bytes, str] = {}
+    for name, value in page.headers:
+        if len(name) in _VALIDATOR_CHARS and (kind := name.lower()) in _VALIDATORS and kind not in found:
+            found[kind] = field_text(value)
+    if sum(map(len, found.values())) > VALIDATORS_CHARS_MAX:
         return None, None
-    etag, modified = page.header("etag"), page.header("last-modified")
-    if len(etag or "") + len(modified or "") > VALIDATORS_CHARS_MAX:
-        return None, None
-    return etag, modified
+    return found.get(b"etag"), found.get(b"last-modified")
 
 
 def _input(named: Input | None) -> Row | None:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.reply_limits import OUTLINKS_BYTES_FACTOR, OUTLINKS_BYTES_FREE, OUTLINKS_BYTES_MAX
+from crawler.core.text import field_text
 from crawler.core.urls import Base, UrlRules, escaped, host_key, origin
 from crawler.parse.microsyntax import (
     directives,
@@ -26,7 +27,6 @@ from crawler.parse.microsyntax import (
     refresh,
     robots_tag,
     srcset,
-    text,
     xml_label,
 )
 
@@ -120,7 +120,7 @@ def outlinks(
     """What a page links to. ``url`` is canonical; ``body`` is decoded and may be cut; ``charset`` is the header's;
     ``headers`` are (name, value) as received."""
     named = [(name.lower(), value) for name, value in headers if name.lower() in HEADERS]
-    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(text(value), options.agent)}
+    robots = {word for name, value in named if name == b"x-robots-tag" for word in robots_tag(field_text(value), options.agent)}
     found = Found(url, options, len(body))
     for name, value in named:
         if name == b"link":

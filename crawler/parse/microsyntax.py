@@ -77,14 +77,6 @@ def robots_tag(value: str, agent: str) -> set[str]:
     return directives(" ".join(said))
 
 
-def text(value: bytes) -> str:
-    """A header's bytes, which mean UTF-8 where they can."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
 # ---- what a text says of its own encoding; it reads as ASCII, so it is not UTF-16 whatever it says
 
 _xml_declared = re.compile(rb"<\?xml[^>]{0,200}?\sencoding\s*=\s*[\"']([A-Za-z0-9_.:\-]{1,40})[\"']").search

@@ -20,6 +20,7 @@ import orjson
 from crawler.core.durable import rename, storing, sync_file
 from crawler.core.model import Ref
 from crawler.core.page import Page
+from crawler.core.text import field_text
 from crawler.output.archive.records import LINE_BREAKS, date
 from crawler.output.archive.surt import surt
 
@@ -102,12 +103,7 @@ def _mime(page: Page) -> str | None:
 
 
 def _bare(value: bytes) -> str:
-    field = LINE_BREAKS.sub(b" ", value)
-    try:
-        text = field.decode()
-    except UnicodeDecodeError:
-        text = field.decode("latin-1")
-    return _BARE.split(text.strip(), maxsplit=1)[0]
+    return _BARE.split(field_text(LINE_BREAKS.sub(b" ", value)).strip(), maxsplit=1)[0]
 
 
 _bare_usual = lru_cache(256)(_bare)

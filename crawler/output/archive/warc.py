@@ -112,8 +112,7 @@ class WarcArchive:
         else:
             digest = records.sha1_text(page.body.sha1)
             for piece in _response(page, records.response(page, http, common, identifier, digest)):
-                warc.append(piece)
-            end = warc.size
+                end = warc.append(piece) + len(piece)
             record = Ref(file, offset, end - offset)
             kept = Kept(record, record, page.fetched_at)
         pair.index.append(cdxj.line(page, record, digest, is_revisit=kept.body is not record))
