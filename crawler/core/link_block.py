@@ -8,6 +8,7 @@ processes import it.
 from __future__ import annotations
 
 import re
+import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
@@ -87,8 +88,7 @@ class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
         return len(columns.keys) + len(columns.urls) + len(columns.ends) + len(columns.queries) + len(self.tail)
 
     def keys(self) -> list[bytes]:
-        keys = self.columns.keys
-        return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+        return list(struct.unpack(f"{KEY_BYTES}s" * len(self), self.columns.keys))
 
     def urls(self) -> Iterator[bytes]:
         urls = self.columns.urls

@@ -51,6 +51,9 @@ class Bundle(Struct, array_like=True, gc=False):
 
 def portions(urls: Sequence[bytes]) -> Iterator[slice]:
     """Which of these links each bundle has: in order, in as few as may be."""
+    if len(urls) <= LINKS_MAX and sum(map(len, urls)) <= URLS_BYTES_MAX:  # nearly always
+        yield slice(0, len(urls))
+        return
     start = size = 0
     for at, url in enumerate(urls):
         if at - start == LINKS_MAX or (at > start and size + len(url) > URLS_BYTES_MAX):

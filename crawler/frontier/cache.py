@@ -34,18 +34,12 @@ class GenerationCache(Generic[K, V]):
 
     def pick(self, keys: Iterable[K]) -> tuple[dict[K, V], set[K]]:
         """Those that are here with their values, and those that are not."""
-        young, old = self._young, self._old
-        found: dict[K, V] = {}
-        missing: set[K] = set()
-        for key in keys:
-            if (value := young.get(key)) is not None:
-                found[key] = value
-            elif key in old:
-                found[key] = old[key]
-            else:
-                missing.add(key)
-        for key in found.keys() & old.keys():
-            self[key] = found[key]
+        young, old, wanted = self._young, self._old, set(keys)
+        rest = wanted.difference(young)
+        found = {key: young[key] for key in wanted - rest}
+        missing = rest.difference(old)
+        for key in rest - missing:
+            found[key] = self[key] = old[key]
         return found, missing
 
     def update(self, values: Mapping[K, V]) -> None:
