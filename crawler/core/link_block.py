@@ -11,7 +11,7 @@ import re
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain
 from typing import Final
 
 from msgspec import Struct
@@ -91,8 +91,8 @@ class LinkBlock(Struct, frozen=True, array_like=True, gc=False):
         return list(struct.unpack(f"{KEY_BYTES}s" * len(self), self.columns.keys))
 
     def urls(self) -> Iterator[bytes]:
-        urls = self.columns.urls
-        return (urls[start:end] for start, end in pairwise((0, *array("I", self.columns.ends))))
+        ends = array("I", self.columns.ends)
+        return map(self.columns.urls.__getitem__, map(slice, chain((0,), ends), ends))
 
     def only(self, places: Sequence[int]) -> LinkBlock:
         """A block of the links at these places, in their order."""
