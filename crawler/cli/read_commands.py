@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outcomes_of
+from crawler.cli.arguments import ALL, CommandParser
 from crawler.cli.client import WHERE, RequestRefused, client_of, refusable
+from crawler.cli.filter_options import add_filters, filter_of
 from crawler.cli.options import add_settings
 from crawler.cli.output import put, say, write
 from crawler.core import exact_json
@@ -31,11 +32,12 @@ WAIT_S: Final = 50
 def results(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "results",
-        "results [DIR] [--final] [--outcome NAME,...] [--kind NAME,...] [--format jsonl|csv] [options]",
+        "results [DIR] [--final] [--format jsonl|csv] [filters] [options]",
         "Prints result rows in the order in which they were written.\n\nexamples:\n"
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line and page found, as a table\n"
         "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
+        "  crawler results out/ --tag news --since 7d --status 5xx  of this label, fetched since then, with such a response\n"
         "  crawler results out/ --change gone                       pages that a recrawl did not find any more\n"
         "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
         "  crawler results --follow --cursor 0-52310                from where an earlier command stopped (it prints where)",
@@ -46,23 +48,11 @@ def results(arguments: Sequence[str]) -> int:
     parser.add_argument("--follow", action="store_true", help="wait for more (daemon only)")
     parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (daemon only)")
     parser.add_argument("--final", action="store_true", help="one row per listed line and page, duplicates resolved, latest only")
-    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
-    add_kind(parser, ALL)
-    parser.add_argument(
-        "--change",
-        action="append",
-        default=[],
-        metavar="NAME,...",
-        help="new, changed, unchanged, gone: what a visit found",
-    )
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
+    add_filters(parser, outcomes=ALL, kind=ALL)
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    from crawler.output.filters import Filter
-
-    outcomes, kinds = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL])
-    wanted = Filter(outcomes, kinds, changes_of(namespace.change)).wants
-
+    wanted = filter_of(namespace, outcomes="", kind=ALL).wants
     if namespace.directory is None:
         return _results_of_daemon(namespace, wanted)
     if namespace.follow or namespace.cursor != "0-0":
@@ -241,13 +231,6 @@ def _stored(reader: CrawlReader, report: Callable[[str], None]) -> tuple[int, in
         return asyncio.run(verify_stored(reader.root, config.store_url, reader.marks, report))
     except BucketError as error:
         raise StorageError(f"the copies cannot be compared: {error}") from error
-
-
-def add_kind(parser: CommandParser, default: str) -> None:
-    named = "seed, link, redirect, recrawl, embed, sitemap, robots; page: all but the last three"
-    parser.add_argument(
-        "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
-    )
 
 
 def add_directory(parser: CommandParser) -> None:
