@@ -75,6 +75,13 @@ class CommandParser(argparse.ArgumentParser):
         raise SystemExit(Exit.USAGE)
 
 
+def file_name(text: str) -> str:
+    """Of a file or directory that is written: none at all would be the directory that the command stands in."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def outcomes_of(texts: Sequence[str]) -> frozenset[str]:
     """``--outcome a,b --outcome c`` as a set. Raises ConfigError."""
     from crawler.core.model import OutcomeName

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from crawler.cli.arguments import PAGE, CommandParser
+from crawler.cli.arguments import PAGE, CommandParser, file_name
 from crawler.cli.filter_options import add_filters, filter_of
 from crawler.cli.output import ended_in_order, not_written, say, write
 from crawler.cli.read_commands import add_directory, open_reader
@@ -38,8 +38,8 @@ def export(arguments: Sequence[str]) -> int:
     )
     add_directory(parser)
     parser.add_argument("--format", choices=FORMATS, default="jsonl", metavar="|".join(FORMATS), help="default jsonl: bodies")
-    parser.add_argument("--to", metavar="FILE", help="where a file of the formats parquet and wacz is written")
-    parser.add_argument("--files", metavar="DIR", help="write bodies as files to this directory")
+    parser.add_argument("--to", type=file_name, metavar="FILE", help="where a file of the formats parquet and wacz is written")
+    parser.add_argument("--files", type=file_name, metavar="DIR", help="write bodies as files to this directory")
     parser.add_argument("--final", action="store_true", help="one row per listed line and page, duplicates resolved, latest only")
     add_filters(parser, outcomes="ok; of parquet all", kind=PAGE)
     namespace = parser.parse(arguments)

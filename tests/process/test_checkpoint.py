@@ -124,6 +124,13 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     assert command("run", *urls(site, 2), "-o", str(root), *LOCAL).returncode == 0
     assert command("checkpoint", str(root), str(root)).returncode == 2
     assert command("checkpoint", str(tmp_path), str(tmp_path / "x")).returncode == 2
+    for target, said in (
+        (".", ".: there is something already"),
+        ("/", "/: there is something already"),
+        ("", "must not be empty"),
+    ):
+        refused = command("checkpoint", str(root), target)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     with served(tmp_path / "other") as daemon, served(root) as mine:
         refused = command("checkpoint", str(root), str(tmp_path / "x"), "--listen", daemon.listen)
         assert (refused.returncode, "the daemon that was asked runs" in refused.stderr) == (75, True)

@@ -180,6 +180,16 @@ def test_where_nothing_is_of_that_kind_it_is_said(crawled, words, said):
     assert (ended.returncode, ended.stdout) == (0, "") and said in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["export", "DIR", "--files", ""], ["export", "DIR", "--format", "wacz", "--to", ""], ["summary", "DIR", "--html", ""]],
+)
+def test_what_is_written_needs_a_name(crawled, words):
+    """As of a variable that is not set: bodies were written to the directory in which the command stood."""
+    ended = command(*(str(crawled) if word == "DIR" else word for word in words))
+    assert (ended.returncode, ended.stdout) == (2, "") and "must not be empty" in ended.stderr
+
+
 def test_where_nothing_is_of_that_kind_the_commands_that_tell_what_there_is_can_be_copied(crawled, tmp_path):
     (tmp_path / "a b").symlink_to(crawled)
     said = command("export", str(tmp_path / "a b"), "--mime", "video/*").stderr
