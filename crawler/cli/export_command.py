@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.cli.arguments import PAGE, CommandParser, file_name
 from crawler.cli.filter_options import add_filters, filter_of
-from crawler.cli.output import ended_in_order, not_written, say, write
+from crawler.cli.output import ended_in_order, not_written, say, write, write_all
 from crawler.cli.read_commands import add_directory, open_reader
 from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit
@@ -56,7 +56,8 @@ def export(arguments: Sequence[str]) -> int:
         else:
             besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
             besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
-            write(_bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides))
+            bodies = _bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides)
+            (write_all if namespace.files else write)(bodies)
     return Exit.OK
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support import webs
-from support.programs import CLEAN, LOCAL, command, crawling
+from support.programs import CLEAN, LOCAL, command, command_of, crawling
 from support.sinful import Site, head, page, running, stay
 
 from crawler import StorageError, read
@@ -178,6 +179,20 @@ def test_export_can_be_chosen_by_type_and_outcome(site, crawled):
 def test_where_nothing_is_of_that_kind_it_is_said(crawled, words, said):
     ended = command(*(str(crawled) if word == "DIR" else word for word in words))
     assert (ended.returncode, ended.stdout) == (0, "") and said in ended.stderr
+
+
+def test_all_files_are_written_however_few_of_their_rows_are_read(tmp_path):
+    with webs.Web(default=lambda host, path: webs.page(path)).running() as web:
+        listed = "\n".join(web.url("127.0.0.1", f"/{number}") for number in range(200))
+        (tmp_path / "list").write_text(listed)
+        assert command("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL).returncode == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        options = {"env": CLEAN, "stdout": nobody, "stderr": subprocess.PIPE, "text": True, "check": False}
+        ended = subprocess.run(command_of(["export", str(tmp_path / "out"), "--files", str(tmp_path / "to")]), **options)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len([path for path in (tmp_path / "to").rglob("*") if path.is_file()]) == 200
 
 
 @pytest.mark.parametrize(
