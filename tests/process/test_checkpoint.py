@@ -146,6 +146,17 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     assert not list((root / "checkpoints").iterdir()), "what a kill left is gone"
 
 
+def test_a_daemon_that_was_given_a_relative_path_is_asked_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere" / "d").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with served(Path("d")) as daemon:
+        monkeypatch.chdir("elsewhere")
+        done = command("checkpoint", "../d", "../copy", "--listen", daemon.listen)
+        assert done.returncode == 0, done.stderr
+        assert ask_for_a_copy(daemon, "a")["path"] == str(tmp_path / "d" / "checkpoints" / "a")
+    assert command("verify", str(tmp_path / "copy")).returncode == 0
+
+
 def test_a_copy_that_does_not_fit_on_another_disk_is_not_there_and_one_that_fits_is_whole(tmp_path, site):
     root, disk = tmp_path / "d", tmp_path / "disk"
     disk.mkdir()
