@@ -110,8 +110,17 @@ def kinds_of(texts: Sequence[str]) -> frozenset[str]:
     return names - {PAGE} | (PAGES if PAGE in names else frozenset())
 
 
-def _named(option: str, texts: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+def names_in(option: str, texts: Sequence[str]) -> list[str]:
+    """``--option a,b --option c`` as a list. ConfigError: it was given and names none, as of a variable that is not set: to take
+    that for all would be another order."""
     names = [name for text in texts for name in text.split(",") if name]
+    if texts and not names:
+        raise ConfigError(f"--{option} names none: leave it out where any will do")
+    return names
+
+
+def _named(option: str, texts: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+    names = names_in(option, texts)
     faults = []
     for name in names:
         if name not in known:

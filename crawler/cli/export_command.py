@@ -46,7 +46,7 @@ def export(arguments: Sequence[str]) -> int:
     is_file = namespace.format in ("parquet", "wacz")
     if is_file != (namespace.to is not None) or (namespace.files and namespace.format != "jsonl"):
         raise ConfigError("--to FILE is for --format parquet and wacz, which need it; --files DIR is for bodies")
-    wanted = filter_of(namespace, outcomes="" if namespace.format == "parquet" else "ok", kind=PAGE)
+    wanted = filter_of(namespace, outcomes=() if namespace.format == "parquet" else ("ok",), kind=PAGE)
     with open_reader(namespace.directory) as reader:
         if is_file:
             with ended_in_order():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
+from crawler.cli.arguments import CommandParser, changes_of, kinds_of, names_in, outcomes_of
 from crawler.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,27 +33,23 @@ def add_filters(parser: CommandParser, *, outcomes: str, kind: str) -> None:
     group.add_argument("--since", metavar="TIME", help="fetched since then: 2026-11-23 (UTC), or so long ago, such as 7d")
 
 
-def filter_of(namespace: Namespace, *, outcomes: str, kind: str) -> Filter:
-    """What was chosen; else these defaults, an empty one of ``outcomes`` being all. Raises ConfigError."""
+def filter_of(namespace: Namespace, *, outcomes: Sequence[str], kind: str) -> Filter:
+    """What was chosen; else these defaults, no ``outcomes`` being all. Raises ConfigError."""
     from crawler.output.filters import Filter
 
     return Filter(
-        outcomes=outcomes_of(namespace.outcome or [outcomes]),
+        outcomes=outcomes_of(namespace.outcome or outcomes),
         kinds=kinds_of(namespace.kind or [kind]),
         changes=changes_of(namespace.change),
-        mimes=tuple(_words(namespace.mime)),
+        mimes=tuple(name.lower() for name in names_in("mime", namespace.mime)),
         statuses=frozenset(_statuses(namespace.status)),
         tags=frozenset(namespace.tag),
-        since=_since(namespace.since) if namespace.since else "",
+        since="" if namespace.since is None else _since(namespace.since),
     )
 
 
-def _words(texts: Iterable[str]) -> Iterator[str]:
-    return (part.lower() for text in texts for part in text.split(",") if part)
-
-
-def _statuses(texts: Iterable[str]) -> Iterator[str]:
-    for word in _words(texts):
+def _statuses(texts: Sequence[str]) -> Iterator[str]:
+    for word in map(str.lower, names_in("status", texts)):
         if not (len(word) == 3 and word[0] in "123456789" and (word[1:] == "xx" or word[1:].isdigit())):
             raise ConfigError(f"--status {word}: write a code such as 404, or a class such as 5xx")
         yield word

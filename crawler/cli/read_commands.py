@@ -52,7 +52,7 @@ def results(arguments: Sequence[str]) -> int:
     add_filters(parser, outcomes=ALL, kind=ALL)
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    wanted = filter_of(namespace, outcomes="", kind=ALL).wants
+    wanted = filter_of(namespace, outcomes=(), kind=ALL).wants
     if namespace.directory is None:
         return _results_of_daemon(namespace, wanted)
     if namespace.follow or namespace.cursor != "0-0":

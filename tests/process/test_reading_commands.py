@@ -181,6 +181,19 @@ def test_where_nothing_is_of_that_kind_it_is_said(crawled, words, said):
     assert (ended.returncode, ended.stdout) == (0, "") and said in ended.stderr
 
 
+OPTIONS = ("--outcome", "--kind", "--change", "--status", "--mime", "--since")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [*(("results", option) for option in OPTIONS), ("retry", "--outcome"), ("recrawl", "--outcome")]
+)
+def test_a_choice_of_nothing_is_none_of_all(crawled, name, option):
+    """As of a variable that is not set: all that had been fetched was due again."""
+    ended = command(name, str(crawled), f"{option}=")
+    assert (ended.returncode, ended.stdout) == (2, ""), ended
+    assert "names none" in ended.stderr or option == "--since"
+
+
 def test_all_files_are_written_however_few_of_their_rows_are_read(tmp_path):
     with webs.Web(default=lambda host, path: webs.page(path)).running() as web:
         listed = "\n".join(web.url("127.0.0.1", f"/{number}") for number in range(200))
