@@ -114,21 +114,22 @@ def cat(arguments: Sequence[str]) -> int:
     parser.add_argument("--raw", action="store_true", help="as archived, without undoing its content coding")
     namespace = parser.parse(arguments)
     from crawler.core.durable import is_there
+    from crawler.core.urls import masked
     from crawler.frontier.cluster.node import is_node
 
     if "://" in namespace.directory:
         raise ConfigError(f"{namespace.directory} is a URL: the crawl's directory comes first (crawler cat DIR URL)")
     with open_reader(namespace.directory) as reader:
-        known = _lookup(reader, namespace.url)
+        known, url = _lookup(reader, namespace.url), masked(namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
-            return _nothing(namespace.url, known)
+            return _nothing(url, known)
         if is_node(reader.root / "frontier") and not is_there(reader.root / known.archive.file):
-            say(f"{namespace.url}: the body is on the node that fetched it, in {known.archive.file}")
+            say(f"{url}: the body is on the node that fetched it, in {known.archive.file}")
             return Exit.NOTHING_FETCHED
         try:
             body = reader.body(known.archive, raw=namespace.raw)
         except LookupError as error:
-            say(f"{namespace.url}: {error}")
+            say(f"{url}: {error}")
             return Exit.NOTHING_FETCHED
         with body:
             shutil.copyfileobj(body, sys.stdout.buffer)
@@ -169,13 +170,14 @@ def why(arguments: Sequence[str]) -> int:
     if namespace.directory is None:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         return _explained(explanation, None if namespace.json else as_text(explanation))
+    from crawler.core.urls import masked
     from crawler.frontier.cluster.node import is_node
 
     with open_reader(namespace.directory) as reader:
         try:
             explanation = explain(reader.root, reader, namespace.url, namespace.via, is_retired=reader.is_retired)
         except FetchError as error:
-            raise ConfigError(f"{namespace.via or namespace.url}: not a URL ({error.reason})") from error
+            raise ConfigError(f"{masked(namespace.via or namespace.url)}: not a URL ({error.reason})") from error
         if is_node(reader.root / "frontier"):
             explanation["leased_by"] = None  # nobody who would know is asked
     return _explained(explanation, None if namespace.json else as_text(explanation))
@@ -245,7 +247,9 @@ def open_reader(directory: str) -> CrawlReader:
 
 
 def _lookup(reader: CrawlReader, url: str) -> Known | str | None:
+    from crawler.core.urls import masked
+
     try:
         return reader.lookup(url)
     except FetchError as error:
-        raise ConfigError(f"{url}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error
+        raise ConfigError(f"{masked(url)}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error

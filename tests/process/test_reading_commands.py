@@ -181,6 +181,16 @@ def test_where_nothing_is_of_that_kind_it_is_said(crawled, words, said):
     assert (ended.returncode, ended.stdout) == (0, "") and said in ended.stderr
 
 
+@pytest.mark.parametrize("port", ["{}", "99999"], ids=["unknown", "no URL"])
+@pytest.mark.parametrize(
+    "words", ["cat DIR URL", "why URL --data DIR", "why URL --data DIR --json", "why http://a.example/ --data DIR --via URL"]
+)
+def test_no_password_of_a_url_that_is_asked_for_is_repeated(crawled, words, port):
+    asked = f"http://me:hidden@127.0.0.1:{port.format(1234)}/"
+    ended = command(*words.replace("DIR", str(crawled)).replace("URL", asked).split())
+    assert ended.returncode in (2, 4) and "hidden" not in ended.stdout + ended.stderr
+
+
 OPTIONS = ("--outcome", "--kind", "--change", "--status", "--mime", "--since")
 
 
