@@ -76,7 +76,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def file_name(text: str) -> str:
-    """Of a file or directory that is written: none at all would be the directory that the command stands in."""
+    """Of a file or directory that is meant: an empty name would be the directory that the command stands in, or no file."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text

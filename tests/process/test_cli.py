@@ -203,6 +203,15 @@ def test_a_database_that_is_away_begins_no_directory_and_sets_no_crawl_aside(tmp
     assert [path.name for path in old.iterdir()] == ["frontier"] and not new.exists()
 
 
+def test_config_check_says_no_faults_of_no_file_that_it_has_not_read(tmp_path):
+    """Of one that an unset variable should have named, and of the first of two."""
+    file = tmp_path / "crawler.toml"
+    file.write_text("wrokers = 1\n")
+    for words, said in (([""], "must not be empty"), ([os.devnull, "-c", str(file)], "two files")):
+        ended = command("config", "check", *words)
+        assert (ended.returncode, said in ended.stderr) == (2, True), ended.stderr
+
+
 def test_config_schema_is_json():
     assert set(json.loads(command("config", "schema").stdout)["properties"]) == set(Config.fields)
 
