@@ -296,12 +296,15 @@ def _ask_health(listen: str, path: str) -> int:
     from http.client import HTTPException
 
     try:
-        status, text = health(listen, path, timeout_s=5)
+        status, text, is_crawler = health(listen, path, timeout_s=5)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         say(f"no response from {listen}: {reason}; is it running?")
         return Exit.INTERNAL
-    say(f"{listen}{path}: {status} {text.partition(chr(10))[0]}")  # another server's page may be long
+    if not is_crawler:
+        say(f"{listen}{path}: {status}, of another server: what responds there is no crawler")
+        return Exit.INTERNAL
+    say(f"{listen}{path}: {status} {text.partition(chr(10))[0]}")
     return Exit.OK if status == HTTPStatus.OK else Exit.INTERNAL
 
 

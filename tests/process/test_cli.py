@@ -18,7 +18,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.main import COMMANDS, main
 from crawler.config import render
 from crawler.config.sections import Config
-from crawler.core.version import __version__
+from crawler.core.version import IDENTITY, __version__
 
 
 def test_the_version_is_one_line_of_data():
@@ -270,6 +270,8 @@ class Health(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200 if self.path == "/livez" else 503)
+        if not self.server.is_strange:
+            self.send_header(IDENTITY, "v1")
         self.end_headers()
         self.wfile.write(b"not ready: draining\n")
 
@@ -296,9 +298,11 @@ def test_healthcheck_asks_the_running_crawler(health):
 
 
 @pytest.mark.parametrize("health", ["strange"], indirect=True)
-def test_healthcheck_tells_what_another_server_says_in_one_line(health):
-    ended = command("healthcheck", "--ready", "--listen", health)
-    assert ended.returncode == 1 and f"{health}/readyz: 404 " in ended.stderr and ended.stderr.count("\n") == 1
+def test_healthcheck_does_not_take_another_server_for_a_crawler_that_is_well(health):
+    for words, status in (([], "/livez: 200"), (["--ready"], "/readyz: 404")):
+        ended = command("healthcheck", *words, "--listen", health)
+        assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended
+        assert f"{health}{status}, of another server" in ended.stderr
 
 
 def test_healthcheck_fails_where_nothing_answers():
