@@ -75,6 +75,13 @@ class CommandParser(argparse.ArgumentParser):
         raise SystemExit(Exit.USAGE)
 
 
+def file_name(text: str) -> str:
+    """Of a file or directory that is meant: an empty name would be the directory that the command stands in, or no file."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def outcomes_of(texts: Sequence[str]) -> frozenset[str]:
     """``--outcome a,b --outcome c`` as a set. Raises ConfigError."""
     from crawler.core.model import OutcomeName
@@ -103,8 +110,17 @@ def kinds_of(texts: Sequence[str]) -> frozenset[str]:
     return names - {PAGE} | (PAGES if PAGE in names else frozenset())
 
 
-def _named(option: str, texts: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+def names_in(option: str, texts: Sequence[str]) -> list[str]:
+    """``--option a,b --option c`` as a list. ConfigError: it was given and names none, as of a variable that is not set: to take
+    that for all would be another order."""
     names = [name for text in texts for name in text.split(",") if name]
+    if texts and not names:
+        raise ConfigError(f"--{option} names none: leave it out where any will do")
+    return names
+
+
+def _named(option: str, texts: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+    names = names_in(option, texts)
     faults = []
     for name in names:
         if name not in known:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from errno import EWOULDBLOCK
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crawler.cli.arguments import CommandParser
+from crawler.cli.arguments import CommandParser, file_name
 from crawler.cli.client import WHERE, RequestRefused, client_of, refusable
 from crawler.cli.options import add_settings
 from crawler.cli.output import ended_in_order, say
@@ -30,7 +31,7 @@ def checkpoint(arguments: Sequence[str]) -> int:
         "  crawler verify /var/lib/crawler/monday",
     )
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory")
-    parser.add_argument("target", metavar="TARGET", help="what is made; it must not exist")
+    parser.add_argument("target", type=file_name, metavar="TARGET", help="what is made; it must not exist")
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
     from crawler.crawl.maintenance import forget_stored
@@ -48,7 +49,7 @@ def checkpoint(arguments: Sequence[str]) -> int:
             raise
     forget_stored(target)
     for file in missing:
-        say(f"{file} was not there: crawler retire {target} --missing says so in the copy")
+        say(f"{file} was not there: crawler retire {shlex.quote(str(target))} --missing says so in the copy")
     say(f"{target}: a copy of {root}")
     return Exit.OK
 
@@ -58,11 +59,11 @@ def _require_free(root: Path, target: Path) -> None:
     from crawler.output.checkpoint import left_unfinished
 
     try:
-        is_taken, left = target.exists(), left_unfinished(root, target)
+        if target.exists():  # such as "." and "/", which have no name to be changed
+            raise ConfigError(f"{target}: there is something already")
+        left = left_unfinished(root, target)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}") from error
-    if is_taken:
-        raise ConfigError(f"{target}: there is something already")
     if left is not None:
         raise ConfigError(f"{left}: left by a copy that was not finished: delete it")
 

@@ -149,12 +149,14 @@ class Client:
                 return
 
 
-def health(listen: str, path: str, timeout_s: float) -> tuple[int, str]:
-    """(status, text) of ``/livez`` or ``/readyz``, which need no token. OSError, HTTPException: there is no response."""
+def health(listen: str, path: str, timeout_s: float) -> tuple[int, str, bool]:
+    """(status, text, whether a crawler says so) of ``/livez`` or ``/readyz``, which need no token. OSError, HTTPException: there
+    is no response."""
     with _connected(listen, timeout_s) as (connection, _):
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.read(_HEALTH_BYTES_MAX).decode("utf-8", "replace").strip()
+        text = response.read(_HEALTH_BYTES_MAX).decode("utf-8", "replace").strip()
+        return response.status, text, IDENTITY in response.headers
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from crawler.cli.arguments import CommandParser
+from crawler.cli.arguments import CommandParser, file_name
 from crawler.cli.options import add_settings, flags
 from crawler.cli.output import say, write
 from crawler.config.load import load, warnings
@@ -27,7 +27,7 @@ def config(arguments: Sequence[str]) -> int:
         "  crawler config schema                       JSON schema of the file, for editors",
     )
     parser.add_argument("action", choices=("check", "show", "schema"), metavar="check|show|schema")
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the same as --config FILE")
+    parser.add_argument("file", nargs="?", type=file_name, metavar="FILE", help="the same as --config FILE")
     parser.add_argument("--example", action="store_true", help="show the defaults, every setting explained")
     parser.add_argument("--memory", action="store_true", help="show how the memory limit is divided")
     add_settings(parser)
@@ -37,6 +37,8 @@ def config(arguments: Sequence[str]) -> int:
     elif namespace.action == "show" and namespace.example:
         write((example().encode(),))
     else:
+        if namespace.file and namespace.config:
+            raise ConfigError(f"two files are given, {namespace.config} and {namespace.file}: a crawl has one")
         file = namespace.file or namespace.config
         from crawler.parse.seeds import check_urls
 

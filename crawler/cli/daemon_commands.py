@@ -163,8 +163,11 @@ def status(arguments: Sequence[str]) -> int:
     if not namespace.watch:
         print(_status(client, as_json=namespace.json, indent=2))
         return Exit.OK
+    from crawler.cli.progress import mode
+
+    drawn = not namespace.json and mode("auto", sys.stdout, os.environ) == "bar"
     try:
-        _watch(lambda: _status(client, as_json=namespace.json), drawn=sys.stdout.isatty() and not namespace.json)
+        _watch(lambda: _status(client, as_json=namespace.json), drawn=drawn)
     except KeyboardInterrupt:
         return Exit.OK
 
@@ -190,11 +193,15 @@ def _watch(status: Callable[[], str], *, drawn: bool) -> NoReturn:
             if 0 < error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             text = f"{error}; trying again"
+            if not drawn:  # who reads the objects reads nothing else
+                say(text)
+                text = ""
         if drawn:  # over what was there, so that nothing flickers; no more than fits
             size = shutil.get_terminal_size()
             lines = [line[: size.columns - 1] for line in text.splitlines()[: size.lines - 1]]
             text = "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
-        print(text, end="" if drawn else "\n", flush=True)
+        if text:
+            print(text, end="" if drawn else "\n", flush=True)
         time.sleep(WATCH_EVERY_S)
 
 
@@ -289,12 +296,15 @@ def _ask_health(listen: str, path: str) -> int:
     from http.client import HTTPException
 
     try:
-        status, text = health(listen, path, timeout_s=5)
+        status, text, is_crawler = health(listen, path, timeout_s=5)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         say(f"no response from {listen}: {reason}; is it running?")
         return Exit.INTERNAL
-    say(f"{listen}{path}: {status} {text.partition(chr(10))[0]}")  # another server's page may be long
+    if not is_crawler:
+        say(f"{listen}{path}: {status}, of another server: what responds there is no crawler")
+        return Exit.INTERNAL
+    say(f"{listen}{path}: {status} {text.partition(chr(10))[0]}")
     return Exit.OK if status == HTTPStatus.OK else Exit.INTERNAL
 
 

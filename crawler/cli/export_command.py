@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from crawler.cli.arguments import CommandParser, changes_of, kinds_of, outcomes_of
-from crawler.cli.output import ended_in_order, not_written, say, write
-from crawler.cli.read_commands import add_directory, add_kind, open_reader
+from crawler.cli.arguments import PAGE, CommandParser, file_name
+from crawler.cli.filter_options import add_filters, filter_of
+from crawler.cli.output import ended_in_order, not_written, say, write, write_all
+from crawler.cli.read_commands import add_directory, open_reader
 from crawler.core import exact_json
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import counted, json_text
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from crawler.output.filters import Filter
 
 FORMATS: Final = ("jsonl", "pages", "parquet", "wacz")
-DAY_CHARS: Final = 8
-"""Of a day without dashes: 20261123 is not so many seconds ago."""
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -40,23 +38,15 @@ def export(arguments: Sequence[str]) -> int:
     )
     add_directory(parser)
     parser.add_argument("--format", choices=FORMATS, default="jsonl", metavar="|".join(FORMATS), help="default jsonl: bodies")
-    parser.add_argument("--to", metavar="FILE", help="where a file of the formats parquet and wacz is written")
-    parser.add_argument("--files", metavar="DIR", help="write bodies as files to this directory")
+    parser.add_argument("--to", type=file_name, metavar="FILE", help="where a file of the formats parquet and wacz is written")
+    parser.add_argument("--files", type=file_name, metavar="DIR", help="write bodies as files to this directory")
     parser.add_argument("--final", action="store_true", help="one row per listed line and page, duplicates resolved, latest only")
-    parser.add_argument(
-        "--outcome", action="append", default=[], metavar="NAME,...", help="of these outcomes (default ok; of parquet all)"
-    )
-    add_kind(parser, "page")
-    parser.add_argument("--change", action="append", default=[], metavar="NAME,...", help="new, changed, unchanged, gone")
-    parser.add_argument("--status", action="append", default=[], metavar="CODE,...", help="such as 200,404, 5xx; 304: unchanged")
-    parser.add_argument("--mime", action="append", default=[], metavar="TYPE,...", help="of these types, such as image/*")
-    parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="with this label")
-    parser.add_argument("--since", metavar="TIME", help="fetched since then: 2026-11-23 (UTC), or so long ago, such as 7d")
+    add_filters(parser, outcomes="ok; of parquet all", kind=PAGE)
     namespace = parser.parse(arguments)
     is_file = namespace.format in ("parquet", "wacz")
     if is_file != (namespace.to is not None) or (namespace.files and namespace.format != "jsonl"):
         raise ConfigError("--to FILE is for --format parquet and wacz, which need it; --files DIR is for bodies")
-    wanted = _filter(namespace, outcomes="" if namespace.format == "parquet" else "ok")
+    wanted = filter_of(namespace, outcomes=() if namespace.format == "parquet" else ("ok",), kind=PAGE)
     with open_reader(namespace.directory) as reader:
         if is_file:
             with ended_in_order():
@@ -66,53 +56,9 @@ def export(arguments: Sequence[str]) -> int:
         else:
             besides = [] if namespace.outcome else ["outcome ok only: --outcome names others"]
             besides += [] if namespace.kind else ["pages only: --kind all looks at embeds and what was fetched besides, too"]
-            write(_bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides))
+            bodies = _bodies(reader.root, _results(reader, wanted, namespace), namespace.files, besides)
+            (write_all if namespace.files else write)(bodies)
     return Exit.OK
-
-
-def _filter(namespace: Namespace, *, outcomes: str) -> Filter:
-    from crawler.output.filters import Filter
-
-    return Filter(
-        outcomes=outcomes_of(namespace.outcome or [outcomes]),
-        kinds=kinds_of(namespace.kind or ["page"]),
-        changes=changes_of(namespace.change),
-        mimes=tuple(_words(namespace.mime)),
-        statuses=frozenset(_statuses(namespace.status)),
-        tags=frozenset(namespace.tag),
-        since=_since(namespace.since) if namespace.since else "",
-    )
-
-
-def _words(texts: Iterable[str]) -> Iterator[str]:
-    return (part.lower() for text in texts for part in text.split(",") if part)
-
-
-def _statuses(texts: Iterable[str]) -> Iterator[str]:
-    for word in _words(texts):
-        if not (len(word) == 3 and word[0] in "123456789" and (word[1:] == "xx" or word[1:].isdigit())):
-            raise ConfigError(f"--status {word}: write a code such as 404, or a class such as 5xx")
-        yield word
-
-
-def _since(text: str) -> str:
-    """As rows have it: none is from before 1970, and earlier years would not sort as text."""
-    from datetime import UTC, datetime
-
-    from crawler.config.types import parse_time
-    from crawler.output.rows import iso
-
-    try:
-        if text.isdigit() and len(text) == DAY_CHARS:
-            raise ValueError
-        at = time.time() - float(parse_time(text))
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-            at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            raise ConfigError(f"--since {text}: write a day such as 2026-11-23, a moment, or how long ago, such as 7d") from None
-    return iso(max(0.0, at))
 
 
 def _rows(reader: CrawlReader, wanted: Filter, namespace: Namespace) -> Iterator[Row]:

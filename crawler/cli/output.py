@@ -41,6 +41,15 @@ def write(pieces: Iterable[bytes]) -> None:
         sys.stdout.buffer.write(piece)
 
 
+def write_all(pieces: Iterator[bytes]) -> None:
+    """As ``write``, of a command that does more than print: it goes on to its end where nobody reads what it prints."""
+    try:
+        write(pieces)
+    except BrokenPipeError:
+        forget_output()
+        write(pieces)
+
+
 def not_written(path: Path | str, error: OSError) -> ConfigError | StorageError:
     """Why a file that was asked for could not be written: this machine lacks something, or another is to be named."""
     said = f"{path}: {os.strerror(error.errno) if error.errno else error.strerror}"  # pyarrow's words name a file of its own

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from crawler.cli.arguments import ALL, CommandParser, changes_of, kinds_of, outcomes_of
+from crawler.cli.arguments import ALL, CommandParser
 from crawler.cli.client import WHERE, RequestRefused, client_of, refusable
+from crawler.cli.filter_options import add_filters, filter_of
 from crawler.cli.options import add_settings
 from crawler.cli.output import put, say, write
 from crawler.core import exact_json
@@ -31,11 +32,12 @@ WAIT_S: Final = 50
 def results(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         "results",
-        "results [DIR] [--final] [--outcome NAME,...] [--kind NAME,...] [--format jsonl|csv] [options]",
+        "results [DIR] [--final] [--format jsonl|csv] [filters] [options]",
         "Prints result rows in the order in which they were written.\n\nexamples:\n"
         "  crawler results out/                                     all rows, as JSON lines\n"
         "  crawler results out/ --final --format csv > out.csv      one row per line and page found, as a table\n"
         "  crawler results out/ --outcome timeout,dns_error         failed in one of these ways\n"
+        "  crawler results out/ --tag news --since 7d --status 5xx  of this label, fetched since then, with such a response\n"
         "  crawler results out/ --change gone                       pages that a recrawl did not find any more\n"
         "  crawler results --follow                                 from the crawler running on this machine, as they come\n"
         "  crawler results --follow --cursor 0-52310                from where an earlier command stopped (it prints where)",
@@ -46,23 +48,11 @@ def results(arguments: Sequence[str]) -> int:
     parser.add_argument("--follow", action="store_true", help="wait for more (daemon only)")
     parser.add_argument("--cursor", metavar="N-N", default="0-0", help="where to begin (daemon only)")
     parser.add_argument("--final", action="store_true", help="one row per listed line and page, duplicates resolved, latest only")
-    parser.add_argument("--outcome", action="append", default=[], metavar="NAME,...", help="only rows with these outcomes")
-    add_kind(parser, ALL)
-    parser.add_argument(
-        "--change",
-        action="append",
-        default=[],
-        metavar="NAME,...",
-        help="new, changed, unchanged, gone: what a visit found",
-    )
     parser.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="jsonl|csv", help="default jsonl")
+    add_filters(parser, outcomes=ALL, kind=ALL)
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    from crawler.output.filters import Filter
-
-    outcomes, kinds = outcomes_of(namespace.outcome), kinds_of(namespace.kind or [ALL])
-    wanted = Filter(outcomes, kinds, changes_of(namespace.change)).wants
-
+    wanted = filter_of(namespace, outcomes=(), kind=ALL).wants
     if namespace.directory is None:
         return _results_of_daemon(namespace, wanted)
     if namespace.follow or namespace.cursor != "0-0":
@@ -124,21 +114,22 @@ def cat(arguments: Sequence[str]) -> int:
     parser.add_argument("--raw", action="store_true", help="as archived, without undoing its content coding")
     namespace = parser.parse(arguments)
     from crawler.core.durable import is_there
+    from crawler.core.urls import masked
     from crawler.frontier.cluster.node import is_node
 
     if "://" in namespace.directory:
         raise ConfigError(f"{namespace.directory} is a URL: the crawl's directory comes first (crawler cat DIR URL)")
     with open_reader(namespace.directory) as reader:
-        known = _lookup(reader, namespace.url)
+        known, url = _lookup(reader, namespace.url), masked(namespace.url)
         if known is None or isinstance(known, str) or known.archive is None:
-            return _nothing(namespace.url, known)
+            return _nothing(url, known)
         if is_node(reader.root / "frontier") and not is_there(reader.root / known.archive.file):
-            say(f"{namespace.url}: the body is on the node that fetched it, in {known.archive.file}")
+            say(f"{url}: the body is on the node that fetched it, in {known.archive.file}")
             return Exit.NOTHING_FETCHED
         try:
             body = reader.body(known.archive, raw=namespace.raw)
         except LookupError as error:
-            say(f"{namespace.url}: {error}")
+            say(f"{url}: {error}")
             return Exit.NOTHING_FETCHED
         with body:
             shutil.copyfileobj(body, sys.stdout.buffer)
@@ -179,13 +170,14 @@ def why(arguments: Sequence[str]) -> int:
     if namespace.directory is None:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})
         return _explained(explanation, None if namespace.json else as_text(explanation))
+    from crawler.core.urls import masked
     from crawler.frontier.cluster.node import is_node
 
     with open_reader(namespace.directory) as reader:
         try:
             explanation = explain(reader.root, reader, namespace.url, namespace.via, is_retired=reader.is_retired)
         except FetchError as error:
-            raise ConfigError(f"{namespace.via or namespace.url}: not a URL ({error.reason})") from error
+            raise ConfigError(f"{masked(namespace.via or namespace.url)}: not a URL ({error.reason})") from error
         if is_node(reader.root / "frontier"):
             explanation["leased_by"] = None  # nobody who would know is asked
     return _explained(explanation, None if namespace.json else as_text(explanation))
@@ -243,13 +235,6 @@ def _stored(reader: CrawlReader, report: Callable[[str], None]) -> tuple[int, in
         raise StorageError(f"the copies cannot be compared: {error}") from error
 
 
-def add_kind(parser: CommandParser, default: str) -> None:
-    named = "seed, link, redirect, recrawl, embed, sitemap, robots; page: all but the last three"
-    parser.add_argument(
-        "--kind", action="append", default=[], metavar="NAME,...", help=f"of these kinds: {named}; all (default {default})"
-    )
-
-
 def add_directory(parser: CommandParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="the crawl's directory (run's --output)")
 
@@ -262,7 +247,9 @@ def open_reader(directory: str) -> CrawlReader:
 
 
 def _lookup(reader: CrawlReader, url: str) -> Known | str | None:
+    from crawler.core.urls import masked
+
     try:
         return reader.lookup(url)
     except FetchError as error:
-        raise ConfigError(f"{url}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error
+        raise ConfigError(f"{masked(url)}: not a URL ({error.reason}): write it whole, such as https://example.org/") from error

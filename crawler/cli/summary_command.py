@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import orjson
 from msgspec.structs import asdict
 
-from crawler.cli.arguments import CommandParser
+from crawler.cli.arguments import CommandParser, file_name
 from crawler.cli.output import ended_in_order, not_written, say, write
 from crawler.cli.read_commands import add_directory, open_reader
 from crawler.core.errors import ConfigError, Exit
@@ -31,7 +31,7 @@ def summary(arguments: Sequence[str]) -> int:
         "  crawler summary out/ --incomplete        every page that lacks something, as JSON lines: its URL and what it lacks",
     )
     add_directory(parser)
-    parser.add_argument("--html", metavar="FILE", help="write it as one self-contained page")
+    parser.add_argument("--html", type=file_name, metavar="FILE", help="write it as one self-contained page")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.add_argument("--incomplete", action="store_true", help="the pages that lack something, read again one by one")
     namespace = parser.parse(arguments)

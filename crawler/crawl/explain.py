@@ -48,8 +48,8 @@ def explain(
     try:
         canonical = urls.parse(url, rules=rules).href
     except FetchError as error:
-        return {"url": url, "canonical": None, "state": "invalid", "rule": error.reason}
-    explanation: dict[str, Any] = {"url": url, "canonical": canonical, "state": "unknown"}
+        return {"url": urls.masked(url), "canonical": None, "state": "invalid", "rule": error.reason}
+    explanation: dict[str, Any] = {"url": urls.masked(url), "canonical": canonical, "state": "unknown"}
     known = store.lookup(canonical)
     if isinstance(known, Known):
         places = {"archive": known.archive, "row": known.row}

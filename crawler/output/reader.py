@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
-from crawler.config.crawl_toml import read_identity, read_section
+from crawler.config.crawl_toml import FILE_NAME, read_identity, read_section
 from crawler.config.sections import ScopeConfig
 from crawler.core import urls
 from crawler.core.durable import is_there
@@ -152,7 +152,10 @@ class CrawlReader:
         reported in one sentence."""
         findings = verify(self.root, self.marks, self._store.marks_now, self.is_retired, report)
         try:
-            read_identity(self.root)
+            if read_identity(self.root) is None:
+                findings.fault(
+                    f"{self.root / FILE_NAME} is missing, which says how this crawl was begun: no crawl goes on without it"
+                )
         except (ConfigError, StorageError) as error:
             findings.fault(str(error))
         for fault in self._store.verify():

@@ -360,8 +360,11 @@ def _what_to_type(text: str, shown: str, reason: str, command: str) -> str:
         is_dir, is_there = Path(text).is_dir(), Path(text).exists()
     except OSError:  # no name of a file, or one that we may not look at
         is_dir = is_there = False
+    if not text:
+        return "an empty text is no URL"
     if "://" not in text and is_dir:
-        return f"{shown} is a directory, not a URL: to go on with the crawl in it: {command} -o {shlex.quote(text)}"
+        go_on = f": to go on with the crawl in it: {command} -o {shlex.quote(text)}" if command == "crawler run" else ""
+        return f"{shown} is a directory, not a URL{go_on}"
     if "://" not in text and is_there:
         return f"{shown} is a file, not a URL: to read the URLs in it: {command} -i {shlex.quote(text)}"
     if "://" not in text and _LIST.search(text):

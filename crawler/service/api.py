@@ -136,7 +136,7 @@ class Control:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "directory": str(self.root),
+            "directory": str(self.root.absolute()),
             "started_at": self.began,
             **snapshot,
             "paused_by": sorted(self.crawl.pauses()),

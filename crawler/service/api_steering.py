@@ -157,7 +157,7 @@ class Steering:
         async with self._one_at_a_time:
             copied = await self._crawl.checkpoint(name)
         logger.info("checkpoint", extra={"path": str(copied.path), "seconds": round(copied.seconds, 3)})
-        return json_response(asdict(copied) | {"path": str(copied.path)})
+        return json_response(asdict(copied) | {"path": str(copied.path.absolute())})
 
     async def get_lists(self, request: web.Request) -> web.Response:
         """GET /v1/lists"""

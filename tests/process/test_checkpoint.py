@@ -124,6 +124,13 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     assert command("run", *urls(site, 2), "-o", str(root), *LOCAL).returncode == 0
     assert command("checkpoint", str(root), str(root)).returncode == 2
     assert command("checkpoint", str(tmp_path), str(tmp_path / "x")).returncode == 2
+    for target, said in (
+        (".", ".: there is something already"),
+        ("/", "/: there is something already"),
+        ("", "must not be empty"),
+    ):
+        refused = command("checkpoint", str(root), target)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     with served(tmp_path / "other") as daemon, served(root) as mine:
         refused = command("checkpoint", str(root), str(tmp_path / "x"), "--listen", daemon.listen)
         assert (refused.returncode, "the daemon that was asked runs" in refused.stderr) == (75, True)
@@ -137,6 +144,17 @@ def test_what_cannot_be_copied_is_said(tmp_path, site):
     (root / "checkpoints" / "x.unfinished").mkdir(parents=True)
     assert command("checkpoint", str(root), str(tmp_path / "x")).returncode == 0
     assert not list((root / "checkpoints").iterdir()), "what a kill left is gone"
+
+
+def test_a_daemon_that_was_given_a_relative_path_is_asked_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere" / "d").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with served(Path("d")) as daemon:
+        monkeypatch.chdir("elsewhere")
+        done = command("checkpoint", "../d", "../copy", "--listen", daemon.listen)
+        assert done.returncode == 0, done.stderr
+        assert ask_for_a_copy(daemon, "a")["path"] == str(tmp_path / "d" / "checkpoints" / "a")
+    assert command("verify", str(tmp_path / "copy")).returncode == 0
 
 
 def test_a_copy_that_does_not_fit_on_another_disk_is_not_there_and_one_that_fits_is_whole(tmp_path, site):

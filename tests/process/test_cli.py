@@ -18,7 +18,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.main import COMMANDS, main
 from crawler.config import render
 from crawler.config.sections import Config
-from crawler.core.version import __version__
+from crawler.core.version import IDENTITY, __version__
 
 
 def test_the_version_is_one_line_of_data():
@@ -203,6 +203,15 @@ def test_a_database_that_is_away_begins_no_directory_and_sets_no_crawl_aside(tmp
     assert [path.name for path in old.iterdir()] == ["frontier"] and not new.exists()
 
 
+def test_config_check_says_no_faults_of_no_file_that_it_has_not_read(tmp_path):
+    """Of one that an unset variable should have named, and of the first of two."""
+    file = tmp_path / "crawler.toml"
+    file.write_text("wrokers = 1\n")
+    for words, said in (([""], "must not be empty"), ([os.devnull, "-c", str(file)], "two files")):
+        ended = command("config", "check", *words)
+        assert (ended.returncode, said in ended.stderr) == (2, True), ended.stderr
+
+
 def test_config_schema_is_json():
     assert set(json.loads(command("config", "schema").stdout)["properties"]) == set(Config.fields)
 
@@ -261,6 +270,8 @@ class Health(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200 if self.path == "/livez" else 503)
+        if not self.server.is_strange:
+            self.send_header(IDENTITY, "v1")
         self.end_headers()
         self.wfile.write(b"not ready: draining\n")
 
@@ -287,9 +298,11 @@ def test_healthcheck_asks_the_running_crawler(health):
 
 
 @pytest.mark.parametrize("health", ["strange"], indirect=True)
-def test_healthcheck_tells_what_another_server_says_in_one_line(health):
-    ended = command("healthcheck", "--ready", "--listen", health)
-    assert ended.returncode == 1 and f"{health}/readyz: 404 " in ended.stderr and ended.stderr.count("\n") == 1
+def test_healthcheck_does_not_take_another_server_for_a_crawler_that_is_well(health):
+    for words, status in (([], "/livez: 200"), (["--ready"], "/readyz: 404")):
+        ended = command("healthcheck", *words, "--listen", health)
+        assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended
+        assert f"{health}{status}, of another server" in ended.stderr
 
 
 def test_healthcheck_fails_where_nothing_answers():

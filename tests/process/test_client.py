@@ -1,13 +1,17 @@
 """The commands that ask a daemon, where something else responds, nothing does, or not to this token."""
 
 import http.server
+import os
+import pty
+import select
+import signal
 import socket
 import subprocess
 import threading
 
 import pytest
 from support.daemons import served
-from support.programs import CLEAN, command, command_of
+from support.programs import CLEAN, command, command_of, crawling
 from support.waiting import wait_until
 
 from crawler.cli import client as client_module
@@ -119,6 +123,29 @@ def test_a_list_from_a_pipe_is_sent_as_it_comes(tmp_path):
             wait_until(lambda: daemon.ask("GET", "/v1/status")["known"] == 1)
             said = adder.communicate("http://b.invalid/\n")[1]
     assert adder.returncode == 0 and "2 accepted" in said
+
+
+@pytest.mark.parametrize("how", [["--json"], []], ids=["json", "text"])
+def test_a_watch_says_beside_its_data_that_nobody_responds(how):
+    with crawling("status", "--watch", *how, "--listen", "127.0.0.1:1") as watching:
+        [first], _, _ = select.select([watching.stdout, watching.stderr], [], [])
+        assert first is watching.stderr and "trying again" in first.readline()
+        watching.send_signal(signal.SIGINT)
+        assert (watching.communicate(timeout=60)[0], watching.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_watch_draws_only_where_the_terminal_can(term):
+    leader, follower = pty.openpty()
+    watch = command_of(["status", "--watch", "--listen", "127.0.0.1:1"])
+    with subprocess.Popen(watch, env=CLEAN | {"TERM": term}, stdin=follower, stdout=follower, stderr=follower) as watching:
+        seen = b""
+        while b"no response" not in seen:
+            seen += os.read(leader, 4096)
+        watching.send_signal(signal.SIGINT)
+    os.close(leader)
+    os.close(follower)
+    assert (b"\x1b" in seen) == (term != "dumb")
 
 
 @pytest.mark.parametrize("field", [b"Authorization: Bearer \xff", b"Cookie: crawler=\xff.\xff"], ids=["token", "session"])

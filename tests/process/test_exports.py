@@ -81,6 +81,22 @@ def test_filters_choose_what_is_exported(crawled):
         assert command("export", str(crawled[0]), *wrong).returncode == 2
 
 
+def test_the_same_filters_choose_among_rows(crawled):
+    def rows(*filters: str) -> list[str]:
+        ended = command("results", str(crawled[0]), *filters)
+        assert ended.returncode == 0, ended.stderr
+        return sorted(orjson.loads(line)["canonical"].removeprefix(crawled[1]) for line in ended.stdout.splitlines())
+
+    assert len(rows()) == len(rows("--since", "1h")) == 18 and rows("--since", "2999-01-01") == []
+    assert rows("--tag", "a", "--tag", "7", "--kind", "seed") == ["/", "/latin", "/old"]
+    assert rows("--status", "503") == [] != rows("--status", "404,5xx")
+    assert rows("--status", "3xx", "--kind", "seed") == ["/old"], "a code, and a class of codes"
+    assert rows("--status", "304") == ["/tagged"]
+    assert rows("--mime", "text/plain", "--final") == ["/text"]
+    for wrong in (("--status", "abc"), ("--since", "soon")):
+        assert command("results", str(crawled[0]), *wrong).returncode == 2
+
+
 def test_a_page_in_whatever_bytes_is_exported(tmp_path):
     """One whose escape sequences are none ended the export of all that were behind it."""
     with Web().running() as web:

@@ -101,6 +101,17 @@ def test_a_directory_that_may_not_be_looked_into_is_said_to_be_so(tmp_path, comm
     assert ended.returncode == 2 and ended.stderr.endswith("out: Permission denied\n"), ended
 
 
+def test_an_archive_that_may_not_be_read_is_not_found_to_be_without_faults(tmp_path):
+    out = tmp_path / "out"
+    web = webs.Web(default=lambda host, path: webs.text("page"))
+    with web.running(), crawled("finished", out, web, "warc"), by_permission(out) as before:
+        [archive] = (out / "warc").iterdir()
+        archive.chmod(0)
+        verify = [*before, *command_of(["verify", str(out)])]
+        ended = subprocess.run(verify, env=CLEAN, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, f"{archive}: Permission denied\n"), ended
+
+
 def test_where_the_shared_memory_is_full_the_temporary_directory_does(tmp_path):
     script = 'mount -t tmpfs -o size=4k full /dev/shm && { cat /dev/zero >/dev/shm/all; exec "$@"; }'
     before = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", script, "sh"]

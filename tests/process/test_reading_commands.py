@@ -293,6 +293,9 @@ def test_verify_tells_of_settings_that_run_could_not_read(crawled, tmp_path):
     settings.write_bytes(settings.read_bytes().replace(b"depth", b"de\0th", 1))
     ended = command("verify", str(copy))
     assert ended.returncode == 3 and "crawl.toml: cannot be read as this crawl's configuration" in ended.stdout
+    settings.unlink()
+    ended = command("verify", str(copy))
+    assert ended.returncode == 3 and ended.stdout.startswith(f"{settings} is missing"), "no crawl would go on from such a copy"
 
 
 def test_retried_urls_are_fetched_again_by_the_same_command(site, tmp_path):

@@ -92,7 +92,8 @@ class UnmarkedArchive:
 
 
 class Findings:
-    """What ``crawler.output.verify`` has counted and reported so far. ``rows_retired``: some rows are no longer kept."""
+    """What ``crawler.output.verify`` has counted and reported so far. ``rows_retired``: some rows are no longer kept, or not
+    readable."""
 
     def __init__(self, report: Callable[[str], None], *, rows_retired: bool = False) -> None:
         self._report = report

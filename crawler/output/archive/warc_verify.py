@@ -7,6 +7,7 @@ next record that a row names.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
@@ -113,13 +114,15 @@ class _File:
         """The record at ``offset`` is damaged: where the next one begins only a row can tell."""
         try:
             self._file: io.FileIO | None = open_there(root / name)
-        except StorageError:
-            self._file, self.is_whole = None, False  # reported with its mark
+        except StorageError as error:
+            self._file, self.is_whole = None, False
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # one that is missing was reported with its mark
+                findings.fault(str(error))
 
     def row(self, ref: Ref, row: Mapping[str, Any]) -> None:
         """Four cases of where the row's record lies:
 
-        1. In a file that cannot be opened: its mark was reported.
+        1. In a file that cannot be opened, which was reported.
         2. At a damaged record, which was reported. A row behind it says where reading goes on.
         3. At the end of a record: it is read and compared. Records before it have no row.
         4. Anywhere else: there is no such record."""

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from support.pages import Crawl, seed, visit
 
 import crawler
+from crawler.config.crawl_toml import write_effective
+from crawler.config.sections import Config
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Link
 from crawler.crawl.maintenance import empty_batch
@@ -74,6 +76,7 @@ def test_rows_of_an_earlier_version_lack_the_newest_fields(crawl):
 
 
 def test_what_is_open_shows_one_commit(crawl):
+    write_effective(crawl.root, Config())
     visit(crawl, seed(A, 1), Done(crawl.page(A), "ok"))
     with open_crawl_reader(crawl.root) as reader:
         visit(crawl, seed(A + "2", 2), Done(crawl.page(A + "2"), "ok"))

@@ -190,6 +190,14 @@ def test_rows_and_records_that_do_not_match_are_named(crawl, change, said):
     assert any(said in fault for fault in faults)
 
 
+def test_a_row_that_cannot_be_read_is_one_fault(crawl):
+    """Not one for each record behind it as well."""
+    path = first_of(crawl, "results")
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    found, (fault,) = check(crawl)
+    assert "the row at 0 is damaged" in fault and found.records >= PAGES, "which are read all the same"
+
+
 def moved(row, **place):
     return row | {"archive": row["archive"] | place}
 

@@ -615,6 +615,7 @@ def test_passing_over_a_list_keeps_no_lines(tmp_path: Path) -> None:
         ('"http://example.org/"', "a line holds one URL"),
         ("http://example.org/\thttp://example.com/", "a line holds one URL"),
         ("x" * 5000, "not a URL"),
+        ("", "an empty text is no URL"),
     ],
 )
 def test_what_is_typed_as_a_url_and_is_none_is_told_with_what_to_type(
@@ -626,6 +627,7 @@ def test_what_is_typed_as_a_url_and_is_none_is_told_with_what_to_type(
     Path("folder").mkdir()
     [fault] = check_urls(["http://a.example/", typed, "https://b.example"])
     assert said in fault and typed[:20] in fault
+    assert "crawler add -o" not in check_urls([typed], command="crawler add")[0], "which there is not"
     assert "crawler add" not in said or "crawler add" in check_urls([typed], command="crawler add")[0]
 
 

@@ -1,8 +1,8 @@
-"""What the options of ``export`` mean."""
+"""What the options mean that choose among rows."""
 
 import pytest
 
-from crawler.cli.export_command import _since
+from crawler.cli.filter_options import _since
 from crawler.core.errors import ConfigError
 
 
