@@ -53,17 +53,24 @@ def seed_faults(config: Config) -> list[str]:
 
 def _urls_read(root: Path) -> int:
     """How many URLs of the command line the crawl in ``root`` has read; 0 if there is no crawl."""
-    from crawler.frontier import open_reader
+    from crawler.frontier import has_opened_a_store, open_reader
     from crawler.frontier.division import moving_at
     from crawler.output import is_crawl
     from crawler.parse.seeds import ARGV, lines_read
+    from crawler.service.parts.nursery import apart
 
     if not is_crawl(root):
         return 0
     if moving_at(root / "frontier") is not None:
         return sys.maxsize  # nobody knows, until what was begun is ended
-    with contextlib.closing(open_reader(root / "frontier")) as reader:
-        return lines_read(reader.positions().get(ARGV))
+
+    def read() -> int:
+        with contextlib.closing(open_reader(root / "frontier")) as reader:
+            return lines_read(reader.positions().get(ARGV))
+
+    if has_opened_a_store():  # a daemon reloads
+        return read()
+    return int(apart(read, f"{root}: the crawl in it could not be read"))
 
 
 def waited_in_vain(config: Config, command: Command, signals: Signals) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from pathlib import Path
 import pytest
 from support.crews import are_gone, children, kill, lives, parts_of
 from support.daemons import Served
-from support.programs import CLEAN, LOCAL, crawler, crawling, port_of_its_own, rows_of
+from support.programs import CLEAN, LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.waiting import wait_until
 from support.webs import Answer, Web, page
+
+from crawler.config.sections import Config
+from crawler.service.run import run_crawl
 
 HOSTS = [f"127.0.9.{n}" for n in range(1, 9)]
 TWO = ("--processes", "2", "--min-free-disk", "0", "--parsers", "0", "--memory-limit", "1GiB")
@@ -120,3 +124,23 @@ def test_what_the_others_receive_counts_while_a_part_stands_still(tmp_path: Path
             os.kill(victim, signal.SIGCONT)
             assert process.wait(30) == 5
     assert len(asked) < len(urls) / 4
+
+
+def test_a_crawl_that_had_taken_what_is_no_url_goes_on_by_several_processes(tmp_path: Path) -> None:
+    """As one of an earlier version did. The store was asked by the process that the others were forked from: they waited for ever
+    for threads that only that one had."""
+    with Web(default=lambda host, path: page()).running() as web:
+        urls = [web.url(HOSTS[0]), "no url"]
+        settings = {"urls": urls, "output": str(tmp_path), "robots": False, "allow_net": ["127.0.0.0/8"]}
+        asyncio.run(run_crawl(Config(**settings, memory_limit=8 << 30)))  # the tests' own process is large
+        ended = crawler("run", *urls, web.url(HOSTS[1]), "-o", str(tmp_path), *LOCAL, *TWO)
+    assert ended.returncode == 0, ended.stderr
+    assert len(rows_of(tmp_path)) == 3
+
+
+def test_a_process_that_has_opened_a_crawl_itself_begins_no_others(tmp_path: Path) -> None:
+    """They would have waited for its threads for ever."""
+    asyncio.run(run_crawl(Config(urls=["no url"], output=str(tmp_path / "own"), memory_limit=8 << 30)))
+    ended = command("run", "http://127.0.0.1:9/", "-o", str(tmp_path / "out"), *TWO)
+    assert ended.returncode == 2 and "begin a new process" in ended.stderr
+    assert not (tmp_path / "out").exists()
