@@ -7,6 +7,7 @@ what it takes. ``crawl.toml`` in the directory always tells what is in effect.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,10 +96,8 @@ class Changes:
             self.last_reload_successful = True
             for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
                 logger.warning("reload: %s has changed; %s", key, _when(key))
-            try:
+            with contextlib.suppress(TimeoutError):  # which is told
                 await self._put(wanted)
-            except TimeoutError:
-                logger.warning("reload: the settings hold, but a process of this crawl, or a visit, has not followed yet")
 
     def _refuse(self, faults: Iterable[str]) -> None:
         self.last_reload_successful = False
@@ -107,12 +106,14 @@ class Changes:
     async def _put(self, new: Config) -> None:
         keys = sorted(different(self._crawl.config, new))
         if keys:
+            where = "; a process of this crawl, or a visit, has not followed yet"
             try:
                 async with asyncio.timeout(IN_EFFECT_S):
                     await self._crawl.reconfigure(new)
+                where = ""
             finally:  # it is in effect, even if what it excludes takes longer to end than whoever asked waits
                 await self._write_down(new)
-            logger.info("changed: %s", ", ".join(keys))
+                logger.log(logging.WARNING if where else logging.INFO, "changed: %s%s", ", ".join(keys), where)
 
     async def _write_down(self, new: Config) -> None:
         try:

@@ -73,10 +73,13 @@ def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(
             daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/no")).encode())
             wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
             process.terminate()
+            said = process.stderr.read() if process.stderr else b""
             assert process.wait(30) == 0
         finally:
             process.kill()
     assert {visit.path for visit in web.visits} == {"/"}, "it has followed"
+    for key in (b"retries", b"exclude"):
+        assert b"changed: %b; a process of this crawl, or a visit, has not followed yet" % key in said
 
 
 def test_a_part_that_is_ended_for_its_silence_is_told_of_once(tmp_path: Path) -> None:
