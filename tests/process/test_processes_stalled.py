@@ -147,3 +147,44 @@ def test_a_process_that_has_opened_a_crawl_itself_begins_no_others(tmp_path: Pat
     ended = command("run", "http://127.0.0.1:9/", "-o", str(tmp_path / "out"), *TWO)
     assert ended.returncode == 2 and "begin a new process" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recrawl_that_is_ordered_again_visits_no_page_twice(tmp_path: Path) -> None:
+    """Those that had taken it the first time, while another stood still, visited everything again."""
+    program = (
+        "import os, signal, sys\nfrom crawler.service.parts import steering\nstopped = []\nask = steering.SteeredParts._ask\n"
+        "async def stopping(self, part, name, *arguments):\n"
+        "    if (part, name) == (1, 'recrawl') and not stopped:\n"
+        "        stopped.append(os.kill(self._crew._nursery.pids[1], signal.SIGSTOP))\n"
+        "        steering.GONE_S = 0.3\n"
+        "    return await ask(self, part, name, *arguments)\n"
+        "steering.SteeredParts._ask = stopping\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    listen = f"127.0.0.1:{port_of_its_own()}"
+    command = ("serve", "--data", str(tmp_path), "--listen", listen, *LOCAL, *TWO)
+    web = Web(default=lambda host, path: page())
+
+    def visits() -> Counter[tuple[str, str]]:
+        return Counter((visit.host, visit.path) for visit in web.visits)
+
+    with web.running(), subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
+        daemon = Served(process, listen)
+        try:
+            for line in process.stderr or ():
+                if b"control API on port" in line:
+                    break
+            daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/last")).encode())
+            wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
+            with pytest.raises(urllib.error.HTTPError, match="504"):
+                daemon.ask("POST", "/v1/recrawl?match=/$")
+            wait_until(lambda: 2 in visits().values())
+            os.kill(parts_of(process.pid)[1], signal.SIGCONT)
+            daemon.ask("POST", "/v1/recrawl?match=/$")
+            wait_until(lambda: all(visits()[host, "/"] >= 2 for host in HOSTS))
+            daemon.ask("POST", "/v1/recrawl?match=last")
+            wait_until(lambda: all(visits()[host, "/last"] == 2 for host in HOSTS))
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert set(visits().values()) == {2}

@@ -6,6 +6,7 @@ What concerns one URL is asked of the part that owns its host; seeds go to the f
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,8 @@ GONE_S: Final = 20.0
 """So long a part is waited for that is just being begun again."""
 DELIVERED_AGAIN_S: Final = 0.02
 DELIVERED_TRIES_MAX: Final = 100
+ORDERED_AGAIN_S: Final = 600.0
+"""So long the same recrawl, ordered again, is the one that not all parts have said to have taken."""
 LOST: Final = "the process that takes seeds has died, and is begun again: send the rest again"
 _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
 
@@ -61,6 +64,8 @@ class SteeredParts:
         self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
         self._ordering = asyncio.Lock()
+        self._half_taken: tuple[object, float] | None = None
+        """A recrawl that not all parts have said to have taken, and when it was ordered, by the monotonic clock."""
         self._lives: WeakKeyDictionary[asyncio.Future[None], int] = WeakKeyDictionary()
         """Which process seeds were sent to, by what ``admit`` gave for them."""
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
@@ -171,13 +176,19 @@ class SteeredParts:
         return await self._choose("remove", which)
 
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
-        """All parts that have such URLs take the order, or none does: one order at a time, and all are asked before."""
+        """All parts that have such URLs take the order, or none does: one order at a time, and all are asked before. Where one
+        does not take it all the same, whoever orders it again means no page that was visited since."""
         async with self._ordering:
             meant = await self._meant(which)
             if not all([await self._ask(part, "may_recrawl") for part in meant]):
                 raise TooManyOrders
+            now, order = time.monotonic(), (older_than_s, match, which)
+            if self._half_taken is None or self._half_taken[0] != order or now - self._half_taken[1] > ORDERED_AGAIN_S:
+                self._half_taken = order, now
+            since_s = now - self._half_taken[1]
             for part in meant:
-                await self._ask(part, "recrawl", older_than_s, match, encode(which))
+                await self._ask(part, "recrawl", older_than_s + since_s, match, encode(which))
+            self._half_taken = None
 
     async def checkpoint(self, name: str | None) -> Copied:
         return await take_of_all(_Cutters(self._crew, self._parts, self._ask), self._root, name)
