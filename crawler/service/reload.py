@@ -29,6 +29,7 @@ NEXT_START: Final = {
 IN_EFFECT_S: Final = 20.0
 """So long a change waits until all processes of a crawl have taken it, and what it excludes is over. It holds all the same, and
 the next one must not wait for a process that stands still."""
+_NOT_FOLLOWED: Final = "a process of this crawl, or a visit, has not followed yet"
 
 logger: Final = logging.getLogger(__name__)
 
@@ -106,11 +107,13 @@ class Changes:
     async def _put(self, new: Config) -> None:
         keys = sorted(different(self._crawl.config, new))
         if keys:
-            where = "; a process of this crawl, or a visit, has not followed yet"
+            where = f"; {_NOT_FOLLOWED}"
             try:
                 async with asyncio.timeout(IN_EFFECT_S):
                     await self._crawl.reconfigure(new)
                 where = ""
+            except TimeoutError:
+                raise TimeoutError(f"the change holds; {_NOT_FOLLOWED}") from None
             finally:  # it is in effect, even if what it excludes takes longer to end than whoever asked waits
                 await self._write_down(new)
                 logger.log(logging.WARNING if where else logging.INFO, "changed: %s%s", ", ".join(keys), where)

@@ -66,8 +66,9 @@ def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(
             config.write_text("retries = 2\n")
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: daemon.ask("GET", "/v1/settings")["retries"] == 2)
-            with pytest.raises(urllib.error.HTTPError, match="504"):
+            with pytest.raises(urllib.error.HTTPError, match="504") as told:
                 daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/no"]}', {"Content-Type": "application/json"})
+            assert b"the change holds" in told.value.read(), "and not: try again"
             assert daemon.ask("GET", "/v1/exclusions")["exclude"] == ["/no"]
             os.kill(parts_of(process.pid)[1], signal.SIGCONT)
             daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/no")).encode())
