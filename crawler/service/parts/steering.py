@@ -65,7 +65,7 @@ class SteeredParts:
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
         self._ordering = asyncio.Lock()
         self._half_taken: tuple[object, float] | None = None
-        """A recrawl that not all parts have said to have taken, and when it was ordered, by the monotonic clock."""
+        """A recrawl that not all parts have said to have taken, and when it was ordered, by wall time."""
         self._lives: WeakKeyDictionary[asyncio.Future[None], int] = WeakKeyDictionary()
         """Which process seeds were sent to, by what ``admit`` gave for them."""
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
@@ -182,12 +182,11 @@ class SteeredParts:
             meant = await self._meant(which)
             if not all([await self._ask(part, "may_recrawl") for part in meant]):
                 raise TooManyOrders
-            now, order = time.monotonic(), (older_than_s, match, which)
-            if self._half_taken is None or self._half_taken[0] != order or now - self._half_taken[1] > ORDERED_AGAIN_S:
-                self._half_taken = order, now
-            since_s = now - self._half_taken[1]
+            order, now, half = (older_than_s, match, which), time.time(), self._half_taken
+            if half is None or half[0] != order or not 0 <= now - half[1] <= ORDERED_AGAIN_S:
+                half = self._half_taken = order, now
             for part in meant:
-                await self._ask(part, "recrawl", older_than_s + since_s, match, encode(which))
+                await self._ask(part, "recrawl", half[1] - older_than_s, match, encode(which))
             self._half_taken = None
 
     async def checkpoint(self, name: str | None) -> Copied:
