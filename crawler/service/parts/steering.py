@@ -37,6 +37,8 @@ from crawler.service.steered import Failure, Host, Sort
 
 ADMITTED_AT_ONCE_MAX: Final = 8
 """Chunks of seeds on their way to the first part."""
+READERS_MAX: Final = 2
+"""Of all stores at once."""
 GONE_AGAIN_S: Final = 0.1
 GONE_S: Final = 20.0
 """So long a part is waited for that is just being begun again."""
@@ -63,7 +65,7 @@ class SteeredParts:
         self._keys_by = self._share.keys_by()
         self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
-        self._ordering = asyncio.Lock()
+        self._ordering, self._reading = asyncio.Lock(), asyncio.Semaphore(READERS_MAX)
         self._half_taken: tuple[object, float] | None = None
         """A recrawl that not all parts have said to have taken, and when it was ordered, by wall time."""
         self._lives: WeakKeyDictionary[asyncio.Future[None], int] = WeakKeyDictionary()
@@ -102,12 +104,17 @@ class SteeredParts:
                     explanation["row"] = row_at(self._root, Ref(**place))
                 return explanation
 
-        explanation = await asyncio.to_thread(read)
+        explanation = await self._read(read)
         if explanation["state"] == "unknown" and not self._is_node:
             await self._delivered(await self._owner(host_key(url)))
-            explanation = await asyncio.to_thread(read)
+            explanation = await self._read(read)
         prospects: dict[str, Any] = await self._ask_owner(url, "prospects", url)
         return explanation | prospects
+
+    async def _read(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """In a thread, few at a time: each holds in memory what the parts have not written into tables yet."""
+        async with self._reading:
+            return await asyncio.to_thread(read)
 
     async def _delivered(self, owner: int) -> None:
         """Wait until a part has taken in what the others have sent by now, links of acknowledged seeds among it; but not long."""
