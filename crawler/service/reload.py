@@ -39,7 +39,7 @@ class Changes:
 
     def __init__(self, crawl: Steered, root: Path) -> None:
         self._crawl, self._root = crawl, root
-        self._one_at_a_time = asyncio.Lock()
+        self._one_at_a_time, self._one_reload = asyncio.Lock(), asyncio.Lock()
         self.last_reload_successful = True
 
     def settings(self) -> dict[str, Any]:
@@ -82,10 +82,9 @@ class Changes:
 
     async def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration again and take over what may change; what is wrong, or needs a restart, is logged."""
-        async with self._one_at_a_time:
+        async with self._one_reload:
             try:
-                new = await asyncio.to_thread(load)
-                wanted = changed(self._crawl.config, {key: getattr(new, key) for key in RELOADABLE})
+                new = await asyncio.to_thread(load)  # of a disk that hangs: other changes do not wait for it
             except ConfigError as error:
                 self._refuse(error.faults)
                 return
@@ -94,11 +93,20 @@ class Changes:
                     raise
                 self._refuse([str(lack)])
                 return
-            self.last_reload_successful = True
-            for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
-                logger.warning("reload: %s has changed; %s", key, _when(key))
-            with contextlib.suppress(TimeoutError):  # which is told
-                await self._put(wanted)
+            async with self._one_at_a_time:
+                await self._take_over(new)
+
+    async def _take_over(self, new: Config) -> None:
+        try:
+            wanted = changed(self._crawl.config, {key: getattr(new, key) for key in RELOADABLE})
+        except ConfigError as error:
+            self._refuse(error.faults)
+            return
+        self.last_reload_successful = True
+        for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
+            logger.warning("reload: %s has changed; %s", key, _when(key))
+        with contextlib.suppress(TimeoutError):  # which is told
+            await self._put(wanted)
 
     def _refuse(self, faults: Iterable[str]) -> None:
         self.last_reload_successful = False
