@@ -164,6 +164,7 @@ def processes_of(config: Config, command: Command) -> tuple[int, str]:
     said so."""
     if config.processes:
         return config.processes, ""
+    from crawler.frontier import has_opened_a_store
     from crawler.frontier.division import is_empty, parts_at
 
     path = Path(config.output or "") / "frontier"
@@ -172,6 +173,8 @@ def processes_of(config: Config, command: Command) -> tuple[int, str]:
     from crawler.service.parts.auto import processes_for
 
     processes, why = processes_for(config, endless=command == "serve")
+    if processes > 1 and has_opened_a_store():
+        processes, why = 1, "this one has opened a crawl itself"
     return processes, f"{processes} process{'es' * (processes > 1)}: {why}"
 
 

@@ -21,6 +21,7 @@ from support.waiting import wait_until
 from support.webs import Answer, Web, page
 
 from crawler.config.sections import Config
+from crawler.service.parts import auto
 from crawler.service.run import run_crawl
 
 HOSTS = [f"127.0.9.{n}" for n in range(1, 9)]
@@ -142,12 +143,15 @@ def test_a_crawl_that_had_taken_what_is_no_url_goes_on_by_several_processes(tmp_
     assert len(rows_of(tmp_path)) == 3
 
 
-def test_a_process_that_has_opened_a_crawl_itself_begins_no_others(tmp_path: Path) -> None:
+def test_a_process_that_has_opened_a_crawl_itself_begins_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would have waited for its threads for ever."""
     asyncio.run(run_crawl(Config(urls=["no url"], output=str(tmp_path / "own"), memory_limit=8 << 30)))
     ended = command("run", "http://127.0.0.1:9/", "-o", str(tmp_path / "out"), *TWO)
     assert ended.returncode == 2 and "begin a new process" in ended.stderr
     assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(auto, "processes_for", lambda config, endless: (2, "2 cores"))
+    ended = command("run", "http://127.0.0.1:9/", "-o", str(tmp_path / "out"), *LOCAL)
+    assert (ended.returncode, "1 process: this one has opened a crawl itself" in ended.stderr) == (4, True), ended.stderr
 
 
 def test_a_recrawl_that_is_ordered_again_visits_no_page_twice(tmp_path: Path) -> None:
