@@ -190,10 +190,14 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def no_process(why: int) -> StorageError:
+class NoProcess(StorageError):
+    """This machine has none left just now."""
+
+
+def no_process(why: int) -> NoProcess:
     """Without its errno: EAGAIN is also that of a directory that is in use."""
     said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
-    return StorageError(f"{said} ({os.strerror(why)})")
+    return NoProcess(f"{said} ({os.strerror(why)})")
 
 
 def _be_one(parent: socket.socket, main: Main) -> NoReturn:
