@@ -84,6 +84,29 @@ def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(
         assert b"changed: %b; a process of this crawl, or a visit, has not followed yet" % key in said
 
 
+def test_a_pause_that_one_part_does_not_follow_is_in_the_log(tmp_path: Path) -> None:
+    """The others followed it, and 504 was all that was told."""
+    program = "import sys, crawler.service.api as api; from crawler.cli.main import main; api.REQUEST_S = 0.5; sys.exit(main())"
+    listen = f"127.0.0.1:{port_of_its_own()}"
+    command = ("serve", "--data", str(tmp_path), "--listen", listen, *LOCAL, *TWO)
+    with subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
+        daemon = Served(process, listen)
+        try:
+            daemon.said(rb"control API on port")
+            victim = parts_of(process.pid)[1]
+            for order in ("pause", "resume"):
+                os.kill(victim, signal.SIGSTOP)
+                with pytest.raises(urllib.error.HTTPError, match="504"):
+                    daemon.ask("POST", f"/v1/{order}")
+                os.kill(victim, signal.SIGCONT)
+            process.terminate()
+            said = process.stderr.read() if process.stderr else b""
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert b"paused by the control API" in said and b"resumed by the control API" in said
+
+
 def test_a_part_that_is_ended_for_its_silence_is_told_of_once(tmp_path: Path) -> None:
     """Four times a second it was told of, for as long as it did not end: it may wait for a disk."""
     program = (
