@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from crawler.config.load import changed
 from crawler.config.render import masked
 from crawler.config.sections import RELOADABLE, Config, HostConfig
 from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.crawl.thread_iter import ThreadIterator
 from crawler.service.steered import Steered
 
 NEXT_START: Final = {
@@ -84,7 +86,8 @@ class Changes:
         """Read the configuration again and take over what may change; what is wrong, or needs a restart, is logged."""
         async with self._one_reload:
             try:
-                new = await asyncio.to_thread(load)  # of a disk that hangs: other changes do not wait for it
+                # it may be on a disk that hangs: other changes do not wait for it, nor does the end of the process
+                new = await anext(ThreadIterator(map(operator.call, [load])))
             except ConfigError as error:
                 self._refuse(error.faults)
                 return
