@@ -53,17 +53,24 @@ def seed_faults(config: Config) -> list[str]:
 
 def _urls_read(root: Path) -> int:
     """How many URLs of the command line the crawl in ``root`` has read; 0 if there is no crawl."""
-    from crawler.frontier import open_reader
+    from crawler.frontier import has_opened_a_store, open_reader
     from crawler.frontier.division import moving_at
     from crawler.output import is_crawl
     from crawler.parse.seeds import ARGV, lines_read
+    from crawler.service.parts.nursery import apart
 
     if not is_crawl(root):
         return 0
     if moving_at(root / "frontier") is not None:
         return sys.maxsize  # nobody knows, until what was begun is ended
-    with contextlib.closing(open_reader(root / "frontier")) as reader:
-        return lines_read(reader.positions().get(ARGV))
+
+    def read() -> int:
+        with contextlib.closing(open_reader(root / "frontier")) as reader:
+            return lines_read(reader.positions().get(ARGV))
+
+    if has_opened_a_store():  # a daemon reloads
+        return read()
+    return int(apart(read, f"{root}: the crawl in it could not be read"))
 
 
 def waited_in_vain(config: Config, command: Command, signals: Signals) -> bool:
@@ -157,6 +164,7 @@ def processes_of(config: Config, command: Command) -> tuple[int, str]:
     said so."""
     if config.processes:
         return config.processes, ""
+    from crawler.frontier import has_opened_a_store
     from crawler.frontier.division import is_empty, parts_at
 
     path = Path(config.output or "") / "frontier"
@@ -165,6 +173,8 @@ def processes_of(config: Config, command: Command) -> tuple[int, str]:
     from crawler.service.parts.auto import processes_for
 
     processes, why = processes_for(config, endless=command == "serve")
+    if processes > 1 and has_opened_a_store():
+        processes, why = 1, "this one has opened a crawl itself"
     return processes, f"{processes} process{'es' * (processes > 1)}: {why}"
 
 

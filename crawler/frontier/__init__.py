@@ -64,4 +64,11 @@ def open_reader(path: Path) -> RocksReader | PartsReader | NodeReader:
     return PartsReader(path, division)
 
 
-__all__ = ["Counts", "Limits", "Store", "open_reader", "open_store"]
+def has_opened_a_store() -> bool:
+    """Whether this process, or one that it was forked from, has opened one of the embedded kind, to read or to write."""
+    from crawler.frontier.rocksdb.database import Database
+
+    return Database.was_opened
+
+
+__all__ = ["Counts", "Limits", "Store", "has_opened_a_store", "open_reader", "open_store"]

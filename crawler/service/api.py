@@ -194,12 +194,12 @@ class Control:
     # -- commands ------------------------------------------------------------------------------------------------
 
     async def pause(self) -> None:
+        logger.info("paused by the control API")  # those who follow it do, though one may stand still
         await self.crawl.pause()
-        logger.info("paused by the control API")
 
     async def resume(self) -> None:
-        await self.crawl.resume()
         logger.info("resumed by the control API")
+        await self.crawl.resume()
 
     def drain(self) -> None:
         logger.info("drained by the control API")

@@ -64,8 +64,8 @@ def as_problem(listen: str, token: str | None, server_names: Sequence[str] = ())
             return Problem(400, str(error), faults=list(error.faults)).response()
         except StorageError as error:
             return _storage(error).response()
-        except TimeoutError:
-            return Problem(504, "the store did not respond in time; try again").response()
+        except TimeoutError as error:
+            return Problem(504, str(error) or "the store did not respond in time; try again").response()
         except web.RequestPayloadError as error:
             return Problem(400, f"the request's body cannot be read: {error}").response()
         except ConnectionError:

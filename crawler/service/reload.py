@@ -7,7 +7,9 @@ what it takes. ``crawl.toml`` in the directory always tells what is in effect.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,7 @@ from crawler.config.load import changed
 from crawler.config.render import masked
 from crawler.config.sections import RELOADABLE, Config, HostConfig
 from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.crawl.thread_iter import ThreadIterator
 from crawler.service.steered import Steered
 
 NEXT_START: Final = {
@@ -28,6 +31,7 @@ NEXT_START: Final = {
 IN_EFFECT_S: Final = 20.0
 """So long a change waits until all processes of a crawl have taken it, and what it excludes is over. It holds all the same, and
 the next one must not wait for a process that stands still."""
+_NOT_FOLLOWED: Final = "a process of this crawl, or a visit, has not followed yet"
 
 logger: Final = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class Changes:
 
     def __init__(self, crawl: Steered, root: Path) -> None:
         self._crawl, self._root = crawl, root
-        self._one_at_a_time = asyncio.Lock()
+        self._one_at_a_time, self._one_reload = asyncio.Lock(), asyncio.Lock()
         self.last_reload_successful = True
 
     def settings(self) -> dict[str, Any]:
@@ -80,10 +84,10 @@ class Changes:
 
     async def reload(self, load: Callable[[], Config]) -> None:
         """Read the configuration again and take over what may change; what is wrong, or needs a restart, is logged."""
-        async with self._one_at_a_time:
+        async with self._one_reload:
             try:
-                new = await asyncio.to_thread(load)
-                wanted = changed(self._crawl.config, {key: getattr(new, key) for key in RELOADABLE})
+                # it may be on a disk that hangs: other changes do not wait for it, nor does the end of the process
+                new = await anext(ThreadIterator(map(operator.call, [load])))
             except ConfigError as error:
                 self._refuse(error.faults)
                 return
@@ -92,13 +96,20 @@ class Changes:
                     raise
                 self._refuse([str(lack)])
                 return
-            self.last_reload_successful = True
-            for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
-                logger.warning("reload: %s has changed; %s", key, _when(key))
-            try:
-                await self._put(wanted)
-            except TimeoutError:
-                logger.warning("reload: the settings hold, but a process of this crawl, or a visit, has not followed yet")
+            async with self._one_at_a_time:
+                await self._take_over(new)
+
+    async def _take_over(self, new: Config) -> None:
+        try:
+            wanted = changed(self._crawl.config, {key: getattr(new, key) for key in RELOADABLE})
+        except ConfigError as error:
+            self._refuse(error.faults)
+            return
+        self.last_reload_successful = True
+        for key in sorted(different(self._crawl.config, new) - RELOADABLE - {"fresh"}):
+            logger.warning("reload: %s has changed; %s", key, _when(key))
+        with contextlib.suppress(TimeoutError):  # which is told
+            await self._put(wanted)
 
     def _refuse(self, faults: Iterable[str]) -> None:
         self.last_reload_successful = False
@@ -107,12 +118,16 @@ class Changes:
     async def _put(self, new: Config) -> None:
         keys = sorted(different(self._crawl.config, new))
         if keys:
+            where = f"; {_NOT_FOLLOWED}"
             try:
                 async with asyncio.timeout(IN_EFFECT_S):
                     await self._crawl.reconfigure(new)
+                where = ""
+            except TimeoutError:
+                raise TimeoutError(f"the change holds; {_NOT_FOLLOWED}") from None
             finally:  # it is in effect, even if what it excludes takes longer to end than whoever asked waits
                 await self._write_down(new)
-            logger.info("changed: %s", ", ".join(keys))
+                logger.log(logging.WARNING if where else logging.INFO, "changed: %s%s", ", ".join(keys), where)
 
     async def _write_down(self, new: Config) -> None:
         try:

@@ -67,7 +67,7 @@ async def serve(
             async with asyncio.TaskGroup() as tasks:
                 calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT)
                 calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
-                with signals.heard(calls | reloading(tasks, changes, notifier, load)):
+                with reloading(tasks, changes, notifier, load) as reloads, signals.heard(calls | reloads):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         logger.info("control API on port %d; crawling", port)
                         notifier.ready()
@@ -119,11 +119,12 @@ def beside(
             task.cancel()
 
 
+@contextlib.contextmanager
 def reloading(
     tasks: asyncio.TaskGroup, changes: Changes, notifier: Notifier, load: Callable[[], Config]
-) -> dict[signal.Signals, Callable[[], object]]:
-    """What SIGHUP does. While one reload goes on (its file may be on a disk that hangs), one more waits: it reads what stands
-    there by then, however often it is asked for."""
+) -> Iterator[dict[signal.Signals, Callable[[], object]]]:
+    """What SIGHUP does, until the crawl has ended. While one reload goes on (its file may be on a disk that hangs), one more
+    waits: it reads what stands there by then, however often it is asked for."""
     asked: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
@@ -136,7 +137,11 @@ def reloading(
             asked.add(task := tasks.create_task(reload(), name="reload"))
             task.add_done_callback(asked.discard)
 
-    return {signal.SIGHUP: ask}
+    try:
+        yield {signal.SIGHUP: ask}
+    finally:
+        for task in asked:
+            task.cancel()
 
 
 def ended(crawl: Drains, error: Exception | None) -> Report:

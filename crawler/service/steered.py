@@ -265,18 +265,17 @@ class Direct:
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
         if not await self.may_recrawl():
             raise TooManyOrders
-        await self.order_recrawl(older_than_s, match, which)
+        await self.order_recrawl(self._crawl.clock.wall() - older_than_s, match, which)
 
     async def may_recrawl(self) -> bool:
         return await self._crawl.recrawler.has_room()
 
-    async def order_recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
-        """Whether it may is asked before."""
-        clock = self._crawl.clock
+    async def order_recrawl(self, before: float, match: str | None, which: Selection) -> None:
+        """Of URLs last visited before this wall time. Whether it may is asked before."""
         await self._crawl.recrawler.order(
             RecrawlOrder(
-                clock.now(),
-                clock.wall() - older_than_s,
+                self._crawl.clock.now(),
+                before,
                 tuple(sorted(which.outcomes)),
                 match,
                 url=which.url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,9 +16,13 @@ from pathlib import Path
 import pytest
 from support.crews import are_gone, children, kill, lives, parts_of
 from support.daemons import Served
-from support.programs import CLEAN, LOCAL, crawler, crawling, port_of_its_own, rows_of
+from support.programs import CLEAN, LOCAL, command, crawler, crawling, port_of_its_own, rows_of
 from support.waiting import wait_until
 from support.webs import Answer, Web, page
+
+from crawler.config.sections import Config
+from crawler.service.parts import auto
+from crawler.service.run import run_crawl
 
 HOSTS = [f"127.0.9.{n}" for n in range(1, 9)]
 TWO = ("--processes", "2", "--min-free-disk", "0", "--parsers", "0", "--memory-limit", "1GiB")
@@ -62,17 +67,44 @@ def test_a_reload_for_which_a_part_stands_still_leaves_other_changes_their_turn(
             config.write_text("retries = 2\n")
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: daemon.ask("GET", "/v1/settings")["retries"] == 2)
-            with pytest.raises(urllib.error.HTTPError, match="504"):
+            with pytest.raises(urllib.error.HTTPError, match="504") as told:
                 daemon.ask("POST", "/v1/exclusions", b'{"exclude": ["/no"]}', {"Content-Type": "application/json"})
+            assert b"the change holds" in told.value.read(), "and not: try again"
             assert daemon.ask("GET", "/v1/exclusions")["exclude"] == ["/no"]
             os.kill(parts_of(process.pid)[1], signal.SIGCONT)
             daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/no")).encode())
             wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
             process.terminate()
+            said = process.stderr.read() if process.stderr else b""
             assert process.wait(30) == 0
         finally:
             process.kill()
     assert {visit.path for visit in web.visits} == {"/"}, "it has followed"
+    for key in (b"retries", b"exclude"):
+        assert b"changed: %b; a process of this crawl, or a visit, has not followed yet" % key in said
+
+
+def test_a_pause_that_one_part_does_not_follow_is_in_the_log(tmp_path: Path) -> None:
+    """The others followed it, and 504 was all that was told."""
+    program = "import sys, crawler.service.api as api; from crawler.cli.main import main; api.REQUEST_S = 0.5; sys.exit(main())"
+    listen = f"127.0.0.1:{port_of_its_own()}"
+    command = ("serve", "--data", str(tmp_path), "--listen", listen, *LOCAL, *TWO)
+    with subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
+        daemon = Served(process, listen)
+        try:
+            daemon.said(rb"control API on port")
+            victim = parts_of(process.pid)[1]
+            for order in ("pause", "resume"):
+                os.kill(victim, signal.SIGSTOP)
+                with pytest.raises(urllib.error.HTTPError, match="504"):
+                    daemon.ask("POST", f"/v1/{order}")
+                os.kill(victim, signal.SIGCONT)
+            process.terminate()
+            said = process.stderr.read() if process.stderr else b""
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert b"paused by the control API" in said and b"resumed by the control API" in said
 
 
 def test_a_part_that_is_ended_for_its_silence_is_told_of_once(tmp_path: Path) -> None:
@@ -120,3 +152,67 @@ def test_what_the_others_receive_counts_while_a_part_stands_still(tmp_path: Path
             os.kill(victim, signal.SIGCONT)
             assert process.wait(30) == 5
     assert len(asked) < len(urls) / 4
+
+
+def test_a_crawl_that_had_taken_what_is_no_url_goes_on_by_several_processes(tmp_path: Path) -> None:
+    """As one of an earlier version did. The store was asked by the process that the others were forked from: they waited for ever
+    for threads that only that one had."""
+    with Web(default=lambda host, path: page()).running() as web:
+        urls = [web.url(HOSTS[0]), "no url"]
+        settings = {"urls": urls, "output": str(tmp_path), "robots": False, "allow_net": ["127.0.0.0/8"]}
+        asyncio.run(run_crawl(Config(**settings, memory_limit=8 << 30)))  # the tests' own process is large
+        ended = crawler("run", *urls, web.url(HOSTS[1]), "-o", str(tmp_path), *LOCAL, *TWO)
+    assert ended.returncode == 0, ended.stderr
+    assert len(rows_of(tmp_path)) == 3
+
+
+def test_a_process_that_has_opened_a_crawl_itself_begins_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would have waited for its threads for ever."""
+    asyncio.run(run_crawl(Config(urls=["no url"], output=str(tmp_path / "own"), memory_limit=8 << 30)))
+    ended = command("run", "http://127.0.0.1:9/", "-o", str(tmp_path / "out"), *TWO)
+    assert ended.returncode == 2 and "begin a new process" in ended.stderr
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(auto, "processes_for", lambda config, endless: (2, "2 cores"))
+    ended = command("run", "http://127.0.0.1:9/", "-o", str(tmp_path / "out"), *LOCAL)
+    assert (ended.returncode, "1 process: this one has opened a crawl itself" in ended.stderr) == (4, True), ended.stderr
+
+
+def test_a_recrawl_that_is_ordered_again_visits_no_page_twice(tmp_path: Path) -> None:
+    """Those that had taken it the first time, while another stood still, visited everything again."""
+    program = (
+        "import os, signal, sys\nfrom crawler.service.parts import steering\nstopped = []\nask = steering.SteeredParts._ask\n"
+        "async def stopping(self, part, name, *arguments):\n"
+        "    if (part, name) == (1, 'recrawl') and not stopped:\n"
+        "        stopped.append(os.kill(self._crew._nursery.pids[1], signal.SIGSTOP))\n"
+        "        steering.GONE_S = 0.3\n"
+        "    return await ask(self, part, name, *arguments)\n"
+        "steering.SteeredParts._ask = stopping\nfrom crawler.cli.main import main\nsys.exit(main())"
+    )
+    listen = f"127.0.0.1:{port_of_its_own()}"
+    command = ("serve", "--data", str(tmp_path), "--listen", listen, *LOCAL, *TWO)
+    web = Web(default=lambda host, path: page())
+
+    def visits() -> Counter[tuple[str, str]]:
+        return Counter((visit.host, visit.path) for visit in web.visits)
+
+    with web.running(), subprocess.Popen([sys.executable, "-c", program, *command], env=CLEAN, stderr=subprocess.PIPE) as process:
+        daemon = Served(process, listen)
+        try:
+            for line in process.stderr or ():
+                if b"control API on port" in line:
+                    break
+            daemon.ask("POST", "/v1/seeds", "\n".join(web.url(host, path) for host in HOSTS for path in ("/", "/last")).encode())
+            wait_until(lambda: daemon.ask("GET", "/v1/status")["done"] == 2 * len(HOSTS))
+            with pytest.raises(urllib.error.HTTPError, match="504"):
+                daemon.ask("POST", "/v1/recrawl?match=/$")
+            wait_until(lambda: 2 in visits().values())
+            os.kill(parts_of(process.pid)[1], signal.SIGCONT)
+            daemon.ask("POST", "/v1/recrawl?match=/$")
+            wait_until(lambda: all(visits()[host, "/"] >= 2 for host in HOSTS))
+            daemon.ask("POST", "/v1/recrawl?match=last")
+            wait_until(lambda: all(visits()[host, "/last"] == 2 for host in HOSTS))
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert set(visits().values()) == {2}

@@ -244,6 +244,25 @@ def test_a_reload_that_finds_too_few_descriptors_is_refused_and_ends_nothing(tmp
         assert metric(daemon, "crawler_config_last_reload_successful") == 0
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_reload_that_hangs_does_not_hold_up_the_end(tmp_path, processes):
+    """Only a second signal ended it: the file stands on a disk that hangs."""
+    file = tmp_path / "crawler.toml"
+    file.write_text("")
+    options = ("--processes", processes, "--memory-limit", "1GiB", "--parsers", "0")
+    with served(tmp_path / "d", "--config", str(file), *options) as daemon:
+        file.unlink()
+        os.mkfifo(file)
+        daemon.process.send_signal(signal.SIGHUP)
+        other = None
+        while other is None:  # until it reads
+            with contextlib.suppress(OSError):
+                other = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        daemon.process.terminate()
+        assert daemon.process.wait(30) == 0
+        os.close(other)
+
+
 def test_the_log_may_be_a_file_that_is_rotated(tmp_path):
     log = tmp_path / "crawler.log"
     with crawling("serve", "--data", str(tmp_path / "d"), "--listen", "127.0.0.1:0", "--log-file", str(log)) as process:

@@ -173,7 +173,11 @@ def _opened_to_read(path: Path, options: Options, families: dict[str, Options]) 
 class Database:
     """``memory_bytes`` bounds block cache and write buffers together. Once closed, every method says so."""
 
+    was_opened = False
+    """By this process, or by one that it was forked from: there are threads of RocksDB, whatever is closed since."""
+
     def __init__(self, path: Path, memory_bytes: int, files_max: int, read_only: bool = False) -> None:
+        Database.was_opened = True
         self.path = path
         self._cache_bytes = max(memory_bytes, MEMORY_BYTES_MIN)
         self._cache = Cache(self._cache_bytes)

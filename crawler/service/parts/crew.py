@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, StorageError, lack_of
+from crawler.core.errors import RemoteError, lack_of
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
@@ -28,12 +28,12 @@ from crawler.resources.disk import FULL
 from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
-from crawler.service.parts.nursery import Nursery, no_process
+from crawler.service.parts.nursery import NoProcess, Nursery, no_process
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.visits import AllowedVisits
 
 AWAY_S: Final = 1.0
-"""A part that waits for the database of the cluster is begun again so often."""
+"""A part that waits for what is outside is begun again so often."""
 DEATHS_MAX: Final = 4
 DEATHS_WITHIN_S: Final = 600.0
 """So many deaths of one part in so long end the crawl."""
@@ -44,6 +44,7 @@ ANSWER_S: Final = 10.0
 
 logger: Final = logging.getLogger(__name__)
 
+_AWAITED: Final[dict[type[Exception], str]] = {RemoteError: "the database is there", NoProcess: "a process can be started"}
 _looks = msgspec.msgpack.Decoder(Look)
 _snapshots = msgspec.msgpack.Decoder(Snapshot)
 
@@ -63,7 +64,7 @@ class _Part:
         self.was_open = False
         """The same, whether or not it has ended since."""
         self.away_since: float | None = None
-        """Since when it cannot be begun again, as the database of the cluster cannot be reached."""
+        """Since when it cannot be begun again, for want of something outside."""
         self.has_ended = False
         """By itself, and said so."""
         self.error: Exception | None = None
@@ -306,14 +307,13 @@ class Crew:
                 return
 
     async def _waits_outside(self, part: _Part, error: Exception) -> bool:
-        """A part that has died is begun again as soon as the database is there, or room on the disk, for as long as the others
-        wait for it too."""
-        is_full = isinstance(error, StorageError) and error.errno in FULL
-        if not (isinstance(error, RemoteError) or is_full) or part.was_open or not self.opened.is_set():
+        """A part that has died is begun again as soon as the database is there, room on the disk, or a process for it, as long as
+        the others wait for it too, or go on."""
+        what = _AWAITED.get(type(error), "there is room on the disk" if getattr(error, "errno", None) in FULL else None)
+        if what is None or part.was_open or not self.opened.is_set():
             return False
         if part.away_since is None:
             part.away_since = time.monotonic()
-            what = "there is room on the disk" if is_full else "the database is there"
             logger.warning("part %d is begun again when %s: %s", part.number, what, error)
         if time.monotonic() - part.away_since > self.config.disk_wait and not any(other.is_open for other in self._parts):
             return False

@@ -18,10 +18,15 @@ import select
 import signal
 import socket
 import struct
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from crawler.core.errors import StorageError
+from msgspec import msgpack
+
+from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.frontier import has_opened_a_store
+from crawler.service.parts.channel import error_of, words_of
 from crawler.service.signals import HANDLED
 
 _ORDER: Final = struct.Struct("<B")
@@ -131,6 +136,52 @@ def fork() -> int:
         raise no_process(error.errno or 0) from error
 
 
+def apart(work: Callable[[], Any], died: str) -> Any:
+    """What it returns, as msgpack knows it, done in a process of its own: for what opens a store before the parts are forked, or
+    before ``Nursery`` is. That process ends with this one: it may hold the directory's lock, too, and who is
+    begun again would find that taken. Raises ConfigError and StorageError as ``work``; StorageError with the text ``died``."""
+    receiving, sending = os.pipe()
+    parent = os.getpid()
+    if (pid := fork()) == 0:
+        code = 1
+        try:
+            os.close(receiving)
+            die_with(parent)
+            os.write(sending, msgpack.encode(_told(work)))
+            code = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(sending)
+    with open(receiving, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        data = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not data:
+        raise StorageError(f"{died} (exit code {code})")
+    kind, value = msgpack.decode(data)
+    if kind:
+        raise error_of(kind, value)
+    return value
+
+
+def _told(work: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return "", work()
+    except Exception as error:
+        known = error if isinstance(error, ConfigError | StorageError) else lack_of(error)
+        if known is None:
+            raise
+        return words_of(known)
+
+
+def require_no_store() -> None:
+    """ConfigError: this process has opened a store, and no part can be forked from it any more. RocksDB has begun threads, and
+    keeps them: what is forked does not have them, and waits for them for ever as soon as something is to be written."""
+    if has_opened_a_store():
+        raise ConfigError("processes: several cannot be begun by a process that has opened a crawl itself: begin a new process")
+
+
 def die_with(parent: int) -> None:
     """Be killed when the process ends that has forked this one, even while this one is stopped. For the kernel it is the thread
     that forks which counts (prctl(2), PR_SET_PDEATHSIG): it is to be one that lasts as long as its process."""
@@ -139,10 +190,14 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def no_process(why: int) -> StorageError:
+class NoProcess(StorageError):
+    """This machine has none left just now."""
+
+
+def no_process(why: int) -> NoProcess:
     """Without its errno: EAGAIN is also that of a directory that is in use."""
     said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
-    return StorageError(f"{said} ({os.strerror(why)})")
+    return NoProcess(f"{said} ({os.strerror(why)})")
 
 
 def _be_one(parent: socket.socket, main: Main) -> NoReturn:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -16,7 +15,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct, msgpack
+from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, StorageError
@@ -29,8 +28,7 @@ from crawler.frontier.division import Division, division_at
 from crawler.frontier.exchange.board import Board
 from crawler.output import open_directory
 from crawler.resources.memory_plan import PARENT_BYTES, LimitTooSmall
-from crawler.service.parts.channel import error_of, words_of
-from crawler.service.parts.nursery import Nursery, die_with, fork, open_nursery
+from crawler.service.parts.nursery import Nursery, apart, open_nursery, require_no_store
 from crawler.service.parts.part import crawl_part, part_main
 from crawler.service.parts.shares import share_of
 
@@ -65,6 +63,7 @@ def open_parts(
         raise ConfigError("no directory: name one with --output")
     if config.store == "memory":
         raise ConfigError("processes: with --store memory there is one process: a part that died would forget what it knew")
+    require_no_store()
     _check_memory(config, parts, endless=endless)
     if not config.fresh:
         check_node(Path(config.output) / "frontier", is_cluster=config.cluster is not None)
@@ -94,32 +93,15 @@ def _members(config: Config, root: Path, parts: int) -> Division:
 
 
 def _divided(config: Config, root: Path, parts: int) -> Division:
-    """``divided_for``, in a process of its own: one that has opened a store has threads, and must not be forked from. It ends
-    with its parent: it holds the directory's lock, too, and who is begun again would find that taken."""
-    receiving, sending = os.pipe()
-    parent = os.getpid()
-    if (pid := fork()) == 0:
-        code = 1
-        try:
-            os.close(receiving)
-            die_with(parent)
-            divided_for(config, root, parts)
-            code = 0
-        except (ConfigError, StorageError) as error:
-            os.write(sending, msgpack.encode(words_of(error)))
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(sending)
-    with open(receiving, "rb") as pipe:  # noqa: PTH123 - a descriptor
-        told = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if told:
-        raise error_of(*msgpack.decode(told))
-    division = division_at(root / "frontier")
-    if code or division is None:
-        raise StorageError(f"{root}: the crawl could not be divided (exit code {code}): the next start goes on with it")
+    """``divided_for``, which opens stores."""
+
+    def divide() -> None:
+        divided_for(config, root, parts)
+
+    died = f"{root}: the crawl could not be divided: the next start goes on with it"
+    apart(divide, died)
+    if (division := division_at(root / "frontier")) is None:
+        raise StorageError(died)
     return division
 
 

@@ -119,7 +119,7 @@ class Deputy:
             "revive": lambda which: self._direct.revive(_selections.decode(which)),
             "remove": lambda which: self._direct.remove(_selections.decode(which)),
             "may_recrawl": self._direct.may_recrawl,
-            "recrawl": lambda age_s, match, which: self._direct.order_recrawl(age_s, match, _selections.decode(which)),
+            "recrawl": lambda before, match, which: self._direct.order_recrawl(before, match, _selections.decode(which)),
             "progress": self.progress,
             "failures": self._direct.failures,
             "hold_exchange": self._cutter.hold_exchange,

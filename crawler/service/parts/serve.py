@@ -56,7 +56,7 @@ async def serve_parts(
             async with asyncio.TaskGroup() as tasks:
                 calls = stopping(crew, signals, signal.SIGTERM, signal.SIGINT)
                 calls |= telling(crew.stats, crew.lately, crew.memory_report)
-                with signals.heard(calls | reloading(tasks, changes, notifier, load)):
+                with reloading(tasks, changes, notifier, load) as reloads, signals.heard(calls | reloads):
                     async with open_listener(config.listen, control.application(), connections_max=CONNECTIONS_MAX) as port:
                         running = tasks.create_task(crew.run(), name="parts")
                         opening = tasks.create_task(crew.opened.wait(), name="opening")

@@ -6,6 +6,7 @@ What concerns one URL is asked of the part that owns its host; seeds go to the f
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -36,11 +37,15 @@ from crawler.service.steered import Failure, Host, Sort
 
 ADMITTED_AT_ONCE_MAX: Final = 8
 """Chunks of seeds on their way to the first part."""
+READERS_MAX: Final = 2
+"""Of all stores at once."""
 GONE_AGAIN_S: Final = 0.1
 GONE_S: Final = 20.0
 """So long a part is waited for that is just being begun again."""
 DELIVERED_AGAIN_S: Final = 0.02
 DELIVERED_TRIES_MAX: Final = 100
+ORDERED_AGAIN_S: Final = 600.0
+"""So long the same recrawl, ordered again, is the one that not all parts have said to have taken."""
 LOST: Final = "the process that takes seeds has died, and is begun again: send the rest again"
 _MEASURES: Final[Mapping[Sort, str]] = {"waiting": "waiting", "errors": "errors", "backoff": "due_in"}
 
@@ -60,7 +65,9 @@ class SteeredParts:
         self._keys_by = self._share.keys_by()
         self._parts, self._is_node = opened.division.parts, crew.config.cluster is not None
         self._room = asyncio.Semaphore(ADMITTED_AT_ONCE_MAX)
-        self._ordering = asyncio.Lock()
+        self._ordering, self._reading = asyncio.Lock(), asyncio.Semaphore(READERS_MAX)
+        self._half_taken: tuple[object, float] | None = None
+        """A recrawl that not all parts have said to have taken, and when it was ordered, by wall time."""
         self._lives: WeakKeyDictionary[asyncio.Future[None], int] = WeakKeyDictionary()
         """Which process seeds were sent to, by what ``admit`` gave for them."""
         self.pause, self.resume, self.drain, self.look = crew.pause, crew.resume, crew.drain, crew.look
@@ -97,12 +104,17 @@ class SteeredParts:
                     explanation["row"] = row_at(self._root, Ref(**place))
                 return explanation
 
-        explanation = await asyncio.to_thread(read)
+        explanation = await self._read(read)
         if explanation["state"] == "unknown" and not self._is_node:
             await self._delivered(await self._owner(host_key(url)))
-            explanation = await asyncio.to_thread(read)
+            explanation = await self._read(read)
         prospects: dict[str, Any] = await self._ask_owner(url, "prospects", url)
         return explanation | prospects
+
+    async def _read(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """In a thread, few at a time: each holds in memory what the parts have not written into tables yet."""
+        async with self._reading:
+            return await asyncio.to_thread(read)
 
     async def _delivered(self, owner: int) -> None:
         """Wait until a part has taken in what the others have sent by now, links of acknowledged seeds among it; but not long."""
@@ -171,13 +183,18 @@ class SteeredParts:
         return await self._choose("remove", which)
 
     async def recrawl(self, older_than_s: float, match: str | None, which: Selection) -> None:
-        """All parts that have such URLs take the order, or none does: one order at a time, and all are asked before."""
+        """All parts that have such URLs take the order, or none does: one order at a time, and all are asked before. Where one
+        does not take it all the same, whoever orders it again means no page that was visited since."""
         async with self._ordering:
             meant = await self._meant(which)
             if not all([await self._ask(part, "may_recrawl") for part in meant]):
                 raise TooManyOrders
+            order, now, half = (older_than_s, match, which), time.time(), self._half_taken
+            if half is None or half[0] != order or not 0 <= now - half[1] <= ORDERED_AGAIN_S:
+                half = self._half_taken = order, now
             for part in meant:
-                await self._ask(part, "recrawl", older_than_s, match, encode(which))
+                await self._ask(part, "recrawl", half[1] - older_than_s, match, encode(which))
+            self._half_taken = None
 
     async def checkpoint(self, name: str | None) -> Copied:
         return await take_of_all(_Cutters(self._crew, self._parts, self._ask), self._root, name)

@@ -1,5 +1,7 @@
 """Settings that are changed while a crawl runs."""
 
+import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -19,3 +21,30 @@ async def test_what_is_in_effect_is_written_down_though_not_everybody_has_said_s
     with pytest.raises(TimeoutError):
         await Changes(crawl, tmp_path).patch({"rate": 3})
     assert "rate = 3" in (tmp_path / "crawl.toml").read_text()
+
+
+async def test_a_reload_from_a_disk_that_hangs_leaves_other_changes_their_turn(tmp_path):
+    """They waited for it as long as it hung, and were refused with 504, untried. A second reload comes after the first."""
+    crawl = SimpleNamespace(config=load({"output": str(tmp_path)}, environ={}).config)
+
+    async def reconfigure(config):
+        crawl.config = config
+
+    crawl.reconfigure = reconfigure
+    changes, begun, hangs, files = Changes(crawl, tmp_path), threading.Event(), threading.Event(), iter((4, 5))
+
+    def read():
+        retries = next(files)
+        begun.set()
+        hangs.wait()
+        return load({"output": str(tmp_path), "retries": retries}, environ={}).config
+
+    reloads = [asyncio.ensure_future(changes.reload(read)) for _ in range(2)]
+    await asyncio.to_thread(begun.wait)
+    try:
+        async with asyncio.timeout(10):
+            assert (await changes.patch({"retries": 1}))["retries"] == 1
+    finally:
+        hangs.set()
+    await asyncio.gather(*reloads)
+    assert (crawl.config.retries, changes.last_reload_successful) == (5, True)

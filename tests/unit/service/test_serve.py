@@ -79,11 +79,13 @@ async def test_reloads_do_not_pile_up_behind_one_that_hangs_and_the_last_state_i
 
     async with open_crawl(config) as crawl:
         async with asyncio.TaskGroup() as tasks:
-            calls = serve_module.reloading(tasks, Changes(Direct(crawl), tmp_path), Notifier({}), read_slowly)
-            for delay in range(1, 10):
-                written.append(delay)
-                calls[signal.SIGHUP]()
-                while not read:
+            with serve_module.reloading(tasks, Changes(Direct(crawl), tmp_path), Notifier({}), read_slowly) as calls:
+                for delay in range(1, 10):
+                    written.append(delay)
+                    calls[signal.SIGHUP]()
+                    while not read:
+                        await asyncio.sleep(0.01)
+                hangs.set()
+                while len(read) < 2 or crawl.config.delay != 9:
                     await asyncio.sleep(0.01)
-            hangs.set()
         assert (read, crawl.config.delay) == ([1, 9], 9)

@@ -1,6 +1,8 @@
 """What the control API asks of several processes, and how long it waits for them."""
 
 import asyncio
+import contextlib
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,3 +91,31 @@ async def test_settings_hold_for_the_parent_too_where_a_process_does_not_answer(
     await asyncio.wait([changing, asyncio.ensure_future(asked.wait())], timeout=30, return_when=asyncio.FIRST_COMPLETED)
     assert levels == ["debug"] and not changing.done()
     changing.cancel()
+
+
+def test_however_many_ask_why_few_open_the_stores_at_once(monkeypatch):
+    """Each held in the parent's memory what the parts had not written into tables yet, as many as there were threads."""
+    begun, opened, most = threading.Barrier(2), [], []
+
+    @contextlib.contextmanager
+    def reader(root):
+        opened.append(None)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            begun.wait(0.2)
+        most.append(len(opened))
+        yield SimpleNamespace(is_retired=None)
+        opened.pop()
+
+    class Telling(SlowCrew):
+        async def ask(self, part, name, *arguments):
+            return {}
+
+    monkeypatch.setattr(steering, "open_crawl_reader", reader)
+    monkeypatch.setattr(steering, "explain", lambda *words, **more: {"state": "waiting"})
+
+    async def main():
+        parts = steered(Telling(0), monkeypatch)
+        await asyncio.gather(*(parts.explain(f"http://a.example/{n}", "", None) for n in range(20)))
+
+    asyncio.run(main())
+    assert len(most) == 20 and max(most) <= 2
