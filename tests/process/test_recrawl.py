@@ -1,5 +1,6 @@
 """A crawl that comes back: what has changed since is told, what has not is stored once, and all of it replays."""
 
+import asyncio
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,8 @@ from support.daemons import daemon
 from support.programs import LOCAL, command, crawling, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page
+
+from crawler.core.model import NOT_FETCHED
 
 HOST = "127.0.0.1"
 OLD, NEW, CHANGED, GONE = 949, 50, 99, 50
@@ -28,6 +31,11 @@ def week(second: bool) -> dict[str, Answer]:
         for n in range(CHANGED, CHANGED + GONE):
             pages[f"/p/{n}"] = Answer(404)
     return pages | {"/": index}
+
+
+def rows_in(out: Path) -> list[dict]:
+    """As they stand in its files."""
+    return [orjson.loads(line) for file in (out / "results").iterdir() for line in file.read_bytes().splitlines()]
 
 
 def results(out: Path, *arguments: str) -> list[dict]:
@@ -229,6 +237,36 @@ async def test_a_page_that_is_excluded_when_it_is_due_keeps_its_schedule(tmp_pat
             assert (await told.ask("POST", "/v1/exclusions", json=exclusion | {"undo": True}))[0] == 200
             await told.until(outcomes={"ok": 1}, recrawl=1)
             assert web.asked(HOST)["/a"] > asked
+
+
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+@pytest.mark.parametrize("is_blocked", [True, False])
+async def test_a_page_that_is_left_out_whenever_it_is_due_has_one_row_that_says_so(tmp_path, store, is_blocked):
+    """A blocked host, or one whose robots.txt forbids it, had a row more of each of its pages at each interval."""
+    out, exclusion = tmp_path / "out", {"block": [HOST]}
+    rules = Answer(body=b"User-agent: *\nDisallow: /a" if not is_blocked else b"", mime="text/plain")
+    with Web({HOST: {"/a": Answer(body=b"a"), "/robots.txt": rules}}).running() as web:
+        settings = {"urls": (web.url(HOST, "/a"),), "recrawl_every": 0.1, "recrawl_min": 0, "recrawl_max": 0.1, "store": store}
+        async with daemon(out, **settings, robots=True, roll_size=1) as told:
+
+            async def settled_again(times):
+                before = (await told.ask("GET", "/v1/status"))[1]["settled"]
+                while (await told.ask("GET", "/v1/status"))[1]["settled"] < before + times:
+                    await asyncio.sleep(0.02)
+
+            await told.until(done=1)
+            if is_blocked:
+                await told.ask("POST", "/v1/exclusions", json=exclusion)
+                await told.until(reasons={"excluded": 1}, recrawl=1)
+            await settled_again(3)
+            assert (await told.until(done=1, recrawl=1))["outcomes"] == {"skipped" if is_blocked else "robots_denied": 1}
+            before = [row for row in rows_in(out) if row["outcome"] in NOT_FETCHED]
+            for file in (out / "results").iterdir():
+                file.unlink()  # as retention does: a row that has gone is written anew
+            await settled_again(3)
+        after = [row for row in rows_in(out) if row["outcome"] in NOT_FETCHED]
+    assert len(before) == len(after) == 1
+    assert {row["final"] for row in before + after} == {True}
 
 
 def test_a_page_whose_row_was_retired_is_fetched_whole_again_or_nobody_would_know_its_type(tmp_path):
