@@ -283,3 +283,20 @@ def test_a_page_whose_row_was_retired_is_fetched_whole_again_or_nobody_would_kno
             assert command(*run).returncode == 0
     assert ["if-none-match" in visit.fields for visit in web.visits] == [False, False, True]
     assert [(row["change"], row["mime"]) for row in rows_of(out)] == [("unchanged", "text/html")] * 2
+
+
+def test_what_lost_its_schedule_has_one_again_though_excluded_pages_kept_theirs(tmp_path):
+    """Those were taken for them: as long as they were as many, nothing was ever visited again."""
+    out = tmp_path / "out"
+    with Web({HOST: {f"/{n}": Answer(body=b"%d" % n) for n in range(5)}}).running() as web:
+        urls = [web.url(HOST, path) for path in web.hosts[HOST]]
+        run = ("run", *urls, "-o", str(out), *LOCAL)
+        schedule, exclude = ("--recrawl-every", "1h"), ("--exclude", "/[012]$")
+        for words in (schedule, (*schedule, *exclude), exclude):
+            assert command(*run, *words).returncode == 0
+            assert command("recrawl", str(out)).returncode == 0
+        assert command(*run, *exclude).returncode == 0
+        assert command(*run, *schedule, *exclude).returncode == 0
+        told = [command("why", url, "--data", str(out)).stdout for url in urls]
+    assert ["(excluded)" in each for each in told] == [True] * 3 + [False] * 2
+    assert ["visited again about" in each for each in told] == [True] * 5
