@@ -123,10 +123,11 @@ class Journal:
             row |= {name: earlier.get(name) for name in ("mime", "charset", "encoding")}
 
     def _scheduled(self, known: Known, settled: Settled, now: float) -> Known:
-        """With the time of its next visit. What is excluded when it is due keeps its schedule: it may be wanted again."""
+        """With the time of its next visit. What is excluded when it is due, or of an unwanted type, keeps its schedule: it may be
+        wanted again."""
         assert self._intervals is not None
         before = settled.lease.known
-        keeps = known.reason == "excluded" and before is not None and before.interval is not None
+        keeps = known.reason in ("excluded", "mime") and before is not None and before.interval is not None
         if known.link.kind == "robots" or (known.outcome in ("skipped", "invalid_url") and not keeps):
             return known
         change = known.change or ("unchanged" if known.status in GONE_STATUS else None)  # what is still gone is as it was

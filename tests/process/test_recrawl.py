@@ -300,3 +300,16 @@ def test_what_lost_its_schedule_has_one_again_though_excluded_pages_kept_theirs(
         told = [command("why", url, "--data", str(out)).stdout for url in urls]
     assert ["(excluded)" in each for each in told] == [True] * 3 + [False] * 2
     assert ["visited again about" in each for each in told] == [True] * 5
+
+
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+async def test_a_page_that_is_of_an_unwanted_type_for_once_keeps_its_schedule(tmp_path, store):
+    """A server that told of its maintenance in plain text ended the schedule of all its pages."""
+    with Web({HOST: {"/a": Answer(body=b"a")}}).running() as web:
+        settings = {"urls": (web.url(HOST, "/a"),), "recrawl_every": 0.2, "recrawl_min": 0, "recrawl_max": 0.2, "store": store}
+        async with daemon(tmp_path / "out", **settings, accept_mime=("text/html",)) as told:
+            await told.until(done=1)
+            web.hosts = {HOST: {"/a": Answer(body=b"back soon", mime="text/plain")}}
+            assert (await told.until(reasons={"mime": 1}))["recrawl"] == 1
+            web.hosts = {HOST: {"/a": Answer(body=b"a")}}
+            await told.until(outcomes={"ok": 1}, recrawl=1)
