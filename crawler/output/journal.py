@@ -108,11 +108,14 @@ class Journal:
 
     def _told(self, settled: Settled) -> Ref | None:
         """The row that has told already how a link ended, if it still stands there: of a page that came due by its schedule, and
-        is left out for the same reason as last time. A blocked host of a million pages would make a million rows each time."""
+        is left out for the same reason as last time. A host of a million pages that is blocked, or down, would make a million
+        rows each time."""
         before, outcome = settled.lease.known if settled.lease.recrawl else None, settled.outcome
         if before is None or before.due is None or before.row is None or not isinstance(outcome, Dropped):
             return None
-        is_same = outcome.outcome in NOT_FETCHED and (outcome.outcome, outcome.reason) == (before.outcome, before.reason)
+        if outcome.outcome not in NOT_FETCHED and outcome.reason != "host_down":
+            return None
+        is_same = (outcome.outcome, outcome.reason) == (before.outcome, before.reason)
         return before.row if is_same and self._results.holds(before.row) else None
 
     def _tell_type(self, row: Row, before: Known | None) -> None:
