@@ -27,6 +27,8 @@ UNCOUNTED: Final = 4
 """Flag of a waiting link that is no page: it is not among the known. (Earlier versions counted a sitemap while it waited.)"""
 RECRAWL: Final = 8
 """Flag of a waiting link: its URL was settled before, and is to be visited again to see what has changed."""
+LINE_ENDED: Final = 0x20
+"""Flag of a waiting link: a redirect of a listed line, which had led elsewhere before, and is counted there."""
 
 RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
 

@@ -10,7 +10,7 @@ import pytest
 from support.daemons import daemon
 from support.programs import LOCAL, command, crawling, rows_of
 from support.replay import captures
-from support.webs import Answer, Web, page
+from support.webs import Answer, Web, page, redirect
 
 from crawler.core.model import NOT_FETCHED
 
@@ -313,3 +313,22 @@ async def test_a_page_that_is_of_an_unwanted_type_for_once_keeps_its_schedule(tm
             assert (await told.until(reasons={"mime": 1}))["recrawl"] == 1
             web.hosts = {HOST: {"/a": Answer(body=b"a")}}
             await told.until(outcomes={"ok": 1}, recrawl=1)
+
+
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+async def test_a_listed_line_that_redirects_is_done_once_whatever_becomes_of_it(tmp_path, store):
+    """Each time that it failed, did not redirect, or led elsewhere for the first time, one line more was done than there are."""
+    (urls := tmp_path / "urls.txt").write_text("")
+    with Web({HOST: {"/b": redirect("/f"), "/f": Answer(404)}}).running() as web:
+        urls.write_text("".join(f"{web.url(HOST, path)}\n" for path in ("/a", "/b", "/c")))
+        async with daemon(tmp_path / "out", input=(str(urls),), retries=0, store=store) as told:
+            settled = 0
+            for to in ("/d", "/e", None, "/b", "/d", None, "/g"):
+                now = {"/a": redirect(to) if to else Answer(500), "/d": Answer(), "/g": redirect("/h")}
+                web.hosts = {HOST: web.hosts[HOST] | now}
+                assert (await told.ask("POST", "/v1/recrawl", json={}))[0] == 202
+                while (count := (await told.until(waiting=0, retrying=0, in_flight=0))["settled"]) < settled + 3:
+                    await asyncio.sleep(0.02)
+                settled = count
+                [progress] = (await told.ask("GET", "/v1/lists"))[1]["lists"]
+                assert (progress["known"], progress["done"]) == (3, 3), to
