@@ -46,8 +46,9 @@ class Settled(Struct, frozen=True):
 
     @property
     def was_redirected(self) -> bool:
-        """When it was settled before: the line that named it has ended, there or elsewhere."""
-        return self.lease.known is not None and self.lease.known.outcome == "redirect"
+        """It, or what redirects to it, at an earlier visit: the line that named it has ended then, there or elsewhere."""
+        known = self.lease.known
+        return self.lease.line_has_ended or (known is not None and (known.line_has_ended or known.outcome == "redirect"))
 
 
 class Admitted(Struct, frozen=True):
@@ -124,6 +125,12 @@ class Prepared(Struct):
     batch: Batch
     verdicts: bytes
     fed: frozenset[str]
+
+
+def lines_ended(batch: Batch) -> Iterator[bool]:
+    """For each pair of ``found_in``, whether the line of a redirect among its links has ended before."""
+    yield from (settled.was_redirected for settled in batch.settled if isinstance(settled.outcome, Done))
+    yield from (admitted.was_redirected for admitted in batch.admitted)
 
 
 def found_in(batch: Batch) -> Iterator[tuple[Sequence[Link], LinkBlock | None]]:

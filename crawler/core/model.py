@@ -208,6 +208,9 @@ class Known(Struct, frozen=True, array_like=True, gc=False):
     interval: float | None = None
     """Seconds from this visit to the next by schedule, and below the crawl-clock time of that; None: there is none."""
     due: float | None = None
+    line_has_ended: bool = False
+    """The line that named it had ended, here or elsewhere, before the last visit, and is counted so: it has redirected, or what
+    redirects to it has led elsewhere before."""
 
     @property
     def text_bytes(self) -> int:
@@ -255,6 +258,8 @@ class Lease(Struct, frozen=True, gc=False):
     has_responded: bool = False
     recrawl: bool = False
     """Its URL was settled, and is visited again to see what has changed."""
+    line_has_ended: bool = False
+    """As of ``Known``, of a redirect's target that is new."""
 
     @property
     def text_bytes(self) -> int:

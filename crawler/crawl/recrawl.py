@@ -115,5 +115,6 @@ def checked(older_than: str, match: str | None) -> tuple[float, str | None]:
 
 
 def _unscheduled(counts: Counts) -> bool:
-    """Whether settled URLs that ought to be visited again have no schedule."""
-    return sum(count for outcome, count in counts.outcomes.items() if outcome not in NEVER) > counts.recrawl
+    """Whether settled URLs that ought to be visited again have no schedule. Those that were left out may have kept theirs."""
+    wanted = sum(count for outcome, count in counts.outcomes.items() if outcome not in NEVER)
+    return wanted > counts.recrawl - counts.recrawl_skipped

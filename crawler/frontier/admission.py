@@ -15,7 +15,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
-from crawler.core.batch import EXPAND, FOREIGN, HOST_BUDGET, KNOWN, NEW, QUERY_EXPLOSION, Batch, Prepared, Verdict, found_in
+from crawler.core.batch import (
+    EXPAND,
+    FOREIGN,
+    HOST_BUDGET,
+    KNOWN,
+    NEW,
+    QUERY_EXPLOSION,
+    Batch,
+    Prepared,
+    Verdict,
+    found_in,
+    lines_ended,
+)
 from crawler.core.keys import HOST_BYTES, KEY_BYTES, Keys, Share
 from crawler.core.link_block import (
     NO_QUERY,
@@ -41,7 +53,7 @@ from crawler.core.model import (
 )
 from crawler.core.urls import host_key, is_called_sitemap
 from crawler.frontier.bundle import bundle_of, encode_bundle, portions
-from crawler.frontier.counters import RECORDED, UNCOUNTED
+from crawler.frontier.counters import LINE_ENDED, RECORDED, UNCOUNTED
 from crawler.frontier.store import Limits
 
 FRUITFUL: Final = frozenset({"ok", "redirect", "truncated", "too_large"})
@@ -250,19 +262,21 @@ class Admissions:
         self.forged: list[int] = []
         """Places of links whose keys are not theirs: the process that read the page was taken over."""
         at = 0
-        for links, block in found_in(batch):
+        for (links, block), has_ended in zip(found_in(batch), lines_ended(batch), strict=True):
             for link in links:
                 if judged.verdicts[at] in QUEUED:
-                    self.entries.append(self._of_link(link, columns.keys[at], judged.verdicts[at] == EXPAND))
+                    expand, of_line = judged.verdicts[at] == EXPAND, link.kind == "redirect" and link.input is not None
+                    flags = LINE_ENDED if of_line and has_ended else 0
+                    self.entries.append(self._of_link(link, columns.keys[at], expand, flags))
                 at += 1
             if block is not None:
                 if any(judged.verdicts[at : at + len(block)]):
                     self._add_block(block, at)
                 at += len(block)
 
-    def _of_link(self, link: Link, key: bytes, expand: bool) -> Admission:
+    def _of_link(self, link: Link, key: bytes, expand: bool, flags: int = 0) -> Admission:
         is_page = link.kind not in NOT_PAGES
-        flags = (RECORDED if expand else 0) | (0 if is_page else UNCOUNTED)
+        flags |= (RECORDED if expand else 0) | (0 if is_page else UNCOUNTED)
         value = encode_link(expanded(link) if expand else link, flags)
         return Admission((key,), value, link.host, link.priority, expand, link.kind == "seed", is_page, link.tag)
 

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from crawler.core.batch import EXPAND, HOST_BUDGET, KNOWN, QUERY_EXPLOSION, Prepared, found_in, link_verdicts
 from crawler.core.model import NOT_PAGES, Done, Known, Link
+from crawler.frontier.recrawl import NEVER
 from crawler.frontier.store import Counts
 
 K = TypeVar("K", bound=Hashable)
@@ -26,6 +27,8 @@ UNCOUNTED: Final = 4
 """Flag of a waiting link that is no page: it is not among the known. (Earlier versions counted a sitemap while it waited.)"""
 RECRAWL: Final = 8
 """Flag of a waiting link: its URL was settled before, and is to be visited again to see what has changed."""
+LINE_ENDED: Final = 0x20
+"""Flag of a waiting link: a redirect of a listed line, which had led elsewhere before, and is counted there."""
 
 RULE_OF: Final = {HOST_BUDGET: "host_budget", QUERY_EXPLOSION: "query_explosion"}
 
@@ -39,6 +42,7 @@ class Counters:
         self.outcomes, self.reasons, self.refused = dict(counts.outcomes), dict(counts.reasons), dict(counts.refused)
         self.lines, self.not_pages = dict(counts.lines), dict(counts.not_pages)
         self.statuses, self.changes, self.settled = dict(counts.statuses), dict(counts.changes), counts.settled
+        self.recrawl_skipped = counts.recrawl_skipped
 
     def freeze(self) -> Counts:
         return Counts(
@@ -56,6 +60,7 @@ class Counters:
             statuses=dict(self.statuses),
             changes=dict(self.changes),
             settled=self.settled,
+            recrawl_skipped=self.recrawl_skipped,
         )
 
     def admit(self, links: int, *, is_new_page: bool) -> None:
@@ -88,6 +93,7 @@ class Counters:
             _add(self.changes, record.change, by)
         if record.due is not None:
             self.recrawl += by
+            self.recrawl_skipped += by * (record.outcome in NEVER)
         self.done += by
         self.settled += max(0, by)
         _add(self.outcomes, record.outcome, by)

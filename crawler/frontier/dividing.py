@@ -88,10 +88,11 @@ def clean_up(path: Path, before: Mapping[Path, object], new: Division, part_of: 
             heir.take_over(ended, f"{new.generation}:{store.name}")
     if new.parts > 1:
         with _opened(first, new) as heir:
-            for file in heir.marks():
-                if 0 < (part := part_of(file)) < new.parts:
+            files = heir.marks()
+            for part in range(1, new.parts):  # a store is opened once, however many files there are after years
+                if given := [file for file in files if part_of(file) == part]:
                     with _opened(store_of(path, part), new) as owner:
-                        heir.give_mark(file, owner)
+                        heir.give_marks(given, owner)
     latest = max(states, key=lambda state: state.now)
     latest_sequence = max(states, key=lambda state: state.sequence)
     for store, slots in wanted.items():

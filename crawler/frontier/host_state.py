@@ -55,7 +55,17 @@ class HostState(_Later, array_like=True):
         """A settled URL of it is wanted once more, whatever the host had done."""
         self.down, self.failures = None, 0
 
-    def lease(self, link: Link, key: bytes, known: Known | None, *, crashes: int, earliest: float | None, recrawl: bool) -> Lease:
+    def lease(
+        self,
+        link: Link,
+        key: bytes,
+        known: Known | None,
+        *,
+        crashes: int,
+        earliest: float | None,
+        recrawl: bool,
+        line_has_ended: bool,
+    ) -> Lease:
         """The right to visit a link of it: not before its rest is over, nor before ``earliest``; at once if it was given up.
         ``crashes``: how often the link was out when the process ended; each counts as an attempt. ``earliest`` is None once
         it was visited since the store was opened: what an earlier process could not reach may be there now, or the settings
@@ -68,4 +78,5 @@ class HostState(_Later, array_like=True):
             link = replace(link, attempt=link.attempt + crashes)
             if down is None and crashes >= CRASHES_MAX:
                 down = ("skipped", "crashed")
-        return Lease(link, key, due, crashes > 0, down, known, failures, self.busy, self.has_responded, recrawl)
+        told = (failures, self.busy, self.has_responded)
+        return Lease(link, key, due, crashes > 0, down, known, *told, recrawl, line_has_ended)

@@ -105,9 +105,7 @@ class Tallies:
             return
         if link.tag is not None:
             self._tally(TAG, _tagged(link.tag)).end(outcome.outcome)
-        if link.input is None:
-            return
-        if outcome.outcome == "redirect" and settled.was_redirected:
+        if link.input is None or settled.was_redirected:
             return  # the line has ended: here, as it was not followed, or elsewhere
         if outcome.outcome == "redirect" and found and verdicts[0] in (NEW, FOREIGN, KNOWN, EXPAND):
             if verdicts[0] in (KNOWN, EXPAND):
@@ -121,7 +119,7 @@ class Tallies:
         if link.kind in NOT_PAGES:
             return
         tallies = [self._tally(TAG, _tagged(link.tag))] if link.tag is not None else []
-        if link.input is not None and known.outcome != "redirect":
+        if link.input is not None and known.outcome != "redirect" and not known.line_has_ended:
             tallies.append(self._list_of(link.input.list, known.outcome))
         for tally in tallies:
             if self._is_part or tally.outcomes.get(known.outcome):  # not of a directory begun by an earlier version

@@ -75,6 +75,8 @@ class Counts(Struct, frozen=True, gc=False):
     """What visits found against the last ones (``Known.change``), since a recrawl was last ordered."""
     settled: int = 0
     """How often a page was settled: unlike ``done`` never less, whatever is due again."""
+    recrawl_skipped: int = 0
+    """Of ``recrawl``, what was left out at its last visit."""
 
 
 class Store(Protocol):

@@ -146,12 +146,18 @@ def _set_aside(root: Path) -> None:
 
 
 def _free_name(root: Path) -> Path:
-    aside = named = root / time.strftime("previous-%Y%m%d%H%M%S", time.gmtime())
-    number = 0
-    while aside.exists():
+    """Behind those of earlier crawls, though the clock was set back since then: the last of them are kept."""
+    stamp, number = max((_moment(path.name) for path in _previous(root)), default=(0, 0))
+    stamp, number = max((int(time.strftime("%Y%m%d%H%M%S", time.gmtime())), 0), (stamp, number + 1))
+    while (aside := root / f"previous-{stamp:014}{f'.{number}' if number else ''}").exists():
         number += 1
-        aside = named.with_name(f"{named.name}.{number}")
     return aside
+
+
+def _moment(name: str) -> tuple[int, int]:
+    """By which earlier crawls are ordered."""
+    stamp, _, number = name.removeprefix("previous-").partition(".")
+    return int(stamp), int(number or 0)
 
 
 def _half_moved(root: Path, parts: Iterable[Path]) -> Path | None:
@@ -184,7 +190,7 @@ def _previous(root: Path) -> list[Path]:
     """Earlier crawls, the latest last."""
     with storing(root):
         found = [path for path in root.iterdir() if _is_previous(path.name) and path.is_dir() and not path.is_symlink()]
-    return sorted(found, key=lambda path: [int(part) for part in path.name.removeprefix("previous-").split(".")])
+    return sorted(found, key=lambda path: _moment(path.name))
 
 
 def _has_begun(root: Path) -> bool:

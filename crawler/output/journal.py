@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from crawler.core.batch import Prepared, Settled
-from crawler.core.model import Done, Known, Mark
+from crawler.core.model import NOT_FETCHED, Done, Dropped, Known, Mark, Ref
 from crawler.output.archive import Archive, Kept
 from crawler.output.changes import GONE_STATUS, Intervals
 from crawler.output.results import Results, Row
@@ -97,13 +97,26 @@ class Journal:
         for index, row in rows_of(prepared, kept):
             if row["status"] == 304 and index is not None:
                 self._tell_type(row, settled[index].lease.known)
-            ref = self._results.append(row)
+            ref = self._told(settled[index]) if index is not None else None
+            ref = ref or self._results.append(row)
             if index is not None:
                 record = known_of(settled[index], kept[index], row, ref, wall)
                 known[index] = record if self._intervals is None else self._scheduled(record, settled[index], prepared.batch.now)
         if self._outbox is not None:
             self._outbox.append(prepared)
         return known
+
+    def _told(self, settled: Settled) -> Ref | None:
+        """The row that has told already how a link ended, if it still stands there: of a page that came due by its schedule, and
+        is left out for the same reason as last time. A host of a million pages that is blocked, or down, would make a million
+        rows each time."""
+        before, outcome = settled.lease.known if settled.lease.recrawl else None, settled.outcome
+        if before is None or before.due is None or before.row is None or not isinstance(outcome, Dropped):
+            return None
+        if outcome.outcome not in NOT_FETCHED and outcome.reason != "host_down":
+            return None
+        is_same = (outcome.outcome, outcome.reason) == (before.outcome, before.reason)
+        return before.row if is_same and self._results.holds(before.row) else None
 
     def _tell_type(self, row: Row, before: Known | None) -> None:
         """A 304 need not say of what type the page is that it confirms, and what it says is often its own: the row of the visit
@@ -113,10 +126,11 @@ class Journal:
             row |= {name: earlier.get(name) for name in ("mime", "charset", "encoding")}
 
     def _scheduled(self, known: Known, settled: Settled, now: float) -> Known:
-        """With the time of its next visit. What is excluded when it is due keeps its schedule: it may be wanted again."""
+        """With the time of its next visit. What is excluded when it is due, or of an unwanted type, keeps its schedule: it may be
+        wanted again."""
         assert self._intervals is not None
         before = settled.lease.known
-        keeps = known.reason == "excluded" and before is not None and before.interval is not None
+        keeps = known.reason in ("excluded", "mime") and before is not None and before.interval is not None
         if known.link.kind == "robots" or (known.outcome in ("skipped", "invalid_url") and not keeps):
             return known
         change = known.change or ("unchanged" if known.status in GONE_STATUS else None)  # what is still gone is as it was

@@ -106,6 +106,10 @@ class Results(RollingFile):
         line = _line(row)
         return Ref(*self.write(line), len(line))
 
+    def holds(self, ref: Ref) -> bool:
+        """Whether the file of a row that was committed is still there."""
+        return length_of(self._root / ref.file) >= 0
+
     def row(self, ref: Ref) -> Row | None:
         """One that was committed; None if it cannot be read any more."""
         try:

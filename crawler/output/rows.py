@@ -92,6 +92,7 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
             archived_at=at,
             change=row["change"],
             content=content,
+            line_has_ended=settled.was_redirected,
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
     known = Known(link, ended, outcome.reason, status, at, row=ref, location=location, change=row["change"], content=content)
@@ -104,6 +105,7 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
         last_modified=modified or before.last_modified,
         digest=before.digest,
         archived_at=before.archived_at or before.fetched_at,
+        line_has_ended=settled.was_redirected,
     )
 
 

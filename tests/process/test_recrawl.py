@@ -1,5 +1,6 @@
 """A crawl that comes back: what has changed since is told, what has not is stored once, and all of it replays."""
 
+import asyncio
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from support.daemons import daemon
 from support.programs import LOCAL, command, crawling, rows_of
 from support.replay import captures
-from support.webs import Answer, Web, page
+from support.webs import Answer, Web, page, redirect
+
+from crawler.core.model import NOT_FETCHED
 
 HOST = "127.0.0.1"
 OLD, NEW, CHANGED, GONE = 949, 50, 99, 50
@@ -28,6 +31,11 @@ def week(second: bool) -> dict[str, Answer]:
         for n in range(CHANGED, CHANGED + GONE):
             pages[f"/p/{n}"] = Answer(404)
     return pages | {"/": index}
+
+
+def rows_in(out: Path) -> list[dict]:
+    """As they stand in its files."""
+    return [orjson.loads(line) for file in (out / "results").iterdir() for line in file.read_bytes().splitlines()]
 
 
 def results(out: Path, *arguments: str) -> list[dict]:
@@ -231,6 +239,36 @@ async def test_a_page_that_is_excluded_when_it_is_due_keeps_its_schedule(tmp_pat
             assert web.asked(HOST)["/a"] > asked
 
 
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+@pytest.mark.parametrize("is_blocked", [True, False])
+async def test_a_page_that_is_left_out_whenever_it_is_due_has_one_row_that_says_so(tmp_path, store, is_blocked):
+    """A blocked host, or one whose robots.txt forbids it, had a row more of each of its pages at each interval."""
+    out, exclusion = tmp_path / "out", {"block": [HOST]}
+    rules = Answer(body=b"User-agent: *\nDisallow: /a" if not is_blocked else b"", mime="text/plain")
+    with Web({HOST: {"/a": Answer(body=b"a"), "/robots.txt": rules}}).running() as web:
+        settings = {"urls": (web.url(HOST, "/a"),), "recrawl_every": 0.1, "recrawl_min": 0, "recrawl_max": 0.1, "store": store}
+        async with daemon(out, **settings, robots=True, roll_size=1) as told:
+
+            async def settled_again(times):
+                before = (await told.ask("GET", "/v1/status"))[1]["settled"]
+                while (await told.ask("GET", "/v1/status"))[1]["settled"] < before + times:
+                    await asyncio.sleep(0.02)
+
+            await told.until(done=1)
+            if is_blocked:
+                await told.ask("POST", "/v1/exclusions", json=exclusion)
+                await told.until(reasons={"excluded": 1}, recrawl=1)
+            await settled_again(3)
+            assert (await told.until(done=1, recrawl=1))["outcomes"] == {"skipped" if is_blocked else "robots_denied": 1}
+            before = [row for row in rows_in(out) if row["outcome"] in NOT_FETCHED]
+            for file in (out / "results").iterdir():
+                file.unlink()  # as retention does: a row that has gone is written anew
+            await settled_again(3)
+        after = [row for row in rows_in(out) if row["outcome"] in NOT_FETCHED]
+    assert len(before) == len(after) == 1
+    assert {row["final"] for row in before + after} == {True}
+
+
 def test_a_page_whose_row_was_retired_is_fetched_whole_again_or_nobody_would_know_its_type(tmp_path):
     """Rows may be full, and retired, before the archive file that holds the body is."""
     out = tmp_path / "out"
@@ -245,3 +283,52 @@ def test_a_page_whose_row_was_retired_is_fetched_whole_again_or_nobody_would_kno
             assert command(*run).returncode == 0
     assert ["if-none-match" in visit.fields for visit in web.visits] == [False, False, True]
     assert [(row["change"], row["mime"]) for row in rows_of(out)] == [("unchanged", "text/html")] * 2
+
+
+def test_what_lost_its_schedule_has_one_again_though_excluded_pages_kept_theirs(tmp_path):
+    """Those were taken for them: as long as they were as many, nothing was ever visited again."""
+    out = tmp_path / "out"
+    with Web({HOST: {f"/{n}": Answer(body=b"%d" % n) for n in range(5)}}).running() as web:
+        urls = [web.url(HOST, path) for path in web.hosts[HOST]]
+        run = ("run", *urls, "-o", str(out), *LOCAL)
+        schedule, exclude = ("--recrawl-every", "1h"), ("--exclude", "/[012]$")
+        for words in (schedule, (*schedule, *exclude), exclude):
+            assert command(*run, *words).returncode == 0
+            assert command("recrawl", str(out)).returncode == 0
+        assert command(*run, *exclude).returncode == 0
+        assert command(*run, *schedule, *exclude).returncode == 0
+        told = [command("why", url, "--data", str(out)).stdout for url in urls]
+    assert ["(excluded)" in each for each in told] == [True] * 3 + [False] * 2
+    assert ["visited again about" in each for each in told] == [True] * 5
+
+
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+async def test_a_page_that_is_of_an_unwanted_type_for_once_keeps_its_schedule(tmp_path, store):
+    """A server that told of its maintenance in plain text ended the schedule of all its pages."""
+    with Web({HOST: {"/a": Answer(body=b"a")}}).running() as web:
+        settings = {"urls": (web.url(HOST, "/a"),), "recrawl_every": 0.2, "recrawl_min": 0, "recrawl_max": 0.2, "store": store}
+        async with daemon(tmp_path / "out", **settings, accept_mime=("text/html",)) as told:
+            await told.until(done=1)
+            web.hosts = {HOST: {"/a": Answer(body=b"back soon", mime="text/plain")}}
+            assert (await told.until(reasons={"mime": 1}))["recrawl"] == 1
+            web.hosts = {HOST: {"/a": Answer(body=b"a")}}
+            await told.until(outcomes={"ok": 1}, recrawl=1)
+
+
+@pytest.mark.parametrize("store", ["embedded", "memory"])
+async def test_a_listed_line_that_redirects_is_done_once_whatever_becomes_of_it(tmp_path, store):
+    """Each time that it failed, did not redirect, or led elsewhere for the first time, one line more was done than there are."""
+    (urls := tmp_path / "urls.txt").write_text("")
+    with Web({HOST: {"/b": redirect("/f"), "/f": Answer(404)}}).running() as web:
+        urls.write_text("".join(f"{web.url(HOST, path)}\n" for path in ("/a", "/b", "/c")))
+        async with daemon(tmp_path / "out", input=(str(urls),), retries=0, store=store) as told:
+            settled = 0
+            for to in ("/d", "/e", None, "/b", "/d", None, "/g"):
+                now = {"/a": redirect(to) if to else Answer(500), "/d": Answer(), "/g": redirect("/h")}
+                web.hosts = {HOST: web.hosts[HOST] | now}
+                assert (await told.ask("POST", "/v1/recrawl", json={}))[0] == 202
+                while (count := (await told.until(waiting=0, retrying=0, in_flight=0))["settled"]) < settled + 3:
+                    await asyncio.sleep(0.02)
+                settled = count
+                [progress] = (await told.ask("GET", "/v1/lists"))[1]["lists"]
+                assert (progress["known"], progress["done"]) == (3, 3), to

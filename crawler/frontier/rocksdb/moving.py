@@ -138,14 +138,11 @@ class MovingStore:
         return [file_name(MARK, key) for key, _ in self._database.scan("meta", MARK)]
 
     @translated
-    def give_mark(self, file: str, to: MovingStore) -> None:
-        key, meta = file_key(MARK, file), self._database.handle("meta")
-        value = self._database.get("meta", key)
-        assert value is not None
-        to.put("meta", [(key, value)])
-        batch = WriteBatch(raw_mode=True)
-        batch.delete(key, meta)
-        self._database.write(batch, sync=True)
+    def give_marks(self, files: Collection[str], to: MovingStore) -> None:
+        keys = {file_key(MARK, file) for file in files}
+        to.put("meta", (each for each in self._database.scan("meta", MARK) if each[0] in keys))
+        self._delete(("meta", key) for key in keys)
+        self._database.write(WriteBatch(raw_mode=True), sync=True)
 
     @translated
     def settle(self, slots: Collection[int], latest: StoreState, sequence: int, gone: Collection[bytes]) -> None:

@@ -36,6 +36,18 @@ def test_so_many_earlier_crawls_are_kept_the_latest(tmp_path: Path, keep: int | 
         assert "previous-20260101000000.10" in found, "the number counts, not its text; and the one set aside just now"
 
 
+def test_the_earlier_crawl_is_kept_that_was_set_aside_last_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """It was deleted as soon as it was set aside."""
+    (tmp_path / "previous-20991231235959").mkdir()
+    for _ in range(3):
+        with open_directory(tmp_path, Config(output=str(tmp_path))):
+            (tmp_path / "frontier").mkdir()
+        with open_directory(tmp_path, Config(output=str(tmp_path), fresh=True, keep_previous=1)):
+            pass
+        [aside] = tmp_path.glob("previous-*")
+        assert (aside / "frontier").is_dir()
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

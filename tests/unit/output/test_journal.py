@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import random
 from collections import Counter
@@ -19,6 +20,7 @@ from crawler.core import urls
 from crawler.core.batch import Settled
 from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import Done, Dropped, Input, Known, Link, Retry
+from crawler.frontier.recrawl import RecrawlOrder
 from crawler.output.archive import open_body
 from crawler.output.results import FIELDS, body_ref, row_at
 from crawler.policy.judge import Judge
@@ -307,6 +309,29 @@ def test_a_304_confirms_nothing_but_a_whole_page(tmp_path, kind, outcome, status
     with open_body(crawl.root, body_ref(latest)) as body:
         assert body.read() == b"", "what came, and not what the server says it stands for"
     crawl.journal.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "by_schedule", "rows"),
+    [
+        (("skipped", "excluded"), ("skipped", "excluded"), True, 1),
+        (("skipped", "excluded"), ("skipped", "excluded"), False, 2),
+        (("skipped", "excluded"), ("robots_denied", "rule"), True, 2),
+        (("connect_error", "host_down"), ("connect_error", "host_down"), True, 1),
+        (("connect_error", "refused"), ("connect_error", "refused"), True, 2),
+        (("connect_error", "refused"), ("connect_error", "host_down"), True, 2),
+    ],
+)
+def test_that_a_page_is_still_left_out_when_it_is_due_is_told_once(crawl, first, again, by_schedule, rows):
+    visit(crawl, seed(A, 1), Dropped(*first))
+    crawl.store._pages = {key: replace(page, due=1.0 if by_schedule else None) for key, page in crawl.store._pages.items()}
+    crawl.store.order(RecrawlOrder(crawl.now, math.inf, (first[0],)))
+    crawl.store.fulfil(1)
+    (lease,) = crawl.claim()
+    crawl.commit([Settled(lease, Dropped(*again))])
+    assert len(crawl.rows()) == rows
+    assert [(row["outcome"], row["reason"], row["final"]) for row in crawl.final()] == [(*again, True)]
+    assert crawl.store.lookup(A).fetched_at == WALL + crawl.now
 
 
 def test_a_batch_that_is_not_committed_leaves_nothing(crawl):
