@@ -311,12 +311,12 @@ class Workbench:
         late, here = [], Counter[str]()
         for name, host in self._hosts.items() if self._group_of is not None else ():
             link = first.link if (first := host.next()) is not None and host.due <= now else None
-            if link is None or host.place not in (RESTING, PARKED) or not self._visits_for_itself(host):
-                continue
+            if link is None or host.out or host.place not in (RESTING, PARKED) or not self._visits_for_itself(host):
+                continue  # one that is being visited: its group would rest with it
             key = self._group_of(name) if self._group_of is not None else None
             if key is None or (group := self._groups.get(key)) is None or (group.due <= now and host.place == RESTING):
                 continue
-            apart = pause(link)
+            apart = pause(link) / max(1, self._per_host(name))
             if (turn := max(now, group.due) + here[key] * apart) <= soon:
                 here[key] += 1
             else:

@@ -481,3 +481,13 @@ def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_o
     assert bench.queue_at_groups(0.0, 10.0, 20.0, lambda link: 5.0) == []
     assert {left.link.host for left in bench.send_home(10.0)} == {host for host, _ in told} | {"1.c.test"}
     assert {bench.take(4.0).link.host, bench.take(4.0)} == {"1.a.test", None}
+
+
+def test_a_host_that_is_being_visited_is_not_told_when_its_group_may_have_a_turn_for_it():
+    """Its rest would be that of the whole group, after that visit: 300 s, where each pause was one."""
+    bench = Workbench(lambda host: 2, group_of=domain)
+    bench.put(lease(f"{n}.a.test", page) for page in range(2) for n in range(6))
+    assert bench.take(0.0).link.host == "0.a.test" and bench.take(0.0).link.host == "1.a.test"
+    assert bench.take(0.0) is None
+    told = bench.queue_at_groups(0.0, 1.0, 300.0, lambda link: 2.0)
+    assert told == [("4.a.test", 2.0), ("5.a.test", 3.0)], "two at a time, each pause"
