@@ -290,7 +290,8 @@ def test_a_link_of_long_texts_counts_as_several():
 @pytest.mark.parametrize("links_per_host", [1, 4, 256])
 @pytest.mark.parametrize("is_known", [False, True])
 @pytest.mark.parametrize("length", [60, 700, 2083])
-def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known, length):
+@pytest.mark.parametrize("group_of", [None, lambda host: host], ids=["", "each waits for its domain"])
+def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known, length, group_of):
     def leases():
         for n in range(512):
             host = f"host{n // links_per_host}.example.org"
@@ -301,10 +302,13 @@ def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known,
             known = decode_page(encoded[1])[1] if encoded[1] is not None else None
             yield Lease(decode_link(encoded[0])[1], b"%25d" % n, 0.0, known=known)
 
-    bench = Workbench(lambda host: 1)
+    bench = Workbench(lambda host: 1, group_of)
+    for n in range(512 if group_of is not None else 0):
+        bench._groups.rest(f"host{n}.example.org", 10.0, 0.0)
     tracemalloc.start()
     try:
         bench.put(leases())
+        assert group_of is None or bench.take(1.0) is None
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
