@@ -1,4 +1,4 @@
-"""What stands on the workbench: hosts with the links that wait for them, and groups of hosts. Pure.
+"""What stands on the workbench: hosts with the links that wait for them. Pure.
 
 Invariant: what a host weighs there, and each of its leases, covers the memory that they take (see LINK_BYTES).
 """
@@ -20,7 +20,7 @@ NOWHERE: Final = -1
 RESTING: Final = -2
 """In the heap."""
 PARKED: Final = -3
-"""At a group that is full."""
+"""At its group, until it is called."""
 ASIDE: Final = -4
 """One slow host too many."""
 
@@ -37,8 +37,8 @@ class BenchHost:
     """A host, from its first lease there to its last."""
 
     __slots__ = (
-        *("busy", "down", "due", "failures", "has_responded", "is_held", "is_new", "is_prompt", "is_prompt_and_waits"),
-        *("is_slow", "out", "place", "queue", "robots_queue", "share", "slow_out", "stored_due"),
+        *("busy", "called_by", "down", "due", "failures", "has_responded", "has_turn", "is_held", "is_new", "is_prompt"),
+        *("is_prompt_and_waits", "is_slow", "out", "place", "queue", "robots_queue", "share", "slow_out", "stored_due"),
     )
 
     def __init__(self, lease: Lease) -> None:
@@ -48,6 +48,8 @@ class BenchHost:
         self.is_new = True  # no visit of it has ended here
         self.place = NOWHERE
         """NOWHERE, RESTING, PARKED or ASIDE; else the number of its lane."""
+        self.called_by: str | None = None  # the group by which, if it is in a lane because it was called
+        self.has_turn = False  # at its group: it was dealt from, but that led to no visit
         self.out = 0
         self.due = self.stored_due = lease.due  # the second as the store knows it
         self.failures = lease.failures
@@ -66,14 +68,6 @@ class BenchHost:
             return self.robots_queue[0]
         return self.queue[0] if self.queue and not self.is_held else None
 
-
-class BenchGroup:
-    """What hosts share that are limited together."""
-
-    __slots__ = ("due", "limit", "out", "parked", "queued_until")
-
-    def __init__(self) -> None:
-        self.limit = 1  # of suspects; that of hosts may change
-        self.out = 0
-        self.due = self.queued_until = 0.0  # the second: its hosts in the store have been told turns before that
-        self.parked: list[str] = []  # an empty deque has 600 bytes, and a group stays while it rests
+    def visits_for_itself(self) -> bool:
+        """Whether no robots.txt is to be visited here for another host."""
+        return not any(lease.link.hops for lease in self.robots_queue)

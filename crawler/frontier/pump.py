@@ -43,7 +43,7 @@ STILL_S: Final = 30.0
 BEAT_EVERY_S: Final = 0.25
 LONG_REST_S: Final = 60.0
 """A host that rests longer waits in the store where the bench is full."""
-SHORT_REST_S: Final = 5.0
+SHORT_REST_S: Final = 1.0
 """The same while workers are idle and hosts in the store are due."""
 QUEUE_S_MAX: Final = 300.0
 """So far ahead at most a host is told when its group may have a turn for it: the next run may have shorter pauses."""
@@ -293,6 +293,8 @@ class Pump:
                 self._robots.forgive(host)
         batch.resolve()
         self._batches.committed()
+        if self._refill.others_wait and self.frontier.room:
+            self._send_home(self.frontier.bench.send_home(now + SHORT_REST_S, batch.hosts))
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
@@ -341,6 +343,10 @@ class Pump:
         if not leases and refill.others_wait:
             leases = bench.end_turns(len(bench) // TURNS + 1, now)
             refill.make_way(leases)
+        self._send_home(leases)
+
+    def _send_home(self, leases: Sequence[Lease]) -> None:
+        """They have left the bench."""
         for lease in leases:
             self.frontier.give_back(lease)
 

@@ -8,7 +8,7 @@ The lanes are dealt from the lowest, each in the order in which hosts came: so v
 and a host gets a second connection only when every other due host is being visited.
 
 A group is a further limit that hosts share (``--politeness-by domain``, links that killed a process): a host whose next
-link belongs to a full group is parked there and comes back when the group has room.
+link belongs to a group that is full, or rests, waits there until it is called (see bench_groups.py).
 
 A host is prompt once it has responded soon, and slow once it has let a visit wait, each until its next visit. While prompt
 hosts have links waiting, some visits are kept for them: however many hosts let their visitors wait, they do not take all
@@ -18,7 +18,7 @@ queue behind a slow one's retries.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
@@ -27,10 +27,8 @@ from typing import Final, NamedTuple
 
 from crawler.core.batch import HostRest
 from crawler.core.model import Lease, Link
-from crawler.frontier.bench_host import ASIDE, HOST_SIZE, NOWHERE, PARKED, RESTING, BenchGroup, BenchHost, size
-
-SUSPECTS: Final = "\0suspects"
-"""The group of links that were out when the process died: one at a time."""
+from crawler.frontier.bench_groups import Groups
+from crawler.frontier.bench_host import ASIDE, HOST_SIZE, NOWHERE, PARKED, RESTING, BenchHost, size
 
 
 class HostView(NamedTuple):
@@ -53,9 +51,6 @@ PROMPT_S: Final = 1.0
 """A host is slow whose last visit took longer."""
 STALL_S: Final = 0.5
 """The same of a visit that ended without a response."""
-GROUPS_MAX: Final = 65_536
-"""Of 220 bytes. A group stays while it rests, though its hosts have gone home: where so many rest, no other is begun."""
-GROUPS_LOOK_EVERY_S: Final = 1.0
 
 
 class Workbench:
@@ -70,11 +65,8 @@ class Workbench:
         visits_max: int | None = None,
     ) -> None:
         self._per_host = per_host
-        self._group_of = group_of
         self._hosts: dict[str, BenchHost] = {}
-        self._groups: dict[str, BenchGroup] = {}
-        self._groups_needed = 0  # when it was last looked which are
-        self._groups_looked_at = -inf
+        self._groups = Groups(per_host, group_of)
         self._resting: list[tuple[float, int, str]] = []  # a heap
         self._lanes: tuple[OrderedDict[str, BenchHost], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
         self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])
@@ -152,14 +144,21 @@ class Workbench:
             host = self._hosts.get(name)
             if host is not None and host.place == RESTING:
                 self._enter_lane(name, host)
-        for lane in self._lanes_slow_first if self._is_slow_next else self._lanes:
-            while lane:
-                name, host = lane.popitem(last=False)
-                host.place = NOWHERE
-                if (lease := self._take_of(name, host, now)) is not None:
-                    self._is_slow_next = not host.is_slow
-                    return lease
-        return None
+        while True:
+            for name, host in self._groups.call(now) if self._groups.may_call(now) else ():
+                if host.called_by is not None:
+                    self._enter_lane(name, host)
+                else:
+                    self._rest_until(name, host, host.due)
+            for lane in self._lanes_slow_first if self._is_slow_next else self._lanes:
+                while lane:
+                    name, host = lane.popitem(last=False)
+                    host.place = NOWHERE
+                    if (lease := self._take_of(name, host, now)) is not None:
+                        self._is_slow_next = not host.is_slow
+                        return lease
+            if not self._groups.may_call(now):
+                return None
 
     def limit(self, visits_max: int | None) -> None:
         """Just now there are no more than so many visits at a time; None: as many as ever."""
@@ -168,8 +167,8 @@ class Workbench:
 
     def _take_of(self, name: str, host: BenchHost, now: float) -> Lease | None:
         """A lease of a host that has left its lane. Six cases: it has nothing to deal, as many visits out as it may have,
-        or a rest that began meanwhile; it is one slow host too many; its group is full; or it deals."""
-        lease = host.next()
+        or a rest that began meanwhile; it is one slow host too many; its group has no turn for it; or it deals."""
+        lease, was_called = host.next(), self._groups.uncall(host)
         if host.due > now and host.out < self._per_host(name):  # one with nothing to deal as well: the store may not know it yet
             self._rest_until(name, host, host.due)
             return None
@@ -183,8 +182,13 @@ class Workbench:
             host.place = ASIDE
             self._aside[name] = host
             return None
-        if (lease.suspect or self._group_of is not None) and self._is_parked(name, host, lease, now):
-            return None
+        if self._groups.concern(lease):
+            if (until := self._groups.stop(name, host, lease, now, was_called=was_called)) is not None:
+                if until < inf:
+                    self._rest_until(name, host, until)
+                return None
+            self._groups.enter(name, lease)
+        host.has_turn = False
         (host.robots_queue or host.queue).pop(0)
         self.waiting -= 1
         self.weight -= size(lease)
@@ -194,16 +198,15 @@ class Workbench:
             host.slow_out += 1
             self._slow_out += 1
         self._recount(host)
-        if lease.suspect or self._group_of is not None:
-            for group in self._groups_of(name, lease):
-                self._group(group).out += 1
         if host.out < self._per_host(name) and host.next() is not None:
             self._enter_lane(name, host)
         return lease
 
     def give_back(self, lease: Lease) -> None:
-        """Undo a ``take`` that led to no visit: the lease is its host's next again, and no rest runs."""
+        """Undo a ``take`` that led to no visit: the lease is its host's next again, before others of its group, and no rest
+        runs."""
         host = self._leave(lease)
+        host.has_turn = True
         (host.robots_queue if lease.link.kind == "robots" else host.queue).insert(0, lease)
         self._came(lease)
         self._recount(host)
@@ -223,17 +226,12 @@ class Workbench:
                 host.place = NOWHERE
                 del self._aside[lease.link.host]
         self._recount(host)
-        for name in self._groups_of(lease.link.host, lease) if self._group_of is not None else ():
-            if name != SUSPECTS:
-                group = self._group(name)
-                group.due = max(group.due, due)
+        self._groups.rest(lease.link.host, due, seconds)
         self._place(lease.link.host, host)
 
     def hold_suspects(self, held: bool) -> None:
         """While they are held, no link that is suspected is dealt: what the last one brought is not committed yet."""
-        group = self._group(SUSPECTS)
-        group.limit = 0 if held else 1
-        self._unpark(group)
+        self._groups.hold_suspects(held)
 
     def state(self, name: str) -> HostRest:
         """How a host on the bench stands."""
@@ -251,6 +249,7 @@ class Workbench:
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
+        self._unpark_empty(name, host)
         return leases
 
     def withdraw(self, name: str, is_unwanted: Callable[[Link], object]) -> list[Lease]:
@@ -263,6 +262,7 @@ class Workbench:
         self._recount(host)
         self.waiting -= len(leases)
         self.weight -= sum(size(lease) for lease in leases)
+        self._unpark_empty(name, host)
         return leases
 
     def leave(self, name: str) -> None:
@@ -287,43 +287,17 @@ class Workbench:
                 self._rest_until(name, host, host.due)
             else:
                 self._remove(name)
-        if len(self._groups) > 2 * max(len(self._hosts), self._groups_needed) + 64:
-            self._forget_groups(now)
+        self._groups.forget(len(self._hosts), now)
 
-    def _forget_groups(self, now: float) -> None:
-        groups = self._groups.items()
-        idle = [key for key, group in groups if group.limit and not group.out and not group.parked and group.due <= now]
-        for key in idle:
-            del self._groups[key]
-        self._groups_needed, self._groups_looked_at = len(self._groups), now
-
-    def send_home(self, until: float) -> list[Lease]:
-        """Drop the hosts that rest longer than until then; all their waiting leases."""
-        leases = self._drop([name for name, host in self._hosts.items() if host.due > until and self._may_go(host)])
-        if leases:
-            self._resting = [entry for entry in self._resting if (host := self._hosts.get(entry[2])) and host.place == RESTING]
-            heapify(self._resting)
-        return leases
+    def send_home(self, until: float, names: Iterable[str] | None = None) -> list[Lease]:
+        """Drop the hosts that rest longer than until then, of these or of all; all their waiting leases."""
+        named = self._hosts.items() if names is None else [(name, self._hosts[name]) for name in names if name in self._hosts]
+        return self._drop([name for name, host in named if host.due > until and self._may_go(host)])
 
     def queue_at_groups(self, now: float, soon: float, latest: float, pause: Callable[[Link], float]) -> list[tuple[str, float]]:
         """Of the hosts that only wait for their group, those whose turn does not come ``soon``: (host, when it may come), one
         pause of the group after the other, and none after ``latest``. Crawl-clock seconds."""
-        late, here = [], Counter[str]()
-        for name, host in self._hosts.items() if self._group_of is not None else ():
-            link = first.link if (first := host.next()) is not None and host.due <= now else None
-            if link is None or host.place not in (RESTING, PARKED) or not self._visits_for_itself(host):
-                continue
-            key = self._group_of(name) if self._group_of is not None else None
-            if key is None or (group := self._groups.get(key)) is None or (group.due <= now and host.place == RESTING):
-                continue
-            apart = pause(link)
-            if (turn := max(now, group.due) + here[key] * apart) <= soon:
-                here[key] += 1
-            else:
-                turn = min(latest, max(turn, group.queued_until))
-                group.queued_until = turn + apart
-                late.append((name, turn))
-        return late
+        return self._groups.late(now, soon, latest, pause)
 
     def end_turns(self, count: int, now: float) -> list[Lease]:
         """Drop so many of the hosts that came first, of those that have been visited here; all their waiting leases. One that is
@@ -333,16 +307,13 @@ class Workbench:
     def _has_had_turn(self, host: BenchHost, now: float) -> bool:
         if not host.out:
             return not host.is_new and self._may_go(host, now)
-        return bool(host.queue) and not host.is_held and self._visits_for_itself(host)
+        return bool(host.queue) and not host.is_held and host.visits_for_itself()
 
     def _may_go(self, host: BenchHost, now: float = 0.0) -> bool:
         """Whether it could deal now or later, nothing of it is out, its rest is over or the store knows it, and it visits no
         robots.txt for another."""
-        is_free = not host.out and (host.place == RESTING or host.place >= 0) and host.due <= max(now, host.stored_due)
-        return is_free and self._visits_for_itself(host)
-
-    def _visits_for_itself(self, host: BenchHost) -> bool:
-        return not any(lease.link.hops for lease in host.robots_queue)
+        is_free = not host.out and host.place not in (NOWHERE, ASIDE) and host.due <= max(now, host.stored_due)
+        return is_free and host.visits_for_itself()
 
     def _drop(self, names: Iterable[str]) -> list[Lease]:
         leases: list[Lease] = []
@@ -350,9 +321,20 @@ class Workbench:
             leases += self.clear(name)
             if not (host := self._hosts[name]).out:
                 if host.place >= 0:
-                    del self._lanes[host.place][name]
+                    self._leave_lane(name, host)
                 self._remove(name)
+        if len(self._resting) > 2 * len(self._hosts) + 64:
+            self._sweep()
         return leases
+
+    def _sweep(self) -> None:
+        """Of each host that rests the newest entry in the heap, and no other."""
+        newest: dict[str, tuple[float, int, str]] = {}
+        for entry in sorted(self._resting, key=lambda entry: entry[1]):
+            if (host := self._hosts.get(entry[2])) is not None and host.place == RESTING:
+                newest[entry[2]] = entry
+        self._resting = list(newest.values())
+        heapify(self._resting)
 
     def shortage(self, name: str, share_links_max: int) -> int:
         """How many more links this host should be given: 0 while its queue is more than half of the most it has had,
@@ -365,7 +347,8 @@ class Workbench:
     def next_due(self) -> float | None:
         """When ``take`` may next have something, once it has given all it had; None if only a release or a put can change
         that."""
-        return self._resting[0][0] if self._resting else None
+        due = min(self._resting[0][0] if self._resting else inf, self._groups.next_due())
+        return due if due < inf else None
 
     def leases(self) -> Iterable[Lease]:
         """All waiting leases."""
@@ -411,8 +394,7 @@ class Workbench:
         """Into the heap if it could deal; out of the lane where it no longer belongs. One that has nothing at all stays there, to
         be dropped by ``take``."""
         if host.place >= 0 and (host.out or host.queue or host.robots_queue):
-            del self._lanes[host.place][name]
-            host.place = NOWHERE
+            self._leave_lane(name, host)
         if host.place == NOWHERE and host.out < self._per_host(name) and host.next() is not None:
             self._rest_until(name, host, host.due)
 
@@ -443,37 +425,16 @@ class Workbench:
         host.place = SLOW_LANE if host.is_slow else min(host.out, LANES_MAX - 1)
         self._lanes[host.place][name] = host
 
-    def _groups_of(self, name: str, lease: Lease) -> tuple[str, ...]:
-        group = self._group_of(name) if self._group_of is not None else None
-        if lease.suspect:
-            return (SUSPECTS,) if group is None else (SUSPECTS, group)
-        return () if group is None else (group,)
+    def _leave_lane(self, name: str, host: BenchHost) -> None:
+        del self._lanes[host.place][name]
+        host.place = NOWHERE
+        self._groups.uncall(host)
 
-    def _group(self, name: str) -> BenchGroup:
-        found = self._groups.get(name)
-        if found is None:
-            found = self._groups[name] = BenchGroup()
-        return found
-
-    def _is_parked(self, name: str, host: BenchHost, lease: Lease, now: float) -> bool:
-        for key in self._groups_of(name, lease):
-            if key not in self._groups and not self._has_room_for_group(now):
-                self._rest_until(name, host, now + GROUPS_LOOK_EVERY_S)
-                return True
-            group = self._group(key)
-            if group.out >= (group.limit if key == SUSPECTS else self._per_host(name)):
-                group.parked.append(name)
-                host.place = PARKED
-                return True
-            if group.due > now:
-                self._rest_until(name, host, group.due)
-                return True
-        return False
-
-    def _has_room_for_group(self, now: float) -> bool:
-        if len(self._groups) >= GROUPS_MAX and now >= self._groups_looked_at + GROUPS_LOOK_EVERY_S:
-            self._forget_groups(now)
-        return len(self._groups) < GROUPS_MAX
+    def _unpark_empty(self, name: str, host: BenchHost) -> None:
+        """One that has nothing at all waits for no turn: ``take`` drops it."""
+        if host.place == PARKED and not host.queue and not host.robots_queue:
+            self._groups.drop(name, host)
+            self._rest_until(name, host, host.due)
 
     def _leave(self, lease: Lease) -> BenchHost:
         name = lease.link.host
@@ -483,14 +444,6 @@ class Workbench:
         if host.slow_out:
             host.slow_out -= 1
             self._slow_out -= 1
-        for key in self._groups_of(name, lease):
-            group = self._group(key)
-            group.out -= 1
-            self._unpark(group)
+        if self._groups.concern(lease):
+            self._groups.leave(name, lease)
         return host
-
-    def _unpark(self, group: BenchGroup) -> None:
-        parked, group.parked = group.parked, []
-        for name in parked:
-            if back := self._hosts.get(name):
-                self._rest_until(name, back, max(back.due, group.due))

@@ -70,12 +70,14 @@ BOUNDS: dict[str, tuple[str, int]] = {
     # frontier
     "Workbench._hosts": ("bench", CLAIMED),
     "Workbench._aside": ("bench", CLAIMED),
-    "Workbench._resting": ("bench", 2 * CLAIMED),
+    "Workbench._resting": ("bench", 2 * CLAIMED + 64),
     "Workbench._lanes": ("bench", CLAIMED),
-    "Workbench._groups": ("bench", 2 * CLAIMED + 64),
+    "Groups._all": ("bench", 2 * CLAIMED + 64),
+    "Groups._waiting": ("bench", CLAIMED),
+    "Groups._changed": ("bench", CLAIMED),
+    "Groups._resting": ("bench", 2 * CLAIMED + 64),
     "BenchHost.queue": ("bench", BENCH_LINKS),
     "BenchHost.robots_queue": ("bench: a robots link for each host that waits for its rules", CLAIMED),
-    "BenchGroup.parked": ("bench", CLAIMED),
     "Frontier._out": ("workers", WORKERS),
     "Frontier._waiters": ("workers", WORKERS),
     "Collector._begun": ("fixed", 2),
@@ -245,6 +247,6 @@ FILLING = {
     "Refill._exhausted",
     *("RulesCache._kept", "RulesCache._parsed", "Outage._responded", "Longest._waiting"),
     *("Connector._conns", "Connector._idle"),
-    *("Workbench._hosts", "Workbench._groups", "Workbench._resting"),
+    *("Workbench._hosts", "Groups._all", "Workbench._resting"),
 }
 """Caches and buffers whose bounds are beyond what so few hosts, or a batch, fill."""

@@ -579,6 +579,21 @@ async def test_hosts_that_rest_do_not_keep_others_from_a_bench_of_which_nothing_
     assert max(hosts.values()) == 1 and len(hosts) <= (11 if is_large_domain else 210)
 
 
+async def test_a_host_that_rests_makes_way_with_the_commit_of_its_visit(monkeypatch):
+    """While workers are idle. It kept its place for a second, or until a rest of up to 5 s was over."""
+    monkeypatch.setattr("crawler.frontier.pump.ROOM_EVERY_S", 1e9)
+    world = World(delay=30.0)
+
+    async def visit(lease):
+        if world.visits.total() >= 600:
+            world.frontier.drain()
+        return Dropped("skipped", "mime", sign="alive")
+
+    async with asyncio.timeout(20):
+        await world.crawl(links(1000, 3), visit)
+    assert len({url.rpartition("/")[0] for url in world.visits}) >= 600
+
+
 async def test_it_says_why_nothing_is_dealt():
     """What the workers wait for is decided where nothing is dealt, and nowhere else."""
     world = World(delay=60.0)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from crawler.core.batch import HostRest
 from crawler.core.link_block import decode_link, encode_link
 from crawler.core.model import Known, Lease, Link
-from crawler.frontier import workbench
+from crawler.frontier import bench_groups
 from crawler.frontier.bench_host import HOST_SIZE, size
 from crawler.frontier.rocksdb.layout import decode_page, encode_page
 from crawler.frontier.workbench import LANES_MAX, PROMPT_S, Workbench
@@ -290,7 +290,8 @@ def test_a_link_of_long_texts_counts_as_several():
 @pytest.mark.parametrize("links_per_host", [1, 4, 256])
 @pytest.mark.parametrize("is_known", [False, True])
 @pytest.mark.parametrize("length", [60, 700, 2083])
-def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known, length):
+@pytest.mark.parametrize("group_of", [None, lambda host: host], ids=["", "each waits for its domain"])
+def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known, length, group_of):
     def leases():
         for n in range(512):
             host = f"host{n // links_per_host}.example.org"
@@ -301,10 +302,13 @@ def test_the_bench_holds_no_more_than_its_account_says(links_per_host, is_known,
             known = decode_page(encoded[1])[1] if encoded[1] is not None else None
             yield Lease(decode_link(encoded[0])[1], b"%25d" % n, 0.0, known=known)
 
-    bench = Workbench(lambda host: 1)
+    bench = Workbench(lambda host: 1, group_of)
+    for n in range(512 if group_of is not None else 0):
+        bench._groups.rest(f"host{n}.example.org", 10.0, 0.0)
     tracemalloc.start()
     try:
         bench.put(leases())
+        assert group_of is None or bench.take(1.0) is None
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
@@ -379,7 +383,7 @@ class Looked(dict):
 def test_groups_that_rest_are_not_looked_through_at_every_visit():
     """Nobody else knows of their rest, which may be long; when it is over, they go."""
     bench = Workbench(lambda host: 1, lambda host: host)
-    bench._groups = looked = Looked()
+    bench._groups._all = looked = Looked()
     for n in range(2000):
         bench.put([lease(f"h{n}", n)])
         bench.release(bench.take(1.0), HostRest(60.0))
@@ -447,7 +451,7 @@ def test_a_group_that_rests_takes_little():
 
 
 def test_there_are_no_more_groups_than_may_be_and_none_loses_its_rest(monkeypatch):
-    monkeypatch.setattr(workbench, "GROUPS_MAX", 3)
+    monkeypatch.setattr(bench_groups, "GROUPS_MAX", 3)
     now, bench = 0.0, Workbench(lambda host: 1, group_of=domain)
     begun = []
     for n in range(9):
@@ -457,7 +461,7 @@ def test_there_are_no_more_groups_than_may_be_and_none_loses_its_rest(monkeypatc
             begun.append((now, taken.link.host))
             bench.release(taken, HostRest(now + 10.0))
             bench.forget(taken.link.host, now, stored_due=now + 10.0)
-        assert len(bench._groups) <= 3
+        assert len(bench._groups._all) <= 3
         now += 1.0
         assert now < 100
     assert [at for at, _ in begun] == [0.0] * 3 + [10.0] * 3 + [20.0] * 3
@@ -481,3 +485,103 @@ def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_o
     assert bench.queue_at_groups(0.0, 10.0, 20.0, lambda link: 5.0) == []
     assert {left.link.host for left in bench.send_home(10.0)} == {host for host, _ in told} | {"1.c.test"}
     assert {bench.take(4.0).link.host, bench.take(4.0)} == {"1.a.test", None}
+
+
+def test_a_host_that_is_being_visited_is_not_told_when_its_group_may_have_a_turn_for_it():
+    """Its rest would be that of the whole group, after that visit: 300 s, where each pause was one."""
+    bench = Workbench(lambda host: 2, group_of=domain)
+    bench.put(lease(f"{n}.a.test", page) for page in range(2) for n in range(6))
+    out = [bench.take(0.0), bench.take(0.0)]
+    assert bench.take(0.0) is None
+    told = bench.queue_at_groups(0.0, 1.0, 300.0, lambda link: 2.0)
+    assert told == [("4.a.test", 2.0), ("5.a.test", 3.0)], "two at a time, each pause"
+    bench.release(out[0], HostRest(1.0), 0.5)
+    bench.release(out[1], HostRest(1.0), 0.5)
+    assert [bench.take(1.0).link.host, bench.take(1.0).link.host, bench.take(1.0)] == ["2.a.test", "3.a.test", None]
+    late = bench.queue_at_groups(1.0, 1.5, 300.0, lambda link: 0.0)
+    assert late == [("1.a.test", 4.0)], "visits take time, too; and behind those that were told before"
+
+
+@pytest.mark.parametrize("rest", [0.0, 1.0])
+def test_a_turn_ends_of_hosts_that_wait_for_their_domain(rest):
+    """Where there is no delay, they kept the places until they had no more links, but for one each second."""
+    bench = Workbench(lambda host: 1, group_of=domain)
+    bench.put(lease(f"{n}.a.test", page) for page in range(3) for n in range(9))
+    for now in range(5):
+        taken = bench.take(float(now))
+        if now < 4:
+            bench.release(taken, HostRest(now + rest))
+            bench.forget(taken.link.host, now, now + rest)
+    assert bench.take(4.0) is None
+    assert Counter(left.link.host for left in bench.end_turns(9, 4.0)) == {f"{n}.a.test": 2 for n in range(5)}
+    assert set(bench.names()) == {f"{n}.a.test" for n in range(4, 9)}
+    bench.release(taken, HostRest(5.0))
+    assert bench.take(5.0).link.host == "5.a.test"
+
+
+@pytest.mark.parametrize("rest", [0.0, 1.0])
+def test_a_visit_costs_no_more_however_many_hosts_of_its_domain_wait(monkeypatch, rest):
+    """All were woken at each: 13 ms for 2800. They have their turns one after the other."""
+    looked: list[str] = []
+    stop = bench_groups.Groups.stop
+
+    def counted(self, name, *args, **more):
+        looked.append(name)
+        return stop(self, name, *args, **more)
+
+    monkeypatch.setattr(bench_groups.Groups, "stop", counted)
+    hosts = [f"{n}.a.test" for n in range(500)]
+    bench = Workbench(lambda host: 1, group_of=domain)
+    bench.put(lease(host, page) for page in range(3) for host in hosts)
+    now, visited = 0.0, []
+    for _ in range(1000):
+        taken = bench.take(now)
+        assert bench.take(now) is None, "one at a time"
+        visited.append(taken.link.host)
+        bench.release(taken, HostRest(now + rest))
+        assert bench.next_due() <= now + rest or not rest
+        now += rest
+    assert visited == hosts * 2
+    assert len(looked) < 500 + 3 * 1000
+
+
+def test_a_host_without_rules_keeps_its_turn_at_its_domain():
+    """Or those of the others would take the place of its rules in memory before its next."""
+    bench = Workbench(lambda host: 1, group_of=domain)
+    bench.put(lease(f"{n}.a.test", n) for n in range(5))
+    first = bench.take(0.0)
+    assert bench.take(0.0) is None
+    bench.release(first, HostRest(1.0))
+    bench.give_back(taken := bench.take(1.0))
+    bench.hold_for_robots(taken.link.host, True)
+    assert bench.take(1.0).link.host == "2.a.test" and bench.take(1.0) is None
+    bench.hold_for_robots(taken.link.host, False)
+    bench.put([lease("5.a.test", 5)])
+    assert bench.take(1.0) is None
+    bench.release(Lease(Link("http://2.a.test/2", "2.a.test"), b"2"), HostRest(2.0))
+    assert bench.take(2.0).link.host == taken.link.host == "1.a.test"
+
+
+def test_one_that_was_called_and_has_nothing_any_more_lets_the_next_be_called():
+    """It is held, or rests. One that was given up or blocked waits for no turn of its group."""
+    bench = Workbench(lambda host: 1, group_of=domain)
+    bench.put(lease(f"{n}.a.test", n) for n in range(9))
+    first = bench.take(0.0)
+    assert bench.take(0.0) is None
+    bench.clear("1.a.test")
+    bench.withdraw("4.a.test", lambda link: True)
+    assert bench.take(0.0) is None
+    assert set(bench.names()) == {f"{n}.a.test" for n in (0, 2, 3, 5, 6, 7, 8)}
+    bench.hold_for_robots("2.a.test", True)
+    bench.rest("3.a.test", 50.0)
+    bench.release(first, HostRest(1.0))
+    assert bench.take(1.0).link.host == "5.a.test"
+    bench.forget("3.a.test", 1.0, 50.0)
+    assert {left.link.host for left in bench.send_home(10.0)} == {"3.a.test"}
+
+
+def test_what_rests_and_has_left_the_bench_stands_in_no_heap():
+    bench = Workbench(lambda host: 1)
+    for n in range(2000):
+        bench.put([lease(f"h{n}", n, 1e6), lease(f"h{n}", 5000 + n, 1e6)])
+        assert len(bench.send_home(10.0)) == 2 and len(bench._resting) < 100
