@@ -11,7 +11,8 @@ import re
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
+from operator import add
 from typing import Final
 
 from msgspec import Struct
@@ -157,12 +158,12 @@ class Packer:
 
     def add(self, links: Iterable[tuple[str, str]]) -> int:
         """Links, each as its URL and host; how many there are by now."""
-        host_key, secret, keys, urls = self._host_key, self._secret, self._keys, self._urls
-        for url, host in links:
-            encoded = url.encode()
-            keys.append(host_key(host) + xxh3_64_digest(encoded, secret))
-            urls.append(encoded)
-        return len(urls)
+        links = list(links)
+        urls = [url.encode() for url, _ in links]
+        hosts = [host for _, host in links]
+        self._keys += map(add, map(self._host_key, hosts), map(xxh3_64_digest, urls, repeat(self._secret)))
+        self._urls += urls
+        return len(self._urls)
 
     def take(self) -> Columns:
         """What was added since the last time."""

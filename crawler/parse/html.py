@@ -157,6 +157,7 @@ class Found:
     def add(self, references: Iterable[Reference]) -> None:
         """Take references, or count why not. One loop with its state at hand: it is what a page costs most in."""
         join, codec, left = self.join, self.codec, self._left
+        bytes_left, links_left = self._bytes_left, self._links_left
         for reference, kind, nofollow in references:
             if left <= 0:
                 self.refuse("outlinks")
@@ -172,11 +173,11 @@ class Found:
             seen = self.nofollow if nofollow else self.follow
             if url not in seen:
                 seen[url] = kind
-                self._bytes_left -= len(url)
-                self._links_left -= 1
-                if self._bytes_left < 0 or not self._links_left:
+                bytes_left -= len(url)
+                links_left -= 1
+                if bytes_left < 0 or not links_left:
                     left = 0
-        self._left = left
+        self._left, self._bytes_left, self._links_left = left, bytes_left, links_left
 
     def refuse(self, rule: str) -> None:
         self.refused[rule] = self.refused.get(rule, 0) + 1
