@@ -319,12 +319,13 @@ async def test_a_page_that_is_of_an_unwanted_type_for_once_keeps_its_schedule(tm
 async def test_a_listed_line_that_redirects_is_done_once_whatever_becomes_of_it(tmp_path, store):
     """Each time that it failed, did not redirect, or led elsewhere for the first time, one line more was done than there are."""
     (urls := tmp_path / "urls.txt").write_text("")
+    no_response = Answer(headers=(("Content-Length", "none"),))
     with Web({HOST: {"/b": redirect("/f"), "/f": Answer(404)}}).running() as web:
         urls.write_text("".join(f"{web.url(HOST, path)}\n" for path in ("/a", "/b", "/c")))
         async with daemon(tmp_path / "out", input=(str(urls),), retries=0, store=store) as told:
             settled = 0
-            for to in ("/d", "/e", None, "/b", "/d", None, "/g"):
-                now = {"/a": redirect(to) if to else Answer(500), "/d": Answer(), "/g": redirect("/h")}
+            for to in ("/d", "/e", None, "/b", "/d", None, "/g", "/i", "/i"):
+                now = {"/a": redirect(to) if to else Answer(500), "/d": Answer(), "/g": redirect("/h"), "/i": no_response}
                 web.hosts = {HOST: web.hosts[HOST] | now}
                 assert (await told.ask("POST", "/v1/recrawl", json={}))[0] == 202
                 while (count := (await told.until(waiting=0, retrying=0, in_flight=0))["settled"]) < settled + 3:
