@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support.daemons import daemon
-from support.programs import LOCAL, command, crawling, rows_of
+from support.programs import LOCAL, command, crawler, crawling, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page, redirect
 
@@ -333,3 +333,12 @@ async def test_a_listed_line_that_redirects_is_done_once_whatever_becomes_of_it(
                 settled = count
                 [progress] = (await told.ask("GET", "/v1/lists"))[1]["lists"]
                 assert (progress["known"], progress["done"]) == (3, 3), to
+
+
+def test_pages_get_a_schedule_whichever_process_has_them_since(tmp_path):
+    """Their counts stay with the process that counted them; one that had counted none took all its pages to have a schedule."""
+    hosts = [f"127.0.0.{number}" for number in range(1, 9)]
+    with Web({host: {"/": Answer()} for host in hosts}).running() as web:
+        for arguments in (("--processes", "1"), ("--processes", "2"), ("--processes", "2", "--recrawl-every", "7d")):
+            ended = crawler("run", *map(web.url, hosts), "-o", str(tmp_path / "out"), *LOCAL, "--json", *arguments)
+    assert orjson.loads(ended.stdout)["recrawl"] == len(hosts), ended.stderr
