@@ -221,7 +221,7 @@ def test_a_part_that_dies_while_no_process_can_be_started_is_begun_again_when_on
         none_left = min(set(range(len(used) + 1)) - used)
         before = resource.prlimit(nursery, resource.RLIMIT_NOFILE, (none_left, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         kill(victim)
-        daemon.said(r"is begun again when a process can be started: .*Too many open files")
+        daemon.said(r"is begun again when this machine has what it lacks: no process can be started: .*Too many open files")
         resource.prlimit(nursery, resource.RLIMIT_NOFILE, before)
         daemon.ask("POST", "/v1/seeds", "\n".join(web.url(f"127.0.9.{n}") for n in range(21, 41)).encode())
         until(daemon, lambda status: status["outcomes"].get("ok", 0) >= 20 and not status["waiting"])

@@ -24,8 +24,9 @@ from typing import Any, Final, NoReturn
 
 from msgspec import msgpack
 
-from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.core.errors import ConfigError, LackError, RemoteError, StorageError, lack_of
 from crawler.frontier import has_opened_a_store
+from crawler.resources.disk import FULL, SCARCE
 from crawler.service.parts.channel import error_of, words_of
 from crawler.service.signals import HANDLED
 
@@ -190,14 +191,20 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-class NoProcess(StorageError):
-    """This machine has none left just now."""
-
-
-def no_process(why: int) -> NoProcess:
+def no_process(why: int) -> LackError:
     """Without its errno: EAGAIN is also that of a directory that is in use."""
     said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
-    return NoProcess(f"{said} ({os.strerror(why)})")
+    return LackError(f"{said} ({os.strerror(why)})")
+
+
+def awaited(error: Exception) -> str | None:
+    """When a process that could not be begun, or could not open its part, may be begun all the same; None: never."""
+    if isinstance(error, RemoteError):
+        return "the database is there"
+    number = error.errno if isinstance(error, StorageError) else 0
+    if number in FULL:
+        return "there is room on the disk"
+    return "this machine has what it lacks" if isinstance(error, LackError) or number in SCARCE else None
 
 
 def _be_one(parent: socket.socket, main: Main) -> NoReturn:
