@@ -408,7 +408,8 @@ class Crew:
             self._parts[number].exit.set_result(code)
 
     def _not_begun(self, number: int, why: int) -> None:
-        self._parts[number].error = no_process(why)
+        if not self._parts[number].was_open:
+            self._parts[number].error = no_process(why)
         self._ended(number, 1)
 
     def _lose_nursery(self) -> None:
