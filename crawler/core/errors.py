@@ -84,16 +84,16 @@ def _errno_of_import(error: ImportError) -> int:
     return next((number for number in (errno.ENFILE, errno.EMFILE, errno.ENOMEM) if os.strerror(number) in said), 0)
 
 
-def lack_of(error: BaseException | None) -> StorageError | None:
+def lack_of(error: BaseException | None) -> LackError | None:
     """An error that says in a sentence what this machine did not give us: a thread, a descriptor, memory. None where that is not
     the whole cause."""
     if isinstance(error, BaseExceptionGroup):
         lacks = [lack_of(one) for one in error.exceptions]
         return lacks[0] if all(lacks) else None
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no class of its own for it
-        return StorageError(_NO_THREAD)
+        return LackError(_NO_THREAD)
     number = _errno_of_import(error) if isinstance(error, ImportError) else our_errno(error)
-    return StorageError(_LACKS[number], errno=number) if number in _LACKS else None
+    return LackError(_LACKS[number], errno=number) if number in _LACKS else None
 
 
 class Exit(IntEnum):
@@ -167,6 +167,10 @@ class StorageError(CrawlerError):
         self.final = final
         advice = _ADVICE.get(errno, "")
         super().__init__(message if advice in message else f"{message}: {advice}")
+
+
+class LackError(StorageError):
+    """This machine has no thread, process, descriptor or memory left just now."""
 
 
 class RemoteError(StorageError):

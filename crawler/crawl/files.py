@@ -48,6 +48,8 @@ class CrawlPart(Struct, frozen=True):
 
     share: Share
     board: Board | None
+    is_divided_anew: bool = False
+    """Hosts have moved between stores: one may count what another holds. Of all together the counts are right."""
 
 
 class Files(NamedTuple):

@@ -36,10 +36,11 @@ class TooManyOrders(Exception):
 class Recrawler:
     """Takes orders, and fulfils them while the crawl runs."""
 
-    def __init__(self, config: RecrawlConfig, store: Store, pump: Pump, clock: Clock) -> None:
+    def __init__(self, config: RecrawlConfig, store: Store, pump: Pump, clock: Clock, *, counts_all: bool = True) -> None:
+        """``counts_all``: the store counts all that it holds, and nothing else."""
         self._every_s = config.recrawl_every
         self._min_s = min(config.recrawl_min, config.recrawl_every)
-        self._store, self._pump, self._clock = store, pump, clock
+        self._store, self._pump, self._clock, self._counts_all = store, pump, clock, counts_all
         self._ordered = asyncio.Event()
 
     async def has_room(self) -> bool:
@@ -66,8 +67,9 @@ class Recrawler:
             await self.fulfil()
 
     async def begin(self) -> None:
-        """Go on with what is left of earlier orders, and give a schedule to what has none though there is to be one."""
-        if self._every_s and _unscheduled(self._store.stats()):
+        """Go on with what is left of earlier orders, and give a schedule to what has none though there is to be one. Where counts
+        do not say whether there is any, it is looked for."""
+        if self._every_s and (not self._counts_all or _unscheduled(self._store.stats())):
             orders = await self._surely(self._store.orders)
             if all(order.every != self._every_s for order in orders):  # else an earlier start ended before it was fulfilled
                 wall = self._clock.wall()

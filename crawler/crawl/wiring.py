@@ -152,7 +152,8 @@ def _crawl(basis: _Basis, pump: Pump, fetcher: Fetcher, parser: ParserPool | Non
     """All that is open, put together."""
     config, part, files, clock = basis.config, basis.part, basis.files, basis.clock
     metrics, url_rules = _metrics(pump), config.url_rules()
-    recrawler, marking = Recrawler(config, files.store, pump, clock), asyncio.Lock()
+    recrawler = Recrawler(config, files.store, pump, clock, counts_all=part is None or not part.is_divided_anew)
+    marking = asyncio.Lock()
     resources = _resources(basis, pump, fetcher, parser)
     visitor = Visitor(
         files.root,

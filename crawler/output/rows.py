@@ -95,7 +95,18 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
             line_has_ended=settled.was_redirected,
         )
     status, at = (page.status, page.fetched_at) if page is not None else (None, wall)
-    known = Known(link, ended, outcome.reason, status, at, row=ref, location=location, change=row["change"], content=content)
+    known = Known(
+        link,
+        ended,
+        outcome.reason,
+        status,
+        at,
+        row=ref,
+        location=location,
+        change=row["change"],
+        content=content,
+        line_has_ended=settled.was_redirected,
+    )
     if before is None:
         return known
     return replace(
@@ -105,7 +116,6 @@ def known_of(settled: Settled, kept: Kept | None, row: Row, ref: Ref, wall: floa
         last_modified=modified or before.last_modified,
         digest=before.digest,
         archived_at=before.archived_at or before.fetched_at,
-        line_has_ended=settled.was_redirected,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support.daemons import daemon
-from support.programs import LOCAL, command, crawling, rows_of
+from support.programs import LOCAL, command, crawler, crawling, rows_of
 from support.replay import captures
 from support.webs import Answer, Web, page, redirect
 
@@ -319,12 +319,13 @@ async def test_a_page_that_is_of_an_unwanted_type_for_once_keeps_its_schedule(tm
 async def test_a_listed_line_that_redirects_is_done_once_whatever_becomes_of_it(tmp_path, store):
     """Each time that it failed, did not redirect, or led elsewhere for the first time, one line more was done than there are."""
     (urls := tmp_path / "urls.txt").write_text("")
+    no_response = Answer(headers=(("Content-Length", "none"),))
     with Web({HOST: {"/b": redirect("/f"), "/f": Answer(404)}}).running() as web:
         urls.write_text("".join(f"{web.url(HOST, path)}\n" for path in ("/a", "/b", "/c")))
         async with daemon(tmp_path / "out", input=(str(urls),), retries=0, store=store) as told:
             settled = 0
-            for to in ("/d", "/e", None, "/b", "/d", None, "/g"):
-                now = {"/a": redirect(to) if to else Answer(500), "/d": Answer(), "/g": redirect("/h")}
+            for to in ("/d", "/e", None, "/b", "/d", None, "/g", "/i", "/i"):
+                now = {"/a": redirect(to) if to else Answer(500), "/d": Answer(), "/g": redirect("/h"), "/i": no_response}
                 web.hosts = {HOST: web.hosts[HOST] | now}
                 assert (await told.ask("POST", "/v1/recrawl", json={}))[0] == 202
                 while (count := (await told.until(waiting=0, retrying=0, in_flight=0))["settled"]) < settled + 3:
@@ -332,3 +333,12 @@ async def test_a_listed_line_that_redirects_is_done_once_whatever_becomes_of_it(
                 settled = count
                 [progress] = (await told.ask("GET", "/v1/lists"))[1]["lists"]
                 assert (progress["known"], progress["done"]) == (3, 3), to
+
+
+def test_pages_get_a_schedule_whichever_process_has_them_since(tmp_path):
+    """Their counts stay with the process that counted them; one that had counted none took all its pages to have a schedule."""
+    hosts = [f"127.0.0.{number}" for number in range(1, 9)]
+    with Web({host: {"/": Answer()} for host in hosts}).running() as web:
+        for arguments in (("--processes", "1"), ("--processes", "2"), ("--processes", "2", "--recrawl-every", "7d")):
+            ended = crawler("run", *map(web.url, hosts), "-o", str(tmp_path / "out"), *LOCAL, "--json", *arguments)
+    assert orjson.loads(ended.stdout)["recrawl"] == len(hosts), ended.stderr

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from crawler.core.errors import ConfigError, FetchError, RemoteError, StorageError
+from crawler.core.errors import ConfigError, FetchError, LackError, RemoteError, StorageError
 
 TELL: Final = 0
 ASK: Final = 1
@@ -141,6 +141,8 @@ def words_of(error: Exception) -> tuple[str, list[Any]]:
         return "config", list(error.faults)
     if isinstance(error, RemoteError):
         return "remote", [str(error)]
+    if isinstance(error, LackError):
+        return "lack", [str(error), error.errno]
     if isinstance(error, StorageError):
         return "storage", [str(error), error.errno, error.final]
     if isinstance(error, FetchError):
@@ -155,6 +157,8 @@ def error_of(kind: str, words: list[Any]) -> Exception:
         return ConfigError(words)
     if kind == "remote":
         return RemoteError(words[0])
+    if kind == "lack":
+        return LackError(words[0], errno=words[1])
     if kind == "storage":
         return StorageError(words[0], errno=words[1], final=words[2])
     if kind == "fetch":

@@ -18,17 +18,16 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, lack_of
+from crawler.core.errors import lack_of
 from crawler.core.model import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
-from crawler.resources.disk import FULL
 from crawler.service.health import STUCK_S, History
 from crawler.service.parts.channel import Channel, Gone, error_of
 from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
-from crawler.service.parts.nursery import NoProcess, Nursery, no_process
+from crawler.service.parts.nursery import Nursery, awaited, no_process
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.visits import AllowedVisits
 
@@ -44,7 +43,6 @@ ANSWER_S: Final = 10.0
 
 logger: Final = logging.getLogger(__name__)
 
-_AWAITED: Final[dict[type[Exception], str]] = {RemoteError: "the database is there", NoProcess: "a process can be started"}
 _looks = msgspec.msgpack.Decoder(Look)
 _snapshots = msgspec.msgpack.Decoder(Snapshot)
 
@@ -307,9 +305,9 @@ class Crew:
                 return
 
     async def _waits_outside(self, part: _Part, error: Exception) -> bool:
-        """A part that has died is begun again as soon as the database is there, room on the disk, or a process for it, as long as
-        the others wait for it too, or go on."""
-        what = _AWAITED.get(type(error), "there is room on the disk" if getattr(error, "errno", None) in FULL else None)
+        """A part that has died is begun again as soon as the database is there, room on the disk, or what it takes to begin it,
+        as long as the others wait for it too, or go on."""
+        what = awaited(error)
         if what is None or part.was_open or not self.opened.is_set():
             return False
         if part.away_since is None:
@@ -410,7 +408,8 @@ class Crew:
             self._parts[number].exit.set_result(code)
 
     def _not_begun(self, number: int, why: int) -> None:
-        self._parts[number].error = no_process(why)
+        if not self._parts[number].was_open:
+            self._parts[number].error = no_process(why)
         self._ended(number, 1)
 
     def _lose_nursery(self) -> None:

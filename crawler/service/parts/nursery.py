@@ -24,8 +24,9 @@ from typing import Any, Final, NoReturn
 
 from msgspec import msgpack
 
-from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.core.errors import OUR_ERRNOS, ConfigError, LackError, RemoteError, StorageError, lack_of
 from crawler.frontier import has_opened_a_store
+from crawler.resources.disk import FULL, SCARCE
 from crawler.service.parts.channel import error_of, words_of
 from crawler.service.signals import HANDLED
 
@@ -33,10 +34,12 @@ _ORDER: Final = struct.Struct("<B")
 """The number of the part to be begun; its socket comes along."""
 _WORD: Final = struct.Struct("<Bii")
 """The number of a part, its process id, and how that ended (as ``os.waitstatus_to_exitcode``), or BEGUN. Of one that this machine
-had no process for: an errno, and NOT_BEGUN."""
+had no process for, or not enough for it: an errno, and NOT_BEGUN."""
 BEGUN: Final = -1000
 NOT_BEGUN: Final = -1001
 """No process ends so."""
+_LACKS: Final = 100
+"""A part that lacks something when it cannot say so yet ends with this and the errno."""
 _PR_SET_PDEATHSIG: Final = 1
 
 Main = Callable[[int, socket.socket], int]
@@ -53,7 +56,7 @@ class Nursery:
         """Number of a part → its process id."""
         self.ended: Callable[[int, int], None] = lambda number, code: None
         self.not_begun: Callable[[int, int], None] = lambda number, why: None
-        """Called with the number of a part that could not be forked, and why not."""
+        """Called with the number of a part that could not be forked, or had not enough to begin, and why not: an errno."""
         self.lost: Callable[[], None] = lambda: None
         """Called when it has ended, which it must not."""
 
@@ -90,10 +93,11 @@ class Nursery:
             number, pid, code = _WORD.unpack(data)
             if code == BEGUN:
                 self.pids[number] = pid
-            elif code == NOT_BEGUN:
+                continue
+            self.pids.pop(number, None)
+            if code == NOT_BEGUN:
                 self.not_begun(number, pid)
             else:
-                self.pids.pop(number, None)
                 self.ended(number, code)
 
     def kill(self, only: int | None = None) -> None:
@@ -190,14 +194,20 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-class NoProcess(StorageError):
-    """This machine has none left just now."""
-
-
-def no_process(why: int) -> NoProcess:
+def no_process(why: int) -> LackError:
     """Without its errno: EAGAIN is also that of a directory that is in use."""
     said = "no process can be started: allow more of them (ulimit -u, or TasksMax of systemd), or more memory"
-    return NoProcess(f"{said} ({os.strerror(why)})")
+    return LackError(f"{said} ({os.strerror(why)})")
+
+
+def awaited(error: Exception) -> str | None:
+    """When a process that could not be begun, or could not open its part, may be begun all the same; None: never."""
+    if isinstance(error, RemoteError):
+        return "the database is there"
+    number = error.errno if isinstance(error, StorageError) else 0
+    if number in FULL:
+        return "there is room on the disk"
+    return "this machine has what it lacks" if isinstance(error, LackError) or number in SCARCE else None
 
 
 def _be_one(parent: socket.socket, main: Main) -> NoReturn:
@@ -258,12 +268,19 @@ def _report(parent: socket.socket, numbers: dict[int, int]) -> None:
         if pid == 0:
             return
         if (number := numbers.pop(pid, None)) is not None:
-            parent.send(_WORD.pack(number, pid, os.waitstatus_to_exitcode(status)))
+            code = os.waitstatus_to_exitcode(status)
+            lacks = code - _LACKS in OUR_ERRNOS
+            parent.send(_WORD.pack(number, code - _LACKS if lacks else pid, NOT_BEGUN if lacks else code))
 
 
 def _be_part(number: int, sock: socket.socket, main: Main) -> NoReturn:
     code = 1
     try:
         code = main(number, sock)
+    except Exception as error:
+        if (lack := lack_of(error)) is not None and lack.errno:
+            code = _LACKS + lack.errno
+        else:
+            traceback.print_exc()  # nobody else tells
     finally:
         os._exit(code)

@@ -114,7 +114,8 @@ def _main(
     *,
     endless: bool,
 ) -> int:
-    return part_main(new_loop, lambda: crawl_part(CrawlPart(division.share(number), board), sock, endless=endless))
+    part = CrawlPart(division.share(number), board, division.generation > 0)
+    return part_main(new_loop, lambda: crawl_part(part, sock, endless=endless))
 
 
 def _share(config: Config, part: int, parts: int) -> Config:

@@ -1,12 +1,17 @@
 """All parts of a crawl, as their parent has them; here without processes."""
 
+import errno
 from types import SimpleNamespace
 
+import pytest
+
 from crawler.config.load import load
+from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Snapshot
-from crawler.service.parts.channel import Gone
+from crawler.service.parts.channel import Gone, error_of, words_of
 from crawler.service.parts.crew import Crew, _Part
 from crawler.service.parts.merged import Look
+from crawler.service.parts.nursery import awaited
 
 
 class Channel:
@@ -33,3 +38,18 @@ async def test_of_a_part_that_died_it_is_not_told_what_its_workers_waited_for():
     part.look = Look(Snapshot(at=0.0, state="running", known=7, in_flight=3, waits_for="politeness"))
     part.died()
     assert part.snapshot() == Snapshot(at=0.0, state="opening", known=7)
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        lack_of(RuntimeError("can't start new thread")),
+        lack_of(MemoryError()),
+        StorageError("part-01: Too many open files", errno=errno.EMFILE),
+    ],
+)
+def test_what_a_part_that_is_begun_again_lacks_to_open_is_waited_for(lack):
+    """Where no process could be forked for it, it was; but with one left, and no thread, the crawl ended with exit 3."""
+    told = error_of(*words_of(lack))
+    assert (str(told), awaited(told)) == (str(lack), "this machine has what it lacks")
+    assert awaited(StorageError("the frontier store is damaged", final=True)) is None
