@@ -34,6 +34,8 @@ class Membership(Struct, frozen=True):
     mirror: Mirror
     outbox: Outbox
     node: Node
+    parts: int
+    """How many it has."""
     ahead_s: float
     """The database's clock less this machine's monotonic one."""
     lost_positions: Mapping[str, Sequence[bytes]]
@@ -50,7 +52,8 @@ class Membership(Struct, frozen=True):
 
         assert isinstance(store, WorkingCopy)
         name, lease_s = str(self.node.name), config.cluster_lease
-        return Member(self.mirror, store, self.outbox, node=name, lease_s=lease_s, clock=clock.now)
+        parts = [str(self.node.member(part)) for part in range(self.parts)]
+        return Member(self.mirror, store, self.outbox, node=name, parts=parts, lease_s=lease_s, clock=clock.now)
 
 
 def node_in(config: Config, root: Path) -> Node:
@@ -84,7 +87,7 @@ def why_away(config: Config) -> str | None:
     return why_away(address, config.cluster_lease)
 
 
-def join(config: Config, root: Path, part: int) -> Membership:
+def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
@@ -108,7 +111,7 @@ def join(config: Config, root: Path, part: int) -> Membership:
     mirror = Mirror(truth, joined, group_of, tells_whole=part == 0)
     outbox = Outbox(mirror)
     mirror.messages = outbox
-    return Membership(mirror, outbox, node, joined.ahead_s, joined.lost_positions)
+    return Membership(mirror, outbox, node, parts, joined.ahead_s, joined.lost_positions)
 
 
 def identity_of(config: Config) -> dict[str, object]:

@@ -58,7 +58,8 @@ class WorkingCopy(Store, Protocol):
 
 
 class Member:
-    """``on_lost(slots)`` breaks off the visits of slots. ``clock()`` is crawl-clock time."""
+    """``on_lost(slots)`` breaks off the visits of slots. ``clock()`` is crawl-clock time. ``parts``: names (of the directories)
+    of all members that this node runs as."""
 
     def __init__(
         self,
@@ -67,11 +68,12 @@ class Member:
         outbox: Outbox,
         *,
         node: str,
+        parts: Collection[str],
         lease_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._mirror, self._store, self._outbox = mirror, store, outbox
-        self._node, self._lease_s, self._clock = node, lease_s, clock
+        self._parts, self._lease_s, self._clock = parts, lease_s, clock
         self._beat_s: Final = min(lease_s / 4, TICK_EVERY_S_MAX)
         """How often it says that it lives. No commit may keep it from that for longer."""
         self._keys_by = mirror.share.keys_by()
@@ -204,7 +206,7 @@ class Member:
         """What the others do."""
         self._lessees.see(tick)
         mirror, alive = self._mirror, {view.number for view in tick.members if view.is_alive}
-        others = [decode_state(view.state).counts for view in tick.members if view.node != self._node and view.state]
+        others = [decode_state(view.state).counts for view in tick.members if view.directory not in self._parts and view.state]
         mirror.elsewhere = total(others)
         self._pump.counted()
         self._lost_disks.told(frozenset(view.number for view in tick.members if view.is_lost))

@@ -316,8 +316,8 @@ class PostgresTruth:
 
 def members_of(rows: Sequence[tuple[Any, ...]]) -> list[MemberView]:
     return [
-        MemberView(number, node, name, seen_ago_s, alive, seeding, lost, bytes(state), incarnation)
-        for number, node, name, seen_ago_s, alive, seeding, lost, state, incarnation in rows
+        MemberView(number, node, name, seen_ago_s, alive, seeding, lost, bytes(state), incarnation, directory)
+        for number, node, name, seen_ago_s, alive, seeding, lost, state, incarnation, directory in rows
     ]
 
 

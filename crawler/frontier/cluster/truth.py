@@ -79,6 +79,8 @@ class MemberView(Struct, frozen=True):
     state: bytes
     incarnation: int
     """Of the process that has joined last."""
+    directory: str
+    """Its name for ever."""
 
 
 class BoxView(Struct, frozen=True):

@@ -57,7 +57,7 @@ def made(tmp_path: Path):
     copy = driver.copy
     driver.commit([link("a/1")])
     copy.mirror.drop(list(copy.mirror.epochs))
-    member = Member(copy.mirror, copy.store, copy.outbox, node=NODE, lease_s=600.0, clock=lambda: driver.now)
+    member = Member(copy.mirror, copy.store, copy.outbox, node=NODE, parts=(), lease_s=600.0, clock=lambda: driver.now)
     pump = Pump()
     member._engine.begin(pump)
     yield member, pump, driver
