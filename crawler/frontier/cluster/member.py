@@ -240,6 +240,7 @@ class Member:
         if not slots:
             return
         here = self._slots.lose(slots)
+        self._lost_disks.lost(slots)
         for slot in slots:
             self._stop(slot)
         self.gauges.slots_lost += len(here)
@@ -321,9 +322,14 @@ class Member:
                 self._pace()
             if not self._opened.is_set() and slots.all and not slots.wanted:
                 self._opened.set()
-            if self._lost_disks.members and self._pump.failure is None:
-                await self._lost_disks.search(self._held())
-            await asyncio.sleep(STEP_S)
+            if not await self._search_lost_disks():
+                await asyncio.sleep(STEP_S)
+
+    async def _search_lost_disks(self) -> bool:
+        """One slot, where none is to be loaded; whether there was any."""
+        if not self._lost_disks.members or self._slots.wanted or self._pump.failure is not None:
+            return False
+        return await self._lost_disks.search(self._held())
 
     async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
         """Four cases: what is here is whole; there is nothing of a slot; the others are loaded, one after the other."""

@@ -341,8 +341,13 @@ class RocksStore(Facts):
         if which.url is not None:
             found = self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
         else:
-            found = self._seen.settled(which, after, self._keys_by.host(which.host) if which.host is not None else b"")
+            found = self._seen.settled(which, after, self._prefix(which))
         return [one for one in found[0] if self._decides(one[0])], found[1]  # a working copy may have more
+
+    def _prefix(self, which: Selection) -> bytes:
+        if which.host is not None:
+            return self._keys_by.host(which.host)
+        return b"" if which.slot is None else bytes((which.slot,))
 
     def _transaction(self, chosen: Sequence[tuple[bytes, int, Known]]) -> Transaction:
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}
