@@ -11,7 +11,7 @@ made again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -60,6 +60,9 @@ AHEAD_MAX: Final = 10_000
 """Entries written here ahead of a commit: with more they are one."""
 AHEAD_BYTES_MAX: Final = 4 << 20
 """The same of what they hold: a page and its link may have 10 KB."""
+
+CLEARED_MAX: Final = 10_000
+"""Entries deleted at a time."""
 
 KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
 WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
@@ -362,18 +365,21 @@ class Mirror:
             batch.delete(COPY + bytes((slot,)), meta)
             for family in BY_SLOT:
                 batch.delete_range(*slot_range(slot), base.handle(family))
-        for family in BY_TIME:
-            for key, _ in base.scan(family):
-                if key[TIME_BYTES] in gone:
-                    batch.delete(key, base.handle(family))
-        for key, _ in base.scan("robots"):
-            if self._slot("robots", key) in gone:
-                batch.delete(key, base.handle("robots"))
-        for key, _ in base.scan("meta", SUSPECT):
-            if _is_suspect(key) and key[len(SUSPECT)] in gone:
-                batch.delete(key, meta)
+        for family, key in self._scattered(gone):
+            batch.delete(key, base.handle(family))
+            if len(batch) >= CLEARED_MAX:
+                base.write(batch, sync=False)
+                batch = WriteBatch(raw_mode=True)
         base.write(batch, sync=False)
         return True
+
+    def _scattered(self, slots: frozenset[int]) -> Iterator[tuple[str, bytes]]:
+        """What stands here of these slots among that of others: (family, key)."""
+        base = self._base
+        for family in BY_TIME:
+            yield from ((family, key) for key, _ in base.scan(family) if key[TIME_BYTES] in slots)
+        yield from (("robots", key) for key, _ in base.scan("robots") if self._slot("robots", key) in slots)
+        yield from (("meta", key) for key, _ in base.scan("meta", SUSPECT) if _is_suspect(key) and key[len(SUSPECT)] in slots)
 
     @translated
     def put(self, table: int, rows: Sequence[Row]) -> int:

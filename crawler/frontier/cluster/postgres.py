@@ -33,6 +33,8 @@ MARK_PREFIX: Final = b"mark:"
 LONG_KEY: Final = b"long:"
 OWN_KEY_BYTES_MAX: Final = 1024
 """In the table ``own``: its index takes 2.6 KB."""
+LOAD_BYTES_MAX: Final = 4 << 20
+"""Of rows that are loaded at a time, but for the last of them: a robots record may have 500 KB."""
 BEATS_OF_THE_DEAD_MAX: Final = 2
 """What a process sent last may be done after its end."""
 
@@ -273,7 +275,7 @@ class PostgresTruth:
                 with self._loading.cursor() as cursor, cursor.copy(statement) as copy:
                     copy.set_types(["int2", "int2", "bytea", "bytea"])
                     rows = cast(Iterator[Row], copy.rows())
-                    while some := list(islice(rows, rows_max)):
+                    while some := _some(rows, rows_max):
                         yield table, some
         except psycopg.Error as error:
             if self._loading is not None:
@@ -358,6 +360,17 @@ def _own_of(rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _some(rows: Iterator[Row], rows_max: int) -> list[Row]:
+    """The next ones; none: there are no more."""
+    some, left = [], LOAD_BYTES_MAX
+    for row in islice(rows, rows_max):
+        some.append(row)
+        left -= len(row[3])
+        if left <= 0:
+            break
+    return some
 
 
 def _put(connection: Session, table: Literal["known", "work"], rows: list[Row]) -> None:

@@ -144,7 +144,8 @@ class Truth(Protocol):
         """Of these slots, those of which there is anything."""
 
     def load(self, slot: int, rows_max: int) -> Generator[tuple[int, list[Row]], None, None]:
-        """All rows of a slot, so many at a time: (table, rows). By a session of its own, from any one thread."""
+        """All rows of a slot, so many at a time, of not too many bytes: (table, rows). By a session of its own, from any one
+        thread."""
 
     def receive(self, without: Sequence[int], limit: int) -> list[tuple[int, bytes]]:
         """The oldest messages for this member, but for these."""

@@ -14,6 +14,7 @@ from crawler.core.batch import FOREIGN, NEW
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.keys import SLOTS
 from crawler.frontier import Limits
+from crawler.frontier.cluster import mirror
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import message_of
 from crawler.frontier.cluster.postgres import PostgresTruth
@@ -57,6 +58,21 @@ def test_what_is_loaded_elsewhere_is_what_was_there(driver: Driver, tmp_path: Pa
     assert sum(lease.suspect for lease in leases) == 3
     other.store.close()
     driver.store = driver.open()
+
+
+def test_what_is_forgotten_before_slots_are_loaded_is_deleted_some_at_a_time(driver: Driver) -> None:
+    crawled(driver)
+    copied, sizes = driver.copy.mirror, []
+    write = copied._base.write
+
+    def written(batch, *, sync: bool) -> None:
+        sizes.append(len(batch))
+        write(batch, sync=sync)
+
+    with patch.object(copied._base, "write", written), patch.object(mirror, "CLEARED_MAX", 8):
+        copied.clear(range(SLOTS))
+    assert held_by(driver.store) == {}
+    assert len(sizes) > 3 and max(sizes[1:]) <= 8, "the first has the ranges as well"
 
 
 def test_a_copy_is_used_again_unless_somebody_else_had_the_slot(driver: Driver, tmp_path: Path) -> None:

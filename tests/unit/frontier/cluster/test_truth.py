@@ -22,7 +22,7 @@ from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.crawl.membership import join
 from crawler.frontier.cluster import schema
 from crawler.frontier.cluster.overview import declare_lost, look
-from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
+from crawler.frontier.cluster.postgres import LOAD_BYTES_MAX, PostgresTruth, open_crawl
 from crawler.frontier.cluster.session import Address, connect, storage_error
 from crawler.frontier.cluster.truth import Changes
 from crawler.frontier.rocksdb.layout import URL_RULES
@@ -189,6 +189,15 @@ def test_rows_arrive_as_they_were(url: str) -> None:
         assert sorted(rows(url, "SELECT slot, family, key, value FROM known")) == known
         a.commit(changes(1, held, known_gone=[row[:3] for row in known[1:]]))
         assert rows(url, "SELECT slot, family, key, value FROM known") == known[:1]
+
+
+def test_no_more_of_a_slot_is_loaded_at_a_time_than_memory_is_planned_for(url: str) -> None:
+    """Hosts may have robots rules of 500 KB each, and stand in one slot."""
+    with member(url, "a", 60) as a:
+        rows(url, "INSERT INTO work SELECT 5, 3, int4send(n), %s FROM generate_series(1, 40) AS n", bytes(500_000))
+        loaded = [some for _, some in a.load(5, 5000)]
+        assert sum(map(len, loaded)) == 40
+        assert max(sum(len(value) for *_, value in some) for some in loaded) < LOAD_BYTES_MAX + 500_000
 
 
 def test_a_list_may_have_a_path_that_no_index_takes(url: str) -> None:
