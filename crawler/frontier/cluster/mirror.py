@@ -265,6 +265,8 @@ class Mirror:
     # -- what is true, and then here ------------------------------------------------------------------------------
 
     def write(self, batch: Recorded, *, sync: bool) -> None:
+        if self._sent is not None:
+            raise RemoteError("whether the last commit is true is not known: it is looked up", at_once=True)
         if not sync and len(self._carried) < AHEAD_MAX and self._carried_bytes < AHEAD_BYTES_MAX:
             self._write_ahead(batch)
             return

@@ -110,6 +110,7 @@ class RocksStore(Facts):
     @translated
     def prepare(self, batch: Batch) -> Prepared:
         self._database.check_place()
+        self._ledger.check()
         columns = columns_of(batch, self._keys_by, self._limits, self._share)
         ended = ended_in(batch, self._keys_by)
         if self._upstream is not None:
@@ -270,6 +271,7 @@ class RocksStore(Facts):
 
     @translated
     def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
+        self._ledger.check()
         expired = self._claims.expired(now, PROMOTED_MAX)
         if not self._limits.recrawl:  # what an earlier run has scheduled stays as it is
             expired = [(key, value) for key, value in expired if value[0] != SCHEDULED]
