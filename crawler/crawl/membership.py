@@ -37,13 +37,13 @@ class Membership(Struct, frozen=True):
     parts: int
     """How many it has."""
     ahead_s: float
-    """The database's clock less this machine's monotonic one."""
+    """The crawl's clock less this machine's monotonic one."""
     lost_positions: Mapping[str, Sequence[bytes]]
     """How far nodes that were declared lost had read their lists."""
 
     @property
     def now(self) -> float:
-        """The database's clock: that of all nodes, however long one of them takes to open what it has. Rests end by it."""
+        """The crawl's clock: that of all nodes, however long one of them takes to open what it has. Rests end by it."""
         return self.ahead_s + time.monotonic()
 
     def member(self, config: Config, store: Store, clock: Clock) -> Member:
@@ -91,7 +91,7 @@ def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
-    from crawler.frontier.cluster.mirror import Mirror
+    from crawler.frontier.cluster.mirror import Mirror, ahead_s
     from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
 
     address = address_of(config)
@@ -111,7 +111,7 @@ def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     mirror = Mirror(truth, joined, group_of, tells_whole=part == 0)
     outbox = Outbox(mirror)
     mirror.messages = outbox
-    return Membership(mirror, outbox, node, parts, joined.ahead_s, joined.lost_positions)
+    return Membership(mirror, outbox, node, parts, ahead_s(joined), joined.lost_positions)
 
 
 def identity_of(config: Config) -> dict[str, object]:

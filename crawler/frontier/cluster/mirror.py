@@ -11,6 +11,7 @@ made again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -461,6 +462,13 @@ class Mirror:
             pass  # the leases end by themselves
         finally:
             self.truth.close()
+
+
+def ahead_s(joined: Joined) -> float:
+    """By how much the crawl's clock is ahead of this machine's monotonic one. It is the database's, but not before what was
+    committed by it: that may be set back, or another server take over whose clock is behind, and a host's rest be far ahead."""
+    last = max((decode_state(state).now for state in joined.states if state), default=0.0)
+    return max(joined.ahead_s, last - time.monotonic())
 
 
 def _add(puts: list[Row], gone: list[RowKey], slot: int, family: int, key: bytes, value: bytes | None) -> None:

@@ -170,6 +170,7 @@ class PostgresTruth:
                 keep = connection.execute(tables.KEEP, {"lease": self._lease_s, "id": self._number})
                 held = {int(slot): int(epoch) for slot, epoch in keep.fetchall()}
                 own = connection.execute("SELECT key, value FROM own WHERE member = %s", [self._number]).fetchall()
+                states = [bytes(state) for (state,) in connection.execute("SELECT state FROM member").fetchall()]
                 ahead_s = _ahead_s(connection)
                 left = connection.execute(tables.LEFT, [POSITION, LONG_KEY]).fetchall() if seeding else []
         except psycopg.Error as error:
@@ -181,7 +182,7 @@ class PostgresTruth:
             for key, position in _own_of([row]).items():
                 if key.startswith(POSITION):
                     lost.setdefault(file_name(POSITION, key), []).append(position)
-        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, ahead_s, out_long, lost)
+        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, ahead_s, out_long, lost, states)
 
     def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
         who = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s}

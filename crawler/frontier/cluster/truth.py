@@ -43,6 +43,8 @@ class Joined(Struct, frozen=True):
     """What its last process was at for long when it was last heard of."""
     lost_positions: Mapping[str, Sequence[bytes]] = {}
     """For one that reads lists: how far members that were declared lost had read theirs."""
+    states: Sequence[bytes] = ()
+    """Of all members, as their last commits left them; empty of those that have made none."""
 
 
 class Changes(Struct):

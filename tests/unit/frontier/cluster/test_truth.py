@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 import uuid
@@ -19,13 +20,14 @@ from support.wire import wire
 from crawler.cli.cluster_command import cluster
 from crawler.config import Config
 from crawler.core.errors import ConfigError, RemoteError, StorageError
-from crawler.crawl.membership import join
+from crawler.crawl.membership import identity_of, join
 from crawler.frontier.cluster import schema
 from crawler.frontier.cluster.overview import declare_lost, look
 from crawler.frontier.cluster.postgres import LOAD_BYTES_MAX, PostgresTruth, open_crawl
 from crawler.frontier.cluster.session import Address, connect, storage_error
 from crawler.frontier.cluster.truth import Changes
-from crawler.frontier.rocksdb.layout import URL_RULES
+from crawler.frontier.rocksdb.layout import URL_RULES, StoreState, encode
+from crawler.frontier.store import Counts
 
 LEASE_S = 2.0
 T = TypeVar("T")
@@ -73,6 +75,21 @@ def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path
         assert before - 0.05 < there < membership.now + 0.05
     finally:
         membership.mirror.leave()
+
+
+def test_the_clock_of_all_is_not_before_what_was_committed_by_it(url: str, tmp_path: Path) -> None:
+    """The database's clock was set back by an hour: else a host that was visited before would rest for an hour at a new node."""
+    with member(url, "a") as a:
+        number = a.join(seeding=False).number
+        was = time.time() + 3600
+        rows(url, "UPDATE member SET state = %s WHERE id = %s", encode(StoreState(1, was, was, Counts())), number)
+    rows(url, "UPDATE crawl SET identity = %s", json.dumps(identity_of(Config())))
+    membership = join(Config(output=str(tmp_path), cluster=url), tmp_path, 0)
+    try:
+        assert was - 1 < membership.now < was + 60
+    finally:
+        membership.mirror.leave()
+        rows(url, "UPDATE crawl SET identity = '{}'")
 
 
 def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
