@@ -44,10 +44,10 @@ logger: Final = logging.getLogger(__name__)
 
 
 class CrawlPart(Struct, frozen=True):
-    """Which part of a divided crawl a process is, and what it shares with the others: of a node of a cluster, nothing."""
+    """Which part of a divided crawl a process is, and what it shares with the others: of a node of a cluster, their number."""
 
     share: Share
-    board: Board | None
+    board: Board
     is_divided_anew: bool = False
     """Hosts have moved between stores: one may count what another holds. Of all together the counts are right."""
 
@@ -79,7 +79,7 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
 
         own = store_of(own, part.share.own if part is not None else 0)
         tmp = make_tmp(store_of(tmp, part.share.own)) if part is not None else tmp
-        membership = join(config, root, part.share.own if part is not None else 0)
+        membership = join(config, root, part.share.own, part.board.parts) if part is not None else join(config, root, 0)
         stack.callback(membership.mirror.leave)
     elif part is not None:
         own = store_of(own, part.share.own)
@@ -132,7 +132,6 @@ def _intervals(config: Config) -> Intervals | None:
 def _open_exchange(root: Path, store: Store, part: CrawlPart) -> Exchange:
     from crawler.frontier.exchange.exchange import Exchange  # not needed for a whole crawl
 
-    assert part.board is not None
     return Exchange(root, part.share, part.board, store.positions())
 
 

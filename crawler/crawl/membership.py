@@ -34,14 +34,16 @@ class Membership(Struct, frozen=True):
     mirror: Mirror
     outbox: Outbox
     node: Node
+    parts: int
+    """How many it has."""
     ahead_s: float
-    """The database's clock less this machine's monotonic one."""
+    """The crawl's clock less this machine's monotonic one."""
     lost_positions: Mapping[str, Sequence[bytes]]
     """How far nodes that were declared lost had read their lists."""
 
     @property
     def now(self) -> float:
-        """The database's clock: that of all nodes, however long one of them takes to open what it has. Rests end by it."""
+        """The crawl's clock: that of all nodes, however long one of them takes to open what it has. Rests end by it."""
         return self.ahead_s + time.monotonic()
 
     def member(self, config: Config, store: Store, clock: Clock) -> Member:
@@ -50,7 +52,8 @@ class Membership(Struct, frozen=True):
 
         assert isinstance(store, WorkingCopy)
         name, lease_s = str(self.node.name), config.cluster_lease
-        return Member(self.mirror, store, self.outbox, node=name, lease_s=lease_s, clock=clock.now)
+        parts = [str(self.node.member(part)) for part in range(self.parts)]
+        return Member(self.mirror, store, self.outbox, node=name, parts=parts, lease_s=lease_s, clock=clock.now)
 
 
 def node_in(config: Config, root: Path) -> Node:
@@ -84,11 +87,11 @@ def why_away(config: Config) -> str | None:
     return why_away(address, config.cluster_lease)
 
 
-def join(config: Config, root: Path, part: int) -> Membership:
+def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
-    from crawler.frontier.cluster.mirror import Mirror
+    from crawler.frontier.cluster.mirror import Mirror, ahead_s
     from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
 
     address = address_of(config)
@@ -108,7 +111,7 @@ def join(config: Config, root: Path, part: int) -> Membership:
     mirror = Mirror(truth, joined, group_of, tells_whole=part == 0)
     outbox = Outbox(mirror)
     mirror.messages = outbox
-    return Membership(mirror, outbox, node, joined.ahead_s, joined.lost_positions)
+    return Membership(mirror, outbox, node, parts, ahead_s(joined), joined.lost_positions)
 
 
 def identity_of(config: Config) -> dict[str, object]:

@@ -23,6 +23,8 @@ class Selection(Struct, frozen=True):
     tag: Tag | None = None
     files: Set[str] = frozenset()
     """Those whose record or row stands in one of these."""
+    slot: int | None = None
+    """Only records of this one are looked at."""
 
     @property
     def place(self) -> str | None:

@@ -448,6 +448,15 @@ def test_daemons_of_the_cluster_tell_of_the_whole_crawl_and_take_seeds_for_it(cl
     }
 
 
+def test_a_node_that_is_begun_again_with_fewer_processes_tells_of_what_the_others_have_counted(cluster: Cluster) -> None:
+    web = tree(60)
+    with web.running():
+        for processes in ("2", "1"):
+            cluster.begin("a", url_of(web, 1), "--processes", processes)
+            cluster.wait()
+    assert cluster.said("a").count("\n60 of 60 URLs settled") == 2
+
+
 def check_whose(cluster: Cluster, port: int, urls: list[str]) -> None:
     """Whichever process of the node ``a`` leases a host is the one that is asked; of any other host, ``b`` is named."""
 

@@ -58,7 +58,8 @@ class WorkingCopy(Store, Protocol):
 
 
 class Member:
-    """``on_lost(slots)`` breaks off the visits of slots. ``clock()`` is crawl-clock time."""
+    """``on_lost(slots)`` breaks off the visits of slots. ``clock()`` is crawl-clock time. ``parts``: names (of the directories)
+    of all members that this node runs as."""
 
     def __init__(
         self,
@@ -67,11 +68,12 @@ class Member:
         outbox: Outbox,
         *,
         node: str,
+        parts: Collection[str],
         lease_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._mirror, self._store, self._outbox = mirror, store, outbox
-        self._node, self._lease_s, self._clock = node, lease_s, clock
+        self._parts, self._lease_s, self._clock = parts, lease_s, clock
         self._beat_s: Final = min(lease_s / 4, TICK_EVERY_S_MAX)
         """How often it says that it lives. No commit may keep it from that for longer."""
         self._keys_by = mirror.share.keys_by()
@@ -204,7 +206,7 @@ class Member:
         """What the others do."""
         self._lessees.see(tick)
         mirror, alive = self._mirror, {view.number for view in tick.members if view.is_alive}
-        others = [decode_state(view.state).counts for view in tick.members if view.node != self._node and view.state]
+        others = [decode_state(view.state).counts for view in tick.members if view.directory not in self._parts and view.state]
         mirror.elsewhere = total(others)
         self._pump.counted()
         self._lost_disks.told(frozenset(view.number for view in tick.members if view.is_lost))
@@ -238,6 +240,7 @@ class Member:
         if not slots:
             return
         here = self._slots.lose(slots)
+        self._lost_disks.lost(slots)
         for slot in slots:
             self._stop(slot)
         self.gauges.slots_lost += len(here)
@@ -319,9 +322,14 @@ class Member:
                 self._pace()
             if not self._opened.is_set() and slots.all and not slots.wanted:
                 self._opened.set()
-            if self._lost_disks.members and self._pump.failure is None:
-                await self._lost_disks.search(self._held())
-            await asyncio.sleep(STEP_S)
+            if not await self._search_lost_disks():
+                await asyncio.sleep(STEP_S)
+
+    async def _search_lost_disks(self) -> bool:
+        """One slot, where none is to be loaded; whether there was any."""
+        if not self._lost_disks.members or self._slots.wanted or self._pump.failure is not None:
+            return False
+        return await self._lost_disks.search(self._held())
 
     async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
         """Four cases: what is here is whole; there is nothing of a slot; the others are loaded, one after the other."""

@@ -11,7 +11,8 @@ made again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -60,6 +61,9 @@ AHEAD_MAX: Final = 10_000
 """Entries written here ahead of a commit: with more they are one."""
 AHEAD_BYTES_MAX: Final = 4 << 20
 """The same of what they hold: a page and its link may have 10 KB."""
+
+CLEARED_MAX: Final = 10_000
+"""Entries deleted at a time."""
 
 KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
 WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
@@ -262,6 +266,8 @@ class Mirror:
     # -- what is true, and then here ------------------------------------------------------------------------------
 
     def write(self, batch: Recorded, *, sync: bool) -> None:
+        if self._sent is not None:
+            raise RemoteError("whether the last commit is true is not known: it is looked up", at_once=True)
         if not sync and len(self._carried) < AHEAD_MAX and self._carried_bytes < AHEAD_BYTES_MAX:
             self._write_ahead(batch)
             return
@@ -362,18 +368,21 @@ class Mirror:
             batch.delete(COPY + bytes((slot,)), meta)
             for family in BY_SLOT:
                 batch.delete_range(*slot_range(slot), base.handle(family))
-        for family in BY_TIME:
-            for key, _ in base.scan(family):
-                if key[TIME_BYTES] in gone:
-                    batch.delete(key, base.handle(family))
-        for key, _ in base.scan("robots"):
-            if self._slot("robots", key) in gone:
-                batch.delete(key, base.handle("robots"))
-        for key, _ in base.scan("meta", SUSPECT):
-            if _is_suspect(key) and key[len(SUSPECT)] in gone:
-                batch.delete(key, meta)
+        for family, key in self._scattered(gone):
+            batch.delete(key, base.handle(family))
+            if len(batch) >= CLEARED_MAX:
+                base.write(batch, sync=False)
+                batch = WriteBatch(raw_mode=True)
         base.write(batch, sync=False)
         return True
+
+    def _scattered(self, slots: frozenset[int]) -> Iterator[tuple[str, bytes]]:
+        """What stands here of these slots among that of others: (family, key)."""
+        base = self._base
+        for family in BY_TIME:
+            yield from ((family, key) for key, _ in base.scan(family) if key[TIME_BYTES] in slots)
+        yield from (("robots", key) for key, _ in base.scan("robots") if self._slot("robots", key) in slots)
+        yield from (("meta", key) for key, _ in base.scan("meta", SUSPECT) if _is_suspect(key) and key[len(SUSPECT)] in slots)
 
     @translated
     def put(self, table: int, rows: Sequence[Row]) -> int:
@@ -453,6 +462,13 @@ class Mirror:
             pass  # the leases end by themselves
         finally:
             self.truth.close()
+
+
+def ahead_s(joined: Joined) -> float:
+    """By how much the crawl's clock is ahead of this machine's monotonic one. It is the database's, but not before what was
+    committed by it: that may be set back, or another server take over whose clock is behind, and a host's rest be far ahead."""
+    last = max((decode_state(state).now for state in joined.states if state), default=0.0)
+    return max(joined.ahead_s, last - time.monotonic())
 
 
 def _add(puts: list[Row], gone: list[RowKey], slot: int, family: int, key: bytes, value: bytes | None) -> None:

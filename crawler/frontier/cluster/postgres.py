@@ -33,6 +33,8 @@ MARK_PREFIX: Final = b"mark:"
 LONG_KEY: Final = b"long:"
 OWN_KEY_BYTES_MAX: Final = 1024
 """In the table ``own``: its index takes 2.6 KB."""
+LOAD_BYTES_MAX: Final = 4 << 20
+"""Of rows that are loaded at a time, but for the last of them: a robots record may have 500 KB."""
 BEATS_OF_THE_DEAD_MAX: Final = 2
 """What a process sent last may be done after its end."""
 
@@ -168,6 +170,7 @@ class PostgresTruth:
                 keep = connection.execute(tables.KEEP, {"lease": self._lease_s, "id": self._number})
                 held = {int(slot): int(epoch) for slot, epoch in keep.fetchall()}
                 own = connection.execute("SELECT key, value FROM own WHERE member = %s", [self._number]).fetchall()
+                states = [bytes(state) for (state,) in connection.execute("SELECT state FROM member").fetchall()]
                 ahead_s = _ahead_s(connection)
                 left = connection.execute(tables.LEFT, [POSITION, LONG_KEY]).fetchall() if seeding else []
         except psycopg.Error as error:
@@ -179,7 +182,7 @@ class PostgresTruth:
             for key, position in _own_of([row]).items():
                 if key.startswith(POSITION):
                     lost.setdefault(file_name(POSITION, key), []).append(position)
-        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, ahead_s, out_long, lost)
+        return Joined(self._number, self._secret, commits, bytes(state), _own_of(own), held, ahead_s, out_long, lost, states)
 
     def tick(self, out_long: Sequence[bytes], wants: bool = True) -> Tick:
         who = {"id": self._number, "inc": self._incarnation, "lease": self._lease_s}
@@ -273,7 +276,7 @@ class PostgresTruth:
                 with self._loading.cursor() as cursor, cursor.copy(statement) as copy:
                     copy.set_types(["int2", "int2", "bytea", "bytea"])
                     rows = cast(Iterator[Row], copy.rows())
-                    while some := list(islice(rows, rows_max)):
+                    while some := _some(rows, rows_max):
                         yield table, some
         except psycopg.Error as error:
             if self._loading is not None:
@@ -316,8 +319,8 @@ class PostgresTruth:
 
 def members_of(rows: Sequence[tuple[Any, ...]]) -> list[MemberView]:
     return [
-        MemberView(number, node, name, seen_ago_s, alive, seeding, lost, bytes(state), incarnation)
-        for number, node, name, seen_ago_s, alive, seeding, lost, state, incarnation in rows
+        MemberView(number, node, name, seen_ago_s, alive, seeding, lost, bytes(state), incarnation, directory)
+        for number, node, name, seen_ago_s, alive, seeding, lost, state, incarnation, directory in rows
     ]
 
 
@@ -358,6 +361,17 @@ def _own_of(rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _some(rows: Iterator[Row], rows_max: int) -> list[Row]:
+    """The next ones; none: there are no more."""
+    some, left = [], LOAD_BYTES_MAX
+    for row in islice(rows, rows_max):
+        some.append(row)
+        left -= len(row[3])
+        if left <= 0:
+            break
+    return some
 
 
 def _put(connection: Session, table: Literal["known", "work"], rows: list[Row]) -> None:

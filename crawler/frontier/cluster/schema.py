@@ -63,8 +63,8 @@ FROM held CROSS JOIN fair LEFT JOIN mine ON mine.id = held.id LEFT JOIN free ON 
 """
 OWNERS: Final = "SELECT id, CASE WHEN until > clock_timestamp() THEN owner END FROM slot"
 MEMBERS: Final = """SELECT id, node::text, name, extract(epoch FROM clock_timestamp() - seen)::float8,
-  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state, incarnation
-  FROM member ORDER BY id"""
+  here AND seen > clock_timestamp() - make_interval(secs => %(lease)s), seeding, lost, state, incarnation,
+  dir::text FROM member ORDER BY id"""
 BOXES: Final = """SELECT dest, count(*), sum(octet_length(data)), extract(epoch FROM clock_timestamp() - min(made))::float8
   FROM box GROUP BY dest"""
 

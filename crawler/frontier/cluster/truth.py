@@ -43,6 +43,8 @@ class Joined(Struct, frozen=True):
     """What its last process was at for long when it was last heard of."""
     lost_positions: Mapping[str, Sequence[bytes]] = {}
     """For one that reads lists: how far members that were declared lost had read theirs."""
+    states: Sequence[bytes] = ()
+    """Of all members, as their last commits left them; empty of those that have made none."""
 
 
 class Changes(Struct):
@@ -79,6 +81,8 @@ class MemberView(Struct, frozen=True):
     state: bytes
     incarnation: int
     """Of the process that has joined last."""
+    directory: str
+    """Its name for ever."""
 
 
 class BoxView(Struct, frozen=True):
@@ -142,7 +146,8 @@ class Truth(Protocol):
         """Of these slots, those of which there is anything."""
 
     def load(self, slot: int, rows_max: int) -> Generator[tuple[int, list[Row]], None, None]:
-        """All rows of a slot, so many at a time: (table, rows). By a session of its own, from any one thread."""
+        """All rows of a slot, so many at a time, of not too many bytes: (table, rows). By a session of its own, from any one
+        thread."""
 
     def receive(self, without: Sequence[int], limit: int) -> list[tuple[int, bytes]]:
         """The oldest messages for this member, but for these."""

@@ -110,6 +110,7 @@ class RocksStore(Facts):
     @translated
     def prepare(self, batch: Batch) -> Prepared:
         self._database.check_place()
+        self._ledger.check()
         columns = columns_of(batch, self._keys_by, self._limits, self._share)
         ended = ended_in(batch, self._keys_by)
         if self._upstream is not None:
@@ -270,6 +271,7 @@ class RocksStore(Facts):
 
     @translated
     def claim(self, hosts: int, per_host: int, now: float, low: Mapping[str, int]) -> list[Lease]:
+        self._ledger.check()
         expired = self._claims.expired(now, PROMOTED_MAX)
         if not self._limits.recrawl:  # what an earlier run has scheduled stays as it is
             expired = [(key, value) for key, value in expired if value[0] != SCHEDULED]
@@ -341,8 +343,13 @@ class RocksStore(Facts):
         if which.url is not None:
             found = self._seen.settled(which, b"", self._keys_by.of(host_key(which.url), which.url))
         else:
-            found = self._seen.settled(which, after, self._keys_by.host(which.host) if which.host is not None else b"")
+            found = self._seen.settled(which, after, self._prefix(which))
         return [one for one in found[0] if self._decides(one[0])], found[1]  # a working copy may have more
+
+    def _prefix(self, which: Selection) -> bytes:
+        if which.host is not None:
+            return self._keys_by.host(which.host)
+        return b"" if which.slot is None else bytes((which.slot,))
 
     def _transaction(self, chosen: Sequence[tuple[bytes, int, Known]]) -> Transaction:
         names = {key[:HOST_BYTES]: known.link.host for key, _, known in chosen}

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from rocksdict import WriteBatch
 
 from crawler.core.batch import HostRest, Settled
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.keys import HOST_BYTES
 from crawler.core.link_block import encode_link
 from crawler.core.model import EXPANDED, NOT_PAGES, PRIORITY_DEFAULT, VALIDATORS_CHARS_MAX, Known, Retry
@@ -82,7 +83,10 @@ class Hosts:
 
 
 class Ledger:
-    """What transactions change one after the other: the open database and what is held of it in memory."""
+    """What transactions change one after the other: the open database and what is held of it in memory.
+
+    Invariant: after a transaction that was begun and not written nothing more is read from here, or written, until the database
+    is opened anew: what is held in memory is not what was written."""
 
     def __init__(
         self, database: Database, state: StoreState, hosts_max: int, upstream: Upstream | None = None, *, is_part: bool
@@ -96,8 +100,18 @@ class Ledger:
             is_part=is_part,
         )
         self.sequence = state.sequence if upstream is None else max(state.sequence, upstream.sequence)
+        self._is_begun = False
+
+    def check(self) -> None:
+        """StorageError: a transaction has failed. Calls that waited for the same thread come before what mends that."""
+        if self._is_begun and self._upstream is None:
+            raise StorageError("a write to the frontier store has failed: what is not committed is made again")
+        if self._is_begun:
+            raise RemoteError("a commit has failed: what is not committed is made again", at_once=True)
 
     def new_batch(self) -> Writes:
+        self.check()
+        self._is_begun = True
         return WriteBatch(raw_mode=True) if self._upstream is None else self._upstream.batch()
 
     def write(self, batch: Writes, *, sync: bool) -> None:
@@ -108,6 +122,7 @@ class Ledger:
         else:
             assert isinstance(batch, Recorded)
             self._upstream.write(batch, sync=sync)
+        self._is_begun = False
 
     def slots_changed(self, sequence: int) -> None:
         """Hosts have come, whose entries have sequences up to this, or gone."""

@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -278,6 +279,23 @@ def test_a_commit_that_failed_but_is_there_is_told(driver: Driver, monkeypatch: 
     assert driver.store.clock() == driver.now
     check_after_failure(driver, [link("a/0").url], [link("a/1").url])
     assert driver.commit([link("a/1")]) == [KNOWN]
+
+
+def test_after_a_failed_write_nothing_is_written_until_the_store_is_opened_anew(driver: Driver) -> None:
+    """Other calls may wait for the engine's thread, and come before the pump has heard of it."""
+    driver.commit([link("a/0"), link("a/1")])
+    [lease] = driver.claim(1, 1)
+    full = StorageError("no room", errno=errno.ENOSPC)
+    with patch.object(Database, "write", side_effect=full), pytest.raises(StorageError):
+        driver.settle(lease, TIMEOUT)
+    for call in (lambda: driver.commit([link("a/2")]), driver.claim, lambda: driver.store.set_suspects({})):
+        with pytest.raises(StorageError):
+            call()
+    driver.store.rewind()
+    driver.commit([link("a/2")])
+    counts = driver.store.stats()
+    assert (counts.known, counts.waiting, counts.done) == (3, 3, 0)
+    assert len(driver.claim()) == 3
 
 
 def test_a_full_disk_is_told_as_such_and_nothing_is_lost(tmp_path: Path) -> None:

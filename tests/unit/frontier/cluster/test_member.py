@@ -14,11 +14,11 @@ from support.postgres import rows
 from support.stores import REST, Driver, done, link
 
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Pause
+from crawler.core.model import Mark, Pause
 from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.room import Room
 from crawler.frontier.recrawl import RecrawlOrder
-from crawler.frontier.rocksdb.layout import decode_state
+from crawler.frontier.rocksdb.layout import decode_state, encode
 
 NODE = "a"
 
@@ -57,7 +57,7 @@ def made(tmp_path: Path):
     copy = driver.copy
     driver.commit([link("a/1")])
     copy.mirror.drop(list(copy.mirror.epochs))
-    member = Member(copy.mirror, copy.store, copy.outbox, node=NODE, lease_s=600.0, clock=lambda: driver.now)
+    member = Member(copy.mirror, copy.store, copy.outbox, node=NODE, parts=(), lease_s=600.0, clock=lambda: driver.now)
     pump = Pump()
     member._engine.begin(pump)
     yield member, pump, driver
@@ -126,9 +126,46 @@ async def test_what_was_searched_for_a_lost_disk_is_not_remembered_for_ever(made
     for epoch in range(1, 5):
         held = {(slot, epoch) for slot in range(256)}
         assert lost.are_left(held)
-        await lost.search(held)
+        while await lost.search(held):
+            ...
         assert not lost.are_left(held)
     assert len(lost._searched) == 256
+
+
+async def test_a_member_that_is_declared_lost_while_another_is_searched_for_is_searched_for_as_well(made) -> None:
+    member, pump, driver = made
+    lost, files = member._lost_disks, []
+    driver.copy.truth.marks_of = lambda members: {b"mark:%d" % one: encode(Mark(1)) for one in members}
+
+    async def revive(which) -> int:
+        files.append((which.slot, sorted(which.files)))
+        lost.told(frozenset((7, 8)))
+        return 0
+
+    pump.revive = revive
+    lost.told(frozenset((7,)))
+    while await lost.search({(1, 1), (2, 1)}):
+        ...
+    assert files == [(1, ["7"]), (1, ["7", "8"]), (2, ["7", "8"])]
+    lost.lost([2])
+    assert lost.are_left({(2, 1)}), "it may have been lost in the middle of it"
+
+
+async def test_only_what_has_come_is_looked_through_for_a_lost_disk(made) -> None:
+    member, pump, driver = made
+    slots = []
+    driver.copy.truth.marks_of = lambda members: {b"mark:x": encode(Mark(1))}
+
+    async def revive(which) -> int:
+        slots.append(which.slot)
+        return 0
+
+    pump.revive = revive
+    member._lost_disks.told(frozenset((7,)))
+    for held in ({(1, 1), (2, 1)}, {(1, 1), (2, 1), (3, 1)}, {(1, 1), (3, 2)}):
+        while await member._lost_disks.search(held):
+            ...
+    assert slots == [1, 2, 3, 3]
 
 
 async def test_it_is_told_who_leases_a_host(made) -> None:

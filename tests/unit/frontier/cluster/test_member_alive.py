@@ -48,7 +48,7 @@ async def test_a_member_goes_on_saying_that_it_lives_while_a_slow_disk_keeps_it_
     copy = Copy(url, tmp_path / "store", Limits(), clock.now(), lambda host: 1.0, lease_s=LEASE_S)
     tick = copy.truth.tick
     monkeypatch.setattr(copy.truth, "tick", lambda *arguments: ticks.append(tick(*arguments)) or ticks[-1])
-    member = Member(copy.mirror, copy.store, copy.outbox, node="a", lease_s=LEASE_S, clock=clock.now)
+    member = Member(copy.mirror, copy.store, copy.outbox, node="a", parts=(), lease_s=LEASE_S, clock=clock.now)
     bench = Workbench(lambda host: 1)
     pump = Pump(copy.store, bench, Handed(politeness()), disk, clock=clock.now, wall=clock.wall, links_max=99, member=member)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,11 +15,13 @@ from crawler.core.batch import FOREIGN, NEW
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.keys import SLOTS
 from crawler.frontier import Limits
+from crawler.frontier.cluster import mirror
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import message_of
 from crawler.frontier.cluster.postgres import PostgresTruth
 from crawler.frontier.recrawl import RecrawlOrder
-from crawler.frontier.rocksdb.layout import FAMILIES
+from crawler.frontier.rocksdb.layout import FAMILIES, decode_host, decode_state
+from crawler.frontier.selection import Selection
 
 
 @pytest.fixture
@@ -44,6 +47,24 @@ def held_by(store) -> dict[tuple[str, bytes], bytes]:
     return places | {("meta", key): value for key, value in database.scan("meta", b"suspect:")}
 
 
+def true_of(url: str) -> set[tuple[str, bytes]]:
+    """The same of what is true, but for what follows from it."""
+    families = [("known", {0: "seen", 1: "page"}), ("work", {0: "queue", 1: "host", 2: "due", 3: "robots"})]
+    found = {table: rows(url, f"SELECT family, key FROM {table} WHERE family <> 4") for table, _ in families}
+    return {(names[family], bytes(key)) for table, names in families for family, key in found[table]}
+
+
+def check_counts(driver: Driver) -> None:
+    """What is true and what it comes to are one."""
+    [(state,)] = rows(driver.url, "SELECT state FROM member")
+    counts = decode_state(state).counts
+    hosts = [
+        decode_host(value) for key, value in rows(driver.url, "SELECT key, value FROM work WHERE family = 1") if len(key) == 8
+    ]
+    queued = rows(driver.url, "SELECT count(*) FROM work WHERE family = 0")[0][0]
+    assert counts.waiting == sum(lane.count for host in hosts for lane in host.lanes) == queued
+
+
 def test_what_is_loaded_elsewhere_is_what_was_there(driver: Driver, tmp_path: Path) -> None:
     crawled(driver)
     before, sequence = held_by(driver.store), driver.store._ledger.sequence
@@ -57,6 +78,21 @@ def test_what_is_loaded_elsewhere_is_what_was_there(driver: Driver, tmp_path: Pa
     assert sum(lease.suspect for lease in leases) == 3
     other.store.close()
     driver.store = driver.open()
+
+
+def test_what_is_forgotten_before_slots_are_loaded_is_deleted_some_at_a_time(driver: Driver) -> None:
+    crawled(driver)
+    copied, sizes = driver.copy.mirror, []
+    write = copied._base.write
+
+    def written(batch, *, sync: bool) -> None:
+        sizes.append(len(batch))
+        write(batch, sync=sync)
+
+    with patch.object(copied._base, "write", written), patch.object(mirror, "CLEARED_MAX", 8):
+        copied.clear(range(SLOTS))
+    assert held_by(driver.store) == {}
+    assert len(sizes) > 3 and max(sizes[1:]) <= 8, "the first has the ranges as well"
 
 
 def test_a_copy_is_used_again_unless_somebody_else_had_the_slot(driver: Driver, tmp_path: Path) -> None:
@@ -98,6 +134,60 @@ def test_a_copy_is_of_no_use_where_a_failover_gave_its_epoch_to_another(driver: 
         mine.hold(driver.now)
     assert driver.store.lookup(link("a/2").url) == "waiting"
     assert len(driver.claim()) == 2
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+def test_after_a_commit_without_an_answer_nothing_is_written_until_it_is_looked_up(driver: Driver, was_made: bool) -> None:
+    """Other calls may wait for the engine's thread, and come before the pump has heard of it."""
+    crawled(driver)
+    commit = PostgresTruth.commit
+
+    def unanswered(self, changes):
+        if was_made:
+            commit(self, changes)
+        self._drop()
+        raise RemoteError("the answer was lost")
+
+    store, every = driver.store, Selection(outcomes=frozenset({"timeout"}))
+    prepared = driver.prepare([link("new/1")])
+    with patch.object(PostgresTruth, "commit", unanswered), pytest.raises(RemoteError):
+        store.revive_some(every)
+    later: list[Callable[[], object]] = [
+        lambda: store.revive_some(every),
+        lambda: store.order(RecrawlOrder(driver.now, driver.now)),
+        lambda: store.set_suspects({}),
+        lambda: driver.make_true(prepared),
+        lambda: driver.prepare([link("new/2")]),
+        lambda: store.claim(100, 100, driver.now + 1000, {}),
+    ]
+    for call in later:
+        with pytest.raises(RemoteError):
+            call()
+    store.rewind()
+    assert store.revive_some(every).count == (0 if was_made else 7)
+    check_counts(driver)
+    assert held_by(store).keys() >= true_of(driver.url)
+
+
+def test_nothing_is_written_ahead_while_it_is_not_known_whether_what_was_ahead_before_is_true(driver: Driver) -> None:
+    driver.commit([link(f"h{n}/1") for n in range(4)])
+    for lease, after in zip(driver.claim(), (1, 1, 9, 9), strict=True):
+        driver.settle(lease, retry(after))
+    driver.now += 2
+    driver.claim(hosts=0)
+    commit = PostgresTruth.commit
+
+    def unanswered(self, changes):
+        commit(self, changes)
+        raise RemoteError("the answer was lost")
+
+    with patch.object(PostgresTruth, "commit", unanswered), pytest.raises(RemoteError):
+        driver.copy.mirror.catch_up()
+    driver.now += 10
+    with pytest.raises(RemoteError):
+        driver.claim()
+    driver.store.rewind()
+    assert held_by(driver.store).keys() == true_of(driver.url) | {place for place in held_by(driver.store) if place[0] == "ready"}
 
 
 @pytest.mark.parametrize("was_made", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 import uuid
@@ -19,13 +20,14 @@ from support.wire import wire
 from crawler.cli.cluster_command import cluster
 from crawler.config import Config
 from crawler.core.errors import ConfigError, RemoteError, StorageError
-from crawler.crawl.membership import join
+from crawler.crawl.membership import identity_of, join
 from crawler.frontier.cluster import schema
 from crawler.frontier.cluster.overview import declare_lost, look
-from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
+from crawler.frontier.cluster.postgres import LOAD_BYTES_MAX, PostgresTruth, open_crawl
 from crawler.frontier.cluster.session import Address, connect, storage_error
 from crawler.frontier.cluster.truth import Changes
-from crawler.frontier.rocksdb.layout import URL_RULES
+from crawler.frontier.rocksdb.layout import URL_RULES, StoreState, encode
+from crawler.frontier.store import Counts
 
 LEASE_S = 2.0
 T = TypeVar("T")
@@ -73,6 +75,21 @@ def test_the_clock_of_all_is_the_databases_however_late_it_is_looked_at(tmp_path
         assert before - 0.05 < there < membership.now + 0.05
     finally:
         membership.mirror.leave()
+
+
+def test_the_clock_of_all_is_not_before_what_was_committed_by_it(url: str, tmp_path: Path) -> None:
+    """The database's clock was set back by an hour: else a host that was visited before would rest for an hour at a new node."""
+    with member(url, "a") as a:
+        number = a.join(seeding=False).number
+        was = time.time() + 3600
+        rows(url, "UPDATE member SET state = %s WHERE id = %s", encode(StoreState(1, was, was, Counts())), number)
+    rows(url, "UPDATE crawl SET identity = %s", json.dumps(identity_of(Config())))
+    membership = join(Config(output=str(tmp_path), cluster=url), tmp_path, 0)
+    try:
+        assert was - 1 < membership.now < was + 60
+    finally:
+        membership.mirror.leave()
+        rows(url, "UPDATE crawl SET identity = '{}'")
 
 
 def test_slots_are_shared_out_evenly_and_given_back(url: str) -> None:
@@ -189,6 +206,15 @@ def test_rows_arrive_as_they_were(url: str) -> None:
         assert sorted(rows(url, "SELECT slot, family, key, value FROM known")) == known
         a.commit(changes(1, held, known_gone=[row[:3] for row in known[1:]]))
         assert rows(url, "SELECT slot, family, key, value FROM known") == known[:1]
+
+
+def test_no_more_of_a_slot_is_loaded_at_a_time_than_memory_is_planned_for(url: str) -> None:
+    """Hosts may have robots rules of 500 KB each, and stand in one slot."""
+    with member(url, "a", 60) as a:
+        rows(url, "INSERT INTO work SELECT 5, 3, int4send(n), %s FROM generate_series(1, 40) AS n", bytes(500_000))
+        loaded = [some for _, some in a.load(5, 5000)]
+        assert sum(map(len, loaded)) == 40
+        assert max(sum(len(value) for *_, value in some) for some in loaded) < LOAD_BYTES_MAX + 500_000
 
 
 def test_a_list_may_have_a_path_that_no_index_takes(url: str) -> None:
