@@ -44,6 +44,8 @@ _LINE: Final = re.compile(
 Misspellings and a missing colon are understood, as Google's parser and Protego do."""
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 """RFC 9309 2.2.1 allows no digits in a product token, but real ones have them (MJ12bot)."""
+_seconds = re.compile(rb"([0-9.]+(?:e[0-9]+)?)[ \t]*(?:s|secs?|seconds?)?", re.IGNORECASE).fullmatch
+"""A Crawl-delay: people write a unit behind it, and mean the same."""
 _PRINTABLE: Final = bytes(range(0x21, 0x7F)).decode()
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
@@ -229,10 +231,10 @@ class _Groups:
 
     def _delay(self, value: bytes) -> None:
         try:
-            seconds = float(value)
+            seconds = float(found[1]) if (found := _seconds(value)) else math.inf
         except ValueError:
             return
-        if math.isfinite(seconds) and seconds >= 0:
+        if math.isfinite(seconds):
             for group in self._open:
                 group.delay = min(max(seconds, group.delay or 0.0), CRAWL_DELAY_SECONDS_MAX)
 

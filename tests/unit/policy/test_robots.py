@@ -251,7 +251,9 @@ def test_crawl_delay_is_read_and_capped():
     assert rules(text.format("2.5")).delay(30) == 2.5
     assert rules(text.format("1e9")).delay(30) == 30
     assert rules(text.format("7")).allows("http://h/"), "Crawl-delay closes the list of agents: the next group is not ours"
-    for nonsense in ("nan", "inf", "-1", "ten", "", "1,5"):
+    for written in ("5 seconds", "5s", "5 Sec", "5.0", "5 # seconds"):
+        assert rules(text.format(written)).delay(30) == 5, written
+    for nonsense in ("nan", "inf", "-1", "ten", "", "1,5", "1.5.2", ".", "5 minutes", "1e999"):
         assert rules(text.format(nonsense)).delay(30) == 0
     assert rules("User-agent: *\nCrawl-delay: 9\nUser-agent: flatcrawler\nDisallow: /x\n").delay(30) == 0
 
