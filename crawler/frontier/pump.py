@@ -398,10 +398,12 @@ class Pump:
         """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first; but never again
         where that visit has ended the process too often."""
         bench = self.frontier.bench
-        if record is not None and robots.load(origin(link.url), record):
+        if record is not None:
+            is_fresh = robots.load(origin(link.url), record)
             self.frontier.rest(link.host, self._opened_at + self._politeness.pause(link))  # it may just have been visited
-            bench.hold_for_robots(link.host, False)
-            return
+            if is_fresh:
+                bench.hold_for_robots(link.host, False)
+                return
         wanted = robots.link(link)
         lease = Lease(replace(wanted, attempt=wanted.attempt + crashes), b"", suspect=crashes > 0)
         if crashes >= CRASHES_MAX:

@@ -1061,3 +1061,18 @@ async def test_a_crawl_delay_counts_from_the_visit_for_the_rules_wherever_they_w
     await world.frontier.receive((), [("http://h0.test", record)], ())
     assert world.bench.state(link.host).due >= began + 1, "the cap of the gate"
     world.pump.close()
+
+
+async def test_a_crawl_delay_holds_after_a_start_even_where_the_rules_must_be_asked_for_again():
+    """The last visit before a kill is not known: rules that have grown old since still say how long it is to rest after that."""
+    world = World()
+    cache = RulesCache(1 << 20)
+    gate = RobotsGate(cache, name="bot", crawl_delay_cap_s=30.0, obeys=lambda host: True, wall=world.clock.wall)
+    world.frontier._robots, world.frontier._politeness._crawl_delay = gate, gate.delay
+    old = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall() - 90_000)
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    world.pump._take_in_robots(gate, link, old.to_bytes(), 0)
+    assert world.bench.take(world.pump._opened_at + 19) is None
+    assert world.bench.take(world.pump._opened_at + 20).link.kind == "robots"
+    world.pump.close()
