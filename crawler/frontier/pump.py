@@ -391,8 +391,16 @@ class Pump:
             else:
                 up.append(lease)
         self.frontier.bench.put(up)
+        if self.member is not None:
+            for lease in up:  # the rules may be at hand since the host was ours before
+                self._rest_as_visited(lease.link)
         self.frontier.settle_unfetched(down)
         self.frontier.denied_while(self._refill.emptying)
+
+    def _rest_as_visited(self, link: Link) -> None:
+        """Its host may just have been visited: by the process before, or by the node that had it."""
+        since = self._opened_at if self.member is None else max(self._opened_at, self.member.taken_at(link.host))
+        self.frontier.rest(link.host, since + self._politeness.pause(link))
 
     def _take_in_robots(self, robots: RobotsGate, link: Link, record: bytes | None, crashes: int) -> None:
         """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first; but never again
@@ -400,7 +408,7 @@ class Pump:
         bench = self.frontier.bench
         if record is not None:
             is_fresh = robots.load(origin(link.url), record)
-            self.frontier.rest(link.host, self._opened_at + self._politeness.pause(link))  # it may just have been visited
+            self._rest_as_visited(link)
             if is_fresh:
                 bench.hold_for_robots(link.host, False)
                 return
