@@ -17,6 +17,7 @@ from protego import Protego
 from support.corpora import corpus
 from support.pages import page_of
 
+from crawler.core import urls
 from crawler.core.model import Done, Link
 from crawler.policy import robots_rules
 from crawler.policy.robots_cache import RulesCache
@@ -114,6 +115,23 @@ def test_of_two_rules_the_one_with_more_octets_decides(text: str, path: str, all
     assert rules(f"User-agent: *\n{text}\n").allows(f"http://h.example{path}") is allowed
     many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
     assert rules(f"User-agent: *\n{text}\n{many}").allows(f"http://h.example{path}") is allowed
+
+
+@pytest.mark.parametrize("rule", ["/*%", "/*%2", "/*%C3%", "/*%zz\nDisallow: /a{b}\nDisallow: /a b\nDisallow: /c&"])
+def test_a_percent_sign_that_begins_no_escape_stands_for_the_beginning_of_any(rule: str) -> None:
+    """What is not escaped is none of them, though to Protego it is."""
+    denied = {
+        "/*%": ["/a%20b", "/a b", "/\u00e4", "/%c3%a4", "/a%26b", "/a%2fb", "/100%", "/%zz", "/%3F", "/a{b}"],
+        "/*%2": ["/a%20b", "/a b", "/a%26b", "/a%2fb"],
+        "/*%C3%": ["/\u00e4", "/%c3%a4"],
+    }.get(rule, ["/a%20b", "/a b", "/%zz", "/a{b}", "/a%7bb}", "/c&d"])
+    others = ["/a", "/a?x=1&y=2", "/a&b", "/a+b", "/a'b", "/a,b:c;d", "/a%61", "/a%7E"]
+    text = f"User-agent: *\nDisallow: {rule}\n"
+    many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
+    for found in (rules(text), rules(text + many)):
+        hrefs = [urls.parse(path, "http://h.example/").href for path in (*denied, *others)]
+        assert [found.allows(href) for href in hrefs] == [False] * len(denied) + [True] * len(others)
+        assert all(str(found.denied_by(href)).startswith("Disallow: ") for href in hrefs[: len(denied)])
 
 
 @pytest.mark.parametrize(
@@ -377,8 +395,9 @@ def test_narrowing_changes_no_decision(drawn, path):
 @example([("D", "%a4")], "%a4")
 def test_a_plain_path_that_nothing_can_deny_is_allowed_as_protego_says(drawn, path):
     lines = "\n".join(f"{sign}/{pattern}" for sign, pattern in drawn)
-    url, tree = f"http://h/{path}", robots_rules._tree(lines.split("\n"))
-    assert robots_rules.Matcher(lines).allows(url) == tree.can_fetch(robots_rules._marked(url), "*")
+    url, wholly = f"http://h/{path}", robots_rules._STRAY.search(lines) is not None
+    tree = robots_rules._tree(lines.split("\n"), wholly=wholly)
+    assert robots_rules.Matcher(lines).allows(url) == tree.can_fetch(robots_rules._marked(url, wholly=wholly), "*")
 
 
 def test_kept_bytes_come_back_or_are_refused():
