@@ -191,7 +191,7 @@ def _expander(
     config = basis.config
     return Expander(
         config,
-        Scope(config, obey=config.robots, blocked=basis.rules.hosts.blocked),
+        Scope(config, blocked=basis.rules.hosts.blocked),
         parser,
         fetcher.finisher,
         pump.frontier.admit,
@@ -199,6 +199,7 @@ def _expander(
         on_parsed=metrics.parsed,
         hasten=recrawler.hasten if config.recrawl_every else None,
         by_domain=_is_by_domain(config, basis.part),
+        obeys=basis.rules.hosts.obeys_robots,
     )
 
 
