@@ -6,6 +6,7 @@ belong to the crawl.
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import zlib
@@ -163,6 +164,9 @@ def read(
     ttl = _ttl(cache_control)
     if status >= 300:
         return RobotsRules(Record(status, wall, ttl, name))
+    cut |= len(body) >= BODY_BYTES_MAX
+    if body[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # RFC 9309 2.3 asks for UTF-8, and some editors do not
+        body = body[: BODY_BYTES_MAX + 1].decode("utf-16", "replace").encode()
     if cut or len(body) >= BODY_BYTES_MAX:
         # A line cut in the middle would say more than its author: "Disallow: /" of "Disallow: /private".
         body = body[: BODY_BYTES_MAX + 1]

@@ -264,6 +264,19 @@ def test_bytes_that_are_no_text():
     assert rules("<html><p>User agent * is not what\n<p>disallow everyone\nallow me</html>").allows("http://h/")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_rules_in_utf_16_are_rules(encoding):
+    text = "\ufeffUser-agent: *\r\nDisallow: /caf\u00e9\r\nCrawl-delay: 7\r\n"
+    found = rules(text.encode(encoding))
+    assert not found.allows("http://h/caf%C3%A9/x") and found.allows("http://h/caf") and found.delay(30) == 7
+    for end in range(1, 12):
+        cut = read(200, (text + "Disallow: /private").encode(encoding)[:-end], name="flatcrawler", wall=0.0, cut=True)
+        assert cut.record.lines == "D/caf%C3%A9", "a line that is not whole is none"
+    for more in range(20):
+        long = f"{text}#{'.' * more}\r\n" + "Disallow: /private\r\n" * 20_000
+        assert read(200, long.encode(encoding), name="flatcrawler", wall=0.0).record.lines == "D/caf%C3%A9\nD/private"
+
+
 def test_crawl_delay_is_read_and_capped():
     text = "User-agent: *\nCrawl-delay: {}\n\nUser-agent: x\nDisallow: /\n"
     assert rules(text.format("2.5")).delay(30) == 2.5
