@@ -61,6 +61,7 @@ GROUPS_LOOK_EVERY_S: Final = 1.0
 class Workbench:
     """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
     ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none.
+    ``group_due(host)``: before this crawl-clock time no visit of a group begins of which nothing is known here.
     ``visits_max``: there are no more visits than these at a time; None: nobody knows, and none are kept."""
 
     def __init__(
@@ -68,9 +69,10 @@ class Workbench:
         per_host: Callable[[str], int],
         group_of: Callable[[str], str | None] | None = None,
         visits_max: int | None = None,
+        group_due: Callable[[str], float] = lambda host: -inf,
     ) -> None:
         self._per_host = per_host
-        self._group_of = group_of
+        self._group_of, self._group_due = group_of, group_due
         self._hosts: dict[str, BenchHost] = {}
         self._groups: dict[str, BenchGroup] = {}
         self._groups_needed = 0  # when it was last looked which are
@@ -457,10 +459,12 @@ class Workbench:
 
     def _is_parked(self, name: str, host: BenchHost, lease: Lease, now: float) -> bool:
         for key in self._groups_of(name, lease):
-            if key not in self._groups and not self._has_room_for_group(now):
+            if (is_new := key not in self._groups) and not self._has_room_for_group(now):
                 self._rest_until(name, host, now + GROUPS_LOOK_EVERY_S)
                 return True
             group = self._group(key)
+            if is_new and key != SUSPECTS:
+                group.due = max(0.0, self._group_due(name))
             if group.out >= (group.limit if key == SUSPECTS else self._per_host(name)):
                 group.parked.append(name)
                 host.place = PARKED
