@@ -106,6 +106,8 @@ _AT_START: Final = {
     for first in {magic[0] for start, magic, _ in _MAGIC if start == 0}
 }
 _WITHIN: Final = tuple(entry for entry in _MAGIC if entry[0])
+_LETTERS: Final = frozenset({"image/bmp", "audio/mpeg", "font/otf", "application/x-bzip2"})
+"""Marked by two to four letters, with which a text may begin as well."""
 _RIFF: Final = frozenset({"image/webp", "audio/wav", "video/x-msvideo"})
 
 _TAGS: Final = (
@@ -113,6 +115,7 @@ _TAGS: Final = (
 )
 _HTML: Final = re.compile(rb"[\t\n\f\r ]*<(?:!--|(?:" + _TAGS + rb")[\t\n\f\r />])", re.I)
 _XML: Final = re.compile(rb"[\t\n\f\r ]*<\?xml[\t\n\f\r ]")
+_COMMENT: Final = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _ROOT: Final = re.compile(rb"<(?![?!])(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)")
 _BARE_ROOT: Final = re.compile(rb"[\t\n\f\r ]*<(svg|rss|feed)[\t\n\f\r >]")
 _ROOTS: Final = {
@@ -123,6 +126,7 @@ _ROOTS: Final = {
 }
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_WITH_COMMENTS: Final = frozenset({"text/css", "text/javascript", "text/xml"})
 _TEXT_BY_HEADER: Final = {
     "text/html": "text/html",
     "text/css": "text/css",
@@ -153,13 +157,16 @@ def sniff(prefix: bytes, mime: str | None) -> str | None:
         if data.startswith(bom):
             data = data[len(bom) :].decode(encoding, "replace").encode() or b" "
             break
-    if _HTML.match(data):
+    bare = _COMMENT.sub(b"", data) if b"<!--" in data else data  # what stands in one begins nothing
+    if _HTML.match(bare):
         return "text/html"
-    if _XML.match(data):
-        root = _ROOT.search(data)
+    if _XML.match(bare):
+        root = _ROOT.search(bare)
         return _ROOTS.get(root[1].lower(), "text/xml") if root else "text/xml"
-    if bare := _BARE_ROOT.match(data):
-        return _ROOTS[bare[1]]
+    if found := _BARE_ROOT.match(bare):
+        return _ROOTS[found[1]]
+    if _HTML.match(data):  # by a comment, with which others may begin as well
+        return named if (named := _text(data, mime)) in _WITH_COMMENTS else "text/html"
     if _BINARY.search(data):
         return None
     return _text(data, mime)
@@ -167,8 +174,7 @@ def sniff(prefix: bytes, mime: str | None) -> str | None:
 
 def _magic(data: bytes) -> str | None:
     for magic, kind in _AT_START.get(data[0], ()):
-        # two letters are not much of a mark
-        if data.startswith(magic) and (kind != "image/bmp" or _BINARY.search(data)):
+        if data.startswith(magic) and (kind not in _LETTERS or _BINARY.search(data)):
             return kind
     if data[0] == 0x3C:  # "<": nothing that is marked further on begins so
         return None

@@ -58,7 +58,8 @@ class Undo(Protocol):
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
     the crawl's fingerprints; ``on_parsed`` is told how many seconds finding the links of a page took; ``hasten`` is told when
-    URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot."""
+    URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot. ``obeys``: whether what the pages of a host
+    say to robots is honoured; None: as the setting for all hosts says."""
 
     def __init__(
         self,
@@ -72,12 +73,13 @@ class Expander:
         on_parsed: Callable[[float], None] = lambda seconds: None,
         hasten: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
         by_domain: bool = False,
+        obeys: Callable[[str], bool] | None = None,
     ) -> None:
         self._undo = undo
         self._parser = parser
         self._admit = admit
         self._rules = rules = config.url_rules()
-        self._secret, self._by_domain = secret, by_domain
+        self._secret, self._by_domain, self._obeys = secret, by_domain, obeys
         self._on_parsed = on_parsed
         self._with_modified = hasten is not None
         self._requisites = config.requisites
@@ -88,17 +90,20 @@ class Expander:
         if config.sitemaps and parser is not None:
             from crawler.crawl.sitemaps import Sitemaps
 
-            self.sitemaps = Sitemaps(config, scope, rules, self._reading, parser, undo, admit, hasten)
+            self.sitemaps = Sitemaps(config, scope, rules, self._readings[config.robots], parser, undo, admit, hasten)
 
     def change(self, config: Config, scope: Scope) -> None:
         """From now on these rules, for what is read from now on."""
         self._config, self._scope = config, scope
         options = Options(config.name, config.max_outlinks, self._rules)
         with_queries = config.max_queries_per_path > 0
-        reading = ReadingOptions(options, scope.rules, self._secret, with_queries, self._with_modified, self._by_domain)
-        self._reading = encode(reading)
+        others = (self._secret, with_queries, self._with_modified, self._by_domain)
+        self._readings = tuple(
+            encode(ReadingOptions(options, replace(scope.rules, obey=obey), *others)) for obey in (False, True)
+        )
+        """The second where what a page says to robots is honoured."""
         if self.sitemaps is not None:
-            self.sitemaps.change(scope, self._reading)
+            self.sitemaps.change(scope, self._readings[config.robots])
 
     async def expand(self, link: Link, done: Done, room: VisitMemory) -> Done:
         """The same outcome with the links of the page that are admitted, the counts of those that are not, and what it says
@@ -109,6 +114,10 @@ class Expander:
         if done.robots is None and headers and (said := self._said(headers)):
             return replace(done, robots=said)
         return done
+
+    def _reading_for(self, host: str) -> bytes:
+        """What a parser process must know of the crawl to read a page of this host."""
+        return self._readings[self._config.robots if self._obeys is None else self._obeys(host)]
 
     def _said(self, headers: Headers) -> str | None:
         """The directives in the head of a response, where nothing more was read."""
@@ -160,7 +169,7 @@ class Expander:
             held.shrink(document_bytes(len(body), _references(body, headers)))
         began = time.perf_counter()
         function = FUNCTION
-        place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading)
+        place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading_for(link.host))
         if self._requisites:
             function, place = EMBEDS, (*place, link.kind != EMBED and self._scope.follows(link))
         found, fault = await self._outlinks(link.host, function, body, link.url, mime, page.charset, headers, *place)

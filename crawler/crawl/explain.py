@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
 
+from crawler.config import HostRules
 from crawler.config.crawl_toml import read_section
 from crawler.config.sections import PolitenessConfig, ScopeConfig
 from crawler.core import urls
@@ -123,7 +124,7 @@ def _absence(
     absence: dict[str, Any] = {"rule": None, "depth": config.depth, "scope": config.scope, "via": None, "unread": None}
     page = store.lookup(via)
     if isinstance(page, Known):
-        obeys = (read_section(root, PolitenessConfig) or PolitenessConfig()).robots
+        obeys = HostRules(read_section(root, PolitenessConfig) or PolitenessConfig()).obeys_robots(page.link.host)
         scope, budgets = scope_in(root), store.budgets(url)
         via_page = _Via(config, scope, page, _row(root, page, is_retired), obeys)
         needed = {"rule_if_needed": _refused_as_needed(config, scope, url, budgets)} if config.requisites else {}
@@ -134,7 +135,7 @@ def _absence(
 
 
 class _Via:
-    """A settled page on which a link is said to stand. ``obeys``: the crawl honours robots directives."""
+    """A settled page on which a link is said to stand. ``obeys``: what it says to robots is honoured."""
 
     def __init__(self, config: ScopeConfig, scope: Scope, page: Known, row: Row, obeys: bool) -> None:
         self._config, self._scope, self._page, self._row, self._obeys = config, scope, page, row, obeys

@@ -96,7 +96,7 @@ class Visitor:
         exclude is broken off."""
         self._fetcher.change(config, config.host)
         self._judge.change(retries=config.retries)
-        self._expander.change(config, Scope(config, obey=config.robots, blocked=self._hosts.blocked))
+        self._expander.change(config, Scope(config, blocked=self._hosts.blocked))
         if self._exclusion.change(config):
             self._frontier.withdraw_excluded()
             self._visits.break_off(self._is_excluded)

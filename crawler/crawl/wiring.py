@@ -123,9 +123,16 @@ def _pump(basis: _Basis) -> Pump:
     """The frontier over what is on disk."""
     config, files, clock, rules = basis.config, basis.files, basis.clock, basis.rules
     membership = files.membership
-    return Pump(
+    opened_at = clock.opened_at if files.store.clock() else -math.inf
+
+    def group_due(host: str) -> float:
+        """Its hosts may just have been visited: by the process before, or by the node that had them."""
+        taken_at = pump.member.taken_at(host) if pump.member is not None else -math.inf
+        return max(opened_at, taken_at) + rules.hosts.delay(host)
+
+    pump = Pump(
         files.store,
-        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers),
+        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers, group_due=group_due),
         Handed(rules.politeness, rules.robots, rules.exclusion, basis.budget),
         files.journal,
         clock=clock.now,
@@ -138,6 +145,7 @@ def _pump(basis: _Basis) -> Pump:
         intake=_intake(files, clock),
         member=membership.member(config, files.store, clock) if membership is not None else None,
     )
+    return pump
 
 
 def _intake(files: Files, clock: Clock) -> Intake | None:
@@ -192,7 +200,7 @@ def _expander(
     config = basis.config
     return Expander(
         config,
-        Scope(config, obey=config.robots, blocked=basis.rules.hosts.blocked),
+        Scope(config, blocked=basis.rules.hosts.blocked),
         parser,
         fetcher.finisher,
         pump.frontier.admit,
@@ -200,6 +208,7 @@ def _expander(
         on_parsed=metrics.parsed,
         hasten=recrawler.hasten if config.recrawl_every else None,
         by_domain=_is_by_domain(config, basis.part),
+        obeys=basis.rules.hosts.obeys_robots,
     )
 
 

@@ -39,10 +39,16 @@ class Group:
 
 
 class Groups:
-    """``per_host(host)`` is how many visits a host may have out, and its group; ``group_of(host)`` names that, or None."""
+    """``per_host(host)`` is how many visits a host may have out, and its group; ``group_of(host)`` names that, or None;
+    ``group_due(host)`` tells before which crawl-clock time no visit of a group begins of which nothing is known here."""
 
-    def __init__(self, per_host: Callable[[str], int], group_of: Callable[[str], str | None] | None) -> None:
-        self._per_host, self._group_of = per_host, group_of
+    def __init__(
+        self,
+        per_host: Callable[[str], int],
+        group_of: Callable[[str], str | None] | None,
+        group_due: Callable[[str], float],
+    ) -> None:
+        self._per_host, self._group_of, self._group_due = per_host, group_of, group_due
         self._all: dict[str, Group] = {}
         self._needed = 0  # when it was last looked which are
         self._looked_at = -inf
@@ -60,9 +66,11 @@ class Groups:
         waits from here on until it is called."""
         was_called |= host.has_turn
         for key in self._of(name, lease):
-            if key not in self._all and not self._has_room(now):
+            if (is_new := key not in self._all) and not self._has_room(now):
                 return now + GROUPS_LOOK_EVERY_S
             group, waiting = self._group(key), self._waiting.get(key)
+            if is_new and key != SUSPECTS:
+                group.due = max(0.0, self._group_due(name))
             is_free = group.due <= now and group.out + group.called < self._limit(key, group, name)
             if not is_free or (waiting is not None and not was_called):
                 if waiting is None or was_called:

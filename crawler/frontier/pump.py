@@ -391,29 +391,35 @@ class Pump:
                 down.append((lease, why))
             elif host in got.emptied or room.get(host) == 0:
                 self._refill.give_back(lease)
-            elif host in room:
-                room[host] -= 1
-                up.append(lease)
             else:
+                if host in room:
+                    room[host] -= 1
                 up.append(lease)
         self.frontier.bench.put(up)
+        for lease in up if self.member is not None else ():  # the rules may be at hand since the host was ours before
+            self._rest_as_visited(lease.link)
         self.frontier.settle_unfetched(down)
         self.frontier.denied_while(self._refill.emptying)
+
+    def _rest_as_visited(self, link: Link) -> None:
+        """Its host may just have been visited: by the process before, or by the node that had it."""
+        since = self._opened_at if self.member is None else max(self._opened_at, self.member.taken_at(link.host))
+        self.frontier.rest(link.host, since + self._politeness.pause(link))
 
     def _take_in_robots(self, robots: RobotsGate, link: Link, record: bytes | None, crashes: int) -> None:
         """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first; but never again
         where that visit has ended the process too often."""
-        bench = self.frontier.bench
-        if record is not None and robots.load(origin(link.url), record):
-            self.frontier.rest(link.host, self._opened_at + self._politeness.pause(link))  # it may just have been visited
-            bench.hold_for_robots(link.host, False)
-            return
+        is_fresh = record is not None and robots.load(origin(link.url), record)
+        if record is not None:
+            self._rest_as_visited(link)
+        if is_fresh:
+            return self.frontier.bench.hold_for_robots(link.host, False)
         wanted = robots.link(link)
         lease = Lease(replace(wanted, attempt=wanted.attempt + crashes), b"", suspect=crashes > 0)
         if crashes >= CRASHES_MAX:
             self.frontier.settle_unfetched([(lease, ("skipped", "crashed"))])
         else:
-            bench.put_robots_first(lease)
+            self.frontier.bench.put_robots_first(lease)
 
     def _check_finished(self, *, committed: bool = False) -> None:
         """The crawl is over when the seeds are committed, nothing is out or uncommitted, and nothing waits."""

@@ -57,8 +57,8 @@ def link_header(value: str) -> Iterator[tuple[str, str, str]]:
 
 
 def directives(content: str) -> set[str]:
-    """What a meta robots says; ``none`` is noindex and nofollow."""
-    words = set(content.lower().replace(",", " ").split())
+    """What a meta robots says; ``none`` is noindex and nofollow. Commas part the words, in careless pages semicolons."""
+    words = set(content.lower().replace(",", " ").replace(";", " ").split())
     return words & _DIRECTIVES | ({"noindex", "nofollow"} if "none" in words else set())
 
 

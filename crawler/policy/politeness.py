@@ -71,9 +71,11 @@ class Politeness:
 
     def after(self, link: Link, outcome: Outcome, host: HostRest, now: float, pause: float | None = None) -> HostRest:
         """The rest of a host after a visit of a link, and what is remembered of it. ``host`` is as it was before; ``pause`` as it
-        was when the visit began: by now the Crawl-delay may be at hand no more."""
+        was when the visit began: by now the Crawl-delay may be at hand no more, and the delay set to another."""
         if pause is None or link.kind == "robots":  # which may have told of another
             pause = max(pause or 0.0, self.pause(link))
+        else:
+            pause = max(pause, self._hosts.delay(link.host))
         if isinstance(outcome, Unvisited):
             return replace(host, due=max(host.due, now + max(outcome.rest_s, pause)))
         rest = self._wish(link, outcome, pause)

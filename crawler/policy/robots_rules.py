@@ -6,6 +6,7 @@ belong to the crawl.
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import zlib
@@ -44,6 +45,8 @@ _LINE: Final = re.compile(
 Misspellings and a missing colon are understood, as Google's parser and Protego do."""
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 """RFC 9309 2.2.1 allows no digits in a product token, but real ones have them (MJ12bot)."""
+_seconds = re.compile(rb"([0-9.]+(?:e[0-9]+)?)[ \t]*(?:s|secs?|seconds?)?", re.IGNORECASE).fullmatch
+"""A Crawl-delay: people write a unit behind it, and mean the same."""
 _PRINTABLE: Final = bytes(range(0x21, 0x7F)).decode()
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
@@ -56,7 +59,13 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~/=-]*")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _KEPT = re.compile(r"%(25|3F|[89A-F][0-9A-F])", re.IGNORECASE)
 """Escapes that Protego would not leave as they are."""
-_MARK = re.compile(r"%25(?=25|3F|[89A-F][0-9A-F])")
+_MARK = re.compile(r"%25(?=[0-9A-F]{2})")
+_STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
+"""A percent sign that begins no escape: "/*%" forbids whatever is escaped."""
+_BARE = re.compile(r"[\"<>\\^`{|}]")
+"""What a URL escapes in one place and not in another."""
+_ANY = re.compile(r"%(?!24|2[ADE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])([0-9A-F]{0,2})", re.IGNORECASE)
+"""Percent signs, but for those of escapes that Protego reads as the character, or that keep it from being a wildcard."""
 _ONE_OCTET = re.compile(r"%(?:2[1-46-9B-E]|3[A-F]|40|5[B-E]|60|7[B-E])")
 """What Protego makes of a character that stands for itself in a rule."""
 
@@ -155,6 +164,9 @@ def read(
     ttl = _ttl(cache_control)
     if status >= 300:
         return RobotsRules(Record(status, wall, ttl, name))
+    cut |= len(body) >= BODY_BYTES_MAX
+    if body[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # RFC 9309 2.3 asks for UTF-8, and some editors do not
+        body = body[: BODY_BYTES_MAX + 1].decode("utf-16", "replace").encode()
     if cut or len(body) >= BODY_BYTES_MAX:
         # A line cut in the middle would say more than its author: "Disallow: /" of "Disallow: /private".
         body = body[: BODY_BYTES_MAX + 1]
@@ -229,10 +241,10 @@ class _Groups:
 
     def _delay(self, value: bytes) -> None:
         try:
-            seconds = float(value)
+            seconds = float(found[1]) if (found := _seconds(value)) else math.inf
         except ValueError:
             return
-        if math.isfinite(seconds) and seconds >= 0:
+        if math.isfinite(seconds):
             for group in self._open:
                 group.delay = min(max(seconds, group.delay or 0.0), CRAWL_DELAY_SECONDS_MAX)
 
@@ -266,28 +278,29 @@ class Matcher:
     """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question. It is built when a URL
     first asks for it: most begin like no rule that denies, and of most hosts but a few are ever asked about."""
 
-    __slots__ = ("_denied", "_index", "_lines", "_tree")
+    __slots__ = ("_denied", "_index", "_lines", "_tree", "_wholly")
 
     def __init__(self, lines: str) -> None:
         few = is_little(lines)
+        self._wholly = _STRAY.search(lines) is not None
         self._lines = lines
         self._tree: Protego | None = None
         self._index = None if few else _index(lines)
         self._denied = _denied(lines) if few else ("",)
 
     def allows(self, url: str) -> bool:
-        url = _marked(url)
+        url = _marked(url, wholly=self._wholly)
         at = url.find("/", 8)
         if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
             return True  # none that denies can apply, whatever others allow
         try:
             if self._index is None:
                 if self._tree is None:
-                    self._tree = _tree(self._lines.split("\n"))
+                    self._tree = _tree(self._lines.split("\n"), wholly=self._wholly)
                 return self._tree.can_fetch(url, "*")
             rules = _narrow(self._index, url)
             few = len(rules) <= RULES_AT_ONCE_MAX and sum(map(len, rules)) <= RULES_BYTES_AT_ONCE_MAX
-            return few and _tree(rules).can_fetch(url, "*")
+            return few and _tree(rules, wholly=self._wholly).can_fetch(url, "*")
         except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError):
             return False  # whatever foreign rules provoke in Protego: what cannot be evaluated denies
 
@@ -296,7 +309,7 @@ def is_little(lines: str) -> bool:
     return lines.count("\n") < RULES_AT_ONCE_MAX and len(lines) <= RULES_BYTES_AT_ONCE_MAX
 
 
-def _tree(rules: list[str]) -> Protego:
+def _tree(rules: list[str], *, wholly: bool = False) -> Protego:
     """Of two rules that match, the one with more octets decides (RFC 9309 2.2.2), as they are written (so does Google). Protego
     takes the longer once they are percent-encoded, where "?" counts three."""
     tree = Protego.parse("User-agent: *\nDisallow: /\n")
@@ -304,7 +317,7 @@ def _tree(rules: list[str]) -> Protego:
     group._rules.clear()
     for line in rules:
         at = len(group._rules)
-        (group.allow if line[0] == "A" else group.disallow)(_marked(line[1:]))
+        (group.allow if line[0] == "A" else group.disallow)(_marked(line[1:], wholly=wholly))
         if line[-1] == "$":
             del group._rules[at]  # the same with a dollar sign that stands for itself: only elsewhere does it (RFC 9309 2.2.3)
     for rule in group._rules:
@@ -313,10 +326,14 @@ def _tree(rules: list[str]) -> Protego:
     return tree
 
 
-def _marked(text: str) -> str:
+def _marked(text: str, *, wholly: bool = False) -> str:
     """An escaped question mark begins no query, so it is not the same as one that does (RFC 3986 2.2); to Protego it would be. It
     reads bytes beyond ASCII as UTF-8, so that a rule that ends within a character ("/%D0") would match nothing, and one in
-    another encoding too much: they are compared one by one. For that the percent sign of either is escaped itself."""
+    another encoding too much: they are compared one by one. For that the percent sign of either is escaped itself. ``wholly``:
+    so is nearly every other, or to a stray one any "&" would be an escape, as it is to Protego."""
+    if wholly:
+        text = _BARE.sub(lambda found: f"%{ord(found[0]):02X}", text)
+        return _ANY.sub(lambda found: f"%25{found[1].upper()}", text)
     return _KEPT.sub(lambda found: f"%25{found[1].upper()}", text) if "%" in text else text
 
 
@@ -358,8 +375,9 @@ def _unescape(escape: str) -> str:
 
 def denying(lines: str, url: str) -> str:
     """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
-    url = _marked(url)
+    wholly = _STRAY.search(lines) is not None
+    url = _marked(url, wholly=wholly)
     for rule in sorted(_narrow(_index(lines), url), key=len, reverse=True):
-        if rule[0] == "D" and not _tree([rule]).can_fetch(url, "*"):
+        if rule[0] == "D" and not _tree([rule], wholly=wholly).can_fetch(url, "*"):
             return f"Disallow: {rule[1:]}"
     return f"more than {RULES_AT_ONCE_MAX} rules apply, or long ones"

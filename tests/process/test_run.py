@@ -236,6 +236,23 @@ def test_what_pages_say_to_robots_is_honoured_and_recorded(tmp_path):
     assert {path for path in robots if path.endswith("/on")} == {"/other/on", "/named/on"}
 
 
+@pytest.mark.parametrize("general", [True, False])
+def test_what_pages_say_to_robots_is_honoured_where_robots_txt_is(tmp_path, general):
+    """Not everywhere or nowhere: a [[host]] table may say otherwise than the crawl."""
+    config, out = tmp_path / "c.toml", tmp_path / "out"
+    config.write_text(f'robots = {str(general).lower()}\n[[host]]\nmatch = "127.0.0.2"\nrobots = {str(not general).lower()}\n')
+    pages = {"/": webs.Answer(body=b"<meta name=robots content=nofollow><a href=/on>x</a>"), "/on": webs.page()}
+    with webs.Web({"127.0.0.1": pages, "127.0.0.2": pages}).running() as web:
+        urls = [web.url("127.0.0.1"), web.url("127.0.0.2")]
+        options = ("--depth", "1", "--allow-net", "127.0.0.0/8", "--delay", "0", "--config", str(config))
+        assert command("run", *urls, "-o", str(out), *options).returncode == 0
+    for url, obeys in zip(urls, (general, not general), strict=True):
+        host = url.partition("//")[2].partition(":")[0]
+        assert web.asked(host) == {"/": 1} | ({"/robots.txt": 1} if obeys else {"/on": 1})
+        told = command("why", f"{url}not-there", "--via", url, "--data", str(out)).stdout
+        assert ("left out by the rule nofollow" in told) is obeys
+
+
 def test_a_crawl_can_be_set_aside_as_often_as_one_likes(tmp_path):
     for number in range(3):
         (tmp_path / "crawl.toml").write_text(str(number))

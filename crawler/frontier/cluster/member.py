@@ -104,6 +104,10 @@ class Member:
         """Whether visits of this host may begin."""
         return self._mirror.slots[self.slot_of_host(host)] == 1
 
+    def taken_at(self, host: str) -> float:
+        """Crawl clock at which this host was taken over: another may have visited it just before."""
+        return self._mirror.taken_at[self.slot_of_host(host)]
+
     def lessee(self, host: str) -> Lessee | None:
         return self._lessees.of(self.slot_of_host(host))
 

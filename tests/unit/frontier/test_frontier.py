@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from crawler.frontier.handed import Handed, LinksRoom
 from crawler.frontier.in_flight import InFlight, _suspects
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
-from crawler.frontier.refill import RULES_PER_TRIP_MAX, Refill
+from crawler.frontier.refill import RULES_PER_TRIP_MAX, Got, Refill
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
 from crawler.policy import robots_rules
@@ -1075,4 +1076,38 @@ async def test_a_crawl_delay_counts_from_the_visit_for_the_rules_wherever_they_w
     began = world.clock.now()
     await world.frontier.receive((), [("http://h0.test", record)], ())
     assert world.bench.state(link.host).due >= began + 1, "the cap of the gate"
+    world.pump.close()
+
+
+async def test_a_crawl_delay_holds_after_a_start_even_where_the_rules_must_be_asked_for_again():
+    """The last visit before a kill is not known: rules that have grown old since still say how long it is to rest after that."""
+    world = World()
+    cache = RulesCache(1 << 20)
+    gate = RobotsGate(cache, name="bot", crawl_delay_cap_s=30.0, obeys=lambda host: True, wall=world.clock.wall)
+    world.frontier._robots, world.frontier._politeness._crawl_delay = gate, gate.delay
+    old = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall() - 90_000)
+    (link,) = links(1, 1)
+    world.bench.put([Lease(link, b"1")])
+    world.pump._take_in_robots(gate, link, old.to_bytes(), 0)
+    assert world.bench.take(world.pump._opened_at + 19) is None
+    assert world.bench.take(world.pump._opened_at + 20).link.kind == "robots"
+    world.pump.close()
+
+
+@pytest.mark.parametrize("is_at_hand", [False, True])
+async def test_a_crawl_delay_holds_for_a_host_that_was_taken_over(is_at_hand):
+    """The last visit of the node that had it is not known here, and this one has run for long."""
+    world = World()
+    robots = Robots(world, Dropped("robots_denied", "rule"))
+    world.frontier._politeness._crawl_delay = robots.gate.delay
+    taken_at = world.pump._opened_at + 1000
+    world.pump.member = SimpleNamespace(taken_at=lambda host: taken_at)
+    record = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall()).to_bytes()
+    (link,) = links(1, 1)
+    if is_at_hand:
+        robots.gate.load("http://h0.test", record)
+    world.pump._take_in(Got([Lease(link, b"1", taken_at)], [], set(), set()))
+    if not is_at_hand:
+        world.pump._take_in_robots(robots.gate, link, record, 0)
+    assert world.bench.state(link.host).due == taken_at + 1, "the cap of the gate"
     world.pump.close()

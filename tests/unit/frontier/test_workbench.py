@@ -467,6 +467,16 @@ def test_there_are_no_more_groups_than_may_be_and_none_loses_its_rest(monkeypatc
     assert [at for at, _ in begun] == [0.0] * 3 + [10.0] * 3 + [20.0] * 3
 
 
+def test_a_group_that_may_have_been_visited_before_rests_first():
+    bench = Workbench(lambda host: 1, group_of=domain, group_due=lambda host: 10.0)
+    bench.put([lease("1.a.test", 0), lease("2.a.test", 0), lease("1.b.test", 0, suspect=True)])
+    assert bench.take(9.0) is None
+    one, other = bench.take(10.0), bench.take(10.0)
+    assert {one.link.host, other.link.host} == {"1.a.test", "1.b.test"} and bench.take(10.0) is None
+    bench.release(one, HostRest(11.0))
+    assert bench.take(10.5) is None and bench.take(11.0).link.host == "2.a.test"
+
+
 def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_one():
     """But not the first of each, those that rest themselves, and those that visit a robots.txt for another."""
     bench = Workbench(lambda host: 1, group_of=domain)

@@ -78,6 +78,11 @@ def test_a_crawl_delay_that_was_known_when_the_visit_began_holds_after_it(outcom
     assert politeness(1.0).after(LINK, outcome, UNKNOWN, NOW, 7.0).due == NOW + 7.0
 
 
+@pytest.mark.parametrize("outcome", [Done(page(), "ok"), Dropped("timeout", "total_timeout", sign="mute"), Unvisited()])
+def test_a_delay_that_was_set_during_a_visit_holds_after_it(outcome):
+    assert politeness(60.0).after(LINK, outcome, UNKNOWN, NOW, 1.0).due == NOW + 60.0
+
+
 def test_a_link_backs_off_by_itself_and_a_name_longer():
     polite = politeness(backoff_max_s=5.0)
     timeout, name = Retry("timeout", "connect_timeout"), Retry("dns_error", "servfail")

@@ -17,6 +17,7 @@ from protego import Protego
 from support.corpora import corpus
 from support.pages import page_of
 
+from crawler.core import urls
 from crawler.core.model import Done, Link
 from crawler.policy import robots_rules
 from crawler.policy.robots_cache import RulesCache
@@ -114,6 +115,23 @@ def test_of_two_rules_the_one_with_more_octets_decides(text: str, path: str, all
     assert rules(f"User-agent: *\n{text}\n").allows(f"http://h.example{path}") is allowed
     many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
     assert rules(f"User-agent: *\n{text}\n{many}").allows(f"http://h.example{path}") is allowed
+
+
+@pytest.mark.parametrize("rule", ["/*%", "/*%2", "/*%C3%", "/*%zz\nDisallow: /a{b}\nDisallow: /a b\nDisallow: /c&"])
+def test_a_percent_sign_that_begins_no_escape_stands_for_the_beginning_of_any(rule: str) -> None:
+    """What is not escaped is none of them, though to Protego it is."""
+    denied = {
+        "/*%": ["/a%20b", "/a b", "/\u00e4", "/%c3%a4", "/a%26b", "/a%2fb", "/100%", "/%zz", "/%3F", "/a{b}"],
+        "/*%2": ["/a%20b", "/a b", "/a%26b", "/a%2fb"],
+        "/*%C3%": ["/\u00e4", "/%c3%a4"],
+    }.get(rule, ["/a%20b", "/a b", "/%zz", "/a{b}", "/a%7bb}", "/c&d"])
+    others = ["/a", "/a?x=1&y=2", "/a&b", "/a+b", "/a'b", "/a,b:c;d", "/a%61", "/a%7E"]
+    text = f"User-agent: *\nDisallow: {rule}\n"
+    many = "".join(f"Disallow: /none/{n}\n" for n in range(robots_rules.RULES_AT_ONCE_MAX))
+    for found in (rules(text), rules(text + many)):
+        hrefs = [urls.parse(path, "http://h.example/").href for path in (*denied, *others)]
+        assert [found.allows(href) for href in hrefs] == [False] * len(denied) + [True] * len(others)
+        assert all(str(found.denied_by(href)).startswith("Disallow: ") for href in hrefs[: len(denied)])
 
 
 @pytest.mark.parametrize(
@@ -246,12 +264,27 @@ def test_bytes_that_are_no_text():
     assert rules("<html><p>User agent * is not what\n<p>disallow everyone\nallow me</html>").allows("http://h/")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_rules_in_utf_16_are_rules(encoding):
+    text = "\ufeffUser-agent: *\r\nDisallow: /caf\u00e9\r\nCrawl-delay: 7\r\n"
+    found = rules(text.encode(encoding))
+    assert not found.allows("http://h/caf%C3%A9/x") and found.allows("http://h/caf") and found.delay(30) == 7
+    for end in range(1, 12):
+        cut = read(200, (text + "Disallow: /private").encode(encoding)[:-end], name="flatcrawler", wall=0.0, cut=True)
+        assert cut.record.lines == "D/caf%C3%A9", "a line that is not whole is none"
+    for more in range(20):
+        long = f"{text}#{'.' * more}\r\n" + "Disallow: /private\r\n" * 20_000
+        assert read(200, long.encode(encoding), name="flatcrawler", wall=0.0).record.lines == "D/caf%C3%A9\nD/private"
+
+
 def test_crawl_delay_is_read_and_capped():
     text = "User-agent: *\nCrawl-delay: {}\n\nUser-agent: x\nDisallow: /\n"
     assert rules(text.format("2.5")).delay(30) == 2.5
     assert rules(text.format("1e9")).delay(30) == 30
     assert rules(text.format("7")).allows("http://h/"), "Crawl-delay closes the list of agents: the next group is not ours"
-    for nonsense in ("nan", "inf", "-1", "ten", "", "1,5"):
+    for written in ("5 seconds", "5s", "5 Sec", "5.0", "5 # seconds"):
+        assert rules(text.format(written)).delay(30) == 5, written
+    for nonsense in ("nan", "inf", "-1", "ten", "", "1,5", "1.5.2", ".", "5 minutes", "1e999"):
         assert rules(text.format(nonsense)).delay(30) == 0
     assert rules("User-agent: *\nCrawl-delay: 9\nUser-agent: flatcrawler\nDisallow: /x\n").delay(30) == 0
 
@@ -375,8 +408,9 @@ def test_narrowing_changes_no_decision(drawn, path):
 @example([("D", "%a4")], "%a4")
 def test_a_plain_path_that_nothing_can_deny_is_allowed_as_protego_says(drawn, path):
     lines = "\n".join(f"{sign}/{pattern}" for sign, pattern in drawn)
-    url, tree = f"http://h/{path}", robots_rules._tree(lines.split("\n"))
-    assert robots_rules.Matcher(lines).allows(url) == tree.can_fetch(robots_rules._marked(url), "*")
+    url, wholly = f"http://h/{path}", robots_rules._STRAY.search(lines) is not None
+    tree = robots_rules._tree(lines.split("\n"), wholly=wholly)
+    assert robots_rules.Matcher(lines).allows(url) == tree.can_fetch(robots_rules._marked(url, wholly=wholly), "*")
 
 
 def test_kept_bytes_come_back_or_are_refused():

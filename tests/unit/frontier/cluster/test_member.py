@@ -76,6 +76,7 @@ async def test_a_tick_that_was_asked_before_a_slot_was_taken_does_not_make_it_on
     await member._load(dict(member._slots.wanted), None)
     assert (member.look().held, member.look().loading) == (256, 0)
     assert [lease.link.url for lease in driver.claim()] == [link("a/1").url]
+    assert member.taken_at(link("a/1").host) == driver.now, "it may have been visited until then"
     member._lose({slot_of(member)})
     assert pump.evicted == {slot_of(member)}, "what is out of it is broken off"
 
