@@ -89,7 +89,12 @@ def open_files(config: Config, hosts: HostRules, plan: Plan, part: CrawlPart | N
     if own.parent != root:
         make_dir(own)  # RocksDB makes it too, but syncs no name of it
     now = Clock().now() if membership is None else membership.now
-    store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership, now)
+    try:
+        store = _open_store(config, own, hosts, plan, part.share if part is not None else None, membership, now)
+    except StorageError as error:
+        if membership is not None and error.final:  # a store of another crawl, most of all
+            membership.mirror.withdraw()
+        raise
     stack.callback(store.close)  # again: see _leave
     number = part.share.own if part is not None else WHOLE
     outbox: Outbox | None = None

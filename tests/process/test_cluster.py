@@ -448,6 +448,20 @@ def test_daemons_of_the_cluster_tell_of_the_whole_crawl_and_take_seeds_for_it(cl
     }
 
 
+def test_a_directory_of_another_crawl_holds_up_no_end(cluster: Cluster) -> None:
+    web = tree(5)
+    with web.running():
+        cluster.begin("a", url_of(web, 1))
+        cluster.wait()
+        cluster.url = postgres().url()
+        cluster.begin("b", url_of(web, 1))
+        cluster.wait("b")
+        assert cluster.begin("a", url_of(web, 1)).wait(30) == 3 and "is of another crawl" in cluster.said("a")
+        cluster.begin("b", url_of(web, 1))
+        cluster.wait("b")
+    assert [node["state"] for node in status_of(cluster)["nodes"]] == ["left"]
+
+
 def test_a_node_that_is_begun_again_with_fewer_processes_tells_of_what_the_others_have_counted(cluster: Cluster) -> None:
     web = tree(60)
     with web.running():

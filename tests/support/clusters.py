@@ -14,6 +14,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from crawler.frontier.parts_reader import total
+from crawler.frontier.rocksdb.layout import decode_host, decode_page, decode_state
+from crawler.frontier.store import Counts
 from support.postgres import rows
 from support.programs import CLEAN, LOCAL, command_of, rows_of
 from support.webs import Answer, Visit, Web, page
@@ -132,6 +135,23 @@ class Cluster:
         assert Counter(row["canonical"] for row in self.rows() if row["outcome"] == "ok") == wanted
         archived = Counter(url for name in self.nodes for url in _archived(self.directory(name)))
         assert archived == wanted
+
+    def counts(self) -> Counts:
+        """As all members have committed them."""
+        return total([decode_state(state).counts for (state,) in rows(self.url, "SELECT state FROM member") if state])
+
+    def check_counts(self) -> None:
+        """Where nothing waits any more: what the members have counted is what stands in the tables, and nothing is left over."""
+        counts = self.counts()
+        known = rows(self.url, "SELECT count(*) FROM known WHERE family = 0")[0][0]
+        pages = [decode_page(value)[1] for (value,) in rows(self.url, "SELECT value FROM known WHERE family = 1")]
+        assert (counts.known, counts.waiting, counts.retrying) == (known, 0, 0)
+        assert counts.outcomes == Counter(page.outcome for page in pages) and len(pages) == known
+        hosts = [
+            decode_host(value) for key, value in rows(self.url, "SELECT key, value FROM work WHERE family = 1") if len(key) == 8
+        ]
+        assert not any(lane.count for host in hosts for lane in host.lanes)
+        assert rows(self.url, "SELECT count(*) FROM work WHERE family IN (0, 2)") == [(0,)]
 
 
 _SLOTS = """SELECT member.node::text, count(*) FROM slot JOIN member ON member.id = slot.owner

@@ -11,6 +11,7 @@ made again.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
@@ -451,6 +452,11 @@ class Mirror:
     def member_of(self, number: int) -> int:
         """The member that a number in ``share.owners`` stands for."""
         return self.members[number] if number < len(self.members) else NOBODY
+
+    def withdraw(self) -> None:
+        """This directory cannot be a member's, after all: the crawl waits for nothing of it."""
+        with contextlib.suppress(StorageError):
+            self.truth.withdraw()
 
     def leave(self) -> None:
         if self._has_left:

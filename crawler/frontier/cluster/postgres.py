@@ -89,6 +89,7 @@ class PostgresTruth:
         self._number = NOBODY
         self._incarnation = 0
         self._joins_unanswered = 0
+        self._is_new = False
 
     # -- sessions -------------------------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class PostgresTruth:
                 left = connection.execute(tables.LEFT, [POSITION, LONG_KEY]).fetchall() if seeding else []
         except psycopg.Error as error:
             raise self._failed(error) from None
-        self._incarnation, self._joins_unanswered = incarnation, 0
+        self._incarnation, self._joins_unanswered, self._is_new = incarnation, 0, before is None
         out_long = _keys(before[0]) if before is not None else []
         lost: dict[str, list[bytes]] = {}
         for row in left:
@@ -230,6 +231,11 @@ class PostgresTruth:
         self._do(f"UPDATE slot SET owner = NULL, until = NULL WHERE owner = ({own})", [self._number, self._incarnation])  # noqa: S608
         gone = "UPDATE member SET here = false, out_long = '{}' WHERE id = %s AND incarnation = %s"
         self._do(gone, [self._number, self._incarnation])
+
+    def withdraw(self) -> None:
+        if self._is_new:
+            gone = "DELETE FROM member WHERE id = %s AND incarnation = %s AND commits = 0"
+            self._do(gone, [self._number, self._incarnation])
 
     # -- what is true ---------------------------------------------------------------------------------------------
 

@@ -139,6 +139,9 @@ class Truth(Protocol):
     def leave(self) -> None:
         """Give all slots up, and be no member any more until the next ``join``."""
 
+    def withdraw(self) -> None:
+        """Where this process was the first of its member: there never was one. It owns no slots yet."""
+
     def commit(self, changes: Changes) -> None:
         """All of it or nothing, only while every slot is held, in one round trip."""
 
