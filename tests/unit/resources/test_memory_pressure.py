@@ -310,7 +310,7 @@ async def crawl(): print(gc.get_threshold()[0], gc.get_freeze_count() > 1000)
 starting.in_a_loop(crawl)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["tidy", "2000", "True"]
+    assert told.split() == ["tidy", "20000", "True"]
 
 
 def test_what_is_free_goes_back_to_the_system():
