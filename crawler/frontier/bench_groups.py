@@ -40,7 +40,7 @@ class Group:
 
 class Groups:
     """``per_host(host)`` is how many visits a host may have out, and its group; ``group_of(host)`` names that, or None;
-    ``group_due(host)`` tells before which crawl-clock time no visit of a group begins of which nothing is known here."""
+    ``group_due(host)`` tells before which crawl-clock time no visit of its group begins, whatever is known here."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Groups:
         waits from here on until it is called."""
         was_called |= host.has_turn
         for key in self._of(name, lease):
-            if (is_new := key not in self._all) and not self._has_room(now):
+            if key not in self._all and not self._has_room(now):
                 return now + GROUPS_LOOK_EVERY_S
             group, waiting = self._group(key), self._waiting.get(key)
-            if is_new and key != SUSPECTS:
-                group.due = max(0.0, self._group_due(name))
+            if key != SUSPECTS:  # also of one that is known: its hosts may have been another node's meanwhile
+                group.due = max(group.due, self._group_due(name))
             is_free = group.due <= now and group.out + group.called < self._limit(key, group, name)
             if not is_free or (waiting is not None and not was_called):
                 if waiting is None or was_called:

@@ -298,8 +298,8 @@ class Pump:
 
     async def _cut_back(self, error: StorageError) -> None:
         """Wait out what is wrong, then go back to the last commit in store and files. Nothing is dealt meanwhile."""
-        self._pause_for(error)
-        self._failure = error
+        self._failure = self._failure or error  # the first tells what is wrong
+        self._pause_for(self._failure)
         while self._failure is not None:
             await self._recover(self._failure)
             self._refill.rewound()  # before looking who holds what: a claim under way is void from here on

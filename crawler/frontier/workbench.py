@@ -56,7 +56,7 @@ STALL_S: Final = 0.5
 class Workbench:
     """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
     ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none.
-    ``group_due(host)``: before this crawl-clock time no visit of a group begins of which nothing is known here.
+    ``group_due(host)``: before this crawl-clock time no visit of its group begins, whatever is known here.
     ``visits_max``: there are no more visits than these at a time; None: nobody knows, and none are kept."""
 
     def __init__(

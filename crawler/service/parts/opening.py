@@ -89,7 +89,7 @@ def _members(config: Config, root: Path, parts: int) -> Division:
     node_in(config, root)
     for name in _PRELOAD_CLUSTER:
         import_module(name)
-    return Division(parts, bytes(SLOTS), 0, config.politeness_by == "domain")
+    return Division(parts, bytes(SLOTS), 0, config.politeness_by == "domain", 1)  # hosts move: see ``is_divided_anew``
 
 
 def _divided(config: Config, root: Path, parts: int) -> Division:

@@ -1,6 +1,7 @@
 """Orders to visit again, while the store cannot be written or opened."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 from support.frontiers import NoFiles, politeness
@@ -17,6 +18,7 @@ from crawler.frontier.handed import Handed
 from crawler.frontier.pump import Pump
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb import store as rocks
+from crawler.frontier.rocksdb.database import Database
 from crawler.frontier.workbench import Workbench
 
 
@@ -91,3 +93,37 @@ async def test_a_schedule_is_ordered_once_however_often_the_crawl_is_begun_befor
         await recrawler.begin()
     assert [order.every for order in driver.store.orders()] == [60.0, 90.0]
     pump.close()
+
+
+async def test_the_first_failure_tells_what_is_wrong_though_a_commit_fails_behind_it(tmp_path, monkeypatch):
+    """It waited for the same thread, and has failed since nothing is written before the store is opened anew."""
+    clock = Clock()
+    store = open_store("embedded", tmp_path / "frontier", Limits(), now=clock.now(), rest=lambda host: 0.0)
+    pump = Pump(
+        store, Workbench(lambda host: 1), Handed(politeness()), NoFiles(), clock=clock.now, wall=clock.wall, links_max=100
+    )
+    is_due, told, write = threading.Event(), [], Database.write
+
+    def fails_once(self, batch, *, sync):
+        monkeypatch.setattr(Database, "write", write)
+        assert is_due.wait(30)
+        raise StorageError("no space left", errno=28)
+
+    async def recover(error: StorageError) -> None:
+        told.append(error.errno)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(pump.run(recover))
+        await (await pump.frontier.admit(Admitted((Link("http://a.test/", "a.test"),))))
+        monkeypatch.setattr(Database, "write", fails_once)
+        ordered = tasks.create_task(pump.change(lambda: store.order(RecrawlOrder(clock.now(), clock.wall()))))
+        committed = await pump.frontier.admit(Admitted((Link("http://b.test/", "b.test"),)))
+        while not pump.uncommitted_s or pump._batches.closing is None:
+            await asyncio.sleep(0.01)
+        is_due.set()
+        await asyncio.wait((committed, ordered))
+        assert told and set(told) == {28}
+        pump.end()
+        await running
+    pump.close()
+    store.close()

@@ -477,6 +477,17 @@ def test_a_group_that_may_have_been_visited_before_rests_first():
     assert bench.take(10.5) is None and bench.take(11.0).link.host == "2.a.test"
 
 
+def test_a_group_that_was_another_nodes_meanwhile_rests_first_though_it_is_known_here():
+    taken_at = [0.0]
+    bench = Workbench(lambda host: 1, group_of=domain, group_due=lambda host: taken_at[0] + 5.0)
+    bench.put([lease("1.a.test", 0)])
+    bench.release(bench.take(6.0), HostRest(11.0))
+    assert bench.take(12.0) is None
+    taken_at[0] = 100.0
+    bench.put([lease("2.a.test", 0)])
+    assert bench.take(104.0) is None and bench.take(105.0).link.host == "2.a.test"
+
+
 def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_one():
     """But not the first of each, those that rest themselves, and those that visit a robots.txt for another."""
     bench = Workbench(lambda host: 1, group_of=domain)
