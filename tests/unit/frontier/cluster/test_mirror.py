@@ -136,10 +136,7 @@ def test_a_copy_is_of_no_use_where_a_failover_gave_its_epoch_to_another(driver: 
     assert len(driver.claim()) == 2
 
 
-@pytest.mark.parametrize("was_made", [True, False])
-def test_after_a_commit_without_an_answer_nothing_is_written_until_it_is_looked_up(driver: Driver, was_made: bool) -> None:
-    """Other calls may wait for the engine's thread, and come before the pump has heard of it."""
-    crawled(driver)
+def commit_without_an_answer(*, was_made: bool):
     commit = PostgresTruth.commit
 
     def unanswered(self, changes):
@@ -148,6 +145,14 @@ def test_after_a_commit_without_an_answer_nothing_is_written_until_it_is_looked_
         self._drop()
         raise RemoteError("the answer was lost")
 
+    return unanswered
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+def test_after_a_commit_without_an_answer_nothing_is_written_until_it_is_looked_up(driver: Driver, was_made: bool) -> None:
+    """Other calls may wait for the engine's thread, and come before the pump has heard of it."""
+    crawled(driver)
+    unanswered = commit_without_an_answer(was_made=was_made)
     store, every = driver.store, Selection(outcomes=frozenset({"timeout"}))
     prepared = driver.prepare([link("new/1")])
     with patch.object(PostgresTruth, "commit", unanswered), pytest.raises(RemoteError):
@@ -193,14 +198,7 @@ def test_nothing_is_written_ahead_while_it_is_not_known_whether_what_was_ahead_b
 @pytest.mark.parametrize("was_made", [True, False])
 def test_a_commit_that_was_not_answered_is_looked_up(driver: Driver, was_made: bool) -> None:
     crawled(driver)
-    commit = PostgresTruth.commit
-
-    def unanswered(self, changes):
-        if was_made:
-            commit(self, changes)
-        self._drop()
-        raise RemoteError("the answer was lost")
-
+    unanswered = commit_without_an_answer(was_made=was_made)
     driver.now += 1
     before = driver.store.stats().known
     prepared = driver.prepare([link("new/1"), link("new/2")])
