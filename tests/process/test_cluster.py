@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from support.clusters import SETTINGS, Cluster, check_spacing, hold, tree, url_of
-from support.crews import kill, parts_of, wait_for_parts
+from support.crews import kill, wait_for_parts
 from support.db_proxy import Proxy
 from support.postgres import PASSWORD, postgres, rows
 from support.programs import command, port_of_its_own, rows_of
@@ -242,20 +242,12 @@ def test_all_at_random(cluster: Cluster, tmp_path: Path) -> None:
         while time.monotonic() < end:
             what, name = rng.choice(["kill", "drain", "freeze", "cut", "answer", "commit", "database"]), rng.choice(names)
             done[what] += 1
-            node = cluster.nodes[name]
             if what == "kill":
-                for part in parts_of(node.pid):
-                    kill(part)
-                cluster.kill(name)
+                cluster.kill_all_of(name)
             elif what == "drain":
                 cluster.drain(name)
             elif what == "freeze":
-                frozen = [node.pid, *parts_of(node.pid)]
-                for pid in frozen:
-                    os.kill(pid, signal.SIGSTOP)
-                time.sleep(rng.uniform(0, 3 * cluster.lease_s))
-                for pid in frozen:
-                    os.kill(pid, signal.SIGCONT)
+                cluster.freeze(name, rng.uniform(0, 3 * cluster.lease_s))
             elif what == "cut":
                 proxies[name].cut()
                 time.sleep(rng.uniform(0, 3 * cluster.lease_s))

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import random
-import signal
 import threading
 import time
 import urllib.error
@@ -21,7 +20,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from support.clusters import HOSTS, Cluster, tree, url_of
-from support.crews import kill, parts_of
 from support.db_proxy import Proxy
 from support.postgres import postgres, rows
 from support.programs import command, port_of_its_own
@@ -122,21 +120,13 @@ def test_counts_are_true_and_no_line_is_lost_however_it_is_steered(tmp_path: Pat
 
 
 def _blow(rng: random.Random, cluster: Cluster, name: str, proxy: Proxy) -> None:
-    node = cluster.nodes[name]
     what = rng.choice(["kill", "drain", "freeze", "cut", "answer", "commit", "database", "sessions"])
     if what == "kill":
-        for part in parts_of(node.pid):
-            kill(part)
-        cluster.kill(name)
+        cluster.kill_all_of(name)
     elif what == "drain":
         cluster.drain(name)
     elif what == "freeze":
-        frozen = [node.pid, *parts_of(node.pid)]
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(rng.uniform(0, 3 * cluster.lease_s))
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
+        cluster.freeze(name, rng.uniform(0, 3 * cluster.lease_s))
     elif what == "cut":
         proxy.cut()
         time.sleep(rng.uniform(0, 3 * cluster.lease_s))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.layout import decode_host, decode_page, decode_state
 from crawler.frontier.store import Counts
+from support.crews import kill, parts_of
 from support.postgres import rows
 from support.programs import CLEAN, LOCAL, command_of, rows_of
 from support.webs import Answer, Visit, Web, page
@@ -78,6 +80,21 @@ class Cluster:
     def kill(self, name: str) -> None:
         self.nodes[name].kill()
         self.nodes[name].wait()
+
+    def kill_all_of(self, name: str) -> None:
+        """A node with its parts: they do not end by themselves because it has."""
+        for part in parts_of(self.nodes[name].pid):
+            kill(part)
+        self.kill(name)
+
+    def freeze(self, name: str, seconds: float) -> None:
+        """A node and its parts stand still so long."""
+        frozen = [self.nodes[name].pid, *parts_of(self.nodes[name].pid)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
 
     def drain(self, name: str) -> int:
         self.nodes[name].send_signal(signal.SIGTERM)
