@@ -162,7 +162,8 @@ class Cluster:
         counts = self.counts()
         known = rows(self.url, "SELECT count(*) FROM known WHERE family = 0")[0][0]
         pages = [decode_page(value)[1] for (value,) in rows(self.url, "SELECT value FROM known WHERE family = 1")]
-        assert (counts.known, counts.waiting, counts.retrying) == (known, 0, 0)
+        told = (counts.known, counts.waiting, counts.retrying)
+        assert told == (known, 0, 0), f"{told}, and {known} are known"
         assert counts.outcomes == Counter(page.outcome for page in pages) and len(pages) == known
         hosts = [
             decode_host(value) for key, value in rows(self.url, "SELECT key, value FROM work WHERE family = 1") if len(key) == 8
