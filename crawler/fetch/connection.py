@@ -19,12 +19,12 @@ from typing import Any, Final
 from aiohttp.client_exceptions import ServerDisconnectedError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL
-from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from crawler.core.errors import our_errno
 from crawler.fetch.chunks import Chunks
 from crawler.fetch.exchange import CURRENT, Exchange
+from crawler.fetch.framing import content_length, head_fault, may_be_kept, stays_open
 from crawler.fetch.tls_waste import REST_BYTES_MAX, TlsWaste, is_wasteful, received_bytes
 
 FEED_BYTES: Final = 16 << 10
@@ -32,9 +32,6 @@ FEED_BYTES: Final = 16 << 10
 START_BYTES: Final = 16
 LONG_HEAD_BYTES: Final = 16 << 10
 """A head that grows beyond this is received when there is memory for as much as a head may have."""
-LENGTH_MAX: Final = (1 << 63) - 1
-"""The parser takes 2^64 - 1 for no length at all."""
-_DIGITS_MAX: Final = len(str(LENGTH_MAX))
 _head_end: Final = re.compile(rb"\n\r?\n").search
 """A bare line feed ends a line, for the parser too (RFC 9112 section 2.2)."""
 _LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -457,41 +454,3 @@ def _parser_reason(error: BaseException, exchange: Exchange) -> tuple[str, str]:
     if exchange.message is not None and exchange.message.chunked:
         return "chunked", "framing of the body"
     return "malformed", " ".join(message.split())[:100]
-
-
-def head_fault(message: RawResponseMessage) -> tuple[str, str] | None:
-    """What the parser let pass and another reader could frame differently (RFC 9112 sections 5.1 and 6.3): (reason, detail)."""
-    if message.code == 101:
-        return "upgrade", ""
-    if message.version.major != 1 or message.code < 200:
-        return "malformed", "status line"
-    for name, _ in message.raw_headers:
-        if name[-1:] == b" ":  # let pass where it frames: "Content-Length : 5" then counts for the parser, or does not
-            return "malformed", "space after a field name"
-    if message.chunked or "Transfer-Encoding" in message.headers:
-        transfer = ",".join(message.headers.getall("Transfer-Encoding", ())).strip(" \t").lower()
-        if transfer not in (("chunked",) if message.chunked else ("", "identity")):
-            return "malformed", "transfer coding"
-    if (content_length(message) or 0) > LENGTH_MAX:
-        return "malformed", "content length"
-    return None
-
-
-def content_length(message: RawResponseMessage) -> int | None:
-    """Content-Length; beyond LENGTH_MAX if it is larger than that, however many digits it has. None if there is none."""
-    text = message.headers.get("Content-Length", "")
-    if not (text.isascii() and text.isdigit()):
-        return None
-    digits = text.lstrip("0") or "0"
-    return int(digits) if len(digits) <= _DIGITS_MAX else LENGTH_MAX + 1
-
-
-def stays_open(message: RawResponseMessage) -> bool:
-    """Whether its sender means to go on after a response of HTTP/1.1 (RFC 9112 section 9.3), whatever frames its body."""
-    options = ",".join(message.headers.getall("Connection", ())).lower().split(",")
-    return message.version == HttpVersion11 and all(option.strip() != "close" for option in options)
-
-
-def may_be_kept(message: RawResponseMessage) -> bool:
-    """Whether the connection may serve again: HTTP/1.0 knows no chunks, so whoever sends them frames by mistake (6.1)."""
-    return not (message.chunked and message.version == HttpVersion10)
