@@ -13,7 +13,8 @@ from crawler.core.link_block import Columns, Packer
 from crawler.core.urls import host_key
 from crawler.crawl.outlinks import parts_of, reading_of
 from crawler.parse.html import Outlink
-from crawler.parse.sitemap_formats import End, How, Part, part
+from crawler.parse.sitemap_formats import part
+from crawler.parse.sitemap_part import End, How, Part
 
 FUNCTION: Final = "crawler.crawl.sitemap_entries:packed_part"
 """As a parser process is told it."""

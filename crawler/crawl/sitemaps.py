@@ -27,7 +27,7 @@ from crawler.crawl.sitemap_entries import FUNCTION, PackedPart
 from crawler.parse.html import MIMES, PART_LINKS
 from crawler.parse.pool import ParseFault, ParserPool
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, PART_BYTES, URLS_MAX, Unpacked
-from crawler.parse.sitemap_formats import Part, without_part
+from crawler.parse.sitemap_part import Part, without_part
 from crawler.policy.scope import Scope
 from crawler.resources.memory_budget import VisitMemory
 from crawler.resources.memory_plan import SITEMAP_PART_BYTES

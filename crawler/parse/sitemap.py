@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 from crawler.core.content_coding import MEMBERS_MAX
-from crawler.parse.sitemap_formats import End
+from crawler.parse.sitemap_part import End
 
 BYTES_MAX: Final = 50 << 20
 """Decoded, as the protocol says; so are the URLs."""

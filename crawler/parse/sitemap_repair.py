@@ -19,7 +19,8 @@ from xml.parsers import expat
 
 from turbohtml import Tokenizer, TokenType, unescape
 
-from crawler.parse.sitemap_formats import NAME_CHARS_MAX, PLACES, Full, Odd, SitemapKind, SitemapReading, Stop, Strict
+from crawler.parse.sitemap_part import PLACES, Full, SitemapKind, SitemapReading, Stop
+from crawler.parse.sitemap_xml import NAME_CHARS_MAX, Odd, Strict
 
 REPAIRS_MAX: Final = 50_000
 """Damaged entries of one document: as many as it may have URLs."""

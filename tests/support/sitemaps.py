@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from crawler.core.urls import UrlRules
 from crawler.parse.sitemap import PART_BYTES, Unpacked
-from crawler.parse.sitemap_formats import End, How, part, without_part
+from crawler.parse.sitemap_formats import part
+from crawler.parse.sitemap_part import End, How, without_part
 
 URL = "http://a.example/s.xml"
 FORMATS = ("urlset", "index", "rss", "rdf", "atom", "text", "prefixed")

@@ -23,7 +23,7 @@ from crawler.fetch.decoding import Finisher
 from crawler.parse.heavy_hosts import NO_TURN
 from crawler.parse.pool import ParseFault, ParserPool, open_parser
 from crawler.parse.sitemap import INDEX_DEPTH_MAX, URLS_MAX
-from crawler.parse.sitemap_formats import ENTRY_URLS_MAX
+from crawler.parse.sitemap_xml import ENTRY_URLS_MAX
 from crawler.policy.scope import RULES, Scope
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_plan import Needs, divide

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sitemaps import take
 
-from crawler.parse import sitemap_formats
+from crawler.parse import sitemap_formats, sitemap_part
 from crawler.parse.sitemap import PART_BYTES, Unpacked
 from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX
 
@@ -58,7 +58,7 @@ def test_atom_says_what_its_links_are_relative_to(size, fault):
         <entry><link href="/four"/></entry><entry xml:base="http://[bad"><link href="five"/></entry>
         <entry xml:base="https://b.example/x/"><link href="https://a.example/six"/></entry></feed>""".encode()
     paths = ["blog/one", "blog/2024/two", "blog/2024/b/three", "four", "blog/five", "six"]
-    how, state, found = sitemap_formats.How("https://a.example/feeds/atom.xml"), b"", []
+    how, state, found = sitemap_part.How("https://a.example/feeds/atom.xml"), b"", []
     for at in range(0, len(atom), size):
         part = sitemap_formats.part(atom[at : at + size], state, "whole" if at + size >= len(atom) else "", how)
         state = part.state
@@ -130,7 +130,7 @@ def test_the_caps():
     assert (list(read.faults), read.urls[-1]) == (["too_large"], f"http://a.example/{len(read.urls) - 1}")
     read = take(gzip.compress(many(1_000)), bytes_max=10_000)
     assert (list(read.faults), len(read.urls) > 100) == (["too_large"], True)
-    long = b"http://a.example/" + b"x" * sitemap_formats.URL_CHARS_MAX
+    long = b"http://a.example/" + b"x" * sitemap_part.URL_CHARS_MAX
     for body in (
         b"http://a.example/\n" + long,
         b"<urlset><url><loc>http://a.example/</loc></url><url><loc>" + long + b"</loc></url></urlset>",
@@ -228,7 +228,8 @@ def test_memory_is_bounded_by_a_part_and_an_entry():
     """Read in a process of its own, hostile names, tags and text hold no more than some MiB, and leave nothing behind."""
     program = """
 import sys
-from crawler.parse.sitemap_formats import How, part
+from crawler.parse.sitemap_formats import part
+from crawler.parse.sitemap_part import How
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
 first = b"<urlset><url><loc>http://a.example/</loc></url>"
 bodies = [
@@ -293,9 +294,9 @@ def test_the_parent_imports_no_parser_of_html():
 def test_when_an_entry_was_modified(text, at):
     """https://www.w3.org/TR/NOTE-datetime: a year, a year and a month, or a complete date."""
     url = f"<urlset><url><lastmod> {text} </lastmod><loc>https://a.example/</loc></url><url><loc>/b</loc></url></urlset>"
-    how = sitemap_formats.How("https://a.example/sitemap.xml", with_modified=True)
+    how = sitemap_part.How("https://a.example/sitemap.xml", with_modified=True)
     part = sitemap_formats.part(url.encode(), b"", "whole", how)
     assert (part.entries, part.faults) == (["https://a.example/", "https://a.example/b"], {})
     assert part.modified == ({"https://a.example/": at} if at is not None else {})
-    how = sitemap_formats.How("https://a.example/sitemap.xml")
+    how = sitemap_part.How("https://a.example/sitemap.xml")
     assert sitemap_formats.part(url.encode(), b"", "whole", how).modified == {}

@@ -36,7 +36,8 @@ from support.sitemaps import (
 from crawler.config.sections import ParseConfig
 from crawler.parse.pool import open_parser
 from crawler.parse.sitemap import PART_BYTES
-from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, PART_REPLY_BYTES_MAX, How, Part, SitemapState, part
+from crawler.parse.sitemap_formats import ENTRY_BYTES_MAX, part
+from crawler.parse.sitemap_part import PART_REPLY_BYTES_MAX, How, Part, SitemapState
 from crawler.parse.sitemap_repair import REPAIRS_MAX, REPAIRS_PER_CALL_MAX
 
 XML = [form for form in FORMATS if form != "text"]
