@@ -35,7 +35,7 @@ from crawler.core.model import Known, Lease, Link, Ref
 from crawler.core.urls import host_key
 from crawler.frontier import Limits, Store, open_store
 from crawler.frontier.cluster.member import LOAD_ROWS
-from crawler.frontier.cluster.mirror import KNOWN_FAMILIES
+from crawler.frontier.cluster.rows import KNOWN_FAMILIES
 from crawler.frontier.rocksdb.layout import encode_page, encode_seen
 
 BATCH = 100

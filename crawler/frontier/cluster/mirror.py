@@ -1,5 +1,5 @@
-"""Between a member's RocksDB and the truth. The store decides and collects its writes as ever; here they are translated to rows,
-made true, and only then written, unsynced: RocksDB is a working copy.
+"""Between a member's RocksDB and the truth. The store decides and collects its writes as ever; they are translated to rows (see
+``rows``), made true, and only then written here, unsynced: RocksDB is a working copy.
 
 Invariants. What is written here with a commit is true. A slot's copy may be used again if nobody else has had the slot since, and
 every commit of ours is in it: its note says under which epoch it was held, and a count how many commits there are. A database
@@ -22,19 +22,14 @@ from rocksdict import WriteBatch
 from crawler.core.batch import Prepared
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.keys import HOST_BYTES, SLOTS, GroupOf, Share
-from crawler.core.urls import host_key
-from crawler.frontier.cluster.truth import NOBODY, Changes, Joined, Row, RowKey, Truth
+from crawler.frontier.cluster.rows import FAMILIES, OWN, WORK_FAMILIES, Rows, is_suspect
+from crawler.frontier.cluster.truth import NOBODY, Changes, Joined, Row, Truth
 from crawler.frontier.parts_reader import total
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
     BY_SLOT,
     BY_TIME,
-    IDENTITY_KEY,
-    MARK,
-    POSITION,
-    PROGRESS,
     QUEUE_KEY_BYTES,
-    RECRAWL_KEY,
     STATE_KEY,
     SUSPECT,
     TIME_BYTES,
@@ -65,11 +60,6 @@ AHEAD_BYTES_MAX: Final = 4 << 20
 
 CLEARED_MAX: Final = 10_000
 """Entries deleted at a time."""
-
-KNOWN_FAMILIES: Final = {"seen": 0, "page": 1}
-WORK_FAMILIES: Final = {"queue": 0, "host": 1, "due": 2, "robots": 3, "suspect": 4}
-_FAMILIES: Final = ({code: name for name, code in KNOWN_FAMILIES.items()}, {code: name for name, code in WORK_FAMILIES.items()})
-_OWN: Final = (MARK, POSITION, PROGRESS, SUSPECT + ROBOTS_KEY, IDENTITY_KEY, RECRAWL_KEY)
 
 
 class Messages(Protocol):
@@ -118,7 +108,7 @@ class Mirror:
         """Visits of this member's last process that those who have taken their slots since have counted."""
         self._tells_whole = tells_whole
         self._joined, self._state, self._commits = joined, joined.state, joined.commits
-        self._keys_by = self.share.keys_by()
+        self._rows = Rows(self.share.keys_by())
         self._database: Database | None = None
         self._notes: dict[int, bytes] = {}
         self._carried: Ops = {}
@@ -213,7 +203,7 @@ class Mirror:
         """What only this member writes stands here as it is true."""
         database, meta = self._base, self._base.handle("meta")
         batch = WriteBatch(raw_mode=True)
-        for prefix in _OWN:
+        for prefix in OWN:
             for key, _ in database.scan("meta", prefix):
                 if key not in joined.own:
                     batch.delete(key, meta)
@@ -273,8 +263,10 @@ class Mirror:
             self._write_ahead(batch)
             return
         ops = self._carried | batch.ops
-        carried = frozenset(self._slots_of(self._carried))
-        changes = self._changes(ops)
+        carried = frozenset(self._rows.slots_of(self._carried))
+        changes = Changes(self._commits, self._state, boxes=self._boxes, taken=self._taken, seeds_ended=self._seeds_ended)
+        touched = self._rows.add(changes, ops)
+        changes.slots = {slot: self.epochs.get(slot, -1) for slot in sorted(touched)}
         self.refuse_foreign(bytes((slot,)) for slot in changes.slots)
         sent = _Sent(self._commits + 1, batch.ops, carried)
         self._sent, self.is_sure = sent, False
@@ -293,7 +285,7 @@ class Mirror:
             self.write(self.batch(), sync=True)
 
     def _write_ahead(self, batch: Recorded) -> None:
-        for slot in self._slots_of(batch.ops):
+        for slot in self._rows.slots_of(batch.ops):
             batch.raw.delete(COPY + bytes((slot,)), self._base.handle("meta"))
         self._base.write(batch.raw, sync=False)
         self._carried |= batch.ops
@@ -306,55 +298,13 @@ class Mirror:
             if slot in self._notes:
                 batch.put(COPY + bytes((slot,)), self._notes[slot], meta)
 
-    def _changes(self, ops: Ops) -> Changes:
-        changes = Changes(self._commits, self._state, {}, [], [], [], [], [], [], self._boxes, self._taken, self._seeds_ended)
-        slots: set[int] = set()
-        for (family, key), value in ops.items():
-            if family == "meta":
-                self._change_meta(changes, slots, key, value)
-            elif family != "ready":  # it follows from the hosts
-                slot = self._slot(family, key)
-                slots.add(slot)
-                code = KNOWN_FAMILIES.get(family)
-                if code is not None:
-                    _add(changes.known, changes.known_gone, slot, code, key, value)
-                else:
-                    _add(changes.work, changes.work_gone, slot, WORK_FAMILIES[family], key, value)
-        changes.slots = {slot: self.epochs.get(slot, -1) for slot in sorted(slots)}
-        return changes
-
-    def _change_meta(self, changes: Changes, slots: set[int], key: bytes, value: bytes | None) -> None:
-        if key == STATE_KEY:
-            changes.state = value or b""
-        elif _is_suspect(key):
-            slot = key[len(SUSPECT)]
-            slots.add(slot)
-            _add(changes.work, changes.work_gone, slot, WORK_FAMILIES["suspect"], key[len(SUSPECT) :], value)
-        elif key.startswith(_OWN):
-            if value is None:
-                changes.own_gone.append(key)
-            else:
-                changes.own.append((key, value))
-
-    def _slot(self, family: str, key: bytes) -> int:
-        if family in BY_TIME:
-            return key[TIME_BYTES]
-        if family == "robots":
-            return self._keys_by.host(host_key(f"{key.decode()}/"))[0]
-        return key[0]
-
-    def _slots_of(self, ops: Ops) -> set[int]:
-        places = (place for place in ops if place[0] not in ("meta", "ready"))
-        suspects = {key[len(SUSPECT)] for family, key in ops if family == "meta" and _is_suspect(key)}
-        return {self._slot(family, key) for family, key in places} | suspects
-
     # -- slots that come and go -----------------------------------------------------------------------------------
 
     @translated
     def kept(self, slots: Mapping[int, int]) -> list[int]:
         """Of slots just got under these epochs, those whose copy here is whole. RemoteError, ``at_once``: something was written
         ahead of a slot that was lost, and is counted."""
-        self.refuse_foreign(bytes((slot,)) for slot in self._slots_of(self._carried))
+        self.refuse_foreign(bytes((slot,)) for slot in self._rows.slots_of(self._carried))
         return [
             slot for slot, epoch in slots.items() if slot in self._notes and _note_of(self._notes[slot])[0] in (epoch - 1, epoch)
         ]
@@ -382,14 +332,14 @@ class Mirror:
         base = self._base
         for family in BY_TIME:
             yield from ((family, key) for key, _ in base.scan(family) if key[TIME_BYTES] in slots)
-        yield from (("robots", key) for key, _ in base.scan("robots") if self._slot("robots", key) in slots)
-        yield from (("meta", key) for key, _ in base.scan("meta", SUSPECT) if _is_suspect(key) and key[len(SUSPECT)] in slots)
+        yield from (("robots", key) for key, _ in base.scan("robots") if self._rows.slot("robots", key) in slots)
+        yield from (("meta", key) for key, _ in base.scan("meta", SUSPECT) if is_suspect(key) and key[len(SUSPECT)] in slots)
 
     @translated
     def put(self, table: int, rows: Sequence[Row]) -> int:
         """Rows of a slot that is loaded; the greatest sequence among them."""
         base, batch, sequence = self._base, WriteBatch(raw_mode=True), 0
-        handles = {code: base.handle("meta" if name == "suspect" else name) for code, name in _FAMILIES[table].items()}
+        handles = {code: base.handle("meta" if name == "suspect" else name) for code, name in FAMILIES[table].items()}
         if table == 0:
             for _, family, key, value in rows:
                 batch.put(key, value, handles[family])
@@ -423,7 +373,7 @@ class Mirror:
         self._base.write(batch, sync=False)
         self.share.owners = bytes(owners)
         found = self._base.scan("meta", SUSPECT)
-        return {key[len(SUSPECT) :]: int(value) for key, value in found if _is_suspect(key) and key[len(SUSPECT)] in slots}
+        return {key[len(SUSPECT) :]: int(value) for key, value in found if is_suspect(key) and key[len(SUSPECT)] in slots}
 
     def _sequence_now(self) -> int:
         return decode_state(self._state).sequence if self._state else 0
@@ -475,18 +425,6 @@ def ahead_s(joined: Joined) -> float:
     committed by it: that may be set back, or another server take over whose clock is behind, and a host's rest be far ahead."""
     last = max((decode_state(state).now for state in joined.states if state), default=0.0)
     return max(joined.ahead_s, last - time.monotonic())
-
-
-def _add(puts: list[Row], gone: list[RowKey], slot: int, family: int, key: bytes, value: bytes | None) -> None:
-    if value is None:
-        gone.append((slot, family, key))
-    else:
-        puts.append((slot, family, key, value))
-
-
-def _is_suspect(key: bytes) -> bool:
-    """Of a link, which stands in its slot; those of robots rules are the member's own."""
-    return key.startswith(SUSPECT) and not key.startswith(SUSPECT + ROBOTS_KEY)
 
 
 def _note(epoch: int, sequence: int) -> bytes:

@@ -53,14 +53,14 @@ class Changes(Struct):
     commits: int
     """How many there were before."""
     state: bytes
-    slots: dict[int, int]
+    slots: dict[int, int] = {}
     """Every slot that is touched, and its epoch."""
-    known: list[Row]
-    known_gone: list[RowKey]
-    work: list[Row]
-    work_gone: list[RowKey]
-    own: list[tuple[bytes, bytes]]
-    own_gone: list[bytes]
+    known: list[Row] = []
+    known_gone: list[RowKey] = []
+    work: list[Row] = []
+    work_gone: list[RowKey] = []
+    own: list[tuple[bytes, bytes]] = []
+    own_gone: list[bytes] = []
     boxes: Sequence[tuple[int, bytes]] = ()
     """(member, message)"""
     taken: Sequence[int] = ()
