@@ -288,7 +288,7 @@ def test_a_process_that_is_begun_again_visits_nothing_before_it_is_told_of_a_pau
 def test_a_process_that_stands_still_is_no_life(tmp_path):
     """However well its parent is: a service manager would leave it so for ever."""
     listen = f"127.0.0.1:{port_of_its_own()}"
-    program = "import crawler.service.parts.crew as crew; crew.STUCK_S = 2.0; from crawler.cli.main import main; main()"
+    program = "from crawler.service.parts import watched_part as w; w.STUCK_S = 2.0; from crawler.cli.main import main; main()"
     serve = [sys.executable, "-c", program, "serve", "--data", str(tmp_path), "--listen", listen, "--min-free-disk", "0"]
 
     def health(path, wanted):

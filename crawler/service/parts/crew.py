@@ -11,11 +11,8 @@ import contextlib
 import logging
 import pickle
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
-
-import msgspec
 
 from crawler.config.sections import Config
 from crawler.core.errors import lack_of
@@ -25,17 +22,15 @@ from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left
 from crawler.resources import cgroup
 from crawler.service.health import STUCK_S, History
-from crawler.service.parts.channel import Channel, Gone, error_of
-from crawler.service.parts.merged import Counted, Look, all_readings, ended_counted, put_counted, whole, with_ended
+from crawler.service.parts.channel import Channel, Gone
+from crawler.service.parts.merged import all_readings, put_counted, whole
 from crawler.service.parts.nursery import Nursery, awaited, no_process
 from crawler.service.parts.pacing import Pacing
 from crawler.service.parts.visits import AllowedVisits
+from crawler.service.parts.watched_part import DEATHS_MAX, DEATHS_WITHIN_S, WatchedPart
 
 AWAY_S: Final = 1.0
 """A part that waits for what is outside is begun again so often."""
-DEATHS_MAX: Final = 4
-DEATHS_WITHIN_S: Final = 600.0
-"""So many deaths of one part in so long end the crawl."""
 SNAPSHOT_EVERY_S: Final = 0.25
 LOOK_EVERY_S: Final = 1.0
 ANSWER_S: Final = 10.0
@@ -43,70 +38,9 @@ ANSWER_S: Final = 10.0
 
 logger: Final = logging.getLogger(__name__)
 
-_looks = msgspec.msgpack.Decoder(Look)
-_snapshots = msgspec.msgpack.Decoder(Snapshot)
-
 
 class PartsError(Exception):
     """A part goes on dying: a fault of the program, or of what is around it."""
-
-
-class _Part:
-    """One part, through all its processes."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.channel: Channel | None = None
-        self.is_open = False
-        """Its process has opened its share, and has not ended."""
-        self.was_open = False
-        """The same, whether or not it has ended since."""
-        self.away_since: float | None = None
-        """Since when it cannot be begun again, for want of something outside."""
-        self.has_ended = False
-        """By itself, and said so."""
-        self.error: Exception | None = None
-        self.look = Look(Snapshot(at=0.0, state="opening"))
-        self.begun: Snapshot | None = None
-        """When it was opened first."""
-        self.heard_at = 0.0
-        """When its process has answered last, by the monotonic clock."""
-        self.before = Counted()
-        """By its processes that have ended."""
-        self.before_bytes = 0
-        self.before_readings = Readings()
-        self.config: Config | None = None
-        """What its process was told last."""
-        self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.deaths: deque[float] = deque(maxlen=DEATHS_MAX)
-        self.restarts = 0
-
-    @property
-    def open_channel(self) -> Channel | None:
-        """Its channel, while it is open."""
-        return self.channel if self.is_open else None
-
-    def stuck(self) -> str | None:
-        """What keeps it from making progress: it says so, or says nothing at all."""
-        silent_s = time.monotonic() - self.heard_at if self.is_open else 0.0
-        return f"no answer for {silent_s:.0f} s" if silent_s > STUCK_S else self.look.stuck
-
-    def snapshot(self) -> Snapshot:
-        seen = self.look.snapshot
-        return msgspec.structs.replace(seen, bytes=seen.bytes + self.before_bytes)
-
-    def readings(self) -> Readings:
-        return with_ended(self.look.readings, self.before_readings)
-
-    def died(self) -> None:
-        """What its process has counted is kept; what it was at is not."""
-        seen = self.look
-        self.before = ended_counted([self.before, seen.counted])
-        self.before_bytes += seen.snapshot.bytes
-        still = msgspec.structs.replace(seen.snapshot, bytes=0, in_flight=0, state="opening", waits_for="nothing")
-        was, self.before_readings = seen.readings, self.readings()
-        readings = Readings(urls=was.urls, refused=was.refused, memory_limit=was.memory_limit, disk_free=was.disk_free)
-        self.look = Look(still, readings, hosts=seen.hosts)
 
 
 class Crew:
@@ -115,7 +49,7 @@ class Crew:
     def __init__(self, config: Config, parts: int, nursery: Nursery, share: Callable[[int], Config], metrics: Metrics) -> None:
         self.config, self.metrics = config, metrics
         self._nursery, self._share = nursery, share
-        self._parts = [_Part(number) for number in range(parts)]
+        self._parts = [WatchedPart(number) for number in range(parts)]
         self._pacing = Pacing(config, parts)
         self._visits = AllowedVisits(config.max_pages, parts) if config.max_pages else None
         self.stopped_by: str | None = None
@@ -283,7 +217,7 @@ class Crew:
 
     # -- one part -------------------------------------------------------------------------------------------------
 
-    async def _keep(self, part: _Part) -> None:
+    async def _keep(self, part: WatchedPart) -> None:
         """Begin it, and begin it again, until it has ended by itself or cannot go on."""
         while True:
             code = await self._live(part)
@@ -304,7 +238,7 @@ class Crew:
                 self._fail(fault)
                 return
 
-    async def _waits_outside(self, part: _Part, error: Exception) -> bool:
+    async def _waits_outside(self, part: WatchedPart, error: Exception) -> bool:
         """A part that has died is begun again as soon as the database is there, room on the disk, or what it takes to begin it,
         as long as the others wait for it too, or go on."""
         what = awaited(error)
@@ -319,7 +253,7 @@ class Crew:
             await asyncio.wait_for(self._drain.wait(), AWAY_S)
         return not self._drain.is_set()
 
-    async def _live(self, part: _Part) -> int:
+    async def _live(self, part: WatchedPart) -> int:
         """One process of it, from its beginning to its end; the exit code."""
         part.exit = asyncio.get_running_loop().create_future()
         part.is_open = part.was_open = False
@@ -338,34 +272,26 @@ class Crew:
         """Of a part, as they are now."""
         return self._pacing.settings(self._share(number), number)
 
-    def _handlers(self, part: _Part) -> dict[str, Callable[..., Any]]:
+    def _handlers(self, part: WatchedPart) -> dict[str, Callable[..., Any]]:
         def opened(look: bytes) -> None:
             assert part.channel is not None
-            part.look, part.is_open, part.was_open, part.away_since = _looks.decode(look), True, True, None
-            part.heard_at = time.monotonic()
-            part.begun = part.begun or part.look.snapshot
+            part.opened(look)
             for name, arguments in self._missed(part):
                 part.channel.tell(name, *arguments)
             if not self.opened.is_set() and all(each.is_open or each.has_ended for each in self._parts):
                 self.begun = whole([each.begun for each in self._parts if each.begun is not None])
                 self.opened.set()
 
-        def ended(look: bytes, stopped_by: str | None) -> None:
-            part.look, part.has_ended, part.is_open = _looks.decode(look), True, False
-
-        def failed(kind: str, words: list[Any]) -> None:
-            part.error, part.is_open = error_of(kind, words), False
-
         return {
             "opened": opened,
-            "ended": ended,
-            "failed": failed,
+            "ended": lambda look, stopped_by: part.ended(look),
+            "failed": part.failed,
             "log": _log,
             "farewell": lambda: None,
             "visits": lambda *held: self._allow(part.number, *held),
         }
 
-    def _missed(self, part: _Part) -> Iterator[tuple[str, tuple[object, ...]]]:
+    def _missed(self, part: WatchedPart) -> Iterator[tuple[str, tuple[object, ...]]]:
         """What has been said to all while this part was not there."""
         if part.config != (config := self._settings(part.number)):
             part.config = config
@@ -375,7 +301,7 @@ class Crew:
         if self._drain.is_set():
             yield "drain", (self.stopped_by or "another part",)
 
-    def _why_not_again(self, part: _Part, code: int) -> Exception | None:
+    def _why_not_again(self, part: WatchedPart, code: int) -> Exception | None:
         """Why a part that has died cannot be begun again; None if it can."""
         part.died()
         part.deaths.append(time.monotonic())
@@ -388,7 +314,7 @@ class Crew:
         logger.error("part %d %s: it is begun again", part.number, how)
         return None
 
-    def _died_at_the_end(self, part: _Part, code: int) -> None:
+    def _died_at_the_end(self, part: WatchedPart, code: int) -> None:
         """While all drain, a part is not begun again; nor is its fault swallowed."""
         part.died()
         if self._error is None:
@@ -429,7 +355,7 @@ class Crew:
                 await self._sum_up()
                 await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _follow(self, part: _Part) -> None:
+    async def _follow(self, part: WatchedPart) -> None:
         """How far it is, whether or not another stands still, and whether a limit of the whole is reached."""
         looked_at = 0.0
         while True:
@@ -442,25 +368,25 @@ class Crew:
                 self._end_silent(part)
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
-    def _end_silent(self, part: _Part) -> None:
+    def _end_silent(self, part: WatchedPart) -> None:
         """While all drain, one that counts as stuck, and says nothing for longer than the grace, is waited for no more."""
-        if part.is_open and (silent_s := time.monotonic() - part.heard_at) > max(self.config.grace, STUCK_S):
+        if (silent_s := part.silent_s) > max(self.config.grace, STUCK_S):
             logger.error("part %d has not answered for %.0f s: it is ended", part.number, silent_s)
             self._nursery.kill(part.number)
             part.is_open = False
 
-    async def _look(self, part: _Part) -> None:
+    async def _look(self, part: WatchedPart) -> None:
         async with self._asked(part) as channel:
             if channel is not None and (seen := await channel.ask("look")) and part.open_channel is channel:
-                part.look, part.heard_at = _looks.decode(seen), time.monotonic()
+                part.looked(seen)
 
-    async def _see(self, part: _Part) -> None:
+    async def _see(self, part: WatchedPart) -> None:
         async with self._asked(part) as channel:
             if channel is not None and (seen := await channel.ask("snapshot")) and part.open_channel is channel:
-                part.look, part.heard_at = msgspec.structs.replace(part.look, snapshot=_snapshots.decode(seen)), time.monotonic()
+                part.seen(seen)
 
     @contextlib.asynccontextmanager
-    async def _asked(self, part: _Part) -> AsyncIterator[Channel | None]:
+    async def _asked(self, part: WatchedPart) -> AsyncIterator[Channel | None]:
         """Its channel, if it is open; what it does not answer in time is left as it was."""
         with contextlib.suppress(Gone, TimeoutError):
             async with asyncio.timeout(ANSWER_S):

@@ -9,9 +9,10 @@ from crawler.config.load import load
 from crawler.core.errors import StorageError, lack_of
 from crawler.core.model import Snapshot
 from crawler.service.parts.channel import Gone, error_of, words_of
-from crawler.service.parts.crew import Crew, _Part
+from crawler.service.parts.crew import Crew
 from crawler.service.parts.merged import Look
 from crawler.service.parts.nursery import awaited
+from crawler.service.parts.watched_part import WatchedPart
 
 
 class Channel:
@@ -34,7 +35,7 @@ async def test_a_report_names_the_part_that_it_is_of():
 
 
 async def test_of_a_part_that_died_it_is_not_told_what_its_workers_waited_for():
-    part = _Part(0)
+    part = WatchedPart(0)
     part.look = Look(Snapshot(at=0.0, state="running", known=7, in_flight=3, waits_for="politeness"))
     part.died()
     assert part.snapshot() == Snapshot(at=0.0, state="opening", known=7)
