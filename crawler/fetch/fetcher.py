@@ -61,7 +61,6 @@ class FetchStats(Struct, frozen=True):
     connections_idle: int
     requests: int
     bytes_wire: int
-    bytes_decoded: int
     bytes_in_flight: int = 0
     """Gauge: received of bodies that are not whole yet."""
     idle_bytes: int = 0
@@ -99,7 +98,7 @@ class Fetcher:
         self._deadlines = Deadlines(self._loop, connector.tls_waste)
         self._bodies: set[Body] = set()  # of fetches in flight
         self.finisher = finisher
-        self._in_flight = self._requests = self._bytes_wire = self._bytes_decoded = self._owed_bytes = 0
+        self._in_flight = self._requests = self._bytes_wire = self._owed_bytes = 0
         self._request_pace, self._byte_pace = Pace(config.rate), Pace(config.bandwidth / QUANTUM_BYTES)
         self._framing_pace = Pace(FRAMING_BYTES_PER_S / QUANTUM_BYTES)
 
@@ -131,7 +130,6 @@ class Fetcher:
             connected.idle,
             self._requests,
             self._bytes_wire,
-            self._bytes_decoded,
             sum(body.size for body in self._bodies),
             connected.idle_bytes,
             sum(self.held_up),
@@ -258,7 +256,6 @@ class Fetcher:
                 tell(page)
             page.timings = Timings(exchange.sent_at - started, head_at - exchange.sent_at, time.monotonic() - started)
             self._bytes_wire += page.bytes_wire
-            self._bytes_decoded += page.bytes_decoded
             return page
         except BaseException:
             body.discard()

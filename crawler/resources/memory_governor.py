@@ -75,7 +75,7 @@ class MemoryGovernor:
             self.reading = await self._aside(self._meter.read)
             named = sum(use.used for name, use in self.budget.uses().items() if name != "base")
             self._base = max(0, self.reading.pss - named)
-            before = self.watch.stats().state
+            before = self.watch.state
             decision = self.watch.see(self.reading.pressure, self._dealing.visiting_count, self._clock())
             if decision.state != before:
                 level = logging.INFO if decision.state == "normal" else logging.WARNING

@@ -75,21 +75,6 @@ class Decision(NamedTuple):
     """End the crawl: the limit cannot be held (exit 3)."""
 
 
-class PressureStats(NamedTuple):
-    """The state, and totals since the start: how often each of three states was entered, and what was done."""
-
-    state: MemoryState
-    high: int
-    critical: int
-    over: int
-    given_back: int
-    """Times memory was given back."""
-    given_up: int
-    """Visits."""
-    restarts: int
-    """Of the parsers."""
-
-
 class Meter:
     """Reads what the tree uses: this process and ``children()``. ``proc`` and ``root`` stand for /proc and /sys/fs/cgroup."""
 
@@ -136,16 +121,20 @@ class Watch:
 
     def __init__(self, visits_max: int) -> None:
         self._visits_max = visits_max
-        self._state: MemoryState = "normal"
-        self._entered = {"high": 0, "critical": 0, "over": 0}
+        self.state: MemoryState = "normal"
+        self.given_back = 0
+        """Times memory was given back, since the start."""
+        self.given_up = 0
+        """Visits, since the start."""
+        self.restarts = 0
+        """Of the parsers, since the start."""
         self._given_back_at: float | None = None
         self._critical_since: float | None = None
         self._idle_since: float | None = None
         self._restarted = False
-        self._given_back = self._given_up = self._restarts = 0
 
     def __repr__(self) -> str:
-        return f"<Watch {self._state}>"
+        return f"<Watch {self.state}>"
 
     def see(self, pressure: float, visits_out: int, now: float) -> Decision:
         """What to do at this ``pressure`` (fraction of the limit) with so many visits out."""
@@ -153,7 +142,7 @@ class Watch:
         if level in ("normal", "high"):
             self._critical_since = self._idle_since = None
             self._restarted = False
-            self._enter(level)
+            self.state = level
             return Decision(level, self._visits_max if level == "normal" else self._fewer(pressure))
         if self._critical_since is None:
             self._critical_since = now
@@ -161,23 +150,19 @@ class Watch:
         give_back = self._given_back_at is None or now - self._given_back_at >= GIVE_BACK_EVERY_S
         if give_back:
             self._given_back_at = now
-            self._given_back += 1
+            self.given_back += 1
         if self._is_single(visits_out, now):
-            self._enter("single")
+            self.state = "single"
             return self._last_resort(now - self._critical_since, give_back)
-        self._enter(level)
+        self.state = level
         give_up = max(1, int(visits_out * GIVE_UP_SHARE)) if level == "over" and visits_out else 0
-        self._given_up += give_up
+        self.given_up += give_up
         return Decision(level, 0, give_back, give_up)
-
-    def stats(self) -> PressureStats:
-        high, critical, over = self._entered.values()
-        return PressureStats(self._state, high, critical, over, self._given_back, self._given_up, self._restarts)
 
     def _level(self, pressure: float) -> MemoryState:
         """The state by pressure alone, a little reluctant to go down."""
         floors: tuple[tuple[MemoryState, float], ...] = (("over", OVER), ("critical", CRITICAL), ("high", HIGH))
-        at = "critical" if self._state == "single" else self._state
+        at = "critical" if self.state == "single" else self.state
         reached = False
         for state, floor in floors:
             reached = reached or state == at
@@ -191,7 +176,7 @@ class Watch:
         return max(1, min(self._visits_max, int(self._visits_max * share)))
 
     def _is_single(self, visits_out: int, now: float) -> bool:
-        if self._state == "single":
+        if self.state == "single":
             return True
         if visits_out:
             self._idle_since = None
@@ -204,13 +189,8 @@ class Watch:
         restart = since >= RESTART_AFTER_S and not self._restarted
         if restart:
             self._restarted = True
-            self._restarts += 1
+            self.restarts += 1
         return Decision("single", 1, give_back, 0, restart, since >= END_AFTER_S)
-
-    def _enter(self, state: MemoryState) -> None:
-        if state != self._state and state in self._entered:
-            self._entered[state] += 1
-        self._state = state
 
 
 def tidy_heaps() -> None:
@@ -237,4 +217,4 @@ def give_back() -> None:
     trim()
 
 
-__all__ = ["Decision", "MemoryReading", "MemoryState", "Meter", "PressureStats", "Watch", "give_back", "tidy_heaps", "trim"]
+__all__ = ["Decision", "MemoryReading", "MemoryState", "Meter", "Watch", "give_back", "tidy_heaps", "trim"]

@@ -62,7 +62,7 @@ class Network:
         if not self._outage.offline:
             return
         now = self._clock()
-        if now - self._outage.stats().since > self._patience_s:
+        if now - self._outage.since > self._patience_s:
             why = "no name server, no route, no proxy, or nobody responds"
             raise StorageError(f"our own network is down: {why} (last fault: {self._last_fault})")
         if not self._outage.probe(now):

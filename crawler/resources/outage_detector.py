@@ -7,7 +7,7 @@ up. It comes back exactly once: as judged, or to be given back unvisited. One re
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from crawler.core.errors import OUTCOME_OF
 
@@ -66,13 +66,6 @@ def _proxy_sign(detail: str) -> Sign:
     return "response" if detail.startswith("status ") else "local"
 
 
-class OutageStats(NamedTuple):
-    offline: bool
-    since: float
-    """When the present outage began; 0.0 if there is none."""
-    held: int
-
-
 class Outage(Generic[T]):
     """``T`` is whatever the caller needs to settle a visit. Every method that returns items returns (item, as_judged): False
     means the visit is given back, not an attempt."""
@@ -106,6 +99,11 @@ class Outage(Generic[T]):
     @property
     def offline(self) -> bool:
         return self._since is not None
+
+    @property
+    def since(self) -> float:
+        """When the present outage began; 0.0 if there is none."""
+        return self._since or 0.0
 
     @property
     def is_blind(self) -> bool:
@@ -162,11 +160,6 @@ class Outage(Generic[T]):
         return True
 
     @property
-    def probe_at(self) -> float | None:
-        """When ``probe`` will next say yes; None online."""
-        return self._probe_at if self.offline else None
-
-    @property
     def witnesses(self) -> tuple[str, ...]:
         """Host keys that responded last. While offline, one whose port takes a connection settles it: see ``reached``."""
         last = (self._last_witness,) if self._last_witness is not None else ()
@@ -181,9 +174,6 @@ class Outage(Generic[T]):
             self._responded_before.discard(hash(host))
         self._streak.clear()
         self._since, self._blind = None, True
-
-    def stats(self) -> OutageStats:
-        return OutageStats(self.offline, self._since or 0.0, len(self._held))
 
     def _on_response(self, item: T, host: str) -> list[tuple[T, bool]]:
         self._remember(host)
@@ -234,4 +224,4 @@ class Outage(Generic[T]):
         return free
 
 
-__all__ = ["Outage", "OutageStats", "Sign", "network_sign"]
+__all__ = ["Outage", "Sign", "network_sign"]

@@ -108,7 +108,7 @@ class Vitals:
             memory_limit=memory.budget.plan.limit,
             memory_rss=memory.reading.pss,
             accounts=memory.budget.uses(),
-            memory_state=memory.watch.stats().state,
+            memory_state=memory.watch.state,
             **self._uploads(),
             commit_age=crawl.pump.uncommitted_s,
             disk_free=crawl.disk.free_bytes,

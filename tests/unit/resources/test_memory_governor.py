@@ -51,8 +51,8 @@ async def test_a_neighbour_in_the_group_holds_it_up_only_while_it_is_there(web, 
     async with crawling(web, tmp_path) as (crawl, machine):
         machine.set(100, 290)
         running = asyncio.create_task(crawl.memory.run())
-        await until(lambda: crawl.memory.watch.stats().state == "critical")
-        assert crawl.frontier.pauses == {"memory"} and crawl.memory.watch.stats().given_back
+        await until(lambda: crawl.memory.watch.state == "critical")
+        assert crawl.frontier.pauses == {"memory"} and crawl.memory.watch.given_back
         running.cancel()
         running = asyncio.create_task(crawl.run())
         await until(lambda: crawl.stats().known == PAGES)
@@ -69,7 +69,7 @@ async def test_it_is_watched_while_every_helper_of_the_loop_stands_before_a_stal
         helpers = [loop.run_in_executor(None, stalled.wait) for _ in range(100)]
         machine.set(300, 300)
         running = asyncio.create_task(crawl.memory.run())
-        await until(lambda: crawl.memory.watch.stats().given_back)
+        await until(lambda: crawl.memory.watch.given_back)
         running.cancel()
         stalled.set()
         await asyncio.gather(*helpers)
@@ -95,7 +95,7 @@ async def test_what_comes_between_two_readings_is_acted_on(web, tmp_path, monkey
         await until(lambda: crawl.memory.reading.pss == 100 * MIB)
         for mib, state in (250, "critical"), (270, "over"):
             machine.set(mib, 100)
-            await until(lambda state=state: crawl.memory.watch.stats().state == state)
+            await until(lambda state=state: crawl.memory.watch.state == state)
         running.cancel()
 
 
@@ -106,7 +106,7 @@ async def test_free_memory_goes_back_now_and_then_with_no_need(web, tmp_path, mo
     async with crawling(web, tmp_path) as (crawl, _):
         running = asyncio.create_task(crawl.memory.run())
         await until(lambda: len(trims) > 2)
-        assert crawl.memory.watch.stats().given_back == 0
+        assert crawl.memory.watch.given_back == 0
         running.cancel()
 
 
@@ -115,7 +115,7 @@ async def test_visits_given_up_are_no_attempts_and_are_made_again(web, tmp_path)
         running = asyncio.create_task(crawl.run())
         await until(lambda: "/0" in {lease.link.url[-2:] for lease in crawl.frontier.leases_out()})
         machine.set(300, 300)
-        await until(lambda: crawl.memory.watch.stats().given_up)
+        await until(lambda: crawl.memory.watch.given_up)
         machine.set(100, 100)
         await running
         assert crawl.stats().outcomes == {"ok": PAGES}
@@ -132,8 +132,7 @@ async def test_a_leak_that_never_ends_ends_the_crawl_which_can_be_resumed(web, t
         with pytest.raises(ExceptionGroup) as ended:
             await crawl.run()
         assert ended.group_contains(StorageError, match="limit cannot be held")
-        stats = crawl.memory.watch.stats()
-        assert stats.restarts == 1 and stats.over
+        assert crawl.memory.watch.restarts == 1
     crawled = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, "--archive", "discard")
     assert crawled.returncode == 0 and {row["outcome"] for row in rows_of(tmp_path / "out")} == {"ok"}
 
