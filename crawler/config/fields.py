@@ -255,7 +255,7 @@ def _bool(value: Any) -> bool:
 
 _WHOLE: Final = re.compile(r"\s*[+-]?\d(?:_?\d)*(?:\.0+)?\s*", re.ASCII)
 _WHOLE_MAX: Final = (1 << 63) - 1
-"""What fits wherever a number is kept or sent. Beyond it, whoever wrote it meant something else."""
+"""What fits wherever a number is kept or sent. A larger one is taken for a mistake."""
 
 
 def _int(value: Any) -> int:

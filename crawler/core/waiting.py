@@ -1,6 +1,6 @@
 """A queue of what takes bytes, documents and reservations: small ones before large ones, within bounds. Pure.
 
-A host with many large pages would else hold up everybody's small ones, which are read by the hundred meanwhile.
+Otherwise a host with many large pages would hold up the small ones of all others, which could be read by the hundred meanwhile.
 
 Invariant: a large item is overtaken by a bounded number of bytes, so that neither kind waits for ever for the other.
 """

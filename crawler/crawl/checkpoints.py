@@ -2,7 +2,7 @@
 
 Several processes make one consistent cut without standing still together. A link on its way stands in the exchange file of its
 sender until its receiver has committed it. So it is enough that nobody begins to read what others send, and nobody deletes what
-all have read, from before the first store is cut until behind the last: then each store has read, in its cut, no further than
+all have read, from before the first store is cut until after the last: then each store has read, in its cut, no further than
 its senders had written in theirs, and what it has not read is there.
 """
 
@@ -96,7 +96,7 @@ def _copied(store: Store, path: Path) -> Mapping[str, Mark]:
 
 
 def _summed(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
-    """Of all its stores."""
+    """What the cuts of all stores came to together."""
     return Copied(
         checkpoint.path,
         max(each.seconds for each in taken),
@@ -110,8 +110,8 @@ def _summed(checkpoint: Checkpoint, taken: Sequence[Taken]) -> Copied:
 
 
 class Cutters(Protocol):
-    """The processes of a crawl. What is awaited is done when all have done it; StorageError: one cannot, or has just died. The
-    rest waits for nobody and never fails: who has died holds nothing."""
+    """The processes of a crawl. A coroutine returns when all of them have done it; StorageError: one cannot, or has just died.
+    The other methods neither wait nor fail: a process that has died holds nothing."""
 
     async def hold_exchange(self) -> None:
         """From now on nobody begins to read what others send, and nobody deletes."""
@@ -120,13 +120,13 @@ class Cutters(Protocol):
         """Each its own store, into ``made``."""
 
     def let_go(self) -> None:
-        """Read on."""
+        """From now on they read and delete again."""
 
     async def copy(self) -> Sequence[Taken]:
-        """What was still written when it was cut."""
+        """The files that were still being written at the cut."""
 
     def forget(self) -> None:
-        """What was cut is not wanted."""
+        """Drop what was cut."""
 
 
 async def take_of_all(cutters: Cutters, root: Path, name: str | None = None) -> Copied:
@@ -167,7 +167,7 @@ class PartCutter:
         self._cut: Cut | None = None
         self._holds = False
         self._turn = 0
-        """Another one once it is to let go: whoever asked has not waited so long."""
+        """How often it was to let go: where that has changed while it waited, whoever asked it to hold has given up."""
 
     async def hold_exchange(self) -> None:
         if not self._holds:

@@ -103,7 +103,7 @@ class Crawl:
         self.retention.change(age_s=config.retain_age, bytes_max=config.retain_bytes)
         if self.robots is not None:
             self.robots.change(crawl_delay_cap_s=config.crawl_delay_cap)
-            self.robots.forgive()  # a robots.txt that could not be fetched may be there for whoever asks in another way
+            self.robots.forgive()  # with other settings a robots.txt that could not be fetched may be there
         self.visitor.change(config)
 
     @property

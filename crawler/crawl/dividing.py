@@ -1,7 +1,7 @@
 """Divides a crawl that nobody runs among another number of processes, before it goes on.
 
-First everything that is on its way between its parts arrives, and every file is closed: what was written by one part is
-nobody's to go on with. Then the hosts move (``crawler.frontier.dividing``).
+First everything on its way between the parts is committed where it was sent to, and every file is closed: a part goes on with no
+file of another's. Then the hosts move (``crawler.frontier.dividing``).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ logger: Final = logging.getLogger(__name__)
 
 
 def divided_for(config: Config, root: Path, parts: int) -> Division | None:
-    """How the crawl in ``root`` is divided among so many processes, which it is first if it was not; None for one. The directory
-    must be locked. ConfigError: it cannot be divided so."""
+    """The division of the crawl in ``root`` among so many ``parts``, made first where there is another; None for one part. The
+    directory must be locked. ConfigError: it cannot be divided so."""
     path, by_domain = root / "frontier", config.politeness_by == "domain"
     if is_empty(path):
         return begin(path, parts, by_domain=by_domain) if parts > 1 else None
@@ -123,7 +123,7 @@ def _journal(config: Config, root: Path, store: Store, part: int, exchange: Exch
 
 
 def _close_files(store: Store, journal: Journal) -> None:
-    """And what was ordered is fulfilled: an order is one store's, and does not move."""
+    """Fulfil what was ordered, since an order is one store's and does not move; then close the files."""
     while store.fulfil(SLICE_PAGES) is not None:
         pass
     journal.roll(rows=True)

@@ -1,7 +1,7 @@
 """How a crawl ends before nothing is left: why, and how long what is in flight may take then.
 
-Invariant: whoever asks a crawl to end waits no longer than its grace. A limit of the configuration (``max_pages``, ``max_bytes``,
-``max_time``) asks for nothing: what is left to be done then has the time that a natural end has.
+Invariant: a signal, or the API, that asks a crawl to end waits no longer than its grace. A limit of the configuration that is
+reached (``max_pages``, ``max_bytes``, ``max_time``) sets no such deadline: the rest has as much time as at a natural end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ending:
         await self._begun.wait()
 
     async def give_time(self, work: Coroutine[Any, Any, None], wait_s: float, grace_s: float) -> None:
-        """Let ``work`` go on for at most ``wait_s``, and no longer than the grace of whoever asks the crawl to end."""
+        """Let ``work`` go on for at most ``wait_s``, and no longer than the grace, once the crawl is asked to end."""
         working = asyncio.create_task(work, name="ending")
         asked = asyncio.create_task(self._asked.wait(), name="asked")
         try:

@@ -52,7 +52,7 @@ class Recrawler:
         try:
             if await self._pump.change(self._keep, order) is None:
                 raise (self._pump.failure or StorageError("the order could not be kept")).with_traceback(None)
-        finally:  # also where whoever ordered has waited too long: it may be kept
+        finally:  # also where the caller has timed out: the order may be kept all the same
             self._ordered.set()
 
     def _keep(self, order: RecrawlOrder) -> bool:

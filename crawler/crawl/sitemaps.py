@@ -203,8 +203,8 @@ class Sitemaps:
                 reading.refuse(rule)
 
     async def _parts(self, reading: _Reading, unpacked: Unpacked, room: VisitMemory) -> AsyncIterator[PackedPart]:
-        """What a parser process reads, until the end or a cap. Memory is held for one part at a time: who needs as much as there
-        is would else wait for the last of them, and all others behind him."""
+        """What a parser process reads, until the end or a cap. Memory is held for one part at a time: otherwise a visit that
+        needs the whole account would wait until all sitemaps are read, and every visit behind it as well."""
         link, charset = reading.link, reading.charset
         place = (link.url, charset, link.depth, link.anchor or link.url, self._reading)
         state, left = b"", URLS_MAX

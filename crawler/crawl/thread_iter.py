@@ -48,7 +48,7 @@ def _read(items: Iterator[T], asked: SimpleQueue[asyncio.Future[T] | None], loop
             deliver = partial(future.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(_unless_done, future, deliver)
-        del future, deliver  # its traceback holds whoever waits
+        del future, deliver  # the traceback of an error holds the frames of its waiter
 
 
 def _unless_done(future: asyncio.Future[T], deliver: Callable[[], None]) -> None:

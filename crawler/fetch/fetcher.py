@@ -328,8 +328,8 @@ class Fetcher:
 
 
 def _was_closed_before(exchange: Exchange, error: FetchError) -> bool:
-    """Whether a kept connection may have been closed before the request came. Who closes it later has seen that, and is asked
-    again when its host has rested."""
+    """Whether a kept connection may have been closed before the request came. A server that closes it later has seen the request:
+    that visit has failed, and is made again when the host has rested."""
     is_closed = exchange.reused and not exchange.received and error.reason in ("disconnected", "reset")
     return is_closed and time.monotonic() - exchange.sent_at <= RACE_S
 

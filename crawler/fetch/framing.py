@@ -48,5 +48,5 @@ def stays_open(message: RawResponseMessage) -> bool:
 
 
 def may_be_kept(message: RawResponseMessage) -> bool:
-    """Whether the connection may serve again: HTTP/1.0 knows no chunks, so whoever sends them frames by mistake (6.1)."""
+    """Whether the connection may serve again: HTTP/1.0 has no chunks, so a sender of them cannot be relied on to frame (6.1)."""
     return not (message.chunked and message.version == HttpVersion10)

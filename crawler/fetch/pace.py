@@ -1,7 +1,7 @@
 """A rate that may change while some wait for it: aiolimiter's leaky bucket, whose waiters are served in their order.
 
-Invariant: whatever it was changed to meanwhile, between two moments there were no more turns than its rate allowed at each
-time, and ``AT_ONCE_S`` of them, or one, on top.
+Invariant: between any two moments there are no more turns than the rates that held meanwhile allow, and on top of them those of
+``AT_ONCE_S``, or one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Pace:
         self._bucket: AsyncLimiter | None = None
 
     def change(self, per_second: float) -> None:
-        """From now on. Who waits goes on waiting in their order, and as many turns are owed as before."""
+        """From now on. Those who wait keep their order, and as many turns are owed as before."""
         before, self.per_second = self.per_second, per_second
         if (bucket := self._bucket) is None or per_second == before:
             return

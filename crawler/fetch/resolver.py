@@ -1,7 +1,7 @@
 """Names to addresses by aiodns, with what a crawl needs beyond it: to know why a name has no address, and to ask again.
 
 Invariants: NXDOMAIN, an empty response, a failing server, silence and an unreachable resolver are five different reasons.
-Only addresses are remembered, never that there are none: whoever asks again has the name server asked again. A name that had
+Only addresses are remembered, never that there are none: each further attempt asks the name server again. A name that had
 addresses keeps them for a while when it suddenly has none (RFC 8767). Addresses the guard refuses never leave here, and all
 that is remembered is bounded.
 
@@ -268,7 +268,7 @@ class Resolver(AbstractResolver):
             del self._asked[host]
         if not waiting.done():
             waiting.set_exception(error)
-            waiting.exception()  # whoever asked may be gone: nobody need hear of it
+            waiting.exception()  # counts as heard: whoever asked may be gone
 
     def _learn(self, host: str, addresses: tuple[str, ...], ttl_s: float) -> None:
         fresh_until = self._loop.time() + ttl_s

@@ -123,12 +123,14 @@ class Judged(Struct):
 
 
 def is_robots_visit(link: Link) -> bool:
-    """A visit for robots rules is none of the page's at that URL: it is made as often as it is asked for."""
+    """Whether a link is visited for robots rules. That is no visit of the page at its URL, and is made as often as it is
+    asked for."""
     return link.kind == "robots"
 
 
 def is_own_visit(link: Link) -> bool:
-    """Its end, or its failing, is its URL's: one for links alone, or for robots rules, changes nothing of what is known of it."""
+    """Whether how a visit ends, or fails, is how its URL does. One for links alone (EXPANDED), or for robots rules, changes
+    nothing that is known of the URL."""
     return link.kind not in EXPANDED and link.kind != "robots"
 
 

@@ -3,7 +3,7 @@
     moving.toml written → new stores branched off → slots copied → parts.toml written
     → totals taken over, what was given away deleted → moving.toml deleted
 
-Invariants: killed anywhere, it is gone on with at the next start, from the beginning of the step; a slot has one owner by
+Invariants: killed anywhere, the next start goes on from the beginning of the step that was cut off; a slot has one owner by
 parts.toml at any time, and that one has all of it. Nothing is on its way between parts, and no file is open (see
 ``crawler.crawl.dividing``).
 """

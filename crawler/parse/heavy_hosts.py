@@ -1,4 +1,4 @@
-"""Whose documents take long to read, or end their process: the next ones of these wait for a turn, so that everybody else's are
+"""Hosts whose documents take long to read, or end their process: their next ones wait for a turn, so that those of all others are
 read meanwhile. Hosts count by their domain: names below it cost nothing.
 
 Invariant: once a domain is known to be heavy, at most one document of such in each process is being read; and while others have

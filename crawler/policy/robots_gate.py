@@ -227,7 +227,7 @@ class RobotsGate:
             return (outcome.outcome, outcome.reason) if outcome.reason else UNAVAILABLE  # never "ok": it is not read
         body = page.decoded(robots_rules.BODY_BYTES_MAX) if 200 <= page.status < 300 else b""
         is_cut = outcome.outcome == "too_large"
-        # what follows the end of its content coding is none of its rules, and takes nothing from them
+        # bytes behind the end of its content coding are no rules, and do not spoil them
         is_whole = (page.fault is None and outcome.outcome != "truncated") or outcome.reason == "trailing_data"
         if outcome.reason == "content_coding" and page.coding == "br" and (before_tail := _before_tail(page)) is not None:
             body, is_whole = before_tail, True

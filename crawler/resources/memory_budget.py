@@ -209,8 +209,9 @@ class VisitMemory:
 
     def head(self, size: int, granted: Callable[[], None]) -> bool:
         """Room for a head of up to ``size`` bytes, which is no ordinary one: whether it is there now. If not, ``granted`` is
-        called when it is; a response is received by callbacks, which cannot wait. The visit is given up if so many wait that
-        few were left for others: whoever lets us wait in the middle of a long head has room until its deadline."""
+        called when it is; a response is received by callbacks, which cannot wait. The visit is given up where so many wait
+        already that few visits would be left for other hosts: a server that stalls within a long head keeps its room until the
+        deadline."""
         self._check("head")
         account, size = self._accounts["head"], HEAD_COPIES * size
         if (reservation := account.take_now(size)) is not None:
@@ -308,9 +309,9 @@ class Budget:
         self._measures[name] = used
 
     def visit(self, give_up: Callable[[], object] | None = None) -> VisitMemory:
-        """``async with``: room for one visit, with its worst case of connection and body reserved. Whatever it still holds at
-        the end is released, and it may serve for the next. It does not wait while fewer than ``plan.visits_max`` are out.
-        ``give_up()`` ends the visit as one that was not made."""
+        """Room for one visit after the other, each with its worst case of connection and body reserved: ``begin``, or ``wait``
+        where that says no, and ``release`` at the end (``async with`` does the same). Nobody waits while fewer than
+        ``plan.visits_max`` are out. ``give_up()`` ends the visit as one that was not made."""
         waiting_max = max(1, int(self.plan.visits_max * HEADS_WAITING_SHARE))
         return VisitMemory(self._accounts, self.plan.body_bytes, waiting_max, give_up)
 

@@ -1,6 +1,8 @@
-"""Keeps the threads that take turns with the interpreter on one core. Only one of them works at a time, and to hand its lock from
-core to core, for each piece read or written, costs a crawl a fifth of its CPU and brings no page more. (With bodies of
-megabytes, which are compressed without that lock, a second core would bring a tenth to a sixth.)
+"""Binds the threads that share the interpreter's lock to one core.
+
+Only one of them runs at a time. To hand the lock from core to core, for each piece read or written, costs a crawl a fifth of
+its CPU and brings no page more. (With bodies of megabytes, which are compressed without the lock, a second core would bring a
+tenth to a sixth.)
 
 Invariant: only those threads are bound, for as long as the crawl runs; where others keep that core busy, the system chooses
 again.

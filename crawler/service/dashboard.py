@@ -1,7 +1,7 @@
 """The page at ``/``: the crawl as a person sees it, and its few buttons. Server-rendered; live where a browser runs scripts.
 
-Invariants: nothing is asked of another host, and nothing but the page's own script and style is run. Who may use the API may use
-the page, and nobody else: with a token that is whoever gave it, once. However many look, the crawl is asked once in LIVE_S.
+Invariants: nothing is asked of another host, and nothing but the page's own script and style is run. Only those who may
+use the API may use the page; a token is given once. However many look, the crawl is asked once in LIVE_S.
 """
 
 from __future__ import annotations

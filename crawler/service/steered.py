@@ -1,7 +1,7 @@
 """What the control API may ask of a crawl, and do to it: here for one that runs in this process.
 
-Invariant: nothing here changes a crawl but through methods that it has anyway. ``crawler.service.parts`` has the same for a
-crawl by several processes, where each of them answers by what stands here.
+Invariant: nothing here changes a crawl but through methods that it has anyway. ``crawler.service.parts.steering`` has the same
+for a crawl by several processes, each of which has a ``Direct`` for its share.
 """
 
 from __future__ import annotations

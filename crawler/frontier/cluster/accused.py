@@ -21,7 +21,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Accused:
-    """What is accused of slots that are not here yet, or any more: at most what was out of each process that ended."""
+    """The accused visits of slots that are not held here, yet or any more: at most what was out of each process that ended."""
 
     def __init__(self, mirror: Mirror, store: Store) -> None:
         self._mirror, self._store = mirror, store

@@ -1,7 +1,7 @@
 """What members send each other: rows of the truth, one per addressee and commit, deleted in the commit that makes them true.
 
-Invariant: a message is there from the commit of its sender to that of its receiver. One for slots that have moved on is judged
-foreign again by whoever reads it, and travels on; one for a member that is no more is taken over by another.
+Invariant: a message is there from the commit of its sender to that of its receiver. Links of slots that have moved meanwhile are
+sent on by the member that reads them; a message for a member that is no more is taken over by another.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Incoming:
         return bool(read)
 
     def undone(self) -> None:
-        """What was not committed stands in the open batch again: but messages that are another's by now are not ours to admit."""
+        """What was not committed stands in the open batch again, but for messages that are another member's by now."""
         for id in sorted(self._mirror.gone_messages):
             self._mirror.pending.discard(id)
             if (message := self._messages.pop(id, None)) is not None:

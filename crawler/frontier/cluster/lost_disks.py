@@ -1,4 +1,4 @@
-"""What only a lost disk held is due again: each slot is looked through once by whoever holds it, while the crawl goes on."""
+"""Makes due again what only a lost disk held: each slot is looked through once, by the member that holds it, while it crawls."""
 
 from __future__ import annotations
 

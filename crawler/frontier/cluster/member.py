@@ -1,8 +1,9 @@
 """A member's life in the crawl's loop: leases, loading, giving up, messages, and the end of the crawl.
 
 Invariants. After ``until``, by this machine's own monotonic clock, nothing of a slot is dealt, and what is out is broken off,
-whether the database answers or not. A slot is dealt from only when all of it is here and no visit of an earlier lease is out.
-Who owns what changes between two commits, never within one; a phase, on the loop alone, once it has heard what the engine did.
+whether the database responds or not. A slot is dealt from only when all of it is here and no visit of an earlier lease is out.
+Owners of slots change between two commits, never within one. The phase of a slot changes on the loop alone, once the engine has
+done its part.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Member:
         return self._lessees.of(self.slot_of_host(host))
 
     def is_lost(self, lease: Lease) -> bool:
-        """Whether the end of this visit is nobody's: its slot is not ours any more."""
+        """Whether the slot of this visit is not ours any more: however the visit ends, it does not count here."""
         return not self._slots.is_here(self.slot_of(lease))
 
     async def opened(self) -> None:
@@ -185,7 +186,7 @@ class Member:
             self.gauges.dead_rows = await self._engine.ask(self._mirror.truth.dead_rows) or {}
 
     async def _reconcile(self, tick: Tick) -> None:
-        """What the database says is so."""
+        """Bring the slots held here in line with what the database says."""
         mirror, slots = self._mirror, self._slots
         moved = {slot for slot in slots.all & tick.held.keys() if mirror.epochs.get(slot, tick.held[slot]) != tick.held[slot]}
         self._lose(moved | (slots.all - tick.held.keys()))
@@ -207,7 +208,7 @@ class Member:
         await self._engine.ask(self._store.slots_changed, 0, {}, ())
 
     def _see(self, tick: Tick) -> None:
-        """What the others do."""
+        """Note what the other members lease and have counted, and how far behind they are."""
         self._lessees.see(tick)
         mirror, alive = self._mirror, {view.number for view in tick.members if view.is_alive}
         others = [decode_state(view.state).counts for view in tick.members if view.directory not in self._parts and view.state]
@@ -336,7 +337,8 @@ class Member:
         return await self._lost_disks.search(self._held())
 
     async def _load(self, wanted: Mapping[int, int], loader: ThreadPoolExecutor) -> None:
-        """Four cases: what is here is whole; there is nothing of a slot; the others are loaded, one after the other."""
+        """Three cases: 1. the copy of a slot is whole here; 2. there is nothing of it; 3. it is loaded, one slot after the
+        other."""
         generation, mirror = self._generation, self._mirror
         kept = await self._engine.ask(mirror.kept, wanted)
         if kept is None or generation != self._generation:

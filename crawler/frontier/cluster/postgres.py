@@ -99,7 +99,7 @@ class PostgresTruth:
         return self._connection
 
     def _failed(self, error: psycopg.Error) -> RemoteError | StorageError:
-        """A session is not used again after any error but a fence's: what it had under way is nobody's to guess."""
+        """A session is not used again after any error but a fence's: nothing is known of what it had under way."""
         if isinstance(error, NOT_OURS) and self._connection is not None and not self._connection.closed:
             try:
                 self._connection.rollback()

@@ -67,7 +67,7 @@ class Address:
 
 
 class Session(psycopg.Connection[Any]):
-    """``patience_s``: for each response. After it the session is over: what it had under way is nobody's to guess."""
+    """``patience_s``: for each response. After it the session is over: nothing is known of what it had under way."""
 
     patience_s = LOAD_PATIENCE_S
 

@@ -32,7 +32,7 @@ class Intake:
         self.exchange: Final = exchange
         self._clock = clock
         self._under_way = asyncio.Lock()
-        """Held while something is received or deleted, or by whoever wants none of it to be under way."""
+        """Held while something is received or deleted, and while nothing may be (see ``hold``)."""
 
     async def hold(self) -> None:
         """Until ``let_go`` nothing more is read of what the other parts send, and nothing that all have read is deleted.

@@ -40,7 +40,7 @@ from rocksdict import (
 
 from crawler.core.errors import StorageError, lack_of
 from crawler.frontier.rocksdb.layout import FAMILIES
-from crawler.frontier.rocksdb.watermark import Witness
+from crawler.frontier.rocksdb.watermark import Watermark
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -186,11 +186,11 @@ class Database:
         options = self._database_options(buffers, files_max, not read_only)
         self._families: dict[str, Rdict] = {}
         self._handles: dict[str, ColumnFamily] = {}
-        self._witness: Witness | None = None
+        self._watermark: Watermark | None = None
         self._rdict: Rdict | None = _opened_to_read(path, options, families) if read_only else Rdict(str(path), options, families)
         try:
             self._place = path.stat()
-            self._witness = None if read_only else Witness(path)
+            self._watermark = None if read_only else Watermark(path)
             for name in FAMILIES:
                 self._families[name] = self._rdict.get_column_family(name)
                 self._handles[name] = self._rdict.get_column_family_handle(name)
@@ -266,7 +266,7 @@ class Database:
         return [value for at in range(0, len(asked), ASKED_MAX) for value in get(asked[at : at + ASKED_MAX]) or ()]
 
     def cursor(self, family: str) -> RdictIter:
-        """An iterator over the present. Whoever finds it invalid asks ``status()``, or an error would look like an end."""
+        """An iterator over the present. Where it becomes invalid, ask its ``status()``: an error looks like an end."""
         return self._families[family].iter()
 
     def scan(self, family: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -291,8 +291,8 @@ class Database:
         self._rdict.write(batch)
         if sync:
             self._rdict.flush_wal(True)
-            if self._witness is not None:
-                self._witness.note(self.sequence())
+            if self._watermark is not None:
+                self._watermark.note(self.sequence())
 
     def copy_to(self, path: Path) -> None:
         """A database of its own in ``path``, which shares this one's tables."""
@@ -353,9 +353,9 @@ class Database:
                 opened.close()
             except Exception as error:
                 failed = failed or error
-        if self._witness is not None:
+        if self._watermark is not None:
             if failed is None:
-                self._witness.note(end)
-            self._witness.close()
+                self._watermark.note(end)
+            self._watermark.close()
         if failed is not None:
             raise failed

@@ -103,7 +103,8 @@ class Ledger:
         self._is_begun = False
 
     def check(self) -> None:
-        """StorageError: a transaction has failed. Calls that waited for the same thread come before what mends that."""
+        """StorageError: a transaction has failed. Calls that were waiting for the engine thread run before the store is opened
+        anew."""
         if self._is_begun and self._upstream is None:
             raise StorageError("a write to the frontier store has failed: what is not committed is made again")
         if self._is_begun:

@@ -76,7 +76,7 @@ class Upstream(Protocol):
         """With what the rest of the crawl has counted, where this store tells of the whole."""
 
     def is_message(self, source: str) -> bool:
-        """Whether a position is none of a list, but stands for messages that were taken in."""
+        """Whether a source is no list: a position of it stands for messages that were taken in."""
 
     def leave(self) -> None:
         """Give everything back: the process ends."""

@@ -23,7 +23,7 @@ version."""
 _ONES: Final = (1 << 64) - 1
 
 
-class Witness:
+class Watermark:
     """Raises OSError."""
 
     def __init__(self, folder: Path) -> None:

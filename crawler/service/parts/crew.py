@@ -1,7 +1,7 @@
-"""All parts of a crawl, as their parent has them: begun, begun again, watched, and drained together.
+"""All parts of a crawl, as their parent keeps them: begun, begun again, watched, and drained together.
 
-Invariants: what one part may do, all are told; a part that dies is begun again, and one that goes on dying ends the crawl, as
-does what one of them cannot mend by itself. The parent crawls nothing, and opens no store that is written to.
+Invariants: a change is told to all parts, also to those begun later. A part that dies is begun again; one that goes on dying ends
+the crawl, as does an error that a part cannot recover from. The parent crawls nothing, and opens no store that is written to.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from crawler.service.parts.visits import AllowedVisits
 from crawler.service.parts.watched_part import DEATHS_MAX, DEATHS_WITHIN_S, WatchedPart
 
 AWAY_S: Final = 1.0
-"""A part that waits for what is outside is begun again so often."""
+"""How often a part is begun again that waits for the database, the disk or this machine."""
 SNAPSHOT_EVERY_S: Final = 0.25
 LOOK_EVERY_S: Final = 1.0
 ANSWER_S: Final = 10.0
-"""A part that stands still longer is told of as it was."""
+"""A part that does not answer for so long is shown as it was."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Crew:
         return list((await self._answers(name, *arguments)).values())
 
     async def _answers(self, name: str, *arguments: object) -> dict[int, Any]:
-        """The same by the numbers of the parts."""
+        """What each part answers that is open, by its number."""
         channels = {part.number: channel for part in self._parts if (channel := part.open_channel) is not None}
         asked = (channel.ask(name, *arguments) for channel in channels.values())
         answers = zip(channels, await asyncio.gather(*asked, return_exceptions=True), strict=True)
@@ -239,8 +239,8 @@ class Crew:
                 return
 
     async def _waits_outside(self, part: WatchedPart, error: Exception) -> bool:
-        """A part that has died is begun again as soon as the database is there, room on the disk, or what it takes to begin it,
-        as long as the others wait for it too, or go on."""
+        """Whether a part that could not open is to be begun again, since what it lacks may come back: the database, room on the
+        disk, or what it takes to begin a process. For ever while another part is open, else for ``disk_wait``."""
         what = awaited(error)
         if what is None or part.was_open or not self.opened.is_set():
             return False
@@ -356,7 +356,8 @@ class Crew:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def _follow(self, part: WatchedPart) -> None:
-        """How far it is, whether or not another stands still, and whether a limit of the whole is reached."""
+        """Look at one part again and again, so that another that stands still holds up nothing; drain where a limit of the whole
+        is reached."""
         looked_at = 0.0
         while True:
             is_due = (now := time.monotonic()) - looked_at >= LOOK_EVERY_S
@@ -408,7 +409,7 @@ class Crew:
 
 
 def _how(code: int) -> str:
-    """A part has died."""
+    """How a part has died."""
     return f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
 
 

@@ -61,7 +61,7 @@ class Nursery:
         """Called when it has ended, which it must not."""
 
     def begin(self, number: int) -> socket.socket:
-        """Our end of the socket of a part that is being forked. Of one that cannot be, ``lost`` tells."""
+        """Our end of the socket of a part that is being forked. Where the nursery has ended, ``lost`` is called."""
         ours, theirs = socket.socketpair()
         with theirs, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self._sock, [_ORDER.pack(number)], [theirs.fileno()])
@@ -141,9 +141,9 @@ def fork() -> int:
 
 
 def apart(work: Callable[[], Any], died: str) -> Any:
-    """What it returns, as msgpack knows it, done in a process of its own: for what opens a store before the parts are forked, or
-    before ``Nursery`` is. That process ends with this one: it may hold the directory's lock, too, and who is
-    begun again would find that taken. Raises ConfigError and StorageError as ``work``; StorageError with the text ``died``."""
+    """What ``work`` returns, as msgpack knows it, done in another process: no part could be forked from one that has opened a
+    store itself. That process ends with this one: it may have inherited the directory's lock, and the next start would find that
+    taken. Raises ConfigError and StorageError as ``work``; StorageError with the text ``died`` where its process has died."""
     receiving, sending = os.pipe()
     parent = os.getpid()
     if (pid := fork()) == 0:
@@ -187,8 +187,8 @@ def require_no_store() -> None:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the process ends that has forked this one, even while this one is stopped. For the kernel it is the thread
-    that forks which counts (prctl(2), PR_SET_PDEATHSIG): it is to be one that lasts as long as its process."""
+    """Have the kernel kill this process when its ``parent`` ends, even while this one is stopped (prctl(2), PR_SET_PDEATHSIG).
+    What counts is the end of the thread that forked: it must be one that lasts as long as its process."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

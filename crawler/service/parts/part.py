@@ -43,7 +43,7 @@ encode: Final = msgspec.msgpack.Encoder().encode
 
 
 async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> int:
-    """All of it; the exit code. The parent says first with which settings."""
+    """Open and run one part until it ends; the exit code. The parent first says with which settings."""
     begun: asyncio.Future[Config] = asyncio.get_running_loop().create_future()
     handlers: dict[str, Callable[..., Any]] = {"begin": lambda config: begun.set_result(pickle.loads(config))}  # noqa: S301 - our own
     _, channel = await asyncio.get_running_loop().create_unix_connection(lambda: Channel(handlers), sock=sock)
@@ -79,7 +79,7 @@ async def crawl_part(part: CrawlPart, sock: socket.socket, *, endless: bool) -> 
 
 
 async def _close(channel: Channel, log: _ToParent) -> None:
-    """Once the parent has all that was told."""
+    """Returns once the parent has taken all that it was told."""
     logging.getLogger().removeHandler(log)
     with contextlib.suppress(Gone, RuntimeError):
         await channel.ask("farewell")

@@ -174,7 +174,7 @@ class SteeredParts:
     def _admitted(self, task: asyncio.Task[None]) -> None:
         self._room.release()
         if not task.cancelled():
-            task.exception()  # whoever sent it is told; a client that has gone is not
+            task.exception()  # counts as heard: the client that sent it may have gone
 
     async def revive(self, which: Selection) -> int:
         return await self._choose("revive", which)
