@@ -40,7 +40,7 @@ def config(arguments: Sequence[str]) -> int:
         if namespace.file and namespace.config:
             raise ConfigError(f"two files are given, {namespace.config} and {namespace.file}: a crawl has one")
         file = namespace.file or namespace.config
-        from crawler.parse.seeds import check_urls
+        from crawler.cli.named_urls import check_urls
 
         def faults_of(config: Config) -> list[str]:
             found = check_urls(config.urls, config.url_rules())

@@ -92,8 +92,9 @@ def add(arguments: Sequence[str]) -> int:
     client, namespace = _client(parser, arguments)
     if not namespace.urls and not namespace.input:
         raise ConfigError("nothing to add: name URLs or a list (-i FILE)")
+    from crawler.cli.named_urls import check_urls
     from crawler.core.urls import UrlRules
-    from crawler.parse.seeds import LINE_BYTES_MAX, check_urls
+    from crawler.parse.seeds import LINE_BYTES_MAX
 
     rules = UrlRules(LINE_BYTES_MAX)  # how long a URL may be, the daemon knows
     if faults := check_urls(namespace.urls, rules, command="crawler add"):
@@ -138,7 +139,7 @@ def _say_added(called: str, added: Mapping[str, Any]) -> None:
     say(f"{called}: {added['accepted']:,} accepted{invalid}" + (f", as list {added['list']}" if "list" in added else ""))
     for error in added["errors"]:
         say(f"  line {error['line']}: {error['reason']}: {error['text']}")
-    from crawler.parse.seeds import WHAT_TO_DO
+    from crawler.parse.seed_lines import WHAT_TO_DO
 
     for reason in sorted({error["reason"] for error in added["errors"]} & WHAT_TO_DO.keys()):
         say(f"  {reason}: {WHAT_TO_DO[reason]}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, TextIO
 from crawler.core.model import NO_FAILURE, RETRIED, Snapshot
 from crawler.core.text import amount, printable
 from crawler.crawl.status import Rates, duration, status_line
-from crawler.parse.seeds import WHAT_TO_DO
+from crawler.parse.seed_lines import WHAT_TO_DO
 
 if TYPE_CHECKING:
     from rich.live import Live

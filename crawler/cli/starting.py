@@ -36,9 +36,9 @@ Crawling = Callable[..., Coroutine[Any, Any, "Report"]]
 
 def seed_faults(config: Config) -> list[str]:
     """What is wrong with the lists and URLs of a configuration, and whether its directory may be read at all."""
+    from crawler.cli.named_urls import check_urls
     from crawler.output import is_crawl
     from crawler.parse.seed_files import check
-    from crawler.parse.seeds import check_urls
 
     try:
         is_crawl(Path(config.output or ""))

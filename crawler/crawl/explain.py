@@ -19,7 +19,7 @@ from crawler.core.model import EMBED, READABLE, Known, Link
 from crawler.core.text import printable
 from crawler.crawl.reading import scope_in
 from crawler.output.results import Row, row_at
-from crawler.parse.seeds import WHAT_TO_DO
+from crawler.parse.seed_lines import WHAT_TO_DO
 from crawler.policy.robots_rules import RobotsRules
 
 if TYPE_CHECKING:

@@ -9,51 +9,26 @@ begins with exactly that. No list, line or archive makes a chunk larger than one
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, BinaryIO, Final, TypeAlias
+from typing import BinaryIO, Final
 
 import msgspec
-import orjson
-from msgspec import Meta, Struct
+from msgspec import Struct
 from xxhash import xxh3_128, xxh3_128_digest
 
-from crawler.core.errors import ConfigError, FetchError
-from crawler.core.model import PRIORITY_DEFAULT, Input, Link, Tag
-from crawler.core.urls import UrlRules, host_key, masked, parse
+from crawler.core.errors import ConfigError
+from crawler.core.model import Input, Link
+from crawler.core.urls import UrlRules
 from crawler.parse.seed_files import STDIN, blocks
+from crawler.parse.seed_lines import LineFault, read_line, seed, without_secrets
 
 ARGV: Final = "argv"
 """The source that stands for the URLs on the command line; their line is their place, from 1."""
 CHUNK_LINES_MAX: Final = 1000
 LINE_BYTES_MAX: Final = 64 << 10
 _SHOWN_BYTES: Final = 1024  # of a line that was too long
-EXTRA_BYTES_MAX: Final = 1024
-"""Of the further keys of a JSON line, as one object."""
-LEFT_OUT: Final = "..."
-"""The key that counts those that had no room."""
-_TAG_INT_MIN: Final = -(1 << 63)
-_TAG_INT_MAX: Final = (1 << 64) - 1
 _BOM: Final = b"\xef\xbb\xbf"
-_INVISIBLE: Final = "\ufeff\u200b\u200e\u200f"
-"""Around a URL they come from copying; white space of any script is stripped as well."""
 _UTF_16: Final = re.compile(rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", re.DOTALL).match
-
-LineFault: TypeAlias = tuple[Input, str, str, Tag | None]
-"""An invalid line: (input, text, reason, tag)."""
-
-WHAT_TO_DO: Final = {
-    "more_than_url": "a line holds one URL and nothing else: keep that column only (cut -f1, cut -d, -f1), without quotes, "
-    'brackets or list marks; or write JSON lines, {"url": "https://...", "id": 17}, whose other keys come back as extra',
-    "syntax": "write each URL whole, such as https://example.org/page",
-    "scheme": "only http and https can be fetched",
-    "too_long": "no longer URLs are fetched than --max-url allows, and no line is longer than 64 KiB",
-    "encoding": "save the list as UTF-8",
-    "json": "a JSON line is an object with url (text) and, if you like, tag (text or a number), depth, priority (1 to 255): "
-    '{"url": "https://...", "tag": "mine"}',
-}
-"""By the reason of an invalid line."""
 
 
 class Chunk(Struct, frozen=True):
@@ -77,20 +52,8 @@ class _Position(Struct, frozen=True, array_like=True):
     """The last line had no line end: what follows may only begin with one."""
 
 
-class _Entry(Struct, frozen=True):
-    """A JSON line; keys that are not ours are the caller's business, and come back."""
-
-    url: str
-    tag: Annotated[str, Meta(max_length=256)] | int | float | None = None
-    depth: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    priority: Annotated[int, Meta(ge=1, le=255)] = PRIORITY_DEFAULT
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _position = msgspec.msgpack.Decoder(_Position).decode
-_entry = msgspec.json.Decoder(_Entry).decode
-_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_userinfo = re.compile(r"((?:\\?[/\\]){2}|:[/\\])[^/\\?#\"\s]*@").sub
 
 
 class Lines:
@@ -206,10 +169,10 @@ class Lines:
             return
         where = Input(self._source, self.line)
         if too_long or len(line) > LINE_BYTES_MAX:
-            text = _without_secrets(line[:_SHOWN_BYTES].decode(errors="replace"))
+            text = without_secrets(line[:_SHOWN_BYTES].decode(errors="replace"))
             self._faults.append((where, text + "…", "too_long", self._tag))
             return
-        found, extra = _read_line(line, where, self._rules, self._tag)
+        found, extra = read_line(line, where, self._rules, self._tag)
         if isinstance(found, Link):
             self._links.append(found)
         else:
@@ -227,151 +190,9 @@ class Lines:
         )
 
 
-def _without_secrets(text: str) -> str:
-    """What is no URL, or more than one, with what may be credentials in it masked; also where JSON has escaped its slashes."""
-    return _userinfo(r"\1***@", text)
-
-
-def _read_line(line: bytes, where: Input, rules: UrlRules, tag: str | None) -> tuple[Link | LineFault, str | None]:
-    """What a line says, and its further keys."""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        return (where, _without_secrets(line.decode(errors="replace")), "encoding", tag), None
-    if line[0] != 123:  # "{"
-        return seed(text, where, rules, tag=tag), None
-    try:
-        entry = _entry(line)
-    except (msgspec.DecodeError, RecursionError):
-        return (where, _without_secrets(text), "json", tag), None
-    own = tag if entry.tag is None or entry.tag == "" else _tag(entry.tag)
-    extra = extra_of(line)
-    return seed(entry.url, where, rules, tag=own, depth=entry.depth, priority=entry.priority, extra=extra), extra
-
-
-def _tag(tag: Tag) -> Tag:
-    """As it was given; a whole number beyond 64 bits, which rows cannot hold, as its digits."""
-    return str(tag) if isinstance(tag, int) and not _TAG_INT_MIN <= tag <= _TAG_INT_MAX else tag
-
-
-def extra_of(line: bytes) -> str | None:
-    """The keys of a JSON line that are not ours, as a JSON object of at most EXTRA_BYTES_MAX: whole keys in their order and as
-    they were written, as many as have room; LEFT_OUT counts the others. None: there are none."""
-    found = _raw(line)
-    kept, left_out = [], 0
-    room = EXTRA_BYTES_MAX - len(f'{{"{LEFT_OUT}":{len(found)}}}')
-    for name, value in found.items():
-        if name in _Entry.__struct_fields__:
-            continue
-        pair = orjson.dumps(name) + b":" + bytes(value)
-        if len(pair) + 1 > room or not _can_stand_in_a_row(value):
-            left_out += 1
-        else:
-            kept.append(pair)
-            room -= len(pair) + 1
-    if left_out:
-        kept.append(f'"{LEFT_OUT}":{left_out}'.encode())
-    return "{" + b",".join(kept).decode() + "}" if kept else None
-
-
-def _can_stand_in_a_row(value: msgspec.Raw) -> bool:
-    """Whoever reads rows must be able to read it, and to write it again: no half surrogates, no endless nesting."""
-    try:
-        orjson.dumps([[[orjson.loads(bytes(value))]]])
-    except (orjson.JSONDecodeError, TypeError):
-        return False
-    return True
-
-
-def seed(
-    text: str,
-    where: Input,
-    rules: UrlRules,
-    *,
-    tag: Tag | None = None,
-    depth: int = 0,
-    priority: int = PRIORITY_DEFAULT,
-    extra: str | None = None,
-) -> Link | LineFault:
-    """The link that ``text`` names, or the fault that it is. Credentials are dropped: they are the business of ``[[host]]``."""
-    text = text.strip().strip(_INVISIBLE).strip()
-    try:
-        if _more(text):
-            raise FetchError("more_than_url")
-        url = parse(text, None, rules)
-    except FetchError as error:
-        within = _within.get(error.reason)
-        reason = "more_than_url" if within is not None and within(text) else error.reason
-        shown = _without_secrets(masked(text)) if reason == "more_than_url" else masked(text)
-        return (where, shown.encode(errors="replace").decode() if reason == "encoding" else shown, reason, tag)
-    href = url.href
-    given = None if text == href else text if url.credentials is None else masked(text)
-    return Link(href, host_key(href), "seed", depth, priority, given=given, input=where, tag=tag, extra=extra)
-
-
-_more = re.compile(
-    r"""
-    [\t\r\n\v\f\0]               # the parser of URLs drops most of these: two columns would be one URL
-    | \s\s                        # columns of a width
-    | \s[#]                       # a comment behind the URL
-    | ^[^?#]* \s [-|:>\u2013\u2014]{1,9} \s   # URL - title, in no query or fragment
-    | [\s"<>`] ["'<>(\[]{0,4} https?://   # another URL
-    | ^[^?#]* [,;|] https?://      # here also, where it is not part of a query
-    | " \s? [,;|] | [,;|] \s? "    # cells in quotes
-    """,
-    re.VERBOSE | re.IGNORECASE,
-).search
-"""In a text that would be taken for one URL: the signs that it is a URL and something else. A single blank is none: careless
-URLs have them, and they are fetched as browsers do."""
-_within = {
-    "syntax": re.compile(
-        r".*[\s\"'<>`(\[{,;|=]https?:// | [\w\ ]+ ([,;|][\w\ ]+)+ $", re.IGNORECASE | re.DOTALL | re.VERBOSE
-    ).match,
-    "scheme": re.compile(r".*[\s\"<(\[]https?://", re.IGNORECASE | re.DOTALL).match,
-}
-"""In a text that is no URL, by why it is none: one with something before it, such as a number, a quote, or a bracket; or the
-names of a table's columns, whose rows may look like URLs that hold commas."""
-
-
-_HOST: Final = re.compile(r"(?:localhost|\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+\.[^\s/?#@:]+)(?::\d{1,5})?(?:[/?#]\S*)?")
-_LIST: Final = re.compile(r"\.(?:txt|csv|tsv|jsonl?|ndjson|lst|list|urls?|gz|zst)$", re.IGNORECASE)
-
-
 def lines_read(position: bytes | None) -> int:
     """How many lines of a source lie before a position."""
     return _position(position).line if position else 0
-
-
-def check_urls(urls: Sequence[str], rules: UrlRules | None = None, *, command: str = "crawler run") -> list[str]:
-    """One sentence for each text that is no URL, with what to type instead. It may be the name of a list, of a directory, or a
-    host. Reads nothing."""
-    where, faults = Input(ARGV, 0), []
-    for text in dict.fromkeys(urls):
-        found = seed(text, where, rules or UrlRules())
-        if not isinstance(found, Link):
-            faults.append(_what_to_type(text.strip(), found[1], found[2], command))
-    return faults
-
-
-def _what_to_type(text: str, shown: str, reason: str, command: str) -> str:
-    if text == STDIN:
-        return f"-: to read a list from standard input: {command} -i -"
-    try:
-        is_dir, is_there = Path(text).is_dir(), Path(text).exists()
-    except OSError:  # no name of a file, or one that we may not look at
-        is_dir = is_there = False
-    if not text:
-        return "an empty text is no URL"
-    if "://" not in text and is_dir:
-        go_on = f": to go on with the crawl in it: {command} -o {shlex.quote(text)}" if command == "crawler run" else ""
-        return f"{shown} is a directory, not a URL{go_on}"
-    if "://" not in text and is_there:
-        return f"{shown} is a file, not a URL: to read the URLs in it: {command} -i {shlex.quote(text)}"
-    if "://" not in text and _LIST.search(text):
-        return f"{shown} is no URL, and there is no such file: a list is named with -i FILE"
-    if _HOST.fullmatch(text):
-        return f"{shown} is no whole URL: {command} {shlex.quote(f'https://{text}')} (or http://)"
-    return f"{shown}: not a URL ({reason}): {WHAT_TO_DO.get(reason, WHAT_TO_DO['syntax'])}"
 
 
 def read(

@@ -18,23 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crawler.cli.named_urls import check_urls
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Input, Link
 from crawler.core.urls import UrlRules, parse
 from crawler.parse.seed_files import BLOCK_BYTES, check, zstd
-from crawler.parse.seeds import (
-    CHUNK_LINES_MAX,
-    EXTRA_BYTES_MAX,
-    LEFT_OUT,
-    LINE_BYTES_MAX,
-    WHAT_TO_DO,
-    Chunk,
-    LineFault,
-    Lines,
-    check_urls,
-    lines_read,
-    read,
-)
+from crawler.parse.seed_lines import EXTRA_BYTES_MAX, LEFT_OUT, WHAT_TO_DO, LineFault
+from crawler.parse.seeds import CHUNK_LINES_MAX, LINE_BYTES_MAX, Chunk, Lines, lines_read, read
 
 
 def gather(chunks: Iterator[Chunk]) -> tuple[list[Link], list[LineFault], bytes]:
