@@ -19,11 +19,11 @@ from crawler.fetch.cookies import (
     COOKIE_COST_BYTES,
     GONE_MAX,
     HOST_BYTES_MAX,
-    SET_MAX,
     Cookies,
     check_file,
     open_cookies,
 )
+from crawler.fetch.set_cookie import SET_MAX
 
 HOME = "https://www.example.org/a/b"
 
