@@ -165,7 +165,8 @@ def why(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     add_settings(parser, only=WHERE)
     namespace = parser.parse(arguments)
-    from crawler.crawl.explain import as_text, explain
+    from crawler.crawl.explain import explain
+    from crawler.crawl.explain_text import as_text
 
     if namespace.directory is None:
         explanation = client_of(namespace).ask("GET", "/v1/urls", {"url": namespace.url, "via": namespace.via})

@@ -19,7 +19,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from crawler.core.errors import ConfigError, StorageError
-from crawler.crawl.explain import as_text
+from crawler.crawl.explain_text import as_text
 from crawler.crawl.status import WAITS, Left
 from crawler.frontier.progress import LIST, TAG
 from crawler.service import dashboard_html as html

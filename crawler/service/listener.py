@@ -33,6 +33,8 @@ CLIENTS_MIN: Final = 4
 """So many must find a descriptor at the start."""
 IDLE_S: Final = 30.0
 """For a request head to be complete, and between two requests."""
+SHUTDOWN_S: Final = 2.0
+"""For requests under way to end, once nothing is listened for any more."""
 STALLED_S: Final = 60
 """For what was sent to be taken by the client."""
 HEADER_BYTES_MAX: Final = 16 << 10
@@ -143,7 +145,6 @@ async def open_listener(
     *,
     connections_max: int = CONNECTIONS_MAX,
     idle_s: float = IDLE_S,
-    shutdown_s: float = 2.0,
 ) -> AsyncIterator[int]:
     """Serve an application, or GET handlers by path, on HOST:PORT; the port bound. ConfigError: it cannot be bound."""
     if isinstance(served, web.Application):
@@ -163,7 +164,7 @@ async def open_listener(
         max_field_size=HEADER_BYTES_MAX,
         auto_decompress=False,
         read_bufsize=READ_BYTES,
-        shutdown_timeout=shutdown_s,
+        shutdown_timeout=SHUTDOWN_S,
     )
     await runner.setup()
     server, loop = runner.server, asyncio.get_running_loop()

@@ -225,7 +225,7 @@ class Claims:
         known = self._known([page for page, (flags, _) in zip(pages, links, strict=True) if flags & RECORDED])
         self.flying.update(page for page in pages if page in depths)
         return [
-            self._lease(key, self._nearer(link, depths.get(page)), record, known.get(page), flags)
+            self._lease(key, link.found_nearer(depths[page]) if page in depths else link, record, known.get(page), flags)
             for (key, _, record), (flags, link), page in zip(taken, links, pages, strict=True)
         ]
 
@@ -249,9 +249,6 @@ class Claims:
         keys = sorted(pages)
         values = self._database.many("page", keys) if keys else []
         return {key: decode_page(value)[1] for key, value in zip(keys, values, strict=True) if value is not None}
-
-    def _nearer(self, link: Link, depth: int | None) -> Link:
-        return link if depth is None else link.found_nearer(depth)
 
     def _lease(self, key: bytes, link: Link, record: HostRecord, known: Known | None, flags: int) -> Lease:
         """A host not visited since the store was opened counts as just visited then."""
