@@ -4,6 +4,7 @@ A file belongs to its folder, so a new file needs no entry here.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -156,3 +157,12 @@ def test_the_floors_would_notice(tmp_path):
         "def f():\n    from crawler.crawl import wiring\n    import crawler.core.model\n    from crawler.fetch import Fetcher\n"
     )
     assert folders_imported(path) == {"crawl", "core", "fetch"}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["crawl", "fetch", "frontier", "frontier/cluster", "frontier/rocksdb", "output", "parse", "service", "service/parts"],
+)
+def test_the_first_words_of_a_large_folder_name_every_file_in_it(folder):
+    words = set(re.findall(r"\w+", ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text()))))
+    assert {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__"} <= words

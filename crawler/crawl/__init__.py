@@ -1,5 +1,15 @@
 """The life of one URL, and the wiring of all parts. Names are imported when first asked for: what only reads a status line
-must not load a crawl."""
+must not load a crawl.
+
+wiring, files, planning, membership   put a crawl together: parts, files on disk, memory, cluster
+crawl, ending, checkpoints            the crawl as a whole
+visitor, visits                       what a worker does with each link
+expand, sitemaps                      the links of a response; outlinks, embeds and sitemap_entries run in parser processes
+recrawl                               what becomes due again; thread_iter reads the lists
+status, metrics, exposition           what people and programs are told; failing_hosts
+reading, explain, incomplete          a directory read back; explain_text
+maintenance, dividing                 a directory changed while no process runs it
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""What decides the next visit: the pump and its workbench in memory, the store below. ``open_store`` is the table of stores."""
+"""What decides the next visit: the pump and its workbench in memory, the store below. ``open_store`` is the table of stores.
+
+frontier      deals leases to workers, and settles their visits into the open batch (batch), by what it is handed (handed)
+workbench     the hosts in memory and which is next; bench_host, bench_groups
+refill        what the bench is short of, fetched from the store
+pump          drives refills and commits; committer has the two threads
+store         the contract of a store: memory (memory_queues) and rocksdb/ keep it, with a bounded cache
+admission     which links of a batch are new; bundle packs those of one host
+host_state, counters, progress   what stores count and remember, the same for each
+recrawl, selection               which settled URLs become due again
+in_flight, suspects              which visits were out when a process ended
+division, dividing, parts_reader, exchange/   a crawl by several processes
+cluster/                                      a crawl of many machines
+"""
 
 from __future__ import annotations
 

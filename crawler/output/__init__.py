@@ -1,4 +1,10 @@
-"""What a crawl writes, and how it is read back."""
+"""What a crawl writes, and how it is read back.
+
+Written by a commit   journal: what one batch adds to archive/ and results (rows, changes)
+In the directory      directory, file_names; retention deletes, uploads and bucket store elsewhere, checkpoint copies
+Read back             reader; final_rows, filters, summary (summary_page), verify
+For other programs    export, pages, csv_rows, parquet; archive/wacz
+"""
 
 from crawler.output.directory import crawl_in, is_crawl, locked, make_tmp, open_directory
 from crawler.output.journal import Journal
