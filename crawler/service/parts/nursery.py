@@ -61,7 +61,7 @@ class Nursery:
         """Called when it has ended, which it must not."""
 
     def begin(self, number: int) -> socket.socket:
-        """Our end of the socket of a part that is being forked. Where the nursery has ended, ``lost`` is called."""
+        """Our end of the socket of a part that is being forked. Of one that cannot be, ``lost`` tells."""
         ours, theirs = socket.socketpair()
         with theirs, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self._sock, [_ORDER.pack(number)], [theirs.fileno()])
