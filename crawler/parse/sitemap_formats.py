@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, UrlRules, join
-from crawler.parse.microsyntax import codec_of, decoded_raw, w3c_date, xml_label
+from crawler.parse.microsyntax import codec_of, decoded_raw, encoding_of_label, w3c_date, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
 ENTRY_URLS_MAX: Final = 100
@@ -55,7 +55,7 @@ _root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed)
 _entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
 _subset = re.compile(r"<!DOCTYPE[^<>\[]*+\[", re.IGNORECASE).search
-_is_url = re.compile(r"https?://", re.IGNORECASE).match
+is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 
 class How(Struct, frozen=True, array_like=True):
@@ -239,7 +239,7 @@ class SitemapReading:
             self.state.kind = next(kind for kind, place in PLACES.items() if place[0] == entry[1])
         else:
             lines = [line for line in map(str.strip, bare[:HEAD_CHARS_MAX].splitlines()) if line]
-            urls = sum(_is_url(line) is not None for line in lines)
+            urls = sum(is_url(line) is not None for line in lines)
             if urls and (bare[0] != "<" or 2 * urls >= len(lines)):
                 self.state.kind = "text"
         return bare
@@ -272,7 +272,7 @@ class SitemapReading:
             return data
         for label in (self._how.charset, xml_label(data)):
             if label is not None and not label.lower().startswith(("utf-16", "utf16")):
-                if (known := _encoding_of(label)) is not None:
+                if (known := encoding_of_label(label)) is not None:
                     state.encoding = known
                     return data
                 self.fault("encoding", f"{label[:40]} is not read")
@@ -290,7 +290,7 @@ class SitemapReading:
                 self.keep(text, at)
                 raise Full
             at += len(line) + 1
-            if _is_url(line := line.strip(_space)):
+            if is_url(line := line.strip(_space)):
                 self.add(line)
             elif line:
                 self.refuse("syntax")
@@ -377,9 +377,7 @@ class Strict:
         self._text: list[str] | None = None
         self._text_chars = 0
         self._urls: list[str] = []  # of this entry
-        self._modified = ""
-        self._is_modified = False
-        """What is read is no URL, but when it was modified."""
+        self._modified = self._guid = self._heard = ""  # the last: the element whose text is read
         self._urls_over = 0
         self._base: str | None = None  # of this entry
         self._data = b""
@@ -413,13 +411,11 @@ class Strict:
             self._root(name, local)
         elif local == self._leaf and self._open[-1].rpartition(":")[2] == self._entry:
             if not self._is_atom:
-                self._text, self._text_chars = [], 0
-                self._parser.CharacterDataHandler = self._characters
+                self._listen(local)
             elif attributes.get("rel", "alternate") == "alternate":
                 self._take(self._based(attributes.get("href", ""), attributes.get("xml:base")))
-        elif self._reading.with_modified and local == "lastmod" and self._open[-1].rpartition(":")[2] == self._entry:
-            self._text, self._text_chars, self._is_modified = [], 0, True
-            self._parser.CharacterDataHandler = self._characters
+        elif self._is_told(local, attributes) and self._open[-1].rpartition(":")[2] == self._entry:
+            self._listen(local)
         if self._is_atom and (base := attributes.get("xml:base")) is not None:
             if local == self._entry:
                 self._base = base
@@ -441,6 +437,16 @@ class Strict:
                 raise Stop("not_a_sitemap", f"the root is {name[:40]}")
             raise Odd("xml", f"line {state.line}: the root is {name[:40]}")
 
+    def _is_told(self, local: str, attributes: dict[str, str]) -> bool:
+        """Whether an element of an entry is read beside its URL. A ``guid`` is one unless it says that it is none (RSS 2.0)."""
+        if local == "lastmod":
+            return self._reading.with_modified
+        return local == "guid" and self._entry == "item" and attributes.get("isPermaLink", "").strip().lower() != "false"
+
+    def _listen(self, local: str) -> None:
+        self._text, self._text_chars, self._heard = [], 0, local
+        self._parser.CharacterDataHandler = self._characters
+
     def _characters(self, text: str) -> None:
         if self._text is not None and self._text_chars <= URL_CHARS_MAX:
             self._text.append(text)
@@ -454,8 +460,10 @@ class Strict:
         elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            if self._is_modified:
-                self._modified, self._is_modified = text.strip(), False
+            if self._heard == "lastmod":
+                self._modified = text.strip()
+            elif self._heard == "guid":
+                self._guid = text.strip(_space)
             else:
                 self._take(text)
 
@@ -477,9 +485,11 @@ class Strict:
     def _entry_ended(self) -> None:
         self._text = self._parser.CharacterDataHandler = self._base = None
         at = self._parser.CurrentByteIndex + self._shift
+        if is_url(self._guid) and not any(url.strip(_space) for url in self._urls):
+            self._urls = [self._guid]
         for url in self._urls:  # not before: an entry that is not whole is read again
             self._reading.add(url, self._modified)
-        self._modified, self._is_modified = "", False
+        self._modified = self._guid = ""
         self._reading.refuse("outlinks", self._urls_over)
         self._urls.clear()
         self._urls_over = 0
@@ -488,13 +498,3 @@ class Strict:
             self.path = self._open.copy()
             if self._reading.is_full:
                 raise Full
-
-
-def _encoding_of(label: str) -> str | None:
-    """The WHATWG name of an encoding that can be read piece by piece."""
-    if label.lower() in ("utf-8", "utf8"):
-        return "UTF-8"
-    from crawler.parse.encoding import name_of  # few sitemaps are in another
-
-    name = name_of(label)
-    return None if name in ("replacement", "x-user-defined") else name
