@@ -1,4 +1,8 @@
-"""What the operator set for single hosts: ``[[host]]`` tables over the general settings. Pure; the first match wins."""
+"""What the operator set for single hosts: ``[[host]]`` tables over the general settings. Pure; the first match wins.
+
+A table may be for one port. Where http and https of a host may differ, it is asked for by origin (``https://example.org``); how
+the host is treated with either is asked for by host key.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ HOSTS_REMEMBERED_MAX: Final = 4096
 
 
 class HostRules:
-    """Per host key: delay, per_host and whether robots.txt is obeyed."""
+    """Per host key: delay and per_host. Per origin: whether robots.txt is obeyed, what is visited, headers and proxy."""
 
     def __init__(self, config: PolitenessConfig) -> None:
         self.change(config)
@@ -25,9 +29,9 @@ class HostRules:
         self.factor = config.factor
         """A rest is at least so many times as long as the response took to begin."""
 
-    def table(self, host: str) -> HostConfig | None:
-        """The ``[[host]]`` table for a host key, None if there is none."""
-        return self._table(host) if self._table is not None else None
+    def table(self, origin: str) -> HostConfig | None:
+        """The ``[[host]]`` table for an origin (or a host key), None if there is none."""
+        return self._table(origin) if self._table is not None else None
 
     def delay(self, host: str) -> float:
         """Rest after a visit, seconds."""
@@ -38,13 +42,13 @@ class HostRules:
         table = self._table(host) if self._table is not None else None
         return self._config.per_host if table is None or table.per_host is None else table.per_host
 
-    def obeys_robots(self, host: str) -> bool:
-        table = self._table(host) if self._table is not None else None
+    def obeys_robots(self, origin: str) -> bool:
+        table = self._table(origin) if self._table is not None else None
         return self._config.robots if table is None or table.robots is None else table.robots
 
-    def blocks(self, host: str) -> bool:
-        """Whether nothing of a host is to be visited."""
-        table = self.table(host)
+    def blocks(self, origin: str) -> bool:
+        """Whether nothing of an origin is to be visited."""
+        table = self.table(origin)
         return table is not None and bool(table.block)
 
     @property

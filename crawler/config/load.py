@@ -287,12 +287,6 @@ def warnings(config: Config) -> list[str]:
             f"user_agent does not contain the name {config.name}: webmasters see {config.user_agent!r} and write rules for that, "
             f"but rules for {config.name} are obeyed: set --name to what robots.txt is to call this crawler"
         )
-    said += [
-        f"[[host]] {table.match}: a host at the port of its scheme is called by its name alone: write "
-        f"{table.match.rpartition(':')[0]}, which means every port"
-        for table in config.host
-        if table.match.endswith((":80", ":443"))
-    ]
     if config.insecure:
         said.append("TLS certificates are not verified (--insecure): anyone on the way can forge pages")
     if config.depth and config.scope in ("domain", "any") and not (config.contact or config.user_agent):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 _FORMULA: Final = ("=", "+", "-", "@")
+_PORTS: Final = {"http": (":80",), "https": (":443",)}
 _OBEYED: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
 _BEGINNING: Final = re.compile("^(?:-+|CRAWLER_)")
@@ -81,14 +82,17 @@ def matches_mime(mime: str, pattern: str) -> bool:
 
 def host_patterns(host: str) -> Iterator[str]:
     """Every pattern that a host key is of: ``a.example.org:8080``, ``a.example.org``, which means every port, those of what lies
-    above it, such as ``*.example.org``, and ``*``.
+    above it, such as ``*.example.org``, and ``*``. Or those that an origin is of: ``https://a.example.org`` is at port 443 alone,
+    and its host, which http shares, at that and at 80.
 
     With a dot behind its name, as a link may write it, it is the same host."""
+    scheme, mark, name = host.partition("://")
+    default_ports, host = (_PORTS[scheme], name) if mark else ((":80", ":443"), host)
     for key in dict.fromkeys((host, host.replace(".:", ":").removesuffix("."))):
         name, colon, port = key.rpartition(":")
         ends: tuple[str, ...] = (f":{port}", "")
         if not colon or not port.isdigit():  # none, or a part of an IPv6 address
-            name, ends = key, ("",)
+            name, ends = key, (*default_ports, "")
         above = [name[at:] for at, letter in enumerate(name) if letter == "."]
         for end in ends:
             yield name + end

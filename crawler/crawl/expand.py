@@ -19,6 +19,7 @@ from crawler.core.link_block import LinkBlock, block_of, embeds_of
 from crawler.core.model import EMBED, READABLE, SITEMAPS, Done, Link
 from crawler.core.page import Body, Page
 from crawler.core.text import field_text
+from crawler.core.urls import origin
 from crawler.crawl.embeds import FUNCTION as EMBEDS
 from crawler.crawl.embeds import NESTING_MAX
 from crawler.crawl.outlinks import FUNCTION, Packed, ReadingOptions, encode
@@ -58,8 +59,8 @@ class Undo(Protocol):
 class Expander:
     """``admit`` takes links into the next batch; ``parser`` None: pages have no outlinks in this crawl; ``secret`` is the seed of
     the crawl's fingerprints; ``on_parsed`` is told how many seconds finding the links of a page took; ``hasten`` is told when
-    URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot. ``obeys``: whether what the pages of a host
-    say to robots is honoured; None: as the setting for all hosts says."""
+    URLs say to have been modified; ``by_domain``: hosts of a domain are in one slot. ``obeys``: whether what the pages of an
+    origin say to robots is honoured; None: as the setting for all hosts says."""
 
     def __init__(
         self,
@@ -115,9 +116,9 @@ class Expander:
             return replace(done, robots=said)
         return done
 
-    def _reading_for(self, host: str) -> bytes:
-        """What a parser process must know of the crawl to read a page of this host."""
-        return self._readings[self._config.robots if self._obeys is None else self._obeys(host)]
+    def _reading_for(self, place: str) -> bytes:
+        """What a parser process must know of the crawl to read a page of this origin."""
+        return self._readings[self._config.robots if self._obeys is None else self._obeys(place)]
 
     def _said(self, headers: Headers) -> str | None:
         """The directives in the head of a response, where nothing more was read."""
@@ -169,7 +170,7 @@ class Expander:
             held.shrink(document_bytes(len(body), _references(body, headers)))
         began = time.perf_counter()
         function = FUNCTION
-        place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading_for(link.host))
+        place: tuple[object, ...] = (link.depth + 1, link.anchor or link.url, self._reading_for(origin(link.url)))
         if self._requisites:
             function, place = EMBEDS, (*place, link.kind != EMBED and self._scope.follows(link))
         found, fault = await self._outlinks(link.host, function, body, link.url, mime, page.charset, headers, *place)

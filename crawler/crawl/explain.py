@@ -114,7 +114,7 @@ def _absence(
     absence: dict[str, Any] = {"rule": None, "depth": config.depth, "scope": config.scope, "via": None, "unread": None}
     page = store.lookup(via)
     if isinstance(page, Known):
-        obeys = HostRules(read_section(root, PolitenessConfig) or PolitenessConfig()).obeys_robots(page.link.host)
+        obeys = HostRules(read_section(root, PolitenessConfig) or PolitenessConfig()).obeys_robots(urls.origin(page.link.url))
         scope, budgets = scope_in(root), store.budgets(url)
         via_page = _Via(config, scope, page, _row(root, page, is_retired), obeys)
         needed = {"rule_if_needed": _refused_as_needed(config, scope, url, budgets)} if config.requisites else {}

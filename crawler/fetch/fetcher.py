@@ -24,6 +24,7 @@ from crawler.core.errors import FetchError, StorageError
 from crawler.core.model import SITEMAPS, Lease, Link
 from crawler.core.page import Body, Page, Timings, content_type
 from crawler.core.text import matches_mime
+from crawler.core.urls import origin
 from crawler.fetch.connector import Connector
 from crawler.fetch.deadline import Deadline, Deadlines
 from crawler.fetch.decoding import Finisher, Room, tell
@@ -188,7 +189,7 @@ class Fetcher:
             link = lease.link
             method = "GET" if link.kind in _READ_BY_US else self._config.method
             cookie = self._cookies.header(link.url) if self._cookies is not None else None
-            request = request_of(method, link.url, self._profile_of(link.host), conditions(lease) + referer(link), cookie)
+            request = request_of(method, link.url, self._profile_of(origin(link.url)), conditions(lease) + referer(link), cookie)
             proxied = request.proxy is not None
             if proxied:
                 self._check_literal(request.host)

@@ -117,20 +117,20 @@ def user_agent(config: FetchConfig) -> str:
 
 
 def profiles(config: FetchConfig, hosts: Sequence[HostConfig]) -> Callable[[str], Profile]:
-    """A function from host key to Profile."""
+    """A function from origin (or host key) to Profile."""
     common = {"User-Agent": user_agent(config), "Accept": "*/*", "Accept-Encoding": ACCEPTED}
     for line in config.header:
         name, _, value = line.partition(":")
         _set(common, name, value.strip())
     general = _profile(common, {}, config.proxy)
     if not hosts:
-        return lambda host: general
+        return lambda place: general
     rules = HostRules(PolitenessConfig(host=tuple(hosts)))
     tables = {table.match: table for table in reversed(hosts)}  # of two with one match the first
     made = lru_cache(PROFILES_MAX)(lambda match: _profile(common, tables[match].headers, tables[match].proxy or config.proxy))
 
-    def profile_of(host: str) -> Profile:
-        table = rules.table(host)
+    def profile_of(place: str) -> Profile:
+        table = rules.table(place)
         return general if table is None else made(table.match)
 
     return profile_of

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
+from unicodedata import normalize
 from urllib.parse import quote_from_bytes
 
 _DIRECTIVES: Final = frozenset(
@@ -101,6 +102,16 @@ def _label(found: re.Match[bytes] | None) -> str | None:
     return "utf-8" if label.startswith(("utf-16", "utf16")) else label
 
 
+def encoding_of_label(label: str) -> str | None:
+    """The WHATWG name of an encoding that can be read piece by piece; None if a label names none."""
+    if label.lower() in ("utf-8", "utf8"):
+        return "UTF-8"
+    from crawler.parse.encoding import name_of  # few sitemaps are in another
+
+    name = name_of(label)
+    return None if name in ("replacement", "x-user-defined") else name
+
+
 # ---- a query is sent in the encoding of its page (URL, query state)
 
 _CODECS: Final = {
@@ -112,13 +123,20 @@ _CODECS: Final = {
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac-cyrillic",
 }
-_OWN_TABLES: Final = {"big5hkscs": "big5", "euc_jp": "euc-jp", "gbk": "gbk", "koi8-u": "koi8-u", "cp874": "windows-874"} | {
-    f"cp{number}": f"windows-{number}" for number in range(1250, 1259)
-}
-"""Python's codecs that lack characters of the standard's encodings, such as a full-width tilde, and what it calls them."""
+_OWN_TABLES: Final = (
+    {"big5hkscs": "big5", "cp874": "windows-874", "cp932": "shift_jis", "euc_jp": "euc-jp"}
+    | {name: name for name in ("gb18030", "gbk", "koi8-u")}
+    | {f"cp{number}": f"windows-{number}" for number in range(1250, 1259)}
+)
+"""Python's codecs that write other letters than the standard's encodings, no full-width tilde for one, and what it calls them."""
 _BIG5_LEAD_MIN: Final = 0xA1
 _BIG5_LAST: Final = "\u2550\u255e\u2561\u256a\u5341\u5345"
 """What begins lower is read, never written; and of these characters the last way is (Encoding, index Big5 pointer)."""
+_JAPANESE: Final = {"\xa5": b"\\", "\u203e": b"~"}
+"""What Japanese encodings write as another letter of ASCII. ISO-2022-JP has a set for these."""
+_ODD_GB18030: Final = {"\ue5e5": b"%26%2358853%3B", "\ue7c7": b"\x815\xf47"}
+_FULL_WIDTH: Final = {"\uff9e": "\u309b", "\uff9f": "\u309c"}
+"""Half-width marks of katakana; the letters are as in NFKC (Encoding, index ISO-2022-JP katakana)."""
 _IN_QUERY: Final = "".join(chr(code) for code in (9, 10, 13, *range(32, 127)) if chr(code) != "#")
 
 
@@ -150,10 +168,36 @@ def reencoded(reference: str, codec: str) -> str:
 
 
 def _encoded(query: str, codec: str) -> bytes:
+    if codec == "iso2022_jp":
+        return _switching(query)
     if (name := _OWN_TABLES.get(codec)) is None:
         return query.encode(codec, "crawler.query")
-    table = _table(name)
-    return b"".join(table.get(char) or char.encode("ascii", "crawler.query") for char in query)
+    table, other = _table(name), "gb18030" if name == "gb18030" else "ascii"  # which has all there is, in four bytes
+    return b"".join(table.get(char) or char.encode(other, "crawler.query") for char in query)
+
+
+def _switching(query: str) -> bytes:
+    """In ISO-2022-JP, with the sequences that choose a character set (Encoding, ISO-2022-JP encoder)."""
+    table, written, now = _table("euc-jp"), bytearray(), b"\x1b(B"
+    for char in (*query, "\n"):
+        if "\uff61" <= char <= "\uff9f":
+            char = _FULL_WIDTH.get(char) or normalize("NFKC", char)
+        code = table.get(char, b"") if char not in _JAPANESE else b""
+        if len(code) == 2 and code[0] > 0xA0:
+            wanted, code = b"\x1b$B", bytes(byte & 0x7F for byte in code)
+        elif char in _JAPANESE:
+            wanted, code = b"\x1b(J", _JAPANESE[char]
+        else:
+            is_either = now == b"\x1b(J" and char not in "\\~\n"
+            wanted, code = now if is_either else b"\x1b(B", _unread(char).encode("ascii", "crawler.query")
+        written += code if wanted == now else wanted + code
+        now = wanted
+    return bytes(written[:-1])
+
+
+def _unread(char: str) -> str:
+    """What would itself choose a character set is written as no character."""
+    return "\ufffd" if char in "\x0e\x0f\x1b" else char
 
 
 @lru_cache(maxsize=4)
@@ -162,7 +206,7 @@ def _table(name: str) -> dict[str, bytes]:
     from turbohtml import detect  # registers the codecs
 
     assert detect
-    known = [bytes((byte,)) for byte in range(0x80, 0x100)]
+    known = [bytes((byte,)) for byte in range(0x80, 0x100)] if name != "gb18030" else []
     if not name.startswith(("windows-", "koi8-")):
         lead_min = _BIG5_LEAD_MIN if name == "big5" else 0x81
         known += [bytes((lead, trail)) for lead in range(lead_min, 0xFF) for trail in range(0x40, 0xFF)]
@@ -171,7 +215,10 @@ def _table(name: str) -> dict[str, bytes]:
     for char, written in zip(read, known, strict=True):
         if len(char) == 1 and char != "\ufffd" and (char not in table or (name == "big5" and char in _BIG5_LAST)):
             table[char] = written
-    return table
+    if name in ("shift_jis", "euc-jp"):
+        table = {char: written for char, written in table.items() if not "\ue000" <= char <= "\uf8ff"} | _JAPANESE
+        table["\u2212"] = table["\uff0d"]
+    return table | _ODD_GB18030 if name == "gb18030" else table
 
 
 def _unencodable(error: UnicodeError) -> tuple[str, int]:

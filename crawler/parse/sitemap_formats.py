@@ -15,7 +15,7 @@ from xml.parsers import expat
 
 import msgspec
 
-from crawler.parse.microsyntax import codec_of, decoded_raw, xml_label
+from crawler.parse.microsyntax import codec_of, decoded_raw, encoding_of_label, xml_label
 from crawler.parse.sitemap_part import (
     PLACES,
     ROOTS,
@@ -29,6 +29,7 @@ from crawler.parse.sitemap_part import (
     SitemapState,
     Stop,
     decode_state,
+    is_url,
     raw_byte,
 )
 from crawler.parse.sitemap_xml import Odd, Strict
@@ -42,7 +43,6 @@ _root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed)
 _entry = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?(url|sitemap|item|entry)(?=[\s>])[^<>]*>").search
 _is_html = re.compile(r"(?:<!--.{0,1000}?-->\s*)?<(?:!DOCTYPE\s+html|html|head)[\s>]", re.IGNORECASE | re.DOTALL).match
 _subset = re.compile(r"<!DOCTYPE[^<>\[]*+\[", re.IGNORECASE).search
-_is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 
 def part(data: bytes, state: bytes, end: End, how: How | list[object]) -> Part:
@@ -88,7 +88,7 @@ def _begun(reading: SitemapReading, text: str) -> str:
         reading.state.kind = next(kind for kind, place in PLACES.items() if place[0] == entry[1])
     else:
         lines = [line for line in map(str.strip, bare[:HEAD_CHARS_MAX].splitlines()) if line]
-        urls = sum(_is_url(line) is not None for line in lines)
+        urls = sum(is_url(line) is not None for line in lines)
         if urls and (bare[0] != "<" or 2 * urls >= len(lines)):
             reading.state.kind = "text"
     return bare
@@ -124,7 +124,7 @@ def _without_bom(reading: SitemapReading, data: bytes) -> bytes:
         return data
     for label in (reading.how.charset, xml_label(data)):
         if label is not None and not label.lower().startswith(("utf-16", "utf16")):
-            if (known := _encoding_of(label)) is not None:
+            if (known := encoding_of_label(label)) is not None:
                 state.encoding = known
                 return data
             reading.fault("encoding", f"{label[:40]} is not read")
@@ -144,7 +144,7 @@ def _lines(reading: SitemapReading, text: str, end: End) -> None:
             reading.keep(text, at)
             raise Full
         at += len(line) + 1
-        if _is_url(line := line.strip(SPACE)):
+        if is_url(line := line.strip(SPACE)):
             reading.add(line)
         elif line:
             reading.refuse("syntax")
@@ -215,13 +215,3 @@ def _repair(reading: SitemapReading, text: str, end: End) -> None:
     state.line = line - head.count(b"\n", left)
     if left < len(head):
         raise Full
-
-
-def _encoding_of(label: str) -> str | None:
-    """The WHATWG name of an encoding that can be read piece by piece."""
-    if label.lower() in ("utf-8", "utf8"):
-        return "UTF-8"
-    from crawler.parse.encoding import name_of  # few sitemaps are in another
-
-    name = name_of(label)
-    return None if name in ("replacement", "x-user-defined") else name

@@ -37,6 +37,7 @@ PLACES: Final[dict[SitemapKind, tuple[str, str]]] = {
 SPACE: Final = " \t\r\n\0\ufeff"
 raw_byte: Final = re.compile("[\udc80-\udcff]")
 """A byte that is not of the document's encoding, as ``microsyntax.decoded_raw`` leaves it in the text."""
+is_url: Final = re.compile(r"https?://", re.IGNORECASE).match
 
 
 class How(Struct, frozen=True, array_like=True):

@@ -19,7 +19,7 @@ from xml.parsers import expat
 
 from turbohtml import Tokenizer, TokenType, unescape
 
-from crawler.parse.sitemap_part import PLACES, Full, SitemapKind, SitemapReading, Stop
+from crawler.parse.sitemap_part import PLACES, Full, SitemapKind, SitemapReading, Stop, is_url
 from crawler.parse.sitemap_xml import NAME_CHARS_MAX, Odd, Strict
 
 REPAIRS_MAX: Final = 50_000
@@ -154,7 +154,9 @@ def _loose(kind: SitemapKind, entry: str) -> Iterator[str]:
     pieces = _by_cdata(entry)
     text = "".join(_text_of(piece) if at % 2 else _marks.sub("", piece) for at, piece in enumerate(pieces))
     url: list[str] | None = None
-    leaf = ""
+    leaf = guid = ""
+    permalink: str | None = None  # where the entry has no other URL
+    is_guid = has_url = False
     for token in Tokenizer(resolve_references=True).feed(_tag_start.sub(r"<\1x-", _open_quote.sub(r"\1", text))):
         name = token.tag or ""
         if token.type in (TokenType.TEXT, TokenType.CHARACTER_REFERENCE):
@@ -163,16 +165,26 @@ def _loose(kind: SitemapKind, entry: str) -> Iterator[str]:
         elif token.type == TokenType.START_TAG or token.type == TokenType.END_TAG:
             is_end = token.type == TokenType.END_TAG
             if not leaf:  # the entry's own tag
-                leaf = f"{name.removesuffix(PLACES[kind][0])}{PLACES[kind][1]}"
+                prefix = name.removesuffix(PLACES[kind][0])
+                leaf, guid = f"{prefix}{PLACES[kind][1]}", f"{prefix}guid" if kind == "rss" else ""
                 continue
             if url is not None and (is_end or name[2:].rpartition(":")[2] in _SIBLINGS):
-                yield "".join(url)
+                text = "".join(url)
+                if is_guid:
+                    permalink = text.strip()
+                else:
+                    has_url |= bool(text.strip())
+                    yield text
             url = None
-            if name == leaf and not is_end:
-                if kind != "atom":
-                    url = []
-                elif (token.attr("rel") or "alternate") == "alternate":
+            if is_end:
+                continue
+            if name == leaf and kind == "atom":
+                if (token.attr("rel") or "alternate") == "alternate":
                     yield token.attr("href") or ""
+            elif name == leaf or (name == guid and (token.attr("ispermalink") or "").strip().lower() != "false"):
+                url, is_guid = [], name == guid
+    if permalink is not None and not has_url and is_url(permalink):
+        yield permalink
 
 
 def _text_of(cdata: str) -> str:

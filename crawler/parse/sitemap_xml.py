@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import join
-from crawler.parse.sitemap_part import PLACES, ROOTS, URL_CHARS_MAX, Full, SitemapFault, SitemapReading, Stop
+from crawler.parse.sitemap_part import PLACES, ROOTS, SPACE, URL_CHARS_MAX, Full, SitemapFault, SitemapReading, Stop, is_url
 
 ENTRY_URLS_MAX: Final = 100
 """Of an entry: one is usual, and an Atom entry may have one for each language and type (RFC 4287 4.1.2)."""
@@ -46,9 +46,7 @@ class Strict:
         self._text: list[str] | None = None
         self._text_chars = 0
         self._urls: list[str] = []  # of this entry
-        self._modified = ""
-        self._is_modified = False
-        """What is read is no URL, but when it was modified."""
+        self._modified = self._guid = self._heard = ""  # the last: the element whose text is read
         self._urls_over = 0
         self._base: str | None = None  # of this entry
         self._data = b""
@@ -82,13 +80,11 @@ class Strict:
             self._root(name, local)
         elif local == self._leaf and self._open[-1].rpartition(":")[2] == self._entry:
             if not self._is_atom:
-                self._text, self._text_chars = [], 0
-                self._parser.CharacterDataHandler = self._characters
+                self._listen(local)
             elif attributes.get("rel", "alternate") == "alternate":
                 self._take(self._based(attributes.get("href", ""), attributes.get("xml:base")))
-        elif self._reading.with_modified and local == "lastmod" and self._open[-1].rpartition(":")[2] == self._entry:
-            self._text, self._text_chars, self._is_modified = [], 0, True
-            self._parser.CharacterDataHandler = self._characters
+        elif self._is_told(local, attributes) and self._open[-1].rpartition(":")[2] == self._entry:
+            self._listen(local)
         if self._is_atom and (base := attributes.get("xml:base")) is not None:
             if local == self._entry:
                 self._base = base
@@ -110,6 +106,16 @@ class Strict:
                 raise Stop("not_a_sitemap", f"the root is {name[:40]}")
             raise Odd("xml", f"line {state.line}: the root is {name[:40]}")
 
+    def _is_told(self, local: str, attributes: dict[str, str]) -> bool:
+        """Whether an element of an entry is read beside its URL. A ``guid`` is one unless it says that it is none (RSS 2.0)."""
+        if local == "lastmod":
+            return self._reading.with_modified
+        return local == "guid" and self._entry == "item" and attributes.get("isPermaLink", "").strip().lower() != "false"
+
+    def _listen(self, local: str) -> None:
+        self._text, self._text_chars, self._heard = [], 0, local
+        self._parser.CharacterDataHandler = self._characters
+
     def _characters(self, text: str) -> None:
         if self._text is not None and self._text_chars <= URL_CHARS_MAX:
             self._text.append(text)
@@ -123,8 +129,10 @@ class Strict:
         elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            if self._is_modified:
-                self._modified, self._is_modified = text.strip(), False
+            if self._heard == "lastmod":
+                self._modified = text.strip()
+            elif self._heard == "guid":
+                self._guid = text.strip(SPACE)
             else:
                 self._take(text)
 
@@ -146,9 +154,11 @@ class Strict:
     def _entry_ended(self) -> None:
         self._text = self._parser.CharacterDataHandler = self._base = None
         at = self._parser.CurrentByteIndex + self._shift
+        if is_url(self._guid) and not any(url.strip(SPACE) for url in self._urls):
+            self._urls = [self._guid]
         for url in self._urls:  # not before: an entry that is not whole is read again
             self._reading.add(url, self._modified)
-        self._modified, self._is_modified = "", False
+        self._modified = self._guid = ""
         self._reading.refuse("outlinks", self._urls_over)
         self._urls.clear()
         self._urls_over = 0

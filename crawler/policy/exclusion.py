@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from crawler.core.model import Link
+from crawler.core.urls import origin
 
 if TYPE_CHECKING:
     from crawler.config.sections import Config
@@ -22,7 +23,7 @@ EXCLUDED: Final[Why] = ("skipped", "excluded")
 
 class Exclusion:
     """``begun`` are the expressions that the crawl was begun with: what a person listed knowing them is visited all the same;
-    one that came later holds for what is listed as well. ``blocks(host)`` says whether a host is blocked."""
+    one that came later holds for what is listed as well. ``blocks(origin)`` says whether an origin is blocked."""
 
     def __init__(self, config: Config, begun: Sequence[str], blocks: Callable[[str], bool]) -> None:
         self._begun = frozenset(begun)
@@ -42,7 +43,7 @@ class Exclusion:
 
     def blocks(self, host: str) -> bool:
         """Whether nothing at all of this host is to be visited."""
-        return self._any_blocked and self._blocks(host)
+        return self._any_blocked and all(self._blocks(f"{scheme}://{host}") for scheme in ("http", "https"))
 
     def refuses(self, link: Link) -> Why | None:
         """(outcome, reason) of a link that is wanted no more. Three cases: 1. nothing of a blocked host is; 2. nothing that an
@@ -50,7 +51,7 @@ class Exclusion:
         pages link to, nothing that no expression includes."""
         if not self.is_set:
             return None
-        if self.blocks(link.host):
+        if self._any_blocked and self._blocks(origin(link.url)):
             return EXCLUDED
         kind, url = link.kind, link.url
         if kind == "robots":

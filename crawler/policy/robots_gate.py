@@ -47,7 +47,7 @@ Failure = tuple[str, str]
 
 
 class RobotsGate:
-    """``obeys(host)`` is False for hosts whose robots.txt the operator ignores; with ``reads_all`` theirs are read all the
+    """``obeys(origin)`` is False for those whose robots.txt the operator ignores; with ``reads_all`` theirs are read all the
     same, for the sitemaps they name. ``wall()`` gives seconds since the epoch."""
 
     def __init__(
@@ -82,12 +82,13 @@ class RobotsGate:
 
     def ready(self, link: Link) -> bool:
         """Whether a link may be dealt: its origin's rules are at hand and fresh, could not be fetched, or do not matter."""
-        if self._failures and self.failed(urls.origin(link.url)) is not None:
+        origin = urls.origin(link.url)
+        if self._failures and self.failed(origin) is not None:
             return True
-        rules = self._cache.get(urls.origin(link.url))
+        rules = self._cache.get(origin)
         if rules is not None and rules.fresh(self._wall(), self._name):
             return True
-        return not self._reads_all and not self._obeys(link.host)
+        return not self._reads_all and not self._obeys(origin)
 
     def link(self, link: Link) -> Link:
         """The robots link of a link's origin."""
@@ -108,7 +109,8 @@ class RobotsGate:
 
     def failure(self, link: Link) -> Failure | None:
         """(outcome, reason) where the rules of a link's origin could not be fetched lately: what waits for them ends so."""
-        return self.failed(urls.origin(link.url)) if self._failures and self._obeys(link.host) else None
+        origin = urls.origin(link.url)
+        return self.failed(origin) if self._failures and self._obeys(origin) else None
 
     def deny(self, origin: str, failure: Failure) -> None:
         """The rules of an origin could not be fetched: another part of the crawl has found out."""
@@ -137,9 +139,9 @@ class RobotsGate:
 
     def refuses(self, link: Link) -> tuple[str, str] | None:
         """(outcome, reason) if the link must not be visited. KeyError if its rules have just left the cache."""
-        if link.kind == "robots" or not self._obeys(link.host):
-            return None
         origin = urls.origin(link.url)
+        if link.kind == "robots" or not self._obeys(origin):
+            return None
         if self._failures and (failure := self.failed(origin)) is not None:
             return failure
         rules = self._cache.get(origin)
@@ -149,7 +151,8 @@ class RobotsGate:
 
     def delay(self, link: Link) -> float:
         """The Crawl-delay of a link's origin, capped; 0.0 if none is known."""
-        rules = self._cache.get(urls.origin(link.url)) if self._obeys(link.host) else None
+        origin = urls.origin(link.url)
+        rules = self._cache.get(origin) if self._obeys(origin) else None
         return 0.0 if rules is None or not rules.record.crawl_delay else rules.delay(self._crawl_delay_cap_s)
 
     def memory_used(self) -> int:

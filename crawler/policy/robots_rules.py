@@ -62,6 +62,8 @@ _KEPT = re.compile(r"%(25|3F|[89A-F][0-9A-F])", re.IGNORECASE)
 _MARK = re.compile(r"%25(?=[0-9A-F]{2})")
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 """A percent sign that begins no escape: "/*%" forbids whatever is escaped."""
+_ABOUT_SLASHES = re.compile(r"^[^?\n]*+\?[^/%\n]*+(?:%(?!2F)[^/%\n]*+)*+(?:/|%2F)", re.IGNORECASE | re.MULTILINE).search
+"""In rules: one with a slash in its query, which may be escaped."""
 _BARE = re.compile(r"[\"<>\\^`{|}]")
 """What a URL escapes in one place and not in another."""
 _ANY = re.compile(r"%(?!24|2[ADE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])([0-9A-F]{0,2})", re.IGNORECASE)
@@ -278,18 +280,19 @@ class Matcher:
     """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question. It is built when a URL
     first asks for it: most begin like no rule that denies, and of most hosts but a few are ever asked about."""
 
-    __slots__ = ("_denied", "_index", "_lines", "_tree", "_wholly")
+    __slots__ = ("_denied", "_index", "_lines", "_slashes", "_tree", "_wholly")
 
     def __init__(self, lines: str) -> None:
         few = is_little(lines)
         self._wholly = _STRAY.search(lines) is not None
+        self._slashes = _ABOUT_SLASHES(lines) is not None
         self._lines = lines
         self._tree: Protego | None = None
         self._index = None if few else _index(lines)
         self._denied = _denied(lines) if few else ("",)
 
     def allows(self, url: str) -> bool:
-        url = _marked(url, wholly=self._wholly)
+        url = _marked(_slashed(url) if self._slashes else url, wholly=self._wholly)
         at = url.find("/", 8)
         if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
             return True  # none that denies can apply, whatever others allow
@@ -317,7 +320,7 @@ def _tree(rules: list[str], *, wholly: bool = False) -> Protego:
     group._rules.clear()
     for line in rules:
         at = len(group._rules)
-        (group.allow if line[0] == "A" else group.disallow)(_marked(line[1:], wholly=wholly))
+        (group.allow if line[0] == "A" else group.disallow)(_marked(_slashed(line[1:]), wholly=wholly))
         if line[-1] == "$":
             del group._rules[at]  # the same with a dollar sign that stands for itself: only elsewhere does it (RFC 9309 2.2.3)
     for rule in group._rules:
@@ -335,6 +338,12 @@ def _marked(text: str, *, wholly: bool = False) -> str:
         text = _BARE.sub(lambda found: f"%{ord(found[0]):02X}", text)
         return _ANY.sub(lambda found: f"%25{found[1].upper()}", text)
     return _KEPT.sub(lambda found: f"%25{found[1].upper()}", text) if "%" in text else text
+
+
+def _slashed(text: str) -> str:
+    """In a query a slash parts nothing, so that it is the same escaped or not (the table of RFC 9309 2.2.2)."""
+    path, mark, query = text.partition("?")
+    return f"{path}?{query.replace('%2F', '/').replace('%2f', '/')}" if mark else text
 
 
 def _denied(lines: str) -> tuple[str, ...]:
@@ -376,7 +385,7 @@ def _unescape(escape: str) -> str:
 def denying(lines: str, url: str) -> str:
     """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
     wholly = _STRAY.search(lines) is not None
-    url = _marked(url, wholly=wholly)
+    url = _marked(_slashed(url) if _ABOUT_SLASHES(lines) else url, wholly=wholly)
     for rule in sorted(_narrow(_index(lines), url), key=len, reverse=True):
         if rule[0] == "D" and not _tree([rule], wholly=wholly).can_fetch(url, "*"):
             return f"Disallow: {rule[1:]}"

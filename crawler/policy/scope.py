@@ -19,7 +19,7 @@ from crawler.core.domains import domain_of
 from crawler.core.model import EMBED, EXPANDED, Link
 from crawler.core.remembered import remembered
 from crawler.core.text import host_patterns
-from crawler.core.urls import URL_BYTES_MAX, host_key
+from crawler.core.urls import URL_BYTES_MAX, host_key, origin
 
 if TYPE_CHECKING:
     from crawler.config.sections import ScopeConfig
@@ -138,12 +138,12 @@ class Scope:
         if len(url) > self._config.max_url:
             return "url_length"
         if kind == EMBED:
-            return self._named_out(url, link.host)
+            return self._named_out(url)
         if kind == "sitemap":
             return self._refuses_sitemap(link)
         if kind == "redirect":
             if link.anchor is None:
-                return self._named_out(url, link.host)
+                return self._named_out(url)
         elif link.depth > self._config.depth >= 0:
             return "depth"
         return self._refuses(url, link.host, link.anchor or url)
@@ -172,7 +172,7 @@ class Scope:
     def embeds(self, found: Iterable[FoundLink], refused: dict[str, int]) -> Iterator[tuple[str, str]]:
         """URL and host of what a page needs, wherever that is; the others are counted in ``refused``, by rule."""
         for one in found:
-            rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url, one.host)
+            rule = "url_length" if len(one.url) > self._config.max_url else self._named_out(one.url)
             if rule is None:
                 yield one.url, one.host
             else:
@@ -189,7 +189,7 @@ class Scope:
             return "path_depth"
         if depth > config.max_repeated_segments > 0 and _repeats(path) > config.max_repeated_segments:
             return "repeated_segments"
-        if rule := self._named_out(url, host):
+        if rule := self._named_out(url):
             return rule
         if self._include and not any(search(url) for search in self._include):
             return "include"
@@ -197,22 +197,22 @@ class Scope:
 
     def _refuses_sitemap(self, link: Link) -> str | None:
         """It is read for the pages it names: it may stand wherever a robots.txt says, and beside the one that names it."""
-        if rule := self._named_out(link.url, link.host):
+        if rule := self._named_out(link.url):
             return rule
         if self._outside is None or not link.hops or (link.via and link.host == host_key(link.via)):
             return None
         outside = _other_host if self._config.scope == "prefix" else self._outside
         return self._config.scope if outside(link.url, link.host, link.anchor or link.url) else None
 
-    def _named_out(self, url: str, host: str) -> str | None:
+    def _named_out(self, url: str) -> str | None:
         """What the operator wants left out, wherever it stands."""
         if self._exclude and any(search(url) for search in self._exclude):
             return "exclude"
-        return "block" if self._blocks is not None and self._blocks(host) else None
+        return "block" if self._blocks is not None and self._blocks(origin(url)) else None
 
-    def _is_blocked(self, host: str) -> bool:
-        """As the first table says that is of this host."""
-        found = (self._blocked[pattern] for pattern in host_patterns(host) if pattern in self._blocked)
+    def _is_blocked(self, place: str) -> bool:
+        """As the first table says that is of this origin."""
+        found = (self._blocked[pattern] for pattern in host_patterns(place) if pattern in self._blocked)
         return min(found, default=(0, False))[1]
 
 

@@ -19,6 +19,7 @@ from crawler.config.types import parse_size, parse_time, split_host_port
 from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import Link
 from crawler.fetch.request import profiles
+from crawler.policy.exclusion import EXCLUDED, Exclusion
 from crawler.policy.scope import Scope
 
 
@@ -532,13 +533,22 @@ def test_the_first_table_that_is_for_a_host_counts_and_it_is_found_however_many_
     assert calls(1) == calls(1000)
 
 
-def test_a_table_for_the_port_of_a_scheme_is_warned_of():
-    tables = tuple(HostConfig(match=f"a.example{port}") for port in ("", ":80", ":443", ":8080"))
-    assert [line for line in warnings(Config(host=tables)) if "write a.example," in line] == [
-        f"[[host]] a.example{port}: a host at the port of its scheme is called by its name alone: write a.example, which means "
-        "every port"
-        for port in (":80", ":443")
-    ]
+def test_a_table_for_the_port_of_a_scheme_is_for_that_scheme_alone():
+    """It was for nothing, as no host has that port in its name; the header in it may be a password."""
+    tls, plain, none = "https://a.example", "http://a.example", "https://b.example"
+    table = {"block": True, "robots": False, "headers": {"Authorization": "x"}, "delay": 7}
+    for port, within, beside in ((":443", tls, plain), (":80", plain, tls)):
+        config = Config(host=[HostConfig(match=f"a.example{port}", **table)], scope="any", depth=-1)
+        rules = HostRules(config)
+        scope, profile_of = Scope(config, blocked=rules.blocked), profiles(config, config.host)
+        exclusion = Exclusion(config, (), rules.blocks)
+        for at, is_within in ((within, True), (f"{within}.", True), (beside, False), (none, False)):
+            link = Link(f"{at}/", at.partition("//")[2], "link")
+            assert (rules.blocks(at), not rules.obeys_robots(at)) == (is_within, is_within), at
+            assert (scope.refuses(link) == "block", exclusion.refuses(link) == EXCLUDED) == (is_within, is_within)
+            assert ("Authorization" in dict(profile_of(at).fields)) == is_within
+        assert not exclusion.blocks("a.example"), "not with the other scheme"
+        assert [rules.delay(host) for host in ("a.example", "b.example", "a.example:8443")] == [7, 1, 1], "both share a rest"
 
 
 def test_a_size_beyond_all_numbers_is_a_fault():

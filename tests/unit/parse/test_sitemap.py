@@ -41,12 +41,33 @@ def test_index():
 def test_rss_and_rdf():
     rss = b"""<rss version="2.0" xmlns:atom="http://www.w3.org/2005/Atom"><channel><link>https://a.example/</link>
         <atom:link href="https://a.example/feed"/><item><title>t</title><link>https://a.example/1</link></item>
-        <item><guid>https://a.example/2</guid></item></channel></rss>"""
+        <item><source><guid>https://a.example/2</guid></source></item></channel></rss>"""
     assert take(rss).urls == ["https://a.example/1"]
     rdf = b"""<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns="http://purl.org/rss/1.0/">
         <channel><link>https://a.example/</link></channel><item><link>https://a.example/1</link></item></rdf:RDF>"""
     read = take(rdf)
     assert (read.urls, read.kind, read.faults) == (["https://a.example/1"], "rss", {})
+
+
+@pytest.mark.parametrize("fault", ["", "<title>a & b</title>"])
+@pytest.mark.parametrize(
+    ("item", "path"),
+    [
+        ("<guid>https://a.example/p</guid>", "p"),
+        ('<guid isPermaLink="true"><![CDATA[ https://a.example/p?a&b ]]></guid>', "p?a&b"),
+        ('<guid isPermaLink="false">https://a.example/p</guid>', None),
+        ("<guid>tag:a.example,2024:1</guid>", None),
+        ("<link/><guid>https://a.example/p</guid>", "p"),
+        ("<guid>https://a.example/p</guid><link>https://a.example/l</link>", "l"),
+        ("<link>https://a.example/l</link><guid>https://a.example/p</guid>", "l"),
+    ],
+)
+def test_an_item_without_a_link_is_at_its_guid(item, path, fault):
+    """RSS 2.0: a guid is a URL that can be opened unless isPermaLink says "false"; and an item need not have a link."""
+    rss = (
+        f'<rss version="2.0"><channel><item>{fault}{item}</item><item><link>https://a.example/last</link></item></channel></rss>'
+    )
+    assert take(rss.encode()).urls == [f"https://a.example/{end}" for end in (path, "last") if end]
 
 
 @pytest.mark.parametrize("size", [7, 1 << 20])

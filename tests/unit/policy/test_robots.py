@@ -181,6 +181,26 @@ def test_an_escaped_question_mark_begins_no_query(rule: str, path: str, allowed:
     assert (found.denied_by(url) is None) is allowed
 
 
+@pytest.mark.parametrize(
+    ("rule", "path", "allowed"),
+    [
+        ("/foo/bar?baz=https://foo.bar", "/foo/bar?baz=https%3A%2F%2Ffoo.bar", False),
+        ("/foo/bar?baz=https%3a%2f%2ffoo.bar", "/foo/bar?baz=https://foo.bar", False),
+        ("/*?*%2F", "/a?b=/", False),
+        ("/a%2Fb?c=/", "/a/b?c=/", True),
+        ("/a%2Fb?c=/", "/a%2fb?c=%2F", False),
+        ("/*c=%2F", "/a?c=%2F", False),
+        ("/*%2F", "/a/b", True),
+    ],
+)
+def test_an_escaped_slash_is_a_slash_in_a_query_alone(rule: str, path: str, allowed: bool) -> None:
+    """RFC 9309 2.2.2: the standard's own table escapes those of /foo/bar?baz=https://foo.bar before it compares them."""
+    text, many = f"User-agent: *\nDisallow: {rule}\n", "".join(f"Disallow: /other/{n}?a=/\n" for n in range(2000))
+    for found in (rules(text), rules(text + many) if "?" in rule else rules(text)):
+        assert found.allows(f"http://h.example{path}") is allowed
+        assert (found.denied_by(f"http://h.example{path}") is None) is allowed
+
+
 @pytest.mark.parametrize("status", [200, 204, 206, 299])
 def test_an_answer_is_read(status):
     found = read(status, b"User-agent: *\nDisallow: /private\n", name="f", wall=0)

@@ -33,7 +33,11 @@ class Time:
 
 def gate(time: Time | None = None) -> RobotsGate:
     return RobotsGate(
-        RulesCache(1 << 20), name="bot", crawl_delay_cap_s=1.0, obeys=lambda host: host != "free.test", wall=time or Time()
+        RulesCache(1 << 20),
+        name="bot",
+        crawl_delay_cap_s=1.0,
+        obeys=lambda origin: origin != "http://free.test",
+        wall=time or Time(),
     )
 
 
