@@ -48,7 +48,7 @@ def summary(arguments: Sequence[str]) -> int:
             first = list(itertools.islice(pages, 1))
             write(json_text(orjson.dumps(page, default=asdict) + b"\n") for page in itertools.chain(first, pages))
             if unkept := next(unread):
-                say(f"{counted(unkept, 'page')} could not be read again: no body is kept")
+                say(f"{counted(unkept, 'page')} could not be read again: no body is kept, or it takes too much memory")
             elif not first:
                 say("no page lacks anything")
             return Exit.OK

@@ -20,6 +20,7 @@ from crawler.crawl.reading import scope_in
 from crawler.output import CrawlReader, Row, row_at
 from crawler.parse.html import MIMES as HTML
 from crawler.parse.html import Options
+from crawler.parse.limited import limited_memory
 from crawler.parse.requisites import MIMES, requisites
 
 REMEMBERED_MAX: Final = 4096
@@ -35,8 +36,8 @@ class IncompletePage(Struct, frozen=True):
 
 
 def incomplete_pages(reader: CrawlReader, on_unread: Callable[[], object] = lambda: None) -> Iterator[IncompletePage]:
-    """In the order in which they were fetched. ``on_unread`` is called for each page whose body is not kept: what it needs nobody
-    can tell. StorageError: the directory is damaged."""
+    """In the order in which they were fetched. ``on_unread`` is called for each page whose body is not kept, or takes too much
+    memory to be read: what it needs nobody can tell. StorageError: the directory is damaged."""
     needs = _Needs(reader, on_unread)
     for row in reader.latest():
         is_page = row["kind"] != EMBED and row["outcome"] in READABLE and row["mime"] in HTML
@@ -58,11 +59,12 @@ class _Needs:
         try:
             with self._reader.open_body(row) as body:
                 content = body.read(self._max_parse)
-        except LookupError:  # it was not kept, or is kept no longer
+            with limited_memory():
+                found = requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
+        except (LookupError, MemoryError):  # it was not kept, or is kept no longer; or it is hostile
             if not nesting:
                 self._on_unread()
             return frozenset()
-        found = requisites(content, row["canonical"], row["mime"], row["charset"], (), self._options)
         wanted = [url for url, _ in self._scope.embeds(found.links, {})]
         return frozenset().union(*(self._missing_of(url, nesting + 1) for url in wanted))
 

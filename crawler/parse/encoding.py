@@ -9,12 +9,14 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import BinaryIO, Final
 
 import turbohtml
 
 from crawler.core.sniff import PREFIX_BYTES, sniff
 from crawler.parse.html import MIMES, document_of
+from crawler.parse.limited import limited_memory
 from crawler.parse.microsyntax import codec_of, css_label, xml_label
 
 _XML_KINDS: Final = frozenset({"text/xml", "application/rss+xml", "application/atom+xml", "image/svg+xml"})
@@ -42,12 +44,14 @@ def read_text(body: BinaryIO, mime: str | None, charset: str | None, encoding: s
 
 
 def encoding_of(body: bytes, mime: str | None, charset: str | None) -> str:
-    """The encoding of any text that begins with ``body``. HTML is told by its type or its looks, as the crawl tells it."""
+    """The encoding of any text that begins with ``body``. HTML is told by its type or its looks, as the crawl tells it; of a page
+    that takes too much memory only the bytes are looked at."""
     if told := _told(body, charset):
         return told
     kind = mime if mime in MIMES else sniff(body[:PREFIX_BYTES], mime)
     if kind in MIMES:
-        return document_of(body, None, kind).encoding or "UTF-8"
+        with suppress(MemoryError), limited_memory():
+            return document_of(body, None, kind).encoding or "UTF-8"
     if kind == "text/css":
         return css_encoding(body, charset)
     if kind in _XML_KINDS:

@@ -20,11 +20,10 @@ from crawler.core.errors import StorageError
 from crawler.core.waiting import Waiting
 from crawler.parse.child import FAILED, function_of
 from crawler.parse.heavy_hosts import NO_TURN, HeavyHosts
+from crawler.parse.limited import MEMORY_BYTES
 from crawler.parse.process import IN_HAND_BYTES_MAX, IN_HAND_LOW, Job, ParseFault, ParserProcess, frame_of, reap, start
 
 WAITING_BYTES_MAX: Final = 16 << 20
-MEMORY_BYTES: Final = 64 << 20
-"""What one document may make a process map beyond its own 20 MiB."""
 PROCESS_BYTES: Final = 40 << 20
 """A process at work, for sizing the pool."""
 STARTS_MAX: Final = 5

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from resource import RLIMIT_FSIZE, setrlimit
+from resource import RLIMIT_AS, RLIMIT_FSIZE, setrlimit
 from unittest import mock
 
 import orjson
@@ -291,3 +291,36 @@ def test_what_an_export_that_was_killed_has_left_goes_with_the_next(crawled, tmp
     (tmp_path / "out.wacz.tmp").write_bytes(b"left")
     exported(crawled, "--format", "wacz", "--to", str(wacz))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.wacz", "pictures"]
+
+
+READING = """
+import resource, sys
+from crawler.cli.main import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_a_page_whose_tree_would_take_gigabytes_costs_a_command_little(tmp_path):
+    page = b"<!doctype html><title>t</title>" + b"".join(b"<b a=%d><p>" % n for n in range(40_000)) + b"<img src=/i.png>\xc3\xbc"
+    out = str(tmp_path / "out")
+    with Web(hosts={HOST: {"/": Answer(body=page, mime="text/html")}}).running() as web:
+        url = web.url(HOST)
+        assert command("run", url, "-o", out, *LOCAL).returncode == 0
+
+    def read(*arguments: str) -> tuple[str, str]:
+        reader = [sys.executable, "-c", READING, *arguments]
+        limit = (1 << 30, 1 << 30)
+        ended = subprocess.run(
+            reader, capture_output=True, text=True, check=False, preexec_fn=lambda: setrlimit(RLIMIT_AS, limit)
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert int(ended.stderr.split()[-1]) < 300 << 10, arguments
+        return ended.stdout, ended.stderr
+
+    [body] = map(orjson.loads, read("export", out)[0].splitlines())
+    assert (body["encoding"], body["text"].encode()) == ("UTF-8", page)
+    [_, line] = map(orjson.loads, read("export", out, "--format", "pages")[0].splitlines())
+    assert line["title"] == url, "it has none that is read"
+    assert "1 page could not be read again" in read("summary", out, "--incomplete")[1], "nobody can tell what it lacks"
