@@ -525,6 +525,7 @@ async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_other
     slow = [Link(f"http://slow{host}.test/{n}", f"slow{host}.test") for host in range(100) for n in range(4)]
     world.frontier._politeness.pause = lambda link: 900.0 if link.host.startswith("slow") else 0.0
     if is_kept:
+        world.pump._opened_at = world.clock.now()  # not for the first time
         read = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
         world.store._robots = {f"http://slow{host}.test": read for host in range(100)}
     other = links(10, 1)
@@ -1088,6 +1089,7 @@ async def test_a_crawl_delay_holds_after_a_start_even_where_the_rules_must_be_as
     old = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall() - 90_000)
     (link,) = links(1, 1)
     world.bench.put([Lease(link, b"1")])
+    world.pump._opened_at = world.clock.now()  # not for the first time
     world.pump._take_in_robots(gate, link, old.to_bytes(), 0)
     assert world.bench.take(world.pump._opened_at + 19) is None
     assert world.bench.take(world.pump._opened_at + 20).link.kind == "robots"
@@ -1100,7 +1102,7 @@ async def test_a_crawl_delay_holds_for_a_host_that_was_taken_over(is_at_hand):
     world = World()
     robots = Robots(world, Dropped("robots_denied", "rule"))
     world.frontier._politeness._crawl_delay = robots.gate.delay
-    taken_at = world.pump._opened_at + 1000
+    taken_at = world.clock.now() + 1000
     world.pump.member = SimpleNamespace(taken_at=lambda host: taken_at)
     record = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall()).to_bytes()
     (link,) = links(1, 1)
