@@ -237,15 +237,12 @@ class Pump:
     async def _commit_loop(self) -> None:
         while self._batches.open or not self._ended:
             await self._batches.due(COMMIT_EVERY_S)
-            await self._commit()
+            async with self._still:
+                await self._commit()
             self._check_finished(committed=True)
             self.frontier.deal()
 
     async def _commit(self) -> None:
-        async with self._still:
-            await self._commit_batch()
-
-    async def _commit_batch(self) -> None:
         batch = self._batches.close()
         began = self._clock()
         try:
@@ -308,6 +305,7 @@ class Pump:
             try:
                 await self._committer.rewind([lease for lease in held if lease.key])
                 self._failure = None
+                self._refill.wanted.set()
             except StorageError as again:
                 self._failure = again
         if self.member is not None:
@@ -321,7 +319,7 @@ class Pump:
 
     async def _refill_loop(self) -> None:
         while not self._ended:
-            await self._refill.wait()
+            await self._refill.wait(in_vain=self._failure is not None or self.frontier.draining)
             if self._refill.emptying or self.frontier.refusing() is not None:
                 await self._batches.room()  # what is settled unfetched goes straight into the batch
             if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):

@@ -165,6 +165,27 @@ async def test_a_failed_write_costs_second_visits_and_loses_nothing():
     assert len(world.recovered) == 3
 
 
+async def test_nothing_is_asked_of_the_store_while_a_write_is_not_made_good():
+    """It was looked 200 times a second whether it may be asked, as long as something was due there: a full disk takes hours."""
+    world = World()
+    refill = world.pump._refill
+    waits, wait = [], refill.wait
+
+    async def waited(**how: bool) -> None:
+        waits.append(how)
+        await wait(**how)
+
+    async def recover(error: StorageError) -> None:
+        refill._due = 0.0
+        before = len(waits)
+        await asyncio.sleep(0.5)
+        assert len(waits) < before + 10
+
+    refill.wait, world.recover, world.files.fail_next = waited, recover, 1
+    await world.crawl(links(20, 5), drop)
+    assert set(world.files.written) == {link.url for link in links(20, 5)}
+
+
 async def test_pages_of_a_write_that_failed_take_none_of_those_that_may_be_fetched(tmp_path):
     """They are fetched again: --max-pages is the number that is kept."""
     world = World()
