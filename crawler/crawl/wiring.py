@@ -123,16 +123,13 @@ def _pump(basis: _Basis) -> Pump:
     """The frontier over what is on disk."""
     config, files, clock, rules = basis.config, basis.files, basis.clock, basis.rules
     membership = files.membership
-    opened_at = clock.opened_at if files.store.clock() else -math.inf
 
-    def group_due(host: str) -> float:
-        """Its hosts may just have been visited: by the process before, or by the node that had them."""
-        taken_at = pump.member.taken_at(host) if pump.member is not None else -math.inf
-        return max(opened_at, taken_at) + rules.hosts.delay(host)
+    def taken_over(host: str) -> tuple[float, float]:
+        return pump.taken_at(host), rules.hosts.delay(host)
 
     pump = Pump(
         files.store,
-        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers, group_due=group_due),
+        Workbench(rules.hosts.per_host, _group_of(config), visits_max=config.workers, taken_over=taken_over),
         Handed(rules.politeness, rules.robots, rules.exclusion, basis.budget),
         files.journal,
         clock=clock.now,

@@ -28,27 +28,29 @@ VISIT_S_MAX: Final = 1.0
 class Group:
     """What its hosts share."""
 
-    __slots__ = ("called", "due", "is_timed", "limit", "out", "queued_until", "visit_s")
+    __slots__ = ("called", "due", "is_timed", "limit", "out", "queued_until", "since", "visit_s")
 
     def __init__(self) -> None:
         self.limit = 1  # of suspects; that of hosts may change
         self.out = self.called = 0
         self.due = self.queued_until = 0.0  # the second: its hosts in the store have been told turns before that
+        self.since = -inf  # when the last one of its hosts that was visited here was taken over
         self.visit_s = 0.0  # how long its last visit took
         self.is_timed = False
 
 
 class Groups:
     """``per_host(host)`` is how many visits a host may have out, and its group; ``group_of(host)`` names that, or None;
-    ``group_due(host)`` tells before which crawl-clock time no visit of its group begins, whatever is known here."""
+    ``taken_over(host)`` tells when (by the crawl clock) it was taken over from whoever may just have visited its group, and how
+    many seconds that rests after a visit."""
 
     def __init__(
         self,
         per_host: Callable[[str], int],
         group_of: Callable[[str], str | None] | None,
-        group_due: Callable[[str], float],
+        taken_over: Callable[[str], tuple[float, float]],
     ) -> None:
-        self._per_host, self._group_of, self._group_due = per_host, group_of, group_due
+        self._per_host, self._group_of, self._taken_over = per_host, group_of, taken_over
         self._all: dict[str, Group] = {}
         self._needed = 0  # when it was last looked which are
         self._looked_at = -inf
@@ -69,8 +71,10 @@ class Groups:
             if key not in self._all and not self._has_room(now):
                 return now + GROUPS_LOOK_EVERY_S
             group, waiting = self._group(key), self._waiting.get(key)
-            if key != SUSPECTS:  # also of one that is known: its hosts may have been another node's meanwhile
-                group.due = max(group.due, self._group_due(name))
+            if key != SUSPECTS:
+                since, rest = self._taken_over(name)
+                if since > group.since:  # also of one that is known: its hosts may have been another node's meanwhile
+                    group.due = max(group.due, since + rest)
             is_free = group.due <= now and group.out + group.called < self._limit(key, group, name)
             if not is_free or (waiting is not None and not was_called):
                 if waiting is None or was_called:
@@ -85,7 +89,10 @@ class Groups:
     def enter(self, name: str, lease: Lease) -> None:
         """A visit began."""
         for key in self._of(name, lease):
-            self._group(key).out += 1
+            group = self._group(key)
+            group.out += 1
+            if key != SUSPECTS:
+                group.since = max(group.since, self._taken_over(name)[0])
 
     def leave(self, name: str, lease: Lease) -> None:
         """A visit ended, or was not made."""

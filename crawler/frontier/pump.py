@@ -99,7 +99,8 @@ class Pump:
         if member is not None:
             self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
-        self.committed_at = self._opened_at = clock()
+        self.committed_at = clock()
+        self._opened_at = self.committed_at if store.clock() else -inf
         self._recover: Callable[[StorageError], Awaitable[None]]
         self._on_commit: Sequence[Callable[[float], None]] = ()
         self._still = asyncio.Lock()
@@ -236,15 +237,12 @@ class Pump:
     async def _commit_loop(self) -> None:
         while self._batches.open or not self._ended:
             await self._batches.due(COMMIT_EVERY_S)
-            await self._commit()
+            async with self._still:
+                await self._commit()
             self._check_finished(committed=True)
             self.frontier.deal()
 
     async def _commit(self) -> None:
-        async with self._still:
-            await self._commit_batch()
-
-    async def _commit_batch(self) -> None:
         batch = self._batches.close()
         began = self._clock()
         try:
@@ -307,6 +305,7 @@ class Pump:
             try:
                 await self._committer.rewind([lease for lease in held if lease.key])
                 self._failure = None
+                self._refill.wanted.set()
             except StorageError as again:
                 self._failure = again
         if self.member is not None:
@@ -320,7 +319,7 @@ class Pump:
 
     async def _refill_loop(self) -> None:
         while not self._ended:
-            await self._refill.wait()
+            await self._refill.wait(in_vain=self._failure is not None or self.frontier.draining)
             if self._refill.emptying or self.frontier.refusing() is not None:
                 await self._batches.room()  # what is settled unfetched goes straight into the batch
             if self._failure is None and not (self.frontier.draining or self.frontier.finished or self._ended):
@@ -397,21 +396,20 @@ class Pump:
                 up.append(lease)
         self.frontier.bench.put(up)
         for lease in up if self.member is not None else ():  # the rules may be at hand since the host was ours before
-            self._rest_as_visited(lease.link)
+            self.frontier.rest(lease.link.host, self.taken_at(lease.link.host) + self._politeness.pause(lease.link))
         self.frontier.settle_unfetched(down)
         self.frontier.denied_while(self._refill.emptying)
 
-    def _rest_as_visited(self, link: Link) -> None:
-        """Its host may just have been visited: by the process before, or by the node that had it."""
-        since = self._opened_at if self.member is None else max(self._opened_at, self.member.taken_at(link.host))
-        self.frontier.rest(link.host, since + self._politeness.pause(link))
+    def taken_at(self, host: str) -> float:
+        """When, by the crawl clock, a host may just have been visited: by the process before, or by the node that had it."""
+        return self._opened_at if self.member is None else max(self._opened_at, self.member.taken_at(host))
 
     def _take_in_robots(self, robots: RobotsGate, link: Link, record: bytes | None, crashes: int) -> None:
         """What the store kept for a host that waits for its rules: they are fresh, or must be fetched first; but never again
         where that visit has ended the process too often."""
         is_fresh = record is not None and robots.load(origin(link.url), record)
         if record is not None:
-            self._rest_as_visited(link)
+            self.frontier.rest(link.host, self.taken_at(link.host) + self._politeness.pause(link))
         if is_fresh:
             return self.frontier.bench.hold_for_robots(link.host, False)
         wanted = robots.link(link)

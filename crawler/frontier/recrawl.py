@@ -46,15 +46,18 @@ class RecrawlOrder(Struct, frozen=True, array_like=True):
 
     def chooses(self, known: Known) -> bool:
         """Whether a settled URL is meant. robots.txt is asked for when it is needed."""
-        if known.link.kind == "robots" or known.fetched_at >= self.before or (self.every and known.due is not None):
+        if known.link.kind == "robots":
+            return False
+        if known.due is not None if self.every else known.fetched_at >= self.before:
             return False
         if (not self.outcomes and known.outcome in NEVER) or not self.which.takes(known):
             return False
         return self.match is None or _pattern(self.match).search(known.link.url) is not None
 
     def scheduled(self, known: Known) -> Known:
-        """The same URL, with the schedule that this order gives it."""
-        return replace(known, interval=self.every, due=self.at + max(0.0, known.fetched_at + self.every - self.before))
+        """The same URL, with the schedule that this order gives it. One visited after ``before`` has just been visited."""
+        rested = max(0.0, self.before - known.fetched_at)
+        return replace(known, interval=self.every, due=self.at + max(0.0, self.every - rested))
 
     def rest(self, start: bytes | None) -> list[RecrawlOrder]:
         """What is left of it when the next slice begins at ``start``; nothing if there is none."""

@@ -169,9 +169,10 @@ class Refill:
         """Whether the last trip left something in the store that is due."""
         return self._due is not None and self._due <= self._clock()
 
-    async def wait(self) -> None:
-        """Until something is wanted, or the store may have more than last time."""
-        seconds = REFILL_EVERY_S if self._due is None else min(REFILL_EVERY_S, max(REFILL_S_MIN, self._due - self._clock()))
+    async def wait(self, *, in_vain: bool = False) -> None:
+        """Until something is wanted, or the store may have more than last time. ``in_vain``: no trip is made just now."""
+        due = None if in_vain else self._due
+        seconds = REFILL_EVERY_S if due is None else min(REFILL_EVERY_S, max(REFILL_S_MIN, due - self._clock()))
         try:
             async with asyncio.timeout(seconds):
                 await self.wanted.wait()

@@ -56,7 +56,7 @@ STALL_S: Final = 0.5
 class Workbench:
     """Host queues and a heap of due hosts. ``per_host(host)`` is how many visits it may have out at a time;
     ``group_of(host)`` names a group it shares with others, limited like a host, or None; without it there are none.
-    ``group_due(host)``: before this crawl-clock time no visit of its group begins, whatever is known here.
+    ``taken_over(host)``: since when, by the crawl clock, it is dealt here, and how many seconds its group rests then.
     ``visits_max``: there are no more visits than these at a time; None: nobody knows, and none are kept."""
 
     def __init__(
@@ -64,11 +64,11 @@ class Workbench:
         per_host: Callable[[str], int],
         group_of: Callable[[str], str | None] | None = None,
         visits_max: int | None = None,
-        group_due: Callable[[str], float] = lambda host: -inf,
+        taken_over: Callable[[str], tuple[float, float]] = lambda host: (-inf, 0.0),
     ) -> None:
         self._per_host = per_host
         self._hosts: dict[str, BenchHost] = {}
-        self._groups = Groups(per_host, group_of, group_due)
+        self._groups = Groups(per_host, group_of, taken_over)
         self._resting: list[tuple[float, int, str]] = []  # a heap
         self._lanes: tuple[OrderedDict[str, BenchHost], ...] = tuple(OrderedDict() for _ in range(LANES_MAX + 1))
         self._lanes_slow_first = (self._lanes[SLOW_LANE], *self._lanes[:SLOW_LANE])

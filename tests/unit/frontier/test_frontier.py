@@ -165,6 +165,27 @@ async def test_a_failed_write_costs_second_visits_and_loses_nothing():
     assert len(world.recovered) == 3
 
 
+async def test_nothing_is_asked_of_the_store_while_a_write_is_not_made_good():
+    """It was looked 200 times a second whether it may be asked, as long as something was due there: a full disk takes hours."""
+    world = World()
+    refill = world.pump._refill
+    waits, wait = [], refill.wait
+
+    async def waited(**how: bool) -> None:
+        waits.append(how)
+        await wait(**how)
+
+    async def recover(error: StorageError) -> None:
+        refill._due = 0.0
+        before = len(waits)
+        await asyncio.sleep(0.5)
+        assert len(waits) < before + 10
+
+    refill.wait, world.recover, world.files.fail_next = waited, recover, 1
+    await world.crawl(links(20, 5), drop)
+    assert set(world.files.written) == {link.url for link in links(20, 5)}
+
+
 async def test_pages_of_a_write_that_failed_take_none_of_those_that_may_be_fetched(tmp_path):
     """They are fetched again: --max-pages is the number that is kept."""
     world = World()
@@ -525,6 +546,7 @@ async def test_hosts_that_rest_for_long_after_their_rules_came_do_not_keep_other
     slow = [Link(f"http://slow{host}.test/{n}", f"slow{host}.test") for host in range(100) for n in range(4)]
     world.frontier._politeness.pause = lambda link: 900.0 if link.host.startswith("slow") else 0.0
     if is_kept:
+        world.pump._opened_at = world.clock.now()  # not for the first time
         read = robots_rules.read(404, b"", name="bot", wall=world.clock.wall()).to_bytes()
         world.store._robots = {f"http://slow{host}.test": read for host in range(100)}
     other = links(10, 1)
@@ -1088,6 +1110,7 @@ async def test_a_crawl_delay_holds_after_a_start_even_where_the_rules_must_be_as
     old = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall() - 90_000)
     (link,) = links(1, 1)
     world.bench.put([Lease(link, b"1")])
+    world.pump._opened_at = world.clock.now()  # not for the first time
     world.pump._take_in_robots(gate, link, old.to_bytes(), 0)
     assert world.bench.take(world.pump._opened_at + 19) is None
     assert world.bench.take(world.pump._opened_at + 20).link.kind == "robots"
@@ -1100,7 +1123,7 @@ async def test_a_crawl_delay_holds_for_a_host_that_was_taken_over(is_at_hand):
     world = World()
     robots = Robots(world, Dropped("robots_denied", "rule"))
     world.frontier._politeness._crawl_delay = robots.gate.delay
-    taken_at = world.pump._opened_at + 1000
+    taken_at = world.clock.now() + 1000
     world.pump.member = SimpleNamespace(taken_at=lambda host: taken_at)
     record = robots_rules.read(200, b"User-agent: *\nCrawl-delay: 20\n", name="bot", wall=world.clock.wall()).to_bytes()
     (link,) = links(1, 1)

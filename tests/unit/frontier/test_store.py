@@ -954,6 +954,15 @@ def test_a_schedule_is_given_to_what_has_none(coming_back: Driver) -> None:
     assert len(driver.claim()) == 5
 
 
+def test_a_schedule_is_given_to_what_was_visited_before_the_wall_clock_was_set_back(coming_back: Driver) -> None:
+    driver = coming_back
+    driver.commit([link("a/0")])
+    settle_all(driver)  # at 5.0
+    driver.store.order(RecrawlOrder(driver.now, 3.0, every=50.0))
+    assert driver.store.fulfil(10) == 1 and driver.store.stats().recrawl == 1
+    assert driver.store.next_due() == pytest.approx(driver.now + 50)
+
+
 def test_without_a_setting_a_schedule_stays_as_it_is(driver: Driver) -> None:
     driver.commit([link("a/0")])
     settle_all(driver, due=driver.now)

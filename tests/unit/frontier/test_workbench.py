@@ -468,7 +468,7 @@ def test_there_are_no_more_groups_than_may_be_and_none_loses_its_rest(monkeypatc
 
 
 def test_a_group_that_may_have_been_visited_before_rests_first():
-    bench = Workbench(lambda host: 1, group_of=domain, group_due=lambda host: 10.0)
+    bench = Workbench(lambda host: 1, group_of=domain, taken_over=lambda host: (7.0, 3.0))
     bench.put([lease("1.a.test", 0), lease("2.a.test", 0), lease("1.b.test", 0, suspect=True)])
     assert bench.take(9.0) is None
     one, other = bench.take(10.0), bench.take(10.0)
@@ -479,13 +479,24 @@ def test_a_group_that_may_have_been_visited_before_rests_first():
 
 def test_a_group_that_was_another_nodes_meanwhile_rests_first_though_it_is_known_here():
     taken_at = [0.0]
-    bench = Workbench(lambda host: 1, group_of=domain, group_due=lambda host: taken_at[0] + 5.0)
+    bench = Workbench(lambda host: 1, group_of=domain, taken_over=lambda host: (taken_at[0], 5.0))
     bench.put([lease("1.a.test", 0)])
     bench.release(bench.take(6.0), HostRest(11.0))
     assert bench.take(12.0) is None
     taken_at[0] = 100.0
     bench.put([lease("2.a.test", 0)])
     assert bench.take(104.0) is None and bench.take(105.0).link.host == "2.a.test"
+
+
+def test_a_group_that_was_visited_here_rests_as_its_visits_say_however_long_a_delay_is_set_for_a_while():
+    rest = [5.0]
+    bench = Workbench(lambda host: 1, group_of=domain, taken_over=lambda host: (0.0, rest[0]))
+    bench.put([lease("1.a.test", 0), lease("2.a.test", 0), lease("3.a.test", 0)])
+    bench.release(bench.take(6.0), HostRest(11.0))
+    rest[0] = 3600.0
+    assert bench.take(10.0) is None
+    rest[0] = 5.0
+    assert bench.take(11.0).link.host == "2.a.test"
 
 
 def test_hosts_whose_group_has_no_turn_for_them_soon_are_told_when_it_may_have_one():
