@@ -6,24 +6,24 @@ import pytest
 
 from crawler.config import Config
 from crawler.core.errors import StorageError
+from crawler.core.threads import CRAWL_THREADS, try_threads
 from crawler.crawl.wiring import open_crawl
-from crawler.resources.threads import THREADS, try_threads
 
 
 def test_threads_that_were_tried_are_gone(monkeypatch):
     before = threading.active_count()
-    try_threads()
+    try_threads(CRAWL_THREADS)
     assert threading.active_count() == before
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if threading.active_count() - before >= THREADS - 1:
+        if threading.active_count() - before >= CRAWL_THREADS - 1:
             raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(StorageError, match="ulimit -u"):
-        try_threads()
+        try_threads(CRAWL_THREADS)
     assert threading.active_count() == before
 
 
