@@ -144,8 +144,8 @@ def _check_addresses(config: Config, command: Command) -> None:
 
         from crawler.service.listener import check_addresses
 
-        with locked(root) if is_crawl(root) else contextlib.nullcontext():
-            asyncio.run(check_addresses(wanted))
+        with locked(root) if is_crawl(root) else contextlib.nullcontext(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(check_addresses(wanted))
 
 
 def _check_database(config: Config) -> None:
