@@ -76,6 +76,7 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
     try_threads(CRAWL_THREADS)
+    await asyncio.get_running_loop().getaddrinfo("127.0.0.1", None)  # begins libuv's: a visit must not die for want of one
     hosts = HostRules(config)
     with contextlib.ExitStack() as stack:
         files = open_files(config, hosts, plan, part, stack)
