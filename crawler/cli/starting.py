@@ -145,7 +145,8 @@ def _check_addresses(config: Config, command: Command) -> None:
         from crawler.service.listener import check_addresses
 
         with locked(root) if is_crawl(root) else contextlib.nullcontext():
-            asyncio.run(check_addresses(wanted))
+            _try_descriptors()
+            asyncio.run(check_addresses(wanted))  # not by uvloop: its threads stay, and no part is to be forked beside them
 
 
 def _check_database(config: Config) -> None:
@@ -219,12 +220,17 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
         import asyncio as loops  # type: ignore[no-redef]
 
     def make() -> asyncio.AbstractEventLoop:
-        with contextlib.ExitStack() as stack:
-            for _ in range(DESCRIPTORS_MIN):
-                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        _try_descriptors()
         return loops.new_event_loop()
 
     return make
+
+
+def _try_descriptors() -> None:
+    """Raises OSError where an event loop would find too few."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(DESCRIPTORS_MIN):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def settle_memory() -> None:

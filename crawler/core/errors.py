@@ -63,6 +63,8 @@ _ADVICE: Final = {
     errno.EMFILE: "allow more descriptors (ulimit -n, or LimitNOFILE of systemd)",
     errno.ENFILE: "allow the machine more descriptors (sysctl fs.file-max)",
     errno.ENOMEM: "allow more memory (ulimit -v, ulimit -d, or MemoryMax of systemd), or lower --memory-limit",
+    errno.ENOBUFS: "allow the network more memory (sysctl net.ipv4.tcp_mem), or lower --workers",
+    errno.EADDRNOTAVAIL: "allow more local ports (sysctl net.ipv4.ip_local_port_range), or lower --workers",
     errno.EFBIG: "allow larger files (ulimit -f, or LimitFSIZE of systemd)",
     errno.EROFS: "mount it so that it can be written",
     errno.EIO: "the disk fails (see dmesg): the same command goes on once it is there again",

@@ -24,6 +24,7 @@ from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError
 from crawler.core.model import Limiter
+from crawler.core.threads import CRAWL_THREADS, try_threads
 from crawler.core.urls import UrlRules
 from crawler.core.version import __version__
 from crawler.crawl import embeds
@@ -56,7 +57,6 @@ from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_governor import MemoryGovernor
 from crawler.resources.memory_plan import BENCH_LINK_BYTES, DNS_NAME_BYTES, Plan
 from crawler.resources.network import Network
-from crawler.resources.threads import try_threads
 
 if TYPE_CHECKING:
     from crawler.crawl.membership import Membership
@@ -75,7 +75,8 @@ async def open_crawl(config: Config, *, endless: bool = False, part: CrawlPart |
     if config.output is None:
         raise ConfigError("no directory: name one with --output")
     plan = plan_of(config, endless=endless, is_part=part is not None)  # a limit that does not do begins no directory
-    try_threads()
+    try_threads(CRAWL_THREADS)
+    await asyncio.get_running_loop().getaddrinfo("127.0.0.1", None)  # begins libuv's: a visit must not die for want of one
     hosts = HostRules(config)
     with contextlib.ExitStack() as stack:
         files = open_files(config, hosts, plan, part, stack)

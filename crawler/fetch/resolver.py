@@ -24,7 +24,7 @@ from weakref import WeakSet
 from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
 
-from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError
+from crawler.core.errors import OUR_ERRNOS, FetchError, StorageError, lack_of
 from crawler.core.urls import name_fault
 from crawler.fetch.exchange import CURRENT
 from crawler.fetch.ipv6 import Ipv6
@@ -296,7 +296,7 @@ class Resolver(AbstractResolver):
                 flags=pycares.ARES_FLAG_EDNS | pycares.ARES_FLAG_NOSEARCH,
             )
         except Exception as error:  # without descriptors an import fails in as many ways as c-ares
-            raise StorageError(f"name lookup cannot begin: {error}", errno=descriptors_spent()) from error
+            raise StorageError(f"name lookup cannot begin: {lack_of(error) or error}", errno=descriptors_spent()) from error
         self._channels.add(dns)
         return dns
 

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from crawler.config.types import split_host_port
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import ConfigError, StorageError, lack_of
 from crawler.core.text import printable
 from crawler.core.version import IDENTITY
 
@@ -146,7 +146,8 @@ async def open_listener(
     connections_max: int = CONNECTIONS_MAX,
     idle_s: float = IDLE_S,
 ) -> AsyncIterator[int]:
-    """Serve an application, or GET handlers by path, on HOST:PORT; the port bound. ConfigError: it cannot be bound."""
+    """Serve an application, or GET handlers by path, on HOST:PORT; the port bound. ConfigError: it cannot be bound.
+    StorageError: there are no descriptors for it."""
     if isinstance(served, web.Application):
         app = served
     else:
@@ -215,7 +216,7 @@ def _health(check: Callable[[], str | None]) -> Handler:
 
 
 async def check_addresses(addresses: Iterable[str]) -> None:
-    """ConfigError: one of them cannot be listened on just now, beside the others."""
+    """ConfigError: one of them cannot be listened on just now, beside the others. LackError: for want of descriptors."""
     with contextlib.ExitStack() as stack:
         for address in addresses:
             for bound in await _bind(address):
@@ -247,6 +248,8 @@ async def _bind(address: str) -> list[socket.socket]:
     except OSError as error:
         for bound in sockets:
             bound.close()
+        if (lack := lack_of(error)) is not None:
+            raise lack from error
         in_use = "Address already in use: name another" if error.errno == EADDRINUSE else None  # Python says the address again
         why = in_use or error.strerror or error
         raise ConfigError(f"--listen or --metrics-listen: cannot listen on {address}: {why}") from error

@@ -134,7 +134,15 @@ sys.exit(main())
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("descriptors", [10, 12, 14, 24])
 def test_where_descriptors_are_too_few_it_says_what_to_do(tmp_path, descriptors, processes):
-    words = ["run", "http://127.0.0.2:9/", "-o", str(tmp_path / "out"), "--processes", processes, *LOCAL.split()]
+    told_of_descriptors(descriptors, "run", "http://127.0.0.2:9/", "-o", tmp_path / "out", "--processes", processes)
+
+
+def test_where_they_do_not_even_do_to_look_at_an_address_it_says_so(tmp_path):
+    told_of_descriptors(6, "serve", "--data", tmp_path / "out", "--listen", "127.0.0.1:0")
+
+
+def told_of_descriptors(descriptors, *arguments):
+    words = [*map(str, arguments), *LOCAL.split()]
     command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command_of(words)]
     ended = subprocess.run(command, env=CLEAN, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, "Traceback" in ended.stderr) == (3, False), ended.stderr

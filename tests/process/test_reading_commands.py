@@ -493,3 +493,21 @@ def test_a_number_of_any_length_comes_back_as_it_was_written(tmp_path):
         json.loads(told)
     (row,) = csv.DictReader(io.StringIO(command("results", out, "--format", "csv").stdout))
     assert json.loads(row["extra"]) == {"id": int(number), "of": [-int(number), 1.5]}
+
+
+WITHOUT_THREADS = """
+import sys, threading
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+from crawler.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_a_command_that_gets_no_thread_for_the_store_says_so(crawled):
+    """RocksDB aborts the process for want of one."""
+    arguments = [sys.executable, "-c", WITHOUT_THREADS, "results", str(crawled)]
+    ended = subprocess.run(arguments, env=CLEAN, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 3 and "ulimit -u" in ended.stderr, ended
+    assert ended.stdout == "" and "Traceback" not in ended.stderr, ended

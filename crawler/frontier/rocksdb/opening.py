@@ -15,6 +15,7 @@ from typing import Final
 from rocksdict import WriteBatch
 
 from crawler.core.errors import StorageError
+from crawler.core.threads import STORE_THREADS, try_threads
 from crawler.frontier.rocksdb.database import Database, files_max_default, files_max_to_read, storage_error, translated
 from crawler.frontier.rocksdb.layout import SCHEMA, SCHEMA_KEY, STATE_KEY, URL_RULES, Schema, decode_schema, encode
 from crawler.frontier.rocksdb.manifest import trim
@@ -27,7 +28,9 @@ _DAMAGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 def open_database(path: Path, memory_bytes: int, files_max: int | None, *, read_only: bool = False) -> Database:
-    """StorageError, with the path, where it cannot be opened; ``final`` where it is damaged."""
+    """StorageError, with the path, where it cannot be opened; ``final`` where it is damaged. LackError: no threads are left."""
+    if not Database.was_opened:  # its threads stay
+        try_threads(STORE_THREADS)
     try:
         if not (path / "CURRENT").exists() and (read_only or _has_data(path)):
             if _is_being_made(path):

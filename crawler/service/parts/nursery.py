@@ -61,10 +61,15 @@ class Nursery:
         """Called when it has ended, which it must not."""
 
     def begin(self, number: int) -> socket.socket:
-        """Our end of the socket of a part that is being forked. Of one that cannot be, ``lost`` tells."""
+        """Our end of the socket of a part that is being forked. Of one that cannot be, ``not_begun`` or ``lost`` tells."""
         ours, theirs = socket.socketpair()
-        with theirs, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._sock, [_ORDER.pack(number)], [theirs.fileno()])
+        with theirs:
+            try:
+                socket.send_fds(self._sock, [_ORDER.pack(number)], [theirs.fileno()])
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            except OSError as error:
+                self.not_begun(number, error.errno or 0)
         return ours
 
     @contextlib.contextmanager

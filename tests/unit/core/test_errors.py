@@ -15,6 +15,8 @@ from crawler.core.errors import StorageError, lack_of
         (errno.EFBIG, "ulimit -f"),
         (errno.EIO, "dmesg"),
         (errno.EROFS, "mount"),
+        (errno.ENOBUFS, "tcp_mem"),
+        (errno.EADDRNOTAVAIL, "ip_local_port_range"),
     ],
 )
 def test_a_lack_is_told_with_what_to_do_and_once(number, advice):

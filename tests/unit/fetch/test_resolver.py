@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiodns
 import pytest
 import support
 from msgspec.structs import replace
@@ -355,3 +356,15 @@ async def test_an_unreachable_server_is_asked_once_more_for_it_may_be_us(monkeyp
         assert left == []
         assert (caught.value.errno if spent[-1] else caught.value.reason) == (24 if spent[-1] else "resolver_unreachable")
         assert resolver._asked == {}
+
+
+async def test_where_there_is_no_thread_for_the_lookups_it_says_what_to_do(monkeypatch):
+    """c-ares begins one with the first channel of a process, which another test may have made."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(aiodns, "DNSResolver", refuse)
+    async with resolving() as (resolver, _):
+        with pytest.raises(StorageError, match="ulimit -u"):
+            await resolver.resolve("a.test")

@@ -1,6 +1,7 @@
 """All parts of a crawl, as their parent has them; here without processes."""
 
 import errno
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from crawler.core.model import Snapshot
 from crawler.service.parts.channel import Gone, error_of, words_of
 from crawler.service.parts.crew import Crew
 from crawler.service.parts.merged import Look
-from crawler.service.parts.nursery import awaited
+from crawler.service.parts.nursery import Nursery, awaited
 from crawler.service.parts.watched_part import WatchedPart
 
 
@@ -54,3 +55,13 @@ def test_what_a_part_that_is_begun_again_lacks_to_open_is_waited_for(lack):
     told = error_of(*words_of(lack))
     assert (str(told), awaited(told)) == (str(lack), "this machine has what it lacks")
     assert awaited(StorageError("the frontier store is damaged", final=True)) is None
+
+
+def test_a_part_whose_socket_cannot_be_sent_is_told_of_as_one_that_cannot_be_forked():
+    """sendmsg(2): ENOBUFS, ENOMEM, ETOOMANYREFS. Here the nursery's socket leads nowhere."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as unconnected:
+        nursery, told = Nursery(0, unconnected), []
+        nursery.not_begun = lambda number, why: told.append((number, why))
+        with nursery.begin(3) as ours:
+            assert ours.recv(1) == b""
+    assert told == [(3, errno.ENOTCONN)]

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from crawler.core.errors import ConfigError, StorageError
 from crawler.crawl.metrics import Metrics
-from crawler.service.listener import STALLED_S, open_listener, watched
+from crawler.service.listener import STALLED_S, check_addresses, open_listener, watched
 
 
 async def ask(port, request=b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"):
@@ -225,3 +225,14 @@ async def test_closing_does_not_wait_for_a_client_that_does_nothing():
         reader, writer = await ask(port, b"GET /livez HTTP/1.1\r\n")
     assert await reader.read() == b""
     writer.close()
+
+
+async def test_that_no_descriptor_is_left_is_no_fault_of_the_address():
+    await check_addresses(["127.0.0.1:0"])  # begins the thread that looks it up
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(StorageError, match="ulimit -n"):
+            await check_addresses(["127.0.0.1:0"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

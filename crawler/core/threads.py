@@ -1,5 +1,4 @@
-"""Tries whether a crawl gets its threads. RocksDB and libuv, which begin some of their own, abort the process where they get
-none."""
+"""Tries whether a process gets its threads. RocksDB and libuv, which begin some of their own, abort it where they get none."""
 
 from __future__ import annotations
 
@@ -8,16 +7,18 @@ from typing import Final
 
 from crawler.core.errors import lack_of
 
-THREADS: Final = 13
+CRAWL_THREADS: Final = 13
 """Of one process that crawls, its first left out, its parser process counted in."""
+STORE_THREADS: Final = 4
+"""Of RocksDB, with one to spare."""
 
 
-def try_threads() -> None:
+def try_threads(count: int) -> None:
     """Begin and end so many. Raises StorageError."""
     over = threading.Event()
     begun: list[threading.Thread] = []
     try:
-        for _ in range(THREADS):
+        for _ in range(count):
             thread = threading.Thread(target=over.wait)
             thread.start()
             begun.append(thread)
