@@ -91,8 +91,9 @@ def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
-    from crawler.frontier.cluster.mirror import Mirror, ahead_s
+    from crawler.frontier.cluster.mirror import Mirror
     from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
+    from crawler.frontier.cluster.truth import ahead_s
 
     address = address_of(config)
     own = identity_of(config)

@@ -343,16 +343,15 @@ class Member:
             return
         await self._take({slot: wanted[slot] for slot in kept}, generation, 0)
         missing = sorted(wanted.keys() - set(kept))
-        if not missing or not await self._engine.ask(mirror.clear, missing):
-            return
-        filled = await self._engine.ask(mirror.truth.filled, missing)
-        if filled is None:
+        filled = await self._engine.ask(mirror.truth.filled, missing) if missing else None
+        if filled is None or not await self._engine.ask(mirror.clear, missing, filled):
             return
         await self._take({slot: wanted[slot] for slot in missing if slot not in filled}, generation, 0)
         for slot in sorted(filled):
             if self._slots.wanted.get(slot) == wanted[slot] and generation == self._generation:
                 began = self._clock()
-                sequence = await self._load_slot(slot, loader)
+                is_empty = await self._engine.ask(mirror.empty, slot)
+                sequence = await self._load_slot(slot, loader) if is_empty else None
                 if sequence is None:
                     return
                 self.gauges.loads += 1
