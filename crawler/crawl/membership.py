@@ -53,7 +53,8 @@ class Membership(Struct, frozen=True):
         assert isinstance(store, WorkingCopy)
         name, lease_s = str(self.node.name), config.cluster_lease
         parts = [str(self.node.member(part)) for part in range(self.parts)]
-        return Member(self.mirror, store, self.outbox, node=name, parts=parts, lease_s=lease_s, clock=clock.now)
+        stores = config.store_url is not None
+        return Member(self.mirror, store, self.outbox, node=name, parts=parts, lease_s=lease_s, clock=clock.now, stores=stores)
 
 
 def node_in(config: Config, root: Path) -> Node:

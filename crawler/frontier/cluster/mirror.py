@@ -114,7 +114,7 @@ class Mirror:
         """Visits that may have ended a process, of slots not held here: counted once they are, or told to their owners."""
         self.counted_elsewhere: Final = frozenset(key for key in joined.out_long if key[0] not in joined.held)
         """Visits of this member's last process that those who have taken their slots since have counted."""
-        self._tells_whole = tells_whole
+        self.tells_whole = tells_whole
         self._joined, self._state, self._commits = joined, joined.state, joined.commits
         self._keys_by = self.share.keys_by()
         self._database: Database | None = None
@@ -260,7 +260,7 @@ class Mirror:
         return held
 
     def total(self, counts: Counts) -> Counts:
-        return total([counts, self.elsewhere]) if self._tells_whole else counts
+        return total([counts, self.elsewhere]) if self.tells_whole else counts
 
     # -- what is true, and then here ------------------------------------------------------------------------------
 
