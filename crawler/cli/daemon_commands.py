@@ -17,7 +17,7 @@ from crawler.cli.arguments import CommandParser
 from crawler.cli.client import WHERE, Client, RequestRefused, client_of, health, refusable
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import say
-from crawler.cli.starting import import_aiohttp, in_a_loop, opened_for, processes_of, seed_faults, waited_in_vain
+from crawler.cli.starting import import_aiohttp, in_a_loop, once_open, opened_for, processes_of, seed_faults
 from crawler.core.errors import ConfigError, Exit
 from crawler.core.text import printable
 
@@ -59,19 +59,21 @@ def serve(arguments: Sequence[str], signals: Signals | None = None) -> int:
     from crawler.cli.log import log_of_daemon
 
     import_aiohttp()
-    if signals is not None and waited_in_vain(config, "serve", signals):
-        return Exit.OK
-    parts, why = processes_of(config, "serve")
-    with opened_for(config, "serve", parts) as served, log_of_daemon(config) as log:
-        for line in warnings(config):
-            logger.warning("%s", line)
-        if why:
-            logger.info("%s", why)
 
-        report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
-    if log.is_stuck:
-        os._exit(report.exit_code)
-    return report.exit_code
+    def crawl() -> int:
+        parts, why = processes_of(config, "serve")
+        with opened_for(config, "serve", parts) as served, log_of_daemon(config) as log:
+            for line in warnings(config):
+                logger.warning("%s", line)
+            if why:
+                logger.info("%s", why)
+
+            report = in_a_loop(lambda: served(load=read, on_change=lambda new: log.change(new.log_level), signals=signals))
+        if log.is_stuck:
+            os._exit(report.exit_code)
+        return report.exit_code
+
+    return once_open(config, "serve", signals, crawl, Exit.OK)
 
 
 @refusable

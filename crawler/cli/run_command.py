@@ -8,13 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from crawler.cli.arguments import CommandParser
 from crawler.cli.options import add_loudness, add_settings, flags
 from crawler.cli.output import put
-from crawler.cli.starting import import_aiohttp, in_a_loop, opened_for, processes_of, seed_faults, waited_in_vain
+from crawler.cli.starting import import_aiohttp, in_a_loop, once_open, opened_for, processes_of, seed_faults
 from crawler.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
@@ -52,18 +53,18 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
         raise ConfigError(
             f"nothing to crawl: name URLs or a list (-i FILE), or a directory with a crawl, which {config.output} is not"
         )
-    return _crawl(config, signals, [] if namespace.quiet else warnings(config), quiet=namespace.quiet, summary=namespace.json)
+    spoken = [] if namespace.quiet else warnings(config)
+    import_aiohttp()
+    crawl = partial(_crawl, config, signals, spoken, quiet=namespace.quiet, summary=namespace.json)
+    return once_open(config, "run", signals, crawl, Exit.STOPPED)
 
 
 def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
     from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
 
-    import_aiohttp()
     shown = mode(config.progress, sys.stderr, os.environ)
     began = time.monotonic()
-    if signals is not None and waited_in_vain(config, "run", signals):
-        return Exit.STOPPED
     parts, why = processes_of(config, "run")
     with opened_for(config, "run", parts) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
         if signals is not None:

@@ -9,12 +9,13 @@ import contextlib
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from crawler.core.errors import ConfigError, StorageError, lack_of
+from crawler.core.errors import ConfigError, Exit, RemoteError, StorageError, lack_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -73,14 +74,37 @@ def _urls_read(root: Path) -> int:
     return int(apart(read, f"{root}: the crawl in it could not be read"))
 
 
-def waited_in_vain(config: Config, command: Command, signals: Signals) -> bool:
-    """A node that has been in its crawl waits for a database that is away: whether a signal has ended that."""
-    if config.cluster is None or config.fresh:
-        return False
-    from crawler.crawl.membership import why_away
+def once_open(config: Config, command: Command, signals: Signals | None, crawl: Callable[[], int], stopped: Exit) -> int:
+    """What ``crawl`` gives, or ``stopped``. A node that has been in its crawl waits for a database that is away, or goes away
+    while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew."""
+    why: str | None = None
+    since: float | None = None
+    while signals is None or not _waited_in_vain(config, command, signals, why):
+        try:
+            return crawl()
+        except RemoteError as error:
+            since = since or time.monotonic()
+            is_given_up = command == "run" and time.monotonic() - since > config.disk_wait
+            if signals is None or is_given_up or not _may_wait(config):
+                raise
+            why = str(error)
+    return stopped
+
+
+def _may_wait(config: Config) -> bool:
+    """The URL of one that has never been in the crawl may be wrong."""
     from crawler.frontier.cluster.node import has_joined
 
-    if not has_joined(Path(config.output or "") / "frontier") or (why := why_away(config)) is None:
+    return config.cluster is not None and not config.fresh and has_joined(Path(config.output or "") / "frontier")
+
+
+def _waited_in_vain(config: Config, command: Command, signals: Signals, why: str | None) -> bool:
+    """Wait for a database that is away, or was just now, which ``why`` tells: whether a signal has ended that."""
+    if config.cluster is None or not _may_wait(config):
+        return False
+    from crawler.crawl.membership import why_away
+
+    if why is None and (why := why_away(config)) is None:
         return False
     import asyncio
 

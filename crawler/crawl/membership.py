@@ -53,7 +53,8 @@ class Membership(Struct, frozen=True):
         assert isinstance(store, WorkingCopy)
         name, lease_s = str(self.node.name), config.cluster_lease
         parts = [str(self.node.member(part)) for part in range(self.parts)]
-        return Member(self.mirror, store, self.outbox, node=name, parts=parts, lease_s=lease_s, clock=clock.now)
+        stores = config.store_url is not None
+        return Member(self.mirror, store, self.outbox, node=name, parts=parts, lease_s=lease_s, clock=clock.now, stores=stores)
 
 
 def node_in(config: Config, root: Path) -> Node:
@@ -91,8 +92,9 @@ def join(config: Config, root: Path, part: int, parts: int = 1) -> Membership:
     """ConfigError: this node differs from the crawl in what must be alike. RemoteError: the database cannot be reached."""
     node = node_in(config, root)
     from crawler.frontier.cluster.box import Outbox
-    from crawler.frontier.cluster.mirror import Mirror, ahead_s
+    from crawler.frontier.cluster.mirror import Mirror
     from crawler.frontier.cluster.postgres import PostgresTruth, open_crawl
+    from crawler.frontier.cluster.truth import ahead_s
 
     address = address_of(config)
     own = identity_of(config)

@@ -22,6 +22,8 @@ from crawler.frontier.store import Counts
 class StoresReader:
     """What ``RocksReader`` tells that does not depend on who owns which host. All are opened, or none."""
 
+    may_lag = False
+
     def __init__(self, stores: Iterable[Path], group_of: GroupOf | None) -> None:
         self._readers: list[RocksReader] = []
         with contextlib.ExitStack() as stack:

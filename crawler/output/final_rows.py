@@ -25,9 +25,11 @@ _NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag", "listed"
 Lookup: TypeAlias = Callable[[str], Known | str | None]
 
 
-def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None]) -> Iterator[Row]:
+def final_rows(
+    rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None], *, may_lag: bool = False
+) -> Iterator[Row]:
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
-    store's, as of the same commit."""
+    store's, as of the same commit; or, where it ``may_lag``, of an earlier one."""
     followed = partial(_followed, lookup, row_at)
     for ref, row in rows:
         if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
@@ -37,8 +39,15 @@ def final_rows(rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
             if (resolved := _resolved(ref, row, followed, row_at)) is not None:
                 yield resolved
+        elif may_lag and is_ahead(row, lookup(row["canonical"])):
+            yield row
         elif (known := _latest(ref, row, lookup)) is not None:
             yield row if _leads_here(row, known, followed) else {**row, "input": None, "listed": None, "extra": None}
+
+
+def is_ahead(row: Row, known: Known | str | None) -> bool:
+    """Whether a row has settled what still waits for its first visit, to a store that may lag: what is due again is known."""
+    return isinstance(known, str) and bool(row["final"])
 
 
 def _followed(lookup: Lookup, row_at: Callable[[Ref], Row | None], url: str) -> Known | str | None:

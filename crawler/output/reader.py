@@ -18,7 +18,7 @@ from crawler.core.errors import ConfigError, StorageError
 from crawler.core.model import EMBED, THERE, Known, Mark, Ref
 from crawler.output.archive import Findings, is_gone, open_body
 from crawler.output.file_names import number_of
-from crawler.output.final_rows import final_rows
+from crawler.output.final_rows import final_rows, is_ahead
 from crawler.output.results import Result, Row, row_at, rows
 from crawler.output.results import read as read_results
 from crawler.output.summary import Summary
@@ -29,7 +29,10 @@ EMBEDS_MAX: Final = 64
 
 
 class StoreReader(Protocol):
-    """What a store shows to readers beside it (see ``crawler.frontier.open_reader``)."""
+    """What a store shows to readers beside it (see ``crawler.frontier.open_reader``). ``may_lag``: rows that are committed may be
+    ahead of what it knows of their URLs."""
+
+    may_lag: bool
 
     def lookup(self, url: str) -> Known | str | None: ...
 
@@ -74,13 +77,15 @@ class CrawlReader:
 
     def final(self) -> Iterator[Row]:
         """One row per listed line, duplicates resolved, and one per page found besides."""
-        return final_rows(self.rows(), self._store.lookup, lambda ref: row_at(self.root, ref))
+        store = self._store
+        return final_rows(self.rows(), store.lookup, lambda ref: row_at(self.root, ref), may_lag=store.may_lag)
 
     def latest(self) -> Iterator[Row]:
         """Of every URL that was settled, the row of its last visit."""
         for ref, row in self.rows():
             known = self._store.lookup(row["canonical"]) if row["canonical"] else None
-            if isinstance(known, Known) and known.row == ref:
+            is_ahead_here = self._store.may_lag and is_ahead(row, known)
+            if is_ahead_here or (isinstance(known, Known) and known.row == ref):
                 yield row
 
     def summary(self) -> Summary:

@@ -74,9 +74,10 @@ class Copy:
         wanted = {slot: epoch for slot, epoch in tick.held.items() if slot in self._wanted and slot not in mirror.epochs}
         kept = mirror.kept(wanted)
         missing = sorted(wanted.keys() - set(kept))
-        mirror.clear(missing)
-        sequence = 0
-        for slot in self.truth.filled(missing):
+        filled, sequence = self.truth.filled(missing), 0
+        mirror.clear(missing, filled)
+        for slot in filled:
+            mirror.empty(slot)
             sequence = max([sequence, *(mirror.put(*chunk) for chunk in self.truth.load(slot, self._rows_max))])
         suspects = mirror.take(wanted, sequence, now)
         self.store.slots_changed(mirror.sequence, suspects, wanted)

@@ -15,7 +15,8 @@ Fault = Literal["answer", "commit"]
 
 
 class Proxy:
-    """``faults`` are done one after the other, each to one commit; ``is_cut``: nothing passes, and nothing is closed."""
+    """``faults`` are done one after the other, each to one commit; ``is_cut``: nothing passes, and nothing is closed.
+    ``sessions_left``: so many more are let through, and others closed at once; None: any number."""
 
     def __init__(self, to_port: int) -> None:
         self._to_port = to_port
@@ -24,6 +25,7 @@ class Proxy:
         self.faults: list[Fault] = []
         self.done: list[Fault] = []
         self.is_cut = False
+        self.sessions_left: int | None = None
         self._cut = threading.Condition()
         self._sockets: list[socket.socket] = []
 
@@ -53,6 +55,11 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listening.accept()
+                if self.sessions_left == 0:
+                    client.close()
+                    continue
+                if self.sessions_left is not None:
+                    self.sessions_left -= 1
                 server = socket.create_connection(("127.0.0.1", self._to_port))
             except OSError:
                 if self._listening.fileno() < 0:

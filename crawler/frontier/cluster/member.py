@@ -25,13 +25,13 @@ from crawler.frontier.cluster.engine import Engine
 from crawler.frontier.cluster.gauges import Gauges
 from crawler.frontier.cluster.incoming import Incoming
 from crawler.frontier.cluster.lessees import Lessee, Lessees
-from crawler.frontier.cluster.lost_disks import LostDisks
+from crawler.frontier.cluster.lost_disks import LostDisks, is_safe
 from crawler.frontier.cluster.mirror import SEEDS_ENDED, Mirror
 from crawler.frontier.cluster.room import Room
 from crawler.frontier.cluster.slots import Phase, Slots
 from crawler.frontier.cluster.truth import NOBODY, TICK_EVERY_S_MAX, Row, Tick
 from crawler.frontier.parts_reader import total
-from crawler.frontier.rocksdb.layout import decode_state
+from crawler.frontier.rocksdb.layout import decode_mark, decode_state
 from crawler.frontier.store import Store
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class WorkingCopy(Store, Protocol):
 
 class Member:
     """``on_lost(slots)`` breaks off the visits of slots. ``clock()`` is crawl-clock time. ``parts``: names (of the directories)
-    of all members that this node runs as."""
+    of all members that this node runs as. ``stores``: files are to be stored elsewhere."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Member:
         parts: Collection[str],
         lease_s: float,
         clock: Callable[[], float],
+        stores: bool = False,
     ) -> None:
         self._mirror, self._store, self._outbox = mirror, store, outbox
         self._parts, self._lease_s, self._clock = parts, lease_s, clock
@@ -92,6 +93,8 @@ class Member:
         self._opened = asyncio.Event()
         self._dead_rows_at = -math.inf
         self._room: Final = Room()
+        self._node: Final = node
+        self._tells_what_is_left = stores and mirror.tells_whole
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -200,6 +203,8 @@ class Member:
             await self._deal_again(stay)
         self._see(tick)
         await self._pass_on(tick)
+        if self._tells_what_is_left:
+            await self._tell_what_is_left(tick)
 
     async def _deal_again(self, slots: set[int]) -> None:
         """These were to be given up, and are not any more."""
@@ -233,6 +238,19 @@ class Member:
             await self._engine.ask(self._accused.tell, owners)
         if NOBODY not in owners.values() and any(member not in alive for member in tick.boxes):
             await self._engine.ask(self._mirror.truth.adopt, sorted(alive), ADOPTED_MAX)
+
+    async def _tell_what_is_left(self, tick: Tick) -> None:
+        """Once: files of processes that this node has no more wait to be stored until it has them again."""
+        gone = [view.number for view in tick.members if view.node == self._node and view.directory not in self._parts]
+        marks = await self._engine.ask(self._mirror.truth.marks_of, gone)
+        if marks is None:
+            return
+        self._tells_what_is_left = False
+        left = [mark.length for mark in map(decode_mark, marks.values()) if mark.length and not is_safe(mark)]
+        if left:
+            what = f"{len(left)} files ({sum(left) >> 20} MiB) of processes that this node has no more"
+            again = len(self._parts) + len(gone)
+            logger.warning("cluster: %s are not stored: to have them stored, begin it once with --processes %d", what, again)
 
     def _route(self, owners: Mapping[int, int]) -> bool:
         self._mirror.route(owners)
@@ -345,16 +363,15 @@ class Member:
             return
         await self._take({slot: wanted[slot] for slot in kept}, generation, 0)
         missing = sorted(wanted.keys() - set(kept))
-        if not missing or not await self._engine.ask(mirror.clear, missing):
-            return
-        filled = await self._engine.ask(mirror.truth.filled, missing)
-        if filled is None:
+        filled = await self._engine.ask(mirror.truth.filled, missing) if missing else None
+        if filled is None or not await self._engine.ask(mirror.clear, missing, filled):
             return
         await self._take({slot: wanted[slot] for slot in missing if slot not in filled}, generation, 0)
         for slot in sorted(filled):
             if self._slots.wanted.get(slot) == wanted[slot] and generation == self._generation:
                 began = self._clock()
-                sequence = await self._load_slot(slot, loader)
+                is_empty = await self._engine.ask(mirror.empty, slot)
+                sequence = await self._load_slot(slot, loader) if is_empty else None
                 if sequence is None:
                     return
                 self.gauges.loads += 1

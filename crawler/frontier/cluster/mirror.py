@@ -12,7 +12,6 @@ made again.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -57,7 +56,6 @@ AHEAD_MAX: Final = 10_000
 """Entries written here ahead of a commit: with more they are one."""
 AHEAD_BYTES_MAX: Final = 4 << 20
 """The same of what they hold: a page and its link may have 10 KB."""
-
 CLEARED_MAX: Final = 10_000
 """Entries deleted at a time."""
 
@@ -106,7 +104,7 @@ class Mirror:
         """Visits that may have ended a process, of slots not held here: counted once they are, or told to their owners."""
         self.counted_elsewhere: Final = frozenset(key for key in joined.out_long if key[0] not in joined.held)
         """Visits of this member's last process that those who have taken their slots since have counted."""
-        self._tells_whole = tells_whole
+        self.tells_whole = tells_whole
         self._joined, self._state, self._commits = joined, joined.state, joined.commits
         self._rows = Rows(self.share.keys_by())
         self._database: Database | None = None
@@ -252,7 +250,7 @@ class Mirror:
         return held
 
     def total(self, counts: Counts) -> Counts:
-        return total([counts, self.elsewhere]) if self._tells_whole else counts
+        return total([counts, self.elsewhere]) if self.tells_whole else counts
 
     # -- what is true, and then here ------------------------------------------------------------------------------
 
@@ -310,15 +308,15 @@ class Mirror:
         ]
 
     @translated
-    def clear(self, slots: Collection[int]) -> bool:
-        """Forget what is here of them: they are about to be loaded. True: it is done."""
-        base, meta, gone = self._base, self._base.handle("meta"), frozenset(slots)
-        batch = WriteBatch(raw_mode=True)
+    def clear(self, slots: Collection[int], filled: Collection[int] = ()) -> bool:
+        """Forget what is here of them: they are about to be loaded. Of those that are ``filled`` pages stand until it is their
+        turn (``empty``): whoever reads this node's rows asks for them. True: it is done."""
+        base, meta, gone, batch = self._base, self._base.handle("meta"), frozenset(slots), WriteBatch(raw_mode=True)
         for slot in gone:
             self._notes.pop(slot, None)
             batch.delete(COPY + bytes((slot,)), meta)
-            for family in BY_SLOT:
-                batch.delete_range(*slot_range(slot), base.handle(family))
+            if slot not in filled:
+                self._empty(batch, slot)
         for family, key in self._scattered(gone):
             batch.delete(key, base.handle(family))
             if len(batch) >= CLEARED_MAX:
@@ -326,6 +324,18 @@ class Mirror:
                 batch = WriteBatch(raw_mode=True)
         base.write(batch, sync=False)
         return True
+
+    @translated
+    def empty(self, slot: int) -> bool:
+        """Of a slot that was cleared nothing is left: its rows come next. True: it is done."""
+        batch = WriteBatch(raw_mode=True)
+        self._empty(batch, slot)
+        self._base.write(batch, sync=False)
+        return True
+
+    def _empty(self, batch: WriteBatch, slot: int) -> None:
+        for family in BY_SLOT:
+            batch.delete_range(*slot_range(slot), self._base.handle(family))
 
     def _scattered(self, slots: frozenset[int]) -> Iterator[tuple[str, bytes]]:
         """What stands here of these slots among that of others: (family, key)."""
@@ -418,13 +428,6 @@ class Mirror:
             pass  # the leases end by themselves
         finally:
             self.truth.close()
-
-
-def ahead_s(joined: Joined) -> float:
-    """By how much the crawl's clock is ahead of this machine's monotonic one. It is the database's, but not before what was
-    committed by it: that may be set back, or another server take over whose clock is behind, and a host's rest be far ahead."""
-    last = max((decode_state(state).now for state in joined.states if state), default=0.0)
-    return max(joined.ahead_s, last - time.monotonic())
 
 
 def _note(epoch: int, sequence: int) -> bytes:

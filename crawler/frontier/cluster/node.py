@@ -77,7 +77,10 @@ def make_node(path: Path, *, by_domain: bool) -> Node:
 
 
 class NodeReader(StoresReader):
-    """As ``RocksReader``, over the stores of a node's parts: working copies, which tell of what they do not hold as it was."""
+    """As ``RocksReader``, over the stores of a node's parts: working copies, which tell of what they do not hold as it was. That
+    may be before the last commits of a process that was killed."""
+
+    may_lag = True
 
     def __init__(self, path: Path, node: Node) -> None:
         stores = [store for store in sorted(path.glob("part-[0-9][0-9]")) if (store / "CURRENT").exists()]

@@ -7,10 +7,13 @@ was under way), or it says that slots are lost (``at_once``: nothing was changed
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
+
+from crawler.frontier.rocksdb.layout import decode_state
 
 TICK_EVERY_S_MAX: Final = 1.0
 """How often a member says that it lives, and four times a lease at least."""
@@ -45,6 +48,13 @@ class Joined(Struct, frozen=True):
     """For one that reads lists: how far members that were declared lost had read theirs."""
     states: Sequence[bytes] = ()
     """Of all members, as their last commits left them; empty of those that have made none."""
+
+
+def ahead_s(joined: Joined) -> float:
+    """By how much the crawl's clock is ahead of this machine's monotonic one. It is the database's, but not before what was
+    committed by it: that may be set back, or another server take over whose clock is behind, and a host's rest be far ahead."""
+    last = max((decode_state(state).now for state in joined.states if state), default=0.0)
+    return max(joined.ahead_s, last - time.monotonic())
 
 
 class Changes(Struct):

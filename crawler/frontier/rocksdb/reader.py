@@ -109,6 +109,8 @@ class RocksReader:
     Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical. ``group_of``: as the store
     makes its keys."""
 
+    may_lag = False
+
     def __init__(self, path: Path, group_of: GroupOf | None = None) -> None:
         self._path, self._group_of = path, group_of
         self._database, self._facts = _open(path, group_of)

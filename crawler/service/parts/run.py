@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import StorageError
+from crawler.core.errors import RemoteError, StorageError
 from crawler.core.model import Snapshot
 from crawler.core.version import __version__
 from crawler.crawl.metrics import Metrics
@@ -42,7 +42,7 @@ async def run_parts(
     interval: float = 1.0,
     signals: Signals | None = None,
 ) -> Report:
-    """As ``run_crawl``, for a crawl that is opened for several processes."""
+    """As ``run_crawl``, for a crawl that is opened for several processes. RemoteError: not all of them could open it."""
     error: Exception | None = None
     with contextlib.ExitStack() as stack:
         if signals is None:
@@ -60,6 +60,8 @@ async def run_parts(
                     error = failure
                 finally:
                     shown.cancel()
+        if isinstance(error, RemoteError) and not crew.opened.is_set() and crew.stopped_by is None:
+            raise error
         snapshot = crew.stats("ended")
         if error is None or crew.begun is not None:
             on_snapshot(snapshot)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, StorageError
+from crawler.core.errors import ConfigError, RemoteError, StorageError
 from crawler.service.api import CONNECTIONS_MAX
 from crawler.service.listener import open_listener
 from crawler.service.parts.crew import PartsError
@@ -38,7 +38,7 @@ async def serve_parts(
     on_change: Callable[[Config], None] = lambda config: None,
     signals: Signals | None = None,
 ) -> Report:
-    """As ``serve``, for a crawl that is opened for several processes."""
+    """As ``serve``, for a crawl that is opened for several processes. RemoteError: not all of them could open it."""
     notifier = Notifier()
     notifier.status("opening")
     async with contextlib.AsyncExitStack() as stack:
@@ -73,4 +73,6 @@ async def serve_parts(
             error = first_of(group)
         except* ConfigError as group:
             raise first_of(group) from None
+        if isinstance(error, RemoteError) and not crew.opened.is_set() and crew.stopped_by is None:
+            raise error
         return ended(crew, error)

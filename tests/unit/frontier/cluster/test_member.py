@@ -218,3 +218,27 @@ async def test_a_node_whose_disk_stays_low_waits_for_its_disk_and_not_for_the_da
     pump.failure = RemoteError("the database is away")
     member._pace()
     assert pauses == {Pause.DISK_LOW, Pause.DATABASE}
+
+
+async def test_pages_of_a_slot_that_is_to_be_loaded_are_told_of_until_it_is_its_turn(made, monkeypatch) -> None:
+    """Readers ask for them, and the process may be killed before, or the slot be another's."""
+    member, pump, driver = made
+    mirror, links = driver.copy.mirror, [link(f"{host}/1") for host in "abcdef"]
+    driver.copy.hold(driver.now)
+    driver.commit(links[1:])
+    driver.now += REST
+    driver.commit(settled=[(lease, done()) for lease in driver.claim()])
+    mirror.drop(list(mirror.epochs))
+    mirror._notes.clear()  # others have had them
+
+    def load(slot, rows_max):
+        raise RemoteError("gone")
+        yield
+
+    monkeypatch.setattr(driver.copy.truth, "load", load)
+    pump.failed = lambda error: None
+    await member._reconcile(driver.copy.truth.tick([]))
+    with ThreadPoolExecutor(1, "loader") as loader:
+        await member._load(dict(member._slots.wanted), loader)
+    gone = [link for link in links if driver.store.lookup(link.url) is None]
+    assert 0 < len(gone) < len(links)

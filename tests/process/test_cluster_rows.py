@@ -1,0 +1,70 @@
+"""What a node of a cluster tells of its own rows and files, though its working copies are not all there, or not all used."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+from support.clusters import Cluster, hold, tree, url_of
+from support.db_proxy import Proxy
+from support.postgres import postgres, rows
+from support.programs import command
+from support.waiting import wait_until
+
+from crawler.frontier.cluster.lost_disks import is_safe
+from crawler.frontier.rocksdb.layout import decode_mark
+
+PAGES = 120
+
+
+def test_rows_of_the_last_commit_of_a_node_that_was_killed_are_final_though_another_has_the_hosts(
+    tmp_path: Path,
+) -> None:
+    web, server, go_on = tree(PAGES), postgres(), threading.Event()
+    hold(web, after=60, until=go_on)
+    cluster = Cluster(tmp_path, server.url())
+    with cluster.running(), web.running(), Proxy(server.port).running() as proxy:
+        try:
+            through = cluster.url.replace(f":{server.port}/", f":{proxy.port}/")
+            cluster.begin("a", url_of(web, 1), url=through)
+            wait_until(lambda: len(web.visits) > 5)
+            proxy.faults.append("answer")
+            wait_until(lambda: proxy.done)
+            cluster.kill_all_of("a")
+            cluster.begin("b")
+            wait_until(lambda: cluster.is_shared("b"))
+            cluster.begin("a", url=through)
+            wait_until(lambda: cluster.is_shared("a", "b"))
+            assert cluster.drain("a") == 5
+        finally:
+            go_on.set()
+        cluster.wait("b")
+    cluster.check(web, PAGES)
+    told = [command("results", "--final", str(cluster.directory(name))) for name in "ab"]
+    rows = [json.loads(line) for one in told for line in one.stdout.splitlines()]
+    assert sorted(row["canonical"] for row in rows) == sorted(url_of(web, n) for n in range(1, PAGES + 1))
+
+
+def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_are_not_stored(tmp_path: Path) -> None:
+    web, go_on = tree(PAGES), threading.Event()
+    hold(web, after=30, until=go_on)
+    cluster = Cluster(tmp_path, postgres().url())
+
+    def begin(processes: int) -> None:
+        cluster.begin("a", url_of(web, 1), "--processes", str(processes), "--store-url", f"file://{tmp_path}/store")
+
+    with cluster.running(), web.running():
+        try:
+            begin(2)
+            wait_until(lambda: cluster.is_shared(a=2) and cluster.counts().settled >= 20)
+            cluster.kill_all_of("a")
+            begin(1)
+            wait_until(lambda: "begin it once with --processes 2" in cluster.said("a"))
+            assert cluster.drain("a") == 5
+            begin(2)
+        finally:
+            go_on.set()
+        cluster.wait()
+    marks = rows(cluster.url, "SELECT value FROM own WHERE substring(key FROM 1 FOR 5) = 'mark:'")
+    assert all(is_safe(decode_mark(value)) for (value,) in marks) and len(marks) >= 6
