@@ -12,7 +12,6 @@ of the network that we are in.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -344,9 +343,9 @@ def _error_names() -> dict[object, str]:
 
 
 def descriptors_spent() -> int:
-    """The errno if no descriptor can be had now, else 0: c-ares calls that an unreachable server."""
+    """The errno if no socket can be had now, else 0: c-ares calls that an unreachable server."""
     try:
-        os.close(os.dup(2))
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as error:
         if error.errno in OUR_ERRNOS:
             return error.errno or 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import aiodns
 import pytest
@@ -368,3 +371,11 @@ async def test_where_there_is_no_thread_for_the_lookups_it_says_what_to_do(monke
     async with resolving() as (resolver, _):
         with pytest.raises(StorageError, match="ulimit -u"):
             await resolver.resolve("a.test")
+
+
+def test_that_no_socket_can_be_had_is_no_fault_of_the_name_server(monkeypatch):
+    """socket(2) needs memory as well as a descriptor."""
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", Mock(side_effect=OSError(errno.ENOBUFS, "No buffer space available")))
+        assert module.descriptors_spent() == errno.ENOBUFS
+    assert module.descriptors_spent() == 0
