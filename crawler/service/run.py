@@ -48,8 +48,10 @@ async def run_crawl(
 ) -> Report:
     """One crawl from open to report. SIGTERM, SIGINT and SIGHUP drain; a second one ends the process at once, without loss.
     SIGUSR1 logs a status line, SIGUSR2 where the memory is. ``signals``: those taken already, which stay so.
+    ``on_snapshot`` is called at once, each ``interval`` seconds, and at the end.
 
-    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report. What ``on_snapshot`` raises
+    ends the crawl as a signal does, and is raised here then."""
     error: StorageError | None = None
     fault: ConfigError | None = None
     async with contextlib.AsyncExitStack() as stack:
@@ -63,7 +65,7 @@ async def run_crawl(
             calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
             with signals.heard(calls):
-                shown = asyncio.create_task(showing(crawl.stats, on_snapshot, interval), name="progress")
+                shown = asyncio.create_task(showing(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
                 except* StorageError as group:
@@ -74,6 +76,7 @@ async def run_crawl(
                     shown.cancel()
         if fault is not None:
             raise fault
+        await all_shown(shown)
         snapshot = crawl.stats("ended")
         on_snapshot(snapshot)
         if error is not None:
@@ -82,11 +85,22 @@ async def run_crawl(
         return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
-async def showing(stats: Callable[[], Snapshot], on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
-    """Hand over what there is to show, for ever."""
-    while True:
-        on_snapshot(stats())
-        await asyncio.sleep(interval)
+async def showing(crawl: Drains, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
+    """Hand over what there is to show, for ever. If that fails, the crawl ends."""
+    try:
+        while True:
+            on_snapshot(crawl.stats())
+            await asyncio.sleep(interval)
+    except Exception:
+        crawl.drain("on_snapshot")
+        raise
+
+
+async def all_shown(shown: asyncio.Task[None]) -> None:
+    """Of ``showing``, which is cancelled: raise what it failed with."""
+    await asyncio.wait((shown,))
+    if not shown.cancelled():
+        shown.result()
 
 
 def first_of(group: BaseExceptionGroup[E]) -> E:
