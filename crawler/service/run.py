@@ -11,19 +11,17 @@ import logging
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.errors import ConfigError, Exit, StorageError, first_of
 from crawler.core.model import NOT_FETCHED, RESPONDED, CrawlState, Snapshot, failed
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals
 from crawler.service.signals import Signals
-
-E = TypeVar("E", bound=BaseException)
 
 logger: Final = logging.getLogger(__name__)
 
@@ -101,14 +99,6 @@ async def all_shown(shown: asyncio.Task[None]) -> None:
     await asyncio.wait((shown,))
     if not shown.cancelled():
         shown.result()
-
-
-def first_of(group: BaseExceptionGroup[E]) -> E:
-    """One of the errors that ended the tasks; the others followed from it or tell the same."""
-    error: BaseExceptionGroup[E] | E = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class Drains(Protocol):

@@ -13,6 +13,7 @@ from support.waiting import wait_until
 from support.webs import Answer, Web, page
 
 from crawler.config.load import load
+from crawler.core.errors import ConfigError
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
 
@@ -60,3 +61,11 @@ async def test_a_crawl_that_has_run_says_so_where_it_is_run_again(tmp_path: Path
         with pytest.raises(RuntimeError, match="has run: open_crawl opens it again"):
             async with asyncio.timeout(20):
                 await crawl.run()
+
+
+async def test_what_ends_a_crawl_is_raised_as_what_it_is(tmp_path: Path) -> None:
+    """Not as a group of one, which no ``except ConfigError`` of a program catches."""
+    config = load({"input": [str(tmp_path / "list")], "output": str(tmp_path / "out"), "memory_limit": ROOMY}).config
+    async with open_crawl(config) as crawl:
+        with pytest.raises(ConfigError, match="list: No such file"):
+            await crawl.run()
