@@ -20,10 +20,13 @@ from crawler.parse.seed_lines import WHAT_TO_DO
 if TYPE_CHECKING:
     from rich.live import Live
 
+    from crawler.config.sections import Config
+
 LIVE_EVERY_S: Final = 0.25
 PLAIN_EVERY_S: Final = 10.0
 _MARGIN: Final = 3
 """Columns kept free behind the live line: the ^C that a terminal echoes there must not break it, or it is not erased."""
+CONTINUES: Final = "the same command continues"
 _BESIDES: Final = {"robots": "robots.txt", "sitemap": "of sitemaps"}
 
 
@@ -39,6 +42,13 @@ def _took(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
+def how_to_go_on(config: Config) -> str:
+    """What a crawl that is ended before it is done says of the next start."""
+    if config.store == "memory":
+        return "with --store memory the same command begins anew"
+    return "the same command with --no-fresh continues" if config.fresh else CONTINUES
+
+
 def closing_table(
     end: Snapshot,
     seconds: float,
@@ -49,13 +59,14 @@ def closing_table(
     opened: bool = False,
     is_kept: bool = True,
     error: str | None = None,
+    again: str = CONTINUES,
 ) -> str:
     """Counts by outcome, the ten hosts with most failures, the command that lists them. ``seconds``: how long this run took;
     ``begun``: what it found in the directory; ``opened``: it may connect to some private networks (--allow-net); ``is_kept``:
-    commands can read the crawl (not so with --store memory); ``error``: why it could not go on."""
+    commands can read the crawl (not so with --store memory); ``error``: why it could not go on; ``again``: how it goes on."""
     lines = [f"{end.done:,} of {end.known:,} URLs settled, {amount(end.bytes)}, {_took(seconds)} this time"]
     if stopped_by:
-        lines.append(f"stopped before the end ({stopped_by}): the same command continues")
+        lines.append(f"stopped before the end ({stopped_by}): {again}")
     elif not end.known and not end.lines and error is None:
         lines.append("no URL was listed: a list has one on each line that is not blank and no # comment")
     elif begun is not None and _had_nothing_left(begun, end):
@@ -65,7 +76,7 @@ def closing_table(
         lines.append(f"nothing was left to do:{retry} to visit the pages again: crawler recrawl {where}; to begin anew: --fresh")
     if end.unstored:
         what = f"{end.unstored:,} full files ({amount(end.unstored_bytes)}) are not stored"
-        lines.append(f"{what}: {end.store_trouble or 'there was no time'}; the same command goes on with them")
+        lines.append(f"{what}: {end.store_trouble or 'there was no time'}; {again} with them")
     lines += _columns(_by_status(end))
     if any(count for change, count in end.changes.items() if change != "new"):
         lines += ["against the last visits", *_columns(end.changes)]
@@ -140,8 +151,8 @@ class Progress:
     A stream that can no longer be written, such as a terminal that was closed, does not end a crawl: from then on nothing
     is shown."""
 
-    def __init__(self, mode: Literal["bar", "plain", "none"], stream: TextIO) -> None:
-        self._mode, self._stream = mode, stream
+    def __init__(self, mode: Literal["bar", "plain", "none"], stream: TextIO, again: str = CONTINUES) -> None:
+        self._mode, self._stream, self._again = mode, stream, again
         self._rates = Rates()
         self._written: Snapshot | None = None
         self._live: Live | None = None
@@ -166,7 +177,7 @@ class Progress:
             return
         cursor = "\r\n\x1b[?25h" if self._live else ""  # which the live line has hidden
         with suppress(OSError):
-            os.write(self._stream.fileno(), f"{cursor}crawler: ended at once: the same command continues\n".encode())
+            os.write(self._stream.fileno(), f"{cursor}crawler: ended at once: {self._again}\n".encode())
 
     def show(self, now: Snapshot) -> None:
         self._rates.add(now)

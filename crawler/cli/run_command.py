@@ -61,12 +61,13 @@ def run(arguments: Sequence[str], signals: Signals | None = None) -> int:
 
 def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, quiet: bool, summary: bool) -> int:
     from crawler.cli.log import log_of_run
-    from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, mode
+    from crawler.cli.progress import LIVE_EVERY_S, Progress, closing_table, how_to_go_on, mode
 
     shown = mode(config.progress, sys.stderr, os.environ)
-    began = time.monotonic()
+    began, again = time.monotonic(), how_to_go_on(config)
     parts, why = processes_of(config, "run")
-    with opened_for(config, "run", parts) as run_crawl, Progress(shown, sys.stderr) as progress, log_of_run(config, progress.say):
+    progress = Progress(shown, sys.stderr, again)
+    with opened_for(config, "run", parts) as run_crawl, progress, log_of_run(config, progress.say):
         if signals is not None:
             signals.at_once.append(progress.leave)
         for line in spoken:
@@ -91,6 +92,7 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
                 opened=bool(config.allow_net),
                 is_kept=config.store != "memory",
                 error=report.error,
+                again=again,
             )
             print(table, file=sys.stderr)
     if summary:

@@ -13,7 +13,9 @@ import errno
 import os
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 REASONS: Final[dict[str, tuple[str, ...]]] = {
     "timeout": ("connect_timeout", "first_byte_timeout", "read_timeout", "total_timeout", "min_rate"),
@@ -96,6 +98,14 @@ def lack_of(error: BaseException | None) -> LackError | None:
         return LackError(_NO_THREAD)
     number = _errno_of_import(error) if isinstance(error, ImportError) else our_errno(error)
     return LackError(_LACKS[number], errno=number) if number in _LACKS else None
+
+
+def first_of(group: BaseExceptionGroup[E]) -> E:
+    """One of the errors that ended the tasks; the others followed from it or tell the same."""
+    error: BaseExceptionGroup[E] | E = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class Exit(IntEnum):

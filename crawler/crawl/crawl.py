@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from crawler.config import Config
 from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
+from crawler.core.errors import CrawlerError, first_of
 from crawler.core.model import EMBED, NO_FAILURE, NOT_PAGES, CrawlState, Done, Dropped, Lease, Outcome, Snapshot
 from crawler.crawl.ending import Ending, visits_s
 from crawler.crawl.failing_hosts import FailingHosts
@@ -88,6 +89,7 @@ class Crawl:
         self.visits_used: Callable[[], None] = lambda: self.drain("max_pages")
         """Called when as many pages are fetched as may be."""
         self._ending = Ending()
+        self._has_run = False
         self._body_bytes = 0
         visitor.on_settled = self._count
         if pump.member is not None:
@@ -121,7 +123,20 @@ class Crawl:
         await self._ending.begun()
 
     async def run(self) -> None:
-        """Until nothing is left or a drain is over. Raises StorageError, ConfigError (a list that cannot be read)."""
+        """Until nothing is left or a drain is over. Raises StorageError, ConfigError (a list that cannot be read); RuntimeError
+        if it has run before: what it found at its opening is used up."""
+        if self._has_run:
+            raise RuntimeError("this crawl has run: open_crawl opens it again, and goes on where it was")
+        self._has_run = True
+        try:
+            await self._run()
+        except BaseExceptionGroup as group:
+            told, others = group.split(CrawlerError)
+            if told is None or others is not None:
+                raise
+            raise first_of(told) from group
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             pump = tasks.create_task(self.pump.run(self.disk.recover, (self._committed,)), name="pump")
             helpers = [

@@ -209,7 +209,10 @@ async def open_cookies(file: Path, root: Path) -> AsyncIterator[Cookies]:
     """Those of a file, and those of the crawl in ``root``, saved there while it runs. ConfigError: they cannot be read. Several
     processes of a crawl keep theirs in one file."""
     kept = root / FILE_NAME
-    cookies = Cookies(cookie_file.read(file, FILE_BYTES_MAX), _own(file, kept))
+    listed, own = cookie_file.read(file, FILE_BYTES_MAX), _own(file, kept)
+    if all(cookie.is_expired() for cookie in chain(listed, own)):
+        logger.warning("cookies: %s lists none that has not expired: log in again, and export them anew", file)
+    cookies = Cookies(listed, own)
     login = _written_at(file)
     saving = asyncio.create_task(_save_now_and_then(cookies, file, kept, login), name="cookies")
     try:

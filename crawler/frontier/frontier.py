@@ -178,8 +178,8 @@ class Frontier:
             self._refill.want_robots(lease.link)
         if lease is None:
             self._refill.rules_missed()
-            waiting = self.bench.waiting or self.counts.waiting + self.counts.retrying
-            return self._idle("politeness" if waiting else "frontier")
+            waits = self.bench.waiting or self.counts.waiting + self.counts.retrying > len(self._out)  # those out are counted
+            return self._idle("politeness" if waits else "frontier")
         self._deals_one = False
         slot = self._in_flight.enter(suspect_key(lease)) if self._in_flight else -1
         self._out[id(lease)] = (lease, slot, now, self._politeness.pause(lease.link))

@@ -42,12 +42,13 @@ WHAT_TO_DO: Final = {
 
 
 class _Entry(Struct, frozen=True):
-    """A JSON line; keys that are not ours are the caller's business, and come back."""
+    """A JSON line; keys that are not ours are the caller's business, and come back. null: as if not given, for what writes a
+    table's empty cells so."""
 
     url: str
     tag: Annotated[str, Meta(max_length=256)] | int | float | None = None
-    depth: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    priority: Annotated[int, Meta(ge=1, le=255)] = PRIORITY_DEFAULT
+    depth: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    priority: Annotated[int, Meta(ge=1, le=255)] | None = None
 
 
 _entry = msgspec.json.Decoder(_Entry).decode
@@ -74,7 +75,8 @@ def read_line(line: bytes, where: Input, rules: UrlRules, tag: str | None) -> tu
         return (where, without_secrets(text), "json", tag), None
     own = tag if entry.tag is None or entry.tag == "" else _tag(entry.tag)
     extra = extra_of(line)
-    return seed(entry.url, where, rules, tag=own, depth=entry.depth, priority=entry.priority, extra=extra), extra
+    depth, priority = entry.depth or 0, entry.priority or PRIORITY_DEFAULT
+    return seed(entry.url, where, rules, tag=own, depth=depth, priority=priority, extra=extra), extra
 
 
 def _tag(tag: Tag) -> Tag:

@@ -11,19 +11,17 @@ import logging
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.errors import ConfigError, Exit, StorageError, first_of
 from crawler.core.model import NOT_FETCHED, RESPONDED, CrawlState, Snapshot, failed
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals
 from crawler.service.signals import Signals
-
-E = TypeVar("E", bound=BaseException)
 
 logger: Final = logging.getLogger(__name__)
 
@@ -48,8 +46,10 @@ async def run_crawl(
 ) -> Report:
     """One crawl from open to report. SIGTERM, SIGINT and SIGHUP drain; a second one ends the process at once, without loss.
     SIGUSR1 logs a status line, SIGUSR2 where the memory is. ``signals``: those taken already, which stay so.
+    ``on_snapshot`` is called at once, each ``interval`` seconds, and at the end.
 
-    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report."""
+    ConfigError, and StorageError where the directory cannot be opened; later ones are in the report. What ``on_snapshot`` raises
+    ends the crawl as a signal does, and is raised here then."""
     error: StorageError | None = None
     fault: ConfigError | None = None
     async with contextlib.AsyncExitStack() as stack:
@@ -63,7 +63,7 @@ async def run_crawl(
             calls = stopping(crawl, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crawl.stats, vitals.lately, vitals.memory_report)
             with signals.heard(calls):
-                shown = asyncio.create_task(showing(crawl.stats, on_snapshot, interval), name="progress")
+                shown = asyncio.create_task(showing(crawl, on_snapshot, interval), name="progress")
                 try:
                     await crawl.run()
                 except* StorageError as group:
@@ -74,6 +74,7 @@ async def run_crawl(
                     shown.cancel()
         if fault is not None:
             raise fault
+        await all_shown(shown)
         snapshot = crawl.stats("ended")
         on_snapshot(snapshot)
         if error is not None:
@@ -82,19 +83,22 @@ async def run_crawl(
         return Report(code, snapshot, crawl.stopped_by, str(error) if error is not None else None, begun)
 
 
-async def showing(stats: Callable[[], Snapshot], on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
-    """Hand over what there is to show, for ever."""
-    while True:
-        on_snapshot(stats())
-        await asyncio.sleep(interval)
+async def showing(crawl: Drains, on_snapshot: Callable[[Snapshot], None], interval: float) -> None:
+    """Hand over what there is to show, for ever. If that fails, the crawl ends."""
+    try:
+        while True:
+            on_snapshot(crawl.stats())
+            await asyncio.sleep(interval)
+    except Exception:
+        crawl.drain("on_snapshot")
+        raise
 
 
-def first_of(group: BaseExceptionGroup[E]) -> E:
-    """One of the errors that ended the tasks; the others followed from it or tell the same."""
-    error: BaseExceptionGroup[E] | E = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def all_shown(shown: asyncio.Task[None]) -> None:
+    """Of ``showing``, which is cancelled: raise what it failed with."""
+    await asyncio.wait((shown,))
+    if not shown.cancelled():
+        shown.result()
 
 
 class Drains(Protocol):

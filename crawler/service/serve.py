@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, Exit, StorageError
+from crawler.core.errors import ConfigError, Exit, StorageError, first_of
 from crawler.core.model import Snapshot
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_fields, status_line
@@ -22,7 +22,7 @@ from crawler.service.api import CONNECTIONS_MAX, Control
 from crawler.service.health import open_vitals
 from crawler.service.listener import open_listener
 from crawler.service.reload import Changes
-from crawler.service.run import Drains, Report, code_of, first_of, stopping, telling
+from crawler.service.run import Drains, Report, code_of, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.signals import Signals
 from crawler.service.steered import Direct, Steered, Vital

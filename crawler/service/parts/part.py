@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, Exit, StorageError, lack_of
+from crawler.core.errors import ConfigError, Exit, StorageError, first_of, lack_of
 from crawler.core.log_record import extra_of
 from crawler.crawl import Crawl, open_crawl
 from crawler.crawl.checkpoints import PartCutter
@@ -31,7 +31,6 @@ from crawler.service.health import Vitals, open_vitals
 from crawler.service.parts.channel import Channel, Gone, words_of
 from crawler.service.parts.merged import Look, counted
 from crawler.service.parts.seeding import decode_admitted
-from crawler.service.run import first_of
 from crawler.service.steered import Direct
 
 LOG_BYTES_MAX: Final = 1 << 20

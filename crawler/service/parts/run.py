@@ -20,7 +20,7 @@ from crawler.crawl.metrics import Metrics
 from crawler.policy.scope import RULES
 from crawler.service.parts.crew import Crew, PartsError
 from crawler.service.parts.opening import Opened
-from crawler.service.run import Report, code_of, exit_code, showing, stopping, telling
+from crawler.service.run import Report, all_shown, code_of, exit_code, showing, stopping, telling
 from crawler.service.signals import Signals
 
 logger: Final = logging.getLogger(__name__)
@@ -53,13 +53,14 @@ async def run_parts(
             calls = stopping(crew, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crew.stats, crew.lately, crew.memory_report)
             with signals.heard(calls):
-                shown = asyncio.create_task(showing(crew.stats, on_snapshot, interval), name="progress")
+                shown = asyncio.create_task(showing(crew, on_snapshot, interval), name="progress")
                 try:
                     await crew.run()
                 except (StorageError, PartsError) as failure:
                     error = failure
                 finally:
                     shown.cancel()
+        await all_shown(shown)
         if isinstance(error, RemoteError) and not crew.opened.is_set() and crew.stopped_by is None:
             raise error
         snapshot = crew.stats("ended")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, RemoteError, StorageError
+from crawler.core.errors import ConfigError, RemoteError, StorageError, first_of
 from crawler.service.api import CONNECTIONS_MAX
 from crawler.service.listener import open_listener
 from crawler.service.parts.crew import PartsError
@@ -21,7 +21,7 @@ from crawler.service.parts.opening import Opened
 from crawler.service.parts.run import crew_of, scraped
 from crawler.service.parts.steering import SteeredParts
 from crawler.service.reload import Changes
-from crawler.service.run import Report, first_of, stopping, telling
+from crawler.service.run import Report, stopping, telling
 from crawler.service.sd_notify import Notifier
 from crawler.service.serve import beside, control_of, ended, reloading
 from crawler.service.signals import Signals

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from crawler.cli.progress import Progress, closing_table, mode
+from crawler.cli.progress import Progress, closing_table, how_to_go_on, mode
+from crawler.config import Config
 from crawler.core.model import LongestHost, Snapshot
 from crawler.crawl.status import Eta, Left, Rates, amount, duration, eta, left, status_line
 
@@ -254,6 +255,22 @@ def test_of_a_crawl_that_is_kept_nowhere_no_command_is_named():
     end = snap(0, outcomes={"timeout": 1}, changes={"changed": 1})
     table = closing_table(end, 1, directory="my out", stopped_by=None, is_kept=False)
     assert "crawler results" not in table and "'my out'/results/" in table
+
+
+@pytest.mark.parametrize(
+    ("settings", "again"),
+    [
+        ({}, "the same command continues"),
+        ({"fresh": True}, "the same command with --no-fresh continues"),
+        ({"store": "memory"}, "with --store memory the same command begins anew"),
+    ],
+)
+def test_a_crawl_that_is_stopped_tells_how_it_goes_on(settings, again):
+    """With --fresh the same command set aside what was to be continued; with --keep-previous 0 it deleted it."""
+    end = snap(0, known=2, done=1, unstored=1)
+    lines = closing_table(end, 1, directory="o", stopped_by="SIGINT", again=how_to_go_on(Config(**settings))).splitlines()
+    assert lines[1] == f"stopped before the end (SIGINT): {again}"
+    assert lines[2].endswith(f"there was no time; {again} with them")
 
 
 def test_a_crawl_without_failures_lists_none():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from support.daemons import ROOMY
 from support.waiting import wait_until
 from support.webs import Answer, Web, page
 
 from crawler.config.load import load
+from crawler.core.errors import ConfigError
 from crawler.crawl.reading import open_crawl_reader
 from crawler.crawl.wiring import open_crawl
 
@@ -48,3 +51,21 @@ async def test_what_came_last_is_in_a_closed_file_though_another_commit_was_unde
         assert sum(1 for _ in reader.rows()) == 2
         archive = {file: mark.closed for file, mark in reader.marks.items() if file.startswith(("warc/", "index/"))}
     assert len(archive) == 2 and all(archive.values())
+
+
+async def test_a_crawl_that_has_run_says_so_where_it_is_run_again(tmp_path: Path) -> None:
+    """As in a notebook, where a cell is easily run twice: it never returned."""
+    config = load({"urls": ["no url"], "output": str(tmp_path / "out"), "memory_limit": ROOMY}).config
+    async with open_crawl(config) as crawl:
+        await crawl.run()
+        with pytest.raises(RuntimeError, match="has run: open_crawl opens it again"):
+            async with asyncio.timeout(20):
+                await crawl.run()
+
+
+async def test_what_ends_a_crawl_is_raised_as_what_it_is(tmp_path: Path) -> None:
+    """Not as a group of one, which no ``except ConfigError`` of a program catches."""
+    config = load({"input": [str(tmp_path / "list")], "output": str(tmp_path / "out"), "memory_limit": ROOMY}).config
+    async with open_crawl(config) as crawl:
+        with pytest.raises(ConfigError, match="list: No such file"):
+            await crawl.run()

@@ -245,6 +245,18 @@ async def test_a_line_says_whether_the_hosts_below_are_meant(tmp_path: Path, lin
         assert cookies.header(f"http://{kept_from}/x") is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "is_over"),
+    [([], True), (["a.test FALSE / FALSE 1 a 1"], True), (["a.test FALSE / FALSE 1 a 1", "b.test FALSE / FALSE 0 b 1"], False)],
+)
+async def test_a_login_that_is_over_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str], is_over: bool
+) -> None:
+    """Its pages were crawled as nobody sees them who has logged in, without a word."""
+    async with open_cookies(listed(tmp_path, *lines), tmp_path):
+        assert ("none that has not expired" in caplog.text) == is_over
+
+
 async def test_of_the_host_alone_and_of_its_domain_are_two_cookies(tmp_path: Path) -> None:
     file = listed(tmp_path, ".example.org TRUE / FALSE 0 a domain", "example.org FALSE / FALSE 0 a host")
     async with open_cookies(file, tmp_path) as cookies:

@@ -652,6 +652,24 @@ async def test_it_says_why_nothing_is_dealt():
     world.pump.close()
 
 
+async def test_where_all_that_is_left_is_out_no_host_rests():
+    """It said ``politeness`` of the last page of a slow server, as if a shorter delay would help."""
+    world = World(delay=60.0)
+    pump = asyncio.create_task(world.pump.run(world.recover))
+    for left, expected in ((2, "politeness"), (1, "frontier")):
+        await (await world.frontier.admit(Admitted(tuple(links(1, left)))))
+        lease = await world.frontier.take()
+        asked = asyncio.create_task(world.frontier.take())
+        await asyncio.sleep(0)
+        assert world.frontier.waits_for == expected
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        world.frontier.settle(lease, Dropped("skipped", "mime", sign="alive"))
+    world.pump.end()
+    await pump
+    world.pump.close()
+
+
 # -- robots rules that cannot be had ------------------------------------------------------------------------------
 
 

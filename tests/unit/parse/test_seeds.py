@@ -102,6 +102,13 @@ def test_a_list_with_everything_in_it(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_table_left_empty_is_as_if_not_given(tmp_path: Path) -> None:
+    """pandas and databases write it as null."""
+    path = written(tmp_path / "list", b'{"url": "http://a.example/", "tag": null, "depth": null, "priority": null, "id": null}')
+    links, faults, _ = gather(read([path]))
+    assert links == [Link("http://a.example/", "a.example", input=Input(path, 1), extra='{"id":null}')] and not faults
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [

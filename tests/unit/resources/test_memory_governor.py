@@ -129,9 +129,8 @@ async def test_a_leak_that_never_ends_ends_the_crawl_which_can_be_resumed(web, t
     web.default = lambda host, path: Answer(body=b"slow", wait=0.2)
     async with crawling(web, tmp_path) as (crawl, machine):
         machine.set(300, 300)
-        with pytest.raises(ExceptionGroup) as ended:
+        with pytest.raises(StorageError, match="limit cannot be held"):
             await crawl.run()
-        assert ended.group_contains(StorageError, match="limit cannot be held")
         assert crawl.memory.watch.restarts == 1
     crawled = crawler("run", "-i", str(tmp_path / "list"), "-o", str(tmp_path / "out"), *LOCAL, "--archive", "discard")
     assert crawled.returncode == 0 and {row["outcome"] for row in rows_of(tmp_path / "out")} == {"ok"}
