@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, UrlRules, join
-from crawler.parse.microsyntax import codec_of, decoded_raw, encoding_of_label, w3c_date, xml_label
+from crawler.parse.microsyntax import codec_of, date_of, decoded_raw, encoding_of_label, xml_label
 
 URL_CHARS_MAX: Final = 8 << 10
 ENTRY_URLS_MAX: Final = 100
@@ -49,6 +49,7 @@ PLACES: Final[dict[SitemapKind, tuple[str, str]]] = {
 }
 """An entry's element, and the one in it that holds the URL."""
 
+_DATES: Final = frozenset({"lastmod", "pubDate", "updated", "date"})  # of RSS 1.0 the last
 _space: Final = " \t\r\n\0\ufeff"
 _raw_byte = re.compile("[\udc80-\udcff]")
 _root = re.compile(r"<((?:[A-Za-z_][\w.\-]*:)?(urlset|sitemapindex|rss|RDF|feed))(?=[\s>/])").search
@@ -92,7 +93,7 @@ class SitemapState(Struct, array_like=True):
 class Part(Struct, array_like=True):
     """What was read. ``entries``: canonical URLs. ``refused``: how many are none, by rule. ``faults``: how many there are by
     name, and the first in words. ``more``: it held more entries than one reply may; call again without bytes. ``modified``:
-    wall times by URL, for entries that say (``lastmod``)."""
+    wall times by URL, for entries that say (``lastmod``, in feeds ``updated``, ``pubDate``)."""
 
     entries: list[str]
     kind: SitemapKind | None
@@ -201,7 +202,7 @@ class SitemapReading:
             if url not in self._found:
                 self._found[url] = None
                 self._bytes_left -= len(url)
-                if modified and (at := w3c_date(modified)) is not None:
+                if modified and (at := date_of(modified)) is not None:
                     self._modified[url] = at
 
     def refuse(self, rule: str, count: int = 1) -> None:
@@ -380,8 +381,7 @@ class Strict:
         self._modified = self._guid = self._heard = ""  # the last: the element whose text is read
         self._urls_over = 0
         self._base: str | None = None  # of this entry
-        self._data = b""
-        self._shift = 0
+        self._data, self._shift = b"", 0
         self.fed = 0  # how far it was read, about
 
     def read(self, data: bytes, last: bool, at: int = 0) -> None:
@@ -439,7 +439,7 @@ class Strict:
 
     def _is_told(self, local: str, attributes: dict[str, str]) -> bool:
         """Whether an element of an entry is read beside its URL. A ``guid`` is one unless it says that it is none (RSS 2.0)."""
-        if local == "lastmod":
+        if local in _DATES:
             return self._reading.with_modified
         return local == "guid" and self._entry == "item" and attributes.get("isPermaLink", "").strip().lower() != "false"
 
@@ -460,7 +460,7 @@ class Strict:
         elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            if self._heard == "lastmod":
+            if self._heard in _DATES:
                 self._modified = text.strip()
             elif self._heard == "guid":
                 self._guid = text.strip(_space)
