@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
 from unicodedata import normalize
@@ -252,13 +253,13 @@ def decoded_raw(decoder: codecs.IncrementalDecoder, data: bytes, final: bool) ->
         return data.decode("ascii", "crawler.raw")
 
 
-def w3c_date(text: str) -> float | None:
-    """Wall time of a date as sitemaps have it (https://www.w3.org/TR/NOTE-datetime); a day, a month or a year alone
-    is its beginning."""
+def date_of(text: str) -> float | None:
+    """Wall time of a date as sitemaps and Atom have it (https://www.w3.org/TR/NOTE-datetime), where a day, month or year alone
+    is its beginning, or as RSS has it (RFC 822)."""
     if len(text) in (4, 7) and text.isascii() and text[:4].isdigit():
         text += "-01-01" if len(text) == 4 else "-01"
     try:
-        at = datetime.fromisoformat(text)
+        at = parsedate_to_datetime(text) if text[:1].isalpha() or " " in text[:3] else datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, OverflowError, LookupError):  # which of these depends on the nonsense
         return None

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from crawler.core.errors import FetchError
 from crawler.core.urls import Base, UrlRules, join
-from crawler.parse.microsyntax import w3c_date
+from crawler.parse.microsyntax import date_of
 
 URL_CHARS_MAX: Final = 8 << 10
 PART_REPLY_BYTES_MAX: Final = 512 << 10
@@ -74,7 +74,7 @@ class SitemapState(Struct, array_like=True):
 class Part(Struct, array_like=True):
     """What was read. ``entries``: canonical URLs. ``refused``: how many are none, by rule. ``faults``: how many there are by
     name, and the first in words. ``more``: it held more entries than one reply may; call again without bytes. ``modified``:
-    wall times by URL, for entries that say (``lastmod``)."""
+    wall times by URL, for entries that say (``lastmod``, in feeds ``updated``, ``pubDate``)."""
 
     entries: list[str]
     kind: SitemapKind | None
@@ -160,7 +160,7 @@ class SitemapReading:
             if url not in self._found:
                 self._found[url] = None
                 self._bytes_left -= len(url)
-                if modified and (at := w3c_date(modified)) is not None:
+                if modified and (at := date_of(modified)) is not None:
                     self._modified[url] = at
 
     def refuse(self, rule: str, count: int = 1) -> None:

@@ -19,6 +19,7 @@ ENTRY_URLS_MAX: Final = 100
 ELEMENT_DEPTH_MAX: Final = 32
 NAME_CHARS_MAX: Final = 256
 _FEED_BYTES: Final = 16 << 10
+_DATES: Final = frozenset({"lastmod", "pubDate", "updated", "date"})  # the last of RSS 1.0
 
 
 class Odd(Exception):
@@ -108,7 +109,7 @@ class Strict:
 
     def _is_told(self, local: str, attributes: dict[str, str]) -> bool:
         """Whether an element of an entry is read beside its URL. A ``guid`` is one unless it says that it is none (RSS 2.0)."""
-        if local == "lastmod":
+        if local in _DATES:
             return self._reading.with_modified
         return local == "guid" and self._entry == "item" and attributes.get("isPermaLink", "").strip().lower() != "false"
 
@@ -129,7 +130,7 @@ class Strict:
         elif self._text is not None and opened[-1].rpartition(":")[2] == self._entry:
             text, self._text = "".join(self._text), None
             self._parser.CharacterDataHandler = None
-            if self._heard == "lastmod":
+            if self._heard in _DATES:
                 self._modified = text.strip()
             elif self._heard == "guid":
                 self._guid = text.strip(SPACE)

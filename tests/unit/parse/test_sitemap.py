@@ -309,6 +309,7 @@ def test_the_parent_imports_no_parser_of_html():
         ("2024-01-01T00:00Z", 1704067200.0),
         ("2024-01-01T00:00:00.5Z", 1704067200.5),
         ("yesterday", None),
+        ("Mon, 32 Jan 2024 00:00:00 GMT", None),
         ("", None),
     ],
 )
@@ -321,3 +322,25 @@ def test_when_an_entry_was_modified(text, at):
     assert part.modified == ({"https://a.example/": at} if at is not None else {})
     how = sitemap_part.How("https://a.example/sitemap.xml")
     assert sitemap_formats.part(url.encode(), b"", "whole", how).modified == {}
+
+
+@pytest.mark.parametrize("date", ["2024-01-01T01:00:00+01:00", "Mon, 01 Jan 2024 00:00:00 GMT", "1 Jan 2024 01:00:00 +0100"])
+@pytest.mark.parametrize(
+    "feed",
+    [
+        "<rss><channel><pubDate>Tue, 02 Jan 2024 00:00:00 GMT</pubDate><item>{}<pubDate>{}</pubDate></item>{}</channel></rss>",
+        "<rdf:RDF xmlns:dc='x' xmlns:rdf='y'><item>{}<dc:date>{}</dc:date></item>{}</rdf:RDF>",
+        "<feed><updated>2024-01-02</updated><entry><published>2023-01-01</published>{}<updated>{}</updated></entry>{}</feed>",
+    ],
+)
+def test_when_an_entry_of_a_feed_was_modified(feed, date):
+    """https://www.sitemaps.org/protocol.html, "Other Sitemap formats": by pubDate in RSS, by updated in Atom."""
+    link = "<link href='https://a.example/'/>" if "entry" in feed else "<link>https://a.example/</link>"
+    other = f"<entry>{link}</entry>" if "entry" in feed else f"<item>{link}</item>"
+    text = feed.format(link, date, other.replace("example/", "example/b"))
+    how = sitemap_formats.How("https://a.example/feed", with_modified=True)
+    part = sitemap_formats.part(text.encode(), b"", "whole", how)
+    assert part.entries == ["https://a.example/", "https://a.example/b"]
+    assert part.modified == {"https://a.example/": 1704067200.0}
+    how = sitemap_formats.How("https://a.example/feed")
+    assert sitemap_formats.part(text.encode(), b"", "whole", how).modified == {}
