@@ -4,5 +4,5 @@ pool, process, child   the parser processes: all of them, one as its parent sees
 html                   the outlinks of a page; requisites and css: what it needs to be shown
 sitemap                a sitemap's bytes in parts; sitemap_formats reads one (sitemap_part, sitemap_xml, sitemap_repair)
 seeds                  URL lists; seed_files opens them, seed_lines reads a line
-microsyntax, encoding, title   small grammars, encodings, the title
+microsyntax, encoding, title   small grammars, encodings, the title; limited: the last two within a memory limit
 """
