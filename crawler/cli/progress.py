@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
-from crawler.core.model import NO_FAILURE, RETRIED, Snapshot
+from crawler.core.model import NO_FAILURE, RETRIED
+from crawler.core.snapshot import Snapshot
 from crawler.core.text import amount, printable
 from crawler.crawl.status import Rates, duration, status_line
 from crawler.parse.seed_lines import WHAT_TO_DO

@@ -16,7 +16,8 @@ from crawler.config import Config
 from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.errors import CrawlerError, first_of
-from crawler.core.model import EMBED, NO_FAILURE, NOT_PAGES, CrawlState, Done, Dropped, Lease, Outcome, Snapshot
+from crawler.core.model import EMBED, NO_FAILURE, NOT_PAGES, Done, Dropped, Lease, Outcome
+from crawler.core.snapshot import CrawlState, Snapshot
 from crawler.crawl.ending import Ending, visits_s
 from crawler.crawl.failing_hosts import FailingHosts
 from crawler.crawl.files import Files

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final, get_args
 from msgspec import Struct
 
 from crawler.core.errors import OUR_ERRNOS, REASONS
-from crawler.core.model import CrawlState, Done, Outcome, OutcomeName, Retry, Unvisited, WaitsFor
+from crawler.core.model import Done, Outcome, OutcomeName, Retry, Unvisited
 from crawler.core.page import Page
+from crawler.core.snapshot import CrawlState, WaitsFor
 from crawler.frontier.cluster.gauges import Gauges
 from crawler.resources.memory_budget import Use
 

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from crawler.core.model import CrawlState, LongestHost, Pause, Snapshot, WaitsFor, failed
+from crawler.core.model import failed
+from crawler.core.snapshot import CrawlState, LongestHost, Pause, Snapshot, WaitsFor
 from crawler.core.text import amount, printable
 
 if TYPE_CHECKING:

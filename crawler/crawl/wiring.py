@@ -23,7 +23,7 @@ from crawler.config import Config, HostRules
 from crawler.core.clock import Clock
 from crawler.core.domains import domain_of
 from crawler.core.errors import ConfigError
-from crawler.core.model import Limiter
+from crawler.core.snapshot import Limiter
 from crawler.core.threads import CRAWL_THREADS, try_threads
 from crawler.core.urls import UrlRules
 from crawler.core.version import __version__

@@ -24,15 +24,13 @@ from crawler.core.model import (
     Done,
     Dropped,
     Lease,
-    Limiter,
     Link,
     Mark,
     Outcome,
-    Pause,
     Retry,
     Unvisited,
-    WaitsFor,
 )
+from crawler.core.snapshot import Limiter, Pause, WaitsFor
 from crawler.core.urls import host_key
 from crawler.frontier.batch import Collector
 from crawler.frontier.handed import Handed

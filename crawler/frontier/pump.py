@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from crawler.core.batch import Admitted, Prepared
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Done, Lease, Link, Mark, Pause
+from crawler.core.model import Done, Lease, Link, Mark
+from crawler.core.snapshot import Pause
 from crawler.core.urls import origin
 from crawler.frontier.batch import Collector, OpenBatch
 from crawler.frontier.committer import Committer, Journal

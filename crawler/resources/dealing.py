@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from crawler.core.model import Limiter, Pause
+from crawler.core.snapshot import Limiter, Pause
 
 
 class Dealing(Protocol):

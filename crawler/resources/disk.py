@@ -17,7 +17,7 @@ from typing import Final
 
 from crawler.core.durable import storing
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Limiter, Pause
+from crawler.core.snapshot import Limiter, Pause
 from crawler.resources.dealing import Dealing
 
 WATCH_EVERY_S: Final = 1.0

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from crawler.core.errors import StorageError
-from crawler.core.model import Limiter, Pause
+from crawler.core.snapshot import Limiter, Pause
 from crawler.resources.dealing import Dealing
 from crawler.resources.memory_budget import Budget
 from crawler.resources.memory_pressure import (

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from crawler.core.errors import StorageError
-from crawler.core.model import Done, Dropped, Lease, Outcome, Pause, Retry, Unvisited
+from crawler.core.model import Done, Dropped, Lease, Outcome, Retry, Unvisited
+from crawler.core.snapshot import Pause
 from crawler.resources.dealing import Dealing
 from crawler.resources.outage_detector import HELD_MAX, Outage, Sign, network_sign
 

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import ConfigError, StorageError
-from crawler.core.model import Pause
+from crawler.core.snapshot import Pause
 from crawler.core.urls import UrlRules
 from crawler.parse.seed_files import GZIP, HEAD_BYTES, ZSTD, foreign
 from crawler.parse.seeds import ARGV, Chunk, Lines

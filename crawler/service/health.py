@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
-from crawler.core.model import Pause, Snapshot
+from crawler.core.snapshot import Pause, Snapshot
 from crawler.crawl import Crawl
 from crawler.crawl.metrics import ERRNOS, Readings
 from crawler.crawl.status import Left, Rates, left, pages_between

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError, first_of
-from crawler.core.model import NOT_FETCHED, RESPONDED, CrawlState, Snapshot, failed
+from crawler.core.model import NOT_FETCHED, RESPONDED, failed
+from crawler.core.snapshot import CrawlState, Snapshot
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_line
 from crawler.service.health import open_vitals

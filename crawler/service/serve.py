@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from crawler.config.sections import Config
 from crawler.core.errors import ConfigError, Exit, StorageError, first_of
-from crawler.core.model import Snapshot
+from crawler.core.snapshot import Snapshot
 from crawler.crawl import open_crawl
 from crawler.crawl.status import Rates, status_fields, status_line
 from crawler.service.api import CONNECTIONS_MAX, Control

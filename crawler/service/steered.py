@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, Protocol
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.model import Known, Link, Mark, Pause, Ref, Snapshot
+from crawler.core.model import Known, Link, Mark, Ref
+from crawler.core.snapshot import Pause, Snapshot
 from crawler.core.urls import host_key, parse
 from crawler.crawl import Crawl, Readings
 from crawler.crawl.checkpoints import take

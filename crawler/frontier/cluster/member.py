@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from crawler.core.batch import Admitted
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Lease, Pause
+from crawler.core.model import Lease
+from crawler.core.snapshot import Pause
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import Outbox
 from crawler.frontier.cluster.engine import Engine

@@ -10,7 +10,7 @@ import math
 from collections.abc import Set
 from typing import Final
 
-from crawler.core.model import Pause
+from crawler.core.snapshot import Pause
 
 LOW_S_MAX: Final = 60.0
 """Of a disk, until others are to crawl what this member held."""

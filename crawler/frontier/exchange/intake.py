@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from crawler.core.errors import StorageError, lack_of
-from crawler.core.model import Pause
+from crawler.core.snapshot import Pause
 from crawler.frontier.exchange.exchange import Exchange
 from crawler.frontier.exchange.inbox import Received
 

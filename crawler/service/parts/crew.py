@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from crawler.config.sections import Config
 from crawler.core.errors import lack_of
-from crawler.core.model import CrawlState, Snapshot
+from crawler.core.snapshot import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
 from crawler.crawl.status import Left, Rates, left

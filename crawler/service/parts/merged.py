@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from crawler.core.model import CrawlState, LongestHost, Snapshot, WaitsFor
+from crawler.core.snapshot import CrawlState, LongestHost, Snapshot, WaitsFor
 from crawler.core.sums import added, summed
 from crawler.crawl.metrics import MEMORY_STATES, Durations, Metrics, Readings
 from crawler.crawl.status import FAILING_HOSTS

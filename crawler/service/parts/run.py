@@ -14,7 +14,7 @@ from typing import Final
 
 from crawler.config.sections import Config
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Snapshot
+from crawler.core.snapshot import Snapshot
 from crawler.core.version import __version__
 from crawler.crawl.metrics import Metrics
 from crawler.policy.scope import RULES

@@ -17,7 +17,8 @@ import msgspec
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
 from crawler.core.errors import StorageError
-from crawler.core.model import Known, Mark, Ref, Snapshot
+from crawler.core.model import Known, Mark, Ref
+from crawler.core.snapshot import Snapshot
 from crawler.core.sums import added
 from crawler.core.urls import host_key
 from crawler.crawl import open_crawl_reader

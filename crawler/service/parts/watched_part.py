@@ -14,7 +14,7 @@ from msgspec.msgpack import Decoder
 from msgspec.structs import replace
 
 from crawler.config.sections import Config
-from crawler.core.model import Snapshot
+from crawler.core.snapshot import Snapshot
 from crawler.crawl.metrics import Readings
 from crawler.service.health import STUCK_S
 from crawler.service.parts.channel import Channel, error_of

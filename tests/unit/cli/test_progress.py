@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from crawler.cli.progress import Progress, closing_table, how_to_go_on, mode
 from crawler.config import Config
-from crawler.core.model import LongestHost, Snapshot
+from crawler.core.snapshot import LongestHost, Snapshot
 from crawler.crawl.status import Eta, Left, Rates, amount, duration, eta, left, status_line
 
 HUGE = LongestHost("example.org", 97_200, 1.0, 1)

@@ -7,7 +7,8 @@ import pytest
 
 from crawler.config.sections import Config
 from crawler.core.batch import Admitted
-from crawler.core.model import Dropped, LongestHost, Pause, Snapshot, WaitsFor
+from crawler.core.model import Dropped
+from crawler.core.snapshot import LongestHost, Pause, Snapshot, WaitsFor
 from crawler.core.text import share
 from crawler.crawl.failing_hosts import HOSTS_MAX, FailingHosts
 from crawler.crawl.status import FAILING_HOSTS, WAITS, pages_between, snapshot_of

@@ -16,8 +16,9 @@ from support.frontiers import politeness
 from crawler.core.batch import Admitted, HostRest, Prepared, Settled
 from crawler.core.clock import Clock
 from crawler.core.errors import StorageError
-from crawler.core.model import Done, Dropped, Known, Lease, Limiter, Link, Pause, Retry, Unvisited
+from crawler.core.model import Done, Dropped, Known, Lease, Link, Retry, Unvisited
 from crawler.core.page import Body, Page, Timings
+from crawler.core.snapshot import Limiter, Pause
 from crawler.frontier.batch import OUTCOMES_MAX, OpenBatch
 from crawler.frontier.handed import Handed, LinksRoom
 from crawler.frontier.in_flight import InFlight, _suspects

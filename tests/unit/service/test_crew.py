@@ -8,7 +8,7 @@ import pytest
 
 from crawler.config.load import load
 from crawler.core.errors import StorageError, lack_of
-from crawler.core.model import Snapshot
+from crawler.core.snapshot import Snapshot
 from crawler.service.parts.channel import Gone, error_of, words_of
 from crawler.service.parts.crew import Crew
 from crawler.service.parts.merged import Look

@@ -10,7 +10,7 @@ from support.daemons import daemon
 from support.sinful import Site, head, once, running, stay
 
 from crawler.config.load import load
-from crawler.core.model import Snapshot
+from crawler.core.snapshot import Snapshot
 from crawler.crawl.metrics import Metrics
 from crawler.service.health import History
 from crawler.service.parts.crew import Crew

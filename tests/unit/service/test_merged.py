@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.core.model import LongestHost, Snapshot
+from crawler.core.snapshot import LongestHost, Snapshot
 from crawler.core.sums import added, summed
 from crawler.crawl.metrics import Readings
 from crawler.frontier.cluster.gauges import Gauges

@@ -10,7 +10,7 @@ from support.daemons import ROOMY
 from support.webs import Web, page
 
 from crawler.config.load import load
-from crawler.core.model import Snapshot
+from crawler.core.snapshot import Snapshot
 from crawler.crawl.reading import read
 from crawler.service.run import run_crawl
 

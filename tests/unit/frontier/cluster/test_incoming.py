@@ -16,7 +16,7 @@ from crawler.core.batch import Admitted
 from crawler.core.clock import Clock
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.link_block import encode_link
-from crawler.core.model import Pause
+from crawler.core.snapshot import Pause
 from crawler.frontier import batch
 from crawler.frontier.cluster.box import accusation
 from crawler.frontier.cluster.engine import Engine

@@ -14,7 +14,8 @@ from support.postgres import rows
 from support.stores import REST, Driver, done, link
 
 from crawler.core.errors import RemoteError, StorageError
-from crawler.core.model import Mark, Pause
+from crawler.core.model import Mark
+from crawler.core.snapshot import Pause
 from crawler.frontier.cluster.member import Member
 from crawler.frontier.cluster.room import Room
 from crawler.frontier.recrawl import RecrawlOrder
