@@ -133,6 +133,8 @@ _OWN_TABLES: Final = (
 _BIG5_LEAD_MIN: Final = 0xA1
 _BIG5_LAST: Final = "\u2550\u255e\u2561\u256a\u5341\u5345"
 """What begins lower is read, never written; and of these characters the last way is (Encoding, index Big5 pointer)."""
+_NEC_LEADS: Final = range(0xED, 0xF0)
+"""In Shift_JIS these are read, never written: each of their letters stands behind them again (index Shift_JIS pointer)."""
 _JAPANESE: Final = {"\xa5": b"\\", "\u203e": b"~"}
 """What Japanese encodings write as another letter of ASCII. ISO-2022-JP has a set for these."""
 _ODD_GB18030: Final = {"\ue5e5": b"%26%2358853%3B", "\ue7c7": b"\x815\xf47"}
@@ -210,7 +212,8 @@ def _table(name: str) -> dict[str, bytes]:
     known = [bytes((byte,)) for byte in range(0x80, 0x100)] if name != "gb18030" else []
     if not name.startswith(("windows-", "koi8-")):
         lead_min = _BIG5_LEAD_MIN if name == "big5" else 0x81
-        known += [bytes((lead, trail)) for lead in range(lead_min, 0xFF) for trail in range(0x40, 0xFF)]
+        leads = [lead for lead in range(lead_min, 0xFF) if name != "shift_jis" or lead not in _NEC_LEADS]
+        known += [bytes((lead, trail)) for lead in leads for trail in range(0x40, 0xFF)]
     read = codecs.lookup(f"whatwg-{name}").decode(b"\n".join(known))[0].split("\n")
     table: dict[str, bytes] = {}
     for char, written in zip(read, known, strict=True):
