@@ -9,10 +9,8 @@ import codecs
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
-from unicodedata import normalize
 from urllib.parse import quote_from_bytes
 
 _DIRECTIVES: Final = frozenset(
@@ -181,6 +179,8 @@ def _encoded(query: str, codec: str) -> bytes:
 
 def _switching(query: str) -> bytes:
     """In ISO-2022-JP, with the sequences that choose a character set (Encoding, ISO-2022-JP encoder)."""
+    from unicodedata import normalize  # few pages are in it
+
     table, written, now = _table("euc-jp"), bytearray(), b"\x1b(B"
     for char in (*query, "\n"):
         if "\uff61" <= char <= "\uff9f":
@@ -262,7 +262,13 @@ def date_of(text: str) -> float | None:
     if len(text) in (4, 7) and text.isascii() and text[:4].isdigit():
         text += "-01-01" if len(text) == 4 else "-01"
     try:
-        at = parsedate_to_datetime(text) if text[:1].isalpha() or " " in text[:3] else datetime.fromisoformat(text)
+        at = _date_of_mail(text) if text[:1].isalpha() or " " in text[:3] else datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, LookupError):  # which of these depends on the nonsense
         return None
+
+
+def _date_of_mail(text: str) -> datetime:
+    from email.utils import parsedate_to_datetime  # 600 KB, and few parser processes see a feed
+
+    return parsedate_to_datetime(text)
