@@ -101,16 +101,6 @@ def _label(found: re.Match[bytes] | None) -> str | None:
     return "utf-8" if label.startswith(("utf-16", "utf16")) else label
 
 
-def encoding_of_label(label: str) -> str | None:
-    """The WHATWG name of an encoding that can be read piece by piece; None if a label names none."""
-    if label.lower() in ("utf-8", "utf8"):
-        return "UTF-8"
-    from crawler.parse.encoding import name_of  # few sitemaps are in another
-
-    name = name_of(label)
-    return None if name in ("replacement", "x-user-defined") else name
-
-
 # ---- a query is sent in the encoding of its page (URL, query state)
 
 _CODECS: Final = {
