@@ -1,4 +1,5 @@
-"""The small grammars around links: Refresh, srcset, Link and X-Robots-Tag values, and queries in a page's encoding. Pure.
+"""The small grammars around links: Refresh, srcset, Link and X-Robots-Tag values, queries in a page's encoding, and
+dates. Pure.
 
 Every function is linear in the text, and no text raises.
 """
