@@ -354,10 +354,10 @@ def _slashed(text: str) -> str:
 
 def _spellings(lines: str) -> tuple[Callable[[str], str], ...]:
     """How a URL is spelled to be compared with these rules; denied in any spelling is denied. "/*%2F" is a rule for paths
-    and queries: where it stands among rules with slashes in their queries, a URL is compared as it is, too."""
+    and queries, "/?*%" one for any escape: among rules with slashes in their queries, a URL is compared as it is, too."""
     if _ABOUT_SLASHES(lines) is None:
         return (str,)
-    return (_slashed, str) if _ANYWHERE(lines) else (_slashed,)
+    return (_slashed, str) if _ANYWHERE(lines) or _STRAY.search(lines) else (_slashed,)
 
 
 def _denied(lines: str) -> tuple[str, ...]:
