@@ -123,7 +123,7 @@ _BIG5_LEAD_MIN: Final = 0xA1
 _BIG5_LAST: Final = "\u2550\u255e\u2561\u256a\u5341\u5345"
 """What begins lower is read, never written; and of these characters the last way is (Encoding, index Big5 pointer)."""
 _NEC_LEADS: Final = range(0xED, 0xF0)
-"""In Shift_JIS these are read, never written: each of their letters stands behind them again (index Shift_JIS pointer)."""
+"""In Shift_JIS these are read, never written: each of their letters stands elsewhere as well (index Shift_JIS pointer)."""
 _JAPANESE: Final = {"\xa5": b"\\", "\u203e": b"~"}
 """What Japanese encodings write as another letter of ASCII. ISO-2022-JP has a set for these."""
 _ODD_GB18030: Final = {"\ue5e5": b"%26%2358853%3B", "\ue7c7": b"\x815\xf47"}
