@@ -1,4 +1,4 @@
-"""URLs on a command line: what is none, and what to type instead."""
+"""What stands on a command line for a URL, and is none: what to type instead."""
 
 from __future__ import annotations
 

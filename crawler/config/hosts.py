@@ -26,6 +26,7 @@ class HostRules:
         self._config = config
         self._places = {table.match: at for at, table in reversed(list(enumerate(config.host)))}
         self._table = remembered(self._find, HOSTS_REMEMBERED_MAX) if config.host else None
+        self._pace = remembered(self._pace_of, HOSTS_REMEMBERED_MAX) if config.host else None
         self.factor = config.factor
         """A rest is at least so many times as long as the response took to begin."""
 
@@ -34,13 +35,12 @@ class HostRules:
         return self._table(origin) if self._table is not None else None
 
     def delay(self, host: str) -> float:
-        """Rest after a visit, seconds."""
-        table = self._table(host) if self._table is not None else None
-        return self._config.delay if table is None or table.delay is None else table.delay
+        """Rest after a visit, seconds. http and https of a host share it: the longer one that their tables set."""
+        return self._config.delay if self._pace is None else self._pace(host)[0]
 
     def per_host(self, host: str) -> int:
-        table = self._table(host) if self._table is not None else None
-        return self._config.per_host if table is None or table.per_host is None else table.per_host
+        """Visits at a time: of http and https together, the fewer that their tables set."""
+        return self._config.per_host if self._pace is None else self._pace(host)[1]
 
     def obeys_robots(self, origin: str) -> bool:
         table = self._table(origin) if self._table is not None else None
@@ -58,6 +58,12 @@ class HostRules:
         last = max((at for at, (_, blocks) in enumerate(tables) if blocks), default=-1)
         return tuple(tables[: last + 1])
 
-    def _find(self, host: str) -> HostConfig | None:
-        places = [self._places[pattern] for pattern in host_patterns(host) if pattern in self._places]
+    def _pace_of(self, host: str) -> tuple[float, int]:
+        found = [self._find(f"{scheme}://{host}") for scheme in ("http", "https")]
+        delays = [table.delay for table in found if table is not None and table.delay is not None]
+        counts = [table.per_host for table in found if table is not None and table.per_host is not None]
+        return max(delays, default=self._config.delay), min(counts, default=self._config.per_host)
+
+    def _find(self, origin: str) -> HostConfig | None:
+        places = [self._places[pattern] for pattern in host_patterns(origin) if pattern in self._places]
         return self._config.host[min(places)] if places else None

@@ -153,8 +153,8 @@ class Fetcher:
 
     async def reaches(self, host: str) -> bool:
         """Whether a host key's port takes a connection now, or refuses it: a sign that our own network works. Nothing is sent.
-        Never of a host behind a proxy: no name of it is looked up and no connection made but by the proxy."""
-        if self._profile_of(host).proxy is not None:
+        Never of a host of which http or https is behind a proxy: its name is looked up, and connections made, by that alone."""
+        if any(self._profile_of(f"{scheme}://{host}").proxy is not None for scheme in ("http", "https")):
             return False
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "80")
         try:

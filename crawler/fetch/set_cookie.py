@@ -1,4 +1,4 @@
-"""Set-Cookie fields as user agents read them (RFC 6265 5.2), told in words of which Python's cookie jars make the same. Pure.
+"""Set-Cookie fields, rewritten so that Python's cookie jars take them as user agents do (RFC 6265 5.2). Pure.
 
 Invariant: whatever a field says, a jar neither stumbles over it nor keeps more by it than a user agent would.
 """
@@ -39,8 +39,8 @@ def looked_at(values: Sequence[str]) -> Iterator[str]:
 
 
 def _plain(field: str, host: str, *, is_tls: bool) -> str | None:
-    """A field as user agents read it, in words of which a jar makes the same; None if it sets nothing. An attribute that is none
-    is left out, where a jar would leave out the cookie, or stumble; of several of a name the last counts. A domain that is the
+    """A field rewritten so that a jar takes it as user agents do; None if it sets nothing. An attribute that is none is left
+    out, where a jar would leave out the cookie, or stumble; of several of a name the last counts. A domain that is the
     host's or above it says no more than the host does here, and a jar would not find what it has kept by it."""
     pair, *rest = field.split(";")
     name, equals, value = pair.partition("=")
@@ -77,8 +77,8 @@ def _is_as_named(name: str, attributes: dict[str, str]) -> bool:
 
 
 def _date(text: str) -> str | None:
-    """A date as user agents read it (RFC 6265 5.1.1), in words that a jar reads alike: it would take 70 for 2070. None if it is
-    none."""
+    """A date as user agents read it (RFC 6265 5.1.1), rewritten so that a jar does, too: it would take 70 for 2070. None if it
+    is none."""
     time = day = year = None
     month = 0
     for token in _date_delimiters(text):

@@ -1,4 +1,4 @@
-"""Foreign HTML that a command reads in its own process: a limit of memory instead of a process of its own, as no crawl waits.
+"""A memory limit for foreign HTML that a command reads itself: no crawl waits for it, so it needs no parser process.
 
 A few hundred KB of HTML can make a tree of gigabytes (formatting elements that are open are made anew in every paragraph).
 """

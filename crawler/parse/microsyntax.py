@@ -1,4 +1,5 @@
-"""The small grammars around links: Refresh, srcset, Link and X-Robots-Tag values, and queries in a page's encoding. Pure.
+"""The small grammars around links: Refresh, srcset, Link and X-Robots-Tag values, queries in a page's encoding, and
+dates. Pure.
 
 Every function is linear in the text, and no text raises.
 """
@@ -9,10 +10,8 @@ import codecs
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
-from unicodedata import normalize
 from urllib.parse import quote_from_bytes
 
 _DIRECTIVES: Final = frozenset(
@@ -103,16 +102,6 @@ def _label(found: re.Match[bytes] | None) -> str | None:
     return "utf-8" if label.startswith(("utf-16", "utf16")) else label
 
 
-def encoding_of_label(label: str) -> str | None:
-    """The WHATWG name of an encoding that can be read piece by piece; None if a label names none."""
-    if label.lower() in ("utf-8", "utf8"):
-        return "UTF-8"
-    from crawler.parse.encoding import name_of  # few sitemaps are in another
-
-    name = name_of(label)
-    return None if name in ("replacement", "x-user-defined") else name
-
-
 # ---- a query is sent in the encoding of its page (URL, query state)
 
 _CODECS: Final = {
@@ -133,6 +122,8 @@ _OWN_TABLES: Final = (
 _BIG5_LEAD_MIN: Final = 0xA1
 _BIG5_LAST: Final = "\u2550\u255e\u2561\u256a\u5341\u5345"
 """What begins lower is read, never written; and of these characters the last way is (Encoding, index Big5 pointer)."""
+_NEC_LEADS: Final = range(0xED, 0xF0)
+"""In Shift_JIS these are read, never written: each of their letters stands elsewhere as well (index Shift_JIS pointer)."""
 _JAPANESE: Final = {"\xa5": b"\\", "\u203e": b"~"}
 """What Japanese encodings write as another letter of ASCII. ISO-2022-JP has a set for these."""
 _ODD_GB18030: Final = {"\ue5e5": b"%26%2358853%3B", "\ue7c7": b"\x815\xf47"}
@@ -179,6 +170,8 @@ def _encoded(query: str, codec: str) -> bytes:
 
 def _switching(query: str) -> bytes:
     """In ISO-2022-JP, with the sequences that choose a character set (Encoding, ISO-2022-JP encoder)."""
+    from unicodedata import normalize  # few pages are in it
+
     table, written, now = _table("euc-jp"), bytearray(), b"\x1b(B"
     for char in (*query, "\n"):
         if "\uff61" <= char <= "\uff9f":
@@ -210,7 +203,8 @@ def _table(name: str) -> dict[str, bytes]:
     known = [bytes((byte,)) for byte in range(0x80, 0x100)] if name != "gb18030" else []
     if not name.startswith(("windows-", "koi8-")):
         lead_min = _BIG5_LEAD_MIN if name == "big5" else 0x81
-        known += [bytes((lead, trail)) for lead in range(lead_min, 0xFF) for trail in range(0x40, 0xFF)]
+        leads = [lead for lead in range(lead_min, 0xFF) if name != "shift_jis" or lead not in _NEC_LEADS]
+        known += [bytes((lead, trail)) for lead in leads for trail in range(0x40, 0xFF)]
     read = codecs.lookup(f"whatwg-{name}").decode(b"\n".join(known))[0].split("\n")
     table: dict[str, bytes] = {}
     for char, written in zip(read, known, strict=True):
@@ -259,7 +253,13 @@ def date_of(text: str) -> float | None:
     if len(text) in (4, 7) and text.isascii() and text[:4].isdigit():
         text += "-01-01" if len(text) == 4 else "-01"
     try:
-        at = parsedate_to_datetime(text) if text[:1].isalpha() or " " in text[:3] else datetime.fromisoformat(text)
+        at = _date_of_mail(text) if text[:1].isalpha() or " " in text[:3] else datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, LookupError):  # which of these depends on the nonsense
         return None
+
+
+def _date_of_mail(text: str) -> datetime:
+    from email.utils import parsedate_to_datetime  # 600 KB, and few parser processes see a feed
+
+    return parsedate_to_datetime(text)

@@ -15,7 +15,7 @@ from xml.parsers import expat
 
 import msgspec
 
-from crawler.parse.microsyntax import codec_of, decoded_raw, encoding_of_label, xml_label
+from crawler.parse.microsyntax import codec_of, decoded_raw, xml_label
 from crawler.parse.sitemap_part import (
     PLACES,
     ROOTS,
@@ -124,12 +124,22 @@ def _without_bom(reading: SitemapReading, data: bytes) -> bytes:
         return data
     for label in (reading.how.charset, xml_label(data)):
         if label is not None and not label.lower().startswith(("utf-16", "utf16")):
-            if (known := encoding_of_label(label)) is not None:
+            if (known := _encoding_of(label)) is not None:
                 state.encoding = known
                 return data
             reading.fault("encoding", f"{label[:40]} is not read")
     state.encoding = "UTF-8"
     return data
+
+
+def _encoding_of(label: str) -> str | None:
+    """The WHATWG name of an encoding that can be read piece by piece; None if a label names none."""
+    if label.lower() in ("utf-8", "utf8"):
+        return "UTF-8"
+    from crawler.parse.encoding import name_of  # few sitemaps are in another
+
+    name = name_of(label)
+    return None if name in ("replacement", "x-user-defined") else name
 
 
 # -- one URL a line ----------------------------------------------------------------------------------------------------

@@ -111,7 +111,10 @@ class Strict:
         """Whether an element of an entry is read beside its URL. A ``guid`` is one unless it says that it is none (RSS 2.0)."""
         if local in _DATES:
             return self._reading.with_modified
-        return local == "guid" and self._entry == "item" and attributes.get("isPermaLink", "").strip().lower() != "false"
+        if local != "guid" or self._entry != "item":
+            return False
+        said = {name.lower(): value.strip().lower() for name, value in attributes.items()}  # some write isPermalink
+        return said.get("ispermalink") != "false"
 
     def _listen(self, local: str) -> None:
         self._text, self._text_chars, self._heard = [], 0, local

@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -64,6 +65,8 @@ _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 """A percent sign that begins no escape: "/*%" forbids whatever is escaped."""
 _ABOUT_SLASHES = re.compile(r"^[^?\n]*+\?[^/%\n]*+(?:%(?!2F)[^/%\n]*+)*+(?:/|%2F)", re.IGNORECASE | re.MULTILINE).search
 """In rules: one with a slash in its query, which may be escaped."""
+_ANYWHERE = re.compile(r"^D[^*?\n]*+\*[^%?\n]*+%", re.MULTILINE).search
+"""In rules: one with an escape that may stand in a path as well as in a query ("/*%2F")."""
 _BARE = re.compile(r"[\"<>\\^`{|}]")
 """What a URL escapes in one place and not in another."""
 _ANY = re.compile(r"%(?!24|2[ADE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])([0-9A-F]{0,2})", re.IGNORECASE)
@@ -280,19 +283,22 @@ class Matcher:
     """Protego over all the rules, or, of a giant file, over those that can apply to the URL in question. It is built when a URL
     first asks for it: most begin like no rule that denies, and of most hosts but a few are ever asked about."""
 
-    __slots__ = ("_denied", "_index", "_lines", "_slashes", "_tree", "_wholly")
+    __slots__ = ("_denied", "_index", "_lines", "_spellings", "_tree", "_wholly")
 
     def __init__(self, lines: str) -> None:
         few = is_little(lines)
         self._wholly = _STRAY.search(lines) is not None
-        self._slashes = _ABOUT_SLASHES(lines) is not None
+        self._spellings = _spellings(lines)
         self._lines = lines
         self._tree: Protego | None = None
         self._index = None if few else _index(lines)
         self._denied = _denied(lines) if few else ("",)
 
     def allows(self, url: str) -> bool:
-        url = _marked(_slashed(url) if self._slashes else url, wholly=self._wholly)
+        return all(self._allows(spelling(url)) for spelling in self._spellings)
+
+    def _allows(self, url: str) -> bool:
+        url = _marked(url, wholly=self._wholly)
         at = url.find("/", 8)
         if at > 0 and not url.startswith(self._denied, at) and _PLAIN.fullmatch(url, at):
             return True  # none that denies can apply, whatever others allow
@@ -346,6 +352,14 @@ def _slashed(text: str) -> str:
     return f"{path}?{query.replace('%2F', '/').replace('%2f', '/')}" if mark else text
 
 
+def _spellings(lines: str) -> tuple[Callable[[str], str], ...]:
+    """How a URL is spelled to be compared with these rules; denied in any spelling is denied. "/*%2F" is a rule for paths
+    and queries, "/?*%" one for any escape: among rules with slashes in their queries, a URL is compared as it is, too."""
+    if _ABOUT_SLASHES(lines) is None:
+        return (str,)
+    return (_slashed, str) if _ANYWHERE(lines) or _STRAY.search(lines) else (_slashed,)
+
+
 def _denied(lines: str) -> tuple[str, ...]:
     """What any plain path begins with that one of the rules denies, letter for letter."""
     return tuple({rule[1 : _PLAIN.match(rule, 1).end()] for rule in lines.split("\n") if rule[0] == "D"})  # type: ignore[union-attr]
@@ -385,8 +399,9 @@ def _unescape(escape: str) -> str:
 def denying(lines: str, url: str) -> str:
     """The line that forbids a URL which these rules forbid. For people: it costs far more than to ask whether they do."""
     wholly = _STRAY.search(lines) is not None
-    url = _marked(_slashed(url) if _ABOUT_SLASHES(lines) else url, wholly=wholly)
-    for rule in sorted(_narrow(_index(lines), url), key=len, reverse=True):
-        if rule[0] == "D" and not _tree([rule], wholly=wholly).can_fetch(url, "*"):
-            return f"Disallow: {rule[1:]}"
+    for spelling in _spellings(lines):
+        spelled = _marked(spelling(url), wholly=wholly)
+        for rule in sorted(_narrow(_index(lines), spelled), key=len, reverse=True):
+            if rule[0] == "D" and not _tree([rule], wholly=wholly).can_fetch(spelled, "*"):
+                return f"Disallow: {rule[1:]}"
     return f"more than {RULES_AT_ONCE_MAX} rules apply, or long ones"

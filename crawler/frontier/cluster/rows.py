@@ -35,7 +35,7 @@ OWN: Final = (MARK, POSITION, PROGRESS, SUSPECT + ROBOTS_KEY, IDENTITY_KEY, RECR
 
 
 class Rows:
-    """``keys_by`` tells the slot of an origin."""
+    """Finds the rows of a store's entries. ``keys_by`` tells the slot of an origin."""
 
     def __init__(self, keys_by: Keys) -> None:
         self._keys_by = keys_by

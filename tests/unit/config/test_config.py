@@ -551,6 +551,21 @@ def test_a_table_for_the_port_of_a_scheme_is_for_that_scheme_alone():
         assert [rules.delay(host) for host in ("a.example", "b.example", "a.example:8443")] == [7, 1, 1], "both share a rest"
 
 
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_of_the_tables_for_the_ports_of_a_host_the_more_careful_one_says_how_it_rests(is_turned):
+    """``crawler block a.example:443`` puts its table before the others: http went on with the delay of all hosts."""
+    tables = [
+        HostConfig(match="a.example:443", block=True),
+        HostConfig(match="b.example:443", delay=2, per_host=3),
+        HostConfig(match="b.example:80", delay=5, per_host=4),
+        HostConfig(match="*.example", delay=30, per_host=2),
+    ]
+    rules = HostRules(Config(host=tables[:3][:: -1 if is_turned else 1] + tables[3:], delay=1, per_host=1))
+    asked = ("a.example", "b.example", "b.example:443", "b.example:8080", "else.test")
+    assert [rules.delay(host) for host in asked] == [30, 5, 2, 30, 1]
+    assert [rules.per_host(host) for host in asked] == [2, 3, 3, 2, 1]
+
+
 def test_a_size_beyond_all_numbers_is_a_fault():
     with pytest.raises(ValueError, match="must be a size"):
         parse_size("1" * 5000 + "GiB")

@@ -257,6 +257,9 @@ async def test_a_host_behind_a_proxy_is_never_connected_to(site: Site, tmp_path:
             with pytest.raises(BlockingIOError):
                 host.accept()
         assert len(site.requests) == seen
+    of_https = {"match": "127.0.0.2:443", "headers": {"X": "y"}}
+    async with fetching(tmp_path, site, hosts=(of_https, *behind)) as fetcher:
+        assert not await fetcher.reaches("127.0.0.2"), "with http it is"
 
 
 async def test_whether_a_host_is_reached_is_not_known_where_no_descriptor_is_left(site: Site, tmp_path: Path) -> None:

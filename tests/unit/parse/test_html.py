@@ -393,6 +393,7 @@ def test_bom_over_header_over_meta(body: bytes, charset: str | None, encoding: s
         ("euc-jp", "?\u00e9", "?%26%23233%3B"),
         ("euc-jp", "?\u2212\u00a5\u203e", "?%A1%DD\\~"),
         ("shift_jis", "?\u2212\u00a5\u203e\u00a2\ue000\uff76", "?%81|\\~%26%23162%3B%26%2357344%3B%B6"),
+        ("shift_jis", "?\u9ad9\u2170\uffe2", "?%FB%FC%FA@%81%CA"),
         ("iso-2022-jp", "?a\u203eb\\\u2460\uff5e\uff76\uff9ec", "?a%1B(J~b%1B(B\\%1B$B-!!A%+!+%1B(Bc"),
         ("iso-2022-jp", "?\u3042\u00e9\u000e", '?%1B$B$"%1B(B%26%23233%3B%26%2365533%3B'),
         ("gb18030", "?\u20ac\ufe10\ue5e5\ue7c7\U0001f600", "?%A2%E3%A6%D9%26%2358853%3B%815%F47%949%FC6"),

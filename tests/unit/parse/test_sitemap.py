@@ -56,6 +56,7 @@ def test_rss_and_rdf():
         ("<guid>https://a.example/p</guid>", "p"),
         ('<guid isPermaLink="true"><![CDATA[ https://a.example/p?a&b ]]></guid>', "p?a&b"),
         ('<guid isPermaLink="false">https://a.example/p</guid>', None),
+        ('<guid isPermalink=" False ">https://a.example/p</guid>', None),
         ("<guid>tag:a.example,2024:1</guid>", None),
         ("<link/><guid>https://a.example/p</guid>", "p"),
         ("<guid>https://a.example/p</guid><link>https://a.example/l</link>", "l"),

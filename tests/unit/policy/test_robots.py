@@ -201,6 +201,16 @@ def test_an_escaped_slash_is_a_slash_in_a_query_alone(rule: str, path: str, allo
         assert (found.denied_by(f"http://h.example{path}") is None) is allowed
 
 
+@pytest.mark.parametrize("rule", ["/*%2F", "/*c=%2F", "/*c=%2", "/*%", "/a?c=%|/a/c=%", "/*?*%2|/a/c=%2"])
+def test_an_escaped_slash_wherever_it_stands_is_forbidden_whatever_other_rules_say(rule: str) -> None:
+    """A rule with a slash in its query had those of every URL's read as plain ones, and this rule held for none of them."""
+    lines = "".join(f"Disallow: {each}\n" for each in (*rule.split("|"), "/x?y=/"))
+    found = rules(f"User-agent: *\n{lines}")
+    for path, allowed in (("/a?c=%2Fb", False), ("/a/c=%2F", False), ("/x?y=%2F", False), ("/x?y=/", False), ("/a?d=/", True)):
+        assert found.allows(f"http://h.example{path}") is allowed
+        assert (found.denied_by(f"http://h.example{path}") is None) is allowed
+
+
 @pytest.mark.parametrize("status", [200, 204, 206, 299])
 def test_an_answer_is_read(status):
     found = read(status, b"User-agent: *\nDisallow: /private\n", name="f", wall=0)
