@@ -48,7 +48,7 @@ async def run_parts(
         if signals is None:
             signals = stack.enter_context(Signals())
         crew = crew_of(config, opened)
-        signals.at_once.append(crew.kill)
+        stack.enter_context(signals.at_last(crew.kill))
         async with scraped(config, crew):
             calls = stopping(crew, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crew.stats, crew.lately, crew.memory_report)

@@ -45,7 +45,7 @@ async def serve_parts(
         if signals is None:
             signals = stack.enter_context(Signals(reloads=True))
         crew = crew_of(config, opened)
-        signals.at_once.append(crew.kill)
+        stack.enter_context(signals.at_last(crew.kill))
         await stack.enter_async_context(scraped(config, crew))
         steered = SteeredParts(crew, opened, on_change)
         changes = Changes(steered, opened.root)
