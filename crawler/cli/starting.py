@@ -241,9 +241,12 @@ def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
 
 
 def _running() -> asyncio.Runner:
-    """With a loop of our own."""
+    """With a loop of our own. StorageError: there are no threads for it."""
     import asyncio
 
+    from crawler.core.threads import LOOP_THREADS, try_threads
+
+    try_threads(LOOP_THREADS)  # a parent that crawls nothing tries no others, and may listen on a name
     return asyncio.Runner(loop_factory=loop_factory())
 
 

@@ -94,3 +94,30 @@ def test_a_crawl_that_is_over_is_not_ended_at_once(tmp_path: Path) -> None:
     ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 5 and "URLs settled" in ended.stderr, ended
     assert "ended at once" not in ended.stderr, ended
+
+
+LISTENING = """
+import resource, sys
+from crawler.cli.starting import import_aiohttp, in_a_loop
+from crawler.core.errors import StorageError
+
+import_aiohttp()
+from crawler.service.listener import open_listener
+
+async def listen():
+    async with open_listener("localhost:0", {}):
+        pass
+
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (4 << 20), resource.RLIM_INFINITY))
+try:
+    in_a_loop(listen)
+except StorageError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_loop_for_which_there_are_no_threads_is_not_begun() -> None:
+    """libuv would abort the process for want of one, without a word: that of a parent of several has tried none."""
+    ended = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1 and "ulimit -u" in ended.stderr, ended
