@@ -67,9 +67,8 @@ def _crawl(config: Config, signals: Signals | None, spoken: Sequence[str], *, qu
     began, again = time.monotonic(), how_to_go_on(config)
     parts, why = processes_of(config, "run")
     progress = Progress(shown, sys.stderr, again)
-    with opened_for(config, "run", parts) as run_crawl, progress, log_of_run(config, progress.say):
-        if signals is not None:
-            signals.at_once.append(progress.leave)
+    leaving = signals.at_last(progress.leave) if signals is not None else contextlib.nullcontext()
+    with opened_for(config, "run", parts) as run_crawl, leaving, progress, log_of_run(config, progress.say):
         for line in spoken:
             logger.warning("%s", line)
         if why:

@@ -76,19 +76,24 @@ def _urls_read(root: Path) -> int:
 
 def once_open(config: Config, command: Command, signals: Signals | None, crawl: Callable[[], int], stopped: Exit) -> int:
     """What ``crawl`` gives, or ``stopped``. A node that has been in its crawl waits for a database that is away, or goes away
-    while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew."""
-    why: str | None = None
+    while the crawl is being opened, until a signal ends that: what was begun is closed then, and opened anew. ``run`` gives up
+    ``disk_wait`` after it first was away."""
+    why = _why_away(config) if signals is not None else None
     since: float | None = None
-    while signals is None or not _waited_in_vain(config, command, signals, why):
+    while True:
+        if signals is not None and why is not None:
+            since = time.monotonic() if since is None else since
+            if _waited_in_vain(config, command, signals, why):
+                return stopped
         try:
             return crawl()
         except RemoteError as error:
-            since = since or time.monotonic()
-            is_given_up = command == "run" and time.monotonic() - since > config.disk_wait
+            is_given_up = command == "run" and since is not None and time.monotonic() - since > config.disk_wait
             if signals is None or is_given_up or not _may_wait(config):
                 raise
             why = str(error)
-    return stopped
+        gc.unfreeze()
+        gc.collect()  # what is left of it has been told to stay (settle_memory), and would, of each time it is opened
 
 
 def _may_wait(config: Config) -> bool:
@@ -98,22 +103,24 @@ def _may_wait(config: Config) -> bool:
     return config.cluster is not None and not config.fresh and has_joined(Path(config.output or "") / "frontier")
 
 
-def _waited_in_vain(config: Config, command: Command, signals: Signals, why: str | None) -> bool:
-    """Wait for a database that is away, or was just now, which ``why`` tells: whether a signal has ended that."""
-    if config.cluster is None or not _may_wait(config):
-        return False
+def _why_away(config: Config) -> str | None:
+    """Of a database that is to be waited for."""
+    if not _may_wait(config):
+        return None
     from crawler.crawl.membership import why_away
 
-    if why is None and (why := why_away(config)) is None:
-        return False
-    import asyncio
+    return why_away(config)
 
+
+def _waited_in_vain(config: Config, command: Command, signals: Signals, why: str) -> bool:
+    """Wait for a database that is away, or was just now, which ``why`` tells: whether a signal has ended that."""
     from crawler.cli.log import log_of_daemon, log_of_run
+    from crawler.crawl.membership import why_away
     from crawler.service.database_wait import wait_for_database
 
     log = log_of_daemon(config) if command == "serve" else log_of_run(config, partial(print, file=sys.stderr))
     away = partial(why_away, config)
-    with log, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with log, _running() as runner:
         return runner.run(wait_for_database(config, why, away, signals, endless=command == "serve")) is not None
 
 
@@ -223,16 +230,24 @@ def import_aiohttp() -> None:
 
 def in_a_loop(crawl: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
     """Run it to its end. StorageError where no descriptors are left to end in order: uvloop cannot be closed then."""
-    import asyncio
-
     settle_memory()
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with _running() as runner:
             return runner.run(crawl())
     except RuntimeError as error:
         if (lack := lack_of(error.__context__)) is None:
             raise
         raise lack from error
+
+
+def _running() -> asyncio.Runner:
+    """With a loop of our own. StorageError: there are no threads for it."""
+    import asyncio
+
+    from crawler.core.threads import LOOP_THREADS, try_threads
+
+    try_threads(LOOP_THREADS)  # a parent that crawls nothing tries no others, and may listen on a name
+    return asyncio.Runner(loop_factory=loop_factory())
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -11,6 +11,8 @@ CRAWL_THREADS: Final = 13
 """Of one process that crawls, its first left out, its parser process counted in."""
 STORE_THREADS: Final = 4
 """Of RocksDB, with one to spare."""
+LOOP_THREADS: Final = 5
+"""Of libuv, which begins them with the first name that is looked up, with one to spare."""
 
 
 def try_threads(count: int) -> None:

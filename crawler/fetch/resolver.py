@@ -12,6 +12,7 @@ of the network that we are in.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -236,7 +237,8 @@ class Resolver(AbstractResolver):
         if error is not None:
             code = _error_names().get(error.args[0]) if error.args else None
             reason = _REASONS.get(code or "", "servfail")
-        lacking = descriptors_spent() if reason in ("resolver_unreachable", "dns_timeout") else 0
+        may_be_ours = reason in ("resolver_unreachable", "dns_timeout") or code == "ARES_EFILE"
+        lacking = errno.ENOMEM if code == "ARES_ENOMEM" else descriptors_spent() if may_be_ours else 0
         if lacking or code in _OURS:
             self._fail(host, waiting, StorageError("name lookup: out of memory or descriptors", errno=lacking))
         elif reason == "resolver_unreachable" and not is_second:
@@ -337,9 +339,9 @@ class Resolver(AbstractResolver):
 @cache
 def _error_names() -> dict[object, str]:
     """c-ares' errors by number."""
-    from pycares import errno
+    from pycares import errno as numbers
 
-    return {getattr(errno, name): name for name in (*_REASONS, *_OURS)}
+    return {getattr(numbers, name): name for name in (*_REASONS, *_OURS)}
 
 
 def descriptors_spent() -> int:

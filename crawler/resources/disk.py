@@ -104,8 +104,7 @@ class Disk:
                 )
                 self._dealing.pause(Pause.DISK_LOW)
             full = StorageError(
-                f"the disk of {place} is full: less than {rule} ({least >> 20} MiB) has been free for too long; make room, and "
-                "the same command continues",
+                f"the disk of {place} is full: less than {rule} ({least >> 20} MiB) has been free for too long; make room",
                 errno=errno.ENOSPC,
             )
             self._give_up_in_time(self._low_since, full)

@@ -34,8 +34,7 @@ class Signals:
         self._calls: Mapping[signal.Signals, Callable[[], object]] = {}
         self._loop: AbstractEventLoop | None = None
         self._stopped = False
-        self.at_once: list[Callable[[], None]] = []
-        """Called before the process ends at once: it may have a terminal to give back, and others to end."""
+        self._last: list[Callable[[], None]] = []
 
     def __enter__(self) -> Signals:
         self.take()
@@ -78,9 +77,18 @@ class Signals:
         finally:
             self._calls = {}
 
+    @contextlib.contextmanager
+    def at_last(self, call: Callable[[], None]) -> Iterator[None]:
+        """Within it, call this before the process ends at once: it may have a terminal to give back, or others to end."""
+        self._last.append(call)
+        try:
+            yield
+        finally:
+            self._last.remove(call)
+
     def end_at_once(self) -> NoReturn:
         """What is committed is safe, the rest is fetched again."""
-        for call in self.at_once:
+        for call in self._last:
             call()
         os._exit(Exit.STOPPED)
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import lack_of
+from crawler.core.errors import RemoteError, lack_of
 from crawler.core.snapshot import CrawlState, Snapshot
 from crawler.crawl.metrics import Metrics, Readings
 from crawler.crawl.planning import memory_limit_of
@@ -97,6 +97,12 @@ class Crew:
     async def drains(self) -> None:
         """Returns when a drain has begun."""
         await self._drain.wait()
+
+    def may_open_anew(self, error: Exception) -> bool:
+        """Whether it was ended by a database that went away before all parts were open. Not where the first may have begun to
+        read standard input: the rest of it would be taken for all."""
+        is_away = isinstance(error, RemoteError) and not self.opened.is_set() and self.stopped_by is None
+        return is_away and not ("-" in self.config.input and self._parts[0].was_open)
 
     def kill(self) -> None:
         """End all parts at once: what is committed is safe."""

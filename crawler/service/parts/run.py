@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import RemoteError, StorageError
+from crawler.core.errors import StorageError
 from crawler.core.snapshot import Snapshot
 from crawler.core.version import __version__
 from crawler.crawl.metrics import Metrics
@@ -48,7 +48,7 @@ async def run_parts(
         if signals is None:
             signals = stack.enter_context(Signals())
         crew = crew_of(config, opened)
-        signals.at_once.append(crew.kill)
+        stack.enter_context(signals.at_last(crew.kill))
         async with scraped(config, crew):
             calls = stopping(crew, signals, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             calls |= telling(crew.stats, crew.lately, crew.memory_report)
@@ -61,7 +61,7 @@ async def run_parts(
                 finally:
                     shown.cancel()
         await all_shown(shown)
-        if isinstance(error, RemoteError) and not crew.opened.is_set() and crew.stopped_by is None:
+        if error is not None and crew.may_open_anew(error):
             raise error
         snapshot = crew.stats("ended")
         if error is None or crew.begun is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from crawler.config.sections import Config
-from crawler.core.errors import ConfigError, RemoteError, StorageError, first_of
+from crawler.core.errors import ConfigError, StorageError, first_of
 from crawler.service.api import CONNECTIONS_MAX
 from crawler.service.listener import open_listener
 from crawler.service.parts.crew import PartsError
@@ -45,7 +45,7 @@ async def serve_parts(
         if signals is None:
             signals = stack.enter_context(Signals(reloads=True))
         crew = crew_of(config, opened)
-        signals.at_once.append(crew.kill)
+        stack.enter_context(signals.at_last(crew.kill))
         await stack.enter_async_context(scraped(config, crew))
         steered = SteeredParts(crew, opened, on_change)
         changes = Changes(steered, opened.root)
@@ -73,6 +73,6 @@ async def serve_parts(
             error = first_of(group)
         except* ConfigError as group:
             raise first_of(group) from None
-        if isinstance(error, RemoteError) and not crew.opened.is_set() and crew.stopped_by is None:
+        if error is not None and crew.may_open_anew(error):
             raise error
         return ended(crew, error)

@@ -267,10 +267,12 @@ def test_of_a_crawl_that_is_kept_nowhere_no_command_is_named():
 )
 def test_a_crawl_that_is_stopped_tells_how_it_goes_on(settings, again):
     """With --fresh the same command set aside what was to be continued; with --keep-previous 0 it deleted it."""
-    end = snap(0, known=2, done=1, unstored=1)
-    lines = closing_table(end, 1, directory="o", stopped_by="SIGINT", again=how_to_go_on(Config(**settings))).splitlines()
+    end, said = snap(0, known=2, done=1, unstored=1), how_to_go_on(Config(**settings))
+    lines = closing_table(end, 1, directory="o", stopped_by="SIGINT", again=said).splitlines()
     assert lines[1] == f"stopped before the end (SIGINT): {again}"
     assert lines[2].endswith(f"there was no time; {again} with them")
+    failed = closing_table(end, 1, directory="o", stopped_by=None, begun=snap(0), error="the disk is full", again=said)
+    assert failed.splitlines()[1] == f"ended before the end by an error: {again}"
 
 
 def test_a_crawl_without_failures_lists_none():

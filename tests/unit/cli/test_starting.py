@@ -1,7 +1,22 @@
 """What is checked before a crawl begins."""
 
-from crawler.cli.starting import seed_faults
+from __future__ import annotations
+
+import gc
+import itertools
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+
+from crawler.cli.starting import once_open, seed_faults
 from crawler.config.sections import Config
+from crawler.core.errors import Exit, RemoteError
+from crawler.crawl import membership
+from crawler.frontier.cluster.node import make_node
+from crawler.service import Signals, database_wait
 
 
 def test_a_url_that_is_short_enough_without_its_dropped_parameters_is_no_fault():
@@ -9,3 +24,100 @@ def test_a_url_that_is_short_enough_without_its_dropped_parameters_is_no_fault()
     (fault,) = seed_faults(Config(urls=(url,), max_url=40))
     assert "too_long" in fault
     assert seed_faults(Config(urls=(url,), max_url=40, drop_params=("utm_*",))) == []
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Config:
+    """One that has been in its crawl, whose database is away."""
+    pytest.importorskip("psycopg", reason="flatcrawler[cluster] is not installed")
+    (tmp_path / "frontier" / "part-00").mkdir(parents=True)
+    make_node(tmp_path / "frontier", by_domain=False)
+    return Config(output=str(tmp_path), cluster="postgresql://crawler@127.0.0.1:1/postgres", disk_wait=0.05)
+
+
+def test_run_gives_up_a_database_that_is_away_once_it_has_waited_for_it(node: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited twice as long: before it opened the crawl, and again when that failed."""
+    monkeypatch.setattr(database_wait, "TRY_EVERY_S", 0.01)
+    opened = 0
+
+    def crawl() -> int:
+        nonlocal opened
+        opened += 1
+        raise RemoteError("it is away")
+
+    with Signals() as signals, pytest.raises(RemoteError, match="it is away"):
+        once_open(node, "run", signals, crawl, Exit.STOPPED)
+    assert opened == 1
+
+
+def test_a_crawl_that_is_opened_again_and_again_leaves_nothing_behind(node: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a database takes one session, and not those of the crawl. What was left of each was frozen by the next."""
+    monkeypatch.setattr(database_wait, "TRY_EVERY_S", 0.01)
+    monkeypatch.setattr(membership, "why_away", lambda config: None)
+    left: weakref.WeakSet[Report] = weakref.WeakSet()
+
+    class Report:
+        pass
+
+    def crawl() -> int:
+        report = Report()
+        report.of = report  # a cycle, as between a crew and its nursery
+        left.add(report)
+        gc.freeze()  # as ``settle_memory``
+        if next(tries) == 3:
+            return len(left)
+        raise RemoteError("no session is left")
+
+    tries = itertools.count()
+    try:
+        with Signals() as signals:
+            assert once_open(node, "serve", signals, crawl, Exit.OK) == 1
+    finally:
+        gc.unfreeze()
+
+
+ENDED_AT_ONCE = """
+import sys
+from crawler.cli.run_command import run
+from crawler.service import Signals
+
+with Signals() as signals:
+    for _ in range(2):
+        run(["http://127.0.0.1:1/", "-o", sys.argv[1], "--no-robots", "--retries", "0"], signals)
+    signals.end_at_once()
+"""
+
+
+def test_a_crawl_that_is_over_is_not_ended_at_once(tmp_path: Path) -> None:
+    """A node that had been opened several times told several times that it was."""
+    arguments = [sys.executable, "-c", ENDED_AT_ONCE, str(tmp_path / "out")]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 5 and "URLs settled" in ended.stderr, ended
+    assert "ended at once" not in ended.stderr, ended
+
+
+LISTENING = """
+import resource, sys
+from crawler.cli.starting import import_aiohttp, in_a_loop
+from crawler.core.errors import StorageError
+
+import_aiohttp()
+from crawler.service.listener import open_listener
+
+async def listen():
+    async with open_listener("localhost:0", {}):
+        pass
+
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (4 << 20), resource.RLIM_INFINITY))
+try:
+    in_a_loop(listen)
+except StorageError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_loop_for_which_there_are_no_threads_is_not_begun() -> None:
+    """libuv would abort the process for want of one, without a word: that of a parent of several has tried none."""
+    ended = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1 and "ulimit -u" in ended.stderr, ended

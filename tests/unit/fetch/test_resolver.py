@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import aiodns
+import pycares
 import pytest
 import support
 from msgspec.structs import replace
@@ -28,6 +29,7 @@ from crawler.fetch import ipv6
 from crawler.fetch import resolver as module
 from crawler.fetch.guard import Guard
 from crawler.fetch.resolver import Resolver
+from crawler.resources.disk import SCARCE
 from crawler.resources.outage_detector import network_sign
 
 
@@ -358,6 +360,22 @@ async def test_an_unreachable_server_is_asked_once_more_for_it_may_be_us(monkeyp
             await resolver.resolve("good.sin.test")
         assert left == []
         assert (caught.value.errno if spent[-1] else caught.value.reason) == (24 if spent[-1] else "resolver_unreachable")
+        assert resolver._asked == {}
+
+
+async def test_that_c_ares_gets_no_memory_is_a_lack_that_may_pass(monkeypatch):
+    """One without a number ends a crawl at once; with it there are fewer fetches at a time."""
+
+    def refuse(*arguments: object, **options: object) -> asyncio.Future[None]:
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asked.set_exception(aiodns.error.DNSError(pycares.errno.ARES_ENOMEM, "Out of memory"))
+        return asked
+
+    monkeypatch.setattr(aiodns.DNSResolver, "getaddrinfo", refuse)
+    async with resolving() as (resolver, _):
+        with pytest.raises(StorageError, match="allow more memory") as caught:
+            await resolver.resolve("good.sin.test")
+        assert caught.value.errno in SCARCE
         assert resolver._asked == {}
 
 

@@ -85,7 +85,7 @@ def test_a_disk_that_stays_low_ends_the_crawl_when_the_patience_is_over(world):
     world.time.now += PATIENCE_S
     world.disk.look()
     world.time.now += 1
-    with pytest.raises(StorageError, match=r"is full: less than min_free_disk .* the same command continues") as raised:
+    with pytest.raises(StorageError, match=r"is full: less than min_free_disk .*; make room$") as raised:
         world.disk.look()
     assert raised.value.errno == errno.ENOSPC
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from crawler.config.load import load
-from crawler.core.errors import StorageError, lack_of
+from crawler.core.errors import RemoteError, StorageError, lack_of
 from crawler.core.snapshot import Snapshot
 from crawler.service.parts.channel import Gone, error_of, words_of
 from crawler.service.parts.crew import Crew
@@ -33,6 +33,20 @@ async def test_a_report_names_the_part_that_it_is_of():
     for number, answer in ((1, "one"), (2, None), (3, "three")):
         crew._parts[number].channel, crew._parts[number].is_open = Channel(answer), True
     assert await crew.memory_report() == "part 1\none\npart 3\nthree"
+
+
+@pytest.mark.parametrize(
+    ("lists", "first_was_open", "may"), [([], True, True), (["-"], False, True), (["-", "b.txt"], True, False)]
+)
+async def test_what_was_read_of_standard_input_is_not_read_by_a_crawl_that_is_opened_anew(lists, first_was_open, may):
+    """The rest of it is no list that goes on behind the lines that were read: that ended the node with exit 2."""
+    config = load({"input": lists}, environ={}).config
+    crew = Crew(config, 2, SimpleNamespace(), lambda part: config, SimpleNamespace())
+    crew._parts[0].was_open = first_was_open
+    assert crew.may_open_anew(RemoteError("it is away")) is may
+    assert not crew.may_open_anew(StorageError("the disk is full"))
+    crew.opened.set()
+    assert not crew.may_open_anew(RemoteError("it is away")), "what it was at while it ran is in its report"
 
 
 async def test_of_a_part_that_died_it_is_not_told_what_its_workers_waited_for():
