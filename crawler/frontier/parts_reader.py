@@ -22,8 +22,6 @@ from crawler.frontier.store import Counts
 class StoresReader:
     """What ``RocksReader`` tells that does not depend on who owns which host. All are opened, or none."""
 
-    may_lag = False
-
     def __init__(self, stores: Iterable[Path], group_of: GroupOf | None) -> None:
         self._readers: list[RocksReader] = []
         with contextlib.ExitStack() as stack:
@@ -56,6 +54,10 @@ class StoresReader:
         """As ``RocksReader.verify``."""
         for reader in self._readers:
             yield from reader.verify()
+
+    def lags(self, file: str, url: str) -> bool:
+        """As ``RocksReader.lags``."""
+        return False
 
     def marks_now(self) -> dict[str, Mark]:
         """As of the last commits by now."""

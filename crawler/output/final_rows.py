@@ -23,13 +23,15 @@ _NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag", "listed"
 """Fields that say how a URL was named; the others say what was found there."""
 
 Lookup: TypeAlias = Callable[[str], Known | str | None]
+Lags: TypeAlias = Callable[[str, str], bool]
+"""Whether the store may not know yet what a results file says of a canonical URL."""
 
 
 def final_rows(
-    rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None], *, may_lag: bool = False
+    rows: Iterable[tuple[Ref, Row]], lookup: Lookup, row_at: Callable[[Ref], Row | None], lags: Lags = lambda file, url: False
 ) -> Iterator[Row]:
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
-    store's, as of the same commit; or, where it ``may_lag``, of an earlier one."""
+    store's, as of the same commit; or, where it ``lags``, of an earlier one."""
     followed = partial(_followed, lookup, row_at)
     for ref, row in rows:
         if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
@@ -39,15 +41,16 @@ def final_rows(
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
             if (resolved := _resolved(ref, row, followed, row_at)) is not None:
                 yield resolved
-        elif may_lag and is_ahead(row, lookup(row["canonical"])):
+        elif is_ahead(ref, row, known := lookup(row["canonical"]), lags):
             yield row
-        elif (known := _latest(ref, row, lookup)) is not None:
+        elif isinstance(known, Known) and _is_latest(ref, known):
             yield row if _leads_here(row, known, followed) else {**row, "input": None, "listed": None, "extra": None}
 
 
-def is_ahead(row: Row, known: Known | str | None) -> bool:
-    """Whether a row has settled what still waits for its first visit, to a store that may lag: what is due again is known."""
-    return isinstance(known, str) and bool(row["final"])
+def is_ahead(ref: Ref, row: Row, known: Known | str | None, lags: Lags) -> bool:
+    """Whether a row is of a first visit to a page, which a store does not know of yet."""
+    is_visit = row["kind"] not in NOT_PAGES and row["kind"] != "recrawl" and row["reason"] != "duplicate"
+    return is_visit and not isinstance(known, Known) and lags(ref.file, row["canonical"])
 
 
 def _followed(lookup: Lookup, row_at: Callable[[Ref], Row | None], url: str) -> Known | str | None:
@@ -61,12 +64,9 @@ def _followed(lookup: Lookup, row_at: Callable[[Ref], Row | None], url: str) -> 
     return known
 
 
-def _latest(ref: Ref, row: Row, lookup: Lookup) -> Known | None:
-    """What is known of a URL whose latest row this is. None also while it waits to be tried again: nothing is final about it."""
-    known = lookup(row["canonical"])
-    if not isinstance(known, Known):
-        return None
-    return known if known.row == ref or known.link.kind == "robots" else None  # a robots visit has a row of its own, and no line
+def _is_latest(ref: Ref, known: Known) -> bool:
+    """Whether a row is the latest of its URL."""
+    return known.row == ref or known.link.kind == "robots"  # a robots visit has a row of its own, and no line
 
 
 def _leads_here(row: Row, known: Known, lookup: Lookup) -> bool:

@@ -29,12 +29,12 @@ EMBEDS_MAX: Final = 64
 
 
 class StoreReader(Protocol):
-    """What a store shows to readers beside it (see ``crawler.frontier.open_reader``). ``may_lag``: rows that are committed may be
-    ahead of what it knows of their URLs."""
-
-    may_lag: bool
+    """What a store shows to readers beside it (see ``crawler.frontier.open_reader``)."""
 
     def lookup(self, url: str) -> Known | str | None: ...
+
+    def lags(self, file: str, url: str) -> bool:
+        """Whether it may not know yet what a results file says of a URL."""
 
     def budgets(self, url: str) -> tuple[int, int]: ...
 
@@ -77,15 +77,15 @@ class CrawlReader:
 
     def final(self) -> Iterator[Row]:
         """One row per listed line, duplicates resolved, and one per page found besides."""
-        store = self._store
-        return final_rows(self.rows(), store.lookup, lambda ref: row_at(self.root, ref), may_lag=store.may_lag)
+        return final_rows(self.rows(), self._store.lookup, lambda ref: row_at(self.root, ref), self._store.lags)
 
     def latest(self) -> Iterator[Row]:
         """Of every URL that was settled, the row of its last visit."""
         for ref, row in self.rows():
-            known = self._store.lookup(row["canonical"]) if row["canonical"] else None
-            is_ahead_here = self._store.may_lag and is_ahead(row, known)
-            if is_ahead_here or (isinstance(known, Known) and known.row == ref):
+            if row["canonical"] is None:
+                continue
+            known = self._store.lookup(row["canonical"])
+            if (isinstance(known, Known) and known.row == ref) or is_ahead(ref, row, known, self._store.lags):
                 yield row
 
     def summary(self) -> Summary:

@@ -28,6 +28,7 @@ from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
     BY_SLOT,
     BY_TIME,
+    COPY,
     QUEUE_KEY_BYTES,
     STATE_KEY,
     SUSPECT,
@@ -40,8 +41,6 @@ from crawler.frontier.rocksdb.upstream import Ops, Recorded
 from crawler.frontier.store import Counts
 from crawler.frontier.suspects import ROBOTS_KEY
 
-COPY: Final = b"copy:"
-"""Behind it a slot: under which epoch it was held, and the greatest sequence then."""
 COMMITS_KEY: Final = b"commits"
 """How many commits of this member are in this copy."""
 GOT_KEY: Final = b"got"

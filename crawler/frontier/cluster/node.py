@@ -80,19 +80,21 @@ class NodeReader(StoresReader):
     """As ``RocksReader``, over the stores of a node's parts: working copies, which tell of what they do not hold as it was. That
     may be before the last commits of a process that was killed."""
 
-    may_lag = True
-
     def __init__(self, path: Path, node: Node) -> None:
         stores = [store for store in sorted(path.glob("part-[0-9][0-9]")) if (store / "CURRENT").exists()]
         if not stores:
             raise StorageError(f"{path}: no frontier store here yet", final=True)
         super().__init__(stores, domain_of if node.by_domain else None)
+        self._writers = {file: reader for reader in self._readers for file in reader.marks()}
 
     def lookup(self, url: str) -> Known | str | None:
         """A record before a link that waits: the copy where it waits may be older."""
         found = [known for reader in self._readers if (known := reader.lookup(url)) is not None]
         records = [known for known in found if isinstance(known, Known)]
         return max(records, key=lambda known: known.fetched_at) if records else next(iter(found), None)
+
+    def lags(self, file: str, url: str) -> bool:
+        return (writer := self._writers.get(file)) is not None and not writer.is_whole(url)
 
     def budgets(self, url: str) -> tuple[int, int]:
         return max(reader.budgets(url) for reader in self._readers)

@@ -57,6 +57,8 @@ MARK: Final = b"mark:"
 POSITION: Final = b"position:"
 SUSPECT: Final = b"suspect:"
 PROGRESS: Final = b"progress:"
+COPY: Final = b"copy:"
+"""Of a working copy. Behind it a slot: under which epoch it was held, and the greatest sequence then."""
 
 QUEUE_KEY_BYTES: Final = 17
 LAST: Final = b"\xff" * 26

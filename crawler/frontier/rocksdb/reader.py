@@ -19,6 +19,7 @@ from crawler.core.urls import host_key
 from crawler.frontier.rocksdb.database import Database, translated
 from crawler.frontier.rocksdb.layout import (
     BY_SLOT,
+    COPY,
     FAMILIES,
     IDENTITY_KEY,
     MARK,
@@ -61,6 +62,11 @@ class Facts:
         if (seen := self._database.get("seen", key)) is None:
             return None
         return "retrying" if decode_seen(seen)[1] else "waiting"
+
+    @translated
+    def is_whole(self, url: str) -> bool:
+        """Of a working copy: whether it has all that was committed from here of the URL's slot."""
+        return self._database.get("meta", COPY + self._keys_by.host(host_key(url))[:1]) is not None
 
     @translated
     def budgets(self, url: str) -> tuple[int, int]:
@@ -109,8 +115,6 @@ class RocksReader:
     Raises StorageError; ``final`` where there is no store, or a damaged one. URLs are canonical. ``group_of``: as the store
     makes its keys."""
 
-    may_lag = False
-
     def __init__(self, path: Path, group_of: GroupOf | None = None) -> None:
         self._path, self._group_of = path, group_of
         self._database, self._facts = _open(path, group_of)
@@ -118,6 +122,14 @@ class RocksReader:
     def lookup(self, url: str) -> Known | str | None:
         """As ``Store.lookup``."""
         return self._ask(lambda facts: facts.lookup(url))
+
+    def lags(self, file: str, url: str) -> bool:
+        """Whether it may not know yet what a results file says of a URL: both show one commit."""
+        return False
+
+    def is_whole(self, url: str) -> bool:
+        """Of a working copy: whether it has all that was committed from here of the URL's slot."""
+        return self._ask(lambda facts: facts.is_whole(url))
 
     def budgets(self, url: str) -> tuple[int, int]:
         """As ``Store.budgets``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -14,10 +15,12 @@ from support.stores import REST, TIMEOUT, Driver, done, link, names, retry
 from crawler.core.batch import FOREIGN, NEW
 from crawler.core.errors import RemoteError, StorageError
 from crawler.core.keys import SLOTS
+from crawler.core.model import Mark
 from crawler.frontier import Limits
 from crawler.frontier.cluster import mirror
 from crawler.frontier.cluster.accused import Accused
 from crawler.frontier.cluster.box import message_of
+from crawler.frontier.cluster.node import Node, NodeReader
 from crawler.frontier.cluster.postgres import PostgresTruth
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.frontier.rocksdb.layout import FAMILIES, decode_host, decode_state
@@ -342,3 +345,22 @@ def test_what_ended_a_process_is_counted_wherever_its_slot_is_by_then(driver: Dr
     assert again.store.suspects() == {long: 2, short: 2}
     again.store.close()
     driver.store = driver.open()
+
+
+def test_whoever_reads_a_node_is_told_of_which_slots_its_copy_may_lag(tmp_path: Path) -> None:
+    """Where it is whole, and does not know a page, that was removed."""
+    path = tmp_path / "frontier"
+    driver = Driver("cluster", path / "part-00")
+    driver.make_true(driver.prepare([link("a/1")]), {"results/x": Mark(1)})
+    slot = driver.copy.mirror.share.keys_by().host(link("a/1").host)[0]
+
+    def lags() -> bool:
+        with contextlib.closing(NodeReader(path, Node(driver.copy.node, by_domain=False))) as reader:
+            return reader.lags("results/x", link("a/1").url)
+
+    assert not lags()
+    driver.copy.mirror.drop([slot])
+    assert not lags(), "its copy stays as it was"
+    driver.copy.mirror.clear([slot], [slot])
+    assert lags(), "it is about to be loaded"
+    driver.store.close()
