@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from crawler.core.batch import Admitted, Batch, HostRest, Settled
 from crawler.core.model import Done, Mark
 
@@ -152,6 +154,16 @@ class Collector:
             if batch is not None and (rest := batch.hosts.get(host)) is not None:
                 return rest.down
         return None
+
+    def revive(self, only: str | None) -> list[str]:
+        """Hosts that were given up in a batch that is not committed yet, or this one of them, are to be tried again: which."""
+        revived = []
+        for batch in (self.open, self.closing or self.open):
+            for host, rest in batch.hosts.items():
+                if rest.down and only in (None, host):
+                    batch.hosts[host] = replace(rest, down=None, failures=0)
+                    revived.append(host)
+        return revived
 
     def rest(self, host: str, rest: HostRest, now: float) -> None:
         """A host rests longer than its last visit had told."""

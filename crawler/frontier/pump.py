@@ -147,6 +147,7 @@ class Pump:
 
     async def revive(self, which: Selection) -> int:
         """Make settled URLs due again; how many. Durable on return. Raises StorageError: some may be."""
+        self.frontier.bench.revive(self._batches.revive(which.place))
         return await self._step_by_step(self._store.revive_some, which)
 
     async def remove(self, which: Selection) -> int:

@@ -231,6 +231,12 @@ class Workbench:
         self._groups.rest(lease.link.host, due, seconds)
         self._place(lease.link.host, host)
 
+    def revive(self, names: Iterable[str]) -> None:
+        """These hosts are tried again, whatever they had done."""
+        for name in names:
+            if host := self._hosts.get(name):
+                host.down, host.failures = None, 0
+
     def hold_suspects(self, held: bool) -> None:
         """While they are held, no link that is suspected is dealt: what the last one brought is not committed yet."""
         self._groups.hold_suspects(held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from crawler.frontier.in_flight import InFlight, _suspects
 from crawler.frontier.memory import MemoryStore
 from crawler.frontier.pump import Pump
 from crawler.frontier.refill import RULES_PER_TRIP_MAX, Got, Refill
+from crawler.frontier.selection import Selection
 from crawler.frontier.store import Limits
 from crawler.frontier.workbench import Workbench
 from crawler.policy import robots_rules
@@ -1045,6 +1047,46 @@ async def test_lines_added_later_to_a_host_that_was_given_up_are_tried():
     world.pump.close()
     assert sum(world.visits[link.url] for link in later) == 2000
     assert world.frontier.counts.reasons == {"refused": 3, "host_down": 1497, "mime": 2000}
+
+
+async def test_a_retry_that_is_ordered_while_a_host_is_given_up_is_not_undone_by_that_commit():
+    """It was: the person was told how many are due again, and all of them were settled unfetched at once."""
+    world = World(failures=2)
+    first, second = links(1, 2)
+    ordered = threading.Event()
+
+    def write(prepared: Prepared, whole=world.files.write):
+        if any(rest.down for rest in prepared.batch.hosts.values()):
+            assert ordered.wait(10)
+        return whole(prepared)
+
+    async def visit() -> None:
+        lease = await world.frontier.take()
+        world.visits[lease.link.url] += 1
+        world.frontier.settle(lease, Dropped("connect_error", "refused", sign="failed"))
+
+    world.files.write = write
+    async with asyncio.TaskGroup() as tasks:
+        pump = tasks.create_task(world.pump.run(world.recover))
+        for one in (first, second):
+            await (await world.frontier.admit(Admitted((one,))))
+            await visit()
+            while one is first and world.pump.uncommitted_s:
+                await asyncio.sleep(0)
+        assert world.pump._batches.given_up("h0.test"), "with a commit that is not made yet"
+        while world.pump._batches.closing is None:
+            await asyncio.sleep(0)
+        assert await world.pump.revive(Selection(host="h0.test")) == 1
+        ordered.set()
+        worker = tasks.create_task(visit())
+        while world.frontier.counts.waiting or world.pump.uncommitted_s:
+            await asyncio.sleep(0)
+        worker.cancel()
+        world.pump.end()
+        await pump
+    world.pump.close()
+    assert world.visits == {first.url: 2, second.url: 1}
+    assert world.frontier.counts.reasons == {"refused": 2}
 
 
 async def test_suspects_are_visited_and_committed_one_at_a_time():
