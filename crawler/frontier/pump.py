@@ -101,7 +101,7 @@ class Pump:
             self.frontier.deals = member.deals
         self.frontier.counts = store.stats()
         self.committed_at = clock()
-        self._opened_at = self.committed_at if store.clock() else -inf
+        self._opened_at = self.committed_at if store.clock() or member is not None else -inf
         self._recover: Callable[[StorageError], Awaitable[None]]
         self._on_commit: Sequence[Callable[[float], None]] = ()
         self._still = asyncio.Lock()

@@ -1162,6 +1162,17 @@ async def test_a_crawl_delay_counts_from_the_visit_for_the_rules_wherever_they_w
     world.pump.close()
 
 
+def test_hosts_of_a_member_that_has_made_no_commit_count_as_visited_when_it_began():
+    """It may have been killed before its first one, and have had slots and visits out."""
+    world = World()
+    member = SimpleNamespace(deals=lambda host: True, taken_at=lambda host: 0.0)
+    handed, clock = Handed(politeness(0.0)), world.clock
+    pump = Pump(world.store, world.bench, handed, world.files, clock=clock.now, wall=clock.wall, links_max=9, member=member)
+    assert pump.taken_at("h0.test") == pump.committed_at
+    pump.close()
+    world.pump.close()
+
+
 async def test_a_crawl_delay_holds_after_a_start_even_where_the_rules_must_be_asked_for_again():
     """The last visit before a kill is not known: rules that have grown old since still say how long it is to rest after that."""
     world = World()
