@@ -24,7 +24,9 @@ _NAMED: Final = ("url", "kind", "input", "via", "depth", "hops", "tag", "listed"
 
 Lookup: TypeAlias = Callable[[str], Known | str | None]
 Lags: TypeAlias = Callable[[str, str], bool]
-"""Whether the store may not know yet what a results file says of a canonical URL."""
+"""Whether the store may not know what a results file says of a canonical URL."""
+ELSEWHERE: Final = "elsewhere"
+"""What is known of a URL that the store may know nothing of."""
 
 
 def final_rows(
@@ -32,10 +34,10 @@ def final_rows(
 ) -> Iterator[Row]:
     """One row per listed line and per page found besides. ``rows`` are all rows with their places, ``lookup`` is the
     store's, as of the same commit; or, where it ``lags``, of an earlier one."""
-    followed = partial(_followed, lookup, row_at)
     for ref, row in rows:
         if not row["final"] or row["kind"] in NOT_PAGES:  # earlier versions made sitemaps final
             continue
+        followed = partial(_followed, lookup, row_at, partial(lags, ref.file))
         if row["canonical"] is None:
             yield row
         elif row["outcome"] == "skipped" and row["reason"] == "duplicate":
@@ -53,15 +55,17 @@ def is_ahead(ref: Ref, row: Row, known: Known | str | None, lags: Lags) -> bool:
     return is_visit and not isinstance(known, Known) and lags(ref.file, row["canonical"])
 
 
-def _followed(lookup: Lookup, row_at: Callable[[Ref], Row | None], url: str) -> Known | str | None:
-    """What is known of a URL; of one whose redirect was not followed when it was last visited, as it is excluded by now, no
-    location: its own row is the final one."""
+def _followed(
+    lookup: Lookup, row_at: Callable[[Ref], Row | None], is_elsewhere: Callable[[str], bool], url: str
+) -> Known | str | None:
+    """What is known of a URL, or ELSEWHERE; of one whose redirect was not followed when it was last visited, as it is excluded by
+    now, no location: its own row is the final one."""
     known = lookup(url)
     if isinstance(known, Known) and known.outcome == "redirect" and known.row is not None:
         row = row_at(known.row)
         if row is not None and row["final"]:
             return replace(known, location=None)
-    return known
+    return ELSEWHERE if not isinstance(known, Known) and is_elsewhere(url) else known
 
 
 def _is_latest(ref: Ref, known: Known) -> bool:
@@ -76,10 +80,12 @@ def _leads_here(row: Row, known: Known, lookup: Lookup) -> bool:
 
 
 def _path(target: str, via: str | None, kind: str, lookup: Lookup) -> list[str] | None:
-    """The pages whose redirects led to ``target``, last first; None if one of them redirects elsewhere by now."""
+    """The pages whose redirects led to ``target``, last first, as far as they are known here; None if one of them redirects to
+    another by now."""
     pages: list[str] = []
     while kind == "redirect" and via is not None and len(pages) < HOPS_MAX:
-        known = lookup(via)
+        if (known := lookup(via)) == ELSEWHERE:
+            break
         if not isinstance(known, Known) or known.outcome != "redirect" or known.location != target:
             return None
         pages.append(via)

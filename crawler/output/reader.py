@@ -34,7 +34,7 @@ class StoreReader(Protocol):
     def lookup(self, url: str) -> Known | str | None: ...
 
     def lags(self, file: str, url: str) -> bool:
-        """Whether it may not know yet what a results file says of a URL."""
+        """Whether it may not know what a results file says of a URL: not yet, or not at all."""
 
     def budgets(self, url: str) -> tuple[int, int]: ...
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
-from support.clusters import Cluster, hold, tree, url_of
+from support.clusters import HOSTS, Cluster, hold, tree, url_of
 from support.db_proxy import Proxy
 from support.postgres import postgres, rows
 from support.programs import command
 from support.waiting import wait_until
+from support.webs import Answer, redirect
 
 from crawler.frontier.cluster.lost_disks import is_safe
 from crawler.frontier.rocksdb.layout import decode_mark
@@ -44,6 +46,33 @@ def test_rows_of_the_last_commit_of_a_node_that_was_killed_are_final_though_anot
     told = [command("results", "--final", str(cluster.directory(name))) for name in "ab"]
     rows = [json.loads(line) for one in told for line in one.stdout.splitlines()]
     assert sorted(row["canonical"] for row in rows) == sorted(url_of(web, n) for n in range(1, PAGES + 1))
+
+
+def test_a_line_that_redirects_to_a_host_of_another_node_has_a_final_row(tmp_path: Path) -> None:
+    """The node that has the page does not know of the redirect, which is the other's."""
+    web, go_on, lines = tree(4), threading.Event(), tmp_path / "lines"
+    pages = web.default
+
+    def answer(host: str, path: str) -> Answer:
+        if path.startswith("/r"):
+            return redirect(url_of(web, int(path[2:]) * 7))
+        return replace(pages(host, path), until=lambda: path != "/4" or go_on.is_set())
+
+    web.default = answer
+    cluster = Cluster(tmp_path, postgres().url())
+    with cluster.running(), web.running():
+        lines.write_text("".join(f"{web.url(HOSTS[n % 40], f'/r{n}')}\n" for n in range(101, 141) if n % 40 != 4))
+        try:
+            cluster.begin("a", url_of(web, 1))
+            wait_until(lambda: cluster.is_shared("a"))
+            cluster.begin("b", "-i", str(lines))
+            wait_until(lambda: cluster.counts().outcomes.get("redirect") == 39)
+        finally:
+            go_on.set()
+        cluster.wait()
+    told = [command("results", "--final", str(cluster.directory(name))) for name in "ab"]
+    final = [json.loads(line) for one in told for line in one.stdout.splitlines()]
+    assert sorted(row["input"]["line"] for row in final if row["input"] and row["kind"] == "redirect") == list(range(1, 40))
 
 
 def test_a_node_that_has_fewer_processes_than_before_tells_of_their_files_that_are_not_stored(tmp_path: Path) -> None:

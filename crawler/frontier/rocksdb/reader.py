@@ -124,7 +124,7 @@ class RocksReader:
         return self._ask(lambda facts: facts.lookup(url))
 
     def lags(self, file: str, url: str) -> bool:
-        """Whether it may not know yet what a results file says of a URL: both show one commit."""
+        """Whether it may not know what a results file says of a URL: both show one commit."""
         return False
 
     def is_whole(self, url: str) -> bool:

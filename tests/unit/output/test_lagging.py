@@ -8,11 +8,11 @@ import pytest
 from support.pages import Crawl, seed, visit
 
 from crawler.core.batch import Settled
-from crawler.core.model import Done, Known
+from crawler.core.model import Done, Input, Known, Link
 from crawler.frontier.recrawl import RecrawlOrder
 from crawler.output.reader import CrawlReader
 
-A = "http://a.example.org/"
+A, B = "http://a.example.org/", "http://b.example.org/"
 
 
 class Behind:
@@ -68,3 +68,21 @@ def test_of_a_page_that_was_visited_again_one_row_is_told(crawl) -> None:
     crawl.commit([Settled(crawl.claim()[0], Done(crawl.page(A), "ok"))])
     assert [row["kind"] for row in crawl.rows()] == ["seed", "recrawl"]
     assert told(crawl, {A: None}) == ([A], [A])
+
+
+def redirect(crawl: Crawl, url: str, line: int) -> Done:
+    page = crawl.page(url, status=302, headers=((b"Location", b"//b.example.org"),))
+    onward = Link(B, "b.example.org", "redirect", via=url, input=Input("list.txt", line), hops=1)
+    return Done(page, "redirect", outlinks=(onward,))
+
+
+def test_a_line_that_came_by_a_redirect_of_another_node_has_its_row(crawl) -> None:
+    """The first that led to a page has the page's own; for the others its row stands, named as they named it."""
+    for line in (1, 2):
+        visit(crawl, seed(f"{A}{line}", line), redirect(crawl, f"{A}{line}", line))
+        if line == 1:
+            crawl.commit([Settled(crawl.claim()[0], Done(crawl.page(B), "ok"))])
+    for lags in (True, False):
+        reader = CrawlReader(crawl.root, Behind(crawl, {f"{A}1": None, f"{A}2": None}, lags=lags))
+        told = [(row["url"], row["outcome"], row["input"] and row["input"]["line"]) for row in reader.final()]
+        assert told == ([(B, "ok", 1), (B, "ok", 2)] if lags else [(B, "ok", None)])
